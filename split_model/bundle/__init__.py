@@ -1,0 +1,29 @@
+"""Bundles: one model, its cuts and all their files, verified by hash."""
+
+from split_model.bundle.manifest import (
+    FORMAT,
+    ChannelCalibration,
+    Cut,
+    FileRef,
+    ImagePreprocess,
+    Manifest,
+    TensorSpec,
+    TopK,
+)
+from split_model.bundle.store import Bundle, file_ref, sha256_of, write_manifest, writing
+
+__all__ = [
+    "FORMAT",
+    "Bundle",
+    "ChannelCalibration",
+    "Cut",
+    "FileRef",
+    "ImagePreprocess",
+    "Manifest",
+    "TensorSpec",
+    "TopK",
+    "file_ref",
+    "sha256_of",
+    "write_manifest",
+    "writing",
+]

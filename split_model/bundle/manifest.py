@@ -1,0 +1,150 @@
+"""The bundle's manifest: which files there are, where the model may be cut, what crosses each cut.
+
+A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
+
+    manifest.json          this, as JSON
+    model.tflite           the whole model, byte for byte what was prepared
+    cut-012/head.tflite    ops 0..11
+    cut-012/tail.tflite    ops 12..
+    labels.txt             where the answer schema names one
+
+The SHA-256 of ``manifest.json`` is the bundle's identity on the wire; the manifest
+holds the SHA-256 of every other file, so the identity covers all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+FORMAT = 1
+
+DType = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
+_ITEM_BYTES = {
+    "float32": 4,
+    "float16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "bool": 1,
+}
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all manifest records."""
+
+
+class FileRef(_Record, frozen=True):
+    """One file of the bundle; ``path`` is relative to the bundle, with forward slashes."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class TensorSpec(_Record, frozen=True):
+    """One tensor at the rim of a model: ``real = scale * (stored - zero_point)`` where scale is not 0."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    scale: float = 0.0
+    zero_point: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the raw tensor."""
+        return self.size * _ITEM_BYTES[self.dtype]
+
+
+class ChannelCalibration(_Record, frozen=True):
+    """What public calibration data says of one live tensor, per channel (the last axis), in real units.
+
+    ``clip_low``/``clip_high``: the public clip range. ``rank``: mean matrix rank of the channel's
+    H x W map (1 for vectors). ``weight``: mean squared gradient of the model's output per value.
+    """
+
+    clip_low: tuple[float, ...]
+    clip_high: tuple[float, ...]
+    rank: tuple[float, ...]
+    weight: tuple[float, ...]
+
+
+class Cut(_Record, frozen=True):
+    """A position in the op order: ops before ``index`` are the head, the rest the tail.
+
+    ``head`` is None for cut 0, which sends the input itself. ``tensors`` are the live tensors, in the
+    order of the head's outputs and of the tail's inputs.
+    """
+
+    index: int
+    head: FileRef | None
+    tail: FileRef
+    tensors: tuple[TensorSpec, ...]
+    head_macs: int
+    tail_macs: int
+    calibration: tuple[ChannelCalibration, ...] | None = None
+
+    @property
+    def values(self) -> int:
+        """Number of feature values that cross the cut for one frame."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the unprotected features of one frame."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+
+class ImagePreprocess(_Record, frozen=True):
+    """From a picture to the model's input: shorter side to ``resize``, centre crop, ``(x - mean) / scale``."""
+
+    resize: int
+    crop: tuple[int, int]
+    mean: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    colour: Literal["rgb", "bgr", "grey"] = "rgb"
+    filter: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+
+
+class TopK(_Record, frozen=True):
+    """How to read one output as classes: the ``k`` largest of ``output``, named by the lines of ``labels``."""
+
+    output: int = 0
+    k: int = 5
+    labels: FileRef | None = None
+    scores: Literal["logits", "probabilities"] = "logits"
+
+
+class Manifest(_Record, frozen=True):
+    """All there is to know of a bundle. ``ops`` is the number of ops and so the index of the split ``local``."""
+
+    format: int
+    name: str
+    ops: int
+    macs: int
+    model: FileRef
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    cuts: tuple[Cut, ...]
+    preprocess: ImagePreprocess | None = None
+    answer: TopK | None = None
+    made_by: str = ""
+
+    def files(self) -> tuple[FileRef, ...]:
+        """Every file the bundle consists of, but the manifest itself; a file named twice comes once."""
+        refs = [self.model]
+        for cut in self.cuts:
+            refs += [cut.tail] if cut.head is None else [cut.head, cut.tail]
+        if self.answer is not None and self.answer.labels is not None:
+            refs.append(self.answer.labels)
+        return tuple({ref.path: ref for ref in refs}.values())

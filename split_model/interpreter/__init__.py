@@ -1,0 +1,5 @@
+"""One way to run a ``.tflite`` file on either TFLite backend."""
+
+from split_model.interpreter.backend import BACKENDS, Interpreter, available_backends, open_interpreter
+
+__all__ = ["BACKENDS", "Interpreter", "available_backends", "open_interpreter"]

@@ -1,0 +1,130 @@
+"""The adapter of the two TFLite backends, ``ai-edge-litert`` and ``tflite-runtime``.
+
+Both wheels carry the same ``Interpreter`` class; what differs is where it lives and how it
+fails. Nothing else of this project imports either of them to run a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle.manifest import TensorSpec
+from split_model.errors import BackendError, BadInputError, BadModelError, MissingInputError
+
+Array = NDArray[Any]
+
+#: Backend name -> module of its Interpreter, in order of preference.
+BACKENDS = {
+    "ai-edge-litert": "ai_edge_litert.interpreter",
+    "tflite-runtime": "tflite_runtime.interpreter",
+}
+_DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
+
+
+def available_backends() -> tuple[str, ...]:
+    """The backends that are installed, best first; nothing is imported."""
+    return tuple(name for name, module in BACKENDS.items() if importlib.util.find_spec(module.split(".")[0]))
+
+
+def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
+    if backend is not None and backend not in BACKENDS:
+        raise BackendError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    installed = available_backends()
+    name = backend or (installed[0] if installed else None)
+    if name is None or name not in installed:
+        extra = "legacy" if name == "tflite-runtime" else "litert"
+        raise BackendError(
+            f"TFLite backend {name or 'ai-edge-litert'} is not installed; install this package with [{extra}]"
+        )
+    try:
+        return name, importlib.import_module(BACKENDS[name]).Interpreter
+    except ImportError as error:
+        raise BackendError(f"TFLite backend {name} is installed but does not import: {error}") from None
+
+
+class Interpreter:
+    """A loaded model with its tensors allocated; ``run`` is one inference. Not for two threads at once."""
+
+    def __init__(self, raw: Any, *, backend: str, source: str) -> None:
+        self._raw = raw
+        self.backend = backend
+        self.source = source
+        self._input_details = raw.get_input_details()
+        self._output_details = raw.get_output_details()
+        self.inputs = tuple(_spec(detail) for detail in self._input_details)
+        self.outputs = tuple(_spec(detail) for detail in self._output_details)
+
+    def run(self, tensors: Sequence[Array]) -> list[Array]:
+        """Run once. Takes arrays in the order, shapes and dtypes of ``inputs``; returns fresh arrays of ``outputs``.
+
+        The returned arrays are copies that the caller owns and may change in place.
+        """
+        if len(tensors) != len(self.inputs):
+            raise BadInputError(f"{self.source}: takes {len(self.inputs)} inputs, got {len(tensors)}")
+        for detail, spec, tensor in zip(self._input_details, self.inputs, tensors, strict=True):
+            if tensor.shape != spec.shape or tensor.dtype != spec.dtype:
+                raise BadInputError(
+                    f"{self.source}: input {spec.name!r} is {spec.dtype}{list(spec.shape)}, "
+                    f"got {tensor.dtype}{list(tensor.shape)}"
+                )
+            self._raw.set_tensor(detail["index"], tensor)
+        try:
+            self._raw.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise BackendError(f"{self.source}: {self.backend} failed at inference: {_one_line(error)}") from None
+        return [self._raw.get_tensor(detail["index"]) for detail in self._output_details]
+
+
+def open_interpreter(model: Path | bytes, *, backend: str | None = None, threads: int = 1) -> Interpreter:
+    """Load a model from a file (memory-mapped by the backend) or from bytes.
+
+    Raises `BackendError` where no backend is installed or the backend lacks an op, `BadModelError`
+    where the file is not a model, `MissingInputError` where there is no file.
+    """
+    name, make = _interpreter_class(backend)
+    if isinstance(model, bytes):
+        source = "model in memory"
+        arguments: dict[str, Any] = {"model_content": model}
+    else:
+        source = str(model)
+        if not model.is_file():
+            raise MissingInputError(f"{source}: no such model file")
+        if not os.access(model, os.R_OK):
+            raise MissingInputError(f"{source}: no permission to read it")
+        arguments = {"model_path": source}
+    try:
+        raw = make(num_threads=threads, **arguments)
+        raw.allocate_tensors()
+    except SystemError:
+        raise BackendError(f"{name} does not work with NumPy {np.__version__}; install 'numpy<2'") from None
+    except ValueError as error:
+        raise BadModelError(f"{source}: not a model that {name} can read: {_one_line(error)}") from None
+    except RuntimeError as error:
+        raise BackendError(f"{source}: {name} cannot run this model: {_one_line(error)}") from None
+    return Interpreter(raw, backend=name, source=source)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _spec(detail: dict[str, Any]) -> TensorSpec:
+    dtype = np.dtype(detail["dtype"]).name
+    if dtype not in _DTYPES:
+        raise BadModelError(f"tensor {detail['name']!r} has dtype {dtype}, which this project does not carry")
+    scale, zero_point = detail["quantization"]
+    return TensorSpec(
+        name=str(detail["name"]),
+        shape=tuple(int(side) for side in detail["shape"]),
+        dtype=dtype,
+        scale=float(scale),
+        zero_point=int(zero_point),
+    )
