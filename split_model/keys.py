@@ -1,0 +1,84 @@
+"""CURVE key pairs on disk: a secret file only its owner can read, a public one to hand out.
+
+``NAME.key`` holds the secret key and ``NAME.pub`` the public key, each 40 characters of Z85 and a newline.
+Both programs use this; the secret of a pair never leaves the machine that made it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from split_model.errors import BadInputError, MissingInputError, NotAllowedError, OutputError
+
+_KEY_CHARS = 40
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A CURVE key pair in Z85, the text form ZeroMQ takes."""
+
+    public: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"KeyPair(public={self.public.decode()})"
+
+
+def parse_public(text: str, where: str) -> bytes:
+    """Check that a text is a public key in Z85; `BadInputError` names ``where`` it came from."""
+    key = text.strip().encode("ascii", "replace")
+    try:
+        if len(key) == _KEY_CHARS and len(z85.decode(key)) == 32:
+            return key
+    except (KeyError, ValueError):
+        pass  # not Z85: the one message below covers it
+    raise BadInputError(f"{where}: not a CURVE public key (40 characters of Z85); copy it again")
+
+
+def read_public(path: Path) -> bytes:
+    """Read a ``.pub`` file."""
+    try:
+        return parse_public(path.read_text("ascii"), str(path))
+    except UnicodeDecodeError:
+        raise BadInputError(f"{path}: not a CURVE public key (40 characters of Z85); copy it again") from None
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; make keys with the 'keys' command") from None
+
+
+def read_pair(path: Path) -> KeyPair:
+    """Read the secret key at ``path`` and derive the public one. Refuses a file that others can read."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            secret = file.read(_KEY_CHARS + 2).strip()
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; make keys with the 'keys' command") from None
+    if mode & 0o077:
+        raise NotAllowedError(f"{path}: others can read this secret key (mode {mode:04o}); run 'chmod 600 {path}'")
+    try:
+        return KeyPair(public=zmq.curve_public(secret), secret=secret)
+    except (zmq.ZMQError, ValueError):
+        raise BadInputError(f"{path}: not a CURVE secret key (40 characters of Z85); make new keys") from None
+
+
+def make_pair(folder: Path, name: str) -> KeyPair:
+    """Make a new pair ``NAME.key`` (mode 0600) and ``NAME.pub``; never overwrites a secret."""
+    public, secret = zmq.curve_keypair()
+    secret_path = folder / f"{name}.key"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(secret_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secret + b"\n")
+        (folder / f"{name}.pub").write_bytes(public + b"\n")
+    except FileExistsError:
+        raise OutputError(f"{secret_path}: exists already; move it away first if you want a new key") from None
+    except OSError as error:
+        raise OutputError(f"{secret_path}: {error.strerror}; choose a folder you can write to") from None
+    return KeyPair(public=public, secret=secret)

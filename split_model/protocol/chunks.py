@@ -1,0 +1,104 @@
+"""Payloads in bounded chunks: cut on the sending side, put together and timed on the receiving side. No I/O.
+
+Chunks are separate messages, so acknowledgements, pings and cancellations get between them, and no
+receiver needs to accept a message larger than a chunk from anybody.
+"""
+
+from __future__ import annotations
+
+from split_model.errors import ProtocolError
+from split_model.protocol.messages import CHUNK_BYTES
+
+#: A small payload is still cut into about this many pieces: the spacing of their arrival measures the uplink.
+PIECES = 8
+#: ... but not into smaller ones than this, where headers would weigh more than a twentieth.
+MIN_CHUNK_BYTES = 1 << 10
+
+
+def chunk_bytes_for(total_bytes: int) -> int:
+    """Chunk size for a payload; it follows from the payload's length alone, never from its content."""
+    return max(MIN_CHUNK_BYTES, min(CHUNK_BYTES, -(-total_bytes // PIECES)))
+
+
+class Outgoing:
+    """The chunks of one payload, handed out in order and accounted for as they are acknowledged."""
+
+    def __init__(self, payload: memoryview) -> None:
+        self.payload = payload.cast("B")
+        self.total_bytes = len(self.payload)
+        self.sent_bytes = 0
+        self.acked_bytes = 0
+        self._chunk_bytes = chunk_bytes_for(self.total_bytes)
+
+    @property
+    def unacked_bytes(self) -> int:
+        """Bytes handed out and not yet acknowledged."""
+        return self.sent_bytes - self.acked_bytes
+
+    @property
+    def all_sent(self) -> bool:
+        """Whether the last chunk has been handed out."""
+        return self.sent_bytes == self.total_bytes
+
+    def next_chunk(self) -> tuple[int, memoryview]:
+        """Offset and bytes of the next chunk (a view, not a copy). Call it only while not `all_sent`."""
+        offset = self.sent_bytes
+        chunk = self.payload[offset : offset + self._chunk_bytes]
+        self.sent_bytes += len(chunk)
+        return offset, chunk
+
+    def unsend(self, chunk: memoryview) -> None:
+        """Take back the chunk that `next_chunk` just gave: the socket did not take it."""
+        self.sent_bytes -= len(chunk)
+
+    def acknowledge(self, received_bytes: int) -> None:
+        """Note how much has arrived; an acknowledgement of what was never sent is a `ProtocolError`."""
+        if received_bytes > self.sent_bytes:
+            raise ProtocolError(f"{received_bytes} bytes acknowledged of {self.sent_bytes} sent")
+        self.acked_bytes = max(self.acked_bytes, received_bytes)
+
+    def rewind(self) -> None:
+        """Start again from the first byte, for another connection: the same bytes, not another release."""
+        self.sent_bytes = 0
+        self.acked_bytes = 0
+
+
+class Incoming:
+    """One payload being put together. Memory is taken once, at the first chunk, for the announced total."""
+
+    def __init__(self, total_bytes: int, *, now_s: float) -> None:
+        self.buffer = bytearray(total_bytes)
+        self.received_bytes = 0
+        self.started_s = now_s
+        self.updated_s = now_s
+        self._first_chunk_bytes: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every announced byte has arrived."""
+        return self.received_bytes == len(self.buffer)
+
+    @property
+    def timed_bytes(self) -> int:
+        """Bytes that arrived after the first chunk."""
+        return self.received_bytes - (self._first_chunk_bytes or 0)
+
+    @property
+    def receive_s(self) -> float:
+        """Seconds from the first chunk's arrival to the last one's."""
+        return self.updated_s - self.started_s
+
+    def add(self, offset: int, chunk: memoryview | bytes, *, now_s: float) -> None:
+        """Copy one chunk into place. A gap, an overlap, an overrun or an empty chunk is a `ProtocolError`."""
+        if offset != self.received_bytes:
+            raise ProtocolError(f"chunk at {offset}, expected {self.received_bytes}")
+        end = offset + len(chunk)
+        if end > len(self.buffer):
+            raise ProtocolError(f"chunk ends at {end}, the payload at {len(self.buffer)}")
+        if not chunk and self.buffer:
+            raise ProtocolError("empty chunk")
+        self.buffer[offset:end] = chunk
+        if self._first_chunk_bytes is None:
+            self._first_chunk_bytes = len(chunk)
+        self.received_bytes = end
+        self.updated_s = now_s

@@ -1,0 +1,296 @@
+"""The device's side of a connection as a state machine that does no I/O.
+
+Bytes in, events out; the link thread owns the sockets and the clock::
+
+    CLOSED ──connected──► GREETING ──welcome──► READY
+       ▲                     │  ▲                 │
+       │                     │  └──hello_first────┘
+       │                  version
+       │                     ▼
+       └──disconnected── REFUSED            (disconnected leads to CLOSED from everywhere)
+
+A request outlives its connection: until it is answered, refused or cancelled it is sent again, the very same
+bytes, on the next one. Sending the same bytes twice is one release; noising again would be a second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from split_model.errors import ProtocolError
+from split_model.protocol import messages as wire
+from split_model.protocol.chunks import Outgoing
+
+
+class State(Enum):
+    """Where the connection stands."""
+
+    CLOSED = auto()
+    GREETING = auto()
+    READY = auto()
+    REFUSED = auto()
+
+
+class Input(Enum):
+    """What can happen to a connection."""
+
+    CONNECTED = auto()
+    WELCOME = auto()
+    HELLO_FIRST = auto()
+    VERSION = auto()
+    DISCONNECTED = auto()
+
+
+TRANSITIONS: dict[tuple[State, Input], State] = {
+    (State.CLOSED, Input.CONNECTED): State.GREETING,
+    (State.GREETING, Input.CONNECTED): State.GREETING,
+    (State.GREETING, Input.WELCOME): State.READY,
+    (State.GREETING, Input.VERSION): State.REFUSED,
+    (State.GREETING, Input.HELLO_FIRST): State.GREETING,
+    (State.READY, Input.HELLO_FIRST): State.GREETING,
+    (State.READY, Input.CONNECTED): State.GREETING,
+    (State.REFUSED, Input.CONNECTED): State.GREETING,
+    **{(state, Input.DISCONNECTED): State.CLOSED for state in State},
+}
+
+
+@dataclass(frozen=True)
+class Welcomed:
+    """The server accepts us and says what it hosts."""
+
+    welcome: wire.Welcome
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer of a request, with what it showed of the link; ``elapsed_s`` since its first chunk went out."""
+
+    request_id: int
+    answer: wire.Answer
+    payload: memoryview
+    total_bytes: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The server's no to one request, or to the connection where ``request_id`` is None."""
+
+    request_id: int | None
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A probe came back; ``total_bytes`` 0 was a ping."""
+
+    total_bytes: int
+    timed_bytes: int
+    receive_s: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Late:
+    """An answer to a request that nobody waits for any more; dropped."""
+
+    request_id: int
+
+
+Event = Welcomed | Answered | Refused | Probed | Late
+Frames = tuple[bytes, memoryview | None]
+
+
+@dataclass
+class _Pending:
+    request: wire.Request
+    outgoing: Outgoing
+    due_at_s: float
+    first_sent_s: float | None = None
+
+
+@dataclass
+class _Probe:
+    total_bytes: int
+    sent_s: float | None = None
+    outgoing: Outgoing = field(default_factory=lambda: Outgoing(memoryview(b"")))
+
+
+class DeviceSession:
+    """One device's conversation with one server; hand it bytes and the time, take messages and events."""
+
+    def __init__(self, *, boot_id: str, software: str, versions: tuple[int, ...] = wire.VERSIONS) -> None:
+        self.state = State.CLOSED
+        self.boot_id = boot_id
+        self.welcome: wire.Welcome | None = None
+        self.window_bytes = wire.CHUNK_BYTES * 4
+        self._hello = wire.Hello(versions=versions, boot_id=boot_id, software=software)
+        self._control: deque[Frames] = deque()
+        self._pending: dict[int, _Pending] = {}
+        self._probes: dict[int, _Probe] = {}
+        self._next_probe_id = 0
+
+    def connected(self) -> None:
+        """The transport is up: greet, and start every open request over."""
+        self._step(Input.CONNECTED)
+        self._restart()
+
+    def disconnected(self) -> None:
+        """The transport is gone; requests stay, probes do not."""
+        self._step(Input.DISCONNECTED)
+        self._control.clear()
+        self._probes.clear()
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that are neither answered nor refused nor cancelled."""
+        return len(self._pending)
+
+    @property
+    def open_probes(self) -> int:
+        """Probes that have not come back."""
+        return len(self._probes)
+
+    def acked_bytes(self, request_id: int) -> int:
+        """How many bytes of an open request are known to have arrived; 0 for one that is not open."""
+        pending = self._pending.get(request_id)
+        return pending.outgoing.acked_bytes if pending else 0
+
+    def first_sent_s(self, request_id: int) -> float | None:
+        """When the first chunk of an open request went out on this connection."""
+        pending = self._pending.get(request_id)
+        return pending.first_sent_s if pending else None
+
+    def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
+        """Queue a request; ``request.due_in_s`` is rewritten when its first chunk goes out."""
+        self._pending[request.request_id] = _Pending(request, Outgoing(payload), due_at_s)
+
+    def cancel(self, request_id: int) -> None:
+        """Nobody waits for this answer any more; unsent chunks stay unsent."""
+        pending = self._pending.pop(request_id, None)
+        if pending and pending.first_sent_s is not None and self.state is State.READY:
+            self._control.append((wire.encode(wire.Cancel(request_id=request_id)), None))
+
+    def probe(self, total_bytes: int) -> None:
+        """Queue a probe of so many content-free bytes; 0 is a ping."""
+        if self.state is State.READY:
+            self._probes[self._next_probe_id] = _Probe(total_bytes, None, Outgoing(memoryview(bytes(total_bytes))))
+            self._next_probe_id += 1
+
+    def next_message(self, now_s: float) -> Frames | None:
+        """The next message to put on the wire, or None; call while the socket takes messages."""
+        if self.state in (State.GREETING, State.READY) and self._control:
+            return self._control.popleft()
+        if self.state is not State.READY:
+            return None
+        return self._next_probe(now_s) or self._next_chunk(now_s)
+
+    def put_back(self, frames: Frames) -> None:
+        """The socket did not take the last message after all: it goes out first next time."""
+        self._control.appendleft(frames)
+
+    def receive(self, frames: list[memoryview], now_s: float) -> list[Event]:
+        """One message from the server. Raises `ProtocolError` for one that breaks the protocol."""
+        if not 1 <= len(frames) <= 2:
+            raise ProtocolError(f"message of {len(frames)} frames from the server")
+        message = wire.decode_from_server(frames[0])
+        if isinstance(message, wire.Answer):
+            return [self._answered(message, frames, now_s)]
+        if len(frames) != 1:
+            raise ProtocolError(f"{type(message).__name__} with a payload from the server")
+        if isinstance(message, wire.Ack):
+            if pending := self._pending.get(message.request_id):
+                pending.outgoing.acknowledge(message.received_bytes)
+            return []
+        if isinstance(message, wire.ProbeReply):
+            probe = self._probes.pop(message.probe_id, None)
+            if probe is None or probe.sent_s is None:
+                return []
+            elapsed_s = now_s - probe.sent_s
+            return [Probed(probe.total_bytes, message.timed_bytes, message.receive_s, elapsed_s)]
+        if isinstance(message, wire.Welcome):
+            return self._welcomed(message)
+        return self._refused(message)
+
+    def _step(self, what: Input) -> None:
+        try:
+            self.state = TRANSITIONS[self.state, what]
+        except KeyError:
+            raise ProtocolError(f"{what.name.lower()} while {self.state.name.lower()}") from None
+
+    def _restart(self) -> None:
+        self._control.clear()
+        self._control.append((wire.encode(self._hello), None))
+        self._probes.clear()
+        for pending in self._pending.values():
+            pending.outgoing.rewind()
+            pending.first_sent_s = None
+
+    def _welcomed(self, message: wire.Welcome) -> list[Event]:
+        if message.version not in self._hello.versions:
+            raise ProtocolError(f"the server chose version {message.version}, we speak {self._hello.versions}")
+        self._step(Input.WELCOME)
+        self.welcome = message
+        return [Welcomed(message)]
+
+    def _refused(self, message: wire.Refusal) -> list[Event]:
+        if message.request_id is not None:
+            if self._pending.pop(message.request_id, None) is None:
+                return []
+        elif message.code == "hello_first":
+            self._step(Input.HELLO_FIRST)
+            self._restart()
+            return []
+        elif message.code == "version":
+            self._step(Input.VERSION)
+        return [Refused(message.request_id, message.code, message.text)]
+
+    def _answered(self, message: wire.Answer, frames: list[memoryview], now_s: float) -> Event:
+        if len(frames) != 2:
+            raise ProtocolError("answer without a payload")
+        pending = self._pending.pop(message.request_id, None)
+        if pending is None or pending.first_sent_s is None:
+            return Late(message.request_id)
+        elapsed_s = now_s - pending.first_sent_s
+        return Answered(message.request_id, message, frames[1], pending.outgoing.total_bytes, elapsed_s)
+
+    def _next_probe(self, now_s: float) -> Frames | None:
+        for probe_id, probe in self._probes.items():
+            outgoing = probe.outgoing
+            if probe.sent_s is not None and outgoing.all_sent:
+                continue
+            probe.sent_s = now_s if probe.sent_s is None else probe.sent_s
+            offset, chunk = outgoing.next_chunk()
+            header = wire.Probe(probe_id=probe_id, offset=offset, total_bytes=probe.total_bytes)
+            return wire.encode(header), chunk
+        return None
+
+    def _next_chunk(self, now_s: float) -> Frames | None:
+        for pending in self._pending.values():
+            outgoing = pending.outgoing
+            if pending.first_sent_s is not None and outgoing.all_sent:
+                continue
+            if outgoing.unacked_bytes >= self.window_bytes:
+                return None
+            offset, chunk = outgoing.next_chunk()
+            if pending.first_sent_s is not None:
+                return wire.encode(wire.Chunk(request_id=pending.request.request_id, offset=offset)), chunk
+            pending.first_sent_s = now_s
+            return wire.encode(_due(pending.request, max(0.0, pending.due_at_s - now_s))), chunk
+        return None
+
+
+def _due(request: wire.Request, due_in_s: float) -> wire.Request:
+    return wire.Request(
+        request_id=request.request_id,
+        boot_id=request.boot_id,
+        version=request.version,
+        bundle=request.bundle,
+        cut=request.cut,
+        release=request.release,
+        total_bytes=request.total_bytes,
+        due_in_s=due_in_s,
+    )

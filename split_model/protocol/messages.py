@@ -1,0 +1,216 @@
+"""The messages of the wire, as validated MessagePack: a header frame and, for some, one payload frame.
+
+A ZeroMQ message is ``[header]`` or ``[header, payload]``. The header is a MessagePack array whose first item
+names the message; msgspec checks every field before anything else looks at it. ``Hello`` keeps its shape
+in all versions to come, so that two sides that do not speak a common version can still say so.
+
+Times are durations in seconds, never clock readings: the two machines share no clock.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from split_model.errors import ProtocolError
+from split_model.privacy import NoiseSpec
+
+#: The protocol versions this code speaks, best first.
+VERSIONS = (1,)
+
+#: No header is larger than this.
+MAX_HEADER_BYTES = 64 << 10
+#: No chunk carries more payload than this; the server's ``MAXMSGSIZE`` follows from it.
+MAX_CHUNK_BYTES = 64 << 10
+#: A request's features are cut into chunks of this size at most, so that control traffic gets between them.
+CHUNK_BYTES = 16 << 10
+
+Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
+Hash: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Token: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
+
+RefusalCode = Literal[
+    "version",  # no common protocol version
+    "hello_first",  # the peer is not (or no longer) known: greet again
+    "unknown_bundle",
+    "unknown_cut",
+    "unknown_release",  # a release this side cannot undo, or a plan that differs
+    "size",  # payload length is not what the cut and the release say
+    "too_large",
+    "busy",  # queue full
+    "expired",  # the answer would come too late
+    "protocol",  # a malformed or misplaced message
+    "revoked",  # the key is no longer on the allow-list
+    "failed",  # the tail failed at inference
+]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all messages."""
+
+
+class NoRelease(msgspec.Struct, frozen=True, tag="none", forbid_unknown_fields=True):
+    """The raw features, unprotected: only where the user set ``release = "none"``."""
+
+
+class Noise(msgspec.Struct, frozen=True, tag="noise", forbid_unknown_fields=True, kw_only=True):
+    """Features under the noise release; ``digest`` is that of the plan both sides derive from the bundle."""
+
+    spec: NoiseSpec
+    digest: Token
+
+
+Release: TypeAlias = NoRelease | Noise
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """Device: the first message on a connection. ``boot_id`` is new at every start of the device program."""
+
+    versions: Annotated[tuple[int, ...], msgspec.Meta(max_length=16)]
+    boot_id: Token
+    software: Text
+
+
+class Request(_Message, frozen=True, tag="request"):
+    """Device: run the tail at ``cut`` on a payload of ``total_bytes``; carries the first chunk.
+
+    ``due_in_s``: how long the answer is still of use, as seen when this message was written.
+    """
+
+    request_id: Id
+    boot_id: Token
+    version: int
+    bundle: Hash
+    cut: Id
+    release: Release
+    total_bytes: Size
+    due_in_s: Seconds
+
+
+class Chunk(_Message, frozen=True, tag="chunk"):
+    """Device: more payload of a request, from ``offset`` on. Chunks come in order, without gaps."""
+
+    request_id: Id
+    offset: Size
+
+
+class Cancel(_Message, frozen=True, tag="cancel"):
+    """Device: the answer is no longer wanted."""
+
+    request_id: Id
+
+
+class Probe(_Message, frozen=True, tag="probe"):
+    """Device: content-free bytes to measure the link; with ``total_bytes`` 0 a ping for the round trip."""
+
+    probe_id: Id
+    offset: Size
+    total_bytes: Size
+
+
+class Offer(_Message, frozen=True):
+    """One bundle the server hosts, with the cuts it has tails for."""
+
+    identity: Hash
+    name: Text
+    cuts: tuple[Id, ...]
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """Server: the answer to a `Hello` it accepts, with its limits."""
+
+    version: int
+    boot_id: Token
+    window_bytes: Size
+    request_bytes: Size
+    offers: tuple[Offer, ...]
+
+
+class Ack(_Message, frozen=True, tag="ack"):
+    """Server: so many bytes of this request have arrived."""
+
+    request_id: Id
+    received_bytes: Size
+
+
+class AnswerTensor(_Message, frozen=True):
+    """Shape and dtype of one output tensor in an answer's payload."""
+
+    dtype: Token
+    shape: Annotated[tuple[Id, ...], msgspec.Meta(max_length=8)]
+
+
+class Answer(_Message, frozen=True, tag="answer"):
+    """Server: the tail's outputs, one after another in the payload frame.
+
+    ``timed_bytes`` arrived in ``receive_s`` (all but the first chunk, from the first to the last arrival):
+    the uplink as this request saw it. ``queue_s`` and ``tail_s``: waiting for a worker, and running.
+    """
+
+    request_id: Id
+    tensors: Annotated[tuple[AnswerTensor, ...], msgspec.Meta(max_length=64)]
+    timed_bytes: Size
+    receive_s: Seconds
+    queue_s: Seconds
+    tail_s: Seconds
+
+
+class ProbeReply(_Message, frozen=True, tag="probe-reply"):
+    """Server: a probe has arrived whole; ``timed_bytes`` and ``receive_s`` as in `Answer`."""
+
+    probe_id: Id
+    timed_bytes: Size
+    receive_s: Seconds
+
+
+class Refusal(_Message, frozen=True, tag="refusal"):
+    """Server: no, and why. ``request_id`` is None where it concerns the connection."""
+
+    request_id: Id | None
+    code: RefusalCode
+    text: Text
+
+
+FromDevice: TypeAlias = Hello | Request | Chunk | Cancel | Probe
+FromServer: TypeAlias = Welcome | Ack | Answer | ProbeReply | Refusal
+
+_encoder = msgspec.msgpack.Encoder()
+_from_device = msgspec.msgpack.Decoder(FromDevice)
+_from_server = msgspec.msgpack.Decoder(FromServer)
+
+
+def encode(message: FromDevice | FromServer) -> bytes:
+    """The header frame of a message."""
+    return _encoder.encode(message)
+
+
+def decode_from_device(header: bytes | memoryview) -> FromDevice:
+    """Validate a header that a device sent; `ProtocolError` says what is wrong with it."""
+    _check_length(header)
+    try:
+        return _from_device.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"malformed message from the device: {error}") from None
+
+
+def decode_from_server(header: bytes | memoryview) -> FromServer:
+    """Validate a header that a server sent; `ProtocolError` says what is wrong with it."""
+    _check_length(header)
+    try:
+        return _from_server.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"malformed message from the server: {error}") from None
+
+
+def _check_length(header: bytes | memoryview) -> None:
+    if len(header) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"header of {len(header)} bytes is over {MAX_HEADER_BYTES}")
+
+
+def agree_version(theirs: tuple[int, ...], ours: tuple[int, ...] = VERSIONS) -> int | None:
+    """The best protocol version both sides speak, or None."""
+    return next((version for version in ours if version in theirs), None)

@@ -1,0 +1,209 @@
+"""The server's side of one connection as a state machine that does no I/O.
+
+The gateway hands it every message of one peer, and sends what it returns. What a peer can make us hold is
+bounded by `Limits`, whatever it sends: nothing is stored for it before its request was admitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from split_model.errors import ProtocolError
+from split_model.protocol import messages as wire
+from split_model.protocol.chunks import Incoming
+
+#: The largest probe that is answered.
+MAX_PROBE_BYTES = 256 << 10
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one peer may make us hold."""
+
+    request_bytes: int = 16 << 20
+    open_requests: int = 4
+    open_probes: int = 4
+    window_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A request whose payload is complete; the gateway gives it to the engine."""
+
+    request: wire.Request
+    payload: bytearray
+    started_s: float
+    timed_bytes: int
+    receive_s: float
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The peer no longer wants this answer."""
+
+    request_id: int
+
+
+@dataclass(frozen=True)
+class Greeted:
+    """The peer said hello; a connection it had before under the same boot id is dead."""
+
+    boot_id: str
+    software: str
+
+
+Event = Arrived | Cancelled | Greeted
+#: Says why a request is refused (code and text), or None where it is welcome.
+Admission = Callable[[wire.Request], tuple[wire.RefusalCode, str] | None]
+
+
+class PeerSession:
+    """One peer's conversation; ``user_id`` is the peer's authenticated public key."""
+
+    def __init__(
+        self,
+        *,
+        user_id: str,
+        boot_id: str,
+        offers: tuple[wire.Offer, ...],
+        admit: Admission,
+        limits: Limits,
+        now_s: float,
+    ) -> None:
+        self.user_id = user_id
+        self.peer_boot_id: str | None = None
+        self.heard_s = now_s
+        self._boot_id = boot_id
+        self._offers = offers
+        self._admit = admit
+        self._limits = limits
+        self._incoming: dict[int, tuple[wire.Request, Incoming]] = {}
+        self._probes: dict[int, Incoming] = {}
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held for requests and probes that are not complete."""
+        return sum(len(i.buffer) for _, i in self._incoming.values()) + sum(
+            len(i.buffer) for i in self._probes.values()
+        )
+
+    def receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
+        """One message of the peer: the replies to send back and what happened. Never raises for bad bytes."""
+        self.heard_s = now_s
+        try:
+            if not 1 <= len(frames) <= 2:
+                raise ProtocolError(f"message of {len(frames)} frames")
+            message = wire.decode_from_device(frames[0])
+            payload = frames[1] if len(frames) == 2 else None
+            if isinstance(message, wire.Hello):
+                return self._hello(message)
+            if self.peer_boot_id is None:
+                return [_refuse(None, "hello_first", "greet first: this server does not know you (any more)")], []
+            return self._dispatch(message, payload, now_s)
+        except ProtocolError as error:
+            return [_refuse(None, "protocol", str(error))], []
+
+    def _dispatch(
+        self, message: wire.FromDevice, payload: memoryview | None, now_s: float
+    ) -> tuple[list[wire.FromServer], list[Event]]:
+        if isinstance(message, wire.Cancel):
+            self._incoming.pop(message.request_id, None)
+            return [], [Cancelled(message.request_id)]
+        if payload is None:
+            raise ProtocolError(f"{type(message).__name__} without its payload frame")
+        if len(payload) > wire.MAX_CHUNK_BYTES:
+            raise ProtocolError(f"chunk of {len(payload)} bytes is over {wire.MAX_CHUNK_BYTES}")
+        if isinstance(message, wire.Request):
+            return self._request(message, payload, now_s)
+        if isinstance(message, wire.Chunk):
+            return self._chunk(message.request_id, message.offset, payload, now_s)
+        if isinstance(message, wire.Probe):
+            return self._probe(message, payload, now_s), []
+        raise ProtocolError(f"{type(message).__name__} is not a device's message here")
+
+    def _hello(self, message: wire.Hello) -> tuple[list[wire.FromServer], list[Event]]:
+        version = wire.agree_version(message.versions)
+        if version is None:
+            ours = ", ".join(map(str, wire.VERSIONS))
+            theirs = ", ".join(map(str, message.versions))
+            text = f"this server speaks protocol {ours}, you speak {theirs or 'none'}; upgrade the older side"
+            return [_refuse(None, "version", text)], []
+        self.peer_boot_id = message.boot_id
+        self._incoming.clear()
+        self._probes.clear()
+        welcome = wire.Welcome(
+            version=version,
+            boot_id=self._boot_id,
+            window_bytes=self._limits.window_bytes,
+            request_bytes=self._limits.request_bytes,
+            offers=self._offers,
+        )
+        return [welcome], [Greeted(message.boot_id, message.software)]
+
+    def _request(
+        self, message: wire.Request, payload: memoryview, now_s: float
+    ) -> tuple[list[wire.FromServer], list[Event]]:
+        refusal = self._reason_to_refuse(message)
+        if refusal is not None:
+            return [_refuse(message.request_id, *refusal)], []
+        self._incoming[message.request_id] = (message, Incoming(message.total_bytes, now_s=now_s))
+        return self._chunk(message.request_id, 0, payload, now_s)
+
+    def _reason_to_refuse(self, message: wire.Request) -> tuple[wire.RefusalCode, str] | None:
+        if message.version not in wire.VERSIONS:
+            return "version", f"request in protocol version {message.version}, this server speaks {wire.VERSIONS}"
+        if message.boot_id != self.peer_boot_id:
+            return "protocol", "request with another boot id than the hello's"
+        if message.total_bytes > self._limits.request_bytes:
+            return (
+                "too_large",
+                f"{message.total_bytes} bytes of features, the limit is {self._limits.request_bytes}",
+            )
+        if message.request_id in self._incoming:
+            return "protocol", f"request {message.request_id} is open already"
+        if len(self._incoming) >= self._limits.open_requests:
+            return "busy", f"{len(self._incoming)} requests of yours are open already"
+        return self._admit(message)
+
+    def _chunk(
+        self, request_id: int, offset: int, payload: memoryview, now_s: float
+    ) -> tuple[list[wire.FromServer], list[Event]]:
+        if request_id not in self._incoming:
+            return [], []  # cancelled or refused while this chunk was on its way
+        request, incoming = self._incoming[request_id]
+        try:
+            incoming.add(offset, payload, now_s=now_s)
+        except ProtocolError as error:
+            del self._incoming[request_id]
+            return [_refuse(request_id, "protocol", str(error))], []
+        ack = wire.Ack(request_id=request_id, received_bytes=incoming.received_bytes)
+        if not incoming.complete:
+            return [ack], []
+        del self._incoming[request_id]
+        done = Arrived(request, incoming.buffer, incoming.started_s, incoming.timed_bytes, incoming.receive_s)
+        return [ack], [done]
+
+    def _probe(self, message: wire.Probe, payload: memoryview, now_s: float) -> list[wire.FromServer]:
+        incoming = self._probes.get(message.probe_id)
+        if incoming is None:
+            if message.total_bytes > MAX_PROBE_BYTES or len(self._probes) >= self._limits.open_probes:
+                return [_refuse(None, "too_large", "probe too large, or too many of them")]
+            incoming = self._probes[message.probe_id] = Incoming(message.total_bytes, now_s=now_s)
+        try:
+            incoming.add(message.offset, payload, now_s=now_s)
+        except ProtocolError:
+            del self._probes[message.probe_id]
+            raise
+        if not incoming.complete:
+            return []
+        del self._probes[message.probe_id]
+        return [
+            wire.ProbeReply(
+                probe_id=message.probe_id, timed_bytes=incoming.timed_bytes, receive_s=incoming.receive_s
+            )
+        ]
+
+
+def _refuse(request_id: int | None, code: wire.RefusalCode, text: str) -> wire.Refusal:
+    return wire.Refusal(request_id=request_id, code=code, text=text[:1000])
