@@ -1,0 +1,86 @@
+"""The frame that all three programs share: usage errors, one-line errors with exit codes, logs on stderr.
+
+Data goes to stdout, everything else to stderr. Under systemd each log line carries its priority, so that the
+journal can filter by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from split_model.errors import SplitModelError, UsageError
+
+#: Exit code of a program that ended because nobody reads its output any more (as if by SIGPIPE), or by Ctrl-C.
+_BROKEN_PIPE = 128 + 13
+_INTERRUPTED = 128 + 2
+
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `UsageError` (exit 64) where argparse would exit with 2."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*arguments, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse for whatever does not parse."""
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+class _JournalFormatter(logging.Formatter):
+    """``<N>`` in front, which the journal reads as the priority; it stamps the time itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+def set_up_logging(*, verbose: bool = False) -> None:
+    """Send the log to stderr: with a time on a terminal, with a priority under systemd."""
+    handler = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_JournalFormatter("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Parse ``argv``, run the command's ``func(args)``, and return the exit code.
+
+    A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code. An option ``verbose``, where
+    the parser has one, turns on debug messages and the traceback behind such an error. ``func`` returns an
+    exit code or None for 0; a command line without a command prints the help (exit 64).
+    """
+    verbose = False
+    try:
+        args = parser.parse_args(argv)
+        verbose = bool(getattr(args, "verbose", False))
+        set_up_logging(verbose=verbose)
+        if not hasattr(args, "func"):
+            parser.print_help(sys.stderr)
+            return os.EX_USAGE
+        code: int | None = args.func(args)
+        sys.stdout.flush()
+    except SplitModelError as error:
+        logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return code or 0

@@ -1,0 +1,116 @@
+"""Config files: TOML into a msgspec Struct, with errors that name the key and what it might have been.
+
+Both programs read their config with `load_toml`. Relative paths are taken from the folder of the config file,
+so a config and what it names can be moved together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from split_model.errors import ConfigError, MissingInputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+_MAX_CONFIG_BYTES = 1 << 20
+_WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<where>.*)`)?$", re.DOTALL)
+
+
+def load_toml(path: Path, type: type[T]) -> T:  # noqa: A002  (the word msgspec uses for the same argument)
+    """Read ``path`` as a value of ``type``, a msgspec Struct whose ``pathlib.Path`` fields become absolute.
+
+    Raises `MissingInputError` where the file cannot be read and `ConfigError` where it is not TOML, has a key
+    that ``type`` does not know, or a value that does not fit; the message names file and key path.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; name a config file with -c") from None
+    if len(raw) > _MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: over {_MAX_CONFIG_BYTES >> 20} MiB, so not a config file; name another with -c")
+    try:
+        tree = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}") from None
+    return parse_tree(tree, type, where=str(path), folder=path.absolute().parent)
+
+
+def parse_tree(tree: dict[str, Any], type: type[T], *, where: str, folder: Path) -> T:  # noqa: A002  (as above)
+    """The part of `load_toml` without I/O: a tree of TOML values to a ``type``; ``where`` opens each error."""
+    _refuse_unknown(tree, msgspec.inspect.type_info(type), where, "")
+
+    def decode(kind: Any, value: Any) -> Any:
+        if kind is Path and isinstance(value, str) and value:
+            return folder / Path(value).expanduser()
+        raise ValueError(f"Expected `{'path' if kind is Path else kind}`, got `{value!r}`")
+
+    try:
+        return msgspec.convert(tree, type, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        found = _WHERE.match(str(error))
+        key = (found["where"] if found and found["where"] else "").removeprefix("$").removeprefix(".")
+        what = found["what"] if found else str(error)
+        raise ConfigError(f"{where}: {key + ': ' if key else ''}{what[:1].lower()}{what[1:]}") from None
+
+
+def as_plain(config: Any) -> Any:
+    """A config as dicts, lists, numbers and texts, for ``config show``."""
+    return msgspec.to_builtins(config, enc_hook=str)
+
+
+def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: str, key: str) -> None:
+    """Walk the tree beside its type; what does not have the right shape is left to msgspec to refuse."""
+    if isinstance(info, msgspec.inspect.Metadata):
+        _refuse_unknown(value, info.type, where, key)
+    elif isinstance(info, msgspec.inspect.UnionType):
+        chosen = _chosen(value, info)
+        if chosen is not None:
+            _refuse_unknown(value, chosen, where, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            path = f"{key}.{name}" if key else name
+            _refuse_unknown(item, _type_of(name, info, f"{where}: {path}"), where, path)
+    elif isinstance(value, list) and isinstance(info, (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)):
+        for position, item in enumerate(value):
+            _refuse_unknown(item, info.item_type, where, f"{key}[{position}]")
+
+
+def _type_of(name: str, info: msgspec.inspect.Type, where: str) -> msgspec.inspect.Type:
+    """The type of one entry of a table; an entry that the table's struct does not have is an error."""
+    if isinstance(info, msgspec.inspect.DictType):
+        return info.value_type
+    if not isinstance(info, msgspec.inspect.StructType) or name == info.tag_field:
+        return msgspec.inspect.AnyType()
+    known = {field.encode_name: field.type for field in info.fields}
+    if name not in known:
+        raise ConfigError(f"{where}: unknown key{_suggestion(name, list(known))}")
+    return known[name]
+
+
+def _chosen(value: Any, info: msgspec.inspect.UnionType) -> msgspec.inspect.Type | None:
+    """The member of a union that a value means: by its tag, or the only one of its shape."""
+    structs = [member for member in info.types if isinstance(member, msgspec.inspect.StructType)]
+    if isinstance(value, dict) and len(structs) > 1:
+        return next((s for s in structs if s.tag_field and value.get(s.tag_field) == s.tag), None)
+    if isinstance(value, dict) and structs:
+        return structs[0]
+    lists = (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)
+    return next((member for member in info.types if isinstance(member, lists)), None)
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known here: {', '.join(sorted(known))}" if known else ""
