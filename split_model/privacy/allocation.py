@@ -1,0 +1,145 @@
+"""How the budget of a cut, Σ n_c·ε_c, is shared among its channels.
+
+``uniform``: the same ε for every value. ``rank``: ε_c proportional to the mean rank of the channel's
+feature map (CIS). ``optimal``: least expected noise energy weighted by sensitivity. A Laplace value of
+channel c errs by 2·(B_c/ε_c)², so Σ w_c·n_c·2·B_c²/ε_c² is least under Σ n_c·ε_c = E where
+w_c·B_c²/ε_c³ is the same for all c: ε_c ∝ (w_c·B_c²)^⅓, whatever the n_c.
+
+All in integers and rational numbers, so that every machine finds the same plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from fractions import Fraction
+from typing import Literal
+
+import msgspec
+
+from split_model.privacy.accountant import round_down, round_up
+
+Allocation = Literal["uniform", "rank", "optimal"]
+
+MAX_CLASSES = 16
+#: No value gets less than this part of the mean ε: weights are estimates, and a channel of weight 0 may matter.
+FLOOR_SHARE = Fraction(1, 32)
+_SHARE_BITS = 20
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """One channel of a cut: number of values, clip width in real units, mean rank, sensitivity weight."""
+
+    values: int
+    width: Fraction
+    rank: float
+    weight: float
+
+
+def allocate(
+    allocation: Allocation, channels: Sequence[Channel], epsilon: float, *, least: float = 0.0
+) -> list[float]:
+    """Per-value ε of each channel, at most 16 different ones, with Σ n_c·ε_c ≤ Σ n_c · ``epsilon``.
+
+    Where all shares are zero, ``rank`` is uniform and ``optimal`` takes all weights as equal, or is
+    uniform if all widths are zero too. No channel gets less than ``epsilon``/32 or ``least`` (which must not
+    exceed ``epsilon``); the others pay for that in proportion. Channels of similar share form a class with
+    the mean ε of its values, because every different ε costs the device a table of 128 KiB.
+    """
+    shares = _shares(allocation, channels)
+    mean = Fraction(epsilon)
+    floor = Fraction(max(least, round_up(mean * FLOOR_SHARE)))
+    counts = [channel.values for channel in channels]
+    raised, unit = _raise_to_floor(shares, counts, mean * sum(counts), floor)
+    ideal = [floor if low else share * unit for share, low in zip(shares, raised, strict=True)]
+    keys = _classes([None if low else share for share, low in zip(shares, raised, strict=True)])
+    totals: dict[Hashable, Fraction] = {}
+    sizes: dict[Hashable, int] = {}
+    for key, value, count in zip(keys, ideal, counts, strict=True):
+        totals[key] = totals.get(key, Fraction(0)) + count * value
+        sizes[key] = sizes.get(key, 0) + count
+    rounded = {key: round_down(total / sizes[key]) for key, total in totals.items()}
+    return [rounded[key] for key in keys]
+
+
+def relative_cost(allocation: Allocation, channels: Sequence[Channel], epsilon: float) -> float:
+    """Expected weighted noise energy over that of the optimum at the same budget; 1 is best.
+
+    Counts what `allocate` really gives out, floor and classes included, against the ideal
+    ε_c ∝ (w_c·B_c²)^⅓ (equal weights where all are zero). A proxy for accuracy, not accuracy.
+    """
+    given = [Fraction(value) for value in allocate(allocation, channels, epsilon)]
+    weights = [float(part) for part in _energy_weights(channels)]
+    counts = [channel.values for channel in channels]
+    best = math.fsum(count * weight ** (1 / 3) for count, weight in zip(counts, weights, strict=True)) ** 3
+    if best == 0:
+        return 1.0
+    budget = float(Fraction(epsilon) * sum(counts))
+    spent = math.fsum(
+        count * weight / float(value) ** 2 for count, weight, value in zip(counts, weights, given, strict=True)
+    )
+    return spent * budget**2 / best
+
+
+def _energy_weights(channels: Sequence[Channel]) -> list[Fraction]:
+    """w_c·B_c² over the largest; w_c = 1 where all weights of channels with a width are zero."""
+    energies = [Fraction(channel.weight) * channel.width**2 for channel in channels]
+    if not any(energies):
+        energies = [channel.width**2 for channel in channels]
+    top = max(energies)
+    return [energy / top for energy in energies] if top else energies
+
+
+def _shares(allocation: Allocation, channels: Sequence[Channel]) -> list[int]:
+    """Wanted ε_c, as integers below 2^20 + 1 in proportion to the largest."""
+    one = 1 << _SHARE_BITS
+    if allocation == "optimal":
+        energies = _energy_weights(channels)
+        shares = [_cube_root(int(energy * one**3)) for energy in energies]
+    elif allocation == "rank":
+        top = max(Fraction(channel.rank) for channel in channels)
+        shares = [int(Fraction(channel.rank) / top * one) if top else 0 for channel in channels]
+    else:
+        shares = [one] * len(channels)
+    return shares if any(shares) else [one] * len(channels)
+
+
+def _cube_root(value: int) -> int:
+    """floor(value^⅓), by Newton's method on integers."""
+    if value == 0:
+        return 0
+    root = 1 << -(-value.bit_length() // 3)
+    while True:
+        step = (2 * root + value // root**2) // 3
+        if step >= root:
+            return root
+        root = step
+
+
+def _raise_to_floor(
+    shares: Sequence[int], counts: Sequence[int], total: Fraction, floor: Fraction
+) -> tuple[list[bool], Fraction]:
+    """Which channels stand at the floor, and ε per share for all the others."""
+    raised = [False] * len(shares)
+    while True:
+        left = total - floor * sum(count for count, low in zip(counts, raised, strict=True) if low)
+        wanted = sum(share * count for share, count, low in zip(shares, counts, raised, strict=True) if not low)
+        unit = left / wanted
+        again = [low or share * unit < floor for share, low in zip(shares, raised, strict=True)]
+        if again == raised:
+            return raised, unit
+        raised = again
+
+
+def _classes(shares: Sequence[int | None]) -> list[Hashable]:
+    """A key per channel: its share to as many leading bits as leave at most 16 different keys."""
+    for digits in range(_SHARE_BITS + 1, 0, -1):
+        keys: list[Hashable] = [None if share is None else _leading(share, digits) for share in shares]
+        if len(set(keys)) <= MAX_CLASSES:
+            return keys
+    return [None if share is None else share.bit_length() // 2 for share in shares]  # 21 bits: 11 keys and None
+
+
+def _leading(share: int, digits: int) -> tuple[int, int]:
+    drop = max(share.bit_length() - digits, 0)
+    return drop, share >> drop

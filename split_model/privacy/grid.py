@@ -1,0 +1,99 @@
+"""The integer grid of one value: how fine it is, how far the noise may reach, what that costs.
+
+A clipped value becomes an integer 0..L (``steps``). Discrete Laplace noise with P(x) ∝ exp(-abs(x)·ε/L)
+is added and the sum is clamped to the wire range [-T, 2^bits - 1 - T], T = ``tail``. Clamping comes after
+the noise, so it costs no privacy; it must leave the tails of the noise alone, because clamping to [0, L]
+pushes every value near a rim inwards, and a network adds that bias up over its many values.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import msgspec
+import numpy as np
+
+from split_model.errors import ConfigError
+
+#: The wire carries the noise up to this many noise scales (L/ε) beyond either rim; exp(-6) of it lies outside.
+TAIL_SCALES = 6
+MIN_BITS, MAX_BITS = 4, 8
+
+
+class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Per-value ε, L (``steps``), T (``tail``), and the largest integer on the wire (2^bits - 1)."""
+
+    epsilon: float
+    steps: int
+    tail: int
+    wire_max: int
+
+    @property
+    def bound(self) -> int:
+        """Noise of this size or more ends at a rim of the wire range whatever the value was."""
+        return self.wire_max - self.tail
+
+
+def least_epsilon(bits: int) -> float:
+    """The smallest per-value ε whose noise ``bits`` bits can carry (with L = 1), rounded up."""
+    exact = Fraction(TAIL_SCALES, (1 << (bits - 1)) - 1)
+    nearest = float(exact)
+    return nearest if Fraction(nearest) >= exact else math.nextafter(nearest, math.inf)
+
+
+def make_grid(epsilon: float, bits: int) -> Grid:
+    """The finest grid whose noise fits: the largest L with L + 2·ceil(TAIL_SCALES·L/ε) ≤ 2^bits - 1.
+
+    Rational arithmetic, so every machine finds the same integers. Raises `ConfigError` below
+    `least_epsilon`, where even L = 1 would lose the tails of the noise.
+    """
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise ConfigError(f"bits = {bits}: a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
+    if epsilon < least_epsilon(bits):
+        raise ConfigError(
+            f"per-value epsilon {epsilon:g} is too small for {bits} bits a value, whose least is "
+            f"{least_epsilon(bits):.3g}; raise epsilon or bits"
+        )
+    wire_max = (1 << bits) - 1
+    scales = TAIL_SCALES / Fraction(epsilon)
+    steps = next(steps for steps in range(wire_max - 2, 0, -1) if _needed(steps, scales) <= wire_max)
+    return Grid(epsilon=epsilon, steps=steps, tail=(wire_max - steps) // 2, wire_max=wire_max)
+
+
+def _needed(steps: int, scales: Fraction) -> int:
+    return steps + 2 * math.ceil(scales * steps)
+
+
+class GridCost(msgspec.Struct, frozen=True):
+    """What a grid does to the error of a value, in units of the continuous Laplace mechanism of equal ε.
+
+    ``relative_energy``: mean squared error over 2·(width/ε)², with values spread evenly over the clip
+    range; below 1 is possible, as the discrete mechanism is the better one when L is near ε.
+    ``rounding_share``: the part of that error that comes from rounding to L + 1 levels.
+    ``rim_bias``: the mean error of a value at the rim of the clip range, in noise scales (width/ε).
+    """
+
+    relative_energy: float
+    rounding_share: float
+    rim_bias: float
+
+
+def grid_cost(epsilon: float, bits: int) -> GridCost:
+    """Weigh ``bits``: what quantising and the finite wire range add to the noise at per-value ``epsilon``."""
+    grid = make_grid(epsilon, bits)
+    rate = epsilon / grid.steps
+    noise = np.arange(-grid.bound, grid.bound + 1)
+    tails = np.exp(-rate * np.abs(noise))
+    probability = tails * np.tanh(rate / 2)
+    probability[[0, -1]] = tails[0] / (1 + np.exp(-rate))  # all that lies beyond
+    value = np.arange(grid.steps + 1)[:, None]
+    error = np.clip(value + noise, -grid.tail, grid.wire_max - grid.tail) - value
+    rounding = 1 / 12
+    energy = float(np.mean((error.astype(float) ** 2) @ probability)) + rounding
+    scale = grid.steps / epsilon
+    return GridCost(
+        relative_energy=energy / (2 * scale**2),
+        rounding_share=rounding / energy,
+        rim_bias=float(error[0] @ probability) / scale,
+    )

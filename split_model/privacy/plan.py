@@ -1,0 +1,204 @@
+"""The plan of a noise release: every integer that device and server must agree on.
+
+Both sides make it from the same manifest and the same `NoiseSpec`; the digest tells whether they did.
+The mechanism, per value of channel c with the public clip range [lo, hi]: NaN counts as lo; round onto
+the integers 0..L_c and clip; add discrete Laplace noise with P(x) ∝ exp(-abs(x)·ε_c/L_c); clamp to the
+wire range. One value replaced by any other moves the integer by at most L_c, so each value has pure
+ε_c-DP; one frame replaced by any other frame may move them all, so the frame has pure Σ n_c·ε_c.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import msgspec
+
+from split_model.bundle.manifest import ChannelCalibration, TensorSpec
+from split_model.errors import BadBundleError, BadInputError, ConfigError
+from split_model.privacy import accountant
+from split_model.privacy.allocation import Allocation, Channel, allocate
+from split_model.privacy.events import ChannelNoise, LaplaceEvent
+from split_model.privacy.grid import MAX_BITS, MIN_BITS, Grid, least_epsilon, make_grid
+from split_model.privacy.layout import channels_of
+from split_model.privacy.packing import packed_bytes
+
+QUANTISED = ("int8", "uint8", "int16")
+FLOATS = ("float32", "float16")
+MAX_EPSILON = float(1 << 20)
+_MECHANISM = b"discrete-laplace-1"
+_MAX_BOUND = 1e30  # keeps every product of the hot path inside float32
+
+
+class NoiseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the user asks for.
+
+    ``epsilon``: mean per-value ε over all values of the cut; the whole-input budget of a frame is values × epsilon.
+    ``allocation``: how it is shared among channels. ``bits``: 4 to 8 bits a value on the wire.
+    Raises `ConfigError` for a value that is out of range.
+    """
+
+    epsilon: float
+    allocation: Allocation = "optimal"
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon <= MAX_EPSILON:  # refuses NaN too
+            raise ConfigError(
+                f"epsilon = {self.epsilon:g}: per-value epsilon must be above 0 and at most {MAX_EPSILON:g}"
+            )
+        if self.allocation not in ("uniform", "rank", "optimal"):
+            raise ConfigError(f"allocation = {self.allocation!r}: choose uniform, rank or optimal")
+        if not MIN_BITS <= self.bits <= MAX_BITS:
+            raise ConfigError(f"bits = {self.bits}: a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
+        if self.epsilon < least_epsilon(self.bits):
+            raise ConfigError(
+                f"epsilon = {self.epsilon:g} is too small for {self.bits} bits a value, whose least per-value "
+                f"epsilon is {least_epsilon(self.bits):.3g}; raise epsilon or bits"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class NoisePlan:
+    """Made by `make`. ``classes`` are the distinct grids; ``class_of`` says per tensor and channel which one."""
+
+    spec: NoiseSpec
+    tensors: tuple[TensorSpec, ...]
+    calibration: tuple[ChannelCalibration, ...]
+    classes: tuple[Grid, ...]
+    class_of: tuple[tuple[int, ...], ...]
+    payload_bytes: int
+    digest: str
+
+    @classmethod
+    def make(
+        cls, spec: NoiseSpec, tensors: Sequence[TensorSpec], calibration: Sequence[ChannelCalibration]
+    ) -> NoisePlan:
+        """Share the budget and choose the grids.
+
+        ``calibration`` has one entry a tensor. Raises `BadInputError` for a tensor that cannot be
+        released and `BadBundleError` for a calibration that does not fit its tensor.
+        """
+        channels = cut_channels(tensors, calibration)
+        epsilons = allocate(spec.allocation, channels, spec.epsilon, least=least_epsilon(spec.bits))
+        distinct = sorted(set(epsilons))
+        index = {epsilon: at for at, epsilon in enumerate(distinct)}
+        classes = tuple(make_grid(epsilon, spec.bits) for epsilon in distinct)
+        class_of = []
+        first = 0
+        for tensor in tensors:
+            last = first + channels_of(tensor)
+            class_of.append(tuple(index[epsilon] for epsilon in epsilons[first:last]))
+            first = last
+        return cls(
+            spec=spec,
+            tensors=tuple(tensors),
+            calibration=tuple(calibration),
+            classes=classes,
+            class_of=tuple(class_of),
+            payload_bytes=packed_bytes(sum(tensor.size for tensor in tensors), spec.bits),
+            digest=_digest(spec.bits, tensors, calibration, classes, class_of),
+        )
+
+    @property
+    def values(self) -> int:
+        """Feature values of one frame."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def per_value_epsilon_max(self) -> float:
+        """Pure ε of the least protected feature value (one feature value replaced by any other)."""
+        return accountant.per_value_epsilon_max(self.event())
+
+    @property
+    def per_value_epsilon_mean(self) -> float:
+        """Mean over all values of the pure per-value ε; never above ``spec.epsilon``."""
+        return accountant.per_value_epsilon_mean(self.event())
+
+    @property
+    def whole_input_epsilon(self) -> float:
+        """Pure ε of one frame (one frame replaced by any other): the sum over all its values."""
+        return accountant.whole_input_epsilon(self.event())
+
+    def event(self) -> LaplaceEvent:
+        """What one release of one frame does, for the accountant."""
+        return LaplaceEvent(
+            channels=tuple(
+                ChannelNoise(values=tensor.size // len(class_of), epsilon=self.classes[index].epsilon)
+                for tensor, class_of in zip(self.tensors, self.class_of, strict=True)
+                for index in class_of
+            )
+        )
+
+
+def cut_channels(tensors: Sequence[TensorSpec], calibration: Sequence[ChannelCalibration]) -> list[Channel]:
+    """All channels of a cut, tensor after tensor, as the allocators want them; errors as `NoisePlan.make`."""
+    if len(tensors) != len(calibration) or not tensors:
+        raise BadBundleError(
+            f"{len(calibration)} calibrations for {len(tensors)} tensors; prepare the bundle again"
+        )
+    channels = []
+    for tensor, known in zip(tensors, calibration, strict=True):
+        _check_tensor(tensor)
+        _check_calibration(tensor, known)
+        count = channels_of(tensor)
+        channels += [
+            Channel(values=tensor.size // count, width=Fraction(high) - Fraction(low), rank=rank, weight=weight)
+            for low, high, rank, weight in zip(
+                known.clip_low, known.clip_high, known.rank, known.weight, strict=True
+            )
+        ]
+    return channels
+
+
+def _check_tensor(tensor: TensorSpec) -> None:
+    if tensor.dtype not in FLOATS + QUANTISED:
+        raise BadInputError(
+            f"tensor {tensor.name!r} of dtype {tensor.dtype} cannot be released with noise; cut elsewhere"
+        )
+    if tensor.dtype in QUANTISED and not (math.isfinite(tensor.scale) and tensor.scale > 0):
+        raise BadInputError(
+            f"tensor {tensor.name!r} of dtype {tensor.dtype} has no scale and cannot be released; cut elsewhere"
+        )
+    if tensor.size < 1:
+        raise BadInputError(
+            f"tensor {tensor.name!r} of shape {tensor.shape} has no values to release; cut elsewhere"
+        )
+
+
+def _check_calibration(tensor: TensorSpec, known: ChannelCalibration) -> None:
+    columns = (known.clip_low, known.clip_high, known.rank, known.weight)
+    if any(len(column) != channels_of(tensor) for column in columns):
+        raise BadBundleError(
+            f"tensor {tensor.name!r} and its calibration differ in channels; prepare the bundle again"
+        )
+    for low, high, rank, weight in zip(*columns, strict=True):
+        if not (-_MAX_BOUND <= low <= high <= _MAX_BOUND and 0 <= rank < math.inf and 0 <= weight < math.inf):
+            raise BadBundleError(
+                f"tensor {tensor.name!r} has a calibration that is not finite and ordered; prepare the bundle again"
+            )
+
+
+def _digest(
+    bits: int,
+    tensors: Sequence[TensorSpec],
+    calibration: Sequence[ChannelCalibration],
+    classes: Sequence[Grid],
+    class_of: Sequence[Sequence[int]],
+) -> str:
+    """16 hex digits over the mechanism and every number the receiver computes with; floats by their bits."""
+    known = hashlib.sha256(_MECHANISM)
+    known.update(struct.pack("<II", bits, len(tensors)))
+    for grid in classes:
+        known.update(struct.pack("<dIII", grid.epsilon, grid.steps, grid.tail, grid.wire_max))
+    for tensor, ranges, indices in zip(tensors, calibration, class_of, strict=True):
+        known.update(repr((tensor.shape, tensor.dtype)).encode())
+        known.update(struct.pack("<dq", tensor.scale, tensor.zero_point))
+        known.update(struct.pack(f"<{len(indices)}d", *ranges.clip_low))
+        known.update(struct.pack(f"<{len(indices)}d", *ranges.clip_high))
+        known.update(bytes(indices))
+    return known.hexdigest()[:16]

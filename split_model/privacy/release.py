@@ -1,0 +1,181 @@
+"""The device's side: features in, one payload of fixed length out, protected; and the server's way back.
+
+Hot path in float32 and integers; nothing about the payload's length or the passes made depends on the
+content. Which mechanism this is and why it is private: `split_model.privacy.plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle.manifest import TensorSpec
+from split_model.errors import BadInputError
+from split_model.privacy.layout import TensorLayout, lay_out, piece_values
+from split_model.privacy.packing import pack, padded_values, unpack
+from split_model.privacy.plan import QUANTISED, NoisePlan
+from split_model.privacy.sampler import TABLE_CELLS, Entropy, LaplaceSampler
+
+Array = NDArray[np.generic]
+
+_TINY = 1e-30  # a narrower clip range is no range: the channel is released as noise around its one value
+
+
+class NoiseRelease:
+    """Releases the features of one cut, frame after frame, each with fresh noise.
+
+    ``entropy(n)`` gives n fresh bytes from a source fit for cryptography, such as `os.urandom`. Holds up
+    to 2 MiB of tables and scratch for the largest tensor. One thread at a time.
+    """
+
+    def __init__(self, plan: NoisePlan, *, entropy: Entropy) -> None:
+        self.plan = plan
+        self._sampler = LaplaceSampler(plan.classes, entropy=entropy)
+        self._layouts = lay_out(plan.tensors)
+        self._channels = [_ChannelRows(plan, at, layout) for at, layout in enumerate(self._layouts)]
+        largest = piece_values(self._layouts)
+        self._real = np.empty(largest, np.float32)
+        self._step = np.empty(largest, np.int16)
+        self._cell = np.empty(largest, np.intp)
+        self._noise = np.empty(max(layout.size for layout in self._layouts), np.int16)
+
+    def __call__(self, features: Sequence[Array]) -> NDArray[np.uint8]:
+        """One frame: arrays of the plan's shapes and dtypes to uint8 [payload_bytes], a fresh array per call.
+
+        Raises `BadInputError` for arrays that are not those of the plan. NaN is released as the low end
+        of the clip range, infinities as the ends.
+        """
+        plan = self.plan
+        if len(features) != len(plan.tensors):
+            raise BadInputError(f"{len(features)} feature arrays where the plan has {len(plan.tensors)} tensors")
+        for tensor, feature in zip(plan.tensors, features, strict=True):
+            _check(tensor, feature)
+        wire = np.zeros(padded_values(plan.values, plan.spec.bits), np.uint8)
+        block = self._sampler.request(plan.values)
+        words = np.frombuffer(block, "<u2", plan.values)
+        spare = memoryview(block)[2 * plan.values :]
+        for feature, rows, layout in zip(features, self._channels, self._layouts, strict=True):
+            mine = slice(layout.first, layout.first + layout.size)
+            noise = self._noise[: layout.size]
+            self._draw(noise, words[mine], rows, layout)
+            spare = self._sampler.refine(noise, words[mine], rows.classes, spare)
+            self._add(feature.reshape(-1), noise, wire[mine], rows, layout)
+        return pack(wire, plan.spec.bits)
+
+    def _draw(
+        self, noise: NDArray[np.int16], words: NDArray[np.uint16], rows: _ChannelRows, layout: TensorLayout
+    ) -> None:
+        for piece in layout.pieces:
+            cell = self._cell[: piece.stop - piece.start].reshape(piece.rows, piece.width)
+            word = words[piece.start : piece.stop].reshape(piece.rows, piece.width)
+            np.add(word, rows.table[: piece.width], out=cell)
+            # mode only to skip take's own bounds check, which copies; every cell is inside the tables
+            np.take(self._sampler.tables, cell.reshape(-1), out=noise[piece.start : piece.stop], mode="wrap")
+
+    def _add(
+        self,
+        feature: Array,
+        noise: NDArray[np.int16],
+        wire: NDArray[np.uint8],
+        rows: _ChannelRows,
+        layout: TensorLayout,
+    ) -> None:
+        top = self.plan.classes[0].wire_max
+        for piece in layout.pieces:
+            width = piece.width
+            real = self._real[: piece.stop - piece.start].reshape(piece.rows, width)
+            step = self._step[: real.size].reshape(real.shape)
+            with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are clipped two lines on
+                np.subtract(feature[piece.start : piece.stop].reshape(real.shape), rows.low[:width], out=real)
+                np.multiply(real, rows.scale[:width], out=real)
+            np.rint(real, out=real)
+            # Now integers or not finite: clipping them here is clipping integers. fmax takes NaN to the low end.
+            np.fmax(real, rows.bottom[:width], out=real)
+            np.minimum(real, rows.top[:width], out=real)
+            np.copyto(step, real, casting="unsafe")
+            np.add(step, noise[piece.start : piece.stop].reshape(real.shape), out=step)
+            np.clip(step, 0, top, out=step)
+            np.copyto(wire[piece.start : piece.stop].reshape(real.shape), step, casting="unsafe")
+
+
+class _ChannelRows:
+    """Per-channel parameters of one tensor, tiled to the layout's rows.
+
+    A stored value v becomes clip(rint((v - low)·scale), bottom, top): T..T+L, so that 0 is the low end
+    of the wire range.
+    """
+
+    def __init__(self, plan: NoisePlan, at: int, layout: TensorLayout) -> None:
+        low, width, steps, tail = channel_numbers(plan, at)
+        tensor = plan.tensors[at]
+        scale = np.divide(steps, width, out=np.zeros_like(width), where=width > 0)
+        low = np.where(width > 0, low - tail * np.divide(width, steps), low)
+        if tensor.dtype in QUANTISED:
+            low, scale = low / tensor.scale + tensor.zero_point, scale * tensor.scale
+        self.classes = np.array(plan.class_of[at], np.int64)
+        self.low = layout.tiled(low, np.float32)
+        self.scale = layout.tiled(scale, np.float32)
+        self.bottom = layout.tiled(tail, np.float32)
+        self.top = layout.tiled(tail + steps, np.float32)
+        self.table = layout.tiled(self.classes.astype(np.float64) * TABLE_CELLS, np.intp)
+
+
+def channel_numbers(
+    plan: NoisePlan, at: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(low, width, L, T) of each channel of tensor ``at``, float64 [C]; width 0 where there is no range."""
+    known = plan.calibration[at]
+    low = np.array(known.clip_low, np.float64)
+    width = np.array(known.clip_high, np.float64) - low
+    grids = [plan.classes[index] for index in plan.class_of[at]]
+    steps = np.array([grid.steps for grid in grids], np.float64)
+    tail = np.array([grid.tail for grid in grids], np.float64)
+    return low, np.where(width < _TINY, 0.0, width), steps, tail
+
+
+def _check(tensor: TensorSpec, feature: Array) -> None:
+    if feature.shape != tensor.shape or feature.dtype != np.dtype(tensor.dtype):
+        raise BadInputError(
+            f"tensor {tensor.name!r} is {feature.dtype} {feature.shape}, the plan has {tensor.dtype} {tensor.shape}"
+        )
+
+
+def recover(plan: NoisePlan, payload: bytes | bytearray | memoryview | NDArray[np.uint8]) -> list[Array]:
+    """The server's side: a payload to arrays of the tensors' shapes and dtypes, noise and all.
+
+    Values lie on the grid and may be outside the clip range, by the tails of the noise; quantised and
+    float16 tensors saturate at the ends of their dtype. Raises `ProtocolError` on a wrong length.
+    """
+    packed = np.frombuffer(payload, np.uint8)
+    wire = unpack(packed, plan.values, plan.spec.bits)
+    return [
+        _restore(plan, at, layout, wire[layout.first : layout.first + layout.size])
+        for at, layout in enumerate(lay_out(plan.tensors))
+    ]
+
+
+def _restore(plan: NoisePlan, at: int, layout: TensorLayout, wire: NDArray[np.uint8]) -> Array:
+    tensor = plan.tensors[at]
+    low, width, steps, tail = channel_numbers(plan, at)
+    step = width / steps
+    low = low - tail * step
+    if tensor.dtype in QUANTISED:
+        low, step = low / tensor.scale + tensor.zero_point, step / tensor.scale
+    step_row, low_row = layout.tiled(step, np.float32), layout.tiled(low, np.float32)
+    real = np.empty(layout.size, np.float32)
+    for piece in layout.pieces:
+        part = real[piece.start : piece.stop].reshape(piece.rows, piece.width)
+        np.multiply(wire[piece.start : piece.stop].reshape(part.shape), step_row[: piece.width], out=part)
+        np.add(part, low_row[: piece.width], out=part)
+    if tensor.dtype == "float32":
+        return real.reshape(tensor.shape)
+    if tensor.dtype == "float16":
+        limit = np.finfo(np.float16).max
+        np.clip(real, -limit, limit, out=real)
+    else:
+        info = np.iinfo(tensor.dtype)
+        np.rint(real, out=real)
+        np.clip(real, info.min, info.max, out=real)
+    return real.astype(tensor.dtype).reshape(tensor.shape)
