@@ -179,8 +179,8 @@ FromDevice: TypeAlias = Hello | Request | Chunk | Cancel | Probe
 FromServer: TypeAlias = Welcome | Ack | Answer | ProbeReply | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
-_from_device = msgspec.msgpack.Decoder(FromDevice)
-_from_server = msgspec.msgpack.Decoder(FromServer)
+_from_device: msgspec.msgpack.Decoder[FromDevice] = msgspec.msgpack.Decoder(FromDevice)
+_from_server: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
 
 
 def encode(message: FromDevice | FromServer) -> bytes:

@@ -88,21 +88,29 @@ class PeerSession:
             len(i.buffer) for i in self._probes.values()
         )
 
+    @property
+    def open_requests(self) -> frozenset[int]:
+        """Requests that were admitted and whose payload is not complete."""
+        return frozenset(self._incoming)
+
     def receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
         """One message of the peer: the replies to send back and what happened. Never raises for bad bytes."""
         self.heard_s = now_s
         try:
-            if not 1 <= len(frames) <= 2:
-                raise ProtocolError(f"message of {len(frames)} frames")
-            message = wire.decode_from_device(frames[0])
-            payload = frames[1] if len(frames) == 2 else None
-            if isinstance(message, wire.Hello):
-                return self._hello(message)
-            if self.peer_boot_id is None:
-                return [_refuse(None, "hello_first", "greet first: this server does not know you (any more)")], []
-            return self._dispatch(message, payload, now_s)
+            return self._receive(frames, now_s)
         except ProtocolError as error:
             return [_refuse(None, "protocol", str(error))], []
+
+    def _receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
+        if not 1 <= len(frames) <= 2:
+            raise ProtocolError(f"message of {len(frames)} frames")
+        message = wire.decode_from_device(frames[0])
+        payload = frames[1] if len(frames) == 2 else None
+        if isinstance(message, wire.Hello):
+            return self._hello(message)
+        if self.peer_boot_id is None:
+            return [_refuse(None, "hello_first", "greet first: this server does not know you")], []
+        return self._dispatch(message, payload, now_s)
 
     def _dispatch(
         self, message: wire.FromDevice, payload: memoryview | None, now_s: float

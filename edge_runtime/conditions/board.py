@@ -1,0 +1,72 @@
+"""The board this program runs on: its CPU load, and how long work really takes on it.
+
+`EmulatedBoard` is the same program on a slower board: after each piece of work it sleeps until the work has
+taken ``slowdown`` times its CPU time. It ships, is chosen by the config only, and every report names it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+
+class Board(Protocol):
+    """Where heads run."""
+
+    @property
+    def slowdown(self) -> float:
+        """1 for the real board."""
+        ...
+
+    def run(self, work: Callable[[], T]) -> tuple[T, float]:
+        """Do the work; returns its result and the seconds it took on this board."""
+        ...
+
+
+class RealBoard:
+    """The machine as it is."""
+
+    slowdown = 1.0
+
+    def run(self, work: Callable[[], T]) -> tuple[T, float]:
+        """Do the work and time it."""
+        started_s = time.monotonic()
+        result = work()
+        return result, time.monotonic() - started_s
+
+
+class EmulatedBoard:
+    """The machine, slowed down by a factor; ``slowdown`` 27 makes a 15 ms model take 400 ms."""
+
+    def __init__(self, slowdown: float) -> None:
+        self.slowdown = slowdown
+
+    def run(self, work: Callable[[], T]) -> tuple[T, float]:
+        """Do the work, then sleep for the rest of what it would have taken.
+
+        The thread's CPU time is stretched, not the wall time: what other programs on *this* machine take
+        away must not be multiplied.
+        """
+        started_s, cpu_s = time.monotonic(), time.thread_time()
+        result = work()
+        due_s = started_s + (time.thread_time() - cpu_s) * self.slowdown
+        remaining_s = due_s - time.monotonic()
+        if remaining_s > 0:
+            time.sleep(remaining_s)
+        return result, time.monotonic() - started_s
+
+
+class CpuLoad:
+    """Share of the CPUs in use since the last call, 0 to 1, of the whole machine (psutil)."""
+
+    def __init__(self) -> None:
+        psutil.cpu_percent(None)  # the first call has no interval and returns 0
+
+    def __call__(self) -> float:
+        """The load since the last call."""
+        return float(psutil.cpu_percent(None)) / 100.0

@@ -1,0 +1,119 @@
+"""The device's config file: every key, its unit in its name, its default, and what must hold between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from split_model.config import load_toml
+from split_model.errors import BadInputError, ConfigError
+from split_model.keys import parse_public
+from split_model.privacy import Allocation, NoiseSpec
+
+Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all tables."""
+
+
+class DeviceTable(_Table, frozen=True):
+    """``[device]``: what runs here. ``state`` is a folder this program may write to."""
+
+    bundle: Path
+    key: Path
+    state: Path
+    backend: Literal["ai-edge-litert", "tflite-runtime"] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    head_memory_mb: Positive = 64.0
+
+
+class ServerTable(_Table, frozen=True):
+    """``[server]``: where tails run. ``public_keys`` holds one key, or two while the server's is being rotated."""
+
+    address: Annotated[str, msgspec.Meta(pattern=r"^tcp://[^\s:]+:\d+$|^tcp://\[[0-9a-fA-F:]+\]:\d+$")]
+    public_keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=2)]
+
+
+class ReleaseTable(_Table, frozen=True):
+    """``[release]``: how features are protected. ``epsilon`` is per value, the mean over a frame's values."""
+
+    mechanism: Literal["noise", "none"] = "noise"
+    epsilon: Positive = 8.0
+    allocation: Allocation = "optimal"
+    bits: Annotated[int, msgspec.Meta(ge=4, le=8)] = 8
+
+    @property
+    def spec(self) -> NoiseSpec | None:
+        """The noise, or None where the user chose to send features unprotected."""
+        if self.mechanism == "none":
+            return None
+        return NoiseSpec(epsilon=self.epsilon, allocation=self.allocation, bits=self.bits)
+
+
+class PlannerTable(_Table, frozen=True):
+    """``[planner]``: ``split`` is ``auto``, ``local``, or the op index of an offered cut.
+
+    ``answer_within_s``: an answer is of use for so long after the frame was captured. ``earliest_cut``: cuts
+    before this op index are never used, whatever the link.
+    """
+
+    split: Literal["auto", "local"] | int = "auto"
+    answer_within_s: Positive = 1.0
+    earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 0
+    min_gain: NotNegative = 0.04
+    dwell_s: NotNegative = 0.25
+
+
+class SourceTable(_Table, frozen=True):
+    """``[source]``: ``path`` is a folder of pictures or an ``.npz``; read ``repeat`` times, 0 for without end.
+
+    ``interval_s`` paces the frames as a camera would; 0 takes the next one as soon as the last is answered.
+    """
+
+    path: Path
+    repeat: Annotated[int, msgspec.Meta(ge=0)] = 1
+    interval_s: NotNegative = 0.0
+
+
+class SinkTable(_Table, frozen=True):
+    """``[sink]``: answers as JSON lines, to ``path`` or to standard output."""
+
+    path: Path | None = None
+
+
+class EmulationTable(_Table, frozen=True):
+    """``[emulation]``: play a board so many times slower than this machine. For demonstrations and tests."""
+
+    slowdown: Annotated[float, msgspec.Meta(ge=1.0)] = 1.0
+
+
+class Config(_Table, frozen=True):
+    """The whole file."""
+
+    device: DeviceTable
+    server: ServerTable
+    source: SourceTable
+    release: ReleaseTable = ReleaseTable()
+    planner: PlannerTable = PlannerTable()
+    sink: SinkTable = SinkTable()
+    emulation: EmulationTable = EmulationTable()
+
+    @property
+    def server_keys(self) -> tuple[bytes, ...]:
+        """The server's public keys, Z85."""
+        return tuple(key.encode() for key in self.server.public_keys)
+
+
+def load(path: Path) -> Config:
+    """Read and check a config file; `ConfigError` names file and key."""
+    config = load_toml(path, Config)
+    try:
+        for index, key in enumerate(config.server.public_keys):
+            parse_public(key, f"{path}: server.public_keys[{index}]")
+    except BadInputError as error:
+        raise ConfigError(str(error)) from None
+    return config

@@ -1,0 +1,57 @@
+"""How every accepted frame ended, in numbers that add up, and what was spent on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+How = Literal["offloaded", "local", "fallback", "failed", "dropped_by_policy"]
+
+
+class Counters:
+    """``frames_in`` equals the sum of the five ends, once no frame is under way.
+
+    ``whole_input_epsilon``: the sum over all releases made, per frame composed by addition (pure ε, whole input).
+    """
+
+    def __init__(self) -> None:
+        self.frames_in = 0
+        self.releases = 0
+        self.unprotected_releases = 0
+        self.whole_input_epsilon = 0.0
+        self.per_value_epsilon_max = 0.0
+        self.moves = 0
+        self.late = 0
+        self.reconnects = 0
+        self._ends: Counter[How] = Counter()
+
+    def ended(self, how: How) -> None:
+        """One frame is done."""
+        self._ends[how] += 1
+
+    def released(self, *, protected: bool, whole_input_epsilon: float, per_value_epsilon_max: float) -> None:
+        """Features are about to leave; counted before the first byte is sent."""
+        self.releases += 1
+        self.unprotected_releases += not protected
+        self.whole_input_epsilon += whole_input_epsilon
+        self.per_value_epsilon_max = max(self.per_value_epsilon_max, per_value_epsilon_max)
+
+    @property
+    def adds_up(self) -> bool:
+        """The invariant."""
+        return self.frames_in == sum(self._ends.values())
+
+    def as_dict(self) -> dict[str, int | float]:
+        """All counters under the names they have everywhere."""
+        ends: tuple[How, ...] = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+        return {
+            "frames_in": self.frames_in,
+            **{how: self._ends[how] for how in ends},
+            "late": self.late,
+            "moves": self.moves,
+            "reconnects": self.reconnects,
+            "releases": self.releases,
+            "unprotected_releases": self.unprotected_releases,
+            "whole_input_epsilon": self.whole_input_epsilon,
+            "per_value_epsilon_max": self.per_value_epsilon_max,
+        }

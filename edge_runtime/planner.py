@@ -1,0 +1,152 @@
+"""Where to cut now. Pure: profiles and conditions in, a decision with its reasons out.
+
+For every cut it predicts, with the link and the load as they are believed to be::
+
+    time = head · load + release · load + bytes / uplink + round trip + queue + tail
+
+and takes the shortest, but moves away from the split point in force only for a clear gain, and not more often
+than the dwell time allows. A lost link sends it to ``local`` at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_runtime.conditions.link import LinkEstimate
+
+#: Used for the round trip until one was measured.
+_UNKNOWN_RTT_S = 0.1
+
+
+@dataclass(frozen=True)
+class SplitProfile:
+    """What one split costs: head and release on this board when idle, payload, tail on the server.
+
+    The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``.
+    """
+
+    split: int
+    head_s: float
+    release_s: float = 0.0
+    payload_bytes: int = 0
+    tail_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The world as the planner sees it. ``load``: how many times longer work takes here than in the profile."""
+
+    link: LinkEstimate
+    link_up: bool
+    load: float = 1.0
+    queue_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted latency of a frame at one split, in parts that add up to ``total_s``."""
+
+    split: int
+    total_s: float
+    head_s: float
+    transfer_s: float
+    round_trip_s: float
+    server_s: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The split point from now on, and why. ``moved`` says whether it differs from the one before."""
+
+    split: int
+    moved: bool
+    why: str
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True)
+class Hysteresis:
+    """How much has to be gained to move (share of the present prediction, and seconds), and how often at most."""
+
+    min_gain: float = 0.04
+    min_gain_s: float = 0.004
+    dwell_s: float = 0.25
+
+
+def predict(profile: SplitProfile, conditions: Conditions) -> Prediction:
+    """The latency of one frame at one split; infinite where the link is needed and not there."""
+    head_s = (profile.head_s + profile.release_s) * conditions.load
+    if profile.payload_bytes == 0:
+        return Prediction(profile.split, head_s, head_s, 0.0, 0.0, 0.0)
+    rate = conditions.link.uplink_bytes_s
+    if not conditions.link_up or rate is None:
+        return Prediction(profile.split, math.inf, head_s, math.inf, 0.0, 0.0)
+    rtt_s = conditions.link.rtt_s if conditions.link.rtt_s is not None else _UNKNOWN_RTT_S
+    transfer_s = profile.payload_bytes / rate
+    server_s = conditions.queue_s + profile.tail_s
+    total_s = head_s + transfer_s + rtt_s + server_s
+    return Prediction(profile.split, total_s, head_s, transfer_s, rtt_s, server_s)
+
+
+class Planner:
+    """Remembers the split point in force and when it moved; decides from what it is handed.
+
+    ``profiles`` must include ``local``; ``fixed`` pins the split, for comparison and for those who know better.
+    """
+
+    def __init__(
+        self,
+        profiles: Sequence[SplitProfile],
+        *,
+        local: int,
+        hysteresis: Hysteresis,
+        fixed: int | None = None,
+    ) -> None:
+        self._profiles = {profile.split: profile for profile in profiles}
+        if local not in self._profiles or (fixed is not None and fixed not in self._profiles):
+            raise ValueError(f"no profile for split {local if local not in self._profiles else fixed}")
+        self.local = local
+        self.split = local if fixed is None else fixed
+        self._fixed = fixed
+        self._hysteresis = hysteresis
+        self._moved_s = -math.inf
+
+    def update_profile(self, profile: SplitProfile) -> None:
+        """Replace what is known of one split, as measurements come in."""
+        self._profiles[profile.split] = profile
+
+    def profile(self, split: int) -> SplitProfile:
+        """What is known of one split."""
+        return self._profiles[split]
+
+    def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
+        """Choose among the splits in ``ready`` (those whose tail the server hosts; ``local`` always is)."""
+        candidates = [p for split, p in self._profiles.items() if split in ready or split == self.local]
+        predictions = tuple(predict(profile, conditions) for profile in candidates)
+        by_split = {prediction.split: prediction for prediction in predictions}
+        if self._fixed is not None:
+            usable = self._fixed in by_split and (self._fixed == self.local or conditions.link_up)
+            chosen = self._fixed if usable else self.local
+            return self._move(chosen, "fixed by the config" if usable else "the link is down", predictions, now_s)
+        best = min(predictions, key=lambda prediction: prediction.total_s)
+        present = by_split.get(self.split)
+        if present is None or math.isinf(present.total_s):
+            why = "the link is down" if not conditions.link_up else "the split in force is not to be had"
+            return self._move(best.split, why, predictions, now_s)
+        gain_s = present.total_s - best.total_s
+        needed_s = max(self._hysteresis.min_gain * present.total_s, self._hysteresis.min_gain_s)
+        if best.split == self.split or gain_s < needed_s:
+            return self._move(self.split, "no clear gain elsewhere", predictions, now_s)
+        if now_s - self._moved_s < self._hysteresis.dwell_s:
+            return self._move(self.split, "moved a moment ago", predictions, now_s)
+        why = f"saves {gain_s * 1e3:.0f} ms of {present.total_s * 1e3:.0f} ms"
+        return self._move(best.split, why, predictions, now_s)
+
+    def _move(self, split: int, why: str, predictions: tuple[Prediction, ...], now_s: float) -> Decision:
+        moved = split != self.split
+        if moved:
+            self.split = split
+            self._moved_s = now_s
+        return Decision(split, moved, why, predictions)

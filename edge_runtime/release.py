@@ -1,0 +1,54 @@
+"""What leaves the device: the features of one cut, turned into the bytes of a release.
+
+Built once per cut, before the first frame at it; the hot path is one call. The entropy source is handed in by
+the program's ``main`` and by nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle import Cut
+from split_model.errors import ConfigError
+from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec
+from split_model.protocol import messages as wire
+
+Entropy = Callable[[int], bytes]
+
+
+class Release:
+    """One cut's way out. ``whole_input_epsilon`` is what one frame costs; it says nothing unless ``protected``."""
+
+    def __init__(self, cut: Cut, spec: NoiseSpec | None, *, entropy: Entropy) -> None:
+        self.protected = spec is not None
+        self.per_value_epsilon_max = 0.0
+        self.per_value_epsilon_mean = 0.0
+        self.whole_input_epsilon = 0.0
+        self.descriptor: wire.Release = wire.NoRelease()
+        self.payload_bytes = cut.raw_bytes
+        self._noise: NoiseRelease | None = None
+        if spec is None:
+            return
+        if cut.calibration is None:
+            raise ConfigError(
+                f"cut {cut.index} has no calibration, so nothing may leave at it: prepare the bundle with "
+                "--calibration, or set release.mechanism = 'none' if the features need no protection"
+            )
+        plan = NoisePlan.make(spec, cut.tensors, cut.calibration)
+        self._noise = NoiseRelease(plan, entropy=entropy)
+        self.descriptor = wire.Noise(spec=spec, digest=plan.digest)
+        self.payload_bytes = plan.payload_bytes
+        self.per_value_epsilon_max = plan.per_value_epsilon_max
+        self.per_value_epsilon_mean = plan.per_value_epsilon_mean
+        self.whole_input_epsilon = plan.whole_input_epsilon
+
+    def __call__(self, features: Sequence[NDArray[Any]]) -> memoryview:
+        """The payload of one frame, ``payload_bytes`` long whatever the content. Spends the features' arrays."""
+        if self._noise is not None:
+            return self._noise(features).data
+        flat = [np.ascontiguousarray(tensor).view(np.uint8).reshape(-1) for tensor in features]
+        return (flat[0] if len(flat) == 1 else np.concatenate(flat)).data

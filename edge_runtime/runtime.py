@@ -1,0 +1,283 @@
+"""The frame loop: plan, run the head, release, offload, and finish here what the server does not answer in time.
+
+Every accepted frame gets exactly one answer. The split point changes between two frames, never within one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.conditions.board import Board
+from edge_runtime.conditions.load import LoadEstimator
+from edge_runtime.counters import Counters, How
+from edge_runtime.deadline import InFlight, is_stalled, local_start_s
+from edge_runtime.heads import Head, Heads
+from edge_runtime.offload import LinkView, Offload, Outcome
+from edge_runtime.planner import Conditions, Decision, Planner, Prediction
+from edge_runtime.profile import Profile
+from edge_runtime.sources import Frame
+from edge_runtime.tail_times import TailTimes
+from split_model.bundle import Bundle
+from split_model.errors import BackendError
+from split_model.protocol import messages as wire
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+_CHECK_EVERY_S = 0.04
+#: A cut that the server refused is not tried again for so long.
+_SHUNNED_S = 30.0
+_SHUNNED_FOR = {"unknown_cut", "unknown_release", "unknown_bundle", "size", "too_large", "failed"}
+
+
+@dataclass
+class Result:
+    """How one frame ended, with every part of its latency that was measured, in seconds."""
+
+    frame: Frame
+    how: How
+    split: int
+    outputs: list[Array]
+    latency_s: float
+    payload_bytes: int = 0
+    error: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loop hands to its caller after each frame."""
+
+    result: Result
+    decision: Decision
+    view: LinkView
+    load: float
+    cpu_load: float
+
+
+class Runtime:
+    """One model, one source, one server. Threads: this one (inference), the link's, one that finishes locally."""
+
+    def __init__(
+        self,
+        *,
+        bundle: Bundle,
+        heads: Heads,
+        board: Board,
+        planner: Planner,
+        offload: Offload,
+        profile: Profile,
+        boot_id: str,
+        answer_within_s: float,
+        load: LoadEstimator,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counters = Counters()
+        self._bundle = bundle
+        self._heads = heads
+        self._board = board
+        self._planner = planner
+        self._offload = offload
+        self._boot_id = boot_id
+        self._answer_within_s = answer_within_s
+        self._load = load
+        self._now = now
+        self._profile = {timing.split: timing for timing in profile.splits}
+        self._tails = TailTimes(bundle, whole_s=profile.local.head_s)
+        self._local_runs: deque[float] = deque([profile.local.head_p95_s], maxlen=32)
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="local")
+        self._finishing: Future[tuple[list[Array], float]] | None = None
+        self._active: Head | None = None
+        self._shunned: dict[int, float] = {}
+        self._next_request_id = 0
+
+    def run(self, frames: Iterable[Frame]) -> Iterable[Step]:
+        """Work through the frames, one at a time; yields after each."""
+        for frame in frames:
+            self.counters.frames_in += 1
+            view = self._offload.view()
+            decision = self._decide(view)
+            try:
+                result = self._one(frame, decision)
+            except BackendError as error:
+                log.error("%s: %s", frame.name, error)  # noqa: TRY400  one line; the cause is in it
+                latency_s = self._now() - frame.captured_s
+                result = Result(frame, "failed", decision.split, [], latency_s, error=str(error))
+            self.counters.ended(result.how)
+            self.counters.late, self.counters.reconnects = view.late, view.reconnects
+            yield Step(result, decision, view, self._load.factor, self._load.cpu_load)
+
+    def close(self) -> None:
+        """Wait for a local run that is still under way."""
+        self._finisher.shutdown()
+
+    def _decide(self, view: LinkView) -> Decision:
+        now_s = self._now()
+        offered = next((o.cuts for o in view.offers if o.identity == self._bundle.identity), ())
+        if view.up and not offered:
+            log.warning("the server does not host bundle %s (%s); everything runs here until it does",
+                        self._bundle.manifest.name, self._bundle.identity[:12])  # fmt: skip
+        ready = frozenset(cut for cut in offered if self._shunned.get(cut, -math.inf) < now_s)
+        for cut in ready & self._profile.keys():
+            self._planner.update_profile(self._tails.apply(self._planner.profile(cut)))
+        conditions = Conditions(
+            link=view.estimate, link_up=view.up, load=self._load.estimate(now_s), queue_s=view.queue_s
+        )
+        return self._planner.decide(conditions, now_s=now_s, ready=ready)
+
+    def _one(self, frame: Frame, decision: Decision) -> Result:
+        head = self._head_for(decision.split)
+        if head is None:
+            return self._local(frame)
+        features, head_s = self._board.run(lambda: head.features(frame.tensors))
+        if head.cut.head is not None:
+            self._load.observed(head_s, self._profile[head.cut.index].head_s, now_s=self._now())
+        payload, release_s = self._board.run(lambda: head.release(features))
+        request_id = self._submit(frame, head, payload)
+        expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
+        result = self._await(frame, head, request_id, expected)
+        result.parts |= {"head_s": head_s, "release_s": release_s}
+        return result
+
+    def _head_for(self, split: int) -> Head | None:
+        """The head to use: the chosen one if it is prepared, else the one in use; None means the whole model."""
+        if split == self._planner.local:
+            self._active = None
+        elif head := self._heads.prepared(split):
+            if head is not self._active:
+                self.counters.moves += 1
+            self._active = head
+        return self._active
+
+    def _submit(self, frame: Frame, head: Head, payload: memoryview) -> int:
+        release = head.release
+        self.counters.released(
+            protected=release.protected,
+            whole_input_epsilon=release.whole_input_epsilon,
+            per_value_epsilon_max=release.per_value_epsilon_max,
+        )
+        self._next_request_id += 1
+        due_at_s = frame.captured_s + self._answer_within_s
+        request = wire.Request(
+            request_id=self._next_request_id,
+            boot_id=self._boot_id,
+            version=wire.VERSIONS[0],
+            bundle=self._bundle.identity,
+            cut=head.cut.index,
+            release=release.descriptor,
+            total_bytes=len(payload),
+            due_in_s=max(0.0, due_at_s - self._now()),
+        )
+        self._offload.submit(request, payload, due_at_s=due_at_s)
+        return request.request_id
+
+    def _await(self, frame: Frame, head: Head, request_id: int, expected: Prediction | None) -> Result:
+        submitted_s = self._now()
+        expected_s = expected.total_s - expected.head_s if expected else 0.0
+        answer_by_s = frame.captured_s + self._answer_within_s
+        start_local_s = local_start_s(answer_by_s=answer_by_s, local_p95_s=self._local_p95_s())
+        outcome = None
+        while outcome is None and (now_s := self._now()) < start_local_s:
+            outcome = self._offload.wait(request_id, until_s=min(start_local_s, now_s + _CHECK_EVERY_S))
+            acked_bytes = self._offload.acked_bytes(request_id)
+            in_flight = InFlight(submitted_s, expected_s, head.release.payload_bytes, acked_bytes)
+            local_s = self._profile[self._bundle.local].head_s * self._load.factor
+            if outcome is None and is_stalled(in_flight, now_s=self._now(), local_s=local_s):
+                break
+        if outcome is None:
+            outcome = self._race(frame, request_id)
+        if outcome is not None and (answered := self._take(frame, head, outcome)) is not None:
+            self._offload.cancel(request_id)
+            return answered
+        return self._fall_back(frame, head, request_id)
+
+    def _race(self, frame: Frame, request_id: int) -> Outcome | None:
+        """Run the frame here and keep listening: whichever is done first is the answer."""
+        finishing = self._start_local(frame)
+        finishing.add_done_callback(lambda _: self._offload.nudge())
+        return self._offload.wait(request_id, until_s=math.inf, unless=finishing.done)
+
+    def _take(self, frame: Frame, head: Head, outcome: Outcome) -> Result | None:
+        """The server's answer as a result, or None where it refused or answered something else."""
+        if outcome.answered is None:
+            if outcome.refusal is not None:
+                self._refused(head.cut.index, outcome.refusal.code, outcome.refusal.text)
+            return None
+        answer = outcome.answered.answer
+        specs = self._bundle.manifest.outputs
+        expected = tuple((spec.dtype, spec.shape) for spec in specs)
+        if tuple((t.dtype, tuple(t.shape)) for t in answer.tensors) != expected or len(
+            outcome.answered.payload
+        ) != sum(spec.nbytes for spec in specs):
+            self._refused(head.cut.index, "failed", "the answer does not have the model's outputs")
+            return None
+        outputs, offset = [], 0
+        for spec in specs:
+            raw = outcome.answered.payload[offset : offset + spec.nbytes]
+            outputs.append(np.frombuffer(raw, spec.dtype).reshape(spec.shape))
+            offset += spec.nbytes
+        self._tails.observed(head.cut.index, answer.tail_s)
+        result = Result(frame, "offloaded", head.cut.index, outputs, self._now() - frame.captured_s)
+        result.payload_bytes = outcome.answered.total_bytes
+        result.parts = {
+            "offload_s": outcome.answered.elapsed_s,
+            "queue_s": answer.queue_s,
+            "tail_s": answer.tail_s,
+        }
+        return result
+
+    def _refused(self, split: int, code: str, text: str) -> None:
+        log.warning("cut %d refused by the server (%s): %s", split, code, text)
+        if code in _SHUNNED_FOR:
+            self._shunned[split] = self._now() + _SHUNNED_S
+
+    def _fall_back(self, frame: Frame, head: Head, request_id: int) -> Result:
+        finishing = self._finishing if self._is_finishing(frame) else self._start_local(frame)
+        assert finishing is not None
+        outputs, _ = finishing.result()
+        self._offload.cancel(request_id)
+        result = Result(frame, "fallback", head.cut.index, outputs, self._now() - frame.captured_s)
+        result.payload_bytes = head.release.payload_bytes
+        return result
+
+    def _local(self, frame: Frame) -> Result:
+        self._join_finisher()
+        outputs, took_s = self._whole(frame.tensors)
+        latency_s = self._now() - frame.captured_s
+        return Result(frame, "local", self._bundle.local, outputs, latency_s, parts={"head_s": took_s})
+
+    def _whole(self, tensors: Sequence[Array]) -> tuple[list[Array], float]:
+        outputs, took_s = self._board.run(lambda: self._heads.whole.run(tensors))
+        self._local_runs.append(took_s)
+        self._load.observed(took_s, self._profile[self._bundle.local].head_s, now_s=self._now())
+        return outputs, took_s
+
+    def _start_local(self, frame: Frame) -> Future[tuple[list[Array], float]]:
+        """Run the whole model on a frame in the finisher thread, after what it may still do for an earlier one."""
+        self._finishing = self._finisher.submit(self._whole, frame.tensors)
+        self._finishing_frame = frame.index
+        return self._finishing
+
+    def _is_finishing(self, frame: Frame) -> bool:
+        return self._finishing is not None and self._finishing_frame == frame.index
+
+    def _join_finisher(self) -> None:
+        """One interpreter, one run at a time."""
+        if self._finishing is not None:
+            self._finishing.result()
+            self._finishing = None
+
+    def _local_p95_s(self) -> float:
+        runs = sorted(self._local_runs)
+        return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]

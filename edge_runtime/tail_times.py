@@ -1,0 +1,33 @@
+"""How long the server takes for each tail: as it reported, and until then in proportion to the tail's MACs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_runtime.planner import SplitProfile
+from split_model.bundle import Bundle
+
+
+class TailTimes:
+    """Learns from the ``tail_s`` that comes with every answer. Pure.
+
+    Until the first answer the server is taken to be no faster than this board (``whole_s`` for the whole
+    model): a server that is better than that shows it with its first answer, and one that is not costs nothing.
+    """
+
+    def __init__(self, bundle: Bundle, *, whole_s: float) -> None:
+        self._macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
+        self._seconds_per_mac = whole_s / max(1, bundle.manifest.macs)
+        self._measured: dict[int, float] = {}
+
+    def observed(self, split: int, tail_s: float) -> None:
+        """One tail took so long."""
+        before = self._measured.get(split, tail_s)
+        self._measured[split] = 0.7 * before + 0.3 * tail_s
+        if self._macs[split] > 0:
+            self._seconds_per_mac = self._measured[split] / self._macs[split]
+
+    def apply(self, profile: SplitProfile) -> SplitProfile:
+        """The profile with the best known tail time."""
+        tail_s = self._measured.get(profile.split, self._macs[profile.split] * self._seconds_per_mac)
+        return replace(profile, tail_s=tail_s)
