@@ -17,6 +17,9 @@ import numpy as np
 from split_model.errors import ConfigError
 
 #: The wire carries the noise up to this many noise scales (L/ε) beyond either rim; exp(-6) of it lies outside.
+#: Measured with `grid_cost` at ε = 1..64: a value at the rim is then biased by at most 0.13 % of a noise
+#: scale for 4 to 8 bits (1 % with 4 scales, 2.4 % with 3), and the energy is that of 8 scales within 3 %
+#: from 5 bits on. Fewer scales buy a finer grid whose rounding was no matter (at 8 bits 0.4 % at most).
 TAIL_SCALES = 6
 MIN_BITS, MAX_BITS = 4, 8
 

@@ -8,6 +8,7 @@ piece by piece: a handful of passes over a piece stays in a small cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -37,9 +38,7 @@ class TensorLayout(msgspec.Struct, frozen=True):
     row: int
     pieces: tuple[Piece, ...]
 
-    def tiled(
-        self, per_channel: Sequence[float] | NDArray[np.float64], dtype: type[np.generic]
-    ) -> NDArray[np.generic]:
+    def tiled(self, per_channel: Sequence[float] | NDArray[np.float64], dtype: type[np.generic]) -> NDArray[Any]:
         """``per_channel`` [C] repeated to [row]."""
         return np.tile(np.asarray(per_channel, dtype), self.row // self.channels)
 

@@ -16,7 +16,7 @@ from split_model.errors import BadInputError
 from split_model.privacy.layout import TensorLayout, lay_out, piece_values
 from split_model.privacy.packing import pack, padded_values, unpack
 from split_model.privacy.plan import QUANTISED, NoisePlan
-from split_model.privacy.sampler import TABLE_CELLS, Entropy, LaplaceSampler
+from split_model.privacy.sampler import FIRST_BITS, Entropy, LaplaceSampler
 
 Array = NDArray[np.generic]
 
@@ -38,8 +38,13 @@ class NoiseRelease:
         largest = piece_values(self._layouts)
         self._real = np.empty(largest, np.float32)
         self._step = np.empty(largest, np.int16)
-        self._cell = np.empty(largest, np.intp)
-        self._noise = np.empty(max(layout.size for layout in self._layouts), np.int16)
+        longest = max(layout.size for layout in self._layouts)
+        self._cells = np.empty(longest, np.uint16)
+        self._noise = np.empty(longest, np.int16)
+        counts = np.zeros(len(plan.classes), np.int64)
+        for tensor, class_of in zip(plan.tensors, plan.class_of, strict=True):
+            np.add.at(counts, list(class_of), tensor.size // len(class_of))
+        self._entropy_bytes = self._sampler.reserve_bytes(counts.tolist())
 
     def __call__(self, features: Sequence[Array]) -> NDArray[np.uint8]:
         """One frame: arrays of the plan's shapes and dtypes to uint8 [payload_bytes], a fresh array per call.
@@ -53,26 +58,13 @@ class NoiseRelease:
         for tensor, feature in zip(plan.tensors, features, strict=True):
             _check(tensor, feature)
         wire = np.zeros(padded_values(plan.values, plan.spec.bits), np.uint8)
-        block = self._sampler.request(plan.values)
-        words = np.frombuffer(block, "<u2", plan.values)
-        spare = memoryview(block)[2 * plan.values :]
-        for feature, rows, layout in zip(features, self._channels, self._layouts, strict=True):
-            mine = slice(layout.first, layout.first + layout.size)
-            noise = self._noise[: layout.size]
-            self._draw(noise, words[mine], rows, layout)
-            spare = self._sampler.refine(noise, words[mine], rows.classes, spare)
-            self._add(feature.reshape(-1), noise, wire[mine], rows, layout)
+        self._sampler.fetch(self._entropy_bytes)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are clipped in _add
+            for feature, rows, layout in zip(features, self._channels, self._layouts, strict=True):
+                noise = self._noise[: layout.size]
+                self._sampler.draw(noise, self._cells[: layout.size], rows.classes, layout)
+                self._add(feature.reshape(-1), noise, wire[layout.first : layout.first + layout.size], rows, layout)
         return pack(wire, plan.spec.bits)
-
-    def _draw(
-        self, noise: NDArray[np.int16], words: NDArray[np.uint16], rows: _ChannelRows, layout: TensorLayout
-    ) -> None:
-        for piece in layout.pieces:
-            cell = self._cell[: piece.stop - piece.start].reshape(piece.rows, piece.width)
-            word = words[piece.start : piece.stop].reshape(piece.rows, piece.width)
-            np.add(word, rows.table[: piece.width], out=cell)
-            # mode only to skip take's own bounds check, which copies; every cell is inside the tables
-            np.take(self._sampler.tables, cell.reshape(-1), out=noise[piece.start : piece.stop], mode="wrap")
 
     def _add(
         self,
@@ -82,21 +74,21 @@ class NoiseRelease:
         rows: _ChannelRows,
         layout: TensorLayout,
     ) -> None:
-        top = self.plan.classes[0].wire_max
+        highest = np.int16(self.plan.classes[0].wire_max)
         for piece in layout.pieces:
             width = piece.width
             real = self._real[: piece.stop - piece.start].reshape(piece.rows, width)
             step = self._step[: real.size].reshape(real.shape)
-            with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are clipped two lines on
-                np.subtract(feature[piece.start : piece.stop].reshape(real.shape), rows.low[:width], out=real)
-                np.multiply(real, rows.scale[:width], out=real)
+            np.subtract(feature[piece.start : piece.stop].reshape(real.shape), rows.low[:width], out=real)
+            np.multiply(real, rows.scale[:width], out=real)
             np.rint(real, out=real)
             # Now integers or not finite: clipping them here is clipping integers. fmax takes NaN to the low end.
             np.fmax(real, rows.bottom[:width], out=real)
             np.minimum(real, rows.top[:width], out=real)
             np.copyto(step, real, casting="unsafe")
             np.add(step, noise[piece.start : piece.stop].reshape(real.shape), out=step)
-            np.clip(step, 0, top, out=step)
+            np.maximum(step, np.int16(0), out=step)
+            np.minimum(step, highest, out=step)
             np.copyto(wire[piece.start : piece.stop].reshape(real.shape), step, casting="unsafe")
 
 
@@ -114,12 +106,11 @@ class _ChannelRows:
         low = np.where(width > 0, low - tail * np.divide(width, steps), low)
         if tensor.dtype in QUANTISED:
             low, scale = low / tensor.scale + tensor.zero_point, scale * tensor.scale
-        self.classes = np.array(plan.class_of[at], np.int64)
+        self.classes = layout.tiled([index << FIRST_BITS for index in plan.class_of[at]], np.uint16)
         self.low = layout.tiled(low, np.float32)
         self.scale = layout.tiled(scale, np.float32)
         self.bottom = layout.tiled(tail, np.float32)
         self.top = layout.tiled(tail + steps, np.float32)
-        self.table = layout.tiled(self.classes.astype(np.float64) * TABLE_CELLS, np.intp)
 
 
 def channel_numbers(
