@@ -1,0 +1,49 @@
+"""Real shapes for models whose file holds placeholders (a shape signature with -1).
+
+A cut needs to know what crosses it. The backend does: a copy of the model in which every activation
+is an output is run once on zeros, and what comes out has the real shapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from split_model.errors import BackendError, BadModelError
+from split_model.interpreter import open_interpreter
+from split_model.prepare.cuts import ITEM_BYTES
+from split_model.prepare.reading import ModelFile
+from split_model.prepare.slicing import Part, pack_part
+
+
+def resolve_shapes(model: ModelFile, *, backend: str | None = None) -> ModelFile:
+    """The same model with the activations' real shapes; models without dynamic shapes come back as they are.
+
+    The model's inputs keep their stored shapes, which is what a backend runs them at. Raises
+    `BadModelError` where the backend cannot settle the shapes.
+    """
+    graph = model.graph
+    if not graph.dynamic:
+        return model
+    activations = tuple(
+        tensor
+        for op in graph.ops
+        if op.counts
+        for tensor in op.outputs
+        if graph.tensors[tensor].dtype in ITEM_BYTES
+    )
+    part = Part(ops=tuple(op.index for op in graph.ops if op.needed), inputs=graph.inputs, outputs=activations)
+    try:
+        probe = open_interpreter(bytes(pack_part(model, part)), backend=backend)
+        arrays = probe.run([np.zeros(spec.shape, spec.dtype) for spec in probe.inputs])
+    except (BackendError, BadModelError) as error:
+        raise BadModelError(
+            f"{graph.source}: has dynamic shapes that do not resolve; convert it with fixed input shapes ({error})"
+        ) from None
+    shapes = {tensor: array.shape for tensor, array in zip(activations, arrays, strict=True)}
+    tensors = tuple(
+        dataclasses.replace(tensor, shape=shapes.get(tensor.index, tensor.shape), dynamic=False)
+        for tensor in graph.tensors
+    )
+    return dataclasses.replace(model, graph=dataclasses.replace(graph, tensors=tensors))
