@@ -65,11 +65,16 @@ class ImageFolder(Data):
     ) -> None:
         self.inputs = (spec,)
         check_preprocess(preprocess, spec)
-        self._preprocess = preprocess
+        self.preprocess = preprocess
         self._files = tuple(_pictures(root, labels))
         if not self._files:
             endings = " ".join(sorted(SUFFIXES))
             raise BadInputError(f"{root}: holds no pictures ({endings}), nor sub-folders with pictures")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The picture files, in order."""
+        return tuple(file.path for file in self._files)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -78,7 +83,7 @@ class ImageFolder(Data):
     def __iter__(self) -> Iterator[Sample]:
         """Decode one picture after the other."""
         for file in self._files:
-            tensor = load_tensor(file.path, self._preprocess, self.inputs[0])
+            tensor = load_tensor(file.path, self.preprocess, self.inputs[0])
             yield Sample(name=file.name, tensors=(tensor,), label=file.label, path=file.path)
 
 
