@@ -31,8 +31,7 @@ from split_model.errors import OutputError
 
 Address = tuple[str, int]
 
-TICK_S = 0.002
-"""Least time between two wake-ups for delivery: bounds the cost at high rates."""
+TICK_S = 0.002  # least time between two wake-ups for delivery: bounds the cost at high rates
 SOCKET_BUFFER_BYTES = 16_384
 """Asked of the kernel, which doubles it; small, so that back-pressure reaches the sender."""
 
@@ -121,7 +120,7 @@ class Link:
         }
 
     def cut(self) -> None:
-        """Let nothing through, either way, new connections included; those there stay open."""
+        """Let nothing through, either way, new connections included; those open stay open."""
         self._ask(self._cut)
 
     def restore(self) -> None:
