@@ -26,7 +26,7 @@ MAX_CHUNK_BYTES = 64 << 10
 #: A request's features are cut into chunks of this size at most, so that control traffic gets between them.
 CHUNK_BYTES = 16 << 10
 
-Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 Hash: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
