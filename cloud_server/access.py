@@ -1,0 +1,185 @@
+"""Who may connect: CURVE with ZAP (RFC 27), answered in the gateway's own loop.
+
+There is no authenticator thread that could die unnoticed: while the gateway does not answer, handshakes wait.
+libzmq admits everybody where no ZAP handler is bound, unless a domain is set **and** enforced; `self_test`
+finds out on the very socket that will listen, before it does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
+
+from cloud_server.allow_list import AllowList
+from cloud_server.errors import AccessControlError
+from split_model.keys import KeyPair
+
+_log = logging.getLogger(__name__)
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+DOMAIN = b"cloud-server"
+_SELF_TEST_S = 5.0
+_REMEMBERED = 32
+
+_OUTCOMES = {
+    int(zmq.EVENT_HANDSHAKE_SUCCEEDED): "admitted",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "refused",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "broken off",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "broken off",
+}
+
+
+def secure(socket: zmq.Socket[bytes], keys: KeyPair) -> None:
+    """Make a socket a CURVE server that no peer passes without ZAP's consent."""
+    socket.curve_server = True
+    socket.curve_publickey = keys.public
+    socket.curve_secretkey = keys.secret
+    socket.zap_domain = DOMAIN
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+
+def decide(frames: list[bytes], admits: Callable[[str], bool]) -> tuple[list[bytes], str | None]:
+    """ZAP's reply to a request (both without envelope), and the key that was refused, if one was.
+
+    Anything but a well-formed CURVE request in our domain is refused.
+    """
+    version, request_id, domain, _address, _identity, mechanism = (*frames[:6], *[b""] * 6)[:6]
+    if len(frames) != 7 or version != b"1.0" or domain != DOMAIN or mechanism != b"CURVE" or len(frames[6]) != 32:
+        return [b"1.0", request_id, b"400", b"not a CURVE request of this domain", b"", b""], None
+    key = z85.encode(frames[6]).decode()
+    if admits(key):
+        return [b"1.0", request_id, b"200", b"OK", key.encode(), b""], None
+    return [b"1.0", request_id, b"400", b"key not on the allow-list", b"", b""], key
+
+
+class Gatekeeper:
+    """Answers ZAP requests by the allow-list, and remembers the last keys it turned away."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allow_list: AllowList) -> None:
+        self.allow_list = allow_list
+        self.refused: OrderedDict[str, int] = OrderedDict()
+        self.test_key: str | None = None
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.linger = 0
+        self.socket.bind(ZAP_ENDPOINT)
+
+    def admits(self, key: str) -> bool:
+        """Whether this public key (Z85) may talk to us now."""
+        return self.allow_list.name_of(key) is not None or (self.test_key is not None and key == self.test_key)
+
+    def answer_all(self) -> None:
+        """Answer every handshake that waits."""
+        while self.socket.poll(0):
+            message = self.socket.recv_multipart()
+            self.allow_list.refresh()
+            envelope = message.index(b"") + 1 if b"" in message else len(message)
+            reply, refused = decide(message[envelope:], self.admits)
+            self.socket.send_multipart([*message[:envelope], *reply])
+            if refused is not None:
+                self._note_refusal(refused)
+
+    def _note_refusal(self, key: str) -> None:
+        """Say it once a key, because a device tries again and again, and a stranger may try with many."""
+        if key not in self.refused and self.test_key is None:
+            _log.warning("refused a device with key %s; 'cloud-server devices allow NAME KEY' admits it", key)
+        self.refused[key] = self.refused.pop(key, 0) + 1
+        while len(self.refused) > _REMEMBERED:
+            self.refused.popitem(last=False)
+
+    def close(self) -> None:
+        """Give the ZAP endpoint back."""
+        self.socket.close()
+
+
+def self_test(
+    context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes], gate: Gatekeeper, server_key: bytes
+) -> None:
+    """Prove on ``router`` that a stranger is refused and an admitted key is not; else `AccessControlError`.
+
+    Binds the socket to a port of the loopback interface for the time of the test only.
+    """
+    router.bind("tcp://127.0.0.1:*")
+    endpoint = endpoint_of(router)
+    try:
+        public, secret = zmq.curve_keypair()
+        gate.test_key = ""  # nobody's, but it keeps the test's own refusal out of the log
+        knock = _Knock(context, endpoint, KeyPair(public, secret), server_key)
+        outcome = knock.wait(gate)
+        knock.close()
+        if outcome != "refused":
+            raise AccessControlError(
+                f"self-test: a key that is not on the allow-list was {outcome}, not refused; not starting"
+            )
+        gate.refused.pop(public.decode(), None)
+        gate.test_key = public.decode()
+        knock = _Knock(context, endpoint, KeyPair(public, secret), server_key)
+        outcome = knock.wait(gate)
+        seen = knock.message_user(router) if outcome == "admitted" else None
+        knock.close()
+        if seen != gate.test_key:
+            raise AccessControlError(f"self-test: an admitted key was {outcome} and seen as {seen}; not starting")
+    finally:
+        gate.test_key = None
+        router.unbind(endpoint)
+
+
+class _Knock:
+    """One throw-away client at our own door."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: KeyPair, server_key: bytes
+    ) -> None:
+        self._client = context.socket(zmq.DEALER)
+        self._client.linger = 0
+        self._client.curve_serverkey = server_key
+        self._client.curve_publickey = keys.public
+        self._client.curve_secretkey = keys.secret
+        self._monitor = self._client.get_monitor_socket(sum(_OUTCOMES))
+        self._client.connect(endpoint)
+
+    def wait(self, gate: Gatekeeper) -> str:
+        """Serve the handshake and say how it ended for the client."""
+        poller = zmq.Poller()
+        poller.register(self._monitor, zmq.POLLIN)
+        poller.register(gate.socket, zmq.POLLIN)
+        deadline_s = time.monotonic() + _SELF_TEST_S
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            ready = dict(poller.poll(int(left_s * 1000) + 1))
+            if gate.socket in ready:
+                gate.answer_all()
+            if self._monitor in ready:
+                return _OUTCOMES.get(int(recv_monitor_message(self._monitor)["event"]), "broken off")
+        return "left without an answer"
+
+    def message_user(self, router: zmq.Socket[bytes]) -> str | None:
+        """Send a message and say whose the server takes it for."""
+        self._client.send(b"self-test")
+        if not router.poll(int(_SELF_TEST_S * 1000)):
+            return None
+        return user_of(router.recv_multipart(copy=False)[-1])
+
+    def close(self) -> None:
+        self._client.disable_monitor()
+        self._monitor.close()
+        self._client.close()
+
+
+def user_of(frame: zmq.Frame) -> str | None:
+    """The public key (Z85) that the peer of a received frame has proved to hold."""
+    try:
+        return str(frame.get("User-Id")) or None
+    except zmq.ZMQError:  # EINVAL: the frame has no such property
+        return None
+
+
+def endpoint_of(socket: zmq.Socket[bytes]) -> str:
+    """Where a bound socket really listens: port 0 has become a number."""
+    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    return endpoint.rstrip(b"\0").decode()

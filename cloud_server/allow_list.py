@@ -1,0 +1,149 @@
+"""The list of devices that may connect: a text file, one ``NAME PUBLICKEY`` a line, re-read when it changes.
+
+Lines that open with ``#`` and empty lines are kept as they are when the commands rewrite the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from split_model.errors import BadInputError, MissingInputError, OutputError, UsageError
+from split_model.keys import parse_public
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def parse(text: str, where: str) -> tuple[dict[str, str], list[str]]:
+    """Public key (Z85) -> name, and one complaint for each line that says neither; such a line admits nobody."""
+    devices: dict[str, str] = {}
+    complaints = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, _, key = line.strip().partition(" ")
+        if not _NAME.fullmatch(name):
+            complaints.append(f"{where}:{number}: not 'NAME PUBLICKEY'; this line admits nobody")
+            continue
+        try:
+            devices[parse_public(key, f"{where}:{number}").decode()] = name
+        except BadInputError as error:
+            complaints.append(str(error))
+    return devices, complaints
+
+
+class AllowList:
+    """The allow-list as the running server sees it. A file that is gone or cannot be read admits nobody."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._devices: dict[str, str] = {}
+        self._stamp: tuple[int, int, int] | None = None
+        self._complained = False
+
+    def refresh(self) -> bool:
+        """Read the file again if it has changed; whether it had."""
+        stamp = _stamp_of(self.path)
+        if stamp == self._stamp and (stamp is not None or self._complained):
+            return False
+        devices: dict[str, str] = {}
+        if stamp is not None:
+            try:
+                devices, complaints = parse(self.path.read_text("utf-8", "replace"), str(self.path))
+            except OSError as error:
+                stamp, complaints = None, [f"{self.path}: {error.strerror}; nobody is admitted"]
+        else:
+            complaints = [f"{self.path}: not there; nobody is admitted until 'cloud-server devices allow' makes it"]
+        for complaint in complaints:
+            _log.warning("%s", complaint)
+        self._complained = bool(complaints)
+        self._devices, self._stamp = devices, stamp
+        return True
+
+    def name_of(self, public_key: str) -> str | None:
+        """The name of the device with this key, or None for a key that is not admitted."""
+        return self._devices.get(public_key)
+
+    @property
+    def devices(self) -> dict[str, str]:
+        """Public key -> name."""
+        return dict(self._devices)
+
+
+def allow(path: Path, name: str, key: str) -> None:
+    """Add a device. A name or a key that is there already is a `UsageError`."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"device name {name!r}: use letters, digits, dot, dash and underscore, 64 at most")
+    public = parse_public(key, f"key of {name}").decode()
+    with _editing(path) as lines:
+        devices, _ = parse("".join(lines), str(path))
+        if public in devices:
+            raise UsageError(f"{path}: this key is allowed already, as {devices[public]}")
+        if name in devices.values():
+            raise UsageError(f"{path}: there is a device {name} already; revoke it first or choose another name")
+        if lines and not lines[-1].endswith("\n"):
+            lines[-1] += "\n"
+        lines.append(f"{name} {public}\n")
+
+
+def revoke(path: Path, name: str) -> None:
+    """Take a device off the list; the running server refuses its next message. `MissingInputError` if unknown."""
+    if not path.exists():
+        raise MissingInputError(f"{path}: not there, so no device is allowed")
+    with _editing(path) as lines:
+        kept = [line for line in lines if line.split()[:1] != [name]]
+        if len(kept) == len(lines):
+            raise MissingInputError(f"{path}: no device {name}; see 'cloud-server devices list'")
+        lines[:] = kept
+
+
+@contextmanager
+def _editing(path: Path) -> Iterator[list[str]]:
+    """The file's lines, to change in place; written back whole, by one writer at a time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+            yield lines
+            _replace(path, "".join(lines))
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except UnicodeDecodeError:
+        raise BadInputError(f"{path}: not a text file; restore it or move it away") from None
+    except OSError as error:
+        if isinstance(error, (MissingInputError, OutputError)):
+            raise
+        raise OutputError(f"{path}: {error.strerror}; run this as a user who may write there") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, mode)  # noqa: PTH101  (a path that mkstemp gave as a text)
+        os.replace(scratch, path)  # noqa: PTH105  (as above)
+    except OSError:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,221 @@
+"""The command ``cloud-server``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloud_server import allow_list
+from cloud_server import config as configuration
+from cloud_server import status as status_file
+from split_model.command_line import Parser, run_main
+from split_model.config import as_plain
+from split_model.errors import BadInputError, MissingInputError
+
+_DESCRIPTION = """\
+Runs the second half of a network for the boards you have allowed.
+
+first time:
+  cloud-server keys make -c server.toml             the server's key pair; devices need the public one
+  cloud-server devices allow -c server.toml porch KEY   KEY is what 'edge-runtime keys' prints on the board
+  cloud-server run -c server.toml
+"""
+_EXAMPLE = """\
+a config file:
+  [server]
+  listen = "tcp://0.0.0.0:5555"   # port 0 takes a free one; 'status' says which
+  key = "server.key"              # relative paths start at the config file
+  devices = "devices"             # who may connect; 'devices allow' writes it
+  bundles = ["bundles"]           # bundles, or folders of bundles
+"""
+
+
+def _run(args: argparse.Namespace) -> None:
+    from cloud_server.service import serve
+
+    config = configuration.load(args.config)
+    serve(config, _status_path(config, args), ready_fd=args.ready_fd)
+
+
+def _status(args: argparse.Namespace) -> int:
+    config = configuration.load(args.config)
+    found = status_file.read(_status_path(config, args))
+    condition = status_file.condition_now(found)
+    if args.json:
+        _print_json({"condition": condition, **msgspec.to_builtins(found)})
+    else:
+        counters = found.counters
+        refused = ", ".join(f"{code} {count}" for code, count in sorted(counters.refused.items())) or "none"
+        print(f"{condition}   pid {found.pid}, {found.software}, up {found.uptime_s:.0f} s")
+        print(f"listen    {found.listen}   public key {found.public_key}")
+        print(f"hosting   {len(found.bundles)} bundles, {found.tails} tails on {found.threads} threads")
+        print(f"devices   {found.devices} allowed, {found.peers} connected")
+        print(f"holding   {found.held_bytes} bytes, {found.queued} requests waiting, {found.running} running")
+        print(f"requests  {counters.requests}: {counters.answered} answered, {counters.failed} failed, ", end="")
+        print(f"{counters.cancelled} cancelled, {counters.dropped} dropped")
+        print(f"refusals  {refused}")
+        for key in found.refused_keys:
+            print(f"refused   {key}   admit it with 'cloud-server devices allow -c {args.config} NAME KEY'")
+        if condition not in ("running", "stopped"):
+            print(f"written   {time.time() - found.written_unix_s:.0f} s ago")
+    return 0 if condition in ("running", "draining") else os.EX_UNAVAILABLE
+
+
+def _devices_list(args: argparse.Namespace) -> None:
+    path = configuration.load(args.config).server.devices
+    try:
+        devices, complaints = allow_list.parse(path.read_text("utf-8", "replace"), str(path))
+    except FileNotFoundError:
+        devices, complaints = {}, []
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; run this as a user who may read it") from None
+    if args.json:
+        _print_json([{"name": name, "public_key": key} for key, name in devices.items()])
+    else:
+        for key, name in devices.items():
+            print(name, key)
+    if complaints:
+        raise BadInputError("; ".join(complaints))
+
+
+def _devices_allow(args: argparse.Namespace) -> None:
+    allow_list.allow(configuration.load(args.config).server.devices, args.name, args.key)
+    print(f"{args.name} may connect; a running server needs no restart")
+
+
+def _devices_revoke(args: argparse.Namespace) -> None:
+    allow_list.revoke(configuration.load(args.config).server.devices, args.name)
+    print(f"{args.name} is refused from its next message on")
+
+
+def _models_list(args: argparse.Namespace) -> None:
+    from cloud_server.tails import TailSet
+
+    tails = TailSet.open(configuration.load(args.config).server.bundles)
+    rows = []
+    for identity, bundle in tails.bundles.items():
+        name, cuts = bundle.manifest.name, [cut.index for cut in bundle.manifest.cuts]
+        tail_bytes = sum(cut.tail.size_bytes for cut in bundle.manifest.cuts)
+        rows.append(
+            {"name": name, "identity": identity, "folder": str(bundle.root), "cuts": cuts, "tail_bytes": tail_bytes}
+        )
+        if not args.json:
+            print(f"{name}   {identity[:12]}   {tail_bytes / 2**20:.1f} MiB of tails   {bundle.root}")
+            print(f"  cuts {' '.join(map(str, cuts))}")
+    if args.json:
+        _print_json(rows)
+
+
+def _keys_make(args: argparse.Namespace) -> None:
+    from split_model.keys import make_pair
+
+    path = configuration.load(args.config).server.key
+    print(make_pair(path.parent, path.stem).public.decode())
+
+
+def _keys_show(args: argparse.Namespace) -> None:
+    from split_model.keys import read_pair
+
+    public = read_pair(configuration.load(args.config).server.key).public.decode()
+    if args.json:
+        _print_json({"public_key": public})
+    else:
+        print(public)
+
+
+def _config_check(args: argparse.Namespace) -> None:
+    from cloud_server.service import hub_limits
+    from cloud_server.tails import find_bundles
+
+    config = configuration.load(args.config)
+    hub_limits(config)
+    bundles = [root for path in config.server.bundles for root in find_bundles(path)]
+    print(f"{args.config}: good, {len(bundles)} bundles")
+
+
+def _config_show(args: argparse.Namespace) -> None:
+    config = configuration.load(args.config)
+    tree = {**as_plain(config), "status_file": str(_status_path(config, args))}
+    if args.json:
+        _print_json(tree)
+        return
+    for table in ("server", "limits"):
+        for key, value in tree[table].items():
+            print(f"{table}.{key} = {json.dumps(value)}")
+    print(f"# status file: {tree['status_file']}")
+
+
+def _status_path(config: configuration.Config, args: argparse.Namespace) -> Path:
+    return configuration.status_path(config, args.config, runtime_directory=os.environ.get("RUNTIME_DIRECTORY"))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _add(
+    commands: argparse._SubParsersAction[Parser],
+    name: str,
+    func: Callable[..., int | None],
+    text: str,
+    **options: Any,
+) -> Parser:
+    parser = commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="the config file (TOML)")
+    parser.set_defaults(func=func)
+    return parser
+
+
+def _with_json(parser: Parser) -> Parser:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def make_parser() -> Parser:
+    """The whole command line."""
+    parser = Parser(prog="cloud-server", description=_DESCRIPTION, epilog=_EXAMPLE)
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more, and tracebacks of errors")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    run = _add(commands, "run", _run, "serve until SIGTERM or Ctrl-C", epilog=_EXAMPLE)
+    run.add_argument("--ready-fd", type=int, metavar="N", help="write the address to this descriptor once ready")
+    _with_json(_add(commands, "status", _status, "how the server is; exit 69 if it does not run"))
+
+    devices = commands.add_parser("devices", help="who may connect").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    _with_json(_add(devices, "list", _devices_list, "the allowed devices and their public keys"))
+    allow = _add(devices, "allow", _devices_allow, "let a device connect, at once")
+    allow.add_argument("name", metavar="NAME", help="a name for it, for you and the log")
+    allow.add_argument("key", metavar="KEY", help="its public key, 40 characters")
+    revoke = _add(devices, "revoke", _devices_revoke, "let a device connect no longer, at once")
+    revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")
+
+    models = commands.add_parser("models", help="what is hosted").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    _with_json(_add(models, "list", _models_list, "the bundles and their cuts, checked by hash"))
+
+    keys = commands.add_parser("keys", help="the server's key pair").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    _add(keys, "make", _keys_make, "make the key pair and print the public key")
+    _with_json(_add(keys, "show", _keys_show, "print the public key, which devices need"))
+
+    config = commands.add_parser("config", help="the config file").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    _add(config, "check", _config_check, "check the file and that its bundles are there", epilog=_EXAMPLE)
+    _with_json(_add(config, "show", _config_show, "print every key with its value in force"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main("cloud-server", make_parser(), argv)

@@ -1,0 +1,88 @@
+"""The server's config file: what the keys are called, what they mean, what they are where they are left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from split_model.config import load_toml
+from split_model.errors import ConfigError
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Mebibytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+
+_STATUS_FILE = "cloud-server.status.json"
+_SERVICE_STATUS = Path("/run/cloud-server") / _STATUS_FILE
+
+
+class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[server]``: where to listen, whom to trust, what to host.
+
+    ``threads``: inferences at a time, by default one a core; ``tail_threads``: cores one inference may use.
+    ``preload``: load every tail at start, in every thread, rather than at its first request.
+    ``peer_timeout_s``: a device silent for so long is dropped with all it holds here (devices ping every 2 s).
+    ``drain_s``: how long a stopping server goes on answering what it has accepted.
+    """
+
+    listen: str = "tcp://0.0.0.0:5555"
+    key: Path
+    devices: Path
+    bundles: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1)]
+    threads: Count = os.cpu_count() or 1
+    tail_threads: Count = 1
+    preload: bool = False
+    status: Path | None = None
+    peer_timeout_s: Seconds = 15.0
+    drain_s: Seconds = 5.0
+
+
+class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[limits]``: what devices may make this server hold.
+
+    ``queue``: requests waiting for a thread. ``peers``: connections of allowed devices, and
+    ``connections_per_device`` of one of them. ``open_requests``: of one connection at a time. ``request_mib``:
+    one request's features. ``window_kib``: what a device may send ahead of our acknowledgement.
+    ``held_mib``: payloads of all requests together. ``tail_cache_mib``: model files kept loaded.
+    """
+
+    queue: Count = 64
+    peers: Count = 256
+    connections_per_device: Count = 4
+    open_requests: Count = 8
+    request_mib: Mebibytes = 16
+    window_kib: Annotated[int, msgspec.Meta(ge=64, le=1 << 20)] = 1024
+    held_mib: Mebibytes = 512
+    tail_cache_mib: Mebibytes = 1024
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole config file."""
+
+    server: ServerTable
+    limits: LimitsTable = LimitsTable()
+
+
+def load(path: Path) -> Config:
+    """Read and check a config file; see `split_model.config.load_toml` for the errors."""
+    config = load_toml(path, Config)
+    if not config.server.listen.startswith("tcp://"):
+        raise ConfigError(
+            f"{path}: server.listen: {config.server.listen!r} does not look like 'tcp://0.0.0.0:5555'"
+        )
+    if config.server.key.suffix != ".key":
+        raise ConfigError(f"{path}: server.key: {config.server.key} must end in '.key'; the public key lies beside")
+    return config
+
+
+def status_path(config: Config, config_path: Path, *, runtime_directory: str | None) -> Path:
+    """Where ``run`` writes its state: as configured, else systemd's runtime folder, else beside the config."""
+    if config.server.status is not None:
+        return config.server.status
+    if runtime_directory:
+        return Path(runtime_directory.split(":")[0]) / _STATUS_FILE
+    beside = config_path.absolute().parent / _STATUS_FILE
+    return _SERVICE_STATUS if _SERVICE_STATUS.exists() and not beside.exists() else beside

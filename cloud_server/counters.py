@@ -1,0 +1,33 @@
+"""What the server counts, under the names that its status file and log use."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Counters(msgspec.Struct, kw_only=True):
+    """Totals since the start.
+
+    ``requests``: those whose features were let in; each ends in one of ``answered``, ``failed`` (refused later,
+    as expired, busy, broken or failed), ``cancelled`` by its device, or ``dropped`` with a peer that went away
+    or started over. ``refused``: every refusal by code, those at the door included. ``late``: results that
+    nobody waited for any more. ``unroutable`` and ``congested``: replies to a peer that is gone, or that does
+    not read. ``unauthenticated``: messages without a proven key.
+    """
+
+    requests: int = 0
+    answered: int = 0
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
+    failed: int = 0
+    cancelled: int = 0
+    dropped: int = 0
+    late: int = 0
+    unroutable: int = 0
+    congested: int = 0
+    unauthenticated: int = 0
+    peers_seen: int = 0
+    peers_silent: int = 0
+
+    def refuse(self, code: str) -> None:
+        """Count a refusal of a request or of a message."""
+        self.refused[code] = self.refused.get(code, 0) + 1

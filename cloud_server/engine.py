@@ -1,0 +1,237 @@
+"""Where tails run: the interface of an engine, and the one that uses this machine's cores.
+
+An engine takes jobs and hands back exactly one outcome for each that it accepted and that was not cancelled.
+It knows nothing of devices and sockets; a cluster can stand in for it behind the same interface.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cloud_server.tails import Tail, TailId, TailSet
+from split_model.errors import SplitModelError
+from split_model.interpreter import Interpreter
+from split_model.protocol import messages as wire
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One tail to run. ``due_s``: on the engine's clock, when nobody wants the answer any more."""
+
+    job_id: int
+    tail: Tail
+    release: wire.Release
+    payload: bytearray
+    queued_s: float
+    due_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The outputs of a job, one after another in ``payload``, and how long it waited and ran."""
+
+    job_id: int
+    tensors: tuple[wire.AnswerTensor, ...]
+    payload: bytes
+    queue_s: float
+    tail_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A job that has no outputs, and why."""
+
+    job_id: int
+    code: wire.RefusalCode
+    text: str
+
+
+Outcome = Done | Failed
+
+
+class Engine(Protocol):
+    """What the gateway needs of an engine. All methods return at once."""
+
+    def submit(self, job: Job) -> bool:
+        """Take a job, or say False where the queue is full."""
+
+    def cancel(self, job_id: int) -> None:
+        """Nobody wants this job any more; one that runs already may still deliver its outcome."""
+
+    @property
+    def queued(self) -> int:
+        """Jobs waiting."""
+
+    @property
+    def running(self) -> int:
+        """Jobs being run."""
+
+    def close(self) -> None:
+        """Take nothing more and stop when the running jobs are through."""
+
+
+class LocalEngine:
+    """Worker threads, each with interpreters of its own; the earliest due job goes first.
+
+    ``deliver`` is called from worker threads with every outcome. TFLite lets go of the GIL while it computes.
+    """
+
+    def __init__(
+        self,
+        tails: TailSet,
+        *,
+        deliver: Callable[[Outcome], None],
+        clock: Callable[[], float],
+        threads: int,
+        tail_threads: int,
+        queue: int,
+        cache_bytes: int,
+    ) -> None:
+        self._tails = tails
+        self._deliver = deliver
+        self._clock = clock
+        self._limit = queue
+        self._jobs: dict[int, Job] = {}
+        self._order: list[tuple[float, int]] = []
+        self._running = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._loaded = [LoadedTails(tail_threads, cache_bytes // threads) for _ in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(loaded,), name=f"tail-{number}", daemon=True)
+            for number, loaded in enumerate(self._loaded)
+        ]
+
+    def start(self, *, preload: bool) -> None:
+        """Start the workers; with ``preload``, load every tail first and raise what is wrong with one."""
+        for loaded in self._loaded if preload else ():
+            for tail in self._tails.tails.values():
+                loaded.get(tail)
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> bool:
+        """See `Engine.submit`. Jobs that nobody can use any more make room first."""
+        expired: list[Job] = []
+        with self._changed:
+            if len(self._jobs) >= self._limit:
+                now_s = self._clock()
+                expired = [waiting for waiting in self._jobs.values() if waiting.due_s <= now_s]
+                for waiting in expired:
+                    del self._jobs[waiting.job_id]
+            taken = not self._closed and len(self._jobs) < self._limit
+            if taken:
+                self._jobs[job.job_id] = job
+                heapq.heappush(self._order, (job.due_s, job.job_id))
+                self._changed.notify()
+            if len(self._order) > 2 * len(self._jobs) + 64:  # what was cancelled leaves its place behind
+                self._order = [(waiting.due_s, waiting.job_id) for waiting in self._jobs.values()]
+                heapq.heapify(self._order)
+        for waiting in expired:
+            self._deliver(_expired(waiting))
+        return taken
+
+    def cancel(self, job_id: int) -> None:
+        """See `Engine.cancel`."""
+        with self._changed:
+            self._jobs.pop(job_id, None)
+
+    @property
+    def queued(self) -> int:
+        """Jobs waiting."""
+        return len(self._jobs)
+
+    @property
+    def running(self) -> int:
+        """Jobs being run."""
+        return self._running
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._changed:
+            self._closed = True
+            self._jobs.clear()
+            self._changed.notify_all()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the workers after `close`."""
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout_s / len(self._threads))
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            while True:
+                if self._closed:
+                    return None
+                while self._order:
+                    job = self._jobs.pop(heapq.heappop(self._order)[1], None)
+                    if job is not None:
+                        self._running += 1
+                        return job
+                self._changed.wait()
+
+    def _work(self, loaded: LoadedTails) -> None:
+        while (job := self._next()) is not None:
+            try:
+                outcome = self._run(job, loaded)
+            except SplitModelError as error:
+                outcome = _failed(job, str(error))
+            except Exception as error:  # noqa: BLE001  (one bad tail must not end the worker; the device is told)
+                _log.exception("tail %s of %s", job.tail.cut.index, job.tail.bundle.manifest.name)
+                outcome = _failed(job, f"{type(error).__name__}: {error}")
+            with self._changed:
+                self._running -= 1
+            self._deliver(outcome)
+
+    def _run(self, job: Job, loaded: LoadedTails) -> Outcome:
+        started_s = self._clock()
+        if started_s >= job.due_s:
+            return _expired(job)
+        interpreter = loaded.get(job.tail)
+        outputs = interpreter.run(self._tails.features(job.tail, job.release, job.payload))
+        payload = b"".join(output.tobytes() for output in outputs)
+        return Done(
+            job_id=job.job_id,
+            tensors=tuple(wire.AnswerTensor(dtype=o.dtype.name, shape=tuple(o.shape)) for o in outputs),
+            payload=payload,
+            queue_s=max(0.0, started_s - job.queued_s),
+            tail_s=self._clock() - started_s,
+        )
+
+
+class LoadedTails:
+    """One worker's interpreters: the last used ones whose files fit ``cache_bytes``, and at least one."""
+
+    def __init__(self, tail_threads: int, cache_bytes: int) -> None:
+        self._tail_threads = tail_threads
+        self._cache_bytes = cache_bytes
+        self._loaded: OrderedDict[TailId, tuple[Interpreter, int]] = OrderedDict()
+
+    def get(self, tail: Tail) -> Interpreter:
+        """The tail's interpreter, loaded if need be."""
+        if tail.id in self._loaded:
+            self._loaded.move_to_end(tail.id)
+            return self._loaded[tail.id][0]
+        size = tail.cut.tail.size_bytes
+        while self._loaded and sum(held for _, held in self._loaded.values()) + size > self._cache_bytes:
+            self._loaded.popitem(last=False)
+        interpreter = tail.load(threads=self._tail_threads)
+        self._loaded[tail.id] = (interpreter, size)
+        return interpreter
+
+
+def _expired(job: Job) -> Failed:
+    return Failed(job_id=job.job_id, code="expired", text="the answer was due before a worker was free")
+
+
+def _failed(job: Job, text: str) -> Failed:
+    return Failed(job_id=job.job_id, code="failed", text=" ".join(text.split())[:1000])

@@ -1,0 +1,294 @@
+"""All peers of the server and their requests, as decisions without I/O: messages in, messages out.
+
+The gateway brings every message with the key its sender has proved to hold; answers leave by the routing id.
+Who a device is follows from its key alone. What all of them hold here is bounded by `HubLimits`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cloud_server.counters import Counters
+from cloud_server.engine import Done, Engine, Job, Outcome
+from cloud_server.tails import Reason, TailSet
+from split_model.errors import ProtocolError
+from split_model.protocol import messages as wire
+from split_model.protocol import server as protocol
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubLimits:
+    """Bounds over all peers; ``peer`` are those of one connection."""
+
+    peer: protocol.Limits = field(default_factory=protocol.Limits)
+    peers: int = 256
+    connections_per_device: int = 4
+    held_bytes: int = 512 << 20
+    peer_timeout_s: float = 15.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One message to send."""
+
+    routing_id: bytes
+    message: wire.FromServer
+    payload: bytes | None = None
+
+
+@dataclass(eq=False)
+class _Peer:
+    routing_id: bytes
+    session: protocol.PeerSession
+    arriving: frozenset[int] = frozenset()  # request ids
+    jobs: dict[int, int] = field(default_factory=dict)  # request id -> job id
+
+
+@dataclass(frozen=True)
+class _Open:
+    peer: _Peer
+    arrived: protocol.Arrived
+
+
+class Hub:
+    """The server between gateway and engine."""
+
+    def __init__(
+        self,
+        *,
+        tails: TailSet,
+        engine: Engine,
+        name_of: Callable[[str], str | None],
+        boot_id: str,
+        limits: HubLimits,
+        counters: Counters,
+    ) -> None:
+        self.counters = counters
+        self.draining = False
+        self.tails = tails
+        self._engine = engine
+        self._name_of = name_of
+        self._boot_id = boot_id
+        self._limits = limits
+        self._peers: dict[bytes, _Peer] = {}
+        self._jobs: dict[int, _Open] = {}
+        self._next_job_id = 0
+
+    @property
+    def peers(self) -> int:
+        """Connections that have a session."""
+        return len(self._peers)
+
+    @property
+    def open_jobs(self) -> int:
+        """Requests that the engine has and that somebody waits for."""
+        return len(self._jobs)
+
+    @property
+    def held_bytes(self) -> int:
+        """Payload bytes of all requests, arriving, waiting or running."""
+        arriving = sum(peer.session.held_bytes for peer in self._peers.values())
+        return arriving + sum(len(job.arrived.payload) for job in self._jobs.values())
+
+    def receive(self, routing_id: bytes, user_id: str, frames: list[memoryview], now_s: float) -> list[Reply]:
+        """One message of a peer whose key ``user_id`` was authenticated."""
+        if self._name_of(user_id) is None:
+            self.drop(routing_id)
+            return self._count(_revoked(routing_id, frames))
+        peer = self._peers.get(routing_id)
+        if peer is not None and peer.session.user_id != user_id:
+            self.drop(routing_id)
+            peer = None
+        if peer is None:
+            reason = self._no_room(routing_id, user_id)
+            if reason is not None:
+                return self._count(
+                    [Reply(routing_id, wire.Refusal(request_id=None, code=reason[0], text=reason[1]))]
+                )
+            peer = self._add(routing_id, user_id, now_s)
+        replies, events = peer.session.receive(frames, now_s)
+        self._account(peer, events)
+        result = [Reply(routing_id, message) for message in replies]
+        for event in events:
+            if isinstance(event, protocol.Arrived):
+                result += self._arrived(peer, event, now_s)
+            elif isinstance(event, protocol.Greeted):
+                self._greeted(peer, event)
+            else:
+                self._cancelled(peer, event.request_id)
+        return self._count(result)
+
+    def finished(self, outcome: Outcome) -> list[Reply]:
+        """What the engine made of a job."""
+        job = self._jobs.pop(outcome.job_id, None)
+        if job is None:
+            self.counters.late += 1
+            return []
+        request_id = job.arrived.request.request_id
+        del job.peer.jobs[request_id]
+        if not isinstance(outcome, Done):
+            refusal = wire.Refusal(request_id=request_id, code=outcome.code, text=outcome.text)
+            self.counters.failed += 1
+            return self._count([Reply(job.peer.routing_id, refusal)])
+        self.counters.answered += 1
+        answer = wire.Answer(
+            request_id=request_id,
+            tensors=outcome.tensors,
+            timed_bytes=job.arrived.timed_bytes,
+            receive_s=job.arrived.receive_s,
+            queue_s=outcome.queue_s,
+            tail_s=outcome.tail_s,
+        )
+        return [Reply(job.peer.routing_id, answer, outcome.payload)]
+
+    def sweep(self, now_s: float) -> None:
+        """Drop the peers that have been silent for too long."""
+        for routing_id, peer in list(self._peers.items()):
+            if now_s - peer.session.heard_s > self._limits.peer_timeout_s:
+                self.counters.peers_silent += 1
+                self.drop(routing_id)
+
+    def revoke(self) -> list[Reply]:
+        """The allow-list has changed: drop those who are no longer on it, and say so for each open request."""
+        replies = []
+        for routing_id, peer in list(self._peers.items()):
+            if self._name_of(peer.session.user_id) is not None:
+                continue
+            waiting = list(peer.jobs)
+            self.drop(routing_id)
+            replies += [Reply(routing_id, _revocation(request_id)) for request_id in [*waiting, None]]
+        return self._count(replies)
+
+    def drop(self, routing_id: bytes) -> None:
+        """Forget a peer and everything it holds here."""
+        peer = self._peers.pop(routing_id, None)
+        if peer is not None:
+            self.counters.dropped += len(peer.arriving)
+            self._cancel_all(peer)
+
+    def _add(self, routing_id: bytes, user_id: str, now_s: float) -> _Peer:
+        session = protocol.PeerSession(
+            user_id=user_id,
+            boot_id=self._boot_id,
+            offers=self.tails.offers,
+            admit=lambda request: self._admit(peer, request),
+            limits=self._limits.peer,
+            now_s=now_s,
+        )
+        peer = self._peers[routing_id] = _Peer(routing_id, session)
+        self.counters.peers_seen += 1
+        return peer
+
+    def _no_room(self, routing_id: bytes, user_id: str) -> Reason | None:
+        if len(routing_id) != 5 or routing_id[0] != 0:
+            # A name a peer gave itself could be the one of a device that has just gone, with its answer on the way.
+            return "protocol", "connect without a routing id of your own"
+        if len(self._peers) >= self._limits.peers:
+            return "busy", f"this server has {len(self._peers)} connections, its limit"
+        mine = sum(peer.session.user_id == user_id for peer in self._peers.values())
+        if mine >= self._limits.connections_per_device:
+            return "busy", f"you have {mine} connections here, the limit"
+        return None
+
+    def _admit(self, peer: _Peer, request: wire.Request) -> Reason | None:
+        if self.draining:
+            return "busy", "this server is stopping"
+        if request.request_id in peer.jobs:
+            return "protocol", f"request {request.request_id} is open already"
+        open_requests = len(peer.jobs) + len(peer.arriving)
+        if open_requests >= self._limits.peer.open_requests:
+            return "busy", f"{open_requests} requests of yours are open already"
+        reason = self.tails.admit(request)
+        if reason is not None:
+            return reason
+        held = self.held_bytes
+        if held + request.total_bytes > self._limits.held_bytes:
+            return "busy", f"this server holds {held} bytes of features, {self._limits.held_bytes} is its limit"
+        self.counters.requests += 1
+        peer.arriving |= {request.request_id}
+        return None
+
+    def _account(self, peer: _Peer, events: list[protocol.Event]) -> None:
+        """Count how the requests ended that were arriving and no longer are; the others are the engine's."""
+        ended = peer.arriving - peer.session.open_requests
+        peer.arriving = peer.session.open_requests
+        for event in events:
+            if isinstance(event, protocol.Greeted):
+                self.counters.dropped += len(ended)
+                return
+            request_id = event.request.request_id if isinstance(event, protocol.Arrived) else event.request_id
+            if isinstance(event, protocol.Cancelled) and request_id in ended:
+                self.counters.cancelled += 1
+            ended -= {request_id}
+        self.counters.failed += len(ended)
+
+    def _arrived(self, peer: _Peer, event: protocol.Arrived, now_s: float) -> list[Reply]:
+        request = event.request
+        job_id = self._next_job_id
+        self._next_job_id += 1
+        job = Job(
+            job_id=job_id,
+            tail=self.tails.tails[request.bundle, request.cut],
+            release=request.release,
+            payload=event.payload,
+            queued_s=now_s,
+            due_s=event.started_s + request.due_in_s,
+        )
+        peer.jobs[request.request_id] = job_id
+        self._jobs[job_id] = _Open(peer, event)
+        if self._engine.submit(job):
+            return []
+        del peer.jobs[request.request_id], self._jobs[job_id]
+        self.counters.failed += 1
+        text = f"{self._engine.queued} requests wait already"
+        return [Reply(peer.routing_id, wire.Refusal(request_id=request.request_id, code="busy", text=text))]
+
+    def _greeted(self, peer: _Peer, event: protocol.Greeted) -> None:
+        """A hello starts over: on this connection, and on the one that the device had before."""
+        self._cancel_all(peer)
+        user_id = peer.session.user_id
+        for routing_id, other in list(self._peers.items()):
+            same = other.session.user_id == user_id and other.session.peer_boot_id == event.boot_id
+            if same and other is not peer:
+                self.drop(routing_id)
+        _log.info("device %s says hello: %s, boot %s", self._name_of(user_id), event.software, event.boot_id)
+
+    def _cancelled(self, peer: _Peer, request_id: int) -> None:
+        job_id = peer.jobs.pop(request_id, None)
+        if job_id is not None:
+            self.counters.cancelled += 1
+            del self._jobs[job_id]
+            self._engine.cancel(job_id)
+
+    def _cancel_all(self, peer: _Peer) -> None:
+        self.counters.dropped += len(peer.jobs)
+        for job_id in peer.jobs.values():
+            del self._jobs[job_id]
+            self._engine.cancel(job_id)
+        peer.jobs.clear()
+
+    def _count(self, replies: list[Reply]) -> list[Reply]:
+        for reply in replies:
+            if isinstance(reply.message, wire.Refusal):
+                self.counters.refuse(reply.message.code)
+        return replies
+
+
+def _revoked(routing_id: bytes, frames: list[memoryview]) -> list[Reply]:
+    """Each request of a revoked device is refused by its number, and what is not a request only if it asks."""
+    try:
+        message = wire.decode_from_device(frames[0])
+    except (ProtocolError, IndexError):
+        return []
+    if isinstance(message, wire.Request):
+        return [Reply(routing_id, _revocation(message.request_id))]
+    return [Reply(routing_id, _revocation(None))] if isinstance(message, (wire.Hello, wire.Probe)) else []
+
+
+def _revocation(request_id: int | None) -> wire.Refusal:
+    text = "this device's key is no longer on the server's allow-list"
+    return wire.Refusal(request_id=request_id, code="revoked", text=text)

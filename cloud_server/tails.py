@@ -1,0 +1,156 @@
+"""All tails this server hosts: what is on offer, which requests fit it, and how payloads become features."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle import Bundle, Cut, sha256_of
+from split_model.errors import BadBundleError, MissingInputError, ProtocolError, SplitModelError
+from split_model.interpreter import Interpreter, open_interpreter
+from split_model.privacy import NoisePlan, NoiseSpec, recover
+from split_model.protocol import messages as wire
+
+Array = NDArray[Any]
+#: (bundle identity, op index of the cut)
+TailId = tuple[str, int]
+Reason = tuple[wire.RefusalCode, str]
+
+_PLANS = 64
+
+
+@dataclass(frozen=True)
+class Tail:
+    """One tail: the cut it belongs to and where its file lies."""
+
+    bundle: Bundle
+    cut: Cut
+
+    @property
+    def id(self) -> TailId:
+        """What names this tail on the wire."""
+        return self.bundle.identity, self.cut.index
+
+    @property
+    def path(self) -> Path:
+        """The tail's ``.tflite``."""
+        return self.bundle.path(self.cut.tail)
+
+    def load(self, *, threads: int) -> Interpreter:
+        """Load it, after checking again that the file is the one of the manifest.
+
+        Raises `BadBundleError` where it is not, or where its tensors are not those the manifest names.
+        """
+        try:
+            found = sha256_of(self.path)
+        except OSError as error:
+            raise BadBundleError(f"{self.path}: {error.strerror}; copy or prepare the bundle again") from None
+        if found != self.cut.tail.sha256:
+            raise BadBundleError(f"{self.path}: changed since the server started; copy or prepare the bundle again")
+        interpreter = open_interpreter(self.path, threads=threads)
+        wanted = [(tensor.shape, tensor.dtype) for tensor in self.cut.tensors]
+        if [(tensor.shape, tensor.dtype) for tensor in interpreter.inputs] != wanted:
+            raise BadBundleError(f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}")
+        return interpreter
+
+
+class TailSet:
+    """The tails of all bundles. Safe for several threads; only the cache of noise plans ever changes."""
+
+    def __init__(self, bundles: Iterable[Bundle]) -> None:
+        self.bundles = {bundle.identity: bundle for bundle in bundles}
+        self.tails = {
+            (identity, cut.index): Tail(bundle, cut)
+            for identity, bundle in self.bundles.items()
+            for cut in bundle.manifest.cuts
+        }
+        self.offers = tuple(
+            wire.Offer(
+                identity=identity,
+                name=bundle.manifest.name[:1000],
+                cuts=tuple(cut.index for cut in bundle.manifest.cuts),
+            )
+            for identity, bundle in self.bundles.items()
+        )
+        self._plans: OrderedDict[tuple[TailId, NoiseSpec], NoisePlan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, paths: Sequence[Path]) -> TailSet:
+        """Open bundles, and folders of bundles, and check every file's hash."""
+        return cls([Bundle.open(root) for path in paths for root in find_bundles(path)])
+
+    def admit(self, request: wire.Request) -> Reason | None:
+        """Why a request does not fit what is hosted here (code and text), or None where it does."""
+        if request.bundle not in self.bundles:
+            return "unknown_bundle", f"bundle {request.bundle[:12]} is not hosted here; copy it to the server"
+        tail = self.tails.get((request.bundle, request.cut))
+        if tail is None:
+            return "unknown_cut", f"bundle {request.bundle[:12]} has no tail at cut {request.cut} here"
+        try:
+            wanted = self._payload_bytes(tail, request.release)
+        except SplitModelError as error:
+            return "unknown_release", str(error)
+        if request.total_bytes != wanted:
+            return (
+                "size",
+                f"{request.total_bytes} bytes of features, cut {request.cut} under this release has {wanted}",
+            )
+        return None
+
+    def features(self, tail: Tail, release: wire.Release, payload: bytearray) -> list[Array]:
+        """A payload as the arrays that the tail takes: raw bytes as they are, a noise release undone."""
+        if isinstance(release, wire.Noise):
+            return list(recover(self._plan(tail, release.spec), payload))
+        arrays: list[Array] = []
+        offset = 0
+        for tensor in tail.cut.tensors:
+            flat = np.frombuffer(payload, dtype=tensor.dtype, count=tensor.size, offset=offset)
+            arrays.append(flat.reshape(tensor.shape))
+            offset += tensor.nbytes
+        return arrays
+
+    def _payload_bytes(self, tail: Tail, release: wire.Release) -> int:
+        if isinstance(release, wire.NoRelease):
+            return tail.cut.raw_bytes
+        plan = self._plan(tail, release.spec)
+        if plan.digest != release.digest:
+            raise ProtocolError(
+                f"noise plan {release.digest} differs from {plan.digest} here; run the same version on both sides"
+            )
+        return plan.payload_bytes
+
+    def _plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan:
+        key = (tail.id, spec)
+        with self._lock:
+            if key in self._plans:
+                self._plans.move_to_end(key)
+                return self._plans[key]
+        if tail.cut.calibration is None:
+            raise BadBundleError(f"cut {tail.cut.index} has no calibration; prepare the bundle with --calibration")
+        plan = NoisePlan.make(spec, tail.cut.tensors, tail.cut.calibration)
+        with self._lock:
+            self._plans[key] = plan
+            while len(self._plans) > _PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+
+def find_bundles(path: Path) -> list[Path]:
+    """``path`` itself where it is a bundle, else every bundle directly in it, by name."""
+    if (path / "manifest.json").is_file():
+        return [path]
+    try:
+        found = sorted(child for child in path.iterdir() if (child / "manifest.json").is_file())
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; name a bundle or a folder of bundles") from None
+    if not found:
+        raise MissingInputError(f"{path}: neither a bundle nor a folder of bundles; run 'split-model prepare'")
+    return found
