@@ -27,16 +27,18 @@ from numpy.typing import NDArray
 
 from split_model.bundle.manifest import ChannelCalibration, TensorSpec
 from split_model.errors import BadInputError, BadModelError, UsageError
+from split_model.features.data import Data
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
+from split_model.prepare.statistics import ChannelStatistics
+from split_model.prepare.views import DEFAULT_SAMPLES, calibration_samples
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
 Progress = Callable[[int, int], None]
 
-_RELATIVE_WIDTH = 1e-3  # of the tensor's median clip width: what a constant channel gets
-_LEAST_WIDTH = 1e-6
+_LEAST_POWER = 1e-12  # of an output that is nearly zero everywhere
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class CutModels:
 class CalibrationOptions:
     """How much to look at; the defaults are those measured on EfficientNet-Lite0.
 
-    ``quantile``: clip at this quantile and at one less it. ``values``: how many values a channel's
+    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and
+    at one less it. ``values``: how many values a channel's
     quantiles are taken over. ``rank_samples`` and ``weight_samples``: how many samples ranks and
     weights are means over. ``tail_runs``: at most so many runs of a tail a cut, but always one a
     channel. ``epsilon``: the per-value epsilon whose noise the weights are measured with.
     """
 
+    samples: int = DEFAULT_SAMPLES
     quantile: float = 0.99
     values: int = 8192
     rank_samples: int = 16
@@ -73,26 +77,30 @@ class CalibrationOptions:
         """Refuse what means nothing."""
         if not 0.5 < self.quantile <= 1.0:
             raise UsageError(f"clip quantile {self.quantile:g} must be above 0.5 and at most 1")
-        counts = (self.values, self.rank_samples, self.weight_samples, self.tail_runs, self.threads)
+        counts = (self.samples, self.values, self.rank_samples, self.weight_samples, self.tail_runs, self.threads)
         if min(counts) < 1 or not self.epsilon > 0:
             raise UsageError("calibration options must be positive")
 
 
 def calibrate(
     cuts: Sequence[CutModels],
-    samples: Sequence[Inputs],
+    data: Data | Sequence[Inputs],
     *,
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[int, tuple[ChannelCalibration, ...]]:
     """Calibrate every cut; the result has, by cut index, one entry a live tensor.
 
-    ``samples`` are model inputs, the plainest first (`split_model.prepare.views` makes them);
-    ``progress`` is called with (runs done, runs in all) by one thread at a time. The same models,
-    samples, options and machine give the same numbers, whatever the number of threads. Raises
-    `BadInputError` without samples and `BadModelError` where features are not finite.
+    ``data`` gives ``options.samples`` model inputs, pictures by way of `split_model.prepare.views`;
+    or they are handed in as a list. ``progress`` is called with (runs done, runs in all) by one
+    thread at a time. The same models, data, options and machine give the same numbers, whatever the
+    number of threads. Raises `BadInputError` without samples and `BadModelError` where features are
+    not finite.
     """
     options = options or CalibrationOptions()
+    samples = data
+    if isinstance(samples, Data):
+        samples = calibration_samples(samples, count=options.samples, seed=options.seed)
     if not samples:
         raise BadInputError("calibration needs at least one sample")
     steps = _Steps(sum(_runs(cut, len(samples), options) for cut in cuts), progress)
@@ -148,7 +156,16 @@ def _runs(cut: CutModels, samples: int, options: CalibrationOptions) -> int:
 def _calibrate_cut(
     cut: CutModels, samples: Sequence[Inputs], options: CalibrationOptions, steps: _Steps
 ) -> tuple[ChannelCalibration, ...]:
-    seen = [_Seen(cut, at, len(samples), options) for at in range(len(cut.tensors))]
+    seen = [
+        ChannelStatistics(
+            tensor,
+            where=f"cut {cut.index}, tensor {tensor.name!r}",
+            key=(options.seed, cut.index, at),
+            take=-(-options.values // len(samples)),
+            rank_samples=options.rank_samples,
+        )
+        for at, tensor in enumerate(cut.tensors)
+    ]
     kept: list[list[Array]] = []
     weight_samples = _weight_samples(cut, len(samples), options)
     for index, features in enumerate(_features(cut, samples, options.backend)):
@@ -157,7 +174,7 @@ def _calibrate_cut(
             one.add(index, feature)
         if index < weight_samples:
             kept.append(features)
-    ranges = [one.clip_range() for one in seen]
+    ranges = [one.clip_range(options.quantile) for one in seen]
     weights = _weights(cut, kept, ranges, options, steps)
     return tuple(
         ChannelCalibration(
@@ -178,64 +195,6 @@ def _features(cut: CutModels, samples: Sequence[Inputs], backend: str | None) ->
     yield from (head.run(sample) for sample in samples)
 
 
-class _Seen:
-    """One live tensor over all samples: some values of every channel, and the ranks of its maps."""
-
-    def __init__(self, cut: CutModels, at: int, samples: int, options: CalibrationOptions) -> None:
-        self._spec = cut.tensors[at]
-        self._where = f"cut {cut.index}, tensor {self._spec.name!r}"
-        self._key = (options.seed, cut.index, at)
-        self._options = options
-        self._take = -(-options.values // samples)
-        self._values: list[NDArray[np.float32]] = []
-        self._ranks: list[Floats] = []
-
-    def add(self, index: int, stored: Array) -> None:
-        real = to_real(stored, self._spec)
-        if not np.isfinite(real).all():
-            raise BadModelError(f"{self._where}: not finite for calibration sample {index}; leave this cut out")
-        rows = real.reshape(-1, real.shape[-1])
-        if len(rows) > self._take:
-            generator = np.random.default_rng((*self._key, index))
-            rows = rows[np.sort(generator.choice(len(rows), self._take, replace=False))]
-        self._values.append(rows.copy())
-        if index < self._options.rank_samples:
-            self._ranks.append(channel_ranks(real))
-
-    def mean_rank(self) -> Floats:
-        mean: Floats = np.mean(self._ranks, axis=0)
-        return mean
-
-    def clip_range(self) -> tuple[Floats, Floats]:
-        rows = np.concatenate(self._values)
-        quantile = self._options.quantile
-        low, high = np.quantile(rows, [1 - quantile, quantile], axis=0).astype(np.float64)
-        return widened(low, high, least=self._spec.scale)
-
-
-def widened(low: Floats, high: Floats, *, least: float = 0.0) -> tuple[Floats, Floats]:
-    """Clip ranges none of which is empty: a channel that hardly moves gets a tiny width about its middle.
-
-    Tiny is the largest of a thousandth of the tensor's median width, ``least`` (one step of a
-    quantised tensor) and a millionth of the channel's own size.
-    """
-    width = high - low
-    moving = width[width > 0]
-    floor = max(_RELATIVE_WIDTH * float(np.median(moving)) if moving.size else 0.0, least)
-    middle = (low + high) / 2
-    needed = np.maximum(floor, _LEAST_WIDTH * np.maximum(np.abs(middle), 1.0))
-    narrow = width < needed
-    return np.where(narrow, middle - needed / 2, low), np.where(narrow, middle + needed / 2, high)
-
-
-def channel_ranks(real: NDArray[np.float32]) -> Floats:
-    """Matrix rank of each channel's map of a [1, H, W, C] tensor; 1 for every channel of any other shape."""
-    if real.ndim != 4 or real.shape[0] != 1:
-        return np.ones(real.shape[-1])
-    ranks: Floats = np.linalg.matrix_rank(np.moveaxis(real[0], -1, 0)).astype(np.float64)
-    return ranks
-
-
 def _weights(
     cut: CutModels,
     samples: Sequence[list[Array]],
@@ -252,7 +211,7 @@ def _weights(
             for feature, spec, (low, high) in zip(sample, cut.tensors, ranges, strict=True)
         ]
         base = _outputs(cut, tail, clipped)
-        shares = [1.0 / max(float(np.mean(output**2)), _LEAST_WIDTH) for output in base] if len(base) > 1 else [1.0]
+        shares = [1.0 / max(float(np.mean(output**2)), _LEAST_POWER) for output in base] if len(base) > 1 else [1.0]
         steps.advance()
         for at, (low, high) in enumerate(ranges):
             noise = (high - low) * math.sqrt(2) / options.epsilon  # standard deviation of Laplace noise

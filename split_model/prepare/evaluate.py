@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,14 +18,14 @@ from numpy.typing import NDArray
 
 from split_model.bundle import Bundle, Cut, Manifest
 from split_model.errors import BadBundleError, BadInputError, UsageError
-from split_model.features.data import Data
+from split_model.features.data import Data, open_data, read_labels
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
+from split_model.prepare.assemble import Progress
 from split_model.privacy import Allocation, NoisePlan, NoiseRelease, NoiseSpec, recover
 
 Array = NDArray[Any]
 Entropy = Callable[[int], bytes]
-Progress = Callable[[int, int], None]
 
 _Z95 = 1.959963984540054
 
@@ -77,7 +78,7 @@ def wilson(value: float, samples: int) -> Share:
 
 def evaluate(
     bundle: Bundle,
-    data: Data,
+    data: Data | Path,
     *,
     entropy: Entropy,
     epsilons: Sequence[float],
@@ -90,8 +91,9 @@ def evaluate(
 ) -> Evaluation:
     """Release every sample at every cut (all calibrated ones, or those named) in every way asked for.
 
-    ``entropy(n)`` gives n random bytes, as `os.urandom` does. ``progress`` is called with
-    (samples done, samples in all). Raises `UsageError` for a cut that is not offered,
+    ``data`` is DATA as `open_data` takes it, or opened. ``entropy(n)`` gives n random bytes, as
+    `os.urandom` does. ``progress`` is called with ("evaluating", samples done, samples in all).
+    Raises `UsageError` for a cut that is not offered,
     `BadBundleError` where the bundle has no calibration.
     """
     if draws < 1:
@@ -102,6 +104,7 @@ def evaluate(
         for cut in _chosen(bundle, cuts)
         for way in _ways(cut, _Halves(bundle, cut, backend), specs, draws, entropy)
     ]
+    data = open_for(bundle, data) if isinstance(data, Path) else data
     whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
     output = _answer(bundle.manifest)
     correct: list[bool] = []
@@ -114,12 +117,20 @@ def evaluate(
         for way in ways:
             way.count(sample.tensors, expected, sample.label, output)
         if progress is not None:
-            progress(done + 1, len(data))
+            progress("evaluating", done + 1, len(data))
     return Evaluation(
         samples=len(data),
         unprotected_accuracy=wilson(sum(correct) / len(correct), len(correct)) if correct else None,
         rows=tuple(way.row(len(data), len(correct)) for way in ways),
     )
+
+
+def open_for(bundle: Bundle, path: Path) -> Data:
+    """Open DATA as this bundle's model takes it; folders may be named by its labels."""
+    manifest = bundle.manifest
+    named = None if manifest.answer is None else manifest.answer.labels
+    labels = None if named is None else read_labels(bundle.path(named))
+    return open_data(path, manifest.inputs, manifest.preprocess, labels)
 
 
 class _Halves:
@@ -188,7 +199,7 @@ def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
     ]
 
 
-def text_table(evaluation: Evaluation) -> str:
+def render(evaluation: Evaluation) -> str:
     """The evaluation for a terminal, one line a row, with both epsilons always."""
     labelled = any(row.accuracy is not None for row in evaluation.rows)
     lines = [
