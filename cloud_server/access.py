@@ -87,7 +87,7 @@ class Gatekeeper:
     def _note_refusal(self, key: str) -> None:
         """Say it once a key, because a device tries again and again, and a stranger may try with many."""
         if key not in self.refused and self.test_key is None:
-            _log.warning("refused a device with key %s; 'cloud-server devices allow NAME KEY' admits it", key)
+            _log.warning("refused a device; to admit it: cloud-server devices allow -c FILE NAME '%s'", key)
         self.refused[key] = self.refused.pop(key, 0) + 1
         while len(self.refused) > _REMEMBERED:
             self.refused.popitem(last=False)

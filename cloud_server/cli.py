@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,13 +19,16 @@ from cloud_server import status as status_file
 from split_model.command_line import Parser, run_main
 from split_model.config import as_plain
 from split_model.errors import BadInputError, MissingInputError
+from split_model.keys import make_pair, read_pair, read_public
+
+KEY_CHARS = 40
 
 _DESCRIPTION = """\
 Runs the second half of a network for the boards you have allowed.
 
 first time:
-  cloud-server keys make -c server.toml             the server's key pair; devices need the public one
-  cloud-server devices allow -c server.toml porch KEY   KEY is what 'edge-runtime keys' prints on the board
+  cloud-server keys make -c server.toml                  make the server's keys; devices need the public one
+  cloud-server devices allow -c server.toml porch 'KEY'  KEY is what 'edge-runtime keys' prints on the board
   cloud-server run -c server.toml
 """
 _EXAMPLE = """\
@@ -61,8 +65,9 @@ def _status(args: argparse.Namespace) -> int:
         print(f"requests  {counters.requests}: {counters.answered} answered, {counters.failed} failed, ", end="")
         print(f"{counters.cancelled} cancelled, {counters.dropped} dropped")
         print(f"refusals  {refused}")
-        for key in found.refused_keys:
-            print(f"refused   {key}   admit it with 'cloud-server devices allow -c {args.config} NAME KEY'")
+        for key, times in found.refused_keys.items():
+            remedy = f"cloud-server devices allow -c {args.config} NAME '{key}'"
+            print(f"refused   an unknown device, {times} times; to admit it: {remedy}")
         if condition not in ("running", "stopped"):
             print(f"written   {time.time() - found.written_unix_s:.0f} s ago")
     return 0 if condition in ("running", "draining") else os.EX_UNAVAILABLE
@@ -86,7 +91,8 @@ def _devices_list(args: argparse.Namespace) -> None:
 
 
 def _devices_allow(args: argparse.Namespace) -> None:
-    allow_list.allow(configuration.load(args.config).server.devices, args.name, args.key)
+    key = read_public(Path(args.key)).decode() if len(args.key) != KEY_CHARS else args.key
+    allow_list.allow(configuration.load(args.config).server.devices, args.name, key)
     print(f"{args.name} may connect; a running server needs no restart")
 
 
@@ -114,15 +120,11 @@ def _models_list(args: argparse.Namespace) -> None:
 
 
 def _keys_make(args: argparse.Namespace) -> None:
-    from split_model.keys import make_pair
-
     path = configuration.load(args.config).server.key
     print(make_pair(path.parent, path.stem).public.decode())
 
 
 def _keys_show(args: argparse.Namespace) -> None:
-    from split_model.keys import read_pair
-
     public = read_pair(configuration.load(args.config).server.key).public.decode()
     if args.json:
         _print_json({"public_key": public})
@@ -169,8 +171,15 @@ def _add(
 ) -> Parser:
     parser = commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
     parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="the config file (TOML)")
+    _add_verbose(parser, default=argparse.SUPPRESS)  # so that it can stand on either side of the command
     parser.set_defaults(func=func)
     return parser
+
+
+def _add_verbose(parser: Parser, *, default: Any) -> None:
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", default=default, help="log more, and tracebacks of errors"
+    )
 
 
 def _with_json(parser: Parser) -> Parser:
@@ -181,7 +190,7 @@ def _with_json(parser: Parser) -> Parser:
 def make_parser() -> Parser:
     """The whole command line."""
     parser = Parser(prog="cloud-server", description=_DESCRIPTION, epilog=_EXAMPLE)
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more, and tracebacks of errors")
+    _add_verbose(parser, default=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     run = _add(commands, "run", _run, "serve until SIGTERM or Ctrl-C", epilog=_EXAMPLE)
     run.add_argument("--ready-fd", type=int, metavar="N", help="write the address to this descriptor once ready")
@@ -193,7 +202,9 @@ def make_parser() -> Parser:
     _with_json(_add(devices, "list", _devices_list, "the allowed devices and their public keys"))
     allow = _add(devices, "allow", _devices_allow, "let a device connect, at once")
     allow.add_argument("name", metavar="NAME", help="a name for it, for you and the log")
-    allow.add_argument("key", metavar="KEY", help="its public key, 40 characters")
+    allow.add_argument(
+        "key", metavar="KEY", help="its public key, 40 characters in 'single quotes', or the path of its .pub file"
+    )
     revoke = _add(devices, "revoke", _devices_revoke, "let a device connect no longer, at once")
     revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")
 
@@ -218,4 +229,10 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main("cloud-server", make_parser(), argv)
+    return run_main("cloud-server", make_parser(), _keys_last(sys.argv[1:] if argv is None else argv))
+
+
+def _keys_last(argv: Sequence[str]) -> list[str]:
+    """One public key in 85 opens with a dash: put such a one behind ``--``, or argparse takes it for an option."""
+    keys = [word for word in argv if word.startswith("-") and len(word) == KEY_CHARS]
+    return [*(word for word in argv if word not in keys), *(["--", *keys] if keys else [])]

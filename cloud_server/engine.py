@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from cloud_server.tails import Tail, TailId, TailSet
+from cloud_server.tails import Tail, TailId, TailSet, UnknownReleaseError
 from split_model.errors import SplitModelError
 from split_model.interpreter import Interpreter
 from split_model.protocol import messages as wire
@@ -183,6 +183,8 @@ class LocalEngine:
         while (job := self._next()) is not None:
             try:
                 outcome = self._run(job, loaded)
+            except UnknownReleaseError as error:
+                outcome = _failed(job, str(error), code="unknown_release")
             except SplitModelError as error:
                 outcome = _failed(job, str(error))
             except Exception as error:  # noqa: BLE001  (one bad tail must not end the worker; the device is told)
@@ -233,5 +235,5 @@ def _expired(job: Job) -> Failed:
     return Failed(job_id=job.job_id, code="expired", text="the answer was due before a worker was free")
 
 
-def _failed(job: Job, text: str) -> Failed:
-    return Failed(job_id=job.job_id, code="failed", text=" ".join(text.split())[:1000])
+def _failed(job: Job, text: str, *, code: wire.RefusalCode = "failed") -> Failed:
+    return Failed(job_id=job.job_id, code=code, text=" ".join(text.split())[:1000])

@@ -200,6 +200,6 @@ def _bind(router: zmq.Socket[bytes], listen: str) -> str:
     try:
         router.bind(listen)
     except zmq.ZMQError as error:
-        reason = error.strerror or "cannot listen there"
+        reason = zmq.strerror(error.errno or 0)
         raise ListenError(f"{listen}: {reason}; change [server] listen or stop who listens there") from None
     return endpoint_of(router)

@@ -16,6 +16,7 @@ from split_model.bundle import Bundle, Cut, sha256_of
 from split_model.errors import BadBundleError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.privacy import NoisePlan, NoiseSpec, recover
+from split_model.privacy.packing import packed_bytes
 from split_model.protocol import messages as wire
 
 Array = NDArray[Any]
@@ -24,6 +25,10 @@ TailId = tuple[str, int]
 Reason = tuple[wire.RefusalCode, str]
 
 _PLANS = 64
+
+
+class UnknownReleaseError(ProtocolError):
+    """A release that this side cannot undo, or under a plan that differs."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class TailSet:
             )
             for identity, bundle in self.bundles.items()
         )
-        self._plans: OrderedDict[tuple[TailId, NoiseSpec], NoisePlan] = OrderedDict()
+        self._plans: OrderedDict[tuple[TailId, NoiseSpec], NoisePlan | str] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -88,16 +93,26 @@ class TailSet:
         return cls([Bundle.open(root) for path in paths for root in find_bundles(path)])
 
     def admit(self, request: wire.Request) -> Reason | None:
-        """Why a request does not fit what is hosted here (code and text), or None where it does."""
+        """Why a request does not fit what is hosted here (code and text), or None where it does.
+
+        Quick, for it stands in the gateway's way: a noise plan nobody has asked for yet is left to `features`.
+        """
         if request.bundle not in self.bundles:
             return "unknown_bundle", f"bundle {request.bundle[:12]} is not hosted here; copy it to the server"
         tail = self.tails.get((request.bundle, request.cut))
         if tail is None:
             return "unknown_cut", f"bundle {request.bundle[:12]} has no tail at cut {request.cut} here"
-        try:
-            wanted = self._payload_bytes(tail, request.release)
-        except SplitModelError as error:
-            return "unknown_release", str(error)
+        known, wanted = None, tail.cut.raw_bytes
+        if isinstance(request.release, wire.Noise):
+            if tail.cut.calibration is None:
+                return "unknown_release", f"cut {request.cut} has no calibration; prepare with --calibration"
+            known = self._known_plan(tail, request.release.spec)
+            wanted = packed_bytes(tail.cut.values, request.release.spec.bits)
+        if known is not None:
+            try:
+                _check_plan(known, request.release)
+            except UnknownReleaseError as error:
+                return "unknown_release", str(error)
         if request.total_bytes != wanted:
             return (
                 "size",
@@ -106,9 +121,13 @@ class TailSet:
         return None
 
     def features(self, tail: Tail, release: wire.Release, payload: bytearray) -> list[Array]:
-        """A payload as the arrays that the tail takes: raw bytes as they are, a noise release undone."""
+        """A payload as the arrays that the tail takes: raw bytes as they are, a noise release undone.
+
+        Raises `UnknownReleaseError` where device and server do not come to the same plan.
+        """
         if isinstance(release, wire.Noise):
-            return list(recover(self._plan(tail, release.spec), payload))
+            plan = _check_plan(self._plan(tail, release.spec), release)
+            return list(recover(plan, payload))
         arrays: list[Array] = []
         offset = 0
         for tensor in tail.cut.tensors:
@@ -117,30 +136,33 @@ class TailSet:
             offset += tensor.nbytes
         return arrays
 
-    def _payload_bytes(self, tail: Tail, release: wire.Release) -> int:
-        if isinstance(release, wire.NoRelease):
-            return tail.cut.raw_bytes
-        plan = self._plan(tail, release.spec)
-        if plan.digest != release.digest:
-            raise ProtocolError(
-                f"noise plan {release.digest} differs from {plan.digest} here; run the same version on both sides"
-            )
-        return plan.payload_bytes
+    def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str | None:
+        with self._lock:
+            return self._plans.get((tail.id, spec))
 
-    def _plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan:
-        key = (tail.id, spec)
+    def _plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str:
+        """The plan, or why there is none. Made by a worker: with thousands of channels it takes a while."""
+        known = self._known_plan(tail, spec)
+        if known is None:
+            try:
+                known = NoisePlan.make(spec, tail.cut.tensors, tail.cut.calibration or ())
+            except SplitModelError as error:
+                known = str(error)
         with self._lock:
-            if key in self._plans:
-                self._plans.move_to_end(key)
-                return self._plans[key]
-        if tail.cut.calibration is None:
-            raise BadBundleError(f"cut {tail.cut.index} has no calibration; prepare the bundle with --calibration")
-        plan = NoisePlan.make(spec, tail.cut.tensors, tail.cut.calibration)
-        with self._lock:
-            self._plans[key] = plan
+            self._plans[tail.id, spec] = known
+            self._plans.move_to_end((tail.id, spec))
             while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
-        return plan
+        return known
+
+
+def _check_plan(plan: NoisePlan | str, release: wire.Release) -> NoisePlan:
+    if isinstance(plan, str):
+        raise UnknownReleaseError(plan)
+    if isinstance(release, wire.Noise) and plan.digest != release.digest:
+        text = f"noise plan {release.digest} differs from {plan.digest} here; run the same version on both sides"
+        raise UnknownReleaseError(text)
+    return plan
 
 
 def find_bundles(path: Path) -> list[Path]:

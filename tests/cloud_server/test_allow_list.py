@@ -1,0 +1,108 @@
+"""The allow-list file: what it says, how it changes, and that doubt admits nobody."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import zmq
+
+from cloud_server.allow_list import AllowList, allow, parse, revoke
+from split_model.errors import BadInputError, MissingInputError, UsageError
+
+
+@pytest.fixture
+def key():
+    return zmq.curve_keypair()[0].decode()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "devices"
+
+
+def test_allow_and_revoke_keep_comments(path, key):
+    path.write_text("# the fleet\n\n")
+    allow(path, "porch", key)
+    assert path.read_text() == f"# the fleet\n\nporch {key}\n"
+    revoke(path, "porch")
+    assert path.read_text() == "# the fleet\n\n"
+
+
+def test_a_file_without_a_last_newline_is_not_spoilt(path, key):
+    other = zmq.curve_keypair()[0].decode()
+    path.write_text(f"one {other}")
+    allow(path, "two", key)
+    assert parse(path.read_text(), "")[0] == {other: "one", key: "two"}
+
+
+def test_a_name_or_key_that_is_there_already_is_refused(path, key):
+    allow(path, "porch", key)
+    with pytest.raises(UsageError, match="as porch"):
+        allow(path, "roof", key)
+    with pytest.raises(UsageError, match="porch already"):
+        allow(path, "porch", zmq.curve_keypair()[0].decode())
+
+
+@pytest.mark.parametrize("name", ["", "#x", "a b", "-c", "a" * 65, "a\nb", "é"])
+def test_names_that_would_break_the_file_are_refused(path, key, name):
+    with pytest.raises(UsageError):
+        allow(path, name, key)
+    assert not path.exists()
+
+
+def test_a_key_that_is_none_is_refused(path):
+    with pytest.raises(BadInputError):
+        allow(path, "porch", "x" * 39)
+
+
+def test_revoking_the_unknown_is_an_error(path, key):
+    with pytest.raises(MissingInputError):
+        revoke(path, "porch")
+    allow(path, "porch", key)
+    with pytest.raises(MissingInputError, match="no device roof"):
+        revoke(path, "roof")
+
+
+def test_a_broken_line_admits_nobody_and_spares_the_others(path, key):
+    path.write_text(f"porch {key}\nroof {key[:-1]}\nnonsense\n")
+    devices, complaints = parse(path.read_text(), "devices")
+    assert devices == {key: "porch"}
+    assert [complaint.split(":")[1] for complaint in complaints] == ["2", "3"]
+
+
+def test_the_server_sees_a_change_and_only_a_change(path, key):
+    listed = AllowList(path)
+    listed.refresh()
+    assert not listed.refresh()
+    allow(path, "porch", key)
+    assert listed.refresh()
+    assert listed.name_of(key) == "porch"
+    assert not listed.refresh()
+    revoke(path, "porch")
+    assert listed.refresh()
+    assert listed.name_of(key) is None
+
+
+def test_a_change_of_the_same_size_in_the_same_instant_is_seen(path, key):
+    """Editors and our own commands replace the file, so its inode changes even if nothing else does."""
+    allow(path, "porch", key)
+    listed = AllowList(path)
+    listed.refresh()
+    before = path.stat()
+    scratch = path.with_name("scratch")
+    scratch.write_text(path.read_text().replace("porch", "PORCH"))
+    os.utime(scratch, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    scratch.replace(path)
+    assert listed.refresh()
+    assert listed.name_of(key) == "PORCH"
+
+
+def test_a_file_that_is_gone_admits_nobody(path, key):
+    allow(path, "porch", key)
+    listed = AllowList(path)
+    listed.refresh()
+    path.unlink()
+    assert listed.refresh()
+    assert listed.name_of(key) is None
+    assert not listed.refresh()  # and is not complained of at every message

@@ -1,0 +1,217 @@
+"""The engine of this machine's cores: order, deadlines, bounds, and a tail that breaks."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from cloud_server.engine import Done, Failed, Job, LoadedTails, LocalEngine, Outcome
+from cloud_server.tails import TailSet
+from split_model.bundle import Bundle
+from split_model.errors import BadBundleError
+from split_model.protocol import messages as wire
+
+PATIENCE_S = 20.0
+
+
+class Bench:
+    """An engine whose workers wait at a gate, so that a test decides what is queued."""
+
+    def __init__(self, bundle: Bundle, **options: int) -> None:
+        self.tails = TailSet([bundle])
+        self.outcomes: queue.Queue[Outcome] = queue.Queue()
+        self.gate = threading.Semaphore(0)
+        self.at_gate = threading.Semaphore(0)
+        self.now_s = 0.0
+        settings = {"threads": 1, "tail_threads": 1, "queue": 3, "cache_bytes": 1 << 20} | options
+        self.engine = LocalEngine(self.tails, deliver=self.outcomes.put, clock=lambda: self.now_s, **settings)
+        undone = self.tails.features
+
+        def features(*arguments):
+            self.at_gate.release()
+            assert self.gate.acquire(timeout=PATIENCE_S)
+            return undone(*arguments)
+
+        self.tails.features = features  # type: ignore[method-assign]
+
+    def job(self, number: int, *, due_s: float = 100.0, payload: bytes | None = None) -> Job:
+        (bundle,) = self.tails.bundles.values()
+        return Job(
+            job_id=number,
+            tail=self.tails.tails[bundle.identity, 1],
+            release=wire.NoRelease(),
+            payload=bytearray(4 * 2048 if payload is None else payload),
+            queued_s=self.now_s,
+            due_s=due_s,
+        )
+
+    def occupy(self) -> None:
+        """Give the one worker a job and wait until it holds it."""
+        assert self.engine.submit(self.job(0))
+        assert self.at_gate.acquire(timeout=PATIENCE_S)
+
+    def results(self, count: int) -> list[Outcome]:
+        return [self.outcomes.get(timeout=PATIENCE_S) for _ in range(count)]
+
+
+@pytest.fixture
+def make(model) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def bench(**options: int) -> Bench:
+        made.append(Bench(model.bundle, **options))
+        made[-1].engine.start(preload=False)
+        return made[-1]
+
+    yield bench
+    for one in made:
+        one.engine.close()
+        one.gate.release(100)
+        one.engine.join(PATIENCE_S)
+
+
+def test_the_earliest_due_job_goes_first(make):
+    bench = make()
+    bench.occupy()
+    for number, due_s in ((1, 30.0), (2, 10.0), (3, 20.0)):
+        assert bench.engine.submit(bench.job(number, due_s=due_s))
+    bench.gate.release(4)
+    assert [outcome.job_id for outcome in bench.results(4)] == [0, 2, 3, 1]
+
+
+def test_a_job_past_its_time_is_refused_not_run(make):
+    bench = make()
+    bench.occupy()
+    assert bench.engine.submit(bench.job(1, due_s=5.0))
+    bench.now_s = 5.0
+    bench.gate.release()
+    first, second = bench.results(2)
+    assert isinstance(first, Done)
+    assert isinstance(second, Failed)
+    assert second.code == "expired"
+
+
+def test_a_full_queue_refuses_until_something_in_it_has_expired(make):
+    bench = make()
+    bench.occupy()
+    assert [bench.engine.submit(bench.job(n, due_s=10.0 * n)) for n in (1, 2, 3, 4)] == [True, True, True, False]
+    bench.now_s = 15.0
+    assert bench.engine.submit(bench.job(5))
+    (expired,) = bench.results(1)
+    assert (expired.job_id, expired.code) == (1, "expired")
+
+
+def test_a_cancelled_job_is_skipped_and_leaves_no_place_behind(make):
+    bench = make()
+    bench.occupy()
+    for number in range(1, 1000):
+        assert bench.engine.submit(bench.job(number))
+        bench.engine.cancel(number)
+    assert bench.engine.queued == 0
+    assert len(bench.engine._order) < 100
+    assert bench.engine.submit(bench.job(1000))
+    bench.gate.release(2)
+    assert [outcome.job_id for outcome in bench.results(2)] == [0, 1000]
+
+
+def test_a_tail_that_fails_is_told_in_one_line_and_the_worker_lives_on(make, caplog):
+    bench = make()
+    bench.gate.release(2)
+    assert bench.engine.submit(bench.job(1, payload=b"short"))
+    (failed,) = bench.results(1)
+    assert isinstance(failed, Failed)
+    assert failed.code == "failed"
+    assert "\n" not in failed.text
+    assert failed.text.startswith("ValueError")
+    assert bench.engine.submit(bench.job(2))
+    assert isinstance(bench.results(1)[0], Done)
+    assert "Traceback" in caplog.text  # for the server's own log
+
+
+def test_waiting_and_running_are_timed_apart(make):
+    bench = make()
+    bench.occupy()
+    bench.engine.submit(bench.job(1))
+    bench.now_s = 3.0
+    bench.gate.release(2)
+    first, second = bench.results(2)
+    assert (first.queue_s, first.tail_s) == (0.0, 3.0)
+    assert (second.queue_s, second.tail_s) == (3.0, 0.0)
+
+
+def test_several_workers_run_at_a_time(make):
+    bench = make(threads=2)
+    for number in (1, 2):
+        assert bench.engine.submit(bench.job(number))
+    for _ in range(2):
+        assert bench.at_gate.acquire(timeout=PATIENCE_S)
+    assert bench.engine.running == 2
+
+
+def test_a_closed_engine_takes_nothing(make):
+    bench = make()
+    bench.engine.close()
+    assert not bench.engine.submit(bench.job(1))
+
+
+def test_loaded_tails_are_the_last_used_that_fit(model):
+    tails = TailSet([model.bundle])
+    whole, tail = tails.tails.values()
+    assert whole.cut.tail.size_bytes > tail.cut.tail.size_bytes
+    roomy = LoadedTails(1, whole.cut.tail.size_bytes + tail.cut.tail.size_bytes)
+    first = roomy.get(whole)
+    roomy.get(tail)
+    assert roomy.get(whole) is first
+    tight = LoadedTails(1, 1)  # one is kept whatever its size
+    first = tight.get(whole)
+    assert tight.get(whole) is first
+    tight.get(tail)
+    assert tight.get(whole) is not first
+
+
+def test_a_tail_file_changed_after_the_start_is_not_run(model, tmp_path):
+    root = shutil.copytree(model.bundle.root, tmp_path / "copy")
+    tails = TailSet.open([root])
+    (root / "cut-001" / "tail.tflite").write_bytes((root / "model.tflite").read_bytes())
+    with pytest.raises(BadBundleError, match="changed since"):
+        LoadedTails(1, 1 << 20).get(tails.tails[next(iter(tails.bundles)), 1])
+
+
+def test_preloading_tells_of_a_bad_tail_before_anybody_asks(make_bundle, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", 3)
+    (tmp_path / "bundle" / "cut-001" / "tail.tflite").unlink()
+    engine = LocalEngine(
+        TailSet([bundle]),
+        deliver=lambda outcome: None,
+        clock=time.monotonic,
+        threads=1,
+        tail_threads=1,
+        queue=1,
+        cache_bytes=1,
+    )
+    with pytest.raises(BadBundleError):
+        engine.start(preload=True)
+
+
+def test_raw_features_come_in_the_order_of_the_live_tensors(model):
+    """Two live tensors of different shape and dtype, one after another in the payload."""
+    tail = TailSet([model.bundle]).tails[model.bundle.identity, 1]
+    one, two = np.arange(6, dtype=np.float32).reshape(1, 6), np.arange(4, dtype=np.int8).reshape(2, 2)
+    specs = [
+        type(tail.cut.tensors[0])(name=name, shape=array.shape, dtype=array.dtype.name)
+        for name, array in (("one", one), ("two", two))
+    ]
+    import msgspec
+
+    double = type(tail)(tail.bundle, msgspec.structs.replace(tail.cut, tensors=tuple(specs)))
+    payload = bytearray(one.tobytes() + two.tobytes())
+    found = TailSet([model.bundle]).features(double, wire.NoRelease(), payload)
+    for got, wanted in zip(found, (one, two), strict=True):
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got, wanted)
