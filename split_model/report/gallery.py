@@ -1,0 +1,94 @@
+"""The report's photographs: small JPEG thumbnails inside the page, each with the answers it was given."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from split_model.report.figures import milliseconds, percent
+from split_model.report.log import Frame
+
+THUMBNAIL_PX = 208
+SHOWN_PASSES = 3
+"""Passes of one photograph that are shown at once; the others are folded away."""
+
+
+def thumbnail(path: Path) -> str | None:
+    """Return the picture's middle square as a JPEG data URI, or None when it cannot be read as a picture."""
+    try:
+        with Image.open(path) as picture:
+            square = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (THUMBNAIL_PX, THUMBNAIL_PX))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    out = io.BytesIO()
+    square.save(out, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def gallery(frames: Sequence[Frame], folder: Path) -> tuple[str, int]:
+    """Return the photographs of one policy's frames as HTML, and how many of them could not be read.
+
+    Paths in the log that are not absolute count from ``folder``. One card a photograph, in
+    order of first appearance, with every time it was shown to the board.
+    """
+    passes: dict[tuple[str, str | None], list[Frame]] = {}
+    for frame in frames:
+        passes.setdefault((frame.name, frame.image), []).append(frame)
+    cards, unread = [], 0
+    for (name, image), shown in passes.items():
+        source = thumbnail(folder / image) if image else None
+        unread += image is not None and source is None
+        cards.append(_card(name, source, shown))
+    return f'<div class="gallery">{"".join(cards)}</div>', unread
+
+
+def _card(name: str, source: str | None, shown: Sequence[Frame]) -> str:
+    alt = escape(name, quote=True)
+    if source is None:
+        picture = '<div class="nopicture">no picture</div>'
+    else:
+        picture = f'<img src="{source}" alt="{alt}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}">'
+    truth = shown[0].truth
+    unprotected = shown[0].unprotected_top1
+    told = f"<div>truth: <b>{escape(truth)}</b></div>" if truth is not None else "<div>no label</div>"
+    if unprotected is not None:
+        told += f"<div>unprotected: {escape(unprotected)}</div>"
+    first, more = shown[:SHOWN_PASSES], shown[SHOWN_PASSES:]
+    folded = f"<details><summary>{len(more)} more</summary>{_passes(more)}</details>" if more else ""
+    return (
+        f'<article class="photo">{picture}<div class="phototext"><div class="filename">{escape(name)}</div>'
+        f'<div class="truth">{told}</div>{_passes(first)}{folded}</div></article>'
+    )
+
+
+def _passes(frames: Sequence[Frame]) -> str:
+    return "".join(_pass(frame) for frame in frames)
+
+
+def _pass(frame: Frame) -> str:
+    wanted, against = (
+        (frame.truth, "truth") if frame.truth is not None else (frame.unprotected_top1, "unprotected model")
+    )
+    if frame.label is None:
+        answer, mark = "no answer", '<span class="wrong" title="no answer">✗</span>'
+    else:
+        score = "" if frame.answer[0].score is None else f" <small>{percent(frame.answer[0].score)}</small>"
+        answer = escape(frame.label) + score
+        mark = _mark(frame.label == wanted, against) if wanted is not None else ""
+    where = "" if frame.how == "local" else f" · {escape(frame.split_label)}"
+    return (
+        f'<div class="pass"><div class="answer">{mark} {answer}</div>'
+        f'<div class="how"><span class="tag {frame.how}">{frame.how}</span>{where} · '
+        f"{milliseconds(frame.latency_s)} · at {frame.at_s:.1f} s</div></div>"
+    )
+
+
+def _mark(equal: bool, against: str) -> str:
+    if equal:
+        return f'<span class="right" title="as the {against}">✓</span>'
+    return f'<span class="wrong" title="not as the {against}">✗</span>'
