@@ -234,10 +234,11 @@ class Device:
         return self.socket.recv_multipart()
 
     def close(self) -> None:
-        self.socket.disable_monitor()
-        self._monitor.close()
-        self.socket.close()
-        self._context.term()
+        if not self._context.closed:
+            self.socket.disable_monitor()
+            self._monitor.close()
+            self.socket.close()
+            self._context.term()
 
 
 @dataclass

@@ -1,11 +1,33 @@
-"""A device and the server as two processes on real, encrypted sockets."""
+"""Devices and the server as processes on real, encrypted sockets."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import dataclasses
+import re
+import socket
+import time
+from contextlib import ExitStack
 
-from split_model.protocol.device import Answered
+import numpy as np
+import psutil
+import pytest
+import zmq
+
+from cloud_server import allow_list
+from split_model.keys import KeyPair
+from split_model.protocol import messages as wire
+from split_model.protocol.device import Answered, Refused, State
+
+TOTAL = 4 * 2048
+
+
+def refusal(frames):
+    message = wire.decode_from_server(frames[0])
+    assert isinstance(message, wire.Refusal), message
+    return message
+
+
+# --- answers ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [0, 1])
@@ -18,6 +40,8 @@ def test_the_answer_is_that_of_the_whole_model_bit_for_bit(shared_server, connec
         assert isinstance(answer, Answered)
         assert [(t.dtype, t.shape) for t in answer.answer.tensors] == [("float32", (1, 10))]
         assert bytes(answer.payload) == model.whole(frame).tobytes()
+        assert answer.answer.timed_bytes == (TOTAL * 7 // 8 if cut else 0)  # all but the first of eight chunks
+        assert answer.answer.tail_s > 0
 
 
 def test_a_noise_release_is_undone_before_the_tail(shared_server, connect, model):
@@ -27,3 +51,229 @@ def test_a_noise_release_is_undone_before_the_tail(shared_server, connect, model
     answer = device.ask(model.request(1, release=release, total_bytes=payload.nbytes), payload)
     assert isinstance(answer, Answered), answer
     np.testing.assert_allclose(np.frombuffer(answer.payload, np.float32), model.whole(frame)[0], atol=0.2)
+
+
+def test_two_devices_at_once_get_their_own_answers(shared_server, connect, model):
+    devices = [connect(shared_server, shared_server.new_keys(f"pair{n}")).greet() for n in range(2)]
+    frames = [[model.frame(100 * which + number) for number in range(4)] for which in range(2)]
+    for which, device in enumerate(devices):
+        for number, frame in enumerate(frames[which]):
+            sent = memoryview(model.features(frame)).cast("B")
+            device.session.submit(model.request(number), sent, due_at_s=time.monotonic() + 60)
+    for which, device in enumerate(devices):
+        device.pump(lambda device=device: device.session.open_requests == 0)
+        for number, frame in enumerate(frames[which]):
+            ending = device.ending(number)
+            assert isinstance(ending, Answered), ending
+            assert bytes(ending.payload) == model.whole(frame).tobytes()
+
+
+def test_probes_come_back(shared_server, connect):
+    device = connect(shared_server, shared_server.new_keys("probe")).greet()
+    device.session.probe(0)
+    device.session.probe(40_000)
+    device.pump(lambda: device.session.open_probes == 0)
+    assert [event.total_bytes for event in device.events[1:]] == [0, 40_000]
+
+
+# --- access ----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_device_is_refused_and_let_in_as_soon_as_it_is_allowed(shared_server, connect):
+    keys = KeyPair(*zmq.curve_keypair())
+    stranger = connect(shared_server, keys)
+    stranger.pump(lambda: "HANDSHAKE_FAILED_AUTH" in stranger.monitored)
+    shared_server.wait(lambda status: keys.public.decode() in status.refused_keys)
+    allow_list.allow(shared_server.devices, "newcomer", keys.public.decode())
+    connect(shared_server, keys).greet()
+    assert stranger.session.state is State.CLOSED
+
+
+def test_a_device_revoked_in_mid_connection_is_refused_at_its_next_request(shared_server, connect, model):
+    device = connect(shared_server, shared_server.new_keys("revoked")).greet()
+    sent = model.features(model.frame(1))
+    assert isinstance(device.ask(model.request(1), sent), Answered)
+    allow_list.revoke(shared_server.devices, "revoked")
+    ending = device.ask(model.request(2), sent)
+    assert isinstance(ending, Refused)
+    assert ending.code == "revoked"
+    # ... and works on, on the same connection, once it is allowed again
+    allow_list.allow(shared_server.devices, "forgiven", device.keys.public.decode())
+    device.session.connected()
+    assert isinstance(device.ask(model.request(3), sent), Answered)
+
+
+@pytest.mark.parametrize("mechanism", ["NULL", "PLAIN"])
+def test_a_peer_without_curve_gets_nowhere(shared_server, mechanism):
+    before = shared_server.status().peers
+    with ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        client = stack.enter_context(context.socket(zmq.DEALER))
+        client.linger = 0
+        if mechanism == "PLAIN":
+            client.plain_username = client.plain_password = b"device"
+        monitor = stack.enter_context(client.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL))
+        client.connect(shared_server.endpoint)
+        client.send(wire.encode(wire.Hello(versions=(1,), boot_id="b", software="t")))
+        assert monitor.poll(20_000)
+        assert not client.poll(100)
+        client.disable_monitor()
+    assert shared_server.status().peers == before
+
+
+def test_the_wrong_server_key_gets_nowhere(shared_server, connect):
+    misled_about = dataclasses.replace(shared_server, public_key=zmq.curve_keypair()[0])
+    misled = connect(misled_about, shared_server.new_keys("misled"))
+    misled.pump(lambda: any(event in ("DISCONNECTED", "HANDSHAKE_FAILED_NO_DETAIL") for event in misled.monitored))
+    assert misled.session.welcome is None
+
+
+def test_a_flood_from_strangers_is_not_kept_in_memory(shared_server, connect, model):
+    """Unauthenticated peers announce a huge frame and send on; without a bound the server would hold it all."""
+    process = psutil.Process(shared_server.process.pid)
+    host, port = shared_server.endpoint.removeprefix("tcp://").split(":")
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
+    frame = b"\x06" + (1 << 40).to_bytes(8, "big")
+    before = process.memory_info().rss
+    sent = 0
+    for _ in range(8):
+        with socket.create_connection((host, int(port)), timeout=0.5) as flood:
+            try:
+                flood.sendall(greeting + frame)
+                for _ in range(128):
+                    sent += flood.send(bytes(1 << 16))
+            except (TimeoutError, ConnectionError):
+                continue
+    assert process.memory_info().rss - before < 8 << 20
+    device = connect(shared_server, shared_server.new_keys("after-the-flood")).greet()
+    sent_features = model.features(model.frame(1))
+    assert isinstance(device.ask(model.request(1), sent_features), Answered)
+
+
+# --- messages that are wrong -----------------------------------------------------------------------------------
+
+
+def test_malformed_messages_are_answered_and_survived(shared_server, connect, model):
+    device = connect(shared_server, shared_server.new_keys("malformed")).greet()
+    hello = wire.encode(wire.Hello(versions=(1,), boot_id="boot", software="t"))
+    for frames in (
+        [b""],
+        [b"\xc1"],
+        [b"\x93\xa5hello" + bytes(500)],
+        [hello, b"", b""],
+        [wire.encode(model.request(1))],
+    ):
+        found = refusal(device.raw(*frames))
+        assert (found.code, found.request_id) == ("protocol", None)
+    found = refusal(device.raw(wire.encode(model.request(7)), bytes(TOTAL + 1)))
+    assert (found.code, found.request_id) == ("protocol", 7)
+    assert isinstance(device.ask(model.request(8), model.features(model.frame(1))), Answered)
+
+
+def test_a_chunk_over_the_limit_ends_the_connection_not_the_server(shared_server, connect, model):
+    device = connect(shared_server, shared_server.new_keys("oversize")).greet()
+    device.socket.send_multipart([wire.encode(model.request(1)), bytes(1 << 20)])
+    device.pump(lambda: "DISCONNECTED" in device.monitored)
+    device.pump(lambda: device.session.state is State.READY)  # it comes back by itself
+    assert isinstance(device.ask(model.request(2), model.features(model.frame(1))), Answered)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"bundle": "0" * 64}, "unknown_bundle"),
+        ({"cut": 7}, "unknown_cut"),
+        ({"total_bytes": TOTAL - 4}, "size"),
+        ({"total_bytes": 1 << 39}, "too_large"),
+        ({"version": 9}, "version"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_with_the_reason(shared_server, connect, model, changes, code):
+    device = connect(shared_server, shared_server.new_keys(f"misfit-{code}")).greet()
+    found = refusal(device.raw(wire.encode(model.request(5, **changes)), bytes(1024)))
+    assert (found.code, found.request_id) == (code, 5)
+    assert found.text
+    assert isinstance(device.ask(model.request(6), model.features(model.frame(1))), Answered)
+
+
+def test_a_noise_plan_that_differs_is_refused(shared_server, connect, model):
+    device = connect(shared_server, shared_server.new_keys("misplanned")).greet()
+    release, payload = model.noise(model.features(model.frame(1)), epsilon=16.0)
+    other = wire.Noise(spec=release.spec, digest="f" * 16)
+    ending = device.ask(model.request(1, release=other, total_bytes=payload.nbytes), payload)
+    assert isinstance(ending, Refused)
+    assert ending.code == "unknown_release"
+
+
+def test_no_common_version_is_said_in_words(shared_server, connect):
+    device = connect(shared_server, shared_server.new_keys("future"))
+    device.session._hello = wire.Hello(versions=(8, 9), boot_id="b", software="t")
+    device.pump(lambda: device.session.state is State.REFUSED)
+    (event,) = device.events
+    assert event.code == "version"
+    assert "you speak 8, 9" in event.text
+
+
+def test_who_has_not_greeted_is_asked_to(shared_server, connect, model):
+    device = connect(shared_server, shared_server.new_keys("rude"))
+    assert refusal(device.raw(wire.encode(model.request(1)), bytes(10))).code == "hello_first"
+    assert isinstance(device.ask(model.request(2), model.features(model.frame(1))), Answered)
+
+
+# --- devices that go away, queues that fill --------------------------------------------------------------------
+
+
+def test_a_killed_device_leaves_nothing_behind(start, connect, model):
+    server = start(peer_timeout_s=1.0)
+    device = connect(server, server.new_keys("mortal")).greet()
+    device.raw(wire.encode(model.request(1)), bytes(1024))
+    device.raw(wire.encode(model.request(2)), bytes(1024))
+    device.close()
+    server.wait(lambda status: status.counters.peers_silent == 1)
+    status = server.wait(lambda status: status.held_bytes == 0)
+    assert (status.peers, status.counters.dropped) == (0, 2)
+
+
+def test_a_device_back_under_the_same_boot_takes_its_place_back(start, connect, model):
+    server = start()
+    keys = server.new_keys("flapping")
+    first = connect(server, keys).greet()
+    first.raw(wire.encode(model.request(1)), bytes(1024))
+    again = connect(server, keys).greet()
+    assert isinstance(again.ask(model.request(1), model.features(model.frame(1))), Answered)
+    status = server.wait(lambda status: status.counters.answered == 1)
+    assert (status.peers, status.held_bytes, status.counters.dropped) == (1, 0, 1)
+
+
+def test_an_answer_that_would_come_too_late_is_refused(shared_server, connect, model):
+    device = connect(shared_server, shared_server.new_keys("hasty")).greet()
+    acknowledged = device.raw(wire.encode(model.request(1, due_in_s=0.0)), bytes(TOTAL))
+    assert isinstance(wire.decode_from_server(acknowledged[0]), wire.Ack)
+    found = refusal(device.socket.recv_multipart())
+    assert (found.code, found.request_id) == ("expired", 1)
+
+
+def test_a_stopping_server_answers_what_it_has_accepted(start, connect, model):
+    server = start(threads=1)
+    device = connect(server, server.new_keys("last")).greet()
+    sent = memoryview(model.features(model.frame(1))).cast("B")
+    for number in range(4):
+        device.session.submit(model.request(number), sent, due_at_s=time.monotonic() + 60)
+    device.pump(lambda: all(device.session.acked_bytes(n) == TOTAL or device.ending(n) for n in range(4)))
+    assert server.stop() == 0
+    device.pump(lambda: device.session.open_requests == 0)
+    assert all(isinstance(device.ending(number), Answered) for number in range(4))
+    status = server.status()
+    assert status.state == "stopped"
+    assert (status.counters.requests, status.counters.answered) == (4, 4)
+
+
+def test_the_log_names_the_address_the_key_and_a_refused_device(start, connect):
+    server = start(preload=True)
+    stranger = connect(server, KeyPair(*zmq.curve_keypair()))
+    stranger.pump(lambda: "HANDSHAKE_FAILED_AUTH" in stranger.monitored)
+    server.stop()
+    log = server.log()
+    assert f"listening on {server.endpoint}, public key {server.public_key.decode()}" in log
+    assert re.search(r"refused a device; to admit it: .* '.{40}'", log)
+    assert log.count("refused a device") == 1

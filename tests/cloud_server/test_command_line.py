@@ -1,0 +1,214 @@
+"""The command ``cloud-server``: output a program can read, and one-line errors with the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+import msgspec
+import pytest
+import zmq
+
+from cloud_server import cli
+from cloud_server.counters import Counters
+from cloud_server.status import Status, condition, process_started
+from split_model import command_line
+from split_model.keys import make_pair
+
+
+@pytest.fixture
+def run(capfd):
+    """Run a command; its exit code, output and errors."""
+
+    def call(*words):
+        code = cli.main([str(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path, model, config_file):
+    return config_file(tmp_path, model)
+
+
+def one_line(text: str) -> str:
+    assert text.startswith("cloud-server: error: ")
+    assert text.count("\n") == 1
+    return text
+
+
+def test_a_device_is_allowed_listed_and_revoked(run, config, tmp_path):
+    key = zmq.curve_keypair()[0].decode()
+    assert run("devices", "allow", "-c", config, "porch", key)[0] == 0
+    assert run("devices", "list", "-c", config)[1] == f"porch {key}\n"
+    assert json.loads(run("devices", "list", "--json", "-c", config)[1]) == [{"name": "porch", "public_key": key}]
+    code, _, errors = run("devices", "allow", "-c", config, "porch", key)
+    assert code == os.EX_USAGE
+    one_line(errors)
+    assert run("devices", "revoke", "-c", config, "porch")[0] == 0
+    assert run("devices", "list", "-c", config)[1] == ""
+    assert run("devices", "revoke", "-c", config, "porch")[0] == os.EX_NOINPUT
+
+
+def test_a_key_that_opens_with_a_dash_is_not_an_option(run, config):
+    key = "-" + "a" * 39
+    assert run("devices", "allow", "porch", key, "-c", config)[0] == 0
+    assert run("devices", "list", "-c", config)[1] == f"porch {key}\n"
+
+
+def test_a_key_may_be_given_as_its_file(run, config, tmp_path):
+    public = make_pair(tmp_path / "porch", "device").public.decode()
+    assert run("devices", "allow", "-c", config, "porch", tmp_path / "porch" / "device.pub")[0] == 0
+    assert run("devices", "list", "-c", config)[1] == f"porch {public}\n"
+
+
+def test_a_list_with_a_broken_line_is_shown_and_complained_of(run, config, tmp_path):
+    (tmp_path / "devices").write_text("porch nonsense\n")
+    code, _, errors = run("devices", "list", "-c", config)
+    assert code == os.EX_DATAERR
+    assert "devices:1" in one_line(errors)
+
+
+def test_keys_are_made_once_and_shown(run, config, tmp_path):
+    code, public, _ = run("keys", "make", "-c", config)
+    assert code == 0
+    assert (tmp_path / "server.key").stat().st_mode & 0o777 == 0o600
+    assert run("keys", "show", "-c", config)[1] == public
+    assert json.loads(run("keys", "show", "--json", "-c", config)[1]) == {"public_key": public.strip()}
+    assert run("keys", "make", "-c", config)[0] == os.EX_CANTCREAT
+    assert run("keys", "show", "-c", config)[1] == public
+
+
+def test_models_are_listed_with_their_cuts(run, config, model):
+    (row,) = json.loads(run("models", "list", "--json", "-c", config)[1])
+    assert (row["identity"], row["cuts"]) == (model.bundle.identity, [0, 1])
+    assert model.bundle.identity[:12] in run("models", "list", "-c", config)[1]
+
+
+def test_config_is_checked_and_shown_with_every_value(run, config, tmp_path):
+    code, output, _ = run("config", "check", "-c", config)
+    assert (code, output) == (0, f"{config}: good, 1 bundles\n")
+    shown = json.loads(run("config", "show", "--json", "-c", config)[1])
+    assert shown["server"]["key"] == str(tmp_path / "server.key")
+    assert shown["limits"]["queue"] == 64
+    assert "server.threads = 2\n" in run("config", "show", "-c", config)[1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"peer_timeout": 3}, "server.peer_timeout: unknown key; did you mean 'peer_timeout_s'?"),
+        ({"limits_que": 3}, "limits.que: unknown key; did you mean 'queue'?"),
+        ({"threads": 0}, "server.threads: expected `int` >= 1"),
+        ({"bundles": []}, "server.bundles: "),
+        ({"listen": "0.0.0.0:5555"}, "server.listen: '0.0.0.0:5555' does not look like 'tcp://0.0.0.0:5555'"),
+        ({"key": "server.pub"}, "server.key: "),
+    ],
+)
+def test_a_config_error_names_the_key(run, tmp_path, model, config_file, keys, says):
+    code, output, errors = run("config", "check", "-c", config_file(tmp_path, model, **keys))
+    assert (code, output) == (os.EX_CONFIG, "")
+    assert says in one_line(errors)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], os.EX_USAGE),
+        (["nonsense"], os.EX_USAGE),
+        (["run"], os.EX_USAGE),
+        (["devices"], os.EX_USAGE),
+        (["run", "-c", "/nowhere.toml"], os.EX_NOINPUT),
+    ],
+)
+def test_exit_codes_of_what_does_not_parse(run, words, code):
+    assert run(*words)[0] == code
+
+
+def test_a_server_without_keys_bundle_or_with_open_keys_does_not_start(run, config, config_file, model, tmp_path):
+    code, _, errors = run("run", "-c", config)
+    assert code == os.EX_NOINPUT
+    assert "keys" in one_line(errors)
+    run("keys", "make", "-c", config)
+    (tmp_path / "server.key").chmod(0o644)
+    code, _, errors = run("run", "-c", config)
+    assert code == os.EX_NOPERM
+    assert "chmod 600" in one_line(errors)
+    (tmp_path / "server.key").chmod(0o600)
+    code, _, errors = run("run", "-c", config_file(tmp_path, model, bundles=["gone"]))
+    assert code == os.EX_NOINPUT
+    one_line(errors)
+
+
+def test_status_tells_running_stopped_and_dead_apart(run, start):
+    server = start()
+    code, output, _ = run("status", "-c", server.config)
+    assert code == 0
+    assert output.startswith(f"running   pid {server.process.pid}")
+    found = json.loads(run("status", "--json", "-c", server.config)[1])
+    assert (found["condition"], found["listen"]) == ("running", server.endpoint)
+    server.stop()
+    code, output, _ = run("status", "-c", server.config)
+    assert (code, output.split()[0]) == (os.EX_UNAVAILABLE, "stopped")
+
+
+def test_status_of_a_killed_server_is_dead(run, start):
+    server = start()
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
+    code, output, _ = run("status", "-c", server.config)
+    assert (code, output.split()[0]) == (os.EX_UNAVAILABLE, "dead")
+
+
+def test_status_before_the_first_run_says_so(run, config):
+    code, _, errors = run("status", "-c", config)
+    assert code == os.EX_NOINPUT
+    assert "no server has run" in one_line(errors)
+
+
+def test_a_server_that_does_not_write_any_more_hangs():
+    fields = {info.name: 0 for info in msgspec.structs.fields(Status)}
+    texts = {"software": "", "listen": "", "public_key": "", "bundles": {}, "refused_keys": {}}
+    known = Status(**(fields | texts | {"state": "running", "counters": Counters(), "process_unix_s": 5.0}))
+    assert condition(known, now_unix_s=3.0, process_unix_s=5.0) == "running"
+    assert condition(known, now_unix_s=60.0, process_unix_s=5.0) == "hanging"
+    assert condition(known, now_unix_s=3.0, process_unix_s=None) == "dead"
+    assert condition(known, now_unix_s=3.0, process_unix_s=100.0) == "dead"  # the pid is another's by now
+
+
+def test_a_process_is_known_by_its_start():
+    assert process_started(os.getpid()) is not None
+    assert process_started((1 << 22) + 1) is None
+
+
+def test_logs_carry_their_priority_under_systemd(monkeypatch, capsys):
+    import logging
+
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    command_line.set_up_logging()
+    logging.getLogger("x").warning("two\nlines")
+    logging.getLogger("x").info("one")
+    assert capsys.readouterr().err == "<4>two\n<4>lines\n<6>one\n"
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    """As in ``cloud-server devices list | head -1``."""
+    import subprocess
+
+    program = """if True:
+        import sys
+        from split_model.command_line import Parser, run_main
+        parser = Parser(prog="x")
+        parser.set_defaults(func=lambda args: print("y" * 100_000))
+        sys.exit(run_main("x", parser, []))
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 128 + signal.SIGPIPE
