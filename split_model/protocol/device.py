@@ -241,8 +241,12 @@ class DeviceSession:
             if self._pending.pop(message.request_id, None) is None:
                 return []
         elif message.code == "hello_first":
+            # While greeting, this answers a message from before our hello: a second hello would make a second
+            # welcome, and the server would throw away what it got between the two.
+            greeting = self.state is State.GREETING
             self._step(Input.HELLO_FIRST)
-            self._restart()
+            if not greeting:
+                self._restart()
             return []
         elif message.code == "version":
             self._step(Input.VERSION)
