@@ -82,9 +82,9 @@ def _pass(frame: Frame) -> str:
         mark = _mark(frame.label == wanted, against) if wanted is not None else ""
     where = "" if frame.how == "local" else f" · {escape(frame.split_label)}"
     return (
-        f'<div class="pass"><div class="answer">{mark} {answer}</div>'
+        f'<div class="pass"><div class="answer"><span>{mark} {answer}</span><small>{frame.at_s:.1f} s</small></div>'
         f'<div class="how"><span class="tag {frame.how}">{frame.how}</span>{where} · '
-        f"{milliseconds(frame.latency_s)} · at {frame.at_s:.1f} s</div></div>"
+        f"{milliseconds(frame.latency_s)}</div></div>"
     )
 
 

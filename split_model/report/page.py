@@ -12,7 +12,7 @@ from pathlib import Path
 from split_model.errors import OutputError
 from split_model.report import sections
 from split_model.report.log import RunLog, read_log
-from split_model.report.style import CSS, DARK, LIGHT
+from split_model.report.style import CSS, DARK, LIGHT, recoloured
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser enforces what we promise: the page loads nothing from anywhere."""
@@ -65,15 +65,16 @@ def _plots(log: RunLog) -> Sequence[str]:
     )
     return [
         f"<section><h2>{heading}</h2><figure>"
-        f"{_picture(heading, *(plots.svg(draw, log, theme, height_in) for theme in (LIGHT, DARK)))}"
+        f"{_picture(heading, plots.svg(draw, log, LIGHT, height_in))}"
         f"<figcaption>{caption}</figcaption></figure></section>"
         for draw, height_in, heading, caption in drawn
     ]
 
 
-def _picture(alt: str, light: str, dark: str) -> str:
+def _picture(alt: str, light: str) -> str:
     light_uri, dark_uri = (
-        "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode() for text in (light, dark)
+        "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+        for text in (light, recoloured(light, LIGHT, DARK))
     )
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark_uri}">'

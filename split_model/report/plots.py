@@ -79,6 +79,8 @@ def link_and_split(figure: Figure, log: RunLog, theme: Theme) -> None:
     _legend(top)
     _splits(beneath, frames, theme)
     beneath.set_xlabel("time on the trace in s")
+    beneath.margins(x=0.01)
+    top.margins(x=0.01)
 
 
 def _splits(axes: Axes, frames: Sequence[Frame], theme: Theme) -> None:
@@ -118,17 +120,17 @@ def latency_over_time(figure: Figure, log: RunLog, theme: Theme) -> None:
             linewidth=1.8 if emphasis else 0.9,
             marker="o" if emphasis else "",
             markersize=3,
-            label=policy.name if emphasis else None,
+            label=_label(policy, emphasis),
             zorder=3 if policy.role == "adaptive" else 2,
         )
         axes.scatter(
             [f.at_s for f in failed], [f.latency_s * 1e3 for f in failed], marker="X", color=theme.bad, s=26
         )
-    _other_label(axes, log, theme)
     _latency_axis(axes, log, axis="y")
     axes.set_ylabel("latency in ms")
     axes.set_xlabel("time on the trace in s")
-    _legend(axes)
+    axes.margins(x=0.01)
+    _policy_legend(axes, log, theme)
 
 
 def distribution_and_bytes(figure: Figure, log: RunLog, theme: Theme) -> None:
@@ -144,15 +146,14 @@ def distribution_and_bytes(figure: Figure, log: RunLog, theme: Theme) -> None:
                 drawstyle="steps-post",
                 color=colour,
                 linewidth=1.8 if emphasis else 0.9,
-                label=policy.name if emphasis else None,
+                label=_label(policy, emphasis),
                 zorder=3 if policy.role == "adaptive" else 2,
             )
-    _other_label(left, log, theme)
     _latency_axis(left, log, axis="x")
     left.set_ylim(0, 102)
     left.set_xlabel("latency in ms")
     left.set_ylabel("answered frames within it, %")
-    _legend(left)
+    _policy_legend(left, log, theme, columns=2)
     _bytes(right, log, theme)
 
 
@@ -185,11 +186,6 @@ def _styled(log: RunLog, theme: Theme) -> list[tuple[Policy, str, bool]]:
     return [(p, theme.other, False) for p in others] + [(p, colour, True) for p, colour in emphasised]
 
 
-def _other_label(axes: Axes, log: RunLog, theme: Theme) -> None:
-    if any(not emphasis for _, _, emphasis in _styled(log, theme)):
-        axes.plot([], [], color=theme.other, linewidth=0.9, label="other fixed cuts")
-
-
 def _latency_axis(axes: Axes, log: RunLog, axis: str) -> None:
     values_s = [
         f.latency_s for frames in log.frames.values() for f in frames if f.how != "failed" and f.latency_s > 0
@@ -206,6 +202,32 @@ def _latency_axis(axes: Axes, log: RunLog, axis: str) -> None:
         axes.set_xlim(left=0)
 
 
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, borderaxespad=0.1, handlelength=1.6)
+def _legend(axes: Axes, first: Sequence[str] = (), columns: int = 5) -> None:
+    """Above the axes, the labels of ``first`` in their order before all others."""
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    labels = [*(label for label in first if label in handles), *(label for label in handles if label not in first)]
+    if labels:
+        axes.legend(
+            [handles[label] for label in labels],
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=columns,
+            borderaxespad=0.1,
+            handlelength=1.6,
+        )
+
+
+def _label(policy: Policy, emphasis: bool) -> str | None:
+    """Name in the legend; the thin grey lines share one entry."""
+    if not emphasis:
+        return None
+    return f"{policy.name} (best fixed)" if policy.role == "fixed" else policy.name
+
+
+def _policy_legend(axes: Axes, log: RunLog, theme: Theme, columns: int = 5) -> None:
+    styled = _styled(log, theme)
+    if not all(emphasis for _, _, emphasis in styled):
+        axes.plot([], [], color=theme.other, linewidth=0.9, label="other fixed cuts")
+    first = [label for policy, _, emphasis in reversed(styled) if (label := _label(policy, emphasis))]
+    _legend(axes, first, columns)

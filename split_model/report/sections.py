@@ -157,7 +157,7 @@ def _meaning(whole: list[float | None]) -> str:
 
 def _privacy_table(rows: list[Privacy]) -> str:
     lines = "".join(
-        f"<tr><td>cut {row.cut}</td><td>{count(row.values)}</td>"
+        f"<tr><td>cut {row.cut}{'' if row.cut else ' (the input itself)'}</td><td>{count(row.values)}</td>"
         f"<td>{kilobytes(row.payload_bytes)}</td><td>{epsilon(row.per_value_epsilon_max)}</td>"
         f"<td>{epsilon(row.per_value_epsilon_mean)}</td><td>{epsilon(row.whole_input_epsilon)}</td></tr>"
         for row in rows
@@ -174,7 +174,7 @@ def policies_table(log: RunLog) -> str:
         for policy in log.policies
         if policy.name in log.summaries
     )
-    heads = ("policy", "frames", "mean", "p50", "p95", "sent per frame", "agreement", "accuracy", *HOW)
+    heads = ("policy", "frames", "mean", "p50", "p95", "sent/frame", "agreement", "accuracy", *HOW)
     return f"<section><h2>All policies</h2>{_table(heads, lines)}</section>"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,18 @@ DARK = Theme(
 )
 
 
+COLOURS = tuple(field.name for field in fields(Theme) if field.name != "name")
+
+
 def css_variables(theme: Theme) -> str:
     """Return the theme as declarations of CSS custom properties."""
-    names = ("page", "card", "line", "text", "muted", "adaptive", "local", "fixed", "other", "bad", "link")
-    return "".join(f"--{name}:{getattr(theme, name)};" for name in names)
+    return "".join(f"--{colour}:{getattr(theme, colour)};" for colour in COLOURS)
+
+
+def recoloured(svg: str, drawn: Theme, wanted: Theme) -> str:
+    """Return an SVG drawn in one theme in the colours of another; drawing it again would cost seconds."""
+    table = {getattr(drawn, colour): getattr(wanted, colour) for colour in COLOURS}
+    return re.sub("|".join(table), lambda found: str(table[found.group()]), svg)
 
 
 CSS = (
@@ -98,11 +107,13 @@ figure{margin:0;padding:14px 14px 10px}
 .plot{display:block;width:100%;height:auto}
 figcaption{font-size:.85rem;margin-top:6px}
 .scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums}
-th,td{padding:7px 12px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+table{border-collapse:collapse;width:100%;font-size:.85rem;font-variant-numeric:tabular-nums}
+th,td{padding:7px 9px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 tbody tr:last-child td{border-bottom:0}
 th{color:var(--muted);font-weight:600}
 th:first-child,td:first-child,.why{text-align:left}
+th:first-child,td:first-child{padding-left:14px}
+th:last-child,td:last-child{padding-right:14px}
 td.why{white-space:normal}
 .ours td{font-weight:650}
 details{margin:8px 0}
@@ -115,8 +126,8 @@ summary{cursor:pointer;color:var(--muted);font-size:.88rem}
 .filename{color:var(--muted);font-size:.78rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .truth{margin-bottom:4px;line-height:1.35}
 .pass{border-top:1px solid var(--line);padding:5px 0}
-.answer{font-weight:600;line-height:1.3}
-.answer small{font-weight:400;color:var(--muted)}
+.answer{font-weight:600;line-height:1.3;display:flex;justify-content:space-between;gap:6px}
+.answer small{font-weight:400;white-space:nowrap;color:var(--muted)}
 .how{color:var(--muted);font-size:.78rem}
 .right{color:var(--fixed)}
 .wrong{color:var(--bad)}

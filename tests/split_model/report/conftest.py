@@ -14,7 +14,7 @@ import pytest
 CUTS = {4: (0.11, 75_264), 9: (0.17, 37_632), 12: (0.24, 15_680), 21: (0.33, 7_840), 62: (0.42, 0)}
 """Head time in s and payload in bytes of each split point; the last is local."""
 LOCAL = 62
-LABELS = ["tabby", "goldfinch", "ice cream", "lighthouse", "<b>&amp;</b>"]
+LABELS = ["<b>&amp;</b>", "tabby", "goldfinch", "ice cream", "lighthouse"]
 Records = list[dict[str, Any]]
 
 
@@ -134,7 +134,25 @@ def save(path: Path, records: Records) -> Path:
     return path
 
 
-@pytest.fixture
-def rates() -> list[float]:
+@pytest.fixture(scope="session")
+def report_log() -> Callable[[Path, Sequence[str | None]], Path]:
+    """Write a run with all there can be in one, over 20 s of a made-up link."""
     dice = random.Random(1)
-    return [dice.choice([0.0, 0.4, 2.0, 6.0, 12.0]) for _ in range(40)]
+    rates = [dice.choice([0.0, 0.4, 2.0, 6.0, 12.0]) for _ in range(40)]
+    return lambda folder, pictures: save(folder / "RUN.jsonl", made_up(rates, pictures))
+
+
+@pytest.fixture
+def save_log() -> Callable[[Path, dict[str, float]], Path]:
+    """Write a run with as little as may be: one frame a policy, of the latency given."""
+
+    def write(folder: Path, latencies_s: dict[str, float]) -> Path:
+        records: Records = [{"kind": "run", "title": "bare"}]
+        for name, latency_s in latencies_s.items():
+            records.append({"kind": "policy", "name": name, "role": name.split()[0]})
+            records.append(
+                {"kind": "frame", "policy": name, "at_s": 0, "split": 3, "how": "offloaded", "latency_s": latency_s}
+            )
+        return save(folder / "RUN.jsonl", records)
+
+    return write
