@@ -73,6 +73,11 @@ class Gatekeeper:
         """Whether this public key (Z85) may talk to us now."""
         return self.allow_list.name_of(key) is not None or (self.test_key is not None and key == self.test_key)
 
+    @property
+    def still_refused(self) -> dict[str, int]:
+        """Keys that were turned away, with how often, and that would be again."""
+        return {key: times for key, times in self.refused.items() if not self.admits(key)}
+
     def answer_all(self) -> None:
         """Answer every handshake that waits."""
         while self.socket.poll(0):

@@ -31,8 +31,8 @@ _BATCH = 64
 _SWEEP_S = 0.5
 #: Room for CURVE's and ZMTP's framing around the largest chunk.
 _FRAMING_BYTES = 1 << 10
-#: Replies waiting for one device: an acknowledgement for every chunk of a few windows.
-_SEND_MESSAGES = 512
+#: Replies waiting for one device: an acknowledgement for every chunk of a window, and the answers.
+_SEND_MESSAGES = 128
 _RECEIVE_MESSAGES = 64
 _FAREWELL_MS = 500
 

@@ -90,7 +90,7 @@ def serve(config: Config, status_path: Path, *, ready_fd: int | None = None) -> 
 
 
 class Reporter:
-    """Writes the status file, every couple of seconds."""
+    """Writes the status file, every second."""
 
     def __init__(
         self,
@@ -150,5 +150,5 @@ class Reporter:
             running=self._engine.running,
             held_bytes=self._hub.held_bytes,
             counters=self._hub.counters,
-            refused_keys=dict(self._gateway.gate.refused),
+            refused_keys=self._gateway.gate.still_refused,
         )

@@ -17,7 +17,7 @@ from split_model.errors import BadInputError, MissingInputError, OutputError
 State = Literal["running", "draining", "stopped"]
 
 #: ``run`` writes it this often; one that is much older belongs to a server that hangs.
-WRITE_EVERY_S = 2.0
+WRITE_EVERY_S = 1.0
 _STALE_S = 10.0
 
 

@@ -87,6 +87,7 @@ def test_an_unknown_device_is_refused_and_let_in_as_soon_as_it_is_allowed(shared
     allow_list.allow(shared_server.devices, "newcomer", keys.public.decode())
     connect(shared_server, keys).greet()
     assert stranger.session.state is State.CLOSED
+    shared_server.wait(lambda status: keys.public.decode() not in status.refused_keys)
 
 
 def test_a_device_revoked_in_mid_connection_is_refused_at_its_next_request(shared_server, connect, model):
