@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime import profile as profiles
-from edge_runtime.conditions.board import Board, CpuLoad, EmulatedBoard, RealBoard
+from edge_runtime.conditions.board import Board, EmulatedBoard, RealBoard
 from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.config import Config
 from edge_runtime.heads import Heads
@@ -68,7 +68,7 @@ def run(config: Config) -> int:
         profile=profile,
         boot_id=boot_id,
         answer_within_s=config.planner.answer_within_s,
-        load=LoadEstimator(CpuLoad(), cpus=cpus, threads=config.device.threads),
+        load=LoadEstimator(board.cpu_load, cpus=cpus, threads=config.device.threads),
     )
     offload.start()
     source = frames(data, repeat=config.source.repeat, interval_s=config.source.interval_s, stopped=stop.is_set)
@@ -187,7 +187,9 @@ def _planner(config: Config, bundle: Bundle, profile: Profile | None) -> Planner
     split = config.planner.split
     fixed = {"auto": None, "local": bundle.local}.get(split) if isinstance(split, str) else split
     if fixed is not None and fixed != bundle.local and fixed not in allowed:
-        raise ConfigError(f"planner.split = {fixed} precedes planner.earliest_cut = {earliest}; change one")
+        raise ConfigError(
+            f"planner.split = {fixed} precedes planner.earliest_cut = {earliest}; change one of them"
+        )
     hysteresis = Hysteresis(min_gain=config.planner.min_gain, dwell_s=config.planner.dwell_s)
     return Planner(splits, local=bundle.local, hysteresis=hysteresis, fixed=fixed)
 
@@ -200,7 +202,7 @@ def _say_privacy(config: Config, bundle: Bundle) -> None:
             log.warning("cut %d: features leave UNPROTECTED, release.mechanism is 'none'", cut.index)
             continue
         log.info(
-            "cut %d: %d values a frame; per-value epsilon at most %.2f, mean %.2f; whole-input epsilon %.0f a frame",
+            "cut %d: %d values; per-value epsilon at most %.2f, mean %.2f; whole-input epsilon %.0f a frame",
             cut.index,
             cut.values,
             release.per_value_epsilon_max,

@@ -24,9 +24,16 @@ class InFlight:
     acked_bytes: int
 
 
-def local_start_s(*, answer_by_s: float, local_p95_s: float) -> float:
-    """The latest moment to start a local run that is still done in time."""
-    return answer_by_s - local_p95_s
+def local_start_s(request: InFlight, *, answer_by_s: float, local_p95_s: float) -> float:
+    """The latest moment to start a local run that is still done in time.
+
+    For a frame that is too late for that already, the moment by which the server should have answered:
+    running it here as well would only delay the frames behind it.
+    """
+    in_time_s = answer_by_s - local_p95_s
+    if in_time_s > request.submitted_s:
+        return in_time_s
+    return request.submitted_s + request.expected_s * _PATIENCE + _SLACK_S
 
 
 def is_stalled(request: InFlight, *, now_s: float, local_s: float) -> bool:

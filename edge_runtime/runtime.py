@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class Runtime:
         self._load = load
         self._now = now
         self._profile = {timing.split: timing for timing in profile.splits}
-        self._tails = TailTimes(bundle, whole_s=profile.local.head_s)
+        self._tails = TailTimes(bundle)
         self._local_runs: deque[float] = deque([profile.local.head_p95_s], maxlen=32)
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="local")
         self._finishing: Future[tuple[list[Array], float]] | None = None
@@ -141,9 +141,9 @@ class Runtime:
         if head is None:
             return self._local(frame)
         features, head_s = self._board.run(lambda: head.features(frame.tensors))
-        if head.cut.head is not None:
-            self._load.observed(head_s, self._profile[head.cut.index].head_s, now_s=self._now())
         payload, release_s = self._board.run(lambda: head.release(features))
+        known = self._profile[head.cut.index]
+        self._load.observed(head_s + release_s, known.head_s + known.release_s, now_s=self._now())
         request_id = self._submit(frame, head, payload)
         expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
         result = self._await(frame, head, request_id, expected)
@@ -168,7 +168,8 @@ class Runtime:
             per_value_epsilon_max=release.per_value_epsilon_max,
         )
         self._next_request_id += 1
-        due_at_s = frame.captured_s + self._answer_within_s
+        # A frame that had to wait is late already, but its answer is still wanted.
+        due_at_s = max(frame.captured_s, self._now()) + self._answer_within_s
         request = wire.Request(
             request_id=self._next_request_id,
             boot_id=self._boot_id,
@@ -186,12 +187,12 @@ class Runtime:
         submitted_s = self._now()
         expected_s = expected.total_s - expected.head_s if expected else 0.0
         answer_by_s = frame.captured_s + self._answer_within_s
-        start_local_s = local_start_s(answer_by_s=answer_by_s, local_p95_s=self._local_p95_s())
+        in_flight = InFlight(submitted_s, expected_s, head.release.payload_bytes, acked_bytes=0)
+        start_local_s = local_start_s(in_flight, answer_by_s=answer_by_s, local_p95_s=self._local_p95_s())
         outcome = None
         while outcome is None and (now_s := self._now()) < start_local_s:
             outcome = self._offload.wait(request_id, until_s=min(start_local_s, now_s + _CHECK_EVERY_S))
-            acked_bytes = self._offload.acked_bytes(request_id)
-            in_flight = InFlight(submitted_s, expected_s, head.release.payload_bytes, acked_bytes)
+            in_flight = replace(in_flight, acked_bytes=self._offload.acked_bytes(request_id))
             local_s = self._profile[self._bundle.local].head_s * self._load.factor
             if outcome is None and is_stalled(in_flight, now_s=self._now(), local_s=local_s):
                 break
@@ -265,6 +266,8 @@ class Runtime:
 
     def _start_local(self, frame: Frame) -> Future[tuple[list[Array], float]]:
         """Run the whole model on a frame in the finisher thread, after what it may still do for an earlier one."""
+        if self._finishing is not None:
+            self._finishing.cancel()  # it has not started, and its frame was answered by the server meanwhile
         self._finishing = self._finisher.submit(self._whole, frame.tensors)
         self._finishing_frame = frame.index
         return self._finishing
@@ -274,9 +277,9 @@ class Runtime:
 
     def _join_finisher(self) -> None:
         """One interpreter, one run at a time."""
-        if self._finishing is not None:
+        if self._finishing is not None and not self._finishing.cancel():
             self._finishing.result()
-            self._finishing = None
+        self._finishing = None
 
     def _local_p95_s(self) -> float:
         runs = sorted(self._local_runs)

@@ -11,13 +11,13 @@ from split_model.bundle import Bundle
 class TailTimes:
     """Learns from the ``tail_s`` that comes with every answer. Pure.
 
-    Until the first answer the server is taken to be no faster than this board (``whole_s`` for the whole
-    model): a server that is better than that shows it with its first answer, and one that is not costs nothing.
+    Until the first answer the tails are taken to cost nothing: the planner then tries the server once and
+    knows, where any pessimistic guess could keep it from ever finding out.
     """
 
-    def __init__(self, bundle: Bundle, *, whole_s: float) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self._macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
-        self._seconds_per_mac = whole_s / max(1, bundle.manifest.macs)
+        self._seconds_per_mac = 0.0
         self._measured: dict[int, float] = {}
 
     def observed(self, split: int, tail_s: float) -> None:

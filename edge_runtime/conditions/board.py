@@ -23,6 +23,10 @@ class Board(Protocol):
         """1 for the real board."""
         ...
 
+    def cpu_load(self) -> float:
+        """Share of the CPUs in use since the last call, 0 to 1."""
+        ...
+
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work; returns its result and the seconds it took on this board."""
         ...
@@ -32,6 +36,13 @@ class RealBoard:
     """The machine as it is."""
 
     slowdown = 1.0
+
+    def __init__(self) -> None:
+        psutil.cpu_percent(None)  # the first call has no interval and returns 0
+
+    def cpu_load(self) -> float:
+        """Of the whole machine (psutil)."""
+        return float(psutil.cpu_percent(None)) / 100.0
 
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work and time it."""
@@ -46,6 +57,10 @@ class EmulatedBoard:
     def __init__(self, slowdown: float) -> None:
         self.slowdown = slowdown
 
+    def cpu_load(self) -> float:
+        """None: what other programs do on *this* machine is not done on the board it plays."""
+        return 0.0
+
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work, then sleep for the rest of what it would have taken.
 
@@ -59,14 +74,3 @@ class EmulatedBoard:
         if remaining_s > 0:
             time.sleep(remaining_s)
         return result, time.monotonic() - started_s
-
-
-class CpuLoad:
-    """Share of the CPUs in use since the last call, 0 to 1, of the whole machine (psutil)."""
-
-    def __init__(self) -> None:
-        psutil.cpu_percent(None)  # the first call has no interval and returns 0
-
-    def __call__(self) -> float:
-        """The load since the last call."""
-        return float(psutil.cpu_percent(None)) / 100.0

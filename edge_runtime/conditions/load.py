@@ -37,7 +37,8 @@ class LoadEstimator:
         """The load factor now, 1 for an idle board."""
         self.cpu_load = self._cpu()
         if now_s - self._observed_s > _STALE_S:
-            # Nothing of ours ran lately, so what the CPUs do is what others do.
-            left = max(0.1, (1.0 - self.cpu_load) * self._cpus)
-            self.factor = max(1.0, self._threads / left)
+            # Nothing of ours ran lately, so what the CPUs do is what others do. With no CPU left over we
+            # still get a fair share beside one competitor; how many there are, the load does not say.
+            left = min(1.0, (1.0 - self.cpu_load) * self._cpus / self._threads)
+            self.factor = 2.0 - left
         return self.factor

@@ -120,22 +120,25 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
     if indices != sorted(set(indices)) or any(not 0 <= index < manifest.ops for index in indices):
         raise BadBundleError(f"{path}: cuts {indices} are not ascending in 0..{manifest.ops - 1}; prepare it again")
     for cut in manifest.cuts:
-        where = f"{path}: cut {cut.index}"
-        if (cut.head is None) != (cut.index == 0):
-            raise BadBundleError(f"{where}: only cut 0 has no head; prepare the bundle again")
-        if not cut.tensors or any(not t.shape or min(t.shape) < 1 for t in cut.tensors):
-            raise BadBundleError(f"{where}: needs live tensors with positive shapes; prepare the bundle again")
-        if cut.calibration is None:
-            continue
-        if len(cut.calibration) != len(cut.tensors):
-            raise BadBundleError(f"{where}: calibration for {len(cut.calibration)} tensors of {len(cut.tensors)}")
-        for tensor, channels in zip(cut.tensors, cut.calibration, strict=True):
-            columns = (channels.clip_low, channels.clip_high, channels.rank, channels.weight)
-            if any(len(column) != tensor.shape[-1] for column in columns):
-                raise BadBundleError(f"{where}: calibration of {tensor.name!r} is not one value a channel")
-            pairs = zip(channels.clip_low, channels.clip_high, strict=True)
-            if not all(low < high for low, high in pairs):
-                raise BadBundleError(f"{where}: an empty clip range in {tensor.name!r}; calibrate it again")
+        _check_cut(f"{path}: cut {cut.index}", cut)
+
+
+def _check_cut(where: str, cut: Cut) -> None:
+    if (cut.head is None) != (cut.index == 0):
+        raise BadBundleError(f"{where}: only cut 0 has no head; prepare the bundle again")
+    if not cut.tensors or any(not t.shape or min(t.shape) < 1 for t in cut.tensors):
+        raise BadBundleError(f"{where}: needs live tensors with positive shapes; prepare the bundle again")
+    if cut.calibration is None:
+        return
+    if len(cut.calibration) != len(cut.tensors):
+        raise BadBundleError(f"{where}: calibration for {len(cut.calibration)} tensors of {len(cut.tensors)}")
+    for tensor, channels in zip(cut.tensors, cut.calibration, strict=True):
+        columns = (channels.clip_low, channels.clip_high, channels.rank, channels.weight)
+        if any(len(column) != tensor.shape[-1] for column in columns):
+            raise BadBundleError(f"{where}: calibration of {tensor.name!r} is not one value a channel")
+        pairs = zip(channels.clip_low, channels.clip_high, strict=True)
+        if not all(low < high for low, high in pairs):
+            raise BadBundleError(f"{where}: an empty clip range in {tensor.name!r}; calibrate it again")
 
 
 @contextmanager

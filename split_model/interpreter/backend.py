@@ -63,7 +63,7 @@ class Interpreter:
         self.outputs = tuple(_spec(detail) for detail in self._output_details)
 
     def run(self, tensors: Sequence[Array]) -> list[Array]:
-        """Run once. Takes arrays in the order, shapes and dtypes of ``inputs``; returns fresh arrays of ``outputs``.
+        """Run once: arrays in the order, shapes and dtypes of ``inputs`` in, those of ``outputs`` out.
 
         The returned arrays are copies that the caller owns and may change in place.
         """

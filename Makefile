@@ -1,0 +1,44 @@
+# Both commands do all their own set-up: a virtual environment, the packages, the model, the photographs.
+PYTHON ?= python3
+VENV := .venv
+LEGACY := .venv-legacy
+BIN := $(VENV)/bin
+
+# tflite-runtime has no wheels for Python 3.12 and newer; the tests that need it are skipped there and say so.
+ifeq ($(shell $(PYTHON) -c 'import sys; print(sys.version_info < (3, 12))'),True)
+LEGACY_READY := $(LEGACY)/ready
+LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
+endif
+
+.PHONY: demo test lint types fix clean
+
+demo: $(VENV)/ready
+	$(BIN)/python benchmarks/demo.py
+
+test: $(VENV)/ready $(LEGACY_READY)
+	SPLIT_LEGACY_PYTHON=$(LEGACY_PYTHON) $(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+fix: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build $(VENV) $(LEGACY)
+
+$(VENV)/ready: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,dev]'
+	touch $@
+
+# The other TFLite backend. It needs Python 3.11 or older and NumPy 1, so it lives in an environment of its own.
+$(LEGACY)/ready: setup.cfg constraints-legacy.txt
+	$(PYTHON) -m venv $(LEGACY)
+	$(LEGACY)/bin/pip install --quiet --disable-pip-version-check -c constraints-legacy.txt -e '.[legacy,tools]'
+	touch $@

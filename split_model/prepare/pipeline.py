@@ -1,0 +1,123 @@
+"""What ``split-model prepare`` does: one ``.tflite`` and public data in, a bundle out, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from split_model import __version__
+from split_model.bundle import Bundle, ImagePreprocess, Manifest, TopK, file_ref, write_manifest, writing
+from split_model.errors import BadInputError, MissingInputError, UsageError
+from split_model.features.data import open_data, read_labels
+from split_model.prepare.assemble import Progress, choose, write_bundle
+from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
+from split_model.prepare.cuts import CutPoint, find_cuts, offered
+from split_model.prepare.reading import ModelFile, read_model
+from split_model.prepare.shapes import resolve_shapes
+from split_model.prepare.views import calibration_samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What the user asks for. ``cuts``: how many to choose, op indices to take, or None for every legal one."""
+
+    model: Path
+    output: Path
+    name: str | None = None
+    cuts: int | tuple[int, ...] | None = 8
+    preprocess: Path | None = None
+    labels: Path | None = None
+    top_k: int = 5
+    calibration: Path | None = None
+    calibration_options: CalibrationOptions = field(default_factory=CalibrationOptions)
+    replace: bool = False
+
+
+def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
+    """Cut, calibrate, write; returns the finished bundle, opened and checked.
+
+    Without calibration data the bundle has no clip ranges, and nothing can be released from it.
+    """
+    model = resolve_shapes(read_model(options.model))
+    points = _chosen(model, options)
+    preprocess = _read_preprocess(options.preprocess)
+    with writing(options.output, replace=options.replace) as scratch:
+        answer = _answer(options, model, scratch)
+        manifest = write_bundle(
+            scratch,
+            model_path=options.model,
+            model=model,
+            cuts=points,
+            name=options.name or options.model.stem,
+            preprocess=preprocess,
+            answer=answer,
+            made_by=f"split-model {__version__}",
+            progress=progress,
+        )
+        if options.calibration is not None:
+            manifest = _calibrated(scratch, manifest, options, progress)
+        write_manifest(scratch, manifest)
+        Bundle.open(scratch)
+    return Bundle.open(options.output, check_files=False)
+
+
+def _chosen(model: ModelFile, options: PrepareOptions) -> list[CutPoint]:
+    cuts = find_cuts(model.graph)
+    if not cuts.legal:
+        reason = cuts.excluded[0][1] if cuts.excluded else "it has no ops"
+        raise UsageError(f"{options.model}: no position to cut at: {reason}")
+    if options.cuts is None:
+        return list(cuts.legal)
+    if isinstance(options.cuts, int):
+        return offered(cuts.legal, options.cuts)
+    return choose(cuts, options.cuts)
+
+
+def _read_preprocess(path: Path | None) -> ImagePreprocess | None:
+    if path is None:
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ImagePreprocess)
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; --preprocess takes a JSON file") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path}: not a pre-processing declaration: {error}") from None
+
+
+def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | None:
+    """The answer schema, where the user gives labels: they must fit the first output."""
+    if options.labels is None:
+        return None
+    labels = read_labels(options.labels)
+    classes = model.graph.tensors[model.graph.outputs[0]].shape[-1]
+    if len(labels) != classes:
+        raise BadInputError(
+            f"{options.labels}: {len(labels)} labels, the model's first output has {classes} classes"
+        )
+    shutil.copyfile(options.labels, scratch / "labels.txt")
+    return TopK(output=0, k=min(options.top_k, classes), labels=file_ref(scratch, "labels.txt"))
+
+
+def _calibrated(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
+    assert options.calibration is not None
+    data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
+    models = [
+        CutModels(
+            index=cut.index,
+            head=None if cut.head is None else scratch / cut.head.path,
+            tail=scratch / cut.tail.path,
+            tensors=cut.tensors,
+        )
+        for cut in manifest.cuts
+    ]
+    found = calibrate(
+        models,
+        calibration_samples(data),
+        options=options.calibration_options,
+        progress=lambda done, total: progress("calibrating", done, total),
+    )
+    cuts = tuple(msgspec.structs.replace(cut, calibration=found[cut.index]) for cut in manifest.cuts)
+    return msgspec.structs.replace(manifest, cuts=cuts)
