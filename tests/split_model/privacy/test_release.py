@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from split_model.bundle import ChannelCalibration, TensorSpec
 from split_model.errors import BadInputError, ProtocolError
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover
+from split_model.privacy.packing import unpack
 
 LOW, HIGH = (0.0, -2.0, 1.0), (6.0, 2.0, 1.0)  # the last channel has no width
 CALIBRATION = ChannelCalibration(clip_low=LOW, clip_high=HIGH, rank=(1.0, 2.0, 3.0), weight=(1.0, 4.0, 2.0))
@@ -191,3 +192,14 @@ def test_any_payload_of_the_right_length_can_be_recovered():
             plan = plan_for(dtype, bits=bits)
             for payload in (bytes(plan.payload_bytes), b"\xff" * plan.payload_bytes):
                 assert np.isfinite(recover(plan, payload)[0].astype(np.float64)).all()
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
+@pytest.mark.parametrize("ones", [False, True])
+def test_the_farthest_noise_ends_at_the_rim_of_the_wire_range(bits, ones):
+    """Entropy of all zeros (ones) is the farthest noise there is: no sum may wrap round or spill over."""
+    plan = plan_for(DTYPES["float32"], 4.0, bits)
+    release = NoiseRelease(plan, entropy=lambda count: (b"\xff" if ones else b"\x00") * count)
+    for level in (-100.0, 1.5, 100.0):
+        wire = unpack(release([np.full((1, 5, 7, 3), level, np.float32)]), plan.values, bits)
+        assert set(wire.tolist()) == {(1 << bits) - 1 if ones else 0}

@@ -141,6 +141,19 @@ def check_count(count, draws, probability, tests):
     assert draws * divergence < math.log(2 * tests / SIGNIFICANCE)
 
 
+def test_no_byte_is_used_twice():
+    """From one block for the frame: each stage of each tensor goes on where the last one stopped."""
+    grid = GRIDS[0]
+    floors = cdf_floors(grid.epsilon, grid.steps, grid.bound, PREFIX_BITS)
+    prefixes = [floors[grid.bound - 9] - 1, floors[grid.bound + 12] + 1]
+    stream = b"".join(map(stream_for, prefixes))
+    script = Script(stream)
+    sampler = LaplaceSampler([grid], entropy=script)
+    sampler.fetch(len(stream))
+    assert [draw(sampler, [0], 1)[0, 0] for _ in prefixes] == [-9, 13]
+    assert script.requests == [len(stream)]
+
+
 def test_two_draws_differ():
     sampler = LaplaceSampler([GRIDS[0]], entropy=os.urandom)
     assert not np.array_equal(draw(sampler, [0], 100, fetch=True), draw(sampler, [0], 100, fetch=True))

@@ -9,7 +9,7 @@ import pytest
 
 from split_model.privacy.grid import make_grid
 from split_model.privacy.sampler import FIRST_BITS, PREFIX_BITS, SECOND_BITS, UNDECIDED, LaplaceSampler
-from split_model.privacy.thresholds import cdf_floors, tail_floors
+from split_model.privacy.thresholds import _tail_floors, cdf_floors, tail_floors
 
 WORK_BITS = 512
 ONE = 1 << WORK_BITS
@@ -57,6 +57,20 @@ def test_every_floor_is_exactly_right(epsilon, bits, precision):
     for floor, (low, high) in zip(floors, enclose_tails(epsilon, grid.steps, grid.bound), strict=True):
         assert low < high
         assert floor == int(low * 2**precision) == int(high * 2**precision)
+
+
+@pytest.mark.parametrize("digits", [6, 10, 17, 18, 19, 20, 21, 22])
+def test_too_little_precision_gives_no_answer_rather_than_a_wrong_one(digits):
+    """2^60 has 19 digits: around there the interval is what stands between a right floor and a wrong one."""
+    answers = 0
+    for epsilon, bits in CASES:
+        grid = make_grid(epsilon, bits)
+        for count in range(1, grid.bound + 1, 7):
+            found = _tail_floors(epsilon, grid.steps, count, 60, digits)
+            if found is not None:
+                answers += 1
+                assert found == tail_floors(epsilon, grid.steps, count, 60)
+    assert answers > 0 or digits < 20
 
 
 def test_cdf_floors_are_the_two_tails():
