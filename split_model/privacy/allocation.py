@@ -21,7 +21,7 @@ from split_model.privacy.accountant import round_down, round_up
 
 Allocation = Literal["uniform", "rank", "optimal"]
 
-MAX_CLASSES = 16
+MAX_CLASSES = 15  # their tables then take no more than 2 MiB on the device
 #: No value gets less than this part of the mean ε: weights are estimates, and a channel of weight 0 may matter.
 FLOOR_SHARE = Fraction(1, 32)
 _SHARE_BITS = 20
@@ -39,12 +39,12 @@ class Channel(msgspec.Struct, frozen=True):
 def allocate(
     allocation: Allocation, channels: Sequence[Channel], epsilon: float, *, least: float = 0.0
 ) -> list[float]:
-    """Per-value ε of each channel, at most 16 different ones, with Σ n_c·ε_c ≤ Σ n_c · ``epsilon``.
+    """Per-value ε of each channel, at most 15 different ones, with Σ n_c·ε_c ≤ Σ n_c · ``epsilon``.
 
     Where all shares are zero, ``rank`` is uniform and ``optimal`` takes all weights as equal, or is
     uniform if all widths are zero too. No channel gets less than ``epsilon``/32 or ``least`` (which must not
     exceed ``epsilon``); the others pay for that in proportion. Channels of similar share form a class with
-    the mean ε of its values, because every different ε costs the device a table of 128 KiB.
+    the mean ε of its values, because every different ε costs the device a table of 136 KiB.
     """
     shares = _shares(allocation, channels)
     mean = Fraction(epsilon)
@@ -132,7 +132,7 @@ def _raise_to_floor(
 
 
 def _classes(shares: Sequence[int | None]) -> list[Hashable]:
-    """A key per channel: its share to as many leading bits as leave at most 16 different keys."""
+    """A key per channel: its share to as many leading bits as leave at most 15 different keys."""
     for digits in range(_SHARE_BITS + 1, 0, -1):
         keys: list[Hashable] = [None if share is None else _leading(share, digits) for share in shares]
         if len(set(keys)) <= MAX_CLASSES:
