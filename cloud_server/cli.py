@@ -16,6 +16,7 @@ import msgspec
 from cloud_server import allow_list
 from cloud_server import config as configuration
 from cloud_server import status as status_file
+from split_model import __version__
 from split_model.command_line import Parser, run_main
 from split_model.config import as_plain
 from split_model.errors import BadInputError, MissingInputError
@@ -190,6 +191,7 @@ def _with_json(parser: Parser) -> Parser:
 def make_parser() -> Parser:
     """The whole command line."""
     parser = Parser(prog="cloud-server", description=_DESCRIPTION, epilog=_EXAMPLE)
+    parser.add_argument("--version", action="version", version=f"cloud-server {__version__}")
     _add_verbose(parser, default=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     run = _add(commands, "run", _run, "serve until SIGTERM or Ctrl-C", epilog=_EXAMPLE)

@@ -6,12 +6,13 @@ import dataclasses
 import re
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import psutil
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from cloud_server import allow_list
 from split_model.keys import KeyPair
@@ -106,20 +107,20 @@ def test_a_device_revoked_in_mid_connection_is_refused_at_its_next_request(share
 
 @pytest.mark.parametrize("mechanism", ["NULL", "PLAIN"])
 def test_a_peer_without_curve_gets_nowhere(shared_server, mechanism):
-    before = shared_server.status().peers
     with ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         client = stack.enter_context(context.socket(zmq.DEALER))
         client.linger = 0
         if mechanism == "PLAIN":
             client.plain_username = client.plain_password = b"device"
-        monitor = stack.enter_context(client.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL))
+        monitor = stack.enter_context(
+            client.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        )
         client.connect(shared_server.endpoint)
         client.send(wire.encode(wire.Hello(versions=(1,), boot_id="b", software="t")))
         assert monitor.poll(20_000)
-        assert not client.poll(100)
+        assert recv_monitor_message(monitor)["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         client.disable_monitor()
-    assert shared_server.status().peers == before
 
 
 def test_the_wrong_server_key_gets_nowhere(shared_server, connect):
@@ -130,22 +131,20 @@ def test_the_wrong_server_key_gets_nowhere(shared_server, connect):
 
 
 def test_a_flood_from_strangers_is_not_kept_in_memory(shared_server, connect, model):
-    """Unauthenticated peers announce a huge frame and send on; without a bound the server would hold it all."""
+    """Unauthenticated peers announce a large frame and send on; without a bound the server would hold it all."""
     process = psutil.Process(shared_server.process.pid)
     host, port = shared_server.endpoint.removeprefix("tcp://").split(":")
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
-    frame = b"\x06" + (1 << 40).to_bytes(8, "big")
+    frame = b"\x06" + (256 << 20).to_bytes(8, "big")  # a long command frame
     before = process.memory_info().rss
-    sent = 0
-    for _ in range(8):
-        with socket.create_connection((host, int(port)), timeout=0.5) as flood:
-            try:
+    with ExitStack() as stack:
+        for _ in range(4):
+            flood = stack.enter_context(socket.create_connection((host, int(port)), timeout=2.0))
+            with suppress(TimeoutError, ConnectionError):  # which is what a bounded server does to it
                 flood.sendall(greeting + frame)
-                for _ in range(128):
-                    sent += flood.send(bytes(1 << 16))
-            except (TimeoutError, ConnectionError):
-                continue
-    assert process.memory_info().rss - before < 8 << 20
+                for _ in range(256):
+                    flood.sendall(bytes(1 << 16))
+        assert process.memory_info().rss - before < 8 << 20
     device = connect(shared_server, shared_server.new_keys("after-the-flood")).greet()
     sent_features = model.features(model.frame(1))
     assert isinstance(device.ask(model.request(1), sent_features), Answered)
