@@ -1,0 +1,214 @@
+"""DATA: folders of pictures and .npz files, and what is wrong with others."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from PIL import Image
+
+from split_model.bundle import ImagePreprocess, TensorSpec
+from split_model.errors import BadInputError, MissingInputError
+from split_model.features.data import open_data, read_labels
+
+PREPROCESS = ImagePreprocess(resize=4, crop=(4, 4))
+SPEC = TensorSpec(name="image", shape=(1, 4, 4, 3), dtype="float32")
+LABELS = ("tench", "great white shark", "cock")
+
+
+def picture(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(path)
+
+
+def test_a_folder_is_read_in_order_and_other_files_are_left_alone(tmp_path):
+    for at, name in enumerate(["b.png", "a.jpg", "c.PNG"]):
+        picture(tmp_path / name, at)
+    (tmp_path / "README.md").write_text("no picture")
+    (tmp_path / ".hidden.png").write_text("no picture")
+    data = open_data(tmp_path, [SPEC], PREPROCESS)
+    samples = list(data)
+    assert len(data) == 3
+    assert [sample.name for sample in samples] == ["a.jpg", "b.png", "c.PNG"]
+    assert [sample.label for sample in samples] == [None] * 3
+    assert samples[1].tensors[0].shape == (1, 4, 4, 3)
+    assert samples[1].path == tmp_path / "b.png"
+
+
+def test_sub_folders_are_classes_by_index_or_by_label(tmp_path):
+    picture(tmp_path / "2" / "x.png")
+    picture(tmp_path / "Great White Shark" / "y.png")
+    picture(tmp_path / "z.png")
+    labels = {sample.name: sample.label for sample in open_data(tmp_path, [SPEC], PREPROCESS, LABELS)}
+    assert labels == {"2/x.png": 2, "Great White Shark/y.png": 1, "z.png": None}
+    assert [sample.label for sample in open_data(tmp_path, [SPEC], PREPROCESS)] == [2, None, None]
+
+
+@pytest.mark.parametrize(("folder", "match"), [("whale", "no class"), ("3", "0 to 2")])
+def test_a_folder_of_no_class_is_refused(tmp_path, folder, match):
+    picture(tmp_path / folder / "x.png")
+    with pytest.raises(BadInputError, match=match):
+        open_data(tmp_path, [SPEC], PREPROCESS, LABELS)
+
+
+def test_pictures_are_read_only_when_they_are_asked_for(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    samples = iter(open_data(tmp_path, [SPEC], PREPROCESS))
+    assert next(samples).name == "a.png"
+    with pytest.raises(BadInputError, match=r"b\.png"):
+        next(samples)
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(MissingInputError):
+        open_data(tmp_path / "none", [SPEC], PREPROCESS)
+    with pytest.raises(BadInputError, match="no pictures"):
+        open_data(tmp_path, [SPEC], PREPROCESS)
+    with pytest.raises(BadInputError, match="no pre-processing"):
+        open_data(tmp_path, [SPEC], None)
+    with pytest.raises(BadInputError, match="takes 2 inputs"):
+        open_data(tmp_path, [SPEC, SPEC], PREPROCESS)
+
+
+@pytest.mark.parametrize("batch", [(), (1,)])
+def test_npz_rows_come_with_or_without_the_batch_axis(tmp_path, batch):
+    inputs = np.random.default_rng(0).normal(size=(3, *batch, 4, 4, 3)).astype(np.float32)
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, inputs=inputs, labels=np.array([2, 0, 1]))
+    data = open_data(path, [SPEC], None)
+    samples = list(data)
+    assert len(data) == len(samples) == 3
+    assert [sample.label for sample in samples] == [2, 0, 1]
+    for sample, row in zip(samples, inputs, strict=True):
+        np.testing.assert_array_equal(sample.tensors[0], row.reshape(SPEC.shape))
+    assert samples[0].tensors[0].flags.c_contiguous
+
+
+def test_npz_without_labels_and_of_the_other_byte_order(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, inputs=np.ones((2, 4, 4, 3), ">f4"))
+    sample = next(iter(open_data(path, [SPEC], None)))
+    assert sample.label is None
+    assert sample.tensors[0].dtype == np.float32
+    assert (sample.tensors[0] == 1).all()
+
+
+def test_real_values_are_quantised_for_a_quantised_model(tmp_path):
+    path = tmp_path / "data.npz"
+    spec = replace(SPEC, dtype="int8", scale=0.5, zero_point=3)
+    np.savez(path, inputs=np.full((1, 4, 4, 3), 2.0, np.float32))
+    assert (next(iter(open_data(path, [spec], None))).tensors[0] == 7).all()
+    np.savez(path, inputs=np.full((1, 4, 4, 3), 9, np.int8))
+    assert (next(iter(open_data(path, [spec], None))).tensors[0] == 9).all()
+
+
+def test_a_model_of_two_inputs_takes_two_arrays(tmp_path):
+    path = tmp_path / "data.npz"
+    other = TensorSpec(name="more", shape=(1, 2), dtype="int32")
+    np.savez(path, inputs_0=np.zeros((2, 4, 4, 3), np.float32), inputs_1=np.arange(4, dtype=np.int32).reshape(2, 2))
+    samples = list(open_data(path, [SPEC, other], None))
+    assert samples[1].tensors[1].tolist() == [[2, 3]]
+    np.savez(path, inputs_0=np.zeros((2, 4, 4, 3), np.float32), inputs_1=np.zeros((3, 2), np.int32))
+    with pytest.raises(BadInputError, match="different numbers"):
+        open_data(path, [SPEC, other], None)
+
+
+GOOD = np.zeros((2, 4, 4, 3), np.float32)
+WRONG = {
+    "shape": (
+        {"inputs": np.zeros((2, 4, 4, 1), np.float32)},
+        r"float32\[2, 4, 4, 1\], expected float32\[samples, 4",
+    ),
+    "one sample": ({"inputs": np.zeros((4, 4, 3), np.float32)}, r"expected float32\[samples, 4, 4, 3\]"),
+    "dtype": ({"inputs": GOOD.astype(np.float64)}, "is float64"),
+    "name": ({"pictures": GOOD}, "no array 'inputs', found pictures"),
+    "none": ({"inputs": GOOD[:0]}, "no samples"),
+    "objects": ({"inputs": np.array([None, None])}, "object"),
+    "scalar": ({"inputs": np.float32(1)}, "rows of numbers"),
+    "column-major": ({"inputs": np.asfortranarray(GOOD)}, "column-major"),
+    "label count": ({"inputs": GOOD, "labels": np.zeros(3, int)}, "'labels' is"),
+    "label dtype": ({"inputs": GOOD, "labels": np.zeros(2)}, "'labels' is float64"),
+    "label range": ({"inputs": GOOD, "labels": np.array([0, -1])}, "start at 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_npz_that_does_not_fit_names_what_was_expected(tmp_path, case):
+    arrays, match = WRONG[case]
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(BadInputError, match=match) as caught:
+        open_data(path, [SPEC], None)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_npz_with_values_that_are_not_finite_names_the_sample(tmp_path):
+    path = tmp_path / "data.npz"
+    inputs = GOOD.copy()
+    inputs[1, 0, 0, 0] = np.nan
+    np.savez(path, inputs=inputs)
+    samples = iter(open_data(path, [SPEC], None))
+    next(samples)
+    with pytest.raises(BadInputError, match="sample 1"):
+        next(samples)
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path):
+    path = tmp_path / "data.npz"
+    for content in (b"", b"junk" * 100):
+        path.write_bytes(content)
+        with pytest.raises(BadInputError, match=r"not an \.npz"):
+            open_data(path, [SPEC], None)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inputs.npy", b"\x93NUMPY but then nothing")
+    with pytest.raises(BadInputError, match="damaged"):
+        open_data(path, [SPEC], None)
+    other = tmp_path / "data.csv"
+    other.write_text("1,2")
+    with pytest.raises(BadInputError, match=r"folder of pictures or an \.npz"):
+        open_data(other, [SPEC], None)
+
+
+def test_a_cut_or_flipped_npz_never_gives_anything_but_our_error(tmp_path):
+    whole = tmp_path / "whole.npz"
+    np.savez_compressed(whole, inputs=np.random.default_rng(0).normal(size=GOOD.shape).astype(np.float32))
+    raw = whole.read_bytes()
+    rng = np.random.default_rng(1)
+    path = tmp_path / "data.npz"
+    errors = []
+    for trial in range(300):
+        damaged = bytearray(raw)
+        for at in rng.integers(0, len(raw), 3):
+            damaged[at] ^= 1 << rng.integers(0, 8)
+        path.write_bytes(bytes(damaged[: rng.integers(1, len(raw))] if trial % 3 == 0 else damaged))
+        try:
+            list(open_data(path, [SPEC], None))
+        except BadInputError as error:
+            errors.append(str(error))
+    assert len(errors) > 200
+    assert not any("\n" in error for error in errors)
+
+
+def test_a_header_that_promises_too_much_is_not_believed(tmp_path):
+    """Terabytes by the header, nothing behind it: refused at the first row, without the memory."""
+    path = tmp_path / "data.npz"
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4, 4, 3), }"
+    head += b" " * (118 - len(head) - 1) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inputs.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    with pytest.raises(BadInputError, match="cut short"):
+        next(iter(open_data(path, [SPEC], None)))
+
+
+def test_labels_are_lines(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text("tench\ngoldfish\n")
+    assert read_labels(path) == ("tench", "goldfish")
+    with pytest.raises(MissingInputError):
+        read_labels(tmp_path / "none.txt")
+    for content in (b"", b"\xff\xfe\x00"):
+        path.write_bytes(content)
+        with pytest.raises(BadInputError):
+            read_labels(path)
