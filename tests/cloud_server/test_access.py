@@ -96,7 +96,7 @@ def test_no_start_when_zap_does_not_answer(gateway, monkeypatch):
 def test_no_start_without_a_zap_handler(gateway, monkeypatch):
     monkeypatch.setattr(access, "_SELF_TEST_S", 0.2)
     monkeypatch.setattr(access, "ZAP_ENDPOINT", "inproc://elsewhere")
-    with pytest.raises(AccessControlError, match="(broken off|without an answer), not refused"):
+    with pytest.raises(AccessControlError, match=r"(broken off|without an answer), not refused"):
         gateway()
 
 
