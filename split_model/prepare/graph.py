@@ -194,7 +194,7 @@ def _constant_ops(
                     f"{source}: op {index} {name} writes tensor {tensors[tensor].name!r}, which has a value "
                     "already; models that work in place cannot be cut"
                 )
-        written.update(writes)
+            written.add(tensor)
         if constants.issuperset(reads):
             derived.add(index)
             constants.update(writes)

@@ -1,4 +1,4 @@
-"""Real shapes for models whose file holds placeholders (a shape signature with -1).
+"""Opening a model to prepare it, with real shapes where its file holds placeholders (a shape signature with -1).
 
 A cut needs to know what crosses it. The backend does: a copy of the model in which every activation
 is an output is run once on zeros, and what comes out has the real shapes.
@@ -7,14 +7,28 @@ is an output is run once on zeros, and what comes out has the real shapes.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from split_model.errors import BackendError, BadModelError
 from split_model.interpreter import open_interpreter
 from split_model.prepare.cuts import ITEM_BYTES
-from split_model.prepare.reading import ModelFile
+from split_model.prepare.reading import ModelFile, read_model
 from split_model.prepare.slicing import Part, pack_part
+from split_model.prepare.trial import check_runs
+
+
+def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -> ModelFile:
+    """Read a model, run it once in a child process, and resolve its shapes.
+
+    With ``try_it`` off, as for looking only, nothing runs unless the shapes need it. Raises as
+    `read_model`, `check_runs` and `resolve_shapes`.
+    """
+    model = read_model(path)
+    if try_it or model.graph.dynamic:
+        check_runs(path, backend=backend)
+    return resolve_shapes(model, backend=backend)
 
 
 def resolve_shapes(model: ModelFile, *, backend: str | None = None) -> ModelFile:

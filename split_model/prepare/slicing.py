@@ -8,6 +8,7 @@ Metadata is dropped, except for what changes how a backend computes. The same in
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 from split_model.errors import BadModelError
 from split_model.prepare.cuts import CutPoint
 from split_model.prepare.graph import Graph, Op
-from split_model.prepare.reading import ModelFile, load_schema
+from split_model.prepare.reading import ModelFile
+from split_model.prepare.tables import load_schema
 
 #: XNNPACK reads this one to decide whether it may compute in fp16, so both halves need it.
 KEPT_METADATA = (b"reduced_precision_support",)
@@ -95,6 +97,7 @@ class _Packer:
             for vector in (op.inputs, op.outputs, op.intermediates):
                 used.update(int(index) for index in (() if vector is None else vector) if index >= 0)
         self.kept_tensors = sorted(used)
+        self.crossing = set(part.inputs) - set(model.graph.inputs)
         self.kept_codes = sorted({op.opcodeIndex for op in ops})
         self.metadata = [entry for entry in model.metadata if entry[0] in KEPT_METADATA]
         constant = {model.tensors[index].buffer for index in used if model.graph.tensors[index].constant}
@@ -139,7 +142,7 @@ class _Packer:
         tensor.buffer = self.buffer_at[tensor.buffer] if plain.constant else 0
         if not plain.constant and tensor.shape is not None:
             tensor.shape = np.asarray(plain.shape, np.int32)  # resolved, where the file's is a placeholder
-            if index in self.part.inputs and index not in self.model.graph.inputs:
+            if index in self.crossing:
                 tensor.shapeSignature = None  # what crosses a cut has the one shape that was resolved
         return tensor
 
@@ -176,7 +179,8 @@ class _Packer:
 
     def _entries(self, whole: Sequence[Any] | None, tensors: Sequence[int], *, keep: bool) -> list[Any]:
         if keep:
-            named = [(entry.name, entry.tensorIndex) for entry in whole or () if entry.tensorIndex in tensors]
+            rim = set(tensors)
+            named = [(entry.name, entry.tensorIndex) for entry in whole or () if entry.tensorIndex in rim]
         else:
             named = list(zip(_unique_names(self.model.graph, tensors), tensors, strict=True))
         made = []
@@ -211,7 +215,8 @@ def _pack_buffer(schema: Any, builder: Any, view: Any) -> int:
 def _unique_names(graph: Graph, tensors: Sequence[int]) -> list[bytes]:
     """Tensor names; a signature needs them to differ, so a repeated one gets its tensor index."""
     names = [graph.tensors[tensor].name for tensor in tensors]
+    times = Counter(names)
     return [
-        (name if names.count(name) == 1 else f"{name}:{tensor}").encode()
+        (name if times[name] == 1 else f"{name}:{tensor}").encode()
         for name, tensor in zip(names, tensors, strict=True)
     ]

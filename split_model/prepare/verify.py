@@ -126,11 +126,10 @@ def verify_all_cuts(
 ) -> tuple[CutCheck, ...]:
     """Slice at every legal cut, one at a time in memory, and compare. Errors as in `verify_bundle`."""
     from split_model.prepare.cuts import CutPoint, find_cuts
-    from split_model.prepare.reading import read_model
-    from split_model.prepare.shapes import resolve_shapes
+    from split_model.prepare.shapes import open_model
     from split_model.prepare.slicing import head_part, pack_part, tail_part
 
-    model = resolve_shapes(read_model(model_path), backend=backend)
+    model = open_model(model_path, backend=backend)
     graph = model.graph
     legal = find_cuts(graph).legal
 

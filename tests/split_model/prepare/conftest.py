@@ -89,10 +89,7 @@ class ModelBuilder:
         self, name: str, inputs: Sequence[int], output: Any = None, *, code: bytes | None = None, **options: Any
     ) -> int:
         """Append an op; ``output`` is a shape or a tensor, for SPLIT its list of tensors. Returns the first one."""
-        if name == "SPLIT":
-            outputs = output
-        else:
-            outputs = [output if isinstance(output, int) else self.tensor(output)]
+        outputs = output if name == "SPLIT" else [output if isinstance(output, int) else self.tensor(output)]
         made = schema.OperatorT(
             opcodeIndex=self._code(name, code),
             inputs=np.asarray(inputs, np.int32),

@@ -162,3 +162,46 @@ def test_mutated_files_raise_nothing_but_our_errors(seeds, data):
 def test_random_bytes_raise_nothing_but_our_errors(noise):
     exercise(noise)
     exercise(noise[:4] + b"TFL3" + noise[4:])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensors: setattr(tensors[2], "shape", np.array([3, 1, 999, 2], np.int32)), "op 0 DEQUANTIZE makes"),
+        (lambda tensors: setattr(tensors[0], "shape", np.array([1, 2**28, 4, 2], np.int32)), "absurd shape"),
+        (
+            lambda tensors: setattr(
+                tensors[0],
+                "quantization",
+                schema.QuantizationParametersT(scale=np.array([np.nan], np.float32), zeroPoint=np.array([0])),
+            ),
+            "scale that is negative or no number",
+        ),
+    ],
+)
+def test_values_that_crash_a_backend_are_refused(builder, change, reason):
+    build = builder()
+    image = build.tensor([1, 4, 4, 2])
+    answer = build.conv(image, 3, half=True)
+    change(build.graph.tensors)
+    with pytest.raises(BadModelError, match=reason):
+        parse_model(build.build([image], [answer]))
+
+
+def test_a_zero_point_outside_its_type_is_refused(builder):
+    build = builder()
+    image = build.tensor([1, 4])
+    codes = build.op("QUANTIZE", [image], build.tensor([1, 4], dtype="int8", scale=[0.1], zero_point=[4194307]))
+    with pytest.raises(BadModelError, match="a zero point that int8 does not hold"):
+        parse_model(build.build([image], [codes]))
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_split_must_have_the_outputs_that_it_says(builder, twice):
+    build = builder()
+    image = build.tensor([1, 4, 4, 2])
+    parts = [build.tensor([1, 4, 4, 1]) for _ in range(3)]
+    axis = build.tensor([], np.int32(3), dtype="int32")
+    build.op("SPLIT", [axis, image], [parts[0], parts[0]] if twice else parts)
+    with pytest.raises(BadModelError, match="has a value already" if twice else "options say otherwise"):
+        parse_model(build.build([image], [parts[0]]))
