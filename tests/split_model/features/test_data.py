@@ -91,6 +91,7 @@ def test_npz_without_labels_and_of_the_other_byte_order(tmp_path):
     sample = next(iter(open_data(path, [SPEC], None)))
     assert sample.label is None
     assert sample.tensors[0].dtype == np.float32
+    assert sample.tensors[0].dtype.isnative
     assert (sample.tensors[0] == 1).all()
 
 

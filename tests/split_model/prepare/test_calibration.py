@@ -10,7 +10,7 @@ from split_model.errors import BadInputError, BadModelError, UsageError
 from split_model.features.data import open_data
 from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.statistics import channel_ranks, widened
-from split_model.prepare.views import calibration_samples
+from split_model.prepare.views import calibration_samples, random_crop
 
 SPEC = TensorSpec(name="image", shape=(1, 8, 8, 3), dtype="float32")
 ONE = CalibrationOptions(threads=1)
@@ -194,6 +194,16 @@ def test_few_photographs_give_many_views_the_photographs_first(photographs):
     again = calibration_samples(photographs, count=10)
     assert all((one[0] == other[0]).all() for one, other in zip(views, again, strict=True))
     assert not (calibration_samples(photographs, count=10, seed=1)[5][0] == views[5][0]).all()
+
+
+def test_crops_are_parts_of_the_picture_in_its_proportions_some_mirrored():
+    picture = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30, 1).astype(np.uint8)
+    crops = [random_crop(picture, np.random.default_rng(seed)) for seed in range(40)]
+    for crop in crops:
+        assert 10 <= crop.shape[0] <= 20
+        assert crop.shape[1] == pytest.approx(1.5 * crop.shape[0], abs=1)
+    mirrored = [crop[0, 0] > crop[0, 1] for crop in crops if abs(int(crop[0, 0, 0]) - int(crop[0, 1, 0])) == 1]
+    assert 5 < sum(bool(one) for one in mirrored) < len(mirrored) - 5
 
 
 def test_much_data_is_thinned_evenly_and_arrays_are_taken_as_they_are(tmp_path, photographs):

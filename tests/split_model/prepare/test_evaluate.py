@@ -98,6 +98,7 @@ def test_weak_noise_keeps_every_answer_and_strong_noise_does_not(bundle, data):
         assert clip.spec is None
         assert clip.agreement.value == clip.accuracy.value == weak.agreement.value == 1.0
         assert 0.05 < strong.agreement.value < 0.9
+        assert strong.accuracy.value == strong.agreement.value  # the unprotected model is right every time here
         assert (weak.agreement.samples, weak.draws, clip.draws) == (40, 2, 1)
 
 
