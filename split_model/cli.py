@@ -133,10 +133,9 @@ class _Progress:
 
 def _inspect(args: argparse.Namespace) -> int:
     from split_model.prepare.inspection import inspect_model, render
-    from split_model.prepare.reading import read_model
-    from split_model.prepare.shapes import resolve_shapes
+    from split_model.prepare.shapes import open_model
 
-    report = inspect_model(resolve_shapes(read_model(args.model)).graph)
+    report = inspect_model(open_model(args.model, try_it=False).graph)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
     return os.EX_OK
 

@@ -15,8 +15,8 @@ from split_model.features.data import open_data, read_labels
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.cuts import CutPoint, find_cuts, offered
-from split_model.prepare.reading import ModelFile, read_model
-from split_model.prepare.shapes import resolve_shapes
+from split_model.prepare.reading import ModelFile
+from split_model.prepare.shapes import open_model
 from split_model.prepare.views import calibration_samples
 
 
@@ -41,7 +41,7 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
 
     Without calibration data the bundle has no clip ranges, and nothing can be released from it.
     """
-    model = resolve_shapes(read_model(options.model))
+    model = open_model(options.model)
     points = _chosen(model, options)
     preprocess = _read_preprocess(options.preprocess)
     with writing(options.output, replace=options.replace) as scratch:
