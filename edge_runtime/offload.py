@@ -22,13 +22,15 @@ from split_model.protocol.device import Answered, DeviceSession, Event, Late, Pr
 
 log = logging.getLogger(__name__)
 
-#: A probe's size: enough chunks for their spacing to show the rate, 65 ms of a 1 Mbit/s link.
-PROBE_BYTES = 8 << 10
-#: Probes never take more than this share of the uplink they measure.
-PROBE_SHARE = 0.05
+#: A probe's size, least and most: enough chunks for their spacing to show the rate.
+PROBE_BYTES = (3 << 10, 8 << 10)
+#: Probes take no more than this share of the uplink as it is believed to be, and only while nothing else crosses;
+#: but at least every `_PROBE_AT_LEAST_S`, or a link that came back from an outage would never be noticed.
+PROBE_SHARE = 0.08
 #: Requests that timed fewer bytes than this say nothing certain of the rate.
 MIN_TIMED_BYTES = 2 << 10
 _PROBE_EVERY_S = 0.5
+_PROBE_AT_LEAST_S = 2.0
 _PING_EVERY_S = 2.0
 _SILENCE_S = 8.0
 _BACKOFF_S = (0.5, 8.0)
@@ -249,7 +251,7 @@ class Offload(threading.Thread):
                 transfer_s = answer.receive_s * event.total_bytes / answer.timed_bytes
                 self._timed_s = now_s
             rest_s = event.elapsed_s - transfer_s - answer.queue_s - answer.tail_s
-            self._estimator.round_trip(rest_s, at_s=now_s)
+            self._estimator.round_trip(rest_s)
             self._view = replace(self._view, queue_s=0.5 * self._view.queue_s + 0.5 * answer.queue_s)
         self._finish(event.request_id, Outcome(now_s, answered=event))
 
@@ -259,7 +261,7 @@ class Offload(threading.Thread):
                 self._estimator.transferred(event.timed_bytes, event.receive_s, at_s=now_s)
                 self._timed_s = now_s
             elif event.total_bytes == 0:
-                self._estimator.round_trip(event.elapsed_s, at_s=now_s)
+                self._estimator.round_trip(event.elapsed_s)
 
     def _finish(self, request_id: int, outcome: Outcome) -> None:
         with self._lock:
@@ -298,10 +300,14 @@ class Offload(threading.Thread):
             self._session.window_bytes = max(_MIN_WINDOW_BYTES, min(window, limit))
         if self._session.open_requests or self._session.open_probes:
             return
-        pause_s = max(_PROBE_EVERY_S, PROBE_BYTES / (PROBE_SHARE * rate)) if rate else _PROBE_EVERY_S
-        if now_s - max(self._probed_s, self._timed_s) >= min(pause_s, 10.0):
+        least, most = PROBE_BYTES
+        share = PROBE_SHARE * (rate or least)
+        probe_bytes = max(least, min(most, int(share * _PROBE_EVERY_S)))
+        pause_s = max(_PROBE_EVERY_S, min(probe_bytes / share, _PROBE_AT_LEAST_S)) if rate else _PROBE_EVERY_S
+        # From the last probe's sending, not its return: one that came back late says that the link is back.
+        if now_s - self._probed_s >= pause_s and now_s - self._timed_s >= _PROBE_EVERY_S / 2:
             self._probed_s = now_s
-            self._session.probe(PROBE_BYTES)
+            self._session.probe(probe_bytes)
         elif now_s - max(self._pinged_s, self._heard_s) >= _PING_EVERY_S:
             self._pinged_s = now_s
             self._session.probe(0)

@@ -1,7 +1,8 @@
 """What really crossed the link, turned into an estimate of its uplink and round trip. Pure: no clock, no socket.
 
-The uplink is a ratio of sums, bytes over the seconds they took, each sample fading with its age. Summing the
-seconds, not averaging the rates, is what makes the estimate predict transfer *times* without bias.
+A cellular uplink keeps its rate for about a second, then has another one: the newest sample says most, older ones
+little. Rates are averaged as logarithms, so that one sample of a dead link neither hides a link that came back
+nor is hidden by what the link could do before.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 
 #: Faster than this nothing is believed: arrivals that close together only show the server's own buffers.
 MAX_BYTES_S = 1.25e8
-#: Samples older than this many fading times weigh nothing and are forgotten.
-_FORGET = 8.0
+#: A link that lets less through than this is as good as dead, and a logarithm needs a floor.
+MIN_BYTES_S = 100.0
 
 
 @dataclass(frozen=True)
@@ -29,48 +30,43 @@ class LinkEstimate:
     age_s: float
 
 
-@dataclass(frozen=True)
-class _Sample:
-    at_s: float
-    bytes: float
-    seconds: float
-
-
 class LinkEstimator:
-    """Feed it what was observed; ask it for the link now. ``fade_s``: how fast old samples stop counting."""
+    """Feed it what was observed; ask it for the link now.
 
-    def __init__(self, *, fade_s: float = 1.0, volatility_per_s: float = 0.35) -> None:
-        self._fade_s = fade_s
+    ``gain``: weight of a new sample that follows the last one at once; ``coherence_s``: after so long without a
+    sample the last one keeps 1/e of the remaining weight.
+    """
+
+    def __init__(self, *, gain: float = 0.6, coherence_s: float = 0.6, volatility_per_s: float = 0.35) -> None:
+        self._gain = gain
+        self._coherence_s = coherence_s
         self._volatility_per_s = volatility_per_s
-        self._samples: deque[_Sample] = deque()
-        self._rtts: deque[tuple[float, float]] = deque()
+        self._log_rate: float | None = None
+        self._at_s = -math.inf
+        self._rtts: deque[float] = deque(maxlen=8)
 
     def transferred(self, payload_bytes: float, seconds: float, *, at_s: float) -> None:
         """So many bytes took so long to arrive. Zero bytes in some seconds is information too: the link hung."""
         if seconds <= 0.0 and payload_bytes <= 0.0:
             return
-        seconds = max(seconds, payload_bytes / MAX_BYTES_S)
-        self._samples.append(_Sample(at_s, payload_bytes, seconds))
-        while self._samples and at_s - self._samples[0].at_s > _FORGET * self._fade_s and len(self._samples) > 1:
-            self._samples.popleft()
+        rate = payload_bytes / seconds if seconds > 0.0 else MAX_BYTES_S
+        log_rate = math.log(min(MAX_BYTES_S, max(MIN_BYTES_S, rate)))
+        if self._log_rate is None:
+            self._log_rate = log_rate
+        else:
+            left = (1.0 - self._gain) * math.exp(-max(0.0, at_s - self._at_s) / self._coherence_s)
+            self._log_rate = left * self._log_rate + (1.0 - left) * log_rate
+        self._at_s = at_s
 
-    def round_trip(self, seconds: float, *, at_s: float) -> None:
+    def round_trip(self, seconds: float) -> None:
         """A message and its answer took so long, transfer and service times already taken off."""
-        self._rtts.append((at_s, max(0.0, seconds)))
-        while len(self._rtts) > 8:
-            self._rtts.popleft()
+        self._rtts.append(max(0.0, seconds))
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """The link at ``now_s``."""
-        rtt_s = sorted(value for _, value in self._rtts)[(len(self._rtts) - 1) // 2] if self._rtts else None
-        if not self._samples:
+        """The link at ``now_s``. The round trip is the lower median of the last eight."""
+        rtt_s = sorted(self._rtts)[(len(self._rtts) - 1) // 2] if self._rtts else None
+        if self._log_rate is None:
             return LinkEstimate(None, rtt_s, math.inf, math.inf)
-        newest_s = self._samples[-1].at_s
-        # Fade against the newest sample, not the clock: age alone must widen the spread, not move the mean.
-        weights = [math.exp((sample.at_s - newest_s) / self._fade_s) for sample in self._samples]
-        sent = sum(w * sample.bytes for w, sample in zip(weights, self._samples, strict=True))
-        took = sum(w * sample.seconds for w, sample in zip(weights, self._samples, strict=True))
-        age_s = max(0.0, now_s - newest_s)
-        # A link that let nothing through still gets a positive rate, so that predictions stay finite.
-        rate = max(sent, 1.0) / took
-        return LinkEstimate(rate, rtt_s, self._volatility_per_s * math.sqrt(min(age_s, 60.0)), age_s)
+        age_s = max(0.0, now_s - self._at_s)
+        spread = self._volatility_per_s * math.sqrt(min(age_s, 60.0))
+        return LinkEstimate(math.exp(self._log_rate), rtt_s, spread, age_s)
