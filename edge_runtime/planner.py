@@ -117,6 +117,11 @@ class Planner:
         """Replace what is known of one split, as measurements come in."""
         self._profiles[profile.split] = profile
 
+    @property
+    def splits(self) -> frozenset[int]:
+        """Every split it may choose, ``local`` included."""
+        return frozenset(self._profiles)
+
     def profile(self, split: int) -> SplitProfile:
         """What is known of one split."""
         return self._profiles[split]

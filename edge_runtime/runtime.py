@@ -128,8 +128,9 @@ class Runtime:
         if view.up and not offered:
             log.warning("the server does not host bundle %s (%s); everything runs here until it does",
                         self._bundle.manifest.name, self._bundle.identity[:12])  # fmt: skip
-        ready = frozenset(cut for cut in offered if self._shunned.get(cut, -math.inf) < now_s)
-        for cut in ready & self._profile.keys():
+        allowed = self._planner.splits.intersection(offered)
+        ready = frozenset(cut for cut in allowed if self._shunned.get(cut, -math.inf) < now_s)
+        for cut in ready:
             self._planner.update_profile(self._tails.apply(self._planner.profile(cut)))
         conditions = Conditions(
             link=view.estimate, link_up=view.up, load=self._load.estimate(now_s), queue_s=view.queue_s
