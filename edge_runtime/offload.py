@@ -64,13 +64,18 @@ class Offload(threading.Thread):
     """Start it, ``submit`` requests, ``wait`` for their outcomes, ``cancel`` what is no longer wanted."""
 
     def __init__(
-        self, transport: Transport, session: DeviceSession, *, now: Callable[[], float] = time.monotonic
+        self,
+        transport: Transport,
+        session: DeviceSession,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        estimator: LinkEstimator | None = None,
     ) -> None:
         super().__init__(name="link", daemon=True)
         self._transport = transport
         self._session = session
         self._now = now
-        self._estimator = LinkEstimator()
+        self._estimator = estimator or LinkEstimator()
         self._lock = threading.Condition()
         self._commands: list[Callable[[], None]] = []
         self._outcomes: dict[int, Outcome] = {}

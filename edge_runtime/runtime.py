@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,6 +82,7 @@ class Runtime:
         answer_within_s: float,
         load: LoadEstimator,
         now: Callable[[], float] = time.monotonic,
+        finisher: Executor | None = None,
     ) -> None:
         self.counters = Counters()
         self._bundle = bundle
@@ -96,7 +97,7 @@ class Runtime:
         self._profile = {timing.split: timing for timing in profile.splits}
         self._tails = TailTimes(bundle)
         self._local_runs: deque[float] = deque([profile.local.head_p95_s], maxlen=32)
-        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="local")
+        self._finisher = finisher or ThreadPoolExecutor(1, thread_name_prefix="local")
         self._finishing: Future[tuple[list[Array], float]] | None = None
         self._active: Head | None = None
         self._shunned: dict[int, float] = {}
