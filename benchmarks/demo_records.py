@@ -45,6 +45,7 @@ class Scene:
     start_s: float
     seconds: float
     spec: NoiseSpec
+    earliest_cut: int
     policies: tuple[Policy, ...]
     slowdown: float
     whole_model_s: float
@@ -53,11 +54,11 @@ class Scene:
     notes: tuple[str, ...] = field(default=())
 
     def plans(self) -> dict[int, NoisePlan]:
-        """The noise of every offered cut."""
+        """The noise of every cut that may be used."""
         return {
             cut.index: NoisePlan.make(self.spec, cut.tensors, cut.calibration)
             for cut in self.bundle.manifest.cuts
-            if cut.calibration is not None
+            if cut.calibration is not None and cut.index >= self.earliest_cut
         }
 
 
