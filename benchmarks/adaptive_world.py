@@ -1,0 +1,322 @@
+"""A board, a link and a server in virtual time, for the real device program to run in.
+
+The frame loop, planner, estimators, deadlines, link upkeep and both protocol state machines are the product's
+own code; here are only the clock, the link, the kernel's buffers, the server's worker and the board's seconds.
+
+The link: piecewise-constant capacity, first in, first out, a fixed delay each way; what the sockets and the
+link's queue have taken in is sent whether or not anybody still wants it. Not modelled: loss, TCP's slow start,
+and two runs on the board slowing each other down (it has more cores than one).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from benchmarks.traces import Trace
+from edge_runtime.transport import TransportEvent
+from split_model.protocol import messages as wire
+from split_model.protocol.server import Arrived, Cancelled, Limits, PeerSession
+
+T = TypeVar("T")
+Frames = tuple[bytes, memoryview | None]
+
+#: ZMTP and CURVE around every message frame.
+FRAME_OVERHEAD_BYTES = 35
+#: What the sending socket (64 kB) and the link's queue (32 kB) hold before a send is refused.
+BUFFERED_BYTES = (64 << 10) + (32 << 10)
+#: Outputs of the tail: 1000 classes in float32.
+ANSWER_BYTES = 4000
+
+
+class Clock:
+    """Virtual seconds and what is to happen when. Nothing passes but by `run_until`."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._order = itertools.count()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+
+    def now(self) -> float:
+        """The time, as a function to hand in."""
+        return self.now_s
+
+    def at(self, when_s: float, action: Callable[[], None]) -> None:
+        """Do something at a time; what is never to happen is forgotten."""
+        if when_s < math.inf:
+            heapq.heappush(self._events, (max(when_s, self.now_s), next(self._order), action))
+
+    def run_until(self, until_s: float, stop: Callable[[], bool] = lambda: False) -> None:
+        """Let things happen until then, or until ``stop`` holds after one of them."""
+        if stop():
+            return
+        while self._events and self._events[0][0] <= until_s:
+            when_s, _, action = heapq.heappop(self._events)
+            self.now_s = max(self.now_s, when_s)
+            action()
+            if stop():
+                return
+        if until_s < math.inf:
+            self.now_s = max(self.now_s, until_s)
+
+
+@dataclass(frozen=True)
+class Hog:
+    """Another program on the board: work takes ``factor`` times longer for ``busy_s`` of every ``period_s``."""
+
+    factor: float = 1.0
+    busy_s: float = 20.0
+    period_s: float = 60.0
+
+    def took_s(self, work_s: float, start_s: float) -> float:
+        """How long ``work_s`` seconds of an idle board take from ``start_s`` on."""
+        if self.factor == 1.0:
+            return work_s
+        now_s, left_s = start_s, work_s
+        while left_s > 1e-12:
+            phase_s = now_s % self.period_s
+            busy = phase_s < self.busy_s
+            until_s = (self.busy_s if busy else self.period_s) - phase_s
+            factor = self.factor if busy else 1.0
+            step_s = min(until_s, left_s * factor)
+            now_s += step_s
+            left_s -= step_s / factor
+        return now_s - start_s
+
+
+class VirtualBoard:
+    """Stands in for `edge_runtime.conditions.board`: work says what it costs, and that much time passes."""
+
+    slowdown = 1.0
+
+    def __init__(self, clock: Clock, hog: Hog) -> None:
+        self.clock = clock
+        self.hog = hog
+        self.background_s: float | None = None
+        self._charged_s = 0.0
+
+    def cpu_load(self) -> float:
+        """What others leave of four cores' time is not seen here; the head's own times tell the load."""
+        return 0.0
+
+    def charge(self, work_s: float) -> None:
+        """Called by the work: so long does it take on an idle board."""
+        self._charged_s += work_s
+
+    def run(self, work: Callable[[], T]) -> tuple[T, float]:
+        """Do the work; its seconds pass, unless they passed in the background already."""
+        self._charged_s = 0.0
+        result = work()
+        if self.background_s is not None:
+            return result, self.background_s
+        took_s = self.hog.took_s(self._charged_s, self.clock.now_s)
+        self.clock.run_until(self.clock.now_s + took_s)
+        return result, took_s
+
+
+class _VirtualFuture(Future[Any]):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._clock.run_until(math.inf, self.done)
+        return super().result(timeout)
+
+
+class BackgroundRuns(Executor):
+    """One thread beside the frame loop that does runs of ``work_s`` each, in virtual time."""
+
+    def __init__(self, board: VirtualBoard, work_s: float) -> None:
+        self._board = board
+        self._work_s = work_s
+        self._waiting: deque[tuple[_VirtualFuture, Callable[[], Any]]] = deque()
+        self._busy = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start now, or after what is under way."""
+        future = _VirtualFuture(self._board.clock)
+        self._waiting.append((future, lambda: fn(*args, **kwargs)))
+        if not self._busy:
+            self._next()
+        return future
+
+    def _next(self) -> None:
+        while self._waiting:
+            future, work = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                self._busy = True
+                clock = self._board.clock
+                took_s = self._board.hog.took_s(self._work_s, clock.now_s)
+                clock.at(clock.now_s + took_s, lambda: self._done(future, work, took_s))  # noqa: B023 we return
+                return
+
+    def _done(self, future: _VirtualFuture, work: Callable[[], Any], took_s: float) -> None:
+        self._board.background_s = took_s
+        result = work()
+        self._board.background_s = None
+        self._busy = False
+        future.set_result(result)
+        self._next()
+
+
+class Lane:
+    """One direction: messages go through one after another at the trace's capacity, then fly for ``delay_s``."""
+
+    def __init__(self, clock: Clock, capacity: Trace, delay_s: float) -> None:
+        self._clock = clock
+        self._capacity = capacity
+        self._delay_s = delay_s
+        self._free_s = 0.0
+        self._queued: deque[tuple[float, int]] = deque()
+        self._queued_bytes = 0
+        self.sent_bytes = 0
+
+    def room(self) -> bool:
+        """Whether the buffers take another message."""
+        while self._queued and self._queued[0][0] <= self._clock.now_s:
+            self._queued_bytes -= self._queued.popleft()[1]
+        return self._queued_bytes < BUFFERED_BYTES
+
+    @property
+    def room_at_s(self) -> float:
+        """When the first message of the queue is through."""
+        return self._queued[0][0] if self._queued else self._clock.now_s
+
+    def send(self, size_bytes: int, arrive: Callable[[], None]) -> None:
+        """Put a message in; ``arrive`` is called when its last byte is there."""
+        begin_s = max(self._free_s, self._clock.now_s)
+        self._free_s = self._capacity.finish_s(begin_s, size_bytes * 8)
+        self._queued.append((self._free_s, size_bytes))
+        self._queued_bytes += size_bytes
+        self.sent_bytes += size_bytes
+        self._clock.at(self._free_s + self._delay_s, arrive)
+
+
+def wire_bytes(frames: Frames) -> int:
+    """What a message takes on the link."""
+    header, payload = frames
+    return len(header) + FRAME_OVERHEAD_BYTES + (len(payload) + FRAME_OVERHEAD_BYTES if payload is not None else 0)
+
+
+class VirtualTransport:
+    """Stands in for `edge_runtime.transport.Transport`: two lanes and the server behind them."""
+
+    address = "tcp://virtual"
+    public_key = ""
+
+    def __init__(self, clock: Clock, up: Lane, down: Lane, server: Server) -> None:
+        self.woken: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._up = up
+        self._down = down
+        self._server = server
+        self._inbox: deque[list[memoryview]] = deque()
+        self._events: list[TransportEvent] = []
+        self.probe_bytes = 0
+        server.reply = self._reply
+
+    def open(self) -> None:
+        """Connected at once."""
+        self._events.append(TransportEvent.READY)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def wake(self) -> None:
+        """A command of the frame loop: the link thread looks at it now."""
+        self._clock.at(self._clock.now_s, self.woken)
+
+    def poll(self, timeout_s: float, *, wants_to_send: bool) -> list[TransportEvent]:  # noqa: ARG002  its shape
+        """Never waits; time passes outside."""
+        if wants_to_send:
+            self._clock.at(self._up.room_at_s, self.woken)
+        events, self._events = self._events, []
+        return events
+
+    def send(self, frames: Frames) -> bool:
+        """Into the buffers, if there is room."""
+        if not self._up.room():
+            return False
+        size_bytes = wire_bytes(frames)
+        if isinstance(wire.decode_from_device(frames[0]), wire.Probe):
+            self.probe_bytes += size_bytes
+        self._up.send(size_bytes, lambda: self._server.receive(frames))
+        return True
+
+    def receive(self) -> Iterable[list[memoryview]]:
+        """What has arrived."""
+        while self._inbox:
+            yield self._inbox.popleft()
+
+    def _reply(self, message: wire.FromServer, payload: bytes | None) -> None:
+        header = wire.encode(message)
+        frames = [memoryview(header), *([memoryview(payload)] if payload is not None else [])]
+        size_bytes = wire_bytes((header, None if payload is None else memoryview(payload)))
+        self._down.send(size_bytes, lambda: self._arrived(frames))
+
+    def _arrived(self, frames: list[memoryview]) -> None:
+        self._inbox.append(frames)
+        self.woken()
+
+
+class Server:
+    """The real protocol session and one worker that takes ``tail_s[cut]`` for each tail."""
+
+    def __init__(self, clock: Clock, identity: str, tail_s: dict[int, float]) -> None:
+        self.reply: Callable[[wire.FromServer, bytes | None], None] = lambda _message, _payload: None
+        self._clock = clock
+        self._tail_s = tail_s
+        self._free_s = 0.0
+        self._wanted: set[int] = set()
+        self._peer = PeerSession(
+            user_id="virtual",
+            boot_id="0" * 32,
+            offers=(wire.Offer(identity=identity, name="virtual", cuts=tuple(tail_s)),),
+            admit=lambda _: None,
+            limits=Limits(),
+            now_s=0.0,
+        )
+
+    def receive(self, frames: Frames) -> None:
+        """One message of the device has arrived."""
+        views = [memoryview(frames[0]), *([frames[1]] if frames[1] is not None else [])]
+        replies, events = self._peer.receive(views, self._clock.now_s)
+        for reply in replies:
+            self.reply(reply, None)
+        for event in events:
+            if isinstance(event, Arrived):
+                self._queue(event)
+            elif isinstance(event, Cancelled):
+                self._wanted.discard(event.request_id)
+
+    def _queue(self, event: Arrived) -> None:
+        now_s = self._clock.now_s
+        begin_s = max(now_s, self._free_s)
+        if begin_s >= event.started_s + event.request.due_in_s:
+            refusal = wire.Refusal(request_id=event.request.request_id, code="expired", text="too late")
+            self.reply(refusal, None)
+            return
+        tail_s = self._tail_s[event.request.cut]
+        self._free_s = begin_s + tail_s
+        answer = wire.Answer(
+            request_id=event.request.request_id,
+            tensors=(wire.AnswerTensor(dtype="float32", shape=(1, ANSWER_BYTES // 4)),),
+            timed_bytes=event.timed_bytes,
+            receive_s=event.receive_s,
+            queue_s=begin_s - now_s,
+            tail_s=tail_s,
+        )
+        self._wanted.add(event.request.request_id)
+        self._clock.at(self._free_s, lambda: self._answer(answer))
+
+    def _answer(self, answer: wire.Answer) -> None:
+        if answer.request_id in self._wanted:
+            self._wanted.discard(answer.request_id)
+            self.reply(answer, bytes(ANSWER_BYTES))
