@@ -1,4 +1,4 @@
-"""What events cost: pure ε in both units, composed over frames.
+"""What events cost: pure ε in both units, and ρ of zero-concentrated DP, composed over frames.
 
 *Per-value ε*: one feature value replaced by any other, all else equal. *Whole-input ε*: one frame
 replaced by any other frame; since that may change every feature value, the values of a frame compose in
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 
 from split_model.privacy.events import LaplaceEvent
@@ -52,5 +53,28 @@ def whole_input_epsilon_exact(events: Iterable[LaplaceEvent]) -> Fraction:
     """The sum over frames and over all values of a frame, without rounding."""
     return sum(
         (channel.values * Fraction(channel.epsilon) for event in events for channel in event.channels),
+        Fraction(0),
+    )
+
+
+def rho_of_pure(epsilon: float) -> Fraction:
+    """The least ρ for which every pure ε-DP mechanism is ρ-zCDP: ε·tanh(ε/2), rounded up in the 40th digit.
+
+    Among all ε-DP mechanisms randomised response on one bit has the largest Rényi divergences (all others are
+    post-processing of it), D_α = (ln cosh((α - ½)·ε) - ln cosh(ε/2))/(α - 1). With u = (α - ½)², ln cosh(ε·√u)
+    is concave in u, and its tangent at u = ¼ is what D_α ≤ α·ε·tanh(ε/2) says; at α → 1 the two are equal.
+    (Bun and Steinke 2016, Prop. 1.4, have the weaker ε²/2.)
+    """
+    down = Context(prec=40, rounding=ROUND_FLOOR, Emin=MIN_EMIN, Emax=MAX_EMAX)
+    up = Context(prec=40, rounding=ROUND_CEILING, Emin=MIN_EMIN, Emax=MAX_EMAX)
+    exact = Decimal(epsilon)
+    q_low = down.next_minus(down.exp(exact.copy_negate()))
+    return Fraction(up.multiply(exact, up.divide(up.subtract(Decimal(1), q_low), down.add(Decimal(1), q_low))))
+
+
+def whole_input_rho_exact(events: Iterable[LaplaceEvent]) -> Fraction:
+    """ρ (zCDP) of a sequence of frames together (all of them replaced by any others): sums, as for ε."""
+    return sum(
+        (channel.values * rho_of_pure(channel.epsilon) for event in events for channel in event.channels),
         Fraction(0),
     )

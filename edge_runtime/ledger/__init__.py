@@ -1,0 +1,22 @@
+"""The privacy ledger: what this device has released since its first start, and what it still may."""
+
+from edge_runtime.ledger.account import Account
+from edge_runtime.ledger.amounts import Amount, epsilon_units, of_event
+from edge_runtime.ledger.books import Books, Limits, Now, Refusal
+from edge_runtime.ledger.ledger import Ledger, system_now
+from edge_runtime.ledger.slots import LedgerError, read
+
+__all__ = [
+    "Account",
+    "Amount",
+    "Books",
+    "Ledger",
+    "LedgerError",
+    "Limits",
+    "Now",
+    "Refusal",
+    "epsilon_units",
+    "of_event",
+    "read",
+    "system_now",
+]

@@ -1,0 +1,71 @@
+"""What a release costs, in integers: sums of these are exact, and no small charge is ever lost to rounding.
+
+One unit is 2^-40 of an ε or a ρ. A cost is rounded up to whole units, a budget down.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import msgspec
+
+from split_model.privacy import LaplaceEvent
+from split_model.privacy.accountant import round_up, whole_input_epsilon_exact, whole_input_rho_exact
+
+_UNIT = 1 << 40
+
+
+class Amount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A sum of releases: pure whole-input ε and ρ (zCDP) in units, how many, and how many of them unprotected.
+
+    ε and ρ are two bounds on the same releases; either one holds, and they are never added to each other.
+    For unprotected releases no ε holds at all, so they are counted and not priced.
+    """
+
+    epsilon: int = 0
+    rho: int = 0
+    releases: int = 0
+    unprotected: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.epsilon + other.epsilon,
+            self.rho + other.rho,
+            self.releases + other.releases,
+            self.unprotected + other.unprotected,
+        )
+
+    def __sub__(self, other: Amount) -> Amount:
+        return self + other * -1
+
+    def __mul__(self, times: int) -> Amount:
+        return Amount(self.epsilon * times, self.rho * times, self.releases * times, self.unprotected * times)
+
+    def covers(self, other: Amount) -> bool:
+        """Whether ``other`` can be taken out of this without any part going below zero."""
+        rest = self - other
+        return min(rest.epsilon, rest.rho, rest.releases, rest.unprotected) >= 0
+
+
+#: Features that leave as they are.
+UNPROTECTED = Amount(releases=1, unprotected=1)
+
+
+def of_event(event: LaplaceEvent) -> Amount:
+    """What one frame released so costs."""
+    return Amount(
+        epsilon=math.ceil(whole_input_epsilon_exact([event]) * _UNIT),
+        rho=math.ceil(whole_input_rho_exact([event]) * _UNIT),
+        releases=1,
+    )
+
+
+def epsilon_units(epsilon: float) -> int:
+    """A budget in units."""
+    return math.floor(Fraction(epsilon) * _UNIT)
+
+
+def as_float(units: int) -> float:
+    """Units as ε or ρ, the smallest float that is not below."""
+    return round_up(Fraction(units, _UNIT))
