@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,8 @@ from split_model.config import load_toml
 from split_model.errors import BadInputError, ConfigError
 from split_model.keys import parse_public
 from split_model.privacy import Allocation, NoiseSpec
+
+_ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
@@ -34,7 +37,7 @@ class DeviceTable(_Table, frozen=True):
 class ServerTable(_Table, frozen=True):
     """``[server]``: where tails run. ``public_keys`` holds one key, or two while the server's is being rotated."""
 
-    address: Annotated[str, msgspec.Meta(pattern=r"^tcp://[^\s:]+:\d+$|^tcp://\[[0-9a-fA-F:]+\]:\d+$")]
+    address: str
     public_keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=2)]
 
 
@@ -111,6 +114,13 @@ class Config(_Table, frozen=True):
 def load(path: Path) -> Config:
     """Read and check a config file; `ConfigError` names file and key."""
     config = load_toml(path, Config)
+    address = _ADDRESS.fullmatch(config.server.address)
+    if address is None or not 0 < int(address["port"]) < 1 << 16:
+        raise ConfigError(f"{path}: server.address: {config.server.address!r} does not look like 'tcp://HOST:5555'")
+    if config.device.key.suffix != ".key":
+        raise ConfigError(f"{path}: device.key: {config.device.key} must end in '.key'; the public key lies beside")
+    if config.emulation.slowdown > 1.0 and config.device.threads > 1:
+        raise ConfigError(f"{path}: emulation.slowdown stretches one thread's time; set device.threads = 1")
     try:
         for index, key in enumerate(config.server.public_keys):
             parse_public(key, f"{path}: server.public_keys[{index}]")

@@ -5,13 +5,14 @@ This is the rim: the only place where the clock, the operating system's entropy 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from edge_runtime import profile as profiles
 from edge_runtime.conditions.board import Board, EmulatedBoard, RealBoard
@@ -21,19 +22,24 @@ from edge_runtime.heads import Heads
 from edge_runtime.offload import Offload
 from edge_runtime.planner import Hysteresis, Planner, SplitProfile
 from edge_runtime.profile import Profile
-from edge_runtime.release import Release
-from edge_runtime.runtime import Runtime, Step
-from edge_runtime.sinks import JsonLines, answer_fields
+from edge_runtime.records import Records, labels_of
+from edge_runtime.release import Release, plan_for
+from edge_runtime.runtime import Runtime
+from edge_runtime.sinks import JsonLines
 from edge_runtime.sources import frames
 from edge_runtime.transport import Transport
 from split_model import __version__
 from split_model.bundle import Bundle
 from split_model.errors import ConfigError
-from split_model.features.data import Data, open_data, read_labels
-from split_model.keys import read_pair
+from split_model.features.data import Data, open_data
+from split_model.keys import KeyPair, read_pair
+from split_model.privacy import NoisePlan
 from split_model.protocol.device import DeviceSession
 
 log = logging.getLogger(__name__)
+
+#: By the cut's op index; None where features leave unprotected.
+Plans = dict[int, NoisePlan | None]
 
 
 def run(config: Config) -> int:
@@ -44,11 +50,44 @@ def run(config: Config) -> int:
     bundle = _open_bundle(config)
     data = _open_source(config, bundle)
     keys = read_pair(config.device.key)
-    sink = JsonLines(config.sink.path)
+    plans = _plans(config, bundle)
+    _say_privacy(bundle, plans)
     board = _board(config)
-    heads = _heads(config, bundle)
-    profile = _profile(config, bundle, heads, board)
-    _say_privacy(config, bundle)
+    with contextlib.ExitStack() as closing:
+        heads = _heads(config, bundle, plans)
+        closing.callback(heads.close)
+        profile = _profile(config, bundle, heads, board, stop.is_set)
+        if profile is None:
+            return os.EX_OK
+        sink = JsonLines(config.sink.path)
+        closing.callback(sink.close)
+        runtime, offload = _start(
+            config=config, bundle=bundle, heads=heads, board=board, profile=profile, keys=keys, closing=closing
+        )
+        source = frames(data, repeat=config.source.repeat, interval_s=config.source.interval_s, stopped=stop.is_set)
+        records = Records(bundle)
+        for step in runtime.run(source):
+            for record in records.of(step):
+                sink.write(record)
+        counters = runtime.counters
+        # Answers may have come late after the last frame.
+        view = offload.stop()
+        counters.late, counters.reconnects = view.late, view.reconnects
+    log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in counters.as_dict().items()))
+    return os.EX_OK
+
+
+def _start(
+    *,
+    config: Config,
+    bundle: Bundle,
+    heads: Heads,
+    board: Board,
+    profile: Profile,
+    keys: KeyPair,
+    closing: contextlib.ExitStack,
+) -> tuple[Runtime, Offload]:
+    """The frame loop, and the link thread, started; ``closing`` ends both."""
     boot_id = secrets.token_hex(16)
     transport = Transport(
         config.server.address,
@@ -57,6 +96,7 @@ def run(config: Config) -> int:
         max_answer_bytes=sum(spec.nbytes for spec in bundle.manifest.outputs),
     )
     session = DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}")
+    closing.callback(transport.terminate)
     offload = Offload(transport, session)
     cpus = os.cpu_count() or 1
     runtime = Runtime(
@@ -71,31 +111,17 @@ def run(config: Config) -> int:
         load=LoadEstimator(board.cpu_load, cpus=cpus, threads=config.device.threads),
     )
     offload.start()
-    source = frames(data, repeat=config.source.repeat, interval_s=config.source.interval_s, stopped=stop.is_set)
-    records = _Records(bundle)
-    try:
-        for step in runtime.run(source):
-            for record in records.of(step):
-                sink.write(record)
-    finally:
-        runtime.close()
-        offload.stop()
-        transport.terminate()
-        heads.close()
-        sink.close()
-    counters = runtime.counters.as_dict()
-    log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in counters.items()))
-    return os.EX_OK
+    closing.callback(offload.end)
+    closing.callback(runtime.close)
+    return runtime, offload
 
 
 def profile_now(config: Config) -> Profile:
     """Measure the board now and keep the figures, whatever was there before."""
     bundle = _open_bundle(config)
-    heads = _heads(config, bundle)
-    try:
-        measured = _measure(config, bundle, heads, _board(config))
-    finally:
-        heads.close()
+    with contextlib.closing(_heads(config, bundle, _plans(config, bundle))) as heads:
+        measured = _measure(config, bundle, heads, _board(config), lambda: False)
+    assert measured is not None, "nothing stops it"
     return measured
 
 
@@ -104,8 +130,7 @@ def check(config: Config) -> None:
     bundle = _open_bundle(config)
     _open_source(config, bundle)
     read_pair(config.device.key)
-    for cut in bundle.manifest.cuts:
-        Release(cut, config.release.spec, entropy=os.urandom)
+    _plans(config, bundle)
     _planner(config, bundle, None)
 
 
@@ -118,14 +143,9 @@ def _open_bundle(config: Config) -> Bundle:
     return bundle
 
 
-def _labels(bundle: Bundle) -> tuple[str, ...]:
-    schema = bundle.manifest.answer
-    return read_labels(bundle.path(schema.labels)) if schema is not None and schema.labels is not None else ()
-
-
 def _open_source(config: Config, bundle: Bundle) -> Data:
     manifest = bundle.manifest
-    return open_data(config.source.path, manifest.inputs, manifest.preprocess, _labels(bundle) or None)
+    return open_data(config.source.path, manifest.inputs, manifest.preprocess, labels_of(bundle) or None)
 
 
 def _board(config: Config) -> Board:
@@ -136,10 +156,15 @@ def _board(config: Config) -> Board:
     return EmulatedBoard(slowdown)
 
 
-def _heads(config: Config, bundle: Bundle) -> Heads:
+def _plans(config: Config, bundle: Bundle) -> Plans:
+    """Every cut's release plan, made once: a head that comes back after a while needs it again."""
+    return {cut.index: plan_for(cut, config.release.spec) for cut in bundle.manifest.cuts}
+
+
+def _heads(config: Config, bundle: Bundle, plans: Plans) -> Heads:
     return Heads(
         bundle,
-        lambda cut: Release(cut, config.release.spec, entropy=os.urandom),
+        lambda cut: Release(cut, plans[cut.index], entropy=os.urandom),
         backend=config.device.backend,
         threads=config.device.threads,
         memory_bytes=int(config.device.head_memory_mb * 1e6),
@@ -157,22 +182,30 @@ def _profile_path(config: Config, bundle: Bundle) -> Path:
     return config.device.state / f"profile-{bundle.identity[:16]}.json"
 
 
-def _measure(config: Config, bundle: Bundle, heads: Heads, board: Board) -> Profile:
+def _measure(
+    config: Config, bundle: Bundle, heads: Heads, board: Board, stopped: Callable[[], bool]
+) -> Profile | None:
     log.info("measuring %d cuts on this board", len(bundle.manifest.cuts))
-    profile = profiles.measure(bundle, heads, board, release=_release_name(config), threads=config.device.threads)
-    profiles.store(_profile_path(config, bundle), profile)
+    profile = profiles.measure(
+        bundle, heads, board, release=_release_name(config), threads=config.device.threads, stopped=stopped
+    )
+    if profile is not None:
+        profiles.store(_profile_path(config, bundle), profile)
     return profile
 
 
-def _profile(config: Config, bundle: Bundle, heads: Heads, board: Board) -> Profile:
-    """The stored profile if it still fits, else a new one."""
+def _profile(
+    config: Config, bundle: Bundle, heads: Heads, board: Board, stopped: Callable[[], bool]
+) -> Profile | None:
+    """The stored profile if it still fits, else a new one; None if ``stopped`` held before it was there."""
     stored = profiles.load(_profile_path(config, bundle))
+    splits = [*(cut.index for cut in bundle.manifest.cuts), bundle.local]
     wanted = (bundle.identity, heads.whole.backend, config.device.threads, board.slowdown, _release_name(config))
-    if stored is not None:
+    if stored is not None and [timing.split for timing in stored.splits] == splits:
         found = (stored.bundle, stored.backend, stored.threads, stored.slowdown, stored.release)
         if found == wanted:
             return stored
-    return _measure(config, bundle, heads, board)
+    return _measure(config, bundle, heads, board, stopped)
 
 
 def _planner(config: Config, bundle: Bundle, profile: Profile | None) -> Planner:
@@ -187,78 +220,23 @@ def _planner(config: Config, bundle: Bundle, profile: Profile | None) -> Planner
     split = config.planner.split
     fixed = {"auto": None, "local": bundle.local}.get(split) if isinstance(split, str) else split
     if fixed is not None and fixed != bundle.local and fixed not in allowed:
-        raise ConfigError(
-            f"planner.split = {fixed} precedes planner.earliest_cut = {earliest}; change one of them"
-        )
+        raise ConfigError(f"planner.split = {fixed} precedes planner.earliest_cut = {earliest}; change one of them")
     hysteresis = Hysteresis(min_gain=config.planner.min_gain, dwell_s=config.planner.dwell_s)
     return Planner(splits, local=bundle.local, hysteresis=hysteresis, fixed=fixed)
 
 
-def _say_privacy(config: Config, bundle: Bundle) -> None:
+def _say_privacy(bundle: Bundle, plans: Plans) -> None:
     """Print both claims for every cut: no number goes without its unit."""
     for cut in bundle.manifest.cuts:
-        release = Release(cut, config.release.spec, entropy=os.urandom)
-        if not release.protected:
+        plan = plans[cut.index]
+        if plan is None:
             log.warning("cut %d: features leave UNPROTECTED, release.mechanism is 'none'", cut.index)
             continue
         log.info(
             "cut %d: %d values; per-value epsilon at most %.2f, mean %.2f; whole-input epsilon %.0f a frame",
             cut.index,
             cut.values,
-            release.per_value_epsilon_max,
-            release.per_value_epsilon_mean,
-            release.whole_input_epsilon,
+            plan.per_value_epsilon_max,
+            plan.per_value_epsilon_mean,
+            plan.whole_input_epsilon,
         )
-
-
-class _Records:
-    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-        self._labels = _labels(bundle)
-        self._split = bundle.local
-
-    def of(self, step: Step) -> list[dict[str, Any]]:
-        """The records of one step."""
-        records = []
-        if step.decision.moved:
-            records.append(self._decision(step))
-        records.append(self._frame(step))
-        self._split = step.decision.split
-        return records
-
-    def _frame(self, step: Step) -> dict[str, Any]:
-        result, estimate = step.result, step.view.estimate
-        rate = estimate.uplink_bytes_s
-        record: dict[str, Any] = {
-            "kind": "frame",
-            "index": result.frame.index,
-            "name": result.frame.name,
-            "captured_s": result.frame.captured_s,
-            "split": result.split,
-            "how": result.how,
-            "latency_s": result.latency_s,
-            "payload_bytes": result.payload_bytes,
-            "uplink_mbit_s": None if rate is None else rate * 8e-6,
-            "rtt_s": estimate.rtt_s,
-            "load": step.load,
-            "cpu_load": step.cpu_load,
-            **result.parts,
-        }
-        if result.error:
-            record["error"] = result.error
-        else:
-            record |= answer_fields(result.outputs, self._bundle.manifest.answer, self._labels)
-        return record
-
-    def _decision(self, step: Step) -> dict[str, Any]:
-        decision = step.decision
-        return {
-            "kind": "decision",
-            "at_s": step.result.frame.captured_s,
-            "from": self._split,
-            "to": decision.split,
-            "why": decision.why,
-            "predicted_s": {str(p.split): round(p.total_s, 4) for p in decision.predictions},
-        }

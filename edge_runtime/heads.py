@@ -62,7 +62,10 @@ class Heads:
         self.whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend, threads=threads)
 
     def load(self, split: int) -> Head:
-        """Load a head now, with its warm-up inference; not kept."""
+        """Load a head now, with its warm-up inference; not kept. Also called by the background thread.
+
+        Raises `BackendError`, `BadModelError` or `MissingInputError` where that cannot be.
+        """
         cut = self._bundle.cut(split)
         interpreter = None
         if cut.head is not None:
@@ -73,8 +76,11 @@ class Heads:
         return head
 
     def prepared(self, split: int) -> Head | None:
-        """The head if it is ready; otherwise None, and it is on its way."""
-        self._collect()
+        """The head if it is ready; otherwise None, and it is on its way.
+
+        Raises what `load` raised in the background, when that head is asked for; asking again tries again.
+        """
+        self._collect(split)
         head = self._prepared.get(split)
         if head is not None:
             self._prepared.move_to_end(split)
@@ -94,9 +100,15 @@ class Heads:
         self._worker.shutdown(cancel_futures=True)
         self._prepared.clear()
 
-    def _collect(self) -> None:
+    def forget(self, split: int) -> None:
+        """Let a head go that turned out not to work."""
+        self._prepared.pop(split, None)
+
+    def _collect(self, wanted: int) -> None:
         for split in [split for split, future in self._under_way.items() if future.done()]:
-            self.keep(self._under_way.pop(split).result())
+            # One that failed stays until it is asked for: its error is no matter of the frame at another cut.
+            if split == wanted or self._under_way[split].exception() is None:
+                self.keep(self._under_way.pop(split).result())
 
     def _held_bytes(self) -> int:
         return sum(head.cut.head.size_bytes for head in self._prepared.values() if head.cut.head is not None)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_runtime.conditions.link import LinkEstimate, LinkEstimator
+from edge_runtime.conditions.meter import LinkMeter
+from edge_runtime.mailbox import Mailbox, Outcome
 from edge_runtime.transport import Transport, TransportEvent
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
@@ -22,34 +24,18 @@ from split_model.protocol.device import Answered, DeviceSession, Event, Late, Pr
 
 log = logging.getLogger(__name__)
 
-#: A probe's size, least and most: enough chunks for their spacing to show the rate.
-PROBE_BYTES = (3 << 10, 8 << 10)
-#: Probes take no more than this share of the uplink as it is believed to be, and only while nothing else crosses;
-#: but at least every `_PROBE_AT_LEAST_S`, or a link that came back from an outage would never be noticed.
-PROBE_SHARE = 0.08
-#: Requests that timed fewer bytes than this say nothing certain of the rate.
-MIN_TIMED_BYTES = 2 << 10
-_PROBE_EVERY_S = 0.5
-_PROBE_AT_LEAST_S = 2.0
-_PING_EVERY_S = 2.0
 _SILENCE_S = 8.0
-_BACKOFF_S = (0.5, 8.0)
-_WINDOW_S = 0.3
-_MIN_WINDOW_BYTES = 32 << 10
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a request ended at the server: answered or refused, one of the two."""
-
-    at_s: float
-    answered: Answered | None = None
-    refusal: Refused | None = None
+_BACKOFF_S = (0.5, 5.0)
+#: A server that does not take connections for so long is reported.
+_AWAY_S = 3.0
 
 
 @dataclass(frozen=True)
 class LinkView:
-    """What the rest of the program may know of the link. ``trouble`` is one line for the user, or empty."""
+    """What the rest of the program may know of the link. ``trouble`` is one line for the user, or empty.
+
+    ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
+    """
 
     up: bool
     trouble: str
@@ -75,90 +61,87 @@ class Offload(threading.Thread):
         self._transport = transport
         self._session = session
         self._now = now
-        self._estimator = estimator or LinkEstimator()
-        self._lock = threading.Condition()
+        self._meter = LinkMeter(estimator or LinkEstimator(), now_s=now())
+        self._mailbox = Mailbox(now=now)
+        self._outcomes = self._mailbox.outcomes  # the simulator in benchmarks looks whether one is there
+        self._lock = threading.Lock()  # guards the commands, the view and the meter
         self._commands: list[Callable[[], None]] = []
-        self._outcomes: dict[int, Outcome] = {}
-        self._open: set[int] = set()
-        self._acked: dict[int, int] = {}
-        self._view = LinkView(False, "not connected yet", (), self._estimator.estimate(0.0), 0.0, 0, 0)
+        self._view = LinkView(False, "not connected yet", (), self._meter.estimate(now()), 0.0, 0, 0)
         self._stopping = False
-        self._heard_s = self._pinged_s = self._probed_s = self._timed_s = now()
+        self._heard_s = self._down_s = now()
         self._backoff_s = _BACKOFF_S[0]
         self._reopen_at_s: float | None = None
-        self._failed_handshakes = 0
+        self._welcomes = 0
+        self._error: BaseException | None = None
 
     # Called from the inference thread.
 
     def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """Send a request as soon as the link takes it. The payload must not change until it has an outcome."""
-        with self._lock:
-            self._open.add(request.request_id)
+        self._mailbox.open(request.request_id, len(payload))
         self._command(lambda: self._session.submit(request, payload, due_at_s=due_at_s))
 
     def wait(
         self, request_id: int, *, until_s: float, unless: Callable[[], bool] = lambda: False
     ) -> Outcome | None:
-        """The outcome of a request, or None when the time is up or ``unless`` holds first (`nudge` rechecks it).
-
-        An outcome is taken once; the request is then closed.
-        """
-        with self._lock:
-            while request_id not in self._outcomes:
-                remaining_s = until_s - self._now()
-                if remaining_s <= 0 or self._stopping or unless():
-                    return None
-                self._lock.wait(min(remaining_s, 3600.0))
-            self._open.discard(request_id)
-            return self._outcomes.pop(request_id)
+        """See `Mailbox.wait`."""
+        return self._mailbox.wait(request_id, until_s=until_s, unless=unless)
 
     def nudge(self) -> None:
-        """Make every `wait` look at its ``unless`` again."""
-        with self._lock:
-            self._lock.notify_all()
+        """Make `wait` look at its ``unless`` again."""
+        self._mailbox.nudge()
 
     def acked_bytes(self, request_id: int) -> int:
         """How many bytes of an open request have arrived at the server, as far as we know."""
-        with self._lock:
-            return self._acked.get(request_id, 0)
+        return self._mailbox.acked_bytes(request_id)
 
     def cancel(self, request_id: int) -> None:
         """Nobody waits for this request any more."""
-        with self._lock:
-            self._open.discard(request_id)
-            self._outcomes.pop(request_id, None)
-        self._command(lambda: self._cancel(request_id))
+        payload_bytes = self._mailbox.give_up(request_id)
+        self._command(lambda: self._cancel(request_id, payload_bytes))
 
     def view(self) -> LinkView:
-        """The link as of now."""
+        """The link as of now. Raises what ended the link thread, if something did: it is not to be missed."""
         with self._lock:
-            return replace(self._view, estimate=self._estimator.estimate(self._now()))
+            if self._error is not None:
+                raise self._error
+            now_s = self._now()
+            estimate, queue_s = self._meter.estimate(now_s), self._meter.queue_s(now_s)
+            return replace(self._view, estimate=estimate, queue_s=queue_s, late=self._mailbox.late)
 
-    def stop(self) -> None:
-        """End the thread; unfinished requests stay without an outcome."""
+    def stop(self) -> LinkView:
+        """`end`, and the last view, for its counts."""
+        self.end()
+        return self.view()
+
+    def end(self) -> None:
+        """End the thread; unfinished requests stay without an outcome. Doing it twice does no harm."""
         self._stopping = True
-        self._transport.wake()
+        if self.is_alive():
+            self._transport.wake()
         self.join()
 
     # The link thread.
 
     def run(self) -> None:
         """Serve the sockets until `stop`."""
-        self._transport.open()
         try:
+            self._transport.open()
             while not self._stopping:
                 self._turn()
+        except BaseException as error:  # noqa: BLE001  whatever it is, `view` raises it in the inference thread
+            self._error = error
         finally:
             self._transport.close()
-            with self._lock:
-                self._stopping = True
-                self._lock.notify_all()
+            self._mailbox.close()
 
     def _turn(self) -> None:
         self._run_commands()
         wants_to_send = self._send_all()
         for happened in self._transport.poll(self._timeout_s(), wants_to_send=wants_to_send):
             self._transport_event(happened)
+            if self._reopen_at_s is not None:  # what else there is concerns a socket that is closed now
+                break
         for frames in self._transport.receive():
             self._heard_s = now_s = self._now()
             try:
@@ -169,8 +152,7 @@ class Offload(threading.Thread):
                 return
             for event in events:
                 self._session_event(event, now_s)
-        with self._lock:
-            self._acked = {request_id: self._session.acked_bytes(request_id) for request_id in self._open}
+        self._mailbox.note_acked(self._session.acked_bytes)
         self._upkeep()
 
     def _send_all(self) -> bool:
@@ -197,125 +179,102 @@ class Offload(threading.Thread):
         for command in commands:
             command()
 
-    def _cancel(self, request_id: int) -> None:
-        """A request that is given up says how far it got: without this a dying link would keep its old estimate."""
+    def _cancel(self, request_id: int, payload_bytes: int) -> None:
         first_sent_s = self._session.first_sent_s(request_id)
         if first_sent_s is not None:
-            now_s = self._now()
             with self._lock:
-                rtt_s = self._estimator.estimate(now_s).rtt_s or 0.0
-                elapsed_s = max(1e-3, now_s - first_sent_s - rtt_s)
-                self._estimator.transferred(self._session.acked_bytes(request_id), elapsed_s, at_s=now_s)
-            self._timed_s = now_s
+                self._meter.given_up(
+                    acked_bytes=self._session.acked_bytes(request_id),
+                    total_bytes=payload_bytes,
+                    first_sent_s=first_sent_s,
+                    now_s=self._now(),
+                )
         self._session.cancel(request_id)
 
     def _transport_event(self, happened: TransportEvent) -> None:
         if happened is TransportEvent.READY:
-            self._failed_handshakes = 0
             self._heard_s = self._now()
             self._session.connected()
         elif happened is TransportEvent.LOST:
+            self._down_s = self._now()
             self._session.disconnected()
             self._publish(up=False, trouble=f"lost the connection to {self._transport.address}")
         elif happened is TransportEvent.REFUSED:
-            self._reopen(
-                f"{self._transport.address} refuses this device's key; allow it there with "
-                f"'cloud-server devices allow NAME {self._transport.public_key}'"
-            )
+            self._reopen_refused()
         else:
-            self._failed_handshakes += 1
             self._reopen(
                 f"{self._transport.address} breaks off the handshake; "
-                "check server.public_key in the config and that a cloud-server listens there"
+                "check server.public_keys in the config, and that a cloud-server listens there"
             )
+
+    def _reopen_refused(self) -> None:
+        self._reopen(
+            f"{self._transport.address} refuses this device's key; allow it there with "
+            f"'cloud-server devices allow NAME {self._transport.public_key}'"
+        )
 
     def _session_event(self, event: Event, now_s: float) -> None:
         if isinstance(event, Welcomed):
             self._backoff_s = _BACKOFF_S[0]
-            self._probed_s = -1e9
+            self._meter.connected()
+            self._welcomes += 1
             self._publish(up=True, trouble="", offers=event.welcome.offers)
             log.info("connected to %s, protocol %d", self._transport.address, event.welcome.version)
         elif isinstance(event, Answered):
-            self._answered(event, now_s)
-        elif isinstance(event, Probed):
-            self._probe_back(event, now_s)
-        elif isinstance(event, Late):
             with self._lock:
-                self._view = replace(self._view, late=self._view.late + 1)
+                self._meter.answered(event, now_s)
+            self._mailbox.finish(event.request_id, Outcome(now_s, answered=event))
+        elif isinstance(event, Probed):
+            with self._lock:
+                self._meter.probed(event, now_s)
+        elif isinstance(event, Late):
+            self._mailbox.came_late()
+        else:
+            self._refused(event, now_s)
+
+    def _refused(self, event: Refused, now_s: float) -> None:
+        if event.request_id is not None:
+            self._mailbox.finish(event.request_id, Outcome(now_s, refusal=event))
+        if event.code == "revoked":
+            self._reopen_refused()
         elif event.request_id is None:
             self._reopen(f"{self._transport.address}: {event.code}: {event.text}")
-        else:
-            self._finish(event.request_id, Outcome(now_s, refusal=event))
-
-    def _answered(self, event: Answered, now_s: float) -> None:
-        answer = event.answer
-        with self._lock:
-            transfer_s = 0.0
-            if answer.timed_bytes >= MIN_TIMED_BYTES:
-                self._estimator.transferred(answer.timed_bytes, answer.receive_s, at_s=now_s)
-                transfer_s = answer.receive_s * event.total_bytes / answer.timed_bytes
-                self._timed_s = now_s
-            rest_s = event.elapsed_s - transfer_s - answer.queue_s - answer.tail_s
-            self._estimator.round_trip(rest_s)
-            self._view = replace(self._view, queue_s=0.5 * self._view.queue_s + 0.5 * answer.queue_s)
-        self._finish(event.request_id, Outcome(now_s, answered=event))
-
-    def _probe_back(self, event: Probed, now_s: float) -> None:
-        with self._lock:
-            if event.timed_bytes >= MIN_TIMED_BYTES:
-                self._estimator.transferred(event.timed_bytes, event.receive_s, at_s=now_s)
-                self._timed_s = now_s
-            elif event.total_bytes == 0:
-                self._estimator.round_trip(event.elapsed_s)
-
-    def _finish(self, request_id: int, outcome: Outcome) -> None:
-        with self._lock:
-            if request_id in self._open:
-                self._outcomes[request_id] = outcome
-                self._lock.notify_all()
-            else:
-                self._view = replace(self._view, late=self._view.late + 1)
 
     def _publish(self, *, up: bool, trouble: str, offers: tuple[wire.Offer, ...] = ()) -> None:
         with self._lock:
             if trouble and trouble != self._view.trouble:
                 log.warning("%s", trouble)
-            self._view = replace(self._view, up=up, trouble=trouble, offers=offers)
+            reconnects = max(0, self._welcomes - 1)
+            self._view = replace(self._view, up=up, trouble=trouble, offers=offers, reconnects=reconnects)
 
     def _upkeep(self) -> None:
         now_s = self._now()
         if self._reopen_at_s is not None:
             if now_s >= self._reopen_at_s:
                 self._reopen_at_s = None
-                self._heard_s = now_s
+                self._heard_s = self._down_s = now_s
                 self._transport.open()
             return
         if self._session.state is State.READY:
             self._measure(now_s)
+        elif self._session.state is State.CLOSED and now_s - self._down_s > _AWAY_S:
+            self._publish(
+                up=False,
+                trouble=f"no connection to {self._transport.address}; check that a cloud-server runs there and "
+                "that nothing blocks the port; frames are answered here meanwhile",
+            )
         if self._session.state is not State.CLOSED and now_s - self._heard_s > _SILENCE_S:
             self._reopen(f"nothing heard from {self._transport.address} for {_SILENCE_S:.0f} s")
 
     def _measure(self, now_s: float) -> None:
-        """Ping now and then; probe while requests tell too little of the link."""
-        estimate = self._estimator.estimate(now_s)
-        rate = estimate.uplink_bytes_s
-        if rate is not None:
-            window = int(rate * (_WINDOW_S + (estimate.rtt_s or 0.0)))
-            limit = self._session.welcome.window_bytes if self._session.welcome else _MIN_WINDOW_BYTES
-            self._session.window_bytes = max(_MIN_WINDOW_BYTES, min(window, limit))
-        if self._session.open_requests or self._session.open_probes:
+        session = self._session
+        limit = session.welcome.window_bytes if session.welcome else session.window_bytes
+        session.window_bytes = self._meter.window_bytes(limit, now_s) or session.window_bytes
+        if session.open_requests or session.open_probes:
             return
-        least, most = PROBE_BYTES
-        share = PROBE_SHARE * (rate or least)
-        probe_bytes = max(least, min(most, int(share * _PROBE_EVERY_S)))
-        pause_s = max(_PROBE_EVERY_S, min(probe_bytes / share, _PROBE_AT_LEAST_S)) if rate else _PROBE_EVERY_S
-        # From the last probe's sending, not its return: one that came back late says that the link is back.
-        if now_s - self._probed_s >= pause_s and now_s - self._timed_s >= _PROBE_EVERY_S / 2:
-            self._probed_s = now_s
-            self._session.probe(probe_bytes)
-        elif now_s - max(self._pinged_s, self._heard_s) >= _PING_EVERY_S:
-            self._pinged_s = now_s
-            self._session.probe(0)
+        probe_bytes = self._meter.next_probe_bytes(heard_s=self._heard_s, now_s=now_s)
+        if probe_bytes is not None:
+            session.probe(probe_bytes)
 
     def _reopen(self, trouble: str) -> None:
         """Close the socket and open a new one after a pause: after a refusal libzmq never tries again by itself."""
@@ -323,6 +282,4 @@ class Offload(threading.Thread):
         self._transport.close()
         self._reopen_at_s = self._now() + self._backoff_s * random.uniform(0.8, 1.2)  # noqa: S311  jitter, no secret
         self._backoff_s = min(self._backoff_s * 2, _BACKOFF_S[1])
-        with self._lock:
-            self._view = replace(self._view, reconnects=self._view.reconnects + 1)
         self._publish(up=False, trouble=trouble)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from edge_runtime.conditions.board import Board
 from edge_runtime.heads import Heads
 from split_model.bundle import Bundle
+from split_model.errors import OutputError
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +57,21 @@ def measure(
     *,
     release: str,
     threads: int,
+    stopped: Callable[[], bool] = lambda: False,
     runs: int = 5,
     progress: Callable[[str], None] = log.info,
-) -> Profile:
-    """Time every offered head and the whole model on this board (medians over ``runs`` after a warm-up)."""
+) -> Profile | None:
+    """Time every offered head and the whole model on this board (medians over ``runs`` after a warm-up).
+
+    Returns None as soon as ``stopped`` holds: on a slow board this takes minutes.
+    """
     # Random, not zero: zeros may run faster than data, and random is never slower.
     rng = np.random.default_rng(0)
     inputs = [_plausible(rng, spec.shape, spec.dtype) for spec in bundle.manifest.inputs]
     splits = []
     for cut in bundle.manifest.cuts:
+        if stopped():
+            return None
         head = heads.load(cut.index)
         for _ in range(_WARM_UPS):
             head.release(head.features(inputs))
@@ -115,6 +123,8 @@ def _plausible(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> 
         return rng.uniform(-1, 1, shape).astype(kind)
     if kind.kind == "b":
         return rng.integers(0, 2, shape).astype(kind)
+    if kind.itemsize > 2:  # indices or lengths: whatever they point into has at least two entries
+        return rng.integers(0, 2, shape).astype(kind)
     limits = np.iinfo(kind)
     low, high = max(limits.min, -128), min(limits.max, 127)
     return rng.integers(low, high, shape, endpoint=True).astype(kind)
@@ -132,8 +142,15 @@ def load(path: Path) -> Profile | None:
 
 
 def store(path: Path, profile: Profile) -> None:
-    """Write a profile so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a profile so that it is there whole or not at all. `OutputError` where it cannot be written."""
     scratch = path.with_suffix(".new")
-    scratch.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1))
-    scratch.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1))
+        scratch.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: {error.strerror}; set device.state to a folder that this program may write to"
+        ) from None

@@ -20,31 +20,37 @@ from split_model.protocol import messages as wire
 Entropy = Callable[[int], bytes]
 
 
-class Release:
-    """One cut's way out. ``whole_input_epsilon`` is what one frame costs; it says nothing unless ``protected``."""
+def plan_for(cut: Cut, spec: NoiseSpec | None) -> NoisePlan | None:
+    """The plan of a cut's release, None where features go out unprotected. `ConfigError` without calibration."""
+    if spec is None:
+        return None
+    if cut.calibration is None:
+        raise ConfigError(
+            f"cut {cut.index} has no calibration, so nothing may leave at it: prepare the bundle with "
+            "--calibration, or set release.mechanism = 'none' if the features need no protection"
+        )
+    return NoisePlan.make(spec, cut.tensors, cut.calibration)
 
-    def __init__(self, cut: Cut, spec: NoiseSpec | None, *, entropy: Entropy) -> None:
-        self.protected = spec is not None
+
+class Release:
+    """One cut's way out, by its plan or, without one, as it is.
+
+    ``whole_input_epsilon`` is what one frame costs; it says nothing unless ``protected``.
+    """
+
+    def __init__(self, cut: Cut, plan: NoisePlan | None, *, entropy: Entropy) -> None:
+        self.protected = plan is not None
         self.per_value_epsilon_max = 0.0
-        self.per_value_epsilon_mean = 0.0
         self.whole_input_epsilon = 0.0
         self.descriptor: wire.Release = wire.NoRelease()
         self.payload_bytes = cut.raw_bytes
         self._noise: NoiseRelease | None = None
-        if spec is None:
-            return
-        if cut.calibration is None:
-            raise ConfigError(
-                f"cut {cut.index} has no calibration, so nothing may leave at it: prepare the bundle with "
-                "--calibration, or set release.mechanism = 'none' if the features need no protection"
-            )
-        plan = NoisePlan.make(spec, cut.tensors, cut.calibration)
-        self._noise = NoiseRelease(plan, entropy=entropy)
-        self.descriptor = wire.Noise(spec=spec, digest=plan.digest)
-        self.payload_bytes = plan.payload_bytes
-        self.per_value_epsilon_max = plan.per_value_epsilon_max
-        self.per_value_epsilon_mean = plan.per_value_epsilon_mean
-        self.whole_input_epsilon = plan.whole_input_epsilon
+        if plan is not None:
+            self._noise = NoiseRelease(plan, entropy=entropy)
+            self.descriptor = wire.Noise(spec=plan.spec, digest=plan.digest)
+            self.payload_bytes = plan.payload_bytes
+            self.per_value_epsilon_max = plan.per_value_epsilon_max
+            self.whole_input_epsilon = plan.whole_input_epsilon
 
     def __call__(self, features: Sequence[NDArray[Any]]) -> memoryview:
         """The payload of one frame, ``payload_bytes`` long whatever the content. Spends the features' arrays."""

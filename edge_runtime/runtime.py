@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,13 +21,16 @@ from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.counters import Counters, How
 from edge_runtime.deadline import InFlight, is_stalled, local_start_s
 from edge_runtime.heads import Head, Heads
-from edge_runtime.offload import LinkView, Offload, Outcome
+from edge_runtime.local_runs import LocalRuns
+from edge_runtime.mailbox import Outcome
+from edge_runtime.offload import LinkView, Offload
 from edge_runtime.planner import Conditions, Decision, Planner, Prediction
 from edge_runtime.profile import Profile
+from edge_runtime.shunned import Shunned
 from edge_runtime.sources import Frame
 from edge_runtime.tail_times import TailTimes
 from split_model.bundle import Bundle
-from split_model.errors import BackendError
+from split_model.errors import BackendError, BadModelError, MissingInputError
 from split_model.protocol import messages as wire
 
 log = logging.getLogger(__name__)
@@ -36,9 +38,6 @@ log = logging.getLogger(__name__)
 Array = NDArray[Any]
 
 _CHECK_EVERY_S = 0.04
-#: A cut that the server refused is not tried again for so long.
-_SHUNNED_S = 30.0
-_SHUNNED_FOR = {"unknown_cut", "unknown_release", "unknown_bundle", "size", "too_large", "failed"}
 
 
 @dataclass
@@ -96,11 +95,13 @@ class Runtime:
         self._now = now
         self._profile = {timing.split: timing for timing in profile.splits}
         self._tails = TailTimes(bundle)
-        self._local_runs: deque[float] = deque([profile.local.head_p95_s], maxlen=32)
-        self._finisher = finisher or ThreadPoolExecutor(1, thread_name_prefix="local")
-        self._finishing: Future[tuple[list[Array], float]] | None = None
+        self._local_runs = LocalRuns(
+            heads.whole, board, p95_s=profile.local.head_p95_s, took=self._took_local, executor=finisher
+        )
+        self._shunned = Shunned()
         self._active: Head | None = None
-        self._shunned: dict[int, float] = {}
+        self._last_split: int | None = None
+        self._hosted = True
         self._next_request_id = 0
 
     def run(self, frames: Iterable[Frame]) -> Iterable[Step]:
@@ -109,30 +110,41 @@ class Runtime:
             self.counters.frames_in += 1
             view = self._offload.view()
             decision = self._decide(view)
-            try:
-                result = self._one(frame, decision)
-            except BackendError as error:
-                log.error("%s: %s", frame.name, error)  # noqa: TRY400  one line; the cause is in it
-                latency_s = self._now() - frame.captured_s
-                result = Result(frame, "failed", decision.split, [], latency_s, error=str(error))
+            result = self._failed(frame, decision, frame.error) if frame.error else self._answer(frame, decision)
             self.counters.ended(result.how)
             self.counters.late, self.counters.reconnects = view.late, view.reconnects
             yield Step(result, decision, view, self._load.factor, self._load.cpu_load)
 
     def close(self) -> None:
         """Wait for a local run that is still under way."""
-        self._finisher.shutdown()
+        self._local_runs.close()
+
+    def _answer(self, frame: Frame, decision: Decision) -> Result:
+        try:
+            result = self._one(frame, decision)
+        except BackendError as error:
+            return self._failed(frame, decision, str(error))
+        if self._last_split is not None and result.split != self._last_split:
+            self.counters.moves += 1
+        self._last_split = result.split
+        return result
+
+    def _failed(self, frame: Frame, decision: Decision, why: str) -> Result:
+        log.error("%s: %s", frame.name or f"frame {frame.index}", why)
+        return Result(frame, "failed", decision.split, [], self._now() - frame.captured_s, error=why)
 
     def _decide(self, view: LinkView) -> Decision:
         now_s = self._now()
         offered = next((o.cuts for o in view.offers if o.identity == self._bundle.identity), ())
-        if view.up and not offered:
+        hosted = bool(offered) or not view.up
+        if self._hosted and not hosted:
             log.warning("the server does not host bundle %s (%s); everything runs here until it does",
                         self._bundle.manifest.name, self._bundle.identity[:12])  # fmt: skip
+        self._hosted = hosted
         allowed = self._planner.splits.intersection(offered)
-        ready = frozenset(cut for cut in allowed if self._shunned.get(cut, -math.inf) < now_s)
+        ready = frozenset(cut for cut in allowed if self._shunned.allows(cut, now_s=now_s))
         for cut in ready:
-            self._planner.update_profile(self._tails.apply(self._planner.profile(cut)))
+            self._planner.update_profile(self._tails.apply(self._planner.profile(cut), now_s=now_s))
         conditions = Conditions(
             link=view.estimate, link_up=view.up, load=self._load.estimate(now_s), queue_s=view.queue_s
         )
@@ -142,13 +154,21 @@ class Runtime:
         head = self._head_for(decision.split)
         if head is None:
             return self._local(frame)
-        features, head_s = self._board.run(lambda: head.features(frame.tensors))
+        try:
+            features, head_s = self._board.run(lambda: head.features(frame.tensors))
+        except BackendError as error:
+            self._heads.forget(head.cut.index)
+            self._shunned.shun(head.cut.index, f"its head fails: {error}", now_s=self._now())
+            return self._local(frame)
         payload, release_s = self._board.run(lambda: head.release(features))
         known = self._profile[head.cut.index]
         self._load.observed(head_s + release_s, known.head_s + known.release_s, now_s=self._now())
         request_id = self._submit(frame, head, payload)
         expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
-        result = self._await(frame, head, request_id, expected)
+        try:
+            result = self._await(frame, head, request_id, expected)
+        finally:
+            self._offload.cancel(request_id)
         result.parts |= {"head_s": head_s, "release_s": release_s}
         return result
 
@@ -156,10 +176,16 @@ class Runtime:
         """The head to use: the chosen one if it is prepared, else the one in use; None means the whole model."""
         if split == self._planner.local:
             self._active = None
-        elif head := self._heads.prepared(split):
-            if head is not self._active:
-                self.counters.moves += 1
-            self._active = head
+            return None
+        prepared = None
+        try:
+            prepared = self._heads.prepared(split)
+        except (BackendError, BadModelError, MissingInputError) as error:
+            self._shunned.shun(split, f"its head does not load: {error}", now_s=self._now())
+        if prepared is not None:
+            self._active = prepared
+        elif self._active is not None and not self._shunned.allows(self._active.cut.index, now_s=self._now()):
+            self._active = None
         return self._active
 
     def _submit(self, frame: Frame, head: Head, payload: memoryview) -> int:
@@ -190,7 +216,7 @@ class Runtime:
         expected_s = expected.total_s - expected.head_s if expected else 0.0
         answer_by_s = frame.captured_s + self._answer_within_s
         in_flight = InFlight(submitted_s, expected_s, head.release.payload_bytes, acked_bytes=0)
-        start_local_s = local_start_s(in_flight, answer_by_s=answer_by_s, local_p95_s=self._local_p95_s())
+        start_local_s = local_start_s(in_flight, answer_by_s=answer_by_s, local_p95_s=self._local_runs.p95_s)
         outcome = None
         while outcome is None and (now_s := self._now()) < start_local_s:
             outcome = self._offload.wait(request_id, until_s=min(start_local_s, now_s + _CHECK_EVERY_S))
@@ -201,21 +227,20 @@ class Runtime:
         if outcome is None:
             outcome = self._race(frame, request_id)
         if outcome is not None and (answered := self._take(frame, head, outcome)) is not None:
-            self._offload.cancel(request_id)
             return answered
-        return self._fall_back(frame, head, request_id)
+        return self._fall_back(frame, head)
 
     def _race(self, frame: Frame, request_id: int) -> Outcome | None:
         """Run the frame here and keep listening: whichever is done first is the answer."""
-        finishing = self._start_local(frame)
+        finishing = self._local_runs.start(frame.index, frame.tensors)
         finishing.add_done_callback(lambda _: self._offload.nudge())
         return self._offload.wait(request_id, until_s=math.inf, unless=finishing.done)
 
     def _take(self, frame: Frame, head: Head, outcome: Outcome) -> Result | None:
         """The server's answer as a result, or None where it refused or answered something else."""
         if outcome.answered is None:
-            if outcome.refusal is not None:
-                self._refused(head.cut.index, outcome.refusal.code, outcome.refusal.text)
+            if (refusal := outcome.refusal) is not None:
+                self._shunned.refused(head.cut.index, refusal.code, refusal.text, now_s=self._now())
             return None
         answer = outcome.answered.answer
         specs = self._bundle.manifest.outputs
@@ -223,14 +248,16 @@ class Runtime:
         if tuple((t.dtype, tuple(t.shape)) for t in answer.tensors) != expected or len(
             outcome.answered.payload
         ) != sum(spec.nbytes for spec in specs):
-            self._refused(head.cut.index, "failed", "the answer does not have the model's outputs")
+            why = "the server's answer does not have the model's outputs"
+            self._shunned.shun(head.cut.index, why, now_s=self._now())
             return None
         outputs, offset = [], 0
         for spec in specs:
             raw = outcome.answered.payload[offset : offset + spec.nbytes]
             outputs.append(np.frombuffer(raw, spec.dtype).reshape(spec.shape))
             offset += spec.nbytes
-        self._tails.observed(head.cut.index, answer.tail_s)
+        self._shunned.answered(head.cut.index)
+        self._tails.observed(head.cut.index, answer.tail_s, at_s=self._now())
         result = Result(frame, "offloaded", head.cut.index, outputs, self._now() - frame.captured_s)
         result.payload_bytes = outcome.answered.total_bytes
         result.parts = {
@@ -240,49 +267,16 @@ class Runtime:
         }
         return result
 
-    def _refused(self, split: int, code: str, text: str) -> None:
-        log.warning("cut %d refused by the server (%s): %s", split, code, text)
-        if code in _SHUNNED_FOR:
-            self._shunned[split] = self._now() + _SHUNNED_S
-
-    def _fall_back(self, frame: Frame, head: Head, request_id: int) -> Result:
-        finishing = self._finishing if self._is_finishing(frame) else self._start_local(frame)
-        assert finishing is not None
-        outputs, _ = finishing.result()
-        self._offload.cancel(request_id)
+    def _fall_back(self, frame: Frame, head: Head) -> Result:
+        outputs, _ = self._local_runs.finish(frame.index, frame.tensors)
         result = Result(frame, "fallback", head.cut.index, outputs, self._now() - frame.captured_s)
         result.payload_bytes = head.release.payload_bytes
         return result
 
     def _local(self, frame: Frame) -> Result:
-        self._join_finisher()
-        outputs, took_s = self._whole(frame.tensors)
+        outputs, took_s = self._local_runs.now(frame.tensors)
         latency_s = self._now() - frame.captured_s
         return Result(frame, "local", self._bundle.local, outputs, latency_s, parts={"head_s": took_s})
 
-    def _whole(self, tensors: Sequence[Array]) -> tuple[list[Array], float]:
-        outputs, took_s = self._board.run(lambda: self._heads.whole.run(tensors))
-        self._local_runs.append(took_s)
+    def _took_local(self, took_s: float) -> None:
         self._load.observed(took_s, self._profile[self._bundle.local].head_s, now_s=self._now())
-        return outputs, took_s
-
-    def _start_local(self, frame: Frame) -> Future[tuple[list[Array], float]]:
-        """Run the whole model on a frame in the finisher thread, after what it may still do for an earlier one."""
-        if self._finishing is not None:
-            self._finishing.cancel()  # it has not started, and its frame was answered by the server meanwhile
-        self._finishing = self._finisher.submit(self._whole, frame.tensors)
-        self._finishing_frame = frame.index
-        return self._finishing
-
-    def _is_finishing(self, frame: Frame) -> bool:
-        return self._finishing is not None and self._finishing_frame == frame.index
-
-    def _join_finisher(self) -> None:
-        """One interpreter, one run at a time."""
-        if self._finishing is not None and not self._finishing.cancel():
-            self._finishing.result()
-        self._finishing = None
-
-    def _local_p95_s(self) -> float:
-        runs = sorted(self._local_runs)
-        return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]

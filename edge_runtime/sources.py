@@ -9,18 +9,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from split_model.features.data import Data
+from split_model.errors import BadInputError
+from split_model.features.data import BadSampleError, Data, Sample
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One input and when it was captured. ``tensors`` are the model's inputs."""
+    """One input and when it was captured. ``tensors`` are the model's inputs, none where ``error`` says why."""
 
     index: int
     name: str
     tensors: tuple[NDArray[Any], ...]
     label: int | None
     captured_s: float
+    error: str = ""
 
 
 def frames(
@@ -36,18 +38,41 @@ def frames(
 
     With an interval, frame ``i`` is captured ``i`` intervals after the first, whether or not anybody is ready
     for it: one that has to wait is already that old. Decoding happens before the frame is due.
+
+    A sample that cannot be read is a frame with an ``error``. Raises `BadInputError` when no sample of a whole
+    round could be read: going on would only repeat that.
     """
     index = 0
     start_s: float | None = None
     round_ = 0
     while repeat == 0 or round_ < repeat:
-        for sample in data:
+        good = 0
+        for sample in _samples(data):
             start_s = now() if start_s is None else start_s
             due_s = start_s + index * interval_s if interval_s else now()
             while not stopped() and (wait_s := due_s - now()) > 0:
                 sleep(min(wait_s, 0.1))
             if stopped():
                 return
-            yield Frame(index, sample.name, sample.tensors, sample.label, due_s)
+            if isinstance(sample, BadInputError):
+                name = sample.name if isinstance(sample, BadSampleError) else ""
+                yield Frame(index, name, (), None, due_s, error=str(sample))
+            else:
+                good += 1
+                yield Frame(index, sample.name, sample.tensors, sample.label, due_s)
             index += 1
+        if not good:
+            raise BadInputError("not one sample of the source could be read; see the errors above")
         round_ += 1
+
+
+def _samples(data: Data) -> Iterator[Sample | BadInputError]:
+    """What can be read, and errors in the place of what cannot; whether it goes on after one is up to the data."""
+    samples = iter(data)
+    while True:
+        try:
+            yield next(samples)
+        except StopIteration:  # noqa: PERF203  the one way to go on with the same iterator
+            return
+        except BadInputError as error:
+            yield error

@@ -12,6 +12,7 @@ from enum import Enum, auto
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from split_model.errors import ConfigError
 from split_model.keys import KeyPair
 from split_model.protocol.device import Frames
 from split_model.protocol.messages import MAX_HEADER_BYTES
@@ -24,6 +25,21 @@ class TransportEvent(Enum):
     LOST = auto()
     REFUSED = auto()
     BROKEN_HANDSHAKE = auto()
+
+
+class _Phase(Enum):
+    """Of the TCP connection under the socket, as its monitor tells. After a failed handshake it is DOWN at once."""
+
+    DOWN = auto()
+    HANDSHAKING = auto()
+    UP = auto()
+
+
+_FAILED_HANDSHAKES = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: TransportEvent.REFUSED,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: TransportEvent.BROKEN_HANDSHAKE,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: TransportEvent.BROKEN_HANDSHAKE,
+}
 
 
 class Transport:
@@ -45,11 +61,12 @@ class Transport:
         self._wake_out.sndtimeo = 0
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        self._handshaking = False
+        self._phase = _Phase.DOWN
 
     def open(self) -> None:
-        """A fresh socket; it connects and reconnects by itself until `close`."""
+        """A fresh socket; it connects and reconnects by itself until `close`. `ConfigError` for a bad address."""
         socket = self._context.socket(zmq.DEALER)
+        socket.ipv6 = "[" in self.address
         socket.curve_serverkey = next(self._server_keys)
         socket.curve_publickey = self._keys.public
         socket.curve_secretkey = self._keys.secret
@@ -74,9 +91,13 @@ class Transport:
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )
-        self._handshaking = False
-        socket.connect(self.address)
+        self._phase = _Phase.DOWN
         self._socket = socket
+        try:
+            socket.connect(self.address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(f"server.address {self.address}: {error}; write it as tcp://HOST:PORT") from None
 
     def close(self) -> None:
         """Close the socket at once, dropping what it still held."""
@@ -134,18 +155,18 @@ class Transport:
 
     def _monitor_events(self) -> Iterable[TransportEvent]:
         while self._monitor is not None and _is_ready(self._monitor, zmq.POLLIN):
-            event = recv_monitor_message(self._monitor)["event"]
+            event = zmq.Event(recv_monitor_message(self._monitor)["event"])
+            phase, self._phase = self._phase, _Phase.DOWN
             if event == zmq.EVENT_CONNECTED:
-                self._handshaking = True
+                self._phase = _Phase.HANDSHAKING
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._handshaking = False
+                self._phase = _Phase.UP
                 yield TransportEvent.READY
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                yield TransportEvent.REFUSED
-            elif event == zmq.EVENT_DISCONNECTED and not self._handshaking:
+            elif event in _FAILED_HANDSHAKES:
+                yield _FAILED_HANDSHAKES[event]
+            elif phase is _Phase.UP:
                 yield TransportEvent.LOST
-            elif event != zmq.EVENT_DISCONNECTED or self._handshaking:
-                self._handshaking = False
+            elif phase is _Phase.HANDSHAKING:  # hung up without a word, as a server does that has another key
                 yield TransportEvent.BROKEN_HANDSHAKE
 
 

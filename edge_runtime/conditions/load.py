@@ -8,6 +8,8 @@ from collections.abc import Callable
 _MIN_HEAD_S = 0.001
 #: A measurement older than this says nothing of the load now.
 _STALE_S = 2.0
+#: The CPUs are looked at so often: over shorter times their load is noise, and looking costs time on a board.
+_CPU_EVERY_S = 0.5
 
 
 class LoadEstimator:
@@ -22,7 +24,7 @@ class LoadEstimator:
         self._cpu = cpu
         self._cpus = cpus
         self._threads = threads
-        self._observed_s = float("-inf")
+        self._observed_s = self._looked_s = float("-inf")
 
     def observed(self, took_s: float, profiled_s: float, *, now_s: float) -> None:
         """A head took so long where the profile says so."""
@@ -35,7 +37,9 @@ class LoadEstimator:
 
     def estimate(self, now_s: float) -> float:
         """The load factor now, 1 for an idle board."""
-        self.cpu_load = self._cpu()
+        if now_s - self._looked_s >= _CPU_EVERY_S:
+            self._looked_s = now_s
+            self.cpu_load = self._cpu()
         if now_s - self._observed_s > _STALE_S:
             # Nothing of ours ran lately, so what the CPUs do is what others do. With no CPU left over we
             # still get a fair share beside one competitor; how many there are, the load does not say.

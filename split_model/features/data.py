@@ -38,6 +38,14 @@ class Sample:
     path: Path | None = None
 
 
+class BadSampleError(BadInputError):
+    """One damaged sample among others; ``name`` is the sample's."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(why)
+        self.name = name
+
+
 class Data(ABC):
     """A data set whose names, labels and sizes are known and whose samples are read when iterated over."""
 
@@ -81,10 +89,15 @@ class ImageFolder(Data):
         return len(self._files)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Decode one picture after the other."""
-        for file in self._files:
+        """Decode one picture after the other. After a `BadSampleError` the iterator goes on with the next one."""
+        return map(self._sample, self._files)
+
+    def _sample(self, file: _File) -> Sample:
+        try:
             tensor = load_tensor(file.path, self.preprocess, self.inputs[0])
-            yield Sample(name=file.name, tensors=(tensor,), label=file.label, path=file.path)
+        except (BadInputError, MissingInputError) as error:
+            raise BadSampleError(file.name, str(error)) from None
+        return Sample(name=file.name, tensors=(tensor,), label=file.label, path=file.path)
 
 
 class ArrayFile(Data):

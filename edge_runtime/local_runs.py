@@ -1,0 +1,101 @@
+"""Runs of the whole model on this board: in the frame loop, or in the background while the server is still awaited.
+
+There is one interpreter, and it does one run at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edge_runtime.conditions.board import Board
+from split_model.errors import BackendError
+
+Array = NDArray[Any]
+Run = tuple[list[Array], float]
+
+
+class Model(Protocol):
+    """Of an interpreter, what is needed here."""
+
+    def run(self, tensors: Sequence[Array]) -> list[Array]:
+        """One inference."""
+        ...
+
+
+class LocalRuns:
+    """Called from the inference thread only; a run is the model's outputs and the seconds it took.
+
+    ``took`` hears of every run's seconds, in the inference thread, at the latest with the next run.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        board: Board,
+        *,
+        p95_s: float,
+        took: Callable[[float], None],
+        executor: Executor | None = None,
+    ) -> None:
+        self._model = model
+        self._board = board
+        self._took = took
+        self._recent: deque[float] = deque([p95_s], maxlen=32)
+        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="local")
+        self._background: Future[Run] | None = None
+        self._background_frame = -1
+
+    @property
+    def p95_s(self) -> float:
+        """The 95th percentile of the recent runs."""
+        runs = sorted(self._recent)
+        return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]
+
+    def now(self, tensors: Sequence[Array]) -> Run:
+        """Run here, once a run in the background is done. `BackendError` where the backend fails."""
+        self._leave(wait=True)
+        outputs, took_s = self._run(tensors)
+        self._note(took_s)
+        return outputs, took_s
+
+    def start(self, frame: int, tensors: Sequence[Array]) -> Future[Run]:
+        """Run in the background, after what may still go on for an earlier frame."""
+        self._leave(wait=False)
+        self._background_frame = frame
+        self._background = self._executor.submit(self._run, tensors)
+        return self._background
+
+    def finish(self, frame: int, tensors: Sequence[Array]) -> Run:
+        """The run of this frame, started now unless it is under way. `BackendError` where the backend fails."""
+        running = self._background
+        if running is None or self._background_frame != frame:
+            running = self.start(frame, tensors)
+        self._background = None
+        run = running.result()
+        self._note(run[1])
+        return run
+
+    def close(self) -> None:
+        """Wait for a run that is still under way."""
+        self._executor.shutdown(cancel_futures=True)
+
+    def _run(self, tensors: Sequence[Array]) -> Run:
+        return self._board.run(lambda: self._model.run(tensors))
+
+    def _leave(self, *, wait: bool) -> None:
+        """Forget the run of an earlier frame, which the server answered. How it ends is no matter of this one's."""
+        left, self._background = self._background, None
+        if left is not None and not left.cancel() and (wait or left.done()):
+            with contextlib.suppress(BackendError):
+                self._note(left.result()[1])
+
+    def _note(self, took_s: float) -> None:
+        self._recent.append(took_s)
+        self._took(took_s)

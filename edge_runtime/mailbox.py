@@ -1,0 +1,100 @@
+"""Where the inference thread and the link thread meet: requests that somebody waits for, and how they ended.
+
+Everything here may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from split_model.protocol.device import Answered, Refused
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended at the server: answered or refused, one of the two."""
+
+    at_s: float
+    answered: Answered | None = None
+    refusal: Refused | None = None
+
+
+class Mailbox:
+    """Open requests by their id. One is open from `open` until its outcome is taken or it is given up.
+
+    ``outcomes``: those not taken yet. ``late``: answers that came for a request that was not open any more.
+    """
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.late = 0
+        self._now = now
+        self._changed = threading.Condition()
+        self._open: dict[int, int] = {}  # request id -> payload bytes
+        self.outcomes: dict[int, Outcome] = {}
+        self._acked: dict[int, int] = {}
+        self._closed = False
+
+    def open(self, request_id: int, payload_bytes: int) -> None:
+        """Somebody is going to wait for this request."""
+        with self._changed:
+            self._open[request_id] = payload_bytes
+
+    def wait(
+        self, request_id: int, *, until_s: float, unless: Callable[[], bool] = lambda: False
+    ) -> Outcome | None:
+        """The outcome of a request, or None when the time is up or ``unless`` holds first (`nudge` rechecks it).
+
+        An outcome is taken once; the request is then no longer open.
+        """
+        with self._changed:
+            while request_id not in self.outcomes:
+                remaining_s = until_s - self._now()
+                if remaining_s <= 0 or self._closed or unless():
+                    return None
+                self._changed.wait(min(remaining_s, 3600.0))
+            self._open.pop(request_id, None)
+            return self.outcomes.pop(request_id)
+
+    def nudge(self) -> None:
+        """Make every `wait` look at its ``unless`` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def give_up(self, request_id: int) -> int:
+        """Nobody waits for this request any more; its payload's bytes, 0 where it was not open."""
+        with self._changed:
+            self.outcomes.pop(request_id, None)
+            return self._open.pop(request_id, 0)
+
+    def finish(self, request_id: int, outcome: Outcome) -> None:
+        """A request has ended at the server."""
+        with self._changed:
+            if request_id in self._open:
+                self.outcomes[request_id] = outcome
+                self._changed.notify_all()
+            elif outcome.answered is not None:
+                self.late += 1
+
+    def came_late(self) -> None:
+        """An answer came for a request that the session does not know any more."""
+        with self._changed:
+            self.late += 1
+
+    def note_acked(self, acked_bytes: Callable[[int], int]) -> None:
+        """Note how much of every open request has arrived."""
+        with self._changed:
+            self._acked = {request_id: acked_bytes(request_id) for request_id in self._open}
+
+    def acked_bytes(self, request_id: int) -> int:
+        """How many bytes of an open request had arrived when that was last noted."""
+        with self._changed:
+            return self._acked.get(request_id, 0)
+
+    def close(self) -> None:
+        """No outcome will come any more: nobody is to wait for one."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,70 @@
+"""What the program writes down of each step as JSON: how a frame ended, and where the split point moved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_runtime.runtime import Step
+from edge_runtime.sinks import answer_fields
+from split_model.bundle import Bundle
+from split_model.features.data import read_labels
+
+
+def labels_of(bundle: Bundle) -> tuple[str, ...]:
+    """The names of the classes, none where the bundle has none."""
+    schema = bundle.manifest.answer
+    return read_labels(bundle.path(schema.labels)) if schema is not None and schema.labels is not None else ()
+
+
+class Records:
+    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._labels = labels_of(bundle)
+        self._split = bundle.local
+
+    def of(self, step: Step) -> list[dict[str, Any]]:
+        """The records of one step."""
+        records = []
+        if step.decision.moved:
+            records.append(self._decision(step))
+        records.append(self._frame(step))
+        self._split = step.decision.split
+        return records
+
+    def _frame(self, step: Step) -> dict[str, Any]:
+        result, estimate = step.result, step.view.estimate
+        rate = estimate.uplink_bytes_s
+        record: dict[str, Any] = {
+            "kind": "frame",
+            "index": result.frame.index,
+            "name": result.frame.name,
+            "captured_s": result.frame.captured_s,
+            "split": result.split,
+            "how": result.how,
+            "latency_s": result.latency_s,
+            "payload_bytes": result.payload_bytes,
+            "uplink_mbit_s": None if rate is None else rate * 8e-6,
+            "rtt_s": estimate.rtt_s,
+            "load": step.load,
+            "cpu_load": step.cpu_load,
+            **result.parts,
+        }
+        if result.error:
+            record["error"] = result.error
+        else:
+            manifest = self._bundle.manifest
+            record |= answer_fields(result.outputs, manifest.outputs, manifest.answer, self._labels)
+        return record
+
+    def _decision(self, step: Step) -> dict[str, Any]:
+        decision = step.decision
+        return {
+            "kind": "decision",
+            "at_s": step.result.frame.captured_s,
+            "from": self._split,
+            "to": decision.split,
+            "why": decision.why,
+            "predicted_s": {str(p.split): round(p.total_s, 4) for p in decision.predictions},
+        }
