@@ -29,6 +29,9 @@ ITEM_BYTES = {
 }
 #: More live tensors than this is no cut that anyone would run; it also bounds the work on hostile files.
 MAX_LIVE = 64
+#: Where the Pareto front has fewer cuts than asked for: how fat a dominated cut may be, and how near to another.
+FILL_BYTES = 2.0
+FILL_GAP = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +156,16 @@ def offered(cuts: Sequence[CutPoint], count: int = 8) -> list[CutPoint]:
     Candidates are the `front` and cut 0, which sends the input itself. If they are too many: first and
     last stay; half of the other places go to the largest drops in bytes (as a ratio, against the
     candidate before); the rest to those farthest, in MACs, from everything chosen so far.
+
+    If they are too few, the free places go to dominated cuts, because a later one with a few more
+    bytes may lose less accuracy under release: those with at most `FILL_BYTES` times the bytes of the
+    leanest cut so early and at least `FILL_GAP` of all MACs away from every other; each time the one
+    whose distance in MACs, divided by that ratio of bytes, is the largest.
     """
     candidates = front(cuts)
     candidates = [cut for cut in cuts if cut.index == 0 and cut not in candidates] + candidates
     if len(candidates) <= count:
-        return sorted(candidates, key=lambda cut: cut.index)
+        return sorted(_filled(candidates, cuts, count), key=lambda cut: cut.index)
     chosen = {0, len(candidates) - 1} if count > 1 else {len(candidates) - 1}
     drops = sorted(
         range(1, len(candidates)),
@@ -173,3 +181,30 @@ def offered(cuts: Sequence[CutPoint], count: int = 8) -> list[CutPoint]:
             max(rest, key=lambda at: min(abs(candidates[at].head_macs - candidates[to].head_macs) for to in chosen))
         )
     return sorted((candidates[at] for at in chosen), key=lambda cut: cut.index)
+
+
+def _filled(chosen: Sequence[CutPoint], cuts: Sequence[CutPoint], count: int) -> list[CutPoint]:
+    """``chosen`` and dominated cuts in the free places, by the rule that `offered` states."""
+    taken = list(chosen)
+    gap = max(1, math.ceil(FILL_GAP * max((cut.head_macs + cut.tail_macs for cut in cuts), default=0)))
+    excess = {cut.index: ratio for cut, ratio in _excess(cuts) if ratio <= FILL_BYTES}
+    rest = [cut for cut in cuts if cut.index in excess]
+
+    def distance(cut: CutPoint) -> int:
+        return min(abs(cut.head_macs - other.head_macs) for other in taken)
+
+    while len(taken) < count:
+        rest = [cut for cut in rest if distance(cut) >= gap]
+        if not rest:
+            break
+        best = max(rest, key=lambda cut: distance(cut) / excess[cut.index])
+        taken.append([cut for cut in rest if _twins(best, cut)][-1])
+    return taken
+
+
+def _excess(cuts: Sequence[CutPoint]) -> Iterator[tuple[CutPoint, float]]:
+    """Each cut with its bytes over those of the leanest cut that has no more head MACs."""
+    least = math.inf
+    for cut in sorted(cuts, key=lambda cut: (cut.head_macs, cut.raw_bytes)):
+        least = min(least, cut.raw_bytes)
+        yield cut, cut.raw_bytes / least

@@ -18,7 +18,6 @@ CONTROL_FLOW = frozenset(
         "IF",
         "WHILE",
         "CALL",
-        "CALL_ONCE",
         "STABLEHLO_WHILE",
         "STABLEHLO_CASE",
         "STABLEHLO_COMPOSITE",
@@ -32,6 +31,7 @@ CONTROL_FLOW = frozenset(
 #: Ops that keep or read something between two frames.
 STATEFUL = frozenset(
     (
+        "CALL_ONCE",  # what converters put in front of variables, to set them up
         "VAR_HANDLE",
         "READ_VARIABLE",
         "ASSIGN_VARIABLE",

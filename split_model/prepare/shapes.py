@@ -14,6 +14,7 @@ import numpy as np
 from split_model.errors import BackendError, BadModelError
 from split_model.interpreter import open_interpreter
 from split_model.prepare.cuts import ITEM_BYTES
+from split_model.prepare.graph import Graph
 from split_model.prepare.reading import ModelFile, read_model
 from split_model.prepare.slicing import Part, pack_part
 from split_model.prepare.trial import check_runs
@@ -23,12 +24,46 @@ def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -
     """Read a model, run it once in a child process, and resolve its shapes.
 
     With ``try_it`` off, as for looking only, nothing runs unless the shapes need it. Raises as
-    `read_model`, `check_runs` and `resolve_shapes`.
+    `read_model`, `check_runs` and `resolve_shapes`; what a backend refuses because of the model, as a
+    custom op that it lacks, is a `BadModelError` naming the op.
     """
     model = read_model(path)
     if try_it or model.graph.dynamic:
-        check_runs(path, backend=backend)
+        try:
+            check_runs(path, backend=backend)
+        except BackendError as error:
+            raise _explained(model.graph, error) from None
     return resolve_shapes(model, backend=backend)
+
+
+def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelError:
+    """Why a backend refused this model, where the model is the cause; the same error where it is not."""
+    reason = str(error)
+    for op in graph.ops:
+        name = op.name.removeprefix("CUSTOM:")
+        if name != op.name and name in reason:
+            return BadModelError(
+                f"{graph.source}: op {op.index} {name} is a custom op that this TFLite backend lacks; "
+                f"convert the model without it, or try the other backend ({_excerpt(reason)})"
+            )
+    if "find op for builtin" in reason:
+        return BadModelError(
+            f"{graph.source}: has an op that this TFLite backend is too old for; "
+            f"upgrade it, or try the other backend ({_excerpt(reason)})"
+        )
+    return _unresolved(graph, error) if graph.dynamic else error
+
+
+def _unresolved(graph: Graph, error: Exception) -> BadModelError:
+    return BadModelError(
+        f"{graph.source}: has dynamic shapes that do not resolve; "
+        f"convert it with fixed input shapes ({_excerpt(str(error))})"
+    )
+
+
+def _excerpt(reason: str) -> str:
+    """The backend's own words, without the pages it recommends."""
+    return reason.split(" See instructions", 1)[0].rpartition(".tflite: ")[2][:160]
 
 
 def resolve_shapes(model: ModelFile, *, backend: str | None = None) -> ModelFile:
@@ -52,9 +87,7 @@ def resolve_shapes(model: ModelFile, *, backend: str | None = None) -> ModelFile
         probe = open_interpreter(bytes(pack_part(model, part)), backend=backend)
         arrays = probe.run([np.zeros(spec.shape, spec.dtype) for spec in probe.inputs])
     except (BackendError, BadModelError) as error:
-        raise BadModelError(
-            f"{graph.source}: has dynamic shapes that do not resolve; convert it with fixed input shapes ({error})"
-        ) from None
+        raise _unresolved(graph, error) from None
     shapes = {tensor: array.shape for tensor, array in zip(activations, arrays, strict=True)}
     tensors = tuple(
         dataclasses.replace(tensor, shape=shapes.get(tensor.index, tensor.shape), dynamic=False)

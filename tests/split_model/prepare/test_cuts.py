@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from split_model.prepare.cuts import MAX_LIVE, CutPoint, find_cuts, front, offered
+from split_model.prepare.cuts import FILL_BYTES, MAX_LIVE, CutPoint, find_cuts, front, offered
 from split_model.prepare.reading import parse_model
 
 
@@ -112,21 +112,28 @@ def test_thinning_keeps_the_ends_and_the_largest_drop():
     assert {0, 30, 59} <= set(chosen)
 
 
+def test_free_places_go_to_the_leanest_far_from_the_others():
+    """As in EfficientNet: later cuts of a stage are as lean as its first, those inside a block six times as fat."""
+    cuts = [point(0, 0, 600), point(1, 100, 100), point(2, 300, 600), point(3, 500, 100), point(4, 505, 100)]
+    assert [cut.index for cut in front(cuts)] == [0, 1]
+    assert [cut.index for cut in offered(cuts, 8)] == [0, 1, 4]
+    assert [cut.index for cut in offered([*cuts, point(5, 800, 199), point(6, 900, 201)], 8)] == [0, 1, 4, 5]
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=40),
     st.integers(1, 12),
 )
-def test_offered_cuts_are_in_order_bounded_and_not_dominated(pairs, count):
+def test_offered_cuts_are_in_order_bounded_and_lean(pairs, count):
     cuts = [point(index, macs, size) for index, (macs, size) in enumerate(sorted(pairs))]
     chosen = offered(cuts, count)
     assert 0 < len(chosen) <= count
     assert [cut.index for cut in chosen] == sorted({cut.index for cut in chosen})
+    lean = front(cuts)
+    if len(chosen) < len(lean):
+        assert count == len(chosen)
     for cut in chosen:
-        better = [
-            other
-            for other in cuts
-            if (other.head_macs, other.raw_bytes) != (cut.head_macs, cut.raw_bytes)
-            and other.head_macs <= cut.head_macs
-            and other.raw_bytes <= cut.raw_bytes
-        ]
-        assert cut.index == 0 or not better
+        least = min(other.raw_bytes for other in cuts if other.head_macs <= cut.head_macs)
+        assert cut.index == 0 or cut.raw_bytes <= FILL_BYTES * least
+    if len(lean) <= count:
+        assert {cut.index for cut in lean} <= {cut.index for cut in chosen}

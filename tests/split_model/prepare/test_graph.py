@@ -26,7 +26,7 @@ def refusal(data):
     [
         ("IF", "runs another subgraph"),
         ("WHILE", "runs another subgraph"),
-        ("CALL_ONCE", "runs another subgraph"),
+        ("CALL_ONCE", "keeps state"),
         ("READ_VARIABLE", "keeps state"),
         ("RANDOM_UNIFORM", "random numbers"),
     ],
