@@ -5,16 +5,20 @@ For every cut it predicts, with the link and the load as they are believed to be
     time = head · load + release · load + bytes / uplink + round trip + queue + tail
 
 and takes the shortest, but moves away from the split point in force only for a clear gain, and not more often
-than the dwell time allows. A lost link sends it to ``local`` at once.
+than the dwell time allows. A lost link sends it to ``local`` at once. With the objective ``throughput`` it takes
+the split whose slowest part is fastest instead.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from edge_runtime.conditions.link import LinkEstimate
+
+Objective = Literal["latency", "throughput"]
 
 #: Used for the round trip until one was measured.
 _UNKNOWN_RTT_S = 0.1
@@ -54,6 +58,15 @@ class Prediction:
     transfer_s: float
     round_trip_s: float
     server_s: float
+
+    @property
+    def bottleneck_s(self) -> float:
+        """Seconds a frame of the slowest stage: all that counts when frames are worked on at the same time."""
+        return max(self.head_s, self.transfer_s, self.server_s)
+
+    def cost_s(self, objective: Objective) -> float:
+        """What is minimised: the time of one frame, or the time from one answer to the next."""
+        return self.total_s if objective == "latency" else self.bottleneck_s
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,7 @@ class Planner:
         local: int,
         hysteresis: Hysteresis,
         fixed: int | None = None,
+        objective: Objective = "latency",
     ) -> None:
         self._profiles = {profile.split: profile for profile in profiles}
         if local not in self._profiles or (fixed is not None and fixed not in self._profiles):
@@ -110,6 +124,7 @@ class Planner:
         self.local = local
         self.split = local if fixed is None else fixed
         self._fixed = fixed
+        self.objective = objective
         self._hysteresis = hysteresis
         self._moved_s = -math.inf
 
@@ -128,6 +143,8 @@ class Planner:
 
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         """Choose among the splits in ``ready`` (those whose tail the server hosts; ``local`` always is)."""
+        if self.objective == "throughput":  # our own frames queue up before a slow tail: that is its time, no more
+            conditions = replace(conditions, queue_s=0.0)
         candidates = [p for split, p in self._profiles.items() if split in ready or split == self.local]
         predictions = tuple(predict(profile, conditions) for profile in candidates)
         by_split = {prediction.split: prediction for prediction in predictions}
@@ -135,18 +152,19 @@ class Planner:
             usable = self._fixed in by_split and (self._fixed == self.local or conditions.link_up)
             chosen = self._fixed if usable else self.local
             return self._move(chosen, "fixed by the config" if usable else "the link is down", predictions, now_s)
-        best = min(predictions, key=lambda prediction: prediction.total_s)
+        best = min(predictions, key=lambda prediction: prediction.cost_s(self.objective))
         present = by_split.get(self.split)
         if present is None or math.isinf(present.total_s):
             why = "the link is down" if not conditions.link_up else "the split in force is not to be had"
             return self._move(best.split, why, predictions, now_s)
-        gain_s = present.total_s - best.total_s
-        needed_s = max(self._hysteresis.min_gain * present.total_s, self._hysteresis.min_gain_s)
+        present_s = present.cost_s(self.objective)
+        gain_s = present_s - best.cost_s(self.objective)
+        needed_s = max(self._hysteresis.min_gain * present_s, self._hysteresis.min_gain_s)
         if best.split == self.split or gain_s < needed_s:
             return self._move(self.split, "no clear gain elsewhere", predictions, now_s)
         if now_s - self._moved_s < self._hysteresis.dwell_s:
             return self._move(self.split, "moved a moment ago", predictions, now_s)
-        why = f"saves {gain_s * 1e3:.0f} ms of {present.total_s * 1e3:.0f} ms"
+        why = f"saves {gain_s * 1e3:.0f} ms of {present_s * 1e3:.0f} ms"
         return self._move(best.split, why, predictions, now_s)
 
     def _move(self, split: int, why: str, predictions: tuple[Prediction, ...], now_s: float) -> Decision:
