@@ -52,7 +52,8 @@ class Ledger:
         stored = file.load()
         if stored.reserved != Amount():
             log.warning(
-                "the last run did not give back what it had reserved: %d releases, whole-input epsilon %.6g in all, "
+                "the last run did not give back what it had reserved; "
+                "%d releases, whole-input epsilon %.6g together, "
                 "count as made",
                 stored.reserved.releases,
                 as_float(stored.reserved.epsilon),

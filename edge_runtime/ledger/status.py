@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import msgspec
 
@@ -121,8 +120,10 @@ def as_text(status: LedgerStatus) -> str:
     lines = [
         _spent_line("device", status.spent),
         *(_spent_line(f"subject {name}", amount) for name, amount in status.subjects.items()),
-        f"{'reserved':<24}{status.reserved.whole_input_epsilon:.6g} of that, for {status.reserved.releases} frames "
-        "to come; a crash forfeits it",
+        (
+            f"{'reserved':<24}{status.reserved.whole_input_epsilon:.6g} of that, for {status.reserved.releases} "
+            "frames to come; a crash forfeits it"
+        ),
     ]
     lines.append(
         f"{'rate':<24}"

@@ -19,7 +19,7 @@ _LEAST_LOG = -80.0  # ln(α - 1) is searched from here: α nearer to 1 never is 
 
 
 def zcdp_epsilon(rho: float, delta: float) -> float:
-    """The least ε ≥ 0 found for which ρ-zCDP with ``rho`` ≥ 0 gives (ε, ``delta``), 0 < δ < 1; pure ε at δ = 0: inf.
+    """The least ε ≥ 0 found for which ρ-zCDP with ``rho`` ≥ 0 gives (ε, ``delta``), 0 ≤ δ < 1.
 
     For fixed α, ε = α·ρ + (ln(1/δ) - ln(α - 1))/(α - 1) + α/(α - 1)·ln(1 - 1/α), quasi-convex in α.
     """
