@@ -7,6 +7,8 @@ from split_model.bundle.manifest import (
     FileRef,
     ImagePreprocess,
     Manifest,
+    OutputSchema,
+    Reference,
     TensorSpec,
     TopK,
 )
@@ -20,6 +22,8 @@ __all__ = [
     "FileRef",
     "ImagePreprocess",
     "Manifest",
+    "OutputSchema",
+    "Reference",
     "TensorSpec",
     "TopK",
     "file_ref",

@@ -6,7 +6,8 @@ A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
     model.tflite           the whole model, byte for byte what was prepared
     cut-012/head.tflite    ops 0..11
     cut-012/tail.tflite    ops 12..
-    labels.txt             where the answer schema names one
+    labels.txt             where the answer names one
+    reference.bin          what the whole model answered to random inputs where it was prepared
 
 The SHA-256 of ``manifest.json`` is the bundle's identity on the wire; the manifest
 holds the SHA-256 of every other file, so the identity covers all of them.
@@ -125,8 +126,38 @@ class TopK(_Record, frozen=True):
     scores: Literal["logits", "probabilities"] = "logits"
 
 
+class OutputSchema(_Record, frozen=True):
+    """What one output of the model holds: its values as ``shape`` (as many as the tensor has), and what they mean.
+
+    ``meaning`` is for people: order, unit and range of the values, as "x, y, z in pixels of the input".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    meaning: str
+
+
+class Reference(_Record, frozen=True):
+    """What the whole model answered where the bundle was made, to compare other backends and processors with.
+
+    ``outputs``: a file of the raw outputs, little-endian, of ``sets`` sets of random inputs one after the
+    other. ``inputs_sha256``: of those inputs, which are drawn again rather than stored. ``tolerance``: for
+    each output the largest difference that still passes, in codes for integers and real values for floats.
+    """
+
+    outputs: FileRef
+    sets: int
+    inputs_sha256: str
+    tolerance: tuple[float, ...]
+    made_with: str
+
+
 class Manifest(_Record, frozen=True):
-    """All there is to know of a bundle. ``ops`` is the number of ops and so the index of the split ``local``."""
+    """All there is to know of a bundle. ``ops`` is the number of ops and so the index of the split ``local``.
+
+    An answer is the raw output tensors; ``answer_schema``, where there is one, has an entry for each of
+    them, and ``answer`` says which one to read as classes.
+    """
 
     format: int
     name: str
@@ -138,6 +169,8 @@ class Manifest(_Record, frozen=True):
     cuts: tuple[Cut, ...]
     preprocess: ImagePreprocess | None = None
     answer: TopK | None = None
+    answer_schema: tuple[OutputSchema, ...] = ()
+    reference: Reference | None = None
     made_by: str = ""
 
     def files(self) -> tuple[FileRef, ...]:
@@ -147,4 +180,6 @@ class Manifest(_Record, frozen=True):
             refs += [cut.tail] if cut.head is None else [cut.head, cut.tail]
         if self.answer is not None and self.answer.labels is not None:
             refs.append(self.answer.labels)
+        if self.reference is not None:
+            refs.append(self.reference.outputs)
         return tuple({ref.path: ref for ref in refs}.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -121,6 +122,19 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
         raise BadBundleError(f"{path}: cuts {indices} are not ascending in 0..{manifest.ops - 1}; prepare it again")
     for cut in manifest.cuts:
         _check_cut(f"{path}: cut {cut.index}", cut)
+    check_answer_schema(str(path), manifest)
+    if manifest.reference is not None and len(manifest.reference.tolerance) != len(manifest.outputs):
+        raise BadBundleError(f"{path}: the reference is not one tolerance an output; prepare the bundle again")
+
+
+def check_answer_schema(where: str, manifest: Manifest) -> None:
+    """An answer schema has an entry for each output, of as many values; `BadBundleError` otherwise."""
+    if not manifest.answer_schema:
+        return
+    sizes = [math.prod(entry.shape) for entry in manifest.answer_schema]
+    expected = [output.size for output in manifest.outputs]
+    if sizes != expected:
+        raise BadBundleError(f"{where}: the answer schema has outputs of {sizes} values, the model {expected}")
 
 
 def _check_cut(where: str, cut: Cut) -> None:
