@@ -153,7 +153,8 @@ def _start(rig: Rig, scene: Scene, options: argparse.Namespace) -> float:
         configs[policy.slug] = rig.device_config(policy.slug, text)
         rig.enrol(policy.slug, configs[policy.slug], server_config)
     _say("measuring the heads on the emulated board")
-    rig.run("edge-runtime profile", "-m", "edge_runtime", "profile", "-c", str(configs[scene.policies[0].slug]))
+    config = configs[scene.policies[0].slug]
+    rig.run("edge-runtime bench", "-m", "edge_runtime", "bench", "--no-link", "--runs", "10", "-c", str(config))
     _say(f"starting {len(scene.policies)} devices: {', '.join(policy.name for policy in scene.policies)}")
     links = []
     capacity = ("--trace", str(options.trace.resolve()), "--start-s", str(scene.start_s))

@@ -35,14 +35,21 @@ def _parser() -> argparse.ArgumentParser:
     _config_option(run)
     run.set_defaults(func=_run)
 
-    profile = commands.add_parser(
-        "profile",
-        help="measure every offered cut on this board and keep the figures",
-        description="Time every head, its release and the whole model on this board; 'run' uses the figures.",
+    bench = commands.add_parser(
+        "bench",
+        help="measure every offered cut on this board, and the link; recommend where to cut",
+        description="Time every head, its release and the whole model on this board, and the link to the server "
+        "if it can be reached; say which split is best at which uplink. 'run' uses the figures.",
     )
-    _config_option(profile)
-    profile.add_argument("--json", action="store_true", help="print JSON")
-    profile.set_defaults(func=_profile)
+    _config_option(bench)
+    bench.add_argument("--json", action="store_true", help="print JSON")
+    bench.add_argument("--runs", type=_count, default=30, metavar="N", help="runs a cut (default: %(default)s)")
+    link = bench.add_mutually_exclusive_group()
+    link.add_argument("--server", action="store_true", help="measure the link; an error if it cannot be reached")
+    link.add_argument("--no-link", action="store_true", help="measure the board only")
+    bench.add_argument("--power-meter", metavar="DEVICE", help="serial meter that prints its watts line by line")
+    bench.add_argument("--power-baud", type=_count, default=115200, metavar="N", help="its speed (%(default)s)")
+    bench.set_defaults(func=_bench)
 
     keys = commands.add_parser("keys", help="make or show this device's CURVE keys")
     actions = keys.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -82,24 +89,28 @@ def _run(args: argparse.Namespace) -> int:
     return daemon.run(config.load(args.config))
 
 
-def _profile(args: argparse.Namespace) -> int:
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number of one or more")
+    return count
+
+
+def _bench(args: argparse.Namespace) -> int:
+    import msgspec
+
     from edge_runtime import config, daemon
+    from edge_runtime.bench.command import Options
+    from edge_runtime.bench.table import render
+    from split_model.errors import ServerUnreachableError
 
-    profile = daemon.profile_now(config.load(args.config))
-    if args.json:
-        import msgspec
-
-        print(msgspec.json.encode(profile).decode())
-        return 0
-    print(f"{'split':>7}  {'head ms':>8}  {'p95 ms':>8}  {'release ms':>10}  {'bytes':>8}")
-    for timing in profile.splits:
-        name = "local" if timing is profile.local else str(timing.split)
-        print(
-            f"{name:>7}  {timing.head_s * 1e3:8.1f}  {timing.head_p95_s * 1e3:8.1f}  "
-            f"{timing.release_s * 1e3:10.2f}  {timing.payload_bytes:8d}"
-        )
-    if profile.slowdown != 1.0:
-        print(f"an EMULATED board, {profile.slowdown:g} times slower than this machine")
+    options = Options(
+        runs=args.runs, server=not args.no_link, power_meter=args.power_meter, power_baud=args.power_baud
+    )
+    report = daemon.bench(config.load(args.config), options)
+    print(msgspec.json.encode(report).decode() if args.json else render(report))
+    if args.server and report.link is not None and not report.link.reachable:
+        raise ServerUnreachableError(f"the link was not measured: {report.link.trouble}")
     return 0
 
 

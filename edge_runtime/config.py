@@ -61,12 +61,14 @@ class PlannerTable(_Table, frozen=True):
     """``[planner]``: ``split`` is ``auto``, ``local``, or the op index of an offered cut.
 
     ``answer_within_s``: an answer is of use for so long after the frame was captured. ``earliest_cut``: cuts
-    before this op index are never used, whatever the link.
+    before this op index are never used, whatever the link. ``objective``: ``latency`` works on one frame at a
+    time; ``throughput`` on several at once and answers as many a second as it can, in the order they are done.
     """
 
     split: Literal["auto", "local"] | int = "auto"
     answer_within_s: Positive = 1.0
     earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 0
+    objective: Literal["latency", "throughput"] = "latency"
     min_gain: NotNegative = 0.04
     dwell_s: NotNegative = 0.25
 

@@ -11,12 +11,17 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edge_runtime import profile as profiles
+from edge_runtime.bench import command as bench_command
+from edge_runtime.bench.command import Options, Parts
+from edge_runtime.bench.figures import LinkFigures, Report
+from edge_runtime.bench.link import LinkBench, Sample
 from edge_runtime.conditions.board import Board, EmulatedBoard, RealBoard
 from edge_runtime.conditions.load import LoadEstimator
+from edge_runtime.conditions.sensors import Sensors
 from edge_runtime.config import Config
 from edge_runtime.heads import Heads
 from edge_runtime.offload import Offload
@@ -89,15 +94,7 @@ def _start(
 ) -> tuple[Runtime, Offload]:
     """The frame loop, and the link thread, started; ``closing`` ends both."""
     boot_id = secrets.token_hex(16)
-    transport = Transport(
-        config.server.address,
-        keys=keys,
-        server_keys=config.server_keys,
-        max_answer_bytes=sum(spec.nbytes for spec in bundle.manifest.outputs),
-    )
-    session = DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}")
-    closing.callback(transport.terminate)
-    offload = Offload(transport, session)
+    offload = _link(config, bundle, keys, boot_id, closing)
     cpus = os.cpu_count() or 1
     runtime = Runtime(
         bundle=bundle,
@@ -116,13 +113,48 @@ def _start(
     return runtime, offload
 
 
-def profile_now(config: Config) -> Profile:
-    """Measure the board now and keep the figures, whatever was there before."""
+def _link(config: Config, bundle: Bundle, keys: KeyPair, boot_id: str, closing: contextlib.ExitStack) -> Offload:
+    """The link thread, not started yet; ``closing`` ends its sockets."""
+    transport = Transport(
+        config.server.address,
+        keys=keys,
+        server_keys=config.server_keys,
+        max_answer_bytes=sum(spec.nbytes for spec in bundle.manifest.outputs),
+    )
+    closing.callback(transport.terminate)
+    return Offload(transport, DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}"))
+
+
+def bench(config: Config, options: Options) -> Report:
+    """Measure this board and, unless told not to, the link; keep the profile for `run`."""
+    sensors = Sensors()
+    rss_before_bytes = sensors.read().rss_bytes
     bundle = _open_bundle(config)
-    with contextlib.closing(_heads(config, bundle, _plans(config, bundle))) as heads:
-        measured = _measure(config, bundle, heads, _board(config), lambda: False)
-    assert measured is not None, "nothing stops it"
-    return measured
+    with contextlib.ExitStack() as closing:
+        heads = _heads(config, bundle, _plans(config, bundle))
+        closing.callback(heads.close)
+        parts = Parts(
+            bundle=bundle,
+            heads=heads,
+            board=_board(config),
+            sensors=sensors,
+            earliest_cut=config.planner.earliest_cut,
+            release=_release_name(config),
+            threads=config.device.threads,
+            objective=config.planner.objective,
+            rss_before_bytes=rss_before_bytes,
+        )
+
+        def measure_link(samples: Mapping[int, Sample]) -> tuple[LinkFigures, dict[int, float]]:
+            boot_id = secrets.token_hex(16)
+            offload = _link(config, bundle, read_pair(config.device.key), boot_id, closing)
+            offload.start()
+            closing.callback(offload.end)
+            return LinkBench(offload, config.server.address, bundle.identity, boot_id).measure(samples)
+
+        report, profile = bench_command.run(parts, options, measure_link, log.info)
+    profiles.store(_profile_path(config, bundle), profile)
+    return report
 
 
 def check(config: Config) -> None:
@@ -222,7 +254,9 @@ def _planner(config: Config, bundle: Bundle, profile: Profile | None) -> Planner
     if fixed is not None and fixed != bundle.local and fixed not in allowed:
         raise ConfigError(f"planner.split = {fixed} precedes planner.earliest_cut = {earliest}; change one of them")
     hysteresis = Hysteresis(min_gain=config.planner.min_gain, dwell_s=config.planner.dwell_s)
-    return Planner(splits, local=bundle.local, hysteresis=hysteresis, fixed=fixed)
+    return Planner(
+        splits, local=bundle.local, hysteresis=hysteresis, fixed=fixed, objective=config.planner.objective
+    )
 
 
 def _say_privacy(bundle: Bundle, plans: Plans) -> None:

@@ -1,0 +1,180 @@
+"""The benchmark from its parts to its report; what opens files and sockets is handed in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+
+import msgspec
+
+from edge_runtime.bench.cuts import Bench
+from edge_runtime.bench.figures import FORMAT, CutFigures, LinkFigures, Report
+from edge_runtime.bench.link import Sample
+from edge_runtime.bench.power import SerialMeter
+from edge_runtime.bench.recommend import recommend
+from edge_runtime.conditions.board import Board
+from edge_runtime.conditions.sensors import Readings, Sensors
+from edge_runtime.heads import Heads
+from edge_runtime.planner import Objective
+from edge_runtime.profile import Profile, SplitTiming
+from split_model import __version__
+from split_model.bundle import Bundle
+
+_IDLE_S = 3.0
+MeasureLink = Callable[[Mapping[int, Sample]], tuple[LinkFigures, dict[int, float]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for. ``server``: measure the link too. ``power_meter``: a serial device."""
+
+    runs: int = 30
+    server: bool = True
+    power_meter: str | None = None
+    power_baud: int = 115_200
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is measured, opened. ``rss_before_bytes``: before the backend was loaded; ``release``: its name."""
+
+    bundle: Bundle
+    heads: Heads
+    board: Board
+    sensors: Sensors
+    earliest_cut: int
+    release: str
+    threads: int
+    objective: Objective
+    rss_before_bytes: int | None
+
+
+def run(
+    parts: Parts, options: Options, measure_link: MeasureLink, progress: Callable[[str], None]
+) -> tuple[Report, Profile]:
+    """Measure everything; the report, and the profile that the daemon uses."""
+    meter = None if options.power_meter is None else SerialMeter(options.power_meter, baud=options.power_baud)
+    try:
+        idle_watts = None
+        if meter is not None:
+            meter.start()
+            idle_watts = _idle_watts(meter)
+        return _run(
+            parts, options, meter=meter, idle_watts=idle_watts, measure_link=measure_link, progress=progress
+        )
+    finally:
+        if meter is not None:
+            meter.stop()
+
+
+def _idle_watts(meter: SerialMeter) -> float | None:
+    meter.wait_for_reading(_IDLE_S)
+    started_s = time.monotonic()
+    time.sleep(_IDLE_S)
+    ended_s = time.monotonic()
+    joules = meter.joules(started_s, ended_s)
+    return None if joules is None else joules / (ended_s - started_s)
+
+
+def _run(
+    parts: Parts,
+    options: Options,
+    *,
+    meter: SerialMeter | None,
+    idle_watts: float | None,
+    measure_link: MeasureLink,
+    progress: Callable[[str], None],
+) -> tuple[Report, Profile]:
+    manifest = parts.bundle.manifest
+    before = parts.sensors.read()
+    bench = Bench(
+        bundle=parts.bundle,
+        heads=parts.heads,
+        board=parts.board,
+        sensors=parts.sensors,
+        runs=options.runs,
+        earliest_cut=parts.earliest_cut,
+        meter=meter,
+        idle_watts=idle_watts,
+    )
+    progress(f"local: {options.runs} runs")
+    local = bench.local(parts.rss_before_bytes)
+    cuts = []
+    for number, cut in enumerate(manifest.cuts, 1):
+        progress(f"cut {cut.index} ({number} of {len(manifest.cuts)})")
+        cuts.append(bench.cut(cut.index))
+    after = parts.sensors.read()
+    link = None
+    if options.server:
+        progress("the link to the server")
+        link, tails = measure_link(_samples(bench, parts))
+        cuts = [msgspec.structs.replace(cut, tail_s=tails.get(cut.split)) for cut in cuts]
+    figures = (*cuts, local)
+    shares = {cut.index: cut.tail_macs / max(1, manifest.macs) for cut in manifest.cuts}
+    report = Report(
+        format=FORMAT,
+        bundle=manifest.name,
+        bundle_identity=parts.bundle.identity,
+        backend=parts.heads.whole.backend,
+        threads=parts.threads,
+        release=parts.release,
+        slowdown=parts.board.slowdown,
+        machine=f"{platform.machine()} {platform.system()} {platform.release()}",
+        cpus=os.cpu_count() or 1,
+        software=_software(parts.heads.whole.backend),
+        cpu_load_before=before.cpu_load,
+        idle_watts=idle_watts,
+        rss_bytes=after.rss_bytes,
+        temperature_before_c=before.temperature_c,
+        temperature_after_c=after.temperature_c,
+        throttled_since_boot=_since_boot(after),
+        cuts=figures,
+        link=link,
+        recommendation=recommend(figures, link, tail_shares=shares, objective=parts.objective),
+    )
+    return report, _profile(report)
+
+
+def _samples(bench: Bench, parts: Parts) -> dict[int, Sample]:
+    """A release of random numbers at every cut that may be used."""
+    samples = {}
+    for cut in parts.bundle.manifest.cuts:
+        if cut.index >= parts.earliest_cut:
+            head = parts.heads.load(cut.index)
+            samples[cut.index] = Sample(head.release(head.features(bench.inputs)), head.release.descriptor)
+    return samples
+
+
+def _software(backend: str) -> str:
+    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    return f"split-runtime {__version__}, {backend} {metadata.version(backend)}, {python}"
+
+
+def _since_boot(readings: Readings) -> tuple[str, ...] | None:
+    return None if readings.throttling is None else readings.throttling.since_boot
+
+
+def _profile(report: Report) -> Profile:
+    return Profile(
+        bundle=report.bundle_identity,
+        backend=report.backend,
+        threads=report.threads,
+        slowdown=report.slowdown,
+        release=report.release,
+        splits=tuple(_timing(cut) for cut in report.cuts),
+    )
+
+
+def _timing(cut: CutFigures) -> SplitTiming:
+    return SplitTiming(
+        split=cut.split,
+        head_s=cut.head.p50_s,
+        head_p95_s=cut.head.p99_s,
+        release_s=cut.release.p50_s,
+        payload_bytes=cut.payload_bytes,
+    )

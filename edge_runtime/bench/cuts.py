@@ -1,0 +1,180 @@
+"""Times every split on this board: load, first run, warm-up until it is steady, then the runs that count."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.bench.figures import CutFigures, Spread
+from edge_runtime.bench.power import Meter
+from edge_runtime.conditions.board import Board
+from edge_runtime.conditions.sensors import Readings, Sensors
+from edge_runtime.heads import Head, Heads
+from split_model.bundle import Bundle
+
+Array = NDArray[Any]
+
+_MOST_WARM_UPS = 8
+#: Two runs in a row that differ by no more than this share are steady.
+_STEADY = 0.1
+#: A meter that tells its watts once or a few times a second needs so long to show what a cut takes.
+_METERED_S = 3.0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What cuts are measured with, and on what."""
+
+    bundle: Bundle
+    heads: Heads
+    board: Board
+    sensors: Sensors
+    runs: int
+    earliest_cut: int
+    meter: Meter | None = None
+    idle_watts: float | None = None
+    now: Callable[[], float] = time.monotonic
+
+    @property
+    def inputs(self) -> list[Array]:
+        """One frame of the model's inputs, random: zeros may run faster than data."""
+        rng = np.random.default_rng(0)
+        return [plausible(rng, spec.shape, spec.dtype) for spec in self.bundle.manifest.inputs]
+
+    def local(self, rss_before_bytes: int | None) -> CutFigures:
+        """The whole model; ``rss_before_bytes`` from before the backend was loaded."""
+        whole = self.heads.whole
+        inputs = self.inputs
+        before = self.sensors.read()
+        measured = self._measure(lambda: self.board.run(lambda: whole.run(inputs))[1], lambda: 0.0)
+        after = self.sensors.read()
+        grown = None if rss_before_bytes is None else _grown(rss_before_bytes, after)
+        return self._figures(self.bundle.local, measured, before=before, after=after, rss_delta_bytes=grown)
+
+    def cut(self, split: int) -> CutFigures:
+        """One offered cut, its head loaded for this and let go afterwards."""
+        gc.collect()
+        before = self.sensors.read()
+        started_s = self.now()
+        head = self.heads.load(split)
+        load_s = self.now() - started_s
+        measured = self._measure(*self._stages(head))
+        after = self.sensors.read()
+        grown = None if before.rss_bytes is None else _grown(before.rss_bytes, after)
+        return self._figures(
+            split, measured, before=before, after=after, rss_delta_bytes=grown, load_s=load_s, head=head
+        )
+
+    def _stages(self, head: Head) -> tuple[Callable[[], float], Callable[[], float]]:
+        """Run head, then release on what it gave; each returns its seconds."""
+        inputs = self.inputs
+        features: list[Array] = []
+
+        def run_head() -> float:
+            nonlocal features
+            features, took_s = self.board.run(lambda: head.features(inputs))
+            return took_s if head.cut.head is not None else 0.0
+
+        def run_release() -> float:
+            return self.board.run(lambda: head.release(features))[1]
+
+        return run_head, run_release
+
+    def _measure(self, head: Callable[[], float], release: Callable[[], float]) -> _Measured:
+        warm = [(head(), release())]
+        while len(warm) < _MOST_WARM_UPS and not (len(warm) > 1 and _steady(sum(warm[-2]), sum(warm[-1]))):
+            warm.append((head(), release()))
+        pairs = [(head(), release()) for _ in range(self.runs)]
+        joules, over_idle = self._energy(head, release) if self.meter is not None else (None, None)
+        return _Measured(sum(warm[0]), len(warm), [p[0] for p in pairs], [p[1] for p in pairs], joules, over_idle)
+
+    def _energy(self, head: Callable[[], float], release: Callable[[], float]) -> tuple[float | None, float | None]:
+        """Joules a frame over a stretch long enough for the meter; None where it told too little."""
+        assert self.meter is not None
+        started_s = self.now()
+        frames = 0
+        while frames < self.runs or self.now() - started_s < _METERED_S:
+            head()
+            release()
+            frames += 1
+        ended_s = self.now()
+        joules = self.meter.joules(started_s, ended_s)
+        if joules is None:
+            return None, None
+        idle = None if self.idle_watts is None else max(0.0, joules - self.idle_watts * (ended_s - started_s))
+        return joules / frames, None if idle is None else idle / frames
+
+    def _figures(
+        self,
+        split: int,
+        measured: _Measured,
+        *,
+        before: Readings,
+        after: Readings,
+        rss_delta_bytes: int | None,
+        load_s: float | None = None,
+        head: Head | None = None,
+    ) -> CutFigures:
+        release = None if head is None else head.release
+        protected = release is not None and release.protected
+        return CutFigures(
+            split=split,
+            name="local" if head is None else str(split),
+            allowed=head is None or split >= self.earliest_cut,
+            head=Spread.of(measured.head_s),
+            release=Spread.of(measured.release_s),
+            payload_bytes=0 if release is None else release.payload_bytes,
+            first_s=measured.first_s,
+            warm_up_runs=measured.warm_up_runs,
+            runs=self.runs,
+            load_s=load_s,
+            rss_delta_bytes=rss_delta_bytes,
+            temperature_before_c=before.temperature_c,
+            temperature_after_c=after.temperature_c,
+            throttled=_seen(before, after),
+            per_value_epsilon_max=release.per_value_epsilon_max if release is not None and protected else None,
+            whole_input_epsilon=release.whole_input_epsilon if release is not None and protected else None,
+            joules_per_frame=measured.joules,
+            joules_over_idle=measured.joules_over_idle,
+        )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    first_s: float
+    warm_up_runs: int
+    head_s: Sequence[float]
+    release_s: Sequence[float]
+    joules: float | None
+    joules_over_idle: float | None
+
+
+def _steady(one_s: float, other_s: float) -> bool:
+    return abs(one_s - other_s) <= _STEADY * max(one_s, other_s)
+
+
+def _grown(before_bytes: int, after: Readings) -> int | None:
+    return None if after.rss_bytes is None else max(0, after.rss_bytes - before_bytes)
+
+
+def _seen(before: Readings, after: Readings) -> tuple[str, ...] | None:
+    """Reasons for holding back at either end; None where the board cannot tell."""
+    told = [readings.throttling for readings in (before, after) if readings.throttling is not None]
+    return tuple(sorted({reason for throttling in told for reason in throttling.now})) if told else None
+
+
+def plausible(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    """Random values that a model of this input type can be run on."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return rng.uniform(-1, 1, shape).astype(kind)
+    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths: what they point into has two entries at least
+        return rng.integers(0, 2, shape).astype(kind)
+    limits = np.iinfo(kind)
+    return rng.integers(max(limits.min, -128), min(limits.max, 127), shape, endpoint=True).astype(kind)

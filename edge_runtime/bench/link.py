@@ -1,0 +1,122 @@
+"""The link to the server as the daemon's own link thread sees it, and what the server takes for each tail.
+
+What is sent are the daemon's content-free probes and releases of random numbers: nothing of any frame, so the
+privacy budget is not touched.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edge_runtime.bench.figures import LinkFigures
+from edge_runtime.offload import LinkView, Offload
+from split_model.protocol import messages as wire
+
+_CONNECT_S = 6.0
+_PROBED_S = 4.0
+_ANSWER_S = 8.0
+_EACH_TAIL = 3
+_STEP_S = 0.1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One release of random numbers to send."""
+
+    payload: memoryview
+    descriptor: wire.Release
+
+
+@dataclass(frozen=True)
+class LinkBench:
+    """Measures with a started link thread."""
+
+    offload: Offload
+    address: str
+    identity: str
+    boot_id: str
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def measure(self, samples: Mapping[int, Sample]) -> tuple[LinkFigures, dict[int, float]]:
+        """The link, and ``tail_s`` of every cut that the server answered; requests go out one at a time."""
+        view = self._connected()
+        if not view.up:
+            trouble = view.trouble or "no connection in time"
+            return LinkFigures(address=self.address, reachable=False, trouble=trouble), {}
+        hosted = any(offer.identity == self.identity for offer in view.offers)
+        rates, round_trips, spreads = self._watch()
+        tails = self._tails(samples) if hosted else {}
+        estimate = self.offload.view().estimate
+        if estimate.uplink_bytes_s is not None and tails:
+            # What whole requests told counts for more than the probes before them.
+            rates, spreads = [estimate.uplink_bytes_s], [estimate.rate_spread]
+        if estimate.rtt_s is not None:
+            round_trips.append(estimate.rtt_s)
+        return LinkFigures(
+            address=self.address,
+            reachable=True,
+            trouble="" if hosted else "the server does not host this bundle; tails were not timed",
+            round_trip_s=statistics.median(round_trips) if round_trips else None,
+            uplink_mbit_s=statistics.median(rates) * 8e-6 if rates else None,
+            uplink_spread=statistics.median(spreads) if spreads else None,
+            queue_s=self.offload.view().queue_s,
+            hosted=hosted,
+        ), tails
+
+    def _connected(self) -> LinkView:
+        """The view once the server has welcomed us, or when the time is up."""
+        until_s = self.now() + _CONNECT_S
+        while not (view := self.offload.view()).up and self.now() < until_s:
+            self.sleep(_STEP_S)
+        return view
+
+    def _watch(self) -> tuple[list[float], list[float], list[float]]:
+        """Estimates while nothing but probes crosses: rates in bytes/s, round trips, spreads."""
+        rates, round_trips, spreads = [], [], []
+        until_s = self.now() + _PROBED_S
+        while self.now() < until_s:
+            self.sleep(_STEP_S)
+            estimate = self.offload.view().estimate
+            if estimate.uplink_bytes_s is not None:
+                rates.append(estimate.uplink_bytes_s)
+                spreads.append(estimate.rate_spread)
+            if estimate.rtt_s is not None:
+                round_trips.append(estimate.rtt_s)
+        return rates, round_trips, spreads
+
+    def _tails(self, samples: Mapping[int, Sample]) -> dict[int, float]:
+        tails: dict[int, float] = {}
+        request_id = 0
+        for split, sample in samples.items():
+            times_s = []
+            for _ in range(_EACH_TAIL):
+                request_id += 1
+                tail_s = self._ask(request_id, split, sample)
+                if tail_s is None:
+                    break
+                times_s.append(tail_s)
+            if times_s:
+                tails[split] = statistics.median(times_s)
+        return tails
+
+    def _ask(self, request_id: int, split: int, sample: Sample) -> float | None:
+        """One request; its ``tail_s``, or None where the server refuses it or the link is too slow for it."""
+        due_at_s = self.now() + _ANSWER_S
+        request = wire.Request(
+            request_id=request_id,
+            boot_id=self.boot_id,
+            version=wire.VERSIONS[0],
+            bundle=self.identity,
+            cut=split,
+            release=sample.descriptor,
+            total_bytes=len(sample.payload),
+            due_in_s=_ANSWER_S,
+        )
+        self.offload.submit(request, sample.payload, due_at_s=due_at_s)
+        outcome = self.offload.wait(request_id, until_s=due_at_s)
+        self.offload.cancel(request_id)
+        return None if outcome is None or outcome.answered is None else outcome.answered.answer.tail_s
