@@ -6,11 +6,14 @@ import contextlib
 import itertools
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,28 @@ from typing import Any
 import flatbuffers
 import numpy as np
 import pytest
+import zmq
 from ai_edge_litert import schema_py_generated as schema
 from PIL import Image
 
 from cloud_server import allow_list
+from edge_runtime.conditions.board import RealBoard
+from edge_runtime.conditions.load import LoadEstimator
+from edge_runtime.heads import Heads
+from edge_runtime.offload import Offload
+from edge_runtime.planner import Conditions, Decision, Hysteresis, Planner, SplitProfile
+from edge_runtime.profile import Profile, SplitTiming
+from edge_runtime.release import Release, plan_for
+from edge_runtime.runtime import Runtime, Step
+from edge_runtime.sources import Frame
+from edge_runtime.transport import Transport
 from split_model.bundle import Bundle
-from split_model.keys import make_pair
+from split_model.keys import KeyPair, make_pair, read_pair
 from split_model.prepare.pipeline import PrepareOptions, prepare
+from split_model.privacy import NoiseSpec
+from split_model.protocol import messages as wire
+from split_model.protocol import server as protocol
+from split_model.protocol.device import DeviceSession
 
 SIDE = 8
 WIDTHS = (SIDE * SIDE * 3, 512, 64, 10)
@@ -288,6 +306,10 @@ class Rig:
         path.write_text(toml(tables))
         return path
 
+    @staticmethod
+    def pair(folder: Path) -> KeyPair:
+        return read_pair(folder / "device.key")
+
     def _start(self, folder: Path, module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
         log = folder / "log"
         with log.open("wb") as stderr:
@@ -332,3 +354,235 @@ def run_program(module: str, *arguments: str | Path, **options: Any) -> subproce
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run_program
+
+
+class ScriptedServer(threading.Thread):
+    """The server's protocol session behind a CURVE socket that takes any key; the test says what is answered.
+
+    ``arrived`` and ``cancelled`` collect what came; ``answer`` is called in this thread for each request.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(daemon=True)
+        self.public, self._secret = zmq.curve_keypair()
+        self.arrived: list[protocol.Arrived] = []
+        self.cancelled: list[int] = []
+        self.answer: Callable[[protocol.Arrived], bool] = lambda _: True
+        self.admit: protocol.Admission = lambda _: None
+        self.versions_refused = False
+        self.outputs = np.arange(bundle.manifest.outputs[0].size, dtype=np.float32)
+        cuts = tuple(cut.index for cut in bundle.manifest.cuts)
+        self.offers = (wire.Offer(identity=bundle.identity, name="scripted", cuts=cuts),)
+        self._context = zmq.Context()
+        self._port = 0
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._peers: dict[bytes, protocol.PeerSession] = {}
+        self._stopping = False
+        self._open()
+        self.address = f"tcp://127.0.0.1:{self._port}"
+
+    def _open(self) -> None:
+        self._peers.clear()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.linger = 0
+        self._socket.curve_server = True
+        self._socket.curve_secretkey = self._secret
+        self._port = self._socket.bind_to_random_port("tcp://127.0.0.1") if not self._port else self._port
+        if not self._socket.last_endpoint:
+            self._bind_again()
+
+    def _bind_again(self) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not self._socket.last_endpoint:  # the old socket's port is not free at once
+            assert time.monotonic() < deadline_s
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.bind(self.address)
+
+    def do(self, action: Callable[[], None]) -> None:
+        self._commands.put(action)
+
+    def restart(self) -> None:
+        """Call it in the server's thread: every connection breaks, and the same port is served again."""
+        self._socket.close(0)
+        self._open()
+
+    def send_answer(self, request_id: int, *, shape: tuple[int, ...] | None = None) -> None:
+        """To every peer there is. Call it in the server's thread."""
+        tensor = wire.AnswerTensor(dtype="float32", shape=shape or (1, self.outputs.size))
+        header = wire.Answer(
+            request_id=request_id, tensors=(tensor,), timed_bytes=0, receive_s=0.0, queue_s=0.0, tail_s=0.001
+        )
+        for peer in self._peers:
+            self._socket.send_multipart([peer, wire.encode(header), self.outputs.tobytes()])
+
+    def run(self) -> None:
+        while not self._stopping:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._commands.get_nowait()()
+            if self._socket.poll(10):
+                self._receive(*self._socket.recv_multipart())
+        self._socket.close(0)
+
+    def _receive(self, peer: bytes, *parts: bytes) -> None:
+        session = self._peers.get(peer)
+        if session is None:
+            session = self._peers[peer] = protocol.PeerSession(
+                user_id="device",
+                boot_id="scripted",
+                offers=self.offers,
+                admit=self._admitted,
+                limits=protocol.Limits(),
+                now_s=time.monotonic(),
+            )
+        replies, events = session.receive([memoryview(part) for part in parts], time.monotonic())
+        for reply in replies:
+            if self.versions_refused and isinstance(reply, wire.Welcome):
+                text = "this server speaks protocol 9; upgrade the older side"
+                reply = wire.Refusal(request_id=None, code="version", text=text)  # noqa: PLW2901
+            self._socket.send_multipart([peer, wire.encode(reply)])
+        for event in events:
+            if isinstance(event, protocol.Arrived):
+                self.arrived.append(event)
+                if self.answer(event):
+                    self.send_answer(event.request.request_id)
+            elif isinstance(event, protocol.Cancelled):
+                self.cancelled.append(event.request_id)
+
+    def _admitted(self, request: wire.Request) -> tuple[wire.RefusalCode, str] | None:
+        return self.admit(request)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self.join()
+        self._context.term()
+
+
+@pytest.fixture
+def scripted(parts: Parts) -> Iterator[ScriptedServer]:
+    server = ScriptedServer(parts.bundle)
+    server.start()
+    yield server
+    server.stop()
+
+
+class Forced(Planner):
+    """Does what the test wants, while the link is up and the cut is offered."""
+
+    def __init__(self, profiles: list[SplitProfile], *, local: int) -> None:
+        super().__init__(profiles, local=local, hysteresis=Hysteresis())
+        self.wanted = local
+
+    def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
+        del now_s
+        split = self.wanted if conditions.link_up and self.wanted in ready else self.local
+        moved, self.split = split != self.split, split
+        return Decision(split, moved, "forced", ())
+
+
+@dataclass
+class Inside:
+    """The device's loop and link thread in this process, frame by frame."""
+
+    parts: Parts
+    runtime: Runtime
+    offload: Offload
+    planner: Forced
+    heads: Heads
+    transport: Transport
+    index: int = 0
+
+    def frame(self) -> Frame:
+        pixels = picture(self.index).astype(np.float32)[None] / 255
+        self.index += 1
+        return Frame(self.index - 1, f"frame {self.index - 1}", (pixels,), None, time.monotonic())
+
+    def step(self, frame: Frame | None = None) -> Step:
+        """One frame, to its end."""
+        (step,) = self.runtime.run([frame or self.frame()])
+        assert self.runtime.counters.adds_up
+        return step
+
+    def until(self, holds: Callable[[], Any]) -> Any:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not (value := holds()):
+            assert time.monotonic() < deadline_s, (self.offload.view(), self.runtime.counters.as_dict())
+            time.sleep(0.005)
+        return value
+
+    def connect(self, split: int) -> Inside:
+        """Wait for the server and for a head, and want it from now on."""
+        self.until(lambda: self.offload.view().up)
+        self.planner.wanted = split
+        if split != self.planner.local:
+            self.until(lambda: self.heads.prepared(split))
+        return self
+
+    def close(self) -> None:
+        self.runtime.close()
+        self.offload.end()
+        self.transport.terminate()
+        self.heads.close()
+
+
+@pytest.fixture
+def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
+    """Make a device in this process; at the end all its threads must be gone."""
+    made: list[Inside] = []
+
+    def make(
+        address: str,
+        server_key: bytes,
+        *,
+        keys: KeyPair | None = None,
+        spec: NoiseSpec | None = None,
+        memory_bytes: int = 1 << 26,
+        answer_within_s: float = PATIENCE_S,
+        finisher: Executor | None = None,
+    ) -> Inside:
+        bundle = parts.bundle
+        heads = Heads(
+            bundle,
+            lambda cut: Release(cut, plan_for(cut, spec), entropy=os.urandom),
+            backend=None,
+            threads=1,
+            memory_bytes=memory_bytes,
+        )
+        splits = [*(cut.index for cut in bundle.manifest.cuts), bundle.local]
+        timings = tuple(
+            SplitTiming(split=split, head_s=1e-4, head_p95_s=1e-4, release_s=1e-4, payload_bytes=1)
+            for split in splits
+        )
+        profile = Profile(
+            bundle=bundle.identity, backend="", threads=1, slowdown=1.0, release="none", splits=timings
+        )
+        planner = Forced([SplitProfile(split, 1e-4, payload_bytes=1) for split in splits], local=bundle.local)
+        transport = Transport(
+            address,
+            keys=keys or KeyPair(*zmq.curve_keypair()),
+            server_keys=(server_key,),
+            max_answer_bytes=1 << 16,
+        )
+        offload = Offload(transport, DeviceSession(boot_id="inside", software="test"))
+        board = RealBoard()
+        runtime = Runtime(
+            bundle=bundle,
+            heads=heads,
+            board=board,
+            planner=planner,
+            offload=offload,
+            profile=profile,
+            boot_id="inside",
+            answer_within_s=answer_within_s,
+            load=LoadEstimator(board.cpu_load, cpus=1, threads=1),
+            finisher=finisher,
+        )
+        offload.start()
+        made.append(Inside(parts, runtime, offload, planner, heads, transport))
+        return made[-1]
+
+    yield make
+    for device in made:
+        device.close()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("link", "heads", "local"))]
+    assert left == []
