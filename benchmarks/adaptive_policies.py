@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -269,6 +269,16 @@ def _bundle(scene: Scene) -> Any:
     return SimpleNamespace(identity=scene.profile.bundle, local=scene.local, manifest=manifest)
 
 
+class _Free:
+    """The simulator has no privacy ledger: every cut can be paid for."""
+
+    def payable(self, cuts: Iterable[int]) -> frozenset[int]:
+        return frozenset(cuts)
+
+    def charge(self, cut: int) -> bool:
+        return cut >= 0
+
+
 def run_program(
     policy: str,
     scene: Scene,
@@ -299,6 +309,7 @@ def run_program(
         answer_within_s=scene.answer_within_s,
         load=LoadEstimator(board.cpu_load, cpus=4, threads=1),
         now=clock.now,
+        account=_Free(),
         finisher=BackgroundRuns(board, scene.profile.local.head_s),
     )
     sample = SimpleNamespace(name="frame", tensors=(), label=None)

@@ -156,6 +156,9 @@ def _start(rig: Rig, scene: Scene, options: argparse.Namespace) -> float:
     config = configs[scene.policies[0].slug]
     rig.run("edge-runtime bench", "-m", "edge_runtime", "bench", "--no-link", "--runs", "10", "-c", str(config))
     _say(f"starting {len(scene.policies)} devices: {', '.join(policy.name for policy in scene.policies)}")
+    first, *others = (configs[policy.slug].parent for policy in scene.policies)
+    for folder in others:  # one board's figures serve for all, but each device has a ledger of its own
+        shutil.copytree(first / "state", folder / "state")
     links = []
     capacity = ("--trace", str(options.trace.resolve()), "--start-s", str(scene.start_s))
     for policy in scene.policies:
@@ -173,7 +176,7 @@ def _device_config(scene: Scene, policy: Policy, port: int, server_key: str, opt
 [device]
 bundle = {json.dumps(str(BUNDLE.resolve()))}
 key = "device.key"
-state = "../state"
+state = "state"
 
 [server]
 address = "tcp://127.0.0.1:{port}"
@@ -184,6 +187,9 @@ mechanism = "noise"
 epsilon = {scene.spec.epsilon}
 allocation = "{scene.spec.allocation}"
 bits = {scene.spec.bits}
+
+[privacy]
+whole_input_budget = "unlimited"
 
 [planner]
 split = {json.dumps(policy.split)}

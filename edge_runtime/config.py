@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from edge_runtime.ledger.amounts import epsilon_units
+from edge_runtime.ledger.books import Limits
 from split_model.config import load_toml
 from split_model.errors import BadInputError, ConfigError
 from split_model.keys import parse_public
@@ -42,11 +45,15 @@ class ServerTable(_Table, frozen=True):
 
 
 class ReleaseTable(_Table, frozen=True):
-    """``[release]``: how features are protected. ``epsilon`` is per value, the mean over a frame's values."""
+    """``[release]``: how features are protected. ``epsilon`` is per value, the mean over a frame's values.
+
+    ``allocation`` is ``optimal`` unless set; the preset ``cis`` is noise with ``rank``.
+    """
 
     mechanism: Literal["noise", "none"] = "noise"
+    preset: Literal["cis"] | None = None
     epsilon: Positive = 8.0
-    allocation: Allocation = "optimal"
+    allocation: Allocation | None = None
     bits: Annotated[int, msgspec.Meta(ge=4, le=8)] = 8
 
     @property
@@ -54,7 +61,22 @@ class ReleaseTable(_Table, frozen=True):
         """The noise, or None where the user chose to send features unprotected."""
         if self.mechanism == "none":
             return None
-        return NoiseSpec(epsilon=self.epsilon, allocation=self.allocation, bits=self.bits)
+        allocation = self.allocation or ("rank" if self.preset == "cis" else "optimal")
+        return NoiseSpec(epsilon=self.epsilon, allocation=allocation, bits=self.bits)
+
+
+class PrivacyTable(_Table, frozen=True):
+    """``[privacy]``: what may leave this device, ever, in pure whole-input ε; every release is charged to a ledger.
+
+    ``subject_budget``: for each source's ``subject`` by itself. ``window_budget``: besides, for every ``window_s``
+    seconds of the device's running time. ``block_frames`` are paid for with one write; a crash forfeits the rest.
+    """
+
+    whole_input_budget: Positive | Literal["unlimited"]
+    subject_budget: Positive | None = None
+    window_s: Positive | None = None
+    window_budget: Positive | None = None
+    block_frames: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
 
 
 class PlannerTable(_Table, frozen=True):
@@ -77,11 +99,13 @@ class SourceTable(_Table, frozen=True):
     """``[source]``: ``path`` is a folder of pictures or an ``.npz``; read ``repeat`` times, 0 for without end.
 
     ``interval_s`` paces the frames as a camera would; 0 takes the next one as soon as the last is answered.
+    ``subject``: what the frames are of, by which the privacy ledger keeps accounts.
     """
 
     path: Path
     repeat: Annotated[int, msgspec.Meta(ge=0)] = 1
     interval_s: NotNegative = 0.0
+    subject: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "default"
 
 
 class SinkTable(_Table, frozen=True):
@@ -103,6 +127,7 @@ class Config(_Table, frozen=True):
     server: ServerTable
     source: SourceTable
     release: ReleaseTable = ReleaseTable()
+    privacy: PrivacyTable | None = None
     planner: PlannerTable = PlannerTable()
     sink: SinkTable = SinkTable()
     emulation: EmulationTable = EmulationTable()
@@ -111,6 +136,20 @@ class Config(_Table, frozen=True):
     def server_keys(self) -> tuple[bytes, ...]:
         """The server's public keys, Z85."""
         return tuple(key.encode() for key in self.server.public_keys)
+
+    @property
+    def limits(self) -> Limits:
+        """The budgets, in the ledger's units."""
+        table = self.privacy or PrivacyTable(whole_input_budget="unlimited")
+        budgets = (table.whole_input_budget, table.subject_budget, table.window_budget)
+        whole, subject, window = (None if isinstance(b, str) or b is None else epsilon_units(b) for b in budgets)
+        return Limits(
+            budget=whole,
+            subject_budget=subject,
+            window_s=table.window_s,
+            window_budget=window,
+            block_frames=table.block_frames,
+        )
 
 
 def load(path: Path) -> Config:
@@ -123,9 +162,49 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: device.key: {config.device.key} must end in '.key'; the public key lies beside")
     if config.emulation.slowdown > 1.0 and config.device.threads > 1:
         raise ConfigError(f"{path}: emulation.slowdown stretches one thread's time; set device.threads = 1")
+    _check_privacy(config, str(path))
     try:
         for index, key in enumerate(config.server.public_keys):
             parse_public(key, f"{path}: server.public_keys[{index}]")
     except BadInputError as error:
         raise ConfigError(str(error)) from None
     return config
+
+
+def _check_privacy(config: Config, where: str) -> None:
+    """What release and budgets must have in common."""
+    release, privacy = config.release, config.privacy
+    if privacy is None:
+        if release.mechanism != "none" and config.planner.split != "local":
+            raise ConfigError(
+                f"{where}: privacy.whole_input_budget is not set: say how much whole-input epsilon this device may "
+                'release in its life, a number or "unlimited"; a frame of noise costs thousands'
+            )
+    else:
+        _check_budgets(privacy, where)
+        bounded = (privacy.whole_input_budget, privacy.subject_budget, privacy.window_budget) != ("unlimited", None, None)
+        if bounded and release.mechanism == "none":
+            raise ConfigError(
+                f"{where}: release.mechanism = 'none' has no finite epsilon, so no budget can hold: set "
+                'privacy.whole_input_budget = "unlimited" alone, or protect the features'
+            )
+        if bounded and release.preset == "cis":
+            raise ConfigError(
+                f"{where}: release.preset = 'cis' costs thousands of whole-input epsilon a frame and keeps no budget: "
+                'set privacy.whole_input_budget = "unlimited" alone to accept that, or leave the preset out'
+            )
+    if release.preset == "cis" and (privacy is None or release.mechanism == "none"):
+        raise ConfigError(
+            f"{where}: release.preset = 'cis' is noise, and needs privacy.whole_input_budget = \"unlimited\""
+        )
+    if release.preset == "cis" and release.allocation not in (None, "rank"):
+        raise ConfigError(f"{where}: release.preset = 'cis' shares by rank; leave release.allocation out")
+
+
+def _check_budgets(privacy: PrivacyTable, where: str) -> None:
+    for name in ("whole_input_budget", "subject_budget", "window_s", "window_budget"):
+        value = getattr(privacy, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f'{where}: privacy.{name} = {value}: give a number, or "unlimited" for the first')
+    if (privacy.window_s is None) != (privacy.window_budget is None):
+        raise ConfigError(f"{where}: privacy.window_s and privacy.window_budget go together; set both or neither")

@@ -11,13 +11,16 @@ How = Literal["offloaded", "local", "fallback", "failed", "dropped_by_policy"]
 class Counters:
     """``frames_in`` equals the sum of the five ends, once no frame is under way.
 
-    ``whole_input_epsilon``: the sum over all releases made, per frame composed by addition (pure ε, whole input).
+    ``whole_input_epsilon``: the sum over all releases made, per frame composed by addition (pure ε, whole input);
+    of this run, for the log: the ledger has the exact total of the device's life. ``ledger_refused``: frames that
+    could not be paid for at any cut that the server hosts.
     """
 
     def __init__(self) -> None:
         self.frames_in = 0
         self.releases = 0
         self.unprotected_releases = 0
+        self.ledger_refused = 0
         self.whole_input_epsilon = 0.0
         self.per_value_epsilon_max = 0.0
         self.moves = 0
@@ -52,6 +55,7 @@ class Counters:
             "reconnects": self.reconnects,
             "releases": self.releases,
             "unprotected_releases": self.unprotected_releases,
+            "ledger_refused": self.ledger_refused,
             "whole_input_epsilon": self.whole_input_epsilon,
             "per_value_epsilon_max": self.per_value_epsilon_max,
         }

@@ -24,6 +24,8 @@ from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.conditions.sensors import Sensors
 from edge_runtime.config import Config
 from edge_runtime.heads import Heads
+from edge_runtime.ledger import Account, system_now
+from edge_runtime.ledger.opening import open_account
 from edge_runtime.offload import Offload
 from edge_runtime.planner import Hysteresis, Planner, SplitProfile
 from edge_runtime.profile import Profile
@@ -59,6 +61,8 @@ def run(config: Config) -> int:
     _say_privacy(bundle, plans)
     board = _board(config)
     with contextlib.ExitStack() as closing:
+        account = open_account(config, plans, now=system_now())
+        closing.callback(account.close)
         heads = _heads(config, bundle, plans)
         closing.callback(heads.close)
         profile = _profile(config, bundle, heads, board, stop.is_set)
@@ -67,7 +71,14 @@ def run(config: Config) -> int:
         sink = JsonLines(config.sink.path)
         closing.callback(sink.close)
         runtime, offload = _start(
-            config=config, bundle=bundle, heads=heads, board=board, profile=profile, keys=keys, closing=closing
+            config=config,
+            bundle=bundle,
+            heads=heads,
+            board=board,
+            profile=profile,
+            keys=keys,
+            account=account,
+            closing=closing,
         )
         source = frames(data, repeat=config.source.repeat, interval_s=config.source.interval_s, stopped=stop.is_set)
         records = Records(bundle)
@@ -90,6 +101,7 @@ def _start(
     board: Board,
     profile: Profile,
     keys: KeyPair,
+    account: Account,
     closing: contextlib.ExitStack,
 ) -> tuple[Runtime, Offload]:
     """The frame loop, and the link thread, started; ``closing`` ends both."""
@@ -106,6 +118,7 @@ def _start(
         boot_id=boot_id,
         answer_within_s=config.planner.answer_within_s,
         load=LoadEstimator(board.cpu_load, cpus=cpus, threads=config.device.threads),
+        account=account,
     )
     offload.start()
     closing.callback(offload.end)
@@ -204,10 +217,8 @@ def _heads(config: Config, bundle: Bundle, plans: Plans) -> Heads:
 
 
 def _release_name(config: Config) -> str:
-    release = config.release
-    if release.mechanism == "none":
-        return "none"
-    return f"noise epsilon={release.epsilon:g} {release.allocation} bits={release.bits}"
+    spec = config.release.spec
+    return "none" if spec is None else f"noise epsilon={spec.epsilon:g} {spec.allocation} bits={spec.bits}"
 
 
 def _profile_path(config: Config, bundle: Bundle) -> Path:

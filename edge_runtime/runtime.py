@@ -21,6 +21,7 @@ from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.counters import Counters, How
 from edge_runtime.deadline import InFlight, is_stalled, local_start_s
 from edge_runtime.heads import Head, Heads
+from edge_runtime.ledger import Paying
 from edge_runtime.local_runs import LocalRuns
 from edge_runtime.mailbox import Outcome
 from edge_runtime.offload import LinkView, Offload
@@ -80,6 +81,7 @@ class Runtime:
         boot_id: str,
         answer_within_s: float,
         load: LoadEstimator,
+        account: Paying,
         now: Callable[[], float] = time.monotonic,
         finisher: Executor | None = None,
     ) -> None:
@@ -92,6 +94,7 @@ class Runtime:
         self._boot_id = boot_id
         self._answer_within_s = answer_within_s
         self._load = load
+        self._account = account
         self._now = now
         self._profile = {timing.split: timing for timing in profile.splits}
         self._tails = TailTimes(bundle)
@@ -148,7 +151,9 @@ class Runtime:
         conditions = Conditions(
             link=view.estimate, link_up=view.up, load=self._load.estimate(now_s), queue_s=view.queue_s
         )
-        return self._planner.decide(conditions, now_s=now_s, ready=ready)
+        payable = self._account.payable(ready)
+        self.counters.ledger_refused += bool(ready and not payable)
+        return self._planner.decide(conditions, now_s=now_s, ready=payable)
 
     def _one(self, frame: Frame, decision: Decision) -> Result:
         head = self._head_for(decision.split)
@@ -163,6 +168,9 @@ class Runtime:
         payload, release_s = self._board.run(lambda: head.release(features))
         known = self._profile[head.cut.index]
         self._load.observed(head_s + release_s, known.head_s + known.release_s, now_s=self._now())
+        if not self._account.charge(head.cut.index):
+            self.counters.ledger_refused += 1
+            return self._local(frame)
         request_id = self._submit(frame, head, payload)
         expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
         try:

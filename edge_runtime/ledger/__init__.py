@@ -1,6 +1,6 @@
 """The privacy ledger: what this device has released since its first start, and what it still may."""
 
-from edge_runtime.ledger.account import Account
+from edge_runtime.ledger.account import Account, Paying
 from edge_runtime.ledger.amounts import Amount, epsilon_units, of_event
 from edge_runtime.ledger.books import Books, Limits, Now, Refusal
 from edge_runtime.ledger.ledger import Ledger, system_now
@@ -14,6 +14,7 @@ __all__ = [
     "LedgerError",
     "Limits",
     "Now",
+    "Paying",
     "Refusal",
     "epsilon_units",
     "of_event",

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from edge_runtime.ledger.amounts import Amount
 from edge_runtime.ledger.books import Refusal
 from edge_runtime.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
+
+
+class Paying(Protocol):
+    """What the frame loop asks before anything leaves."""
+
+    def payable(self, cuts: Iterable[int]) -> frozenset[int]:
+        """Those of some cuts at which a frame can still be paid for."""
+
+    def charge(self, cut: int) -> bool:
+        """Pay for one release at a cut; False: nothing may leave."""
 
 
 class Account:

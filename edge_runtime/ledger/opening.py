@@ -1,0 +1,55 @@
+"""From the config to an `Account`: opens the ledger, says what it has left, and what a frame takes of that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from edge_runtime.config import Config
+from edge_runtime.ledger.account import Account
+from edge_runtime.ledger.amounts import UNPROTECTED, Amount, as_float, of_event
+from edge_runtime.ledger.books import Limits, Now, Refusal, affordable, lefts
+from edge_runtime.ledger.ledger import Ledger
+from edge_runtime.ledger.slots import LedgerError
+from split_model.errors import OutputError
+from split_model.privacy import NoisePlan
+
+log = logging.getLogger(__name__)
+
+
+def costs_of(plans: Mapping[int, NoisePlan | None]) -> dict[int, Amount]:
+    """What one frame costs, by cut; None as a plan is a release without protection."""
+    return {cut: UNPROTECTED if plan is None else of_event(plan.event()) for cut, plan in plans.items()}
+
+
+def open_account(config: Config, plans: Mapping[int, NoisePlan | None], *, now: Callable[[], Now]) -> Account:
+    """The account of this run. Where the ledger cannot be opened, one that refuses every release, and an error in
+    the log: frames are answered all the same. Raises `NotAllowedError` where another program has the ledger.
+    """
+    costs = costs_of(plans)
+    subject = config.source.subject
+    if config.release.preset == "cis":
+        log.warning(
+            "release.preset = 'cis': no budget bounds what leaves; a frame costs a whole-input epsilon of %.6g or more",
+            as_float(min(cost.epsilon for cost in costs.values())),
+        )
+    try:
+        ledger = Ledger.open_in(config.device.state, config.limits, now=now)
+    except (LedgerError, OutputError) as error:
+        log.error("%s", error)  # noqa: TRY400  one line; the cause is in it
+        return Account(Refusal("ledger", "the privacy ledger could not be opened"), subject=subject, costs=costs)
+    _say(ledger, config.limits, subject, costs)
+    return Account(ledger, subject=subject, costs=costs)
+
+
+def _say(ledger: Ledger, limits: Limits, subject: str, costs: Mapping[int, Amount]) -> None:
+    books = ledger.used
+    log.info("privacy ledger: whole-input epsilon %.6g spent since its beginning", as_float(books.total.epsilon))
+    if not lefts(books, limits, subject):
+        log.warning("privacy.whole_input_budget is 'unlimited': the ledger counts, and stops nothing")
+        return
+    for _, name, left in lefts(books, limits, subject):
+        log.info("%s: %.6g left", name, as_float(max(0, left)))
+    for cut, cost in costs.items():
+        if (frames := affordable(books, cost, subject, limits)) < limits.block_frames:
+            log.warning("cut %d: no more than %d frames can be paid for now", cut, frames)
