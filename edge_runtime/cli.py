@@ -60,6 +60,16 @@ def _parser() -> argparse.ArgumentParser:
     _config_option(show)
     show.set_defaults(func=_keys_show)
 
+    ledger = commands.add_parser(
+        "ledger",
+        help="what this device has released, and what it still may",
+        description="Read the privacy ledger: what is spent and left, in whole-input epsilon, and when it will be "
+        "spent at this rate. Does not disturb a running device.",
+    )
+    _config_option(ledger)
+    ledger.add_argument("--json", action="store_true", help="print JSON")
+    ledger.set_defaults(func=_ledger)
+
     config = commands.add_parser("config", help="check or show the config file")
     actions = config.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = actions.add_parser("check", help="check the file and everything it names")
@@ -132,6 +142,26 @@ def _keys_show(args: argparse.Namespace) -> int:
     return 0
 
 
+def _ledger(args: argparse.Namespace) -> int:
+    from edge_runtime import config
+    from edge_runtime.ledger import read, system_now
+    from edge_runtime.ledger.status import as_text, ledger_status
+
+    device = config.load(args.config)
+    books = read(device.device.state)
+    if books is None:
+        print("null" if args.json else "no ledger yet: this device has never been started")
+        return 0
+    status = ledger_status(books, device.limits, system_now()())
+    if args.json:
+        import msgspec
+
+        print(msgspec.json.encode(status).decode())
+    else:
+        print(as_text(status))
+    return 0
+
+
 def _config_check(args: argparse.Namespace) -> int:
     from edge_runtime import config, daemon
 
@@ -149,6 +179,9 @@ def _config_show(args: argparse.Namespace) -> int:
         print(json.dumps(plain, indent=1))
         return 0
     for table, entries in plain.items():
+        if entries is None:
+            print(f"# [{table}] is not set\n")
+            continue
         print(f"[{table}]")
         for key, value in entries.items():
             print(f"{key} = {json.dumps(value)}" if value is not None else f"# {key} is not set")

@@ -182,7 +182,7 @@ def _check_privacy(config: Config, where: str) -> None:
             )
     else:
         _check_budgets(privacy, where)
-        bounded = (privacy.whole_input_budget, privacy.subject_budget, privacy.window_budget) != ("unlimited", None, None)
+        bounded = config.limits.bounded
         if bounded and release.mechanism == "none":
             raise ConfigError(
                 f"{where}: release.mechanism = 'none' has no finite epsilon, so no budget can hold: set "
@@ -190,7 +190,7 @@ def _check_privacy(config: Config, where: str) -> None:
             )
         if bounded and release.preset == "cis":
             raise ConfigError(
-                f"{where}: release.preset = 'cis' costs thousands of whole-input epsilon a frame and keeps no budget: "
+                f"{where}: release.preset = 'cis' costs thousands of epsilon a frame and keeps no budget: "
                 'set privacy.whole_input_budget = "unlimited" alone to accept that, or leave the preset out'
             )
     if release.preset == "cis" and (privacy is None or release.mechanism == "none"):

@@ -59,6 +59,11 @@ class Limits:
     window_budget: int | None = None
     block_frames: int = 64
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is any budget."""
+        return (self.budget, self.subject_budget, self.window_budget) != (None, None, None)
+
 
 @dataclass(frozen=True)
 class Refusal:

@@ -30,7 +30,7 @@ def open_account(config: Config, plans: Mapping[int, NoisePlan | None], *, now: 
     subject = config.source.subject
     if config.release.preset == "cis":
         log.warning(
-            "release.preset = 'cis': no budget bounds what leaves; a frame costs a whole-input epsilon of %.6g or more",
+            "release.preset = 'cis': no budget bounds what leaves; a frame costs whole-input epsilon %.6g or more",
             as_float(min(cost.epsilon for cost in costs.values())),
         )
     try:

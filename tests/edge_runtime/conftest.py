@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from cloud_server import allow_list
 from edge_runtime.conditions.board import RealBoard
 from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.heads import Heads
+from edge_runtime.ledger import Paying
 from edge_runtime.offload import Offload
 from edge_runtime.planner import Conditions, Decision, Hysteresis, Planner, SplitProfile
 from edge_runtime.profile import Profile, SplitTiming
@@ -297,6 +298,7 @@ class Rig:
             "sink": {"path": "answers.jsonl"},
             "planner": {"split": 2, "answer_within_s": 2.0},
             "release": {},
+            "privacy": {"whole_input_budget": "unlimited"},
             "emulation": {"slowdown": SLOWDOWN},
         }
         for change, value in changes.items():
@@ -354,6 +356,16 @@ def run_program(module: str, *arguments: str | Path, **options: Any) -> subproce
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run_program
+
+
+class Free:
+    """No ledger: every cut can be paid for."""
+
+    def payable(self, cuts: Iterable[int]) -> frozenset[int]:
+        return frozenset(cuts)
+
+    def charge(self, cut: int) -> bool:
+        return True
 
 
 class ScriptedServer(threading.Thread):
@@ -539,6 +551,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         memory_bytes: int = 1 << 26,
         answer_within_s: float = PATIENCE_S,
         finisher: Executor | None = None,
+        account: Paying | None = None,
     ) -> Inside:
         bundle = parts.bundle
         heads = Heads(
@@ -575,6 +588,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             boot_id="inside",
             answer_within_s=answer_within_s,
             load=LoadEstimator(board.cpu_load, cpus=1, threads=1),
+            account=account or Free(),
             finisher=finisher,
         )
         offload.start()
