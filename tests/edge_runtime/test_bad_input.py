@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloud_server.cli import main as server_main
 from edge_runtime.cli import main
 
 ENDLESS = {"source_repeat": 0, "source_interval_s": 0.0, "planner_split": "local", "emulation_slowdown": 1.0}
@@ -255,3 +256,15 @@ def test_reader_that_goes_away(rig: Any) -> None:
         log = popen.stderr.read().decode()
         assert popen.wait(30) == 128 + 13
     assert "Traceback" not in log
+
+
+def test_server_refuses_a_damaged_bundle(rig: Any, parts: Any, capsys: Any, tmp_path: Path) -> None:
+    rig.server().stop()
+    copy = tmp_path / "copy"
+    shutil.copytree(parts.bundle.root, copy)
+    path = copy / "cut-002" / "tail.tflite"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+    config = tmp_path / "server" / "server.toml"
+    config.write_text(config.read_text().replace(str(parts.bundle.root), str(copy)))
+    assert server_main(["run", "-c", str(config)]) == os.EX_DATAERR
+    assert str(path) in one_line(capsys.readouterr().err, "cloud-server")

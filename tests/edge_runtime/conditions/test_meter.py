@@ -1,0 +1,95 @@
+"""What requests tell of the link and of the server's queue, and when to measure. Times are the test's."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from edge_runtime.conditions.link import LinkEstimator
+from edge_runtime.conditions.meter import PROBE_BYTES, LinkMeter
+from split_model.protocol import messages as wire
+from split_model.protocol.device import Answered, Probed
+
+RATE = 100_000.0
+
+
+def answered(*, queue_s: float = 0.0, tail_s: float = 0.0, rtt_s: float = 0.05) -> Answered:
+    """A request of 100 kB at 100 kB/s."""
+    answer = wire.Answer(
+        request_id=1, tensors=(), timed_bytes=90_000, receive_s=90_000 / RATE, queue_s=queue_s, tail_s=tail_s
+    )
+    elapsed_s = 100_000 / RATE + rtt_s + queue_s + tail_s
+    return Answered(1, answer, cast("Any", None), 100_000, elapsed_s)
+
+
+def meter() -> LinkMeter:
+    return LinkMeter(LinkEstimator(), now_s=0.0)
+
+
+def test_an_answer_tells_rate_round_trip_and_queue() -> None:
+    link = meter()
+    link.answered(answered(queue_s=0.4, tail_s=0.1), 10.0)
+    assert link.estimate(10.0).uplink_bytes_s == pytest.approx(RATE)
+    assert link.estimate(10.0).rtt_s == pytest.approx(0.05)
+    assert link.queue_s(10.0) == pytest.approx(0.2)
+
+
+def test_a_queue_of_long_ago_is_forgotten() -> None:
+    link = meter()
+    for _ in range(10):
+        link.answered(answered(queue_s=5.0), 10.0)
+    assert link.queue_s(10.0) > 4.9
+    assert link.queue_s(40.0) < 0.01
+
+
+def test_a_request_given_up_half_way_lowers_the_rate() -> None:
+    link = meter()
+    link.answered(answered(), 10.0)
+    link.given_up(acked_bytes=1000, total_bytes=100_000, first_sent_s=20.0, now_s=22.0)
+    rate = link.estimate(22.0).uplink_bytes_s
+    assert rate is not None
+    assert rate < RATE / 10
+    assert link.queue_s(22.0) < 0.01
+
+
+def test_a_request_that_had_arrived_blames_the_server_not_the_link() -> None:
+    link = meter()
+    link.answered(answered(), 10.0)
+    link.given_up(acked_bytes=100_000, total_bytes=100_000, first_sent_s=10.0, now_s=14.0)
+    assert link.estimate(14.0).uplink_bytes_s == pytest.approx(RATE)
+    assert link.queue_s(14.0) == pytest.approx(3.0, abs=0.1)
+
+
+def test_a_new_connection_is_probed_at_once_then_in_proportion() -> None:
+    link = meter()
+    link.connected()
+    assert link.next_probe_bytes(heard_s=0.3, now_s=0.3) == PROBE_BYTES[0]
+    assert link.next_probe_bytes(heard_s=0.3, now_s=0.4) is None
+    link.probed(Probed(PROBE_BYTES[0], 2688, 2688 / RATE, 0.1), 0.5)
+    sent = [
+        probe
+        for step in range(1, 400)
+        if (probe := link.next_probe_bytes(heard_s=step / 20, now_s=0.5 + step / 20))
+    ]
+    assert len(sent) > 3
+    assert sum(sent) <= 0.1 * RATE * 20
+
+
+def test_silence_is_pinged_and_the_ping_tells_the_round_trip() -> None:
+    link = meter()
+    link.answered(answered(), 10.0)
+    link.next_probe_bytes(heard_s=10.0, now_s=11.0)
+    assert link.next_probe_bytes(heard_s=9.0, now_s=11.3) == 0
+    assert link.next_probe_bytes(heard_s=9.0, now_s=11.4) is None
+    for _ in range(8):
+        link.probed(Probed(0, 0, 0.0, 0.2), 11.5)
+    assert link.estimate(11.5).rtt_s == pytest.approx(0.2)
+
+
+def test_the_window_follows_the_link_within_what_the_server_takes() -> None:
+    link = meter()
+    assert link.window_bytes(1 << 20, 0.0) is None
+    link.answered(answered(), 10.0)
+    assert link.window_bytes(1 << 20, 10.0) == pytest.approx(RATE * 0.35, abs=1)
+    assert link.window_bytes(16 << 10, 10.0) == 16 << 10
