@@ -35,6 +35,10 @@ class Meter(Protocol):
         """Energy between two moments of the monotonic clock, or None where too little was told."""
         ...
 
+    def readings(self) -> int:
+        """How many it has given so far."""
+        ...
+
 
 def parse_watts(line: str) -> float | None:
     """The watts in one line of a meter, or None."""
@@ -126,6 +130,10 @@ class SerialMeter(threading.Thread):
     def joules(self, from_s: float, to_s: float) -> float | None:
         """See `Samples.joules`."""
         return self._samples.joules(from_s, to_s)
+
+    def readings(self) -> int:
+        """How many it has given so far."""
+        return len(self._samples)
 
     def stop(self) -> None:
         """End the thread and close the port."""
