@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +16,10 @@ from split_model import __version__
 from split_model.command_line import Parser, run_main
 from split_model.errors import UsageError
 from split_model.interpreter import BACKENDS
+
+if TYPE_CHECKING:
+    from split_model.prepare.reference import ReferenceCheck
+    from split_model.prepare.verify import CutCheck
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +48,9 @@ def _inspect_command(commands: argparse._SubParsersAction[Parser]) -> None:
     inspect = commands.add_parser("inspect", help="show a model's ops and every place it can be cut")
     inspect.add_argument("model", type=Path, metavar="MODEL", help=".tflite file")
     inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.add_argument(
+        "--plot", type=Path, metavar="FILE.png|svg", help="draw compute against bytes along the graph"
+    )
     inspect.set_defaults(func=_inspect)
 
 
@@ -51,7 +59,8 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> None:
         "prepare",
         help="make a bundle from a model",
         description="Cut a model, learn clip ranges, ranks and weights from PUBLIC data, and write a bundle.",
-        epilog="Without --calibration nothing can be released from the bundle but unprotected features.",
+        epilog="Without --calibration nothing can be released from the bundle but unprotected features.\n"
+        "An interrupted calibration is taken up by the next run with the same inputs.",
     )
     prepare.add_argument("model", type=Path, metavar="MODEL", help=".tflite file")
     prepare.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="folder to make")
@@ -65,6 +74,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> None:
     prepare.add_argument("--preprocess", type=Path, metavar="JSON", help="how pictures become the model's input")
     prepare.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
     prepare.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
+    prepare.add_argument("--answer", type=Path, metavar="JSON", help="name, shape and meaning of each output")
     prepare.add_argument(
         "--calibration", type=Path, metavar="DATA", help="public data: a folder of pictures or an .npz"
     )
@@ -77,7 +87,8 @@ def _verify_command(commands: argparse._SubParsersAction[Parser]) -> None:
     verify = commands.add_parser(
         "verify",
         help="check that head and tail together equal the whole model, bit for bit",
-        description="For a bundle: every file's hash and every offered cut. For a .tflite: every legal cut.",
+        description="For a bundle: every file's hash, every offered cut, and how far the whole model is from\n"
+        "what it answered where the bundle was made. For a .tflite: every legal cut.",
     )
     verify.add_argument("path", type=Path, metavar="BUNDLE|MODEL", help="bundle folder, or .tflite file")
     verify.add_argument("--all-cuts", action="store_true", help="for a bundle: every legal cut of its model")
@@ -133,9 +144,14 @@ class _Progress:
 
 def _inspect(args: argparse.Namespace) -> int:
     from split_model.prepare.inspection import inspect_model, render
+    from split_model.prepare.plot import check_plot_path, plot_model
     from split_model.prepare.shapes import open_model
 
+    if args.plot is not None:
+        check_plot_path(args.plot)
     report = inspect_model(open_model(args.model, try_it=False).graph)
+    if args.plot is not None:
+        plot_model(report, args.plot)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
     return os.EX_OK
 
@@ -171,6 +187,7 @@ def _prepare(args: argparse.Namespace) -> int:
         preprocess=args.preprocess,
         labels=args.labels,
         top_k=args.top_k,
+        answer=args.answer,
         calibration=args.calibration,
         calibration_options=calibration,
         replace=args.force,
@@ -185,43 +202,70 @@ def _prepare(args: argparse.Namespace) -> int:
         print(f"{cut.index:5d}  {cut.values:8d}  {cut.raw_bytes:9d}  {share:9.1%}  {names}")
     size = sum(ref.size_bytes for ref in manifest.files())
     print(f"{len(manifest.cuts)} cuts, {size / 1e6:.1f} MB in all; 'local' is always there")
+    print(_left_out(bundle.path(manifest.model), {cut.index for cut in manifest.cuts}))
     if args.calibration is None:
         print("no calibration: only release.mechanism = 'none' can use this bundle")
     return os.EX_OK
 
 
-def _verify(args: argparse.Namespace) -> int:
-    from split_model.bundle import Bundle
-    from split_model.features.data import open_data
-    from split_model.prepare.verify import verify_all_cuts, verify_bundle
+def _left_out(model: Path, taken: set[int]) -> str:
+    """What a bundle does not offer, and how to have it."""
+    from split_model.prepare.cuts import find_cuts, front
+    from split_model.prepare.shapes import open_model
 
-    progress = _Progress()
+    legal = find_cuts(open_model(model, try_it=False).graph).legal
+    rest = [cut for cut in legal if cut.index not in taken]
+    if not rest:
+        return "every legal cut is in it"
+    lean = [str(cut.index) for cut in front(legal) if cut.index not in taken]
+    what = f"on the Pareto front of them: {', '.join(lean)}" if lean else "none of them on the Pareto front"
+    return f"left out: {len(rest)} of {len(legal)} legal cuts, {what}; --cuts takes others"
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from split_model.prepare.reference import describe
+
     if args.path.is_dir() or not args.path.exists():
-        bundle = Bundle.open(args.path, check_files=False)
-        manifest = bundle.manifest
-        inputs = (
-            [sample.tensors for sample in open_data(args.data, manifest.inputs, manifest.preprocess)]
-            if args.data
-            else []
-        )
-        checks = verify_bundle(bundle, backend=args.backend, inputs=inputs, progress=progress)
-        if args.all_cuts:
-            model = bundle.path(manifest.model)
-            checks = verify_all_cuts(
-                model, backend=args.backend, inputs=inputs, preprocess=manifest.preprocess, progress=progress
-            )
+        checks, reference = _verify_bundle(args)
     else:
+        from split_model.prepare.verify import verify_all_cuts
+
         if args.data:
             raise UsageError("--data needs a bundle, which says how pictures become inputs")
-        checks = verify_all_cuts(args.path, backend=args.backend, progress=progress)
+        checks, reference = verify_all_cuts(args.path, backend=args.backend, progress=_Progress()), None
     failed = [check for check in checks if not check.identical]
     if args.json:
-        print(msgspec.json.encode(checks).decode())
+        print(msgspec.json.encode({"cuts": checks, "reference": reference}).decode())
     else:
         for check in failed:
             print(f"cut {check.index}: {check.message}")
         print(f"{len(checks) - len(failed)} of {len(checks)} cuts are bit-identical to the whole model")
-    return os.EX_DATAERR if failed else os.EX_OK
+        if reference is not None:
+            print(describe(reference))
+    return os.EX_DATAERR if failed or (reference is not None and not reference.within) else os.EX_OK
+
+
+def _verify_bundle(args: argparse.Namespace) -> tuple[tuple[CutCheck, ...], ReferenceCheck | None]:
+    from split_model.bundle import Bundle
+    from split_model.features.data import open_data
+    from split_model.prepare.reference import check_reference
+    from split_model.prepare.verify import verify_all_cuts, verify_bundle
+
+    progress = _Progress()
+    bundle = Bundle.open(args.path, check_files=False)
+    manifest = bundle.manifest
+    data = open_data(args.data, manifest.inputs, manifest.preprocess) if args.data else ()
+    inputs = [sample.tensors for sample in data]
+    checks = verify_bundle(bundle, backend=args.backend, inputs=inputs, progress=progress)
+    reference = check_reference(bundle, backend=args.backend)
+    if args.all_cuts:
+        model = bundle.path(manifest.model)
+        sliced = verify_all_cuts(
+            model, backend=args.backend, inputs=inputs, preprocess=manifest.preprocess, progress=progress
+        )
+        # What the bundle holds counts as well as what slicing gives: a cut that fails either is listed.
+        checks = (*(check for check in checks if not check.identical), *sliced)
+    return checks, reference
 
 
 def _evaluate(args: argparse.Namespace) -> int:

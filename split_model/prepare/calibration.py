@@ -89,13 +89,15 @@ def calibrate(
     *,
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
+    finished: Callable[[int, tuple[ChannelCalibration, ...]], None] | None = None,
 ) -> dict[int, tuple[ChannelCalibration, ...]]:
     """Calibrate every cut; the result has, by cut index, one entry a live tensor.
 
     ``data`` gives ``options.samples`` model inputs, pictures by way of `split_model.prepare.views`;
     or they are handed in as a list. ``progress`` is called with (runs done, runs in all) by one
-    thread at a time. The same models, data, options and machine give the same numbers, whatever the
-    number of threads. Raises `BadInputError` without samples and `BadModelError` where features are
+    thread at a time, ``finished`` with the index and result of each cut as soon as it is done. The
+    same models, data, options and machine give the same numbers, whatever the number of threads.
+    Raises `BadInputError` without samples and `BadModelError` where features are
     not finite.
     """
     options = options or CalibrationOptions()
@@ -105,12 +107,16 @@ def calibrate(
     if not samples:
         raise BadInputError("calibration needs at least one sample")
     steps = _Steps(sum(_runs(cut, len(samples), options) for cut in cuts), progress)
+    done: dict[int, tuple[ChannelCalibration, ...]] = {}
     # The ranks are SVDs of many small matrices: with its own threads on busy cores, BLAS was seen to take
     # 136 ms for one of 112 x 112 where a single thread takes 1.7 ms.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max_workers=options.threads) as pool:
         tasks = {pool.submit(_calibrate_cut, cut, samples, options, steps): cut.index for cut in cuts}
         try:
-            done = {tasks[task]: task.result() for task in as_completed(tasks)}
+            for task in as_completed(tasks):
+                done[tasks[task]] = task.result()
+                if finished is not None:
+                    finished(tasks[task], task.result())
         except BaseException:
             steps.stop()
             pool.shutdown(cancel_futures=True)

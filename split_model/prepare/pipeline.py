@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from split_model import __version__
-from split_model.bundle import Bundle, ImagePreprocess, Manifest, TopK, file_ref, write_manifest, writing
-from split_model.errors import BadInputError, MissingInputError, UsageError
+from split_model.bundle import (
+    Bundle,
+    ChannelCalibration,
+    ImagePreprocess,
+    Manifest,
+    OutputSchema,
+    TopK,
+    file_ref,
+    write_manifest,
+    writing,
+)
+from split_model.bundle.store import check_answer_schema
+from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
 from split_model.features.data import open_data, read_labels
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.cuts import CutPoint, find_cuts, offered
 from split_model.prepare.reading import ModelFile
+from split_model.prepare.reference import make_reference
+from split_model.prepare.resume import KeptCalibration
 from split_model.prepare.shapes import open_model
 from split_model.prepare.views import calibration_samples
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +49,7 @@ class PrepareOptions:
     preprocess: Path | None = None
     labels: Path | None = None
     top_k: int = 5
+    answer: Path | None = None
     calibration: Path | None = None
     calibration_options: CalibrationOptions = field(default_factory=CalibrationOptions)
     replace: bool = False
@@ -39,11 +58,14 @@ class PrepareOptions:
 def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
     """Cut, calibrate, write; returns the finished bundle, opened and checked.
 
-    Without calibration data the bundle has no clip ranges, and nothing can be released from it.
+    Without calibration data the bundle has no clip ranges, and nothing can be released from it. An
+    interrupted run leaves the calibration of its finished cuts behind, and the next one takes it up.
+    The same inputs give the same bytes on the same machine.
     """
     model = open_model(options.model)
     points = _chosen(model, options)
-    preprocess = _read_preprocess(options.preprocess)
+    preprocess = _read_json(options.preprocess, ImagePreprocess, "a pre-processing declaration")
+    schema = _read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
     with writing(options.output, replace=options.replace) as scratch:
         answer = _answer(options, model, scratch)
         manifest = write_bundle(
@@ -57,10 +79,21 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
             made_by=f"split-model {__version__}",
             progress=progress,
         )
+        manifest = msgspec.structs.replace(manifest, answer_schema=schema or ())
+        try:
+            check_answer_schema(str(options.answer), manifest)
+        except BadBundleError as error:
+            raise BadInputError(str(error)) from None
+        quantised = any(tensor.quantised and not tensor.constant for tensor in model.graph.tensors)
+        reference = make_reference(scratch, manifest, quantised=quantised)
+        manifest = msgspec.structs.replace(manifest, reference=reference)
+        kept = None
         if options.calibration is not None:
-            manifest = _calibrated(scratch, manifest, options, progress)
+            manifest, kept = _calibrated(scratch, manifest, options, progress)
         write_manifest(scratch, manifest)
         Bundle.open(scratch)
+    if kept is not None:
+        kept.discard()
     return Bundle.open(options.output, check_files=False)
 
 
@@ -76,15 +109,15 @@ def _chosen(model: ModelFile, options: PrepareOptions) -> list[CutPoint]:
     return choose(cuts, options.cuts)
 
 
-def _read_preprocess(path: Path | None) -> ImagePreprocess | None:
+def _read_json(path: Path | None, kind: type[T], what: str) -> T | None:
     if path is None:
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ImagePreprocess)
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; --preprocess takes a JSON file") from None
+        raise MissingInputError(f"{path}: {error.strerror}; give a JSON file, {what}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path}: not a pre-processing declaration: {error}") from None
+        raise BadInputError(f"{path}: not {what}: {error}") from None
 
 
 def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | None:
@@ -101,23 +134,36 @@ def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | 
     return TopK(output=0, k=min(options.top_k, classes), labels=file_ref(scratch, "labels.txt"))
 
 
-def _calibrated(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
+def _calibrated(
+    scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress
+) -> tuple[Manifest, KeptCalibration]:
+    """The manifest with every cut calibrated, and the folder that holds the same for an interrupted run."""
     assert options.calibration is not None
     data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
-    models = [
-        CutModels(
-            index=cut.index,
-            head=None if cut.head is None else scratch / cut.head.path,
-            tail=scratch / cut.tail.path,
-            tensors=cut.tensors,
-        )
-        for cut in manifest.cuts
-    ]
-    found = calibrate(
-        models,
-        calibration_samples(data),
+    samples = calibration_samples(
+        data, count=options.calibration_options.samples, seed=options.calibration_options.seed
+    )
+    kept = KeptCalibration(options.output, samples, options.calibration_options)
+    found: dict[int, tuple[ChannelCalibration, ...]] = {
+        cut.index: known for cut in manifest.cuts if (known := kept.load(cut)) is not None
+    }
+    if found:
+        _log.info("calibration of %d of %d cuts from an interrupted run taken up", len(found), len(manifest.cuts))
+    rest = {cut.index: cut for cut in manifest.cuts if cut.index not in found}
+    found |= calibrate(
+        [
+            CutModels(
+                index=cut.index,
+                head=None if cut.head is None else scratch / cut.head.path,
+                tail=scratch / cut.tail.path,
+                tensors=cut.tensors,
+            )
+            for cut in rest.values()
+        ],
+        samples,
         options=options.calibration_options,
         progress=lambda done, total: progress("calibrating", done, total),
+        finished=lambda index, numbers: kept.keep(rest[index], numbers),
     )
     cuts = tuple(msgspec.structs.replace(cut, calibration=found[cut.index]) for cut in manifest.cuts)
-    return msgspec.structs.replace(manifest, cuts=cuts)
+    return msgspec.structs.replace(manifest, cuts=cuts), kept

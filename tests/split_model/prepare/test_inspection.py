@@ -19,7 +19,7 @@ def test_report(residual):
         (4, 2, True),
         (5, 1, True),
     ]
-    assert [cut.index for cut in report.cuts if cut.offered] == [0]
+    assert [cut.index for cut in report.cuts if cut.offered] == [0, 2, 5]
     assert report.cuts[2].raw_bytes == 2 * 4 * 4 * 3 * 4
     assert msgspec.json.decode(msgspec.json.encode(report), type=ModelReport) == report
 
