@@ -240,6 +240,9 @@ class VirtualTransport:
         events, self._events = self._events, []
         return events
 
+    def tcp(self) -> None:
+        """There is no kernel under it to ask."""
+
     def send(self, frames: Frames) -> bool:
         """Into the buffers, if there is room."""
         if not self._up.room():

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from edge_runtime.conditions.link import LinkEstimate, LinkEstimator
 from edge_runtime.conditions.meter import LinkMeter
+from edge_runtime.conditions.tcp import TcpInfo, refined
 from edge_runtime.mailbox import Mailbox, Outcome
 from edge_runtime.transport import Transport, TransportEvent
 from split_model.errors import ProtocolError
@@ -34,6 +35,7 @@ _AWAY_S = 3.0
 class LinkView:
     """What the rest of the program may know of the link. ``trouble`` is one line for the user, or empty.
 
+    ``queue_s``: how long a new request waits, in our own socket behind what is left there, and at the server.
     ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
     """
 
@@ -44,6 +46,7 @@ class LinkView:
     queue_s: float
     late: int
     reconnects: int
+    tcp: TcpInfo | None = None
 
 
 class Offload(threading.Thread):
@@ -67,6 +70,7 @@ class Offload(threading.Thread):
         self._lock = threading.Lock()  # guards the commands, the view and the meter
         self._commands: list[Callable[[], None]] = []
         self._view = LinkView(False, "not connected yet", (), self._meter.estimate(now()), 0.0, 0, 0)
+        self._tcp: TcpInfo | None = None
         self._stopping = False
         self._heard_s = self._down_s = now()
         self._backoff_s = _BACKOFF_S[0]
@@ -106,8 +110,10 @@ class Offload(threading.Thread):
             if self._error is not None:
                 raise self._error
             now_s = self._now()
-            estimate, queue_s = self._meter.estimate(now_s), self._meter.queue_s(now_s)
-            return replace(self._view, estimate=estimate, queue_s=queue_s, late=self._mailbox.late)
+            estimate, backlog_s = refined(self._meter.estimate(now_s), self._tcp)
+            queue_s = self._meter.queue_s(now_s) + backlog_s
+            late = self._mailbox.late
+            return replace(self._view, estimate=estimate, queue_s=queue_s, late=late, tcp=self._tcp)
 
     def stop(self) -> LinkView:
         """`end`, and the last view, for its counts."""
@@ -138,7 +144,9 @@ class Offload(threading.Thread):
     def _turn(self) -> None:
         self._run_commands()
         wants_to_send = self._send_all()
-        for happened in self._transport.poll(self._timeout_s(), wants_to_send=wants_to_send):
+        happenings = self._transport.poll(self._timeout_s(), wants_to_send=wants_to_send)
+        self._tcp = self._transport.tcp()  # before an answer wakes somebody who looks at it
+        for happened in happenings:
             self._transport_event(happened)
             if self._reopen_at_s is not None:  # what else there is concerns a socket that is closed now
                 break

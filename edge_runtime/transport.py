@@ -12,6 +12,7 @@ from enum import Enum, auto
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from edge_runtime.conditions.tcp import TcpInfo, TcpWatch
 from split_model.errors import ConfigError
 from split_model.keys import KeyPair
 from split_model.protocol.device import Frames
@@ -62,6 +63,8 @@ class Transport:
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._phase = _Phase.DOWN
+        self._port = int(address.rpartition(":")[2])
+        self._tcp = TcpWatch()
 
     def open(self) -> None:
         """A fresh socket; it connects and reconnects by itself until `close`. `ConfigError` for a bad address."""
@@ -101,6 +104,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the socket at once, dropping what it still held."""
+        self._tcp.detach()
         if self._socket is not None:
             self._socket.disable_monitor()
             self._socket.close(0)
@@ -148,6 +152,10 @@ class Transport:
             return False
         return True
 
+    def tcp(self) -> TcpInfo | None:
+        """The kernel's view of the connection; None while there is none, or where the system does not tell."""
+        return self._tcp.read()
+
     def receive(self) -> Iterable[list[memoryview]]:
         """Every message that waits, each as a list of frames (views of ZeroMQ's own buffers)."""
         while self._socket is not None and _is_ready(self._socket, zmq.POLLIN):
@@ -155,10 +163,14 @@ class Transport:
 
     def _monitor_events(self) -> Iterable[TransportEvent]:
         while self._monitor is not None and _is_ready(self._monitor, zmq.POLLIN):
-            event = zmq.Event(recv_monitor_message(self._monitor)["event"])
+            message = recv_monitor_message(self._monitor)
+            event = zmq.Event(message["event"])
             phase, self._phase = self._phase, _Phase.DOWN
+            if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:  # our duplicate would keep a dead connection open
+                self._tcp.detach()
             if event == zmq.EVENT_CONNECTED:
                 self._phase = _Phase.HANDSHAKING
+                self._tcp.attach(message["value"], port=self._port)
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._phase = _Phase.UP
                 yield TransportEvent.READY

@@ -1,17 +1,17 @@
 """The kernel's own view of the connection (Linux's TCP_INFO): round trip, and what waits in the socket.
 
-What of it is used, and why no more:
+What of it is used, and why no more (`refined`):
 
 - ``min_rtt_s`` bounds the round trip from below. The application's figure is what is left of an exchange after
   transfer, queue and tail are taken off, and may come out too small; no answer is ever back before that.
 - ``waiting_bytes`` (not sent yet, or not acknowledged) stand before the next frame, for example those of a
-  request that was given up. The planner adds the time they need.
-- ``acked_bytes`` shows the progress of a transfer within a chunk, where the application only knows whole ones.
+  request that was given up on a dying link. They add to the time that the next one waits.
 
-Behind a proxy that ends the TCP connection on this side of the slow link all three describe the way to the
-proxy: the first two stay true as lower bounds, the last one does not and is not believed (`ends_at_server`).
-The rate itself is taken from the server's chunk timings alone. ``delivery_rate`` counts what the last few segments
-did, bursts out of a token bucket included, and knows a proxy from a server as little as the rest.
+Both stay true, as lower bounds, behind a proxy that ends the TCP connection on this side of the slow link. The rest
+does not: there everything is acknowledged at once, however slow the link. So the progress of a transfer (for the
+stall rule) is what the *server* acknowledged, which it does for every eighth of a payload, and the rate is taken
+from the server's chunk timings alone. ``delivery_bytes_s`` besides counts what the last few segments did, bursts
+out of a token bucket included. `ends_at_server` tells the user of `edge-runtime bench` that there is such a proxy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from edge_runtime.conditions.link import LinkEstimate
 
 #: struct tcp_info of <linux/tcp.h>, to its field tcpi_delivery_rate: name -> (offset, format). It only ever grows.
 _FIELDS = {
@@ -85,6 +87,16 @@ def ends_at_server(info: TcpInfo, ping_s: float | None) -> bool:
     if info.min_rtt_s is None or ping_s is None:
         return False
     return ping_s <= info.min_rtt_s * _PING_FACTOR + _PING_OVERHEAD_S
+
+
+def refined(estimate: LinkEstimate, info: TcpInfo | None) -> tuple[LinkEstimate, float]:
+    """The link with its round trip bounded by the kernel's, and how long what waits in the socket will take."""
+    if info is None:
+        return estimate, 0.0
+    if estimate.rtt_s is not None and info.min_rtt_s is not None:
+        estimate = replace(estimate, rtt_s=max(estimate.rtt_s, info.min_rtt_s))
+    rate = estimate.uplink_bytes_s
+    return estimate, 0.0 if rate is None else info.waiting_bytes / rate
 
 
 class TcpWatch:

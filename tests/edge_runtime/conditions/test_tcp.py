@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.conditions.tcp import INFO_BYTES, TcpInfo, TcpWatch, ends_at_server, parse
+from edge_runtime.conditions.link import LinkEstimate
+from edge_runtime.conditions.tcp import INFO_BYTES, TcpInfo, TcpWatch, ends_at_server, parse, refined
 
 
 def info(min_rtt_s: float | None) -> TcpInfo:
@@ -95,6 +96,28 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 )
 def test_a_proxy_is_told_from_a_server(kernel_s: float | None, ping_s: float | None, ends: bool) -> None:
     assert ends_at_server(info(kernel_s), ping_s) is ends
+
+
+def estimate(rate: float | None = 1e5, rtt_s: float | None = 0.05) -> LinkEstimate:
+    return LinkEstimate(uplink_bytes_s=rate, rtt_s=rtt_s, rate_spread=0.1, age_s=0.0)
+
+
+def test_the_round_trip_is_never_below_the_kernels() -> None:
+    assert refined(estimate(rtt_s=0.001), info(0.040))[0].rtt_s == 0.040
+    assert refined(estimate(rtt_s=0.050), info(0.040))[0].rtt_s == 0.050
+
+
+def test_what_waits_in_the_socket_takes_its_time() -> None:
+    waiting = TcpInfo(0.04, 0.04, 0, 15_000, 5_000, None)
+    assert refined(estimate(), waiting)[1] == pytest.approx(0.2)
+    assert refined(estimate(rate=None), waiting)[1] == 0.0
+
+
+@pytest.mark.parametrize("seen", [None, info(None), info(0.00005)])
+def test_a_proxy_or_a_kernel_that_does_not_tell_changes_nothing(seen: TcpInfo | None) -> None:
+    """In particular no round trip is made up where the application has none yet."""
+    for before in (estimate(), estimate(rtt_s=None), estimate(rate=None)):
+        assert refined(before, seen) == (before, 0.0)
 
 
 @pytest.fixture
