@@ -65,6 +65,7 @@ class LinkFigures(_Record, frozen=True):
     """The link to the configured server; ``trouble`` says why it could not be measured.
 
     ``uplink_spread``: standard deviation of the rate's logarithm. ``hosted``: whether the server has our bundle.
+    ``kernel_round_trip_s``: TCP's least. ``proxied``: TCP seems to end well before the server.
     """
 
     address: str
@@ -75,6 +76,8 @@ class LinkFigures(_Record, frozen=True):
     uplink_spread: float | None = None
     queue_s: float | None = None
     hosted: bool = False
+    kernel_round_trip_s: float | None = None
+    proxied: bool | None = None
 
 
 class Range(_Record, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edge_runtime.bench.figures import LinkFigures
+from edge_runtime.conditions.tcp import ends_at_server
 from edge_runtime.offload import LinkView, Offload
 from split_model.protocol import messages as wire
 
@@ -50,21 +51,24 @@ class LinkBench:
         hosted = any(offer.identity == self.identity for offer in view.offers)
         rates, round_trips, spreads = self._watch()
         tails = self._tails(samples) if hosted else {}
-        estimate = self.offload.view().estimate
+        view = self.offload.view()
+        estimate = view.estimate
         if estimate.uplink_bytes_s is not None and tails:
             # What whole requests told counts for more than the probes before them.
             rates, spreads = [estimate.uplink_bytes_s], [estimate.rate_spread]
-        if estimate.rtt_s is not None:
-            round_trips.append(estimate.rtt_s)
+        round_trip_s = statistics.median(round_trips) if round_trips else None
+        tcp = view.tcp
         return LinkFigures(
             address=self.address,
             reachable=True,
             trouble="" if hosted else "the server does not host this bundle; tails were not timed",
-            round_trip_s=statistics.median(round_trips) if round_trips else None,
+            round_trip_s=round_trip_s,
             uplink_mbit_s=statistics.median(rates) * 8e-6 if rates else None,
             uplink_spread=statistics.median(spreads) if spreads else None,
-            queue_s=self.offload.view().queue_s,
+            queue_s=view.queue_s,
             hosted=hosted,
+            kernel_round_trip_s=None if tcp is None else tcp.min_rtt_s,
+            proxied=None if tcp is None or tcp.min_rtt_s is None else not ends_at_server(tcp, round_trip_s),
         ), tails
 
     def _connected(self) -> LinkView:

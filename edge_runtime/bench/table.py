@@ -78,6 +78,8 @@ def _link(link: LinkFigures | None) -> list[str]:
     ]
     if link.uplink_spread is not None:
         told[-1] += f" (spread {link.uplink_spread:.2f} of its logarithm)"
+    if link.proxied:
+        told.append(f"TCP ends at a proxy {_ms(link.kernel_round_trip_s)} ms away")
     return _wrapped(f"link to {link.address}: " + "; ".join(told + ([link.trouble] if link.trouble else [])))
 
 
