@@ -13,7 +13,7 @@ class Counters:
 
     ``whole_input_epsilon``: the sum over all releases made, per frame composed by addition (pure ε, whole input);
     of this run, for the log: the ledger has the exact total of the device's life. ``ledger_refused``: frames that
-    could not be paid for at any cut that the server hosts.
+    stayed here while the ledger could not pay for one cut or more.
     """
 
     def __init__(self) -> None:

@@ -152,8 +152,9 @@ class Runtime:
             link=view.estimate, link_up=view.up, load=self._load.estimate(now_s), queue_s=view.queue_s
         )
         payable = self._account.payable(ready)
-        self.counters.ledger_refused += bool(ready and not payable)
-        return self._planner.decide(conditions, now_s=now_s, ready=payable)
+        decision = self._planner.decide(conditions, now_s=now_s, ready=payable)
+        self.counters.ledger_refused += payable != ready and decision.split == self._planner.local
+        return decision
 
     def _one(self, frame: Frame, decision: Decision) -> Result:
         head = self._head_for(decision.split)

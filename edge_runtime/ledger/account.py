@@ -30,29 +30,26 @@ class Account:
         self._ledger = ledger
         self._subject = subject
         self._costs = dict(costs)
-        self._said = False
+        self._said: frozenset[int] = frozenset()
 
     def payable(self, cuts: Iterable[int]) -> frozenset[int]:
-        """Those of some cuts at which a frame can still be paid for. Says it once in the log when none is left."""
-        refusals = {cut: self._refusal(cut) for cut in cuts}
-        payable = frozenset(cut for cut, refused in refusals.items() if refused is None)
-        if refusals and not payable:
-            cheapest = min(refusals, key=lambda cut: self._costs[cut].epsilon)
-            self._say(refusals[cheapest])
+        """Those of some cuts at which a frame can still be paid for. The log says once that one no longer can."""
+        asked = frozenset(cuts)
+        refusals = {cut: refused for cut in asked if (refused := self._refusal(cut)) is not None}
+        self._say(refusals)
+        payable = asked - refusals.keys()
+        self._said -= payable  # a new window; when that is spent, it is news again
         return payable
 
     def charge(self, cut: int) -> bool:
         """Pay for one release at a cut, before it is made. False: nothing may leave; the log says why, once."""
-        refused = (
-            self._ledger
-            if isinstance(self._ledger, Refusal)
-            else self._ledger.charge(self._costs[cut], self._subject)
-        )
+        if isinstance(self._ledger, Refusal):
+            refused: Refusal | None = self._ledger
+        else:
+            refused = self._ledger.charge(self._costs[cut], self._subject)
         if refused is not None:
-            self._say(refused)
-            return False
-        self._said = False
-        return True
+            self._say({cut: refused})
+        return refused is None
 
     def close(self) -> None:
         """Give back what was reserved."""
@@ -64,7 +61,11 @@ class Account:
             return self._ledger
         return self._ledger.refusal(self._costs[cut], self._subject)
 
-    def _say(self, refused: Refusal | None) -> None:
-        if refused is not None and not self._said:
-            log.warning("nothing leaves the device now: %s; frames are finished here", refused.text)
-            self._said = True
+    def _say(self, refusals: Mapping[int, Refusal]) -> None:
+        news = sorted(refusals.keys() - self._said)
+        if news:
+            which = f"cut {news[0]}" if len(news) == 1 else f"cuts {', '.join(map(str, news))}"
+            log.warning(
+                "nothing leaves at %s any more: %s; frames are finished here", which, refusals[news[0]].text
+            )
+            self._said |= frozenset(news)
