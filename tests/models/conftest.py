@@ -6,6 +6,6 @@ import sys
 from pathlib import Path
 
 _MODELS = Path(__file__).resolve().parents[2] / "models"
-for _folder in (_MODELS, _MODELS / "efficientnet_lite0", _MODELS / "photographs"):
+for _folder in (_MODELS, _MODELS / "efficientnet_lite0", _MODELS / "photographs", _MODELS / "mediapipe"):
     if str(_folder) not in sys.path:
         sys.path.append(str(_folder))
