@@ -45,7 +45,6 @@ class Scene:
     start_s: float
     seconds: float
     spec: NoiseSpec
-    earliest_cut: int
     policies: tuple[Policy, ...]
     slowdown: float
     whole_model_s: float
@@ -54,11 +53,11 @@ class Scene:
     notes: tuple[str, ...] = field(default=())
 
     def plans(self) -> dict[int, NoisePlan]:
-        """The noise of every cut that may be used."""
+        """The noise of every offered cut."""
         return {
             cut.index: NoisePlan.make(self.spec, cut.tensors, cut.calibration)
             for cut in self.bundle.manifest.cuts
-            if cut.calibration is not None and cut.index >= self.earliest_cut
+            if cut.calibration is not None
         }
 
 
