@@ -90,7 +90,6 @@ def measure(
                 payload_bytes=head.release.payload_bytes,
             )
         )
-        heads.keep(head)
         progress(f"cut {cut.index}: head {splits[-1].head_s * 1e3:.1f} ms")
     whole = _time_whole(heads, board, inputs, runs)
     local = SplitTiming(

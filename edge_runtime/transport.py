@@ -6,11 +6,11 @@ One DEALER under CURVE, its monitor, and a wake-up pair for the other threads. O
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterable
 from enum import Enum, auto
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from edge_runtime.conditions.tcp import TcpInfo, TcpWatch
 from split_model.errors import ConfigError
@@ -163,14 +163,15 @@ class Transport:
 
     def _monitor_events(self) -> Iterable[TransportEvent]:
         while self._monitor is not None and _is_ready(self._monitor, zmq.POLLIN):
-            message = recv_monitor_message(self._monitor)
-            event = zmq.Event(message["event"])
+            # Event and value, then the endpoint in a frame of its own. (pyzmq's reader of these imports asyncio.)
+            number, value = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
+            event = zmq.Event(number)
             phase, self._phase = self._phase, _Phase.DOWN
             if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:  # our duplicate would keep a dead connection open
                 self._tcp.detach()
             if event == zmq.EVENT_CONNECTED:
                 self._phase = _Phase.HANDSHAKING
-                self._tcp.attach(message["value"], port=self._port)
+                self._tcp.attach(value, port=self._port)
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._phase = _Phase.UP
                 yield TransportEvent.READY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +152,14 @@ def test_the_server_needs_no_more_than_is_declared() -> None:
 def test_the_workstation_needs_no_more_than_its_extra() -> None:
     needed = third_party(reachable("split_model")) - {"tflite_runtime"}
     assert distributions(needed) - declared(None) - declared("tools") == set()
+
+
+def test_the_device_program_starts_without_anything_heavy() -> None:
+    """Neither at its top nor through a library: memory and start-up time on a board."""
+    heavy = {"asyncio", "PIL", "ai_edge_litert", "tflite_runtime", "matplotlib", "flatbuffers", "multiprocessing"}
+    code = f"import sys, edge_runtime.daemon; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_device_loads_nothing_heavy_at_start() -> None:
