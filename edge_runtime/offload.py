@@ -280,7 +280,7 @@ class Offload(threading.Thread):
         session.window_bytes = self._meter.window_bytes(limit, now_s) or session.window_bytes
         if session.open_requests or session.open_probes:
             return
-        probe_bytes = self._meter.next_probe_bytes(heard_s=self._heard_s, now_s=now_s)
+        probe_bytes = self._meter.next_probe_bytes(now_s)
         if probe_bytes is not None:
             session.probe(probe_bytes)
 

@@ -34,6 +34,7 @@ class LinkMeter:
         self._queue_s = 0.0
         self._queue_at_s = now_s
         self._timed_s = self._probed_s = self._pinged_s = now_s
+        self._round_trip_s = now_s  # when the last one was measured
 
     def estimate(self, now_s: float) -> LinkEstimate:
         """The link at ``now_s``."""
@@ -44,8 +45,8 @@ class LinkMeter:
         return float(self._queue_s * 0.5 ** ((now_s - self._queue_at_s) / _QUEUE_FADE_S))
 
     def connected(self) -> None:
-        """A new connection: probe it at once."""
-        self._probed_s = -math.inf
+        """A new connection: probe it at once, then ping it."""
+        self._probed_s = self._pinged_s = self._round_trip_s = -math.inf
 
     def answered(self, event: Answered, now_s: float) -> None:
         """A request came back with its timings."""
@@ -56,6 +57,7 @@ class LinkMeter:
             transfer_s = answer.receive_s * event.total_bytes / answer.timed_bytes
             self._timed_s = now_s
         self._estimator.round_trip(event.elapsed_s - transfer_s - answer.queue_s - answer.tail_s)
+        self._round_trip_s = now_s
         self._note_queue(0.5 * self.queue_s(now_s) + 0.5 * answer.queue_s, now_s)
 
     def probed(self, event: Probed, now_s: float) -> None:
@@ -65,6 +67,7 @@ class LinkMeter:
             self._timed_s = now_s
         elif event.total_bytes == 0:
             self._estimator.round_trip(event.elapsed_s)
+            self._round_trip_s = now_s
 
     def given_up(self, *, acked_bytes: int, total_bytes: int, first_sent_s: float, now_s: float) -> None:
         """Nobody waits for a request any more: without this a dying link would keep its old estimate.
@@ -88,7 +91,7 @@ class LinkMeter:
         wanted = int(link.uplink_bytes_s * (_WINDOW_S + (link.rtt_s or 0.0)))
         return min(limit_bytes, max(_MIN_WINDOW_BYTES, wanted))
 
-    def next_probe_bytes(self, *, heard_s: float, now_s: float) -> int | None:
+    def next_probe_bytes(self, now_s: float) -> int | None:
         """Bytes of a probe to send now, 0 for a ping, None for nothing. Ask only while nothing is under way."""
         rate = self._estimator.estimate(now_s).uplink_bytes_s
         least, most = PROBE_BYTES
@@ -99,7 +102,8 @@ class LinkMeter:
         if now_s - self._probed_s >= pause_s and now_s - self._timed_s >= _PROBE_EVERY_S / 2:
             self._probed_s = now_s
             return probe_bytes
-        if now_s - max(self._pinged_s, heard_s) >= _PING_EVERY_S:
+        # Probes time the uplink only, and while they keep coming back nothing else would tell the round trip.
+        if now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S:
             self._pinged_s = now_s
             return 0
         return None

@@ -61,30 +61,47 @@ def test_a_request_that_had_arrived_blames_the_server_not_the_link() -> None:
     assert link.queue_s(14.0) == pytest.approx(3.0, abs=0.1)
 
 
-def test_a_new_connection_is_probed_at_once_then_in_proportion() -> None:
+def test_a_new_connection_is_probed_then_pinged_at_once() -> None:
     link = meter()
     link.connected()
-    assert link.next_probe_bytes(heard_s=0.3, now_s=0.3) == PROBE_BYTES[0]
-    assert link.next_probe_bytes(heard_s=0.3, now_s=0.4) is None
+    assert link.next_probe_bytes(0.3) == PROBE_BYTES[0]
+    assert link.next_probe_bytes(0.4) == 0
+    assert link.next_probe_bytes(0.5) is None
+
+
+def test_probes_take_a_small_share_of_the_link() -> None:
+    link = meter()
+    link.connected()
+    link.next_probe_bytes(0.3)
     link.probed(Probed(PROBE_BYTES[0], 2688, 2688 / RATE, 0.1), 0.5)
-    sent = [
-        probe
-        for step in range(1, 400)
-        if (probe := link.next_probe_bytes(heard_s=step / 20, now_s=0.5 + step / 20))
-    ]
-    assert len(sent) > 3
+    sent = [link.next_probe_bytes(0.5 + step / 20) or 0 for step in range(1, 400)]
+    assert sum(size > 0 for size in sent) > 3
     assert sum(sent) <= 0.1 * RATE * 20
 
 
-def test_silence_is_pinged_and_the_ping_tells_the_round_trip() -> None:
+def test_the_round_trip_is_known_though_probes_keep_coming_back() -> None:
+    """Without a ping of its own, an idle link would never tell its round trip."""
+    link = meter()
+    link.connected()
+    pings = 0
+    for step in range(100):
+        now_s = step / 20
+        size = link.next_probe_bytes(now_s)
+        if size:
+            link.probed(Probed(size, size - 1024, (size - 1024) / RATE, 0.1), now_s)
+        elif size == 0:
+            pings += 1
+            link.probed(Probed(0, 0, 0.0, 0.2), now_s)
+    assert link.estimate(5.0).rtt_s == pytest.approx(0.2)
+    assert 2 <= pings <= 4
+
+
+def test_requests_save_the_pings() -> None:
     link = meter()
     link.answered(answered(), 10.0)
-    link.next_probe_bytes(heard_s=10.0, now_s=11.0)
-    assert link.next_probe_bytes(heard_s=9.0, now_s=11.3) == 0
-    assert link.next_probe_bytes(heard_s=9.0, now_s=11.4) is None
-    for _ in range(8):
-        link.probed(Probed(0, 0, 0.0, 0.2), 11.5)
-    assert link.estimate(11.5).rtt_s == pytest.approx(0.2)
+    assert link.next_probe_bytes(10.2) is None
+    link.answered(answered(), 11.9)
+    assert link.next_probe_bytes(12.1) is None
 
 
 def test_the_window_follows_the_link_within_what_the_server_takes() -> None:
