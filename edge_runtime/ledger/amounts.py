@@ -10,8 +10,8 @@ from fractions import Fraction
 
 import msgspec
 
-from split_model.privacy import LaplaceEvent
-from split_model.privacy.accountant import round_up, whole_input_epsilon_exact, whole_input_rho_exact
+from split_model.privacy import LaplaceEvent, ResponseEvent, whole_input
+from split_model.privacy.accountant import round_up
 
 _UNIT = 1 << 40
 
@@ -52,12 +52,11 @@ class Amount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 UNPROTECTED = Amount(releases=1, unprotected=1)
 
 
-def of_event(event: LaplaceEvent) -> Amount:
+def of_event(event: LaplaceEvent | ResponseEvent) -> Amount:
     """What one frame released so costs."""
+    guarantee = whole_input([event])
     return Amount(
-        epsilon=math.ceil(whole_input_epsilon_exact([event]) * _UNIT),
-        rho=math.ceil(whole_input_rho_exact([event]) * _UNIT),
-        releases=1,
+        epsilon=math.ceil(guarantee.pure_epsilon * _UNIT), rho=math.ceil(guarantee.pure_rho * _UNIT), releases=1
     )
 
 

@@ -7,30 +7,50 @@ from split_model.privacy.accountant import (
     whole_input_epsilon,
 )
 from split_model.privacy.allocation import Allocation, Channel, allocate, relative_cost
-from split_model.privacy.events import ChannelNoise, LaplaceEvent
+from split_model.privacy.events import (
+    ChannelNoise,
+    ChannelRho,
+    Event,
+    GaussianEvent,
+    LaplaceEvent,
+    ResponseEvent,
+)
+from split_model.privacy.gaussian import GaussianGrid, make_gaussian_grid
 from split_model.privacy.grid import Grid, GridCost, grid_cost, least_epsilon, make_grid
+from split_model.privacy.guarantee import Guarantee, per_value, whole_input
 from split_model.privacy.plan import NoisePlan, NoiseSpec, cut_channels
 from split_model.privacy.release import NoiseRelease, recover
+from split_model.privacy.response import RandomisedResponse
 
 __all__ = [
     "Allocation",
     "Channel",
     "ChannelNoise",
+    "ChannelRho",
+    "Event",
+    "GaussianEvent",
+    "GaussianGrid",
     "Grid",
     "GridCost",
+    "Guarantee",
     "LaplaceEvent",
     "NoisePlan",
     "NoiseRelease",
     "NoiseSpec",
+    "RandomisedResponse",
+    "ResponseEvent",
     "allocate",
     "composed_whole_input_epsilon",
     "cut_channels",
     "grid_cost",
     "least_epsilon",
+    "make_gaussian_grid",
     "make_grid",
+    "per_value",
     "per_value_epsilon_max",
     "per_value_epsilon_mean",
     "recover",
     "relative_cost",
+    "whole_input",
     "whole_input_epsilon",
 ]

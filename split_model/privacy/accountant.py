@@ -1,4 +1,4 @@
-"""What events cost: pure ε in both units, and ρ of zero-concentrated DP, composed over frames.
+"""What events of pure DP cost: ε in both units, composed over frames; and the ρ that a pure ε implies.
 
 *Per-value ε*: one feature value replaced by any other, all else equal. *Whole-input ε*: one frame
 replaced by any other frame; since that may change every feature value, the values of a frame compose in
@@ -70,11 +70,3 @@ def rho_of_pure(epsilon: float) -> Fraction:
     exact = Decimal(epsilon)
     q_low = down.next_minus(down.exp(exact.copy_negate()))
     return Fraction(up.multiply(exact, up.divide(up.subtract(Decimal(1), q_low), down.add(Decimal(1), q_low))))
-
-
-def whole_input_rho_exact(events: Iterable[LaplaceEvent]) -> Fraction:
-    """ρ (zCDP) of a sequence of frames together (all of them replaced by any others): sums, as for ε."""
-    return sum(
-        (channel.values * rho_of_pure(channel.epsilon) for event in events for channel in event.channels),
-        Fraction(0),
-    )

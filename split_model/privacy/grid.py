@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from split_model.errors import ConfigError
+from split_model.privacy.thresholds import cdf_floors
 
 #: The wire carries the noise up to this many noise scales (L/ε) beyond either rim; exp(-6) of it lies outside.
 #: Measured with `grid_cost` at ε = 1..64: a value at the rim is then biased by at most 0.13 % of a noise
@@ -36,6 +37,10 @@ class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def bound(self) -> int:
         """Noise of this size or more ends at a rim of the wire range whatever the value was."""
         return self.wire_max - self.tail
+
+    def floors(self, bits: int) -> list[int]:
+        """floor(2^bits · P(noise ≤ x)) for x = -bound..bound-1: discrete Laplace with rate ε/L."""
+        return cdf_floors(self.epsilon, self.steps, self.bound, bits)
 
 
 def least_epsilon(bits: int) -> float:
