@@ -73,15 +73,21 @@ def pack_part(model: ModelFile, part: Part) -> memoryview:
     from flatbuffers.builder import BuilderSizeError
 
     packer = _Packer(model, part)
+    most = flatbuffers.Builder.MAX_BUFFER_SIZE
+    if packer.weight_bytes() >= most:  # said before gigabytes are copied
+        raise _too_large(model)
     try:
-        builder = flatbuffers.Builder(min(packer.estimated_bytes(), flatbuffers.Builder.MAX_BUFFER_SIZE))
+        builder = flatbuffers.Builder(min(packer.estimated_bytes(), most))
         builder.Finish(packer.pack(builder), b"TFL3")
     except BuilderSizeError:
-        raise BadModelError(
-            f"{model.graph.source}: one side of the cut is over 2 GiB, more than a .tflite can hold; "
-            "quantise the model"
-        ) from None
+        raise _too_large(model) from None
     return memoryview(builder.Bytes)[builder.Head() :]
+
+
+def _too_large(model: ModelFile) -> BadModelError:
+    return BadModelError(
+        f"{model.graph.source}: one side of the cut is over 2 GiB, more than a .tflite can hold; quantise the model"
+    )
 
 
 class _Packer:
@@ -107,10 +113,14 @@ class _Packer:
         self.code_at = {old: new for new, old in enumerate(self.kept_codes)}
         self.buffer_at = {old: new for new, old in enumerate(self.kept_buffers, start=1)}
 
+    def weight_bytes(self) -> int:
+        """Bytes of all stored values that this part needs."""
+        return sum(self.model.buffers[index].size for index in self.kept_buffers)
+
     def estimated_bytes(self) -> int:
         """Enough that the builder need not grow: growing doubles and copies."""
-        weights = sum(self.model.buffers[index].size + 64 for index in self.kept_buffers)
-        return weights + 512 * (len(self.kept_tensors) + len(self.part.ops)) + (64 << 10)
+        tables = 64 * len(self.kept_buffers) + 512 * (len(self.kept_tensors) + len(self.part.ops))
+        return self.weight_bytes() + tables + (64 << 10)
 
     def pack(self, builder: Any) -> int:
         """Write the whole model; returns the offset of its root table."""
