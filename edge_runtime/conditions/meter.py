@@ -6,8 +6,9 @@ Pure: times are handed in. Everything learns from what crosses anyway; probes of
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from edge_runtime.conditions.link import LinkEstimate, LinkEstimator
+from edge_runtime.conditions.link import LinkEstimate, LinkEstimator, wire_bytes
 from split_model.protocol.device import Answered, Probed
 
 #: A probe's size, least and most: enough chunks for their spacing to show the rate.
@@ -21,7 +22,15 @@ MIN_TIMED_BYTES = 2 << 10
 _QUEUE_FADE_S = 2.0
 _PROBE_EVERY_S = 0.5
 _PROBE_AT_LEAST_S = 2.0
+#: So long after a request or a probe timed the link there is nothing new to learn.
+_FRESH_S = 0.25
 _PING_EVERY_S = 2.0
+#: A probe or a ping is overdue after so many times its predicted time and this much more.
+_OVERDUE = 1.5
+_OVERDUE_S = 0.04
+_UNKNOWN_RTT_S = 0.1
+#: A probe is back so long before the next frame is expected, with its predicted time on top.
+_LEAD_S = 0.03
 _WINDOW_S = 0.3
 _MIN_WINDOW_BYTES = 32 << 10
 
@@ -35,10 +44,21 @@ class LinkMeter:
         self._queue_at_s = now_s
         self._timed_s = self._probed_s = self._pinged_s = now_s
         self._round_trip_s = now_s  # when the last one was measured
+        self._overdue_s = math.inf  # from then on the open probe or ping is
+        self._silent_since_s: float | None = None
+        self._at_once = False
+        self._frame_s = -math.inf
+        self._interval_s = math.inf
+        self._busy = False
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """The link at ``now_s``."""
-        return self._estimator.estimate(now_s)
+        """The link at ``now_s``, and for how long it has been silent if something is overdue."""
+        silent_s = 0.0
+        if self._silent_since_s is not None:
+            silent_s = max(0.0, now_s - self._silent_since_s)
+        elif now_s > self._overdue_s:
+            silent_s = now_s - max(self._probed_s, self._pinged_s)
+        return replace(self._estimator.estimate(now_s), silent_s=silent_s)
 
     def queue_s(self, now_s: float) -> float:
         """How long a request is going to wait at the server."""
@@ -47,13 +67,23 @@ class LinkMeter:
     def connected(self) -> None:
         """A new connection: probe it at once, then ping it."""
         self._probed_s = self._pinged_s = self._round_trip_s = -math.inf
+        self._heard()
+
+    def frame(self, now_s: float, *, offloaded: bool) -> None:
+        """A frame begins. One that is offloaded needs the link soon: no probe is to be in its way."""
+        self._interval_s = now_s - self._frame_s
+        self._frame_s = now_s
+        self._busy = offloaded
 
     def answered(self, event: Answered, now_s: float) -> None:
         """A request came back with its timings."""
+        self._heard()
+        self._busy = False
         answer = event.answer
         transfer_s = 0.0
         if answer.timed_bytes >= MIN_TIMED_BYTES:
-            self._estimator.transferred(answer.timed_bytes, answer.receive_s, at_s=now_s)
+            on_wire_bytes = wire_bytes(answer.timed_bytes, event.total_bytes)
+            self._estimator.transferred(on_wire_bytes, answer.receive_s, at_s=now_s)
             transfer_s = answer.receive_s * event.total_bytes / answer.timed_bytes
             self._timed_s = now_s
         self._estimator.round_trip(event.elapsed_s - transfer_s - answer.queue_s - answer.tail_s)
@@ -62,8 +92,12 @@ class LinkMeter:
 
     def probed(self, event: Probed, now_s: float) -> None:
         """A probe or a ping came back."""
+        # One that was overdue says that the link is back, but its timing says how bad it was: measure again.
+        self._at_once = self._silent_since_s is not None or now_s > self._overdue_s
+        self._heard()
         if event.timed_bytes >= MIN_TIMED_BYTES:
-            self._estimator.transferred(event.timed_bytes, event.receive_s, at_s=now_s)
+            on_wire_bytes = wire_bytes(event.timed_bytes, event.total_bytes)
+            self._estimator.transferred(on_wire_bytes, event.receive_s, at_s=now_s)
             self._timed_s = now_s
         elif event.total_bytes == 0:
             self._estimator.round_trip(event.elapsed_s)
@@ -72,16 +106,21 @@ class LinkMeter:
     def given_up(self, *, acked_bytes: int, total_bytes: int, first_sent_s: float, now_s: float) -> None:
         """Nobody waits for a request any more: without this a dying link would keep its old estimate.
 
-        One that had arrived whole says nothing bad of the link, but that the server takes its time.
+        One that had arrived whole says nothing bad of the link, but that the server takes its time. Any other means
+        silence until something is heard again, and asks for a probe at once, behind what is still on its way.
         """
+        self._busy = False
         link = self._estimator.estimate(now_s)
         elapsed_s = max(1e-3, now_s - first_sent_s - (link.rtt_s or 0.0))
-        if acked_bytes < total_bytes:
-            self._estimator.transferred(acked_bytes, elapsed_s, at_s=now_s)
-            self._timed_s = now_s
-        else:
+        if acked_bytes >= total_bytes:
             waited_s = elapsed_s - total_bytes / (link.uplink_bytes_s or math.inf)
             self._note_queue(max(self.queue_s(now_s), waited_s), now_s)
+            return
+        if acked_bytes > 0:
+            self._estimator.transferred(wire_bytes(acked_bytes, total_bytes), elapsed_s, at_s=now_s)
+        if self._silent_since_s is None:
+            self._silent_since_s = first_sent_s
+        self._at_once = True
 
     def window_bytes(self, limit_bytes: int, now_s: float) -> int | None:
         """How much to have under way unacknowledged; None while the link is unknown."""
@@ -91,22 +130,56 @@ class LinkMeter:
         wanted = int(link.uplink_bytes_s * (_WINDOW_S + (link.rtt_s or 0.0)))
         return min(limit_bytes, max(_MIN_WINDOW_BYTES, wanted))
 
+    def probe_due_s(self, now_s: float) -> float:
+        """When the next probe is to be sent; inf while an offloaded frame needs the link.
+
+        No sooner than the share allows. Where frames come at intervals it is sent just in time to be back before the
+        next one is planned: nothing tells more of a link than a sample of this moment.
+        """
+        if self._busy:
+            return math.inf
+        if self._at_once:
+            return now_s
+        rate = self._estimator.estimate(now_s).uplink_bytes_s
+        if rate is None:
+            return self._probed_s + _PROBE_EVERY_S
+        probe_bytes = self._probe_bytes(rate)
+        pause_s = min(max(_PROBE_EVERY_S, probe_bytes / (PROBE_SHARE * rate)), _PROBE_AT_LEAST_S)
+        # A tenth of a second early is soon enough: better than one frame later.
+        due_s = max(self._probed_s + pause_s, self._timed_s + _FRESH_S)
+        if now_s - self._frame_s > 2.0 * self._interval_s:
+            return due_s
+        lead_s = min(0.5 * self._interval_s, self._predicted_s(probe_bytes, now_s) + _LEAD_S)
+        just_in_time_s = self._frame_s + self._interval_s - lead_s
+        return just_in_time_s if abs(just_in_time_s - due_s) <= 0.5 * _PROBE_EVERY_S else due_s
+
     def next_probe_bytes(self, now_s: float) -> int | None:
         """Bytes of a probe to send now, 0 for a ping, None for nothing. Ask only while nothing is under way."""
-        rate = self._estimator.estimate(now_s).uplink_bytes_s
-        least, most = PROBE_BYTES
-        share = PROBE_SHARE * (rate or least)
-        probe_bytes = max(least, min(most, int(share * _PROBE_EVERY_S)))
-        pause_s = max(_PROBE_EVERY_S, min(probe_bytes / share, _PROBE_AT_LEAST_S)) if rate else _PROBE_EVERY_S
-        # From the last probe's sending, not its return: one that came back late says that the link is back.
-        if now_s - self._probed_s >= pause_s and now_s - self._timed_s >= _PROBE_EVERY_S / 2:
+        if now_s >= self.probe_due_s(now_s):
+            probe_bytes = self._probe_bytes(self._estimator.estimate(now_s).uplink_bytes_s)
+            self._at_once = False
             self._probed_s = now_s
-            return probe_bytes
         # Probes time the uplink only, and while they keep coming back nothing else would tell the round trip.
-        if now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S:
+        elif now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S and not self._busy:
+            probe_bytes = 0
             self._pinged_s = now_s
-            return 0
-        return None
+        else:
+            return None
+        self._overdue_s = now_s + _OVERDUE * self._predicted_s(probe_bytes, now_s) + _OVERDUE_S
+        return probe_bytes
+
+    def _probe_bytes(self, rate: float | None) -> int:
+        least, most = PROBE_BYTES
+        return max(least, min(most, int(PROBE_SHARE * _PROBE_EVERY_S * (rate or 0.0))))
+
+    def _predicted_s(self, probe_bytes: int, now_s: float) -> float:
+        link = self._estimator.estimate(now_s)
+        rtt_s = _UNKNOWN_RTT_S if link.rtt_s is None else link.rtt_s
+        return rtt_s + probe_bytes / (link.uplink_bytes_s or PROBE_BYTES[0])
+
+    def _heard(self) -> None:
+        self._overdue_s = math.inf
+        self._silent_since_s = None
 
     def _note_queue(self, queue_s: float, now_s: float) -> None:
         self._queue_s = max(0.0, queue_s)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.shaper import Link
+from benchmarks.traces import constant
 from split_model.keys import make_pair
 
 
@@ -34,6 +36,23 @@ def test_server_killed_and_back_on_the_same_port(rig: Any) -> None:
     assert counters["failed"] == 0
     assert counters["reconnects"] >= 1
     assert again.stop() == 0
+
+
+def test_link_that_goes_silent_and_comes_back(rig: Any) -> None:
+    """Nothing tells that it is gone: no reset, no error, only silence."""
+    server = rig.server()
+    with Link(("127.0.0.1", server.port), constant(8.0)) as link:
+        device = rig.device(server, server_address=f"tcp://127.0.0.1:{link.address[1]}", source_interval_s=0.3)
+        device.wait_more("offloaded")
+        link.cut()
+        before = len(device.records())
+        offloaded = device.count("offloaded")
+        device.until(lambda: len(device.records()) >= before + 8, "frames go on")
+        assert device.count("offloaded") <= offloaded + 2
+        link.restore()
+        device.wait_more("offloaded")
+        assert device.stop() == 0
+    check_every_frame_once(device)
 
 
 def test_server_that_is_away_is_named_and_found_later(rig: Any) -> None:

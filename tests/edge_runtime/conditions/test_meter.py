@@ -53,6 +53,15 @@ def test_a_request_given_up_half_way_lowers_the_rate() -> None:
     assert link.queue_s(22.0) < 0.01
 
 
+def test_a_request_given_up_within_a_round_trip_says_nothing() -> None:
+    """A local run on a fast board is done before any acknowledgement can be back."""
+    link = meter()
+    link.answered(answered(rtt_s=0.2), 10.0)
+    link.given_up(acked_bytes=0, total_bytes=100_000, first_sent_s=20.0, now_s=20.15)
+    assert link.estimate(20.15).uplink_bytes_s == pytest.approx(RATE)
+    assert link.queue_s(20.15) < 0.01
+
+
 def test_a_request_that_had_arrived_blames_the_server_not_the_link() -> None:
     link = meter()
     link.answered(answered(), 10.0)
