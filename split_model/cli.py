@@ -224,6 +224,7 @@ def _left_out(model: Path, taken: set[int]) -> str:
 
 def _verify(args: argparse.Namespace) -> int:
     from split_model.prepare.reference import describe
+    from split_model.prepare.tables import printable
 
     if args.path.is_dir() or not args.path.exists():
         checks, reference = _verify_bundle(args)
@@ -238,7 +239,7 @@ def _verify(args: argparse.Namespace) -> int:
         print(msgspec.json.encode({"cuts": checks, "reference": reference}).decode())
     else:
         for check in failed:
-            print(f"cut {check.index}: {check.message}")
+            print(f"cut {check.index}: {printable(check.message)}")
         print(f"{len(checks) - len(failed)} of {len(checks)} cuts are bit-identical to the whole model")
         if reference is not None:
             print(describe(reference))

@@ -75,7 +75,10 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
         sys.stdout.flush()
     except SplitModelError as error:
         logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(str(error).split())
+        # Names out of a foreign file must not steer the terminal.
+        line = "".join(sign if sign.isprintable() else "?" for sign in line)
+        print(f"{prog}: error: {line}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # Python flushes stdout once more at exit; give it somewhere to go.

@@ -180,5 +180,5 @@ def _count(number: int) -> str:
 
 def _clip(line: str) -> str:
     """One line, printable, of the report's width: names come from the file."""
-    clean = "".join(sign if sign.isprintable() else "?" for sign in line)
+    clean = "".join(sign if sign.isprintable() else "?" for sign in line)  # columns keep their spaces
     return clean if len(clean) <= WIDTH else clean[: WIDTH - 1] + "…"

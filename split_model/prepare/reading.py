@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from split_model.errors import BadModelError, MissingInputError
 from split_model.prepare.graph import Graph, Tensor, make_graph
-from split_model.prepare.tables import MAX_CODES, MAX_OPS, MAX_TENSORS, TableReader, load_schema
+from split_model.prepare.tables import MAX_CODES, MAX_OPS, MAX_TENSORS, TableReader, load_schema, printable
 
 #: No single tensor of a network that a board runs is larger; backends fail badly beyond.
 MAX_TENSOR_BYTES = 1 << 31
@@ -160,7 +160,7 @@ class _Reader(TableReader):
         name = self.op_names.get(number)
         if name is None:
             raise BadModelError(f"{self.source}: builtin op {number} is unknown; upgrade ai-edge-litert")
-        return name if name != "CUSTOM" else f"CUSTOM:{self.text('custom op', code.customCode)}"
+        return name if name != "CUSTOM" else f"CUSTOM:{printable(self.text('custom op', code.customCode))}"
 
     def value(self, index: int, tensor: Any, buffers: tuple[NDArray[np.uint8], ...]) -> Tensor:
         """The plain tensor that the graph is made of."""

@@ -17,6 +17,7 @@ from split_model.prepare.cuts import ITEM_BYTES
 from split_model.prepare.graph import Graph
 from split_model.prepare.reading import ModelFile, read_model
 from split_model.prepare.slicing import Part, pack_part
+from split_model.prepare.tables import printable
 from split_model.prepare.trial import check_runs
 
 
@@ -38,7 +39,7 @@ def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -
 
 def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelError:
     """Why a backend refused this model, where the model is the cause; the same error where it is not."""
-    reason = str(error)
+    reason = printable(str(error))
     for op in graph.ops:
         name = op.name.removeprefix("CUSTOM:")
         if name != op.name and name in reason:
@@ -57,7 +58,7 @@ def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelErro
 def _unresolved(graph: Graph, error: Exception) -> BadModelError:
     return BadModelError(
         f"{graph.source}: has dynamic shapes that do not resolve; "
-        f"convert it with fixed input shapes ({_excerpt(str(error))})"
+        f"convert it with fixed input shapes ({_excerpt(printable(str(error)))})"
     )
 
 

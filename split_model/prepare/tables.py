@@ -36,6 +36,11 @@ def load_schema() -> Any:
     return schema_py_generated
 
 
+def printable(text: str) -> str:
+    """One line without control characters: names come from the file and go to a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+
 class TableReader:
     """The bounded way into one file; ``source`` names it in errors."""
 
