@@ -13,6 +13,9 @@ from split_model.protocol.messages import CHUNK_BYTES
 PIECES = 8
 #: ... but not into smaller ones than this, where headers would weigh more than a twentieth.
 MIN_CHUNK_BYTES = 1 << 10
+#: The first bytes of a payload may come faster than the link is: token buckets, queues and radio schedulers let a
+#: burst through. Where as much again follows, they are left out of the timing.
+BURST_BYTES = 4 << 10
 
 
 def chunk_bytes_for(total_bytes: int) -> int:
@@ -71,7 +74,8 @@ class Incoming:
         self.received_bytes = 0
         self.started_s = now_s
         self.updated_s = now_s
-        self._first_chunk_bytes: int | None = None
+        self._timed_from_s = now_s
+        self._untimed_bytes = 0
 
     @property
     def complete(self) -> bool:
@@ -80,13 +84,13 @@ class Incoming:
 
     @property
     def timed_bytes(self) -> int:
-        """Bytes that arrived after the first chunk."""
-        return self.received_bytes - (self._first_chunk_bytes or 0)
+        """Bytes that arrived while it was timed: all after the first chunk, or after a burst's worth of them."""
+        return self.received_bytes - self._untimed_bytes
 
     @property
     def receive_s(self) -> float:
-        """Seconds from the first chunk's arrival to the last one's."""
-        return self.updated_s - self.started_s
+        """Seconds that the timed bytes took."""
+        return self.updated_s - self._timed_from_s
 
     def add(self, offset: int, chunk: memoryview | bytes, *, now_s: float) -> None:
         """Copy one chunk into place. A gap, an overlap, an overrun or an empty chunk is a `ProtocolError`."""
@@ -98,7 +102,8 @@ class Incoming:
         if not chunk and self.buffer:
             raise ProtocolError("empty chunk")
         self.buffer[offset:end] = chunk
-        if self._first_chunk_bytes is None:
-            self._first_chunk_bytes = len(chunk)
+        burst_bytes = BURST_BYTES if len(self.buffer) >= 2 * BURST_BYTES else 1
+        if self._untimed_bytes < burst_bytes:
+            self._untimed_bytes, self._timed_from_s = end, now_s
         self.received_bytes = end
         self.updated_s = now_s
