@@ -9,10 +9,11 @@ import math
 from dataclasses import replace
 
 from edge_runtime.conditions.link import LinkEstimate, LinkEstimator, wire_bytes
+from split_model.protocol.chunks import BURST_BYTES
 from split_model.protocol.device import Answered, Probed
 
 #: A probe's size, least and most: enough chunks for their spacing to show the rate.
-PROBE_BYTES = (3 << 10, 8 << 10)
+PROBE_BYTES = (3 << 10, 12 << 10)
 #: Probes take no more than this share of the uplink as it is believed to be, and only while nothing else crosses;
 #: but at least every `_PROBE_AT_LEAST_S`, or a link that came back from an outage would never be noticed.
 PROBE_SHARE = 0.08
@@ -170,6 +171,8 @@ class LinkMeter:
 
     def _probe_bytes(self, rate: float | None) -> int:
         least, most = PROBE_BYTES
+        if rate is None or PROBE_SHARE * _PROBE_AT_LEAST_S * rate >= 2 * BURST_BYTES:
+            least = 2 * BURST_BYTES  # from here on a burst is left out of the timing
         return max(least, min(most, int(PROBE_SHARE * _PROBE_EVERY_S * (rate or 0.0))))
 
     def _predicted_s(self, probe_bytes: int, now_s: float) -> float:
