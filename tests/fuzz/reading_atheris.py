@@ -5,7 +5,7 @@ usage: pip install 'atheris>=3,<4'
 
 CORPUS is a folder; it is filled with the small seeds where it is empty. Options are libFuzzer's. What
 libFuzzer writes as crash-…, timeout-… or oom-… is a bug. atheris instruments only what is imported
-inside `instrument_imports`, so the schema's readers take part and NumPy does not.
+inside `instrument_imports`, so what the product imports when first needed is imported there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 with atheris.instrument_imports(include=["split_model", "ai_edge_litert.schema_py_generated", "flatbuffers"]):
     import exercise as fuzz
+    import flatbuffers.builder  # noqa: F401
+
+    from split_model.prepare.tables import load_schema
+
+    load_schema()
 
 
 def one_input(data: bytes) -> None:
