@@ -5,9 +5,9 @@ processors they need not. A bundle holds the whole model's outputs on random inp
 says how far this machine is from them. As head∘tail equals the whole here, that holds for every cut.
 
 The tolerances, and what was measured between ai-edge-litert 2.3 and tflite-runtime 2.14 on 26 models:
-float models 1e-4 of the largest value of the output (measured: at most 3e-6); integer outputs 6 codes
-(measured: 3 in EfficientNet-Lite0, 4 in a mixed face_landmark); float outputs of a model that is
-quantised inside 6/255 of the largest value.
+float models 1e-4 of the largest value of the output (measured: at most 3e-6); integer outputs 8 codes
+(measured: 3 in EfficientNet-Lite0, 4 in a mixed face_landmark, 6 there with a head on one backend and the
+tail on the other); float outputs of a model that is quantised inside 8/255 of the largest value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FILE = "reference.bin"
 SETS = 2
 _SEED = 20_110_927
 FLOAT_TOLERANCE = 1e-4  # of the largest value of the output
-CODES_TOLERANCE = 6.0
+CODES_TOLERANCE = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
