@@ -209,7 +209,9 @@ def as_plain(result: Compared) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(prog="adaptive", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--traces", type=Path, default=TRACES, metavar="FOLDER", help="of time_s,uplink_mbit_s files")
+    parser.add_argument(
+        "--traces", type=Path, default=TRACES, metavar="FOLDER", help="of time_s,uplink_mbit_s files"
+    )
     parser.add_argument("--full", action="store_true", help="every combination of speed, cut 0, hog and pace")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw each trace: uplink, split, latency")
@@ -237,7 +239,12 @@ def _run(options: argparse.Namespace) -> None:
 
         options.plot.mkdir(parents=True, exist_ok=True)
         for result in results[:: len(results) // len(traces)]:
-            draw(result.setting.name, result.setting.scene(), result.runs, options.plot / f"{result.setting.trace.stem}.png")
+            draw(
+                result.setting.name,
+                result.setting.scene(),
+                result.runs,
+                options.plot / f"{result.setting.trace.stem}.png",
+            )
     if options.json:
         machine = {"machine": platform.machine(), "python": platform.python_version()}
         print(json.dumps({**machine, "scenes": [as_plain(result) for result in results]}))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -47,6 +47,8 @@ PROFILES = Path(__file__).parent / "profiles"
 WARM_UP_S = 5.0
 DELAY_S = 0.02
 DOWNLINK_MBIT_S = 20.0
+#: As the program's default.
+HEDGE_ABOVE = 0.05
 _CHUNK_HEADER_BYTES = 2 * FRAME_OVERHEAD_BYTES + 10
 _REQUEST_HEADER_BYTES = 2 * FRAME_OVERHEAD_BYTES + 230
 _ANSWER_HEADER_BYTES = 2 * FRAME_OVERHEAD_BYTES + 50
@@ -79,7 +81,7 @@ class Scene:
     server: ServerProfile
     interval_s: float
     answer_within_s: float
-    hog: Hog = Hog()
+    hog: Hog = field(default_factory=Hog)
 
     @property
     def local(self) -> int:
@@ -164,14 +166,25 @@ class TruthfulEstimator(LinkEstimator):
     def estimate(self, now_s: float) -> LinkEstimate:
         """The truth."""
         rate = max(100.0, self._link.mbit_s_at(now_s) * 125_000)
-        return replace(super().estimate(now_s), uplink_bytes_s=rate, rate_spread=0.0, age_s=0.0)
+        return replace(
+            super().estimate(now_s),
+            uplink_bytes_s=rate,
+            rate_spread=0.0,
+            age_s=0.0,
+            mean_bytes_s=None,
+            silent_s=0.0,
+        )
 
 
 class LastSampleEstimator(LinkEstimator):
-    """Believes the newest sample."""
+    """Believes the newest sample, and is sure of it."""
 
     def __init__(self) -> None:
-        super().__init__(gain=1.0)
+        super().__init__(noise=0.0, coherence_s=1e9)
+
+    def estimate(self, now_s: float) -> LinkEstimate:
+        """What it was last."""
+        return replace(super().estimate(now_s), rate_spread=0.0, age_s=0.0, mean_bytes_s=None)
 
 
 class OnceEstimator(LinkEstimator):
@@ -183,7 +196,14 @@ class OnceEstimator(LinkEstimator):
 
     def estimate(self, now_s: float) -> LinkEstimate:
         """What it was at the start."""
-        return replace(super().estimate(now_s), uplink_bytes_s=self._rate, rate_spread=0.0, age_s=0.0)
+        return replace(
+            super().estimate(now_s),
+            uplink_bytes_s=self._rate,
+            rate_spread=0.0,
+            age_s=0.0,
+            mean_bytes_s=None,
+            silent_s=0.0,
+        )
 
 
 class _Offload(Offload):
@@ -199,8 +219,10 @@ class _Offload(Offload):
         clock.at(0.0, self.turn)
 
     def turn(self) -> None:
-        """One turn of the link thread, and the next one after its poll's time-out."""
+        """What the link thread does between two waits, and its next turn after the poll's time-out."""
         self._turn()
+        self._run_commands()
+        self._send_all()
         self._timer += 1
         timer = self._timer
         self._clock.at(self._clock.now_s + self._timeout_s(), lambda: self.turn() if timer == self._timer else None)
@@ -286,6 +308,7 @@ def run_program(
     estimator: LinkEstimator | None = None,
     fixed: int | None = None,
     hysteresis: Hysteresis | None = None,
+    hedge_above: float = HEDGE_ABOVE,
 ) -> Run:
     """The device program's own loop over the scene's frames."""
     random.seed(0)  # the pause before a reconnection has jitter
@@ -308,6 +331,7 @@ def run_program(
         boot_id="1" * 32,
         answer_within_s=scene.answer_within_s,
         load=LoadEstimator(board.cpu_load, cpus=4, threads=1),
+        hedge_above=hedge_above,
         now=clock.now,
         account=_Free(),
         finisher=BackgroundRuns(board, scene.profile.local.head_s),
@@ -347,7 +371,9 @@ class Way:
 def ways(scene: Scene) -> list[Way]:
     """The splits of the profile."""
     tails = {tail.split: tail.tail_s for tail in scene.server.tails}
-    return [Way(t.split, t.head_s + t.release_s, t.payload_bytes, tails.get(t.split, 0.0)) for t in scene.profile.splits]
+    return [
+        Way(t.split, t.head_s + t.release_s, t.payload_bytes, tails.get(t.split, 0.0)) for t in scene.profile.splits
+    ]
 
 
 def sent_bytes(payload_bytes: int) -> int:

@@ -235,8 +235,6 @@ class VirtualTransport:
 
     def poll(self, timeout_s: float, *, wants_to_send: bool) -> list[TransportEvent]:  # noqa: ARG002  its shape
         """Never waits; time passes outside."""
-        if wants_to_send:
-            self._clock.at(self._up.room_at_s, self.woken)
         events, self._events = self._events, []
         return events
 
@@ -246,6 +244,7 @@ class VirtualTransport:
     def send(self, frames: Frames) -> bool:
         """Into the buffers, if there is room."""
         if not self._up.room():
+            self._clock.at(self._up.room_at_s, self.woken)
             return False
         size_bytes = wire_bytes(frames)
         if isinstance(wire.decode_from_device(frames[0]), wire.Probe):

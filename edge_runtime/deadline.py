@@ -1,27 +1,50 @@
 """When to stop waiting for the server and finish a frame here. Pure.
 
 Two reasons: the answer would come too late (``answer_by`` less the p95 of a local run), or the transfer goes so
-badly that a local run started now would be done first.
+badly that a local run started now is likely to be done first. The two then race, so that being wrong costs the
+board some work and nobody any time.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-#: A transfer is given up only when it takes this many times longer than predicted ...
-_PATIENCE = 1.5
+from split_model.protocol.chunks import chunk_bytes_for
+
+#: An answer is late when it takes this many times longer than predicted ...
+_PATIENCE = 1.2
 #: ... and at least so much longer: small delays say nothing.
-_SLACK_S = 0.05
+_SLACK_S = 0.02
+#: The same for the time from one acknowledgement to the next.
+_ACK_PATIENCE = 1.5
+_ACK_SLACK_S = 0.06
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """A request on its way: what the planner expected, and how far it has come."""
+    """A request on its way: what the planner expected, and how far it has come.
+
+    ``transfer_s`` and ``round_trip_s`` are the parts of ``expected_s`` that the link takes. ``progress_s``: when
+    ``acked_bytes`` last grew. ``silent``: something else is overdue on this link.
+    """
 
     submitted_s: float
     expected_s: float
     total_bytes: int
-    acked_bytes: int
+    acked_bytes: int = 0
+    transfer_s: float = math.inf
+    round_trip_s: float = 0.0
+    progress_s: float = -math.inf
+    silent: bool = False
+
+    @property
+    def next_ack_s(self) -> float:
+        """By when the next acknowledgement should have come."""
+        wait_s = self.transfer_s * chunk_bytes_for(self.total_bytes) / max(self.total_bytes, 1)
+        if self.acked_bytes == 0:
+            wait_s += self.round_trip_s
+        return max(self.submitted_s, self.progress_s) + wait_s * _ACK_PATIENCE + _ACK_SLACK_S
 
 
 def local_start_s(request: InFlight, *, answer_by_s: float, local_p95_s: float) -> float:
@@ -41,13 +64,16 @@ def local_start_s(request: InFlight, *, answer_by_s: float, local_p95_s: float) 
 def is_stalled(request: InFlight, *, now_s: float, local_s: float) -> bool:
     """Whether a local run started now is likely to be done before the server's answer is here.
 
-    The rest of the transfer is taken to go on as it went so far, which is pessimistic for a link that
-    just came back and right for one that died.
+    So it is when nothing comes back at all. Otherwise the rest of a late transfer is taken to go on as it went so
+    far, which is pessimistic for a link that just came back and right for one that died.
     """
     elapsed_s = now_s - request.submitted_s
+    arrived = request.acked_bytes >= request.total_bytes
+    if not arrived and (request.silent or now_s > request.next_ack_s):
+        return True
     if elapsed_s < request.expected_s * _PATIENCE + _SLACK_S:
         return False
-    if request.acked_bytes >= request.total_bytes:  # all there: only the server's answer is missing
+    if arrived:  # only the server's answer is missing
         return elapsed_s - request.expected_s > local_s
     remaining = (request.total_bytes - request.acked_bytes) / max(request.acked_bytes, 1)
     return elapsed_s * remaining > local_s

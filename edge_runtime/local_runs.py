@@ -66,17 +66,21 @@ class LocalRuns:
         return outputs, took_s
 
     def start(self, frame: int, tensors: Sequence[Array]) -> Future[Run]:
-        """Run in the background, after what may still go on for an earlier frame."""
+        """Run in the background, after what may still go on for an earlier frame; a second call does nothing."""
+        if self._background is not None and self._background_frame == frame:
+            return self._background
         self._leave(wait=False)
         self._background_frame = frame
         self._background = self._executor.submit(self._run, tensors)
         return self._background
 
+    def has_started(self, frame: int) -> bool:
+        """Whether this frame has a run in the background."""
+        return self._background is not None and self._background_frame == frame
+
     def finish(self, frame: int, tensors: Sequence[Array]) -> Run:
         """The run of this frame, started now unless it is under way. `BackendError` where the backend fails."""
-        running = self._background
-        if running is None or self._background_frame != frame:
-            running = self.start(frame, tensors)
+        running = self.start(frame, tensors)
         self._background = None
         run = running.result()
         self._note(run[1])

@@ -85,6 +85,11 @@ class Offload(threading.Thread):
         self._mailbox.open(request.request_id, len(payload))
         self._command(lambda: self._session.submit(request, payload, due_at_s=due_at_s))
 
+    def frame(self, *, offloaded: bool) -> None:
+        """A frame begins, and this is where it goes: probes keep out of its way."""
+        with self._lock:
+            self._meter.frame(self._now(), offloaded=offloaded)
+
     def wait(
         self, request_id: int, *, until_s: float, unless: Callable[[], bool] = lambda: False
     ) -> Outcome | None:
@@ -174,7 +179,10 @@ class Offload(threading.Thread):
         return False
 
     def _timeout_s(self) -> float:
-        return 0.05 if self._session.open_requests or self._session.open_probes else 0.1
+        if self._session.open_requests or self._session.open_probes:
+            return 0.05
+        now_s = self._now()
+        return min(0.1, max(0.005, self._meter.probe_due_s(now_s) - now_s))
 
     def _command(self, action: Callable[[], None]) -> None:
         with self._lock:

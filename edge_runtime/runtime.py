@@ -84,6 +84,7 @@ class Runtime:
         account: Paying,
         now: Callable[[], float] = time.monotonic,
         finisher: Executor | None = None,
+        hedge_above: float = 1.0,
     ) -> None:
         self.counters = Counters()
         self._bundle = bundle
@@ -95,6 +96,7 @@ class Runtime:
         self._answer_within_s = answer_within_s
         self._load = load
         self._account = account
+        self._hedge_above = hedge_above
         self._now = now
         self._profile = {timing.split: timing for timing in profile.splits}
         self._tails = TailTimes(bundle)
@@ -158,8 +160,12 @@ class Runtime:
 
     def _one(self, frame: Frame, decision: Decision) -> Result:
         head = self._head_for(decision.split)
+        self._offload.frame(offloaded=head is not None)
         if head is None:
             return self._local(frame)
+        expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
+        if expected is not None and expected.doubt > self._hedge_above:
+            self._local_runs.start(frame.index, frame.tensors)
         try:
             features, head_s = self._board.run(lambda: head.features(frame.tensors))
         except BackendError as error:
@@ -173,7 +179,6 @@ class Runtime:
             self.counters.ledger_refused += 1
             return self._local(frame)
         request_id = self._submit(frame, head, payload)
-        expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
         try:
             result = self._await(frame, head, request_id, expected)
         finally:
@@ -221,23 +226,44 @@ class Runtime:
         return request.request_id
 
     def _await(self, frame: Frame, head: Head, request_id: int, expected: Prediction | None) -> Result:
-        submitted_s = self._now()
-        expected_s = expected.total_s - expected.head_s if expected else 0.0
-        answer_by_s = frame.captured_s + self._answer_within_s
-        in_flight = InFlight(submitted_s, expected_s, head.release.payload_bytes, acked_bytes=0)
-        start_local_s = local_start_s(in_flight, answer_by_s=answer_by_s, local_p95_s=self._local_runs.p95_s)
         outcome = None
-        while outcome is None and (now_s := self._now()) < start_local_s:
-            outcome = self._offload.wait(request_id, until_s=min(start_local_s, now_s + _CHECK_EVERY_S))
-            in_flight = replace(in_flight, acked_bytes=self._offload.acked_bytes(request_id))
-            local_s = self._profile[self._bundle.local].head_s * self._load.factor
-            if outcome is None and is_stalled(in_flight, now_s=self._now(), local_s=local_s):
-                break
+        if not self._local_runs.has_started(frame.index):
+            outcome = self._wait_for_server(frame, head, request_id, expected)
         if outcome is None:
             outcome = self._race(frame, request_id)
         if outcome is not None and (answered := self._take(frame, head, outcome)) is not None:
             return answered
         return self._fall_back(frame, head)
+
+    def _wait_for_server(
+        self, frame: Frame, head: Head, request_id: int, expected: Prediction | None
+    ) -> Outcome | None:
+        """The outcome, or None as soon as it is better to run the frame here as well."""
+        now_s = self._now()
+        request = InFlight(now_s, 0.0, head.release.payload_bytes)
+        if expected is not None:
+            request = replace(
+                request,
+                expected_s=expected.total_s - expected.head_s,
+                transfer_s=expected.transfer_s,
+                round_trip_s=expected.round_trip_s,
+            )
+        answer_by_s = frame.captured_s + self._answer_within_s
+        start_local_s = local_start_s(request, answer_by_s=answer_by_s, local_p95_s=self._local_runs.p95_s)
+        local_s = self._profile[self._bundle.local].head_s * self._load.factor
+        while now_s < start_local_s:
+            request = replace(request, silent=self._offload.view().estimate.silent_s > 0.0)
+            if is_stalled(request, now_s=now_s, local_s=local_s):
+                break
+            until_s = min(start_local_s, now_s + _CHECK_EVERY_S)
+            outcome = self._offload.wait(request_id, until_s=until_s)
+            if outcome is not None:
+                return outcome
+            now_s = self._now()
+            acked_bytes = self._offload.acked_bytes(request_id)
+            if acked_bytes > request.acked_bytes:
+                request = replace(request, acked_bytes=acked_bytes, progress_s=now_s)
+        return None
 
     def _race(self, frame: Frame, request_id: int) -> Outcome | None:
         """Run the frame here and keep listening: whichever is done first is the answer."""

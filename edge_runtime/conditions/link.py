@@ -1,20 +1,34 @@
 """What really crossed the link, turned into an estimate of its uplink and round trip. Pure: no clock, no socket.
 
-A cellular uplink keeps its rate for about a second, then has another one: the newest sample says most, older ones
-little. Rates are averaged as logarithms, so that one sample of a dead link neither hides a link that came back
-nor is hidden by what the link could do before.
+A cellular uplink wanders about a mean: half a second later its rate is mostly what it was, some seconds later it is
+anything it ever is. So the logarithm of the rate is followed as a mean-reverting random walk (Ornstein-Uhlenbeck)
+with a scalar Kalman filter: the older the last sample, the more the prediction leans towards the mean, the wider it
+gets, and the more the next sample counts. An outage is not a rate: it is told apart as silence, so that the link is
+remembered as it was when it comes back. Constants were chosen on recorded uplinks (docs/splitting.md).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from split_model.protocol.chunks import chunk_bytes_for
 
 #: Faster than this nothing is believed: arrivals that close together only show the server's own buffers.
 MAX_BYTES_S = 1.25e8
 #: A link that lets less through than this is as good as dead, and a logarithm needs a floor.
 MIN_BYTES_S = 100.0
+#: Headers of a chunk on the wire: two frames of ZMTP and CURVE, and our own.
+CHUNK_OVERHEAD_BYTES = 80
+#: A gap between samples counts for no more than this in the mean: during an outage there is no rate to average.
+_LONGEST_GAP_S = 2.0
+
+
+def wire_bytes(part_bytes: float, total_bytes: int) -> float:
+    """What a part of a payload of ``total_bytes`` takes on the wire, headers included."""
+    chunk_bytes = max(1, min(chunk_bytes_for(total_bytes), total_bytes))
+    return part_bytes * (1.0 + CHUNK_OVERHEAD_BYTES / chunk_bytes)
 
 
 @dataclass(frozen=True)
@@ -22,41 +36,75 @@ class LinkEstimate:
     """The link as it is believed to be. ``uplink_bytes_s`` is None while nothing was ever measured.
 
     ``rate_spread``: standard deviation of the logarithm of the rate, growing with the age of the last sample.
+    ``mean_bytes_s`` and ``mean_spread``: where both go as the sample ages; ``coherence_s``: in which time.
+    ``silent_s``: for so long something has been overdue from the server; 0 while nothing is.
     """
 
     uplink_bytes_s: float | None
     rtt_s: float | None
     rate_spread: float
     age_s: float
+    mean_bytes_s: float | None = None
+    mean_spread: float = 0.0
+    coherence_s: float = math.inf
+    silent_s: float = 0.0
+
+    def ahead(self, seconds: float) -> LinkEstimate:
+        """The prediction for so many seconds later, if nothing is measured meanwhile."""
+        if self.uplink_bytes_s is None or self.mean_bytes_s is None:
+            return self
+        left = math.exp(-max(0.0, seconds) / self.coherence_s)
+        rate = self.uplink_bytes_s**left * self.mean_bytes_s ** (1.0 - left)
+        variance = left**2 * self.rate_spread**2 + (1.0 - left**2) * self.mean_spread**2
+        return replace(self, uplink_bytes_s=rate, rate_spread=math.sqrt(variance), age_s=self.age_s + seconds)
 
 
 class LinkEstimator:
     """Feed it what was observed; ask it for the link now.
 
-    ``gain``: weight of a new sample that follows the last one at once; ``coherence_s``: after so long without a
-    sample the last one keeps 1/e of the remaining weight.
+    ``coherence_s``: after so long a sample keeps 1/e of its say against the mean. ``noise``: standard deviation of a
+    sample's logarithm for a link that stands still. ``memory_s``: how fast mean and spread follow the samples.
+    ``prior_spread``: the spread about the mean until samples tell.
     """
 
-    def __init__(self, *, gain: float = 0.6, coherence_s: float = 0.6, volatility_per_s: float = 0.35) -> None:
-        self._gain = gain
+    def __init__(
+        self,
+        *,
+        coherence_s: float = 2.5,
+        noise: float = 0.15,
+        memory_s: float = 20.0,
+        prior_spread: float = 0.6,
+    ) -> None:
         self._coherence_s = coherence_s
-        self._volatility_per_s = volatility_per_s
+        self._noise_variance = noise**2
+        self._memory_s = memory_s
         self._log_rate: float | None = None
+        self._variance = 0.0
+        self._mean = 0.0
+        self._mean_variance = prior_spread**2
         self._at_s = -math.inf
         self._rtts: deque[float] = deque(maxlen=8)
 
-    def transferred(self, payload_bytes: float, seconds: float, *, at_s: float) -> None:
-        """So many bytes took so long to arrive. Zero bytes in some seconds is information too: the link hung."""
-        if seconds <= 0.0 and payload_bytes <= 0.0:
+    def transferred(self, on_wire_bytes: float, seconds: float, *, at_s: float) -> None:
+        """So many bytes, headers included, took so long to arrive."""
+        if seconds <= 0.0 and on_wire_bytes <= 0.0:
             return
-        rate = payload_bytes / seconds if seconds > 0.0 else MAX_BYTES_S
-        log_rate = math.log(min(MAX_BYTES_S, max(MIN_BYTES_S, rate)))
+        rate = on_wire_bytes / seconds if seconds > 0.0 else MAX_BYTES_S
+        sample = math.log(min(MAX_BYTES_S, max(MIN_BYTES_S, rate)))
         if self._log_rate is None:
-            self._log_rate = log_rate
+            self._log_rate = self._mean = sample
+            self._variance = self._noise_variance
         else:
-            left = (1.0 - self._gain) * math.exp(-max(0.0, at_s - self._at_s) / self._coherence_s)
-            self._log_rate = left * self._log_rate + (1.0 - left) * log_rate
-        self._at_s = at_s
+            age_s = max(0.0, at_s - self._at_s)
+            predicted, variance = self._predicted(self._log_rate, age_s)
+            gain = variance / (variance + self._noise_variance)
+            self._log_rate = predicted + gain * (sample - predicted)
+            self._variance = (1.0 - gain) * variance
+            # The mean over time, not over samples: a burst of them tells no more than one.
+            share = 1.0 - math.exp(-min(age_s, _LONGEST_GAP_S) / self._memory_s)
+            self._mean += share * (sample - self._mean)
+            self._mean_variance += share * ((sample - self._mean) ** 2 - self._mean_variance)
+        self._at_s = max(self._at_s, at_s)
 
     def round_trip(self, seconds: float) -> None:
         """A message and its answer took so long, transfer and service times already taken off."""
@@ -68,5 +116,19 @@ class LinkEstimator:
         if self._log_rate is None:
             return LinkEstimate(None, rtt_s, math.inf, math.inf)
         age_s = max(0.0, now_s - self._at_s)
-        spread = self._volatility_per_s * math.sqrt(min(age_s, 60.0))
-        return LinkEstimate(math.exp(self._log_rate), rtt_s, spread, age_s)
+        log_rate, variance = self._predicted(self._log_rate, age_s)
+        return LinkEstimate(
+            uplink_bytes_s=math.exp(log_rate),
+            rtt_s=rtt_s,
+            rate_spread=math.sqrt(variance),
+            age_s=age_s,
+            mean_bytes_s=math.exp(self._mean),
+            mean_spread=math.sqrt(self._mean_variance),
+            coherence_s=self._coherence_s,
+        )
+
+    def _predicted(self, log_rate: float, age_s: float) -> tuple[float, float]:
+        """Mean and variance of the log rate, ``age_s`` after the last sample."""
+        left = math.exp(-age_s / self._coherence_s)
+        variance = left**2 * self._variance + (1.0 - left**2) * self._mean_variance
+        return self._mean + left * (log_rate - self._mean), variance

@@ -32,6 +32,8 @@ _OVERDUE_S = 0.04
 _UNKNOWN_RTT_S = 0.1
 #: A probe is back so long before the next frame is expected, with its predicted time on top.
 _LEAD_S = 0.03
+#: Rather so much early than one frame later.
+_EARLY_S = 0.1
 _WINDOW_S = 0.3
 _MIN_WINDOW_BYTES = 32 << 10
 
@@ -112,7 +114,9 @@ class LinkMeter:
         """
         self._busy = False
         link = self._estimator.estimate(now_s)
-        elapsed_s = max(1e-3, now_s - first_sent_s - (link.rtt_s or 0.0))
+        elapsed_s = now_s - first_sent_s - (link.rtt_s or 0.0)
+        if elapsed_s <= 0.0:  # no answer and no acknowledgement could have come yet
+            return
         if acked_bytes >= total_bytes:
             waited_s = elapsed_s - total_bytes / (link.uplink_bytes_s or math.inf)
             self._note_queue(max(self.queue_s(now_s), waited_s), now_s)
@@ -146,13 +150,12 @@ class LinkMeter:
             return self._probed_s + _PROBE_EVERY_S
         probe_bytes = self._probe_bytes(rate)
         pause_s = min(max(_PROBE_EVERY_S, probe_bytes / (PROBE_SHARE * rate)), _PROBE_AT_LEAST_S)
-        # A tenth of a second early is soon enough: better than one frame later.
         due_s = max(self._probed_s + pause_s, self._timed_s + _FRESH_S)
         if now_s - self._frame_s > 2.0 * self._interval_s:
             return due_s
         lead_s = min(0.5 * self._interval_s, self._predicted_s(probe_bytes, now_s) + _LEAD_S)
         just_in_time_s = self._frame_s + self._interval_s - lead_s
-        return just_in_time_s if abs(just_in_time_s - due_s) <= 0.5 * _PROBE_EVERY_S else due_s
+        return just_in_time_s if -_EARLY_S <= just_in_time_s - due_s <= _PROBE_EVERY_S else due_s
 
     def next_probe_bytes(self, now_s: float) -> int | None:
         """Bytes of a probe to send now, 0 for a ping, None for nothing. Ask only while nothing is under way."""

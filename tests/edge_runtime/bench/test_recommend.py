@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from edge_runtime.bench.figures import CutFigures, LinkFigures, Range, Spread
 from edge_runtime.bench.recommend import ASSUMED_ROUND_TRIP_S, recommend
+from edge_runtime.conditions.link import wire_bytes
 
+#: Payloads with their headers.
+SMALL, LARGE = wire_bytes(10_000, 10_000), wire_bytes(80_000, 80_000)
 SHARES = {1: 0.9, 2: 0.5, 3: 0.1}
 
 
@@ -53,14 +56,14 @@ def test_crossovers_where_the_predictions_are_equal() -> None:
     ranges = found(*CUTS, measured=link())
     assert [part.name for part in ranges] == ["local", "2", "1"]
     # local 0.4 = 0.15 + 10 kB / r + 0.04 + 0.01; 0.15 + 10 kB / r = 0.05 + 80 kB / r
-    assert ranges[0].to_mbit_s == pytest.approx(8e-6 * 10_000 / 0.2, rel=1e-6)
-    assert ranges[1].to_mbit_s == pytest.approx(8e-6 * 70_000 / 0.1, rel=1e-6)
+    assert ranges[0].to_mbit_s == pytest.approx(8e-6 * SMALL / 0.2, rel=1e-6)
+    assert ranges[1].to_mbit_s == pytest.approx(8e-6 * (LARGE - SMALL) / 0.1, rel=1e-6)
 
 
 def test_the_best_split_on_the_link_as_it_is() -> None:
     told = recommend(CUTS, link(2.0), tail_shares=SHARES, objective="latency")
     assert told.here == 2
-    assert told.frame_s == pytest.approx(0.15 + 10_000 / 250_000 + 0.04 + 0.01)
+    assert told.frame_s == pytest.approx(0.15 + SMALL / 250_000 + 0.04 + 0.01)
     assert told.local_s == 0.4
     assert told.assumed == ()
 
@@ -71,7 +74,7 @@ def test_throughput_looks_at_the_slowest_stage() -> None:
     assert told.here == 2
     assert told.frame_s == pytest.approx(0.15)
     crossovers = [part.to_mbit_s for part in told.ranges]
-    assert crossovers[1] == pytest.approx(8e-6 * 80_000 / 0.15, rel=1e-6)
+    assert crossovers[1] == pytest.approx(8e-6 * LARGE / 0.15, rel=1e-6)
 
 
 def test_without_a_link_the_assumptions_are_told() -> None:
