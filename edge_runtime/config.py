@@ -85,14 +85,17 @@ class PlannerTable(_Table, frozen=True):
     ``answer_within_s``: an answer is of use for so long after the frame was captured. ``earliest_cut``: cuts
     before this op index are never used, whatever the link. ``objective``: ``latency`` works on one frame at a
     time; ``throughput`` on several at once and answers as many a second as it can, in the order they are done.
+    ``hedge_above``: where the chance that a local run would be done before the server's answer is larger than
+    this, the board does both from the start, on a core that is free; 1 for never, 0 for always.
     """
 
     split: Literal["auto", "local"] | int = "auto"
     answer_within_s: Positive = 1.0
     earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 0
     objective: Literal["latency", "throughput"] = "latency"
-    min_gain: NotNegative = 0.04
+    min_gain: NotNegative = 0.02
     dwell_s: NotNegative = 0.25
+    hedge_above: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.05
 
 
 class SourceTable(_Table, frozen=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from edge_runtime.planner import Conditions
 from edge_runtime.runtime import Step
 from edge_runtime.sinks import answer_fields
 from split_model.bundle import Bundle
@@ -66,5 +68,28 @@ class Records:
             "from": self._split,
             "to": decision.split,
             "why": decision.why,
-            "predicted_s": {str(p.split): round(p.total_s, 4) for p in decision.predictions},
+            "saw": None if decision.seen is None else _seen(decision.seen),
+            "predicted_s": {str(p.split): _rounded(p.total_s) for p in decision.predictions},
+            "local_wins": {str(p.split): _rounded(p.doubt) for p in decision.predictions},
         }
+
+
+def _seen(conditions: Conditions) -> dict[str, Any]:
+    """What a decision was made from."""
+    link = conditions.link
+    rate = link.uplink_bytes_s
+    return {
+        "link_up": conditions.link_up,
+        "uplink_mbit_s": None if rate is None else _rounded(rate * 8e-6),
+        "uplink_spread": _rounded(link.rate_spread),
+        "rtt_s": None if link.rtt_s is None else _rounded(link.rtt_s),
+        "age_s": _rounded(link.age_s),
+        "silent_s": _rounded(link.silent_s),
+        "queue_s": _rounded(conditions.queue_s),
+        "load": _rounded(conditions.load),
+    }
+
+
+def _rounded(value: float) -> float | None:
+    """For JSON, which has no infinity."""
+    return round(value, 4) if math.isfinite(value) else None
