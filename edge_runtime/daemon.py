@@ -119,6 +119,8 @@ def _start(
         answer_within_s=config.planner.answer_within_s,
         load=LoadEstimator(board.cpu_load, cpus=cpus, threads=config.device.threads),
         account=account,
+        # Without a core to spare, a second run at the same time would only slow the first one.
+        hedge_above=config.planner.hedge_above if cpus > config.device.threads else 1.0,
     )
     offload.start()
     closing.callback(offload.end)
