@@ -27,6 +27,7 @@ from edge_runtime.heads import Heads
 from edge_runtime.ledger import Account, system_now
 from edge_runtime.ledger.opening import open_account
 from edge_runtime.offload import Offload
+from edge_runtime.pipeline import Pipeline
 from edge_runtime.planner import Hysteresis, Planner, SplitProfile
 from edge_runtime.profile import Profile
 from edge_runtime.records import Records, labels_of
@@ -49,8 +50,11 @@ log = logging.getLogger(__name__)
 Plans = dict[int, NoisePlan | None]
 
 
-def run(config: Config) -> int:
-    """Answer frames until the source ends or SIGTERM or SIGINT comes; returns the exit code."""
+def run(config: Config, *, planner: Planner | None = None) -> int:
+    """Answer frames until the source ends or SIGTERM or SIGINT comes; returns the exit code.
+
+    ``planner`` decides instead of the configured one, for tests that force it.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -78,6 +82,7 @@ def run(config: Config) -> int:
             profile=profile,
             keys=keys,
             account=account,
+            planner=planner or _planner(config, bundle, profile),
             closing=closing,
         )
         source = frames(data, repeat=config.source.repeat, interval_s=config.source.interval_s, stopped=stop.is_set)
@@ -102,17 +107,19 @@ def _start(
     profile: Profile,
     keys: KeyPair,
     account: Account,
+    planner: Planner,
     closing: contextlib.ExitStack,
 ) -> tuple[Runtime, Offload]:
     """The frame loop, and the link thread, started; ``closing`` ends both."""
     boot_id = secrets.token_hex(16)
     offload = _link(config, bundle, keys, boot_id, closing)
     cpus = os.cpu_count() or 1
-    runtime = Runtime(
+    frame_loop = Pipeline if config.planner.objective == "throughput" else Runtime
+    runtime = frame_loop(
         bundle=bundle,
         heads=heads,
         board=board,
-        planner=_planner(config, bundle, profile),
+        planner=planner,
         offload=offload,
         profile=profile,
         boot_id=boot_id,

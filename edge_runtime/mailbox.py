@@ -58,6 +58,12 @@ class Mailbox:
             self._open.pop(request_id, None)
             return self.outcomes.pop(request_id)
 
+    def rest(self, *, until_s: float, unless: Callable[[], bool]) -> None:
+        """Wait until the time is up or ``unless`` holds; outcomes and `nudge` recheck it."""
+        with self._changed:
+            while not (self._closed or unless()) and (remaining_s := until_s - self._now()) > 0:
+                self._changed.wait(remaining_s)
+
     def nudge(self) -> None:
         """Make every `wait` look at its ``unless`` again."""
         with self._changed:

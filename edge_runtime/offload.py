@@ -96,6 +96,14 @@ class Offload(threading.Thread):
         """See `Mailbox.wait`."""
         return self._mailbox.wait(request_id, until_s=until_s, unless=unless)
 
+    def rest(self, *, until_s: float, unless: Callable[[], bool]) -> None:
+        """See `Mailbox.rest`."""
+        self._mailbox.rest(until_s=until_s, unless=unless)
+
+    def has_ended(self, request_id: int) -> bool:
+        """Whether `wait` would give an outcome at once."""
+        return request_id in self._outcomes
+
     def nudge(self) -> None:
         """Make `wait` look at its ``unless`` again."""
         self._mailbox.nudge()

@@ -1,0 +1,231 @@
+"""The frame loop for the objective ``throughput``: capture, head and release, and the link work at the same time.
+
+A thread of its own captures; this one runs heads and hands releases to the link thread without waiting for their
+answers, up to a window of frames; the rules are those of `runtime`: each frame gets exactly one answer, from here
+in time if the server's does not come, and all counters add up. Answers come in the order in which they are done,
+each with its frame's index: to hold back one that is there for one that is not would help nobody who can sort.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from edge_runtime.deadline import InFlight, is_stalled, local_start_s
+from edge_runtime.heads import Head
+from edge_runtime.offload import LinkView
+from edge_runtime.planner import Decision, Prediction
+from edge_runtime.runtime import Result, Runtime, Step
+from edge_runtime.sources import Frame
+from split_model.errors import BackendError
+
+#: Frames under way at the server at the same time, least and most. Servers admit eight requests of a device.
+WINDOW = (2, 6)
+_CAPTURED = 2
+_CHECK_EVERY_S = 0.04
+
+
+def window_for(prediction: Prediction) -> int:
+    """Frames to have under way so that the slowest stage never waits: what fits into one frame's time, and one."""
+    least, most = WINDOW
+    if prediction.bottleneck_s <= 0 or math.isinf(prediction.total_s):
+        return least
+    return max(least, min(most, math.ceil(prediction.total_s / prediction.bottleneck_s - 1e-9) + 1))
+
+
+@dataclass
+class _Flying:
+    """A frame whose release is on its way. ``first_s``: since when no other is before it."""
+
+    frame: Frame
+    head: Head
+    request_id: int
+    decision: Decision
+    view: LinkView
+    expected: Prediction | None
+    submitted_s: float
+    ahead: int
+    parts: dict[str, float] = field(default_factory=dict)
+    first_s: float | None = None
+
+
+class Captured:
+    """Takes frames from a source in a thread of its own, a few ahead; ``arrived`` hears of each and of the end."""
+
+    def __init__(self, frames: Iterable[Frame], arrived: Callable[[], None]) -> None:
+        self._frames = frames
+        self._arrived = arrived
+        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(_CAPTURED)
+        self._closed = threading.Event()
+        self.ended = False
+        self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `take` would give something at once, be it the news that there is no more."""
+        return not self._queue.empty()
+
+    def take(self, *, wait: bool) -> Frame | None:
+        """The next frame; None if there is none yet, or no more (``ended``). Raises what the source raised."""
+        if self.ended:
+            return None
+        try:
+            taken = self._queue.get(block=wait)
+        except queue.Empty:
+            return None
+        if isinstance(taken, BaseException):
+            self.ended = True
+            raise taken
+        self.ended = taken is None
+        return taken
+
+    def close(self) -> None:
+        """Let the thread end after the frame it is at."""
+        self._closed.set()
+        self.ended = True
+
+    def _capture(self) -> None:
+        last: BaseException | None = None
+        try:
+            for frame in self._frames:
+                self._put(frame)
+                if self._closed.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001  whatever it is, `take` raises it in the frame loop
+            last = error
+        self._put(last)
+
+    def _put(self, what: Frame | BaseException | None) -> None:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(what, timeout=0.2)
+            except queue.Full:
+                continue
+            self._arrived()
+            return
+
+
+class Pipeline(Runtime):
+    """See the module. Everything but capturing happens in the thread that iterates over `run`."""
+
+    def run(self, frames: Iterable[Frame]) -> Iterator[Step]:
+        """Work through the frames, several at a time; yields as they are done."""
+        flying: deque[_Flying] = deque()
+        source = Captured(frames, self._offload.nudge)
+        window = WINDOW[0]
+        try:
+            while flying or not source.ended:
+                yield from self._collect(flying)
+                if len(flying) < window and (frame := source.take(wait=not flying)) is not None:
+                    started = self._accept(frame, ahead=len(flying))
+                    if isinstance(started, Step):
+                        yield started
+                    else:
+                        flying.append(started)
+                        window = WINDOW[0] if started.expected is None else window_for(started.expected)
+                elif flying:
+                    self._rest(flying, source, window)
+        finally:
+            source.close()
+
+    def _accept(self, frame: Frame, *, ahead: int) -> Step | _Flying:
+        """Start a frame: the step it ended with, or what is now on its way."""
+        self.counters.frames_in += 1
+        view = self._offload.view()
+        decision = self._decide(view)
+        if frame.error:
+            return self._step(self._failed(frame, decision, frame.error), decision, view)
+        try:
+            started = self._launch(frame, decision, view, ahead)
+        except BackendError as error:
+            started = self._failed(frame, decision, str(error))
+        self._moved(started.head.cut.index if isinstance(started, _Flying) else started.split)
+        return started if isinstance(started, _Flying) else self._step(started, decision, view)
+
+    def _launch(self, frame: Frame, decision: Decision, view: LinkView, ahead: int) -> Result | _Flying:
+        head = self._head_for(decision.split)
+        if head is None:
+            return self._local(frame)
+        try:
+            features, head_s = self._board.run(lambda: head.features(frame.tensors))
+        except BackendError as error:
+            self._heads.forget(head.cut.index)
+            self._shunned.shun(head.cut.index, f"its head fails: {error}", now_s=self._now())
+            return self._local(frame)
+        payload, release_s = self._board.run(lambda: head.release(features))
+        known = self._profile[head.cut.index]
+        self._load.observed(head_s + release_s, known.head_s + known.release_s, now_s=self._now())
+        if not self._account.charge(head.cut.index):
+            self.counters.ledger_refused += 1
+            return self._local(frame)
+        request_id = self._submit(frame, head, payload)
+        expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
+        parts = {"head_s": head_s, "release_s": release_s}
+        return _Flying(frame, head, request_id, decision, view, expected, self._now(), ahead, parts)
+
+    def _collect(self, flying: deque[_Flying]) -> Iterator[Step]:
+        """Every frame that is answered, refused, or better finished here, oldest first."""
+        for one in list(flying):
+            outcome = self._offload.wait(one.request_id, until_s=-math.inf)
+            if outcome is None and not self._is_due(one, oldest=one is flying[0]):
+                continue
+            flying.remove(one)
+            self._offload.cancel(one.request_id)
+            result = None if outcome is None else self._take(one.frame, one.head, outcome)
+            if result is None:
+                try:
+                    result = self._fall_back(one.frame, one.head)
+                except BackendError as error:
+                    result = self._failed(one.frame, one.decision, str(error))
+            result.parts |= one.parts
+            yield self._step(result, one.decision, one.view)
+
+    def _is_due(self, one: _Flying, *, oldest: bool) -> bool:
+        """Whether to finish this frame here: it would be late, or it is the first on the link and that is stuck."""
+        now_s = self._now()
+        request = self._in_flight(one, now_s) if oldest else self._queued(one)
+        answer_by_s = one.frame.captured_s + self._answer_within_s
+        if now_s >= local_start_s(request, answer_by_s=answer_by_s, local_p95_s=self._local_runs.p95_s):
+            return True
+        local_s = self._profile[self._bundle.local].head_s * self._load.factor
+        return oldest and is_stalled(request, now_s=now_s, local_s=local_s)
+
+    def _in_flight(self, one: _Flying, now_s: float) -> InFlight:
+        """The first on the link: from the moment on that it was, it has the link for itself."""
+        if one.first_s is None:
+            one.first_s = now_s if one.ahead else one.submitted_s
+        expected_s = one.expected.total_s - one.expected.head_s if one.expected else 0.0
+        total_bytes = one.head.release.payload_bytes
+        return InFlight(one.first_s, expected_s, total_bytes, self._offload.acked_bytes(one.request_id))
+
+    def _queued(self, one: _Flying) -> InFlight:
+        """One behind others: it is expected to wait for them."""
+        expected_s = 0.0
+        if one.expected is not None:
+            expected_s = one.expected.total_s - one.expected.head_s + one.ahead * one.expected.bottleneck_s
+        return InFlight(one.submitted_s, expected_s, one.head.release.payload_bytes, 0)
+
+    def _rest(self, flying: deque[_Flying], source: Captured, window: int) -> None:
+        """Wait until something can be done: an answer, a frame to start, a deadline to look at."""
+
+        def awake() -> bool:
+            if len(flying) < window and source.waiting:
+                return True
+            return any(self._offload.has_ended(one.request_id) for one in flying)
+
+        self._offload.rest(until_s=self._now() + _CHECK_EVERY_S, unless=awake)
+
+    def _moved(self, split: int) -> None:
+        if self._last_split is not None and split != self._last_split:
+            self.counters.moves += 1
+        self._last_split = split
+
+    def _step(self, result: Result, decision: Decision, view: LinkView) -> Step:
+        self.counters.ended(result.how)
+        self.counters.late, self.counters.reconnects = view.late, view.reconnects
+        return Step(result, decision, view, self._load.factor, self._load.cpu_load)

@@ -1,0 +1,100 @@
+"""The objective ``throughput`` with real programs: several frames under way, and every rule of the other mode."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from edge_runtime.pipeline import WINDOW, Captured, window_for
+from edge_runtime.planner import Prediction
+
+ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+THROUGHPUT = {"planner_objective": "throughput", "source_interval_s": 0.0}
+
+
+def check_every_frame_once(device: Any) -> dict[str, float]:
+    indices = [record["index"] for record in device.records()]
+    assert sorted(indices) == list(range(len(indices)))
+    counters: dict[str, float] = device.counters()
+    assert counters["frames_in"] == len(indices) == sum(counters[end] for end in ENDS)
+    assert {end: counters[end] for end in ENDS} == {end: device.count(end) for end in ENDS}
+    return counters
+
+
+def test_every_frame_of_a_finite_source_is_answered_once(rig: Any) -> None:
+    device = rig.device(rig.server(), source_repeat=4, **THROUGHPUT)
+    assert device.ended() == 0
+    counters = check_every_frame_once(device)
+    assert counters["frames_in"] == 4 * 24
+    assert counters["failed"] == 0
+
+
+def test_frames_overlap(rig: Any) -> None:
+    device = rig.device(rig.server(), **THROUGHPUT)
+    device.wait_more("offloaded", 30)
+    device.stop()
+    frames = [frame for frame in device.records() if frame["how"] == "offloaded"]
+    spans = sorted((f["captured_s"], f["captured_s"] + f["latency_s"]) for f in frames)
+    assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
+
+
+def test_server_killed_with_frames_under_way(rig: Any) -> None:
+    server = rig.server()
+    device = rig.device(server, **THROUGHPUT)
+    device.wait_more("offloaded", 10)
+    server.kill()
+    device.wait_more("local", 3)
+    rig.server(address=server.address)
+    device.wait_more("offloaded", 10)
+    assert device.stop() == 0
+    counters = check_every_frame_once(device)
+    assert counters["failed"] == 0
+
+
+def test_without_a_server_everything_runs_here(rig: Any) -> None:
+    device = rig.device(None, source_repeat=1, **THROUGHPUT)
+    assert device.ended() == 0
+    assert check_every_frame_once(device)["local"] == 24
+
+
+def test_a_camera_is_answered_while_it_waits_for_its_next_frame(rig: Any) -> None:
+    """An answer does not lie there until another frame comes."""
+    device = rig.device(
+        rig.server(), planner_objective="throughput", source_interval_s=0.5, planner_answer_within_s=5
+    )
+    device.wait_more("offloaded", 3)
+    device.stop()
+    check_every_frame_once(device)
+    latencies = [f["latency_s"] for f in device.records() if f["how"] == "offloaded"]
+    assert min(latencies) < 0.45
+
+
+def prediction(head_s: float, transfer_s: float, rtt_s: float) -> Prediction:
+    return Prediction(1, head_s + transfer_s + rtt_s, head_s, transfer_s, rtt_s, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "window"),
+    [
+        (prediction(0.1, 0.0, 0.0), WINDOW[0]),
+        (prediction(0.1, 0.1, 0.1), 4),
+        (prediction(0.01, 0.01, 1.0), WINDOW[1]),
+        (prediction(0.1, float("inf"), 0.0), WINDOW[0]),
+    ],
+)
+def test_window_holds_what_fits_into_one_frames_time(predicted: Prediction, window: int) -> None:
+    assert window_for(predicted) == window
+
+
+def test_what_a_source_raises_comes_out_after_its_frames() -> None:
+    def source() -> Any:
+        yield "first"
+        raise OSError("camera unplugged")
+
+    captured = Captured(source(), lambda: None)
+    assert captured.take(wait=True) == "first"
+    with pytest.raises(OSError, match="unplugged"):
+        captured.take(wait=True)
+    assert captured.ended
