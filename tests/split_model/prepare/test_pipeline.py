@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from split_model.bundle import Bundle, TensorSpec, file_ref, write_manifest
+from split_model.bundle import Bundle, ChannelCalibration, TensorSpec, file_ref, write_manifest
 from split_model.cli import main
 from split_model.errors import BadBundleError
 from split_model.prepare import pipeline
+from split_model.prepare.calibration import CalibrationOptions
 from split_model.prepare.reference import _digest, check_reference, describe
+from split_model.prepare.resume import KeptCalibration
 from split_model.prepare.verify import random_inputs
 
 
@@ -86,15 +88,36 @@ def test_an_interrupted_calibration_is_taken_up(model, data, tmp_path, monkeypat
         return calibrate(cuts, samples, **options)
 
     monkeypatch.setattr(pipeline, "calibrate", counted)
-    # Other inputs take nothing up.
-    other = tmp_path / "other.npz"
-    np.savez(other, inputs=np.ones((3, 4, 4, 2), np.float32))
-    assert run("prepare", model, "-o", tmp_path / "c", "--calibration", other, "--cuts", "all") == 0
     assert run("prepare", model, "-o", tmp_path / "b", "--calibration", data, "--cuts", "all") == 0
-    assert seen == [4, 4, 3]
+    assert seen == [4, 3]
     assert "1 of 4 cuts from an interrupted run" in capsys.readouterr().err
     assert Bundle.open(tmp_path / "b").identity == Bundle.open(tmp_path / "straight").identity
     assert not list(tmp_path.glob(".*"))
+
+
+def test_kept_numbers_are_those_of_the_same_inputs_only(bundle, tmp_path):
+    cut = bundle.manifest.cuts[0]
+    samples = [(np.ones((1, 4, 4, 2), np.float32),)]
+    found = (ChannelCalibration(clip_low=(0.0,), clip_high=(0.1,), rank=(1.0,), weight=(3.0,)),)
+    options = CalibrationOptions()
+
+    def kept(samples=samples, options=options, name="b"):
+        return KeptCalibration(tmp_path / "out" / name, samples, options)
+
+    (tmp_path / "out").mkdir()
+    kept().keep(cut, found)
+    assert kept().load(cut) == found
+    assert kept(samples=[(np.zeros((1, 4, 4, 2), np.float32),)]).load(cut) is None
+    assert kept(samples=[*samples, *samples]).load(cut) is None
+    assert kept(options=CalibrationOptions(quantile=0.98)).load(cut) is None
+    assert kept(name="c").load(cut) is None
+    other = msgspec.structs.replace(cut, tail=msgspec.structs.replace(cut.tail, sha256="0" * 64))
+    assert kept().load(other) is None
+    file = next((tmp_path / "out" / ".b.calibration").iterdir())
+    file.write_bytes(file.read_bytes()[:-5])
+    assert kept().load(cut) is None
+    kept().discard()
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_answer_schema_goes_into_the_bundle_and_must_fit(model, tmp_path, capsys):
