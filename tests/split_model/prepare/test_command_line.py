@@ -134,3 +134,7 @@ def test_what_is_not_there(tmp_path):
         done = run(*command, tmp_path / "none.tflite")
         assert done.returncode == os.EX_NOINPUT
         assert "none.tflite" in one_line(done)
+
+
+def test_a_path_cannot_paint_the_terminal_either(tmp_path):
+    assert "none" in one_line(run("inspect", tmp_path / "\x1b[31mnone.tflite"))
