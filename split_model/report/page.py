@@ -22,8 +22,14 @@ def write_report(run: Path, output: Path) -> None:
     """Draw the run log ``run`` (JSON lines, see ``log``) as the page ``output``, whole or not at all.
 
     Photographs named by relative paths are looked for beside the log. Raises MissingInputError,
-    BadInputError naming the line, and OutputError when the page cannot be written.
+    BadInputError naming the line, and OutputError when the page cannot be written. A result of
+    `edge-runtime bench --json` is drawn as well.
     """
+    from split_model.report import bench
+
+    if bench.is_bench(run):
+        write_whole(output, bench.render(bench.read_bench(run)))
+        return
     write_whole(output, render(read_log(run), run.parent))
 
 
@@ -45,7 +51,12 @@ def render(log: RunLog, folder: Path) -> str:
         f"<section><h2>Photographs and answers: {escape(policies[0].name)}</h2>{photographs}</section>",
         sections.footer(log, unread),
     ]
-    title = escape(log.run.title)
+    return document(log.run.title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """Return a whole page around its parts; the title is escaped here."""
+    title = escape(title)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -65,13 +76,14 @@ def _plots(log: RunLog) -> Sequence[str]:
     )
     return [
         f"<section><h2>{heading}</h2><figure>"
-        f"{_picture(heading, plots.svg(draw, log, LIGHT, height_in))}"
+        f"{picture(heading, plots.svg(draw, log, LIGHT, height_in))}"
         f"<figcaption>{caption}</figcaption></figure></section>"
         for draw, height_in, heading, caption in drawn
     ]
 
 
-def _picture(alt: str, light: str) -> str:
+def picture(alt: str, light: str) -> str:
+    """Return a plot, drawn in the light theme, for both."""
     light_uri, dark_uri = (
         "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
         for text in (light, recoloured(light, LIGHT, DARK))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -31,6 +32,16 @@ Draw = Callable[[Figure, RunLog, Theme], None]
 
 def svg(draw: Draw, log: RunLog, theme: Theme, height_in: float) -> str:
     """Return one plot as SVG, the same text for the same run."""
+    out = io.StringIO()
+    with drawing(theme, height_in) as figure:
+        draw(figure, log, theme)
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def drawing(theme: Theme, height_in: float) -> Iterator[Figure]:
+    """An empty figure in the page's style, to draw on and to save within."""
     style: dict[Any, Any] = {
         "svg.hashsalt": "report",
         "text.parse_math": False,
@@ -54,10 +65,7 @@ def svg(draw: Draw, log: RunLog, theme: Theme, height_in: float) -> str:
     with mpl.rc_context(style):
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         figure.patch.set_alpha(0.0)
-        draw(figure, log, theme)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+        yield figure
 
 
 def link_and_split(figure: Figure, log: RunLog, theme: Theme) -> None:
