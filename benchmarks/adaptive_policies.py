@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ from benchmarks.traces import Trace, constant
 from edge_runtime.conditions.link import LinkEstimate, LinkEstimator
 from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.offload import Offload
-from edge_runtime.planner import Hysteresis, Planner, SplitProfile
+from edge_runtime.planner import Conditions, Hysteresis, Planner, SplitProfile
 from edge_runtime.profile import Profile
 from edge_runtime.runtime import Runtime
 from edge_runtime.sources import frames
@@ -112,12 +112,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """A policy's frames, and the bytes it put on the link in all and in probes."""
+    """A policy's frames, the bytes it put on the link in all and in probes, and local runs beside a transfer."""
 
     policy: str
     rows: tuple[Row, ...]
     sent_bytes: int = 0
     probe_bytes: int = 0
+    background_runs: int = 0
 
     @property
     def mean_s(self) -> float:
@@ -321,6 +322,7 @@ def run_program(
     transport = VirtualTransport(clock, up, down, server)
     splits = [SplitProfile(t.split, t.head_s, t.release_s, t.payload_bytes) for t in scene.profile.splits]
     planner = Planner(splits, local=scene.local, hysteresis=hysteresis or Hysteresis(), fixed=fixed)
+    background = BackgroundRuns(board, scene.profile.local.head_s)
     runtime = Runtime(
         bundle=_bundle(scene),
         heads=cast(Any, _Heads(board, scene.profile)),
@@ -334,7 +336,7 @@ def run_program(
         hedge_above=hedge_above,
         now=clock.now,
         account=_Free(),
-        finisher=BackgroundRuns(board, scene.profile.local.head_s),
+        finisher=background,
     )
     sample = SimpleNamespace(name="frame", tensors=(), label=None)
     source = frames(
@@ -352,7 +354,7 @@ def run_program(
         row = Row(result.frame.captured_s - WARM_UP_S, result.split, result.how, result.latency_s, believed)
         if row.captured_s >= 0:
             rows.append(row)
-    return Run(policy, tuple(rows), up.sent_bytes, transport.probe_bytes)
+    return Run(policy, tuple(rows), up.sent_bytes, transport.probe_bytes, background.runs)
 
 
 # Policies that need no program: each frame's latency follows from the link alone.
@@ -392,8 +394,8 @@ def answered_s(scene: Scene, way: Way, start_s: float) -> float:
     return through_s + 2 * DELAY_S + way.tail_s + back_s
 
 
-def run_ideal(policy: str, scene: Scene, choices: Iterator[Sequence[Way]]) -> Run:
-    """Each frame goes the way that is answered first, of those it may choose from. One frame at a time.
+def run_ideal(policy: str, scene: Scene, choices: Callable[[float], Sequence[Way]]) -> Run:
+    """Each frame goes the way that is answered first, of those it may choose from when it starts; one at a time.
 
     With all splits to choose from this is the oracle: it knows the capacity that each transfer will meet, and
     being done first is best for the frames behind, too.
@@ -405,31 +407,52 @@ def run_ideal(policy: str, scene: Scene, choices: Iterator[Sequence[Way]]) -> Ru
         if captured_s >= scene.end_s:
             break
         start_s = max(captured_s, free_s)
-        free_s, split = min((answered_s(scene, way, start_s), way.split) for way in next(choices))
+        free_s, split = min((answered_s(scene, way, start_s), way.split) for way in choices(start_s))
         if captured_s >= WARM_UP_S:
             rows.append(Row(captured_s - WARM_UP_S, split, "ideal", free_s - captured_s))
     return Run(policy, tuple(rows))
 
 
+def run_perfect_rate(scene: Scene) -> Run:
+    """Plans as published planners do: hysteresis, the capacity of this moment taken for the transfer's, no rescue.
+
+    It knows that capacity perfectly, and the board's load as well.
+    """
+    options = {way.split: way for way in ways(scene)}
+    splits = [SplitProfile(w.split, w.board_s, 0.0, w.payload_bytes, w.tail_s) for w in options.values()]
+    planner = Planner(splits, local=scene.local, hysteresis=Hysteresis())
+
+    def choose(start_s: float) -> Sequence[Way]:
+        rate = max(100.0, scene.link.mbit_s_at(start_s) * 125_000)
+        link = LinkEstimate(uplink_bytes_s=rate, rtt_s=2 * DELAY_S, rate_spread=0.0, age_s=0.0)
+        load = scene.hog.took_s(1e-6, start_s) / 1e-6
+        conditions = Conditions(link=link, link_up=True, load=load)
+        return [options[planner.decide(conditions, now_s=start_s, ready=frozenset(options)).split]]
+
+    return run_ideal("perfect rate", scene, choose)
+
+
 def run_oracle(scene: Scene) -> Run:
     """The best split for every frame, in hindsight."""
-    return run_ideal("oracle", scene, itertools.repeat(ways(scene)))
+    options = ways(scene)
+    return run_ideal("oracle", scene, lambda _: options)
 
 
 def run_edge_only(scene: Scene) -> Run:
     """Everything on the board."""
-    return run_ideal("edge-only", scene, itertools.repeat([Way(scene.local, scene.profile.local.head_s)]))
+    options = [Way(scene.local, scene.profile.local.head_s)]
+    return run_ideal("edge-only", scene, lambda _: options)
 
 
 def run_cloud_only(scene: Scene) -> Run:
     """The input as it is, one byte a value; no release, no rescue."""
-    whole_s = scene.server.tails[0].tail_s
-    return run_ideal("cloud-only", scene, itertools.repeat([Way(0, 0.0, scene.server.raw_bytes, whole_s)]))
+    options = [Way(0, 0.0, scene.server.raw_bytes, scene.server.tails[0].tail_s)]
+    return run_ideal("cloud-only", scene, lambda _: options)
 
 
 def run_jpeg(scene: Scene) -> Run:
     """The input as a JPEG, quality 75; no release, no rescue."""
     server = scene.server
     tail_s = server.tails[0].tail_s + server.jpeg_decode_s
-    cycle = itertools.cycle([Way(0, server.jpeg_encode_s, size, tail_s)] for size in server.jpeg_bytes)
-    return run_ideal("JPEG-then-cloud", scene, cycle)
+    sizes = itertools.cycle(server.jpeg_bytes)
+    return run_ideal("JPEG-then-cloud", scene, lambda _: [Way(0, server.jpeg_encode_s, next(sizes), tail_s)])

@@ -138,6 +138,7 @@ class BackgroundRuns(Executor):
         self._work_s = work_s
         self._waiting: deque[tuple[_VirtualFuture, Callable[[], Any]]] = deque()
         self._busy = False
+        self.runs = 0
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start now, or after what is under way."""
@@ -152,6 +153,7 @@ class BackgroundRuns(Executor):
             future, work = self._waiting.popleft()
             if future.set_running_or_notify_cancel():
                 self._busy = True
+                self.runs += 1
                 clock = self._board.clock
                 took_s = self._board.hog.took_s(self._work_s, clock.now_s)
                 clock.at(clock.now_s + took_s, lambda: self._done(future, work, took_s))  # noqa: B023 we return
@@ -220,6 +222,7 @@ class VirtualTransport:
         self._inbox: deque[list[memoryview]] = deque()
         self._events: list[TransportEvent] = []
         self.probe_bytes = 0
+        self._room_at_s = 0.0
         server.reply = self._reply
 
     def open(self) -> None:
@@ -244,7 +247,9 @@ class VirtualTransport:
     def send(self, frames: Frames) -> bool:
         """Into the buffers, if there is room."""
         if not self._up.room():
-            self._clock.at(self._up.room_at_s, self.woken)
+            if self._room_at_s <= self._clock.now_s:  # one wake-up is enough, however often it is tried
+                self._room_at_s = self._up.room_at_s
+                self._clock.at(self._room_at_s, self.woken)
             return False
         size_bytes = wire_bytes(frames)
         if isinstance(wire.decode_from_device(frames[0]), wire.Probe):
