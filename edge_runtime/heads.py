@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.release import Release
-from split_model.bundle import Bundle, Cut
+from split_model.bundle import Bundle, Cut, sha256_of
+from split_model.errors import BadBundleError
 from split_model.interpreter import Interpreter, open_interpreter
 
 log = logging.getLogger(__name__)
@@ -76,13 +77,17 @@ class Heads:
     def load(self, split: int) -> Head:
         """Load a head now, with its warm-up inference; not kept. Also called by the background thread.
 
-        Raises `BackendError`, `BadModelError` or `MissingInputError` where that cannot be.
+        Its file is checked again: a bundle that was replaced under a running program is not the one whose tails the
+        server runs. Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`.
         """
         cut = self._bundle.cut(split)
         interpreter = None
         if cut.head is not None:
             path = self._bundle.path(cut.head)
             interpreter = open_interpreter(path, backend=self._backend, threads=self._threads)
+            made = [(spec.dtype, spec.shape) for spec in interpreter.outputs]
+            if sha256_of(path) != cut.head.sha256 or made != [(spec.dtype, spec.shape) for spec in cut.tensors]:
+                raise BadBundleError(f"{path}: changed since this program started; start it again")
         head = Head(cut, interpreter, self._make_release(cut))
         head.features([np.zeros(spec.shape, spec.dtype) for spec in self._bundle.manifest.inputs])
         return head

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -49,6 +50,8 @@ class LocalRuns:
         self._took = took
         self._recent: deque[float] = deque([p95_s], maxlen=32)
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="local")
+        # A run whose frame the server answered meanwhile goes on, forgotten; whoever is next waits for it here.
+        self._one_at_a_time = threading.Lock()
         self._background: Future[Run] | None = None
         self._background_frame = -1
 
@@ -91,7 +94,8 @@ class LocalRuns:
         self._executor.shutdown(cancel_futures=True)
 
     def _run(self, tensors: Sequence[Array]) -> Run:
-        return self._board.run(lambda: self._model.run(tensors))
+        with self._one_at_a_time:
+            return self._board.run(lambda: self._model.run(tensors))
 
     def _leave(self, *, wait: bool) -> None:
         """Forget the run of an earlier frame, which the server answered. How it ends is no matter of this one's."""

@@ -42,6 +42,7 @@ class LinkView:
     up: bool
     trouble: str
     offers: tuple[wire.Offer, ...]
+    request_bytes: int
     estimate: LinkEstimate
     queue_s: float
     late: int
@@ -69,7 +70,7 @@ class Offload(threading.Thread):
         self._outcomes = self._mailbox.outcomes  # the simulator in benchmarks looks whether one is there
         self._lock = threading.Lock()  # guards the commands, the view and the meter
         self._commands: list[Callable[[], None]] = []
-        self._view = LinkView(False, "not connected yet", (), self._meter.estimate(now()), 0.0, 0, 0)
+        self._view = LinkView(False, "not connected yet", (), 0, self._meter.estimate(now()), 0.0, 0, 0)
         self._tcp: TcpInfo | None = None
         self._stopping = False
         self._heard_s = self._down_s = now()
@@ -234,7 +235,7 @@ class Offload(threading.Thread):
     def _reopen_refused(self) -> None:
         self._reopen(
             f"{self._transport.address} refuses this device's key; allow it there with "
-            f"'cloud-server devices allow NAME {self._transport.public_key}'"
+            f"cloud-server devices allow -c FILE NAME '{self._transport.public_key}'"
         )
 
     def _session_event(self, event: Event, now_s: float) -> None:
@@ -242,7 +243,7 @@ class Offload(threading.Thread):
             self._backoff_s = _BACKOFF_S[0]
             self._meter.connected()
             self._welcomes += 1
-            self._publish(up=True, trouble="", offers=event.welcome.offers)
+            self._publish(up=True, trouble="", welcome=event.welcome)
             log.info("connected to %s, protocol %d", self._transport.address, event.welcome.version)
         elif isinstance(event, Answered):
             with self._lock:
@@ -264,12 +265,19 @@ class Offload(threading.Thread):
         elif event.request_id is None:
             self._reopen(f"{self._transport.address}: {event.code}: {event.text}")
 
-    def _publish(self, *, up: bool, trouble: str, offers: tuple[wire.Offer, ...] = ()) -> None:
+    def _publish(self, *, up: bool, trouble: str, welcome: wire.Welcome | None = None) -> None:
         with self._lock:
             if trouble and trouble != self._view.trouble:
                 log.warning("%s", trouble)
             reconnects = max(0, self._welcomes - 1)
-            self._view = replace(self._view, up=up, trouble=trouble, offers=offers, reconnects=reconnects)
+            self._view = replace(
+                self._view,
+                up=up,
+                trouble=trouble,
+                offers=() if welcome is None else welcome.offers,
+                request_bytes=0 if welcome is None else welcome.request_bytes,
+                reconnects=reconnects,
+            )
 
     def _upkeep(self) -> None:
         now_s = self._now()

@@ -31,7 +31,7 @@ from edge_runtime.shunned import Shunned
 from edge_runtime.sources import Frame
 from edge_runtime.tail_times import TailTimes
 from split_model.bundle import Bundle
-from split_model.errors import BackendError, BadModelError, MissingInputError
+from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
 from split_model.protocol import messages as wire
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,11 @@ class Runtime:
                         self._bundle.manifest.name, self._bundle.identity[:12])  # fmt: skip
         self._hosted = hosted
         allowed = self._planner.splits.intersection(offered)
-        ready = frozenset(cut for cut in allowed if self._shunned.allows(cut, now_s=now_s))
+        ready = frozenset(
+            cut
+            for cut in allowed
+            if self._shunned.allows(cut, now_s=now_s) and self._profile[cut].payload_bytes <= view.request_bytes
+        )
         for cut in ready:
             self._planner.update_profile(self._tails.apply(self._planner.profile(cut), now_s=now_s))
         conditions = Conditions(
@@ -194,7 +198,7 @@ class Runtime:
         prepared = None
         try:
             prepared = self._heads.prepared(split)
-        except (BackendError, BadModelError, MissingInputError) as error:
+        except (BackendError, BadBundleError, BadModelError, MissingInputError) as error:
             self._shunned.shun(split, f"its head does not load: {error}", now_s=self._now())
         if prepared is not None:
             self._active = prepared
@@ -309,7 +313,10 @@ class Runtime:
         return result
 
     def _local(self, frame: Frame) -> Result:
-        outputs, took_s = self._local_runs.now(frame.tensors)
+        if self._local_runs.has_started(frame.index):
+            outputs, took_s = self._local_runs.finish(frame.index, frame.tensors)
+        else:
+            outputs, took_s = self._local_runs.now(frame.tensors)
         latency_s = self._now() - frame.captured_s
         return Result(frame, "local", self._bundle.local, outputs, latency_s, parts={"head_s": took_s})
 

@@ -8,8 +8,9 @@ from collections import Counter
 
 log = logging.getLogger(__name__)
 
-#: Until a server has other bundles, or a damaged file is replaced.
+#: Until a server has other bundles, or a damaged file is replaced; twice as long each time in a row, up to an hour.
 _LONG_S = 30.0
+_LONGEST_S = 3600.0
 #: Where it will pass by itself: so long the first time, twice as long each time in a row.
 _SHORT_S = 0.5
 _PASSING = {"busy", "expired"}
@@ -35,9 +36,8 @@ class Shunned:
         """The server refused a request at this cut."""
         if code == "revoked":  # not about the cut; the link says so, and closes
             return
-        seconds = _LONG_S
-        if code in _PASSING:
-            seconds = min(_LONG_S, _SHORT_S * 2.0 ** min(self._in_a_row[split], 16))
+        first_s, longest_s = (_SHORT_S, _LONG_S) if code in _PASSING else (_LONG_S, _LONGEST_S)
+        seconds = min(longest_s, first_s * 2.0 ** min(self._in_a_row[split], 16))
         self._in_a_row[split] += 1
         self.shun(split, f"refused by the server ({code}): {text}", now_s=now_s, seconds=seconds)
 

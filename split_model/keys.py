@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,9 @@ def parse_public(text: str, where: str) -> bytes:
     try:
         if len(key) == _KEY_CHARS and len(z85.decode(key)) == 32:
             return key
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, struct.error):
         pass  # not Z85: the one message below covers it
-    raise BadInputError(f"{where}: not a CURVE public key (40 characters of Z85); copy it again")
+    raise BadInputError(f"{where}: not a CURVE public key (40 characters of Z85); put in what 'keys show' prints")
 
 
 def read_public(path: Path) -> bytes:

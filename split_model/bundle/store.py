@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from split_model.bundle.manifest import FORMAT, Cut, FileRef, Manifest
-from split_model.errors import BadBundleError, MissingInputError, OutputError
+from split_model.errors import BadBundleError, MissingInputError, OutputError, SplitModelError
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 64 << 20
@@ -173,8 +172,10 @@ def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
         if target.exists():
             shutil.rmtree(target)
         scratch.rename(target)
+    except SplitModelError:  # some of ours are OSErrors too, and say what is wrong by themselves
+        raise
     except OSError as error:
-        raise OutputError(f"{target}: {error.strerror or error} ({os.strerror(error.errno or 0)})") from None
+        raise OutputError(f"{target}: {error.strerror or error}; make room, or choose another folder") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -43,3 +43,14 @@ def test_many_refusals_do_not_overflow() -> None:
     for _ in range(5000):
         shunned.refused(2, "busy", "queue full", now_s=0.0)
     assert pause_s(shunned, now_s=0.0) == pytest.approx(30.0)
+
+
+def test_what_cannot_mend_itself_is_asked_ever_more_seldom():
+    shunned = Shunned()
+    now_s, asked = 0.0, 0
+    while now_s < 86_400.0:
+        shunned.refused(2, "unknown_release", "plans differ", now_s=now_s)
+        asked += 1
+        while not shunned.allows(2, now_s=now_s):
+            now_s += 10.0
+    assert asked < 40  # a release is charged each time
