@@ -74,14 +74,18 @@ def _status(args: argparse.Namespace) -> int:
     return 0 if condition in ("running", "draining") else os.EX_UNAVAILABLE
 
 
-def _devices_list(args: argparse.Namespace) -> None:
-    path = configuration.load(args.config).server.devices
+def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The allow-list, by key, and what is wrong in it; an empty one where there is no file yet."""
     try:
-        devices, complaints = allow_list.parse(path.read_text("utf-8", "replace"), str(path))
+        return allow_list.parse(path.read_text("utf-8", "replace"), str(path))
     except FileNotFoundError:
-        devices, complaints = {}, []
+        return {}, []
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}; run this as a user who may read it") from None
+
+
+def _devices_list(args: argparse.Namespace) -> None:
+    devices, complaints = _read_devices(configuration.load(args.config).server.devices)
     if args.json:
         _print_json([{"name": name, "public_key": key} for key, name in devices.items()])
     else:
@@ -92,7 +96,12 @@ def _devices_list(args: argparse.Namespace) -> None:
 
 
 def _devices_allow(args: argparse.Namespace) -> None:
-    key = read_public(Path(args.key)).decode() if len(args.key) != KEY_CHARS else args.key
+    path = Path(args.key)
+    if len(args.key) != KEY_CHARS and not path.is_file():
+        raise BadInputError(
+            f"{args.key}: neither a public key ({KEY_CHARS} characters of Z85) nor a .pub file; quote it"
+        )
+    key = args.key if len(args.key) == KEY_CHARS else read_public(path).decode()
     allow_list.allow(configuration.load(args.config).server.devices, args.name, key)
     print(f"{args.name} may connect; a running server needs no restart")
 
@@ -136,11 +145,16 @@ def _keys_show(args: argparse.Namespace) -> None:
 def _config_check(args: argparse.Namespace) -> None:
     from cloud_server.service import hub_limits
     from cloud_server.tails import find_bundles
+    from split_model.bundle import Bundle
 
     config = configuration.load(args.config)
     hub_limits(config)
-    bundles = [root for path in config.server.bundles for root in find_bundles(path)]
-    print(f"{args.config}: good, {len(bundles)} bundles")
+    read_pair(config.server.key)
+    _, complaints = _read_devices(config.server.devices)
+    if complaints:
+        raise BadInputError("; ".join(complaints))
+    bundles = [Bundle.open(root) for path in config.server.bundles for root in find_bundles(path)]
+    print(f"{args.config}: good; hosts {', '.join(bundle.manifest.name for bundle in bundles)}")
 
 
 def _config_show(args: argparse.Namespace) -> None:

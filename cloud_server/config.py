@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Mebibytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
+_LISTEN = re.compile(r"tcp://[^\s:]+:\d+|tcp://\[[0-9a-fA-F:]+\]:\d+")
 _STATUS_FILE = "cloud-server.status.json"
 _SERVICE_STATUS = Path("/run/cloud-server") / _STATUS_FILE
 
@@ -69,7 +71,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def load(path: Path) -> Config:
     """Read and check a config file; see `split_model.config.load_toml` for the errors."""
     config = load_toml(path, Config)
-    if not config.server.listen.startswith("tcp://"):
+    if not _LISTEN.fullmatch(config.server.listen):
         raise ConfigError(
             f"{path}: server.listen: {config.server.listen!r} does not look like 'tcp://0.0.0.0:5555'"
         )

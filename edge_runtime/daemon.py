@@ -94,6 +94,8 @@ def run(config: Config, *, planner: Planner | None = None) -> int:
         # Answers may have come late after the last frame.
         view = offload.stop()
         counters.late, counters.reconnects = view.late, view.reconnects
+    if view.trouble:
+        log.warning("the link at the end: %s: %s", config.server.address, view.trouble)
     log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in counters.as_dict().items()))
     return os.EX_OK
 

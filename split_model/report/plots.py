@@ -83,7 +83,9 @@ def link_and_split(figure: Figure, log: RunLog, theme: Theme) -> None:
         times_s, rates = zip(*estimated, strict=True)
         top.plot(times_s, rates, color=theme.adaptive, linewidth=1.8, label="the board's estimate")
     top.set_ylabel("uplink in Mbit/s")
-    top.set_ylim(bottom=0)
+    # A first estimate can be far off; the plot is of the link, so such a spike leaves the picture at the top.
+    highest = max((point.mbit_s for point in log.link), default=0.0)
+    top.set_ylim(0, 1.25 * highest if highest > 0.0 else None)
     _legend(top)
     _splits(beneath, frames, theme)
     beneath.set_xlabel("time on the trace in s")
