@@ -115,6 +115,8 @@ class Offload(threading.Thread):
 
     def cancel(self, request_id: int) -> None:
         """Nobody waits for this request any more."""
+        with self._lock:  # at once: the link thread may come to it only when the next frame has begun
+            self._meter.ended()
         payload_bytes = self._mailbox.give_up(request_id)
         self._command(lambda: self._cancel(request_id, payload_bytes))
 
@@ -259,6 +261,8 @@ class Offload(threading.Thread):
 
     def _refused(self, event: Refused, now_s: float) -> None:
         if event.request_id is not None:
+            with self._lock:
+                self._meter.ended()
             self._mailbox.finish(event.request_id, Outcome(now_s, refusal=event))
         if event.code == "revoked":
             self._reopen_refused()
@@ -302,9 +306,10 @@ class Offload(threading.Thread):
         session = self._session
         limit = session.welcome.window_bytes if session.welcome else session.window_bytes
         session.window_bytes = self._meter.window_bytes(limit, now_s) or session.window_bytes
-        if session.open_requests or session.open_probes:
+        silent = now_s - self._heard_s >= _SILENCE_S / 2
+        if session.open_probes or (session.open_requests and not silent):
             return
-        probe_bytes = self._meter.next_probe_bytes(now_s)
+        probe_bytes = self._meter.next_probe_bytes(now_s, silent=silent)
         if probe_bytes is not None:
             session.probe(probe_bytes)
 

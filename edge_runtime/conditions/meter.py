@@ -78,6 +78,10 @@ class LinkMeter:
         self._frame_s = now_s
         self._busy = offloaded
 
+    def ended(self) -> None:
+        """The request of this frame ended, however it did: the link is free for probes."""
+        self._busy = False
+
     def answered(self, event: Answered, now_s: float) -> None:
         """A request came back with its timings."""
         self._heard()
@@ -138,8 +142,8 @@ class LinkMeter:
     def probe_due_s(self, now_s: float) -> float:
         """When the next probe is to be sent; inf while an offloaded frame needs the link.
 
-        No sooner than the share allows. Where frames come at intervals it is sent just in time to be back before the
-        next one is planned: nothing tells more of a link than a sample of this moment.
+        No sooner than the share allows. Where frames come at intervals it is sent just in time to be back before
+        the next one is planned: nothing tells more of a link than a sample of this moment.
         """
         if self._busy:
             return math.inf
@@ -157,14 +161,17 @@ class LinkMeter:
         just_in_time_s = self._frame_s + self._interval_s - lead_s
         return just_in_time_s if -_EARLY_S <= just_in_time_s - due_s <= _PROBE_EVERY_S else due_s
 
-    def next_probe_bytes(self, now_s: float) -> int | None:
-        """Bytes of a probe to send now, 0 for a ping, None for nothing. Ask only while nothing is under way."""
-        if now_s >= self.probe_due_s(now_s):
+    def next_probe_bytes(self, now_s: float, *, silent: bool = False) -> int | None:
+        """Bytes of a probe to send now, 0 for a ping, None for nothing. Ask only while nothing is under way.
+
+        Or where it has been ``silent`` for long: then a ping asks if the server is there, whatever is under way.
+        """
+        if not silent and now_s >= self.probe_due_s(now_s):
             probe_bytes = self._probe_bytes(self._estimator.estimate(now_s).uplink_bytes_s)
             self._at_once = False
             self._probed_s = now_s
         # Probes time the uplink only, and while they keep coming back nothing else would tell the round trip.
-        elif now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S and not self._busy:
+        elif now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S and (silent or not self._busy):
             probe_bytes = 0
             self._pinged_s = now_s
         else:

@@ -9,6 +9,7 @@ import pytest
 from edge_runtime.conditions.link import LinkEstimator
 from edge_runtime.conditions.meter import PROBE_BYTES, LinkMeter
 from split_model.protocol import messages as wire
+from split_model.protocol.chunks import BURST_BYTES
 from split_model.protocol.device import Answered, Probed
 
 RATE = 100_000.0
@@ -73,7 +74,7 @@ def test_a_request_that_had_arrived_blames_the_server_not_the_link() -> None:
 def test_a_new_connection_is_probed_then_pinged_at_once() -> None:
     link = meter()
     link.connected()
-    assert link.next_probe_bytes(0.3) == PROBE_BYTES[0]
+    assert link.next_probe_bytes(0.3) == 2 * BURST_BYTES  # enough to time one burst after another
     assert link.next_probe_bytes(0.4) == 0
     assert link.next_probe_bytes(0.5) is None
 
