@@ -125,14 +125,24 @@ class ArrayFile(Data):
         return self._count
 
     def __iter__(self) -> Iterator[Sample]:
-        """Read one row after the other."""
+        """Read one row after the other. After a `BadSampleError` the iterator goes on with the next one."""
+        return map(_sample_of, self._rows())
+
+    def _rows(self) -> Iterator[Sample | BadSampleError]:
+        # A generator is finished once it raises: what one row lacks is handed out, and raised outside of it.
         with _npz(self._path) as archive, ExitStack() as stack:
             members = [_Member(archive, self._path, name, stack) for name in self._names]
             for index in range(self._count):
-                rows = zip(members, self.inputs, strict=True)
-                tensors = tuple(_as_input(self._path, index, member.row(), spec) for member, spec in rows)
+                rows = [member.row() for member in members]  # all of them, or the next sample's would not fit
+                name = f"{self._path.name}[{index}]"
+                try:
+                    pairs = zip(rows, self.inputs, strict=True)
+                    tensors = tuple(_as_input(self._path, index, row, spec) for row, spec in pairs)
+                except BadInputError as error:
+                    yield BadSampleError(name, str(error))
+                    continue
                 label = None if self._labels is None else int(self._labels[index])
-                yield Sample(name=f"{self._path.name}[{index}]", tensors=tensors, label=label)
+                yield Sample(name=name, tensors=tensors, label=label)
 
 
 def open_data(
@@ -255,6 +265,12 @@ def _check_rows(path: Path, member: _Member, spec: TensorSpec) -> None:
         rows = ["samples", *shapes[-1]]
         expected = f"{' or '.join(sorted(dtypes))}[{', '.join(map(str, rows))}]"
         raise BadInputError(f"{path}: {member.name!r} is {member.dtype}{list(member.shape)}, expected {expected}")
+
+
+def _sample_of(found: Sample | BadSampleError) -> Sample:
+    if isinstance(found, BadSampleError):
+        raise found
+    return found
 
 
 def _as_input(path: Path, index: int, row: Array, spec: TensorSpec) -> Array:

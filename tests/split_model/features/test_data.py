@@ -9,7 +9,7 @@ from PIL import Image
 
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, MissingInputError
-from split_model.features.data import open_data, read_labels
+from split_model.features.data import BadSampleError, open_data, read_labels
 
 PREPROCESS = ImagePreprocess(resize=4, crop=(4, 4))
 SPEC = TensorSpec(name="image", shape=(1, 4, 4, 3), dtype="float32")
@@ -154,6 +154,27 @@ def test_npz_with_values_that_are_not_finite_names_the_sample(tmp_path):
     next(samples)
     with pytest.raises(BadInputError, match="sample 1"):
         next(samples)
+
+
+def test_npz_goes_on_after_a_row_that_is_not_finite(tmp_path):
+    path = tmp_path / "data.npz"
+    first = np.arange(4, dtype=np.float32).reshape(4, 1)
+    broken = first.copy()
+    broken[1] = np.inf
+    np.savez(path, inputs_0=broken, inputs_1=first, labels=np.arange(4))
+    spec = TensorSpec(name="x", shape=(1, 1), dtype="float32")
+    samples = iter(open_data(path, [spec, spec], None))
+    found = []
+    for _ in range(4):
+        try:
+            found.append(next(samples))
+        except BadSampleError as error:  # noqa: PERF203
+            found.append(error.name)
+    assert next(samples, None) is None
+    assert found[1] == "data.npz[1]"
+    good = [found[index] for index in (0, 2, 3)]
+    assert [sample.label for sample in good] == [0, 2, 3]
+    assert [[tensor.item() for tensor in sample.tensors] for sample in good] == [[0, 0], [2, 2], [3, 3]]
 
 
 def test_files_that_are_no_npz_are_refused(tmp_path):
