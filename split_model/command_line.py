@@ -34,12 +34,22 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see '{self.prog} --help'")
 
 
-class _JournalFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """One line a record, but for tracebacks: what a peer sent forges no lines and steers no terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
+        return _printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(_printable(line) for line in super().format(record).split("\n"))
+
+
+class _JournalFormatter(_Formatter):
     """``<N>`` in front, which the journal reads as the priority; it stamps the time itself."""
 
     def format(self, record: logging.LogRecord) -> str:
         priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
-        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
 
 
 def set_up_logging(*, verbose: bool = False) -> None:
@@ -48,7 +58,7 @@ def set_up_logging(*, verbose: bool = False) -> None:
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_JournalFormatter("%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -77,8 +87,7 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
         logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
         line = " ".join(str(error).split())
         # Names out of a foreign file must not steer the terminal.
-        line = "".join(sign if sign.isprintable() else "?" for sign in line)
-        print(f"{prog}: error: {line}", file=sys.stderr)
+        print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # Python flushes stdout once more at exit; give it somewhere to go.
@@ -87,3 +96,7 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
     except KeyboardInterrupt:
         return _INTERRUPTED
     return code or 0
+
+
+def _printable(line: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in line)

@@ -89,8 +89,13 @@ def test_models_are_listed_with_their_cuts(run, config, model):
 
 
 def test_config_is_checked_and_shown_with_every_value(run, config, tmp_path):
+    assert run("config", "check", "-c", config)[0] == os.EX_NOINPUT  # no key yet
+    run("keys", "make", "-c", config)
     code, output, _ = run("config", "check", "-c", config)
-    assert (code, output) == (0, f"{config}: good, 1 bundles\n")
+    assert code == 0
+    assert output.startswith(f"{config}: good; hosts ")
+    (tmp_path / "devices").write_text("porch nonsense\n")
+    assert run("config", "check", "-c", config)[0] == os.EX_DATAERR
     shown = json.loads(run("config", "show", "--json", "-c", config)[1])
     assert shown["server"]["key"] == str(tmp_path / "server.key")
     assert shown["limits"]["queue"] == 64
@@ -190,9 +195,32 @@ def test_logs_carry_their_priority_under_systemd(monkeypatch, capsys):
     monkeypatch.setenv("JOURNAL_STREAM", "8:1")
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     command_line.set_up_logging()
-    logging.getLogger("x").warning("two\nlines")
+    logging.getLogger("x").warning("a warning")
     logging.getLogger("x").info("one")
-    assert capsys.readouterr().err == "<4>two\n<4>lines\n<6>one\n"
+    try:
+        raise ValueError("why\x1b[2J")  # noqa: TRY301
+    except ValueError:
+        logging.getLogger("x").exception("failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == ["<4>a warning", "<6>one", "<3>failed"]
+    assert lines[3] == "<3>Traceback (most recent call last):"
+    assert lines[-1] == "<3>ValueError: why?[2J"
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_what_a_peer_says_is_one_line_of_the_log(monkeypatch, capsys, journal):
+    import logging
+
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    if journal:
+        monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    command_line.set_up_logging()
+    logging.getLogger("x").info("%s says hello", "evil\n12:00:00 ERROR forged\r\x1b[2J\u2028\x85end")
+    logging.getLogger("x").info("next")
+    said, following = capsys.readouterr().err.split("\n")[:-1]
+    assert said.endswith("evil?12:00:00 ERROR forged??[2J??end says hello")
+    assert following.endswith("next")
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path):
