@@ -62,6 +62,7 @@ class Captured:
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(_CAPTURED)
         self._closed = threading.Event()
         self.ended = False
+        self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
         self._thread.start()
 
@@ -71,7 +72,7 @@ class Captured:
         return not self._queue.empty()
 
     def take(self, *, wait: bool) -> Frame | None:
-        """The next frame; None if there is none yet, or no more (``ended``). Raises what the source raised."""
+        """The next frame; None if there is none yet, or no more (``ended``, by ``error`` if the source raised)."""
         if self.ended:
             return None
         try:
@@ -79,8 +80,8 @@ class Captured:
         except queue.Empty:
             return None
         if isinstance(taken, BaseException):
-            self.ended = True
-            raise taken
+            self.ended, self.error = True, taken
+            return None
         self.ended = taken is None
         return taken
 
@@ -96,7 +97,7 @@ class Captured:
                 self._put(frame)
                 if self._closed.is_set():
                     return
-        except BaseException as error:  # noqa: BLE001  whatever it is, `take` raises it in the frame loop
+        except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
             last = error
         self._put(last)
 
@@ -114,7 +115,10 @@ class Pipeline(Runtime):
     """See the module. Everything but capturing happens in the thread that iterates over `run`."""
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Step]:
-        """Work through the frames, several at a time; yields as they are done."""
+        """Work through the frames, several at a time; yields as they are done.
+
+        What the source raises is raised after the answers of all frames that were captured before.
+        """
         flying: deque[_Flying] = deque()
         source = Captured(frames, self._offload.nudge)
         window = WINDOW[0]
@@ -130,6 +134,8 @@ class Pipeline(Runtime):
                         window = WINDOW[0] if started.expected is None else window_for(started.expected)
                 elif flying:
                     self._rest(flying, source, window)
+            if source.error is not None:
+                raise source.error
         finally:
             source.close()
 

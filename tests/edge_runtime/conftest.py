@@ -552,6 +552,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         answer_within_s: float = PATIENCE_S,
         finisher: Executor | None = None,
         account: Paying | None = None,
+        loop: type[Runtime] = Runtime,
     ) -> Inside:
         bundle = parts.bundle
         heads = Heads(
@@ -578,7 +579,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         )
         offload = Offload(transport, DeviceSession(boot_id="inside", software="test"))
         board = RealBoard()
-        runtime = Runtime(
+        runtime = loop(
             bundle=bundle,
             heads=heads,
             board=board,
