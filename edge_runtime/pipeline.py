@@ -23,8 +23,11 @@ from edge_runtime.runtime import Result, Runtime, Step
 from edge_runtime.sources import Frame
 from split_model.errors import BackendError
 
-#: Frames under way at the server at the same time, least and most. Servers admit eight requests of a device.
+#: Frames under way at the server at the same time, least and most; see also `Admitted`.
 WINDOW = (2, 6)
+#: A server that was busy may have room again: one more frame is tried each time so long after. Each try may cost
+#: a release that is refused.
+_ROOM_EVERY_S = 60.0
 _CAPTURED = 2
 _CHECK_EVERY_S = 0.04
 
@@ -35,6 +38,29 @@ def window_for(prediction: Prediction) -> int:
     if prediction.bottleneck_s <= 0 or math.isinf(prediction.total_s):
         return least
     return max(least, min(most, math.ceil(prediction.total_s / prediction.bottleneck_s - 1e-9) + 1))
+
+
+class Admitted:
+    """How many frames the server takes at a time, from what it refuses as busy. Pure.
+
+    Servers say nothing of it beforehand, and what they refuse was released for nothing. A frame that is refused
+    behind ``ahead`` others says that there is room for so many, or for one.
+    """
+
+    def __init__(self) -> None:
+        self._frames = WINDOW[1]
+        self._busy_s = 0.0
+
+    def busy(self, *, ahead: int, now_s: float) -> None:
+        """A frame with so many others under way before it was refused."""
+        self._frames = max(1, min(self.frames(now_s), ahead))
+        self._busy_s = now_s
+
+    def frames(self, now_s: float) -> int:
+        """How many to have under way at most."""
+        if self._frames == WINDOW[1]:
+            return self._frames
+        return min(WINDOW[1], self._frames + int((now_s - self._busy_s) / _ROOM_EVERY_S))
 
 
 @dataclass
@@ -121,17 +147,19 @@ class Pipeline(Runtime):
         """
         flying: deque[_Flying] = deque()
         source = Captured(frames, self._offload.nudge)
-        window = WINDOW[0]
+        admitted = Admitted()
+        fitting = WINDOW[0]
         try:
             while flying or not source.ended:
-                yield from self._collect(flying)
+                yield from self._collect(flying, admitted)
+                window = min(fitting, admitted.frames(self._now()))
                 if len(flying) < window and (frame := source.take(wait=not flying)) is not None:
                     started = self._accept(frame, ahead=len(flying))
                     if isinstance(started, Step):
                         yield started
                     else:
                         flying.append(started)
-                        window = WINDOW[0] if started.expected is None else window_for(started.expected)
+                        fitting = WINDOW[0] if started.expected is None else window_for(started.expected)
                 elif flying:
                     self._rest(flying, source, window)
             if source.error is not None:
@@ -174,7 +202,7 @@ class Pipeline(Runtime):
         parts = {"head_s": head_s, "release_s": release_s}
         return _Flying(frame, head, request_id, decision, view, expected, self._now(), ahead, parts)
 
-    def _collect(self, flying: deque[_Flying]) -> Iterator[Step]:
+    def _collect(self, flying: deque[_Flying], admitted: Admitted) -> Iterator[Step]:
         """Every frame that is answered, refused, or better finished here, oldest first."""
         for one in list(flying):
             outcome = self._offload.wait(one.request_id, until_s=-math.inf)
@@ -182,6 +210,8 @@ class Pipeline(Runtime):
                 continue
             flying.remove(one)
             self._offload.cancel(one.request_id)
+            if outcome is not None and outcome.refusal is not None and outcome.refusal.code == "busy":
+                admitted.busy(ahead=one.ahead, now_s=self._now())
             result = None if outcome is None else self._take(one.frame, one.head, outcome)
             if result is None:
                 try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.pipeline import WINDOW, Captured, Pipeline, window_for
+from edge_runtime.pipeline import WINDOW, Admitted, Captured, Pipeline, window_for
 from edge_runtime.planner import Prediction
 
 ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
@@ -107,6 +107,40 @@ def prediction(head_s: float, transfer_s: float, rtt_s: float) -> Prediction:
 )
 def test_window_holds_what_fits_into_one_frames_time(predicted: Prediction, window: int) -> None:
     assert window_for(predicted) == window
+
+
+def test_a_server_that_admits_few_is_not_sent_more(
+    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each refusal is a release for nothing: one teaches how many the server takes."""
+    monkeypatch.setattr("edge_runtime.shunned._SHORT_S", 0.0)
+    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    refused = []
+
+    def admit(request: Any) -> Any:
+        if len(scripted.arrived) == len(scripted.cancelled):
+            return None
+        refused.append(request.request_id)
+        return "busy", "one at a time"
+
+    scripted.admit = admit
+    scripted.answer = lambda _: False
+    list(device.runtime.run([device.frame() for _ in range(20)]))
+    assert device.runtime.counters.releases == 20
+    assert len(refused) == 1
+
+
+def test_room_at_the_server_is_learned_from_refusals_and_tried_again() -> None:
+    admitted = Admitted()
+    assert admitted.frames(1e6) == WINDOW[1]
+    admitted.busy(ahead=5, now_s=1e6)
+    admitted.busy(ahead=3, now_s=1e6)
+    admitted.busy(ahead=4, now_s=1e6)
+    assert admitted.frames(1e6) == 3
+    assert admitted.frames(1e6 + 61.0) == 4
+    assert admitted.frames(1e6 + 1e4) == WINDOW[1]
+    admitted.busy(ahead=0, now_s=1e6 + 70.0)
+    assert admitted.frames(1e6 + 71.0) == 1
 
 
 def test_what_a_source_raises_comes_out_after_its_frames() -> None:
