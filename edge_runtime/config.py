@@ -96,7 +96,7 @@ class PlannerTable(_Table, frozen=True):
     objective: Literal["latency", "throughput"] = "latency"
     min_gain: NotNegative = 0.02
     dwell_s: NotNegative = 0.25
-    hedge_above: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.05
+    hedge_above: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 1.0
 
 
 class SourceTable(_Table, frozen=True):

@@ -26,7 +26,7 @@ from edge_runtime.config import Config
 from edge_runtime.heads import Heads
 from edge_runtime.ledger import Account, system_now
 from edge_runtime.ledger.opening import open_account
-from edge_runtime.offload import Offload
+from edge_runtime.offload import NOT_YET, Offload
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.planner import Hysteresis, Planner, SplitProfile
 from edge_runtime.profile import Profile
@@ -94,8 +94,8 @@ def run(config: Config, *, planner: Planner | None = None) -> int:
         # Answers may have come late after the last frame.
         view = offload.stop()
         counters.late, counters.reconnects = view.late, view.reconnects
-    if view.trouble:
-        log.warning("the link at the end: %s: %s", config.server.address, view.trouble)
+    if view.trouble == NOT_YET:  # any other trouble was told when it came
+        log.warning("%s was not reached before the last frame", config.server.address)
     log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in counters.as_dict().items()))
     return os.EX_OK
 

@@ -25,6 +25,9 @@ from split_model.protocol.device import Answered, DeviceSession, Event, Late, Pr
 
 log = logging.getLogger(__name__)
 
+#: The trouble of a link that has not had the time for any other.
+NOT_YET = "not connected yet"
+
 _SILENCE_S = 8.0
 _BACKOFF_S = (0.5, 5.0)
 #: A server that does not take connections for so long is reported.
@@ -70,7 +73,7 @@ class Offload(threading.Thread):
         self._outcomes = self._mailbox.outcomes  # the simulator in benchmarks looks whether one is there
         self._lock = threading.Lock()  # guards the commands, the view and the meter
         self._commands: list[Callable[[], None]] = []
-        self._view = LinkView(False, "not connected yet", (), 0, self._meter.estimate(now()), 0.0, 0, 0)
+        self._view = LinkView(False, NOT_YET, (), 0, self._meter.estimate(now()), 0.0, 0, 0)
         self._tcp: TcpInfo | None = None
         self._stopping = False
         self._heard_s = self._down_s = now()

@@ -62,8 +62,8 @@ class LinkEstimate:
 class LinkEstimator:
     """Feed it what was observed; ask it for the link now.
 
-    ``coherence_s``: after so long a sample keeps 1/e of its say against the mean. ``noise``: standard deviation of a
-    sample's logarithm for a link that stands still. ``memory_s``: how fast mean and spread follow the samples.
+    ``coherence_s``: after so long a sample keeps 1/e of its say against the mean. ``noise``: standard deviation of
+    a sample's logarithm for a link that stands still. ``memory_s``: how fast mean and spread follow the samples.
     ``prior_spread``: the spread about the mean until samples tell.
     """
 

@@ -296,7 +296,7 @@ class Rig:
             },
             "source": {"path": str(self.parts.arrays), "repeat": 0, "interval_s": 0.02},
             "sink": {"path": "answers.jsonl"},
-            "planner": {"split": 2, "answer_within_s": 2.0},
+            "planner": {"split": 2, "answer_within_s": 2.0, "earliest_cut": 0},
             "release": {},
             "privacy": {"whole_input_budget": "unlimited"},
             "emulation": {"slowdown": SLOWDOWN},

@@ -71,7 +71,7 @@ def test_refused_device_says_why_and_connects_once_allowed(rig: Any) -> None:
     server = rig.server()
     device = rig.device(server, allowed=False)
     device.wait_more("local")
-    remedy = f"cloud-server devices allow NAME {device.public.decode()}"
+    remedy = f"cloud-server devices allow -c FILE NAME '{device.public.decode()}'"
     device.until(lambda: remedy in device.log(), "the remedy")
     server.allow("late", device.public)
     device.wait_more("offloaded")
@@ -85,7 +85,7 @@ def test_revoked_device_goes_on_alone_and_says_so(rig: Any) -> None:
     device = rig.device(server, name="camera")
     device.wait_more("offloaded")
     server.revoke("camera")
-    device.until(lambda: "devices allow NAME" in device.log(), "the remedy")
+    device.until(lambda: "devices allow -c FILE NAME" in device.log(), "the remedy")
     device.wait_more("local")
     server.allow("camera", device.public)
     device.wait_more("offloaded")

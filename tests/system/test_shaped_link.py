@@ -108,7 +108,8 @@ class Wire:
             ["ip", "netns", "exec", self.edge, sys.executable, str(Path(__file__).parent / "link_driver.py"),
              ADDRESS, str(self.folder / "device.key"), (self.folder / "server.pub").read_text().strip(),
              str(self.bundle.root), str(interval_s), str(seconds)],
-            capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+            capture_output=True, text=True, check=False, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
