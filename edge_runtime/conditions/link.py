@@ -4,7 +4,7 @@ A cellular uplink wanders about a mean: half a second later its rate is mostly w
 anything it ever is. So the logarithm of the rate is followed as a mean-reverting random walk (Ornstein-Uhlenbeck)
 with a scalar Kalman filter: the older the last sample, the more the prediction leans towards the mean, the wider it
 gets, and the more the next sample counts. An outage is not a rate: it is told apart as silence, so that the link is
-remembered as it was when it comes back. Constants were chosen on recorded uplinks (docs/splitting.md).
+remembered as it was when it comes back. See docs/splitting.md.
 """
 
 from __future__ import annotations
