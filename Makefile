@@ -10,13 +10,17 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo test lint types fix clean
+.PHONY: demo test test-system lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/ready $(LEGACY_READY)
 	SPLIT_LEGACY_PYTHON=$(LEGACY_PYTHON) $(BIN)/python -m pytest
+
+# Network namespaces and a shaped link: root, iproute2, and a quiet machine.
+test-system: $(VENV)/ready
+	$(BIN)/python -m pytest -m system tests/system
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

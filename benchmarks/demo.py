@@ -160,7 +160,7 @@ def _start(rig: Rig, scene: Scene, options: argparse.Namespace) -> float:
         rig.enrol(policy.slug, configs[policy.slug], server_config)
     _say("measuring the heads on the emulated board")
     config = configs[scene.policies[0].slug]
-    rig.run("edge-runtime bench", "-m", "edge_runtime", "bench", "--no-link", "--runs", "10", "-c", str(config))
+    rig.run("edge-runtime bench", "-m", "edge_runtime", "bench", "--no-link", "--runs", "5", "-c", str(config))
     _say(f"starting {len(scene.policies)} devices: {', '.join(policy.name for policy in scene.policies)}")
     first, *others = (configs[policy.slug].parent for policy in scene.policies)
     for folder in others:  # one board's figures serve for all, but each device has a ledger of its own

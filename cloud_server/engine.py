@@ -201,10 +201,8 @@ class LocalEngine:
         if self._clock() >= job.due_s:
             return _expired(job)
         interpreter = loaded.get(job.tail)
-        features = self._tails.features(job.tail, job.release, job.payload)
-        # Loading, and the plan of a release not seen before, are waiting: they say nothing of how long a tail runs.
-        started_s = self._clock()
-        outputs = interpreter.run(features)
+        started_s = self._clock()  # loading is waiting: it says nothing about how long this tail runs
+        outputs = interpreter.run(self._tails.features(job.tail, job.release, job.payload))
         payload = b"".join(output.tobytes() for output in outputs)
         return Done(
             job_id=job.job_id,
