@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from split_model.report.page import write_report
 from split_model.report.summary import summarise
+from split_model.report.write import write_report
 
 __all__ = ["summarise", "write_report"]
