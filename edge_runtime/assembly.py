@@ -1,0 +1,157 @@
+"""The parts of the device program, each made from the config: what `run`, `bench` and `config check` share.
+
+Like the daemon it is the rim: the operating system's entropy and the sockets are handed in here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_runtime import profile as profiles
+from edge_runtime.conditions.board import Board, EmulatedBoard, RealBoard
+from edge_runtime.config import Config
+from edge_runtime.heads import Heads
+from edge_runtime.offload import Offload
+from edge_runtime.planner import Hysteresis, Planner, SplitProfile
+from edge_runtime.profile import Profile
+from edge_runtime.records import labels_of
+from edge_runtime.release import Release, plan_for
+from edge_runtime.transport import Transport
+from split_model import __version__
+from split_model.bundle import Bundle
+from split_model.errors import ConfigError
+from split_model.features.data import Data, open_data
+from split_model.keys import KeyPair
+from split_model.privacy import NoisePlan
+from split_model.protocol.device import DeviceSession
+
+log = logging.getLogger(__name__)
+
+#: By the cut's op index; None where features leave unprotected.
+Plans = dict[int, NoisePlan | None]
+
+
+def open_bundle(config: Config) -> Bundle:
+    bundle = Bundle.open(config.device.bundle)
+    offered = [cut.index for cut in bundle.manifest.cuts]
+    split = config.planner.split
+    if isinstance(split, int) and split not in offered:
+        raise ConfigError(f"planner.split = {split}: the bundle offers {offered}, 'local' or 'auto'")
+    return bundle
+
+
+def open_source(config: Config, bundle: Bundle) -> Data:
+    manifest = bundle.manifest
+    return open_data(config.source.path, manifest.inputs, manifest.preprocess, labels_of(bundle) or None)
+
+
+def make_board(config: Config) -> Board:
+    slowdown = config.emulation.slowdown
+    if slowdown == 1.0:
+        return RealBoard()
+    log.warning("EMULATED board: %g times slower than this machine", slowdown)
+    return EmulatedBoard(slowdown)
+
+
+def make_plans(config: Config, bundle: Bundle) -> Plans:
+    """Every cut's release plan, made once: a head that comes back after a while needs it again."""
+    return {cut.index: plan_for(cut, config.release.spec) for cut in bundle.manifest.cuts}
+
+
+def make_heads(config: Config, bundle: Bundle, plans: Plans) -> Heads:
+    return Heads(
+        bundle,
+        lambda cut: Release(cut, plans[cut.index], entropy=os.urandom),
+        backend=config.device.backend,
+        threads=config.device.threads,
+        memory_bytes=int(config.device.head_memory_mb * 1e6),
+    )
+
+
+def release_name(config: Config) -> str:
+    spec = config.release.spec
+    return "none" if spec is None else f"noise epsilon={spec.epsilon:g} {spec.allocation} bits={spec.bits}"
+
+
+def profile_path(config: Config, bundle: Bundle) -> Path:
+    return config.device.state / f"profile-{bundle.identity[:16]}.json"
+
+
+def _measure(
+    config: Config, bundle: Bundle, heads: Heads, board: Board, stopped: Callable[[], bool]
+) -> Profile | None:
+    log.info("measuring %d cuts on this board", len(bundle.manifest.cuts))
+    profile = profiles.measure(
+        bundle, heads, board, release=release_name(config), threads=config.device.threads, stopped=stopped
+    )
+    if profile is not None:
+        profiles.store(profile_path(config, bundle), profile)
+    return profile
+
+
+def find_profile(
+    config: Config, bundle: Bundle, heads: Heads, board: Board, stopped: Callable[[], bool]
+) -> Profile | None:
+    """The stored profile if it still fits, else a new one; None if ``stopped`` held before it was there."""
+    stored = profiles.load(profile_path(config, bundle))
+    splits = [*(cut.index for cut in bundle.manifest.cuts), bundle.local]
+    wanted = (bundle.identity, heads.whole.backend, config.device.threads, board.slowdown, release_name(config))
+    if stored is not None and [timing.split for timing in stored.splits] == splits:
+        found = (stored.bundle, stored.backend, stored.threads, stored.slowdown, stored.release)
+        if found == wanted:
+            return stored
+    return _measure(config, bundle, heads, board, stopped)
+
+
+def make_planner(config: Config, bundle: Bundle, profile: Profile | None) -> Planner:
+    """The planner over the cuts that the config allows; without a profile, only to check the config."""
+    earliest = config.planner.earliest_cut
+    allowed = [cut.index for cut in bundle.manifest.cuts if cut.index >= earliest]
+    splits = [
+        SplitProfile(timing.split, timing.head_s, timing.release_s, timing.payload_bytes)
+        for timing in (profile.splits if profile is not None else ())
+        if timing.split in allowed or timing.split == bundle.local
+    ] or [SplitProfile(split, 0.0) for split in (*allowed, bundle.local)]
+    split = config.planner.split
+    fixed = {"auto": None, "local": bundle.local}.get(split) if isinstance(split, str) else split
+    if fixed is not None and fixed != bundle.local and fixed not in allowed:
+        raise ConfigError(f"planner.split = {fixed} precedes planner.earliest_cut = {earliest}; change one of them")
+    hysteresis = Hysteresis(min_gain=config.planner.min_gain, dwell_s=config.planner.dwell_s)
+    return Planner(
+        splits, local=bundle.local, hysteresis=hysteresis, fixed=fixed, objective=config.planner.objective
+    )
+
+
+def say_privacy(bundle: Bundle, plans: Plans) -> None:
+    """Print both claims for every cut: no number goes without its unit."""
+    for cut in bundle.manifest.cuts:
+        plan = plans[cut.index]
+        if plan is None:
+            log.warning("cut %d: features leave UNPROTECTED, release.mechanism is 'none'", cut.index)
+            continue
+        log.info(
+            "cut %d: %d values; per-value epsilon at most %.2f, mean %.2f; whole-input epsilon %.0f a frame",
+            cut.index,
+            cut.values,
+            plan.per_value_epsilon_max,
+            plan.per_value_epsilon_mean,
+            plan.whole_input_epsilon,
+        )
+
+
+def make_link(
+    config: Config, bundle: Bundle, keys: KeyPair, boot_id: str, closing: contextlib.ExitStack
+) -> Offload:
+    """The link thread, not started yet; ``closing`` ends its sockets."""
+    transport = Transport(
+        config.server.address,
+        keys=keys,
+        server_keys=config.server_keys,
+        max_answer_bytes=sum(spec.nbytes for spec in bundle.manifest.outputs),
+    )
+    closing.callback(transport.terminate)
+    return Offload(transport, DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}"))
