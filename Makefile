@@ -10,7 +10,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo test test-system lint types fix clean
+.PHONY: demo test test-system test-link lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmarks/demo.py
@@ -18,9 +18,13 @@ demo: $(VENV)/ready
 test: $(VENV)/ready $(LEGACY_READY)
 	SPLIT_LEGACY_PYTHON=$(LEGACY_PYTHON) $(BIN)/python -m pytest
 
-# Network namespaces and a shaped link: root, iproute2, and a quiet machine.
+# Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready
-	$(BIN)/python -m pytest -m system tests/system
+	$(BIN)/python -m pytest -m "system and not quiet" tests/system
+
+# Measures a real shaped link; needs root, iproute2, and a machine with nothing else to do.
+test-link: $(VENV)/ready
+	$(BIN)/python -m pytest -m quiet tests/system
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -49,7 +49,7 @@ def why_not() -> str:
 
 
 WHY_NOT = why_not()
-pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT), pytest.mark.system]
+pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT), pytest.mark.system, pytest.mark.quiet]
 
 
 def dense_model(path: Path) -> Path:

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Debian packages that the tests marked 'system' need. Run it as root, as often as you like.
+set -euo pipefail
+
+packages=(
+    iproute2            # network namespaces, and the shaped link
+    iptables nftables   # links that lose or swallow packets
+    mmdebstrap          # a board's root file system ...
+    systemd-container   # ... booted with a real systemd
+    openssh-client socat
+)
+if [ "${1:-}" = --arm64 ]; then
+    packages+=(arch-test qemu-user-static)  # 'make test-arm64': an arm64 root file system, and what runs in it
+elif [ $# -gt 0 ]; then
+    echo "usage: $0 [--arm64]" >&2
+    exit 64
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+    exit 0
+fi
+if [ "$(id -u)" -ne 0 ]; then
+    echo "$0: run it as root: these packages are missing: ${missing[*]}" >&2
+    exit 77
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet=2
+# Nothing is to start by itself on this machine because of a test.
+apt-get install --yes --quiet=2 --no-install-recommends "${missing[@]}"
