@@ -22,7 +22,7 @@ from edge_runtime.records import labels_of
 from edge_runtime.release import Release, plan_for
 from edge_runtime.transport import Transport
 from split_model import __version__
-from split_model.bundle import Bundle
+from split_model.bundle import Bundle, Cut
 from split_model.errors import ConfigError
 from split_model.features.data import Data, open_data
 from split_model.keys import KeyPair
@@ -59,7 +59,7 @@ def make_board(config: Config) -> Board:
 
 def make_plans(config: Config, bundle: Bundle) -> Plans:
     """Every cut's release plan, made once: a head that comes back after a while needs it again."""
-    return {cut.index: plan_for(cut, config.release.spec) for cut in bundle.manifest.cuts}
+    return {cut.index: plan_for(cut, config.release.spec_at(cut)) for cut in bundle.manifest.cuts}
 
 
 def make_heads(config: Config, bundle: Bundle, plans: Plans) -> Heads:
@@ -73,8 +73,11 @@ def make_heads(config: Config, bundle: Bundle, plans: Plans) -> Heads:
 
 
 def release_name(config: Config) -> str:
-    spec = config.release.spec
-    return "none" if spec is None else f"noise epsilon={spec.epsilon:g} {spec.allocation} bits={spec.bits}"
+    """What a profile's timings are valid for; what ``auto`` takes is part of the bundle."""
+    table = config.release
+    if table.mechanism == "none":
+        return "none"
+    return f"noise epsilon={table.epsilon:g} {table.wish} bits={table.bits}"
 
 
 def profile_path(config: Config, bundle: Bundle) -> Path:
@@ -126,21 +129,31 @@ def make_planner(config: Config, bundle: Bundle, profile: Profile | None) -> Pla
     )
 
 
-def say_privacy(bundle: Bundle, plans: Plans) -> None:
-    """Print both claims for every cut: no number goes without its unit."""
+def say_privacy(config: Config, bundle: Bundle, plans: Plans) -> None:
+    """Print both claims for every cut, and how the budget is shared: no number goes without its unit."""
     for cut in bundle.manifest.cuts:
         plan = plans[cut.index]
         if plan is None:
             log.warning("cut %d: features leave UNPROTECTED, release.mechanism is 'none'", cut.index)
             continue
         log.info(
-            "cut %d: %d values; per-value epsilon at most %.2f, mean %.2f; whole-input epsilon %.0f a frame",
+            "cut %d: %d values; per-value epsilon at most %.2f, mean %.2f; whole-input epsilon %.0f a frame; "
+            "allocation %s%s",
             cut.index,
             cut.values,
             plan.per_value_epsilon_max,
             plan.per_value_epsilon_mean,
             plan.whole_input_epsilon,
+            plan.spec.allocation,
+            _why(cut) if config.release.wish == "auto" else "",
         )
+
+
+def _why(cut: Cut) -> str:
+    """Where ``auto`` has its choice from."""
+    if cut.allocation is None:
+        return " (auto: by formula, this bundle has no measurement)"
+    return f" (auto: best of {len(cut.allocation.trials)} measured at epsilon {cut.allocation.epsilon:g})"
 
 
 def make_link(

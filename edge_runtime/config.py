@@ -11,10 +11,11 @@ import msgspec
 
 from edge_runtime.ledger.amounts import epsilon_units
 from edge_runtime.ledger.books import Limits
+from split_model.bundle import Cut
 from split_model.config import load_toml
 from split_model.errors import BadInputError, ConfigError
 from split_model.keys import parse_public
-from split_model.privacy import Allocation, NoiseSpec
+from split_model.privacy import AllocationWish, NoiseSpec, settle
 
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
@@ -47,22 +48,26 @@ class ServerTable(_Table, frozen=True):
 class ReleaseTable(_Table, frozen=True):
     """``[release]``: how features are protected. ``epsilon`` is per value, the mean over a frame's values.
 
-    ``allocation`` is ``optimal`` unless set; the preset ``cis`` is noise with ``rank``.
+    ``allocation``: how it is shared among channels; ``auto``, the default, takes at each cut what `prepare`
+    measured to be best there. The preset ``cis`` is noise with ``rank``.
     """
 
     mechanism: Literal["noise", "none"] = "noise"
     preset: Literal["cis"] | None = None
     epsilon: Positive = 8.0
-    allocation: Allocation | None = None
+    allocation: AllocationWish | None = None
     bits: Annotated[int, msgspec.Meta(ge=4, le=8)] = 8
 
     @property
-    def spec(self) -> NoiseSpec | None:
-        """The noise, or None where the user chose to send features unprotected."""
+    def wish(self) -> AllocationWish:
+        """How the budget is to be shared, preset and default included."""
+        return self.allocation or ("rank" if self.preset == "cis" else "auto")
+
+    def spec_at(self, cut: Cut) -> NoiseSpec | None:
+        """The noise at a cut, or None where the user chose to send features unprotected."""
         if self.mechanism == "none":
             return None
-        allocation = self.allocation or ("rank" if self.preset == "cis" else "optimal")
-        return NoiseSpec(epsilon=self.epsilon, allocation=allocation, bits=self.bits)
+        return NoiseSpec(epsilon=self.epsilon, allocation=settle(self.wish, cut), bits=self.bits)
 
 
 class PrivacyTable(_Table, frozen=True):

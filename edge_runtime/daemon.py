@@ -64,7 +64,7 @@ def run(config: Config, *, planner: Planner | None = None) -> int:
     data = open_source(config, bundle)
     keys = read_pair(config.device.key)
     plans = make_plans(config, bundle)
-    say_privacy(bundle, plans)
+    say_privacy(config, bundle, plans)
     board = make_board(config)
     with contextlib.ExitStack() as closing:
         account = open_account(config, plans, now=system_now())

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,12 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> None:
         "--calibration", type=Path, metavar="DATA", help="public data: a folder of pictures or an .npz"
     )
     prepare.add_argument("--clip-quantile", type=float, metavar="Q", help="share of values inside the clip range")
+    prepare.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="the mean per-value epsilon you mean to release with: weights and allocations are measured at it (16)",
+    )
     prepare.add_argument("--force", action="store_true", help="replace a bundle that is there already")
     prepare.set_defaults(func=_prepare)
 
@@ -171,14 +178,19 @@ def _parse_cuts(text: str) -> int | tuple[int, ...] | None:
 
 
 def _prepare(args: argparse.Namespace) -> int:
+    from split_model.prepare.allocators import TrialOptions
     from split_model.prepare.calibration import CalibrationOptions
     from split_model.prepare.pipeline import PrepareOptions, prepare
+    from split_model.prepare.summary import summarise
 
-    calibration = CalibrationOptions()
+    calibration, trial = CalibrationOptions(), TrialOptions()
+    if args.epsilon is not None:
+        trial = TrialOptions(epsilon=args.epsilon)
+        calibration = replace(calibration, epsilon=args.epsilon)
     if args.clip_quantile is not None:
         if not 0.5 < args.clip_quantile <= 1.0:
             raise UsageError(f"--clip-quantile {args.clip_quantile}: a share of values, over 0.5 and at most 1")
-        calibration = CalibrationOptions(quantile=args.clip_quantile)
+        calibration = replace(calibration, quantile=args.clip_quantile)
     options = PrepareOptions(
         model=args.model,
         output=args.output,
@@ -190,36 +202,11 @@ def _prepare(args: argparse.Namespace) -> int:
         answer=args.answer,
         calibration=args.calibration,
         calibration_options=calibration,
+        trial_options=trial,
         replace=args.force,
     )
-    bundle = prepare(options, _Progress())
-    manifest = bundle.manifest
-    print(f"{args.output}: {manifest.name}, bundle {bundle.identity[:12]}")
-    print(f"{'cut':>5}  {'values':>8}  {'raw bytes':>9}  {'head MACs':>9}  tensors")
-    for cut in manifest.cuts:
-        names = ", ".join(f"{t.dtype}{list(t.shape)}" for t in cut.tensors)
-        share = cut.head_macs / max(1, manifest.macs)
-        print(f"{cut.index:5d}  {cut.values:8d}  {cut.raw_bytes:9d}  {share:9.1%}  {names}")
-    size = sum(ref.size_bytes for ref in manifest.files())
-    print(f"{len(manifest.cuts)} cuts, {size / 1e6:.1f} MB in all; 'local' is always there")
-    print(_left_out(bundle.path(manifest.model), {cut.index for cut in manifest.cuts}))
-    if args.calibration is None:
-        print("no calibration: only release.mechanism = 'none' can use this bundle")
+    print(summarise(prepare(options, _Progress())))
     return os.EX_OK
-
-
-def _left_out(model: Path, taken: set[int]) -> str:
-    """What a bundle does not offer, and how to have it."""
-    from split_model.prepare.cuts import find_cuts, front
-    from split_model.prepare.shapes import open_model
-
-    legal = find_cuts(open_model(model, try_it=False).graph).legal
-    rest = [cut for cut in legal if cut.index not in taken]
-    if not rest:
-        return "every legal cut is in it"
-    lean = [str(cut.index) for cut in front(legal) if cut.index not in taken]
-    what = f"on the Pareto front of them: {', '.join(lean)}" if lean else "none of them on the Pareto front"
-    return f"left out: {len(rest)} of {len(legal)} legal cuts, {what}; --cuts takes others"
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -2,6 +2,9 @@
 
 from split_model.bundle.manifest import (
     FORMAT,
+    Allocation,
+    AllocationChoice,
+    AllocationTrial,
     ChannelCalibration,
     Cut,
     FileRef,
@@ -16,6 +19,9 @@ from split_model.bundle.store import Bundle, file_ref, sha256_of, write_manifest
 
 __all__ = [
     "FORMAT",
+    "Allocation",
+    "AllocationChoice",
+    "AllocationTrial",
     "Bundle",
     "ChannelCalibration",
     "Cut",

@@ -22,6 +22,8 @@ import msgspec
 
 FORMAT = 1
 
+#: How a noise release may share its budget among channels; see `split_model.privacy.allocation`.
+Allocation = Literal["uniform", "rank", "optimal"]
 DType = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
 _ITEM_BYTES = {
     "float32": 4,
@@ -80,6 +82,31 @@ class ChannelCalibration(_Record, frozen=True):
     weight: tuple[float, ...]
 
 
+class AllocationTrial(_Record, frozen=True):
+    """One allocation tried at a cut on public samples, against what the whole model answers.
+
+    ``relative_cost``: expected weighted noise energy over the optimum's, by formula; 1 is best. ``output_error``:
+    squared error of the model's outputs over their energy, measured. ``agreement``: the share of answers whose best
+    class is still the same; None where the answer is no class.
+    """
+
+    allocation: Allocation
+    relative_cost: float
+    output_error: float
+    agreement: float | None = None
+
+
+class AllocationChoice(_Record, frozen=True):
+    """The allocation that ``auto`` takes at a cut: the best of ``trials`` at a mean per-value ``epsilon``."""
+
+    best: Allocation
+    epsilon: float
+    bits: int
+    samples: int
+    draws: int
+    trials: tuple[AllocationTrial, ...]
+
+
 class Cut(_Record, frozen=True):
     """A position in the op order: ops before ``index`` are the head, the rest the tail.
 
@@ -94,6 +121,7 @@ class Cut(_Record, frozen=True):
     head_macs: int
     tail_macs: int
     calibration: tuple[ChannelCalibration, ...] | None = None
+    allocation: AllocationChoice | None = None
 
     @property
     def values(self) -> int:

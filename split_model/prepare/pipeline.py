@@ -14,6 +14,7 @@ from split_model import __version__
 from split_model.bundle import (
     Bundle,
     ChannelCalibration,
+    Cut,
     ImagePreprocess,
     Manifest,
     OutputSchema,
@@ -25,6 +26,7 @@ from split_model.bundle import (
 from split_model.bundle.store import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
 from split_model.features.data import open_data, read_labels
+from split_model.prepare.allocators import TrialOptions, try_allocations
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.cuts import CutPoint, find_cuts, offered
@@ -52,6 +54,7 @@ class PrepareOptions:
     answer: Path | None = None
     calibration: Path | None = None
     calibration_options: CalibrationOptions = field(default_factory=CalibrationOptions)
+    trial_options: TrialOptions = field(default_factory=TrialOptions)
     replace: bool = False
 
 
@@ -137,7 +140,7 @@ def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | 
 def _calibrated(
     scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress
 ) -> tuple[Manifest, KeptCalibration]:
-    """The manifest with every cut calibrated, and the folder that holds the same for an interrupted run."""
+    """The manifest with every cut calibrated and its allocations tried, and what an interrupted run would find."""
     assert options.calibration is not None
     data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
     samples = calibration_samples(
@@ -149,21 +152,31 @@ def _calibrated(
     }
     if found:
         _log.info("calibration of %d of %d cuts from an interrupted run taken up", len(found), len(manifest.cuts))
+    models = {cut.index: _models(scratch, cut) for cut in manifest.cuts}
     rest = {cut.index: cut for cut in manifest.cuts if cut.index not in found}
     found |= calibrate(
-        [
-            CutModels(
-                index=cut.index,
-                head=None if cut.head is None else scratch / cut.head.path,
-                tail=scratch / cut.tail.path,
-                tensors=cut.tensors,
-            )
-            for cut in rest.values()
-        ],
+        [models[index] for index in rest],
         samples,
         options=options.calibration_options,
         progress=lambda done, total: progress("calibrating", done, total),
         finished=lambda index, numbers: kept.keep(rest[index], numbers),
     )
-    cuts = tuple(msgspec.structs.replace(cut, calibration=found[cut.index]) for cut in manifest.cuts)
-    return msgspec.structs.replace(manifest, cuts=cuts), kept
+    answer = None if manifest.answer is None else manifest.answer.output
+    cuts = []
+    for done, cut in enumerate(manifest.cuts):
+        progress("trying allocations", done, len(manifest.cuts))
+        choice = try_allocations(
+            models[cut.index], found[cut.index], samples, options=options.trial_options, answer=answer
+        )
+        cuts.append(msgspec.structs.replace(cut, calibration=found[cut.index], allocation=choice))
+    progress("trying allocations", len(cuts), len(cuts))
+    return msgspec.structs.replace(manifest, cuts=tuple(cuts)), kept
+
+
+def _models(root: Path, cut: Cut) -> CutModels:
+    return CutModels(
+        index=cut.index,
+        head=None if cut.head is None else root / cut.head.path,
+        tail=root / cut.tail.path,
+        tensors=cut.tensors,
+    )

@@ -1,12 +1,20 @@
 """Releases of features under differential privacy: mechanism, allocation of the budget, accounting."""
 
+from split_model.bundle.manifest import Allocation
 from split_model.privacy.accountant import (
     composed_whole_input_epsilon,
     per_value_epsilon_max,
     per_value_epsilon_mean,
     whole_input_epsilon,
 )
-from split_model.privacy.allocation import Allocation, Channel, allocate, relative_cost
+from split_model.privacy.allocation import (
+    ALLOCATIONS,
+    AllocationWish,
+    Channel,
+    allocate,
+    relative_cost,
+    settle,
+)
 from split_model.privacy.events import (
     ChannelNoise,
     ChannelRho,
@@ -23,7 +31,9 @@ from split_model.privacy.release import NoiseRelease, recover
 from split_model.privacy.response import RandomisedResponse
 
 __all__ = [
+    "ALLOCATIONS",
     "Allocation",
+    "AllocationWish",
     "Channel",
     "ChannelNoise",
     "ChannelRho",
@@ -51,6 +61,7 @@ __all__ = [
     "per_value_epsilon_mean",
     "recover",
     "relative_cost",
+    "settle",
     "whole_input",
     "whole_input_epsilon",
 ]

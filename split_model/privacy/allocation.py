@@ -15,19 +15,32 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
+from split_model.bundle.manifest import Allocation, Cut
 from split_model.privacy.accountant import round_down, round_up
 
-Allocation = Literal["uniform", "rank", "optimal"]
+ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
+#: What a user may ask for: one allocation for all cuts, or the best one at each.
+AllocationWish = Literal["auto", "uniform", "rank", "optimal"]
 
 MAX_CLASSES = 15  # their tables then take no more than 2 MiB on the device
 #: No value gets less than this part of the mean ε: weights are estimates, and a channel of weight 0 may matter.
 FLOOR_SHARE = Fraction(1, 32)
 _SHARE_BITS = 20
 _LEADING_BITS = 7
+
+
+def settle(wish: AllocationWish, cut: Cut) -> Allocation:
+    """The allocation to use at a cut: for ``auto`` what `prepare` measured to be best there.
+
+    Where it measured nothing (a bundle of an older version), ``optimal``, which is best by formula.
+    """
+    if wish != "auto":
+        return wish
+    return "optimal" if cut.allocation is None else cut.allocation.best
 
 
 class Channel(msgspec.Struct, frozen=True):

@@ -18,10 +18,10 @@ from fractions import Fraction
 
 import msgspec
 
-from split_model.bundle.manifest import ChannelCalibration, TensorSpec
+from split_model.bundle.manifest import Allocation, ChannelCalibration, TensorSpec
 from split_model.errors import BadBundleError, BadInputError, ConfigError
 from split_model.privacy import accountant
-from split_model.privacy.allocation import Allocation, Channel, allocate
+from split_model.privacy.allocation import Channel, allocate
 from split_model.privacy.events import ChannelNoise, LaplaceEvent
 from split_model.privacy.grid import MAX_BITS, MIN_BITS, Grid, least_epsilon, make_grid
 from split_model.privacy.layout import channels_of

@@ -208,9 +208,9 @@ def test_a_budget_is_a_finite_number(rig, number):
 
 
 def test_the_preset_cis_is_noise_shared_by_rank(rig):
-    assert load(rig, release_preset="cis").release.spec.allocation == "rank"
-    assert load(rig).release.spec.allocation == "optimal"
-    assert load(rig, release_allocation="uniform").release.spec.allocation == "uniform"
+    assert load(rig, release_preset="cis").release.wish == "rank"
+    assert load(rig).release.wish == "auto"
+    assert load(rig, release_allocation="uniform").release.wish == "uniform"
 
 
 def test_the_ledger_of_a_device_never_started(rig, command):

@@ -1,0 +1,193 @@
+"""Which way of sharing the budget is best at a cut: every one is tried on the public calibration samples.
+
+The formula of `split_model.privacy.allocation` weighs noise energy by a gradient, which is a proxy. So each
+allocation is measured as well, at equal total budget: the samples go through head, release and tail, and the
+outputs are compared with those of the unprotected model. What comes out best is what ``auto`` takes.
+
+The noise here is drawn from a seeded generator, so that the same inputs give the same bundle: nothing that
+needs protection is released, the samples are public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle import Allocation, AllocationChoice, AllocationTrial, ChannelCalibration, Cut
+from split_model.errors import BadInputError, UsageError
+from split_model.features.preprocess import to_real
+from split_model.interpreter import Interpreter, open_interpreter
+from split_model.prepare.calibration import CutModels, Inputs
+from split_model.privacy import (
+    ALLOCATIONS,
+    NoisePlan,
+    NoiseRelease,
+    NoiseSpec,
+    cut_channels,
+    recover,
+    relative_cost,
+)
+
+Array = NDArray[Any]
+Progress = Callable[[int, int], None]
+
+_LEAST_ENERGY = 1e-12  # of an output that is zero everywhere
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """How much to try. ``epsilon``: the mean per-value epsilon that the user means to release with."""
+
+    epsilon: float = 16.0
+    bits: int = 8
+    samples: int = 64
+    draws: int = 2
+    seed: int = 0
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing."""
+        NoiseSpec(epsilon=self.epsilon, bits=self.bits)
+        if min(self.samples, self.draws) < 1:
+            raise UsageError("allocations are tried with at least one sample and one draw")
+
+
+def try_allocations(
+    cut: CutModels,
+    calibration: Sequence[ChannelCalibration],
+    samples: Sequence[Inputs],
+    *,
+    options: TrialOptions,
+    answer: int | None = None,
+    progress: Progress | None = None,
+) -> AllocationChoice | None:
+    """Try each allocation at one cut; None where noise cannot release its tensors at all.
+
+    ``answer`` is the output that is read as classes, if one is. ``progress`` is called with (samples done,
+    samples in all). The best is the one of least output error, at equal error the first of `ALLOCATIONS`. The same
+    arguments give the same numbers on the same machine.
+    """
+    try:
+        channels = cut_channels(cut.tensors, calibration)
+    except BadInputError:
+        return None
+    tail = open_interpreter(cut.tail, backend=options.backend)
+    # The same bits for each: two allocations that come to the same epsilons get the same noise, and the same error.
+    ways = [
+        _Way(each, cut, calibration, options, np.random.default_rng((options.seed, cut.index)))
+        for each in ALLOCATIONS
+    ]
+    chosen = samples[: options.samples]
+    for done, features in enumerate(_features(cut, chosen, options.backend)):
+        base = _outputs(tail, features)
+        for way in ways:
+            way.count(tail, features, base, answer)
+        if progress is not None:
+            progress(done + 1, len(chosen))
+    trials = tuple(
+        way.trial(relative_cost(way.allocation, channels, options.epsilon), classes=answer is not None)
+        for way in ways
+    )
+    best = min(trials, key=lambda trial: trial.output_error)
+    return AllocationChoice(
+        best=best.allocation,
+        epsilon=options.epsilon,
+        bits=options.bits,
+        samples=len(chosen),
+        draws=options.draws,
+        trials=trials,
+    )
+
+
+def render(cuts: Sequence[Cut]) -> str:
+    """What each allocation costs at each cut, for a terminal; and in words where ``rank`` loses to ``uniform``."""
+    tried = [(cut.index, cut.allocation) for cut in cuts if cut.allocation is not None]
+    if not tried:
+        return ""
+    first = tried[0][1]
+    names = [trial.allocation for trial in first.trials]
+    lines = [
+        f"sharing of the budget at a mean per-value epsilon of {first.epsilon:g}: noise energy over the optimum's",
+        (
+            "by formula, and squared error of the outputs over their energy, measured on "
+            f"{first.samples} public samples"
+        ),
+        f"{'cut':>5}  " + "  ".join(f"{name:>15}" for name in names) + "  auto",
+    ]
+    for index, choice in tried:
+        cells = [f"{trial.relative_cost:7.3f} {trial.output_error:7.3f}" for trial in choice.trials]
+        lines.append(f"{index:5d}  " + "  ".join(f"{cell:>15}" for cell in cells) + f"  {choice.best}")
+    by_formula = [index for index, choice in tried if _loses(choice, 0.005, lambda trial: trial.relative_cost)]
+    measured = [index for index, choice in tried if _loses(choice, 0.03, lambda trial: trial.output_error)]
+    for where, how in ((by_formula, "by formula"), (measured, "as measured")):
+        if where:
+            lines.append(f"rank loses to uniform {how} at {_listed(where)}")
+    lines.append("release.allocation = 'auto' takes the one of least measured error")
+    return "\n".join(lines)
+
+
+def _loses(choice: AllocationChoice, matters: float, cost: Callable[[AllocationTrial], float]) -> bool:
+    """Whether rank costs more than uniform, by a share that matters: in measured errors, percents are chance."""
+    costs = {trial.allocation: cost(trial) for trial in choice.trials}
+    return costs["rank"] > costs["uniform"] * (1 + matters)
+
+
+def _listed(cuts: Sequence[int]) -> str:
+    return f"cut {cuts[0]}" if len(cuts) == 1 else f"cuts {', '.join(map(str, cuts))}"
+
+
+class _Way:
+    """One allocation, and how it did so far."""
+
+    def __init__(
+        self,
+        allocation: Allocation,
+        cut: CutModels,
+        calibration: Sequence[ChannelCalibration],
+        options: TrialOptions,
+        generator: np.random.Generator,
+    ) -> None:
+        self.allocation = allocation
+        spec = NoiseSpec(epsilon=options.epsilon, allocation=allocation, bits=options.bits)
+        self._plan = NoisePlan.make(spec, cut.tensors, calibration)
+        self._release = NoiseRelease(self._plan, entropy=generator.bytes)
+        self._draws = options.draws
+        self._errors: list[float] = []
+        self._agreed: list[bool] = []
+
+    def count(
+        self, tail: Interpreter, features: Sequence[Array], base: Sequence[Array], answer: int | None
+    ) -> None:
+        for _ in range(self._draws):
+            outputs = _outputs(tail, recover(self._plan, self._release(features)))
+            self._errors.append(
+                float(np.mean([_relative(output, was) for output, was in zip(outputs, base, strict=True)]))
+            )
+            if answer is not None:
+                self._agreed.append(bool(outputs[answer].argmax() == base[answer].argmax()))
+
+    def trial(self, cost: float, *, classes: bool) -> AllocationTrial:
+        return AllocationTrial(
+            allocation=self.allocation,
+            relative_cost=float(f"{cost:.7g}"),
+            output_error=float(f"{np.mean(self._errors):.7g}"),
+            agreement=float(f"{np.mean(self._agreed):.7g}") if classes else None,
+        )
+
+
+def _features(cut: CutModels, samples: Sequence[Inputs], backend: str | None) -> Iterator[Sequence[Array]]:
+    head = None if cut.head is None else open_interpreter(cut.head, backend=backend)
+    yield from (sample if head is None else head.run(sample) for sample in samples)
+
+
+def _outputs(tail: Interpreter, features: Sequence[Array]) -> list[NDArray[np.float64]]:
+    pairs = zip(tail.run(features), tail.outputs, strict=True)
+    return [to_real(output, spec).astype(np.float64) for output, spec in pairs]
+
+
+def _relative(output: NDArray[np.float64], was: NDArray[np.float64]) -> float:
+    return float(np.sum((output - was) ** 2) / max(float(np.sum(was**2)), _LEAST_ENERGY))

@@ -1,0 +1,42 @@
+"""What ``split-model prepare`` says of the bundle it made: cuts, size, what was left out, what sharing costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from split_model.bundle import Bundle
+from split_model.prepare import allocators
+from split_model.prepare.cuts import find_cuts, front
+from split_model.prepare.shapes import open_model
+
+
+def summarise(bundle: Bundle) -> str:
+    """Several lines for a terminal."""
+    manifest = bundle.manifest
+    lines = [
+        f"{bundle.root}: {manifest.name}, bundle {bundle.identity[:12]}",
+        f"{'cut':>5}  {'values':>8}  {'raw bytes':>9}  {'head MACs':>9}  tensors",
+    ]
+    for cut in manifest.cuts:
+        names = ", ".join(f"{t.dtype}{list(t.shape)}" for t in cut.tensors)
+        share = cut.head_macs / max(1, manifest.macs)
+        lines.append(f"{cut.index:5d}  {cut.values:8d}  {cut.raw_bytes:9d}  {share:9.1%}  {names}")
+    size = sum(ref.size_bytes for ref in manifest.files())
+    lines.append(f"{len(manifest.cuts)} cuts, {size / 1e6:.1f} MB in all; 'local' is always there")
+    lines.append(_left_out(bundle.path(manifest.model), {cut.index for cut in manifest.cuts}))
+    if all(cut.calibration is None for cut in manifest.cuts):
+        lines.append("no calibration: only release.mechanism = 'none' can use this bundle")
+    if tried := allocators.render(manifest.cuts):
+        lines.append(tried)
+    return "\n".join(lines)
+
+
+def _left_out(model: Path, taken: set[int]) -> str:
+    """What a bundle does not offer, and how to have it."""
+    legal = find_cuts(open_model(model, try_it=False).graph).legal
+    rest = [cut for cut in legal if cut.index not in taken]
+    if not rest:
+        return "every legal cut is in it"
+    lean = [str(cut.index) for cut in front(legal) if cut.index not in taken]
+    what = f"on the Pareto front of them: {', '.join(lean)}" if lean else "none of them on the Pareto front"
+    return f"left out: {len(rest)} of {len(legal)} legal cuts, {what}; --cuts takes others"
