@@ -10,7 +10,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo test test-system test-link lint types fix clean
+.PHONY: demo test test-oracles test-system test-link lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmarks/demo.py
@@ -43,6 +43,10 @@ clean:
 $(VENV)/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,dev]'
+	touch $@
+
+$(VENV)/oracles: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
 # The other TFLite backend. It needs Python 3.11 or older and NumPy 1, so it lives in an environment of its own.
