@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from rig import Machine, Network, Wire, why_not
 from rig.machine import clear_left_over
+from rig.product import product_layer
 from rig.rootfs import base
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "system"
@@ -40,6 +41,12 @@ def rig_ready() -> None:
 def rootfs(rig_ready: None) -> Path:
     """A Debian root file system with systemd, sshd and Python, nothing of ours. Only to be read."""
     return base(CACHE)
+
+
+@pytest.fixture(scope="session")
+def product(rootfs: Path) -> Path:
+    """A layer with both programs installed, to give to ``make_machine`` as ``layers=(product,)``."""
+    return product_layer(CACHE, rootfs)
 
 
 @pytest.fixture

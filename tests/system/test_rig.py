@@ -57,3 +57,13 @@ def test_a_machine_that_is_gone_leaves_no_process_and_no_mount(
     assert str(folder) not in Path("/proc/self/mounts").read_text()
     names = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"--directory={machine.root}" not in names
+
+
+def test_our_programs_are_installed_as_a_layer(
+    make_machine: Callable[..., Machine], wire: Wire, product: Path
+) -> None:
+    machine = make_machine("board", wire, layers=(product,))
+    for program in ("edge-runtime", "cloud-server", "split-model"):
+        shown = machine.run(f"/opt/edge-runtime/current/venv/bin/{program} --version").stdout
+        assert shown.startswith(program)
+    assert machine.ssh("edge-runtime --version").stdout.startswith("edge-runtime")

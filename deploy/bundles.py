@@ -1,0 +1,65 @@
+"""A bundle as the deployment sees it: files with hashes that its manifest vouches for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import BadBundleError, MissingError
+from deploy.wheelhouse import sha256_of
+
+
+@dataclass(frozen=True)
+class BundleFiles:
+    """``identity`` is the manifest's SHA-256; ``files`` are paths in the bundle with theirs."""
+
+    root: Path
+    name: str
+    identity: str
+    files: tuple[tuple[str, str], ...]
+
+
+def read_bundle(root: Path) -> BundleFiles:
+    """Read a bundle's manifest and check every file it names; what else lies in the folder is not taken along."""
+    path = root / "manifest.json"
+    try:
+        raw = path.read_bytes()
+        manifest = json.loads(raw)
+        references = list(_references(manifest))
+        name = str(manifest["name"])
+    except OSError as error:
+        raise MissingError(
+            f"{path}: {error.strerror}; --bundle wants a folder that 'split-model prepare' made"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise BadBundleError(f"{path}: not a bundle's manifest; prepare the bundle again") from None
+    identity = hashlib.sha256(raw).hexdigest()
+    files = [("manifest.json", identity)]
+    for relative, sha256 in references:
+        file = root / relative
+        if root.resolve() not in file.resolve().parents:
+            raise BadBundleError(f"{path}: {relative} lies outside the bundle; prepare it again")
+        if not file.is_file():
+            raise BadBundleError(f"{file}: not there, but the manifest names it; prepare the bundle again")
+        if sha256_of(file) != sha256:
+            raise BadBundleError(
+                f"{file}: does not have the hash in the manifest; copy or prepare the bundle again"
+            )
+        files.append((relative, sha256))
+    return BundleFiles(root, name, identity, tuple(files))
+
+
+def _references(value: Any) -> Iterator[tuple[str, str]]:
+    """Every record with ``path`` and ``sha256`` in it, wherever in the manifest."""
+    if isinstance(value, dict):
+        if {"path", "sha256"} <= value.keys():
+            yield str(value["path"]), str(value["sha256"])
+        for item in value.values():
+            yield from _references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)

@@ -1,0 +1,133 @@
+"""A release: everything one version of the program needs on a machine, by content.
+
+Its manifest is a text of lines ``KIND SHA256 PATH``, which is also what the machine installs from. The release's
+name is the manifest's hash: the same content is the same release, and installing it again changes nothing.
+
+    program   edge-runtime           python   3.11 /usr/bin/python3.11
+    wheel     SHA256 numpy-....whl   in the release's Python environment
+    bundle    SHA256 bundles/NAME/.. under the release's folder
+    system    SHA256 etc/systemd/... placed in the machine's own folders
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.bundles import BundleFiles
+from deploy.errors import UnfitError, UsageError
+from deploy.locks import ROOT
+from deploy.target import Target
+from deploy.wheelhouse import sha256_of
+
+_KINDS = ("wheel", "bundle", "system")
+#: Installed, a wheel takes about so many times its own size, compiled bytecode included.
+_UNPACKED = 4
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """One file of a release; ``source`` is where this workstation has it, None if only the machine does."""
+
+    kind: str
+    path: str
+    sha256: str
+    source: Path | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return self.source.stat().st_size if self.source else 0
+
+
+@dataclass(frozen=True)
+class Release:
+    """What `make_release` puts together."""
+
+    program: str
+    python: str
+    parts: tuple[Part, ...]
+
+    @property
+    def manifest(self) -> str:
+        lines = [f"program {self.program}", f"python {self.python}", f"environment {self.environment}"]
+        lines += [f"{part.kind} {part.sha256} {part.path}" for part in sorted(self.parts)]
+        return "\n".join(lines) + "\n"
+
+    @property
+    def name(self) -> str:
+        return hashlib.sha256(self.manifest.encode()).hexdigest()[:16]
+
+    @property
+    def environment(self) -> str:
+        """The name of the Python environment: releases that differ in their bundle only share it."""
+        wheels = sorted(part.sha256 for part in self.parts if part.kind == "wheel")
+        return hashlib.sha256("\n".join([self.python, *wheels]).encode()).hexdigest()[:16]
+
+    def missing(self, *, stored: frozenset[str], environments: frozenset[str]) -> list[Part]:
+        """What must be sent to a machine that has these files and these environments already."""
+        needed = [p for p in self.parts if p.kind != "wheel" or self.environment not in environments]
+        by_hash = {part.sha256: part for part in needed if part.sha256 not in stored}
+        return sorted(by_hash.values())
+
+    def disk_kib(self, missing: Iterable[Part]) -> int:
+        """About how much room installing it takes."""
+        total = sum(part.size_bytes * (1 + _UNPACKED * (part.kind == "wheel")) for part in missing)
+        return total // 1024 + 16 * 1024
+
+
+def system_parts(program: str) -> Iterator[Part]:
+    """Units and other files of the program that live in the machine's own folders."""
+    places = {
+        "systemd": "etc/systemd/system",
+        "sysusers.d": "etc/sysusers.d",
+        "tmpfiles.d": "etc/tmpfiles.d",
+        "udev": "etc/udev/rules.d",
+        "completions": "etc/bash_completion.d",
+    }
+    for folder, place in places.items():
+        for path in sorted((ROOT / "deploy" / folder).glob("*")):
+            if path.is_file() and program in path.name:
+                yield Part("system", f"{place}/{path.name}", sha256_of(path), path)
+
+
+def bundle_parts(bundles: Iterable[BundleFiles], *, one: bool) -> Iterator[Part]:
+    """The files of bundles: of ``one`` in ``bundle/``, of several each in a folder of its own in ``bundles/``."""
+    for bundle in bundles:
+        folder = "bundle" if one else f"bundles/{bundle.name}-{bundle.identity[:12]}"
+        for relative, sha256 in bundle.files:
+            yield Part("bundle", f"{folder}/{relative}", sha256, bundle.root / relative)
+
+
+def hosted_parts(manifest: str) -> Iterator[Part]:
+    """The bundles of a release that a machine has, out of its manifest."""
+    for line in manifest.splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind == "bundle":
+            sha256, _, path = rest.partition(" ")
+            yield Part("bundle", path, sha256)
+
+
+def make_release(program: str, target: Target, wheels: Iterable[Path], parts: Iterable[Part]) -> Release:
+    """Put a release together, and refuse one whose paths a shell script could trip over."""
+    python = f"{target.python.version[0]}.{target.python.version[1]} {target.python.path}"
+    wheel_parts = [Part("wheel", path.name, sha256_of(path), path) for path in wheels]
+    _refuse_new_glibc(target, wheel_parts)
+    by_path: dict[str, Part] = {}
+    for part in (*wheel_parts, *system_parts(program), *parts):
+        plain = part.path.replace("/", "").replace("-", "").replace("_", "").replace(".", "").replace("+", "")
+        if not plain.isalnum() or not plain.isascii() or ".." in part.path.split("/"):
+            raise UsageError(f"{part.path}: use letters, digits, dot, dash and underscore in a bundle's names")
+        known = by_path.get(part.path)
+        by_path[part.path] = part if known is None or known.source is None else known
+    return Release(program, python, tuple(sorted(by_path.values())))
+
+
+def _refuse_new_glibc(target: Target, wheels: Iterable[Part]) -> None:
+    fitting = {*target.platforms, "any"}
+    for wheel in wheels:
+        tags = wheel.path.removesuffix(".whl").rsplit("-", 1)[1].split(".")
+        if fitting.isdisjoint(tags):
+            glibc = ".".join(map(str, target.glibc))
+            raise UnfitError(f"its glibc is {glibc}, and {wheel.path} needs a newer one; use a newer system")
