@@ -36,7 +36,7 @@ from edge_runtime.offload import Offload
 from edge_runtime.planner import Conditions, Hysteresis, Planner, SplitProfile
 from edge_runtime.profile import Profile
 from edge_runtime.runtime import Runtime
-from edge_runtime.sources import frames
+from edge_runtime.sources.files import frames
 from split_model.bundle.manifest import TensorSpec
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import chunk_bytes_for
@@ -295,11 +295,11 @@ def _bundle(scene: Scene) -> Any:
 class _Free:
     """The simulator has no privacy ledger: every cut can be paid for."""
 
-    def payable(self, cuts: Iterable[int]) -> frozenset[int]:
-        return frozenset(cuts)
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
+        return frozenset(cuts if subject else ())
 
-    def charge(self, cut: int) -> bool:
-        return cut >= 0
+    def charge(self, cut: int, subject: str) -> bool:
+        return bool(subject) and cut >= 0
 
 
 def run_program(

@@ -57,11 +57,11 @@ class Forced(Planner):
 class _Free:
     """A ledger that pays for everything; nothing is sent here."""
 
-    def payable(self, cuts: Iterable[int]) -> frozenset[int]:
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:  # noqa: ARG002  its shape
         """All of them."""
         return frozenset(cuts)
 
-    def charge(self, cut: int) -> bool:  # noqa: ARG002  its shape
+    def charge(self, cut: int, subject: str) -> bool:  # noqa: ARG002  its shape
         """Paid."""
         return True
 

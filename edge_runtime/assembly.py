@@ -20,11 +20,12 @@ from edge_runtime.planner import Hysteresis, Planner, SplitProfile
 from edge_runtime.profile import Profile
 from edge_runtime.records import labels_of
 from edge_runtime.release import Release, plan_for
+from edge_runtime.sources import Wanted
+from edge_runtime.sources.intake import Intake
 from edge_runtime.transport import Transport
 from split_model import __version__
 from split_model.bundle import Bundle, Cut
 from split_model.errors import ConfigError
-from split_model.features.data import Data, open_data
 from split_model.keys import KeyPair
 from split_model.privacy import NoisePlan
 from split_model.protocol.device import DeviceSession
@@ -44,9 +45,22 @@ def open_bundle(config: Config) -> Bundle:
     return bundle
 
 
-def open_source(config: Config, bundle: Bundle) -> Data:
+def check_sources(config: Config, bundle: Bundle) -> None:
+    """Raise what is wrong with a source, touching nothing that a running program uses."""
+    for source in config.sources:
+        source.check(_wanted(config, bundle))
+
+
+def open_sources(config: Config, bundle: Bundle, stopped: Callable[[], bool]) -> Intake:
+    """All sources, open; they start when frames are taken."""
+    opened = {source.label: (source.open(_wanted(config, bundle)), source.subject) for source in config.sources}
+    return Intake(opened, stopped=stopped)
+
+
+def _wanted(config: Config, bundle: Bundle) -> Wanted:
     manifest = bundle.manifest
-    return open_data(config.source.path, manifest.inputs, manifest.preprocess, labels_of(bundle) or None)
+    labels = labels_of(bundle) or None
+    return Wanted(manifest.inputs, manifest.outputs, manifest.preprocess, labels, config.device.state)
 
 
 def make_board(config: Config) -> Board:

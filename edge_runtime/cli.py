@@ -183,10 +183,11 @@ def _config_show(args: argparse.Namespace) -> int:
         if entries is None:
             print(f"# [{table}] is not set\n")
             continue
-        print(f"[{table}]")
-        for key, value in entries.items():
-            print(f"{key} = {json.dumps(value)}" if value is not None else f"# {key} is not set")
-        print()
+        for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
+            print(f"[{table}]" if entry is entries else f"[[{table}]]")
+            for key, value in entry.items():
+                print(f"{key} = {json.dumps(value)}" if value is not None else f"# {key} is not set")
+            print()
     return 0
 
 

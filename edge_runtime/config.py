@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from edge_runtime.kinds import with_kinds
 from edge_runtime.ledger.amounts import epsilon_units
 from edge_runtime.ledger.books import Limits
+from edge_runtime.sinks.jsonl import JsonlTable
+from edge_runtime.sinks.sink import SinkTable
+from edge_runtime.sources.source import SourceTable
 from split_model.bundle import Cut
-from split_model.config import load_toml
+from split_model.config import parse_tree, read_toml
 from split_model.errors import BadInputError, ConfigError
 from split_model.keys import parse_public
 from split_model.privacy import AllocationWish, NoiseSpec, settle
@@ -104,25 +109,6 @@ class PlannerTable(_Table, frozen=True):
     hedge_above: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 1.0
 
 
-class SourceTable(_Table, frozen=True):
-    """``[source]``: ``path`` is a folder of pictures or an ``.npz``; read ``repeat`` times, 0 for without end.
-
-    ``interval_s`` paces the frames as a camera would; 0 takes the next one as soon as the last is answered.
-    ``subject``: what the frames are of, by which the privacy ledger keeps accounts.
-    """
-
-    path: Path
-    repeat: Annotated[int, msgspec.Meta(ge=0)] = 1
-    interval_s: NotNegative = 0.0
-    subject: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "default"
-
-
-class SinkTable(_Table, frozen=True):
-    """``[sink]``: answers as JSON lines, to ``path`` or to standard output."""
-
-    path: Path | None = None
-
-
 class EmulationTable(_Table, frozen=True):
     """``[emulation]``: play a board so many times slower than this machine. For demonstrations and tests."""
 
@@ -130,21 +116,31 @@ class EmulationTable(_Table, frozen=True):
 
 
 class Config(_Table, frozen=True):
-    """The whole file."""
+    """The whole file. ``source`` and ``sink``: one table, or several as ``[[source]]``; see `kinds`."""
 
     device: DeviceTable
     server: ServerTable
-    source: SourceTable
+    source: SourceTable | tuple[SourceTable, ...]
     release: ReleaseTable = ReleaseTable()
     privacy: PrivacyTable | None = None
     planner: PlannerTable = PlannerTable()
-    sink: SinkTable = SinkTable()
+    sink: SinkTable | tuple[SinkTable, ...] = JsonlTable()
     emulation: EmulationTable = EmulationTable()
 
     @property
     def server_keys(self) -> tuple[bytes, ...]:
         """The server's public keys, Z85."""
         return tuple(key.encode() for key in self.server.public_keys)
+
+    @property
+    def sources(self) -> tuple[SourceTable, ...]:
+        """All sources, one or more."""
+        return self.source if isinstance(self.source, tuple) else (self.source,)
+
+    @property
+    def sinks(self) -> tuple[SinkTable, ...]:
+        """All sinks."""
+        return self.sink if isinstance(self.sink, tuple) else (self.sink,)
 
     @property
     def limits(self) -> Limits:
@@ -166,7 +162,11 @@ def load(path: Path, *, check_server_keys: bool = True) -> Config:
 
     The device's own keys can be made before the server's are known: the commands for that leave those unchecked.
     """
-    config = load_toml(path, Config)
+    tree = read_toml(path)
+    widened, tree = with_kinds(Config, tree, where=str(path))
+    config = parse_tree(tree, widened, where=str(path), folder=path.absolute().parent)
+    _check_labels(config.sources, "source", str(path))
+    _check_labels(config.sinks, "sink", str(path))
     address = _ADDRESS.fullmatch(config.server.address)
     if address is None or not 0 < int(address["port"]) < 1 << 16:
         raise ConfigError(f"{path}: server.address: {config.server.address!r} does not look like 'tcp://HOST:5555'")
@@ -181,6 +181,15 @@ def load(path: Path, *, check_server_keys: bool = True) -> Config:
     except BadInputError as error:
         raise ConfigError(str(error)) from None
     return config
+
+
+def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: str) -> None:
+    if table == "source" and not tables:
+        raise ConfigError(f"{where}: source: is empty; name one")
+    labels = [entry.label for entry in tables]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{where}: {table}: {labels.count(twice)} are called {twice!r}; give each its own 'name'")
 
 
 def _check_privacy(config: Config, where: str) -> None:

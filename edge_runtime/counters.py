@@ -32,6 +32,11 @@ class Counters:
         """One frame is done."""
         self._ends[how] += 1
 
+    def dropped(self, total: int) -> None:
+        """So many frames were dropped by their sources' policy since the start: accepted, and ended."""
+        self.frames_in += total - self._ends["dropped_by_policy"]
+        self._ends["dropped_by_policy"] = total
+
     def released(self, *, protected: bool, whole_input_epsilon: float, per_value_epsilon_max: float) -> None:
         """Features are about to leave; counted before the first byte is sent."""
         self.releases += 1

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from edge_runtime import profile as profiles
 from edge_runtime.assembly import (
+    check_sources,
     find_profile,
     make_board,
     make_heads,
@@ -22,7 +23,7 @@ from edge_runtime.assembly import (
     make_planner,
     make_plans,
     open_bundle,
-    open_source,
+    open_sources,
     profile_path,
     release_name,
     say_privacy,
@@ -44,8 +45,8 @@ from edge_runtime.planner import Planner
 from edge_runtime.profile import Profile
 from edge_runtime.records import Records
 from edge_runtime.runtime import Runtime
-from edge_runtime.sinks import JsonLines
-from edge_runtime.sources import frames
+from edge_runtime.sinks import Sinks
+from edge_runtime.sources import Answer
 from split_model.bundle import Bundle
 from split_model.keys import KeyPair, read_pair
 
@@ -61,7 +62,7 @@ def run(config: Config, *, planner: Planner | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     bundle = open_bundle(config)
-    data = open_source(config, bundle)
+    check_sources(config, bundle)
     keys = read_pair(config.device.key)
     plans = make_plans(config, bundle)
     say_privacy(config, bundle, plans)
@@ -74,8 +75,8 @@ def run(config: Config, *, planner: Planner | None = None) -> int:
         profile = find_profile(config, bundle, heads, board, stop.is_set)
         if profile is None:
             return os.EX_OK
-        sink = JsonLines(config.sink.path)
-        closing.callback(sink.close)
+        sinks = Sinks(config.sinks)
+        closing.callback(sinks.close)
         runtime, offload = _start(
             config=config,
             bundle=bundle,
@@ -87,17 +88,26 @@ def run(config: Config, *, planner: Planner | None = None) -> int:
             planner=planner or make_planner(config, bundle, profile),
             closing=closing,
         )
-        source = frames(data, repeat=config.source.repeat, interval_s=config.source.interval_s, stopped=stop.is_set)
+        intake = open_sources(config, bundle, stop.is_set)
+        closing.callback(intake.close)
         records = Records(bundle)
-        for step in runtime.run(source):
-            for record in records.of(step):
-                sink.write(record)
         counters = runtime.counters
+        for step in runtime.run(intake):
+            result = step.result
+            *moves, record = records.of(step)
+            for move in moves:
+                sinks.write(move)
+            sinks.write(record, result.outputs)
+            intake.answered(Answer(result.frame, record, result.outputs))
+            counters.dropped(intake.dropped)
+        counters.dropped(intake.dropped)
         # Answers may have come late after the last frame.
         view = offload.stop()
         counters.late, counters.reconnects = view.late, view.reconnects
     if view.trouble == NOT_YET:  # any other trouble was told when it came
         log.warning("%s was not reached before the last frame", config.server.address)
+    _say_counters("source", intake.counters_by_source())
+    _say_counters("sink", sinks.counters_by_sink())
     log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in counters.as_dict().items()))
     return os.EX_OK
 
@@ -174,7 +184,12 @@ def bench(config: Config, options: Options) -> Report:
 def check(config: Config) -> None:
     """Open everything the config names, and raise the first error that `run` would meet."""
     bundle = open_bundle(config)
-    open_source(config, bundle)
+    check_sources(config, bundle)
     read_pair(config.device.key)
     make_plans(config, bundle)
     make_planner(config, bundle, None)
+
+
+def _say_counters(what: str, counters: Mapping[str, Mapping[str, int]]) -> None:
+    for name, of_one in counters.items():
+        log.info("%s %s: %s", what, name, " ".join(f"{key}={value}" for key, value in of_one.items()))

@@ -171,7 +171,7 @@ class Pipeline(Runtime):
         """Start a frame: the step it ended with, or what is now on its way."""
         self.counters.frames_in += 1
         view = self._offload.view()
-        decision = self._decide(view)
+        decision = self._decide(view, frame.subject)
         if frame.error:
             return self._step(self._failed(frame, decision, frame.error), decision, view)
         try:
@@ -194,7 +194,7 @@ class Pipeline(Runtime):
         payload, release_s = self._board.run(lambda: head.release(features))
         known = self._profile[head.cut.index]
         self._load.observed(head_s + release_s, known.head_s + known.release_s, now_s=self._now())
-        if not self._account.charge(head.cut.index):
+        if not self._account.charge(head.cut.index, frame.subject):
             self.counters.ledger_refused += 1
             return self._local(frame)
         request_id = self._submit(frame, head, payload)

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_runtime.planner import Conditions
 from edge_runtime.runtime import Step
-from edge_runtime.sinks import answer_fields
+from edge_runtime.sinks.answers import answer_fields
 from split_model.bundle import Bundle
 from split_model.features.data import read_labels
 
@@ -27,7 +27,7 @@ class Records:
         self._split = bundle.local
 
     def of(self, step: Step) -> list[dict[str, Any]]:
-        """The records of one step."""
+        """The records of one step; the frame's is the last."""
         records = []
         if step.decision.moved:
             records.append(self._decision(step))
@@ -42,6 +42,7 @@ class Records:
             "kind": "frame",
             "index": result.frame.index,
             "name": result.frame.name,
+            "source": result.frame.source,
             "captured_s": result.frame.captured_s,
             "split": result.split,
             "how": result.how,

@@ -114,7 +114,7 @@ class Runtime:
         for frame in frames:
             self.counters.frames_in += 1
             view = self._offload.view()
-            decision = self._decide(view)
+            decision = self._decide(view, frame.subject)
             result = self._failed(frame, decision, frame.error) if frame.error else self._answer(frame, decision)
             self.counters.ended(result.how)
             self.counters.late, self.counters.reconnects = view.late, view.reconnects
@@ -138,7 +138,7 @@ class Runtime:
         log.error("%s: %s", frame.name or f"frame {frame.index}", why)
         return Result(frame, "failed", decision.split, [], self._now() - frame.captured_s, error=why)
 
-    def _decide(self, view: LinkView) -> Decision:
+    def _decide(self, view: LinkView, subject: str) -> Decision:
         now_s = self._now()
         offered = next((o.cuts for o in view.offers if o.identity == self._bundle.identity), ())
         hosted = bool(offered) or not view.up
@@ -157,7 +157,7 @@ class Runtime:
         conditions = Conditions(
             link=view.estimate, link_up=view.up, load=self._load.estimate(now_s), queue_s=view.queue_s
         )
-        payable = self._account.payable(ready)
+        payable = self._account.payable(ready, subject)
         decision = self._planner.decide(conditions, now_s=now_s, ready=payable)
         self.counters.ledger_refused += payable != ready and decision.split == self._planner.local
         return decision
@@ -179,7 +179,7 @@ class Runtime:
         payload, release_s = self._board.run(lambda: head.release(features))
         known = self._profile[head.cut.index]
         self._load.observed(head_s + release_s, known.head_s + known.release_s, now_s=self._now())
-        if not self._account.charge(head.cut.index):
+        if not self._account.charge(head.cut.index, frame.subject):
             self.counters.ledger_refused += 1
             return self._local(frame)
         request_id = self._submit(frame, head, payload)

@@ -32,6 +32,11 @@ def load_toml(path: Path, type: type[T]) -> T:  # noqa: A002  (the word msgspec 
     Raises `MissingInputError` where the file cannot be read and `ConfigError` where it is not TOML, has a key
     that ``type`` does not know, or a value that does not fit; the message names file and key path.
     """
+    return parse_tree(read_toml(path), type, where=str(path), folder=path.absolute().parent)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read ``path`` as a tree of TOML values. Raises `MissingInputError` or `ConfigError`, which name the file."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_CONFIG_BYTES + 1)
@@ -40,10 +45,9 @@ def load_toml(path: Path, type: type[T]) -> T:  # noqa: A002  (the word msgspec 
     if len(raw) > _MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: over {_MAX_CONFIG_BYTES >> 20} MiB, so not a config file; name another with -c")
     try:
-        tree = tomllib.loads(raw.decode())
+        return tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}") from None
-    return parse_tree(tree, type, where=str(path), folder=path.absolute().parent)
 
 
 def parse_tree(tree: dict[str, Any], type: type[T], *, where: str, folder: Path) -> T:  # noqa: A002  (as above)

@@ -1,4 +1,4 @@
-"""One run's way to pay: the ledger, the subject of the source, and what a frame costs at each cut."""
+"""One run's way to pay: the ledger, and what a frame of some subject costs at each cut."""
 
 from __future__ import annotations
 
@@ -16,39 +16,38 @@ log = logging.getLogger(__name__)
 class Paying(Protocol):
     """What the frame loop asks before anything leaves."""
 
-    def payable(self, cuts: Iterable[int]) -> frozenset[int]:
-        """Those of some cuts at which a frame can still be paid for."""
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
+        """Those of some cuts at which a frame of this subject can still be paid for."""
 
-    def charge(self, cut: int) -> bool:
-        """Pay for one release at a cut; False: nothing may leave."""
+    def charge(self, cut: int, subject: str) -> bool:
+        """Pay for one release of a subject at a cut; False: nothing may leave."""
 
 
 class Account:
     """``costs``: of one frame, by cut. ``ledger``: a `Ledger`, or why there is none, and then nothing leaves."""
 
-    def __init__(self, ledger: Ledger | Refusal, *, subject: str, costs: Mapping[int, Amount]) -> None:
+    def __init__(self, ledger: Ledger | Refusal, *, costs: Mapping[int, Amount]) -> None:
         self._ledger = ledger
-        self._subject = subject
         self._costs = dict(costs)
-        self._said: frozenset[int] = frozenset()
+        self._said: dict[str, frozenset[int]] = {}
 
-    def payable(self, cuts: Iterable[int]) -> frozenset[int]:
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
         """Those of some cuts at which a frame can still be paid for. The log says once that one no longer can."""
         asked = frozenset(cuts)
-        refusals = {cut: refused for cut in asked if (refused := self._refusal(cut)) is not None}
-        self._say(refusals)
+        refusals = {cut: refused for cut in asked if (refused := self._refusal(cut, subject)) is not None}
+        self._say(refusals, subject)
         payable = asked - refusals.keys()
-        self._said -= payable  # a new window; when that is spent, it is news again
+        self._said[subject] -= payable  # a new window; when that is spent, it is news again
         return payable
 
-    def charge(self, cut: int) -> bool:
+    def charge(self, cut: int, subject: str) -> bool:
         """Pay for one release at a cut, before it is made. False: nothing may leave; the log says why, once."""
         if isinstance(self._ledger, Refusal):
             refused: Refusal | None = self._ledger
         else:
-            refused = self._ledger.charge(self._costs[cut], self._subject)
+            refused = self._ledger.charge(self._costs[cut], subject)
         if refused is not None:
-            self._say({cut: refused})
+            self._say({cut: refused}, subject)
         return refused is None
 
     def close(self) -> None:
@@ -56,16 +55,17 @@ class Account:
         if isinstance(self._ledger, Ledger):
             self._ledger.close()
 
-    def _refusal(self, cut: int) -> Refusal | None:
+    def _refusal(self, cut: int, subject: str) -> Refusal | None:
         if isinstance(self._ledger, Refusal):
             return self._ledger
-        return self._ledger.refusal(self._costs[cut], self._subject)
+        return self._ledger.refusal(self._costs[cut], subject)
 
-    def _say(self, refusals: Mapping[int, Refusal]) -> None:
-        news = sorted(refusals.keys() - self._said)
+    def _say(self, refusals: Mapping[int, Refusal], subject: str) -> None:
+        said = self._said.setdefault(subject, frozenset())
+        news = sorted(refusals.keys() - said)
         if news:
             which = f"cut {news[0]}" if len(news) == 1 else f"cuts {', '.join(map(str, news))}"
             log.warning(
                 "nothing leaves at %s any more: %s; frames are finished here", which, refusals[news[0]].text
             )
-            self._said |= frozenset(news)
+            self._said[subject] = said | frozenset(news)

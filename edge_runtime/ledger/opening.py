@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from edge_runtime.config import Config
 from edge_runtime.ledger.account import Account
@@ -27,7 +27,6 @@ def open_account(config: Config, plans: Mapping[int, NoisePlan | None], *, now: 
     the log: frames are answered all the same. Raises `NotAllowedError` where another program has the ledger.
     """
     costs = costs_of(plans)
-    subject = config.source.subject
     if config.release.preset == "cis":
         log.warning(
             "release.preset = 'cis': no budget bounds what leaves; a frame costs whole-input epsilon %.6g or more",
@@ -37,19 +36,20 @@ def open_account(config: Config, plans: Mapping[int, NoisePlan | None], *, now: 
         ledger = Ledger.open_in(config.device.state, config.limits, now=now)
     except (LedgerError, OutputError) as error:
         log.error("%s", error)  # noqa: TRY400  one line; the cause is in it
-        return Account(Refusal("ledger", "the privacy ledger could not be opened"), subject=subject, costs=costs)
-    _say(ledger, config.limits, subject, costs)
-    return Account(ledger, subject=subject, costs=costs)
+        return Account(Refusal("ledger", "the privacy ledger could not be opened"), costs=costs)
+    _say(ledger, config.limits, sorted({source.subject for source in config.sources}), costs)
+    return Account(ledger, costs=costs)
 
 
-def _say(ledger: Ledger, limits: Limits, subject: str, costs: Mapping[int, Amount]) -> None:
+def _say(ledger: Ledger, limits: Limits, subjects: Sequence[str], costs: Mapping[int, Amount]) -> None:
     books = ledger.used
     log.info("privacy ledger: whole-input epsilon %.6g spent since its beginning", as_float(books.total.epsilon))
-    if not lefts(books, limits, subject):
+    if not lefts(books, limits, subjects[0]):
         log.warning("privacy.whole_input_budget is 'unlimited': the ledger counts, and stops nothing")
         return
-    for _, name, left in lefts(books, limits, subject):
+    told = {name: left for subject in subjects for _, name, left in lefts(books, limits, subject)}
+    for name, left in told.items():
         log.info("%s: %.6g left", name, as_float(max(0, left)))
     for cut, cost in costs.items():
-        if (frames := affordable(books, cost, subject, limits)) < limits.block_frames:
+        if (frames := min(affordable(books, cost, subject, limits) for subject in subjects)) < limits.block_frames:
             log.warning("cut %d: no more than %d frames can be paid for now", cut, frames)

@@ -144,11 +144,13 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(model, prepare(options, lambda *_: None), pictures, arrays, root / "state")
 
 
-def toml(tables: dict[str, dict[str, Any]]) -> str:
+def toml(tables: dict[str, Any]) -> str:
+    """A table as a dict, several of a name as a list of dicts."""
     lines = []
-    for table, entries in tables.items():
-        lines.append(f"[{table}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in entries.items() if value is not None]
+    for table, value in tables.items():
+        for entries in value if isinstance(value, list) else [value]:
+            lines.append(f"[[{table}]]" if isinstance(value, list) else f"[{table}]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in entries.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
@@ -268,10 +270,13 @@ class Rig:
         *,
         name: str = "device",
         allowed: bool = True,
+        tables: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Device:
-        """Start a device; ``changes`` like ``planner_split=2`` set a key of a table, None leaves it out."""
-        config = self.configure(server, name=name, **changes)
+        """Start a device; ``tables`` instead of the usual ones; ``changes`` like ``planner_split=2`` set a key of a
+        table, None leaves it out.
+        """
+        config = self.configure(server, name=name, tables=tables, **changes)
         folder = config.parent
         public = (folder / "device.pub").read_bytes().strip()
         if server is not None and allowed:
@@ -281,14 +286,21 @@ class Rig:
         self.processes.append(made)
         return made
 
-    def configure(self, server: Server | None = None, *, name: str = "device", **changes: Any) -> Path:
+    def configure(
+        self,
+        server: Server | None = None,
+        *,
+        name: str = "device",
+        tables: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> Path:
         """Write a device's config and keys, and return the config's path."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         if not (folder / "device.key").exists():
             make_pair(folder, "device")
         key = server.key if server is not None else b"a" * 40
-        tables: dict[str, dict[str, Any]] = {
+        usual: dict[str, Any] = {
             "device": {"bundle": str(self.parts.bundle.root), "key": "device.key", "state": str(self.parts.state)},
             "server": {
                 "address": server.address if server else "tcp://127.0.0.1:9",
@@ -303,9 +315,9 @@ class Rig:
         }
         for change, value in changes.items():
             table, key_name = change.split("_", 1)
-            tables[table][key_name] = value
+            usual[table][key_name] = value
         path = folder / "device.toml"
-        path.write_text(toml(tables))
+        path.write_text(toml(usual | (tables or {})))
         return path
 
     @staticmethod
@@ -361,10 +373,10 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 class Free:
     """No ledger: every cut can be paid for."""
 
-    def payable(self, cuts: Iterable[int]) -> frozenset[int]:
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
         return frozenset(cuts)
 
-    def charge(self, cut: int) -> bool:
+    def charge(self, cut: int, subject: str) -> bool:
         return True
 
 

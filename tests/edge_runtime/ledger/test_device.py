@@ -108,9 +108,9 @@ def test_a_cheaper_cut_is_used_when_the_best_one_cannot_be_paid_for(parts, scrip
     spec = NoiseSpec(epsilon=8.0)
     costs = {cut: of_event(plan_for(parts.bundle.cut(cut), spec).event()) for cut in cuts}
     ledger = Ledger.open_in(tmp_path, Limits(budget=costs[CUT].epsilon), now=lambda: Now("boot", 1.0))
-    account = Account(ledger, subject="door", costs=costs)
+    account = Account(ledger, costs=costs)
     dear = max(cuts, key=lambda cut: costs[cut].epsilon)
-    assert account.payable([dear, CUT]) == {CUT}
+    assert account.payable([dear, CUT], "door") == {CUT}
     device = inside(scripted.address, scripted.public, spec=spec, account=account).connect(CUT)
     assert device.step().result.how == "offloaded"
     result = device.step().result
@@ -136,7 +136,7 @@ def test_the_same_bytes_sent_again_are_charged_once(parts, scripted, inside, tmp
     spec = NoiseSpec(epsilon=8.0)
     cost = of_event(plan_for(parts.bundle.cut(CUT), spec).event())
     ledger = Ledger.open_in(tmp_path, Limits(), now=lambda: Now("boot", 1.0))
-    account = Account(ledger, subject="door", costs={cut.index: cost for cut in parts.bundle.manifest.cuts})
+    account = Account(ledger, costs={cut.index: cost for cut in parts.bundle.manifest.cuts})
     board = TooSlow()
     device = inside(scripted.address, scripted.public, spec=spec, account=account, finisher=board).connect(CUT)
 

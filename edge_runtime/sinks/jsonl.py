@@ -1,28 +1,32 @@
-"""Where answers go: JSON lines, one a frame, flushed at once, so that a reader follows live."""
+"""The kind ``jsonl``: JSON lines, one a record, written at once, so that a reader follows live."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
-from split_model.bundle import TensorSpec, TopK
+from edge_runtime.sinks.sink import Sink, SinkTable
 from split_model.errors import OutputError
 
-Array = NDArray[Any]
 
-#: Outputs of more values than this are not written into a record; declare an answer schema instead.
-_MAX_VALUES = 1000
+class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
+    """Records as JSON lines, appended to ``path`` or written to standard output."""
+
+    path: Path | None = None
+
+    def open(self) -> JsonLines:
+        """Open the file, or standard output."""
+        return JsonLines(self.path)
 
 
-class JsonLines:
+class JsonLines(Sink):
     """Appends records to a file, or writes them to standard output. A record is there whole or not at all."""
 
     def __init__(self, path: Path | None) -> None:
@@ -38,7 +42,7 @@ class JsonLines:
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}; set sink.path to a file you can write") from None
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:  # noqa: ARG002
         """Write one record; `OutputError` where it cannot be written, for example on a full disk."""
         line = memoryview(self._encoder.encode(record) + b"\n")
         written = 0
@@ -61,40 +65,3 @@ class JsonLines:
         status = os.fstat(self._file)
         if written and stat.S_ISREG(status.st_mode):
             os.ftruncate(self._file, status.st_size - written)
-
-
-def answer_fields(
-    outputs: Sequence[Array], specs: Sequence[TensorSpec], schema: TopK | None, labels: Sequence[str]
-) -> dict[str, Any]:
-    """The answer as the schema reads it: ``top`` with class, label and score, or the raw ``outputs``.
-
-    Scores are probabilities: of quantised outputs in real units, of logits after a softmax.
-    """
-    if schema is None:
-        return {"outputs": [_raw(tensor) for tensor in outputs]}
-    scores = np.asarray(outputs[schema.output], np.float64).reshape(-1)
-    spec = specs[schema.output]
-    if spec.scale:
-        scores = spec.scale * (scores - spec.zero_point)
-    if schema.scores == "logits":
-        with np.errstate(invalid="ignore"):  # a model that answers infinities gets no scores, in JSON null
-            scores = np.exp(scores - scores.max())
-            scores /= scores.sum()
-    best = np.argsort(-scores, kind="stable")[: schema.k]
-    return {
-        "top": [
-            {
-                "class": int(i),
-                "label": labels[i] if i < len(labels) else str(i),
-                "score": round(float(scores[i]), 4),
-            }
-            for i in best
-        ]
-    }
-
-
-def _raw(tensor: Array) -> dict[str, Any]:
-    record: dict[str, Any] = {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
-    if tensor.size <= _MAX_VALUES:
-        record["values"] = tensor.reshape(-1).tolist()
-    return record

@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from edge_runtime.sources import Frame, frames
+from edge_runtime.sources import Frame
+from edge_runtime.sources.files import frames
 from split_model.errors import BadInputError
 from split_model.features.data import BadSampleError, Sample
 

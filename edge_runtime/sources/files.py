@@ -1,28 +1,51 @@
-"""Where frames come from: a folder of pictures or an ``.npz``, as fast as answers come or at a camera's pace."""
+"""The kind ``files``: a folder of pictures or an ``.npz``, as fast as answers come or at a camera's pace."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated
 
-from numpy.typing import NDArray
+import msgspec
 
+from edge_runtime.sources.source import Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError
-from split_model.features.data import BadSampleError, Data, Sample
+from split_model.features.data import BadSampleError, Data, Sample, open_data
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One input and when it was captured. ``tensors`` are the model's inputs, none where ``error`` says why."""
+class FilesTable(SourceTable, frozen=True, tag="files"):
+    """``path`` is a folder of pictures or an ``.npz``; read ``repeat`` times, 0 for without end.
 
-    index: int
-    name: str
-    tensors: tuple[NDArray[Any], ...]
-    label: int | None
-    captured_s: float
-    error: str = ""
+    ``interval_s`` paces the frames as a camera would; 0 takes the next one as soon as the last is answered.
+    """
+
+    path: Path
+    repeat: Annotated[int, msgspec.Meta(ge=0)] = 1
+    interval_s: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+
+    def check(self, wanted: Wanted) -> None:
+        """Open the files and read their headers."""
+        self.open(wanted)
+
+    def open(self, wanted: Wanted) -> Files:
+        """Open the files; `BadInputError` or `MissingInputError` where they do not fit the model."""
+        data = open_data(self.path, wanted.inputs, wanted.preprocess, wanted.labels)
+        return Files(data, repeat=self.repeat, interval_s=self.interval_s)
+
+
+class Files(Source):
+    """Frames of a data set; none is ever dropped."""
+
+    def __init__(self, data: Data, *, repeat: int, interval_s: float) -> None:
+        self.on_demand = interval_s == 0.0
+        self._data = data
+        self._repeat = repeat
+        self._interval_s = interval_s
+
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
+        """See `frames`."""
+        return frames(self._data, repeat=self._repeat, interval_s=self._interval_s, stopped=stopped)
 
 
 def frames(

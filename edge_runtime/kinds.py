@@ -1,0 +1,95 @@
+"""The kinds of sources and sinks that are installed: entry points, ours and those of other packages.
+
+A kind is looked up when a config names it, so a board pays for no other.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from importlib.metadata import EntryPoint, entry_points
+from operator import or_
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from edge_runtime.sinks.sink import SinkTable
+from edge_runtime.sources.source import SourceTable
+from split_model.errors import ConfigError
+
+C = TypeVar("C", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The kinds of one group of entry points; each must load as a subclass of ``base``, tagged by its name."""
+
+    table: str
+    default: str
+    base: type
+    find: Callable[[], Mapping[str, EntryPoint]]
+
+    def load(self, kind: str, where: str) -> Any:
+        """The table's type of a kind; `ConfigError` for one that is not installed, or that does not load."""
+        found = self.find()
+        if kind not in found:
+            near = difflib.get_close_matches(kind, found, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(sorted(found)) or 'none'}"
+            if self.default not in found:
+                hint = "this package's metadata is missing or of an older version; install it again"
+            raise ConfigError(f"{where}: there is no kind {kind!r}; {hint}")
+        try:
+            loaded = found[kind].load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{where}: kind {kind!r} ({found[kind].value}) does not load: {error}") from None
+        if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
+            raise ConfigError(f"{where}: kind {kind!r} ({found[kind].value}) is no {self.base.__name__}")
+        if loaded.__struct_config__.tag != kind:  # type: ignore[attr-defined]
+            raise ConfigError(f"{where}: kind {kind!r} ({found[kind].value}) must be declared with tag={kind!r}")
+        return loaded
+
+
+def _group(name: str) -> Callable[[], Mapping[str, EntryPoint]]:
+    return lambda: {entry.name: entry for entry in entry_points(group=name)}
+
+
+SOURCES = Registry("source", "files", SourceTable, _group("edge_runtime.sources"))
+SINKS = Registry("sink", "jsonl", SinkTable, _group("edge_runtime.sinks"))
+
+
+def with_kinds(config: type[C], tree: Mapping[str, Any], *, where: str) -> tuple[type[C], dict[str, Any]]:
+    """``config`` with the fields ``source`` and ``sink`` of just the kinds that ``tree`` names, and the tree with
+    the kinds that it leaves out; what does not have the shape of a table is left to the parser to refuse.
+    """
+    told = dict(tree)
+    fields = []
+    for registry in (SOURCES, SINKS):
+        entries = tree.get(registry.table)
+        if entries is None:
+            continue
+        if isinstance(entries, list):
+            told[registry.table] = [_told(entry, registry.default) for entry in entries]
+            named = [
+                (entry, f"{where}: {registry.table}[{number}].kind")
+                for number, entry in enumerate(told[registry.table])
+            ]
+        else:
+            told[registry.table] = _told(entries, registry.default)
+            named = [(told[registry.table], f"{where}: {registry.table}.kind")]
+        kinds = {
+            entry["kind"]: registry.load(entry["kind"], place)
+            for entry, place in named
+            if isinstance(entry, dict) and isinstance(entry["kind"], str)
+        }
+        one = reduce(or_, kinds.values()) if kinds else registry.load(registry.default, where)
+        fields.append((registry.table, one | tuple[one, ...]))  # type: ignore[valid-type]
+    made = msgspec.defstruct(
+        config.__name__, fields, bases=(config,), frozen=True, kw_only=True, forbid_unknown_fields=True
+    )
+    return cast("type[C]", made), told
+
+
+def _told(entry: Any, default: str) -> Any:
+    return {"kind": default, **entry} if isinstance(entry, dict) else entry

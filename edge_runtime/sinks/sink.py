@@ -1,0 +1,77 @@
+"""What every sink has in common, and all sinks of a config as one."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from numpy.typing import NDArray
+
+
+class Sink(ABC):
+    """Takes records in the inference thread. What may take long or go away and come back is not waited for."""
+
+    @abstractmethod
+    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:
+        """Take a record, of kind ``frame`` with the model's raw outputs, and none where the frame failed.
+
+        Raises `OutputError` where a file cannot be written; a peer that is away is counted and not an error.
+        """
+
+    def counters(self) -> dict[str, int]:
+        """What happened to it, for the log and the status, in numbers with names."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027  some hold nothing
+        """Write what is still to be written, for a short while, and let go."""
+
+
+class SinkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """A sink in the config. A kind of sink is a subclass with its own keys and ``tag=`` its name.
+
+    ``name``: in logs; the kind unless set.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind."""
+        return str(type(self).__struct_config__.tag)
+
+    @property
+    def label(self) -> str:
+        """What this sink is called."""
+        return self.name or self.kind
+
+    def open(self) -> Sink:
+        """Open the sink, or raise a `SplitModelError` that says why it cannot be."""
+        raise NotImplementedError(f"{type(self).__name__}.open")
+
+
+class Sinks(Sink):
+    """Several sinks, each given every record, by their labels."""
+
+    def __init__(self, tables: Sequence[SinkTable]) -> None:
+        self._sinks: dict[str, Sink] = {}
+        with contextlib.ExitStack() as closing:
+            for table in tables:
+                self._sinks[table.label] = table.open()
+                closing.callback(self._sinks[table.label].close)
+            self._closing = closing.pop_all()
+
+    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:
+        """Give a record to all of them."""
+        for sink in self._sinks.values():
+            sink.write(record, outputs)
+
+    def counters_by_sink(self) -> dict[str, dict[str, int]]:
+        """The counters of those that have any."""
+        return {label: counters for label, sink in self._sinks.items() if (counters := sink.counters())}
+
+    def close(self) -> None:
+        """Close all of them."""
+        self._closing.close()

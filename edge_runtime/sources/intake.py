@@ -1,0 +1,152 @@
+"""All sources as one stream of frames: a thread each, and the rule by which a source's frames wait or give way.
+
+Sources take turns: one that is always ready does not keep another one waiting for more than a frame. When the
+program is told to stop, or a source fails, what has been accepted by then is still handed out.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from edge_runtime.sources.source import Answer, Frame, Source
+
+log = logging.getLogger(__name__)
+
+
+class _Lane:
+    """One source and what it has given that nobody took yet."""
+
+    def __init__(self, name: str, source: Source, subject: str) -> None:
+        self.name = name
+        self.source = source
+        self.subject = subject
+        self.waiting: deque[Frame | Callable[[], Frame]] = deque()
+        self.frames = 0
+        self.dropped = 0
+        self.ended = False
+
+
+class Intake:
+    """Iterate over it in one thread. Ends when every source has ended; then raises what a source raised, if any.
+
+    ``sources``: by name, with their subjects. ``stopped``: whether no more is to be accepted.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, tuple[Source, str]],
+        *,
+        stopped: Callable[[], bool],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lanes = {name: _Lane(name, source, subject) for name, (source, subject) in sources.items()}
+        self._stopped = stopped
+        self._now = now
+        self._changed = threading.Condition()
+        self._turn: deque[_Lane] = deque(self._lanes.values())
+        self._error: BaseException | None = None
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+        self._index = 0
+
+    @property
+    def dropped(self) -> int:
+        """Frames that gave way to later ones, of all sources."""
+        with self._changed:
+            return sum(lane.dropped for lane in self._lanes.values())
+
+    def counters_by_source(self) -> dict[str, dict[str, int]]:
+        """``frames`` that a source gave, those of them ``dropped_by_policy``, and its own counters."""
+        with self._changed:
+            return {
+                name: {"frames": lane.frames, "dropped_by_policy": lane.dropped} | lane.source.counters()
+                for name, lane in self._lanes.items()
+            }
+
+    def answered(self, answer: Answer) -> None:
+        """Tell a frame's source how it ended."""
+        self._lanes[answer.frame.source].source.answered(answer)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Start the sources, and hand out their frames as they come."""
+        lanes = list(self._lanes.values())
+        if len(lanes) == 1 and lanes[0].source.on_demand:  # it would only wait in its thread
+            yield from self._straight(lanes[0])
+            return
+        for lane in lanes:
+            thread = threading.Thread(target=self._run, args=(lane,), name=f"source-{lane.name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        while (taken := self._take()) is not None:
+            yield self._finished(*taken)
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """End the threads, whatever still waits, and close the sources."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for lane in self._lanes.values():
+            lane.source.close()
+
+    def _straight(self, lane: _Lane) -> Iterator[Frame]:
+        for item in lane.source.frames(self._must_end):
+            lane.frames += 1
+            yield self._finished(lane, item)
+
+    def _finished(self, lane: _Lane, item: Frame | Callable[[], Frame]) -> Frame:
+        frame = item() if callable(item) else item
+        captured_s = self._now() if lane.source.on_demand else frame.captured_s
+        self._index += 1
+        return replace(frame, index=self._index - 1, source=lane.name, subject=lane.subject, captured_s=captured_s)
+
+    def _must_end(self) -> bool:
+        return self._stopped() or self._closed or self._error is not None
+
+    def _run(self, lane: _Lane) -> None:
+        error: BaseException | None = None
+        try:
+            for item in lane.source.frames(self._must_end):
+                if not self._put(lane, item):
+                    break
+        except BaseException as raised:  # noqa: BLE001  whatever it is, the frame loop raises it
+            error = raised
+        with self._changed:
+            lane.ended = True
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def _put(self, lane: _Lane, item: Frame | Callable[[], Frame]) -> bool:
+        with self._changed:
+            if lane.source.policy == "latest" and lane.waiting:
+                lane.waiting.clear()
+                lane.dropped += 1
+            while len(lane.waiting) >= lane.source.queue_frames and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return False
+            lane.frames += 1
+            lane.waiting.append(item)
+            self._changed.notify_all()
+            return True
+
+    def _take(self) -> tuple[_Lane, Frame | Callable[[], Frame]] | None:
+        with self._changed:
+            while True:
+                for lane in self._turn:
+                    if lane.waiting:
+                        self._turn.remove(lane)
+                        self._turn.append(lane)
+                        self._changed.notify_all()
+                        return lane, lane.waiting.popleft()
+                if self._closed or all(lane.ended for lane in self._turn):
+                    return None
+                self._changed.wait()

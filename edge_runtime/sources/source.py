@@ -1,0 +1,154 @@
+"""What every source has in common: the frames it makes, its table in the config, what it hears of answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle.manifest import ImagePreprocess, TensorSpec
+from split_model.errors import BadInputError
+from split_model.features.preprocess import picture_tensor, to_stored
+
+Array: TypeAlias = NDArray[Any]
+Label: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+#: ``all``: every frame is answered, and a source that is faster than the answers has to wait. ``latest``: a frame
+#: that nobody has taken yet gives way to the next one, counted as ``dropped_by_policy``.
+Policy: TypeAlias = Literal["all", "latest"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One input and when it was captured. ``tensors`` are the model's inputs, none where ``error`` says why.
+
+    ``source``: the name of the source in the config. ``subject``: what the ledger's account is of. ``ticket``: what
+    the source wants to find again in the answer.
+    """
+
+    index: int
+    name: str
+    tensors: tuple[Array, ...]
+    label: int | None
+    captured_s: float
+    error: str = ""
+    source: str = ""
+    subject: str = "default"
+    ticket: Any = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a frame ended: its record as the sinks write it, and the model's raw outputs, none where it failed."""
+
+    frame: Frame
+    record: Mapping[str, Any]
+    outputs: Sequence[Array] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a source has to bring: tensors of these ``inputs``, or pictures where the model has ``preprocess``.
+
+    ``outputs``: what the answers are made of. ``labels``: the names of the classes, if the model has any.
+    ``state``: a folder where a source may remember what it has done.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+    preprocess: ImagePreprocess | None = None
+    labels: tuple[str, ...] | None = None
+    state: Path = field(default_factory=Path)
+
+    def fit(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        """Arrays as the model's inputs. `BadInputError` says what does not fit.
+
+        Each array is one input as the model stores it, its batch axis of 1 left out or in, or float32 in real units
+        for a quantised input. One uint8 [height, width, channels] (or [height, width]) is taken for a picture where
+        the model declares its pre-processing, unless it already is the model's input.
+        """
+        if len(arrays) != len(self.inputs):
+            raise BadInputError(f"{len(arrays)} tensors, the model takes {len(self.inputs)}")
+        return tuple(self._fit(array, spec) for array, spec in zip(arrays, self.inputs, strict=True))
+
+    def _fit(self, array: Array, spec: TensorSpec) -> Array:
+        stored = array.dtype.name == spec.dtype
+        if array.shape not in (spec.shape, spec.shape[1:] if spec.shape[:1] == (1,) else spec.shape) or not (
+            stored or (array.dtype == np.float32 and spec.scale)
+        ):
+            if self.preprocess is not None and array.dtype == np.uint8 and array.ndim in {2, 3}:
+                return picture_tensor(array, self.preprocess, spec)
+            also = ", or a picture uint8[height, width, channels]" if self.preprocess is not None else ""
+            raise BadInputError(
+                f"{array.dtype.name}{list(array.shape)}, the model takes {spec.dtype}{list(spec.shape)}{also}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BadInputError("holds values that are not finite")
+        shaped = array.reshape(spec.shape)
+        return shaped if stored else to_stored(shaped, spec)
+
+
+class Source(ABC):
+    """Makes frames in a thread of its own. What is wrong for good is raised; what comes back is waited for.
+
+    ``on_demand``: a frame counts as captured when it is taken, as those of a file do. ``queue_frames``: so many may
+    wait under the policy ``all``.
+    """
+
+    policy: Policy = "all"
+    queue_frames: int = 1
+    on_demand: bool = False
+
+    @abstractmethod
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame | Callable[[], Frame]]:
+        """Frames as they come, or a function that makes one, called only if it is taken.
+
+        Their ``index``, ``source`` and ``subject`` are set by whoever takes them.
+
+        Ends soon (within a quarter of a second) once ``stopped()`` holds, but not before it has given what it has
+        already accepted from others.
+        """
+
+    def answered(self, answer: Answer) -> None:  # noqa: B027  most sources do not care
+        """Hear how one of its frames ended, after the sinks have it. Called in the inference thread: be quick."""
+
+    def counters(self) -> dict[str, int]:
+        """What happened to it, for the log and the status, in numbers with names."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027  most sources hold nothing
+        """Let go of what it holds; `frames` has ended, and no answer will come any more."""
+
+
+class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """A source in the config. A kind of source is a subclass with its own keys and ``tag=`` its name.
+
+    ``name``: in records and logs; the kind unless set. ``subject``: what the frames are of, by which the privacy
+    ledger keeps accounts.
+    """
+
+    name: Label | None = None
+    subject: Label = "default"
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind."""
+        return str(type(self).__struct_config__.tag)
+
+    @property
+    def label(self) -> str:
+        """What this source is called."""
+        return self.name or self.kind
+
+    def check(self, wanted: Wanted) -> None:
+        """Raise what is wrong with the config or the board, touching nothing that a running program uses."""
+
+    def open(self, wanted: Wanted) -> Source:
+        """Open the source, or raise a `SplitModelError` that says why it cannot be."""
+        raise NotImplementedError(f"{type(self).__name__}.open")
