@@ -12,6 +12,9 @@ from typing import Any
 from deploy.errors import BadBundleError, MissingError
 from deploy.wheelhouse import sha256_of
 
+#: What was measured of the bundle; no part of its identity, and only a device with an accuracy floor reads it.
+EVALUATION = "evaluation.json"
+
 
 @dataclass(frozen=True)
 class BundleFiles:
@@ -24,7 +27,10 @@ class BundleFiles:
 
 
 def read_bundle(root: Path) -> BundleFiles:
-    """Read a bundle's manifest and check every file it names; what else lies in the folder is not taken along."""
+    """Read a bundle's manifest and check every file it names.
+
+    What else lies in the folder is not taken along, but for the figures of `split-model evaluate --store`.
+    """
     path = root / "manifest.json"
     try:
         raw = path.read_bytes()
@@ -50,6 +56,8 @@ def read_bundle(root: Path) -> BundleFiles:
                 f"{file}: does not have the hash in the manifest; copy or prepare the bundle again"
             )
         files.append((relative, sha256))
+    if (root / EVALUATION).is_file():
+        files.append((EVALUATION, sha256_of(root / EVALUATION)))
     return BundleFiles(root, name, identity, tuple(files))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_runtime import profile as profiles
+from edge_runtime.accuracy import accurate_cuts
 from edge_runtime.conditions.board import Board, EmulatedBoard, RealBoard
 from edge_runtime.config import Config
 from edge_runtime.heads import Heads
@@ -124,19 +125,33 @@ def find_profile(
     return _measure(config, bundle, heads, board, stopped)
 
 
-def make_planner(config: Config, bundle: Bundle, profile: Profile | None) -> Planner:
-    """The planner over the cuts that the config allows; without a profile, only to check the config."""
-    earliest = config.planner.earliest_cut
-    allowed = [cut.index for cut in bundle.manifest.cuts if cut.index >= earliest]
+def allowed_cuts(config: Config, bundle: Bundle) -> frozenset[int]:
+    """The cuts that the config lets the planner use; `ConfigError` where a fixed split is none of them."""
+    planner = config.planner
+    late_enough = [cut for cut in bundle.manifest.cuts if cut.index >= planner.earliest_cut]
+    split = planner.split
+    if isinstance(split, int) and split < planner.earliest_cut:
+        raise ConfigError(
+            f"planner.split = {split} precedes planner.earliest_cut = {planner.earliest_cut}; change one of them"
+        )
+    allowed = accurate_cuts(config, bundle, late_enough)
+    if isinstance(split, int) and split not in allowed:
+        raise ConfigError(
+            f"planner.split = {split} is measured below planner.accuracy_floor = {planner.accuracy_floor}; "
+            "change one of them"
+        )
+    return frozenset(allowed)
+
+
+def make_planner(config: Config, bundle: Bundle, profile: Profile, allowed: frozenset[int]) -> Planner:
+    """The planner over the cuts that the config allows."""
     splits = [
         SplitProfile(timing.split, timing.head_s, timing.release_s, timing.payload_bytes)
-        for timing in (profile.splits if profile is not None else ())
+        for timing in profile.splits
         if timing.split in allowed or timing.split == bundle.local
-    ] or [SplitProfile(split, 0.0) for split in (*allowed, bundle.local)]
+    ]
     split = config.planner.split
     fixed = {"auto": None, "local": bundle.local}.get(split) if isinstance(split, str) else split
-    if fixed is not None and fixed != bundle.local and fixed not in allowed:
-        raise ConfigError(f"planner.split = {fixed} precedes planner.earliest_cut = {earliest}; change one of them")
     hysteresis = Hysteresis(min_gain=config.planner.min_gain, dwell_s=config.planner.dwell_s)
     return Planner(
         splits, local=bundle.local, hysteresis=hysteresis, fixed=fixed, objective=config.planner.objective

@@ -94,6 +94,8 @@ class PlannerTable(_Table, frozen=True):
 
     ``answer_within_s``: an answer is of use for so long after the frame was captured. ``earliest_cut``: cuts
     before this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
+    ``accuracy_floor``: cuts whose measured accuracy under this release (agreement with the whole model, where there
+    were no labels) is below it are not used; `split-model evaluate --store` measures it.
     ``objective``: ``latency`` works on one frame at a
     time; ``throughput`` on several at once and answers as many a second as it can, in the order they are done.
     ``hedge_above``: where the chance that a local run would be done before the server's answer is larger than
@@ -103,6 +105,7 @@ class PlannerTable(_Table, frozen=True):
     split: Literal["auto", "local"] | int = "auto"
     answer_within_s: Positive = 1.0
     earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 1
+    accuracy_floor: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
     objective: Literal["latency", "throughput"] = "latency"
     min_gain: NotNegative = 0.02
     dwell_s: NotNegative = 0.25

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from edge_runtime import profile as profiles
 from edge_runtime.assembly import (
+    allowed_cuts,
     check_sources,
     find_profile,
     make_board,
@@ -66,6 +67,7 @@ def run(config: Config, *, planner: Planner | None = None) -> int:
     keys = read_pair(config.device.key)
     plans = make_plans(config, bundle)
     say_privacy(config, bundle, plans)
+    allowed = allowed_cuts(config, bundle)
     board = make_board(config)
     with contextlib.ExitStack() as closing:
         account = open_account(config, plans, now=system_now())
@@ -85,7 +87,7 @@ def run(config: Config, *, planner: Planner | None = None) -> int:
             profile=profile,
             keys=keys,
             account=account,
-            planner=planner or make_planner(config, bundle, profile),
+            planner=planner or make_planner(config, bundle, profile, allowed),
             closing=closing,
         )
         intake = open_sources(config, bundle, stop.is_set)
@@ -154,6 +156,7 @@ def bench(config: Config, options: Options) -> Report:
     sensors = Sensors()
     rss_before_bytes = sensors.read().rss_bytes
     bundle = open_bundle(config)
+    allowed = allowed_cuts(config, bundle)
     with contextlib.ExitStack() as closing:
         heads = make_heads(config, bundle, make_plans(config, bundle))
         closing.callback(heads.close)
@@ -162,7 +165,7 @@ def bench(config: Config, options: Options) -> Report:
             heads=heads,
             board=make_board(config),
             sensors=sensors,
-            earliest_cut=config.planner.earliest_cut,
+            allowed=allowed,
             release=release_name(config),
             threads=config.device.threads,
             objective=config.planner.objective,
@@ -187,7 +190,7 @@ def check(config: Config) -> None:
     check_sources(config, bundle)
     read_pair(config.device.key)
     make_plans(config, bundle)
-    make_planner(config, bundle, None)
+    allowed_cuts(config, bundle)
 
 
 def _say_counters(what: str, counters: Mapping[str, Mapping[str, int]]) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ from split_model import __version__
 from split_model.command_line import Parser, run_main
 from split_model.errors import UsageError
 from split_model.interpreter import BACKENDS
+from split_model.privacy import AllocationWish
 
 if TYPE_CHECKING:
     from split_model.prepare.reference import ReferenceCheck
@@ -115,13 +116,19 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> None:
     evaluate.add_argument("--data", type=Path, required=True, metavar="DATA", help="labelled or not")
     evaluate.add_argument("--cut", type=int, action="append", metavar="N", help="only this cut; may be repeated")
     evaluate.add_argument(
-        "--epsilon", type=float, action="append", metavar="E", help="per-value epsilon; may be repeated (16)"
+        "--epsilon", type=float, action="append", metavar="E", help="per-value epsilon; may be repeated (32 16 8 4)"
     )
     evaluate.add_argument(
-        "--allocation", action="append", choices=("uniform", "rank", "optimal"), help="may be repeated (optimal)"
+        "--allocation", action="append", choices=get_args(AllocationWish), help="may be repeated (auto)"
     )
     evaluate.add_argument("--bits", type=int, default=8, choices=range(4, 9), metavar="4..8")
     evaluate.add_argument("--draws", type=int, default=3, metavar="N", help="noise draws a sample (default 3)")
+    evaluate.add_argument(
+        "--store",
+        action="store_true",
+        help="keep the figures in the bundle, for the device's planner.accuracy_floor",
+    )
+    evaluate.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw a panel a cut")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(func=_evaluate)
 
@@ -150,8 +157,9 @@ class _Progress:
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    from split_model.prepare.drawing import check_plot_path
     from split_model.prepare.inspection import inspect_model, render
-    from split_model.prepare.plot import check_plot_path, plot_model
+    from split_model.prepare.plot import plot_model
     from split_model.prepare.shapes import open_model
 
     if args.plot is not None:
@@ -257,21 +265,33 @@ def _verify_bundle(args: argparse.Namespace) -> tuple[tuple[CutCheck, ...], Refe
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from split_model import evaluation
     from split_model.bundle import Bundle
-    from split_model.prepare.evaluate import evaluate, render
+    from split_model.prepare.drawing import check_plot_path
+    from split_model.prepare.evaluate import evaluate
+    from split_model.prepare.evaluation_plot import plot_evaluation
+    from split_model.prepare.evaluation_text import render
 
-    evaluation = evaluate(
-        Bundle.open(args.bundle),
+    if args.plot is not None:
+        check_plot_path(args.plot)
+    bundle = Bundle.open(args.bundle)
+    found = evaluate(
+        bundle,
         args.data,
         cuts=args.cut,
-        epsilons=args.epsilon or [16.0],
-        allocations=args.allocation or ["optimal"],
+        epsilons=args.epsilon or [32.0, 16.0, 8.0, 4.0],
+        allocations=args.allocation or ["auto"],
         bits=args.bits,
         draws=args.draws,
         entropy=os.urandom,
         progress=_Progress(),
     )
-    print(msgspec.json.encode(evaluation).decode() if args.json else render(evaluation))
+    print(msgspec.json.encode(found).decode() if args.json else render(found))
+    if args.plot is not None:
+        plot_evaluation(found, args.plot, title=bundle.manifest.name)
+    if args.store:
+        kept = evaluation.store(bundle, found)
+        print(f"{evaluation.path_of(bundle)}: {len(kept.rows)} measurements", file=sys.stderr)
     return os.EX_OK
 
 

@@ -47,7 +47,7 @@ class Parts:
     heads: Heads
     board: Board
     sensors: Sensors
-    earliest_cut: int
+    allowed: frozenset[int]
     release: str
     threads: int
     objective: Objective
@@ -98,7 +98,7 @@ def _run(
         board=parts.board,
         sensors=parts.sensors,
         runs=options.runs,
-        earliest_cut=parts.earliest_cut,
+        allowed=parts.allowed,
         meter=meter,
         idle_watts=idle_watts,
     )
@@ -144,7 +144,7 @@ def _samples(bench: Bench, parts: Parts) -> dict[int, Sample]:
     """A release of random numbers at every cut that may be used."""
     samples = {}
     for cut in parts.bundle.manifest.cuts:
-        if cut.index >= parts.earliest_cut:
+        if cut.index in parts.allowed:
             head = parts.heads.load(cut.index)
             samples[cut.index] = Sample(head.release(head.features(bench.inputs)), head.release.descriptor)
     return samples

@@ -37,7 +37,7 @@ class Bench:
     board: Board
     sensors: Sensors
     runs: int
-    earliest_cut: int
+    allowed: frozenset[int]
     meter: Meter | None = None
     idle_watts: float | None = None
     now: Callable[[], float] = time.monotonic
@@ -128,7 +128,7 @@ class Bench:
         return CutFigures(
             split=split,
             name="local" if head is None else str(split),
-            allowed=head is None or split >= self.earliest_cut,
+            allowed=head is None or split in self.allowed,
             head=Spread.of(measured.head_s),
             release=Spread.of(measured.release_s),
             payload_bytes=0 if release is None else release.payload_bytes,

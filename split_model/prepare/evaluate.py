@@ -1,69 +1,40 @@
 """How often the answer through a noise release is still the answer, by cut and epsilon.
 
-Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the
-data has them. Every sample is released several times with fresh noise. Draws of one sample are not
-independent of each other, so the Wilson 95 % intervals count samples, not draws.
+Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them;
+and the error of the outputs says the same of answers that are no classes. Every sample is released several times
+with fresh noise. Draws of one sample are not independent of each other, so all 95 % intervals are over samples:
+Wilson's for proportions (which is then on the safe side, as the mean of several draws varies less than one), the
+bootstrap for errors.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model import __version__
 from split_model.bundle import Bundle, Cut, Manifest
 from split_model.errors import BadBundleError, BadInputError, UsageError
-from split_model.features.data import Data, open_data, read_labels
+from split_model.evaluation import FORMAT, DataRecord, Evaluation, Mean, Mechanism, Row, Share
+from split_model.features.data import Data, Sample, open_data, read_labels
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.assemble import Progress
-from split_model.privacy import Allocation, NoisePlan, NoiseRelease, NoiseSpec, recover
+from split_model.privacy import AllocationWish, NoisePlan, NoiseRelease, NoiseSpec, recover, settle
 
 Array = NDArray[Any]
+Floats = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 
 _Z95 = 1.959963984540054
-
-
-class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """A proportion and its Wilson 95 % interval over ``samples`` samples."""
-
-    value: float
-    low: float
-    high: float
-    samples: int
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to release one cut. ``spec`` None: clipped to the public ranges, without noise or quantising.
-
-    Of the two epsilons, ``per_value_epsilon_max`` protects one feature value and
-    ``whole_input_epsilon`` the whole frame.
-    """
-
-    cut: int
-    tensors: tuple[str, ...]
-    spec: NoiseSpec | None
-    payload_bytes: int
-    draws: int
-    agreement: Share
-    accuracy: Share | None
-    per_value_epsilon_max: float | None = None
-    per_value_epsilon_mean: float | None = None
-    whole_input_epsilon: float | None = None
-
-
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """All rows, and how the unprotected whole model does on the same data."""
-
-    samples: int
-    unprotected_accuracy: Share | None
-    rows: tuple[Row, ...]
+_RESAMPLES = 2000
+_LEAST_ENERGY = 1e-12
 
 
 def wilson(value: float, samples: int) -> Share:
@@ -73,7 +44,17 @@ def wilson(value: float, samples: int) -> Share:
     square = _Z95**2
     centre = (value + square / (2 * samples)) / (1 + square / samples)
     half = _Z95 * math.sqrt(value * (1 - value) / samples + square / (4 * samples**2)) / (1 + square / samples)
-    return Share(value=value, low=max(0.0, centre - half), high=min(1.0, centre + half), samples=samples)
+    # At the ends the formula gives 0 and 1 but for rounding.
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return Share(value=value, low=min(low, value), high=max(high, value), samples=samples)
+
+
+def bootstrap(values: Sequence[float]) -> Mean:
+    """A mean with its 95 % percentile interval over resampled samples; the same values give the same interval."""
+    known = np.asarray(values, np.float64)
+    picked = np.random.default_rng(0).integers(0, known.size, (_RESAMPLES, known.size))
+    low, high = np.quantile(known[picked].mean(axis=1), [0.025, 0.975])
+    return Mean(value=float(known.mean()), low=float(low), high=float(high), samples=known.size)
 
 
 def evaluate(
@@ -83,7 +64,7 @@ def evaluate(
     entropy: Entropy,
     epsilons: Sequence[float],
     cuts: Sequence[int] | None = None,
-    allocations: Sequence[Allocation] = ("optimal",),
+    allocations: Sequence[AllocationWish] = ("auto",),
     bits: int = 8,
     draws: int = 3,
     backend: str | None = None,
@@ -91,37 +72,42 @@ def evaluate(
 ) -> Evaluation:
     """Release every sample at every cut (all calibrated ones, or those named) in every way asked for.
 
-    ``data`` is DATA as `open_data` takes it, or opened. ``entropy(n)`` gives n random bytes, as
-    `os.urandom` does. ``progress`` is called with ("evaluating", samples done, samples in all).
-    Raises `UsageError` for a cut that is not offered,
+    ``data`` is DATA as `open_data` takes it, or opened. ``entropy(n)`` gives n random bytes, as `os.urandom` does.
+    ``auto`` stands for what the bundle has as the best allocation at each cut. ``progress`` is called with
+    ("evaluating", samples done, samples in all). Raises `UsageError` for a cut that is not offered,
     `BadBundleError` where the bundle has no calibration.
     """
     if draws < 1:
         raise UsageError(f"draws = {draws}: at least one release a sample is needed")
-    specs = [NoiseSpec(epsilon=e, allocation=a, bits=bits) for e in epsilons for a in allocations]
+    answer = class_output(bundle.manifest)
     ways = [
         way
         for cut in _chosen(bundle, cuts)
-        for way in _ways(cut, _Halves(bundle, cut, backend), specs, draws, entropy)
+        for way in _ways(
+            cut, _Halves(bundle, cut, backend), _specs(cut, epsilons, allocations, bits), draws, entropy
+        )
     ]
+    name = str(data) if isinstance(data, Path) else ""
     data = open_for(bundle, data) if isinstance(data, Path) else data
     whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
-    output = _answer(bundle.manifest)
     correct: list[bool] = []
+    digest = hashlib.sha256()
     for done, sample in enumerate(data):
-        answers = whole.run(sample.tensors)[output]
-        expected = int(np.argmax(answers))
+        _add_to(digest, sample)
+        known = _Known(_real(whole, sample.tensors), answer, sample.label)
         if sample.label is not None:
-            _check_label(sample.name, sample.label, answers.size)
-            correct.append(expected == sample.label)
+            correct.append(known.check_label(sample.name))
         for way in ways:
-            way.count(sample.tensors, expected, sample.label, output)
+            way.count(sample.tensors, known)
         if progress is not None:
             progress("evaluating", done + 1, len(data))
     return Evaluation(
-        samples=len(data),
+        format=FORMAT,
+        bundle=bundle.identity,
+        data=DataRecord(name=name, sha256=digest.hexdigest(), samples=len(data), labelled=len(correct)),
         unprotected_accuracy=wilson(sum(correct) / len(correct), len(correct)) if correct else None,
         rows=tuple(way.row(len(data), len(correct)) for way in ways),
+        made_by=f"split-model {__version__}",
     )
 
 
@@ -131,6 +117,46 @@ def open_for(bundle: Bundle, path: Path) -> Data:
     named = None if manifest.answer is None else manifest.answer.labels
     labels = None if named is None else read_labels(bundle.path(named))
     return open_data(path, manifest.inputs, manifest.preprocess, labels)
+
+
+def class_output(manifest: Manifest) -> int | None:
+    """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
+    if manifest.answer is None:
+        return None if manifest.answer_schema else 0
+    if not 0 <= manifest.answer.output < len(manifest.outputs):
+        raise BadBundleError(
+            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}; prepare it again"
+        )
+    return manifest.answer.output
+
+
+class _Known:
+    """One sample's label and unprotected outputs: what every release of it is compared with."""
+
+    def __init__(self, outputs: Sequence[Floats], answer: int | None, label: int | None) -> None:
+        self.outputs = outputs
+        self.answer = answer
+        self.label = label
+        self.best = None if answer is None else int(outputs[answer].argmax())
+        self._energies = [max(float(np.sum(output**2)), _LEAST_ENERGY) for output in outputs]
+
+    def check_label(self, name: str) -> bool:
+        """Whether the unprotected answer is right; `BadInputError` for a label that the model cannot give."""
+        if self.answer is None:
+            raise BadInputError(
+                f"{name}: has a label, and this model's answer is no class; give data without labels"
+            )
+        classes = self.outputs[self.answer].size
+        if self.label is None or self.label >= classes:
+            raise BadInputError(f"{name}: label {self.label}, the model has classes 0 to {classes - 1}")
+        return self.best == self.label
+
+    def error(self, outputs: Sequence[Floats]) -> float:
+        """Squared error over energy, the mean of all outputs."""
+        parts = zip(outputs, self.outputs, self._energies, strict=True)
+        return math.fsum(float(np.sum((output - was) ** 2)) / energy for output, was, energy in parts) / len(
+            outputs
+        )
 
 
 class _Halves:
@@ -160,13 +186,21 @@ class _Way:
         self._draws = 1 if plan is None else draws
         self._agreed = 0
         self._correct = 0
+        self._errors: list[float] = []
+        self._classes = False
 
-    def count(self, inputs: Sequence[Array], expected: int, label: int | None, output: int) -> None:
+    def count(self, inputs: Sequence[Array], known: _Known) -> None:
         features = self._halves.features(inputs)
+        errors = []
         for _ in range(self._draws):
-            answer = int(np.argmax(self._halves.tail.run(self._through(features))[output]))
-            self._agreed += answer == expected
-            self._correct += answer == label
+            outputs = _real(self._halves.tail, self._through(features))
+            errors.append(known.error(outputs))
+            if known.answer is not None:
+                self._classes = True
+                best = int(outputs[known.answer].argmax())
+                self._agreed += best == known.best
+                self._correct += best == known.label
+        self._errors.append(math.fsum(errors) / len(errors))
 
     def _through(self, features: Sequence[Array]) -> Sequence[Array]:
         if self._plan is None or self._release is None:
@@ -175,14 +209,17 @@ class _Way:
 
     def row(self, samples: int, labelled: int) -> Row:
         plan = self._plan
+        mechanism: Mechanism = "clip" if plan is None else "noise"
         return Row(
             cut=self._cut.index,
+            mechanism=mechanism,
             tensors=tuple(tensor.name for tensor in self._cut.tensors),
             spec=None if plan is None else plan.spec,
             payload_bytes=self._cut.raw_bytes if plan is None else plan.payload_bytes,
             draws=self._draws,
-            agreement=wilson(self._agreed / (samples * self._draws), samples),
+            agreement=wilson(self._agreed / (samples * self._draws), samples) if self._classes else None,
             accuracy=wilson(self._correct / (labelled * self._draws), labelled) if labelled else None,
+            output_error=bootstrap(self._errors),
             per_value_epsilon_max=None if plan is None else plan.per_value_epsilon_max,
             per_value_epsilon_mean=None if plan is None else plan.per_value_epsilon_mean,
             whole_input_epsilon=None if plan is None else plan.whole_input_epsilon,
@@ -199,28 +236,15 @@ def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
     ]
 
 
-def render(evaluation: Evaluation) -> str:
-    """The evaluation for a terminal, one line a row, with both epsilons always."""
-    labelled = any(row.accuracy is not None for row in evaluation.rows)
-    lines = [
-        f"{'cut':>4} {'bytes':>8} {'release':<22} {'eps/value max':>13} {'eps/input':>12} {'agreement [95 %]':<20}"
-        + (f" {'accuracy [95 %]':<20}" if labelled else "")
-    ]
-    for row in evaluation.rows:
-        release = "clip only" if row.spec is None else f"{row.spec.allocation} eps={row.spec.epsilon:g}"
-        largest = "-" if row.per_value_epsilon_max is None else f"{row.per_value_epsilon_max:.4g}"
-        total = "-" if row.whole_input_epsilon is None else f"{row.whole_input_epsilon:.6g}"
-        line = f"{row.cut:>4} {row.payload_bytes:>8} {release:<22} {largest:>13} {total:>12}"
-        line += f" {_text(row.agreement):<20}"
-        lines.append(line + (f" {_text(row.accuracy):<20}" if row.accuracy is not None else ""))
-    if evaluation.unprotected_accuracy is not None:
-        lines.append(f"unprotected whole model: accuracy {_text(evaluation.unprotected_accuracy)}")
-    lines.append(f"{evaluation.samples} samples; intervals count samples, not draws")
-    return "\n".join(line.rstrip() for line in lines)
+def _real(interpreter: Interpreter, tensors: Sequence[Array]) -> list[Floats]:
+    pairs = zip(interpreter.run(tensors), interpreter.outputs, strict=True)
+    return [to_real(output, spec).astype(np.float64) for output, spec in pairs]
 
 
-def _text(share: Share) -> str:
-    return f"{share.value:.3f} [{share.low:.2f}, {share.high:.2f}]"
+def _add_to(digest: Any, sample: Sample) -> None:
+    for tensor in sample.tensors:
+        digest.update(repr((tensor.dtype.str, tensor.shape, sample.label)).encode())
+        digest.update(np.ascontiguousarray(tensor).data)
 
 
 def _chosen(bundle: Bundle, cuts: Sequence[int] | None) -> list[Cut]:
@@ -241,20 +265,14 @@ def _chosen(bundle: Bundle, cuts: Sequence[int] | None) -> list[Cut]:
     return chosen
 
 
+def _specs(
+    cut: Cut, epsilons: Sequence[float], allocations: Sequence[AllocationWish], bits: int
+) -> list[NoiseSpec]:
+    """What was asked for at one cut; ``auto`` beside what it stands for is measured once."""
+    settled = dict.fromkeys(settle(wish, cut) for wish in allocations)
+    return [NoiseSpec(epsilon=e, allocation=a, bits=bits) for e in epsilons for a in settled]
+
+
 def _ways(cut: Cut, halves: _Halves, specs: Sequence[NoiseSpec], draws: int, entropy: Entropy) -> list[_Way]:
     plans = [None, *(NoisePlan.make(spec, cut.tensors, cut.calibration or ()) for spec in specs)]
     return [_Way(cut, halves, draws, plan, entropy) for plan in plans]
-
-
-def _answer(manifest: Manifest) -> int:
-    output = 0 if manifest.answer is None else manifest.answer.output
-    if not 0 <= output < len(manifest.outputs):
-        raise BadBundleError(
-            f"the answer is read from output {output} of {len(manifest.outputs)}; prepare it again"
-        )
-    return output
-
-
-def _check_label(name: str, label: int, classes: int) -> None:
-    if label >= classes:
-        raise BadInputError(f"{name}: label {label}, the model has classes 0 to {classes - 1}")

@@ -5,40 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from split_model.errors import BackendError, OutputError, UsageError
+from split_model.prepare.drawing import drawn, plain
 from split_model.prepare.inspection import CutRow, ModelReport
 
-SUFFIXES = (".png", ".svg")
 _DOTS, _FRONT, _OFFERED, _COMPUTE = "#9aa5b1", "#2f6fb0", "#c2410c", "#4d7c4a"
-
-
-def check_plot_path(path: Path) -> None:
-    """`UsageError` for a file that is neither ``.png`` nor ``.svg``; asked before the work starts."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--plot {path}: draws {' or '.join(SUFFIXES)} files; name one of those")
 
 
 def plot_model(report: ModelReport, path: Path) -> None:
     """Draw the report's cuts into a file; `BackendError` without matplotlib, `OutputError` for a bad path."""
-    check_plot_path(path)
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise BackendError("--plot needs matplotlib; install this package with [tools]") from None
-    # Text stays text, and identifiers in an .svg do not change from run to run.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "split-model"}):
-        figure = Figure(figsize=(9, 6), layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawn(path, (9, 6)) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         _draw_bytes(above, report)
         _draw_compute(below, report)
-        above.set_title(_printable(f"{Path(report.source).name}: where it can be cut"))
-        try:
-            figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-        except OSError as error:
-            raise OutputError(f"{path}: {error.strerror or error}; choose a folder you can write to") from None
+        above.set_title(plain(f"{Path(report.source).name}: where it can be cut"))
 
 
 def _draw_bytes(axes: Any, report: ModelReport) -> None:
@@ -69,8 +48,3 @@ def _draw_compute(axes: Any, report: ModelReport) -> None:
 
 def _points(cuts: tuple[CutRow, ...] | list[CutRow]) -> tuple[list[int], list[float]]:
     return [cut.index for cut in cuts], [cut.raw_bytes / 1000 for cut in cuts]
-
-
-def _printable(text: str) -> str:
-    """A file's name as plain text: matplotlib reads dollar signs as formulae."""
-    return "".join(sign if sign.isprintable() and sign != "$" else "?" for sign in text)[:80]

@@ -2,17 +2,31 @@
 
 import os
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace as with_fields
 
-from split_model.bundle import Bundle, TopK, file_ref, write_manifest
+from split_model import evaluation
+from split_model.bundle import (
+    AllocationChoice,
+    AllocationTrial,
+    Bundle,
+    OutputSchema,
+    TopK,
+    file_ref,
+    write_manifest,
+)
+from split_model.cli import main
 from split_model.errors import BadBundleError, BadInputError, ConfigError, UsageError
+from split_model.evaluation import Evaluation
 from split_model.prepare.assemble import write_bundle
 from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.cuts import find_cuts
-from split_model.prepare.evaluate import evaluate, render, wilson
+from split_model.prepare.evaluate import bootstrap, evaluate, wilson
+from split_model.prepare.evaluation_text import render
 from split_model.prepare.reading import read_model
+from split_model.privacy import NoiseSpec
 
 
 def test_wilson_intervals_are_the_published_ones():
@@ -91,7 +105,7 @@ def data(inputs, tmp_path_factory):
 
 def test_weak_noise_keeps_every_answer_and_strong_noise_does_not(bundle, data):
     found = evaluate(bundle, data, entropy=os.urandom, epsilons=[200.0, 0.06], draws=2)
-    assert found.samples == 40
+    assert found.data.samples == found.data.labelled == 40
     assert found.unprotected_accuracy.value == 1.0
     assert [row.cut for row in found.rows] == sorted([cut.index for cut in bundle.manifest.cuts] * 3)
     for clip, weak, strong in zip(*[iter(found.rows)] * 3, strict=True):
@@ -157,3 +171,77 @@ def test_what_does_not_fit_is_refused(bundle, make, data, inputs, tmp_path):
     np.savez(path, inputs=inputs[0], labels=inputs[1] + 4)
     with pytest.raises(BadInputError, match="classes 0 to 3"):
         evaluate(bundle, path, **options)
+
+
+@pytest.fixture
+def prepared(residual, tmp_path):
+    """A bundle folder and the data it was prepared with."""
+    np.savez(tmp_path / "data.npz", inputs=np.random.default_rng(0).normal(size=(6, 4, 4, 2)).astype(np.float32))
+    (tmp_path / "net.tflite").write_bytes(residual())
+    arguments = [tmp_path / "net.tflite", "-o", tmp_path / "b", "--calibration", tmp_path / "data.npz"]
+    assert main(["prepare", *map(str, arguments)]) == 0
+    return tmp_path / "b", tmp_path / "data.npz"
+
+
+def test_the_command_stores_draws_and_leaves_the_identity_alone(prepared, tmp_path, capsys):
+    root, data = prepared
+    before = Bundle.open(root).identity
+    arguments = ["evaluate", root, "--data", data, "--draws", "1", "--epsilon", "16"]
+
+    def run(*more):
+        assert main([str(each) for each in (*arguments, *more)]) == 0
+        return capsys.readouterr()
+
+    for name, start in (("plot.png", b"\x89PNG"), ("plot.svg", b"<?xml")):
+        assert run("--plot", tmp_path / name).err
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert evaluation.load(Bundle.open(root)) is None
+    said = run("--store", "--json", "--allocation", "rank", "--allocation", "auto")
+    printed = msgspec.json.decode(said.out, type=Evaluation)
+    bundle = Bundle.open(root)
+    assert bundle.identity == before
+    assert evaluation.load(bundle) == printed
+    for cut in bundle.manifest.cuts:
+        assert printed.find(cut.index, NoiseSpec(epsilon=16.0, allocation="rank")) is not None
+        assert printed.find(cut.index, NoiseSpec(epsilon=16.0, allocation=cut.allocation.best)) is not None
+    assert main([str(each) for each in (*arguments, "--plot", tmp_path / "plot.pdf")]) == os.EX_USAGE
+
+
+def test_an_answer_that_is_no_class_has_an_error_and_no_agreement(make, data, inputs, tmp_path):
+    plain = make()
+    schema = (OutputSchema(name="position", shape=(4,), meaning="metres"),)
+    write_manifest(plain.root, with_fields(plain.manifest, answer_schema=schema))
+    bundle = Bundle.open(plain.root)
+    path = tmp_path / "unlabelled.npz"
+    np.savez(path, inputs=inputs[0])
+    found = evaluate(bundle, path, entropy=os.urandom, epsilons=[200.0, 1.0], draws=2, cuts=[0])
+    clip, weak, strong = found.rows
+    assert clip.agreement is weak.agreement is None
+    assert clip.output_error.value < 1e-9
+    assert weak.output_error.value < 0.01 < strong.output_error.value
+    assert strong.output_error.low < strong.output_error.value < strong.output_error.high
+    text = render(found)
+    assert "agreement" not in text
+    assert "output error" in text
+    with pytest.raises(BadInputError, match="no class"):
+        evaluate(bundle, data, entropy=os.urandom, epsilons=[1.0], cuts=[0])
+
+
+def test_auto_is_measured_as_what_it_stands_for(bundle, data):
+    trial = AllocationTrial(allocation="rank", relative_cost=1.0, output_error=0.1)
+    choice = AllocationChoice(best="rank", epsilon=16.0, bits=8, samples=4, draws=1, trials=(trial,))
+    cuts = tuple(with_fields(cut, allocation=choice) for cut in bundle.manifest.cuts)
+    other = Bundle(bundle.root, with_fields(bundle.manifest, cuts=cuts), bundle.identity)
+    found = evaluate(
+        other, data, entropy=os.urandom, epsilons=[8.0], allocations=["auto", "rank"], draws=1, cuts=[0]
+    )
+    assert [row.spec and row.spec.allocation for row in found.rows] == [None, "rank"]
+
+
+def test_bootstrap_intervals_are_those_of_the_mean():
+    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
+    mean = bootstrap(values.tolist())
+    assert mean.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 20
+    assert mean.low == pytest.approx(mean.value - half, abs=0.03)
+    assert mean.high == pytest.approx(mean.value + half, abs=0.03)
