@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flatbuffers
+import flatbuffer  # the recipes' folder is not a package
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
@@ -21,86 +21,6 @@ Array = NDArray[Any]
 STAGES = ((False, 1, 1), (True, 2, 2), (True, 2, 2), (True, 2, 3), (True, 1, 3), (True, 2, 4), (True, 1, 1))
 SIDE = 224
 _EPSILON = 1e-3  # of the batch norms, as trained
-_ALIGNMENT = 16  # TFLite reads weights in place; the schema asks for this alignment
-_RELU6 = schema.ActivationFunctionType.RELU6
-_LINEAR = schema.ActivationFunctionType.NONE
-
-
-class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no types
-    """A builder that aligns byte vectors, which is what the schema's ``force_align`` says and Python forgets."""
-
-    def CreateNumpyVector(self, x: Array) -> int:  # noqa: N802  # the library's name
-        if x.dtype != np.uint8:
-            return int(super().CreateNumpyVector(x))
-        self.StartVector(1, x.size, _ALIGNMENT)
-        self.head -= x.size
-        self.Bytes[self.head : self.head + x.size] = x.tobytes()
-        return int(self.EndVector())
-
-
-class _Graph:
-    """A one-subgraph model under construction; tensors are named by what computes them."""
-
-    def __init__(self) -> None:
-        self.model = schema.ModelT()
-        self.model.version = 3
-        self.model.description = "EfficientNet-Lite0"
-        self.model.buffers = [schema.BufferT()]  # buffer 0 is the empty one, for activations
-        self.model.operatorCodes = []
-        self.subgraph = schema.SubGraphT()
-        self.subgraph.name = "main"
-        self.subgraph.tensors = []
-        self.subgraph.operators = []
-        self.model.subgraphs = [self.subgraph]
-        self._codes: dict[int, int] = {}
-
-    def tensor(self, name: str, shape: tuple[int, ...], data: Array | None = None) -> int:
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.buffer = name, list(shape), 0
-        tensor.type = schema.TensorType.FLOAT32
-        if data is not None:
-            if data.dtype == np.int32:
-                tensor.type = schema.TensorType.INT32
-            buffer = schema.BufferT()
-            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
-            tensor.buffer = len(self.model.buffers)
-            self.model.buffers.append(buffer)
-        self.subgraph.tensors.append(tensor)
-        return len(self.subgraph.tensors) - 1
-
-    def shape(self, tensor: int) -> tuple[int, ...]:
-        return tuple(self.subgraph.tensors[tensor].shape)
-
-    def op(self, kind: str, inputs: list[int], output: int, options: Any) -> int:
-        builtin = getattr(schema.BuiltinOperator, kind)
-        if builtin not in self._codes:
-            code = schema.OperatorCodeT()
-            code.builtinCode = code.deprecatedBuiltinCode = builtin  # all below 127, so old readers agree
-            code.version = 1
-            self._codes[builtin] = len(self.model.operatorCodes)
-            self.model.operatorCodes.append(code)
-        operator = schema.OperatorT()
-        operator.opcodeIndex = self._codes[builtin]
-        operator.inputs, operator.outputs = inputs, [output]
-        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-        operator.builtinOptions = options
-        self.subgraph.operators.append(operator)
-        return output
-
-    def finish(self, source: int, result: int) -> bytes:
-        self.subgraph.inputs, self.subgraph.outputs = [source], [result]
-        signature = schema.SignatureDefT()
-        signature.signatureKey, signature.subgraphIndex = "serving_default", 0
-        signature.inputs, signature.outputs = [self._named(source)], [self._named(result)]
-        self.model.signatureDefs = [signature]
-        builder = _Builder(1 << 24)
-        builder.Finish(self.model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
-
-    def _named(self, tensor: int) -> Any:
-        entry = schema.TensorMapT()
-        entry.name, entry.tensorIndex = self.subgraph.tensors[tensor].name, tensor
-        return entry
 
 
 class _Writer:
@@ -108,7 +28,7 @@ class _Writer:
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
         self.weights = weights
-        self.graph = _Graph()
+        self.graph = flatbuffer.Graph("EfficientNet-Lite0")
 
     def conv(self, name: str, source: int, layer: str, norm: str, *, stride: int, activation: int) -> int:
         """A convolution with its batch norm folded in; depthwise where the kernel has one input channel a group."""
@@ -135,7 +55,7 @@ class _Writer:
 
     def add(self, name: str, left: int, right: int) -> int:
         options = schema.AddOptionsT()
-        options.fusedActivationFunction = _LINEAR
+        options.fusedActivationFunction = flatbuffer.LINEAR
         return self.graph.op("ADD", [left, right], self.graph.tensor(name, self.graph.shape(right)), options)
 
     def pool(self, source: int) -> int:
@@ -148,7 +68,7 @@ class _Writer:
     def classifier(self, source: int) -> int:
         kernel, bias = self.weights["_fc.weight"], self.weights["_fc.bias"]
         options = schema.FullyConnectedOptionsT()
-        options.fusedActivationFunction = _LINEAR
+        options.fusedActivationFunction = flatbuffer.LINEAR
         weights = [self.graph.tensor("logits/kernel", kernel.shape, kernel)]
         weights.append(self.graph.tensor("logits/bias", bias.shape, bias))
         return self.graph.op("FULLY_CONNECTED", [source, *weights], self.graph.tensor("logits", (1, 1000)), options)
@@ -158,11 +78,20 @@ class _Writer:
         name, layer = f"block{number}", f"_blocks.{number}."
         x = source
         if expand:
-            x = self.conv(f"{name}/expand", x, f"{layer}_expand_conv", f"{layer}_bn0", stride=1, activation=_RELU6)
+            x = self.conv(
+                f"{name}/expand", x, f"{layer}_expand_conv", f"{layer}_bn0", stride=1, activation=flatbuffer.RELU6
+            )
         x = self.conv(
-            f"{name}/depthwise", x, f"{layer}_depthwise_conv", f"{layer}_bn1", stride=stride, activation=_RELU6
+            f"{name}/depthwise",
+            x,
+            f"{layer}_depthwise_conv",
+            f"{layer}_bn1",
+            stride=stride,
+            activation=flatbuffer.RELU6,
         )
-        x = self.conv(f"{name}/project", x, f"{layer}_project_conv", f"{layer}_bn2", stride=1, activation=_LINEAR)
+        x = self.conv(
+            f"{name}/project", x, f"{layer}_project_conv", f"{layer}_bn2", stride=1, activation=flatbuffer.LINEAR
+        )
         same = stride == 1 and self.graph.shape(source) == self.graph.shape(x)
         return self.add(f"{name}/add", source, x) if same else x
 
@@ -187,11 +116,11 @@ def build(weights: Mapping[str, Array]) -> bytes:
     """The ``.tflite`` file of EfficientNet-Lite0 in float32; the same weights give the same bytes."""
     writer = _Writer(weights)
     image = writer.graph.tensor("image", (1, SIDE, SIDE, 3))
-    x = writer.conv("stem", image, "_conv_stem", "_bn0", stride=2, activation=_RELU6)
+    x = writer.conv("stem", image, "_conv_stem", "_bn0", stride=2, activation=flatbuffer.RELU6)
     number = 0
     for expand, first_stride, blocks in STAGES:
         for position in range(blocks):
             x = writer.block(number, x, expand=expand, stride=first_stride if position == 0 else 1)
             number += 1
-    x = writer.conv("head", x, "_conv_head", "_bn1", stride=1, activation=_RELU6)
+    x = writer.conv("head", x, "_conv_head", "_bn1", stride=1, activation=flatbuffer.RELU6)
     return writer.graph.finish(image, writer.classifier(writer.pool(x)))

@@ -39,6 +39,9 @@ PREPROCESS = ImagePreprocess(
 )
 F32_NAME = "efficientnet_lite0_f32.tflite"
 INT8_NAME = "efficientnet_lite0_int8.tflite"
+#: Photographs that show none of the classes reach about half the logit of one that does: without a
+#: margin the best classes saturate at 127 and tie (13 of the 20 labelled photographs agreed with float32).
+_LOGIT_MARGIN = 2.0
 
 
 def label_lines(synsets: Sequence[str], plain_names: Sequence[str]) -> list[str]:
@@ -91,7 +94,7 @@ def _build(output: Path, *, int8: bool, photographs: Path | None) -> int:
     if photographs is not None:
         import quantise
 
-        files[INT8_NAME] = quantise.static_int8(model, photographs, PREPROCESS)
+        files[INT8_NAME] = quantise.static_int8(model, photographs, PREPROCESS, output_margin=_LOGIT_MARGIN)
     for name, content in files.items():
         wheels.write_atomically(output / name, content)
         print(f"{output / name}  {len(content)} bytes")

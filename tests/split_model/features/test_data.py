@@ -123,7 +123,7 @@ WRONG = {
     ),
     "one sample": ({"inputs": np.zeros((4, 4, 3), np.float32)}, r"expected float32\[samples, 4, 4, 3\]"),
     "dtype": ({"inputs": GOOD.astype(np.float64)}, "is float64"),
-    "name": ({"pictures": GOOD}, "no array 'inputs', found pictures"),
+    "name": ({"photographs": GOOD}, "no array 'inputs', found photographs"),
     "none": ({"inputs": GOOD[:0]}, "no samples"),
     "objects": ({"inputs": np.array([None, None])}, "object"),
     "scalar": ({"inputs": np.float32(1)}, "rows of numbers"),
@@ -234,3 +234,39 @@ def test_labels_are_lines(tmp_path):
         path.write_bytes(content)
         with pytest.raises(BadInputError):
             read_labels(path)
+
+
+def test_pictures_in_an_npz_are_pre_processed_like_files(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
+    for at, one in enumerate(pixels):
+        Image.fromarray(one).save(tmp_path / f"{at}.png")
+    np.savez(tmp_path / "all.npz", pictures=pixels, labels=np.array([2, 0, 1]))
+    preprocess = replace(PREPROCESS, mean=(100.0,), scale=(50.0,))
+    files = list(open_data(tmp_path, [SPEC], preprocess))
+    rows = list(open_data(tmp_path / "all.npz", [SPEC], preprocess))
+    assert [row.label for row in rows] == [2, 0, 1]
+    for file, row in zip(files, rows, strict=True):
+        np.testing.assert_array_equal(file.tensors[0], row.tensors[0])
+
+
+def test_grey_pictures_in_an_npz_need_no_axis_of_channels(tmp_path):
+    pixels = np.arange(2 * 16, dtype=np.uint8).reshape(2, 4, 4)
+    np.savez(tmp_path / "grey.npz", pictures=pixels)
+    spec = TensorSpec(name="image", shape=(1, 4, 4, 1), dtype="float32")
+    rows = list(open_data(tmp_path / "grey.npz", [spec], replace(PREPROCESS, colour="grey")))
+    np.testing.assert_array_equal([row.tensors[0][0, :, :, 0] for row in rows], pixels.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "preprocess", "match"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), PREPROCESS, "expected uint8"),
+        (np.zeros((2, 4, 4), np.uint8), PREPROCESS, "expected uint8"),
+        (np.zeros((2, 4, 0, 3), np.uint8), PREPROCESS, "expected uint8"),
+        (np.zeros((2, 4, 4, 3), np.uint8), None, "no pre-processing"),
+    ],
+)
+def test_pictures_in_an_npz_that_do_not_fit_are_refused(tmp_path, pixels, preprocess, match):
+    np.savez(tmp_path / "bad.npz", pictures=pixels)
+    with pytest.raises(BadInputError, match=match):
+        open_data(tmp_path / "bad.npz", [SPEC], preprocess)

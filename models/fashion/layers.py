@@ -1,0 +1,39 @@
+"""What the network consists of: 3 x 3 convolutions, two of them with stride 2, and residual steps.
+
+Each residual step y = relu(x + conv(x)) is one convolution, so that after every one of them a single tensor is
+alive; and all of these are after a ReLU, so that no clip range needs a lower end. Padding is TFLite's SAME.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SIDE = 28  # of the picture, pixels
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution with its batch norm and ReLU."""
+
+    name: str
+    inward: int
+    outward: int
+    stride: int = 1
+    residual: bool = False
+
+
+LAYERS = (
+    Layer("stem", 1, 16),
+    Layer("down1", 16, 32, stride=2),
+    Layer("step1", 32, 32, residual=True),
+    Layer("down2", 32, 64, stride=2),
+    Layer("step2", 64, 64, residual=True),
+    Layer("step3", 64, 64, residual=True),
+    Layer("step4", 64, 64, residual=True),
+    Layer("step5", 64, 64, residual=True),
+)
+NAMES = tuple(layer.name for layer in LAYERS)
+WIDTH = LAYERS[-1].outward
+#: The cuts that get noise-aware tails, by the layer before them; half of the multiply-adds come before ``middle``.
+CUTS = {"early": "step1", "middle": "step2", "deep": "step4"}

@@ -1,0 +1,61 @@
+"""Rebuild all that is committed for the fashion model: one command, about half an hour of one core.
+
+usage: python models/fashion/rebuild.py [-o DIR]
+
+Makes an environment of its own (``build/fashion/venv``, from requirements.txt), trains the network, writes it as
+float32 and int8 ``.tflite``, picks the committed test and calibration pictures, and trains the noise-aware tails.
+Needs the pictures: apt-get install dataset-fashion-mnist. What is finished is kept in ``build/fashion`` and taken up
+by the next run; delete that folder to begin anew. The tests never train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+WORK = ROOT / "build" / "fashion"
+_INSIDE = "--inside"
+
+
+def main() -> int:
+    """Make the environment and run the steps inside it; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("-o", "--output", type=Path, default=HERE, metavar="DIR", help="default: this folder")
+    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        return _rebuild(options.output)
+    python = WORK / "venv" / "bin" / "python"
+    ready = WORK / "venv" / "ready"
+    requirements = HERE / "requirements.txt"
+    if not ready.is_file() or ready.stat().st_mtime < requirements.stat().st_mtime:
+        subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)  # noqa: S603
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True)  # noqa: S603
+        ready.touch()
+    paths = os.pathsep.join(str(folder) for folder in (ROOT, HERE.parent, HERE))
+    command = [str(python), str(Path(__file__).resolve()), "-o", str(options.output.resolve()), _INSIDE]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode  # noqa: S603
+
+
+def _rebuild(output: Path) -> int:
+    import fashion_mnist
+    import steps
+
+    if not fashion_mnist.FOLDER.is_dir():
+        print(f"rebuild: no {fashion_mnist.FOLDER}; apt-get install dataset-fashion-mnist", file=sys.stderr)
+        return os.EX_NOINPUT
+    started_s = time.monotonic()
+    for step in (steps.network, steps.pictures, steps.models, steps.noise_tails):
+        step(WORK, output)
+        print(f"{step.__name__} done after {time.monotonic() - started_s:.0f} s", file=sys.stderr, flush=True)
+    return os.EX_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""An ``.npz`` as data: rows of model inputs, or of pictures; streamed row by row, and nothing is unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle.manifest import ImagePreprocess, TensorSpec
+from split_model.errors import BadInputError
+from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
+from split_model.features.samples import BadSampleError, Data, Sample
+
+Array = NDArray[Any]
+_PICTURES = "pictures"
+
+
+class ArrayFile(Data):
+    """An ``.npz`` whose headers were checked; its arrays are streamed, never loaded whole."""
+
+    def __init__(self, path: Path, inputs: Sequence[TensorSpec], preprocess: ImagePreprocess | None = None) -> None:
+        self.inputs = tuple(inputs)
+        self._path = path
+        self._preprocess: ImagePreprocess | None = None
+        names = ["inputs"] if len(self.inputs) == 1 else [f"inputs_{index}" for index in range(len(self.inputs))]
+        with _npz(path) as archive, ExitStack() as stack:
+            if f"{_PICTURES}.npy" in archive.namelist():
+                names = [_PICTURES]
+                self._preprocess = _declared(path, self.inputs, preprocess)
+            self._names = names
+            headers = [_Member(archive, path, name, stack) for name in names]
+            for member, spec in zip(headers, self.inputs, strict=True):
+                if self._preprocess is None:
+                    _check_rows(path, member, spec)
+                else:
+                    _check_pictures(path, member, spec)
+            counts = {member.shape[0] for member in headers}
+            if len(counts) != 1:
+                raise BadInputError(f"{path}: its inputs have different numbers of samples, {sorted(counts)}")
+            self._count = counts.pop()
+            self._labels = _read_labels(archive, path, self._count, stack)
+        if self._count == 0:
+            raise BadInputError(f"{path}: holds no samples")
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return self._count
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Read one row after the other. After a `BadSampleError` the iterator goes on with the next one."""
+        return map(_sample_of, self._rows())
+
+    def _rows(self) -> Iterator[Sample | BadSampleError]:
+        # A generator is finished once it raises: what one row lacks is handed out, and raised outside of it.
+        with _npz(self._path) as archive, ExitStack() as stack:
+            members = [_Member(archive, self._path, name, stack) for name in self._names]
+            for index in range(self._count):
+                rows = [member.row() for member in members]  # all of them, or the next sample's would not fit
+                name = f"{self._path.name}[{index}]"
+                try:
+                    pairs = zip(rows, self.inputs, strict=True)
+                    tensors = tuple(self._as_input(index, row, spec) for row, spec in pairs)
+                except BadInputError as error:
+                    yield BadSampleError(name, str(error))
+                    continue
+                label = None if self._labels is None else int(self._labels[index])
+                yield Sample(name=name, tensors=tensors, label=label)
+
+    def _as_input(self, index: int, row: Array, spec: TensorSpec) -> Array:
+        if self._preprocess is None:
+            return _as_input(self._path, index, row, spec)
+        return picture_tensor(row, self._preprocess, spec)
+
+
+def _npz(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise BadInputError(f"{path}: not an .npz file ({error}); write it with numpy.savez") from None
+
+
+class _Member:
+    """One array of an ``.npz``, read row by row; nothing is unpickled."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path, name: str, stack: ExitStack) -> None:
+        self.name = name
+        self._path = path
+        if f"{name}.npy" not in archive.namelist():
+            found = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist())) or "nothing"
+            raise BadInputError(f"{path}: has no array {name!r}, found {found[:200]}")
+        try:
+            self._file: IO[bytes] = stack.enter_context(archive.open(f"{name}.npy"))
+            version = np.lib.format.read_magic(self._file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            self.shape, column_major, self.dtype = read(self._file)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            raise BadInputError(f"{path}: array {name!r} is damaged ({_line(error)}); write it again") from None
+        if self.dtype.hasobject or self.dtype.fields is not None or not self.shape:
+            raise BadInputError(
+                f"{path}: array {name!r} is {self.dtype}{list(self.shape)}, expected rows of numbers"
+            )
+        if column_major and len(self.shape) > 1:
+            raise BadInputError(f"{path}: array {name!r} is column-major; save numpy.ascontiguousarray of it")
+
+    def row(self) -> Array:
+        """The next row, in the machine's byte order."""
+        values = int(np.prod(self.shape[1:], dtype=np.int64))
+        try:
+            raw = self._file.read(values * self.dtype.itemsize)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BadInputError(f"{self._path}: array {self.name!r} is damaged ({_line(error)})") from None
+        if len(raw) != values * self.dtype.itemsize:
+            raise BadInputError(f"{self._path}: array {self.name!r} is cut short; write it again")
+        return np.frombuffer(raw, self.dtype).reshape(self.shape[1:]).astype(self.dtype.newbyteorder("="))
+
+
+def _check_rows(path: Path, member: _Member, spec: TensorSpec) -> None:
+    shapes = [list(spec.shape)] + ([list(spec.shape[1:])] if spec.shape[0] == 1 else [])
+    dtypes = {spec.dtype} | ({"float32"} if spec.scale else set())
+    if list(member.shape[1:]) not in shapes or member.dtype.newbyteorder("=").name not in dtypes:
+        rows = ["samples", *shapes[-1]]
+        expected = f"{' or '.join(sorted(dtypes))}[{', '.join(map(str, rows))}]"
+        raise BadInputError(f"{path}: {member.name!r} is {member.dtype}{list(member.shape)}, expected {expected}")
+
+
+def _declared(path: Path, inputs: Sequence[TensorSpec], preprocess: ImagePreprocess | None) -> ImagePreprocess:
+    if preprocess is None or len(inputs) != 1:
+        why = "declares no pre-processing" if preprocess is None else f"takes {len(inputs)} inputs"
+        raise BadInputError(
+            f"{path}: holds {_PICTURES!r}, but the model {why}; give 'inputs'"
+        )
+    check_preprocess(preprocess, inputs[0])
+    return preprocess
+
+
+def _check_pictures(path: Path, member: _Member, spec: TensorSpec) -> None:
+    """uint8 [samples, height, width], or with an axis of channels, which may be missing where there is one."""
+    channels = spec.shape[-1]
+    fits = (len(member.shape) == 4 and member.shape[-1] == channels) or (len(member.shape) == 3 and channels == 1)
+    if not fits or member.dtype != np.uint8 or 0 in member.shape[1:]:
+        raise BadInputError(
+            f"{path}: {member.name!r} is {member.dtype}{list(member.shape)}, "
+            f"expected uint8[samples, height, width, {channels}]"
+        )
+
+
+def _sample_of(found: Sample | BadSampleError) -> Sample:
+    if isinstance(found, BadSampleError):
+        raise found
+    return found
+
+
+def _as_input(path: Path, index: int, row: Array, spec: TensorSpec) -> Array:
+    if row.dtype.kind == "f" and not np.isfinite(row).all():
+        raise BadInputError(f"{path}: sample {index} holds values that are not finite")
+    shaped = row.reshape(spec.shape)
+    return shaped if shaped.dtype == spec.dtype else to_stored(shaped, spec)
+
+
+def _read_labels(archive: zipfile.ZipFile, path: Path, count: int, stack: ExitStack) -> Array | None:
+    if "labels.npy" not in archive.namelist():
+        return None
+    member = _Member(archive, path, "labels", stack)
+    if member.shape != (count,) or member.dtype.kind not in "iu":
+        raise BadInputError(
+            f"{path}: 'labels' is {member.dtype}{list(member.shape)}, expected whole numbers [{count}]"
+        )
+    labels = np.array([member.row() for _ in range(count)])
+    if count and int(labels.min()) < 0:
+        raise BadInputError(f"{path}: 'labels' holds {int(labels.min())}; class indices start at 0")
+    return labels
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
