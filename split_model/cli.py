@@ -87,6 +87,22 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="E",
         help="the mean per-value epsilon you mean to release with: weights and allocations are measured at it (16)",
     )
+    prepare.add_argument(
+        "--codebook",
+        action="append",
+        default=[],
+        metavar="CUT:WORDS[:GROUPS]",
+        help="learn a codebook at a cut, for the strict release; may be repeated",
+    )
+    prepare.add_argument(
+        "--codebook-data",
+        type=Path,
+        metavar="DATA",
+        help="public data to learn codebooks from, all of it, with labels or without (default: --calibration)",
+    )
+    prepare.add_argument(
+        "--noise-tails", type=Path, metavar="JSON", help="list of tails trained on noised features, to take in"
+    )
     prepare.add_argument("--force", action="store_true", help="replace a bundle that is there already")
     prepare.set_defaults(func=_prepare)
 
@@ -188,6 +204,7 @@ def _parse_cuts(text: str) -> int | tuple[int, ...] | None:
 def _prepare(args: argparse.Namespace) -> int:
     from split_model.prepare.allocators import TrialOptions
     from split_model.prepare.calibration import CalibrationOptions
+    from split_model.prepare.codebooks import CodebookWish
     from split_model.prepare.pipeline import PrepareOptions, prepare
     from split_model.prepare.summary import summarise
 
@@ -211,6 +228,9 @@ def _prepare(args: argparse.Namespace) -> int:
         calibration=args.calibration,
         calibration_options=calibration,
         trial_options=trial,
+        codebooks=tuple(CodebookWish.parse(text) for text in args.codebook),
+        codebook_data=args.codebook_data,
+        noise_tails=args.noise_tails,
         replace=args.force,
     )
     print(summarise(prepare(options, _Progress())))

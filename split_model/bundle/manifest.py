@@ -6,6 +6,8 @@ A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
     model.tflite           the whole model, byte for byte what was prepared
     cut-012/head.tflite    ops 0..11
     cut-012/tail.tflite    ops 12..
+    cut-012/codebook-32x1.npz   words to release at this cut, where they were asked for
+    cut-012/noise-tail-2.tflite a tail trained on noised features, where one was given
     labels.txt             where the answer names one
     reference.bin          what the whole model answered to random inputs where it was prepared
 
@@ -21,6 +23,8 @@ from typing import Literal
 import msgspec
 
 FORMAT = 1
+#: Of a codebook: words a group, and groups.
+MAX_WORDS, MAX_GROUPS = 1 << 16, 256
 
 #: How a noise release may share its budget among channels; see `split_model.privacy.allocation`.
 Allocation = Literal["uniform", "rank", "optimal"]
@@ -107,6 +111,34 @@ class AllocationChoice(_Record, frozen=True):
     trials: tuple[AllocationTrial, ...]
 
 
+class Codebook(_Record, frozen=True):
+    """Learned words for the strict release at one cut: of each of ``groups`` groups of channels, ``words`` words.
+
+    ``file``: the matrices that find a frame's words and the features each word stands for. What was measured on
+    held-out public samples: ``lookup``, how often the answer is right when the device's own words arrive, and
+    ``chance``, how often when every word is drawn at random; right by ``truth``, their labels or the whole model.
+    Outputs that are no classes have the share of their variance that is kept instead of ``lookup``.
+    """
+
+    words: int
+    groups: int
+    file: FileRef
+    lookup: float
+    chance: float
+    samples: int
+    truth: Literal["labels", "model", "variance"]
+
+
+class NoiseTail(_Record, frozen=True):
+    """A tail that was trained on the features of this cut under noise of mean per-value ``epsilon``.
+
+    It takes the place of the plain tail for the noise release at exactly this epsilon, however it is shared.
+    """
+
+    epsilon: float
+    tail: FileRef
+
+
 class Cut(_Record, frozen=True):
     """A position in the op order: ops before ``index`` are the head, the rest the tail.
 
@@ -122,6 +154,8 @@ class Cut(_Record, frozen=True):
     tail_macs: int
     calibration: tuple[ChannelCalibration, ...] | None = None
     allocation: AllocationChoice | None = None
+    codebooks: tuple[Codebook, ...] = ()
+    noise_tails: tuple[NoiseTail, ...] = ()
 
     @property
     def values(self) -> int:
@@ -206,6 +240,7 @@ class Manifest(_Record, frozen=True):
         refs = [self.model]
         for cut in self.cuts:
             refs += [cut.tail] if cut.head is None else [cut.head, cut.tail]
+            refs += [book.file for book in cut.codebooks] + [noisy.tail for noisy in cut.noise_tails]
         if self.answer is not None and self.answer.labels is not None:
             refs.append(self.answer.labels)
         if self.reference is not None:

@@ -6,13 +6,13 @@ import hashlib
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from split_model.bundle.manifest import FORMAT, Cut, FileRef, Manifest
+from split_model.bundle.manifest import FORMAT, MAX_GROUPS, MAX_WORDS, Cut, FileRef, Manifest
 from split_model.errors import BadBundleError, MissingInputError, OutputError, SplitModelError
 
 MANIFEST = "manifest.json"
@@ -104,6 +104,11 @@ class Bundle:
         """The offered cut at an op index; `KeyError` where the bundle does not offer it."""
         return self._cuts[index]
 
+    def only(self, indices: Collection[int]) -> Bundle:
+        """The same bundle, of the same identity, as if it offered these cuts only."""
+        cuts = tuple(cut for cut in self.manifest.cuts if cut.index in indices)
+        return Bundle(self.root, msgspec.structs.replace(self.manifest, cuts=cuts), self.identity)
+
     @property
     def local(self) -> int:
         """The split point that runs everything on the device."""
@@ -141,6 +146,7 @@ def _check_cut(where: str, cut: Cut) -> None:
         raise BadBundleError(f"{where}: only cut 0 has no head; prepare the bundle again")
     if not cut.tensors or any(not t.shape or min(t.shape) < 1 for t in cut.tensors):
         raise BadBundleError(f"{where}: needs live tensors with positive shapes; prepare the bundle again")
+    _check_extras(where, cut)
     if cut.calibration is None:
         return
     if len(cut.calibration) != len(cut.tensors):
@@ -152,6 +158,19 @@ def _check_cut(where: str, cut: Cut) -> None:
         pairs = zip(channels.clip_low, channels.clip_high, strict=True)
         if not all(low < high for low, high in pairs):
             raise BadBundleError(f"{where}: an empty clip range in {tensor.name!r}; calibrate it again")
+
+
+def _check_extras(where: str, cut: Cut) -> None:
+    """Codebooks and noise-aware tails are told apart by what names them on the wire."""
+    names = [(book.words, book.groups) for book in cut.codebooks]
+    epsilons = [noisy.epsilon for noisy in cut.noise_tails]
+    if len(set(names)) != len(names) or len(set(epsilons)) != len(epsilons):
+        raise BadBundleError(f"{where}: two codebooks or noise-aware tails for the same release; prepare it again")
+    for words, groups in names:
+        if not (2 <= words <= MAX_WORDS and 1 <= groups <= MAX_GROUPS):
+            raise BadBundleError(f"{where}: a codebook of {words} words and {groups} groups; prepare it again")
+    if not all(0 < epsilon < math.inf for epsilon in epsilons):
+        raise BadBundleError(f"{where}: a noise-aware tail without a finite epsilon; prepare it again")
 
 
 @contextmanager

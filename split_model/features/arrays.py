@@ -132,9 +132,7 @@ def _check_rows(path: Path, member: _Member, spec: TensorSpec) -> None:
 def _declared(path: Path, inputs: Sequence[TensorSpec], preprocess: ImagePreprocess | None) -> ImagePreprocess:
     if preprocess is None or len(inputs) != 1:
         why = "declares no pre-processing" if preprocess is None else f"takes {len(inputs)} inputs"
-        raise BadInputError(
-            f"{path}: holds {_PICTURES!r}, but the model {why}; give 'inputs'"
-        )
+        raise BadInputError(f"{path}: holds {_PICTURES!r}, but the model {why}; give 'inputs'")
     check_preprocess(preprocess, inputs[0])
     return preprocess
 

@@ -25,11 +25,13 @@ from split_model.bundle import (
 )
 from split_model.bundle.store import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
-from split_model.features.data import open_data, read_labels
+from split_model.features.data import Data, open_data, read_labels
 from split_model.prepare.allocators import TrialOptions, try_allocations
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
+from split_model.prepare.codebooks import CodebookWish, add_codebooks
 from split_model.prepare.cuts import CutPoint, find_cuts, offered
+from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.reading import ModelFile
 from split_model.prepare.reference import make_reference
 from split_model.prepare.resume import KeptCalibration
@@ -55,6 +57,9 @@ class PrepareOptions:
     calibration: Path | None = None
     calibration_options: CalibrationOptions = field(default_factory=CalibrationOptions)
     trial_options: TrialOptions = field(default_factory=TrialOptions)
+    codebooks: tuple[CodebookWish, ...] = ()
+    codebook_data: Path | None = None
+    noise_tails: Path | None = None
     replace: bool = False
 
 
@@ -93,6 +98,12 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
         kept = None
         if options.calibration is not None:
             manifest, kept = _calibrated(scratch, manifest, options, progress)
+        if options.noise_tails is not None:
+            manifest = add_noise_tails(scratch, manifest, options.noise_tails)
+        if options.codebooks:
+            manifest = add_codebooks(
+                scratch, manifest, options.codebooks, _codebook_data(options, manifest), progress
+            )
         write_manifest(scratch, manifest)
         Bundle.open(scratch)
     if kept is not None:
@@ -135,6 +146,14 @@ def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | 
         )
     shutil.copyfile(options.labels, scratch / "labels.txt")
     return TopK(output=0, k=min(options.top_k, classes), labels=file_ref(scratch, "labels.txt"))
+
+
+def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:
+    path = options.codebook_data or options.calibration
+    if path is None:
+        raise UsageError("--codebook needs public data to learn from: give --calibration or --codebook-data")
+    named = None if manifest.answer is None or options.labels is None else read_labels(options.labels)
+    return open_data(path, manifest.inputs, manifest.preprocess, named)
 
 
 def _calibrated(

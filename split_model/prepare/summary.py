@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from split_model.bundle import Bundle
-from split_model.prepare import allocators
+from split_model.prepare import allocators, codebooks
 from split_model.prepare.cuts import find_cuts, front
 from split_model.prepare.shapes import open_model
 
@@ -28,6 +28,12 @@ def summarise(bundle: Bundle) -> str:
         lines.append("no calibration: only release.mechanism = 'none' can use this bundle")
     if tried := allocators.render(manifest.cuts):
         lines.append(tried)
+    if books := codebooks.render(manifest.cuts):
+        lines.append(books)
+    for cut in manifest.cuts:
+        if cut.noise_tails:
+            epsilons = " and ".join(f"{noisy.epsilon:g}" for noisy in cut.noise_tails)
+            lines.append(f"cut {cut.index}: noise-aware tails for a mean per-value epsilon of {epsilons}")
     return "\n".join(lines)
 
 

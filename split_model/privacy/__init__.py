@@ -15,6 +15,14 @@ from split_model.privacy.allocation import (
     relative_cost,
     settle,
 )
+from split_model.privacy.codebook import (
+    CodebookPlan,
+    CodebookRelease,
+    CodebookSpec,
+    expected_share,
+    recover_codebook,
+    settle_codebook,
+)
 from split_model.privacy.events import (
     ChannelNoise,
     ChannelRho,
@@ -37,6 +45,9 @@ __all__ = [
     "Channel",
     "ChannelNoise",
     "ChannelRho",
+    "CodebookPlan",
+    "CodebookRelease",
+    "CodebookSpec",
     "Event",
     "GaussianEvent",
     "GaussianGrid",
@@ -52,6 +63,7 @@ __all__ = [
     "allocate",
     "composed_whole_input_epsilon",
     "cut_channels",
+    "expected_share",
     "grid_cost",
     "least_epsilon",
     "make_gaussian_grid",
@@ -60,8 +72,10 @@ __all__ = [
     "per_value_epsilon_max",
     "per_value_epsilon_mean",
     "recover",
+    "recover_codebook",
     "relative_cost",
     "settle",
+    "settle_codebook",
     "whole_input",
     "whole_input_epsilon",
 ]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
+from split_model.bundle.manifest import MAX_WORDS
 from split_model.errors import BadInputError, ConfigError, SplitModelError
 from split_model.privacy.events import ResponseEvent
 from split_model.privacy.sampler import Entropy
 
-MAX_WORDS = 1 << 16
 MAX_EPSILON = 64.0
 _BITS = 64
 _BYTES = _BITS // 8

@@ -1,0 +1,159 @@
+"""What the data says at one cut, for learning a codebook: averaged features, the model's outputs, the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle import Cut, Manifest
+from split_model.errors import BadInputError
+from split_model.features.preprocess import to_real
+from split_model.features.samples import Data
+from split_model.interpreter import Interpreter, open_interpreter
+from split_model.privacy.words import Grouping, check_groups
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+_MOST_INPUTS = 4096  # of a group's matrix: maps are averaged until they fit
+_MOST_VALUES = 1 << 28  # of all samples' averaged features together: 1 GiB
+_LABEL_SHARE = 0.5
+
+
+@dataclass
+class Halves:
+    """One cut's head and tail, and which of the tail's outputs is the answer."""
+
+    root: Path
+    manifest: Manifest
+    cut: Cut
+    backend: str | None
+    tail: Interpreter = field(init=False)
+    output: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Open them."""
+        head = self.cut.head
+        self._head = None if head is None else open_interpreter(self.root / head.path, backend=self.backend)
+        self.tail = open_interpreter(self.root / self.cut.tail.path, backend=self.backend)
+        self.output = 0 if self.manifest.answer is None else self.manifest.answer.output
+
+    def features(self, inputs: tuple[Array, ...]) -> list[Array]:
+        """The live tensors of one sample."""
+        return list(inputs) if self._head is None else self._head.run(inputs)
+
+    def answer(self, features: list[Array]) -> Floats:
+        """The tail's answer in real units, flat."""
+        real = to_real(self.tail.run(features)[self.output], self.tail.outputs[self.output])
+        return real.reshape(-1).astype(np.float32)
+
+    def probabilities(self, outputs: Floats) -> Floats:
+        """Answers [n, classes] as probabilities."""
+        answer = self.manifest.answer
+        if answer is not None and answer.scores == "probabilities":
+            return outputs
+        raised: Floats = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        raised /= raised.sum(axis=1, keepdims=True)
+        return raised
+
+
+@dataclass(frozen=True)
+class CodebookSamples:
+    """``rows``: by group [n, inputs_g]; ``outputs`` [n, d]. ``classes``: whether the answer is read as classes."""
+
+    data: Data
+    taken: frozenset[int]
+    rows: tuple[Floats, ...]
+    outputs: Floats
+    labels: NDArray[np.int64] | None
+    classes: bool
+
+    @property
+    def truth(self) -> Literal["labels", "model", "variance"]:
+        """By what an answer is judged."""
+        if not self.classes:
+            return "variance"
+        return "model" if self.labels is None else "labels"
+
+    @property
+    def right(self) -> NDArray[np.int64]:
+        """The class that is right, [n]."""
+        found: NDArray[np.int64] = self.outputs.argmax(axis=1) if self.labels is None else self.labels
+        return found
+
+    def inputs(self) -> Iterator[tuple[Array, ...]]:
+        """The samples once more, in the order of the rows."""
+        yield from (sample.tensors for at, sample in enumerate(self.data) if at in self.taken)
+
+    def targets(self, chosen: NDArray[np.int64], halves: Halves) -> Floats:
+        """What words are fitted to: probabilities, half the labels' where there are labels; or scaled outputs."""
+        outputs = self.outputs[chosen]
+        if not self.classes:
+            scaled: Floats = (outputs - outputs.mean(0)) / np.maximum(outputs.std(0), 1e-6)
+            return scaled
+        probabilities = halves.probabilities(outputs)
+        if self.labels is None:
+            return probabilities
+        told: Floats = np.eye(outputs.shape[1], dtype=np.float32)[self.labels[chosen]]
+        told *= _LABEL_SHARE
+        told += (1 - _LABEL_SHARE) * probabilities
+        return told
+
+
+def group_channels(cut: Cut, groups: int) -> Grouping:
+    """``groups`` groups of channels, averaged no more than is needed for their matrices to stay small."""
+    bounds = check_groups(groups, cut.tensors)
+    widest = max(max(spec.shape) for spec in cut.tensors)
+    for by in range(1, widest + 1):
+        pool = tuple(
+            min(by, max(spec.shape[1:3])) if len(spec.shape) == 4 and spec.shape[0] == 1 else 1
+            for spec in cut.tensors
+        )
+        grouping = Grouping(cut.tensors, pool, bounds)
+        sizes = [one.size for one in grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in cut.tensors])]
+        if max(sizes) <= _MOST_INPUTS:
+            return grouping
+    raise BadInputError(f"cut {cut.index}: {max(sizes)} inputs a word are too many even averaged; take more groups")
+
+
+def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callable[[], None]) -> CodebookSamples:
+    """Run head and tail over the data, or over as much of it, evenly spread, as memory should hold.
+
+    Raises `BadInputError` for values that are not finite and labels that the model does not have.
+    """
+    cut = halves.cut
+    empty = grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in cut.tensors])
+    most = max(1, _MOST_VALUES // sum(rows.size for rows in empty))
+    taken = frozenset(int(at) for at in np.linspace(0, len(data) - 1, min(most, len(data))).round())
+    rows = [np.empty((len(taken), one.size), np.float32) for one in empty]
+    outputs: list[Floats] = []
+    labels: list[int] = []
+    for at, sample in enumerate(data):
+        if at not in taken:
+            continue
+        features = halves.features(sample.tensors)
+        for group, found in enumerate(grouping.inputs(features)):
+            rows[group][len(outputs)] = found
+        outputs.append(halves.answer(features))
+        if sample.label is not None:
+            labels.append(sample.label)
+        advance()
+    if not all(np.isfinite(part).all() for part in (*rows, *outputs)):
+        raise BadInputError(f"cut {cut.index}: features or outputs are not finite; it can have no codebook")
+    labelled = len(labels) == len(outputs)
+    if labelled and max(labels) >= outputs[0].size:
+        raise BadInputError(f"label {max(labels)}, the model has classes 0 to {outputs[0].size - 1}")
+    return CodebookSamples(
+        data=data,
+        taken=taken,
+        rows=tuple(rows),
+        outputs=np.array(outputs),
+        labels=np.array(labels, np.int64) if labelled else None,
+        classes=halves.manifest.answer is not None or labelled,
+    )

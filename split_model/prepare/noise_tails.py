@@ -1,0 +1,59 @@
+"""Tails that were trained on noised features, taken into a bundle beside the plain ones.
+
+They are made elsewhere, with a training framework, and handed to `prepare` as a JSON file, a list of
+``{"cut": 7, "epsilon": 2.0, "tail": "middle-2.tflite"}`` whose paths start at the file's own folder. ``epsilon`` is
+the mean per-value epsilon of the noise release that the tail was trained for, and is chosen for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from split_model.bundle import Manifest, NoiseTail, TensorSpec, file_ref
+from split_model.errors import BadInputError, MissingInputError, UsageError
+from split_model.interpreter import open_interpreter
+
+
+class NoiseTailEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of the list."""
+
+    cut: int
+    epsilon: float
+    tail: str
+
+
+def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
+    """The manifest with the listed tails, which are copied into the bundle folder ``root``.
+
+    Raises `UsageError` for a cut that is not offered and `BadInputError` for a list that is damaged, or a tail that
+    takes other tensors than the cut has or gives others than the model.
+    """
+    try:
+        entries = msgspec.json.decode(listed.read_bytes(), type=tuple[NoiseTailEntry, ...])
+    except OSError as error:
+        raise MissingInputError(f"{listed}: {error.strerror}; give a JSON list of noise-aware tails") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{listed}: not a list of noise-aware tails: {error}") from None
+    offered = {cut.index: cut for cut in manifest.cuts}
+    for entry in entries:
+        if entry.cut not in offered:
+            raise UsageError(f"{listed}: a tail for cut {entry.cut}; the bundle offers the cuts {list(offered)}")
+        cut = offered[entry.cut]
+        source = listed.parent / entry.tail
+        tail = open_interpreter(source)
+        if _kinds(tail.inputs) != _kinds(cut.tensors) or _kinds(tail.outputs) != _kinds(manifest.outputs):
+            raise BadInputError(f"{source}: its inputs or outputs are not those of a tail at cut {cut.index}")
+        if not 0 < entry.epsilon < float("inf") or entry.epsilon in {one.epsilon for one in cut.noise_tails}:
+            raise BadInputError(f"{listed}: epsilon {entry.epsilon:g} at cut {cut.index} is not one of its own")
+        name = f"cut-{cut.index:03d}/noise-tail-{entry.epsilon:g}.tflite"
+        shutil.copyfile(source, root / name)
+        added = NoiseTail(epsilon=entry.epsilon, tail=file_ref(root, name))
+        offered[entry.cut] = msgspec.structs.replace(cut, noise_tails=(*cut.noise_tails, added))
+    return msgspec.structs.replace(manifest, cuts=tuple(offered.values()))
+
+
+def _kinds(specs: tuple[TensorSpec, ...]) -> list[tuple[tuple[int, ...], str]]:
+    return [(spec.shape, spec.dtype) for spec in specs]

@@ -1,0 +1,217 @@
+"""Learning which word a frame is: matrices over features, fitted to what the whole model answers.
+
+One group (`learn_words`): a linear map to one score a word, trained with the channel in the loop. Word m is sent as
+m' with the probabilities K of randomised response, and q(m') is what m' comes to mean; the loss of a frame with
+target t under the softmax p over its words is -Σ t·log(K'p·q) for classes, Σ (K'p)·|t - q|² for other outputs. So
+words that are confused at this epsilon are not relied on.
+
+Several groups (`cluster`): k-means in the principal components of each group's features, as product quantisers do.
+
+All in float32 NumPy with seeded generators: the same inputs give the same numbers on the same machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.privacy.codebook import keep_probability
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+COMPONENTS = 384
+_BATCH = 256
+_STEPS = (1200, 4000)  # at least, at most
+_RATE = 2e-3
+_DECAY = 0.02
+_RIDGE = 0.01
+_SUB_COMPONENTS = 32  # that tell the words of one class apart
+_LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score a word, ``weights``·x + ``bias``: float32 [words, inputs] and [words]."""
+
+    weights: Floats
+    bias: Floats
+
+    def words(self, rows: Floats) -> NDArray[np.int64]:
+        """The word of each row of [n, inputs]."""
+        return np.concatenate([np.argmax(part @ self.weights.T + self.bias, axis=1) for part in _parts(rows)])
+
+
+@dataclass(frozen=True)
+class Components:
+    """The leading principal components, each scaled to about unit variance: z = (x - mean)·basis."""
+
+    mean: Floats
+    basis: Floats
+
+    def of(self, rows: Floats) -> Floats:
+        return np.concatenate([(part - self.mean) @ self.basis for part in _parts(rows)])
+
+    def scores(self, weights: Floats, bias: Floats) -> Scores:
+        """Scores of z [components, words] as scores of x."""
+        folded = self.basis @ weights
+        return Scores(np.ascontiguousarray(folded.T), (bias - self.mean @ folded).astype(np.float32))
+
+
+def components(rows: Floats, count: int, *, seed: int) -> Components:
+    """By subspace iteration on the covariance; ``count`` is cut to what the rows can carry."""
+    inputs = rows.shape[1]
+    count = max(1, min(count, inputs, len(rows) // 2))
+    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    covariance = np.zeros((inputs, inputs), np.float32)
+    for part in _parts(rows):
+        centred = part - mean
+        covariance += centred.T @ centred
+    covariance /= len(rows)
+    generator = np.random.default_rng(seed)
+    trial = min(inputs, count + 32)
+    basis = np.linalg.qr(generator.normal(size=(inputs, trial)).astype(np.float32))[0]
+    for _ in range(6):
+        basis = np.linalg.qr(covariance @ basis)[0]
+    values, vectors = np.linalg.eigh((basis.T @ covariance @ basis).astype(np.float64))
+    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    floor = max(0.1 * float(values.mean()), 1e-12)
+    scale = 1.0 / np.sqrt(np.maximum(values, 0.0) + floor)
+    return Components(mean, (basis @ (vectors * scale)).astype(np.float32))
+
+
+def kmeans(rows: Array, count: int, *, seed: int, rounds: int = 20) -> tuple[NDArray[np.int64], Array]:
+    """Clusters of [n, d] rows and their centres [count, d]; k-means++ to begin with. Some may be empty."""
+    generator = np.random.default_rng(seed)
+    centres = rows[generator.integers(len(rows))][None]
+    away = ((rows - centres[0]) ** 2).sum(1)
+    for _ in range(count - 1):
+        total = float(away.sum())
+        at = generator.choice(len(rows), p=away / total) if total > 0 else generator.integers(len(rows))
+        centres = np.vstack([centres, rows[at]])
+        away = np.minimum(away, ((rows - rows[at]) ** 2).sum(1))
+    found = np.zeros(len(rows), np.int64)
+    for _ in range(rounds):
+        found = np.argmin((centres**2).sum(1) - 2 * rows @ centres.T, axis=1)
+        sums = np.zeros_like(centres)
+        np.add.at(sums, found, rows)
+        sizes = np.bincount(found, minlength=count)
+        centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
+    return found, centres
+
+
+def cluster(rows: Floats, words: int, *, seed: int) -> Scores:
+    """Words as the cells of a k-means in the leading components of the rows."""
+    found = components(rows, _SUB_COMPONENTS, seed=seed)
+    plain = found.basis / np.maximum(np.linalg.norm(found.basis, axis=0), 1e-12)  # distances as in the features
+    unscaled = Components(found.mean, plain.astype(np.float32))
+    _, centres = kmeans(unscaled.of(rows).astype(np.float64), words, seed=seed)
+    return unscaled.scores((2 * centres.T).astype(np.float32), -(centres**2).sum(1).astype(np.float32))
+
+
+def learn_words(rows: Floats, targets: Floats, words: int, epsilon: float, *, classes: bool, seed: int) -> Scores:
+    """Words for randomised response at ``epsilon`` from rows of features [n, inputs] and their targets [n, d].
+
+    ``classes``: the targets are probabilities; other targets are taken as they are, by squared error.
+    """
+    found = components(rows, COMPONENTS, seed=seed)
+    inner = found.of(rows)
+    start = _start(inner, targets, words, classes=classes, seed=seed)
+    weights, bias = _Fit(targets, start, words, epsilon, classes=classes).run(inner, seed=seed)
+    return found.scores(weights, bias)
+
+
+def _start(inner: Floats, targets: Floats, words: int, *, classes: bool, seed: int) -> NDArray[np.int64]:
+    """A word for every row to begin with: each class gets its share of the words, told apart by the features."""
+    names, classed = np.unique(targets.argmax(axis=1), return_inverse=True)
+    if not classes or len(names) > words:
+        return kmeans(targets.astype(np.float64), words, seed=seed)[0]
+    start = np.zeros(len(inner), np.int64)
+    first = 0
+    for number in range(len(names)):
+        mine = np.flatnonzero(classed == number)
+        share = words // len(names) + (number < words % len(names))
+        rows = inner[mine][:, :_SUB_COMPONENTS].astype(np.float64)
+        start[mine] = first + (kmeans(rows, share, seed=seed, rounds=8)[0] if share > 1 else 0)
+        first += share
+    return start
+
+
+class _Fit:
+    """Adam on weights, bias and meanings, from a ridge regression onto the starting words."""
+
+    def __init__(
+        self, targets: Floats, start: NDArray[np.int64], words: int, epsilon: float, *, classes: bool
+    ) -> None:
+        self._targets = targets
+        self._start = start
+        self._words = words
+        self._classes = classes
+        keep = keep_probability(words, epsilon)
+        self._channel = np.full((words, words), (1 - keep) / (words - 1), np.float32)
+        np.fill_diagonal(self._channel, keep)
+
+    def run(self, inner: Floats, *, seed: int) -> tuple[Floats, Floats]:
+        parts = self._begin(inner)
+        first = [np.zeros_like(part) for part in parts]
+        second = [np.zeros_like(part) for part in parts]
+        generator = np.random.default_rng(seed)
+        batch = min(_BATCH, len(inner))
+        steps = min(max(_STEPS[0], 16 * len(inner) // batch), _STEPS[1])
+        for step in range(1, steps + 1):
+            chosen = generator.integers(len(inner), size=batch)
+            sharpness = 1.0 + step / steps  # words are chosen for good in the end, not by chance
+            slopes = self._slopes(parts, inner[chosen], self._targets[chosen], sharpness)
+            rate = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, step / 50)
+            parts[0] *= 1 - rate * _DECAY
+            for at, slope in enumerate(slopes):
+                first[at] += 0.1 * (slope - first[at])
+                second[at] += 0.001 * (slope**2 - second[at])
+                mean, spread = first[at] / (1 - 0.9**step), second[at] / (1 - 0.999**step)
+                parts[at] -= (rate if at == 0 else 5 * rate) * mean / (np.sqrt(spread) + 1e-8)
+        return parts[0], parts[1]
+
+    def _begin(self, inner: Floats) -> list[Floats]:
+        rows = np.column_stack([inner, np.ones(len(inner), np.float32)])
+        square = (rows.T @ rows).astype(np.float64)
+        square[np.diag_indices_from(square)] += _RIDGE * len(rows)
+        wanted = np.eye(self._words, dtype=np.float32)[self._start]
+        fitted = np.linalg.solve(square, (rows.T @ wanted).astype(np.float64)).astype(np.float32)
+        sums = wanted.T @ self._targets
+        sizes = np.maximum(wanted.sum(0), 1)[:, None]
+        means = (sums / sizes).astype(np.float32)
+        meanings = np.log(means + 1e-3).astype(np.float32) if self._classes else means
+        return [8 * fitted[:-1], 8 * fitted[-1], meanings]
+
+    def _slopes(self, parts: list[Floats], rows: Floats, targets: Floats, sharpness: float) -> list[Floats]:
+        weights, bias, meanings = parts
+        share = _softmax((rows @ weights + bias) * np.float32(sharpness))
+        arrives = share @ self._channel
+        if self._classes:
+            meant = _softmax(meanings)
+            slope = -targets / np.maximum(arrives @ meant, _LEAST) / len(rows)
+            back = arrives.T @ slope
+            to_meanings = meant * (back - (back * meant).sum(1, keepdims=True))
+            to_arrives = slope @ meant.T
+        else:
+            squares = (meanings**2).sum(1) - 2 * targets @ meanings.T  # without |t|², the same for every word
+            to_arrives = squares / len(rows)
+            weight = arrives.sum(0)[:, None]
+            to_meanings = 2 * (weight * meanings - arrives.T @ targets) / len(rows)
+        to_share = to_arrives @ self._channel
+        to_scores = share * (to_share - (to_share * share).sum(1, keepdims=True)) * np.float32(sharpness)
+        return [rows.T @ to_scores, to_scores.sum(0), to_meanings.astype(np.float32)]
+
+
+def _softmax(scores: Floats) -> Floats:
+    raised: Floats = np.exp(scores - scores.max(axis=1, keepdims=True))
+    raised /= raised.sum(axis=1, keepdims=True)
+    return raised
+
+
+def _parts(rows: Floats, size: int = 4096) -> list[Floats]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
