@@ -21,7 +21,7 @@ LINEAR = schema.ActivationFunctionType.NONE
 _ALIGNMENT = 16  # TFLite reads weights in place; the schema asks for this alignment
 _TYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
-    np.dtype(np.float16): schema.TensorType.FLOAT16,
+    np.dtype(np.int8): schema.TensorType.INT8,
     np.dtype(np.int32): schema.TensorType.INT32,
 }
 
@@ -65,6 +65,18 @@ class Graph:
             self.model.buffers.append(buffer)
         self.subgraph.tensors.append(tensor)
         return len(self.subgraph.tensors) - 1
+
+    def packed(self, name: str, data: Array) -> int:
+        """A float constant of several axes, kept as int8 with one scale a row, and widened on loading."""
+        scales = np.maximum(np.abs(data).reshape(len(data), -1).max(axis=1), 1e-12) / 127
+        codes = np.rint(data / scales.reshape(-1, *(1,) * (data.ndim - 1))).astype(np.int8)
+        stored = self.tensor(f"{name}/int8", data.shape, codes)
+        quantised = schema.QuantizationParametersT()
+        quantised.scale = scales.astype(np.float32)
+        quantised.zeroPoint = np.zeros(len(data), np.int64)
+        quantised.quantizedDimension = 0
+        self.subgraph.tensors[stored].quantization = quantised
+        return self.op("DEQUANTIZE", [stored], self.tensor(name, data.shape), schema.DequantizeOptionsT())
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         return tuple(self.subgraph.tensors[tensor].shape)

@@ -4,8 +4,8 @@ usage: python models/fashion/rebuild.py [-o DIR]
 
 Makes an environment of its own (``build/fashion/venv``, from requirements.txt), trains the network, writes it as
 float32 and int8 ``.tflite``, picks the committed test and calibration pictures, and trains the noise-aware tails.
-Needs the pictures: apt-get install dataset-fashion-mnist. What is finished is kept in ``build/fashion`` and taken up
-by the next run; delete that folder to begin anew. The tests never train.
+Needs the pictures: apt-get install dataset-fashion-mnist. The trained network is kept in ``build/fashion`` and
+taken up by the next run; delete that folder to begin anew. The tests never train.
 """
 
 from __future__ import annotations

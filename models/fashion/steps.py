@@ -7,9 +7,9 @@ from pathlib import Path
 import fashion_mnist
 import layers
 import msgspec
-import noise_tails as tails
 import numpy as np
 import quantise  # the recipes' folder is not a package
+import tail_training
 import tflite_file
 import torch
 import training
@@ -18,7 +18,7 @@ import wheels
 from split_model.bundle import ImagePreprocess
 
 EPOCHS = 20
-#: How many pictures are committed: the first of the test file to judge with, the first validation ones to calibrate.
+#: How many pictures are committed: the first of the test file, and the first of those that judged the training.
 TEST_PICTURES, PUBLIC_PICTURES = 2_000, 1_000
 PREPROCESS = ImagePreprocess(
     resize=layers.SIDE, crop=(layers.SIDE, layers.SIDE), scale=(255.0,), colour="grey", filter="bilinear"
@@ -63,7 +63,7 @@ def models(work: Path, output: Path) -> None:
 def noise_tails(work: Path, output: Path) -> None:
     """Tails that were trained on noised features, and ``tails.json``, which says what each is for."""
     torch.set_num_threads(1)
-    tails.make(work, output)
+    tail_training.make(work, output)
 
 
 def _keep(net: object, path: Path) -> None:

@@ -22,26 +22,26 @@ def build(weights: Mapping[str, Array]) -> bytes:
     """The whole network: image float32 [1, 28, 28, 1] in 0 to 1 in, logits float32 [1, 10] out."""
     graph = flatbuffer.Graph("residual CNN for Fashion-MNIST")
     image = graph.tensor("image", (1, SIDE, SIDE, 1))
-    return _finish(graph, weights, image, NAMES, half=False)
+    return _finish(graph, weights, image, NAMES, packed=False)
 
 
 def build_tail(weights: Mapping[str, Array], after: str) -> bytes:
-    """The layers after ``after`` as a model of their own, with float16 weights that are widened on loading."""
+    """The layers after ``after`` as a model of their own; their kernels are kept as int8 and widened on loading."""
     graph = flatbuffer.Graph(f"tail after {after}, residual CNN for Fashion-MNIST")
     passed = LAYERS[: NAMES.index(after) + 1]
     side = SIDE
     for layer in passed:
         side = -(-side // layer.stride)
     features = graph.tensor(after, (1, side, side, passed[-1].outward))
-    return _finish(graph, weights, features, NAMES[len(passed) :], half=True)
+    return _finish(graph, weights, features, NAMES[len(passed) :], packed=True)
 
 
 def _finish(
-    graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, names: tuple[str, ...], *, half: bool
+    graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, names: tuple[str, ...], *, packed: bool
 ) -> bytes:
     x = source
     for name in names:
-        x = _layer(graph, weights, x, name, half=half)
+        x = _layer(graph, weights, x, name, packed=packed)
     options = schema.ReducerOptionsT()
     options.keepDims = False
     axes = graph.tensor("pool/axes", (2,), np.array([1, 2], np.int32))
@@ -49,14 +49,14 @@ def _finish(
     dense = schema.FullyConnectedOptionsT()
     dense.fusedActivationFunction = flatbuffer.LINEAR
     parts = [
-        _constant(graph, f"logits/{part}", weights[f"logits.{part}"], half=half) for part in ("weight", "bias")
+        _constant(graph, f"logits/{part}", weights[f"logits.{part}"], packed=packed) for part in ("weight", "bias")
     ]
     return graph.finish(
         source, graph.op("FULLY_CONNECTED", [pooled, *parts], graph.tensor("logits", (1, CLASSES)), dense)
     )
 
 
-def _layer(graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, name: str, *, half: bool) -> int:
+def _layer(graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, name: str, *, packed: bool) -> int:
     layer = LAYERS[NAMES.index(name)]
     kernel, bias = _folded(weights, name)
     options = schema.Conv2DOptionsT()
@@ -66,7 +66,8 @@ def _layer(graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, n
     options.fusedActivationFunction = flatbuffer.LINEAR if layer.residual else flatbuffer.RELU
     side = -(-graph.shape(source)[1] // layer.stride)
     parts = [
-        _constant(graph, f"{name}/{part}", data, half=half) for part, data in (("kernel", kernel), ("bias", bias))
+        _constant(graph, f"{name}/{part}", data, packed=packed)
+        for part, data in (("kernel", kernel), ("bias", bias))
     ]
     output = graph.tensor(f"{name}/conv" if layer.residual else name, (1, side, side, layer.outward))
     y = graph.op("CONV_2D", [source, *parts], output, options)
@@ -77,11 +78,10 @@ def _layer(graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, n
     return graph.op("ADD", [source, y], graph.tensor(name, graph.shape(y)), add)
 
 
-def _constant(graph: flatbuffer.Graph, name: str, data: Array, *, half: bool) -> int:
-    if not half:
-        return graph.tensor(name, data.shape, data.astype(np.float32))
-    stored = graph.tensor(f"{name}/float16", data.shape, data.astype(np.float16))
-    return graph.op("DEQUANTIZE", [stored], graph.tensor(name, data.shape), schema.DequantizeOptionsT())
+def _constant(graph: flatbuffer.Graph, name: str, data: Array, *, packed: bool) -> int:
+    if packed and data.ndim > 1:
+        return graph.packed(name, data)
+    return graph.tensor(name, data.shape, data.astype(np.float32))
 
 
 def _folded(weights: Mapping[str, Array], name: str) -> tuple[Array, Array]:
