@@ -10,13 +10,17 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo test test-oracles test-system test-link lint types fix clean
+.PHONY: demo test test-serial test-oracles test-system test-link lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/ready $(LEGACY_READY)
 	SPLIT_LEGACY_PYTHON=$(LEGACY_PYTHON) $(BIN)/python -m pytest
+
+# A million packets through the program, over a line with noise and pulled plugs; about ten minutes.
+test-serial: $(VENV)/ready
+	SERIAL_PACKETS=1000000 $(BIN)/python -m pytest -s tests/edge_runtime/sources/test_serial.py -k every_intact
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import msgspec
 from numpy.typing import NDArray
 
+from split_model.errors import ConfigError
+
 
 class Sink(ABC):
     """Takes records in the inference thread. What may take long or go away and come back is not waited for."""
@@ -48,8 +50,8 @@ class SinkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return self.name or self.kind
 
     def open(self) -> Sink:
-        """Open the sink, or raise a `SplitModelError` that says why it cannot be."""
-        raise NotImplementedError(f"{type(self).__name__}.open")
+        """Open the sink, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
+        raise ConfigError(f"sink {self.label}: kind {self.kind!r} has no way to be opened")
 
 
 class Sinks(Sink):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
-from split_model.errors import BadInputError
+from split_model.errors import BadInputError, ConfigError
 from split_model.features.preprocess import picture_tensor, to_stored
 
 Array: TypeAlias = NDArray[Any]
@@ -150,5 +150,5 @@ class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         """Raise what is wrong with the config or the board, touching nothing that a running program uses."""
 
     def open(self, wanted: Wanted) -> Source:
-        """Open the source, or raise a `SplitModelError` that says why it cannot be."""
-        raise NotImplementedError(f"{type(self).__name__}.open")
+        """Open the source, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
+        raise ConfigError(f"source {self.label}: kind {self.kind!r} has no way to be opened ({wanted.inputs})")

@@ -26,8 +26,6 @@ DISTRIBUTIONS = {
     "tflite_runtime": "tflite-runtime",
     "litert_quantizer": "litert-quantizer",
 }
-#: Declared for what a later part of the device program reads; nothing imports it yet.
-AHEAD = {"pyserial"}
 #: Come by extra: Pillow decodes pictures, the backends run models. Imported when asked for, not before.
 BY_EXTRA = {"ai_edge_litert", "tflite_runtime", "PIL"}
 
@@ -141,7 +139,7 @@ def test_the_device_needs_no_more_than_it_declares() -> None:
 
 def test_the_device_declares_no_more_than_it_needs() -> None:
     needed = distributions(third_party(reachable("edge_runtime")))
-    assert declared(None) - needed - AHEAD == set()
+    assert declared(None) - needed == set()
 
 
 def test_the_server_needs_no_more_than_is_declared() -> None:

@@ -1,0 +1,215 @@
+"""The kind ``serial``: a microcontroller that sends tensors over a serial line, as `serial_packets` frames them.
+
+A line that goes away is waited for. Pseudo-terminals, which have neither modem lines nor error counters, will do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import select
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from edge_runtime.sources.serial_packets import Decoder, Packet
+from edge_runtime.sources.source import Array, Frame, Policy, Source, SourceTable, Wanted
+from split_model.errors import BadInputError, ConfigError, NotAllowedError
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 16
+_WAIT_S = 0.2
+_RETRY_S = (0.25, 2.0)
+#: Linux: asks a serial driver for its counts of errors, and where in the answer the overruns are (struct
+#: serial_icounter_struct: frame, overrun, parity, brk, buf_overrun from the seventh int on).
+_TIOCGICOUNT = 0x545D
+_COUNTS = struct.Struct("20i")
+_OVERRUNS = (7, 10)
+
+
+class SerialTable(SourceTable, frozen=True, tag="serial"):
+    """A serial ``port`` at ``baud``, 8 data bits, no parity, one stop bit.
+
+    ``policy``: ``latest`` answers the newest packet and drops what came before it unanswered; ``all`` keeps up to
+    ``queue_frames`` waiting, then stops reading, and what the kernel cannot hold is lost unless ``rtscts`` makes
+    the other end wait. Packets of more than ``max_packet_bytes`` are damaged ones.
+    """
+
+    port: Annotated[str, msgspec.Meta(min_length=1)]
+    baud: Annotated[int, msgspec.Meta(ge=50, le=4_000_000)] = 115_200
+    policy: Policy = "latest"
+    queue_frames: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    rtscts: bool = False
+    max_packet_bytes: Annotated[int, msgspec.Meta(ge=64, le=1 << 26)] = 1 << 18
+
+    def check(self, wanted: Wanted) -> None:
+        """The model must take one input; a port that is not there yet is waited for, one that is must be ours."""
+        if len(wanted.inputs) != 1:
+            raise ConfigError(
+                f"source {self.label}: a packet holds one tensor, the model takes {len(wanted.inputs)}; "
+                "use kind 'socket'"
+            )
+        least_bytes = wanted.inputs[0].nbytes
+        if self.max_packet_bytes < least_bytes and wanted.preprocess is None:
+            raise ConfigError(
+                f"source {self.label}: max_packet_bytes = {self.max_packet_bytes}, and the model's input alone "
+                f"has {least_bytes}"
+            )
+        if Path(self.port).exists() and not os.access(self.port, os.R_OK | os.W_OK):
+            raise NotAllowedError(
+                f"source {self.label}: no permission to use {self.port}; add this user to the port's group, "
+                "most often 'dialout'"
+            )
+
+    def open(self, wanted: Wanted) -> SerialSource:
+        """The port itself is opened by the source's thread."""
+        self.check(wanted)
+        return SerialSource(self, wanted)
+
+
+class SerialSource(Source):
+    """``overruns``: times that the driver lost bytes before anybody could read them, where it counts them.
+
+    ``reconnects``: times that the port came back. The others are `Decoder`'s. ``opened``: times that it was opened.
+    """
+
+    def __init__(
+        self,
+        table: SerialTable,
+        wanted: Wanted,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        counts: Callable[[int], tuple[int, ...] | None] | None = None,
+    ) -> None:
+        self.policy = table.policy
+        self.queue_frames = table.queue_frames
+        self._table = table
+        self._wanted = wanted
+        self._now = now
+        self._counts = counts or error_counts
+        self._decoder = Decoder(max_packet_bytes=table.max_packet_bytes)
+        self._port: Any = None
+        self.opened = 0
+        self._told = ""
+        self._overruns = 0
+        self._overruns_at_open = 0
+
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
+        """Packets as they come, until stopped."""
+        retry_s = _RETRY_S[0]
+        while not stopped():
+            if self._port is None and not self._open():
+                _pause(retry_s, stopped)
+                retry_s = min(2 * retry_s, _RETRY_S[1])
+                continue
+            retry_s = _RETRY_S[0]
+            try:
+                data = self._read()
+            except OSError as error:
+                self._lost(str(error.strerror or error))
+                continue
+            if data:
+                captured_s = self._now()
+                for packet in self._decoder.feed(data):
+                    yield self._frame(packet, captured_s)
+
+    def counters(self) -> dict[str, int]:
+        """See the class."""
+        return {
+            "packets": self._decoder.packets,
+            "damaged": self._decoder.damaged,
+            "missing": self._decoder.missing,
+            "restarts": self._decoder.restarts,
+            "overruns": self._overruns,
+            "reconnects": max(0, self.opened - 1),
+        }
+
+    def close(self) -> None:
+        """Close the port."""
+        if self._port is not None:
+            self._note_overruns()
+            self._port.close()
+            self._port = None
+
+    def _frame(self, packet: Packet, captured_s: float) -> Frame:
+        name = str(packet.sequence)
+        tensors: tuple[Array, ...] = ()
+        error = packet.error
+        if packet.tensor is not None:
+            try:
+                tensors = self._wanted.fit([packet.tensor])
+            except BadInputError as misfit:
+                error = str(misfit)
+        return Frame(0, name, tensors, None, captured_s, error=error and f"packet {name}: {error}")
+
+    def _open(self) -> bool:
+        import serial
+
+        table = self._table
+        try:
+            # A lock keeps a second program from taking every other byte.
+            self._port = serial.Serial(
+                table.port, table.baud, timeout=0, write_timeout=0, rtscts=table.rtscts, exclusive=True
+            )
+        except (OSError, ValueError) as error:
+            # pyserial repeats the port and an errno tuple in its text.
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            self._tell(f"cannot be opened ({why})")
+            return False
+        log.info("source %s: reading %s at %d baud", table.label, table.port, table.baud)
+        self._told = ""
+        self.opened += 1
+        self._overruns_at_open = self._driver_overruns() - self._overruns
+        return True
+
+    def _read(self) -> bytes:
+        descriptor = self._port.fileno()
+        if not select.select([descriptor], [], [], _WAIT_S)[0]:
+            self._note_overruns()
+            return b""
+        try:
+            data = os.read(descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            raise OSError("the other end hung up")
+        return data
+
+    def _lost(self, why: str) -> None:
+        self._port.close()
+        self._port = None
+        self._decoder.reset()
+        self._tell(f"is gone ({why})")
+
+    def _tell(self, what: str) -> None:
+        if what != self._told:
+            log.warning("source %s: %s %s; waiting for it", self._table.label, self._table.port, what)
+        self._told = what
+
+    def _driver_overruns(self) -> int:
+        counts = self._counts(self._port.fileno())
+        return 0 if counts is None else sum(counts[place] for place in _OVERRUNS)
+
+    def _note_overruns(self) -> None:
+        self._overruns = max(self._overruns, self._driver_overruns() - self._overruns_at_open)
+
+
+def error_counts(descriptor: int) -> tuple[int, ...] | None:
+    """What the driver of a serial port counted since it was loaded; None where it counts nothing, as a pty does."""
+    try:
+        answer = fcntl.ioctl(descriptor, _TIOCGICOUNT, bytes(_COUNTS.size))
+    except OSError:
+        return None
+    return _COUNTS.unpack(answer)
+
+
+def _pause(seconds: float, stopped: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not stopped() and (left_s := deadline_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, _WAIT_S))
