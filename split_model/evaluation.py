@@ -53,8 +53,8 @@ class Row(_Record, frozen=True):
 
     ``agreement``: how often the best class is that of the unprotected model; None where the answer is no class.
     ``accuracy``: how often it is the label; None without labels. ``output_error``: squared error of the outputs
-    over their energy. Of the two epsilons, ``per_value_epsilon_max`` protects one feature value and
-    ``whole_input_epsilon`` the whole frame.
+    over their variance among the samples, 1 being as bad as answering the average. Of the two epsilons,
+    ``per_value_epsilon_max`` protects one feature value and ``whole_input_epsilon`` the whole frame.
     """
 
     cut: int

@@ -4,12 +4,14 @@ usage: python models/photographs/fetch.py -o DIR
 
 Writes DIR/labelled/<ImageNet class index>/imagenet_NN.jpg (20 photographs from foolbox, to
 evaluate with) and DIR/public/ (photographs from scikit-image, to calibrate with). The two sets
-share no picture. The packages are unzipped, not installed.
+share no picture. DIR/faces/calibration and DIR/faces/evaluation are 50 small faces each, also from
+scikit-image, on a plain ground with a margin. The packages are unzipped, not installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -19,7 +21,9 @@ from zipfile import ZipFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import wheels  # the recipes' folder is not a package
+from PIL import Image
 
 from split_model.errors import BadInputError, SplitModelError
 
@@ -59,6 +63,10 @@ PUBLIC_NAMES = (
     "rocket.jpg",
     "text.png",
 )
+#: 100 faces of 25 x 25, then 100 pictures without any.
+FACES = "skimage/data/lfw_subset.npy"
+_FACES = 100
+_SIDE, _FACE_SIDE = 192, 128
 _LABELLED_NAME = re.compile(r"foolbox/data/(imagenet_\d\d)_(\d{1,3})\.jpg")
 
 
@@ -78,19 +86,37 @@ def public(wheel: Path) -> Iterator[tuple[str, bytes]]:
         yield f"public/{name}", wheels.member(wheel, f"skimage/data/{name}")
 
 
+def faces(wheel: Path) -> Iterator[tuple[str, bytes]]:
+    """(relative path, PNG) of the faces, enlarged, in the middle of a square of their mean grey."""
+    pixels = np.load(io.BytesIO(wheels.member(wheel, FACES)), allow_pickle=False)
+    if pixels.shape != (2 * _FACES, 25, 25):
+        raise BadInputError(f"{wheel}: {FACES} has the shape {pixels.shape}, expected (200, 25, 25)")
+    for number, face in enumerate(pixels[:_FACES] * 255):
+        square = Image.new("L", (_SIDE, _SIDE), int(face.mean()))
+        margin = (_SIDE - _FACE_SIDE) // 2
+        enlarged = Image.fromarray(face.astype(np.uint8)).resize((_FACE_SIDE, _FACE_SIDE), Image.Resampling.BICUBIC)
+        square.paste(enlarged, (margin, margin))
+        content = io.BytesIO()
+        square.save(content, "png")
+        part = "calibration" if number < _FACES // 2 else "evaluation"
+        yield f"faces/{part}/{number:02d}.png", content.getvalue()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the photographs; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     output = parser.parse_args(arguments).output
     try:
-        files = [*labelled(wheels.fetch(LABELLED)), *public(wheels.fetch(PUBLIC))]
+        own = wheels.fetch(PUBLIC)
+        files = [*labelled(wheels.fetch(LABELLED)), *public(own), *faces(own)]
         for name, content in files:
             wheels.write_atomically(output / name, content)
     except SplitModelError as error:
         print(f"fetch: {error}", file=sys.stderr)
         return error.exit_code
     print(f"{output / 'labelled'}  20 photographs of ImageNet classes")
+    print(f"{output / 'faces'}  {_FACES} small faces, half to calibrate with and half to evaluate with")
     print(f"{output / 'public'}  {len(PUBLIC_NAMES)} others")
     return os.EX_OK
 

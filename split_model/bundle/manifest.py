@@ -90,8 +90,8 @@ class AllocationTrial(_Record, frozen=True):
     """One allocation tried at a cut on public samples, against what the whole model answers.
 
     ``relative_cost``: expected weighted noise energy over the optimum's, by formula; 1 is best. ``output_error``:
-    squared error of the model's outputs over their energy, measured. ``agreement``: the share of answers whose best
-    class is still the same; None where the answer is no class.
+    squared error of the model's outputs over their variance among the samples, measured. ``agreement``: the share
+    of answers whose best class is still the same; None where the answer is no class.
     """
 
     allocation: Allocation

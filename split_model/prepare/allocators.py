@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from split_model.bundle import Allocation, AllocationChoice, AllocationTrial, ChannelCalibration, Cut
 from split_model.errors import BadInputError, UsageError
-from split_model.features.preprocess import to_real
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.calibration import CutModels, Inputs
+from split_model.prepare.outputs import Spread, real_outputs, squared_errors
 from split_model.privacy import (
     ALLOCATIONS,
     NoisePlan,
@@ -34,8 +34,6 @@ from split_model.privacy import (
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
-
-_LEAST_ENERGY = 1e-12  # of an output that is zero everywhere
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,16 @@ def try_allocations(
         for each in ALLOCATIONS
     ]
     chosen = samples[: options.samples]
+    spread = Spread()
     for done, features in enumerate(_features(cut, chosen, options.backend)):
-        base = _outputs(tail, features)
+        base = real_outputs(tail, features)
+        spread.add(base)
         for way in ways:
             way.count(tail, features, base, answer)
         if progress is not None:
             progress(done + 1, len(chosen))
     trials = tuple(
-        way.trial(relative_cost(way.allocation, channels, options.epsilon), classes=answer is not None)
+        way.trial(relative_cost(way.allocation, channels, options.epsilon), spread, classes=answer is not None)
         for way in ways
     )
     best = min(trials, key=lambda trial: trial.output_error)
@@ -113,7 +113,7 @@ def render(cuts: Sequence[Cut]) -> str:
     lines = [
         f"sharing of the budget at a mean per-value epsilon of {first.epsilon:g}: noise energy over the optimum's",
         (
-            "by formula, and squared error of the outputs over their energy, measured on "
+            "by formula, and squared error of the outputs over their variance, measured on "
             f"{first.samples} public samples"
         ),
         f"{'cut':>5}  " + "  ".join(f"{name:>15}" for name in names) + "  auto",
@@ -156,25 +156,23 @@ class _Way:
         self._plan = NoisePlan.make(spec, cut.tensors, calibration)
         self._release = NoiseRelease(self._plan, entropy=generator.bytes)
         self._draws = options.draws
-        self._errors: list[float] = []
+        self._errors: list[list[float]] = []
         self._agreed: list[bool] = []
 
     def count(
         self, tail: Interpreter, features: Sequence[Array], base: Sequence[Array], answer: int | None
     ) -> None:
         for _ in range(self._draws):
-            outputs = _outputs(tail, recover(self._plan, self._release(features)))
-            self._errors.append(
-                float(np.mean([_relative(output, was) for output, was in zip(outputs, base, strict=True)]))
-            )
+            outputs = real_outputs(tail, recover(self._plan, self._release(features)))
+            self._errors.append(squared_errors(outputs, base))
             if answer is not None:
                 self._agreed.append(bool(outputs[answer].argmax() == base[answer].argmax()))
 
-    def trial(self, cost: float, *, classes: bool) -> AllocationTrial:
+    def trial(self, cost: float, spread: Spread, *, classes: bool) -> AllocationTrial:
         return AllocationTrial(
             allocation=self.allocation,
             relative_cost=float(f"{cost:.7g}"),
-            output_error=float(f"{np.mean(self._errors):.7g}"),
+            output_error=float(f"{spread.error(np.mean(self._errors, axis=0).tolist()):.7g}"),
             agreement=float(f"{np.mean(self._agreed):.7g}") if classes else None,
         )
 
@@ -182,12 +180,3 @@ class _Way:
 def _features(cut: CutModels, samples: Sequence[Inputs], backend: str | None) -> Iterator[Sequence[Array]]:
     head = None if cut.head is None else open_interpreter(cut.head, backend=backend)
     yield from (sample if head is None else head.run(sample) for sample in samples)
-
-
-def _outputs(tail: Interpreter, features: Sequence[Array]) -> list[NDArray[np.float64]]:
-    pairs = zip(tail.run(features), tail.outputs, strict=True)
-    return [to_real(output, spec).astype(np.float64) for output, spec in pairs]
-
-
-def _relative(output: NDArray[np.float64], was: NDArray[np.float64]) -> float:
-    return float(np.sum((output - was) ** 2) / max(float(np.sum(was**2)), _LEAST_ENERGY))

@@ -31,6 +31,7 @@ from split_model.errors import BadInputError, BadModelError, UsageError
 from split_model.features.data import Data
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
+from split_model.prepare.outputs import Spread, real_outputs
 from split_model.prepare.statistics import ChannelStatistics
 from split_model.prepare.views import DEFAULT_SAMPLES, calibration_samples
 
@@ -38,8 +39,6 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
 Progress = Callable[[int, int], None]
-
-_LEAST_POWER = 1e-12  # of an output that is nearly zero everywhere
 
 
 @dataclass(frozen=True)
@@ -177,14 +176,20 @@ def _calibrate_cut(
     ]
     kept: list[list[Array]] = []
     weight_samples = _weight_samples(cut, len(samples), options)
+    tail = open_interpreter(cut.tail, backend=options.backend)
+    spread = Spread()
     for index, features in enumerate(_features(cut, samples, options.backend)):
         steps.advance()
+        if len(tail.outputs) > 1:
+            spread.add(_outputs(cut, tail, features))
         for one, feature in zip(seen, features, strict=True):
             one.add(index, feature)
         if index < weight_samples:
             kept.append(features)
     ranges = [one.clip_range(options.quantile) for one in seen]
-    weights = _weights(cut, kept, ranges, options, steps)
+    # Outputs of different size count by how much they vary; a single one needs no such measure.
+    shares = [1.0 / scale for scale in spread.scales] if len(tail.outputs) > 1 else [1.0]
+    weights = _weights(cut, kept, ranges, options, steps, tail=tail, shares=shares)
     return tuple(
         ChannelCalibration(
             clip_low=_numbers(low),
@@ -210,9 +215,11 @@ def _weights(
     ranges: Sequence[tuple[Floats, Floats]],
     options: CalibrationOptions,
     steps: _Steps,
+    *,
+    tail: Interpreter,
+    shares: Sequence[float],
 ) -> list[Floats]:
     """Per tensor and channel, the mean over the samples of the squared gradient per value."""
-    tail = open_interpreter(cut.tail, backend=options.backend)
     sums = [np.zeros(tensor.shape[-1]) for tensor in cut.tensors]
     for index, sample in enumerate(samples):
         clipped = [
@@ -220,7 +227,6 @@ def _weights(
             for feature, spec, (low, high) in zip(sample, cut.tensors, ranges, strict=True)
         ]
         base = _outputs(cut, tail, clipped)
-        shares = [1.0 / max(float(np.mean(output**2)), _LEAST_POWER) for output in base] if len(base) > 1 else [1.0]
         steps.advance()
         for at, (low, high) in enumerate(ranges):
             noise = (high - low) * math.sqrt(2) / options.epsilon  # standard deviation of Laplace noise
@@ -236,8 +242,7 @@ def _weights(
 
 
 def _outputs(cut: CutModels, tail: Interpreter, features: Sequence[Array]) -> list[Floats]:
-    pairs = zip(tail.run(features), tail.outputs, strict=True)
-    outputs = [to_real(output, spec).astype(np.float64) for output, spec in pairs]
+    outputs = real_outputs(tail, features)
     if not all(np.isfinite(output).all() for output in outputs):
         raise BadModelError(f"cut {cut.index}: the tail's outputs are not finite under noise; leave this cut out")
     return outputs

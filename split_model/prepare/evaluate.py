@@ -26,15 +26,14 @@ from split_model.features.data import Data, Sample, open_data, read_labels
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.assemble import Progress
+from split_model.prepare.outputs import Floats, Spread, real_outputs, squared_errors
 from split_model.privacy import AllocationWish, NoisePlan, NoiseRelease, NoiseSpec, recover, settle
 
 Array = NDArray[Any]
-Floats = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 
 _Z95 = 1.959963984540054
 _RESAMPLES = 2000
-_LEAST_ENERGY = 1e-12
 
 
 def wilson(value: float, samples: int) -> Share:
@@ -91,10 +90,11 @@ def evaluate(
     data = open_for(bundle, data) if isinstance(data, Path) else data
     whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
     correct: list[bool] = []
-    digest = hashlib.sha256()
+    digest, spread = hashlib.sha256(), Spread()
     for done, sample in enumerate(data):
         _add_to(digest, sample)
-        known = _Known(_real(whole, sample.tensors), answer, sample.label)
+        known = _Known(real_outputs(whole, sample.tensors), answer, sample.label)
+        spread.add(known.outputs)
         if sample.label is not None:
             correct.append(known.check_label(sample.name))
         for way in ways:
@@ -106,7 +106,7 @@ def evaluate(
         bundle=bundle.identity,
         data=DataRecord(name=name, sha256=digest.hexdigest(), samples=len(data), labelled=len(correct)),
         unprotected_accuracy=wilson(sum(correct) / len(correct), len(correct)) if correct else None,
-        rows=tuple(way.row(len(data), len(correct)) for way in ways),
+        rows=tuple(way.row(len(data), len(correct), spread) for way in ways),
         made_by=f"split-model {__version__}",
     )
 
@@ -138,7 +138,6 @@ class _Known:
         self.answer = answer
         self.label = label
         self.best = None if answer is None else int(outputs[answer].argmax())
-        self._energies = [max(float(np.sum(output**2)), _LEAST_ENERGY) for output in outputs]
 
     def check_label(self, name: str) -> bool:
         """Whether the unprotected answer is right; `BadInputError` for a label that the model cannot give."""
@@ -150,13 +149,6 @@ class _Known:
         if self.label is None or self.label >= classes:
             raise BadInputError(f"{name}: label {self.label}, the model has classes 0 to {classes - 1}")
         return self.best == self.label
-
-    def error(self, outputs: Sequence[Floats]) -> float:
-        """Squared error over energy, the mean of all outputs."""
-        parts = zip(outputs, self.outputs, self._energies, strict=True)
-        return math.fsum(float(np.sum((output - was) ** 2)) / energy for output, was, energy in parts) / len(
-            outputs
-        )
 
 
 class _Halves:
@@ -186,28 +178,28 @@ class _Way:
         self._draws = 1 if plan is None else draws
         self._agreed = 0
         self._correct = 0
-        self._errors: list[float] = []
+        self._errors: list[list[float]] = []  # a sample and output, means over draws
         self._classes = False
 
     def count(self, inputs: Sequence[Array], known: _Known) -> None:
         features = self._halves.features(inputs)
         errors = []
         for _ in range(self._draws):
-            outputs = _real(self._halves.tail, self._through(features))
-            errors.append(known.error(outputs))
+            outputs = real_outputs(self._halves.tail, self._through(features))
+            errors.append(squared_errors(outputs, known.outputs))
             if known.answer is not None:
                 self._classes = True
                 best = int(outputs[known.answer].argmax())
                 self._agreed += best == known.best
                 self._correct += best == known.label
-        self._errors.append(math.fsum(errors) / len(errors))
+        self._errors.append(np.mean(errors, axis=0).tolist())
 
     def _through(self, features: Sequence[Array]) -> Sequence[Array]:
         if self._plan is None or self._release is None:
             return clipped(features, self._cut)
         return recover(self._plan, self._release(features))
 
-    def row(self, samples: int, labelled: int) -> Row:
+    def row(self, samples: int, labelled: int, spread: Spread) -> Row:
         plan = self._plan
         mechanism: Mechanism = "clip" if plan is None else "noise"
         return Row(
@@ -219,7 +211,7 @@ class _Way:
             draws=self._draws,
             agreement=wilson(self._agreed / (samples * self._draws), samples) if self._classes else None,
             accuracy=wilson(self._correct / (labelled * self._draws), labelled) if labelled else None,
-            output_error=bootstrap(self._errors),
+            output_error=bootstrap([spread.error(squared) for squared in self._errors]),
             per_value_epsilon_max=None if plan is None else plan.per_value_epsilon_max,
             per_value_epsilon_mean=None if plan is None else plan.per_value_epsilon_mean,
             whole_input_epsilon=None if plan is None else plan.whole_input_epsilon,
@@ -234,11 +226,6 @@ def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
         to_stored(np.clip(to_real(feature, spec), np.array(known.clip_low), np.array(known.clip_high)), spec)
         for feature, spec, known in zip(features, cut.tensors, cut.calibration, strict=True)
     ]
-
-
-def _real(interpreter: Interpreter, tensors: Sequence[Array]) -> list[Floats]:
-    pairs = zip(interpreter.run(tensors), interpreter.outputs, strict=True)
-    return [to_real(output, spec).astype(np.float64) for output, spec in pairs]
 
 
 def _add_to(digest: Any, sample: Sample) -> None:

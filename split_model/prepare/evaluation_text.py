@@ -21,7 +21,7 @@ def render(evaluation: Evaluation) -> str:
         lines.append(f"unprotected whole model: accuracy {_text(evaluation.unprotected_accuracy)}")
     lines.append(
         f"{evaluation.data.samples} samples; intervals are over samples, not draws. "
-        "Output error: squared, over the energy of the unprotected outputs"
+        "Output error: squared, over the variance of the outputs among the samples"
     )
     return "\n".join(line.rstrip() for line in lines)
 

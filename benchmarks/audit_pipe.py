@@ -1,0 +1,181 @@
+"""The real way out of a device, with a server at its end that notes all it is sent and when.
+
+The device's side is the product's: the release, the link thread, the protocol session, CURVE over TCP. The
+server's side is the product's protocol session behind a socket that takes any key. It answers each request at
+once, and the device then releases the next frame: so what it sees of time is from its answer to the next payload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from edge_runtime.offload import Offload
+from edge_runtime.transport import Transport
+from split_model.audit import Observed
+from split_model.keys import KeyPair
+from split_model.protocol import messages as wire
+from split_model.protocol import server as protocol
+from split_model.protocol.device import DeviceSession
+
+_PATIENCE_S = 30.0
+_BUNDLE = "0" * 64
+
+#: Makes the payload of a frame that holds the first secret (False) or the second (True).
+Releasing = Callable[[bool], memoryview]
+#: Payload bytes to numbers.
+Reading = Callable[[bytes], NDArray[np.int64]]
+
+
+class Eavesdropper(threading.Thread):
+    """A server that keeps every payload, with the seconds from its last answer to the payload's last byte."""
+
+    def __init__(self) -> None:
+        super().__init__(name="eavesdropper", daemon=True)
+        self.public, secret = zmq.curve_keypair()
+        self.payloads: list[bytes] = []
+        self.seconds: list[float] = []
+        self._answered_s = time.perf_counter()
+        self._sessions: dict[bytes, protocol.PeerSession] = {}
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.linger = 0
+        self._socket.curve_server = True
+        self._socket.curve_secretkey = secret
+        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        self.address = f"tcp://127.0.0.1:{port}"
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._stopping.is_set():
+            if self._socket.poll(50):
+                peer, *parts = self._socket.recv_multipart()
+                self._receive(peer, [memoryview(part) for part in parts])
+        self._socket.close(0)
+
+    def _receive(self, peer: bytes, parts: list[memoryview]) -> None:
+        session = self._sessions.get(peer)
+        if session is None:
+            session = self._sessions[peer] = protocol.PeerSession(
+                user_id="device",
+                boot_id="eavesdropper",
+                offers=(wire.Offer(identity=_BUNDLE, name="audit", cuts=(1,)),),
+                admit=lambda _: None,
+                limits=protocol.Limits(),
+                now_s=time.monotonic(),
+            )
+        replies, events = session.receive(parts, time.monotonic())
+        for reply in replies:
+            self._socket.send_multipart([peer, wire.encode(reply)])
+        for event in events:
+            if isinstance(event, protocol.Arrived):
+                self.seconds.append(time.perf_counter() - self._answered_s)
+                self.payloads.append(bytes(event.payload))
+                answer = wire.Answer(
+                    request_id=event.request.request_id,
+                    tensors=(),
+                    timed_bytes=0,
+                    receive_s=0.0,
+                    queue_s=0.0,
+                    tail_s=0.0,
+                )
+                self._socket.send_multipart([peer, wire.encode(answer), b""])
+                self._answered_s = time.perf_counter()
+
+    def stop(self) -> None:
+        """End the thread and its socket."""
+        self._stopping.set()
+        self.join()
+        self._context.term()
+
+
+class Pipe:
+    """A device and its eavesdropper; made by `connected`."""
+
+    def __init__(self) -> None:
+        self.server = Eavesdropper()
+        public, secret = zmq.curve_keypair()
+        self._boot_id = secrets.token_hex(16)
+        self._transport = Transport(
+            self.server.address,
+            keys=KeyPair(public, secret),
+            server_keys=(self.server.public,),
+            max_answer_bytes=1 << 16,
+        )
+        self._offload = Offload(self._transport, DeviceSession(boot_id=self._boot_id, software="audit"))
+        self._requests = 0
+
+    def start(self) -> None:
+        """Connect; `TimeoutError` where that does not come about."""
+        self.server.start()
+        self._offload.start()
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while not self._offload.view().up:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError("the device did not connect")
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """End both sides."""
+        self._offload.end()
+        self._transport.terminate()
+        self.server.stop()
+
+    def send(self, payload: memoryview) -> None:
+        """One request, to its answer."""
+        self._requests += 1
+        due_at_s = time.monotonic() + _PATIENCE_S
+        request = wire.Request(
+            request_id=self._requests,
+            boot_id=self._boot_id,
+            version=wire.VERSIONS[0],
+            bundle=_BUNDLE,
+            cut=1,
+            release=wire.NoRelease(),
+            total_bytes=len(payload),
+            due_in_s=_PATIENCE_S,
+        )
+        self._offload.submit(request, payload, due_at_s=due_at_s)
+        outcome = self._offload.wait(self._requests, until_s=due_at_s, unless=lambda: math.inf < 0)
+        self._offload.cancel(self._requests)
+        if outcome is None or outcome.answered is None:
+            raise TimeoutError(f"no answer to request {self._requests}: {outcome}")
+
+    def observe(self, release: Releasing, read: Reading, *, trials: int) -> tuple[Observed, Observed]:
+        """Release ``trials`` frames of each of two secrets, in random order; what was seen of each."""
+        bits = np.random.default_rng().permutation(np.repeat([False, True], trials))
+        self.send(release(False))  # the first has no answer before it
+        self.server.payloads.clear()
+        self.server.seconds.clear()
+        for bit in bits.tolist():
+            self.send(release(bit))
+        seen = _decoded(self.server, read)
+        return seen.where(~bits), seen.where(bits)
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Pipe]:
+    """A pipe whose device has been welcomed."""
+    pipe = Pipe()
+    try:
+        pipe.start()
+        yield pipe
+    finally:
+        pipe.close()
+
+
+def _decoded(server: Eavesdropper, read: Reading) -> Observed:
+    rows = [read(payload) for payload in server.payloads]
+    values = np.full((len(rows), max(row.size for row in rows)), -1, np.int64)  # of a payload cut short the rest
+    for row, filled in zip(rows, values, strict=True):
+        filled[: row.size] = row
+    return Observed(values, np.array([len(payload) for payload in server.payloads]), np.array(server.seconds))
