@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.audit_pipe import Pipe, Reading, Releasing
+from benchmarks.audit_pipe import Pipe, Reading, Releasing, connected
 from edge_runtime.release import Release
 from split_model.audit import Finding, lower_bound
 from split_model.bundle import ChannelCalibration, Cut, FileRef, TensorSpec
@@ -93,7 +93,7 @@ def channel_left_out() -> Releasing:
         draw(values, *rest)
         values[1::2] = 0
 
-    sampler.draw = forgetful  # type: ignore[method-assign]
+    sampler.draw = forgetful  # type: ignore[assignment]
     return lambda bit: release([FEATURES[bit].copy()])
 
 
@@ -103,7 +103,7 @@ def seeded() -> Releasing:
 
     def release(bit: bool) -> memoryview:
         if state["left"] == 0:
-            state["release"] = noise(entropy=random.Random(1).randbytes)
+            state["release"] = noise(entropy=random.Random(1).randbytes)  # noqa: S311  the bug
             state["left"] = FRAMES_A_START
         state["left"] -= 1
         made: memoryview = state["release"](bit)
@@ -118,13 +118,13 @@ def length_that_follows() -> Releasing:
     return lambda bit: honest(bit) if bit else honest(bit)[:1]
 
 
-def time_that_follows() -> Releasing:
+def time_that_follows(wait_s: float = WAIT_S, plan: NoisePlan = PLAN) -> Releasing:
     """Bright frames take longer."""
-    honest = noise()
+    honest = noise(plan)
 
     def release(bit: bool) -> memoryview:
         if bit:
-            time.sleep(WAIT_S)
+            time.sleep(wait_s)
         return honest(bit)
 
     return release
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a table")
     options = parser.parse_args(arguments)
     rows, claims = [], []
-    with Pipe() as pipe:
+    with connected() as pipe:
         for case in cases():
             started_s = time.monotonic()
             found = audit(case, pipe, trials=options.trials)

@@ -191,12 +191,14 @@ class TopK(_Record, frozen=True):
 class OutputSchema(_Record, frozen=True):
     """What one output of the model holds: its values as ``shape`` (as many as the tensor has), and what they mean.
 
-    ``meaning`` is for people: order, unit and range of the values, as "x, y, z in pixels of the input".
+    ``meaning`` is for people: order, unit and range of the values, as "x, y, z in pixels of the input". ``weight``:
+    how much an error in this output counts beside the others', when the budget is shared and when it is measured.
     """
 
     name: str
     shape: tuple[int, ...]
     meaning: str
+    weight: float = 1.0
 
 
 class Reference(_Record, frozen=True):

@@ -139,6 +139,9 @@ def check_answer_schema(where: str, manifest: Manifest) -> None:
     expected = [output.size for output in manifest.outputs]
     if sizes != expected:
         raise BadBundleError(f"{where}: the answer schema has outputs of {sizes} values, the model {expected}")
+    weights = [entry.weight for entry in manifest.answer_schema]
+    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise BadBundleError(f"{where}: the answer schema has weights {weights}; they are 0 or more, not all 0")
 
 
 def _check_cut(where: str, cut: Cut) -> None:

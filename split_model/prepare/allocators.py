@@ -35,10 +35,16 @@ from split_model.privacy import (
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
+#: Measured errors that differ by less are taken as equal.
+_CHANCE = 0.03
+
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """How much to try. ``epsilon``: the mean per-value epsilon that the user means to release with."""
+    """How much to try. ``epsilon``: the mean per-value epsilon that the user means to release with.
+
+    ``output_weights``: how much each of several outputs counts; alike where it is None.
+    """
 
     epsilon: float = 16.0
     bits: int = 8
@@ -46,6 +52,7 @@ class TrialOptions:
     draws: int = 2
     seed: int = 0
     backend: str | None = None
+    output_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
@@ -66,8 +73,8 @@ def try_allocations(
     """Try each allocation at one cut; None where noise cannot release its tensors at all.
 
     ``answer`` is the output that is read as classes, if one is. ``progress`` is called with (samples done,
-    samples in all). The best is the one of least output error, at equal error the first of `ALLOCATIONS`. The same
-    arguments give the same numbers on the same machine.
+    samples in all). The best is the one of least output error; ``optimal`` where nothing is better than that by
+    more than chance. The same arguments give the same numbers on the same machine.
     """
     try:
         channels = cut_channels(cut.tensors, calibration)
@@ -80,7 +87,7 @@ def try_allocations(
         for each in ALLOCATIONS
     ]
     chosen = samples[: options.samples]
-    spread = Spread()
+    spread = Spread(options.output_weights)
     for done, features in enumerate(_features(cut, chosen, options.backend)):
         base = real_outputs(tail, features)
         spread.add(base)
@@ -92,15 +99,22 @@ def try_allocations(
         way.trial(relative_cost(way.allocation, channels, options.epsilon), spread, classes=answer is not None)
         for way in ways
     )
-    best = min(trials, key=lambda trial: trial.output_error)
     return AllocationChoice(
-        best=best.allocation,
+        best=_best(trials),
         epsilon=options.epsilon,
         bits=options.bits,
         samples=len(chosen),
         draws=options.draws,
         trials=trials,
     )
+
+
+def _best(trials: Sequence[AllocationTrial]) -> Allocation:
+    """The one of least error; but what is best by formula stays, unless another is better by more than chance."""
+    least = min(trials, key=lambda trial: trial.output_error)
+    formula = next(trial for trial in trials if trial.allocation == "optimal")
+    chosen = formula if formula.output_error <= (1 + _CHANCE) * least.output_error else least
+    return chosen.allocation
 
 
 def render(cuts: Sequence[Cut]) -> str:
@@ -122,7 +136,7 @@ def render(cuts: Sequence[Cut]) -> str:
         cells = [f"{trial.relative_cost:7.3f} {trial.output_error:7.3f}" for trial in choice.trials]
         lines.append(f"{index:5d}  " + "  ".join(f"{cell:>15}" for cell in cells) + f"  {choice.best}")
     by_formula = [index for index, choice in tried if _loses(choice, 0.005, lambda trial: trial.relative_cost)]
-    measured = [index for index, choice in tried if _loses(choice, 0.03, lambda trial: trial.output_error)]
+    measured = [index for index, choice in tried if _loses(choice, _CHANCE, lambda trial: trial.output_error)]
     for where, how in ((by_formula, "by formula"), (measured, "as measured")):
         if where:
             lines.append(f"rank loses to uniform {how} at {_listed(where)}")

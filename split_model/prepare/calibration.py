@@ -60,6 +60,7 @@ class CalibrationOptions:
     quantiles are taken over. ``rank_samples`` and ``weight_samples``: how many samples ranks and
     weights are means over. ``tail_runs``: at most so many runs of a tail a cut, but always one a
     channel. ``epsilon``: the per-value epsilon whose noise the weights are measured with.
+    ``output_weights``: how much each of several outputs counts; alike where it is None.
     """
 
     samples: int = DEFAULT_SAMPLES
@@ -72,6 +73,7 @@ class CalibrationOptions:
     threads: int = 2
     seed: int = 0
     backend: str | None = None
+    output_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
@@ -177,7 +179,7 @@ def _calibrate_cut(
     kept: list[list[Array]] = []
     weight_samples = _weight_samples(cut, len(samples), options)
     tail = open_interpreter(cut.tail, backend=options.backend)
-    spread = Spread()
+    spread = Spread(options.output_weights)
     for index, features in enumerate(_features(cut, samples, options.backend)):
         steps.advance()
         if len(tail.outputs) > 1:
@@ -188,7 +190,7 @@ def _calibrate_cut(
             kept.append(features)
     ranges = [one.clip_range(options.quantile) for one in seen]
     # Outputs of different size count by how much they vary; a single one needs no such measure.
-    shares = [1.0 / scale for scale in spread.scales] if len(tail.outputs) > 1 else [1.0]
+    shares = spread.shares if len(tail.outputs) > 1 else [1.0]
     weights = _weights(cut, kept, ranges, options, steps, tail=tail, shares=shares)
     return tuple(
         ChannelCalibration(

@@ -26,7 +26,7 @@ from split_model.features.data import Data, Sample, open_data, read_labels
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.assemble import Progress
-from split_model.prepare.outputs import Floats, Spread, real_outputs, squared_errors
+from split_model.prepare.outputs import Floats, Spread, output_weights, real_outputs, squared_errors
 from split_model.privacy import AllocationWish, NoisePlan, NoiseRelease, NoiseSpec, recover, settle
 
 Array = NDArray[Any]
@@ -90,7 +90,7 @@ def evaluate(
     data = open_for(bundle, data) if isinstance(data, Path) else data
     whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
     correct: list[bool] = []
-    digest, spread = hashlib.sha256(), Spread()
+    digest, spread = hashlib.sha256(), Spread(output_weights(bundle.manifest))
     for done, sample in enumerate(data):
         _add_to(digest, sample)
         known = _Known(real_outputs(whole, sample.tensors), answer, sample.label)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.bundle import Manifest
 from split_model.features.preprocess import to_real
 from split_model.interpreter import Interpreter
 
@@ -35,10 +36,20 @@ def squared_errors(outputs: Sequence[Floats], truth: Sequence[Floats]) -> list[f
     return [float(np.sum((output - was) ** 2)) for output, was in zip(outputs, truth, strict=True)]
 
 
-class Spread:
-    """How much each output varies; `add` every sample's outputs, then ask."""
+def output_weights(manifest: Manifest) -> tuple[float, ...]:
+    """How much each output counts: as the answer schema says, or alike; where one is read as classes, it alone."""
+    if manifest.answer is not None:
+        return tuple(float(at == manifest.answer.output) for at in range(len(manifest.outputs)))
+    if manifest.answer_schema:
+        return tuple(entry.weight for entry in manifest.answer_schema)
+    return (1.0,) * len(manifest.outputs)
 
-    def __init__(self) -> None:
+
+class Spread:
+    """How much each output varies; `add` every sample's outputs, then ask. ``weights``: as `output_weights`."""
+
+    def __init__(self, weights: Sequence[float] | None = None) -> None:
+        self._weights = weights
         self._samples = 0
         self._means: list[Floats] = []
         self._deviations: list[float] = []
@@ -65,6 +76,13 @@ class Spread:
             for deviation, energy in zip(self._deviations, self._energies, strict=True)
         ]
 
+    @property
+    def shares(self) -> list[float]:
+        """Per output, what a squared error in it counts: its weight over its scale, so that 1 is the average's."""
+        weights = self._weights or [1.0] * len(self._means)
+        total = math.fsum(weights)
+        return [weight / total / scale for weight, scale in zip(weights, self.scales, strict=True)]
+
     def error(self, squared: Sequence[float]) -> float:
-        """The mean over the outputs of their squared errors in these units."""
-        return math.fsum(one / scale for one, scale in zip(squared, self.scales, strict=True)) / len(squared)
+        """Squared errors of the outputs, each by its share, added up."""
+        return math.fsum(one * share for one, share in zip(squared, self.shares, strict=True))

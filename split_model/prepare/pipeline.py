@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ from split_model.prepare.calibration import CalibrationOptions, CutModels, calib
 from split_model.prepare.codebooks import CodebookWish, add_codebooks
 from split_model.prepare.cuts import CutPoint, find_cuts, offered
 from split_model.prepare.noise_tails import add_noise_tails
+from split_model.prepare.outputs import output_weights
 from split_model.prepare.reading import ModelFile
 from split_model.prepare.reference import make_reference
 from split_model.prepare.resume import KeptCalibration
@@ -162,10 +163,10 @@ def _calibrated(
     """The manifest with every cut calibrated and its allocations tried, and what an interrupted run would find."""
     assert options.calibration is not None
     data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
-    samples = calibration_samples(
-        data, count=options.calibration_options.samples, seed=options.calibration_options.seed
-    )
-    kept = KeptCalibration(options.output, samples, options.calibration_options)
+    weights = output_weights(manifest)
+    calibration = replace(options.calibration_options, output_weights=weights)
+    samples = calibration_samples(data, count=calibration.samples, seed=calibration.seed)
+    kept = KeptCalibration(options.output, samples, calibration)
     found: dict[int, tuple[ChannelCalibration, ...]] = {
         cut.index: known for cut in manifest.cuts if (known := kept.load(cut)) is not None
     }
@@ -176,17 +177,16 @@ def _calibrated(
     found |= calibrate(
         [models[index] for index in rest],
         samples,
-        options=options.calibration_options,
+        options=calibration,
         progress=lambda done, total: progress("calibrating", done, total),
         finished=lambda index, numbers: kept.keep(rest[index], numbers),
     )
     answer = None if manifest.answer is None else manifest.answer.output
+    trial = replace(options.trial_options, output_weights=weights)
     cuts = []
     for done, cut in enumerate(manifest.cuts):
         progress("trying allocations", done, len(manifest.cuts))
-        choice = try_allocations(
-            models[cut.index], found[cut.index], samples, options=options.trial_options, answer=answer
-        )
+        choice = try_allocations(models[cut.index], found[cut.index], samples, options=trial, answer=answer)
         cuts.append(msgspec.structs.replace(cut, calibration=found[cut.index], allocation=choice))
     progress("trying allocations", len(cuts), len(cuts))
     return msgspec.structs.replace(manifest, cuts=tuple(cuts)), kept

@@ -43,16 +43,16 @@ def response(word, epsilon, words, count, seed):
 def test_randomised_response_is_found_to_be_nearly_what_it_is(epsilon):
     sides = [observed(response(word, epsilon, 4, TRIALS, word)) for word in (0, 3)]
     found = lower_bound(*sides)
-    assert 0.55 * epsilon < found.epsilon <= epsilon
+    assert 0.45 * epsilon < found.epsilon <= epsilon
     assert "value 0" in found.event or "likelihood" in found.event
 
 
 def test_equal_inputs_prove_nothing():
-    """Fifty audits of no difference at all, at an error at which one in five would be wrong if they all could be."""
+    """Fifty audits of no difference at all: one bound above 0 has a chance of one in two hundred."""
     for seed in range(50):
         generator = np.random.default_rng(seed)
         one, other = (observed(generator.integers(0, 40, (600, 3))) for _ in range(2))
-        assert lower_bound(one, other, error=1e-4).epsilon < 0.2
+        assert lower_bound(one, other, error=1e-4).epsilon == 0.0
 
 
 def test_many_values_that_each_tell_little_are_added_up():

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from split_model.bundle import TensorSpec
+from split_model.bundle import Manifest, OutputSchema, TensorSpec, TopK
+from split_model.bundle.store import check_answer_schema
+from split_model.errors import BadBundleError
 from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
-from split_model.prepare.outputs import Spread, squared_errors
+from split_model.prepare.outputs import Spread, output_weights, squared_errors
 
 
 def spread_of(*samples):
@@ -56,3 +58,38 @@ def test_weights_do_not_depend_on_the_units_of_an_output(builder):
     (found,) = calibrate([cut], samples, options=CalibrationOptions(threads=1))[0]
     first, second = found.weight
     assert first == pytest.approx(second, rel=0.3)
+
+
+def manifest(outputs=2, **fields):
+    spec = TensorSpec(name="y", shape=(1, 3), dtype="float32")
+    return Manifest(
+        format=1, name="m", ops=1, macs=1, model=None, inputs=(), outputs=(spec,) * outputs, cuts=(), **fields
+    )
+
+
+def schema(*weights):
+    return tuple(
+        OutputSchema(name=f"y{at}", shape=(3,), meaning="", weight=weight) for at, weight in enumerate(weights)
+    )
+
+
+def test_what_counts_is_the_answer_or_what_the_schema_says():
+    assert output_weights(manifest()) == (1.0, 1.0)
+    assert output_weights(manifest(answer=TopK(output=1))) == (0.0, 1.0)
+    assert output_weights(manifest(answer_schema=schema(1.0, 0.05))) == (1.0, 0.05)
+
+
+def test_an_error_counts_by_the_weight_of_its_output():
+    rows = np.random.default_rng(0).normal(0, 1, (50, 2, 4))
+    spread = Spread((3.0, 1.0))
+    for row in rows:
+        spread.add(list(row))
+    scales = spread.scales
+    assert spread.error([scales[0], 0.0]) == pytest.approx(0.75)
+    assert spread.error([0.0, scales[1]]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (-1.0, 2.0), (float("nan"), 1.0), (float("inf"), 1.0)])
+def test_weights_that_mean_nothing_are_refused(weights):
+    with pytest.raises(BadBundleError, match="weights"):
+        check_answer_schema("here", manifest(answer_schema=schema(*weights)))

@@ -128,6 +128,7 @@ def test_the_answer_schema_goes_into_the_bundle_and_must_fit(model, tmp_path, ca
     assert msgspec.to_builtins(Bundle.open(tmp_path / "b").manifest.answer_schema[0]) == {
         **schema[0],
         "shape": (4, 4, 2),
+        "weight": 1.0,
     }
     path.write_text(json.dumps([{**schema[0], "shape": [4, 4, 3]}]))
     assert run("prepare", model, "-o", tmp_path / "c", "--answer", path) == 65
