@@ -79,17 +79,14 @@ class Release:
 
 def system_parts(program: str) -> Iterator[Part]:
     """Units and other files of the program that live in the machine's own folders."""
-    places = {
-        "systemd": "etc/systemd/system",
-        "sysusers.d": "etc/sysusers.d",
-        "tmpfiles.d": "etc/tmpfiles.d",
-        "udev": "etc/udev/rules.d",
-        "completions": "etc/bash_completion.d",
-    }
-    for folder, place in places.items():
-        for path in sorted((ROOT / "deploy" / folder).glob("*")):
-            if path.is_file() and program in path.name:
-                yield Part("system", f"{place}/{path.name}", sha256_of(path), path)
+    for folder, name, place in (
+        ("systemd", f"{program}.service", "etc/systemd/system"),
+        ("sysusers.d", f"{program}.conf", "etc/sysusers.d"),
+        ("completions", program, "etc/bash_completion.d"),
+    ):
+        path = ROOT / "deploy" / folder / name
+        if path.is_file():
+            yield Part("system", f"{place}/{name}", sha256_of(path), path)
 
 
 def bundle_parts(bundles: Iterable[BundleFiles], *, one: bool) -> Iterator[Part]:

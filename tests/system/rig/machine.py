@@ -46,7 +46,7 @@ class Machine:
         self.name = name
         self.namespace = namespace
         self.address = address
-        self.folder = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}-{name}"
+        self.folder = folder.resolve() / f"{os.getpid()}-{uuid.uuid4().hex[:8]}-{name}"
         self.root = self.folder / "root"
         self.ssh_config = self.folder / "ssh_config"
         self._layers = tuple(layers)
@@ -75,6 +75,7 @@ class Machine:
 
     def _make_ssh(self) -> None:
         key, host_key = self.folder / "id_ed25519", self.root / "etc/ssh/ssh_host_ed25519_key"
+        host_key.unlink(missing_ok=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "rig", "-f", key)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "rig", "-f", host_key)
         for home, owner in ((self.root / "root", "0:0"), (self.root / "home" / USER, "1000:1000")):
@@ -196,6 +197,14 @@ class Machine:
             time.sleep(0.05)
         return value
 
+    def layer(self, to: Path) -> Path:
+        """Shut it down and keep all that was changed in it as a layer for other machines; this one is gone then."""
+        self.poweroff()
+        run("umount", self.root)
+        (self.folder / "upper").rename(to)
+        self.close()
+        return to
+
     def poweroff(self) -> None:
         """Shut down as by the power button."""
         if self._process is None:
@@ -239,7 +248,7 @@ def remove(folder: Path) -> None:
 
 def clear_left_over(folder: Path) -> None:
     """Delete what runs that no longer live have left in ``folder``."""
-    for left in folder.glob("*-*-*"):
+    for left in folder.resolve().glob("*-*-*"):
         if not Path(f"/proc/{left.name.split('-')[0]}").exists():
             remove(left)
 

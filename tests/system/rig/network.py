@@ -2,7 +2,7 @@
 
 The names carry this process' id, so that several runs share a machine, and a crashed run's are cleared by the next.
 The board's side of the first link is 10.77.0.1 and the cloud's 10.77.0.2; of the second 10.77.1.1 and 10.77.1.2.
-No namespace has a way to the internet.
+A board reaches all of the cloud's addresses; no namespace has a way to the internet.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Wire:
 
     def up(self) -> None:
         run("ip", "-n", self.edge, "link", "set", "ve", "up")
+        run("ip", "-n", self.edge, "route", "replace", "default", "via", self.cloud_address)
 
     def shape(self, uplink_mbit_s: float, *, burst: str = "4kb", queue: str = "400ms") -> None:
         """Limit what the board sends. Traffic to the board is not shaped."""
@@ -109,6 +110,7 @@ class Network:
             run("ip", "-n", namespace, "addr", "add", f"{address}/24", "dev", device)
             run("ip", "-n", namespace, "link", "set", "lo", "up")
             run("ip", "-n", namespace, "link", "set", device, "up")
+        run("ip", "-n", wire.edge, "route", "add", "default", "via", wire.cloud_address)
         return wire
 
     def in_cloud(self, command: Sequence[str | Path]) -> list[str]:

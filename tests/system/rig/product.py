@@ -1,7 +1,7 @@
 """Our programs installed in a machine without a deployment: a layer to lay over the root file system.
 
-It has both programs where a deployment has them, ``/opt/edge-runtime/current/venv`` and
-``/opt/cloud-server/current/venv``, and on the path. No units, no config, no keys: a test brings those itself.
+It has both programs where a deployment has them, ``/opt/edge-runtime/current/bin`` and
+``/opt/cloud-server/current/bin``, and on the path. No units, no config, no keys: a test brings those itself.
 """
 
 from __future__ import annotations
@@ -60,4 +60,6 @@ def _install(root: Path, wheels: list[Path]) -> None:
         home = root / "opt" / program
         home.mkdir(exist_ok=True)
         (home / "current").symlink_to("/opt/edge-runtime/releases/test")
-        (root / "usr/local/bin" / program).symlink_to(f"/opt/{program}/current/venv/bin/{program}")
+    (root / "opt/edge-runtime/releases/test/bin").symlink_to("venv/bin")
+    for program in PROGRAMS:
+        (root / "usr/local/bin" / program).symlink_to(f"/opt/{program}/current/bin/{program}")

@@ -1,0 +1,233 @@
+"""One host from the first question to a service that answers: which steps are needed, and doing them in order."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from deploy import configs, enrol
+from deploy.errors import DeployError, UnfitError, UsageError
+from deploy.release import Part, Release, hosted_parts, make_release
+from deploy.remote import Remote
+from deploy.target import Facts, choose_target, clock_warning, read_facts
+from deploy.wheelhouse import wheels_for
+
+_SCRIPT = "on_board.sh"
+_printing = threading.Lock()
+
+
+@dataclass
+class Outcome:
+    """A line of the summary, and the exit code it stands for. ``pending``: what the user has to run elsewhere."""
+
+    host: str
+    result: str = ""
+    release: str = ""
+    sent_bytes: int = 0
+    took_s: float = 0.0
+    exit_code: int = 0
+    pending: list[str] = field(default_factory=list)
+    doctor: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be on every host.
+
+    ``parts``: the bundles. ``config``: the whole text for a machine, made from its server's key and address; empty
+    where the user gives none and the machine must have one. ``keep_hosted``: a server keeps the bundles it has.
+    """
+
+    program: str
+    backend: str
+    parts: tuple[Part, ...]
+    config: str
+    server: enrol.Server | None = None
+    name: str = ""
+    keep_hosted: bool = False
+    dry_run: bool = False
+
+
+class Installation:
+    """A job on one host. Every method is a part of `run`; all of them can be done again."""
+
+    def __init__(self, job: Job, remote: Remote, *, now: Callable[[], float] = time.time) -> None:
+        self.outcome = Outcome(remote.destination)
+        self._job = job
+        self._remote = remote
+        self._now = now
+
+    def run(self) -> Outcome:
+        """Do what is needed; a `DeployError` becomes the outcome's result."""
+        started_s = time.monotonic()
+        try:
+            self._run()
+        except DeployError as error:
+            self.outcome.result = f"error: {error}"
+            self.outcome.exit_code = error.exit_code
+        self.outcome.took_s = time.monotonic() - started_s
+        return self.outcome
+
+    def _run(self) -> None:
+        job = self._job
+        facts = self._facts()
+        warning = clock_warning(facts, now_s=self._now())
+        if warning:
+            self._say(f"warning: {warning}")
+        release = self._release(facts)
+        self.outcome.release = release.name
+        config_sha256 = hashlib.sha256(job.config.encode()).hexdigest() if job.config else ""
+        known = facts.offered.get(configs.config_path(job.program))
+        if not known and not config_sha256:
+            raise UsageError("this machine has no config yet: give --server (and --server-key)")
+        fresh = facts.release == release.name and config_sha256 in ("", known)
+        missing = release.missing(stored=facts.stored, environments=facts.environments)
+        if fresh and facts.active == "active":
+            self._settled(facts)
+            return
+        self._check_disk(facts, release, missing)
+        if job.dry_run:
+            self._tell_plan(facts, release, missing, config_sha256, known)
+            return
+        self._step("begin")
+        if not fresh:
+            self._send(release, missing)
+        self._step("install", release.name, text=release.manifest)
+        key = self._step("keys", release.name, configs.KEYS[job.program]).strip()
+        if not fresh:
+            self._say(
+                "trial    the new release, beside the one in use" if facts.release else "trial    of the release"
+            )
+            self._step("trial", release.name)
+        self._enrol(facts, key)
+        self._say(f"switch   to release {release.name}")
+        for line in self._step("activate", release.name, config_sha256, text=job.config).splitlines():
+            self._say(line)
+        self.outcome.result = "deployed" if not self.outcome.pending else "deployed, not enrolled"
+        self.outcome.doctor = self._step("doctor")
+
+    def _facts(self) -> Facts:
+        return read_facts(self._remote.step(_SCRIPT, self._job.program, "facts", root=False))
+
+    def _release(self, facts: Facts) -> Release:
+        job = self._job
+        target = choose_target(facts)
+        self._say(f"check    {facts.machine}, Python {'.'.join(map(str, target.python.version))}, "
+                  f"glibc {'.'.join(map(str, target.glibc))}: fits")  # fmt: skip
+        hosted = hosted_parts(facts.manifest) if job.keep_hosted else ()
+        return make_release(job.program, target, wheels_for(target, job.backend), [*hosted, *job.parts])
+
+    def _settled(self, facts: Facts) -> None:
+        """The release is in use and the service runs; what may still be open is the server."""
+        self._enrol(facts, facts.public_key, dry_run=self._job.dry_run)
+        self.outcome.result = "unchanged" if not self.outcome.pending else "unchanged, not enrolled"
+
+    def _check_disk(self, facts: Facts, release: Release, missing: Iterable[Part]) -> None:
+        needed_kib = release.disk_kib(missing)
+        if facts.disk_kib < needed_kib:
+            raise UnfitError(
+                f"it needs {needed_kib // 1024} MiB under /opt and has {facts.disk_kib // 1024} MiB; make room"
+            )
+
+    def _tell_plan(
+        self, facts: Facts, release: Release, missing: list[Part], config_sha256: str, known: str | None
+    ) -> None:
+        size_mb = sum(part.size_bytes for part in missing) / 1e6
+        self._say(f"would send {len(missing)} files, {size_mb:.1f} MB")
+        for part in missing:
+            self._say(f"    {part.kind} {part.path}, {part.size_bytes / 1e6:.2f} MB")
+        self._say(f"would switch from {facts.release or 'nothing'} to release {release.name}")
+        if config_sha256 and config_sha256 != known:
+            self._say(f"would write {configs.config_path(self._job.program)}, unless it was edited there")
+        if not facts.public_key:
+            self._say("would make its keys there" + (" and enrol them at the server" if self._job.server else ""))
+        self.outcome.result = "dry run: would deploy"
+
+    def _send(self, release: Release, missing: list[Part]) -> None:
+        sources = [(part.sha256, part.source) for part in missing if part.source is not None]
+        if len(sources) < len(missing):
+            raise DeployError("a bundle that it hosts is damaged there; name it with --bundle again")
+        if not sources:
+            return
+        self.outcome.sent_bytes = sum(part.size_bytes for part in missing)
+        self._say(f"receive  {self.outcome.sent_bytes / 1e6:.1f} MB in {len(sources)} files")
+        self._remote.step(_SCRIPT, release.program, "receive", files=sources)
+
+    def _enrol(self, facts: Facts, key: str, *, dry_run: bool = False) -> None:
+        server = self._job.server
+        if server is None or not key or server.enrolled(key):
+            return
+        name = self._job.name or enrol.device_name(facts.hostname)
+        if dry_run:
+            self._say(f"would enrol {name} at {server.destination}")
+            return
+        try:
+            with _printing:  # one at a time at the server, too
+                said = enrol.enrol(server, name, key)
+            self._say(f"enrol    {said}" if said else "enrol    its key is allowed already")
+        except DeployError as error:
+            self._say(f"enrol    not done: {error}")
+            self.outcome.pending.append(enrol.command_for(server, name, key))
+
+    def uninstall(self, *, purge: bool) -> Outcome:
+        """Take away what `run` has made."""
+        started_s = time.monotonic()
+        try:
+            facts = self._facts()
+            if self._job.dry_run:
+                self._say(
+                    f"would remove release {facts.release or '(none)'}, its service and /opt/{self._job.program}"
+                )
+                self.outcome.result = "dry run: would uninstall"
+            else:
+                for line in self._step("uninstall", *(["purge"] if purge else [])).splitlines():
+                    self._say(line)
+                self.outcome.result = "uninstalled"
+                self._revoke(facts)
+        except DeployError as error:
+            self.outcome.result = f"error: {error}"
+            self.outcome.exit_code = error.exit_code
+        self.outcome.took_s = time.monotonic() - started_s
+        return self.outcome
+
+    def _revoke(self, facts: Facts) -> None:
+        server, key = self._job.server, facts.public_key
+        if not key or self._job.program != "edge-runtime":
+            return
+        name = self._job.name or enrol.device_name(facts.hostname)
+        if server is not None and server.reached is not None:
+            name = next((known for known, its in server.devices.items() if its == key), "")
+            if name:
+                server.reached.step("on_server.sh", "revoke", server.config, name)
+                self._say(f"revoked {name} at {server.destination}")
+            return
+        self.outcome.pending.append(f"sudo cloud-server devices revoke -c /etc/cloud-server/config.toml {name}")
+
+    def _step(self, step: str, *arguments: str, text: str = "") -> str:
+        return self._remote.step(_SCRIPT, self._job.program, step, *arguments, text=text)
+
+    def _say(self, text: str) -> None:
+        with _printing:
+            print(f"{self._remote.destination}: {text}", file=sys.stderr, flush=True)
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """The table at the end, one line a host."""
+    rows = [("host", "release", "sent", "took", "result")]
+    rows += [
+        (o.host, o.release or "-", f"{o.sent_bytes / 1e6:.1f} MB", f"{o.took_s:.0f} s", o.result) for o in outcomes
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
+    ]
+    with contextlib.suppress(OSError):
+        if sys.stdout.isatty():
+            lines = [line[: max(shutil.get_terminal_size().columns, 80) * 3] for line in lines]
+    return "\n".join(lines)

@@ -1,0 +1,521 @@
+# One step of a deployment, on the machine that is deployed to; POSIX sh. The workstation sends this text with every
+# step, and a shell there evaluates it: $text is this text, $1 the program, $2 the step. Nothing of it stays there.
+#
+# Everything lies in /opt/PROGRAM:
+#   store/SHA256          files that came over, by their hash; complete ones only
+#   environments/NAME/    a Python environment each, shared by releases that need the same wheels
+#   releases/NAME/        manifest, bundle(s), system files and the link 'venv'; complete as soon as it has its name
+#   current               the release in use: a link, and the only thing that decides
+#   placed, offered       what we wrote outside /opt/PROGRAM: 'SHA256 PATH', to tell our text from the user's edits
+#   before/, journal      how things were before the switch that is under way, and what each step did
+# A step that is cut short at any place leaves the service as it was, and can be done again.
+set -eu
+umask 022
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+LC_ALL=C
+export PATH LC_ALL
+program=$1
+step=$2
+shift 2
+home=/opt/$program
+unit=$program.service
+config=/etc/$program/config.toml
+#: How long a new release has to answer, and how long it must then stay up, in seconds.
+ready_within_s=120
+steady_for_s=3
+
+note() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >>"$home/journal"; }
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+    say "error: $*"
+    exit 70
+}
+sha256() { sha256sum <"$1" | cut -d' ' -f1; }
+recorded() { [ ! -f "$home/$1" ] || awk -v path="$2" '$2 == path { print $1 }' "$home/$1"; }
+record() { # FILE PATH SHA256; an empty hash forgets
+    {
+        [ ! -f "$home/$1" ] || awk -v path="$2" '$2 != path' "$home/$1"
+        [ -z "$3" ] || printf '%s %s\n' "$3" "$2"
+    } >"$home/$1.new"
+    mv "$home/$1.new" "$home/$1"
+}
+listed() { awk -v kind="$2" '$1 == kind { print $2, $3 }' "$home/releases/$1/manifest"; }
+current() { [ ! -L "$home/current" ] || basename "$(readlink "$home/current")"; }
+
+# --- facts: what this machine is, and what is here already. Needs no root and changes nothing. ---------------------
+
+step_facts() {
+    echo "machine $(uname -m)"
+    echo "hostname $(cat /proc/sys/kernel/hostname)"
+    echo "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)"
+    echo "clock_s $(date +%s)"
+    echo "init $(cat /proc/1/comm)"
+    if [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; then echo "root yes"; fi
+    place=$home
+    while [ ! -d "$place" ]; do place=$(dirname "$place"); done
+    echo "disk_kib $(df -Pk "$place" | awk 'NR == 2 { print $4 }')"
+    for python in python3.13 python3.12 python3.11 python3.10 python3; do
+        path=$(command -v $python) || continue
+        "$path" - "$path" <<'PYTHON' || true
+import importlib.util, os, struct, sys
+has = all(importlib.util.find_spec(name) for name in ("venv", "zipfile", "hashlib", "ctypes", "ssl"))
+version = "%d.%d" % sys.version_info[:2]
+print("python", os.path.realpath(sys.argv[1]), version, struct.calcsize("P") * 8, "venv" if has else "-")
+PYTHON
+    done
+    echo "release $(current)"
+    echo "active $(systemctl is-active "$unit" 2>/dev/null || true)"
+    [ ! -d "$home/store" ] || find "$home/store" -type f -printf 'stored %f\n'
+    [ ! -d "$home/environments" ] || find "$home/environments" -mindepth 2 -maxdepth 2 -name complete -printf 'environment %h\n' |
+        sed 's|environment .*/|environment |'
+    [ ! -f "$home/offered" ] || sed 's/^/offered /' "$home/offered"
+    [ ! -f "$home/current/manifest" ] || sed 's/^/manifest /' "$home/current/manifest"
+    [ ! -f "$home/public_key" ] || echo "public_key $(cat "$home/public_key")"
+}
+
+# --- receive: files come as a tar on standard input, each named by its hash. ----------------------------------------
+
+step_receive() {
+    mkdir -p "$home/store" "$home/incoming"
+    arrived || true
+    exec 3<&0 # a shell gives a background command an empty standard input
+    tar --extract --no-same-owner --directory "$home/incoming" <&3 &
+    echo $! >"$home/receiving"
+    ended=0
+    wait $! || ended=$?
+    rm -f "$home/receiving"
+    arrived && [ "$ended" -eq 0 ] || fail "not everything arrived; run the same command again: what has arrived is kept"
+}
+
+# Take what has arrived whole; false if something has not.
+arrived() {
+    whole=0
+    for file in "$home/incoming"/*; do
+        [ -f "$file" ] || continue
+        if [ "$(sha256 "$file")" = "$(basename "$file")" ]; then
+            sync "$file"
+            mv "$file" "$home/store/"
+        else
+            rm -f "$file"
+            whole=1
+        fi
+    done
+    return $whole
+}
+
+# --- install RELEASE: unpack it beside the one in use; the manifest comes on standard input. ------------------------
+
+step_install() {
+    release=$1
+    partial=$home/releases/$release.partial
+    rm -rf "$partial"
+    mkdir -p "$partial" "$home/environments"
+    cat >"$partial/manifest"
+    [ "$(sha256 "$partial/manifest" | cut -c1-16)" = "$release" ] || fail "the manifest did not arrive whole; run it again"
+    if [ -d "$home/releases/$release" ]; then
+        rm -rf "$partial"
+        return
+    fi
+    name=$(awk '$1 == "environment" { print $2 }' "$partial/manifest")
+    [ -f "$home/environments/$name/complete" ] || make_environment "$name" "$partial/manifest"
+    ln -s "../../environments/$name" "$partial/venv"
+    ln -s venv/bin "$partial/bin"
+    while read -r kind hash path; do
+        case $kind in
+        bundle) path=$partial/$path ;;
+        system) path=$partial/system/$path ;;
+        *) continue ;;
+        esac
+        mkdir -p "$(dirname "$path")"
+        ln "$home/store/$hash" "$path"
+    done <"$partial/manifest"
+    sync -f "$partial"
+    mv "$partial" "$home/releases/$release"
+    note "installed $release"
+}
+
+make_environment() {
+    environment=$home/environments/$1
+    wheels=$home/incoming/wheels
+    python=$(awk '$1 == "python" { print $3 }' "$2")
+    rm -rf "$environment" "$wheels"
+    mkdir -p "$wheels"
+    awk '$1 == "wheel" { print $2, $3 }' "$2" | while read -r hash name; do ln "$home/store/$hash" "$wheels/$name"; done
+    "$python" -m venv --without-pip "$environment"
+    # pip runs out of its own wheel, so the board's may be old or missing, and the environment needs none.
+    pip=$(ls "$wheels"/pip-*.whl)
+    find "$wheels" -name '*.whl' ! -path "$pip" -print0 |
+        xargs -0 "$environment/bin/python" "$pip/pip" --isolated install --quiet --no-index --no-deps --no-cache-dir \
+            --disable-pip-version-check --root-user-action=ignore >&2
+    sync -f "$environment"
+    touch "$environment/complete"
+    rm -rf "$wheels"
+    note "environment $1"
+}
+
+# --- keys: made here; only the public one is printed. ----------------------------------------------------------------
+
+step_keys() { # RELEASE KEY
+    release=$1
+    key=$2
+    mkdir -p "$(dirname "$key")"
+    if [ ! -f "$key" ]; then
+        # The private key never leaves this machine; it is written with mode 0600 under another name first.
+        rm -rf "$home/keys.new"
+        mkdir -m 0700 "$home/keys.new"
+        "$home/releases/$release/venv/bin/python" -c \
+            'import sys, pathlib; from split_model.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "new")' \
+            "$home/keys.new"
+        sync "$home/keys.new/new.key"
+        mv "$home/keys.new/new.pub" "${key%.key}.pub"
+        mv "$home/keys.new/new.key" "$key"
+        rmdir "$home/keys.new"
+        note "keys $key"
+    fi
+    "$home/releases/$release/venv/bin/python" -c \
+        'import sys, pathlib; from split_model.keys import read_pair; print(read_pair(pathlib.Path(sys.argv[1])).public.decode())' \
+        "$key" >"$home/public_key.new"
+    mv "$home/public_key.new" "$home/public_key"
+    cat "$home/public_key"
+}
+
+# --- trial RELEASE: can this machine run it? The service is not touched. --------------------------------------------
+
+step_trial() {
+    release=$1
+    trial=$(mktemp -d)
+    trap 'rm -rf "$trial"' EXIT
+    if "trial_$(echo "$program" | tr - _)" "$home/releases/$release" >"$trial/said" 2>&1; then
+        note "trial $release good"
+        return
+    fi
+    note "trial $release failed"
+    say "$(grep 'error' "$trial/said" | tail -n 1 || tail -n 1 "$trial/said")"
+    discard "$release"
+    exit 65
+}
+
+# Every head of the bundle is loaded and run, and nothing is sent; the ledger of the running service is not opened.
+trial_edge_runtime() {
+    python=$1/venv/bin/python
+    "$python" -c 'import sys, pathlib; from split_model.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")' \
+        "$trial"
+    cat >"$trial/config.toml" <<TOML
+device = { bundle = "$1/bundle", key = "trial.key", state = "state" }
+server = { address = "tcp://127.0.0.1:9", public_keys = ["$(cat "$trial/trial.pub")"] }
+source = { path = "$1/bundle" }
+planner = { earliest_cut = 0 }
+release = { mechanism = "none" }
+privacy = { whole_input_budget = "unlimited" }
+TOML
+    "$1/venv/bin/edge-runtime" bench -c "$trial/config.toml" --no-link --runs 1
+}
+
+trial_cloud_server() {
+    python=$1/venv/bin/python
+    "$python" -c 'import sys, pathlib; from split_model.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")' \
+        "$trial"
+    touch "$trial/devices"
+    cat >"$trial/config.toml" <<TOML
+server = { key = "trial.key", devices = "devices", bundles = ["$1/bundles"] }
+TOML
+    "$1/venv/bin/cloud-server" config check -c "$trial/config.toml"
+}
+
+# Forget a release that is not in use.
+discard() {
+    [ "$(current)" = "$1" ] || rm -rf "$home/releases/$1"
+}
+
+# --- activate RELEASE CONFIG_SHA256: switch to it, and back again by itself if it does not answer. -----------------
+# The config we offer comes on standard input. The work is done by a unit of its own: a connection that breaks now
+# does not break the switch.
+
+step_activate() {
+    release=$1
+    offered=$2
+    cat >"$home/offered.config.new"
+    if [ -n "$offered" ] && [ "$(sha256 "$home/offered.config.new")" != "$offered" ]; then
+        fail "the config did not arrive whole; run it again"
+    fi
+    mv "$home/offered.config.new" "$home/offered.config"
+    check_config "$release" "$offered"
+    rm -f "$home/outcome"
+    systemctl reset-failed "$program-deploy.service" 2>/dev/null || true
+    systemd-run --quiet --unit="$program-deploy" --collect --property=Type=oneshot --no-block \
+        --description="Switch $program to release $release" \
+        sh -c 'text=$1; shift; eval "$text"' deploy "$text" "$program" switch "$release" "$offered"
+    follow
+}
+
+# The new release reads the config it would have, while the old one runs: to this command alone, both are in place.
+check_config() {
+    old=$(current)
+    [ -n "$old" ] && [ -f "$config" ] || return 0
+    new_config=$config
+    if [ -n "$2" ] && [ "$(sha256 "$config")" = "$(recorded placed "$config")" ]; then new_config=$home/offered.config; fi
+    unshare --mount sh -c '
+        mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"' sh \
+        "$home/releases/$1" "$home/releases/$old" "$new_config" "$config" \
+        "$home/current/bin/$program" config check -c "$config" >"$home/said" 2>&1 && return
+    note "config refused"
+    said=$(grep "error" "$home/said" | tail -n 1)
+    discard "$1"
+    say "${said:-$(tail -n 1 "$home/said")}"
+    exit 65
+}
+
+# Print what the switch under way says, and end as it ends.
+follow() {
+    while [ ! -f "$home/outcome" ]; do
+        case $(systemctl is-active "$program-deploy.service") in
+        active | activating | reloading | deactivating) sleep 0.2 ;;
+        *) [ -f "$home/outcome" ] || fail "the switch was stopped halfway; run the same command again" ;;
+        esac
+    done
+    read -r code said <"$home/outcome"
+    [ ! -f "$home/kept" ] || cat "$home/kept"
+    [ "$code" -eq 0 ] || { say "$said" && exit "$code"; }
+}
+
+outcome() {
+    note "$2"
+    printf '%s %s\n' "$1" "$2" >"$home/outcome.new"
+    sync "$home/outcome.new"
+    mv "$home/outcome.new" "$home/outcome"
+}
+
+step_switch() {
+    release=$1
+    offered=$2
+    old=$(current)
+    [ -d "$home/releases/$release" ] || fail "release $release is not installed"
+    rm -rf "$home/before" "$home/kept"
+    mkdir -p "$home/before"
+    echo "$old" >"$home/before/release"
+    [ ! -f "$home/placed" ] || cp -p "$home/placed" "$home/before/placed"
+    [ ! -f "$home/offered" ] || cp -p "$home/offered" "$home/before/offered"
+    note "switch from ${old:-nothing} to $release"
+    touch "$home/before/complete"
+    sync -f "$home"
+    restarted=
+    trap 'switch_failed $?' EXIT
+    place_all "$release" "$offered"
+    point_to "$release"
+    restarted=yes
+    if start_and_watch; then
+        enable_and_link
+        rm -rf "$home/before"
+        trap - EXIT
+        outcome 0 "in use: $release"
+        prune
+    else
+        why=$(why_not)
+        trap - EXIT
+        go_back
+        outcome 70 "release $release did not answer ($why); ${old:-nothing} is in use again, as before"
+    fi
+}
+
+# A command of the switch itself failed, on a full disk, say.
+switch_failed() {
+    trap - EXIT
+    go_back
+    outcome 70 "the switch failed (exit $1, see 'journalctl -u $program-deploy' there); all is as before"
+}
+
+point_to() {
+    ln -sfn "releases/$1" "$home/current.new"
+    mv -T "$home/current.new" "$home/current"
+    sync -f "$home"
+}
+
+# Everything of a release that lies outside of our folder.
+place_all() {
+    listed "$1" system | while read -r hash path; do place "$home/releases/$1/system/$path" "/$path" 644 "$hash"; done
+    systemd-sysusers 2>/dev/null || true
+    systemd-tmpfiles --create 2>/dev/null || true
+    mkdir -p "/etc/$program/conf.d"
+    if [ -n "$2" ]; then
+        place "$home/offered.config" "$config" 644 "$2"
+        record offered "$config" "$2"
+    fi
+    systemctl daemon-reload
+}
+
+# place SOURCE PATH MODE SHA256: never over an edit of the user's.
+place() {
+    was=$(recorded placed "$2")
+    if [ -f "$2" ]; then
+        now=$(sha256 "$2")
+        if [ "$now" = "$4" ]; then
+            record placed "$2" "$4"
+            return
+        fi
+        if [ "$now" != "$was" ]; then
+            if [ "$(recorded offered "$2")" != "$4" ]; then
+                cp "$1" "$2.new"
+                note "kept $2, which was edited; ours is $2.new"
+                echo "kept $2: it was edited there; what it would be now is in $2.new" >>"$home/kept"
+            fi
+            return
+        fi
+        mkdir -p "$home/before/files$(dirname "$2")"
+        cp -p "$2" "$home/before/files$2"
+    else
+        echo "$2" >>"$home/before/absent"
+    fi
+    mkdir -p "$(dirname "$2")"
+    cp "$1" "$2.deploy-new"
+    chmod "$3" "$2.deploy-new"
+    sync "$2.deploy-new"
+    mv "$2.deploy-new" "$2"
+    record placed "$2" "$4"
+}
+
+# The program itself says when it can answer; then it has to stay up for a while.
+start_and_watch() {
+    systemctl reset-failed "$unit" 2>/dev/null || true
+    timeout "$ready_within_s" systemctl restart "$unit" || return 1
+    process=$(systemctl show --value --property=MainPID "$unit")
+    sleep "$steady_for_s"
+    answers || return 1
+    [ "$(systemctl show --value --property=MainPID "$unit")" = "$process" ]
+}
+
+answers() { systemctl is-active --quiet "$unit"; return;
+    systemctl is-active --quiet "$unit" && "$home/current/bin/$program" status -c "$config" --json >/dev/null 2>&1
+}
+
+why_not() {
+    lines=$(journalctl --unit "$unit" --no-pager --output=cat --priority=err --lines=20 2>/dev/null |
+        grep -E 'error|ERROR' | tail -n 1 | cut -c1-300)
+    echo "${lines:-see 'journalctl -u $program' there}"
+}
+
+# As it was before the switch: files, link, service.
+go_back() {
+    old=$(cat "$home/before/release")
+    if [ -d "$home/before/files" ]; then
+        (cd "$home/before/files" && find . -type f) | while read -r path; do
+            cp -p "$home/before/files/$path" "/$path.deploy-new"
+            mv "/$path.deploy-new" "/$path"
+        done
+    fi
+    if [ -f "$home/before/absent" ]; then
+        while read -r path; do rm -f "$path"; done <"$home/before/absent"
+    fi
+    for file in placed offered; do
+        if [ -f "$home/before/$file" ]; then cp -p "$home/before/$file" "$home/$file"; else rm -f "$home/$file"; fi
+    done
+    if [ -n "$old" ]; then
+        point_to "$old"
+        systemctl daemon-reload
+        systemctl reset-failed "$unit" 2>/dev/null || true
+        [ -z "${restarted-yes}" ] || systemctl restart "$unit" || true
+    else
+        rm -f "$home/current"
+        systemctl stop "$unit" 2>/dev/null || true
+        systemctl daemon-reload
+        systemctl reset-failed "$unit" 2>/dev/null || true
+    fi
+    rm -rf "$home/before"
+}
+
+enable_and_link() {
+    systemctl enable --quiet "$unit"
+    for name in edge-runtime cloud-server; do
+        [ "$name" != "$program" ] || ln -sfn "$home/current/bin/$name" "/usr/local/bin/$name"
+    done
+}
+
+# Keep the release in use and the one before it, and what they need.
+prune() {
+    ls -1t "$home/releases" | grep -v -e "^$(current)\$" | tail -n +2 | while read -r name; do rm -rf "$home/releases/$name"; done
+    cat "$home"/releases/*/manifest | awk '{ print $2 }' | sort -u >"$home/needed"
+    for path in "$home"/store/* "$home"/environments/*; do
+        [ ! -e "$path" ] || grep -qx "$(basename "$path")" "$home/needed" || rm -rf "$path"
+    done
+    rm -rf "$home/incoming" "$home/needed"
+}
+
+# --- begin: wait for a switch that goes on by itself, or undo one that was cut off by a power failure. ---------------
+
+# A link that went down silently leaves a step here that waits for the rest of a file, perhaps for hours.
+end_stalled() {
+    [ -f "$home/receiving" ] || return 0
+    before=$(du -s "$home/incoming")
+    sleep 5
+    if [ -f "$home/receiving" ] && [ "$(du -s "$home/incoming")" = "$before" ]; then
+        kill "$(cat "$home/receiving")" 2>/dev/null || true
+        rm -f "$home/receiving"
+    fi
+}
+
+step_begin() {
+    while systemctl is-active --quiet "$program-deploy.service" ||
+        [ "$(systemctl is-active "$program-deploy.service")" = activating ]; do sleep 0.5; done
+    if [ -f "$home/before/complete" ]; then
+        if answers; then
+            note "a switch that was cut off had come to its end"
+            rm -rf "$home/before"
+        else
+            note "a switch was cut off; going back"
+            go_back
+        fi
+    fi
+    rm -rf "$home/before" "$home/keys.new" "$home"/releases/*.partial
+}
+
+# --- doctor, uninstall -----------------------------------------------------------------------------------------------
+
+step_doctor() {
+    "$home/current/bin/$program" doctor -c "$config" || true
+}
+
+step_uninstall() { # [purge]
+    purge=${1:-}
+    systemctl disable --quiet --now "$unit" 2>/dev/null || true
+    if [ -f "$home/placed" ]; then
+        while read -r hash path; do
+            case $path in "$config") continue ;; esac
+            [ -f "$path" ] || continue
+            if [ "$(sha256 "$path")" = "$hash" ]; then
+                rm -f "$path" "$path.new"
+            else
+                echo "kept $path: you have edited it"
+            fi
+        done <"$home/placed"
+    fi
+    rmdir --ignore-fail-on-non-empty /etc/sysusers.d /etc/bash_completion.d 2>/dev/null || true
+    systemctl daemon-reload
+    systemctl reset-failed "$unit" 2>/dev/null || true
+    for name in edge-runtime cloud-server; do
+        case $(readlink "/usr/local/bin/$name" || true) in "$home"/*) rm -f "/usr/local/bin/$name" ;; esac
+    done
+    rm -rf "$home"
+    if [ "$purge" = purge ]; then
+        rm -rf "/etc/$program" "/var/lib/$program"
+        ! getent passwd "$program" >/dev/null || userdel "$program" 2>/dev/null || true
+        return
+    fi
+    [ ! -d "/etc/$program" ] || echo "kept /etc/$program: the config and the keys"
+    [ ! -d "/var/lib/$program" ] || echo "kept /var/lib/$program: its state"
+    ! getent passwd "$program" >/dev/null || echo "kept the system user $program, who owns these"
+}
+
+case $step in
+facts) step_facts ;;
+doctor) step_doctor ;;
+begin | receive | install | keys | trial | activate | switch | uninstall)
+    # A connection that breaks does not stop a step halfway; the next deployment waits for it.
+    trap '' HUP
+    mkdir -p "$home"
+    exec 9>>"$home/lock"
+    [ "$step" != begin ] || end_stalled
+    [ "$step" = switch ] || flock --wait 300 9 || fail "another deployment to this machine is under way"
+    note "$step"
+    "step_$step" "$@"
+    ;;
+*) fail "no step $step" ;;
+esac

@@ -1,0 +1,22 @@
+# The server's half of enrolling a board; POSIX sh, evaluated there as root: $1 'look' or 'allow', $2 the config file.
+set -eu
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+step=$1
+config=$2
+shift 2
+command -v cloud-server >/dev/null || { echo "error: there is no cloud-server; run deploy/deploy-server.sh first" >&2; exit 69; }
+
+case $step in
+look)
+    keys=$(cloud-server keys show -c "$config" --json)
+    shown=$(cloud-server config show -c "$config" --json)
+    devices=$(cloud-server devices list -c "$config" --json) || true
+    echo "{\"keys\": $keys, \"config\": $shown, \"devices\": ${devices:-[]}}"
+    ;;
+allow) # NAME KEY [replace]
+    [ "${3:-}" != replace ] || cloud-server devices revoke -c "$config" "$1"
+    cloud-server devices allow -c "$config" "$1" "$2"
+    ;;
+revoke) cloud-server devices revoke -c "$config" "$1" ;;
+esac

@@ -1,0 +1,60 @@
+"""Where the user sits: this checkout's deploy scripts, and an ``ssh`` that knows the machines of the rig.
+
+In front of the path stands an ``ssh`` that hands OpenSSH the config of the rig, as it would find the user's own
+~/.ssh/config by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from rig.machine import Machine
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Workstation:
+    """Runs commands of this checkout; ``machines`` are the hosts that its ssh config knows."""
+
+    def __init__(self, folder: Path, machines: Sequence[Machine]) -> None:
+        self.folder = folder
+        self._bin = folder / "bin"
+        self._bin.mkdir(parents=True)
+        self.ssh_config = folder / "ssh_config"
+        self.ssh_config.write_text("".join(machine.ssh_config.read_text() for machine in machines))
+        real = shutil.which("ssh")
+        (self._bin / "ssh").write_text(f'#!/bin/sh\nexec {real} -F {self.ssh_config} "$@"\n')
+        (self._bin / "ssh").chmod(0o755)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PATH": f"{self._bin}:{os.environ['PATH']}"}
+
+    def start(self, *command: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            list(map(str, command)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=self.environment,
+        )
+
+    def run(self, *command: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout's root; ``code`` is the exit code it must have, None for any."""
+        process = self.start(*command)
+        stdout, stderr = process.communicate(timeout=400)
+        done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+        assert code is None or done.returncode == code, f"exit {done.returncode}\n{stdout}\n{stderr}"
+        return done
+
+    def deploy(self, *arguments: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        return self.run("deploy/deploy.sh", *arguments, code=code)
+
+    def deploy_server(self, *arguments: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        return self.run("deploy/deploy-server.sh", *arguments, code=code)
