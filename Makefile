@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 LEGACY := .venv-legacy
+ATTACK := .venv-attack
 BIN := $(VENV)/bin
 
 # tflite-runtime has no wheels for Python 3.12 and newer; the tests that need it are skipped there and say so.
@@ -10,10 +11,14 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo test test-serial test-oracles test-system test-link lint types fix clean
+.PHONY: demo attack test test-serial test-oracles test-system test-link lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmarks/demo.py
+
+# Reconstruction attacks on the fashion model's releases, with torch in an environment of its own: half an hour of a core.
+attack: $(ATTACK)/ready
+	$(ATTACK)/bin/python benchmarks/reconstruction.py --network --pictures build/attack.png
 
 test: $(VENV)/ready $(LEGACY_READY)
 	SPLIT_LEGACY_PYTHON=$(LEGACY_PYTHON) $(BIN)/python -m pytest
@@ -42,7 +47,7 @@ fix: $(VENV)/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build $(VENV) $(LEGACY)
+	rm -rf build $(VENV) $(LEGACY) $(ATTACK)
 
 $(VENV)/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,4 +62,11 @@ $(VENV)/oracles: $(VENV)/ready
 $(LEGACY)/ready: setup.cfg constraints-legacy.txt
 	$(PYTHON) -m venv $(LEGACY)
 	$(LEGACY)/bin/pip install --quiet --disable-pip-version-check -c constraints-legacy.txt -e '.[legacy,tools]'
+	touch $@
+
+$(ATTACK)/ready: setup.cfg benchmarks/requirements-attack.txt
+	$(PYTHON) -m venv $(ATTACK)
+	$(ATTACK)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements-attack.txt \
+		-e '.[litert,tools]'
+	mkdir -p build
 	touch $@
