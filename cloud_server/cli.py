@@ -6,21 +6,21 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from cloud_server import allow_list
+from cloud_server import allow_list, status
 from cloud_server import config as configuration
-from cloud_server import status as status_file
 from split_model import __version__
 from split_model.command_line import Parser, run_main
 from split_model.config import as_plain
 from split_model.errors import BadInputError, MissingInputError
 from split_model.keys import make_pair, read_pair, read_public
+from split_model.service.notify import Notifier
+from split_model.service.status_file import boot_s, condition_now
 
 KEY_CHARS = 40
 
@@ -46,13 +46,19 @@ def _run(args: argparse.Namespace) -> None:
     from cloud_server.service import serve
 
     config = configuration.load(args.config)
-    serve(config, _status_path(config, args), ready_fd=args.ready_fd)
+    serve(
+        config,
+        _status_path(config, args),
+        ready_fd=args.ready_fd,
+        reread=lambda: configuration.load(args.config),
+        notifier=Notifier.from_environment(),
+    )
 
 
 def _status(args: argparse.Namespace) -> int:
     config = configuration.load(args.config)
-    found = status_file.read(_status_path(config, args))
-    condition = status_file.condition_now(found)
+    found = status.read(_status_path(config, args))
+    condition = condition_now(found)
     if args.json:
         _print_json({"condition": condition, **msgspec.to_builtins(found)})
     else:
@@ -69,8 +75,10 @@ def _status(args: argparse.Namespace) -> int:
         for key, times in found.refused_keys.items():
             remedy = f"cloud-server devices allow -c {args.config} NAME '{key}'"
             print(f"refused   an unknown device, {times} times; to admit it: {remedy}")
+        if found.reload_error:
+            print(f"reload    REFUSED, the config before is in force: {found.reload_error}")
         if condition not in ("running", "stopped"):
-            print(f"written   {time.time() - found.written_unix_s:.0f} s ago")
+            print(f"written   {boot_s() - found.written_boot_s:.0f} s ago")
     return 0 if condition in ("running", "draining") else os.EX_UNAVAILABLE
 
 
@@ -143,7 +151,7 @@ def _keys_show(args: argparse.Namespace) -> None:
 
 
 def _config_check(args: argparse.Namespace) -> None:
-    from cloud_server.service import hub_limits
+    from cloud_server.reload import hub_limits
     from cloud_server.tails import find_bundles
     from split_model.bundle import Bundle
 

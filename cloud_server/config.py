@@ -11,6 +11,7 @@ import msgspec
 
 from split_model.config import load_toml
 from split_model.errors import ConfigError
+from split_model.service import status_file
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Mebibytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
@@ -18,7 +19,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
 _LISTEN = re.compile(r"tcp://[^\s:]+:\d+|tcp://\[[0-9a-fA-F:]+\]:\d+")
 _STATUS_FILE = "cloud-server.status.json"
-_SERVICE_STATUS = Path("/run/cloud-server") / _STATUS_FILE
+_SERVICE = Path("/run/cloud-server")
 
 
 class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,9 +83,6 @@ def load(path: Path) -> Config:
 
 def status_path(config: Config, config_path: Path, *, runtime_directory: str | None) -> Path:
     """Where ``run`` writes its state: as configured, else systemd's runtime folder, else beside the config."""
-    if config.server.status is not None:
-        return config.server.status
-    if runtime_directory:
-        return Path(runtime_directory.split(":")[0]) / _STATUS_FILE
-    beside = config_path.absolute().parent / _STATUS_FILE
-    return _SERVICE_STATUS if _SERVICE_STATUS.exists() and not beside.exists() else beside
+    return status_file.find(
+        _STATUS_FILE, config.server.status, config_path, runtime_directory=runtime_directory, service=_SERVICE
+    )

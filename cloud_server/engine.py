@@ -20,8 +20,12 @@ from cloud_server.tails import Tail, TailId, TailSet, UnknownReleaseError
 from split_model.errors import SplitModelError
 from split_model.interpreter import Interpreter
 from split_model.protocol import messages as wire
+from split_model.service.heartbeats import Heartbeats
 
 _log = logging.getLogger(__name__)
+
+#: A tail that takes so long to load and run is stuck.
+_TAIL_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,7 @@ class LocalEngine:
     """Worker threads, each with interpreters of its own; the earliest due job goes first.
 
     ``deliver`` is called from worker threads with every outcome. TFLite lets go of the GIL while it computes.
+    ``beats`` expects every tail to end.
     """
 
     def __init__(
@@ -96,7 +101,9 @@ class LocalEngine:
         tail_threads: int,
         queue: int,
         cache_bytes: int,
+        beats: Heartbeats | None = None,
     ) -> None:
+        self._beats = beats or Heartbeats()
         self._tails = tails
         self._deliver = deliver
         self._clock = clock
@@ -120,6 +127,10 @@ class LocalEngine:
                 interpreter.run([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
         for thread in self._threads:
             thread.start()
+
+    def host(self, tails: TailSet) -> None:
+        """Other tails from now on. Those that are loaded stay so while there is room."""
+        self._tails = tails
 
     def submit(self, job: Job) -> bool:
         """See `Engine.submit`. Jobs that nobody can use any more make room first."""
@@ -183,9 +194,11 @@ class LocalEngine:
                 self._changed.wait()
 
     def _work(self, loaded: LoadedTails) -> None:
+        name = threading.current_thread().name
         while (job := self._next()) is not None:
             try:
-                outcome = self._run(job, loaded)
+                with self._beats.work(f"{name}, cut {job.tail.cut.index}", within_s=_TAIL_WITHIN_S):
+                    outcome = self._run(job, loaded)
             except UnknownReleaseError as error:
                 outcome = _failed(job, str(error), code="unknown_release")
             except SplitModelError as error:

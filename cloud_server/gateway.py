@@ -108,8 +108,11 @@ class Gateway:
         self._stop = True
         self.mailbox.wake()
 
-    def run(self, hub: Hub, *, drain_s: float, on_sweep: Callable[[], None]) -> None:
-        """Serve until `stop`, then answer what was accepted, for ``drain_s`` at most."""
+    def run(self, hub: Hub, *, drain_s: float, on_sweep: Callable[[], list[Reply]]) -> None:
+        """Serve until `stop`, then answer what was accepted, for ``drain_s`` at most.
+
+        ``on_sweep`` is called twice a second; what it returns is sent.
+        """
         poller = zmq.Poller()
         for source in (self._router, self.gate.socket, self.mailbox.fd):
             poller.register(source, zmq.POLLIN)
@@ -125,7 +128,7 @@ class Gateway:
             if now_s >= sweep_s:
                 sweep_s = now_s + _SWEEP_S
                 self._sweep(hub, now_s)
-                on_sweep()
+                self._send_all(hub, on_sweep())
             if self._stop and drained_s is None:
                 drained_s, hub.draining = now_s + drain_s, True
                 _log.info("stopping: %d requests to answer first", hub.open_jobs)

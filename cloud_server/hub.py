@@ -163,6 +163,18 @@ class Hub:
             replies += [Reply(routing_id, _revocation(request_id)) for request_id in [*waiting, None]]
         return self._count(replies)
 
+    def host(self, tails: TailSet, limits: HubLimits) -> list[Reply]:
+        """Other tails and limits from now on. Devices are asked to greet anew, and send again what was open."""
+        self.tails, self._limits = tails, limits
+        text = "this server hosts other bundles now"
+        replies = [
+            Reply(routing_id, wire.Refusal(request_id=None, code="hello_first", text=text))
+            for routing_id in self._peers
+        ]
+        for routing_id in list(self._peers):
+            self.drop(routing_id)
+        return replies
+
     def drop(self, routing_id: bytes) -> None:
         """Forget a peer and everything it holds here."""
         peer = self._peers.pop(routing_id, None)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 
 from edge_runtime import profile as profiles
@@ -77,13 +78,15 @@ def make_plans(config: Config, bundle: Bundle) -> Plans:
     return {cut.index: plan_for(cut, config.release.spec_at(cut)) for cut in bundle.manifest.cuts}
 
 
-def make_heads(config: Config, bundle: Bundle, plans: Plans) -> Heads:
+def make_heads(config: Config, bundle: Bundle, plans: Plans, *, loader: Executor | None = None) -> Heads:
+    """The heads of a bundle, the whole model loaded; ``loader`` loads the others in the background."""
     return Heads(
         bundle,
         lambda cut: Release(cut, plans[cut.index], entropy=os.urandom),
         backend=config.device.backend,
         threads=config.device.threads,
         memory_bytes=int(config.device.head_memory_mb * 1e6),
+        loader=loader,
     )
 
 
@@ -99,22 +102,20 @@ def profile_path(config: Config, bundle: Bundle) -> Path:
     return config.device.state / f"profile-{bundle.identity[:16]}.json"
 
 
-def _measure(
-    config: Config, bundle: Bundle, heads: Heads, board: Board, stopped: Callable[[], bool]
-) -> Profile | None:
-    log.info("measuring %d cuts on this board", len(bundle.manifest.cuts))
-    profile = profiles.measure(
-        bundle, heads, board, release=release_name(config), threads=config.device.threads, stopped=stopped
-    )
-    if profile is not None:
-        profiles.store(profile_path(config, bundle), profile)
-    return profile
-
-
 def find_profile(
-    config: Config, bundle: Bundle, heads: Heads, board: Board, stopped: Callable[[], bool]
+    config: Config,
+    bundle: Bundle,
+    heads: Heads,
+    board: Board,
+    stopped: Callable[[], bool],
+    *,
+    progress: Callable[[str], None] = log.info,
+    keep: bool = True,
 ) -> Profile | None:
-    """The stored profile if it still fits, else a new one; None if ``stopped`` held before it was there."""
+    """The stored profile if it still fits, else a new one; None if ``stopped`` held before it was there.
+
+    ``keep``: store a new one. A board that answers frames meanwhile gives one that the next start must not use.
+    """
     stored = profiles.load(profile_path(config, bundle))
     splits = [*(cut.index for cut in bundle.manifest.cuts), bundle.local]
     wanted = (bundle.identity, heads.whole.backend, config.device.threads, board.slowdown, release_name(config))
@@ -122,7 +123,19 @@ def find_profile(
         found = (stored.bundle, stored.backend, stored.threads, stored.slowdown, stored.release)
         if found == wanted:
             return stored
-    return _measure(config, bundle, heads, board, stopped)
+    progress(f"{len(bundle.manifest.cuts)} cuts to measure")
+    profile = profiles.measure(
+        bundle,
+        heads,
+        board,
+        release=release_name(config),
+        threads=config.device.threads,
+        stopped=stopped,
+        progress=progress,
+    )
+    if profile is not None and keep:
+        profiles.store(profile_path(config, bundle), profile)
+    return profile
 
 
 def allowed_cuts(config: Config, bundle: Bundle) -> frozenset[int]:
@@ -186,9 +199,15 @@ def _why(cut: Cut) -> str:
 
 
 def make_link(
-    config: Config, bundle: Bundle, keys: KeyPair, boot_id: str, closing: contextlib.ExitStack
+    config: Config,
+    bundle: Bundle,
+    keys: KeyPair,
+    boot_id: str,
+    closing: contextlib.ExitStack,
+    *,
+    beat: Callable[[], None] = lambda: None,
 ) -> Offload:
-    """The link thread, not started yet; ``closing`` ends its sockets."""
+    """The link thread, not started yet; ``closing`` ends its sockets. See `Offload` for ``beat``."""
     transport = Transport(
         config.server.address,
         keys=keys,
@@ -196,4 +215,5 @@ def make_link(
         max_answer_bytes=sum(spec.nbytes for spec in bundle.manifest.outputs),
     )
     closing.callback(transport.terminate)
-    return Offload(transport, DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}"))
+    session = DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}")
+    return Offload(transport, session, beat=beat)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from split_model import __version__
 from split_model.command_line import Parser, run_main
+
+if TYPE_CHECKING:
+    from edge_runtime.config import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +40,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     _config_option(run)
     run.set_defaults(func=_run)
+
+    status = commands.add_parser(
+        "status",
+        help="how the running program is: split point, link, frames, ledger",
+        description="Show what the running program tells of itself: split point, link, frames, load, ledger. "
+        "Exit code 0 while it can answer frames, 69 where it cannot or does not run.",
+        epilog="examples:\n"
+        "  edge-runtime status                       the service's, by its config in /etc/edge-runtime\n"
+        "  edge-runtime status --watch               the same every second, until Ctrl-C\n"
+        "  edge-runtime status --json | jq .link     for programs: also 'condition' and every counter",
+    )
+    _config_option(status)
+    status.add_argument("--json", action="store_true", help="print JSON, one line")
+    status.add_argument(
+        "--watch",
+        type=_seconds,
+        nargs="?",
+        const=1.0,
+        metavar="SECONDS",
+        help="again and again (default: %(const)g)",
+    )
+    status.set_defaults(func=_status)
 
     bench = commands.add_parser(
         "bench",
@@ -96,8 +123,48 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from edge_runtime import config, daemon
+    from split_model.service.notify import Notifier
 
-    return daemon.run(config.load(args.config))
+    device = config.load(args.config)
+    service = daemon.Service(
+        config=args.config,
+        reread=lambda: config.load(args.config),
+        status=_status_path(args, device),
+        notifier=Notifier.from_environment(),
+    )
+    return daemon.run(device, service=service)
+
+
+def _status_path(args: argparse.Namespace, device: Config | None) -> Path:
+    from edge_runtime.service import status
+    from split_model.service import status_file
+
+    return status_file.find(
+        status.NAME,
+        None if device is None else device.device.status,
+        args.config,
+        runtime_directory=os.environ.get("RUNTIME_DIRECTORY"),
+        service=status.SERVICE,
+    )
+
+
+def _status(args: argparse.Namespace) -> int:
+    from edge_runtime import config
+    from edge_runtime.service.show import show
+    from split_model.errors import MissingInputError
+
+    try:
+        device: Config | None = config.load(args.config, check_server_keys=False)
+    except MissingInputError:  # the running service may still be found, in systemd's folder
+        device = None
+    return show(_status_path(args, device), as_json=args.json, watch_s=args.watch)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text}: give seconds from 0.1 to 3600")
+    return seconds
 
 
 def _count(text: str) -> int:

@@ -33,7 +33,10 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class DeviceTable(_Table, frozen=True):
-    """``[device]``: what runs here. ``state`` is a folder this program may write to."""
+    """``[device]``: what runs here. ``state`` is a folder this program may write to.
+
+    ``status``: the file that ``edge-runtime status`` reads.
+    """
 
     bundle: Path
     key: Path
@@ -41,6 +44,7 @@ class DeviceTable(_Table, frozen=True):
     backend: Literal["ai-edge-litert", "tflite-runtime"] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     head_memory_mb: Positive = 64.0
+    status: Path | None = None
 
 
 class ServerTable(_Table, frozen=True):

@@ -26,6 +26,7 @@ class Counters:
         self.moves = 0
         self.late = 0
         self.reconnects = 0
+        self._links_before = (0, 0)
         self._ends: Counter[How] = Counter()
 
     def ended(self, how: How) -> None:
@@ -43,6 +44,14 @@ class Counters:
         self.unprotected_releases += not protected
         self.whole_input_epsilon += whole_input_epsilon
         self.per_value_epsilon_max = max(self.per_value_epsilon_max, per_value_epsilon_max)
+
+    def link(self, *, late: int, reconnects: int) -> None:
+        """What the link in use has counted since its start."""
+        self.late, self.reconnects = self._links_before[0] + late, self._links_before[1] + reconnects
+
+    def next_link(self) -> None:
+        """Another link takes over, and counts from zero."""
+        self._links_before = (self.late, self.reconnects)
 
     @property
     def adds_up(self) -> bool:

@@ -6,149 +6,159 @@ This is the rim: the only place where the clock, the operating system's entropy 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
+import queue
 import secrets
 import signal
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from edge_runtime import profile as profiles
 from edge_runtime.assembly import (
     allowed_cuts,
     check_sources,
-    find_profile,
     make_board,
     make_heads,
     make_link,
-    make_planner,
     make_plans,
     open_bundle,
     open_sources,
     profile_path,
     release_name,
-    say_privacy,
 )
 from edge_runtime.bench import command as bench_command
 from edge_runtime.bench.command import Options, Parts
 from edge_runtime.bench.figures import LinkFigures, Report
 from edge_runtime.bench.link import LinkBench, Sample
 from edge_runtime.conditions.board import Board
-from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.conditions.sensors import Sensors
 from edge_runtime.config import Config
-from edge_runtime.heads import Heads
-from edge_runtime.ledger import Account, system_now
+from edge_runtime.counters import Counters
+from edge_runtime.ledger import system_now
 from edge_runtime.ledger.opening import open_account
-from edge_runtime.offload import NOT_YET, Offload
-from edge_runtime.pipeline import Pipeline
+from edge_runtime.offload import NOT_YET
 from edge_runtime.planner import Planner
-from edge_runtime.profile import Profile
-from edge_runtime.records import Records
-from edge_runtime.runtime import Runtime
+from edge_runtime.runtime import Step
+from edge_runtime.service.feed import Feed
+from edge_runtime.service.reload import Reloader
+from edge_runtime.service.reporter import Reporter
+from edge_runtime.serving import InForce, Program, Serving
 from edge_runtime.sinks import Sinks
 from edge_runtime.sources import Answer
-from split_model.bundle import Bundle
-from split_model.keys import KeyPair, read_pair
+from edge_runtime.sources.intake import Intake
+from split_model.keys import read_pair
+from split_model.service.heartbeats import Heartbeats
+from split_model.service.notify import Notifier
 
 log = logging.getLogger(__name__)
 
+#: What is late by less than this is not stuck: at least, and where no watchdog says more.
+_PATIENCE_S = (1.0, 60.0)
 
-def run(config: Config, *, planner: Planner | None = None) -> int:
+
+@dataclass(frozen=True)
+class Service:
+    """What the command line knows beside the config: where it is, how to read it again, where to publish."""
+
+    config: Path
+    reread: Callable[[], Config]
+    status: Path
+    notifier: Notifier
+
+
+def run(
+    config: Config, *, service: Service | None = None, planner: Planner | None = None, board: Board | None = None
+) -> int:
     """Answer frames until the source ends or SIGTERM or SIGINT comes; returns the exit code.
 
-    ``planner`` decides instead of the configured one, for tests that force it.
+    ``planner`` and ``board`` take the place of the configured ones, for tests that force them.
     """
-    stop = threading.Event()
+    stopping: list[int] = []  # signal numbers; a lock, as an Event has, could be taken twice by handlers
+    hangups: queue.SimpleQueue[bool] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    bundle = open_bundle(config)
-    check_sources(config, bundle)
-    keys = read_pair(config.device.key)
-    plans = make_plans(config, bundle)
-    say_privacy(config, bundle, plans)
-    allowed = allowed_cuts(config, bundle)
-    board = make_board(config)
+        signal.signal(number, lambda got, _: stopping.append(got))
+    if service is not None and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: hangups.put(True))
+    faulthandler.enable()  # the watchdog kills with SIGABRT: where every thread was then is in the journal
+    notifier = Notifier() if service is None else service.notifier
+    beats = Heartbeats()
     with contextlib.ExitStack() as closing:
+        closing.callback(notifier.close)
+        reporter = Reporter(
+            None if service is None else service.status,
+            config=Path() if service is None else service.config,
+            notifier=notifier,
+            beats=beats,
+            stopped=lambda: bool(stopping),
+        )
+        reporter.start()
+        closing.callback(reporter.stop)
+        program = Program(
+            counters=Counters(),
+            beats=beats,
+            patience_s=max(_PATIENCE_S[0], (notifier.watchdog_s or _PATIENCE_S[1]) / 2),
+            stopped=lambda: bool(stopping),
+            doing=reporter.doing,
+            board=board,
+            planner=planner,
+        )
+        bundle = open_bundle(config)
+        check_sources(config, bundle)
+        keys = read_pair(config.device.key)
+        plans = make_plans(config, bundle)
         account = open_account(config, plans, now=system_now())
-        closing.callback(account.close)
-        heads = make_heads(config, bundle, plans)
-        closing.callback(heads.close)
-        profile = find_profile(config, bundle, heads, board, stop.is_set)
-        if profile is None:
+        in_force = InForce(account)
+        closing.callback(in_force.close)
+        serving = Serving.start(config, bundle, plans=plans, keys=keys, account=account, program=program)
+        if serving is None:
             return os.EX_OK
+        in_force.serving = serving
         sinks = Sinks(config.sinks)
         closing.callback(sinks.close)
-        runtime, offload = _start(
-            config=config,
-            bundle=bundle,
-            heads=heads,
-            board=board,
-            profile=profile,
-            keys=keys,
-            account=account,
-            planner=planner or make_planner(config, bundle, profile, allowed),
-            closing=closing,
-        )
-        intake = open_sources(config, bundle, stop.is_set)
+        intake = open_sources(config, bundle, program.stopped)
         closing.callback(intake.close)
-        records = Records(bundle)
-        counters = runtime.counters
-        for step in runtime.run(intake):
+        if service is not None:
+            reloader = Reloader(service.reread, hangups, in_force, program, reporter)
+            reloader.start()
+            closing.callback(reloader.stop)
+        reporter.serve(serving)
+        feed = Feed(iter(intake), beats, within_s=lambda: max(program.patience_s, in_force.serving.frame_within_s))
+        reporter.feed = feed
+        reporter.enter("running")
+        serving = _answer(feed, intake, sinks, in_force, program.counters, reporter.note)
+        # Answers may have come late after the last frame.
+        view = serving.offload.stop()
+        program.counters.link(late=view.late, reconnects=view.reconnects)
+    if view.trouble == NOT_YET:  # any other trouble was told when it came
+        log.warning("%s was not reached before the last frame", serving.config.server.address)
+    _say_counters("source", intake.counters_by_source())
+    _say_counters("sink", sinks.counters_by_sink())
+    log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in program.counters.as_dict().items()))
+    return os.EX_OK
+
+
+def _answer(
+    feed: Feed, intake: Intake, sinks: Sinks, in_force: InForce, counters: Counters, note: Callable[[Step], None]
+) -> Serving:
+    """Answer every frame there is, by the config that is in force then; returns the last."""
+    while True:
+        serving = in_force.take_turn(counters)
+        for step in serving.runtime.run(feed.until(lambda: in_force.changed)):
             result = step.result
-            *moves, record = records.of(step)
+            *moves, record = serving.records.of(step)
             for move in moves:
                 sinks.write(move)
             sinks.write(record, result.outputs)
             intake.answered(Answer(result.frame, record, result.outputs))
             counters.dropped(intake.dropped)
-        counters.dropped(intake.dropped)
-        # Answers may have come late after the last frame.
-        view = offload.stop()
-        counters.late, counters.reconnects = view.late, view.reconnects
-    if view.trouble == NOT_YET:  # any other trouble was told when it came
-        log.warning("%s was not reached before the last frame", config.server.address)
-    _say_counters("source", intake.counters_by_source())
-    _say_counters("sink", sinks.counters_by_sink())
-    log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in counters.as_dict().items()))
-    return os.EX_OK
-
-
-def _start(
-    *,
-    config: Config,
-    bundle: Bundle,
-    heads: Heads,
-    board: Board,
-    profile: Profile,
-    keys: KeyPair,
-    account: Account,
-    planner: Planner,
-    closing: contextlib.ExitStack,
-) -> tuple[Runtime, Offload]:
-    """The frame loop, and the link thread, started; ``closing`` ends both."""
-    boot_id = secrets.token_hex(16)
-    offload = make_link(config, bundle, keys, boot_id, closing)
-    cpus = os.cpu_count() or 1
-    frame_loop = Pipeline if config.planner.objective == "throughput" else Runtime
-    runtime = frame_loop(
-        bundle=bundle,
-        heads=heads,
-        board=board,
-        planner=planner,
-        offload=offload,
-        profile=profile,
-        boot_id=boot_id,
-        answer_within_s=config.planner.answer_within_s,
-        load=LoadEstimator(board.cpu_load, cpus=cpus, threads=config.device.threads),
-        account=account,
-        # Without a core to spare, a second run at the same time would only slow the first one.
-        hedge_above=config.planner.hedge_above if cpus > config.device.threads else 1.0,
-    )
-    offload.start()
-    closing.callback(offload.end)
-    closing.callback(runtime.close)
-    return runtime, offload
+            feed.answered(result.frame)
+            note(step)
+        if feed.ended:
+            counters.dropped(intake.dropped)
+            return serving
 
 
 def bench(config: Config, options: Options) -> Report:

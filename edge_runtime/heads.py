@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,10 @@ class Head:
 
 
 class Heads:
-    """All heads of a bundle. ``memory_bytes`` bounds about what the prepared ones take, but one is always kept."""
+    """All heads of a bundle. ``memory_bytes`` bounds about what the prepared ones take, but one is always kept.
+
+    ``loader``: one thread that prepares them, closed with this.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Heads:
         backend: str | None,
         threads: int,
         memory_bytes: int,
+        loader: Executor | None = None,
     ) -> None:
         self._bundle = bundle
         self._make_release = make_release
@@ -71,7 +75,7 @@ class Heads:
         self._memory_bytes = memory_bytes
         self._prepared: OrderedDict[int, Head] = OrderedDict()
         self._under_way: dict[int, Future[Head]] = {}
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="heads")
+        self._worker = loader or ThreadPoolExecutor(1, thread_name_prefix="heads")
         self.whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend, threads=threads)
 
     def load(self, split: int) -> Head:

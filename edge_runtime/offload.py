@@ -54,7 +54,10 @@ class LinkView:
 
 
 class Offload(threading.Thread):
-    """Start it, ``submit`` requests, ``wait`` for their outcomes, ``cancel`` what is no longer wanted."""
+    """Start it, ``submit`` requests, ``wait`` for their outcomes, ``cancel`` what is no longer wanted.
+
+    ``beat`` is called at every turn of the thread, ten times a second or more.
+    """
 
     def __init__(
         self,
@@ -63,11 +66,13 @@ class Offload(threading.Thread):
         *,
         now: Callable[[], float] = time.monotonic,
         estimator: LinkEstimator | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="link", daemon=True)
         self._transport = transport
         self._session = session
         self._now = now
+        self._beat = beat
         self._meter = LinkMeter(estimator or LinkEstimator(), now_s=now())
         self._mailbox = Mailbox(now=now)
         self._outcomes = self._mailbox.outcomes  # the simulator in benchmarks looks whether one is there
@@ -161,6 +166,7 @@ class Offload(threading.Thread):
             self._mailbox.close()
 
     def _turn(self) -> None:
+        self._beat()
         self._run_commands()
         wants_to_send = self._send_all()
         happenings = self._transport.poll(self._timeout_s(), wants_to_send=wants_to_send)

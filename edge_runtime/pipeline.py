@@ -263,5 +263,5 @@ class Pipeline(Runtime):
 
     def _step(self, result: Result, decision: Decision, view: LinkView) -> Step:
         self.counters.ended(result.how)
-        self.counters.late, self.counters.reconnects = view.late, view.reconnects
+        self.counters.link(late=view.late, reconnects=view.reconnects)
         return Step(result, decision, view, self._load.factor, self._load.cpu_load)

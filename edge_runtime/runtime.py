@@ -85,8 +85,9 @@ class Runtime:
         now: Callable[[], float] = time.monotonic,
         finisher: Executor | None = None,
         hedge_above: float = 1.0,
+        counters: Counters | None = None,
     ) -> None:
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self._bundle = bundle
         self._heads = heads
         self._board = board
@@ -117,7 +118,7 @@ class Runtime:
             decision = self._decide(view, frame.subject)
             result = self._failed(frame, decision, frame.error) if frame.error else self._answer(frame, decision)
             self.counters.ended(result.how)
-            self.counters.late, self.counters.reconnects = view.late, view.reconnects
+            self.counters.link(late=view.late, reconnects=view.reconnects)
             yield Step(result, decision, view, self._load.factor, self._load.cpu_load)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,15 +53,26 @@ def read_public(path: Path) -> bytes:
         raise MissingInputError(f"{path}: {error.strerror}; make keys with the 'keys' command") from None
 
 
+def credential(path: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The file of this name that systemd loaded for the service (``LoadCredential=``), if it did."""
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    found = Path(folder) / path.name if folder else None
+    return found if found is not None and found.exists() else None
+
+
 def read_pair(path: Path) -> KeyPair:
-    """Read the secret key at ``path`` and derive the public one. Refuses a file that others can read."""
+    """Read the secret key at ``path`` and derive the public one. Refuses a file that others can read.
+
+    A `credential` takes its place: there systemd keeps others out, by more than the mode of the file.
+    """
+    loaded = credential(path)
     try:
-        with path.open("rb") as file:
+        with (loaded or path).open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             secret = file.read(_KEY_CHARS + 2).strip()
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}; make keys with the 'keys' command") from None
-    if mode & 0o077:
+    if mode & 0o077 and loaded is None:
         raise NotAllowedError(f"{path}: others can read this secret key (mode {mode:04o}); run 'chmod 600 {path}'")
     try:
         return KeyPair(public=zmq.curve_public(secret), secret=secret)

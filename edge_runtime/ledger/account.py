@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from edge_runtime.ledger.amounts import Amount
-from edge_runtime.ledger.books import Refusal
+from edge_runtime.ledger.books import Books, Limits, Refusal
 from edge_runtime.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,25 @@ class Account:
         if refused is not None:
             self._say({cut: refused}, subject)
         return refused is None
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing leaves at all, or empty."""
+        return self._ledger.text if isinstance(self._ledger, Refusal) else self._ledger.trouble
+
+    @property
+    def books(self) -> Books | None:
+        """What was really charged, without the reserve; None without a ledger."""
+        return None if isinstance(self._ledger, Refusal) else self._ledger.used
+
+    def renewed(self, costs: Mapping[int, Amount]) -> Account:
+        """Another account of the same ledger; close one of the two."""
+        return Account(self._ledger, costs=costs)
+
+    def limit(self, limits: Limits) -> None:
+        """Other budgets from now on; what was spent counts against them."""
+        if isinstance(self._ledger, Ledger):
+            self._ledger.limit(limits)
 
     def close(self) -> None:
         """Give back what was reserved."""

@@ -101,6 +101,17 @@ class Ledger:
         with self._guard:
             return self._used
 
+    @property
+    def trouble(self) -> str:
+        """Why it can no longer be written, or empty."""
+        with self._guard:
+            return "" if self._broken is None else self._broken.text
+
+    def limit(self, limits: Limits) -> None:
+        """Other budgets from now on; what was spent counts against them."""
+        with self._guard:
+            self._limits = limits
+
     def refusal(self, cost: Amount, subject: str) -> Refusal | None:
         """What `charge` would say now; charges nothing."""
         with self._guard:

@@ -41,6 +41,16 @@ def open_account(config: Config, plans: Mapping[int, NoisePlan | None], *, now: 
     return Account(ledger, costs=costs)
 
 
+def reopen_account(
+    account: Account, config: Config, plans: Mapping[int, NoisePlan | None], *, now: Callable[[], Now]
+) -> Account:
+    """The account of another config in the same run, with the same ledger; one that was not there is tried anew.
+
+    Its budgets hold as soon as they are handed to `Account.limit`.
+    """
+    return open_account(config, plans, now=now) if account.books is None else account.renewed(costs_of(plans))
+
+
 def _say(ledger: Ledger, limits: Limits, subjects: Sequence[str], costs: Mapping[int, Amount]) -> None:
     books = ledger.used
     log.info("privacy ledger: whole-input epsilon %.6g spent since its beginning", as_float(books.total.epsilon))

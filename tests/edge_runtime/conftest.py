@@ -133,15 +133,20 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     np.savez(arrays, inputs=np.stack([picture(seed) for seed in range(24)]).astype(np.float32) / 255)
     (root / "labels.txt").write_text("".join(f"class {index}\n" for index in range(WIDTHS[-1])))
     (root / "pre.json").write_text(json.dumps({"resize": SIDE, "crop": [SIDE, SIDE], "scale": [255.0]}))
+    return Parts(model, bundle_of(model, root, root / "bundle"), pictures, arrays, root / "state")
+
+
+def bundle_of(model: Path, root: Path, output: Path) -> Bundle:
+    """A bundle with the labels, pictures and calibration in ``root``."""
     options = PrepareOptions(
         model=model,
-        output=root / "bundle",
+        output=output,
         cuts=None,
         preprocess=root / "pre.json",
         labels=root / "labels.txt",
-        calibration=arrays,
+        calibration=root / "arrays.npz",
     )
-    return Parts(model, prepare(options, lambda *_: None), pictures, arrays, root / "state")
+    return prepare(options, lambda *_: None)
 
 
 def toml(tables: dict[str, Any]) -> str:
@@ -319,6 +324,12 @@ class Rig:
         path = folder / "device.toml"
         path.write_text(toml(usual | (tables or {})))
         return path
+
+    def other_bundle(self) -> Bundle:
+        """Another model of the same inputs and outputs."""
+        return bundle_of(
+            tiny_model(self.folder / "other.tflite", seed=2), self.parts.model.parent, self.folder / "other"
+        )
 
     @staticmethod
     def pair(folder: Path) -> KeyPair:

@@ -1,0 +1,123 @@
+"""Takes up a changed config while the server serves: other bundles, other limits. The rest needs a restart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from cloud_server.config import Config
+from cloud_server.engine import LocalEngine
+from cloud_server.hub import Hub, HubLimits, Reply
+from cloud_server.tails import TailSet
+from split_model.config import as_plain
+from split_model.errors import ConfigError, SplitModelError
+from split_model.protocol.server import Limits
+
+_log = logging.getLogger(__name__)
+
+#: What belongs to the start: sockets, keys, threads and what was allotted to them.
+FIXED = {
+    "server": ("listen", "key", "devices", "threads", "tail_threads", "status", "drain_s"),
+    "limits": ("queue", "tail_cache_mib"),
+}
+
+
+def hub_limits(config: Config) -> HubLimits:
+    """The limits of a config file in bytes."""
+    limits = config.limits
+    return HubLimits(
+        peer=Limits(
+            request_bytes=limits.request_mib << 20,
+            open_requests=limits.open_requests,
+            window_bytes=limits.window_kib << 10,
+        ),
+        peers=limits.peers,
+        connections_per_device=limits.connections_per_device,
+        held_bytes=limits.held_mib << 20,
+        peer_timeout_s=config.server.peer_timeout_s,
+    )
+
+
+def open_tails(config: Config) -> TailSet:
+    """Everything that a config hosts, checked by hash."""
+    tails = TailSet.open(config.server.bundles)
+    for bundle in tails.bundles.values():
+        _log.info("hosting %s (%s): %d cuts", bundle.manifest.name, bundle.identity[:12], len(bundle.manifest.cuts))
+    return tails
+
+
+def refuse_fixed_changes(old: Config, new: Config) -> None:
+    """`ConfigError` names the keys of `FIXED` that differ."""
+    before, after = as_plain(old), as_plain(new)
+    changed = [
+        f"{table}.{key}" for table, keys in FIXED.items() for key in keys if before[table][key] != after[table][key]
+    ]
+    if changed:
+        raise ConfigError(f"{', '.join(changed)} cannot change while the program runs; restart the service")
+
+
+class Reloader:
+    """`request` it from a signal handler; the gateway's loop calls `take_up`, which never waits for a disk.
+
+    ``error``: why the last reload changed nothing, or empty.
+    """
+
+    def __init__(self, config: Config, reread: Callable[[], Config] | None, hub: Hub, engine: LocalEngine) -> None:
+        self.error = ""
+        self.reloads = 0
+        self._config = config
+        self._reread = reread
+        self._hub = hub
+        self._engine = engine
+        self._requested = False
+        self._thread: threading.Thread | None = None
+        self._opened: tuple[Config, TailSet] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a config is being read."""
+        return self._requested or self._thread is not None
+
+    def request(self) -> None:
+        """Read the config again, soon."""
+        self._requested = True
+
+    def take_up(self) -> list[Reply]:
+        """Start what was requested, and put in force what has been opened; returns what the devices are to hear."""
+        if self._thread is not None:
+            if self._thread.is_alive():
+                return []
+            self._thread = None
+            if self._opened is not None:
+                return self._put_in_force(*self._opened)
+        elif self._requested and self._reread is not None:
+            self._requested, self._opened = False, None
+            self._thread = threading.Thread(target=self._open, args=(self._reread,), name="reload", daemon=True)
+            self._thread.start()
+        return []
+
+    def _open(self, reread: Callable[[], Config]) -> None:
+        try:
+            config = reread()
+            refuse_fixed_changes(self._config, config)
+            self._opened = (config, open_tails(config))
+        except SplitModelError as error:
+            self._refused(str(error))
+        except Exception as error:  # noqa: BLE001  a new config must never end a server that works with the old one
+            _log.exception("reload")
+            self._refused(f"{type(error).__name__}: {error}")
+
+    def _refused(self, why: str) -> None:
+        self.error = why
+        _log.error("the changed config is not taken up, the one before stays in force: %s", why)
+
+    def _put_in_force(self, config: Config, tails: TailSet) -> list[Reply]:
+        same = tails.offers == self._hub.tails.offers and hub_limits(config) == hub_limits(self._config)
+        self._config, self._opened, self.error = config, None, ""
+        self.reloads += 1
+        _log.info("the changed config is in force; %d bundles", len(tails.bundles))
+        if same:
+            return []
+        self._engine.host(tails)
+        return self._hub.host(tails, hub_limits(config))

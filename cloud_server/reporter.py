@@ -1,0 +1,125 @@
+"""Tells the world how the server is: status file, systemd's status line, watchdog."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cloud_server import status as states
+from cloud_server.engine import LocalEngine
+from cloud_server.gateway import Gateway
+from cloud_server.hub import Hub
+from cloud_server.reload import Reloader
+from split_model import __version__
+from split_model.errors import OutputError
+from split_model.keys import KeyPair
+from split_model.service.heartbeats import Heartbeats
+from split_model.service.notify import Notifier
+from split_model.service.status_file import WRITE_EVERY_S, boot_s, process_ticks
+
+_log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Call `tick` in the gateway's loop: that it is called shows that the loop goes round."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gateway: Gateway,
+        hub: Hub,
+        engine: LocalEngine,
+        keys: KeyPair,
+        reloader: Reloader,
+        threads: int,
+        notifier: Notifier,
+        beats: Heartbeats,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = path
+        self._gateway = gateway
+        self._hub = hub
+        self._engine = engine
+        self._keys = keys
+        self._reloader = reloader
+        self._threads = threads
+        self._notifier = notifier
+        self._beats = beats
+        self._clock = clock
+        self._started_s = self._written_s = clock()
+        self._process_ticks = process_ticks(os.getpid()) or 0
+        self._state: states.State = "starting"
+        self._complained = False
+        self._told_stuck: list[str] = []
+
+    def headline(self) -> str:
+        """One line for ``systemctl status``."""
+        counters = self._hub.counters
+        return (
+            f"{len(self._hub.tails.bundles)} bundles, {self._hub.peers} devices connected, "
+            f"{counters.answered} of {counters.requests} requests answered"
+        )
+
+    def tick(self) -> None:
+        """Feed the watchdog unless a tail is stuck, and write if it is time to."""
+        stuck = self._beats.overdue()
+        if stuck and stuck != self._told_stuck:
+            _log.error("stuck: %s; the watchdog is not fed", ", ".join(stuck))
+        self._told_stuck = stuck
+        if not stuck:
+            self._notifier.alive()
+        if self._clock() - self._written_s >= WRITE_EVERY_S:
+            self.write("draining" if self._hub.draining else "running")
+
+    def write(self, state: states.State) -> None:
+        """Write now. A full disk does not stop the server: it is said once in the log."""
+        self._written_s = self._clock()
+        self._tell(state)
+        try:
+            states.write(self._path, self._status(state))
+            self._complained = False
+        except OutputError as error:
+            if not self._complained:
+                _log.warning("%s", error)
+            self._complained = True
+
+    def _tell(self, state: states.State) -> None:
+        """Hand systemd the news."""
+        told, self._state = self._state, "reloading" if self._reloader.under_way else state
+        if self._state == told:
+            self._notifier.status(self.headline())
+        elif self._state == "running":
+            self._notifier.ready(self.headline())
+        elif self._state == "reloading":
+            self._notifier.reloading("reading the config again")
+        else:
+            self._notifier.stopping("answering what was accepted")
+
+    def _status(self, state: states.State) -> states.Status:
+        return states.Status(
+            state=state,
+            pid=os.getpid(),
+            process_ticks=self._process_ticks,
+            written_boot_s=boot_s(),
+            written_unix_s=time.time(),
+            uptime_s=self._clock() - self._started_s,
+            software=f"cloud-server {__version__}",
+            listen=self._gateway.endpoint,
+            public_key=self._keys.public.decode(),
+            bundles={identity: bundle.manifest.name for identity, bundle in self._hub.tails.bundles.items()},
+            tails=len(self._hub.tails.tails),
+            threads=self._threads,
+            devices=len(self._gateway.allow_list.devices),
+            peers=self._hub.peers,
+            queued=self._engine.queued,
+            running=self._engine.running,
+            held_bytes=self._hub.held_bytes,
+            counters=self._hub.counters,
+            refused_keys=self._gateway.gate.still_refused,
+            reloads=self._reloader.reloads,
+            reload_error=self._reloader.error,
+        )

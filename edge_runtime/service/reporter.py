@@ -1,0 +1,231 @@
+"""The thread that tells the world how the program is: status file, systemd's status line, watchdog."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_runtime.conditions import sensors
+from edge_runtime.ledger import system_now
+from edge_runtime.ledger.status import LedgerStatus, ledger_status
+from edge_runtime.runtime import Step
+from edge_runtime.service import status as states
+from edge_runtime.service.feed import Feed
+from edge_runtime.service.status import State, Status
+from edge_runtime.serving import Serving
+from split_model import __version__
+from split_model.errors import OutputError
+from split_model.service.heartbeats import Heartbeats
+from split_model.service.notify import Notifier
+from split_model.service.status_file import WRITE_EVERY_S, boot_s, process_ticks
+
+log = logging.getLogger(__name__)
+
+_RECENT_FRAMES = 128
+#: While the start goes on, systemd is asked for so much more time, again and again.
+_START_EXTENSION_S = 60.0
+
+
+class Reporter(threading.Thread):
+    """Start it first, stop it last. ``path``: the status file, or None. ``feed``: set it when there is one."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        config: Path,
+        notifier: Notifier,
+        beats: Heartbeats,
+        stopped: Callable[[], bool],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name="reporter", daemon=True)
+        self.feed: Feed | None = None
+        self.reloads = 0
+        self.reload_error = ""
+        self._path = path
+        self._config = config
+        self._notifier = notifier
+        self._beats = beats
+        self._stopped = stopped
+        self._now = now
+        self._started_s = now()
+        self._serving: Serving | None = None
+        self._state: State = "starting"
+        self._doing = "starting"
+        self._ticks = process_ticks(os.getpid()) or 0
+        self._lock = threading.Lock()
+        self._step: Step | None = None
+        self._moved: tuple[float, int, int, str] | None = None
+        self._latencies_s: deque[float] = deque(maxlen=_RECENT_FRAMES)
+        self._ledger_now = system_now()
+        self._sensors = sensors.Watch(sensors.Sensors())
+        self._told_stuck: list[str] = []
+        self._complained = False
+        self._stopping = threading.Event()
+        watchdog_s = notifier.watchdog_s
+        self._every_s = WRITE_EVERY_S if watchdog_s is None else min(WRITE_EVERY_S, watchdog_s / 4)
+
+    def doing(self, what: str) -> None:
+        """What a program that starts is at."""
+        self._doing = what
+
+    def serve(self, serving: Serving) -> None:
+        """Another config is in force from now on."""
+        with self._lock:
+            self._serving, self._step, self._moved = serving, None, None
+            self._latencies_s.clear()
+
+    def note(self, step: Step) -> None:
+        """A frame has been answered; called by the inference thread, so quick."""
+        with self._lock:
+            if step.decision.moved:
+                before = self._step.decision.split if self._step is not None else step.decision.split
+                self._moved = (self._now(), before, step.decision.split, step.decision.why)
+            self._step = step
+            self._latencies_s.append(step.result.latency_s)
+
+    def enter(self, state: State) -> None:
+        """The program is in another state from now on."""
+        before, self._state = self._state, state
+        if state == "running":
+            self._notifier.ready(states.headline(self._status()))
+            if before == "starting":
+                log.info("ready: frames can be answered")
+        elif state == "reloading":
+            self._notifier.reloading("reading the config again")
+        elif state in ("draining", "stopped"):
+            self._notifier.stopping("finishing the frames under way")
+        self._publish()
+
+    def run(self) -> None:
+        """Tell, until `stop`."""
+        self._sensors.start()
+        while not self._stopping.is_set():
+            if self._stopped() and self._state != "draining":
+                self.enter("draining")
+            self._watch()
+            self._publish()
+            self._stopping.wait(self._every_s)
+        self._sensors.stop()
+
+    def stop(self) -> None:
+        """The last word: stopped."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join()
+        self.enter("stopped")
+
+    def _watch(self) -> None:
+        stuck = self._beats.overdue()
+        if stuck and stuck != self._told_stuck:
+            log.error("stuck: %s; the watchdog is not fed", ", ".join(stuck))
+        self._told_stuck = stuck
+        if stuck:
+            return
+        self._notifier.alive()
+        if self._state == "starting":
+            self._notifier.starting(self._doing, within_s=_START_EXTENSION_S)
+
+    def _publish(self) -> None:
+        status = self._status()
+        if self._state == "running":
+            self._notifier.status(states.headline(status))
+        if self._path is None:
+            return
+        try:
+            states.write(self._path, status)
+            self._complained = False
+        except OutputError as error:
+            if not self._complained:
+                log.warning("%s", error)
+            self._complained = True
+
+    def _status(self) -> Status:
+        status = Status(
+            state=self._state,
+            pid=os.getpid(),
+            process_ticks=self._ticks,
+            written_boot_s=boot_s(),
+            written_unix_s=time.time(),
+            uptime_s=self._now() - self._started_s,
+            software=f"edge-runtime {__version__}",
+            config=str(self._config),
+            doing=self._doing if self._state == "starting" else "",
+            overdue=self._beats.overdue(),
+            reloads=self.reloads,
+            reload_error=self.reload_error,
+        )
+        serving, feed = self._serving, self.feed
+        if serving is not None:
+            self._add_serving(status, serving)
+        if feed is not None:
+            status.under_way = feed.under_way
+        return status
+
+    def _add_serving(self, status: Status, serving: Serving) -> None:
+        manifest = serving.bundle.manifest
+        with self._lock:
+            step, moved, latencies_s = self._step, self._moved, sorted(self._latencies_s)
+        status.bundle = states.BundleStatus(
+            name=manifest.name, identity=serving.bundle.identity, folder=str(serving.bundle.root)
+        )
+        status.local = serving.bundle.local
+        status.counters = dict(serving.runtime.counters.as_dict())
+        status.split = None if step is None else step.result.split
+        if moved is not None:
+            at_s, before, after, why = moved
+            status.decision = states.DecisionStatus(
+                ago_s=self._now() - at_s, split_from=before, split_to=after, why=why
+            )
+        if latencies_s:
+            count = len(latencies_s)
+            status.latency = states.LatencyStatus(
+                frames=count,
+                median_s=statistics.median(latencies_s),
+                p95_s=latencies_s[min(count - 1, int(0.95 * count))],
+            )
+        status.link = _link(serving)
+        readings = self._sensors.latest
+        status.board = states.BoardStatus(
+            load=1.0 if step is None else step.load,
+            cpu_load=readings.cpu_load or 0.0,
+            temperature_c=readings.temperature_c,
+            throttled=None if readings.throttling is None else readings.throttling.now,
+            memory_available_bytes=readings.memory_available_bytes,
+            rss_bytes=readings.rss_bytes,
+        )
+        status.ledger = self._ledger_status(serving)
+        status.ledger_trouble = serving.account.trouble
+
+    def _ledger_status(self, serving: Serving) -> LedgerStatus | None:
+        books = serving.account.books
+        return None if books is None else ledger_status(books, serving.config.limits, self._ledger_now())
+
+
+def _link(serving: Serving) -> states.LinkStatus:
+    address = serving.config.server.address
+    try:
+        view = serving.offload.view()
+    except Exception as error:  # noqa: BLE001  what ended the link thread is raised in the inference thread
+        return states.LinkStatus(
+            address=address, up=False, hosted=False, trouble=str(error),
+            uplink_mbit_s=None, rtt_s=None, queue_s=0.0, reconnects=0,
+        )  # fmt: skip
+    rate = view.estimate.uplink_bytes_s
+    return states.LinkStatus(
+        address=address,
+        up=view.up,
+        hosted=any(offer.identity == serving.bundle.identity for offer in view.offers),
+        trouble=view.trouble,
+        uplink_mbit_s=None if rate is None else rate * 8e-6,
+        rtt_s=view.estimate.rtt_s,
+        queue_s=view.queue_s,
+        reconnects=view.reconnects,
+    )

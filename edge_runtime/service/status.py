@@ -1,0 +1,191 @@
+"""What the running device program tells of itself, in its status file; see `split_model.service.status_file`.
+
+Nothing in it is of the content of a frame: it may be read by whoever may use the board.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edge_runtime.ledger.status import LedgerStatus, as_text, duration
+from split_model.service import status_file
+from split_model.service.status_file import Written
+
+State = Literal["starting", "running", "reloading", "draining", "stopped"]
+
+#: The config key that says where the file is, the file's name, and systemd's folder for it.
+KEY = "device.status"
+NAME = "edge-runtime.status.json"
+SERVICE = Path("/run/edge-runtime")
+
+
+class BundleStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The bundle in force, and where its files are."""
+
+    name: str
+    identity: str
+    folder: str
+
+
+class DecisionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The last time that the split point moved."""
+
+    ago_s: float
+    split_from: int
+    split_to: int
+    why: str
+
+
+class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The link as it is believed to be. ``trouble``: one line, or empty. ``hosted``: the server has the bundle."""
+
+    address: str
+    up: bool
+    hosted: bool
+    trouble: str
+    uplink_mbit_s: float | None
+    rtt_s: float | None
+    queue_s: float
+    reconnects: int
+
+
+class BoardStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The sensors, None where the board has none; ``load``: how much longer work takes than on an idle board."""
+
+    load: float
+    cpu_load: float
+    temperature_c: float | None
+    throttled: tuple[str, ...] | None
+    memory_available_bytes: int | None
+    rss_bytes: int | None
+
+
+class LatencyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from capture to answer, of the last ``frames`` frames."""
+
+    frames: int
+    median_s: float
+    p95_s: float
+
+
+class Status(Written, kw_only=True):
+    """What ``status --json`` prints.
+
+    ``doing``: what a starting program is at. ``split`` equal to ``local``: everything runs here. ``under_way``:
+    frames accepted and not answered yet. ``overdue``: what should be over and is not; while there is anything,
+    the watchdog is not fed. ``reload_error``: why the last reload changed nothing, or empty.
+    """
+
+    state: State
+    config: str
+    doing: str = ""
+    bundle: BundleStatus | None = None
+    split: int | None = None
+    local: int | None = None
+    decision: DecisionStatus | None = None
+    link: LinkStatus | None = None
+    board: BoardStatus | None = None
+    counters: dict[str, float] = msgspec.field(default_factory=dict)
+    under_way: int = 0
+    latency: LatencyStatus | None = None
+    ledger: LedgerStatus | None = None
+    ledger_trouble: str = ""
+    overdue: list[str] = msgspec.field(default_factory=list)
+    reloads: int = 0
+    reload_error: str = ""
+
+
+def write(path: Path, status: Status) -> None:
+    """See `status_file.write`."""
+    status_file.write(path, status, key=KEY)
+
+
+def read(path: Path) -> Status:
+    """See `status_file.read`."""
+    return status_file.read(path, Status, key=KEY)
+
+
+def split_name(split: int | None, local: int | None) -> str:
+    """As people say it."""
+    if split is None:
+        return "none yet"
+    return "local" if split == local else f"cut {split}"
+
+
+def headline(status: Status) -> str:
+    """One line for ``systemctl status``."""
+    if status.state == "starting":
+        return status.doing or "starting"
+    parts = [f"split {split_name(status.split, status.local)}"]
+    if (link := status.link) is not None:
+        rate = "" if link.uplink_mbit_s is None else f" {link.uplink_mbit_s:.3g} Mbit/s"
+        parts.append(f"link up{rate}" if link.up else "link down")
+    count = status.counters
+    parts.append(f"{count.get('frames_in', 0):.0f} frames, {count.get('fallback', 0):.0f} fallback")
+    if status.overdue:
+        parts.append(f"STUCK: {status.overdue[0]}")
+    return "; ".join(parts)
+
+
+def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
+    """Everything, for people."""
+    lines = [("", f"{condition}   pid {status.pid}, {status.software}, up {duration(status.uptime_s)}")]
+    if condition == "hanging":
+        lines.append(("", f"it has written nothing for {duration(age_s)}"))
+    if status.state == "starting":
+        lines.append(("doing", status.doing))
+    lines.append(("config", status.config))
+    if status.reload_error:
+        lines.append(("reload", f"REFUSED, the config before is in force: {status.reload_error}"))
+    if status.bundle is not None:
+        lines.append(("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]}) in {status.bundle.folder}"))
+        lines += _frames(status)
+    if status.link is not None:
+        lines += _link(status.link)
+    if status.board is not None:
+        lines.append(("board", _board(status.board)))
+    lines += [("overdue", what) for what in status.overdue]
+    if status.ledger_trouble:
+        lines.append(("ledger", f"{status.ledger_trouble}; nothing leaves this device"))
+    text = "\n".join(f"{name:<10}{value}" if name else value for name, value in lines)
+    return text if status.ledger is None else f"{text}\n\nprivacy ledger\n{as_text(status.ledger)}"
+
+
+def _frames(status: Status) -> list[tuple[str, str]]:
+    count = {name: int(value) for name, value in status.counters.items()}
+    ends = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+    shares = ", ".join(f"{count.get(end, 0)} {end}" for end in ends)
+    lines = [("split", split_name(status.split, status.local))]
+    if (moved := status.decision) is not None:
+        names = [split_name(split, status.local) for split in (moved.split_from, moved.split_to)]
+        lines.append(("decision", f"{names[0]} to {names[1]}, {duration(moved.ago_s)} ago: {moved.why}"))
+    lines.append(("frames", f"{count.get('frames_in', 0)} in: {shares}; {status.under_way} under way"))
+    if (latency := status.latency) is not None:
+        milliseconds = f"median {latency.median_s * 1e3:.0f} ms, p95 {latency.p95_s * 1e3:.0f} ms"
+        lines.append(("latency", f"{milliseconds}, of the last {latency.frames} frames"))
+    return lines
+
+
+def _link(link: LinkStatus) -> list[tuple[str, str]]:
+    if not link.up:
+        return [("link", f"down: {link.address}"), ("", f"          {link.trouble}")]
+    rate = "uplink not measured yet" if link.uplink_mbit_s is None else f"uplink {link.uplink_mbit_s:.3g} Mbit/s"
+    trip = "" if link.rtt_s is None else f", round trip {link.rtt_s * 1e3:.0f} ms"
+    lines = [("link", f"up: {link.address}; {rate}{trip}, {link.reconnects} reconnects")]
+    if not link.hosted:
+        lines.append(("", "          the server does not host this bundle; everything runs here until it does"))
+    return lines
+
+
+def _board(board: BoardStatus) -> str:
+    parts = [f"load {board.load:.2f} (CPUs {board.cpu_load:.0%} in use)"]
+    if board.temperature_c is not None:
+        parts.append(f"{board.temperature_c:.0f} degrees C")
+    if board.throttled:
+        parts.append("THROTTLED: " + ", ".join(board.throttled))
+    if board.rss_bytes is not None:
+        parts.append(f"{board.rss_bytes / 1e6:.0f} MB of memory")
+    return ", ".join(parts)

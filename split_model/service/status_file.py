@@ -1,0 +1,113 @@
+"""A running program's state in a small JSON file: written by ``run``, read by ``status`` and by anybody else.
+
+Whether the writer still lives, and how old the file is, is told by the boot clock and the process's start in
+ticks since the boot: the wall clock of a board without a battery jumps by years when the network comes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from split_model.errors import BadInputError, MissingInputError, OutputError
+
+T = TypeVar("T", bound="Written")
+
+#: ``run`` writes it this often; one that is much older belongs to a program that hangs.
+WRITE_EVERY_S = 1.0
+_STALE_S = 10.0
+#: Of /proc/PID/stat after the closing bracket of the name: field 22, counted from field 3 on.
+_START_TICKS = 22 - 3
+
+
+class Written(msgspec.Struct, kw_only=True):
+    """What every status file has. ``written_boot_s``: seconds since the boot; ``written_unix_s`` is for people."""
+
+    state: str
+    pid: int
+    process_ticks: int
+    written_boot_s: float
+    written_unix_s: float
+    uptime_s: float
+    software: str
+
+
+def boot_s() -> float:
+    """The boot clock, suspend included; nobody can set it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def process_ticks(pid: int) -> int | None:
+    """When a process started, in ticks since the boot, or None where there is none. Pids are used again."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+        return int(stat.rpartition(")")[2].split()[_START_TICKS])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def find(name: str, configured: Path | None, config: Path, *, runtime_directory: str | None, service: Path) -> Path:
+    """Where the status file ``name`` is: as configured, else in systemd's runtime folder, else beside the config.
+
+    ``runtime_directory``: what systemd tells the service; for others, ``service`` is where that is.
+    """
+    if configured is not None:
+        return configured
+    if runtime_directory:
+        return Path(runtime_directory.split(":")[0]) / name
+    beside = config.absolute().parent / name
+    return service / name if service.is_dir() and not beside.exists() else beside
+
+
+def write(path: Path, status: Written, *, key: str) -> None:
+    """Replace the file at once, so that no reader sees half of it. `OutputError` where that cannot be.
+
+    ``key``: the config key that says where it is, for the error.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(msgspec.json.encode(status) + b"\n")
+            Path(scratch).replace(path)
+        except OSError:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror}; set {key} to a file that can be written") from None
+
+
+def read(path: Path, type: type[T], *, key: str) -> T:  # noqa: A002  (the word msgspec uses)
+    """Read the file that `write` wrote; `MissingInputError` where there is none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=type)
+    except PermissionError:
+        raise MissingInputError(f"{path}: permission denied; join the service's group, or use sudo") from None
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; nothing runs with this config") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path}: not a status file: {error}; is {key} another file?") from None
+
+
+def condition(status: Written, *, now_boot_s: float, ticks: int | None) -> str:
+    """One word for how the program is: its own word, or hanging (alive, but silent), or dead.
+
+    ``ticks``: when the process with its pid started, as of now.
+    """
+    if status.state == "stopped":
+        return "stopped"
+    if ticks is None or ticks != status.process_ticks or status.written_boot_s > now_boot_s:
+        return "dead"
+    return "hanging" if now_boot_s - status.written_boot_s > _STALE_S else status.state
+
+
+def condition_now(status: Written) -> str:
+    """`condition` as of now, on this machine."""
+    return condition(status, now_boot_s=boot_s(), ticks=process_ticks(status.pid))

@@ -1,0 +1,198 @@
+"""The running program as systemd and people see it: real processes, and a socket like systemd's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOREVER = {"source_repeat": 0, "source_interval_s": 0.02}
+
+
+class Systemd(threading.Thread):
+    """Hears what services say."""
+
+    def __init__(self, made: socket.socket) -> None:
+        super().__init__(daemon=True)
+        self.told: list[str] = []
+        self.ended = False
+        self._socket = made
+
+    def run(self) -> None:
+        while not self.ended:
+            with contextlib.suppress(TimeoutError):
+                self.told += self._socket.recv(4096).decode().splitlines()
+
+    def until(self, line: str, within_s: float = 30.0) -> None:
+        until_s = time.monotonic() + within_s
+        while line not in self.told:
+            assert time.monotonic() < until_s, f"{line}: {self.told[-5:]}"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind(str(tmp_path / "notify"))
+        made.settimeout(0.1)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "800000")
+        heard = Systemd(made)
+        heard.start()
+        yield heard
+        heard.ended = True
+        heard.join()
+
+
+@pytest.fixture
+def status(command: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    def ask(device: Any) -> dict[str, Any]:
+        done = command("edge_runtime", "status", "--json", "-c", device.config)
+        return json.loads(done.stdout) | {"code": done.returncode} if done.stdout else {"code": done.returncode}
+
+    return ask
+
+
+def test_it_is_ready_without_a_server_and_feeds_the_watchdog(rig: Any, systemd: Systemd) -> None:
+    device = rig.device(**FOREVER)
+    systemd.until("READY=1")
+    device.until(device.records, "a frame answered here")
+    systemd.told.clear()
+    systemd.until("WATCHDOG=1")
+    assert device.stop() == os.EX_OK
+    systemd.until("STOPPING=1")
+
+
+def test_idle_for_longer_than_the_watchdog_is_fine(rig: Any, systemd: Systemd) -> None:
+    device = rig.device(source_repeat=0, source_interval_s=60.0)
+    systemd.until("READY=1")
+    device.until(device.records, "the first frame")
+    time.sleep(2.0)  # more than the watchdog, and its patience
+    systemd.told.clear()
+    systemd.until("WATCHDOG=1", within_s=2.0)
+
+
+def test_what_cannot_start_is_never_ready(rig: Any, systemd: Systemd) -> None:
+    device = rig.device(device_bundle="/nowhere")
+    assert device.ended() == os.EX_NOINPUT
+    systemd.until("STOPPING=1")
+    assert "READY=1" not in systemd.told
+
+
+def test_status_of_a_running_program(rig: Any, status: Callable[..., dict[str, Any]], command: Any) -> None:
+    server = rig.server()
+    device = rig.device(server, **FOREVER)
+    device.wait_more("offloaded")
+    found = device.until(lambda: (s := status(device)).get("split") == 2 and s, "the split in the status")
+    assert (found["code"], found["condition"], found["pid"]) == (0, "running", device.popen.pid)
+    assert (found["link"]["up"], found["link"]["hosted"]) == (True, True)
+    assert found["counters"]["frames_in"] >= found["counters"]["offloaded"] > 0
+    assert found["bundle"]["identity"] == rig.parts.bundle.identity
+    assert found["ledger"]["spent"]["releases"] > 0
+    assert found["latency"]["frames"] > 0
+    text = command("edge_runtime", "status", "-c", device.config).stdout
+    assert text.startswith(f"running   pid {device.popen.pid}")
+    assert "split     cut 2" in text
+    assert "whole-input epsilon" in text
+    device.stop()
+    found = status(device)
+    assert (found["code"], found["condition"]) == (os.EX_UNAVAILABLE, "stopped")
+
+
+def test_status_tells_dead_from_never_started(
+    rig: Any, status: Callable[..., dict[str, Any]], command: Any
+) -> None:
+    device = rig.device(**FOREVER)
+    device.until(lambda: status(device)["code"] == 0, "running")
+    device.popen.send_signal(signal.SIGKILL)
+    device.popen.wait()
+    assert (status(device)["code"], status(device)["condition"]) == (os.EX_UNAVAILABLE, "dead")
+    other = rig.configure(name="other")
+    done = command("edge_runtime", "status", "-c", other)
+    assert done.returncode == os.EX_NOINPUT
+    assert "nothing runs with this config" in done.stderr
+
+
+def test_a_sighup_takes_up_the_config_and_no_frame_is_lost(
+    rig: Any, systemd: Systemd, status: Callable[..., dict[str, Any]]
+) -> None:
+    server = rig.server()
+    device = rig.device(server, planner_split="local", **FOREVER)
+    device.wait_more("local")
+    rig.configure(server, planner_split=2, **FOREVER)
+    device.popen.send_signal(signal.SIGHUP)
+    systemd.until("RELOADING=1")
+    device.wait_more("offloaded", 5)
+    found = device.until(
+        lambda: (s := status(device))["reloads"] == 1 and s["condition"] == "running" and s, "done"
+    )
+    assert found["reload_error"] == ""
+    assert device.stop() == os.EX_OK
+    counters = device.counters()
+    indices = [record["index"] for record in device.records()]
+    assert indices == list(range(len(indices)))  # every frame once, in order, before and after
+    assert counters["frames_in"] == len(indices) == counters["offloaded"] + counters["local"] + counters["fallback"]
+    assert counters["failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"planner_splitt": "local"}, "did you mean 'split'"),
+        ({"planner_split": 999}, "planner.split = 999"),
+        ({"device_bundle": "/nowhere"}, "/nowhere"),
+        ({"source_interval_s": 0.5}, "source.interval_s cannot change while the program runs"),
+        ({"device_state": "elsewhere"}, "device.state cannot change while the program runs"),
+    ],
+)
+def test_a_bad_config_leaves_the_old_one_in_force(
+    rig: Any, status: Callable[..., dict[str, Any]], changes: dict[str, Any], why: str
+) -> None:
+    device = rig.device(planner_split="local", **FOREVER)
+    device.wait_more("local")
+    rig.configure(**({"planner_split": "local"} | FOREVER | changes))
+    device.popen.send_signal(signal.SIGHUP)
+    device.until(lambda: "not taken up" in device.log(), "refusal")
+    assert why in device.log()
+    device.wait_more("local")
+    rig.configure(planner_split="local", **FOREVER)
+    assert why in status(device)["reload_error"]
+    assert device.stop() == os.EX_OK
+
+
+def test_another_bundle_of_the_same_inputs_is_taken_up(rig: Any, status: Callable[..., dict[str, Any]]) -> None:
+    device = rig.device(planner_split="local", **FOREVER)
+    device.wait_more("local")
+    before = device.records()[-1]["top"]
+    other = rig.other_bundle()
+    rig.configure(planner_split="local", device_bundle=str(other.root), **FOREVER)
+    device.popen.send_signal(signal.SIGHUP)
+    device.until(lambda: status(device)["bundle"]["identity"] == other.identity, "the other bundle")
+    device.wait_more("local", 30)
+    answers = {record["name"]: record["top"] for record in device.records()}
+    assert before not in [answers[name] for name in answers]
+    assert device.stop() == os.EX_OK
+    assert not (rig.parts.state / f"profile-{other.identity[:16]}.json").exists()  # not of an idle board
+
+
+def test_a_reload_keeps_the_ledger(rig: Any, status: Callable[..., dict[str, Any]]) -> None:
+    server = rig.server()
+    own = {"device_state": "state", "planner_split": 2}
+    device = rig.device(server, **own, **FOREVER)
+    device.wait_more("offloaded")
+    rig.configure(server, privacy_whole_input_budget=1.0, **own, **FOREVER)
+    device.popen.send_signal(signal.SIGHUP)
+    device.wait_more("local", 5)  # the new budget is spent already
+    found = device.until(lambda: (s := status(device))["ledger"]["lifetime"] is not None and s, "the budget")
+    assert found["ledger"]["lifetime"]["left"] == 0.0
+    assert found["ledger"]["spent"]["releases"] == found["counters"]["releases"]
+    assert device.stop() == os.EX_OK
