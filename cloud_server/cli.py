@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import sys
@@ -46,6 +47,7 @@ def _run(args: argparse.Namespace) -> None:
     from cloud_server.service import serve
 
     config = configuration.load(args.config)
+    faulthandler.enable(2)  # the watchdog kills with SIGABRT: where every thread was then is in the journal
     serve(
         config,
         _status_path(config, args),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import secrets
@@ -44,7 +43,6 @@ def serve(
     reads the config again at a SIGHUP.
     """
     server, notifier, beats = config.server, notifier or Notifier(), Heartbeats()
-    faulthandler.enable()  # the watchdog kills with SIGABRT: where every thread was then is in the journal
     notifier.starting("opening the bundles", within_s=_START_S)
     keys = read_pair(server.key)
     tails = open_tails(config)

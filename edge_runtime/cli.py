@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import sys
@@ -132,6 +133,7 @@ def _run(args: argparse.Namespace) -> int:
         status=_status_path(args, device),
         notifier=Notifier.from_environment(),
     )
+    faulthandler.enable(2)  # the watchdog kills with SIGABRT: where every thread was then is in the journal
     return daemon.run(device, service=service)
 
 

@@ -6,7 +6,6 @@ This is the rim: the only place where the clock, the operating system's entropy 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import os
 import queue
@@ -82,7 +81,6 @@ def run(
         signal.signal(number, lambda got, _: stopping.append(got))
     if service is not None and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: hangups.put(True))
-    faulthandler.enable()  # the watchdog kills with SIGABRT: where every thread was then is in the journal
     notifier = Notifier() if service is None else service.notifier
     beats = Heartbeats()
     with contextlib.ExitStack() as closing:
@@ -128,7 +126,14 @@ def run(
         feed = Feed(iter(intake), beats, within_s=lambda: max(program.patience_s, in_force.serving.frame_within_s))
         reporter.feed = feed
         reporter.enter("running")
-        serving = _answer(feed, intake, sinks, in_force, program.counters, reporter.note)
+        serving = _answer(
+            feed,
+            intake=intake,
+            sinks=sinks,
+            in_force=in_force,
+            counters=program.counters,
+            note=reporter.note,
+        )
         # Answers may have come late after the last frame.
         view = serving.offload.stop()
         program.counters.link(late=view.late, reconnects=view.reconnects)
@@ -141,7 +146,13 @@ def run(
 
 
 def _answer(
-    feed: Feed, intake: Intake, sinks: Sinks, in_force: InForce, counters: Counters, note: Callable[[Step], None]
+    feed: Feed,
+    *,
+    intake: Intake,
+    sinks: Sinks,
+    in_force: InForce,
+    counters: Counters,
+    note: Callable[[Step], None],
 ) -> Serving:
     """Answer every frame there is, by the config that is in force then; returns the last."""
     while True:
