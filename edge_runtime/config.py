@@ -83,7 +83,8 @@ class PrivacyTable(_Table, frozen=True):
     """``[privacy]``: what may leave this device, ever, in pure whole-input ε; every release is charged to a ledger.
 
     ``subject_budget``: for each source's ``subject`` by itself. ``window_budget``: besides, for every ``window_s``
-    seconds of the device's running time. ``block_frames`` are paid for with one write; a crash forfeits the rest.
+    seconds of the device's running time. ``block_frames`` of a subject are paid for with one write; a crash
+    forfeits the rest.
     """
 
     whole_input_budget: Positive | Literal["unlimited"]

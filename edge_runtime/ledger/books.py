@@ -10,6 +10,7 @@ year backwards, refills nothing; the price is that time spent switched off does 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ import msgspec
 from edge_runtime.ledger.amounts import Amount, as_float
 
 MAX_SUBJECTS = 64
+#: So many subjects have a block of their own; a slot has room for no more.
+MAX_RESERVES = 8
 
 Why = Literal["budget", "subject", "window", "unprotected", "subjects", "ledger"]
 
@@ -30,7 +33,7 @@ class Now(msgspec.Struct, frozen=True):
 
 
 class Books(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the ledger knows. Amounts include ``reserved``, which is for releases still to come.
+    """What the ledger knows. Amounts include ``reserved``, by subject, which is for releases still to come.
 
     ``since_unix_s``: when the ledger was made, as the wall clock said, for people only. ``at``: the moment of the
     last change of the window's age. ``run_at`` and ``run_epsilon``: when the running program opened the ledger,
@@ -40,8 +43,7 @@ class Books(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     since_unix_s: int
     total: Amount
     subjects: dict[str, Amount]
-    reserved: Amount
-    reserved_for: str
+    reserved: dict[str, Amount]
     window_epsilon: int
     window_age_s: float
     at: Now
@@ -73,14 +75,18 @@ class Refusal:
     text: str
 
 
+def total_of(reserves: Mapping[str, Amount]) -> Amount:
+    """Of all subjects together."""
+    return sum(reserves.values(), Amount())
+
+
 def new_books(now: Now, *, since_unix_s: int) -> Books:
     """A ledger with nothing in it."""
     return Books(
         since_unix_s=since_unix_s,
         total=Amount(),
         subjects={},
-        reserved=Amount(),
-        reserved_for="",
+        reserved={},
         window_epsilon=0,
         window_age_s=0.0,
         at=now,
@@ -92,9 +98,7 @@ def new_books(now: Now, *, since_unix_s: int) -> Books:
 def opened(books: Books, now: Now) -> Books:
     """The books at the start of a program: what the last one had reserved and not given back is spent."""
     books = advanced(books, now)
-    return msgspec.structs.replace(
-        books, reserved=Amount(), reserved_for="", run_at=now, run_epsilon=books.total.epsilon
-    )
+    return msgspec.structs.replace(books, reserved={}, run_at=now, run_epsilon=books.total.epsilon)
 
 
 def advanced(books: Books, now: Now) -> Books:
@@ -158,7 +162,22 @@ def affordable(books: Books, cost: Amount, subject: str, limits: Limits) -> int:
     return max(0, min([limits.block_frames, *fits]))
 
 
-def with_reserve(books: Books, cost: Amount, subject: str, frames: int) -> Books:
-    """The books as they are written before the first of ``frames`` releases is made."""
-    block = cost * frames
-    return msgspec.structs.replace(added(books, block, subject), reserved=block, reserved_for=subject)
+def with_reserves(books: Books, reserves: Mapping[str, Amount]) -> Books:
+    """The books as they are written before the releases are made that ``reserves`` pay for, by subject."""
+    for subject, amount in reserves.items():
+        books = added(books, amount, subject)
+    return msgspec.structs.replace(books, reserved=dict(reserves))
+
+
+def bought(
+    books: Books, cost: Amount, subject: str, limits: Limits, others: Mapping[str, Amount]
+) -> dict[str, Amount]:
+    """The reserves after a block for one subject was added to those of ``others``, which go where money is short.
+
+    ``books`` without a reserve. At least one release is paid for, as there was no `refusal`.
+    """
+    kept = dict([(name, amount) for name, amount in others.items() if name != subject][1 - MAX_RESERVES :])
+    frames = affordable(with_reserves(books, kept), cost, subject, limits)
+    if frames < 1:
+        kept, frames = {}, affordable(books, cost, subject, limits)
+    return kept | {subject: cost * frames}

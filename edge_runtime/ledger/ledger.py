@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 
 from edge_runtime.ledger import books as pure
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: A spent window's age is noted this many times, so that a restart costs no more than such a part of it.
 _NOTES_PER_WINDOW = 16
+#: The next block is bought when this part of one is left.
+_AHEAD_AT = 8
 
 
 def system_now() -> Callable[[], Now]:
@@ -38,36 +41,53 @@ def system_now() -> Callable[[], Now]:
 class Ledger:
     """Open it with `open_in`, `charge` before every release, `close` at the end. Safe from several threads.
 
-    What is on the disk is at least what was charged: releases are paid from a block that was written and synced
-    before. `close` gives the rest of the block back; a crash forfeits it.
+    What is on the disk is at least what was charged: releases are paid from a block, one for each subject, that was
+    written and synced before. `close` gives the rest of the blocks back; a crash forfeits it. With ``ahead``, an
+    executor of one thread, the next block is written there before the last one is used up, and no frame waits for
+    the disk: while it is being written, the slot that is whole holds the old block, which is all that is paid from.
     """
 
-    def __init__(self, file: SlotFile, lock: int, limits: Limits, now: Callable[[], Now]) -> None:
-        """Takes over both files. Raises `LedgerError`, or OSError where the disk does not take it."""
-        self._guard = threading.Lock()
+    def __init__(
+        self,
+        file: SlotFile,
+        lock: int,
+        limits: Limits,
+        now: Callable[[], Now],
+        *,
+        ahead: Executor | None = None,
+    ) -> None:
+        """Takes over both files and ``ahead``. Raises `LedgerError`, or OSError where the disk does not take it."""
+        self._guard = threading.Condition()
+        self._ahead = ahead
+        self._under_way = False
         self._file = file
         self._lock = lock
         self._limits = limits
         self._now = now
         stored = file.load()
-        if stored.reserved != Amount():
+        if (lost := pure.total_of(stored.reserved)) != Amount():
             log.warning(
                 "the last run did not give back what it had reserved; "
                 "%d releases, whole-input epsilon %.6g together, "
                 "count as made",
-                stored.reserved.releases,
-                as_float(stored.reserved.epsilon),
+                lost.releases,
+                as_float(lost.epsilon),
             )
         self._used = pure.opened(stored, now())
-        self._reserve = Amount()
-        self._reserved_for = ""
+        self._reserves: dict[str, Amount] = {}
         self._broken: Refusal | None = None
         file.store(self._used)
         self._noted_age_s = self._used.window_age_s
 
     @classmethod
     def open_in(
-        cls, state: Path, limits: Limits, *, now: Callable[[], Now], unix_s: Callable[[], float] = time.time
+        cls,
+        state: Path,
+        limits: Limits,
+        *,
+        now: Callable[[], Now],
+        unix_s: Callable[[], float] = time.time,
+        ahead: Executor | None = None,
     ) -> Ledger:
         """The ledger of a state folder; a new one at the first start only.
 
@@ -82,7 +102,7 @@ class Ledger:
             slots.mark(state)
             file = SlotFile(slots.slots_path(state))
             try:
-                return cls(file, lock, limits, now)
+                return cls(file, lock, limits, now, ahead=ahead)
             except BaseException:
                 file.close()
                 raise
@@ -121,51 +141,94 @@ class Ledger:
     def charge(self, cost: Amount, subject: str) -> Refusal | None:
         """Pay for one release before it is made; a `Refusal` means that nothing may leave."""
         with self._guard:
-            aged = pure.advanced(self._used, self._now())
-            current = pure.rolled(aged, self._limits)
-            refused = self._broken or pure.refusal(current, cost, subject, self._limits)
-            if refused is not None:
-                self._note_age(current)
-                return refused
-            # In a new window the old block is not paid for: what is on the disk counts it for the old.
-            if current is not aged or subject != self._reserved_for or not self._reserve.covers(cost):
-                frames = pure.affordable(current, cost, subject, self._limits)
-                if (failed := self._write(pure.with_reserve(current, cost, subject, frames))) is not None:
+            while True:
+                aged = pure.advanced(self._used, self._now())
+                current = pure.rolled(aged, self._limits)
+                refused = self._broken or pure.refusal(current, cost, subject, self._limits)
+                if refused is not None:
+                    self._note_age(current)
+                    return refused
+                # In a new window the old blocks are not paid for: what is on the disk counts them for the old.
+                window_began = current is not aged
+                if not window_began and self._reserves.get(subject, Amount()).covers(cost):
+                    break
+                if self._under_way:
+                    self._guard.wait()
+                    continue
+                reserves = pure.bought(current, cost, subject, self._limits, {} if window_began else self._reserves)
+                if (failed := self._write(pure.with_reserves(current, reserves))) is not None:
                     return failed
-                self._reserve, self._reserved_for = cost * frames, subject
-            self._reserve -= cost
+                self._reserves = reserves
+                break
+            self._reserves[subject] -= cost
             self._used = pure.added(current, cost, subject)
+            self._buy_ahead(cost, subject)
             return None
 
     def close(self) -> None:
-        """Give the rest of the block back and let go of the files."""
+        """Give the rest of the blocks back and let go of the files."""
         with self._guard:
+            while self._under_way:
+                self._guard.wait()
             if self._broken is None:
                 self._write(pure.advanced(self._used, self._now()))
             self._broken = Refusal("ledger", "the ledger is closed")
             self._file.close()
             with contextlib.suppress(OSError):
                 os.close(self._lock)
+        if self._ahead is not None:
+            self._ahead.shutdown()
+
+    def _buy_ahead(self, cost: Amount, subject: str) -> None:
+        """Fill a block up when little of it is left, if that takes nothing from the others."""
+        left = self._reserves[subject]
+        if self._ahead is None or self._under_way or left.releases > self._limits.block_frames // _AHEAD_AT:
+            return
+        reserves = pure.bought(self._used, cost, subject, self._limits, self._reserves)
+        if reserves.keys() < self._reserves.keys() or not reserves[subject].covers(left + cost):
+            return
+        self._under_way = True
+        self._ahead.submit(self._write_ahead, self._used, reserves)
+
+    def _write_ahead(self, used: Books, reserves: dict[str, Amount]) -> None:
+        """In the executor's thread: write what was bought when ``used`` was all that had been charged."""
+        failed = self._broken or self._store(pure.with_reserves(used, reserves))
+        with self._guard:
+            if failed is None:
+                # What was charged meanwhile was paid from the old blocks, which the new ones contain.
+                spent = {
+                    name: self._used.subjects.get(name, Amount()) - used.subjects.get(name, Amount())
+                    for name in reserves
+                }
+                self._reserves = {name: amount - spent[name] for name, amount in reserves.items()}
+                self._noted_age_s = used.window_age_s
+            self._broken = self._broken or failed
+            self._under_way = False
+            self._guard.notify_all()
 
     def _note_age(self, current: Books) -> None:
         """While a window is spent nothing else is written, and its age would be lost with the power."""
         window_s = self._limits.window_s
-        if window_s is not None and current.window_age_s - self._noted_age_s >= window_s / _NOTES_PER_WINDOW:
+        if window_s is None or self._under_way:
+            return
+        if current.window_age_s - self._noted_age_s >= window_s / _NOTES_PER_WINDOW:
             self._used = current
-            self._reserve = Amount()
+            self._reserves = {}
             self._write(current)
 
     def _write(self, books: Books) -> Refusal | None:
-        if self._broken is not None:
-            return self._broken
+        if self._broken is None:
+            self._broken = self._store(books)
+            self._noted_age_s = books.window_age_s
+        return self._broken
+
+    def _store(self, books: Books) -> Refusal | None:
         try:
             self._file.store(books)
         except OSError as error:
             # After a failed sync nobody knows what the disk holds; only opening it anew can tell.
             text = f"the privacy ledger cannot be written ({error.strerror}); nothing leaves until the next start"
-            self._broken = Refusal("ledger", text)
-            return self._broken
-        self._noted_age_s = books.window_age_s
+            return Refusal("ledger", text)
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from edge_runtime.config import Config
 from edge_runtime.ledger.account import Account
@@ -32,8 +33,9 @@ def open_account(config: Config, plans: Mapping[int, NoisePlan | None], *, now: 
             "release.preset = 'cis': no budget bounds what leaves; a frame costs whole-input epsilon %.6g or more",
             as_float(min(cost.epsilon for cost in costs.values())),
         )
+    ahead = ThreadPoolExecutor(1, thread_name_prefix="ledger")
     try:
-        ledger = Ledger.open_in(config.device.state, config.limits, now=now)
+        ledger = Ledger.open_in(config.device.state, config.limits, now=now, ahead=ahead)
     except (LedgerError, OutputError) as error:
         log.error("%s", error)  # noqa: TRY400  one line; the cause is in it
         return Account(Refusal("ledger", "the privacy ledger could not be opened"), costs=costs)

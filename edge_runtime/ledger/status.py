@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from edge_runtime.ledger.amounts import Amount, as_float
-from edge_runtime.ledger.books import Books, Limits, Now, advanced, rolled
+from edge_runtime.ledger.books import Books, Limits, Now, advanced, rolled, total_of
 from split_model.privacy.conversion import zcdp_epsilon
 
 #: The δ of the (ε, δ) figure: the chance with which its ε may fail to hold.
@@ -66,13 +66,13 @@ def ledger_status(books: Books, limits: Limits, now: Now) -> LedgerStatus:
     subjects = {}
     if limits.subject_budget is not None:
         subjects = {
-            name: _left(limits.subject_budget, amount.epsilon, rate if name == books.reserved_for else None)
+            name: _left(limits.subject_budget, amount.epsilon, rate if list(books.reserved) == [name] else None)
             for name, amount in books.subjects.items()
         }
     return LedgerStatus(
         since_unix_s=books.since_unix_s,
         spent=_amount(books.total),
-        reserved=_amount(books.reserved),
+        reserved=_amount(total_of(books.reserved)),
         subjects={name: _amount(amount) for name, amount in books.subjects.items()},
         rate_per_s=rate,
         lifetime=None if limits.budget is None else _left(limits.budget, books.total.epsilon, rate),
@@ -97,7 +97,7 @@ def _rate(books: Books) -> float | None:
     ran_s = books.at.boot_s - books.run_at.boot_s
     if books.at.boot_id != books.run_at.boot_id or ran_s < _LEAST_RUN_S:
         return None
-    return as_float(books.total.epsilon - books.reserved.epsilon - books.run_epsilon) / ran_s
+    return as_float(books.total.epsilon - total_of(books.reserved).epsilon - books.run_epsilon) / ran_s
 
 
 def _left(budget: int, spent: int, rate: float | None) -> LeftStatus:

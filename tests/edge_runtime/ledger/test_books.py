@@ -17,7 +17,7 @@ from edge_runtime.ledger.books import (
     opened,
     refusal,
     rolled,
-    with_reserve,
+    with_reserves,
 )
 from edge_runtime.ledger.slots import SLOT_BYTES, encode
 from split_model.privacy import ChannelNoise, LaplaceEvent
@@ -79,7 +79,7 @@ def test_the_subjects_have_an_end_and_all_of_them_fit_a_slot():
     huge = Amount(1 << 100, 1 << 100, 1 << 60, 1 << 60)
     for number in range(MAX_SUBJECTS):
         assert refusal(books, huge, f"{number:064}", Limits()) is None
-        books = with_reserve(books, huge, f"{number:064}", 64)
+        books = with_reserves(books, {f"{number:064}": huge * 64})
     assert len(encode(books, (1 << 64) - 1)) <= SLOT_BYTES
     assert refusal(books, huge, "one more", Limits()).why == "subjects"
     assert refusal(books, huge, f"{0:064}", Limits()) is None
@@ -114,7 +114,7 @@ def test_a_boot_clock_that_goes_back_credits_no_time_twice():
 
 
 def test_what_was_reserved_and_not_given_back_is_spent():
-    books = opened(with_reserve(BOOKS, ONE, "cam", 64), later(1))
+    books = opened(with_reserves(BOOKS, {"cam": ONE * 64}), later(1))
     assert books.total == books.subjects["cam"] == ONE * 64
-    assert books.reserved == Amount()
+    assert books.reserved == {}
     assert books.window_epsilon == 64 * ONE.epsilon

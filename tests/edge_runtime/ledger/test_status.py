@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_runtime.ledger import Amount, Limits, Now, epsilon_units
-from edge_runtime.ledger.books import added, advanced, new_books, opened, with_reserve
+from edge_runtime.ledger.books import added, advanced, new_books, opened, with_reserves
 from edge_runtime.ledger.status import as_text, duration, ledger_status
 
 START = Now("boot", 1000.0)
@@ -19,7 +19,7 @@ def later(seconds):
 def books():
     """40 spent before, then 60 frames in an hour for the door, and 10 reserved."""
     before = opened(added(new_books(START, since_unix_s=7), ONE * 40, "yard"), START)
-    return with_reserve(advanced(added(before, ONE * 60, "door"), later(3600)), ONE, "door", 10)
+    return with_reserves(advanced(added(before, ONE * 60, "door"), later(3600)), {"door": ONE * 10})
 
 
 def test_spent_left_and_when_at_this_rate():
@@ -42,7 +42,7 @@ def test_a_rate_is_the_subject_s_that_is_being_served():
 
 
 def test_no_rate_is_told_of_a_run_that_only_began():
-    young = with_reserve(opened(books(), later(5000)), ONE, "door", 10)
+    young = with_reserves(opened(books(), later(5000)), {"door": ONE * 10})
     status = ledger_status(young, Limits(budget=epsilon_units(1e6)), later(9000))
     assert status.rate_per_s is None
     assert status.lifetime.spent_in_s is None
