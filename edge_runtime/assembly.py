@@ -62,7 +62,9 @@ def open_sources(config: Config, bundle: Bundle, stopped: Callable[[], bool]) ->
 def _wanted(config: Config, bundle: Bundle) -> Wanted:
     manifest = bundle.manifest
     labels = labels_of(bundle) or None
-    return Wanted(manifest.inputs, manifest.outputs, manifest.preprocess, labels, config.device.state)
+    return Wanted(
+        manifest.inputs, manifest.outputs, manifest.preprocess, labels, config.device.state, model=manifest.name
+    )
 
 
 def make_board(config: Config) -> Board:

@@ -57,7 +57,7 @@ class Wanted:
     """What a source has to bring: tensors of these ``inputs``, or pictures where the model has ``preprocess``.
 
     ``outputs``: what the answers are made of. ``labels``: the names of the classes, if the model has any.
-    ``state``: a folder where a source may remember what it has done.
+    ``state``: a folder where a source may remember what it has done. ``model``: the bundle's name.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -65,6 +65,7 @@ class Wanted:
     preprocess: ImagePreprocess | None = None
     labels: tuple[str, ...] | None = None
     state: Path = field(default_factory=Path)
+    model: str = ""
 
     def fit(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Arrays as the model's inputs. `BadInputError` says what does not fit.
