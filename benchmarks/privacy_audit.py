@@ -32,7 +32,7 @@ from benchmarks.audit_pipe import Pipe, Reading, Releasing, connected
 from edge_runtime.release import Release
 from split_model.audit import Finding, lower_bound
 from split_model.bundle import ChannelCalibration, Cut, FileRef, TensorSpec
-from split_model.privacy import NoisePlan, NoiseSpec, RandomisedResponse
+from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, RandomisedResponse
 from split_model.privacy.packing import unpack
 
 Array = NDArray[Any]
@@ -85,8 +85,9 @@ def noise(plan: NoisePlan = PLAN, *, entropy: Entropy = os.urandom) -> Releasing
 def channel_left_out() -> Releasing:
     """The second channel gets no noise."""
     release = Release(CUT, PLAN, entropy=os.urandom)
-    assert release._noise is not None  # noqa: SLF001  a bug is planted inside
-    sampler = release._noise._sampler  # noqa: SLF001
+    mechanism = release._mechanism  # noqa: SLF001  a bug is planted inside
+    assert isinstance(mechanism, NoiseRelease)
+    sampler = mechanism._sampler  # noqa: SLF001
     draw = sampler.draw
 
     def forgetful(values: NDArray[np.int16], *rest: Any) -> None:

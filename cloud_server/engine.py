@@ -122,7 +122,7 @@ class LocalEngine:
     def start(self, *, preload: bool) -> None:
         """Start the workers; with ``preload``, load and run every tail first and raise what is wrong with one."""
         for loaded in self._loaded if preload else ():
-            for tail in self._tails.tails.values():
+            for tail in self._tails.every():
                 interpreter = loaded.get(tail)
                 interpreter.run([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
         for thread in self._threads:
@@ -239,7 +239,7 @@ class LoadedTails:
         if tail.id in self._loaded:
             self._loaded.move_to_end(tail.id)
             return self._loaded[tail.id][0]
-        size = tail.cut.tail.size_bytes
+        size = tail.file.size_bytes
         while self._loaded and sum(held for _, held in self._loaded.values()) + size > self._cache_bytes:
             self._loaded.popitem(last=False)
         interpreter = tail.load(threads=self._tail_threads)

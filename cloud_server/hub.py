@@ -244,7 +244,7 @@ class Hub:
         self._next_job_id += 1
         job = Job(
             job_id=job_id,
-            tail=self.tails.tails[request.bundle, request.cut],
+            tail=self.tails.tail_for(request),
             release=request.release,
             payload=event.payload,
             queued_s=now_s,

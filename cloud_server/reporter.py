@@ -111,7 +111,7 @@ class Reporter:
             listen=self._gateway.endpoint,
             public_key=self._keys.public.decode(),
             bundles={identity: bundle.manifest.name for identity, bundle in self._hub.tails.bundles.items()},
-            tails=len(self._hub.tails.tails),
+            tails=len(self._hub.tails.every()),
             threads=self._threads,
             devices=len(self._gateway.allow_list.devices),
             peers=self._hub.peers,

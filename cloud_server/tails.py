@@ -12,19 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from split_model.bundle import Bundle, Cut, sha256_of
+from split_model.bundle import Bundle, Cut, FileRef, sha256_of
 from split_model.errors import BadBundleError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
-from split_model.privacy import NoisePlan, NoiseSpec, recover
+from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec, recover, recover_codebook
+from split_model.privacy.codebook import word_bytes
 from split_model.privacy.packing import packed_bytes
+from split_model.privacy.words import Meanings, read_meanings
 from split_model.protocol import messages as wire
 
 Array = NDArray[Any]
-#: (bundle identity, op index of the cut)
-TailId = tuple[str, int]
+#: (bundle identity, op index of the cut, and of a noise-aware tail the per-value epsilon it is for)
+TailId = tuple[str, int, float | None]
 Reason = tuple[wire.RefusalCode, str]
+Spec = NoiseSpec | CodebookSpec
+Plan = NoisePlan | CodebookPlan
 
 _PLANS = 64
+_MEANINGS = 16  # codebooks in memory; each about words x the features of a frame
 
 
 class UnknownReleaseError(ProtocolError):
@@ -33,20 +38,26 @@ class UnknownReleaseError(ProtocolError):
 
 @dataclass(frozen=True)
 class Tail:
-    """One tail: the cut it belongs to and where its file lies."""
+    """One tail: the cut it belongs to and its file; ``epsilon`` is set for one trained on noise of that epsilon."""
 
     bundle: Bundle
     cut: Cut
+    epsilon: float | None = None
 
     @property
     def id(self) -> TailId:
-        """What names this tail on the wire."""
-        return self.bundle.identity, self.cut.index
+        """What names this tail."""
+        return self.bundle.identity, self.cut.index, self.epsilon
+
+    @property
+    def file(self) -> FileRef:
+        """The tail's ``.tflite``, as the manifest has it."""
+        return next((noisy.tail for noisy in self.cut.noise_tails if noisy.epsilon == self.epsilon), self.cut.tail)
 
     @property
     def path(self) -> Path:
-        """The tail's ``.tflite``."""
-        return self.bundle.path(self.cut.tail)
+        """Where it lies."""
+        return self.bundle.path(self.file)
 
     def load(self, *, threads: int) -> Interpreter:
         """Load it, after checking again that the file is the one of the manifest.
@@ -57,7 +68,7 @@ class Tail:
             found = sha256_of(self.path)
         except OSError as error:
             raise BadBundleError(f"{self.path}: {error.strerror}; copy or prepare the bundle again") from None
-        if found != self.cut.tail.sha256:
+        if found != self.file.sha256:
             raise BadBundleError(f"{self.path}: changed since the server started; copy or prepare the bundle again")
         interpreter = open_interpreter(self.path, threads=threads)
         wanted = [(tensor.shape, tensor.dtype) for tensor in self.cut.tensors]
@@ -67,7 +78,7 @@ class Tail:
 
 
 class TailSet:
-    """The tails of all bundles. Safe for several threads; only the cache of noise plans ever changes."""
+    """The tails of all bundles. Safe for several threads; only the caches of plans and codebooks ever change."""
 
     def __init__(self, bundles: Iterable[Bundle]) -> None:
         self.bundles = {bundle.identity: bundle for bundle in bundles}
@@ -75,6 +86,11 @@ class TailSet:
             (identity, cut.index): Tail(bundle, cut)
             for identity, bundle in self.bundles.items()
             for cut in bundle.manifest.cuts
+        }
+        self.noise_tails = {
+            (*key, noisy.epsilon): Tail(tail.bundle, tail.cut, noisy.epsilon)
+            for key, tail in self.tails.items()
+            for noisy in tail.cut.noise_tails
         }
         self.offers = tuple(
             wire.Offer(
@@ -84,13 +100,25 @@ class TailSet:
             )
             for identity, bundle in self.bundles.items()
         )
-        self._plans: OrderedDict[tuple[TailId, NoiseSpec], NoisePlan | str] = OrderedDict()
+        self._plans: OrderedDict[tuple[TailId, Spec], Plan | str] = OrderedDict()
+        self._meanings: OrderedDict[tuple[TailId, int, int], Meanings] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
     def open(cls, paths: Sequence[Path]) -> TailSet:
         """Open bundles, and folders of bundles, and check every file's hash."""
         return cls([Bundle.open(root) for path in paths for root in find_bundles(path)])
+
+    def every(self) -> list[Tail]:
+        """Plain and noise-aware ones."""
+        return [*self.tails.values(), *self.noise_tails.values()]
+
+    def tail_for(self, request: wire.Request) -> Tail:
+        """The tail for an admitted request: the one trained for exactly this noise, where there is one."""
+        key = (request.bundle, request.cut)
+        if isinstance(request.release, wire.Noise):
+            return self.noise_tails.get((*key, request.release.spec.epsilon), self.tails[key])
+        return self.tails[key]
 
     def admit(self, request: wire.Request) -> Reason | None:
         """Why a request does not fit what is hosted here (code and text), or None where it does.
@@ -108,6 +136,9 @@ class TailSet:
                 return "unknown_release", f"cut {request.cut} has no calibration; prepare with --calibration"
             known = self._known_plan(tail, request.release.spec)
             wanted = packed_bytes(tail.cut.values, request.release.spec.bits)
+        elif isinstance(request.release, wire.Codebook):
+            known = self._plan(tail, request.release.spec)
+            wanted = request.release.spec.groups * word_bytes(request.release.spec.words)
         if known is not None:
             try:
                 _check_plan(known, request.release)
@@ -121,12 +152,15 @@ class TailSet:
         return None
 
     def features(self, tail: Tail, release: wire.Release, payload: bytearray) -> list[Array]:
-        """A payload as the arrays that the tail takes: raw bytes as they are, a noise release undone.
+        """A payload as the arrays that the tail takes: raw bytes as they are, noise undone, words looked up.
 
-        Raises `UnknownReleaseError` where device and server do not come to the same plan.
+        Raises `UnknownReleaseError` where device and server do not come to the same plan, `ProtocolError` for a
+        word that the codebook does not have.
         """
-        if isinstance(release, wire.Noise):
+        if not isinstance(release, wire.NoRelease):
             plan = _check_plan(self._plan(tail, release.spec), release)
+            if isinstance(plan, CodebookPlan):
+                return recover_codebook(plan, self._meaning(tail, plan), payload)
             return list(recover(plan, payload))
         arrays: list[Array] = []
         offset = 0
@@ -136,16 +170,33 @@ class TailSet:
             offset += tensor.nbytes
         return arrays
 
-    def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str | None:
+    def _meaning(self, tail: Tail, plan: CodebookPlan) -> Meanings:
+        key = (tail.id, plan.spec.words, plan.spec.groups)
+        with self._lock:
+            known = self._meanings.get(key)
+        if known is None:
+            known = read_meanings(tail.bundle.path(plan.book.file), plan.book, plan.tensors)
+        with self._lock:
+            self._meanings[key] = known
+            self._meanings.move_to_end(key)
+            while len(self._meanings) > _MEANINGS:
+                self._meanings.popitem(last=False)
+        return known
+
+    def _known_plan(self, tail: Tail, spec: Spec) -> Plan | str | None:
         with self._lock:
             return self._plans.get((tail.id, spec))
 
-    def _plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str:
+    def _plan(self, tail: Tail, spec: Spec) -> Plan | str:
         """The plan, or why there is none. Made by a worker: with thousands of channels it takes a while."""
         known = self._known_plan(tail, spec)
         if known is None:
             try:
-                known = NoisePlan.make(spec, tail.cut.tensors, tail.cut.calibration or ())
+                known = (
+                    CodebookPlan.make(spec, tail.cut)
+                    if isinstance(spec, CodebookSpec)
+                    else NoisePlan.make(spec, tail.cut.tensors, tail.cut.calibration or ())
+                )
             except SplitModelError as error:
                 known = str(error)
         with self._lock:
@@ -156,11 +207,12 @@ class TailSet:
         return known
 
 
-def _check_plan(plan: NoisePlan | str, release: wire.Release) -> NoisePlan:
+def _check_plan(plan: Plan | str, release: wire.Release) -> Plan:
     if isinstance(plan, str):
         raise UnknownReleaseError(plan)
-    if isinstance(release, wire.Noise) and plan.digest != release.digest:
-        text = f"noise plan {release.digest} differs from {plan.digest} here; run the same version on both sides"
+    if not isinstance(release, wire.NoRelease) and plan.digest != release.digest:
+        kind = "noise" if isinstance(plan, NoisePlan) else "codebook"
+        text = f"{kind} plan {release.digest} differs from {plan.digest} here; run the same version on both sides"
         raise UnknownReleaseError(text)
     return plan
 

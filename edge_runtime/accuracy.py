@@ -51,7 +51,10 @@ def accurate_cuts(config: Config, bundle: Bundle, cuts: Sequence[Cut]) -> list[i
 
 
 def _command(table: ReleaseTable, bundle: Bundle) -> str:
+    if table.mechanism == "codebook":
+        epsilon = table.whole_input_epsilon
+        return f"split-model evaluate {bundle.root} --data DATA --whole-input-epsilon {epsilon:g} --store"
     return (
-        f"split-model evaluate {bundle.root} --data DATA --epsilon {table.epsilon:g} "
-        f"--allocation {table.wish} --bits {table.bits} --store"
+        f"split-model evaluate {bundle.root} --data DATA --epsilon {table.noise_epsilon:g} "
+        f"--allocation {table.wish} --bits {table.noise_bits} --store"
     )

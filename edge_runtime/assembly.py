@@ -29,22 +29,28 @@ from split_model import __version__
 from split_model.bundle import Bundle, Cut
 from split_model.errors import ConfigError
 from split_model.keys import KeyPair
-from split_model.privacy import NoisePlan
+from split_model.privacy import CodebookPlan, NoisePlan, expected_share
 from split_model.protocol.device import DeviceSession
 
 log = logging.getLogger(__name__)
 
 #: By the cut's op index; None where features leave unprotected.
-Plans = dict[int, NoisePlan | None]
+Plans = dict[int, NoisePlan | CodebookPlan | None]
 
 
 def open_bundle(config: Config) -> Bundle:
+    """The bundle, with those cuts only at which something may leave under the configured release."""
     bundle = Bundle.open(config.device.bundle)
-    offered = [cut.index for cut in bundle.manifest.cuts]
+    usable = [cut.index for cut in bundle.manifest.cuts if config.release.usable(cut)]
     split = config.planner.split
-    if isinstance(split, int) and split not in offered:
-        raise ConfigError(f"planner.split = {split}: the bundle offers {offered}, 'local' or 'auto'")
-    return bundle
+    if not usable and split != "local":
+        raise ConfigError(
+            "release.mechanism = 'codebook': no cut of the bundle has a codebook that fits whole_input_epsilon, "
+            "words and groups; prepare it with --codebook, or set planner.split = 'local'"
+        )
+    if isinstance(split, int) and split not in usable:
+        raise ConfigError(f"planner.split = {split}: the bundle offers {usable}, 'local' or 'auto'")
+    return bundle.only(usable)
 
 
 def check_sources(config: Config, bundle: Bundle) -> None:
@@ -84,7 +90,7 @@ def make_heads(config: Config, bundle: Bundle, plans: Plans, *, loader: Executor
     """The heads of a bundle, the whole model loaded; ``loader`` loads the others in the background."""
     return Heads(
         bundle,
-        lambda cut: Release(cut, plans[cut.index], entropy=os.urandom),
+        lambda cut: Release(cut, plans[cut.index], entropy=os.urandom, root=bundle.root),
         backend=config.device.backend,
         threads=config.device.threads,
         memory_bytes=int(config.device.head_memory_mb * 1e6),
@@ -93,11 +99,8 @@ def make_heads(config: Config, bundle: Bundle, plans: Plans, *, loader: Executor
 
 
 def release_name(config: Config) -> str:
-    """What a profile's timings are valid for; what ``auto`` takes is part of the bundle."""
-    table = config.release
-    if table.mechanism == "none":
-        return "none"
-    return f"noise epsilon={table.epsilon:g} {table.wish} bits={table.bits}"
+    """What a profile's timings are valid for."""
+    return config.release.name
 
 
 def profile_path(config: Config, bundle: Bundle) -> Path:
@@ -180,6 +183,9 @@ def say_privacy(config: Config, bundle: Bundle, plans: Plans) -> None:
         if plan is None:
             log.warning("cut %d: features leave UNPROTECTED, release.mechanism is 'none'", cut.index)
             continue
+        if isinstance(plan, CodebookPlan):
+            _say_codebook(cut, plan)
+            continue
         log.info(
             "cut %d: %d values; per-value epsilon at most %.2f, mean %.2f; whole-input epsilon %.0f a frame; "
             "allocation %s%s",
@@ -191,6 +197,21 @@ def say_privacy(config: Config, bundle: Bundle, plans: Plans) -> None:
             plan.spec.allocation,
             _why(cut) if config.release.wish == "auto" else "",
         )
+
+
+def _say_codebook(cut: Cut, plan: CodebookPlan) -> None:
+    """Both claims, and beside them what the device could answer by itself."""
+    log.info(
+        "cut %d: codebook of %d words, %d groups; per-value and whole-input epsilon %.6g a frame; expected to be "
+        "right %.3f of the time, a lookup on the device itself %.3f (%s)",
+        cut.index,
+        plan.spec.words,
+        plan.spec.groups,
+        plan.whole_input_epsilon,
+        expected_share(plan.book, plan.spec.epsilon),
+        plan.book.lookup,
+        {"labels": "by labels", "model": "against the whole model", "variance": "of the variance"}[plan.book.truth],
+    )
 
 
 def _why(cut: Cut) -> str:

@@ -17,15 +17,19 @@ from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
 from split_model.bundle import Cut
+from split_model.bundle.manifest import MAX_GROUPS, MAX_WORDS
 from split_model.config import parse_tree, read_toml
 from split_model.errors import BadInputError, ConfigError
 from split_model.keys import parse_public
-from split_model.privacy import AllocationWish, NoiseSpec, settle
+from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, settle, settle_codebook
 
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+
+#: Of the noise release: mean per-value epsilon, and bits a value.
+_EPSILON, _BITS = 8.0, 8
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,28 +59,74 @@ class ServerTable(_Table, frozen=True):
 
 
 class ReleaseTable(_Table, frozen=True):
-    """``[release]``: how features are protected. ``epsilon`` is per value, the mean over a frame's values.
+    """``[release]``: how features are protected.
 
-    ``allocation``: how it is shared among channels; ``auto``, the default, takes at each cut what `prepare`
-    measured to be best there. The preset ``cis`` is noise with ``rank``.
+    ``noise``: ``epsilon`` is per value, the mean over a frame's values, 8 unless set. ``allocation``: how it is
+    shared among channels; ``auto``, the default, takes at each cut what `prepare` measured to be best there. The
+    preset ``cis`` is noise with ``rank``.
+
+    ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``words`` and
+    ``groups`` say which of a cut's codebooks; else it is the one that is expected to be right most. Cuts without
+    one are not used.
     """
 
-    mechanism: Literal["noise", "none"] = "noise"
+    mechanism: Literal["noise", "codebook", "none"] = "noise"
     preset: Literal["cis"] | None = None
-    epsilon: Positive = 8.0
+    epsilon: Positive | None = None
     allocation: AllocationWish | None = None
-    bits: Annotated[int, msgspec.Meta(ge=4, le=8)] = 8
+    bits: Annotated[int, msgspec.Meta(ge=4, le=8)] | None = None
+    whole_input_epsilon: Positive | None = None
+    words: Annotated[int, msgspec.Meta(ge=2, le=MAX_WORDS)] | None = None
+    groups: Annotated[int, msgspec.Meta(ge=1, le=MAX_GROUPS)] | None = None
 
     @property
     def wish(self) -> AllocationWish:
         """How the budget is to be shared, preset and default included."""
         return self.allocation or ("rank" if self.preset == "cis" else "auto")
 
-    def spec_at(self, cut: Cut) -> NoiseSpec | None:
-        """The noise at a cut, or None where the user chose to send features unprotected."""
+    @property
+    def noise_epsilon(self) -> float:
+        """Mean per-value epsilon of the noise, default included."""
+        return self.epsilon or _EPSILON
+
+    @property
+    def noise_bits(self) -> int:
+        """Bits a value, default included."""
+        return self.bits or _BITS
+
+    @property
+    def name(self) -> str:
+        """What a profile's timings are valid for; what is chosen at each cut is part of the bundle."""
+        if self.mechanism == "none":
+            return "none"
+        if self.mechanism == "codebook":
+            which = [f"{key}={value}" for key, value in (("words", self.words), ("groups", self.groups)) if value]
+            return " ".join([f"codebook whole_input_epsilon={self.whole_input_epsilon or 0:g}", *which])
+        return f"noise epsilon={self.noise_epsilon:g} {self.wish} bits={self.noise_bits}"
+
+    def spec_at(self, cut: Cut) -> NoiseSpec | CodebookSpec | None:
+        """The release at a cut, or None where the user chose to send features unprotected.
+
+        Raises `ConfigError` for an epsilon out of range, and where the cut has no codebook that fits.
+        """
         if self.mechanism == "none":
             return None
-        return NoiseSpec(epsilon=self.epsilon, allocation=settle(self.wish, cut), bits=self.bits)
+        if self.mechanism == "noise":
+            return NoiseSpec(epsilon=self.noise_epsilon, allocation=settle(self.wish, cut), bits=self.noise_bits)
+        assert self.whole_input_epsilon is not None  # the config was checked
+        spec = settle_codebook(cut, self.whole_input_epsilon, words=self.words, groups=self.groups)
+        if spec is None:
+            raise ConfigError(
+                f"cut {cut.index} has no codebook that fits release.whole_input_epsilon, words and groups; prepare "
+                "the bundle with --codebook"
+            )
+        return spec
+
+    def usable(self, cut: Cut) -> bool:
+        """Whether anything may leave at a cut: under ``codebook``, only where the bundle has one that fits."""
+        if self.mechanism != "codebook" or self.whole_input_epsilon is None:
+            return True
+        return settle_codebook(cut, self.whole_input_epsilon, words=self.words, groups=self.groups) is not None
 
 
 class PrivacyTable(_Table, frozen=True):
@@ -200,14 +250,42 @@ def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: 
         raise ConfigError(f"{where}: {table}: {labels.count(twice)} are called {twice!r}; give each its own 'name'")
 
 
+def _check_release(release: ReleaseTable, where: str) -> None:
+    """An epsilon of the other mechanism has another unit, and must not pass for this one's."""
+    others = {
+        "noise": ("codebook", ("whole_input_epsilon", "words", "groups")),
+        "codebook": ("noise", ("epsilon", "allocation", "bits")),
+        "none": ("codebook", ("whole_input_epsilon", "words", "groups")),
+    }
+    units = {"epsilon": " is per value and", "whole_input_epsilon": " is of a frame as a whole and"}
+    other, names = others[release.mechanism]
+    for name in names:
+        if getattr(release, name) is not None:
+            raise ConfigError(
+                f"{where}: release.{name}{units.get(name, '')} belongs to release.mechanism = '{other}', not "
+                f"'{release.mechanism}'; leave it out"
+            )
+    if release.mechanism == "codebook" and release.whole_input_epsilon is None:
+        raise ConfigError(
+            f"{where}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what one frame costs: "
+            "6 to 8 for a few dozen words"
+        )
+    for name in ("epsilon", "whole_input_epsilon"):
+        value = getattr(release, name)
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{where}: release.{name} = {value}: give a number")
+
+
 def _check_privacy(config: Config, where: str) -> None:
     """What release and budgets must have in common."""
     release, privacy = config.release, config.privacy
+    _check_release(release, where)
     if privacy is None:
         if release.mechanism != "none" and config.planner.split != "local":
             raise ConfigError(
                 f"{where}: privacy.whole_input_budget is not set: say how much whole-input epsilon this device may "
-                'release in its life, a number or "unlimited"; a frame of noise costs thousands'
+                'release in its life, a number or "unlimited"; a frame of noise costs thousands, of a codebook '
+                "release.whole_input_epsilon"
             )
     else:
         _check_budgets(privacy, where)
@@ -222,7 +300,7 @@ def _check_privacy(config: Config, where: str) -> None:
                 f"{where}: release.preset = 'cis' costs thousands of epsilon a frame and keeps no budget: "
                 'set privacy.whole_input_budget = "unlimited" alone to accept that, or leave the preset out'
             )
-    if release.preset == "cis" and (privacy is None or release.mechanism == "none"):
+    if release.preset == "cis" and (privacy is None or release.mechanism != "noise"):
         raise ConfigError(
             f"{where}: release.preset = 'cis' is noise, and needs privacy.whole_input_budget = \"unlimited\""
         )

@@ -7,6 +7,7 @@ the program's ``main`` and by nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,19 @@ from numpy.typing import NDArray
 
 from split_model.bundle import Cut
 from split_model.errors import ConfigError
-from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec
+from split_model.privacy import CodebookPlan, CodebookRelease, CodebookSpec, NoisePlan, NoiseRelease, NoiseSpec
+from split_model.privacy.words import read_finder
 from split_model.protocol import messages as wire
 
 Entropy = Callable[[int], bytes]
 
 
-def plan_for(cut: Cut, spec: NoiseSpec | None) -> NoisePlan | None:
+def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | CodebookPlan | None:
     """The plan of a cut's release, None where features go out unprotected. `ConfigError` without calibration."""
     if spec is None:
         return None
+    if isinstance(spec, CodebookSpec):
+        return CodebookPlan.make(spec, cut)
     if cut.calibration is None:
         raise ConfigError(
             f"cut {cut.index} has no calibration, so nothing may leave at it: prepare the bundle with "
@@ -35,26 +39,35 @@ def plan_for(cut: Cut, spec: NoiseSpec | None) -> NoisePlan | None:
 class Release:
     """One cut's way out, by its plan or, without one, as it is.
 
-    ``whole_input_epsilon`` is what one frame costs; it says nothing unless ``protected``.
+    ``whole_input_epsilon`` is what one frame costs; it says nothing unless ``protected``. ``root``: the bundle's
+    folder, where a codebook is read from.
     """
 
-    def __init__(self, cut: Cut, plan: NoisePlan | None, *, entropy: Entropy) -> None:
+    def __init__(
+        self, cut: Cut, plan: NoisePlan | CodebookPlan | None, *, entropy: Entropy, root: Path | None = None
+    ) -> None:
         self.protected = plan is not None
         self.per_value_epsilon_max = 0.0
         self.whole_input_epsilon = 0.0
         self.descriptor: wire.Release = wire.NoRelease()
         self.payload_bytes = cut.raw_bytes
-        self._noise: NoiseRelease | None = None
-        if plan is not None:
-            self._noise = NoiseRelease(plan, entropy=entropy)
+        self._mechanism: NoiseRelease | CodebookRelease | None = None
+        if isinstance(plan, NoisePlan):
+            self._mechanism = NoiseRelease(plan, entropy=entropy)
             self.descriptor = wire.Noise(spec=plan.spec, digest=plan.digest)
+        elif plan is not None:
+            assert root is not None  # who has a codebook has a bundle
+            finder = read_finder(root / plan.book.file.path, plan.book, cut.tensors)
+            self._mechanism = CodebookRelease(plan, finder, entropy=entropy)
+            self.descriptor = wire.Codebook(spec=plan.spec, digest=plan.digest)
+        if plan is not None:
             self.payload_bytes = plan.payload_bytes
             self.per_value_epsilon_max = plan.per_value_epsilon_max
             self.whole_input_epsilon = plan.whole_input_epsilon
 
     def __call__(self, features: Sequence[NDArray[Any]]) -> memoryview:
         """The payload of one frame, ``payload_bytes`` long whatever the content. Spends the features' arrays."""
-        if self._noise is not None:
-            return self._noise(features).data
+        if self._mechanism is not None:
+            return self._mechanism(features).data
         flat = [np.ascontiguousarray(tensor).view(np.uint8).reshape(-1) for tensor in features]
         return (flat[0] if len(flat) == 1 else np.concatenate(flat)).data

@@ -135,6 +135,14 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> None:
         "--epsilon", type=float, action="append", metavar="E", help="per-value epsilon; may be repeated (32 16 8 4)"
     )
     evaluate.add_argument(
+        "--whole-input-epsilon",
+        type=float,
+        action="append",
+        default=[],
+        metavar="E",
+        help="whole-input epsilon, for every codebook of the bundle; may be repeated",
+    )
+    evaluate.add_argument(
         "--allocation", action="append", choices=get_args(AllocationWish), help="may be repeated (auto)"
     )
     evaluate.add_argument("--bits", type=int, default=8, choices=range(4, 9), metavar="4..8")
@@ -299,7 +307,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         bundle,
         args.data,
         cuts=args.cut,
-        epsilons=args.epsilon or [32.0, 16.0, 8.0, 4.0],
+        epsilons=args.epsilon or ([] if args.whole_input_epsilon else [32.0, 16.0, 8.0, 4.0]),
+        whole_input_epsilons=args.whole_input_epsilon,
         allocations=args.allocation or ["auto"],
         bits=args.bits,
         draws=args.draws,

@@ -16,14 +16,15 @@ import msgspec
 
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError, MissingInputError, OutputError
-from split_model.privacy import NoiseSpec
+from split_model.privacy import CodebookSpec, NoiseSpec
 
 FORMAT = 1
 FILE = "evaluation.json"
 _MAX_BYTES = 16 << 20
 
 #: ``clip``: clipped to the public ranges and nothing else, which no device does; it tells what clipping costs.
-Mechanism = Literal["clip", "noise"]
+#: ``lookup``: a codebook's own word, without randomised response: what the device could answer by itself.
+Mechanism = Literal["clip", "noise", "lookup", "codebook"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,7 +50,11 @@ class Mean(_Record, frozen=True):
 
 
 class Row(_Record, frozen=True):
-    """One way to release one cut; ``spec`` is that of ``noise``.
+    """One way to release one cut; ``spec`` is that of ``noise``, ``codebook`` that of the other release.
+
+    A ``lookup`` has the ``codebook`` too, whose epsilon then means nothing and is the largest there is.
+
+    ``noise_aware``: the tail was one trained on noise of this epsilon.
 
     ``agreement``: how often the best class is that of the unprotected model; None where the answer is no class.
     ``accuracy``: how often it is the label; None without labels. ``output_error``: squared error of the outputs
@@ -69,11 +74,13 @@ class Row(_Record, frozen=True):
     per_value_epsilon_max: float | None = None
     per_value_epsilon_mean: float | None = None
     whole_input_epsilon: float | None = None
+    codebook: CodebookSpec | None = None
+    noise_aware: bool = False
 
     @property
-    def key(self) -> tuple[int, Mechanism, NoiseSpec | None]:
+    def key(self) -> tuple[int, Mechanism, NoiseSpec | None, CodebookSpec | None]:
         """What was measured."""
-        return self.cut, self.mechanism, self.spec
+        return self.cut, self.mechanism, self.spec, self.codebook
 
     @property
     def measured(self) -> tuple[str, Share] | None:
@@ -102,9 +109,10 @@ class Evaluation(_Record, frozen=True):
     rows: tuple[Row, ...]
     made_by: str = ""
 
-    def find(self, cut: int, spec: NoiseSpec) -> Row | None:
+    def find(self, cut: int, spec: NoiseSpec | CodebookSpec) -> Row | None:
         """What was measured of exactly this release at a cut."""
-        return next((row for row in self.rows if row.key == (cut, "noise", spec)), None)
+        key = (cut, "codebook", None, spec) if isinstance(spec, CodebookSpec) else (cut, "noise", spec, None)
+        return next((row for row in self.rows if row.key == key), None)
 
 
 def path_of(bundle: Bundle) -> Path:
@@ -167,7 +175,9 @@ class _Head(msgspec.Struct, frozen=True):
     format: int
 
 
-def _order(row: Row) -> tuple[int, str, str, float, int]:
-    spec = row.spec
+def _order(row: Row) -> tuple[int, str, str, float, int, int]:
+    spec, book = row.spec, row.codebook
+    if book is not None:
+        return (row.cut, row.mechanism, "", -book.epsilon, book.words, book.groups)
     named = ("", 0.0, 0) if spec is None else (spec.allocation, -spec.epsilon, spec.bits)
-    return (row.cut, row.mechanism, *named)
+    return (row.cut, row.mechanism, *named, 0)

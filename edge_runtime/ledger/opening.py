@@ -13,17 +13,19 @@ from edge_runtime.ledger.books import Limits, Now, Refusal, affordable, lefts
 from edge_runtime.ledger.ledger import Ledger
 from edge_runtime.ledger.slots import LedgerError
 from split_model.errors import OutputError
-from split_model.privacy import NoisePlan
+from split_model.privacy import CodebookPlan, NoisePlan
 
 log = logging.getLogger(__name__)
 
 
-def costs_of(plans: Mapping[int, NoisePlan | None]) -> dict[int, Amount]:
+def costs_of(plans: Mapping[int, NoisePlan | CodebookPlan | None]) -> dict[int, Amount]:
     """What one frame costs, by cut; None as a plan is a release without protection."""
     return {cut: UNPROTECTED if plan is None else of_event(plan.event()) for cut, plan in plans.items()}
 
 
-def open_account(config: Config, plans: Mapping[int, NoisePlan | None], *, now: Callable[[], Now]) -> Account:
+def open_account(
+    config: Config, plans: Mapping[int, NoisePlan | CodebookPlan | None], *, now: Callable[[], Now]
+) -> Account:
     """The account of this run. Where the ledger cannot be opened, one that refuses every release, and an error in
     the log: frames are answered all the same. Raises `NotAllowedError` where another program has the ledger.
     """
@@ -44,7 +46,11 @@ def open_account(config: Config, plans: Mapping[int, NoisePlan | None], *, now: 
 
 
 def reopen_account(
-    account: Account, config: Config, plans: Mapping[int, NoisePlan | None], *, now: Callable[[], Now]
+    account: Account,
+    config: Config,
+    plans: Mapping[int, NoisePlan | CodebookPlan | None],
+    *,
+    now: Callable[[], Now],
 ) -> Account:
     """The account of another config in the same run, with the same ledger; one that was not there is tried anew.
 

@@ -17,6 +17,10 @@ def render(evaluation: Evaluation) -> str:
         + " ".join(f"{title + ' [95 %]':<22}" for _, title in columns)
     ]
     lines += [_line(row, [name for name, _ in columns]) for row in evaluation.rows]
+    if any(row.noise_aware for row in evaluation.rows):
+        lines.append("(aware): by a tail trained on noise of this epsilon")
+    if any(row.mechanism == "lookup" for row in evaluation.rows):
+        lines.append("local lookup: what the device could answer by itself, without a release")
     if evaluation.unprotected_accuracy is not None:
         lines.append(f"unprotected whole model: accuracy {_text(evaluation.unprotected_accuracy)}")
     lines.append(
@@ -27,7 +31,13 @@ def render(evaluation: Evaluation) -> str:
 
 
 def _line(row: Row, columns: list[str]) -> str:
-    release = "clip only" if row.spec is None else f"{row.spec.allocation} eps={row.spec.epsilon:g}"
+    release = "clip only"
+    if row.spec is not None:
+        release = f"{row.spec.allocation} eps={row.spec.epsilon:g}{' (aware)' if row.noise_aware else ''}"
+    elif row.codebook is not None:
+        book = row.codebook
+        size = f"{book.words} words" + (f" x {book.groups}" if book.groups > 1 else "")
+        release = f"codebook {size}" if row.mechanism == "codebook" else f"local lookup {size}"
     largest = "-" if row.per_value_epsilon_max is None else f"{row.per_value_epsilon_max:.4g}"
     total = "-" if row.whole_input_epsilon is None else f"{row.whole_input_epsilon:.6g}"
     cells = " ".join(f"{_text(getattr(row, column)):<22}" for column in columns)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from split_model.errors import ProtocolError
-from split_model.privacy import NoiseSpec
+from split_model.privacy import CodebookSpec, NoiseSpec
 
 #: The protocol versions this code speaks, best first.
 VERSIONS = (1,)
@@ -64,7 +64,14 @@ class Noise(msgspec.Struct, frozen=True, tag="noise", forbid_unknown_fields=True
     digest: Token
 
 
-Release: TypeAlias = NoRelease | Noise
+class Codebook(msgspec.Struct, frozen=True, tag="codebook", forbid_unknown_fields=True, kw_only=True):
+    """A word of each group by randomised response; ``digest`` as in `Noise`."""
+
+    spec: CodebookSpec
+    digest: Token
+
+
+Release: TypeAlias = NoRelease | Noise | Codebook
 
 
 class Hello(_Message, frozen=True, tag="hello"):
