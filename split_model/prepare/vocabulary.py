@@ -120,16 +120,21 @@ def learn_words(rows: Floats, targets: Floats, words: int, epsilon: float, *, cl
     """
     found = components(rows, COMPONENTS, seed=seed)
     inner = found.of(rows)
-    start = _start(inner, targets, words, classes=classes, seed=seed)
-    weights, bias = _Fit(targets, start, words, epsilon, classes=classes).run(inner, seed=seed)
+    start, centres = _start(inner, targets, words, classes=classes, seed=seed)
+    weights, bias = _Fit(targets, start, words, epsilon, classes=classes, centres=centres).run(inner, seed=seed)
     return found.scores(weights, bias)
 
 
-def _start(inner: Floats, targets: Floats, words: int, *, classes: bool, seed: int) -> NDArray[np.int64]:
-    """A word for every row to begin with: each class gets its share of the words, told apart by the features."""
+def _start(
+    inner: Floats, targets: Floats, words: int, *, classes: bool, seed: int
+) -> tuple[NDArray[np.int64], Array | None]:
+    """A word for every row to begin with: each class gets its share of the words, told apart by the features.
+
+    Where there are more classes than words, or none, words are clusters of targets, whose centres come along.
+    """
     names, classed = np.unique(targets.argmax(axis=1), return_inverse=True)
     if not classes or len(names) > words:
-        return kmeans(targets.astype(np.float64), words, seed=seed)[0]
+        return kmeans(targets.astype(np.float64), words, seed=seed)
     start = np.zeros(len(inner), np.int64)
     first = 0
     for number in range(len(names)):
@@ -138,15 +143,26 @@ def _start(inner: Floats, targets: Floats, words: int, *, classes: bool, seed: i
         rows = inner[mine][:, :_SUB_COMPONENTS].astype(np.float64)
         start[mine] = first + (kmeans(rows, share, seed=seed, rounds=8)[0] if share > 1 else 0)
         first += share
-    return start
+    return start, None
 
 
 class _Fit:
-    """Adam on weights, bias and meanings, from a ridge regression onto the starting words."""
+    """Adam on weights, bias and meanings, from a ridge regression onto the starting words.
+
+    With ``centres``, from a regression onto the targets and the nearest centre to what it predicts.
+    """
 
     def __init__(
-        self, targets: Floats, start: NDArray[np.int64], words: int, epsilon: float, *, classes: bool
+        self,
+        targets: Floats,
+        start: NDArray[np.int64],
+        words: int,
+        epsilon: float,
+        *,
+        classes: bool,
+        centres: Array | None = None,
     ) -> None:
+        self._centres = centres
         self._targets = targets
         self._start = start
         self._words = words
@@ -180,12 +196,19 @@ class _Fit:
         square = (rows.T @ rows).astype(np.float64)
         square[np.diag_indices_from(square)] += _RIDGE * len(rows)
         wanted = np.eye(self._words, dtype=np.float32)[self._start]
-        fitted = np.linalg.solve(square, (rows.T @ wanted).astype(np.float64)).astype(np.float32)
+        if self._centres is None:
+            fitted = 8 * np.linalg.solve(square, (rows.T @ wanted).astype(np.float64))
+        else:
+            # -|predicted - centre|² over the mean square from the centres, but for what all words have in common.
+            fitted = 2 * np.linalg.solve(square, (rows.T @ self._targets).astype(np.float64)) @ self._centres.T
+            fitted[-1] -= (self._centres**2).sum(1)
+            fitted /= max(float(((self._targets - self._centres[self._start]) ** 2).sum(1).mean()), 1e-6)
+        fitted = fitted.astype(np.float32)
         sums = wanted.T @ self._targets
         sizes = np.maximum(wanted.sum(0), 1)[:, None]
         means = (sums / sizes).astype(np.float32)
         meanings = np.log(means + 1e-3).astype(np.float32) if self._classes else means
-        return [8 * fitted[:-1], 8 * fitted[-1], meanings]
+        return [fitted[:-1].copy(), fitted[-1].copy(), meanings]
 
     def _slopes(self, parts: list[Floats], rows: Floats, targets: Floats, sharpness: float) -> list[Floats]:
         weights, bias, meanings = parts

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from cloud_server.tails import Tail, TailSet, UnknownReleaseError, find_bundles
-from split_model.errors import BadBundleError, MissingInputError
-from split_model.privacy import NoiseSpec
+from split_model.errors import BadBundleError, MissingInputError, ProtocolError
+from split_model.prepare.allocators import TrialOptions
+from split_model.prepare.calibration import CalibrationOptions
+from split_model.prepare.codebooks import CodebookWish
+from split_model.prepare.pipeline import PrepareOptions, prepare
+from split_model.privacy import CodebookPlan, CodebookSpec, NoiseSpec
 from split_model.protocol import messages as wire
 
 
@@ -99,3 +107,75 @@ def test_one_flipped_byte_keeps_a_bundle_from_being_hosted(model, tmp_path):
     tail.write_bytes(damaged)
     with pytest.raises(BadBundleError, match="SHA-256"):
         TailSet.open([root])
+
+
+FASHION = Path(__file__).resolve().parents[2] / "models" / "fashion"
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory):
+    """A bundle with a codebook and a noise-aware tail, which is a copy of the plain one."""
+    root = tmp_path_factory.mktemp("fashion")
+    with np.load(FASHION / "public.npz") as public:
+        np.savez(root / "public.npz", pictures=public["pictures"][:60], labels=public["labels"][:60])
+    plain = PrepareOptions(model=FASHION / "fashion_f32.tflite", output=root / "plain", cuts=(11,))
+    first = prepare(plain, lambda *_: None)
+    (root / "tails.json").write_text(
+        json.dumps([{"cut": 11, "epsilon": 2.0, "tail": str(first.path(first.cut(11).tail))}])
+    )
+    options = replace(
+        plain,
+        output=root / "bundle",
+        preprocess=FASHION / "preprocess.json",
+        labels=FASHION / "labels.txt",
+        calibration=root / "public.npz",
+        calibration_options=CalibrationOptions(samples=4, weight_samples=1, tail_runs=1),
+        trial_options=TrialOptions(samples=2, draws=1),
+        codebooks=(CodebookWish(11, 10),),
+        noise_tails=root / "tails.json",
+    )
+    return prepare(options, lambda *_: None)
+
+
+def request_for(bundle, release, total_bytes):
+    return wire.Request(
+        request_id=1, boot_id="boot", version=1, bundle=bundle.identity, cut=11, release=release,
+        total_bytes=total_bytes, due_in_s=1.0,
+    )  # fmt: skip
+
+
+def test_a_word_is_welcome_with_the_same_plan_and_becomes_features(fashion):
+    tails = TailSet([fashion])
+    plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, words=10), fashion.cut(11))
+    release = wire.Codebook(spec=plan.spec, digest=plan.digest)
+    request = request_for(fashion, release, 1)
+    assert code(tails, request) is None
+    assert code(tails, msgspec.structs.replace(request, total_bytes=2)) == "size"
+    other = msgspec.structs.replace(request, release=wire.Codebook(spec=plan.spec, digest="0" * 16))
+    assert code(tails, other) == "unknown_release"
+    missing = CodebookSpec(epsilon=6.0, words=12)
+    assert code(tails, msgspec.structs.replace(request, release=wire.Codebook(spec=missing, digest="0"))) == (
+        "unknown_release"
+    )
+    tail = tails.tail_for(request)
+    assert tail.epsilon is None
+    (features,) = tails.features(tail, release, bytearray(b"\x03"))
+    assert features.shape == (1, 7, 7, 64)
+    with pytest.raises(ProtocolError, match="word 10 of 10"):
+        tails.features(tail, release, bytearray(b"\x0a"))
+
+
+def test_the_tail_for_a_noise_is_the_one_trained_for_exactly_this_epsilon(fashion):
+    tails = TailSet([fashion])
+
+    def chosen(epsilon, **changes):
+        spec = NoiseSpec(epsilon=epsilon, **changes)
+        return tails.tail_for(request_for(fashion, wire.Noise(spec=spec, digest="d"), 1))
+
+    assert chosen(2.0).epsilon == 2.0
+    assert chosen(2.0, allocation="rank", bits=6).path == fashion.path(fashion.cut(11).noise_tails[0].tail)
+    assert chosen(2.0000001).epsilon is None
+    assert chosen(1.0).path == fashion.path(fashion.cut(11).tail)
+    assert tails.tail_for(request_for(fashion, wire.NoRelease(), 1)).epsilon is None
+    assert len({tail.id for tail in tails.every()}) == 2
+    assert all(tail.load(threads=1).outputs[0].shape == (1, 10) for tail in tails.every())

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from split_model.errors import ProtocolError
-from split_model.privacy import NoiseSpec
+from split_model.privacy import CodebookSpec, NoiseSpec
 from split_model.protocol import messages as wire
 
 REQUEST = wire.Request(
@@ -35,6 +35,7 @@ FROM_DEVICE = [
     wire.Hello(versions=(1,), boot_id="b", software="s"),
     REQUEST,
     msgspec.structs.replace(REQUEST, release=wire.NoRelease()),
+    msgspec.structs.replace(REQUEST, release=wire.Codebook(spec=CodebookSpec(epsilon=8.0, words=16), digest="d")),
     wire.Chunk(request_id=1, offset=10),
     wire.Cancel(request_id=1),
     wire.Probe(probe_id=1, offset=0, total_bytes=0),
