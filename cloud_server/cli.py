@@ -20,10 +20,12 @@ from split_model.command_line import Parser, run_main
 from split_model.config import as_plain
 from split_model.errors import BadInputError, MissingInputError
 from split_model.keys import make_pair, read_pair, read_public
+from split_model.layers import for_terminal, origin_rows
 from split_model.service.notify import Notifier
 from split_model.service.status_file import boot_s, condition_now
 
 KEY_CHARS = 40
+_CONFIG = Path("/etc/cloud-server/config.toml")
 
 _DESCRIPTION = """\
 Runs the second half of a network for the boards you have allowed.
@@ -159,7 +161,8 @@ def _config_check(args: argparse.Namespace) -> None:
 
     config = configuration.load(args.config)
     hub_limits(config)
-    read_pair(config.server.key)
+    if not args.without_key:
+        read_pair(config.server.key)
     _, complaints = _read_devices(config.server.devices)
     if complaints:
         raise BadInputError("; ".join(complaints))
@@ -168,15 +171,14 @@ def _config_check(args: argparse.Namespace) -> None:
 
 
 def _config_show(args: argparse.Namespace) -> None:
-    config = configuration.load(args.config)
-    tree = {**as_plain(config), "status_file": str(_status_path(config, args))}
+    config, layers = configuration.load_layers(args.config)
+    plain = as_plain(config)
+    status_path = _status_path(config, args)
     if args.json:
-        _print_json(tree)
-        return
-    for table in ("server", "limits"):
-        for key, value in tree[table].items():
-            print(f"{table}.{key} = {json.dumps(value)}")
-    print(f"# status file: {tree['status_file']}")
+        _print_json({**plain, "status_file": str(status_path), "origins": origin_rows(plain, layers)})
+    else:
+        print(for_terminal(plain, layers, dumps=json.dumps))
+        print(f"\n# status file: {status_path}")
 
 
 def _status_path(config: configuration.Config, args: argparse.Namespace) -> Path:
@@ -195,7 +197,9 @@ def _add(
     **options: Any,
 ) -> Parser:
     parser = commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
-    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="the config file (TOML)")
+    parser.add_argument(
+        "-c", "--config", type=Path, default=_CONFIG, metavar="FILE", help="the config file (default: %(default)s)"
+    )
     _add_verbose(parser, default=argparse.SUPPRESS)  # so that it can stand on either side of the command
     parser.set_defaults(func=func)
     return parser
@@ -248,7 +252,8 @@ def make_parser() -> Parser:
     config = commands.add_parser("config", help="the config file").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
-    _add(config, "check", _config_check, "check the file and that its bundles are there", epilog=_EXAMPLE)
+    check = _add(config, "check", _config_check, "check the file and that its bundles are there", epilog=_EXAMPLE)
+    check.add_argument("--without-key", action="store_true", help="leave the secret key unread, as a reload must")
     _with_json(_add(config, "show", _config_show, "print every key with its value in force"))
     return parser
 

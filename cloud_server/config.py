@@ -9,8 +9,8 @@ from typing import Annotated
 
 import msgspec
 
-from split_model.config import load_toml
 from split_model.errors import ConfigError
+from split_model.layers import Layers, read_layers
 from split_model.service import status_file
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
@@ -70,15 +70,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(path: Path) -> Config:
-    """Read and check a config file; see `split_model.config.load_toml` for the errors."""
-    config = load_toml(path, Config)
-    if not _LISTEN.fullmatch(config.server.listen):
-        raise ConfigError(
-            f"{path}: server.listen: {config.server.listen!r} does not look like 'tcp://0.0.0.0:5555'"
-        )
-    if config.server.key.suffix != ".key":
-        raise ConfigError(f"{path}: server.key: {config.server.key} must end in '.key'; the public key lies beside")
-    return config
+    """Read and check a config file and its ``conf.d``; `ConfigError` names file and key."""
+    return load_layers(path)[0]
+
+
+def load_layers(path: Path) -> tuple[Config, Layers]:
+    """`load`, and where every value is from."""
+    layers = read_layers(path)
+    config = layers.parse(Config)
+    listen, key = config.server.listen, config.server.key
+    if not _LISTEN.fullmatch(listen):
+        where = layers.where("server.listen")
+        raise ConfigError(f"{where}: server.listen: {listen!r} does not look like 'tcp://0.0.0.0:5555'")
+    if key.suffix != ".key":
+        where = layers.where("server.key")
+        raise ConfigError(f"{where}: server.key: {key} must end in '.key'; the public key lies beside")
+    return config, layers
 
 
 def status_path(config: Config, config_path: Path, *, runtime_directory: str | None) -> Path:

@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     actions = config.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = actions.add_parser("check", help="check the file and everything it names")
     _config_option(check)
+    check.add_argument("--without-key", action="store_true", help="leave the secret key unread, as a reload must")
     check.set_defaults(func=_config_check)
     shown = actions.add_parser("show", help="print every key with the value in force")
     _config_option(shown)
@@ -235,28 +236,23 @@ def _ledger(args: argparse.Namespace) -> int:
 def _config_check(args: argparse.Namespace) -> int:
     from edge_runtime import config, daemon
 
-    daemon.check(config.load(args.config))
-    print(f"{args.config}: good")
+    device, layers = config.load_layers(args.config)
+    daemon.check(device, with_key=not args.without_key)
+    print(f"{', '.join(map(str, layers.files))}: good")
     return 0
 
 
 def _config_show(args: argparse.Namespace) -> int:
     from edge_runtime import config
     from split_model.config import as_plain
+    from split_model.layers import for_terminal, origin_rows
 
-    plain = as_plain(config.load(args.config))
+    device, layers = config.load_layers(args.config)
+    plain = as_plain(device)
     if args.json:
-        print(json.dumps(plain, indent=1))
-        return 0
-    for table, entries in plain.items():
-        if entries is None:
-            print(f"# [{table}] is not set\n")
-            continue
-        for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
-            print(f"[{table}]" if entry is entries else f"[[{table}]]")
-            for key, value in entry.items():
-                print(f"{key} = {json.dumps(value)}" if value is not None else f"# {key} is not set")
-            print()
+        print(json.dumps({**plain, "origins": origin_rows(plain, layers)}, indent=1))
+    else:
+        print(for_terminal(plain, layers, dumps=json.dumps))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,9 +19,9 @@ from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
 from split_model.bundle import Cut
 from split_model.bundle.manifest import MAX_GROUPS, MAX_WORDS
-from split_model.config import parse_tree, read_toml
 from split_model.errors import BadInputError, ConfigError
 from split_model.keys import parse_public
+from split_model.layers import Layers, read_layers
 from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, settle, settle_codebook
 
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
@@ -216,29 +217,41 @@ class Config(_Table, frozen=True):
 
 
 def load(path: Path, *, check_server_keys: bool = True) -> Config:
-    """Read and check a config file; `ConfigError` names file and key.
+    """Read and check a config file and its ``conf.d``; `ConfigError` names file and key.
 
     The device's own keys can be made before the server's are known: the commands for that leave those unchecked.
     """
-    tree = read_toml(path)
-    widened, tree = with_kinds(Config, tree, where=str(path))
-    config = parse_tree(tree, widened, where=str(path), folder=path.absolute().parent)
-    _check_labels(config.sources, "source", str(path))
-    _check_labels(config.sinks, "sink", str(path))
+    return load_layers(path, check_server_keys=check_server_keys)[0]
+
+
+def load_layers(path: Path, *, check_server_keys: bool = True) -> tuple[Config, Layers]:
+    """`load`, and where every value is from."""
+    layers = read_layers(path)
+    widened, tree = with_kinds(Config, layers.tree, where=layers.where("source"))
+    layers = replace(layers, tree=tree)
+    config = layers.parse(widened)
+    _check_labels(config.sources, "source", layers.where("source"))
+    _check_labels(config.sinks, "sink", layers.where("sink"))
     address = _ADDRESS.fullmatch(config.server.address)
     if address is None or not 0 < int(address["port"]) < 1 << 16:
-        raise ConfigError(f"{path}: server.address: {config.server.address!r} does not look like 'tcp://HOST:5555'")
-    if config.device.key.suffix != ".key":
-        raise ConfigError(f"{path}: device.key: {config.device.key} must end in '.key'; the public key lies beside")
+        where = layers.where("server.address")
+        raise ConfigError(
+            f"{where}: server.address: {config.server.address!r} does not look like 'tcp://HOST:5555'"
+        )
+    if (key := config.device.key).suffix != ".key":
+        where = layers.where("device.key")
+        raise ConfigError(f"{where}: device.key: {key} must end in '.key'; the public key lies beside")
     if config.emulation.slowdown > 1.0 and config.device.threads > 1:
-        raise ConfigError(f"{path}: emulation.slowdown stretches one thread's time; set device.threads = 1")
+        where = layers.where("emulation.slowdown")
+        raise ConfigError(f"{where}: emulation.slowdown stretches one thread's time; set device.threads = 1")
     _check_privacy(config, str(path))
+    where = layers.where("server.public_keys")
     try:
-        for index, key in enumerate(config.server.public_keys if check_server_keys else ()):
-            parse_public(key, f"{path}: server.public_keys[{index}]")
+        for index, public_key in enumerate(config.server.public_keys if check_server_keys else ()):
+            parse_public(public_key, f"{where}: server.public_keys[{index}]")
     except BadInputError as error:
         raise ConfigError(str(error)) from None
-    return config
+    return config, layers
 
 
 def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: str) -> None:

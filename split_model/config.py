@@ -1,7 +1,7 @@
 """Config files: TOML into a msgspec Struct, with errors that name the key and what it might have been.
 
-Both programs read their config with `load_toml`. Relative paths are taken from the folder of the config file,
-so a config and what it names can be moved together.
+Both programs read their config with `layers`, which uses this. Relative paths are taken from the folder of the
+config file, so a config and what it names can be moved together.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,15 +27,6 @@ _MAX_CONFIG_BYTES = 1 << 20
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<where>.*)`)?$", re.DOTALL)
 
 
-def load_toml(path: Path, type: type[T]) -> T:  # noqa: A002  (the word msgspec uses for the same argument)
-    """Read ``path`` as a value of ``type``, a msgspec Struct whose ``pathlib.Path`` fields become absolute.
-
-    Raises `MissingInputError` where the file cannot be read and `ConfigError` where it is not TOML, has a key
-    that ``type`` does not know, or a value that does not fit; the message names file and key path.
-    """
-    return parse_tree(read_toml(path), type, where=str(path), folder=path.absolute().parent)
-
-
 def read_toml(path: Path) -> dict[str, Any]:
     """Read ``path`` as a tree of TOML values. Raises `MissingInputError` or `ConfigError`, which name the file."""
     try:
@@ -50,9 +42,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}") from None
 
 
-def parse_tree(tree: dict[str, Any], type: type[T], *, where: str, folder: Path) -> T:  # noqa: A002  (as above)
-    """The part of `load_toml` without I/O: a tree of TOML values to a ``type``; ``where`` opens each error."""
-    _refuse_unknown(tree, msgspec.inspect.type_info(type), where, "")
+def parse_tree(
+    tree: dict[str, Any],
+    type: type[T],  # noqa: A002  (the word msgspec uses for the same argument)
+    *,
+    where: str | Callable[[str], str],
+    folder: Path,
+) -> T:
+    """A tree of TOML values as a ``type``, a msgspec Struct whose ``pathlib.Path`` fields become absolute.
+
+    Raises `ConfigError` for a key that ``type`` does not know, or a value that does not fit; ``where`` opens it: a
+    text, or what gives one for the path of the key.
+    """
+    place = where if callable(where) else (lambda _: where)
+    _refuse_unknown(tree, msgspec.inspect.type_info(type), place, "")
 
     def decode(kind: Any, value: Any) -> Any:
         if kind is Path and isinstance(value, str) and value:
@@ -65,7 +68,7 @@ def parse_tree(tree: dict[str, Any], type: type[T], *, where: str, folder: Path)
         found = _WHERE.match(str(error))
         key = (found["where"] if found and found["where"] else "").removeprefix("$").removeprefix(".")
         what = found["what"] if found else str(error)
-        raise ConfigError(f"{where}: {key + ': ' if key else ''}{what[:1].lower()}{what[1:]}") from None
+        raise ConfigError(f"{place(key)}: {key + ': ' if key else ''}{what[:1].lower()}{what[1:]}") from None
 
 
 def as_plain(config: Any) -> Any:
@@ -73,7 +76,7 @@ def as_plain(config: Any) -> Any:
     return msgspec.to_builtins(config, enc_hook=str)
 
 
-def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: str, key: str) -> None:
+def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: Callable[[str], str], key: str) -> None:
     """Walk the tree beside its type; what does not have the right shape is left to msgspec to refuse."""
     if isinstance(info, msgspec.inspect.Metadata):
         _refuse_unknown(value, info.type, where, key)
@@ -84,7 +87,7 @@ def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: str, key: str
     elif isinstance(value, dict):
         for name, item in value.items():
             path = f"{key}.{name}" if key else name
-            _refuse_unknown(item, _type_of(name, info, f"{where}: {path}"), where, path)
+            _refuse_unknown(item, _type_of(name, info, f"{where(path)}: {path}"), where, path)
     elif isinstance(value, list) and isinstance(info, (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)):
         for position, item in enumerate(value):
             _refuse_unknown(item, info.item_type, where, f"{key}[{position}]")

@@ -57,7 +57,7 @@ def credential(path: Path, environment: Mapping[str, str] = os.environ) -> Path 
     """The file of this name that systemd loaded for the service (``LoadCredential=``), if it did."""
     folder = environment.get("CREDENTIALS_DIRECTORY")
     found = Path(folder) / path.name if folder else None
-    return found if found is not None and found.exists() else None
+    return found if found is not None and os.access(found, os.R_OK) else None
 
 
 def read_pair(path: Path) -> KeyPair:

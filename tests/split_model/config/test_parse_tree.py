@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from split_model.config import as_plain, load_toml, parse_tree
+from split_model.config import as_plain, parse_tree
 from split_model.errors import ConfigError, MissingInputError
+from split_model.layers import read_layers
 
 
 class Fixed(msgspec.Struct, tag="fixed", frozen=True):
@@ -38,7 +39,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def load(tmp_path, text):
     path = tmp_path / "edge.toml"
     path.write_text(text)
-    return load_toml(path, Config)
+    return read_layers(path).parse(Config)
 
 
 def test_relative_paths_start_at_the_config_file(tmp_path, monkeypatch):
@@ -52,7 +53,7 @@ def test_relative_paths_start_at_the_config_file(tmp_path, monkeypatch):
 def test_a_relative_config_path_gives_absolute_paths(tmp_path, monkeypatch):
     (tmp_path / "edge.toml").write_text('log = "x"')
     monkeypatch.chdir(tmp_path)
-    assert load_toml(Path("edge.toml"), Config).log == tmp_path / "x"
+    assert read_layers(Path("edge.toml")).parse(Config).log == tmp_path / "x"
 
 
 @pytest.mark.parametrize(
@@ -87,15 +88,15 @@ def test_an_error_names_the_key_and_a_remedy(tmp_path, text, says):
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path):
     with pytest.raises(MissingInputError):
-        load_toml(tmp_path / "none.toml", Config)
+        read_layers(tmp_path / "none.toml").parse(Config)
     with pytest.raises(MissingInputError):
-        load_toml(tmp_path, Config)
+        read_layers(tmp_path).parse(Config)
     (tmp_path / "picture").write_bytes(b"\x89PNG\xff")
     with pytest.raises(ConfigError, match="not TOML"):
-        load_toml(tmp_path / "picture", Config)
+        read_layers(tmp_path / "picture").parse(Config)
     (tmp_path / "film").write_bytes(b"#" * (1 << 21))
     with pytest.raises(ConfigError, match="over 1 MiB"):
-        load_toml(tmp_path / "film", Config)
+        read_layers(tmp_path / "film").parse(Config)
 
 
 KEYS = st.sampled_from(["split", "sources", "labels", "log", "limit", "type", "cut", "folder", "subject", "x"])
