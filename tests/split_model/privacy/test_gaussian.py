@@ -12,7 +12,8 @@ import pytest
 from split_model.bundle import TensorSpec
 from split_model.errors import ConfigError
 from split_model.privacy import GaussianGrid, make_gaussian_grid, make_grid
-from split_model.privacy.conversion import zcdp_delta
+from split_model.privacy.accountant import rho_of_pure
+from split_model.privacy.conversion import zcdp_delta, zcdp_epsilon
 from split_model.privacy.gaussian import TAIL_SIGMAS, gaussian_cdf_floors
 from split_model.privacy.layout import lay_out
 from split_model.privacy.sampler import FIRST_BITS, PREFIX_BITS, LaplaceSampler, NoiseSampler
@@ -188,3 +189,16 @@ def test_laplace_is_one_law_among_others():
     assert np.array_equal(
         LaplaceSampler([grid], entropy=os.urandom).first, NoiseSampler([grid], entropy=os.urandom).first
     )
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
+def test_what_it_would_buy_at_equal_noise(epsilon):
+    """Why no release uses it (docs/privacy.md).
+
+    Of equal variance it costs more ρ than Laplace noise from a per-value ε of 3.9 on, and below that no less than
+    half; and a single value it protects worse at any δ in use.
+    """
+    laplace, gaussian = float(rho_of_pure(epsilon)), epsilon**2 / 4  # variance 2·(B/ε)² = B²/(2ρ)
+    assert (gaussian > laplace) == (epsilon > 3.83)
+    assert gaussian >= laplace / 2
+    assert zcdp_epsilon(gaussian, 1e-6) > 3 * epsilon
