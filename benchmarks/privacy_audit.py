@@ -2,26 +2,29 @@
 
 usage: python -m benchmarks.privacy_audit [--trials N] [--json]
 
-Small instances, so that a few thousand frames can tell: two feature values under noise, and one word of
-randomised response. Frames that hold one of the two inputs that are furthest apart are released in random order
+Small instances, so that a few thousand frames can tell: two feature values under noise, and codebooks of 16 words
+in one group and in two. Frames that hold one of the two inputs that are furthest apart are released in random order
 and sent by the device's own link over TCP and CURVE. From the bytes that arrive, their length and the time since
 the last answer, `split_model.audit` works out a lower bound on the true epsilon, wrong with probability 10^-6 at
 most. It must stay below the claim for the releases as they are, and rise above it for every bug planted here:
 half the noise, a channel left out, a generator that is seeded at every start, a length and a time that follow the
-content, a word kept too often.
+content, a word kept too often, a group left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,9 +34,18 @@ from numpy.typing import NDArray
 from benchmarks.audit_pipe import Pipe, Reading, Releasing, connected
 from edge_runtime.release import Release
 from split_model.audit import Finding, lower_bound
-from split_model.bundle import ChannelCalibration, Cut, FileRef, TensorSpec
-from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, RandomisedResponse
+from split_model.bundle import ChannelCalibration, Codebook, Cut, FileRef, TensorSpec, file_ref
+from split_model.privacy import (
+    CodebookPlan,
+    CodebookRelease,
+    CodebookSpec,
+    NoisePlan,
+    NoiseRelease,
+    NoiseSpec,
+    RandomisedResponse,
+)
 from split_model.privacy.packing import unpack
+from split_model.privacy.words import Finder, Grouping, Meanings, check_groups, write
 
 Array = NDArray[Any]
 Entropy = Callable[[int], bytes]
@@ -43,7 +55,7 @@ FRAMES_A_START = 64
 #: What a release that waits for bright pictures would add; far more than a branch costs, far less than a frame.
 WAIT_S = 0.002
 WORDS = 16
-RESPONSE_EPSILON = 2.0
+CODEBOOK_EPSILON = 2.0
 
 TENSOR = TensorSpec(name="tiny", shape=(1, 2), dtype="float32")
 KNOWN = ChannelCalibration(clip_low=(0.0, -1.0), clip_high=(1.0, 1.0), rank=(1.0, 1.0), weight=(1.0, 1.0))
@@ -71,8 +83,8 @@ def read_noise(payload: bytes) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def read_word(payload: bytes) -> NDArray[np.int64]:
-    """The word of a response."""
+def read_words(payload: bytes) -> NDArray[np.int64]:
+    """The words of a codebook, a byte each."""
     return np.frombuffer(payload, np.uint8).astype(np.int64)
 
 
@@ -131,10 +143,50 @@ def time_that_follows(wait_s: float = WAIT_S, plan: NoisePlan = PLAN) -> Releasi
     return release
 
 
-def response(epsilon: float = RESPONSE_EPSILON) -> Releasing:
-    """One word of randomised response, a byte on the wire."""
-    mechanism = RandomisedResponse(WORDS, epsilon, entropy=os.urandom)
-    return lambda bit: memoryview(bytes([mechanism(WORDS - 1 if bit else 0)]))
+def codebook(groups: int) -> tuple[Release, CodebookRelease]:
+    """The device's release of words, as it is, and the mechanism in it; the two frames are words 0 and 15."""
+    grouping = Grouping((TENSOR,), (1,), check_groups(groups, (TENSOR,)))
+    near, far = (grouping.inputs([frame]) for frame in FEATURES)
+    points = [np.linspace(one, other, WORDS, dtype=np.float32) for one, other in zip(near, far, strict=True)]
+    # The nearest point has the largest p.x - p.p/2.
+    finder = Finder(grouping, tuple(points), tuple(-(point**2).sum(axis=1) / 2 for point in points))
+    meanings = Meanings((TENSOR,), grouping.groups, (np.zeros((WORDS, *TENSOR.shape), np.float16),))
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "words.npz", finder, meanings)
+        file = file_ref(Path(folder), "words.npz")
+        book = Codebook(words=WORDS, groups=groups, file=file, lookup=1.0, chance=0.0, samples=1, truth="model")
+        cut = msgspec.structs.replace(CUT, codebooks=(book,))
+        plan = CodebookPlan.make(CodebookSpec(epsilon=CODEBOOK_EPSILON, words=WORDS, groups=groups), cut)
+        release = Release(cut, plan, entropy=os.urandom, root=Path(folder))
+    mechanism = release._mechanism  # noqa: SLF001  bugs are planted inside
+    assert isinstance(mechanism, CodebookRelease)
+    return release, mechanism
+
+
+def words(groups: int) -> Releasing:
+    """As it is."""
+    release, _ = codebook(groups)
+    return lambda bit: release([FEATURES[bit].copy()])
+
+
+def word_kept_too_often() -> Releasing:
+    """The response was made for another epsilon."""
+    release, mechanism = codebook(1)
+    loud = RandomisedResponse(WORDS, 2 * CODEBOOK_EPSILON, entropy=os.urandom)
+    mechanism._response = loud  # noqa: SLF001
+    return lambda bit: release([FEATURES[bit].copy()])
+
+
+def group_left_out() -> Releasing:
+    """The second group's word is sent as it is."""
+    release, mechanism = codebook(2)
+    honest, sent = mechanism._response, itertools.cycle((True, False))  # noqa: SLF001
+
+    def forgetful(word: int) -> int:
+        return honest(word) if next(sent) else word
+
+    mechanism._response = forgetful  # type: ignore[assignment]  # noqa: SLF001
+    return lambda bit: release([FEATURES[bit].copy()])
 
 
 def cases() -> list[Case]:
@@ -148,13 +200,10 @@ def cases() -> list[Case]:
         Case("noise: seeded at every start", whole, seeded(), read_noise),
         Case("noise: length follows the content", whole, length_that_follows(), read_noise),
         Case("noise: time follows the content", whole, time_that_follows(), read_noise),
-        Case("randomised response", RESPONSE_EPSILON, response(), read_word, bug=False),
-        Case(
-            "randomised response: the word kept too often",
-            RESPONSE_EPSILON,
-            response(2 * RESPONSE_EPSILON),
-            read_word,
-        ),
+        Case("codebook", CODEBOOK_EPSILON, words(1), read_words, bug=False),
+        Case("codebook of two groups", CODEBOOK_EPSILON, words(2), read_words, bug=False),
+        Case("codebook: the word kept too often", CODEBOOK_EPSILON, word_kept_too_often(), read_words),
+        Case("codebook: a group left out", CODEBOOK_EPSILON, group_left_out(), read_words),
     ]
 
 

@@ -48,7 +48,7 @@ def test_a_time_that_follows_the_content_is_found(pipe):
 
 
 def test_the_pipe_tells_the_two_secrets_apart_by_their_order_alone(pipe):
-    one, other = pipe.observe(lambda bit: memoryview(bytes([bit])), privacy_audit.read_word, trials=50)
+    one, other = pipe.observe(lambda bit: memoryview(bytes([bit])), privacy_audit.read_words, trials=50)
     assert one.values.tolist() == [[0]] * 50
     assert other.values.tolist() == [[1]] * 50
     assert (one.lengths == 1).all()
