@@ -4,7 +4,7 @@
 
 EfficientNet-Lite0 on emulated boards behind recorded cellular uplinks. The planner, the estimators, the deadlines,
 the frame loop and the protocol are the product's own code; clock, link, board and server are virtual (see
-``adaptive_world``). The last line is ``{"claims": [...]}``.
+``simulator``). The last line is ``{"claims": [...]}``.
 
 The constants of planner and estimator were chosen on the traces in `TUNED_ON`; all others were left out of
 that, and the table marks them.
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,18 @@ from typing import Any
 if not __package__:  # run as a script: the folder above this one holds the packages
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import adaptive_policies as policies
-from benchmarks.adaptive_policies import Run, Scene
-from benchmarks.adaptive_world import Hog
+from benchmarks.simulator import ideal
+from benchmarks.simulator.estimators import (
+    ForesightEstimator,
+    LastSampleEstimator,
+    OnceEstimator,
+    TruthfulEstimator,
+)
+from benchmarks.simulator.program import NEVER_HEDGED, run_program
+from benchmarks.simulator.scene import Run, Scene, load_profiles, pooled
+from benchmarks.simulator.world import Hog
 from benchmarks.traces import load_trace
+from edge_runtime.conditions.link import LinkEstimator
 from split_model.errors import MissingInputError, SplitModelError
 
 TRACES = Path(__file__).parent / "traces"
@@ -38,6 +47,11 @@ TUNED_ON = ("att-lte-driving-2016", "verizon-lte")
 #: A split counts as used by the oracle when so many of its frames are cut there.
 USED_SHARE = 0.1
 MEAN_GOAL, P95_GOAL, SINGLE_SIDE_GOAL = 1.10, 1.25, 1.03
+#: A short trace is played several times over, from points spread over it, until so much has been played: else one
+#: outage more or less, or where the hog happens to meet it, decides over a p95.
+PLAYED_S = 480.0
+#: How far the policies see that know a little of the future.
+FORESIGHT_S = (0.25, 0.5)
 
 
 @dataclass(frozen=True)
@@ -56,9 +70,9 @@ class Setting:
         extras = ["" if self.raw else "no cut 0", "hog" if self.hog else "", "" if self.paced else "back-to-back"]
         return ", ".join([self.trace.stem, f"{self.whole_s * 1e3:.0f} ms", *filter(None, extras)])
 
-    def scene(self) -> Scene:
-        """The board, the link and the frames: one every 1.5 whole runs, due after 2.5."""
-        profile, server = policies.load_profiles(self.whole_s, raw=self.raw)
+    def scene(self, from_s: float = 0.0) -> Scene:
+        """The board, the link from there on, and the frames: one every 1.5 whole runs, due after 2.5."""
+        profile, server = load_profiles(self.whole_s, raw=self.raw)
         return Scene(
             trace=load_trace(self.trace),
             profile=profile,
@@ -66,7 +80,14 @@ class Setting:
             interval_s=1.5 * self.whole_s if self.paced else 0.0,
             answer_within_s=2.5 * self.whole_s,
             hog=Hog(factor=2.0) if self.hog else Hog(),
+            from_s=from_s,
         )
+
+    def scenes(self) -> list[Scene]:
+        """One for each play."""
+        duration_s = self.scene().trace.duration_s
+        plays = max(1, round(PLAYED_S / duration_s))
+        return [self.scene(play * duration_s / plays) for play in range(plays)]
 
 
 @dataclass(frozen=True)
@@ -90,32 +111,50 @@ class Compared:
         return min(("edge-only", "cloud-only"), key=lambda policy: self.runs[policy].mean_s)
 
 
+def policies() -> dict[str, Callable[[Scene], Run]]:
+    """By name; those with an estimator are our own program with another belief of the link."""
+
+    def believing(policy: str, belief: Callable[[Scene], LinkEstimator]) -> Callable[[Scene], Run]:
+        return lambda scene: run_program(policy, scene, estimator=belief(scene))
+
+    def foresight(seconds: float) -> Callable[[Scene], LinkEstimator]:
+        return lambda scene: ForesightEstimator(scene.link, seconds)
+
+    return {
+        "oracle": ideal.run_oracle,
+        "ours": lambda scene: run_program("ours", scene),
+        "ours, never hedged": lambda scene: run_program("ours, never hedged", scene, table=NEVER_HEDGED),
+        "perfect rate": ideal.run_perfect_rate,
+        "perfect rate, rescued": believing("perfect rate, rescued", lambda scene: TruthfulEstimator(scene.link)),
+        **{f"sees {s:g} s ahead": believing(f"sees {s:g} s ahead", foresight(s)) for s in FORESIGHT_S},
+        "last sample": believing("last sample", lambda _: LastSampleEstimator()),
+        "static": believing("static", lambda scene: OnceEstimator(scene.link)),
+        "edge-only": ideal.run_edge_only,
+        "cloud-only": ideal.run_cloud_only,
+        "JPEG-then-cloud": ideal.run_jpeg,
+    }
+
+
+def fixed(split: int) -> Callable[[Scene], Run]:
+    """The program with a split that the user fixed."""
+    return lambda scene: run_program(f"fixed {split}", scene, fixed=split)
+
+
 def compare(setting: Setting) -> Compared:
     """Run every policy on one scene."""
-    scene = setting.scene()
-    runs = [
-        policies.run_oracle(scene),
-        policies.run_program("ours", scene),
-        policies.run_perfect_rate(scene),
-        policies.run_program("perfect rate, rescued", scene, estimator=policies.TruthfulEstimator(scene.link)),
-        policies.run_program("last sample", scene, estimator=policies.LastSampleEstimator()),
-        policies.run_program("static", scene, estimator=policies.OnceEstimator(scene.link)),
-        policies.run_edge_only(scene),
-        policies.run_cloud_only(scene),
-        policies.run_jpeg(scene),
-    ]
-    fixed = [
-        policies.run_program(f"fixed {timing.split}", scene, fixed=timing.split)
-        for timing in scene.profile.splits[:-1]
-    ]
-    oracle, ours = runs[0], runs[1]
-    link_bytes = scene.link.bits_between(0.0, scene.end_s) / 8
+    logging.getLogger("edge_runtime").setLevel(logging.ERROR)  # an outage in virtual time is no news
+    scenes = setting.scenes()
+    first = scenes[0]
+    splits = [timing.split for timing in first.profile.splits]
+    chosen = policies() | {f"fixed {split}": fixed(split) for split in splits[:-1]}
+    runs = {name: pooled([policy(scene) for scene in scenes]) for name, policy in chosen.items()}
+    link_bytes = sum(scene.link.bits_between(0.0, scene.end_s) / 8 for scene in scenes)
     return Compared(
         setting=setting,
-        runs={run.policy: run for run in [*runs, *fixed]},
-        best_fixed=min(fixed, key=lambda run: run.mean_s).policy,
-        used=tuple(t.split for t in scene.profile.splits if oracle.share(t.split) >= USED_SHARE),
-        probe_share=ours.probe_bytes / link_bytes,
+        runs=runs,
+        best_fixed=min((f"fixed {split}" for split in splits[:-1]), key=lambda name: runs[name].mean_s),
+        used=tuple(split for split in splits if runs["oracle"].share(split) >= USED_SHARE),
+        probe_share=runs["ours"].probe_bytes / link_bytes,
     )
 
 
@@ -161,12 +200,15 @@ def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
 
 _LEGEND = """\
 mean/p95 latency in ms; x: ours over the oracle's; * the oracle uses three or more splits, each for a tenth or more
-perfect: knows the present capacity, hysteresis, no local rescue; rescued, last, static, fixed: in our own program
-with another estimator (present capacity, newest sample, measured once) or one split; cloud: the raw input
+no hedge: ours with planner.hedge = false; perfect: knows the present capacity, hysteresis, no local rescue;
+rescued, sees, last, static, fixed: our own program knowing the present capacity, or that of the time to come, or
+the newest sample, or one measured at the start; or with one split; cloud: the raw input, unprotected, as JPEG is;
 probes: share of the link; extra: local runs beside a transfer, per frame"""
 _POLICIES = {
+    "no hedge": "ours, never hedged",
     "perfect": "perfect rate",
     "rescued": "perfect rate, rescued",
+    **{f"sees {s:g} s": f"sees {s:g} s ahead" for s in FORESIGHT_S},
     "last": "last sample",
     "static": "static",
     "edge": "edge-only",
@@ -259,7 +301,7 @@ def _run(options: argparse.Namespace) -> None:
         done = dict(zip(longest_first, pool.map(compare, longest_first), strict=True))
     results = [done[setting] for setting in chosen]
     if options.plot:
-        from benchmarks.adaptive_plot import draw
+        from benchmarks.simulator.plot import draw
 
         options.plot.mkdir(parents=True, exist_ok=True)
         for result in results[:: len(results) // len(traces)]:

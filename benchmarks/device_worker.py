@@ -27,7 +27,8 @@ from edge_runtime import config, daemon
 from edge_runtime.conditions.board import RealBoard
 from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.heads import Heads
-from edge_runtime.planner import Conditions, Decision, Hysteresis, Planner, SplitProfile
+from edge_runtime.planner import Decision, Hysteresis, Planner
+from edge_runtime.prediction import Conditions, SplitProfile
 from edge_runtime.release import Release
 from split_model.bundle import Bundle, Cut
 from split_model.interpreter import open_interpreter

@@ -18,7 +18,8 @@ from edge_runtime.conditions.board import Board, EmulatedBoard, RealBoard
 from edge_runtime.config import Config
 from edge_runtime.heads import Heads
 from edge_runtime.offload import Offload
-from edge_runtime.planner import Hysteresis, Planner, SplitProfile
+from edge_runtime.planner import Planner
+from edge_runtime.prediction import SplitProfile
 from edge_runtime.profile import Profile
 from edge_runtime.records import labels_of
 from edge_runtime.release import Release, plan_for
@@ -170,9 +171,12 @@ def make_planner(config: Config, bundle: Bundle, profile: Profile, allowed: froz
     ]
     split = config.planner.split
     fixed = {"auto": None, "local": bundle.local}.get(split) if isinstance(split, str) else split
-    hysteresis = Hysteresis(min_gain=config.planner.min_gain, dwell_s=config.planner.dwell_s)
     return Planner(
-        splits, local=bundle.local, hysteresis=hysteresis, fixed=fixed, objective=config.planner.objective
+        splits,
+        local=bundle.local,
+        hysteresis=config.planner.hysteresis,
+        fixed=fixed,
+        objective=config.planner.objective,
     )
 
 

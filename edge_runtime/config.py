@@ -14,6 +14,7 @@ import msgspec
 from edge_runtime.kinds import with_kinds
 from edge_runtime.ledger.amounts import epsilon_units
 from edge_runtime.ledger.books import Limits
+from edge_runtime.planner import Hysteresis
 from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
@@ -154,8 +155,8 @@ class PlannerTable(_Table, frozen=True):
     were no labels) is below it are not used; `split-model evaluate --store` measures it.
     ``objective``: ``latency`` works on one frame at a
     time; ``throughput`` on several at once and answers as many a second as it can, in the order they are done.
-    ``hedge_above``: where the chance that a local run would be done before the server's answer is larger than
-    this, the board does both from the start, on a core that is free; 1 for never, 0 for always.
+    ``hedge``: where the server's answer is in doubt and a core is free, the board runs the frame as well from the
+    start, if that is expected to save more than it costs.
     """
 
     split: Literal["auto", "local"] | int = "auto"
@@ -163,9 +164,14 @@ class PlannerTable(_Table, frozen=True):
     earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 1
     accuracy_floor: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
     objective: Literal["latency", "throughput"] = "latency"
-    min_gain: NotNegative = 0.02
-    dwell_s: NotNegative = 0.25
-    hedge_above: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 1.0
+    min_gain: NotNegative = Hysteresis.min_gain
+    dwell_s: NotNegative = Hysteresis.dwell_s
+    hedge: bool = True
+
+    @property
+    def hysteresis(self) -> Hysteresis:
+        """What has to be gained to move the split."""
+        return Hysteresis(min_gain=self.min_gain, dwell_s=self.dwell_s)
 
 
 class EmulationTable(_Table, frozen=True):

@@ -40,7 +40,6 @@ from edge_runtime.ledger import system_now
 from edge_runtime.ledger.opening import open_account
 from edge_runtime.offload import NOT_YET
 from edge_runtime.planner import Planner
-from edge_runtime.runtime import Step
 from edge_runtime.service.feed import Feed
 from edge_runtime.service.reload import Reloader
 from edge_runtime.service.reporter import Reporter
@@ -48,6 +47,7 @@ from edge_runtime.serving import InForce, Program, Serving
 from edge_runtime.sinks import Sinks
 from edge_runtime.sources import Answer
 from edge_runtime.sources.intake import Intake
+from edge_runtime.steps import Step
 from split_model.keys import read_pair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier

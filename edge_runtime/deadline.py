@@ -18,7 +18,7 @@ _PATIENCE = 1.2
 _SLACK_S = 0.02
 #: The same for the time from one acknowledgement to the next.
 _ACK_PATIENCE = 1.5
-_ACK_SLACK_S = 0.06
+_ACK_SLACK_S = 0.04
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,12 @@ class InFlight:
 def local_start_s(request: InFlight, *, answer_by_s: float, local_p95_s: float) -> float:
     """The latest moment to start a local run that is still done in time.
 
-    For a frame that is too late for that already: at once if the server will take longer than a local run,
-    else when the server should have answered, since running it here as well delays the frames behind it.
+    For a frame that is too late for that already: when the server should have answered. Its features are released
+    by then, and running it here as well delays the frames behind it.
     """
     in_time_s = answer_by_s - local_p95_s
     if in_time_s > request.submitted_s:
         return in_time_s
-    if request.expected_s > local_p95_s:
-        return request.submitted_s
     return request.submitted_s + request.expected_s * _PATIENCE + _SLACK_S
 
 

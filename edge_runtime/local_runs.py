@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -43,6 +44,7 @@ class LocalRuns:
         *,
         p95_s: float,
         took: Callable[[float], None],
+        now: Callable[[], float] = time.monotonic,
         executor: Executor | None = None,
     ) -> None:
         self._model = model
@@ -52,7 +54,10 @@ class LocalRuns:
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="local")
         # A run whose frame the server answered meanwhile goes on, forgotten; whoever is next waits for it here.
         self._one_at_a_time = threading.Lock()
+        self._now = now
         self._background: Future[Run] | None = None
+        self._left: Future[Run] | None = None
+        self._free_s = -math.inf
         self._background_frame = -1
 
     @property
@@ -68,12 +73,22 @@ class LocalRuns:
         self._note(took_s)
         return outputs, took_s
 
-    def start(self, frame: int, tensors: Sequence[Array]) -> Future[Run]:
-        """Run in the background, after what may still go on for an earlier frame; a second call does nothing."""
+    def wait_s(self) -> float:
+        """How long what goes on in the background will take: before that no other run begins."""
+        if all(run is None or run.done() for run in (self._background, self._left)):
+            return 0.0
+        return max(0.0, self._free_s - self._now())
+
+    def start(self, frame: int, tensors: Sequence[Array], *, expected_s: float) -> Future[Run]:
+        """Run in the background, after what may still go on for an earlier frame; a second call does nothing.
+
+        ``expected_s``: what a run takes, for `wait_s`.
+        """
         if self._background is not None and self._background_frame == frame:
             return self._background
         self._leave(wait=False)
         self._background_frame = frame
+        self._free_s = self._now() + self.wait_s() + expected_s
         self._background = self._executor.submit(self._run, tensors)
         return self._background
 
@@ -81,9 +96,9 @@ class LocalRuns:
         """Whether this frame has a run in the background."""
         return self._background is not None and self._background_frame == frame
 
-    def finish(self, frame: int, tensors: Sequence[Array]) -> Run:
+    def finish(self, frame: int, tensors: Sequence[Array], *, expected_s: float) -> Run:
         """The run of this frame, started now unless it is under way. `BackendError` where the backend fails."""
-        running = self.start(frame, tensors)
+        running = self.start(frame, tensors, expected_s=expected_s)
         self._background = None
         run = running.result()
         self._note(run[1])
@@ -100,7 +115,10 @@ class LocalRuns:
     def _leave(self, *, wait: bool) -> None:
         """Forget the run of an earlier frame, which the server answered. How it ends is no matter of this one's."""
         left, self._background = self._background, None
-        if left is not None and not left.cancel() and (wait or left.done()):
+        if left is None or left.cancel():
+            return
+        self._left = left
+        if wait or left.done():
             with contextlib.suppress(BackendError):
                 self._note(left.result()[1])
 

@@ -22,6 +22,15 @@ class Outcome:
     refusal: Refused | None = None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How much of an open request has arrived, and since when it has been on its way; None if it is not yet."""
+
+    total_bytes: int
+    acked_bytes: int = 0
+    first_sent_s: float | None = None
+
+
 class Mailbox:
     """Open requests by their id. One is open from `open` until its outcome is taken or it is given up.
 
@@ -32,15 +41,14 @@ class Mailbox:
         self.late = 0
         self._now = now
         self._changed = threading.Condition()
-        self._open: dict[int, int] = {}  # request id -> payload bytes
+        self._open: dict[int, Progress] = {}
         self.outcomes: dict[int, Outcome] = {}
-        self._acked: dict[int, int] = {}
         self._closed = False
 
     def open(self, request_id: int, payload_bytes: int) -> None:
         """Somebody is going to wait for this request."""
         with self._changed:
-            self._open[request_id] = payload_bytes
+            self._open[request_id] = Progress(payload_bytes)
 
     def wait(
         self, request_id: int, *, until_s: float, unless: Callable[[], bool] = lambda: False
@@ -69,11 +77,11 @@ class Mailbox:
         with self._changed:
             self._changed.notify_all()
 
-    def give_up(self, request_id: int) -> int:
-        """Nobody waits for this request any more; its payload's bytes, 0 where it was not open."""
+    def give_up(self, request_id: int) -> Progress | None:
+        """Nobody waits for this request any more; how far it came, None where it had ended."""
         with self._changed:
-            self.outcomes.pop(request_id, None)
-            return self._open.pop(request_id, 0)
+            left = self._open.pop(request_id, None)
+            return left if self.outcomes.pop(request_id, None) is None else None
 
     def finish(self, request_id: int, outcome: Outcome) -> None:
         """A request has ended at the server."""
@@ -89,15 +97,19 @@ class Mailbox:
         with self._changed:
             self.late += 1
 
-    def note_acked(self, acked_bytes: Callable[[int], int]) -> None:
-        """Note how much of every open request has arrived."""
+    def note(self, acked_bytes: Callable[[int], int], first_sent_s: Callable[[int], float | None]) -> None:
+        """Note how far every open request has come."""
         with self._changed:
-            self._acked = {request_id: acked_bytes(request_id) for request_id in self._open}
+            for request_id, before in self._open.items():
+                self._open[request_id] = Progress(
+                    before.total_bytes, acked_bytes(request_id), first_sent_s(request_id)
+                )
 
     def acked_bytes(self, request_id: int) -> int:
         """How many bytes of an open request had arrived when that was last noted."""
         with self._changed:
-            return self._acked.get(request_id, 0)
+            found = self._open.get(request_id)
+            return 0 if found is None else found.acked_bytes
 
     def close(self) -> None:
         """No outcome will come any more: nobody is to wait for one."""

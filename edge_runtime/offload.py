@@ -123,10 +123,17 @@ class Offload(threading.Thread):
 
     def cancel(self, request_id: int) -> None:
         """Nobody waits for this request any more."""
+        left = self._mailbox.give_up(request_id)
         with self._lock:  # at once: the link thread may come to it only when the next frame has begun
             self._meter.ended()
-        payload_bytes = self._mailbox.give_up(request_id)
-        self._command(lambda: self._cancel(request_id, payload_bytes))
+            if left is not None and left.first_sent_s is not None:
+                self._meter.given_up(
+                    acked_bytes=left.acked_bytes,
+                    total_bytes=left.total_bytes,
+                    first_sent_s=left.first_sent_s,
+                    now_s=self._now(),
+                )
+        self._command(lambda: self._session.cancel(request_id))
 
     def view(self) -> LinkView:
         """The link as of now. Raises what ended the link thread, if something did: it is not to be missed."""
@@ -185,7 +192,7 @@ class Offload(threading.Thread):
                 return
             for event in events:
                 self._session_event(event, now_s)
-        self._mailbox.note_acked(self._session.acked_bytes)
+        self._mailbox.note(self._session.acked_bytes, self._session.first_sent_s)
         self._upkeep()
 
     def _send_all(self) -> bool:
@@ -214,18 +221,6 @@ class Offload(threading.Thread):
             commands, self._commands = self._commands, []
         for command in commands:
             command()
-
-    def _cancel(self, request_id: int, payload_bytes: int) -> None:
-        first_sent_s = self._session.first_sent_s(request_id)
-        if first_sent_s is not None:
-            with self._lock:
-                self._meter.given_up(
-                    acked_bytes=self._session.acked_bytes(request_id),
-                    total_bytes=payload_bytes,
-                    first_sent_s=first_sent_s,
-                    now_s=self._now(),
-                )
-        self._session.cancel(request_id)
 
     def _transport_event(self, happened: TransportEvent) -> None:
         if happened is TransportEvent.READY:

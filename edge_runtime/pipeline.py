@@ -13,14 +13,15 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from edge_runtime.deadline import InFlight, is_stalled, local_start_s
-from edge_runtime.heads import Head
 from edge_runtime.offload import LinkView
-from edge_runtime.planner import Decision, Prediction
-from edge_runtime.runtime import Result, Runtime, Step
+from edge_runtime.planner import Decision
+from edge_runtime.prediction import Prediction
+from edge_runtime.runtime import Runtime
 from edge_runtime.sources import Frame
+from edge_runtime.steps import Result, Sent, Step
 from split_model.errors import BackendError
 
 #: Frames under way at the server at the same time, least and most; see also `Admitted`.
@@ -65,17 +66,12 @@ class Admitted:
 
 @dataclass
 class _Flying:
-    """A frame whose release is on its way. ``first_s``: since when no other is before it."""
+    """What is on its way, ``ahead`` others before it. ``first_s``: since when none is."""
 
-    frame: Frame
-    head: Head
-    request_id: int
+    sent: Sent
     decision: Decision
     view: LinkView
-    expected: Prediction | None
-    submitted_s: float
     ahead: int
-    parts: dict[str, float] = field(default_factory=dict)
     first_s: float | None = None
 
 
@@ -159,7 +155,8 @@ class Pipeline(Runtime):
                         yield started
                     else:
                         flying.append(started)
-                        fitting = WINDOW[0] if started.expected is None else window_for(started.expected)
+                        expected = started.sent.expected
+                        fitting = WINDOW[0] if expected is None else window_for(expected)
                 elif flying:
                     self._rest(flying, source, window)
             if source.error is not None:
@@ -171,80 +168,62 @@ class Pipeline(Runtime):
         """Start a frame: the step it ended with, or what is now on its way."""
         self.counters.frames_in += 1
         view = self._offload.view()
-        decision = self._decide(view, frame.subject)
+        decision = self._decide(view, frame)
         if frame.error:
             return self._step(self._failed(frame, decision, frame.error), decision, view)
         try:
-            started = self._launch(frame, decision, view, ahead)
+            started = self._launch(frame, decision)
         except BackendError as error:
             started = self._failed(frame, decision, str(error))
-        self._moved(started.head.cut.index if isinstance(started, _Flying) else started.split)
-        return started if isinstance(started, _Flying) else self._step(started, decision, view)
-
-    def _launch(self, frame: Frame, decision: Decision, view: LinkView, ahead: int) -> Result | _Flying:
-        head = self._head_for(decision.split)
-        if head is None:
-            return self._local(frame)
-        try:
-            features, head_s = self._board.run(lambda: head.features(frame.tensors))
-        except BackendError as error:
-            self._heads.forget(head.cut.index)
-            self._shunned.shun(head.cut.index, f"its head fails: {error}", now_s=self._now())
-            return self._local(frame)
-        payload, release_s = self._board.run(lambda: head.release(features))
-        known = self._profile[head.cut.index]
-        self._load.observed(head_s + release_s, known.head_s + known.release_s, now_s=self._now())
-        if not self._account.charge(head.cut.index, frame.subject):
-            self.counters.ledger_refused += 1
-            return self._local(frame)
-        request_id = self._submit(frame, head, payload)
-        expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
-        parts = {"head_s": head_s, "release_s": release_s}
-        return _Flying(frame, head, request_id, decision, view, expected, self._now(), ahead, parts)
+        self._moved(started.head.cut.index if isinstance(started, Sent) else started.split)
+        if isinstance(started, Sent):
+            return _Flying(started, decision, view, ahead)
+        return self._step(started, decision, view)
 
     def _collect(self, flying: deque[_Flying], admitted: Admitted) -> Iterator[Step]:
         """Every frame that is answered, refused, or better finished here, oldest first."""
         for one in list(flying):
-            outcome = self._offload.wait(one.request_id, until_s=-math.inf)
+            sent = one.sent
+            outcome = self._offload.wait(sent.request_id, until_s=-math.inf)
             if outcome is None and not self._is_due(one, oldest=one is flying[0]):
                 continue
             flying.remove(one)
-            self._offload.cancel(one.request_id)
+            self._offload.cancel(sent.request_id)
             if outcome is not None and outcome.refusal is not None and outcome.refusal.code == "busy":
                 admitted.busy(ahead=one.ahead, now_s=self._now())
-            result = None if outcome is None else self._take(one.frame, one.head, outcome)
+            result = None if outcome is None else self._take(sent, outcome)
             if result is None:
                 try:
-                    result = self._fall_back(one.frame, one.head)
+                    result = self._fall_back(sent)
                 except BackendError as error:
-                    result = self._failed(one.frame, one.decision, str(error))
-            result.parts |= one.parts
+                    result = self._failed(sent.frame, one.decision, str(error))
+            result.parts |= sent.parts
             yield self._step(result, one.decision, one.view)
 
     def _is_due(self, one: _Flying, *, oldest: bool) -> bool:
         """Whether to finish this frame here: it would be late, or it is the first on the link and that is stuck."""
         now_s = self._now()
         request = self._in_flight(one, now_s) if oldest else self._queued(one)
-        answer_by_s = one.frame.captured_s + self._answer_within_s
+        answer_by_s = one.sent.frame.captured_s + self._answer_within_s
         if now_s >= local_start_s(request, answer_by_s=answer_by_s, local_p95_s=self._local_runs.p95_s):
             return True
-        local_s = self._profile[self._bundle.local].head_s * self._load.factor
-        return oldest and is_stalled(request, now_s=now_s, local_s=local_s)
+        if self._planner.is_fixed or not oldest:
+            return False
+        return is_stalled(request, now_s=now_s, local_s=self._local_runs.wait_s() + self._local_s())
 
     def _in_flight(self, one: _Flying, now_s: float) -> InFlight:
         """The first on the link: from the moment on that it was, it has the link for itself."""
         if one.first_s is None:
-            one.first_s = now_s if one.ahead else one.submitted_s
-        expected_s = one.expected.total_s - one.expected.head_s if one.expected else 0.0
-        total_bytes = one.head.release.payload_bytes
-        return InFlight(one.first_s, expected_s, total_bytes, self._offload.acked_bytes(one.request_id))
+            one.first_s = now_s if one.ahead else one.sent.submitted_s
+        acked_bytes = self._offload.acked_bytes(one.sent.request_id)
+        request = one.sent.in_flight(one.first_s, acked_bytes)
+        return replace(request, transfer_s=math.inf)  # when its acknowledgements came is not noted
 
     def _queued(self, one: _Flying) -> InFlight:
         """One behind others: it is expected to wait for them."""
-        expected_s = 0.0
-        if one.expected is not None:
-            expected_s = one.expected.total_s - one.expected.head_s + one.ahead * one.expected.bottleneck_s
-        return InFlight(one.submitted_s, expected_s, one.head.release.payload_bytes, 0)
+        request, expected = one.sent.in_flight(one.sent.submitted_s), one.sent.expected
+        ahead_s = 0.0 if expected is None else one.ahead * expected.bottleneck_s
+        return replace(request, expected_s=request.expected_s + ahead_s)
 
     def _rest(self, flying: deque[_Flying], source: Captured, window: int) -> None:
         """Wait until something can be done: an answer, a frame to start, a deadline to look at."""
@@ -252,7 +231,7 @@ class Pipeline(Runtime):
         def awake() -> bool:
             if len(flying) < window and source.waiting:
                 return True
-            return any(self._offload.has_ended(one.request_id) for one in flying)
+            return any(self._offload.has_ended(one.sent.request_id) for one in flying)
 
         self._offload.rest(until_s=self._now() + _CHECK_EVERY_S, unless=awake)
 

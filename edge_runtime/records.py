@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edge_runtime.planner import Conditions
-from edge_runtime.runtime import Step
+from edge_runtime.prediction import Conditions
 from edge_runtime.sinks.answers import answer_fields
+from edge_runtime.steps import Step
 from split_model.bundle import Bundle
 from split_model.features.data import read_labels
 

@@ -165,7 +165,7 @@ class Serving:
             counters=program.counters,
             finisher=WatchedPool("local", beats, within_s=lambda: max(program.patience_s, local_s)),
             # Without a core to spare, a second run at the same time would only slow the first one.
-            hedge_above=config.planner.hedge_above if cpus > config.device.threads else 1.0,
+            spare_core=config.planner.hedge and cpus >= 2 * config.device.threads,
         )
         self.offload.start()
         closing.callback(self._end_link, beats)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edge_runtime.planner import SplitProfile
+from edge_runtime.prediction import SplitProfile
 from split_model.bundle import Bundle
 
 #: Without any answer for so long, what is known of the tails begins to fade ...

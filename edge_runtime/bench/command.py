@@ -20,7 +20,7 @@ from edge_runtime.bench.recommend import recommend
 from edge_runtime.conditions.board import Board
 from edge_runtime.conditions.sensors import Readings, Sensors
 from edge_runtime.heads import Heads
-from edge_runtime.planner import Objective
+from edge_runtime.prediction import Objective
 from edge_runtime.profile import Profile, SplitTiming
 from split_model import __version__
 from split_model.bundle import Bundle

@@ -14,11 +14,11 @@ from pathlib import Path
 from edge_runtime.conditions import sensors
 from edge_runtime.ledger import system_now
 from edge_runtime.ledger.status import LedgerStatus, ledger_status
-from edge_runtime.runtime import Step
 from edge_runtime.service import status as states
 from edge_runtime.service.feed import Feed
 from edge_runtime.service.status import State, Status
 from edge_runtime.serving import Serving
+from edge_runtime.steps import Step
 from split_model import __version__
 from split_model.errors import OutputError
 from split_model.service.heartbeats import Heartbeats

@@ -33,11 +33,13 @@ from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.heads import Heads
 from edge_runtime.ledger import Paying
 from edge_runtime.offload import Offload
-from edge_runtime.planner import Conditions, Decision, Hysteresis, Planner, SplitProfile
+from edge_runtime.planner import Decision, Hysteresis, Planner
+from edge_runtime.prediction import Conditions, SplitProfile
 from edge_runtime.profile import Profile, SplitTiming
 from edge_runtime.release import Release, plan_for
-from edge_runtime.runtime import Runtime, Step
+from edge_runtime.runtime import Runtime
 from edge_runtime.sources import Frame
+from edge_runtime.steps import Step
 from edge_runtime.transport import Transport
 from split_model.bundle import Bundle
 from split_model.keys import KeyPair, make_pair, read_pair
@@ -509,12 +511,17 @@ class Forced(Planner):
     def __init__(self, profiles: list[SplitProfile], *, local: int) -> None:
         super().__init__(profiles, local=local, hysteresis=Hysteresis())
         self.wanted = local
+        self.hedge = self.pinned = False
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.pinned
 
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         del now_s
         split = self.wanted if conditions.link_up and self.wanted in ready else self.local
         moved, self.split = split != self.split, split
-        return Decision(split, moved, "forced", ())
+        return Decision(split, moved, "forced", (), hedge=self.hedge and split != self.local)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, cast
 
-from edge_runtime.mailbox import Mailbox, Outcome
+from edge_runtime.mailbox import Mailbox, Outcome, Progress
 
 ANSWER = Outcome(0.0, answered=cast("Any", object()))
 REFUSAL = Outcome(0.0, refusal=cast("Any", object()))
@@ -25,8 +25,8 @@ def test_an_outcome_is_taken_once() -> None:
 def test_a_late_answer_counts_and_a_late_refusal_does_not() -> None:
     mailbox = Mailbox()
     mailbox.open(1, 10)
-    assert mailbox.give_up(1) == 10
-    assert mailbox.give_up(1) == 0
+    assert mailbox.give_up(1) == Progress(10)
+    assert mailbox.give_up(1) is None
     mailbox.finish(1, REFUSAL)
     assert mailbox.late == 0
     mailbox.finish(1, ANSWER)
@@ -37,11 +37,19 @@ def test_a_late_answer_counts_and_a_late_refusal_does_not() -> None:
 def test_acknowledged_bytes_are_those_of_open_requests() -> None:
     mailbox = Mailbox()
     mailbox.open(1, 10)
-    mailbox.note_acked({1: 7}.__getitem__)
+    mailbox.note({1: 7}.__getitem__, {1: 3.5}.__getitem__)
     assert (mailbox.acked_bytes(1), mailbox.acked_bytes(2)) == (7, 0)
-    mailbox.give_up(1)
-    mailbox.note_acked({1: 7}.__getitem__)
+    assert mailbox.give_up(1) == Progress(10, 7, 3.5)
+    mailbox.note({1: 7}.__getitem__, {1: 3.5}.__getitem__)
     assert mailbox.acked_bytes(1) == 0
+
+
+def test_a_request_that_was_answered_is_not_given_up() -> None:
+    """Else the link would be told that it is dying by each answer that came a moment too late."""
+    mailbox = Mailbox()
+    mailbox.open(1, 10)
+    mailbox.finish(1, ANSWER)
+    assert mailbox.give_up(1) is None
 
 
 def test_waiting_ends_when_no_outcome_can_come() -> None:

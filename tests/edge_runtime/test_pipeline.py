@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edge_runtime.pipeline import WINDOW, Admitted, Captured, Pipeline, window_for
-from edge_runtime.planner import Prediction
+from edge_runtime.prediction import Prediction
 
 ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
 THROUGHPUT = {"planner_objective": "throughput", "source_interval_s": 0.0}

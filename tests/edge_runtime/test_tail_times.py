@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from edge_runtime.planner import SplitProfile
+from edge_runtime.prediction import SplitProfile
 from edge_runtime.tail_times import TailTimes
 
 

@@ -44,3 +44,30 @@ def test_the_cpus_are_not_looked_at_for_every_frame() -> None:
     for step in range(1000):
         load.estimate(step / 1000)
     assert cpu.looks == 2
+
+
+def test_a_hog_that_came_is_believed_with_the_first_head() -> None:
+    load = LoadEstimator(Cpu(), cpus=4, threads=1)
+    for step in range(5):
+        load.observed(0.1, 0.1, now_s=step / 10)
+    load.observed(0.2, 0.1, now_s=0.5)
+    assert load.factor == pytest.approx(2.0)
+    load.observed(0.1, 0.1, now_s=0.6)
+    assert load.factor == pytest.approx(1.0)
+
+
+def test_small_differences_are_noise() -> None:
+    load = LoadEstimator(Cpu(), cpus=4, threads=1)
+    for step in range(20):
+        load.observed(0.1 + 0.01 * (-1) ** step, 0.1, now_s=step / 10)
+    assert load.factor == pytest.approx(1.0, abs=0.06)
+
+
+def test_what_a_head_takes_longer_beside_a_local_run_is_no_load() -> None:
+    load = LoadEstimator(Cpu(), cpus=4, threads=1)
+    load.observed(0.1, 0.1, now_s=0.0)
+    for step in range(30):
+        load.observed(0.13, 0.1, now_s=0.1 * step, beside=True)
+        load.observed(0.1, 0.1, now_s=0.1 * step + 0.05)
+    assert load.factor == pytest.approx(1.0, abs=0.02)
+    assert load.beside == pytest.approx(1.3, abs=0.02)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.adaptive_policies import Row, Run, Scene
+from benchmarks.simulator.scene import Row, Run, Scene
 
 _SHOWN_S = 140.0
 _DRAWN = {"oracle": "tab:gray", "ours": "tab:blue"}

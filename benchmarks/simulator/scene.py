@@ -1,0 +1,135 @@
+"""What is played, one board on one link, and what comes out of it: a policy's frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.simulator.world import Hog
+from benchmarks.traces import Trace
+from edge_runtime.profile import Profile
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+#: The program connects and measures for so long before frames count.
+WARM_UP_S = 5.0
+DELAY_S = 0.02
+DOWNLINK_MBIT_S = 20.0
+
+
+class ServerTail(msgspec.Struct, frozen=True, kw_only=True):
+    """One tail on the server."""
+
+    split: int
+    tail_macs: int
+    tail_s: float
+
+
+class ServerProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server takes, and what sending pictures instead of features would (see profiles/README.md)."""
+
+    tails: tuple[ServerTail, ...]
+    raw_bytes: int
+    jpeg_encode_s: float
+    jpeg_decode_s: float
+    jpeg_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One board on one link. ``profile`` is that of the board when idle; ``interval_s`` 0 is back-to-back.
+
+    ``from_s``: frames count from there on in the trace, for its whole length; it is played in a circle.
+    """
+
+    trace: Trace
+    profile: Profile
+    server: ServerProfile
+    interval_s: float
+    answer_within_s: float
+    hog: Hog = field(default_factory=Hog)
+    from_s: float = 0.0
+
+    @property
+    def local(self) -> int:
+        """The split that runs everything on the board."""
+        return self.profile.local.split
+
+    @property
+    def end_s(self) -> float:
+        """When the trace has been played once, counted from the clock's zero."""
+        return WARM_UP_S + self.trace.duration_s
+
+    @property
+    def link(self) -> Trace:
+        """The trace by the clock, with what precedes ``from_s`` in the circle as a warm-up."""
+        return replace(self.trace, start_s=(self.from_s - WARM_UP_S) % self.trace.duration_s)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One frame: when, where it was cut, how it ended, and what the link was believed to be (Mbit/s)."""
+
+    captured_s: float
+    split: int
+    how: str
+    latency_s: float
+    believed_mbit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A policy's frames, the bytes it put on the link in all and in probes, and local runs beside a transfer."""
+
+    policy: str
+    rows: tuple[Row, ...]
+    sent_bytes: int = 0
+    probe_bytes: int = 0
+    background_runs: int = 0
+
+    @property
+    def mean_s(self) -> float:
+        """Mean latency."""
+        return float(np.mean([row.latency_s for row in self.rows]))
+
+    @property
+    def p95_s(self) -> float:
+        """95th percentile of the latency."""
+        return float(np.percentile([row.latency_s for row in self.rows], 95))
+
+    def share(self, split: int) -> float:
+        """Part of the frames cut there."""
+        return sum(row.split == split for row in self.rows) / len(self.rows)
+
+
+def load_profiles(whole_s: float, *, raw: bool) -> tuple[Profile, ServerProfile]:
+    """The board's profile at the speed where the whole model takes ``whole_s``, with or without cut 0."""
+    profile = msgspec.json.decode((PROFILES / "efficientnet_lite0.json").read_bytes(), type=Profile)
+    server = msgspec.json.decode((PROFILES / "efficientnet_lite0_server.json").read_bytes(), type=ServerProfile)
+    factor = whole_s / profile.local.head_s
+    splits = tuple(
+        msgspec.structs.replace(
+            timing,
+            head_s=timing.head_s * factor,
+            head_p95_s=timing.head_p95_s * factor,
+            release_s=timing.release_s * factor,
+        )
+        for timing in profile.splits
+        if raw or timing.split != 0
+    )
+    server = msgspec.structs.replace(server, jpeg_encode_s=server.jpeg_encode_s * factor)
+    return msgspec.structs.replace(profile, splits=splits, slowdown=profile.slowdown * factor), server
+
+
+def pooled(runs: Sequence[Run]) -> Run:
+    """All frames of several plays of the same policy."""
+    return Run(
+        runs[0].policy,
+        tuple(row for run in runs for row in run.rows),
+        sum(run.sent_bytes for run in runs),
+        sum(run.probe_bytes for run in runs),
+        sum(run.background_runs for run in runs),
+    )
