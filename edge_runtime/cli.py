@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,22 @@ def _parser() -> argparse.ArgumentParser:
         help="again and again (default: %(const)g)",
     )
     status.set_defaults(func=_status)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="what is not well on this board, and what to do about it",
+        description="Look at config, bundle, backend, sources, key, disk, ledger, clock, heat, power, memory, the "
+        "running program and the server, one line each: ok, WARN or FAIL, with what to do. The server is tried as "
+        "the program would, with this device's key. Exit code 0 unless something fails, then that of the first.",
+        epilog="examples:\n"
+        "  sudo edge-runtime doctor                  as root, since the key is root's\n"
+        "  edge-runtime doctor --no-server           the board alone\n"
+        "  edge-runtime doctor --json | jq '.[] | select(.level != \"ok\")'",
+    )
+    _config_option(doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--no-server", action="store_true", help="leave the network alone")
+    doctor.set_defaults(func=_doctor)
 
     bench = commands.add_parser(
         "bench",
@@ -161,6 +178,21 @@ def _status(args: argparse.Namespace) -> int:
     except MissingInputError:  # the running service may still be found, in systemd's folder
         device = None
     return show(_status_path(args, device), as_json=args.json, watch_s=args.watch)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from edge_runtime import config
+    from edge_runtime.service.doctor import examine
+    from split_model.errors import SplitModelError
+    from split_model.service.findings import show
+
+    try:
+        status = _status_path(args, config.load(args.config, check_server_keys=False))
+    except SplitModelError:  # doctor says what is wrong with it
+        status = None
+    if not args.verbose:
+        logging.getLogger().setLevel(logging.CRITICAL)  # what is wrong stands in the findings
+    return show(examine(args.config, status, server=not args.no_server), as_json=args.json)
 
 
 def _seconds(text: str) -> float:

@@ -1,0 +1,262 @@
+"""``edge-runtime doctor``: looks at everything a device needs, says what is not well, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import zmq
+
+from edge_runtime import config as configuration
+from edge_runtime.assembly import allowed_cuts, check_sources, make_link, make_plans, open_bundle
+from edge_runtime.conditions.sensors import Readings, Sensors
+from edge_runtime.config import Config
+from edge_runtime.ledger import read, system_now
+from edge_runtime.ledger.status import ledger_status
+from edge_runtime.offload import NOT_YET, LinkView, Offload
+from edge_runtime.service import status as states
+from split_model import __version__
+from split_model.bundle import Bundle
+from split_model.errors import MissingInputError, SplitModelError
+from split_model.interpreter import open_interpreter
+from split_model.keys import KeyPair, read_pair
+from split_model.layers import Layers
+from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
+from split_model.service.status_file import condition_now
+
+_HOT_C = 80.0
+_LITTLE_MEMORY_BYTES = 100 << 20
+_CONNECT_S = 4.0
+#: A handshake, and a second one with the server's other key.
+_WELCOME_S = 8.0
+
+
+def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Iterator[Finding]:
+    """Everything, in the order in which it is needed. ``server``: look at the link too, which takes seconds."""
+    yield _software()
+    loaded: list[tuple[Config, Layers]] = []
+
+    def load() -> str:
+        loaded.append(configuration.load_layers(path))
+        return ", ".join(map(str, loaded[0][1].files))
+
+    yield attempt("config", load)
+    if not loaded:
+        yield from _of_the_board()
+        return
+    config = loaded[0][0]
+    bundles: list[Bundle] = []
+
+    def open_it() -> str:
+        bundles.append(open_bundle(config))
+        make_plans(config, bundles[0])
+        cuts = len(allowed_cuts(config, bundles[0]))
+        return f"{bundles[0].manifest.name} ({bundles[0].identity[:12]}), {cuts} cuts may be used"
+
+    yield attempt("bundle", open_it)
+    if bundles:
+        yield attempt("backend", lambda: _run_once(config, bundles[0]))
+        yield attempt("source", lambda: _sources(config, bundles[0]))
+    keys: list[KeyPair] = []
+    yield _key(config, keys)
+    yield from of_disk(config.device.state)
+    yield _ledger(config)
+    yield from _of_the_board()
+    yield _program(status_path)
+    if server:
+        yield from _server(config, bundles[0] if bundles else None, keys[0] if keys else None)
+
+
+def _software() -> Finding:
+    text = f"edge-runtime {__version__}, Python {platform.python_version()}, {platform.machine()}, "
+    return good("software", text + f"ZeroMQ {zmq.zmq_version()}, NumPy {np.__version__}")
+
+
+def _run_once(config: Config, bundle: Bundle) -> str:
+    whole = open_interpreter(
+        bundle.path(bundle.manifest.model), backend=config.device.backend, threads=config.device.threads
+    )
+    inputs = [np.zeros(spec.shape, spec.dtype) for spec in bundle.manifest.inputs]
+    whole.run(inputs)
+    started_s = time.monotonic()
+    whole.run(inputs)
+    return f"{whole.backend}: the whole model takes {(time.monotonic() - started_s) * 1e3:.1f} ms"
+
+
+def _sources(config: Config, bundle: Bundle) -> str:
+    check_sources(config, bundle)
+    return ", ".join(source.label for source in config.sources)
+
+
+def _key(config: Config, keys: list[KeyPair]) -> Finding:
+    path = config.device.key
+    try:
+        keys.append(read_pair(path))
+    except MissingInputError as error:
+        if path.exists():
+            return warning(
+                "key", f"{path}: this user may not read it", "run doctor with sudo, to check the server too"
+            )
+        return failure("key", str(error), f"edge-runtime keys make -c {path.parent}/config.toml",
+                       exit_code=error.exit_code)  # fmt: skip
+    except SplitModelError as error:
+        text, _, remedy = str(error).partition("; ")
+        return failure("key", text, remedy, exit_code=error.exit_code)
+    return good("key", f"{path}, public key {keys[0].public.decode()}")
+
+
+def _ledger(config: Config) -> Finding:
+    try:
+        books = read(config.device.state)
+    except MissingInputError as error:
+        return warning("ledger", str(error), "run doctor with sudo")
+    except SplitModelError as error:
+        return failure("ledger", str(error), "until then frames are answered here, and nothing leaves",
+                       exit_code=error.exit_code)  # fmt: skip
+    if books is None:
+        return good("ledger", "none yet: it begins at the first start")
+    status = ledger_status(books, config.limits, system_now()())
+    spent = f"whole-input epsilon {status.spent.whole_input_epsilon:.6g} spent in {status.spent.releases} releases"
+    if status.lifetime is None:
+        return good("ledger", f"{spent}, no lifetime budget")
+    if status.lifetime.left == 0:
+        return warning("ledger", f"{spent}, nothing left of {status.lifetime.budget:.6g}",
+                       "everything runs here from now on, unless privacy.whole_input_budget is raised")  # fmt: skip
+    return good("ledger", f"{spent}, {status.lifetime.left:.6g} left")
+
+
+def _of_the_board() -> Iterator[Finding]:
+    yield of_clock()
+    readings = Sensors().read()
+    yield _temperature(readings)
+    yield _throttling(readings)
+    available = readings.memory_available_bytes or 0
+    text = f"{available / 1e6:.0f} MB of {(readings.memory_total_bytes or 0) / 1e6:.0f} MB available"
+    if available < _LITTLE_MEMORY_BYTES:
+        yield warning("memory", text, "stop other programs, or offer fewer cuts; see device.head_memory_mb")
+    else:
+        yield good("memory", text)
+
+
+def _temperature(readings: Readings) -> Finding:
+    if readings.temperature_c is None:
+        return good("heat", "this board has no sensor for it")
+    text = f"{readings.temperature_c:.0f} degrees C"
+    if readings.temperature_c >= _HOT_C:
+        return warning("heat", text, "cool it: a hot board slows down, and the split moves to the server")
+    return good("heat", text)
+
+
+def _throttling(readings: Readings) -> Finding:
+    throttling = readings.throttling
+    if throttling is None:
+        return good("power", "this board does not tell whether it is throttled")
+    remedy = "use the board's own power supply and a short cable" if any(
+        "voltage" in why or "current" in why for why in (*throttling.now, *throttling.since_boot)
+    ) else "cool it"  # fmt: skip
+    if throttling.now:
+        return warning("power", f"throttled now: {', '.join(throttling.now)}", remedy)
+    if throttling.since_boot:
+        return warning("power", f"since the boot it was throttled: {', '.join(throttling.since_boot)}", remedy)
+    return good("power", "not throttled")
+
+
+def _program(path: Path | None) -> Finding:
+    if path is None:
+        return good("program", "not looked at")
+    try:
+        found = states.read(path)
+    except SplitModelError as error:
+        return warning("program", str(error), "systemctl start edge-runtime, or edge-runtime run")
+    condition = condition_now(found)
+    if condition in ("dead", "hanging", "stopped"):
+        return warning("program", condition, "systemctl status edge-runtime; journalctl -u edge-runtime")
+    if found.reload_error:
+        return warning("program", f"the changed config was refused: {found.reload_error}",
+                       "mend it, then systemctl reload edge-runtime")  # fmt: skip
+    if found.overdue:
+        return warning("program", f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it")
+    return good("program", f"{condition}, {states.headline(found)}")
+
+
+def _server(config: Config, bundle: Bundle | None, keys: KeyPair | None) -> Iterator[Finding]:
+    """Step by step, so that the first that fails is the one to mend."""
+    address = config.server.address
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    reached = _connect(host.strip("[]"), int(port), address)
+    yield reached
+    if reached.level != "ok":
+        return
+    if keys is None or bundle is None:
+        yield warning("server", "whether it accepts this device was not tried", "mend key and bundle first")
+        return
+    view = _greet(config, bundle, keys)
+    if not view.up:
+        text, _, remedy = view.trouble.partition("; ")
+        if view.trouble == NOT_YET or text.startswith("no connection"):  # but the port was open just now
+            text = f"{address} takes the connection and says nothing"
+            remedy = "check that a cloud-server listens there, and its log"
+        code = os.EX_NOPERM if "refuses this device" in text else os.EX_UNAVAILABLE
+        yield failure("server", text, remedy, exit_code=code)
+        return
+    trip = "" if view.estimate.rtt_s is None else f", round trip {view.estimate.rtt_s * 1e3:.0f} ms"
+    yield good("server", f"accepts this device{trip}")
+    if any(offer.identity == bundle.identity for offer in view.offers):
+        yield good("hosted", f"it hosts {bundle.manifest.name} ({bundle.identity[:12]})")
+    else:
+        hosted = ", ".join(f"{offer.name} ({offer.identity[:12]})" for offer in view.offers) or "nothing"
+        yield warning("hosted", f"it does not host this bundle ({bundle.identity[:12]}), but {hosted}",
+                      "copy the bundle there and reload it; everything runs here until then")  # fmt: skip
+
+
+def _connect(host: str, port: int, address: str) -> Finding:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return failure("network", f"{host} has no address: {error.strerror or error}",
+                       "check server.address, and the board's DNS (resolvectl status)")  # fmt: skip
+    why = ""
+    for family, kind, protocol, _, target in found:
+        with socket.socket(family, kind, protocol) as attempted:
+            attempted.settimeout(_CONNECT_S)
+            try:
+                attempted.connect(target)
+            except ConnectionRefusedError:
+                why = f"{address}: nothing listens on that port"
+                remedy = "start the cloud-server there, or mend the port in server.address"
+            except TimeoutError:
+                why = f"{address}: no answer within {_CONNECT_S:.0f} s"
+                remedy = "check the address, and that no firewall drops the port"
+            except OSError as error:
+                why = f"{address}: {error.strerror or error}"
+                remedy = "check the board's network (ip route, ping)"
+            else:
+                return good("network", f"{address} takes connections")
+    return failure("network", why, remedy)
+
+
+def _greet(config: Config, bundle: Bundle, keys: KeyPair) -> LinkView:
+    """The link after a hello, up or with its trouble; with two server keys, after both were tried."""
+    with contextlib.ExitStack() as closing:
+        offload: Offload = make_link(config, bundle, keys, secrets.token_hex(16), closing)
+        offload.start()
+        closing.callback(offload.end)
+        until_s = time.monotonic() + _WELCOME_S
+        troubles: list[str] = []
+        while time.monotonic() < until_s:
+            view = offload.view()
+            if view.up and (view.estimate.rtt_s is not None or time.monotonic() > until_s - _WELCOME_S / 2):
+                return view
+            if view.trouble not in ("", NOT_YET) and view.trouble not in troubles:
+                troubles.append(view.trouble)
+            if troubles and len(config.server_keys) == 1:
+                return view
+            time.sleep(0.02)
+        return view
