@@ -23,6 +23,12 @@ attack: $(ATTACK)/ready
 test: $(VENV)/ready $(LEGACY_READY)
 	SPLIT_LEGACY_PYTHON=$(LEGACY_PYTHON) $(BIN)/python -m pytest
 
+# The accounting against OpenDP and dp-accounting, 10^8 draws of each law, and OpenDP beside the sampler's speed.
+test-oracles: $(VENV)/oracles
+	$(BIN)/python -m pytest tests/split_model/privacy/test_oracles.py
+	$(BIN)/python benchmarks/sampler_draws.py
+	$(BIN)/python benchmarks/privacy_sampler.py
+
 # A million packets through the program, over a line with noise and pulled plugs; about ten minutes.
 test-serial: $(VENV)/ready
 	SERIAL_PACKETS=1000000 $(BIN)/python -m pytest -s tests/edge_runtime/sources/test_serial.py -k every_intact

@@ -66,6 +66,9 @@ def _draw(axes: Any, rows: list[Row], name: str) -> None:
         if clip is not None:
             axes.axhline(clip[0], color=_CLIP, linestyle="--", linewidth=1, label="clip only")
     axes.set_xscale("log", base=2)
+    epsilons = [row.spec.epsilon for row in rows if row.spec is not None]
+    if epsilons:  # a single one has no width of its own
+        axes.set_xlim(min(epsilons) / 1.4, max(epsilons) * 1.4)
     axes.xaxis.set_major_formatter("{x:g}")
     if name != "output_error":
         axes.set_ylim(-0.02, 1.02)
