@@ -1,8 +1,13 @@
-"""The picture of ``split-model evaluate --plot``: a panel a cut, what is kept of the answers over the epsilon."""
+"""The picture of ``split-model evaluate --plot``: what is kept of the answers over the epsilon.
+
+A panel for each cut's noise, over the per-value epsilon, and one for each cut's codebooks, over the whole-input
+epsilon: the two units never share an axis.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +15,46 @@ from split_model.evaluation import Evaluation, Mean, Row, Share
 from split_model.prepare.drawing import drawn, plain
 
 _COLOURS = {"uniform": "#9aa5b1", "rank": "#c2410c", "optimal": "#2f6fb0"}
+_BOOK_COLOURS = ("#2f6fb0", "#c2410c", "#4d7c4a", "#8a5fb5", "#9aa5b1")
 _MARKS = {"uniform": "s", "rank": "^", "optimal": "o"}
 _CLIP = "#4d7c4a"
 _COLUMNS = 4
 
+Points = list[tuple[float, Share | Mean]]
+
 
 def plot_evaluation(evaluation: Evaluation, path: Path, *, title: str) -> None:
     """Draw it into a ``.png`` or ``.svg``; errors as `split_model.prepare.drawing.drawn`."""
-    cuts = sorted({row.cut for row in evaluation.rows})
-    across = min(_COLUMNS, len(cuts))
-    down = math.ceil(len(cuts) / across)
     name, what = _measure(evaluation)
-    with drawn(path, (1.2 + 3.1 * across, 1.0 + 2.6 * down)) as figure:
-        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for axes, cut in zip(panels.flat, cuts, strict=False):
-            _draw(axes, [row for row in evaluation.rows if row.cut == cut], name)
-            axes.set_title(f"cut {cut}", fontsize="medium")
-        for axes in panels.flat[len(cuts) :]:
+    panels = _panels(evaluation.rows)
+    across = min(_COLUMNS, len(panels))
+    down = math.ceil(len(panels) / across)
+    with drawn(path, (1.2 + 3.1 * across, 1.0 + 2.8 * down)) as figure:
+        grid = figure.subplots(down, across, sharey=True, squeeze=False)
+        for axes, (cut, rows) in zip(grid.flat, panels, strict=False):
+            noise = rows[0].mechanism in ("clip", "noise")
+            (_draw_noise if noise else _draw_codebooks)(axes, rows, name)
+            axes.set_title(f"cut {cut}" if noise else f"cut {cut}, codebook", fontsize="medium")
+            axes.set_xlabel("mean per-value epsilon" if noise else "whole-input epsilon", fontsize="small")
+            _scale(axes, [float(_epsilon(row)) for row in rows if row.mechanism in ("noise", "codebook")])
+            if name != "output_error":
+                axes.set_ylim(-0.02, 1.02)
+            axes.grid(visible=True, alpha=0.3)
+            axes.legend(loc="best", fontsize="x-small")
+        for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        for axes in panels[:, 0]:
+        for axes in grid[:, 0]:
             axes.set_ylabel(what)
-        for axes in panels[-1]:
-            axes.set_xlabel("mean per-value epsilon")
-        panels.flat[0].legend(loc="lower right", fontsize="x-small")
         figure.suptitle(plain(f"{title}: {what} on {evaluation.data.samples} samples, 95 % intervals"))
+
+
+def _panels(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
+    return [
+        (cut, these)
+        for cut in sorted({row.cut for row in rows})
+        for mechanisms in (("clip", "noise"), ("lookup", "codebook"))
+        if (these := [row for row in rows if row.cut == cut and row.mechanism in mechanisms])
+    ]
 
 
 def _measure(evaluation: Evaluation) -> tuple[str, str]:
@@ -44,36 +65,53 @@ def _measure(evaluation: Evaluation) -> tuple[str, str]:
     return "output_error", "output error"
 
 
-def _draw(axes: Any, rows: list[Row], name: str) -> None:
+def _epsilon(row: Row) -> float:
+    """In the unit of the row's release."""
+    if row.codebook is not None:
+        return row.codebook.epsilon
+    return 0.0 if row.spec is None else row.spec.epsilon
+
+
+def _points(rows: Sequence[Row], name: str) -> Points:
+    """Epsilon and figure of those rows that have one, by epsilon."""
+    found = [(_epsilon(row), figure) for row in rows if (figure := getattr(row, name)) is not None]
+    return sorted(found, key=lambda point: point[0])
+
+
+def _draw_noise(axes: Any, rows: Sequence[Row], name: str) -> None:
     for allocation, colour in _COLOURS.items():
-        points = sorted(
-            (row.spec.epsilon, figure)
-            for row in rows
-            if row.spec is not None and row.spec.allocation == allocation
-            if (figure := _span(getattr(row, name))) is not None
-        )
-        if points:
-            epsilons = [epsilon for epsilon, _ in points]
-            values = [value for _, (value, _, _) in points]
-            below = [value - low for _, (value, low, _) in points]
-            above = [high - value for _, (value, _, high) in points]
-            axes.errorbar(
-                epsilons, values, yerr=(below, above), color=colour, marker=_MARKS[allocation], markersize=4,
-                capsize=2, linewidth=1.2, label=allocation,
-            )  # fmt: skip
-    for row in rows:
-        clip = _span(getattr(row, name)) if row.mechanism == "clip" else None
-        if clip is not None:
-            axes.axhline(clip[0], color=_CLIP, linestyle="--", linewidth=1, label="clip only")
+        of_one = [row for row in rows if row.spec is not None and row.spec.allocation == allocation]
+        _line(axes, _points(of_one, name), colour, _MARKS[allocation], allocation)
+    for _, figure in _points([row for row in rows if row.mechanism == "clip"], name):
+        axes.axhline(figure.value, color=_CLIP, linestyle="--", linewidth=1, label="clip only")
+
+
+def _draw_codebooks(axes: Any, rows: Sequence[Row], name: str) -> None:
+    books = sorted({(row.codebook.words, row.codebook.groups) for row in rows if row.codebook is not None})
+    for number, (words, groups) in enumerate(books):
+        colour = _BOOK_COLOURS[number % len(_BOOK_COLOURS)]
+        of_one = [
+            row for row in rows if row.codebook and (row.codebook.words, row.codebook.groups) == (words, groups)
+        ]
+        label = f"{words} words" + (f", {groups} groups" if groups > 1 else "")
+        _line(axes, _points([row for row in of_one if row.mechanism == "codebook"], name), colour, "o", label)
+        for _, figure in _points([row for row in of_one if row.mechanism == "lookup"], name):
+            axes.axhline(figure.value, color=colour, linestyle=":", linewidth=1, label="its local lookup")
+
+
+def _line(axes: Any, points: Points, colour: str, mark: str, label: str) -> None:
+    if points:
+        values = [figure.value for _, figure in points]
+        below = [figure.value - figure.low for _, figure in points]
+        above = [figure.high - figure.value for _, figure in points]
+        axes.errorbar(
+            [epsilon for epsilon, _ in points], values, yerr=(below, above), color=colour, marker=mark,
+            markersize=4, capsize=2, linewidth=1.2, label=label,
+        )  # fmt: skip
+
+
+def _scale(axes: Any, epsilons: Sequence[float]) -> None:
     axes.set_xscale("log", base=2)
-    epsilons = [row.spec.epsilon for row in rows if row.spec is not None]
+    axes.xaxis.set_major_formatter("{x:g}")
     if epsilons:  # a single one has no width of its own
         axes.set_xlim(min(epsilons) / 1.4, max(epsilons) * 1.4)
-    axes.xaxis.set_major_formatter("{x:g}")
-    if name != "output_error":
-        axes.set_ylim(-0.02, 1.02)
-    axes.grid(visible=True, alpha=0.3)
-
-
-def _span(figure: Share | Mean | None) -> tuple[float, float, float] | None:
-    return None if figure is None else (figure.value, figure.low, figure.high)

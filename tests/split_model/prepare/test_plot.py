@@ -1,10 +1,14 @@
-"""The picture of a model: drawn twice the same, in two formats, and refused with one line."""
+"""The pictures of a model and of an evaluation: the same twice, in two formats, and refused with one line."""
 
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from split_model.cli import main
+from split_model.evaluation import DataRecord, Evaluation, Mean, Row, Share
+from split_model.prepare.evaluation_plot import plot_evaluation
+from split_model.privacy import CodebookSpec, NoiseSpec
 
 
 @pytest.fixture
@@ -34,3 +38,35 @@ def test_png_and_json_go_together(model, tmp_path, capsys):
 def test_a_path_that_does_not_work(model, tmp_path, capsys, name, code, message):
     assert main(["inspect", str(model), "--plot", str(tmp_path / name)]) == code
     assert message in capsys.readouterr().err
+
+
+def test_the_two_units_of_an_evaluation_never_share_an_axis(tmp_path):
+    share = Share(value=0.9, low=0.8, high=0.95, samples=40)
+    mean = Mean(value=0.1, low=0.05, high=0.2, samples=40)
+
+    def row(mechanism, **fields):
+        return Row(cut=7, mechanism=mechanism, tensors=("x",), payload_bytes=8, draws=3, agreement=share,
+                   accuracy=None, output_error=mean, **({"spec": None} | fields))  # fmt: skip
+
+    rows = (
+        row("clip"),
+        row("noise", spec=NoiseSpec(epsilon=8.0)),
+        row("lookup", codebook=CodebookSpec(epsilon=64.0, words=16)),
+        row("codebook", codebook=CodebookSpec(epsilon=6.0, words=16)),
+    )
+    data = DataRecord(name="d", sha256="d", samples=40, labelled=0)
+    evaluation = Evaluation(format=1, bundle="b", data=data, unprotected_accuracy=None, rows=rows)
+    plot_evaluation(evaluation, tmp_path / "both.svg", title="model")
+    text = (tmp_path / "both.svg").read_text()
+    for said in (
+        "cut 7",
+        "cut 7, codebook",
+        "mean per-value epsilon",
+        "whole-input epsilon",
+        "16 words",
+        "clip only",
+    ):
+        assert f">{said}<" in text
+    for only in (rows[:1], rows[3:]):
+        plot_evaluation(replace(evaluation, rows=only), tmp_path / "one.png", title="model")
+        assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
