@@ -26,8 +26,9 @@ DISTRIBUTIONS = {
     "tflite_runtime": "tflite-runtime",
     "litert_quantizer": "litert-quantizer",
 }
-#: Come by extra: Pillow decodes pictures, the backends run models. Imported when asked for, not before.
-BY_EXTRA = {"ai_edge_litert", "tflite_runtime", "PIL"}
+#: Come by extra or with the system: Pillow decodes pictures, the backends run models, the last two read cameras.
+#: Imported when asked for, not before.
+BY_EXTRA = {"ai_edge_litert", "tflite_runtime", "PIL", "cv2", "picamera2"}
 
 
 def modules(package: str) -> list[Path]:

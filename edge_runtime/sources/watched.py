@@ -1,0 +1,316 @@
+"""The kind ``watch``: a folder that others put pictures or ``.npz`` files into; each is answered once.
+
+The folder is looked through every ``poll_s``: that costs about 9 µs a file on a workstation and works on every file
+system. A file is taken when it has not changed for ``settle_s``. What is still being written then does not decode,
+as every format we read shows its end: it gets ten seconds more to change before that is an error.
+
+What has been answered is remembered under the device's state, after the sinks have it: a restart answers nothing
+twice and forgets nothing. A crash or a power cut may repeat the last answers, never lose one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
+from split_model.errors import BadInputError, MissingInputError, OutputError
+from split_model.features.data import BadSampleError, Data, open_data
+from split_model.features.preprocess import SUFFIXES, load_tensor
+
+log = logging.getLogger(__name__)
+
+_UNREADABLE_S = 10.0
+_NAP_S = 0.2
+
+#: Size and time of the last change in ns: another file of the same name has another one.
+Stamp: TypeAlias = tuple[int, int]
+
+
+class WatchTable(SourceTable, frozen=True, tag="watch"):
+    """Files that appear in the folder ``path``, oldest first; not in its sub-folders, nor hidden ones.
+
+    ``after``: ``keep`` the files and remember them, or ``delete`` each once it is answered.
+    """
+
+    path: Path
+    poll_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600.0)] = 0.5
+    settle_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 1.0
+    after: Literal["keep", "delete"] = "keep"
+
+    def check(self, wanted: Wanted) -> None:  # noqa: ARG002  of any model
+        """The folder must be there, and ours to read."""
+        if not self.path.is_dir():
+            raise MissingInputError(f"source {self.label}: {self.path}: no such folder; make it, or set path")
+        if not os.access(self.path, os.R_OK | os.X_OK | (os.W_OK if self.after == "delete" else 0)):
+            needed = "read it and delete from it" if self.after == "delete" else "read it"
+            raise MissingInputError(f"source {self.label}: {self.path}: no permission to {needed}")
+
+    def open(self, wanted: Wanted) -> Watched:
+        """Read what was answered before."""
+        self.check(wanted)
+        name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:16]
+        return Watched(self, wanted, Memory(wanted.state / f"watched-{name}.jsonl"))
+
+
+class Memory:
+    """Which files have been answered: name, stamp, and how many of its samples, None for all. One line each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._done: dict[str, tuple[Stamp, int | None]] = {}
+        self._told = False
+        try:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                self._read(line)
+        except FileNotFoundError:
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            raise OutputError(f"{path}: {error}; remove it, and all files will be answered again") from None
+
+    def done(self, name: str, stamp: Stamp) -> int | None:
+        """How many samples of this very file have been answered; None for all."""
+        remembered = self._done.get(name)
+        return 0 if remembered is None or remembered[0] != stamp else remembered[1]
+
+    def note(self, name: str, stamp: Stamp, samples: int | None) -> None:
+        """So many samples are answered. Survives this program; a disk that is full is a warning."""
+        self._done[name] = (stamp, samples)
+        line = json.dumps([name, *stamp, samples]) + "\n"
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            if not self._told:
+                log.warning("%s: %s; a restart will answer files again", self._path, error.strerror)
+            self._told = True
+
+    def keep_only(self, names: set[str]) -> None:
+        """Forget files that are gone, in the file as well: written beside it, then put in its place.
+
+        Where all are gone, the folder is more likely that of a disk that is not mounted: then all are kept.
+        """
+        if not names & self._done.keys():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return
+        self._done = {name: value for name, value in self._done.items() if name in names}
+        beside = self._path.with_suffix(".new")
+        lines = (json.dumps([name, *stamp, samples]) + "\n" for name, (stamp, samples) in self._done.items())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text("".join(lines), encoding="utf-8")
+            beside.replace(self._path)
+        except OSError as error:
+            raise OutputError(f"{beside}: {error.strerror}; make room, or set another device.state") from None
+
+    def _read(self, line: str) -> None:
+        try:
+            name, size, changed_ns, samples = json.loads(line)
+        except (ValueError, TypeError):
+            return  # the last line of a program that was killed: its file is answered again
+        self._done[name] = ((size, changed_ns), samples)
+
+
+@dataclass
+class _File:
+    """A file that is being answered. ``given`` and ``answered`` samples, the remembered ones among them.
+
+    ``whole``: no more will be given. ``finished``: all is answered, and noted.
+    """
+
+    name: str
+    stamp: Stamp
+    given: int = 0
+    answered: int = 0
+    whole: bool = False
+    finished: bool = False
+
+
+class Watched(Source):
+    """``files``: answered to the end. ``unreadable``: answered with an error. ``vanished``: gone before that."""
+
+    on_demand = True
+
+    def __init__(
+        self,
+        table: WatchTable,
+        wanted: Wanted,
+        memory: Memory,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._table = table
+        self._wanted = wanted
+        self._memory = memory
+        self._now = now
+        self._sleep = sleep
+        self._guard = threading.Lock()
+        self._under_way: dict[str, _File] = {}
+        self._seen: dict[str, tuple[Stamp, float]] = {}  # since when it has been so
+        self._unreadable: dict[str, tuple[Stamp, float]] = {}
+        self._counts = {"files": 0, "unreadable": 0, "vanished": 0}
+        self._told = ""
+        self._first = True
+
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
+        """The files' frames as they come, until stopped."""
+        while not stopped():
+            looked_s = self._now()
+            for name, stamp in self._ready(looked_s):
+                if stopped():
+                    return
+                for frame in self._frames_of(name, stamp, looked_s):
+                    yield frame
+                    if stopped():
+                        return
+            while not stopped() and (rest_s := looked_s + self._table.poll_s - self._now()) > 0:
+                self._sleep(min(rest_s, _NAP_S))
+
+    def answered(self, answer: Answer) -> None:
+        """Remember, or delete, a file of which all is answered."""
+        file: _File = answer.frame.ticket
+        with self._guard:
+            file.answered += 1
+            self._finish(file)
+
+    def counters(self) -> dict[str, int]:
+        """See the class."""
+        return dict(self._counts)
+
+    def close(self) -> None:
+        """Remember how far the file was answered that was under way."""
+        with self._guard:
+            for file in self._under_way.values():
+                if file.answered == file.given > 0:
+                    self._memory.note(file.name, file.stamp, file.answered)
+
+    def _ready(self, now_s: float) -> list[tuple[str, Stamp]]:
+        """Files that are complete as far as can be seen, and not answered, oldest first."""
+        found = self._look()
+        if found is None:
+            return []
+        if self._first:
+            self._memory.keep_only(set(found))
+            self._first = False
+        with self._guard:
+            busy = set(self._under_way)
+        ready = []
+        for name, stamp in found.items():
+            before = self._seen.get(name)
+            since_s = now_s if before is None or before[0] != stamp else before[1]
+            self._seen[name] = (stamp, since_s)
+            settled = now_s - since_s >= self._table.settle_s
+            if settled and name not in busy and self._memory.done(name, stamp) is not None:
+                ready.append((name, stamp))
+        self._seen = {name: seen for name, seen in self._seen.items() if name in found}
+        self._unreadable = {name: seen for name, seen in self._unreadable.items() if name in found}
+        return sorted(ready, key=lambda file: (file[1][1], file[0]))
+
+    def _look(self) -> dict[str, Stamp] | None:
+        endings = SUFFIXES | {".npz"} if self._wanted.preprocess is not None else {".npz"}
+        found = {}
+        try:
+            with os.scandir(self._table.path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name[0] != "." and name[name.rfind(".") :].lower() in endings and entry.is_file():
+                        status = entry.stat()
+                        found[name] = (status.st_size, status.st_mtime_ns)
+        except FileNotFoundError as error:
+            if Path(error.filename or "") != self._table.path:
+                return found  # a file that went while we looked: the others come next time
+            self._away(error)
+            return None
+        except OSError as error:
+            self._away(error)
+            return None
+        self._told = ""
+        return found
+
+    def _away(self, error: OSError) -> None:
+        """A folder that is gone may be a disk that comes back."""
+        if self._told != str(error):
+            log.warning("source %s: %s: %s; waiting for it", self._table.label, self._table.path, error.strerror)
+        self._told = str(error)
+
+    def _frames_of(self, name: str, stamp: Stamp, now_s: float) -> Iterator[Frame]:
+        file = _File(name, stamp)
+        start = file.given = file.answered = self._memory.done(name, stamp) or 0
+        try:
+            for frame in self._read(file, start=start):
+                self._give(file)
+                yield frame
+        except MissingInputError:
+            self._counts["vanished"] += 1
+            return
+        except BadInputError as error:
+            if file.given == start and not self._is_hopeless(file, now_s):
+                return
+            self._counts["unreadable"] += 1
+            file.whole = True
+            self._give(file)
+            yield Frame(0, name, (), None, now_s, error=str(error), ticket=file)
+        with self._guard:
+            file.whole = True
+            self._finish(file)
+
+    def _give(self, file: _File) -> None:
+        with self._guard:
+            self._under_way[file.name] = file
+            file.given += 1
+
+    def _is_hopeless(self, file: _File, now_s: float) -> bool:
+        """Whether a file that does not decode has had the time to become whole."""
+        failed = self._unreadable.get(file.name)
+        if failed is None or failed[0] != file.stamp:
+            self._unreadable[file.name] = (file.stamp, now_s)
+            return False
+        return now_s - failed[1] >= _UNREADABLE_S
+
+    def _read(self, file: _File, *, start: int) -> Iterator[Frame]:
+        path = self._table.path / file.name
+        wanted, now_s = self._wanted, self._now()
+        if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
+            tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
+            file.whole = True
+            yield Frame(0, file.name, (tensor,), None, now_s, ticket=file)
+            return
+        data: Data = open_data(path, wanted.inputs, wanted.preprocess)
+        samples = iter(data)
+        for number in range(len(data)):
+            file.whole = number == len(data) - 1
+            try:
+                sample = next(samples)
+            except BadSampleError as error:
+                if number >= start:
+                    yield Frame(0, error.name, (), None, now_s, error=str(error), ticket=file)
+                continue
+            if number >= start:
+                yield Frame(0, sample.name, sample.tensors, sample.label, now_s, ticket=file)
+
+    def _finish(self, file: _File) -> None:
+        """Call it under the guard."""
+        if file.finished or not file.whole or file.answered < file.given:
+            return
+        file.finished = True
+        self._under_way.pop(file.name, None)
+        self._counts["files"] += 1
+        if self._table.after == "delete":
+            try:
+                (self._table.path / file.name).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("source %s: %s: %s; remembered instead", self._table.label, file.name, error.strerror)
+            else:
+                return
+        self._memory.note(file.name, file.stamp, None)

@@ -1,0 +1,271 @@
+"""A folder that others write into: each file answered once, never half of one, and none forgotten by a restart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_runtime.sources import Answer, Frame, Wanted
+from edge_runtime.sources.watched import Memory, Watched, WatchTable
+from split_model.bundle import ImagePreprocess, TensorSpec
+from split_model.errors import MissingInputError, OutputError
+
+SPEC = TensorSpec(name="in", shape=(1, 8, 8, 3), dtype="float32")
+
+
+class Clock:
+    now_s = 100.0
+
+    def now(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        assert 0 < seconds <= 0.2, "a longer sleep would keep SIGTERM waiting"
+        self.now_s += seconds
+
+
+class Watch:
+    """The source with the test's clock; `look` takes what there is to take for so many seconds, and answers it."""
+
+    def __init__(self, root: Path, **table: Any) -> None:
+        self.folder = root / "in"
+        self.folder.mkdir(exist_ok=True)
+        self.clock = Clock()
+        self.table = WatchTable(path=self.folder, **table)
+        prepare = ImagePreprocess(resize=8, crop=(8, 8), scale=(255.0,))
+        self.wanted = Wanted((SPEC,), preprocess=prepare, state=root / "state")
+        self.source = self.open()
+
+    def open(self) -> Watched:
+        opened = self.table.open(self.wanted)
+        return Watched(self.table, self.wanted, opened._memory, now=self.clock.now, sleep=self.clock.sleep)
+
+    def restart(self) -> None:
+        self.source.close()
+        self.source = self.open()
+
+    def picture(self, name: str, grey: int = 9) -> Path:
+        Image.fromarray(np.full((8, 8, 3), grey, np.uint8)).save(self.folder / name)
+        return self.folder / name
+
+    def frames(self, seconds: float = 5.0) -> Iterator[Frame]:
+        end_s = self.clock.now_s + seconds
+        yield from self.source.frames(lambda: self.clock.now_s >= end_s)
+
+    def look(self, seconds: float = 5.0) -> list[str]:
+        names = []
+        for frame in self.frames(seconds):
+            self.source.answered(Answer(frame, {}))
+            names.append(frame.name + (": " + frame.error if frame.error else ""))
+        return names
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Watch:
+    return Watch(tmp_path)
+
+
+def test_each_file_is_answered_once_oldest_first(watch: Watch) -> None:
+    for age, name in enumerate(["c.png", "a.png", "b.jpg"]):
+        os.utime(watch.picture(name), (1000 + age, 1000 + age))
+    watch.picture(".hidden.png")
+    (watch.folder / "notes.txt").write_text("no picture")
+    (watch.folder / "folder.png").mkdir()
+    assert watch.look() == ["c.png", "a.png", "b.jpg"]
+    assert watch.look() == []
+    watch.picture("d.png")
+    assert watch.look() == ["d.png"]
+    assert watch.source.counters() == {"files": 4, "unreadable": 0, "vanished": 0}
+
+
+def test_a_file_waits_until_it_has_settled(watch: Watch) -> None:
+    watch.picture("a.png")
+    assert watch.look(0.9) == []
+    os.utime(watch.picture("a.png"), (1, 1))  # written again
+    assert watch.look(0.9) == []
+    assert watch.look(0.7) == ["a.png"]
+
+
+def test_another_file_of_the_same_name_is_another_file(watch: Watch) -> None:
+    os.utime(watch.picture("a.png"), (1, 1))
+    assert watch.look() == ["a.png"]
+    os.utime(watch.picture("a.png", grey=77), (2, 2))
+    assert watch.look() == ["a.png"]
+
+
+def test_what_is_half_written_is_waited_for(watch: Watch) -> None:
+    """A writer that pauses for longer than ``settle_s``."""
+    for ending in ("png", "jpg", "bmp", "ppm", "tiff", "webp"):
+        whole = watch.picture(f"x.{ending}").read_bytes()
+        path = watch.folder / f"x.{ending}"
+        path.write_bytes(whole[: len(whole) * 2 // 3])
+        os.utime(path, (1, 1))
+        assert watch.look(6.0) == [], ending
+        path.write_bytes(whole)
+        assert watch.look() == [f"x.{ending}"]
+    assert watch.source.counters()["unreadable"] == 0
+
+
+def test_what_never_becomes_a_picture_is_an_error_once(watch: Watch) -> None:
+    (watch.folder / "a.png").write_bytes(b"no picture at all")
+    found = watch.look(30.0)
+    assert len(found) == 1
+    assert "not a picture" in found[0]
+    watch.restart()
+    assert watch.look(30.0) == []
+
+
+def test_a_restart_answers_nothing_twice_and_forgets_nothing(watch: Watch) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        watch.picture(name)
+    frames = watch.frames()
+    for _ in range(2):
+        watch.source.answered(Answer(next(frames), {}))
+    frames.close()
+    watch.picture("d.png")
+    watch.restart()
+    assert sorted(watch.look()) == ["c.png", "d.png"]
+
+
+def test_what_was_not_answered_before_a_crash_comes_again(watch: Watch) -> None:
+    watch.picture("a.png")
+    next(watch.frames())
+    watch.source = watch.open()  # without `close`, and without an answer
+    assert watch.look() == ["a.png"]
+
+
+def test_a_line_that_was_not_written_whole_is_no_line(watch: Watch, tmp_path: Path) -> None:
+    watch.picture("a.png")
+    watch.picture("b.png")
+    watch.look()
+    (memory,) = (tmp_path / "state").iterdir()
+    text = memory.read_text()
+    memory.write_text(text[:-8])
+    watch.source = watch.open()
+    assert watch.look() == [json.loads(text.splitlines()[1])[0]]
+
+
+def test_files_that_are_gone_are_forgotten_but_not_those_of_a_disk_that_is_away(watch: Watch) -> None:
+    for name in ("a.png", "b.png"):
+        watch.picture(name)
+    watch.look()
+    kept = watch.folder.with_name("kept")
+    watch.folder.rename(kept)
+    watch.folder.mkdir()  # the empty mount point
+    watch.restart()
+    assert watch.look() == []
+    watch.folder.rmdir()
+    kept.rename(watch.folder)
+    watch.restart()
+    assert watch.look() == []
+    (watch.folder / "a.png").unlink()
+    watch.restart()
+    watch.look()
+    assert watch.source._memory._done.keys() == {"b.png"}
+
+
+def test_a_folder_that_goes_away_is_waited_for(watch: Watch, caplog: Any) -> None:
+    away = watch.folder.with_name("away")
+    watch.folder.rename(away)
+    assert watch.look() == []
+    assert caplog.text.count("waiting for it") == 1
+    away.rename(watch.folder)
+    watch.picture("a.png")
+    assert watch.look() == ["a.png"]
+
+
+def test_answered_files_can_be_deleted(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, after="delete")
+    paths = [watch.picture(name) for name in ("a.png", "b.png")]
+    frames = watch.frames()
+    first = next(frames)
+    assert all(path.exists() for path in paths)
+    watch.source.answered(Answer(first, {}))
+    second = next(frames)
+    assert [path.exists() for path in paths] == [False, True]
+    watch.source.answered(Answer(second, {}))
+    assert list(frames) == []
+    assert list(watch.folder.iterdir()) == []
+
+
+def test_arrays_are_answered_row_by_row_and_go_on_after_a_restart(watch: Watch) -> None:
+    rows = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)
+    rows[1] = np.nan
+    np.savez(watch.folder / "rows.npz", inputs=rows)
+    frames = watch.frames()
+    for _ in range(3):
+        watch.source.answered(Answer(next(frames), {}))
+    frames.close()
+    watch.restart()
+    assert [name.split(":")[0] for name in watch.look()] == ["rows.npz[3]", "rows.npz[4]", "rows.npz[5]"]
+    watch.restart()
+    assert watch.look() == []
+
+
+def test_a_disk_that_is_full_is_a_warning(watch: Watch, tmp_path: Path, caplog: Any) -> None:
+    for name in ("a.png", "b.png"):
+        watch.picture(name)
+    assert watch.look(0.1) == []
+    shutil.rmtree(tmp_path / "state")
+    assert watch.look() == ["a.png", "b.png"]
+    assert watch.look() == []
+    assert caplog.text.count("a restart will answer files again") == 1
+
+
+def test_what_cannot_work_is_said_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="no such folder"):
+        WatchTable(path=tmp_path / "nowhere").check(Wanted((SPEC,)))
+    (tmp_path / "memory").mkdir()
+    with pytest.raises(OutputError, match="answered again"):
+        Memory(tmp_path / "memory")
+
+
+def test_the_real_program_through_a_kill_and_a_stop(rig: Any, tmp_path: Path) -> None:
+    """Files come while it runs, while it is dead, and while it stops: none is lost, a stop repeats none."""
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    source = {"kind": "watch", "path": str(folder), "poll_s": 0.02, "settle_s": 0.04}
+    state = {"bundle": str(rig.parts.bundle.root), "key": "device.key", "state": "state"}
+    tables = {"source": source, "device": state, "emulation": {}}
+    put = 0
+
+    def drop(count: int) -> None:
+        nonlocal put
+        for _ in range(count):
+            beside = tmp_path / "beside.png"
+            Image.fromarray(np.full((8, 8, 3), put % 256, np.uint8)).save(beside)
+            beside.rename(folder / f"{put:04}.png")
+            put += 1
+
+    def names(device: Any) -> list[str]:
+        return [record["name"] for record in device.records()]
+
+    device = rig.device(tables=tables, planner_split="local")
+    drop(30)
+    device.until(lambda: len(names(device)) >= 30)
+    drop(20)
+    device.popen.send_signal(signal.SIGTERM)
+    assert device.ended() == 0
+    assert len(names(device)) == len(set(names(device)))
+    drop(10)
+    device = rig.device(tables=tables, planner_split="local")
+    device.until(lambda: len(set(names(device))) == 60)
+    assert len(names(device)) == 60
+    drop(20)
+    device.until(lambda: len(names(device)) > 62)
+    device.kill()
+    device = rig.device(tables=tables, planner_split="local")
+    drop(1)
+    device.until(lambda: len(set(names(device))) == 81)
+    assert device.stop() == 0
+    # A kill between the answer and the note of it repeats that one.
+    assert 81 <= len(names(device)) <= 82
