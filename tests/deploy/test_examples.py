@@ -67,6 +67,8 @@ def keys(stem: str) -> dict[str, tuple[bool, str]]:
     for line in (ROOT / f"{stem}.toml").read_text().splitlines():
         if heading := re.match(r"\[([a-z]+)\]", line):
             table = heading[1]
+        elif line.startswith("# [["):
+            table = ""  # a whole table in a comment: tests/edge_runtime/test_documented_kinds.py reads those
         elif (match := _KEY.fullmatch(line)) and table:
             path = f"{table}.{match['name']}"
             assert path not in found, f"{path} twice"
