@@ -17,7 +17,7 @@ from edge_runtime.ledger import books as pure
 from edge_runtime.ledger import slots
 from edge_runtime.ledger.amounts import Amount, as_float
 from edge_runtime.ledger.books import Books, Limits, Now, Refusal
-from edge_runtime.ledger.slots import SlotFile
+from edge_runtime.ledger.slots import LedgerError, SlotFile
 from split_model.errors import NotAllowedError, OutputError
 
 log = logging.getLogger(__name__)
@@ -225,9 +225,10 @@ class Ledger:
     def _store(self, books: Books) -> Refusal | None:
         try:
             self._file.store(books)
-        except OSError as error:
+        except (OSError, LedgerError) as error:
             # After a failed sync nobody knows what the disk holds; only opening it anew can tell.
-            text = f"the privacy ledger cannot be written ({error.strerror}); nothing leaves until the next start"
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            text = f"the privacy ledger cannot be written ({why}); nothing leaves until the next start"
             return Refusal("ledger", text)
         return None
 
