@@ -18,7 +18,7 @@ from cloud_server import config as configuration
 from split_model import __version__
 from split_model.command_line import Parser, run_main
 from split_model.config import as_plain
-from split_model.errors import BadInputError, MissingInputError
+from split_model.errors import BadInputError, ConfigError, MissingInputError
 from split_model.keys import make_pair, read_pair, read_public
 from split_model.layers import for_terminal, origin_rows
 from split_model.service.notify import Notifier
@@ -60,7 +60,10 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _status(args: argparse.Namespace) -> int:
-    config = configuration.load(args.config)
+    try:
+        config: configuration.Config | None = configuration.load(args.config)
+    except ConfigError:  # a program that runs with an older config is still found in systemd's folder
+        config = None
     found = status.read(_status_path(config, args))
     condition = condition_now(found)
     if args.json:
@@ -181,7 +184,7 @@ def _config_show(args: argparse.Namespace) -> None:
         print(f"\n# status file: {status_path}")
 
 
-def _status_path(config: configuration.Config, args: argparse.Namespace) -> Path:
+def _status_path(config: configuration.Config | None, args: argparse.Namespace) -> Path:
     return configuration.status_path(config, args.config, runtime_directory=os.environ.get("RUNTIME_DIRECTORY"))
 
 

@@ -88,8 +88,9 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
     return config, layers
 
 
-def status_path(config: Config, config_path: Path, *, runtime_directory: str | None) -> Path:
+def status_path(config: Config | None, config_path: Path, *, runtime_directory: str | None) -> Path:
     """Where ``run`` writes its state: as configured, else systemd's runtime folder, else beside the config."""
+    configured = None if config is None else config.server.status
     return status_file.find(
-        _STATUS_FILE, config.server.status, config_path, runtime_directory=runtime_directory, service=_SERVICE
+        _STATUS_FILE, configured, config_path, runtime_directory=runtime_directory, service=_SERVICE
     )

@@ -171,11 +171,11 @@ def _status_path(args: argparse.Namespace, device: Config | None) -> Path:
 def _status(args: argparse.Namespace) -> int:
     from edge_runtime import config
     from edge_runtime.service.show import show
-    from split_model.errors import MissingInputError
+    from split_model.errors import SplitModelError
 
     try:
         device: Config | None = config.load(args.config, check_server_keys=False)
-    except MissingInputError:  # the running service may still be found, in systemd's folder
+    except SplitModelError:  # a program that runs with an older config is still found in systemd's folder
         device = None
     return show(_status_path(args, device), as_json=args.json, watch_s=args.watch)
 
