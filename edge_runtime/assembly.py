@@ -63,7 +63,7 @@ def check_sources(config: Config, bundle: Bundle) -> None:
 def open_sources(config: Config, bundle: Bundle, stopped: Callable[[], bool]) -> Intake:
     """All sources, open; they start when frames are taken."""
     opened = {source.label: (source.open(_wanted(config, bundle)), source.subject) for source in config.sources}
-    return Intake(opened, stopped=stopped)
+    return Intake(opened, stopped=stopped, ahead=config.planner.objective == "throughput")
 
 
 def _wanted(config: Config, bundle: Bundle) -> Wanted:

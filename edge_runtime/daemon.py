@@ -124,7 +124,7 @@ def run(
             closing.callback(reloader.stop)
         reporter.serve(serving)
         feed = Feed(iter(intake), beats, within_s=lambda: max(program.patience_s, in_force.serving.frame_within_s))
-        reporter.feed = feed
+        reporter.feed, reporter.intake, reporter.sinks = feed, intake, sinks
         reporter.enter("running")
         serving = _answer(
             feed,

@@ -29,7 +29,6 @@ WINDOW = (2, 6)
 #: A server that was busy may have room again: one more frame is tried each time so long after. Each try may cost
 #: a release that is refused.
 _ROOM_EVERY_S = 60.0
-_CAPTURED = 2
 _CHECK_EVERY_S = 0.04
 
 
@@ -76,13 +75,19 @@ class _Flying:
 
 
 class Captured:
-    """Takes frames from a source in a thread of its own, a few ahead; ``arrived`` hears of each and of the end."""
+    """Takes frames from a source in a thread of its own; ``arrived`` hears of each and of the end.
+
+    None is taken before it is asked for: of a live source, what waits here would grow old while newer ones come.
+    What is dear to read is read ahead by the source's own thread.
+    """
 
     def __init__(self, frames: Iterable[Frame], arrived: Callable[[], None]) -> None:
         self._frames = frames
         self._arrived = arrived
-        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(_CAPTURED)
-        self._closed = threading.Event()
+        self._queue: queue.SimpleQueue[Frame | BaseException | None] = queue.SimpleQueue()
+        self._wanted = threading.Semaphore(0)
+        self._asked = False
+        self._closed = False
         self.ended = False
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
@@ -97,10 +102,14 @@ class Captured:
         """The next frame; None if there is none yet, or no more (``ended``, by ``error`` if the source raised)."""
         if self.ended:
             return None
+        if not self._asked:
+            self._asked = True
+            self._wanted.release()
         try:
             taken = self._queue.get(block=wait)
         except queue.Empty:
             return None
+        self._asked = False
         if isinstance(taken, BaseException):
             self.ended, self.error = True, taken
             return None
@@ -109,28 +118,24 @@ class Captured:
 
     def close(self) -> None:
         """Let the thread end after the frame it is at."""
-        self._closed.set()
-        self.ended = True
+        self._closed = self.ended = True
+        self._wanted.release()
 
     def _capture(self) -> None:
-        last: BaseException | None = None
-        try:
-            for frame in self._frames:
-                self._put(frame)
-                if self._closed.is_set():
-                    return
-        except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
-            last = error
-        self._put(last)
-
-    def _put(self, what: Frame | BaseException | None) -> None:
-        while not self._closed.is_set():
+        frames = iter(self._frames)
+        while True:
+            self._wanted.acquire()
+            if self._closed:
+                return
+            taken: Frame | BaseException | None = None
             try:
-                self._queue.put(what, timeout=0.2)
-            except queue.Full:
-                continue
+                taken = next(frames, None)
+            except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
+                taken = error
+            self._queue.put(taken)
             self._arrived()
-            return
+            if taken is None or isinstance(taken, BaseException):
+                return
 
 
 class Pipeline(Runtime):

@@ -18,6 +18,8 @@ from edge_runtime.service import status as states
 from edge_runtime.service.feed import Feed
 from edge_runtime.service.status import State, Status
 from edge_runtime.serving import Serving
+from edge_runtime.sinks import Sinks
+from edge_runtime.sources.intake import Intake
 from edge_runtime.steps import Step
 from split_model import __version__
 from split_model.errors import OutputError
@@ -33,7 +35,10 @@ _START_EXTENSION_S = 60.0
 
 
 class Reporter(threading.Thread):
-    """Start it first, stop it last. ``path``: the status file, or None. ``feed``: set it when there is one."""
+    """Start it first, stop it last. ``path``: the status file, or None.
+
+    ``feed``, ``intake`` and ``sinks``: set them when they are there.
+    """
 
     def __init__(
         self,
@@ -47,6 +52,8 @@ class Reporter(threading.Thread):
     ) -> None:
         super().__init__(name="reporter", daemon=True)
         self.feed: Feed | None = None
+        self.intake: Intake | None = None
+        self.sinks: Sinks | None = None
         self.reloads = 0
         self.reload_error = ""
         self._path = path
@@ -167,6 +174,10 @@ class Reporter(threading.Thread):
             self._add_serving(status, serving)
         if feed is not None:
             status.under_way = feed.under_way
+        if self.intake is not None:
+            status.sources = self.intake.counters_by_source()
+        if self.sinks is not None:
+            status.sinks = self.sinks.counters_by_sink()
         return status
 
     def _add_serving(self, status: Status, serving: Serving) -> None:

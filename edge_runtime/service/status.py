@@ -75,8 +75,9 @@ class Status(Written, kw_only=True):
     """What ``status --json`` prints.
 
     ``doing``: what a starting program is at. ``split`` equal to ``local``: everything runs here. ``under_way``:
-    frames accepted and not answered yet. ``overdue``: what should be over and is not; while there is anything,
-    the watchdog is not fed. ``reload_error``: why the last reload changed nothing, or empty.
+    frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each. ``overdue``: what should
+    be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
+    changed nothing, or empty.
     """
 
     state: State
@@ -89,6 +90,8 @@ class Status(Written, kw_only=True):
     link: LinkStatus | None = None
     board: BoardStatus | None = None
     counters: dict[str, float] = msgspec.field(default_factory=dict)
+    sources: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    sinks: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     under_way: int = 0
     latency: LatencyStatus | None = None
     ledger: LedgerStatus | None = None
@@ -143,6 +146,8 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
     if status.bundle is not None:
         lines.append(("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]}) in {status.bundle.folder}"))
         lines += _frames(status)
+    for what, counters in (("source", status.sources), ("sink", status.sinks)):
+        lines += [(what, f"{name}: {_counts(of_one)}") for name, of_one in counters.items()]
     if status.link is not None:
         lines += _link(status.link)
     if status.board is not None:
@@ -167,6 +172,10 @@ def _frames(status: Status) -> list[tuple[str, str]]:
         milliseconds = f"median {latency.median_s * 1e3:.0f} ms, p95 {latency.p95_s * 1e3:.0f} ms"
         lines.append(("latency", f"{milliseconds}, of the last {latency.frames} frames"))
     return lines
+
+
+def _counts(counters: dict[str, int]) -> str:
+    return ", ".join(f"{value} {name}" for name, value in counters.items())
 
 
 def _link(link: LinkStatus) -> list[tuple[str, str]]:

@@ -34,7 +34,8 @@ class _Lane:
 class Intake:
     """Iterate over it in one thread. Ends when every source has ended; then raises what a source raised, if any.
 
-    ``sources``: by name, with their subjects. ``stopped``: whether no more is to be accepted.
+    ``sources``: by name, with their subjects. ``stopped``: whether no more is to be accepted. ``ahead``: a single
+    source whose frames come on demand is read ahead as well, in a thread; else it is read when it is wanted.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Intake:
         sources: Mapping[str, tuple[Source, str]],
         *,
         stopped: Callable[[], bool],
+        ahead: bool = False,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lanes = {name: _Lane(name, source, subject) for name, (source, subject) in sources.items()}
         self._stopped = stopped
+        self._ahead = ahead
         self._now = now
         self._changed = threading.Condition()
         self._turn: deque[_Lane] = deque(self._lanes.values())
@@ -75,7 +78,7 @@ class Intake:
     def __iter__(self) -> Iterator[Frame]:
         """Start the sources, and hand out their frames as they come."""
         lanes = list(self._lanes.values())
-        if len(lanes) == 1 and lanes[0].source.on_demand:  # it would only wait in its thread
+        if len(lanes) == 1 and lanes[0].source.on_demand and not self._ahead:
             yield from self._straight(lanes[0])
             return
         for lane in lanes:

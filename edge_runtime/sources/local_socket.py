@@ -108,15 +108,14 @@ class SocketSource(Source):
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
         """Submissions as they come; after the stop, those that were accepted before."""
         while True:
-            with contextlib.suppress(queue.Empty):
-                yield self._accepted.get(timeout=_WAIT_S)
-                continue
             if self._error is not None:
                 raise self._error
             with self._guard:
                 self._ending = self._ending or stopped()
                 if self._ending and self._accepted.empty():
                     return
+            with contextlib.suppress(queue.Empty):
+                yield self._accepted.get(timeout=_WAIT_S)
 
     def answered(self, answer: Answer) -> None:
         """Have the answer sent."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from edge_runtime.pipeline import WINDOW, Admitted, Captured, Pipeline, window_for
 from edge_runtime.prediction import Prediction
+from edge_runtime.sources import Frame, Source
+from edge_runtime.sources.intake import Intake
 
 ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
 THROUGHPUT = {"planner_objective": "throughput", "source_interval_s": 0.0}
@@ -141,6 +144,32 @@ def test_room_at_the_server_is_learned_from_refusals_and_tried_again() -> None:
     assert admitted.frames(1e6 + 1e4) == WINDOW[1]
     admitted.busy(ahead=0, now_s=1e6 + 70.0)
     assert admitted.frames(1e6 + 71.0) == 1
+
+
+def test_of_a_live_source_the_newest_frame_is_taken() -> None:
+    """What was captured before it was wanted is old by now: those frames gave way."""
+    given = 0
+
+    class Live(Source):
+        policy = "latest"
+
+        def frames(self, stopped: Any) -> Any:
+            nonlocal given
+            while not stopped():
+                given += 1
+                yield Frame(0, str(given), (), None, 0.0)
+                time.sleep(0.001)
+
+    intake = Intake({"live": (Live(), "default")}, stopped=lambda: False)
+    captured = Captured(intake, lambda: None)
+    for _ in range(5):
+        before = given
+        taken = captured.take(wait=True)
+        assert before - 1 <= int(taken.name) <= given
+        while given < before + 30:
+            time.sleep(0.001)
+    captured.close()
+    intake.close()
 
 
 def test_what_a_source_raises_comes_out_after_its_frames() -> None:
