@@ -87,9 +87,19 @@ class CodebookSamples:
         found: NDArray[np.int64] = self.outputs.argmax(axis=1) if self.labels is None else self.labels
         return found
 
-    def inputs(self) -> Iterator[tuple[Array, ...]]:
-        """The samples once more, in the order of the rows."""
-        yield from (sample.tensors for at, sample in enumerate(self.data) if at in self.taken)
+    def features(self, halves: Halves, grouping: Grouping) -> Iterator[list[Floats]]:
+        """Every sample's live tensors once more, in real units; from the rows where these hold them unaveraged."""
+        tensors = halves.cut.tensors
+        if len(self.rows) == 1 and set(grouping.pool) == {1}:
+            ends = np.cumsum([spec.size for spec in tensors])[:-1]
+            for row in self.rows[0]:
+                parts = zip(np.split(row, ends), tensors, strict=True)
+                yield [part.reshape(spec.shape) for part, spec in parts]
+            return
+        for at, sample in enumerate(self.data):
+            if at in self.taken:
+                pairs = zip(halves.features(sample.tensors), tensors, strict=True)
+                yield [to_real(one, spec) for one, spec in pairs]
 
     def targets(self, chosen: NDArray[np.int64], halves: Halves) -> Floats:
         """What words are fitted to: probabilities, half the labels' where there are labels; or scaled outputs."""

@@ -68,16 +68,18 @@ def add_codebooks(
     data: Data,
     progress: Callable[[str, int, int], None],
 ) -> Manifest:
-    """The manifest with a codebook for each wish, whose file is written into the bundle folder ``root``."""
+    """The manifest with a codebook for each wish, whose file is written into the bundle folder ``root``.
+
+    The data is read once for all codebooks of a cut that follow one another and have as many groups.
+    """
+    read: CutReading | None = None
     for wish in wishes:
         name = f"learning {wish.words} words at cut {wish.cut}"
-        book = learn_codebook(
-            root,
-            manifest,
-            wish,
-            data,
-            progress=lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
-        )
+        steps = _Steps(lambda done, total, name=name: progress(name, done, total), 2 * len(data))  # type: ignore[misc]
+        if read is None or (read.halves.cut.index, len(read.samples.rows)) != (wish.cut, wish.groups):
+            read = read_cut(root, manifest, wish, data, advance=steps.advance)
+        book = learn_codebook(read, wish, advance=steps.advance)
+        steps.end()
         cuts = tuple(
             msgspec.structs.replace(cut, codebooks=(*cut.codebooks, book)) if cut.index == wish.cut else cut
             for cut in manifest.cuts
@@ -86,21 +88,27 @@ def add_codebooks(
     return manifest
 
 
-def learn_codebook(
+@dataclass(frozen=True)
+class CutReading:
+    """What the data says at one cut, for codebooks of some number of groups."""
+
+    halves: Halves
+    grouping: Grouping
+    samples: CodebookSamples
+
+
+def read_cut(
     root: Path,
     manifest: Manifest,
     wish: CodebookWish,
     data: Data,
     *,
-    seed: int = 0,
     backend: str | None = None,
-    progress: Progress | None = None,
-) -> Codebook:
-    """Learn one codebook from public ``data`` and write its file into the bundle folder ``root``.
+    advance: Callable[[], None] = lambda: None,
+) -> CutReading:
+    """Run the public data through a cut of the bundle folder ``root``; ``advance`` is called for every sample.
 
-    ``progress`` is called with (samples read, samples to read in all).
-    The same data and machine give the same file.
-    Raises `UsageError` for a cut that is not offered, `BadInputError` for too few samples.
+    Raises `UsageError` for a cut that is not offered, `BadInputError` for groups it does not have.
     """
     cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
     if cut is None:
@@ -108,8 +116,18 @@ def learn_codebook(
         raise UsageError(f"--codebook {wish.cut}:{wish.words}: the bundle offers the cuts {offered}")
     halves = Halves(root, manifest, cut, backend)
     grouping = group_channels(cut, wish.groups)
-    steps = _Steps(progress, 2 * len(data))
-    samples = read_samples(halves, grouping, data, steps.advance)
+    return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
+
+
+def learn_codebook(
+    read: CutReading, wish: CodebookWish, *, seed: int = 0, advance: Callable[[], None] = lambda: None
+) -> Codebook:
+    """Learn one codebook and write its file into the bundle's folder. The same data and machine give the same file.
+
+    Raises `BadInputError` for too few samples. ``advance`` is called for every sample that is looked at again.
+    """
+    halves, grouping, samples = read.halves, read.grouping, read.samples
+    root, cut = halves.root, halves.cut
     count = len(samples.outputs)
     least = max(_LEAST_SAMPLES, 2 * wish.words)
     if count < least:
@@ -119,12 +137,11 @@ def learn_codebook(
     with threadpool_limits(1, user_api="blas"):
         scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)
     words = np.column_stack([one.words(rows) for one, rows in zip(scores, samples.rows, strict=True)])
-    meanings = find_meanings(halves, grouping, samples, words, known=known, count=wish.words, advance=steps.advance)
+    meanings = find_meanings(halves, grouping, samples, words, known=known, count=wish.words, advance=advance)
     lookup, chance, judged = _judge(halves, samples, words, held, meanings=meanings, wish=wish, seed=seed)
     name = f"cut-{cut.index:03d}/codebook-{wish.words}x{wish.groups}.npz"
     finder = Finder(grouping, tuple(one.weights for one in scores), tuple(one.bias for one in scores))
     write(root / name, finder, meanings)
-    steps.end()
     return Codebook(
         words=wish.words,
         groups=wish.groups,
@@ -139,17 +156,15 @@ def learn_codebook(
 class _Steps:
     """Counts samples read."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
     def advance(self) -> None:
         self._done = min(self._done + 1, self._total - 1)
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+        self._progress(self._done, self._total)
 
     def end(self) -> None:
-        if self._progress is not None:
-            self._progress(self._total, self._total)
+        self._progress(self._total, self._total)
 
 
 def _scores(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.bundle import TensorSpec
-from split_model.features.preprocess import to_real, to_stored
+from split_model.features.preprocess import to_stored
 from split_model.prepare.codebook_samples import CodebookSamples, Halves
 from split_model.privacy.words import Grouping, Meanings, stored_dtype
 
@@ -43,11 +43,10 @@ def find_meanings(
     tried: dict[int, list[list[Array]]] = {}
     mine = np.zeros(len(words), bool)
     mine[known] = True
-    for at, inputs in enumerate(samples.inputs()):
+    for at, real in enumerate(samples.features(halves, grouping)):
         advance()
         if not mine[at]:
             continue
-        real = [to_real(one, spec) for one, spec in zip(halves.features(inputs), tensors, strict=True)]
         first = 0
         for total, one in zip(sums, real, strict=True):
             channels = np.arange(one.shape[-1])

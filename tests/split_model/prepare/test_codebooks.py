@@ -14,7 +14,7 @@ from split_model.errors import BadBundleError, BadInputError, UsageError
 from split_model.features.data import open_data
 from split_model.interpreter import open_interpreter
 from split_model.prepare.calibration import CalibrationOptions
-from split_model.prepare.codebooks import CodebookWish, learn_codebook, render
+from split_model.prepare.codebooks import CodebookWish, learn_codebook, read_cut, render
 from split_model.prepare.evaluate import evaluate
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.pipeline import PrepareOptions, prepare
@@ -102,10 +102,9 @@ def test_a_word_means_features_that_the_tail_answers_as_the_words_samples(bundle
 
 
 def test_the_same_pictures_give_the_same_bundle(bundle, tmp_path):
-    again = learn_codebook(
-        bundle.root, bundle.manifest, CodebookWish(7, 8, groups=2),
-        open_data(FOLDER / "public.npz", bundle.manifest.inputs, bundle.manifest.preprocess),
-    )  # fmt: skip
+    data = open_data(FOLDER / "public.npz", bundle.manifest.inputs, bundle.manifest.preprocess)
+    wish = CodebookWish(7, 8, groups=2)
+    again = learn_codebook(read_cut(bundle.root, bundle.manifest, wish, data), wish)
     assert again == bundle.cut(7).codebooks[1]
     Bundle.open(bundle.root)
 
