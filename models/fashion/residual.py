@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from layers import CLASSES, LAYERS, NAMES, WIDTH
+from layers import CLASSES, DENOISERS, LAYERS, NAMES, WIDTH, Layer, after, named
 from torch.nn import functional
 
 
 def make() -> Any:
     """The network as a `torch.nn.ModuleDict`, with fresh weights."""
-    modules: dict[str, Any] = {}
-    for one in LAYERS:
-        modules[one.name] = torch.nn.Conv2d(one.inward, one.outward, 3, bias=False)
-        modules[f"{one.name}_norm"] = torch.nn.BatchNorm2d(one.outward)
+    modules = _modules(LAYERS)
     modules["logits"] = torch.nn.Linear(WIDTH, CLASSES)
     return torch.nn.ModuleDict(modules).to(memory_format=torch.channels_last)
 
 
+def add_denoisers(net: Any, cut_after: str) -> None:
+    """The further steps of a noise-aware tail at a cut, which change nothing to begin with."""
+    for name, module in _modules(DENOISERS.get(cut_after, ())).items():
+        net[name] = module.to(memory_format=torch.channels_last)
+        if name.endswith("_norm"):
+            torch.nn.init.zeros_(module.weight)
+
+
+def _modules(steps: Sequence[Layer]) -> dict[str, Any]:
+    modules: dict[str, Any] = {}
+    for one in steps:
+        modules[one.name] = torch.nn.Conv2d(one.inward, one.outward, 3, bias=False)
+        modules[f"{one.name}_norm"] = torch.nn.BatchNorm2d(one.outward)
+    return modules
+
+
 def layer(net: Any, name: str, x: Any) -> Any:
     """One layer of the network. TFLite pads at the end only where the stride is 2 and the side is even."""
-    one = LAYERS[NAMES.index(name)]
+    one = named(name)
     low = 0 if one.stride == 2 else 1
     padded = functional.pad(x, (low, 1, low, 1))
     y = net[f"{name}_norm"](functional.conv2d(padded, net[name].weight, stride=one.stride))
-    return functional.relu(x + y if one.residual else y)
+    y = x + y if one.residual else y
+    return functional.relu(y) if one.relu else y
 
 
-def head(net: Any, x: Any, after: str) -> Any:
-    """The features after the layer ``after``: float32 [n, channels, rows, columns]."""
-    for name in NAMES[: NAMES.index(after) + 1]:
+def head(net: Any, x: Any, last: str) -> Any:
+    """The features after the layer ``last``: float32 [n, channels, rows, columns]."""
+    for name in NAMES[: NAMES.index(last) + 1]:
         x = layer(net, name, x)
     return x
 
 
-def tail(net: Any, x: Any, after: str) -> Any:
-    """The logits [n, 10] from the features after the layer ``after``."""
-    for name in NAMES[NAMES.index(after) + 1 :]:
+def tail(net: Any, x: Any, last: str) -> Any:
+    """The logits [n, 10] from the features after the layer ``last``, through the denoisers if the net has any."""
+    for name in after(last, noise_aware=any(one.name in net for one in DENOISERS.get(last, ()))):
         x = layer(net, name, x)
     return net["logits"](x.mean((2, 3)))

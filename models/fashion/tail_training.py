@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bending
 import fashion_mnist
 import layers
 import msgspec
@@ -44,6 +45,7 @@ def make(work: Path, output: Path) -> None:
         cut = next(cut for cut in bundle.manifest.cuts if cut.tensors[0].name == layer)
         net = residual.make()
         net.load_state_dict(state)
+        residual.add_denoisers(net, layer)
         for epsilon in EPSILONS:
             path = Path("tails") / f"{place}-{epsilon:g}.tflite"
             _train(net, cut, layer, epsilon, EPOCHS[place])
@@ -95,11 +97,11 @@ def _train(
 ) -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(cut.index)
-    pictures = fashion_mnist.tensor(fashion_mnist.images("train"))
+    pictures = bending.tensor(fashion_mnist.images("train"))
     labels = torch.from_numpy(fashion_mnist.labels("train").astype(np.int64))
     edge = len(pictures) - fashion_mnist.VALIDATION
     noise = Noise(cut, epsilon, training.BATCH, seed=cut.index, allocation=allocation)
-    mine = [*layers.NAMES[layers.NAMES.index(after) + 1 :], "logits"]
+    mine = [*layers.after(after, noise_aware=True), "logits"]
     weights = [
         weight
         for name in mine
@@ -117,7 +119,7 @@ def _train(
         net.train()
         total = 0.0
         for part in torch.randperm(edge, generator=generator).split(training.BATCH)[: edge // training.BATCH]:
-            batch = fashion_mnist.bent(pictures[part], generator)
+            batch = bending.bent(pictures[part], generator)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 net.eval()
                 features = residual.head(net, batch, after).float()

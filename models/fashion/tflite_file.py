@@ -11,7 +11,8 @@ from typing import Any
 import flatbuffer  # the recipes' folder is not a package
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from layers import CLASSES, LAYERS, NAMES, SIDE
+from layers import CLASSES, DENOISERS, LAYERS, NAMES, SIDE, named
+from layers import after as layers_after
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -33,7 +34,10 @@ def build_tail(weights: Mapping[str, Array], after: str) -> bytes:
     for layer in passed:
         side = -(-side // layer.stride)
     features = graph.tensor(after, (1, side, side, passed[-1].outward))
-    return _finish(graph, weights, features, NAMES[len(passed) :], packed=True)
+    names = layers_after(
+        after, noise_aware=any(f"{one.name}.weight" in weights for one in DENOISERS.get(after, ()))
+    )
+    return _finish(graph, weights, features, names, packed=True)
 
 
 def _finish(
@@ -57,7 +61,7 @@ def _finish(
 
 
 def _layer(graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, name: str, *, packed: bool) -> int:
-    layer = LAYERS[NAMES.index(name)]
+    layer = named(name)
     kernel, bias = _folded(weights, name)
     options = schema.Conv2DOptionsT()
     options.strideW = options.strideH = layer.stride
@@ -74,7 +78,7 @@ def _layer(graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, n
     if not layer.residual:
         return y
     add = schema.AddOptionsT()
-    add.fusedActivationFunction = flatbuffer.RELU
+    add.fusedActivationFunction = flatbuffer.RELU if layer.relu else flatbuffer.LINEAR
     return graph.op("ADD", [source, y], graph.tensor(name, graph.shape(y)), add)
 
 

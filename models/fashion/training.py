@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import bending
 import fashion_mnist
 import layers
 import numpy as np
@@ -63,7 +64,7 @@ def train(epochs: int, *, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     pictures, labels = (
-        fashion_mnist.tensor(fashion_mnist.images("train")),
+        bending.tensor(fashion_mnist.images("train")),
         torch.from_numpy(fashion_mnist.labels("train").astype(np.int64)),
     )
     edge = len(pictures) - fashion_mnist.VALIDATION
@@ -79,7 +80,7 @@ def train(epochs: int, *, seed: int = 0) -> Any:
         order = torch.randperm(edge, generator=generator)
         total, right = 0.0, 0
         for part in order.split(BATCH)[: edge // BATCH]:
-            batch, truth = fashion_mnist.bent(pictures[part], generator), labels[part]
+            batch, truth = bending.bent(pictures[part], generator), labels[part]
             with torch.autocast("cpu", torch.bfloat16):
                 loss, logits = _loss(net, read, batch, truth, pool)
             optimiser.zero_grad()
@@ -116,5 +117,5 @@ def _loss(net: Any, read: Any, batch: Any, truth: Any, pool: Any) -> tuple[Any, 
 
 def test_accuracy(net: Any) -> float:
     """Accuracy on the test pictures, which are looked at here and nowhere else in training."""
-    pictures, labels = fashion_mnist.tensor(fashion_mnist.images("t10k")), fashion_mnist.labels("t10k")
+    pictures, labels = bending.tensor(fashion_mnist.images("t10k")), fashion_mnist.labels("t10k")
     return accuracy(net, pictures, torch.from_numpy(labels.astype(np.int64)))

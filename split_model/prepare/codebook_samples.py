@@ -65,13 +65,17 @@ class Halves:
 
 @dataclass(frozen=True)
 class CodebookSamples:
-    """``rows``: by group [n, inputs_g]; ``outputs`` [n, d]. ``classes``: whether the answer is read as classes."""
+    """``rows``: by group [n, inputs_g]; ``outputs`` [n, d]. ``classes``: whether the answer is read as classes.
+
+    ``origins`` [n]: a number for each sample name; crops of one picture share it.
+    """
 
     data: Data
     taken: frozenset[int]
     rows: tuple[Floats, ...]
     outputs: Floats
     labels: NDArray[np.int64] | None
+    origins: NDArray[np.int64]
     classes: bool
 
     @property
@@ -144,6 +148,7 @@ def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callab
     rows = [np.empty((len(taken), one.size), np.float32) for one in empty]
     outputs: list[Floats] = []
     labels: list[int] = []
+    names: list[str] = []
     for at, sample in enumerate(data):
         if at not in taken:
             continue
@@ -151,6 +156,7 @@ def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callab
         for group, found in enumerate(grouping.inputs(features)):
             rows[group][len(outputs)] = found
         outputs.append(halves.answer(features))
+        names.append(sample.name)
         if sample.label is not None:
             labels.append(sample.label)
         advance()
@@ -165,5 +171,6 @@ def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callab
         rows=tuple(rows),
         outputs=np.array(outputs),
         labels=np.array(labels, np.int64) if labelled else None,
+        origins=np.unique(names, return_inverse=True)[1],
         classes=halves.manifest.answer is not None or labelled,
     )

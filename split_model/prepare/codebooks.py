@@ -132,8 +132,7 @@ def learn_codebook(
     least = max(_LEAST_SAMPLES, 2 * wish.words)
     if count < least:
         raise BadInputError(f"{count} samples are too few to learn {wish.words} words from; give at least {least}")
-    order = np.random.default_rng(seed).permutation(count)
-    held, known = np.split(order, [max(1, int(_HELD_OUT * count))])
+    held, known = _held_out(samples.origins, seed)
     with threadpool_limits(1, user_api="blas"):
         scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)
     words = np.column_stack([one.words(rows) for one, rows in zip(scores, samples.rows, strict=True)])
@@ -151,6 +150,13 @@ def learn_codebook(
         samples=judged,
         truth=samples.truth,
     )
+
+
+def _held_out(origins: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which samples are held out and which teach; crops of a picture are on the same side."""
+    order = np.random.default_rng(seed).permutation(int(origins.max()) + 1)
+    chosen = np.isin(origins, order[: max(1, int(_HELD_OUT * len(order)))])
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
 
 
 class _Steps:

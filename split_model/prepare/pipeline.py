@@ -25,7 +25,7 @@ from split_model.bundle import (
 )
 from split_model.bundle.store import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
-from split_model.features.data import Data, open_data, read_labels
+from split_model.features.data import Data, ImageFolder, open_data, read_labels
 from split_model.prepare.allocators import TrialOptions, try_allocations
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
@@ -37,10 +37,12 @@ from split_model.prepare.reading import ModelFile
 from split_model.prepare.reference import make_reference
 from split_model.prepare.resume import KeptCalibration
 from split_model.prepare.shapes import open_model
-from split_model.prepare.views import calibration_samples
+from split_model.prepare.views import Views, calibration_samples
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+_CODEBOOK_SAMPLES = 2000  # fewer pictures than this are eked out with crops of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,9 @@ def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:
     if path is None:
         raise UsageError("--codebook needs public data to learn from: give --calibration or --codebook-data")
     named = None if manifest.answer is None or options.labels is None else read_labels(options.labels)
-    return open_data(path, manifest.inputs, manifest.preprocess, named)
+    data = open_data(path, manifest.inputs, manifest.preprocess, named)
+    least = _CODEBOOK_SAMPLES
+    return Views(data, least=least) if isinstance(data, ImageFolder) and len(data) < least else data
 
 
 def _calibrated(

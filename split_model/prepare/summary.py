@@ -25,7 +25,8 @@ def summarise(bundle: Bundle) -> str:
     lines.append(f"{len(manifest.cuts)} cuts, {size / 1e6:.1f} MB in all; 'local' is always there")
     lines.append(_left_out(bundle.path(manifest.model), {cut.index for cut in manifest.cuts}))
     if all(cut.calibration is None for cut in manifest.cuts):
-        lines.append("no calibration: only release.mechanism = 'none' can use this bundle")
+        others = "'codebook' and 'none'" if any(cut.codebooks for cut in manifest.cuts) else "'none'"
+        lines.append(f"no calibration: only release.mechanism = {others} can use this bundle")
     if tried := allocators.render(manifest.cuts):
         lines.append(tried)
     if books := codebooks.render(manifest.cuts):

@@ -6,12 +6,14 @@ Crops and mirror images of a photograph are again photographs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from split_model.features.data import Data, ImageFolder
+from split_model.features.data import Data, ImageFolder, Sample
 from split_model.features.preprocess import open_picture, picture_tensor
 
 Array = NDArray[Any]
@@ -39,6 +41,33 @@ def calibration_samples(data: Data, *, count: int = DEFAULT_SAMPLES, seed: int =
             picture = random_crop(open_picture(path, data.preprocess), generator)
             samples.append((picture_tensor(picture, data.preprocess, data.inputs[0]),))
     return samples
+
+
+class Views(Data):
+    """Pictures and crops of them, ``least`` samples together, but no more than 16 of a picture.
+
+    A crop has its picture's name and label. They are made when they are asked for, always the same.
+    """
+
+    def __init__(self, pictures: ImageFolder, *, least: int, seed: int = 0) -> None:
+        self._pictures = pictures
+        self._seed = seed
+        self._views = min(_MOST_VIEWS, -(-least // len(pictures)))
+
+    def __len__(self) -> int:
+        """Number of pictures and crops."""
+        return len(self._pictures) * self._views
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Every picture as it is, then its crops."""
+        preprocess, spec = self._pictures.preprocess, self._pictures.inputs[0]
+        for at, sample in enumerate(self._pictures):
+            yield sample
+            assert sample.path is not None
+            for view in range(1, self._views):
+                generator = np.random.default_rng((self._seed, view, at))
+                crop = random_crop(open_picture(sample.path, preprocess), generator)
+                yield replace(sample, tensors=(picture_tensor(crop, preprocess, spec),))
 
 
 def random_crop(picture: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from split_model import cli
 from split_model.bundle import Bundle
@@ -18,6 +19,7 @@ from split_model.prepare.codebooks import CodebookWish, learn_codebook, read_cut
 from split_model.prepare.evaluate import evaluate
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.pipeline import PrepareOptions, prepare
+from split_model.prepare.views import Views
 from split_model.privacy.words import read_finder, read_meanings
 
 FOLDER = Path(__file__).resolve().parents[3] / "models" / "fashion"
@@ -220,3 +222,23 @@ def test_a_tail_that_does_not_fit_is_refused(bundle, tmp_path, lines, error, sai
     (tmp_path / "cut-007").mkdir()
     with pytest.raises(error, match=said):
         add_noise_tails(tmp_path, bundle.manifest, entries(tmp_path, bundle, *lines))
+
+
+def test_few_pictures_are_eked_out_with_crops_and_none_of_a_held_out_picture_teaches(tmp_path):
+    folder = tmp_path / "pictures"
+    with np.load(FOLDER / "public.npz") as public:
+        for at in range(30):
+            (folder / str(public["labels"][at])).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(public["pictures"][at]).save(folder / str(public["labels"][at]) / f"{at}.png")
+    wishes = (CodebookWish(11, 10),)
+    made = prepare(
+        options(tmp_path / "bundle", cuts=(11,), codebooks=wishes, codebook_data=folder), lambda *_: None
+    )
+    (book,) = made.cut(11).codebooks
+    assert (book.samples, book.truth) == (3 * 16, "labels")
+    model = open_interpreter(FOLDER / "fashion_f32.tflite")
+    views = Views(open_data(folder, model.inputs, made.manifest.preprocess), least=100)
+    samples = list(views)
+    assert len(samples) == len(views) == 120
+    assert len({sample.name for sample in samples}) == 30
+    assert all((one.tensors[0] == other.tensors[0]).all() for one, other in zip(samples, views, strict=True))
