@@ -203,7 +203,7 @@ def claims(records: list[dict[str, Any]], pictures: int) -> list[dict[str, Any]]
             row for row in records
             if (row["cut"], row["per_value_epsilon_max"]) == (cut, epsilon) and row["way"].endswith(AWARE)
         ]  # fmt: skip
-        place = "deepest" if cut == DEEP else "middle"
+        place = "deep" if cut == DEEP else "middle"
         name = f"noise, per-value epsilon {epsilon:g}, {AWARE}: points lost at the {place} cut ({cut})"
         found += [_lost(name, row, most) for row in mine]
     return found

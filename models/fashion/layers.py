@@ -21,7 +21,6 @@ class Layer:
     outward: int
     stride: int = 1
     residual: bool = False
-    relu: bool = True
 
 
 LAYERS = (
@@ -38,22 +37,13 @@ NAMES = tuple(layer.name for layer in LAYERS)
 WIDTH = LAYERS[-1].outward
 #: The cuts that get noise-aware tails, by the layer before them; half of the multiply-adds come before ``middle``.
 CUTS = {"early": "step1", "middle": "step2", "deep": "step4"}
-#: Steps that a noise-aware tail has before the layers of the plain one: they see noise, so the first have no ReLU.
-DENOISERS = {
-    "step4": (
-        Layer("denoise1", 64, 64, residual=True, relu=False),
-        Layer("denoise2", 64, 64, residual=True),
-    ),
-}
-_ALL = {layer.name: layer for layer in (*LAYERS, *(one for steps in DENOISERS.values() for one in steps))}
 
 
 def named(name: str) -> Layer:
-    """The layer of this name, of the network or of a noise-aware tail."""
-    return _ALL[name]
+    """The layer of this name."""
+    return LAYERS[NAMES.index(name)]
 
 
-def after(name: str, *, noise_aware: bool = False) -> tuple[str, ...]:
-    """The names of the layers after ``name``, those of a noise-aware tail first."""
-    steps = DENOISERS.get(name, ()) if noise_aware else ()
-    return (*(step.name for step in steps), *NAMES[NAMES.index(name) + 1 :])
+def after(name: str) -> tuple[str, ...]:
+    """The names of the layers after ``name``."""
+    return NAMES[NAMES.index(name) + 1 :]

@@ -50,6 +50,8 @@ def _rebuild(output: Path) -> int:
     if not fashion_mnist.FOLDER.is_dir():
         print(f"rebuild: no {fashion_mnist.FOLDER}; apt-get install dataset-fashion-mnist", file=sys.stderr)
         return os.EX_NOINPUT
+    for folder in (WORK, output / "tails"):
+        folder.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     for step in (steps.network, steps.pictures, steps.models, steps.noise_tails):
         step(WORK, output)

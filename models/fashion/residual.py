@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from layers import CLASSES, DENOISERS, LAYERS, NAMES, WIDTH, Layer, after, named
+from layers import CLASSES, LAYERS, NAMES, WIDTH, after, named
 from torch.nn import functional
 
 
 def make() -> Any:
     """The network as a `torch.nn.ModuleDict`, with fresh weights."""
-    modules = _modules(LAYERS)
-    modules["logits"] = torch.nn.Linear(WIDTH, CLASSES)
-    return torch.nn.ModuleDict(modules).to(memory_format=torch.channels_last)
-
-
-def add_denoisers(net: Any, cut_after: str) -> None:
-    """The further steps of a noise-aware tail at a cut, which change nothing to begin with."""
-    for name, module in _modules(DENOISERS.get(cut_after, ())).items():
-        net[name] = module.to(memory_format=torch.channels_last)
-        if name.endswith("_norm"):
-            torch.nn.init.zeros_(module.weight)
-
-
-def _modules(steps: Sequence[Layer]) -> dict[str, Any]:
     modules: dict[str, Any] = {}
-    for one in steps:
+    for one in LAYERS:
         modules[one.name] = torch.nn.Conv2d(one.inward, one.outward, 3, bias=False)
         modules[f"{one.name}_norm"] = torch.nn.BatchNorm2d(one.outward)
-    return modules
+    modules["logits"] = torch.nn.Linear(WIDTH, CLASSES)
+    return torch.nn.ModuleDict(modules).to(memory_format=torch.channels_last)
 
 
 def layer(net: Any, name: str, x: Any) -> Any:
@@ -39,8 +25,7 @@ def layer(net: Any, name: str, x: Any) -> Any:
     low = 0 if one.stride == 2 else 1
     padded = functional.pad(x, (low, 1, low, 1))
     y = net[f"{name}_norm"](functional.conv2d(padded, net[name].weight, stride=one.stride))
-    y = x + y if one.residual else y
-    return functional.relu(y) if one.relu else y
+    return functional.relu(x + y if one.residual else y)
 
 
 def head(net: Any, x: Any, last: str) -> Any:
@@ -51,7 +36,7 @@ def head(net: Any, x: Any, last: str) -> Any:
 
 
 def tail(net: Any, x: Any, last: str) -> Any:
-    """The logits [n, 10] from the features after the layer ``last``, through the denoisers if the net has any."""
-    for name in after(last, noise_aware=any(one.name in net for one in DENOISERS.get(last, ()))):
+    """The logits [n, 10] from the features after the layer ``last``."""
+    for name in after(last):
         x = layer(net, name, x)
     return net["logits"](x.mean((2, 3)))

@@ -45,7 +45,6 @@ def make(work: Path, output: Path) -> None:
         cut = next(cut for cut in bundle.manifest.cuts if cut.tensors[0].name == layer)
         net = residual.make()
         net.load_state_dict(state)
-        residual.add_denoisers(net, layer)
         for epsilon in EPSILONS:
             path = Path("tails") / f"{place}-{epsilon:g}.tflite"
             _train(net, cut, layer, epsilon, EPOCHS[place])
@@ -101,7 +100,7 @@ def _train(
     labels = torch.from_numpy(fashion_mnist.labels("train").astype(np.int64))
     edge = len(pictures) - fashion_mnist.VALIDATION
     noise = Noise(cut, epsilon, training.BATCH, seed=cut.index, allocation=allocation)
-    mine = [*layers.after(after, noise_aware=True), "logits"]
+    mine = [*layers.after(after), "logits"]
     weights = [
         weight
         for name in mine

@@ -11,8 +11,7 @@ from typing import Any
 import flatbuffer  # the recipes' folder is not a package
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from layers import CLASSES, DENOISERS, LAYERS, NAMES, SIDE, named
-from layers import after as layers_after
+from layers import CLASSES, LAYERS, NAMES, SIDE, named
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -34,10 +33,7 @@ def build_tail(weights: Mapping[str, Array], after: str) -> bytes:
     for layer in passed:
         side = -(-side // layer.stride)
     features = graph.tensor(after, (1, side, side, passed[-1].outward))
-    names = layers_after(
-        after, noise_aware=any(f"{one.name}.weight" in weights for one in DENOISERS.get(after, ()))
-    )
-    return _finish(graph, weights, features, names, packed=True)
+    return _finish(graph, weights, features, NAMES[len(passed) :], packed=True)
 
 
 def _finish(
@@ -78,7 +74,7 @@ def _layer(graph: flatbuffer.Graph, weights: Mapping[str, Array], source: int, n
     if not layer.residual:
         return y
     add = schema.AddOptionsT()
-    add.fusedActivationFunction = flatbuffer.RELU if layer.relu else flatbuffer.LINEAR
+    add.fusedActivationFunction = flatbuffer.RELU
     return graph.op("ADD", [source, y], graph.tensor(name, graph.shape(y)), add)
 
 

@@ -12,6 +12,9 @@ from split_model.bundle import ImagePreprocess
 from split_model.features.data import open_data
 from split_model.features.preprocess import to_real
 from split_model.interpreter import open_interpreter
+from split_model.prepare.allocators import TrialOptions
+from split_model.prepare.calibration import CalibrationOptions
+from split_model.prepare.evaluate import evaluate
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.prepare.verify import verify_bundle
 
@@ -62,3 +65,32 @@ def test_what_is_committed_is_small():
     sizes = {path.name: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
     assert sum(size for name, size in sizes.items() if name.endswith(".tflite")) < 2e6
     assert sum(size for name, size in sizes.items() if not name.endswith(".pyc")) < 3.2e6
+
+
+def test_the_noise_aware_tails_are_for_the_cuts_and_epsilons_of_the_card_and_earn_their_place(tmp_path):
+    options = PrepareOptions(
+        model=FOLDER / "fashion_f32.tflite",
+        output=tmp_path / "bundle",
+        cuts=(4, 7, 11),
+        preprocess=FOLDER / "preprocess.json",
+        labels=FOLDER / "labels.txt",
+        calibration=FOLDER / "public.npz",
+        calibration_options=CalibrationOptions(quantile=0.8, weight_samples=1, tail_runs=1),
+        trial_options=TrialOptions(samples=1, draws=1),
+        noise_tails=FOLDER / "tails.json",
+    )
+    bundle = prepare(options, lambda *_: None)
+    assert [[noisy.epsilon for noisy in cut.noise_tails] for cut in bundle.manifest.cuts] == [[2.0, 1.0]] * 3
+    with np.load(FOLDER / "test.npz") as test:
+        np.savez(tmp_path / "few.npz", pictures=test["pictures"][:200], labels=test["labels"][:200])
+    entropy = np.random.default_rng(0).bytes
+    found = evaluate(
+        bundle, tmp_path / "few.npz", entropy=entropy, epsilons=[1.0, 1.01], allocations=["uniform"], draws=1
+    )
+    for cut in (4, 7, 11):
+        aware, plain = (
+            next(row for row in found.rows if row.cut == cut and row.spec and row.spec.epsilon == epsilon)
+            for epsilon in (1.0, 1.01)
+        )
+        assert (aware.noise_aware, plain.noise_aware) == (True, False)
+        assert aware.accuracy.value > plain.accuracy.value + 0.1
