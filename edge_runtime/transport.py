@@ -82,8 +82,12 @@ class Transport:
         socket.rcvhwm = 256
         # A large kernel buffer would hide a slow link from us and make cancelling useless.
         socket.setsockopt(zmq.SNDBUF, 64 << 10)
+        # A dead link that is back is used within two seconds, whatever TCP's ever longer pauses had come to: data
+        # that nobody acknowledges ends the connection, and new ones are tried, each for a second at most.
+        socket.setsockopt(zmq.TCP_MAXRT, 2500)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, 1000)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1500)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         socket.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes)
         self._monitor = socket.get_monitor_socket(
