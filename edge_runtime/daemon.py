@@ -212,6 +212,8 @@ def check(config: Config, *, with_key: bool = True) -> None:
     """
     bundle = open_bundle(config)
     check_sources(config, bundle)
+    for sink in config.sinks:
+        sink.check()
     if with_key:
         read_pair(config.device.key)
     make_plans(config, bundle)

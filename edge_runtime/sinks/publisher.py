@@ -32,8 +32,13 @@ class PublisherTable(SinkTable, frozen=True, tag="pub"):
     outputs: bool = True
     queue_messages: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
 
+    def check(self) -> None:
+        """Path and group."""
+        ipc.check(self.path, self.group, f"sink {self.label}")
+
     def open(self) -> Publisher:
         """Bind the socket."""
+        self.check()
         return Publisher(self)
 
 
@@ -46,7 +51,6 @@ class Publisher(Sink):
         self._published = 0
         self._encoder = msgspec.json.Encoder()
         self._headers = msgspec.msgpack.Encoder()
-        ipc.check(table.path, table.group, f"sink {table.label}")
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)

@@ -45,10 +45,14 @@ class SerialLineTable(SinkTable, frozen=True, tag="serial"):
     format: Literal["compact", "json"] = "compact"
     queue_lines: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
 
-    def open(self) -> SerialLine:
-        """Start the thread; it opens the port."""
+    def check(self) -> None:
+        """The speed must be one that termios knows."""
         if not hasattr(termios, f"B{self.baud}"):
             raise ConfigError(f"sink {self.label}: baud = {self.baud} is none of the usual speeds, as 115200")
+
+    def open(self) -> SerialLine:
+        """Start the thread; it opens the port."""
+        self.check()
         return SerialLine(self)
 
 

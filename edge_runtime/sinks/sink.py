@@ -49,6 +49,9 @@ class SinkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """What this sink is called."""
         return self.name or self.kind
 
+    def check(self) -> None:
+        """Raise what is wrong with the config, touching nothing that a running program uses."""
+
     def open(self) -> Sink:
         """Open the sink, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
         raise ConfigError(f"sink {self.label}: kind {self.kind!r} has no way to be opened")

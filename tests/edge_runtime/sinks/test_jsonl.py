@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.records import answer_fields
 from edge_runtime.sinks import JsonLines
-from edge_runtime.sinks.answers import answer_fields
 from split_model.bundle import TensorSpec, TopK
 from split_model.errors import OutputError
 

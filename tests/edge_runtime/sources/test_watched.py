@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from edge_runtime.sources import Answer, Frame, Wanted
-from edge_runtime.sources.watched import Memory, Watched, WatchTable
+from edge_runtime.sources.memory import Memory
+from edge_runtime.sources.watched import Watched, WatchTable
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import MissingInputError, OutputError
 
