@@ -71,12 +71,17 @@ class Rig:
         for program in reversed(self.programs):
             program.stop()
 
-    def start(self, name: str, *arguments: str, wait_json: bool = False) -> tuple[Program, dict[str, Any]]:
-        """Start a Python program; with ``wait_json``, read its first line of standard output as JSON."""
+    def start(
+        self, name: str, *arguments: str, wait_json: bool = False, prefix: Sequence[str] = ()
+    ) -> tuple[Program, dict[str, Any]]:
+        """Start a Python program; with ``wait_json``, read its first line of standard output as JSON.
+
+        ``prefix``: a command to run it by.
+        """
         log = self.folder / f"{name}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*prefix, sys.executable, *arguments],
                 stdout=subprocess.PIPE if wait_json else subprocess.DEVNULL,
                 stderr=stderr,
                 stdin=subprocess.DEVNULL,
@@ -119,11 +124,11 @@ class Rig:
         )
         return int(ready["port"])
 
-    def server(self, bundle: Path) -> tuple[Path, int]:
+    def server(self, bundle: Path, *, address: str = "tcp://127.0.0.1:0") -> tuple[Path, int]:
         """Make a server's keys and config, start it on a free port; returns its config and port."""
         config = self.folder / "server.toml"
         config.write_text(
-            f'[server]\nlisten = "tcp://127.0.0.1:0"\nkey = "server.key"\ndevices = "devices"\n'
+            f'[server]\nlisten = "{address}"\nkey = "server.key"\ndevices = "devices"\n'
             f"bundles = [{json.dumps(str(bundle.resolve()))}]\npreload = true\n"
         )
         self.run("cloud-server keys", "-m", "cloud_server", "keys", "make", "-c", str(config))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from benchmarks.simulator.scene import DELAY_S, DOWNLINK_MBIT_S, WARM_UP_S, Row, Run, Scene
+from benchmarks.simulator.scene import DOWNLINK_MBIT_S, WARM_UP_S, Row, Run, Scene
 from benchmarks.simulator.world import (
     ANSWER_BYTES,
     BackgroundRuns,
@@ -155,8 +155,8 @@ def run_program(
     random.seed(0)  # the pause before a reconnection has jitter
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
-    up = Lane(clock, scene.link, DELAY_S)
-    down = Lane(clock, constant(DOWNLINK_MBIT_S), DELAY_S)
+    up = Lane(clock, scene.link, scene.delay_s)
+    down = Lane(clock, constant(DOWNLINK_MBIT_S), scene.delay_s)
     tails = {tail.split: tail.tail_s for tail in scene.server.tails}
     server = Server(clock, scene.profile.bundle, tails)
     transport = VirtualTransport(clock, up, down, server)

@@ -52,6 +52,7 @@ class Scene:
     answer_within_s: float
     hog: Hog = field(default_factory=Hog)
     from_s: float = 0.0
+    delay_s: float = DELAY_S
 
     @property
     def local(self) -> int:

@@ -21,6 +21,8 @@ MAX_BYTES_S = 1.25e8
 MIN_BYTES_S = 100.0
 #: Headers of a chunk on the wire: two frames of ZMTP and CURVE, and our own.
 CHUNK_OVERHEAD_BYTES = 80
+#: A timing is off by about a packet: what a few packets say is taken with so much more doubt.
+_GRAIN_BYTES = 1000.0
 #: A gap between samples counts for no more than this in the mean: during an outage there is no rate to average.
 _LONGEST_GAP_S = 2.0
 
@@ -91,13 +93,14 @@ class LinkEstimator:
             return
         rate = on_wire_bytes / seconds if seconds > 0.0 else MAX_BYTES_S
         sample = math.log(min(MAX_BYTES_S, max(MIN_BYTES_S, rate)))
+        noise_variance = self._noise_variance + min(1.0, _GRAIN_BYTES / max(on_wire_bytes, 1.0)) ** 2
         if self._log_rate is None:
             self._log_rate = self._mean = sample
-            self._variance = self._noise_variance
+            self._variance = noise_variance
         else:
             age_s = max(0.0, at_s - self._at_s)
             predicted, variance = self._predicted(self._log_rate, age_s)
-            gain = variance / (variance + self._noise_variance)
+            gain = variance / (variance + noise_variance)
             self._log_rate = predicted + gain * (sample - predicted)
             self._variance = (1.0 - gain) * variance
             # The mean over time, not over samples: a burst of them tells no more than one.
