@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.simulator.scene import DOWNLINK_MBIT_S, WARM_UP_S, Row, Run, Scene
+from benchmarks.simulator.scene import DOWNLINK_MBIT_S, LOOP_S, WARM_UP_S, Row, Run, Scene
 from benchmarks.simulator.world import ANSWER_BYTES, FRAME_OVERHEAD_BYTES
 from edge_runtime.conditions.link import LinkEstimate
 from edge_runtime.planner import Hysteresis, Planner
@@ -48,12 +48,12 @@ def sent_bytes(payload_bytes: int) -> int:
 
 def answered_s(scene: Scene, way: Way, start_s: float) -> float:
     """When a frame started then is answered, on a link that nothing else uses."""
-    done_s = start_s + scene.hog.took_s(way.board_s, start_s)
+    done_s = start_s + LOOP_S + scene.hog.took_s(way.board_s, start_s + LOOP_S)
     if way.payload_bytes == 0:
         return done_s
     through_s = scene.link.finish_s(done_s, sent_bytes(way.payload_bytes) * 8)
     back_s = (ANSWER_BYTES + _ANSWER_HEADER_BYTES) * 8 / (DOWNLINK_MBIT_S * 1e6)
-    return through_s + 2 * scene.delay_s + way.tail_s + back_s
+    return through_s + 2 * scene.one_way_s + way.tail_s + back_s
 
 
 def run_ideal(policy: str, scene: Scene, choices: Callable[[float], Sequence[Way]]) -> Run:
@@ -86,7 +86,7 @@ def run_perfect_rate(scene: Scene) -> Run:
 
     def choose(start_s: float) -> Sequence[Way]:
         rate = max(100.0, scene.link.mbit_s_at(start_s) * 125_000)
-        link = LinkEstimate(uplink_bytes_s=rate, rtt_s=2 * scene.delay_s, rate_spread=0.0, age_s=0.0)
+        link = LinkEstimate(uplink_bytes_s=rate, rtt_s=2 * scene.one_way_s, rate_spread=0.0, age_s=0.0)
         load = scene.hog.took_s(1e-6, start_s) / 1e-6
         conditions = Conditions(link=link, link_up=True, load=load)
         return [options[planner.decide(conditions, now_s=start_s, ready=frozenset(options)).split]]

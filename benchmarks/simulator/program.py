@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from benchmarks.simulator.scene import DOWNLINK_MBIT_S, WARM_UP_S, Row, Run, Scene
+from benchmarks.simulator.scene import DOWNLINK_MBIT_S, LOOP_S, WARM_UP_S, Row, Run, Scene
 from benchmarks.simulator.world import (
     ANSWER_BYTES,
     BackgroundRuns,
@@ -140,6 +140,7 @@ def _frames(clock: Clock, scene: Scene) -> Iterator[Frame]:
         clock.run_until(min(due_s, scene.end_s))
         if clock.now_s >= scene.end_s:
             return
+        clock.run_until(clock.now_s + LOOP_S)
         yield Frame(index, "frame", (), None, due_s)
 
 
@@ -155,8 +156,8 @@ def run_program(
     random.seed(0)  # the pause before a reconnection has jitter
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
-    up = Lane(clock, scene.link, scene.delay_s)
-    down = Lane(clock, constant(DOWNLINK_MBIT_S), scene.delay_s)
+    up = Lane(clock, scene.link, scene.one_way_s)
+    down = Lane(clock, constant(DOWNLINK_MBIT_S), scene.one_way_s)
     tails = {tail.split: tail.tail_s for tail in scene.server.tails}
     server = Server(clock, scene.profile.bundle, tails)
     transport = VirtualTransport(clock, up, down, server)

@@ -17,6 +17,10 @@ PROFILES = Path(__file__).parents[1] / "profiles"
 #: The program connects and measures for so long before frames count.
 WARM_UP_S = 5.0
 DELAY_S = 0.02
+#: What the real programs take beside heads, releases, tails and link, as `adaptive_windows` found it: a frame in
+#: the device's loop, and an exchange with the server (two threads, two sockets and CURVE on either side).
+LOOP_S = 0.003
+EXCHANGE_S = 0.010
 DOWNLINK_MBIT_S = 20.0
 
 
@@ -53,6 +57,11 @@ class Scene:
     hog: Hog = field(default_factory=Hog)
     from_s: float = 0.0
     delay_s: float = DELAY_S
+
+    @property
+    def one_way_s(self) -> float:
+        """The link's delay and half of what an exchange costs the programs."""
+        return self.delay_s + EXCHANGE_S / 2
 
     @property
     def local(self) -> int:
