@@ -137,13 +137,16 @@ def _middle_cut() -> int:
 
 
 def rates(frames: Sequence[dict[str, Any]], mbit: float) -> tuple[float, float, dict[str, Any]]:
-    """Frames a second in the steady part, and what its slowest stage allows."""
+    """Frames a second in the steady part, and what its slowest stage allows.
+
+    Means, not medians: a stage that takes so long on average lets so many frames through, however it is spread.
+    """
     steady = [frame for frame in frames if frame["how"] == "offloaded"][20:]
     done_s = sorted(frame["captured_s"] + frame["latency_s"] for frame in steady)
     rate = (len(done_s) - 1) / (done_s[-1] - done_s[0])
-    head_s = statistics.median(frame["head_s"] + frame["release_s"] for frame in steady)
+    head_s = statistics.fmean(frame["head_s"] + frame["release_s"] for frame in steady)
     transfer_s = statistics.median(frame["payload_bytes"] for frame in steady) * 8e-6 / mbit
-    tail_s = statistics.median(frame["tail_s"] for frame in steady)
+    tail_s = statistics.fmean(frame["tail_s"] for frame in steady)
     stages = {"head_s": head_s, "transfer_s": transfer_s, "tail_s": tail_s}
     return rate, 1 / max(stages.values()), stages | {"frames": len(steady)}
 

@@ -60,6 +60,7 @@ class Records:
             "rtt_s": estimate.rtt_s,
             "load": step.load,
             "cpu_load": step.cpu_load,
+            "hedged": step.decision.hedge,
             **result.parts,
         }
         if result.error:
@@ -79,6 +80,7 @@ class Records:
             "why": decision.why,
             "saw": None if decision.seen is None else _seen(decision.seen),
             "predicted_s": {str(p.split): _rounded(p.total_s) for p in decision.predictions},
+            "hedge": decision.hedge,
             "local_wins": {str(p.split): _rounded(p.doubt) for p in decision.predictions},
         }
 
@@ -96,6 +98,9 @@ def _seen(conditions: Conditions) -> dict[str, Any]:
         "silent_s": _rounded(link.silent_s),
         "queue_s": _rounded(conditions.queue_s),
         "load": _rounded(conditions.load),
+        "local_wait_s": _rounded(conditions.local_wait_s),
+        "beside": None if conditions.beside is None else _rounded(conditions.beside),
+        "next_frame_s": _rounded(conditions.next_frame_s),
     }
 
 
