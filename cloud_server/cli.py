@@ -18,8 +18,8 @@ from cloud_server import config as configuration
 from split_model import __version__
 from split_model.command_line import Parser, run_main
 from split_model.config import as_plain
-from split_model.errors import BadInputError, ConfigError, MissingInputError
-from split_model.keys import make_pair, read_pair, read_public
+from split_model.errors import BadInputError, ConfigError, MissingInputError, SplitModelError
+from split_model.keys import make_next, make_pair, read_pair, read_public, switch_to_next
 from split_model.layers import for_terminal, origin_rows
 from split_model.service.notify import Notifier
 from split_model.service.status_file import boot_s, condition_now
@@ -33,7 +33,9 @@ Runs the second half of a network for the boards you have allowed.
 first time:
   cloud-server keys make -c server.toml                  make the server's keys; devices need the public one
   cloud-server devices allow -c server.toml porch 'KEY'  KEY is what 'edge-runtime keys' prints on the board
-  cloud-server run -c server.toml
+  cloud-server run -c server.toml                        or: systemctl enable --now cloud-server
+
+Without -c the config is /etc/cloud-server/config.toml; conf.d/*.toml beside it is read after it.
 """
 _EXAMPLE = """\
 a config file:
@@ -42,6 +44,15 @@ a config file:
   key = "server.key"              # relative paths start at the config file
   devices = "devices"             # who may connect; 'devices allow' writes it
   bundles = ["bundles"]           # bundles, or folders of bundles
+"""
+
+_ROTATION = """\
+to change the key without an outage:
+  sudo cloud-server keys rotate      makes the next key and prints its public half
+  add that to server.public_keys of every device (two are trusted), and reload them: systemctl reload edge-runtime
+  sudo cloud-server keys switch
+  sudo systemctl restart cloud-server
+  take the old key out of every device's server.public_keys, and reload them
 """
 
 
@@ -87,6 +98,17 @@ def _status(args: argparse.Namespace) -> int:
         if condition not in ("running", "stopped"):
             print(f"written   {boot_s() - found.written_boot_s:.0f} s ago")
     return 0 if condition in ("running", "draining") else os.EX_UNAVAILABLE
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from cloud_server.doctor import examine
+    from split_model.service.findings import show
+
+    try:
+        path: Path | None = _status_path(configuration.load(args.config), args)
+    except SplitModelError:  # doctor says what is wrong with it
+        path = None
+    return show(examine(args.config, path), as_json=args.json)
 
 
 def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
@@ -155,6 +177,15 @@ def _keys_show(args: argparse.Namespace) -> None:
         _print_json({"public_key": public})
     else:
         print(public)
+
+
+def _keys_rotate(args: argparse.Namespace) -> None:
+    print(make_next(configuration.load(args.config).server.key).public.decode())
+
+
+def _keys_switch(args: argparse.Namespace) -> None:
+    print(switch_to_next(configuration.load(args.config).server.key).public.decode())
+    print("restart the program to use it: systemctl restart cloud-server", file=sys.stderr)
 
 
 def _config_check(args: argparse.Namespace) -> None:
@@ -229,6 +260,9 @@ def make_parser() -> Parser:
     run.add_argument("--ready-fd", type=int, metavar="N", help="write the address to this descriptor once ready")
     _with_json(_add(commands, "status", _status, "how the server is; exit 69 if it does not run"))
 
+    text = "what is not well with this server, and what to do about it"
+    _with_json(_add(commands, "doctor", _doctor, text))
+
     devices = commands.add_parser("devices", help="who may connect").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
@@ -246,11 +280,19 @@ def make_parser() -> Parser:
     )
     _with_json(_add(models, "list", _models_list, "the bundles and their cuts, checked by hash"))
 
-    keys = commands.add_parser("keys", help="the server's key pair").add_subparsers(
+    keys = commands.add_parser("keys", help="the server's key pair", epilog=_ROTATION).add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
     _add(keys, "make", _keys_make, "make the key pair and print the public key")
     _with_json(_add(keys, "show", _keys_show, "print the public key, which devices need"))
+    _add(
+        keys,
+        "rotate",
+        _keys_rotate,
+        "make the next key beside this one, and print its public half",
+        epilog=_ROTATION,
+    )
+    _add(keys, "switch", _keys_switch, "take up the next key, once every device trusts it", epilog=_ROTATION)
 
     config = commands.add_parser("config", help="the config file").add_subparsers(
         title="commands", metavar="COMMAND", required=True

@@ -95,3 +95,46 @@ def make_pair(folder: Path, name: str) -> KeyPair:
     except OSError as error:
         raise OutputError(f"{secret_path}: {error.strerror}; choose a folder you can write to") from None
     return KeyPair(public=public, secret=secret)
+
+
+def _stage(path: Path, stage: str) -> Path:
+    """``device.key`` at a stage of its rotation: ``device.next.key``, ``device.old.key``."""
+    return path.with_name(f"{path.name.removesuffix('.key')}.{stage}.key")
+
+
+def make_next(path: Path) -> KeyPair:
+    """Make the pair that is to take the place of the one at ``path``, beside it; one that waits there is kept."""
+    fresh = _stage(path, "next")
+    return read_pair(fresh) if fresh.exists() else make_pair(path.parent, fresh.name.removesuffix(".key"))
+
+
+def read_next(path: Path) -> KeyPair:
+    """The pair that `make_next` made; `MissingInputError` where there is none."""
+    fresh = _stage(path, "next")
+    if not fresh.exists():
+        raise MissingInputError(f"{fresh}: not there; 'keys rotate' makes it")
+    return read_pair(fresh)
+
+
+def switch_to_next(path: Path) -> KeyPair:
+    """Put the next pair in the place of the one at ``path``, which stays beside as ``NAME.old.key``.
+
+    At no moment is there no key, wherever this is cut short; then it can be done again.
+    """
+    pair = read_next(path)
+    try:
+        for suffix in (".pub", ".key"):  # the secret last: it decides
+            now, fresh, old = (
+                place.with_suffix(suffix) for place in (path, _stage(path, "next"), _stage(path, "old"))
+            )
+            if not fresh.exists():
+                continue
+            if now.exists():
+                spare = old.with_suffix(suffix + ".new")
+                spare.unlink(missing_ok=True)
+                spare.hardlink_to(now)
+                spare.replace(old)
+            fresh.replace(now)
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror}; run this as a user who may write there") from None
+    return pair

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -15,13 +13,14 @@ import numpy as np
 import zmq
 
 from edge_runtime import config as configuration
-from edge_runtime.assembly import allowed_cuts, check_sources, make_link, make_plans, open_bundle
+from edge_runtime.assembly import allowed_cuts, check_sources, make_plans, open_bundle
 from edge_runtime.conditions.sensors import Readings, Sensors
 from edge_runtime.config import Config
 from edge_runtime.ledger import read, system_now
 from edge_runtime.ledger.status import ledger_status
-from edge_runtime.offload import NOT_YET, LinkView, Offload
+from edge_runtime.offload import NOT_YET
 from edge_runtime.service import status as states
+from edge_runtime.service.greeting import greet
 from split_model import __version__
 from split_model.bundle import Bundle
 from split_model.errors import MissingInputError, SplitModelError
@@ -34,8 +33,6 @@ from split_model.service.status_file import condition_now
 _HOT_C = 80.0
 _LITTLE_MEMORY_BYTES = 100 << 20
 _CONNECT_S = 4.0
-#: A handshake, and a second one with the server's other key.
-_WELCOME_S = 8.0
 
 
 def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Iterator[Finding]:
@@ -197,7 +194,7 @@ def _server(config: Config, bundle: Bundle | None, keys: KeyPair | None) -> Iter
     if keys is None or bundle is None:
         yield warning("server", "whether it accepts this device was not tried", "mend key and bundle first")
         return
-    view = _greet(config, bundle, keys)
+    view = greet(config, bundle, keys)
     if not view.up:
         text, _, remedy = view.trouble.partition("; ")
         if view.trouble == NOT_YET or text.startswith("no connection"):  # but the port was open just now
@@ -240,23 +237,3 @@ def _connect(host: str, port: int, address: str) -> Finding:
             else:
                 return good("network", f"{address} takes connections")
     return failure("network", why, remedy)
-
-
-def _greet(config: Config, bundle: Bundle, keys: KeyPair) -> LinkView:
-    """The link after a hello, up or with its trouble; with two server keys, after both were tried."""
-    with contextlib.ExitStack() as closing:
-        offload: Offload = make_link(config, bundle, keys, secrets.token_hex(16), closing)
-        offload.start()
-        closing.callback(offload.end)
-        until_s = time.monotonic() + _WELCOME_S
-        troubles: list[str] = []
-        while time.monotonic() < until_s:
-            view = offload.view()
-            if view.up and (view.estimate.rtt_s is not None or time.monotonic() > until_s - _WELCOME_S / 2):
-                return view
-            if view.trouble not in ("", NOT_YET) and view.trouble not in troubles:
-                troubles.append(view.trouble)
-            if troubles and len(config.server_keys) == 1:
-                return view
-            time.sleep(0.02)
-        return view

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 
 import pytest
@@ -224,3 +225,52 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.fixture
+def examined(run):
+    def examine(config):
+        code, output, _ = run("doctor", "--json", "-c", config)
+        return code, {finding["about"]: finding for finding in json.loads(output)}
+
+    return examine
+
+
+def test_a_server_that_is_well(examined, start, run):
+    server = start()
+    code, found = examined(server.config)
+    assert code == 0
+    assert {about for about, finding in found.items() if finding["level"] == "fail"} == set()
+    for about in ("config", "key", "bundles", "backend", "memory", "program"):
+        assert found[about]["level"] == "ok", found[about]
+    assert "running at" in found["program"]["text"]
+    assert run("doctor", "-c", server.config)[1].startswith("ok    software")
+
+
+def test_what_is_missing_is_named_with_what_to_do(examined, config):
+    code, found = examined(config)
+    assert (code, found["key"]["level"]) == (os.EX_NOINPUT, "fail")
+    assert "keys make" in found["key"]["remedy"]
+    assert found["devices"]["level"] == "warn"
+    assert "devices allow" in found["devices"]["remedy"]
+    assert found["program"]["level"] == "warn"
+
+
+def test_a_bad_list_of_devices_and_a_port_that_is_taken(examined, run, config, tmp_path):
+    run("keys", "make", "-c", config)
+    (tmp_path / "devices").write_text("porch nonsense\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = config.read_text()
+        listen = next(line for line in text.splitlines() if line.startswith("listen"))
+        config.write_text(text.replace(listen, f'listen = "tcp://127.0.0.1:{port}"'))
+        code, found = examined(config)
+    assert found["devices"]["level"] == "warn"
+    assert (code, found["program"]["level"]) == (os.EX_UNAVAILABLE, "fail")
+    assert f"another program listens on port {port}" in found["program"]["text"]
+
+
+def test_a_config_that_does_not_load(examined, config):
+    config.write_text("[server]\nlisten = 3\n")
+    code, found = examined(config)
+    assert (code, found["config"]["level"]) == (os.EX_CONFIG, "fail")

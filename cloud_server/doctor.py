@@ -1,0 +1,143 @@
+"""``cloud-server doctor``: looks at everything a server needs, says what is not well, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import zmq
+
+from cloud_server import allow_list, status
+from cloud_server import config as configuration
+from cloud_server.config import Config
+from cloud_server.tails import TailSet
+from split_model import __version__
+from split_model.errors import MissingInputError, SplitModelError
+from split_model.keys import read_pair
+from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
+from split_model.service.status_file import condition_now
+
+_CONNECT_S = 2.0
+
+
+def examine(path: Path, status_path: Path | None) -> Iterator[Finding]:
+    """Everything, in the order in which it is needed."""
+    text = f"cloud-server {__version__}, Python {platform.python_version()}, {platform.machine()}, "
+    yield good("software", text + f"ZeroMQ {zmq.zmq_version()}, NumPy {np.__version__}")
+    yield of_clock()
+    loaded: list[Config] = []
+
+    def load() -> str:
+        config, layers = configuration.load_layers(path)
+        loaded.append(config)
+        return ", ".join(map(str, layers.files))
+
+    yield attempt("config", load)
+    if not loaded:
+        return
+    config = loaded[0]
+    yield _key(config)
+    tails: list[TailSet] = []
+
+    def open_tails() -> str:
+        tails.append(TailSet.open(config.server.bundles))
+        names = ", ".join(bundle.manifest.name for bundle in tails[0].bundles.values())
+        return f"{len(tails[0].tails)} tails of {names or 'no bundle'}"
+
+    yield attempt("bundles", open_tails)
+    if tails:
+        yield attempt("backend", lambda: _run_once(tails[0], config.server.tail_threads))
+        yield _memory(tails[0], config)
+    yield _devices(config)
+    yield from of_disk(Path(os.environ.get("STATE_DIRECTORY", "/var/lib/cloud-server")))
+    yield _program(config, status_path)
+
+
+def _key(config: Config) -> Finding:
+    path = config.server.key
+    try:
+        return good("key", f"{path}, public key {read_pair(path).public.decode()}")
+    except MissingInputError as error:
+        if path.exists():
+            return warning("key", f"{path}: this user may not read it", "run doctor with sudo")
+        return failure("key", str(error), "cloud-server keys make", exit_code=error.exit_code)
+    except SplitModelError as error:
+        text, _, remedy = str(error).partition("; ")
+        return failure("key", text, remedy, exit_code=error.exit_code)
+
+
+def _run_once(tails: TailSet, threads: int) -> str:
+    for tail in tails.tails.values():
+        interpreter = tail.load(threads=threads)
+        interpreter.run([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
+    return f"every tail loads and runs, {interpreter.backend}" if tails.tails else "nothing to run"
+
+
+def _memory(tails: TailSet, config: Config) -> Finding:
+    """Each thread may hold its share of `tail_cache_mib`, and takes about three times a tail's file."""
+    files = sum(tail.cut.tail.size_bytes for tail in tails.tails.values())
+    needed = min(files * config.server.threads, config.limits.tail_cache_mib << 20) * 3
+    available = psutil.virtual_memory().available
+    text = f"{available / 1e6:.0f} MB available; the tails of {config.server.threads} threads take about "
+    text += f"{needed / 1e6:.0f} MB"
+    if needed > available:
+        return warning("memory", text, "lower server.threads or limits.tail_cache_mib, or host fewer bundles")
+    return good("memory", text)
+
+
+def _devices(config: Config) -> Finding:
+    path = config.server.devices
+    remedy = "cloud-server devices allow NAME 'KEY', with what 'edge-runtime keys show' prints on the board"
+    try:
+        devices, complaints = allow_list.parse(path.read_text("utf-8", "replace"), str(path))
+    except FileNotFoundError:
+        return warning("devices", f"{path}: not there, so nobody may connect", remedy)
+    except OSError as error:
+        return failure("devices", f"{path}: {error.strerror}", "let the server's user read it",
+                       exit_code=os.EX_NOPERM)  # fmt: skip
+    if complaints:
+        return warning("devices", "; ".join(complaints), "mend those lines, or revoke and allow again")
+    if not devices:
+        return warning("devices", f"{path}: nobody may connect", remedy)
+    return good("devices", f"{len(devices)} allowed")
+
+
+def _program(config: Config, path: Path | None) -> Finding:
+    """The running program, or else whether its port is free for it."""
+    look = "systemctl status cloud-server; journalctl -u cloud-server"
+    condition = "not running"
+    if path is not None:
+        try:
+            found = status.read(path)
+            condition = condition_now(found)
+        except SplitModelError as error:
+            condition = str(error)
+        else:
+            if condition in ("running", "reloading", "draining"):
+                if found.reload_error:
+                    return warning("program", f"the changed config was refused: {found.reload_error}",
+                                   "mend it, then systemctl reload cloud-server")  # fmt: skip
+                refused = len(found.refused_keys)
+                text = f"{condition} at {found.listen}, {found.peers} devices connected"
+                if refused:
+                    return warning("program", f"{text}; {refused} unknown keys were refused",
+                                   "cloud-server status tells how to admit them")  # fmt: skip
+                return good("program", text)
+    host, _, port = config.server.listen.removeprefix("tcp://").rpartition(":")
+    if port != "0" and _taken(host.strip("[]"), int(port)):
+        return failure("program", f"{condition}, and another program listens on port {port}",
+                       "stop that one, or change server.listen")  # fmt: skip
+    return warning("program", condition, f"systemctl start cloud-server; {look}")
+
+
+def _taken(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1" if host in ("0.0.0.0", "*") else host, port), _CONNECT_S):  # noqa: S104
+            return True
+    except OSError:
+        return False

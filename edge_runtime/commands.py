@@ -1,0 +1,187 @@
+"""What each command of ``edge-runtime`` does. Everything dear is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_runtime.config import Config
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer frames until the source ends or the program is told to stop."""
+    from edge_runtime import config, daemon
+    from split_model.service.notify import Notifier
+
+    device = config.load(args.config)
+    service = daemon.Service(
+        config=args.config,
+        reread=lambda: config.load(args.config),
+        status=_status_path(args, device),
+        notifier=Notifier.from_environment(),
+    )
+    faulthandler.enable(2)  # the watchdog kills with SIGABRT: where every thread was then is in the journal
+    return daemon.run(device, service=service)
+
+
+def _status_path(args: argparse.Namespace, device: Config | None) -> Path:
+    from edge_runtime.service import status
+    from split_model.service import status_file
+
+    return status_file.find(
+        status.NAME,
+        None if device is None else device.device.status,
+        args.config,
+        runtime_directory=os.environ.get("RUNTIME_DIRECTORY"),
+        service=status.SERVICE,
+    )
+
+
+def status(args: argparse.Namespace) -> int:
+    """Show what the running program tells of itself."""
+    from edge_runtime import config
+    from edge_runtime.service.show import show
+    from split_model.errors import SplitModelError
+
+    try:
+        device: Config | None = config.load(args.config, check_server_keys=False)
+    except SplitModelError:  # a program that runs with an older config is still found in systemd's folder
+        device = None
+    return show(_status_path(args, device), as_json=args.json, watch_s=args.watch)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Look at everything, and say what is not well."""
+    from edge_runtime import config
+    from edge_runtime.service.doctor import examine
+    from split_model.errors import SplitModelError
+    from split_model.service.findings import show
+
+    try:
+        status = _status_path(args, config.load(args.config, check_server_keys=False))
+    except SplitModelError:  # doctor says what is wrong with it
+        status = None
+    if not args.verbose:
+        logging.getLogger().setLevel(logging.CRITICAL)  # what is wrong stands in the findings
+    return show(examine(args.config, status, server=not args.no_server), as_json=args.json)
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure the cuts on this board, and the link."""
+    import msgspec
+
+    from edge_runtime import config, daemon
+    from edge_runtime.bench.command import Options
+    from edge_runtime.bench.table import render
+    from split_model.errors import ServerUnreachableError
+
+    options = Options(
+        runs=args.runs, server=not args.no_link, power_meter=args.power_meter, power_baud=args.power_baud
+    )
+    report = daemon.bench(config.load(args.config), options)
+    print(msgspec.json.encode(report).decode() if args.json else render(report))
+    if args.server and report.link is not None and not report.link.reachable:
+        raise ServerUnreachableError(f"the link was not measured: {report.link.trouble}")
+    return 0
+
+
+def keys_make(args: argparse.Namespace) -> int:
+    """Make the key pair."""
+    from edge_runtime import config
+    from split_model.keys import make_pair
+
+    path = config.load(args.config, check_server_keys=False).device.key
+    pair = make_pair(path.parent, path.name.removesuffix(".key"))
+    print(pair.public.decode())
+    return 0
+
+
+def keys_show(args: argparse.Namespace) -> int:
+    """Print the public key."""
+    from edge_runtime import config
+    from split_model.keys import read_pair
+
+    print(read_pair(config.load(args.config, check_server_keys=False).device.key).public.decode())
+    return 0
+
+
+def keys_rotate(args: argparse.Namespace) -> int:
+    """Make the next key pair, and print its public key."""
+    from edge_runtime import config
+    from split_model.keys import make_next
+
+    print(make_next(config.load(args.config, check_server_keys=False).device.key).public.decode())
+    return 0
+
+
+def keys_switch(args: argparse.Namespace) -> int:
+    """Take up the next key pair, once the server accepts it."""
+    from edge_runtime import config
+    from edge_runtime.assembly import open_bundle
+    from edge_runtime.service.greeting import greet
+    from split_model.errors import NotAllowedError
+    from split_model.keys import read_next, switch_to_next
+
+    device = config.load(args.config)
+    fresh = read_next(device.device.key)
+    if not args.untried:
+        view = greet(device, open_bundle(device), fresh)
+        if not view.up:
+            raise NotAllowedError(f"the next key is not taken up, since the server was asked: {view.trouble}")
+    switch_to_next(device.device.key)
+    print(fresh.public.decode())
+    print("restart the program to use it: systemctl restart edge-runtime", file=sys.stderr)
+    return 0
+
+
+def ledger(args: argparse.Namespace) -> int:
+    """Print what was released."""
+    from edge_runtime import config
+    from edge_runtime.ledger import read, system_now
+    from edge_runtime.ledger.status import as_text, ledger_status
+
+    device = config.load(args.config)
+    books = read(device.device.state)
+    if books is None:
+        print("null" if args.json else "no ledger yet: this device has never been started")
+        return 0
+    status = ledger_status(books, device.limits, system_now()())
+    if args.json:
+        import msgspec
+
+        print(msgspec.json.encode(status).decode())
+    else:
+        print(as_text(status))
+    return 0
+
+
+def config_check(args: argparse.Namespace) -> int:
+    """Check the config and everything it names."""
+    from edge_runtime import config, daemon
+
+    device, layers = config.load_layers(args.config)
+    daemon.check(device, with_key=not args.without_key)
+    print(f"{', '.join(map(str, layers.files))}: good")
+    return 0
+
+
+def config_show(args: argparse.Namespace) -> int:
+    """Print every key with its value and origin."""
+    from edge_runtime import config
+    from split_model.config import as_plain
+    from split_model.layers import for_terminal, origin_rows
+
+    device, layers = config.load_layers(args.config)
+    plain = as_plain(device)
+    if args.json:
+        print(json.dumps({**plain, "origins": origin_rows(plain, layers)}, indent=1))
+    else:
+        print(for_terminal(plain, layers, dumps=json.dumps))
+    return 0
