@@ -87,13 +87,17 @@ class LinkEstimator:
         self._at_s = -math.inf
         self._rtts: deque[float] = deque(maxlen=8)
 
-    def transferred(self, on_wire_bytes: float, seconds: float, *, at_s: float) -> None:
-        """So many bytes, headers included, took so long to arrive."""
+    def transferred(self, on_wire_bytes: float, seconds: float, *, at_s: float, grain: bool = True) -> None:
+        """So many bytes, headers included, took so long to arrive.
+
+        Without ``grain`` few bytes are as certain as many: what was given up was slow, however little came.
+        """
         if seconds <= 0.0 and on_wire_bytes <= 0.0:
             return
         rate = on_wire_bytes / seconds if seconds > 0.0 else MAX_BYTES_S
         sample = math.log(min(MAX_BYTES_S, max(MIN_BYTES_S, rate)))
-        noise_variance = self._noise_variance + min(1.0, _GRAIN_BYTES / max(on_wire_bytes, 1.0)) ** 2
+        grain_noise = min(1.0, _GRAIN_BYTES / max(on_wire_bytes, 1.0)) if grain else 0.0
+        noise_variance = self._noise_variance + grain_noise**2
         if self._log_rate is None:
             self._log_rate = self._mean = sample
             self._variance = noise_variance

@@ -126,7 +126,8 @@ class LinkMeter:
             self._note_queue(max(self.queue_s(now_s), waited_s), now_s)
             return
         if acked_bytes > 0:
-            self._estimator.transferred(wire_bytes(acked_bytes, total_bytes), elapsed_s, at_s=now_s)
+            on_wire_bytes = wire_bytes(acked_bytes, total_bytes)
+            self._estimator.transferred(on_wire_bytes, elapsed_s, at_s=now_s, grain=False)
         if self._silent_since_s is None:
             self._silent_since_s = first_sent_s
         self._at_once = True
