@@ -32,6 +32,7 @@ from edge_runtime.tail_times import TailTimes
 from split_model.bundle import Bundle
 from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
 from split_model.protocol import messages as wire
+from split_model.service.throttle import PER_FRAME
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Runtime:
         return result
 
     def _failed(self, frame: Frame, decision: Decision, why: str) -> Result:
-        log.error("%s: %s", frame.name or f"frame {frame.index}", why)
+        log.error("%s: %s", frame.name or f"frame {frame.index}", why, extra=PER_FRAME)
         return Result(frame, "failed", decision.split, [], self._now() - frame.captured_s, error=why)
 
     def _decide(self, view: LinkView, frame: Frame) -> Decision:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from split_model.errors import SplitModelError, UsageError
+from split_model.service.throttle import Throttle
 
 #: Exit code of a program that ended because nobody reads its output any more (as if by SIGPIPE), or by Ctrl-C.
 _BROKEN_PIPE = 128 + 13
@@ -59,6 +60,7 @@ def set_up_logging(*, verbose: bool = False) -> None:
         handler.setFormatter(_JournalFormatter("%(message)s"))
     else:
         handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.addFilter(Throttle())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
