@@ -199,7 +199,7 @@ def say_privacy(config: Config, bundle: Bundle, plans: Plans) -> None:
             plan.per_value_epsilon_mean,
             plan.whole_input_epsilon,
             plan.spec.allocation,
-            _why(cut) if config.release.wish == "auto" else "",
+            _why(cut, plan.spec.epsilon) if config.release.wish == "auto" else "",
         )
 
 
@@ -218,11 +218,12 @@ def _say_codebook(cut: Cut, plan: CodebookPlan) -> None:
     )
 
 
-def _why(cut: Cut) -> str:
+def _why(cut: Cut, epsilon: float) -> str:
     """Where ``auto`` has its choice from."""
-    if cut.allocation is None:
+    measured = cut.allocation_at(epsilon)
+    if measured is None:
         return " (auto: by formula, this bundle has no measurement)"
-    return f" (auto: best of {len(cut.allocation.trials)} measured at epsilon {cut.allocation.epsilon:g})"
+    return f" (auto: best of {len(measured.trials)} measured at epsilon {measured.epsilon:g})"
 
 
 def make_link(

@@ -114,7 +114,11 @@ class ReleaseTable(_Table, frozen=True):
         if self.mechanism == "none":
             return None
         if self.mechanism == "noise":
-            return NoiseSpec(epsilon=self.noise_epsilon, allocation=settle(self.wish, cut), bits=self.noise_bits)
+            return NoiseSpec(
+                epsilon=self.noise_epsilon,
+                allocation=settle(self.wish, cut, self.noise_epsilon),
+                bits=self.noise_bits,
+            )
         assert self.whole_input_epsilon is not None  # the config was checked
         spec = settle_codebook(cut, self.whole_input_epsilon, words=self.words, groups=self.groups)
         if spec is None:

@@ -132,11 +132,13 @@ class Codebook(_Record, frozen=True):
 class NoiseTail(_Record, frozen=True):
     """A tail that was trained on the features of this cut under noise of mean per-value ``epsilon``.
 
-    It takes the place of the plain tail for the noise release at exactly this epsilon, however it is shared.
+    It takes the place of the plain tail for the noise release at exactly this epsilon, however it is shared;
+    ``allocation``: what is best with it.
     """
 
     epsilon: float
     tail: FileRef
+    allocation: AllocationChoice | None = None
 
 
 class Cut(_Record, frozen=True):
@@ -156,6 +158,11 @@ class Cut(_Record, frozen=True):
     allocation: AllocationChoice | None = None
     codebooks: tuple[Codebook, ...] = ()
     noise_tails: tuple[NoiseTail, ...] = ()
+
+    def allocation_at(self, epsilon: float) -> AllocationChoice | None:
+        """What was measured to be best with the tail that is used under noise of this mean per-value epsilon."""
+        aware = (noisy.allocation for noisy in self.noise_tails if noisy.epsilon == epsilon)
+        return next(aware, self.allocation)
 
     @property
     def values(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,6 @@ from split_model.privacy import (
 )
 
 Array = NDArray[Any]
-Progress = Callable[[int, int], None]
 
 #: Measured errors that differ by less are taken as equal.
 _CHANCE = 0.03
@@ -68,19 +68,20 @@ def try_allocations(
     *,
     options: TrialOptions,
     answer: int | None = None,
-    progress: Progress | None = None,
+    noise_tail: Path | None = None,
 ) -> AllocationChoice | None:
     """Try each allocation at one cut; None where noise cannot release its tensors at all.
 
-    ``answer`` is the output that is read as classes, if one is. ``progress`` is called with (samples done,
-    samples in all). The best is the one of least output error; ``optimal`` where nothing is better than that by
-    more than chance. The same arguments give the same numbers on the same machine.
+    ``answer`` is the output that is read as classes, if one is. ``noise_tail``: the tail that is used under noise
+    of this epsilon, where it is not the cut's own. The best is the one of least output error; ``optimal`` where
+    nothing is better than that by more than chance. The same arguments give the same numbers on the same machine.
     """
     try:
         channels = cut_channels(cut.tensors, calibration)
     except BadInputError:
         return None
     tail = open_interpreter(cut.tail, backend=options.backend)
+    noisy = tail if noise_tail is None else open_interpreter(noise_tail, backend=options.backend)
     # The same bits for each: two allocations that come to the same epsilons get the same noise, and the same error.
     ways = [
         _Way(each, cut, calibration, options, np.random.default_rng((options.seed, cut.index)))
@@ -88,13 +89,11 @@ def try_allocations(
     ]
     chosen = samples[: options.samples]
     spread = Spread(options.output_weights)
-    for done, features in enumerate(_features(cut, chosen, options.backend)):
+    for features in _features(cut, chosen, options.backend):
         base = real_outputs(tail, features)
         spread.add(base)
         for way in ways:
-            way.count(tail, features, base, answer)
-        if progress is not None:
-            progress(done + 1, len(chosen))
+            way.count(noisy, features, base, answer)
     trials = tuple(
         way.trial(relative_cost(way.allocation, channels, options.epsilon), spread, classes=answer is not None)
         for way in ways

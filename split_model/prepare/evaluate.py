@@ -146,5 +146,8 @@ def _specs(
     cut: Cut, epsilons: Sequence[float], allocations: Sequence[AllocationWish], bits: int
 ) -> list[NoiseSpec]:
     """What was asked for at one cut; ``auto`` beside what it stands for is measured once."""
-    settled = dict.fromkeys(settle(wish, cut) for wish in allocations)
-    return [NoiseSpec(epsilon=e, allocation=a, bits=bits) for e in epsilons for a in settled]
+    return [
+        NoiseSpec(epsilon=epsilon, allocation=allocation, bits=bits)
+        for epsilon in epsilons
+        for allocation in dict.fromkeys(settle(wish, cut, epsilon) for wish in allocations)
+    ]

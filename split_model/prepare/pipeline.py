@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -99,10 +100,10 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
         reference = make_reference(scratch, manifest, quantised=quantised)
         manifest = msgspec.structs.replace(manifest, reference=reference)
         kept = None
-        if options.calibration is not None:
-            manifest, kept = _calibrated(scratch, manifest, options, progress)
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
+        if options.calibration is not None:
+            manifest, kept = _calibrated(scratch, manifest, options, progress)
         if options.codebooks:
             manifest = add_codebooks(
                 scratch, manifest, options.codebooks, _codebook_data(options, manifest), progress
@@ -185,13 +186,31 @@ def _calibrated(
         progress=lambda done, total: progress("calibrating", done, total),
         finished=lambda index, numbers: kept.keep(rest[index], numbers),
     )
-    answer = None if manifest.answer is None else manifest.answer.output
     trial = replace(options.trial_options, output_weights=weights)
     cuts = []
     for done, cut in enumerate(manifest.cuts):
         progress("trying allocations", done, len(manifest.cuts))
-        choice = try_allocations(models[cut.index], found[cut.index], samples, options=trial, answer=answer)
-        cuts.append(msgspec.structs.replace(cut, calibration=found[cut.index], allocation=choice))
+        try_one = partial(
+            try_allocations,
+            models[cut.index],
+            found[cut.index],
+            samples,
+            answer=None if manifest.answer is None else manifest.answer.output,
+        )
+        tails = tuple(
+            msgspec.structs.replace(
+                noisy,
+                allocation=try_one(
+                    options=replace(trial, epsilon=noisy.epsilon), noise_tail=scratch / noisy.tail.path
+                ),
+            )
+            for noisy in cut.noise_tails
+        )
+        cuts.append(
+            msgspec.structs.replace(
+                cut, calibration=found[cut.index], allocation=try_one(options=trial), noise_tails=tails
+            )
+        )
     progress("trying allocations", len(cuts), len(cuts))
     return msgspec.structs.replace(manifest, cuts=tuple(cuts)), kept
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from split_model.bundle import Bundle
+from split_model.bundle import Bundle, NoiseTail
 from split_model.prepare import allocators, codebooks
 from split_model.prepare.cuts import find_cuts, front
 from split_model.prepare.shapes import open_model
@@ -33,9 +33,13 @@ def summarise(bundle: Bundle) -> str:
         lines.append(books)
     for cut in manifest.cuts:
         if cut.noise_tails:
-            epsilons = " and ".join(f"{noisy.epsilon:g}" for noisy in cut.noise_tails)
+            epsilons = " and ".join(f"{noisy.epsilon:g}{_auto(noisy)}" for noisy in cut.noise_tails)
             lines.append(f"cut {cut.index}: noise-aware tails for a mean per-value epsilon of {epsilons}")
     return "\n".join(lines)
+
+
+def _auto(noisy: NoiseTail) -> str:
+    return "" if noisy.allocation is None else f" (auto: {noisy.allocation.best})"
 
 
 def _left_out(model: Path, taken: set[int]) -> str:

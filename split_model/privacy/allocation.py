@@ -33,14 +33,16 @@ _SHARE_BITS = 20
 _LEADING_BITS = 7
 
 
-def settle(wish: AllocationWish, cut: Cut) -> Allocation:
+def settle(wish: AllocationWish, cut: Cut, epsilon: float) -> Allocation:
     """The allocation to use at a cut: for ``auto`` what `prepare` measured to be best there.
 
-    Where it measured nothing (a bundle of an older version), ``optimal``, which is best by formula.
+    ``epsilon``: the mean per value; a noise-aware tail for it has a measurement of its own. Where nothing was
+    measured (a bundle of an older version), ``optimal``, which is best by formula.
     """
     if wish != "auto":
         return wish
-    return "optimal" if cut.allocation is None else cut.allocation.best
+    measured = cut.allocation_at(epsilon)
+    return "optimal" if measured is None else measured.best
 
 
 class Channel(msgspec.Struct, frozen=True):

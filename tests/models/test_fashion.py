@@ -81,6 +81,8 @@ def test_the_noise_aware_tails_are_for_the_cuts_and_epsilons_of_the_card_and_ear
     )
     bundle = prepare(options, lambda *_: None)
     assert [[noisy.epsilon for noisy in cut.noise_tails] for cut in bundle.manifest.cuts] == [[2.0, 1.0]] * 3
+    for cut in bundle.manifest.cuts:  # allocations were tried with each of them, at its own epsilon
+        assert [noisy.allocation.epsilon for noisy in cut.noise_tails] == [2.0, 1.0]
     with np.load(FOLDER / "test.npz") as test:
         np.savez(tmp_path / "few.npz", pictures=test["pictures"][:200], labels=test["labels"][:200])
     entropy = np.random.default_rng(0).bytes

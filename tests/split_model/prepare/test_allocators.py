@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from split_model.bundle import Bundle, ChannelCalibration, Cut, TensorSpec
+from split_model.bundle import Bundle, ChannelCalibration, Cut, NoiseTail, TensorSpec
 from split_model.cli import main
 from split_model.errors import ConfigError, UsageError
 from split_model.prepare.allocators import TrialOptions, render, try_allocations
@@ -97,9 +97,29 @@ def cut_with(choice, index=3):
 
 def test_auto_takes_what_was_measured_and_the_formula_where_nothing_was(cut):
     choice = try_allocations(cut, calibration(), SAMPLES, options=TrialOptions())
-    assert settle("auto", cut_with(replace(choice, best="rank"))) == "rank"
-    assert settle("auto", cut_with(None)) == "optimal"
-    assert settle("uniform", cut_with(replace(choice, best="rank"))) == "uniform"
+    assert settle("auto", cut_with(replace(choice, best="rank")), 8.0) == "rank"
+    assert settle("auto", cut_with(None), 8.0) == "optimal"
+    assert settle("uniform", cut_with(replace(choice, best="rank")), 8.0) == "uniform"
+
+
+def test_a_noise_aware_tail_has_a_choice_of_its_own(cut, builder, tmp_path):
+    """Two tails of other gains: what is best with the one is not with the other."""
+    build = builder()
+    image = build.tensor([1, 4, 4, 4], name="image")
+    shape = build.tensor([2], np.array([1, 64], np.int32), dtype="int32")
+    flat = build.op("RESHAPE", [image, shape], [1, 64])
+    sums = build.tensor([4, 64], np.tile(np.diag(GAINS[::-1]), 16))
+    aware = tmp_path / "aware.tflite"
+    aware.write_bytes(build.build([image], [build.op("FULLY_CONNECTED", [flat, sums, -1], [1, 4])]))
+    plain = try_allocations(cut, calibration(rank=(9.0, 1.0, 1.0, 1.0)), SAMPLES, options=TrialOptions(epsilon=1.0))
+    other = try_allocations(
+        cut, calibration(rank=(9.0, 1.0, 1.0, 1.0)), SAMPLES, options=TrialOptions(epsilon=1.0), noise_tail=aware
+    )
+    assert plain.best in {"optimal", "rank"}
+    assert other.best == "uniform"
+    both = replace(cut_with(plain), noise_tails=(NoiseTail(epsilon=1.0, tail=None, allocation=other),))
+    assert settle("auto", both, 1.0) == "uniform"
+    assert settle("auto", both, 2.0) == plain.best
 
 
 def test_where_rank_loses_is_said_in_words(cut):
