@@ -14,6 +14,8 @@ from split_model.errors import NotAllowedError
 
 #: Of what the bucket lets through, so much is payload: 1448 of 1514 bytes a packet.
 PAYLOAD_SHARE = 1448 / 1514
+#: What the bucket holds, as little as it may for packets of 1514 bytes: after a pause so much passes at once.
+BURST_BYTES = 1600
 #: The kernel has no rate of zero; this much is as good as none.
 _LEAST_MBIT = 0.008
 
@@ -70,7 +72,7 @@ class Namespace:
     def _shape(self, mbit: float) -> None:
         rate = f"{max(_LEAST_MBIT, mbit / PAYLOAD_SHARE):.4f}mbit"
         _run(*self.prefix, "tc", "qdisc", "replace", "dev", self._inside, "root", "tbf", "rate", rate,
-             "burst", "4kb", "limit", "32kb")  # fmt: skip
+             "burst", f"{BURST_BYTES}b", "limit", "32kb")  # fmt: skip
 
 
 def _run(*command: str) -> None:

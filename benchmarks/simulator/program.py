@@ -156,7 +156,7 @@ def run_program(
     random.seed(0)  # the pause before a reconnection has jitter
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
-    up = Lane(clock, scene.link, scene.one_way_s)
+    up = Lane(clock, scene.link, scene.one_way_s, burst_bytes=scene.burst_bytes)
     down = Lane(clock, constant(DOWNLINK_MBIT_S), scene.one_way_s)
     tails = {tail.split: tail.tail_s for tail in scene.server.tails}
     server = Server(clock, scene.profile.bundle, tails)

@@ -169,12 +169,16 @@ class BackgroundRuns(Executor):
 
 
 class Lane:
-    """One direction: messages go through one after another at the trace's capacity, then fly for ``delay_s``."""
+    """One direction: messages go through one after another at the trace's capacity, then fly for ``delay_s``.
 
-    def __init__(self, clock: Clock, capacity: Trace, delay_s: float) -> None:
+    A token bucket of ``burst_bytes`` that filled meanwhile lets so much through at once.
+    """
+
+    def __init__(self, clock: Clock, capacity: Trace, delay_s: float, *, burst_bytes: int = 0) -> None:
         self._clock = clock
         self._capacity = capacity
         self._delay_s = delay_s
+        self._burst_bits = burst_bytes * 8
         self._free_s = 0.0
         self._queued: deque[tuple[float, int]] = deque()
         self._queued_bytes = 0
@@ -193,8 +197,10 @@ class Lane:
 
     def send(self, size_bytes: int, arrive: Callable[[], None]) -> None:
         """Put a message in; ``arrive`` is called when its last byte is there."""
-        begin_s = max(self._free_s, self._clock.now_s)
-        self._free_s = self._capacity.finish_s(begin_s, size_bytes * 8)
+        now_s = self._clock.now_s
+        credit_s = min(1.0, self._burst_bits / max(1.0, self._capacity.mbit_s_at(now_s) * 1e6))
+        begin_s = max(self._free_s, now_s - credit_s)
+        self._free_s = max(now_s, self._capacity.finish_s(begin_s, size_bytes * 8))
         self._queued.append((self._free_s, size_bytes))
         self._queued_bytes += size_bytes
         self.sent_bytes += size_bytes
