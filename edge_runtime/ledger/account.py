@@ -12,6 +12,10 @@ from edge_runtime.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+#: Refusals that hold for one subject; all others hold for the device, which is no subject's name.
+_PER_SUBJECT = ("subject", "subjects")
+_DEVICE = ""
+
 
 class Paying(Protocol):
     """What the frame loop asks before anything leaves."""
@@ -37,7 +41,8 @@ class Account:
         refusals = {cut: refused for cut in asked if (refused := self._refusal(cut, subject)) is not None}
         self._say(refusals, subject)
         payable = asked - refusals.keys()
-        self._said[subject] -= payable  # a new window; when that is spent, it is news again
+        for whose in (subject, _DEVICE):  # a new window; when that is spent, it is news again
+            self._said[whose] = self._said.get(whose, frozenset()) - payable
         return payable
 
     def charge(self, cut: int, subject: str) -> bool:
@@ -80,11 +85,13 @@ class Account:
         return self._ledger.refusal(self._costs[cut], subject)
 
     def _say(self, refusals: Mapping[int, Refusal], subject: str) -> None:
-        said = self._said.setdefault(subject, frozenset())
-        news = sorted(refusals.keys() - said)
+        """Tell what is news: of the device's budgets once, of a subject's once for each subject."""
+        whose = {cut: subject if refused.why in _PER_SUBJECT else _DEVICE for cut, refused in refusals.items()}
+        news = sorted(cut for cut in refusals if cut not in self._said.get(whose[cut], frozenset()))
         if news:
             which = f"cut {news[0]}" if len(news) == 1 else f"cuts {', '.join(map(str, news))}"
             log.warning(
                 "nothing leaves at %s any more: %s; frames are finished here", which, refusals[news[0]].text
             )
-            self._said[subject] = said | frozenset(news)
+            for cut in news:
+                self._said[whose[cut]] = self._said.get(whose[cut], frozenset()) | {cut}
