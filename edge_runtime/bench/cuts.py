@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.bench.figures import CutFigures, Spread
@@ -16,6 +15,7 @@ from edge_runtime.bench.power import Meter
 from edge_runtime.conditions.board import Board
 from edge_runtime.conditions.sensors import Readings, Sensors
 from edge_runtime.heads import Head, Heads
+from edge_runtime.profile import plausible
 from split_model.bundle import Bundle
 
 Array = NDArray[Any]
@@ -44,9 +44,8 @@ class Bench:
 
     @property
     def inputs(self) -> list[Array]:
-        """One frame of the model's inputs, random: zeros may run faster than data."""
-        rng = np.random.default_rng(0)
-        return [plausible(rng, spec.shape, spec.dtype) for spec in self.bundle.manifest.inputs]
+        """One frame of the model's inputs."""
+        return plausible(self.bundle.manifest.inputs)
 
     def local(self, rss_before_bytes: int | None) -> CutFigures:
         """The whole model; ``rss_before_bytes`` from before the backend was loaded."""
@@ -169,14 +168,3 @@ def _seen(before: Readings, after: Readings) -> tuple[str, ...] | None:
     """Reasons for holding back at either end; None where the board cannot tell."""
     told = [readings.throttling for readings in (before, after) if readings.throttling is not None]
     return tuple(sorted({reason for throttling in told for reason in throttling.now})) if told else None
-
-
-def plausible(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
-    """Random values that a model of this input type can be run on."""
-    kind = np.dtype(dtype)
-    if kind.kind == "f":
-        return rng.uniform(-1, 1, shape).astype(kind)
-    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths: what they point into has two entries at least
-        return rng.integers(0, 2, shape).astype(kind)
-    limits = np.iinfo(kind)
-    return rng.integers(max(limits.min, -128), min(limits.max, 127), shape, endpoint=True).astype(kind)
