@@ -21,6 +21,7 @@ from split_model.config import as_plain
 from split_model.errors import BadInputError, ConfigError, MissingInputError, SplitModelError
 from split_model.keys import make_next, make_pair, read_pair, read_public, switch_to_next
 from split_model.layers import for_terminal, origin_rows
+from split_model.service import status_file
 from split_model.service.notify import Notifier
 from split_model.service.status_file import boot_s, condition_now
 
@@ -75,7 +76,7 @@ def _status(args: argparse.Namespace) -> int:
         config: configuration.Config | None = configuration.load(args.config)
     except ConfigError:  # a program that runs with an older config is still found in systemd's folder
         config = None
-    found = status.read(_status_path(config, args))
+    found = status_file.read(_status_path(config, args), status.Status, key=status.KEY)
     condition = condition_now(found)
     if args.json:
         _print_json({"condition": condition, **msgspec.to_builtins(found)})

@@ -19,6 +19,7 @@ from cloud_server.tails import TailSet
 from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
 from split_model.keys import read_pair
+from split_model.service import status_file
 from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
 
@@ -113,7 +114,7 @@ def _program(config: Config, path: Path | None) -> Finding:
     condition = "not running"
     if path is not None:
         try:
-            found = status.read(path)
+            found = status_file.read(path, status.Status, key=status.KEY)
             condition = condition_now(found)
         except SplitModelError as error:
             condition = str(error)

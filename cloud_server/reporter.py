@@ -14,11 +14,10 @@ from cloud_server.gateway import Gateway
 from cloud_server.hub import Hub
 from cloud_server.reload import Reloader
 from split_model import __version__
-from split_model.errors import OutputError
 from split_model.keys import KeyPair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
-from split_model.service.status_file import WRITE_EVERY_S, boot_s, process_ticks
+from split_model.service.status_file import WRITE_EVERY_S, Publisher, boot_s, process_ticks
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Reporter:
         beats: Heartbeats,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path = path
+        self._publisher = Publisher(path, key=states.KEY)
         self._gateway = gateway
         self._hub = hub
         self._engine = engine
@@ -53,7 +52,6 @@ class Reporter:
         self._started_s = self._written_s = clock()
         self._process_ticks = process_ticks(os.getpid()) or 0
         self._state: states.State = "starting"
-        self._complained = False
         self._told_stuck: list[str] = []
 
     def headline(self) -> str:
@@ -76,16 +74,10 @@ class Reporter:
             self.write("draining" if self._hub.draining else "running")
 
     def write(self, state: states.State) -> None:
-        """Write now. A full disk does not stop the server: it is said once in the log."""
+        """Write now."""
         self._written_s = self._clock()
         self._tell(state)
-        try:
-            states.write(self._path, self._status(state))
-            self._complained = False
-        except OutputError as error:
-            if not self._complained:
-                _log.warning("%s", error)
-            self._complained = True
+        self._publisher.publish(self._status(state))
 
     def _tell(self, state: states.State) -> None:
         """Hand systemd the news."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from cloud_server.counters import Counters
-from split_model.service import status_file
 from split_model.service.status_file import Written
 
 State = Literal["starting", "running", "reloading", "draining", "stopped"]
@@ -33,13 +31,3 @@ class Status(Written, kw_only=True):
     refused_keys: dict[str, int]
     reloads: int = 0
     reload_error: str = ""
-
-
-def write(path: Path, status: Status) -> None:
-    """See `status_file.write`."""
-    status_file.write(path, status, key=KEY)
-
-
-def read(path: Path) -> Status:
-    """See `status_file.read`."""
-    return status_file.read(path, Status, key=KEY)

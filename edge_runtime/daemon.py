@@ -37,8 +37,8 @@ from edge_runtime.conditions.sensors import Sensors
 from edge_runtime.config import Config
 from edge_runtime.counters import Counters
 from edge_runtime.ledger import system_now
-from edge_runtime.ledger.opening import open_account
 from edge_runtime.offload import NOT_YET
+from edge_runtime.opening import open_account
 from edge_runtime.planner import Planner
 from edge_runtime.service.feed import Feed
 from edge_runtime.service.reload import Reloader

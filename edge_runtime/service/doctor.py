@@ -27,6 +27,7 @@ from split_model.errors import MissingInputError, SplitModelError
 from split_model.interpreter import open_interpreter
 from split_model.keys import KeyPair, read_pair
 from split_model.layers import Layers
+from split_model.service import status_file
 from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
 
@@ -169,7 +170,7 @@ def _program(path: Path | None) -> Finding:
     if path is None:
         return good("program", "not looked at")
     try:
-        found = states.read(path)
+        found = status_file.read(path, states.Status, key=states.KEY)
     except SplitModelError as error:
         return warning("program", str(error), "systemctl start edge-runtime, or edge-runtime run")
     condition = condition_now(found)

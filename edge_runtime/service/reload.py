@@ -11,7 +11,7 @@ from collections.abc import Callable
 from edge_runtime.assembly import make_plans, open_bundle
 from edge_runtime.config import Config
 from edge_runtime.ledger import system_now
-from edge_runtime.ledger.opening import reopen_account
+from edge_runtime.opening import reopen_account
 from edge_runtime.records import labels_of
 from edge_runtime.service.reporter import Reporter
 from edge_runtime.serving import InForce, Program, Serving

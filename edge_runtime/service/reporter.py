@@ -22,10 +22,9 @@ from edge_runtime.sinks import Sinks
 from edge_runtime.sources.intake import Intake
 from edge_runtime.steps import Step
 from split_model import __version__
-from split_model.errors import OutputError
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
-from split_model.service.status_file import WRITE_EVERY_S, boot_s, process_ticks
+from split_model.service.status_file import WRITE_EVERY_S, Publisher, boot_s, process_ticks
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Reporter(threading.Thread):
         self.sinks: Sinks | None = None
         self.reloads = 0
         self.reload_error = ""
-        self._path = path
+        self._publisher = None if path is None else Publisher(path, key=states.KEY)
         self._config = config
         self._notifier = notifier
         self._beats = beats
@@ -74,7 +73,6 @@ class Reporter(threading.Thread):
         self._ledger_now = system_now()
         self._sensors = sensors.Watch(sensors.Sensors())
         self._told_stuck: list[str] = []
-        self._complained = False
         self._stopping = threading.Event()
         watchdog_s = notifier.watchdog_s
         self._every_s = WRITE_EVERY_S if watchdog_s is None else min(WRITE_EVERY_S, watchdog_s / 4)
@@ -144,15 +142,8 @@ class Reporter(threading.Thread):
         status = self._status()
         if self._state == "running":
             self._notifier.status(states.headline(status))
-        if self._path is None:
-            return
-        try:
-            states.write(self._path, status)
-            self._complained = False
-        except OutputError as error:
-            if not self._complained:
-                log.warning("%s", error)
-            self._complained = True
+        if self._publisher is not None:
+            self._publisher.publish(status)
 
     def _status(self) -> Status:
         status = Status(

@@ -11,6 +11,7 @@ import msgspec
 
 from edge_runtime.service import status as states
 from split_model.errors import MissingInputError
+from split_model.service import status_file
 from split_model.service.status_file import boot_s, condition_now
 
 #: In these it answers frames.
@@ -34,7 +35,7 @@ def show(path: Path, *, as_json: bool, watch_s: float | None) -> int:
 
 def _once(path: Path, *, as_json: bool, waiting: bool) -> tuple[str, bool]:
     try:
-        found = states.read(path)
+        found = status_file.read(path, states.Status, key=states.KEY)
     except MissingInputError as error:
         if not waiting:
             raise

@@ -11,7 +11,6 @@ from typing import Literal
 import msgspec
 
 from edge_runtime.ledger.status import LedgerStatus, as_text, duration
-from split_model.service import status_file
 from split_model.service.status_file import Written
 
 State = Literal["starting", "running", "reloading", "draining", "stopped"]
@@ -99,16 +98,6 @@ class Status(Written, kw_only=True):
     overdue: list[str] = msgspec.field(default_factory=list)
     reloads: int = 0
     reload_error: str = ""
-
-
-def write(path: Path, status: Status) -> None:
-    """See `status_file.write`."""
-    status_file.write(path, status, key=KEY)
-
-
-def read(path: Path) -> Status:
-    """See `status_file.read`."""
-    return status_file.read(path, Status, key=KEY)
 
 
 def split_name(split: int | None, local: int | None) -> str:

@@ -6,6 +6,7 @@ ticks since the boot: the wall clock of a board without a battery jumps by years
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -15,6 +16,8 @@ from typing import TypeVar
 import msgspec
 
 from split_model.errors import BadInputError, MissingInputError, OutputError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound="Written")
 
@@ -82,6 +85,25 @@ def write(path: Path, status: Written, *, key: str) -> None:
             raise
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}; set {key} to a file that can be written") from None
+
+
+class Publisher:
+    """Writes a program's status file. One that cannot be written stops no program: it is said once in the log."""
+
+    def __init__(self, path: Path, *, key: str) -> None:
+        self._path = path
+        self._key = key
+        self._complained = False
+
+    def publish(self, status: Written) -> None:
+        """See `write`."""
+        try:
+            write(self._path, status, key=self._key)
+            self._complained = False
+        except OutputError as error:
+            if not self._complained:
+                log.warning("%s", error)
+            self._complained = True
 
 
 def read(path: Path, type: type[T], *, key: str) -> T:  # noqa: A002  (the word msgspec uses)

@@ -18,17 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
-import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
+from rig.model import VALUES, dense_model
 
 from cloud_server import allow_list
 from split_model.bundle import Bundle
 from split_model.keys import make_pair
 from split_model.prepare.pipeline import PrepareOptions, prepare
 
-VALUES = 8000
 ADDRESS = "tcp://10.77.0.2:5555"
 #: Of what the shaper lets through, this much is ours: 1448 of 1514 bytes a packet.
 PAYLOAD_SHARE = 0.957
@@ -50,41 +47,6 @@ def why_not() -> str:
 
 WHY_NOT = why_not()
 pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT), pytest.mark.system, pytest.mark.quiet]
-
-
-def dense_model(path: Path) -> Path:
-    """A vector of `VALUES` numbers through one FULLY_CONNECTED."""
-    model, graph = schema.ModelT(version=3, buffers=[schema.BufferT()]), schema.SubGraphT()
-    code = schema.BuiltinOperator.FULLY_CONNECTED
-    model.operatorCodes = [schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code, version=1)]
-    weights = np.random.default_rng(0).normal(size=(10, VALUES)).astype(np.float32)
-    graph.tensors = []
-    for name, shape in (("vector", (1, VALUES)), ("weights", weights.shape), ("scores", (1, 10))):
-        model.buffers.append(schema.BufferT())
-        graph.tensors.append(
-            schema.TensorT(
-                name=name.encode(),
-                shape=np.array(shape, np.int32),
-                type=schema.TensorType.FLOAT32,
-                buffer=len(model.buffers) - 1,
-            )
-        )
-    model.buffers[2].data = np.frombuffer(weights.tobytes(), np.uint8)
-    graph.inputs, graph.outputs = [0], [2]
-    graph.operators = [
-        schema.OperatorT(
-            opcodeIndex=0,
-            inputs=[0, 1],
-            outputs=[2],
-            builtinOptionsType=schema.BuiltinOptions.FullyConnectedOptions,
-            builtinOptions=schema.FullyConnectedOptionsT(),
-        )
-    ]
-    model.subgraphs = [graph]
-    builder = flatbuffers.Builder(1 << 16)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
-    return path
 
 
 def run(*command: str) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -196,3 +198,39 @@ def test_a_reload_keeps_the_ledger(rig: Any, status: Callable[..., dict[str, Any
     assert found["ledger"]["lifetime"]["left"] == 0.0
     assert found["ledger"]["spent"]["releases"] == found["counters"]["releases"]
     assert device.stop() == os.EX_OK
+
+
+def test_watch_shows_it_again_and_again(rig: Any) -> None:
+    device = rig.device(**FOREVER)
+    command = [sys.executable, "-m", "edge_runtime", "status", "--watch", "0.2", "--json", "-c", str(device.config)]
+    device.until((device.config.parent / "edge-runtime.status.json").exists, "the status file")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        seen = [json.loads(watching.stdout.readline()) for _ in range(3)]
+        device.stop()
+        while seen[-1]["condition"] != "stopped":
+            seen.append(json.loads(watching.stdout.readline()))
+        watching.send_signal(signal.SIGINT)
+    assert [status["pid"] for status in seen[:3]] == [device.popen.pid] * 3
+    assert seen[-1]["uptime_s"] > seen[0]["uptime_s"]
+
+
+def test_a_server_takes_up_other_bundles_and_devices_hear_of_it(rig: Any) -> None:
+    """The device's bundle is not hosted, then it is: no restart, and no new connection."""
+    other = rig.other_bundle()
+    server = rig.server(bundle=other)
+    device = rig.device(server, **FOREVER)
+    device.until(lambda: "does not host bundle" in device.log(), "not hosted")
+    device.wait_more("local")
+    text = server.config.read_text()
+    server.config.write_text(text.replace(str(other.root), str(rig.parts.bundle.root)))
+    server.popen.send_signal(signal.SIGHUP)
+    device.wait_more("offloaded", 5)
+    server.config.write_text(text.replace("threads = 1", "threads = 2"))
+    server.popen.send_signal(signal.SIGHUP)
+    server.until(lambda: "server.threads" in server.status()["reload_error"], "refused")
+    device.wait_more("offloaded", 5)
+    assert server.status()["reloads"] == 1
+    assert server.stop() == 0
+    device.stop()
+    assert device.counters()["failed"] == 0
