@@ -6,8 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from edge_runtime import config
 from edge_runtime.ledger import epsilon_units, read
@@ -153,3 +155,51 @@ def test_a_codebook_that_is_not_there_is_told_before_anything_runs(rig, settings
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert re.search(said, done.stderr)
+
+
+def always(tail, label):
+    """The bytes of a tail of the fashion model whose every answer is ``label``."""
+    model = schema.ModelT.InitFromPackedBuf(tail, 0)
+    graph = model.subgraphs[0]
+    bias = next(tensor for tensor in graph.tensors if tensor.name == b"logits/bias")
+    values = np.frombuffer(bytes(model.buffers[bias.buffer].data), np.float32).copy()
+    values[label] += 1e4
+    model.buffers[bias.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_noise_of_exactly_its_epsilon_is_answered_by_the_tail_trained_for_it(rig, fashion, settings, tmp_path):
+    bundle, frames = fashion
+    (tmp_path / "bag.tflite").write_bytes(always(bundle.path(bundle.cut(11).tail).read_bytes(), 8))
+    (tmp_path / "tails.json").write_text(json.dumps([{"cut": 11, "epsilon": 64.0, "tail": "bag.tflite"}]))
+    options = PrepareOptions(
+        model=FOLDER / "fashion_f32.tflite",
+        output=tmp_path / "bundle",
+        cuts=(11,),
+        preprocess=FOLDER / "preprocess.json",
+        labels=FOLDER / "labels.txt",
+        calibration=frames,
+        calibration_options=CalibrationOptions(samples=8, weight_samples=1, tail_runs=1),
+        trial_options=TrialOptions(samples=1, draws=1),
+        noise_tails=tmp_path / "tails.json",
+    )
+    made = prepare(options, lambda *_: None)
+    noise = settings | {
+        "device_bundle": str(made.root),
+        "planner_split": 11,
+        "release_mechanism": "noise",
+        "release_whole_input_epsilon": None,
+        "privacy_whole_input_budget": "unlimited",
+    }
+    server = rig.server(bundle=made)
+
+    def answers(name, epsilon):
+        device = rig.device(server, name=name, **noise, release_epsilon=epsilon)
+        device.wait_more("offloaded", 12)
+        assert device.stop() == 0
+        return {record["top"][0]["label"] for record in device.records() if record["how"] == "offloaded"}
+
+    assert answers("trained", 64.0) == {"bag"}
+    assert len(answers("other", 63.0)) > 3
