@@ -186,11 +186,13 @@ class InForce:
         self._retiring: list[threading.Thread] = []
 
     def close(self) -> None:
-        """Close the one in force, and wait for those before it; the ledger goes last."""
+        """Close the one in force and the one that had the last turn, wait for those before; the ledger goes last."""
         for thread in self._retiring:
             thread.join()
         account = self._account
         if (serving := getattr(self, "serving", None)) is not None:
+            if self._turn is not None and self._turn is not serving:
+                self._turn.close()
             serving.close()
             account = serving.account
         account.close()

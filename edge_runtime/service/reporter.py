@@ -29,6 +29,8 @@ from split_model.service.status_file import WRITE_EVERY_S, Publisher, boot_s, pr
 log = logging.getLogger(__name__)
 
 _RECENT_FRAMES = 128
+#: Some boards are asked by starting a program.
+_SENSORS_EVERY_S = 5.0
 #: While the start goes on, systemd is asked for so much more time, again and again.
 _START_EXTENSION_S = 60.0
 
@@ -71,7 +73,7 @@ class Reporter(threading.Thread):
         self._moved: tuple[float, int, int, str] | None = None
         self._latencies_s: deque[float] = deque(maxlen=_RECENT_FRAMES)
         self._ledger_now = system_now()
-        self._sensors = sensors.Watch(sensors.Sensors())
+        self._sensors = sensors.Watch(sensors.Sensors(), every_s=_SENSORS_EVERY_S)
         self._told_stuck: list[str] = []
         self._stopping = threading.Event()
         watchdog_s = notifier.watchdog_s
