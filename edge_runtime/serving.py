@@ -186,7 +186,7 @@ class InForce:
         self._retiring: list[threading.Thread] = []
 
     def close(self) -> None:
-        """Close the one in force and the one that had the last turn, wait for those before; the ledger goes last."""
+        """Close the one in force and the one of the last turn; wait for those before. The ledger goes last."""
         for thread in self._retiring:
             thread.join()
         account = self._account
