@@ -170,7 +170,7 @@ class PlannerTable(_Table, frozen=True):
     objective: Literal["latency", "throughput"] = "latency"
     min_gain: NotNegative = Hysteresis.min_gain
     dwell_s: NotNegative = Hysteresis.dwell_s
-    hedge: bool = True
+    hedge: bool = False
 
     @property
     def hysteresis(self) -> Hysteresis:

@@ -34,7 +34,7 @@ from split_model.protocol.device import DeviceSession
 
 #: As the program is shipped: only the deadline is the scene's own.
 DEFAULTS = PlannerTable()
-NEVER_HEDGED = PlannerTable(hedge=False)
+HEDGED = PlannerTable(hedge=True)
 
 
 class _Offload(Offload):
