@@ -16,6 +16,7 @@ from cloud_server.tails import TailSet
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError
 from split_model.protocol import messages as wire
+from split_model.service.heartbeats import Heartbeats
 
 PATIENCE_S = 20.0
 
@@ -29,8 +30,11 @@ class Bench:
         self.gate = threading.Semaphore(0)
         self.at_gate = threading.Semaphore(0)
         self.now_s = 0.0
+        self.beats = Heartbeats(now=lambda: self.now_s)
         settings = {"threads": 1, "tail_threads": 1, "queue": 3, "cache_bytes": 1 << 20} | options
-        self.engine = LocalEngine(self.tails, deliver=self.outcomes.put, clock=lambda: self.now_s, **settings)
+        self.engine = LocalEngine(
+            self.tails, deliver=self.outcomes.put, clock=lambda: self.now_s, beats=self.beats, **settings
+        )
         undone = self.tails.features
 
         def features(*arguments):
@@ -152,6 +156,20 @@ def test_several_workers_run_at_a_time(make):
     for _ in range(2):
         assert bench.at_gate.acquire(timeout=PATIENCE_S)
     assert bench.engine.running == 2
+
+
+def test_a_tail_that_does_not_end_is_overdue_and_a_job_that_waits_is_not(make):
+    bench = make()
+    bench.occupy()
+    bench.engine.submit(bench.job(1, due_s=1e9))
+    bench.now_s = 100.0
+    assert bench.beats.overdue() == []
+    bench.now_s = 121.0
+    assert [name.split(" #")[0] for name in bench.beats.overdue()] == ["tail-0, cut 1"]
+    bench.gate.release(2)
+    bench.results(2)
+    bench.now_s = 1e6
+    assert bench.beats.overdue() == []
 
 
 def test_a_closed_engine_takes_nothing(make):
