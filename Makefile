@@ -11,7 +11,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo attack test test-serial test-oracles test-system test-link lint types fix clean
+.PHONY: demo attack test test-serial test-oracles test-system test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmarks/demo.py
@@ -35,7 +35,11 @@ test-serial: $(VENV)/ready
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready
-	$(BIN)/python -m pytest -m "system and not quiet" tests/system
+	$(BIN)/python -m pytest -m "system and not quiet and not arm64" tests/system
+
+# A 64-bit ARM board's programs under qemu-user; needs root and 'tests/system/install-packages.sh --arm64'.
+test-arm64: $(VENV)/ready
+	$(BIN)/python -m pytest -m arm64 tests/system
 
 # Measures a real shaped link; needs root, iproute2, and a machine with nothing else to do.
 test-link: $(VENV)/ready

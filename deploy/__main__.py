@@ -74,9 +74,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     else:
         parser.add_argument("--bundle", type=Path, metavar="DIR", action="append", default=[], help=bundle)
         parser.add_argument("--only", action="store_true", help="host these bundles and no others")
-        parser.add_argument(
-            "--port", type=int, default=enrol.DEFAULT_PORT, metavar="N", help="default: %(default)s"
-        )
+        port = f"where to listen; at first {enrol.DEFAULT_PORT}"
+        parser.add_argument("--port", type=int, metavar="N", help=port)
     _common_options(parser)
     return parser
 
@@ -84,7 +83,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 def _common_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     backend = "ai-edge-litert (litert), or tflite-runtime (legacy; Python 3.11 or older)"
-    add("--config", type=Path, metavar="FILE", help="a config of yours instead of the one we would write")
+    add("--config", type=Path, metavar="FILE", help="a config of yours instead of the one made at first")
     add("--backend", choices=sorted(BACKENDS), default="litert", help=backend)
     add("--dry-run", action="store_true", help="check, and say what would be done")
     add("--uninstall", action="store_true", help="remove the program; keeps config, keys and state")
@@ -105,8 +104,6 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="the board's name at the server (default: its host name)")
     budget = "what the board may ever release, or 'unlimited'; without it, nothing leaves the board"
     add("--whole-input-budget", type=_budget, metavar="EPSILON", help=budget)
-    source = "where its frames come from (default: %(default)s)"
-    add("--source", default="/var/lib/edge-runtime/inbox", metavar="PATH", help=source)
 
 
 def _budget(text: str) -> str:
@@ -144,29 +141,29 @@ class _Connections:
 
 def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote]) -> Job:
     device = program == "edge-runtime"
-    given = args.config.read_text() if args.config else ""
+    main = configs.config_path(program)
+    texts = {main: args.config.read_text()} if args.config else {}
     server = None
-    if device and args.server:
-        server = enrol.look(
-            args.server,
-            address=args.server_address,
-            public_key=args.server_key,
-            config=args.server_config,
-            connect=connect,
-        )
-        if not args.uninstall and not given:
-            given = _device_text(args, server)
-    if not device and not given:
-        given = configs.server_config(port=args.port)
-    roots = [args.bundle] if device and args.bundle else [] if device else args.bundle
+    if device:
+        first = configs.device_config(budget=args.whole_input_budget or "")
+        if args.whole_input_budget:
+            texts.setdefault(main, first)
+        if args.server:
+            server = _look(args, connect)
+            texts[configs.SERVER_PATH] = "" if args.uninstall else _server_text(server)
+    else:
+        first = configs.server_config(port=args.port or enrol.DEFAULT_PORT)
+        if args.port:
+            texts.setdefault(main, first)
+    roots = args.bundle if not device else [args.bundle] if args.bundle else []
     if not roots and not args.uninstall:
         raise UsageError("--bundle is missing: a folder that 'split-model prepare' made")
-    parts = bundle_parts([read_bundle(root) for root in roots], one=device)
     return Job(
         program=program,
         backend=args.backend,
-        parts=tuple(parts),
-        config="" if args.uninstall else given,
+        parts=tuple(bundle_parts([read_bundle(root) for root in roots], one=device)),
+        first_config=first,
+        configs=texts,
         server=server,
         name=args.name if device else "",
         keep_hosted=not device and not args.only,
@@ -174,18 +171,23 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
     )
 
 
-def _device_text(args: argparse.Namespace, server: enrol.Server) -> str:
+def _look(args: argparse.Namespace, connect: Callable[[str], Remote]) -> enrol.Server:
+    return enrol.look(
+        args.server,
+        address=args.server_address,
+        public_key=args.server_key,
+        config=args.server_config,
+        connect=connect,
+    )
+
+
+def _server_text(server: enrol.Server) -> str:
     if not server.public_key:
         raise UsageError(
             f"the key of {server.destination} is not known, since SSH to it does not work ({server.trouble}); "
             "give --server-key with what 'cloud-server keys show' prints there"
         )
-    return configs.device_config(
-        address=server.address,
-        public_key=server.public_key,
-        source=args.source,
-        budget=args.whole_input_budget or "",
-    )
+    return configs.device_server(address=server.address, public_key=server.public_key)
 
 
 def _all_hosts(program: str, args: argparse.Namespace, connections: _Connections) -> list[Outcome]:

@@ -1,28 +1,40 @@
-"""The config a machine gets at its first deployment. Then it is the user's; see `place` in ``on_board.sh``."""
+"""The configs a deployment writes: ``config.toml`` once, which then is the user's, and where the server is.
+
+An edited file is never overwritten; see `place` in ``on_board.sh``.
+"""
 
 from __future__ import annotations
 
 import json
 
 _DEVICE = """\
-# The device's config, made by deploy.sh. It is yours: an edited file is never overwritten, a later deployment puts
-# what it would write into config.toml.new. Every key: deploy/examples/device.toml.
-# Check it with: edge-runtime config check
+# The device's config, made by deploy.sh at its first run. It is yours: later runs do not touch it. Where the server
+# is stands in conf.d/server.toml. Every key: deploy/examples/device.toml. Check it with: edge-runtime config check
 
 [device]
 bundle = "/opt/edge-runtime/current/bundle"
 key = "/etc/edge-runtime/device.key"
 state = "/var/lib/edge-runtime"
 
+# Frames come from other programs on this board (docs/local-socket.md). They can come from a folder, a camera or a
+# serial line as well.
+[source]
+kind = "socket"
+group = "edge-clients"
+
+# Answers go to whoever sent the frame, and to all local programs that listen.
+[sink]
+kind = "pub"
+group = "edge-clients"
+{privacy}"""
+
+_DEVICE_SERVER = """\
+# Where the server is; written by deploy.sh --server.
+
 [server]
 address = {address}
 public_keys = [{public_key}]
-
-[source]
-path = {source}
-repeat = 0
-interval_s = 0.1
-{privacy}"""
+"""
 
 _PRIVACY = """
 [privacy]
@@ -40,9 +52,8 @@ split = "local"
 """
 
 _SERVER = """\
-# The server's config, made by deploy-server.sh. It is yours: an edited file is never overwritten, a later
-# deployment puts what it would write into config.toml.new. Every key: deploy/examples/server.toml.
-# Check it with: cloud-server config check -c FILE
+# The server's config, made by deploy-server.sh at its first run. It is yours: later runs do not touch it.
+# Every key: deploy/examples/server.toml. Check it with: cloud-server config check -c FILE
 
 [server]
 listen = "tcp://0.0.0.0:{port}"
@@ -54,19 +65,27 @@ bundles = ["/opt/cloud-server/current/bundles"]
 KEYS = {"edge-runtime": "/etc/edge-runtime/device.key", "cloud-server": "/etc/cloud-server/server.key"}
 
 
+#: Beside the config proper, and read after it.
+SERVER_PATH = "/etc/edge-runtime/conf.d/server.toml"
+
+
 def config_path(program: str) -> str:
     """Where the program's config lies on the machine."""
     return f"/etc/{program}/config.toml"
 
 
-def device_config(*, address: str, public_key: str, source: str, budget: str) -> str:
+def device_config(*, budget: str) -> str:
     """``budget``: of whole-input epsilon, a number or ``unlimited``; without one nothing may leave the board."""
-    privacy = _LOCAL
-    if budget:
-        privacy = _PRIVACY.format(budget=json.dumps(budget) if budget == "unlimited" else float(budget))
+    if not budget:
+        return _DEVICE.format(privacy=_LOCAL)
     return _DEVICE.format(
-        address=json.dumps(address), public_key=json.dumps(public_key), source=json.dumps(source), privacy=privacy
+        privacy=_PRIVACY.format(budget=json.dumps(budget) if budget == "unlimited" else float(budget))
     )
+
+
+def device_server(*, address: str, public_key: str) -> str:
+    """The part of the device's config that says where its server is."""
+    return _DEVICE_SERVER.format(address=json.dumps(address), public_key=json.dumps(public_key))
 
 
 def server_config(*, port: int) -> str:

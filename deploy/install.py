@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deploy import configs, enrol
 from deploy.errors import DeployError, UnfitError, UsageError
@@ -40,14 +42,15 @@ class Outcome:
 class Job:
     """What is to be on every host.
 
-    ``parts``: the bundles. ``config``: the whole text for a machine, made from its server's key and address; empty
-    where the user gives none and the machine must have one. ``keep_hosted``: a server keeps the bundles it has.
+    ``parts``: the bundles. ``first_config``: for a machine that has none. ``configs``: texts by path, for every
+    machine. ``keep_hosted``: a server keeps the bundles it has.
     """
 
     program: str
     backend: str
     parts: tuple[Part, ...]
-    config: str
+    first_config: str
+    configs: dict[str, str]
     server: enrol.Server | None = None
     name: str = ""
     keep_hosted: bool = False
@@ -82,18 +85,15 @@ class Installation:
             self._say(f"warning: {warning}")
         release = self._release(facts)
         self.outcome.release = release.name
-        config_sha256 = hashlib.sha256(job.config.encode()).hexdigest() if job.config else ""
-        known = facts.offered.get(configs.config_path(job.program))
-        if not known and not config_sha256:
-            raise UsageError("this machine has no config yet: give --server (and --server-key)")
-        fresh = facts.release == release.name and config_sha256 in ("", known)
+        offers = self._offers(facts)
+        fresh = facts.release == release.name and all(facts.offered.get(path) == sha for sha, path, _ in offers)
         missing = release.missing(stored=facts.stored, environments=facts.environments)
         if fresh and facts.active == "active":
             self._settled(facts)
             return
         self._check_disk(facts, release, missing)
         if job.dry_run:
-            self._tell_plan(facts, release, missing, config_sha256, known)
+            self._tell_plan(facts, release, missing, offers)
             return
         self._step("begin")
         if not fresh:
@@ -107,10 +107,31 @@ class Installation:
             self._step("trial", release.name)
         self._enrol(facts, key)
         self._say(f"switch   to release {release.name}")
-        for line in self._step("activate", release.name, config_sha256, text=job.config).splitlines():
+        for line in self._activate(release, offers).splitlines():
             self._say(line)
         self.outcome.result = "deployed" if not self.outcome.pending else "deployed, not enrolled"
         self.outcome.doctor = self._step("doctor")
+
+    def _offers(self, facts: Facts) -> list[tuple[str, str, str]]:
+        """The configs for this machine: SHA-256, path and text of each."""
+        job = self._job
+        main = configs.config_path(job.program)
+        texts = dict(job.configs)
+        if not facts.configured:
+            texts.setdefault(main, job.first_config)
+            if job.program == "edge-runtime" and configs.SERVER_PATH not in texts and "[server]" not in texts[main]:
+                raise UsageError("this board has no config yet: give --server (and --server-key)")
+        return [(hashlib.sha256(text.encode()).hexdigest(), path, text) for path, text in sorted(texts.items())]
+
+    def _activate(self, release: Release, offers: list[tuple[str, str, str]]) -> str:
+        with tempfile.TemporaryDirectory() as scratch:
+            files = []
+            for sha256, _, text in offers:
+                path = Path(scratch) / sha256
+                path.write_text(text)
+                files.append((sha256, path))
+            arguments = [word for sha256, path, _ in offers for word in (sha256, path)]
+            return self._remote.step(_SCRIPT, release.program, "activate", release.name, *arguments, files=files)
 
     def _facts(self) -> Facts:
         return read_facts(self._remote.step(_SCRIPT, self._job.program, "facts", root=False))
@@ -136,15 +157,16 @@ class Installation:
             )
 
     def _tell_plan(
-        self, facts: Facts, release: Release, missing: list[Part], config_sha256: str, known: str | None
+        self, facts: Facts, release: Release, missing: list[Part], offers: list[tuple[str, str, str]]
     ) -> None:
         size_mb = sum(part.size_bytes for part in missing) / 1e6
         self._say(f"would send {len(missing)} files, {size_mb:.1f} MB")
         for part in missing:
             self._say(f"    {part.kind} {part.path}, {part.size_bytes / 1e6:.2f} MB")
         self._say(f"would switch from {facts.release or 'nothing'} to release {release.name}")
-        if config_sha256 and config_sha256 != known:
-            self._say(f"would write {configs.config_path(self._job.program)}, unless it was edited there")
+        for sha256, path, _ in offers:
+            if facts.offered.get(path) != sha256:
+                self._say(f"would write {path}, unless it was edited there")
         if not facts.public_key:
             self._say("would make its keys there" + (" and enrol them at the server" if self._job.server else ""))
         self.outcome.result = "dry run: would deploy"

@@ -69,6 +69,7 @@ PYTHON
     [ ! -d "$home/environments" ] || find "$home/environments" -mindepth 2 -maxdepth 2 -name complete -printf 'environment %h\n' |
         sed 's|environment .*/|environment |'
     [ ! -f "$home/offered" ] || sed 's/^/offered /' "$home/offered"
+    [ ! -f "$config" ] || echo "configured yes"
     [ ! -f "$home/current/manifest" ] || sed 's/^/manifest /' "$home/current/manifest"
     [ ! -f "$home/public_key" ] || echo "public_key $(cat "$home/public_key")"
 }
@@ -227,24 +228,27 @@ discard() {
     [ "$(current)" = "$1" ] || rm -rf "$home/releases/$1"
 }
 
-# --- activate RELEASE CONFIG_SHA256: switch to it, and back again by itself if it does not answer. -----------------
-# The config we offer comes on standard input. The work is done by a unit of its own: a connection that breaks now
-# does not break the switch.
+# --- activate RELEASE [SHA256 PATH]...: switch to it, and back again by itself if it does not answer. --------------
+# The configs that we offer come as a tar on standard input, named by their hashes. The work is done by a unit of its
+# own: a connection that breaks now does not break the switch.
 
 step_activate() {
     release=$1
-    offered=$2
-    cat >"$home/offered.config.new"
-    if [ -n "$offered" ] && [ "$(sha256 "$home/offered.config.new")" != "$offered" ]; then
-        fail "the config did not arrive whole; run it again"
-    fi
-    mv "$home/offered.config.new" "$home/offered.config"
-    check_config "$release" "$offered"
+    shift
+    rm -rf "$home/configs"
+    mkdir -p "$home/configs"
+    tar --extract --no-same-owner --directory "$home/configs" || true
+    for hash in "$@"; do
+        case $hash in /*) continue ;; esac
+        [ -f "$home/configs/$hash" ] && [ "$(sha256 "$home/configs/$hash")" = "$hash" ] ||
+            fail "the config did not arrive whole; run the same command again"
+    done
+    check_config "$release" "$@"
     rm -f "$home/outcome"
     systemctl reset-failed "$program-deploy.service" 2>/dev/null || true
     systemd-run --quiet --unit="$program-deploy" --collect --property=Type=oneshot --no-block \
         --description="Switch $program to release $release" \
-        sh -c 'text=$1; shift; eval "$text"' deploy "$text" "$program" switch "$release" "$offered"
+        sh -c 'text=$1; shift; eval "$text"' deploy "$text" "$program" switch "$release" "$@"
     follow
 }
 
@@ -252,26 +256,41 @@ step_activate() {
 check_config() {
     old=$(current)
     [ -n "$old" ] && [ -f "$config" ] || return 0
-    new_config=$config
-    if [ -n "$2" ] && [ "$(sha256 "$config")" = "$(recorded placed "$config")" ]; then new_config=$home/offered.config; fi
-    unshare --mount sh -c '
-        mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"' sh \
-        "$home/releases/$1" "$home/releases/$old" "$new_config" "$config" \
-        "$home/current/bin/$program" config check -c "$config" >"$home/said" 2>&1 && return
+    candidate=$1
+    shift
+    rm -rf "$home/trial"
+    cp -a "/etc/$program" "$home/trial"
+    while [ $# -gt 0 ]; do
+        if [ ! -f "$2" ] || [ "$(sha256 "$2")" = "$(recorded placed "$2")" ]; then
+            mkdir -p "$home/trial$(dirname "${2#"/etc/$program"}")"
+            cp "$home/configs/$1" "$home/trial${2#"/etc/$program"}"
+        fi
+        shift 2
+    done
+    if unshare --mount sh -c 'mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"' sh \
+        "$home/releases/$candidate" "$home/releases/$old" "$home/trial" "/etc/$program" \
+        "$home/current/bin/$program" config check -c "$config" >"$home/said" 2>&1; then
+        rm -rf "$home/trial" "$home/said"
+        return
+    fi
     note "config refused"
     said=$(grep "error" "$home/said" | tail -n 1)
-    discard "$1"
-    say "${said:-$(tail -n 1 "$home/said")}"
+    rm -rf "$home/trial" "$home/said"
+    discard "$candidate"
+    say "${said:-the new release does not accept the config}"
     exit 65
 }
 
 # Print what the switch under way says, and end as it ends.
 follow() {
+    waited=0 # a unit that has only just been asked for is inactive, too
     while [ ! -f "$home/outcome" ]; do
+        sleep 0.2
         case $(systemctl is-active "$program-deploy.service") in
-        active | activating | reloading | deactivating) sleep 0.2 ;;
-        *) [ -f "$home/outcome" ] || fail "the switch was stopped halfway; run the same command again" ;;
+        active | activating | reloading | deactivating) waited=0 ;;
+        *) waited=$((waited + 1)) ;;
         esac
+        [ "$waited" -lt 25 ] || fail "the switch was stopped halfway; run the same command again"
     done
     read -r code said <"$home/outcome"
     [ ! -f "$home/kept" ] || cat "$home/kept"
@@ -287,7 +306,7 @@ outcome() {
 
 step_switch() {
     release=$1
-    offered=$2
+    shift
     old=$(current)
     [ -d "$home/releases/$release" ] || fail "release $release is not installed"
     rm -rf "$home/before" "$home/kept"
@@ -300,7 +319,7 @@ step_switch() {
     sync -f "$home"
     restarted=
     trap 'switch_failed $?' EXIT
-    place_all "$release" "$offered"
+    place_all "$release" "$@"
     point_to "$release"
     restarted=yes
     if start_and_watch; then
@@ -332,28 +351,31 @@ point_to() {
 
 # Everything of a release that lies outside of our folder.
 place_all() {
-    listed "$1" system | while read -r hash path; do place "$home/releases/$1/system/$path" "/$path" 644 "$hash"; done
+    listed "$1" system | while read -r hash path; do place "$home/releases/$1/system/$path" "/$path" "$hash"; done
     systemd-sysusers 2>/dev/null || true
     systemd-tmpfiles --create 2>/dev/null || true
     mkdir -p "/etc/$program/conf.d"
-    if [ -n "$2" ]; then
-        place "$home/offered.config" "$config" 644 "$2"
-        record offered "$config" "$2"
-    fi
+    shift
+    while [ $# -gt 0 ]; do
+        place "$home/configs/$1" "$2" "$1"
+        record offered "$2" "$1"
+        shift 2
+    done
+    rm -rf "$home/configs"
     systemctl daemon-reload
 }
 
-# place SOURCE PATH MODE SHA256: never over an edit of the user's.
+# place SOURCE PATH SHA256: never over an edit of the user's.
 place() {
     was=$(recorded placed "$2")
     if [ -f "$2" ]; then
         now=$(sha256 "$2")
-        if [ "$now" = "$4" ]; then
-            record placed "$2" "$4"
+        if [ "$now" = "$3" ]; then
+            record placed "$2" "$3"
             return
         fi
         if [ "$now" != "$was" ]; then
-            if [ "$(recorded offered "$2")" != "$4" ]; then
+            if [ "$(recorded offered "$2")" != "$3" ]; then
                 cp "$1" "$2.new"
                 note "kept $2, which was edited; ours is $2.new"
                 echo "kept $2: it was edited there; what it would be now is in $2.new" >>"$home/kept"
@@ -367,10 +389,10 @@ place() {
     fi
     mkdir -p "$(dirname "$2")"
     cp "$1" "$2.deploy-new"
-    chmod "$3" "$2.deploy-new"
+    chmod 644 "$2.deploy-new"
     sync "$2.deploy-new"
     mv "$2.deploy-new" "$2"
-    record placed "$2" "$4"
+    record placed "$2" "$3"
 }
 
 # The program itself says when it can answer; then it has to stay up for a while.
@@ -388,8 +410,8 @@ answers() { systemctl is-active --quiet "$unit"; return;
 }
 
 why_not() {
-    lines=$(journalctl --unit "$unit" --no-pager --output=cat --priority=err --lines=20 2>/dev/null |
-        grep -E 'error|ERROR' | tail -n 1 | cut -c1-300)
+    lines=$(journalctl --unit "$unit" --no-pager --output=cat --lines=30 2>/dev/null |
+        grep ': error: ' | tail -n 1 | cut -c1-300)
     echo "${lines:-see 'journalctl -u $program' there}"
 }
 
@@ -464,7 +486,7 @@ step_begin() {
             go_back
         fi
     fi
-    rm -rf "$home/before" "$home/keys.new" "$home"/releases/*.partial
+    rm -rf "$home/before" "$home/keys.new" "$home/configs" "$home/trial" "$home/said" "$home"/releases/*.partial
 }
 
 # --- doctor, uninstall -----------------------------------------------------------------------------------------------
@@ -478,7 +500,7 @@ step_uninstall() { # [purge]
     systemctl disable --quiet --now "$unit" 2>/dev/null || true
     if [ -f "$home/placed" ]; then
         while read -r hash path; do
-            case $path in "$config") continue ;; esac
+            case $path in "/etc/$program/"*) continue ;; esac
             [ -f "$path" ] || continue
             if [ "$(sha256 "$path")" = "$hash" ]; then
                 rm -f "$path" "$path.new"

@@ -31,7 +31,8 @@ class Facts:
     """What step ``facts`` prints: the machine, and what earlier deployments have left on it.
 
     ``clock_s``: its Unix time. ``disk_kib``: free where we install. ``stored``: SHA-256 of the files it has.
-    ``manifest``: of the release in use. ``offered``: SHA-256, by path, of what we last offered as config.
+    ``manifest``: of the release in use. ``configured``: it has a config. ``offered``: SHA-256, by path, of the
+    configs that we last offered.
     """
 
     machine: str = ""
@@ -48,6 +49,7 @@ class Facts:
     stored: frozenset[str] = frozenset()
     environments: frozenset[str] = frozenset()
     manifest: str = ""
+    configured: bool = False
     offered: dict[str, str] = field(default_factory=dict)
 
 
@@ -106,6 +108,7 @@ def read_facts(text: str) -> Facts:
         stored=frozenset(found.get("stored", [])),
         environments=frozenset(found.get("environment", [])),
         manifest="".join(f"{line}\n" for line in found.get("manifest", [])),
+        configured=one("configured") == "yes",
         offered={path: sha for sha, _, path in (line.partition(" ") for line in found.get("offered", []))},
     )
 

@@ -11,9 +11,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rig import Machine, Network, Wire, why_not
+from rig.deployed import Deployed, deploy_once
 from rig.machine import clear_left_over
 from rig.product import product_layer
 from rig.rootfs import base
+from rig.workstation import Workstation
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "system"
 #: Building the root file system counts as part of the first test.
@@ -95,3 +97,15 @@ def make_machine(network: Network, rootfs: Path) -> Iterator[Callable[..., Machi
 def board(make_machine: Callable[..., Machine], wire: Wire) -> Machine:
     """A booted board with nothing of ours on it; ``board.ssh("...")`` is user ``pi``, who may use sudo."""
     return make_machine("board", wire)
+
+
+@pytest.fixture
+def make_workstation(tmp_path: Path) -> Callable[..., Workstation]:
+    """``make_workstation(machine, ...)``: this checkout, with an ssh that knows these machines."""
+    return lambda *machines: Workstation(tmp_path / "workstation", machines)
+
+
+@pytest.fixture(scope="session")
+def deployed(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    """What ``deploy-server.sh`` and then ``deploy.sh`` have made of two fresh machines, as layers."""
+    return deploy_once(CACHE, rootfs, tmp_path_factory.mktemp("bundles"))

@@ -28,7 +28,8 @@ REVISION = 1
 def base(cache: Path, *, architecture: str = "amd64", packages: tuple[str, ...] = PACKAGES) -> Path:
     """The root file system, built now if it is not there. Never write into it: machines lay an overlay over it.
 
-    It takes about 35 s and 320 MB the first time. ``cache`` is made.
+    It takes about 35 s and 320 MB the first time. ``cache`` is made. Without systemd among the packages it gets no
+    user and is there to run programs in; see `emulation` for other architectures than this machine's.
     """
     wanted = repr((SUITE, packages, REVISION))
     root = cache / f"rootfs-{architecture}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
@@ -39,7 +40,8 @@ def base(cache: Path, *, architecture: str = "amd64", packages: tuple[str, ...] 
             partial = root.with_suffix(".partial")
             run("rm", "-rf", "--one-file-system", partial)
             _build(partial, architecture, packages)
-            _furnish(partial)
+            if "systemd" in packages:
+                _furnish(partial)
             partial.rename(root)
     return root
 

@@ -1,0 +1,47 @@
+"""docs/first-board.md, typed word by word on two fresh machines."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from rig import Machine, Wire
+from rig.workstation import ROOT, Workstation
+
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def typed(block: str, desk: Workstation) -> str:
+    """What a block prints; it must end well."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=ROOT, env=desk.environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _with_a_frame(status: str) -> str:
+    return status if re.search(r"^frames +1 in", status, re.MULTILINE) else ""
+
+
+def test_the_document_ends_with_a_live_status(
+    make_machine: Callable[..., Machine], wire: Wire, tmp_path: Path
+) -> None:
+    porch = make_machine("porch", wire)
+    hall = make_machine("hall", wire, cloud=True)
+    desk = Workstation(tmp_path / "desk", [porch, hall])
+    blocks = BLOCK.findall((ROOT / "docs/first-board.md").read_text())
+    assert len(blocks) == 5
+    printed = [typed(block, desk) for block in blocks]
+    assert re.search(r"^hall .* deployed$", printed[1], re.MULTILINE)
+    assert re.search(r"^porch .* deployed$", printed[2], re.MULTILINE)
+    assert printed[3].split()[0] in ("local", "offloaded", "fallback")
+    # The program writes its status once a second.
+    status = porch.until(lambda: _with_a_frame(typed(blocks[-1], desk)), "the frame is not counted")
+    assert status.startswith("running ")
+    assert "fashion_f32" in status
+    assert re.search(r"^link +up: tcp://10\.77\.0\.2:5555", status, re.MULTILINE)
