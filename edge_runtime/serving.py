@@ -186,16 +186,15 @@ class InForce:
         self._retiring: list[threading.Thread] = []
 
     def close(self) -> None:
-        """Close the one in force and the one of the last turn; wait for those before. The ledger goes last."""
+        """Give the rest of the ledger's block back, whatever else hangs; then close what is or was in force."""
+        serving = getattr(self, "serving", None)
+        (self._account if serving is None else serving.account).close()
         for thread in self._retiring:
             thread.join()
-        account = self._account
-        if (serving := getattr(self, "serving", None)) is not None:
+        if serving is not None:
             if self._turn is not None and self._turn is not serving:
                 self._turn.close()
             serving.close()
-            account = serving.account
-        account.close()
 
     @property
     def changed(self) -> bool:

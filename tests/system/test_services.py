@@ -288,6 +288,27 @@ def test_stop_drains_and_gives_the_rest_of_the_block_back(pair: Pair) -> None:
     assert '"reserved":{"whole_input_epsilon":0.0' in ledger
 
 
+def test_stop_while_the_name_server_is_silent(pair: Pair) -> None:
+    """ZeroMQ resolves names in a thread of its own, and cannot be closed while it waits there."""
+    board = pair.device.machine
+    before = board.run("cat /etc/resolv.conf", check=False).stdout
+    board.put("/etc/resolv.conf", f"nameserver {pair.wire.cloud_address}\n")
+    pair.wire.lose(1.0, at="cloud")
+    pair.device.configure(server_address="tcp://server.example:5555")
+    try:
+        pair.device.start()
+        pair.until(lambda: pair.device.counters().get("local", 0) > 5, "answered here")
+        began_s = time.monotonic()
+        board.run("systemctl stop edge-runtime")
+        print(f"stopped after {time.monotonic() - began_s:.1f} s: {pair.device.show('Result')}")
+        assert '"reserved":{"whole_input_epsilon":0.0' in board.run("edge-runtime ledger --json").stdout
+        assert pair.device.show("Result") == "success"
+    finally:
+        pair.wire.heal()
+        board.put("/etc/resolv.conf", before)
+        pair.device.configure(server_address=f"tcp://{pair.wire.cloud_address}:5555")
+
+
 def test_the_client_group_may_look_and_nobody_may_take(pair: Pair) -> None:
     pair.start()
     board = pair.device.machine
