@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edge_runtime import ledger
 from edge_runtime.cli import main
 from edge_runtime.config import load
 from edge_runtime.kinds import SINKS, SOURCES
@@ -124,12 +125,14 @@ def test_show_prints_what_can_be_read_again(rig: Any, capsys: Any, tmp_path: Pat
 def test_several_sources_and_sinks_at_once(rig: Any, parts: Any) -> None:
     """Each frame is answered once, goes to every sink, and is charged to its own subject."""
     sources = [
-        {"path": str(parts.arrays), "name": "arrays", "subject": "yard", "repeat": 2},
-        {"path": str(parts.pictures), "name": "pictures", "subject": "door", "repeat": 3},
+        {"path": str(parts.arrays), "name": "arrays", "subject": "yard", "repeat": 2, "interval_s": 0.04},
+        {"path": str(parts.pictures), "name": "pictures", "subject": "door", "repeat": 3, "interval_s": 0.15},
     ]
     sinks = [{"path": "answers.jsonl"}, {"path": "copy.jsonl", "name": "copy"}]
     server = rig.server()
-    device = rig.device(server, tables={"source": sources, "sink": sinks, "device": _own_state(rig, parts)})
+    state = {"bundle": str(parts.bundle.root), "key": "device.key", "state": "state"}
+    tables = {"source": sources, "sink": sinks, "device": state, "emulation": {}}
+    device = rig.device(server, tables=tables)
     assert device.ended() == 0
     found = sorted((record["source"], record["name"]) for record in device.records())
     names = [("arrays", f"arrays.npz[{number}]") for number in range(24)] * 2
@@ -139,10 +142,9 @@ def test_several_sources_and_sinks_at_once(rig: Any, parts: Any) -> None:
     counters = device.counters()
     assert counters["frames_in"] == 60
     assert "source arrays: frames=48 dropped_by_policy=0" in device.log()
-
-
-def _own_state(rig: Any, parts: Any) -> dict[str, Any]:
-    return {"bundle": str(parts.bundle.root), "key": "device.key", "state": str(parts.state)}
+    spent = ledger.read(device.config.parent / "state").subjects
+    offloaded = {record["source"] for record in device.records() if record["payload_bytes"]}
+    assert {{"yard": "arrays", "door": "pictures"}[subject] for subject in spent} == offloaded
 
 
 def test_nothing_but_a_struct_error_reaches_the_user(rig: Any) -> None:
