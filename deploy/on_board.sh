@@ -245,10 +245,11 @@ step_activate() {
     done
     check_config "$release" "$@"
     rm -f "$home/outcome"
+    printf '%s\n' "$text" >"$home/step.sh"
     systemctl reset-failed "$program-deploy.service" 2>/dev/null || true
     systemd-run --quiet --unit="$program-deploy" --collect --property=Type=oneshot --no-block \
         --description="Switch $program to release $release" \
-        sh -c 'text=$1; shift; eval "$text"' deploy "$text" "$program" switch "$release" "$@"
+        sh "$home/step.sh" "$program" switch "$release" "$@"
     follow
 }
 
@@ -299,6 +300,7 @@ follow() {
 
 outcome() {
     note "$2"
+    rm -f "$home/step.sh"
     printf '%s %s\n' "$1" "$2" >"$home/outcome.new"
     sync "$home/outcome.new"
     mv "$home/outcome.new" "$home/outcome"

@@ -74,6 +74,7 @@ SYSTEM = ("/etc", "/opt", "/usr/local", "/home", "/root", "/var/lib")
 def test_one_command_to_a_running_enrolled_answering_service(deployed: Deployed) -> None:
     assert re.search(r"^hall +[0-9a-f]{16} .* deployed$", deployed.told_server.stdout, re.MULTILINE)
     assert re.search(r"^board +[0-9a-f]{16} .* deployed$", deployed.told_board.stdout, re.MULTILINE)
+    assert "--- board: doctor" in deployed.told_board.stdout
     assert deployed.board_status["condition"] == "running"
     assert deployed.board_status["counters"]["local"] == 1
     assert deployed.board_status["link"]["hosted"]
