@@ -20,8 +20,9 @@ shift 2
 home=/opt/$program
 unit=$program.service
 config=/etc/$program/config.toml
-#: How long a new release has to answer, and how long it must then stay up, in seconds.
-ready_within_s=120
+#: How long a new release has to answer (at the first start with a bundle the board is measured, which takes minutes on a
+#: slow one), and how long it must then stay up, in seconds.
+ready_within_s=900
 steady_for_s=3
 
 note() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >>"$home/journal"; }
