@@ -55,11 +55,11 @@ Through = Callable[[list[Array]], Sequence[Array]]
 SEEDS = (1, 2, 3)
 PER_VALUE = (2.0, 1.0)
 WHOLE_INPUT = (8.0, 6.0)
-MIDDLE, DEEP = 7, 11
+MIDDLE, DEEPEST = 7, 13
 AWARE = "noise-aware tail"
 #: Points that may be lost: by the codebook from the middle cut on, and by noise at a cut.
 CODEBOOK_GOALS = {8.0: 1.0, 6.0: 3.5}
-NOISE_GOALS = {(2.0, DEEP): 1.0, (2.0, MIDDLE): 6.0, (1.0, DEEP): 3.0, (1.0, MIDDLE): 15.0}
+NOISE_GOALS = {(2.0, DEEPEST): 1.0, (2.0, MIDDLE): 6.0, (1.0, DEEPEST): 3.0, (1.0, MIDDLE): 15.0}
 ACCURACY_GOAL = 0.92
 _Z95 = 1.959963984540054
 
@@ -203,7 +203,7 @@ def claims(records: list[dict[str, Any]], pictures: int) -> list[dict[str, Any]]
             row for row in records
             if (row["cut"], row["per_value_epsilon_max"]) == (cut, epsilon) and row["way"].endswith(AWARE)
         ]  # fmt: skip
-        place = "deep" if cut == DEEP else "middle"
+        place = "deepest" if cut == DEEPEST else "middle"
         name = f"noise, per-value epsilon {epsilon:g}, {AWARE}: points lost at the {place} cut ({cut})"
         found += [_lost(name, row, most) for row in mine]
     return found

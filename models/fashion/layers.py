@@ -37,13 +37,16 @@ NAMES = tuple(layer.name for layer in LAYERS)
 WIDTH = LAYERS[-1].outward
 #: The cuts that get noise-aware tails, by the layer before them; half of the multiply-adds come before ``middle``.
 CUTS = {"early": "step1", "middle": "step2", "deep": "step4"}
+#: After the last of all layers there is only the classifier left: noise-aware tails there get a step of their own.
+LAST = "step5"
+EXTRA = Layer("step6", 64, 64, residual=True)
 
 
 def named(name: str) -> Layer:
     """The layer of this name."""
-    return LAYERS[NAMES.index(name)]
+    return EXTRA if name == EXTRA.name else LAYERS[NAMES.index(name)]
 
 
-def after(name: str) -> tuple[str, ...]:
-    """The names of the layers after ``name``."""
-    return NAMES[NAMES.index(name) + 1 :]
+def after(name: str, *, extra: bool = False) -> tuple[str, ...]:
+    """The names of the layers after ``name``; with the step that only noise-aware tails have, or without."""
+    return (*NAMES[NAMES.index(name) + 1 :], *((EXTRA.name,) if extra else ()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from layers import CLASSES, LAYERS, NAMES, WIDTH, after, named
+from layers import CLASSES, EXTRA, LAST, LAYERS, NAMES, WIDTH, after, named
 from torch.nn import functional
 
 
@@ -17,6 +17,16 @@ def make() -> Any:
         modules[f"{one.name}_norm"] = torch.nn.BatchNorm2d(one.outward)
     modules["logits"] = torch.nn.Linear(WIDTH, CLASSES)
     return torch.nn.ModuleDict(modules).to(memory_format=torch.channels_last)
+
+
+def add_step(net: Any) -> None:
+    """The further step of a noise-aware tail after the last layer, which begins as a weak copy of that layer."""
+    net[EXTRA.name] = torch.nn.Conv2d(EXTRA.inward, EXTRA.outward, 3, bias=False).to(
+        memory_format=torch.channels_last
+    )
+    net[f"{EXTRA.name}_norm"] = torch.nn.BatchNorm2d(EXTRA.outward)
+    net[EXTRA.name].load_state_dict(net[LAST].state_dict())
+    torch.nn.init.constant_(net[f"{EXTRA.name}_norm"].weight, 0.3)
 
 
 def layer(net: Any, name: str, x: Any) -> Any:
@@ -37,6 +47,6 @@ def head(net: Any, x: Any, last: str) -> Any:
 
 def tail(net: Any, x: Any, last: str) -> Any:
     """The logits [n, 10] from the features after the layer ``last``."""
-    for name in after(last):
+    for name in after(last, extra=EXTRA.name in net):
         x = layer(net, name, x)
     return net["logits"](x.mean((2, 3)))

@@ -31,20 +31,22 @@ from split_model.privacy import Allocation, NoisePlan, NoiseRelease, NoiseSpec, 
 EPSILONS = (2.0, 1.0)  # each starts from the one before
 ALLOCATION: Allocation = "uniform"
 CLIP_QUANTILE = 0.8  # chosen on the validation pictures among 0.93, 0.8 and 0.65
-EPOCHS = {"early": 3, "middle": 4, "deep": 5}
+EPOCHS = {"early": 3, "middle": 4, "deep": 5, "last": 2}
 RATE = 0.03
 
 
 def make(work: Path, output: Path) -> None:
-    """Train all six and write them into ``output/tails`` with ``output/tails.json``."""
+    """Train all eight and write them into ``output/tails`` with ``output/tails.json``."""
     bundle = _bundle(work, output)
     with np.load(work / "network.npz") as arrays:
         state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     entries = []
-    for place, layer in reversed(layers.CUTS.items()):
+    for place, layer in {**layers.CUTS, "last": layers.LAST}.items():
         cut = next(cut for cut in bundle.manifest.cuts if cut.tensors[0].name == layer)
         net = residual.make()
         net.load_state_dict(state)
+        if layer == layers.LAST:
+            residual.add_step(net)
         for epsilon in EPSILONS:
             path = Path("tails") / f"{place}-{epsilon:g}.tflite"
             _train(net, cut, layer, epsilon, EPOCHS[place])
@@ -100,7 +102,7 @@ def _train(
     labels = torch.from_numpy(fashion_mnist.labels("train").astype(np.int64))
     edge = len(pictures) - fashion_mnist.VALIDATION
     noise = Noise(cut, epsilon, training.BATCH, seed=cut.index, allocation=allocation)
-    mine = [*layers.after(after), "logits"]
+    mine = [*layers.after(after, extra=layers.EXTRA.name in net), "logits"]
     weights = [
         weight
         for name in mine

@@ -11,7 +11,8 @@ from typing import Any
 import flatbuffer  # the recipes' folder is not a package
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from layers import CLASSES, LAYERS, NAMES, SIDE, named
+from layers import CLASSES, EXTRA, LAYERS, NAMES, SIDE, named
+from layers import after as layers_after
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -33,7 +34,8 @@ def build_tail(weights: Mapping[str, Array], after: str) -> bytes:
     for layer in passed:
         side = -(-side // layer.stride)
     features = graph.tensor(after, (1, side, side, passed[-1].outward))
-    return _finish(graph, weights, features, NAMES[len(passed) :], packed=True)
+    names = layers_after(after, extra=f"{EXTRA.name}.weight" in weights)
+    return _finish(graph, weights, features, names, packed=True)
 
 
 def _finish(
