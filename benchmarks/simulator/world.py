@@ -31,6 +31,7 @@ Frames = tuple[bytes, memoryview | None]
 FRAME_OVERHEAD_BYTES = 35
 #: What the sending socket (64 kB) and the link's queue (32 kB) hold before a send is refused.
 BUFFERED_BYTES = (64 << 10) + (32 << 10)
+_HALF_SEGMENT_BYTES = 724
 #: Outputs of the tail: 1000 classes in float32.
 ANSWER_BYTES = 4000
 
@@ -195,8 +196,11 @@ class Lane:
         """When the first message of the queue is through."""
         return self._queued[0][0] if self._queued else self._clock.now_s
 
-    def send(self, size_bytes: int, arrive: Callable[[], None]) -> None:
-        """Put a message in; ``arrive`` is called when its last byte is there."""
+    def send(self, size_bytes: int, arrive: Callable[[], None], *, more: bool = False) -> None:
+        """Put a message in; ``arrive`` is called when its last byte is there.
+
+        Where ``more`` follows, that byte comes with the segment it is in: half a segment later on average.
+        """
         now_s = self._clock.now_s
         credit_s = min(1.0, self._burst_bits / max(1.0, self._capacity.mbit_s_at(now_s) * 1e6))
         begin_s = max(self._free_s, now_s - credit_s)
@@ -204,7 +208,8 @@ class Lane:
         self._queued.append((self._free_s, size_bytes))
         self._queued_bytes += size_bytes
         self.sent_bytes += size_bytes
-        self._clock.at(self._free_s + self._delay_s, arrive)
+        there_s = self._capacity.finish_s(self._free_s, _HALF_SEGMENT_BYTES * 8) if more else self._free_s
+        self._clock.at(there_s + self._delay_s, arrive)
 
 
 def wire_bytes(frames: Frames) -> int:
@@ -228,6 +233,7 @@ class VirtualTransport:
         self._inbox: deque[list[memoryview]] = deque()
         self._events: list[TransportEvent] = []
         self.probe_bytes = 0
+        self._totals: dict[int, int] = {}
         self._room_at_s = 0.0
         server.reply = self._reply
 
@@ -258,10 +264,24 @@ class VirtualTransport:
                 self._clock.at(self._room_at_s, self.woken)
             return False
         size_bytes = wire_bytes(frames)
-        if isinstance(wire.decode_from_device(frames[0]), wire.Probe):
+        message = wire.decode_from_device(frames[0])
+        if isinstance(message, wire.Probe):
             self.probe_bytes += size_bytes
-        self._up.send(size_bytes, lambda: self._server.receive(frames))
+        self._up.send(size_bytes, lambda: self._server.receive(frames), more=self._goes_on(message, frames))
         return True
+
+    def _goes_on(self, message: wire.FromDevice, frames: Frames) -> bool:
+        """Whether more of the same payload follows at once."""
+        if isinstance(message, wire.Request):
+            self._totals[message.request_id] = message.total_bytes
+            offset, total_bytes = 0, message.total_bytes
+        elif isinstance(message, wire.Chunk):
+            offset, total_bytes = message.offset, self._totals.get(message.request_id, 0)
+        elif isinstance(message, wire.Probe):
+            offset, total_bytes = message.offset, message.total_bytes
+        else:
+            return False
+        return offset + (0 if frames[1] is None else len(frames[1])) < total_bytes
 
     def receive(self) -> Iterable[list[memoryview]]:
         """What has arrived."""

@@ -21,8 +21,8 @@ MAX_BYTES_S = 1.25e8
 MIN_BYTES_S = 100.0
 #: Headers of a chunk on the wire: two frames of ZMTP and CURVE, and our own.
 CHUNK_OVERHEAD_BYTES = 80
-#: A timing is off by about a packet: what a few packets say is taken with so much more doubt.
-_GRAIN_BYTES = 1000.0
+#: A timing is off by about half a packet: what a few packets say is taken with so much more doubt.
+_GRAIN_BYTES = 600.0
 #: A gap between samples counts for no more than this in the mean: during an outage there is no rate to average.
 _LONGEST_GAP_S = 2.0
 
