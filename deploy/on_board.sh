@@ -522,6 +522,7 @@ step_uninstall() { # [purge]
     if [ "$purge" = purge ]; then
         rm -rf "/etc/$program" "/var/lib/$program"
         ! getent passwd "$program" >/dev/null || userdel "$program" 2>/dev/null || true
+        [ "$program" != edge-runtime ] || groupdel edge-clients 2>/dev/null || true
         return
     fi
     [ ! -d "/etc/$program" ] || echo "kept /etc/$program: the config and the keys"

@@ -251,7 +251,7 @@ def test_uninstall_removes_what_was_made_and_says_what_it_keeps(house: House, ro
     again = house.desk.deploy("board", "--uninstall", "--purge", "--server", "hall")
     assert "uninstalled" in again.stdout
     assert house.board.run("ls -d /etc/edge-runtime /var/lib/edge-runtime", check=False).stdout == ""
-    assert house.board.run("getent passwd edge-runtime", check=False).stdout == ""
+    assert house.board.run("getent passwd edge-runtime; getent group edge-clients", check=False).stdout == ""
 
 
 def test_several_hosts_at_once_and_one_line_for_each(
