@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 _BATCH = 128
-_WIDTH = 64
+_WIDTH = 32
 
 
 @dataclass(frozen=True)

@@ -295,13 +295,13 @@ def main() -> None:
     """Print the table, or the rows as JSON, and the claims as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a table")
-    parser.add_argument("--epsilon", type=float, action="append", metavar="E", help="per value (16, 4, 2, 1)")
-    parser.add_argument("--public", type=int, default=12_000, help="pictures that train the inverses (%(default)s)")
-    parser.add_argument("--linear", type=int, default=4_000, help="those of them for the linear one (%(default)s)")
+    parser.add_argument("--epsilon", type=float, action="append", metavar="E", help="per value (16, 4, 1)")
+    parser.add_argument("--public", type=int, default=6_000, help="pictures that train the inverses (%(default)s)")
+    parser.add_argument("--linear", type=int, default=3_000, help="those of them for the linear one (%(default)s)")
     parser.add_argument("--candidates", type=int, default=2_000, help="those for the posterior (%(default)s)")
     parser.add_argument("--victims", type=int, default=100, help="frames attacked (%(default)s)")
     parser.add_argument("--network", action="store_true", help="train inverse networks too; needs torch")
-    parser.add_argument("--epochs", type=int, default=6, help="of each network (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=5, help="of each network (%(default)s)")
     parser.add_argument("--pictures", type=Path, metavar="FILE", help="draw what the attackers see (.png or .svg)")
     options = parser.parse_args()
     pictures = read_pictures(options.public, options.victims)
@@ -320,7 +320,7 @@ def main() -> None:
         )
         attack = Attack(bundle, pictures, options)
         rows = []
-        for way in sorted(ways(bundle, options.epsilon or (16.0, 4.0, 2.0, 1.0)), key=lambda way: way.cut):
+        for way in sorted(ways(bundle, options.epsilon or (16.0, 4.0, 1.0)), key=lambda way: way.cut):
             rows.append(attack(way))
             print(f"cut {way.cut}, {way.name}", file=sys.stderr, flush=True)
         without = references(bundle, pictures)
