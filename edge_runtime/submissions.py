@@ -132,7 +132,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[Any], header: bytes | memoryview) -
         raise ProtocolError(f"a header of {len(header)} bytes, at most {MAX_HEADER_BYTES} are taken")
     try:
         return decoder.decode(header)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a header that is none: {str(error)[:200]}") from None
 
 

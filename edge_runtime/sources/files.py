@@ -11,7 +11,7 @@ import msgspec
 
 from edge_runtime.sources.source import Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError
-from split_model.features.data import BadSampleError, Data, Sample, open_data
+from split_model.features.data import BadSampleError, Data, Sample, open_data, spelled
 
 
 class FilesTable(SourceTable, frozen=True, tag="files"):
@@ -79,7 +79,7 @@ def frames(
                 return
             if isinstance(sample, BadInputError):
                 name = sample.name if isinstance(sample, BadSampleError) else ""
-                yield Frame(index, name, (), None, due_s, error=str(sample))
+                yield Frame(index, name, (), None, due_s, error=spelled(str(sample)))
             else:
                 good += 1
                 yield Frame(index, sample.name, sample.tensors, sample.label, due_s)

@@ -196,6 +196,10 @@ class SocketSource(Source):
             return self._refuse(message, "protocol", str(error))
         except BadInputError as error:
             return self._refuse(message, "bad_input", str(error))
+        except Exception as error:
+            # One client's message must not end the source of all others, whatever is wrong with it.
+            log.exception("source %s: a client's message could not be read; refused", self._table.label)
+            return self._refuse(message, "failed", f"it could not be read ({type(error).__name__}: {error})")
 
     def _accept(self, ticket: _Ticket, message: wire.Submit, values: Sequence[bytes]) -> wire.Refusal | None:
         tensors = wire.tensors_of(message.tensors, values)

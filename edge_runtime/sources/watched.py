@@ -25,7 +25,7 @@ import msgspec
 from edge_runtime.sources.memory import Memory, Stamp
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, MissingInputError
-from split_model.features.data import BadSampleError, Data, open_data
+from split_model.features.data import BadSampleError, Data, open_data, spelled
 from split_model.features.preprocess import SUFFIXES, load_tensor
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class Watched(Source):
             self._counts["unreadable"] += 1
             file.whole = True
             self._give(file)
-            yield Frame(0, name, (), None, now_s, error=str(error), ticket=file)
+            yield Frame(0, spelled(name), (), None, now_s, error=spelled(str(error)), ticket=file)
         with self._guard:
             file.whole = True
             self._finish(file)
@@ -223,7 +223,7 @@ class Watched(Source):
         if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
             tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
             file.whole = True
-            yield Frame(0, file.name, (tensor,), None, now_s, ticket=file)
+            yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file)
             return
         data: Data = open_data(path, wanted.inputs, wanted.preprocess)
         samples = iter(data)
@@ -233,7 +233,7 @@ class Watched(Source):
                 sample = next(samples)
             except BadSampleError as error:
                 if number >= start:
-                    yield Frame(0, error.name, (), None, now_s, error=str(error), ticket=file)
+                    yield Frame(0, error.name, (), None, now_s, error=spelled(str(error)), ticket=file)
                 continue
             if number >= start:
                 yield Frame(0, sample.name, sample.tensors, sample.label, now_s, ticket=file)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
 from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
-from split_model.features.samples import BadSampleError, Data, Sample
+from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
 Array = NDArray[Any]
 _PICTURES = "pictures"
@@ -62,7 +62,7 @@ class ArrayFile(Data):
             members = [_Member(archive, self._path, name, stack) for name in self._names]
             for index in range(self._count):
                 rows = [member.row() for member in members]  # all of them, or the next sample's would not fit
-                name = f"{self._path.name}[{index}]"
+                name = spelled(f"{self._path.name}[{index}]")
                 try:
                     pairs = zip(rows, self.inputs, strict=True)
                     tensors = tuple(self._as_input(index, row, spec) for row, spec in pairs)

@@ -18,9 +18,9 @@ from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.arrays import ArrayFile
 from split_model.features.preprocess import SUFFIXES, check_preprocess, load_tensor
-from split_model.features.samples import BadSampleError, Data, Sample
+from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
-__all__ = ["ArrayFile", "BadSampleError", "Data", "ImageFolder", "Sample", "open_data", "read_labels"]
+__all__ = ["ArrayFile", "BadSampleError", "Data", "ImageFolder", "Sample", "open_data", "read_labels", "spelled"]
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ def _pictures(root: Path, labels: Sequence[str] | None) -> Iterator[_File]:
             if entry.is_dir():
                 inside = sorted(path for path in entry.iterdir() if _is_picture(path))
                 label = _class_index(entry, labels) if inside else None
-                yield from (_File(f"{entry.name}/{path.name}", path, label) for path in inside)
+                yield from (_File(spelled(f"{entry.name}/{path.name}"), path, label) for path in inside)
             elif _is_picture(entry):
-                yield _File(entry.name, entry, None)
+                yield _File(spelled(entry.name), entry, None)
     except PermissionError as error:
         raise MissingInputError(f"{error.filename}: no permission to read it") from None
 

@@ -93,6 +93,7 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
 
     ``picture`` is uint8 [height, width, 3] (or [height, width] or [height, width, 1] for grey), in
     the order of colours RGB as cameras and files give it; the result has ``spec``'s shape and dtype.
+    `BadInputError` for what is no such picture, or is so long and narrow that it cannot be scaled.
     """
     check_preprocess(preprocess, spec)
     channels = spec.shape[-1]
@@ -163,12 +164,17 @@ def _channels_last(pixels: Picture, preprocess: ImagePreprocess) -> Picture:
 
 
 def _resized(pixels: Picture, preprocess: ImagePreprocess) -> Picture:
-    """Scale the shorter side to ``resize``, keeping the proportions."""
+    """Scale the shorter side to ``resize``, keeping the proportions. `BadInputError` where that is too large."""
     height, width = pixels.shape[:2]
     short = min(height, width)
     if short == preprocess.resize:
         return pixels
     size = (round(width * preprocess.resize / short), round(height * preprocess.resize / short))
+    if size[0] * size[1] > MAX_PIXELS:  # a strip: a few pixels of it would fill the memory of a board
+        raise BadInputError(
+            f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is over "
+            f"{MAX_PIXELS >> 20} megapixels; cut it to less extreme proportions"
+        )
     image_module = _pillow("Image")
     image = image_module.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     scaled = image.resize(size, image_module.Resampling[preprocess.filter.upper()])

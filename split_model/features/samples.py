@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,15 @@ from numpy.typing import NDArray
 from split_model.errors import BadInputError
 
 Array = NDArray[Any]
+
+
+def spelled(text: str) -> str:
+    r"""A file's name, or a text with one in it, as UTF-8 can have it: its other bytes spelled ``\xff``.
+
+    Linux takes any bytes for a name, and Python keeps those that are no UTF-8 as lone surrogates, which cannot be
+    written into a record.
+    """
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
-from edge_runtime.sources import Frame
-from edge_runtime.sources.files import frames
+from edge_runtime.sources import Frame, Wanted
+from edge_runtime.sources.files import FilesTable, frames
+from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
 from split_model.features.data import BadSampleError, Sample
 
@@ -91,3 +94,14 @@ def test_a_round_without_anything_to_read_is_the_last() -> None:
     with pytest.raises(BadInputError, match="not one sample"):
         found.extend(frame.name for frame in make(Broken("abc", good=""), Clock(), repeat=0))
     assert found == ["a", "b", "c"]
+
+
+def test_names_that_are_no_utf8_can_be_written_into_records(tmp_path: Path) -> None:
+    (tmp_path / "a\udcff.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "b\udcff.png")
+    spec = TensorSpec(name="in", shape=(1, 8, 8, 3), dtype="float32")
+    wanted = Wanted((spec,), preprocess=ImagePreprocess(resize=8, crop=(8, 8)))
+    bad, good = FilesTable(path=tmp_path).open(wanted).frames(lambda: False)
+    assert (bad.name, good.name) == ("a\\xff.png", "b\\xff.png")
+    assert "a\\xff.png: not a picture" in bad.error
+    msgspec.json.encode([bad.name, bad.error, good.name])

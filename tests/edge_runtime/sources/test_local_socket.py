@@ -276,6 +276,7 @@ SUBMIT = ["submit", 1, 7, [["float32", [2, 3]]], "x"]
         ([b""], "protocol", None),
         ([b"\xc1"], "protocol", None),
         ([b"x" * 70000], "protocol", None),
+        ([b"\x92\xa8" + b"\xff" * 8 + b"\x01"], "protocol", None),  # a text that is no UTF-8
         ([msgspec.msgpack.encode(["answer", 1])], "protocol", None),
         ([msgspec.msgpack.encode(["describe", 9])], "version", None),
         ([msgspec.msgpack.encode(["submit", 2, *SUBMIT[2:]]), bytes(24)], "version", 7),
@@ -310,6 +311,36 @@ def test_any_bytes_from_a_client_get_a_refusal_or_an_answer(frames: list[bytes])
     reply = source._receive(b"client", (), frames)
     assert isinstance(reply, (wire.Refusal, wire.Description))
     wire.decode_to_client(wire.encode(reply))
+
+
+def test_what_goes_wrong_with_one_message_is_refused_to_its_sender(
+    loop: Any, tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    """A fault of ours that one client's tensors bring out is no other client's business."""
+    program = loop()
+    fit = Wanted.fit
+
+    def run_out(wanted: Wanted, arrays: Any) -> Any:
+        if (arrays[0] == 13.0).all():
+            raise MemoryError("no room")
+        return fit(wanted, arrays)
+
+    monkeypatch.setattr(Wanted, "fit", run_out)
+    with Client(tmp_path / "frames.sock") as client, Client(tmp_path / "frames.sock") as other:
+        with pytest.raises(RefusedError, match=r"failed: it could not be read \(MemoryError: no room\)"):
+            client.ask(np.full((2, 3), 13.0, np.float32))
+        assert client.ask(tensor()).how == other.ask(tensor()).how == "local"
+    assert program.source.counters()["refused"] == 1
+    assert "a client's message could not be read" in caplog.text
+
+
+def test_a_strip_of_a_picture_is_refused(loop: Any, tmp_path: Path) -> None:
+    prepare = ImagePreprocess(resize=224, crop=(8, 8), scale=(255.0,))
+    loop(wanted=Wanted((TensorSpec(name="in", shape=(1, 8, 8, 3), dtype="float32"),), preprocess=prepare))
+    with Client(tmp_path / "frames.sock", timeout_s=PATIENCE_S) as client:
+        with pytest.raises(RefusedError, match=r"bad_input: .* less extreme proportions"):
+            client.ask(np.zeros((1, 100_000, 3), np.uint8))
+        assert client.ask(np.zeros((20, 30, 3), np.uint8)).how == "local"
 
 
 def test_a_req_socket_will_do(loop: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,6 +87,20 @@ def test_each_file_is_answered_once_oldest_first(watch: Watch) -> None:
     watch.picture("d.png")
     assert watch.look() == ["d.png"]
     assert watch.source.counters() == {"files": 4, "unreadable": 0, "vanished": 0}
+
+
+def test_names_that_are_no_utf8_can_be_written_into_records(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, after="delete")
+    watch.picture("a\udcff.png")
+    (watch.folder / "b\udcff.png").write_bytes(b"no picture")
+    np.savez(tmp_path / "rows.npz", inputs=np.zeros((1, 8, 8, 3), np.float32))
+    (tmp_path / "rows.npz").rename(watch.folder / "c\udcff.npz")
+    names = watch.look(30.0)
+    assert sorted(name.split(":")[0] for name in names) == ["a\\xff.png", "b\\xff.png", "c\\xff.npz[0]"]
+    msgspec.json.encode(names)
+    assert not (watch.folder / "a\udcff.png").exists()
+    watch.restart()
+    assert watch.look(30.0) == []
 
 
 def test_a_file_waits_until_it_has_settled(watch: Watch) -> None:

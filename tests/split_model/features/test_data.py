@@ -35,6 +35,22 @@ def test_a_folder_is_read_in_order_and_other_files_are_left_alone(tmp_path):
     assert samples[1].path == tmp_path / "b.png"
 
 
+def test_names_that_are_no_utf8_are_spelled_out(tmp_path):
+    picture(tmp_path / "3\udcfc" / "a\udcff.png")
+    (tmp_path / "z\udcff.png").write_bytes(b"damaged")
+    data = open_data(tmp_path, [SPEC], PREPROCESS)
+    samples = iter(data)
+    sample = next(samples)
+    assert sample.name == "3\\xfc/a\\xff.png"
+    assert sample.path == data.paths[0] == tmp_path / "3\udcfc" / "a\udcff.png"
+    with pytest.raises(BadSampleError) as raised:
+        next(samples)
+    assert raised.value.name == "z\\xff.png"
+    np.savez(tmp_path / "rows.npz", inputs=np.zeros((1, 4, 4, 3), np.float32))
+    path = (tmp_path / "rows.npz").rename(tmp_path / "\udc80ü.npz")
+    assert [sample.name for sample in open_data(path, [SPEC], None)] == ["\\x80ü.npz[0]"]
+
+
 def test_sub_folders_are_classes_by_index_or_by_label(tmp_path):
     picture(tmp_path / "2" / "x.png")
     picture(tmp_path / "Great White Shark" / "y.png")

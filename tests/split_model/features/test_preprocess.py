@@ -205,6 +205,21 @@ def test_arrays_that_are_no_pictures_are_refused(picture):
         picture_tensor(picture, RGB, FLOAT)
 
 
+@pytest.mark.parametrize("shape", [(1, 100_000, 3), (100_000, 1, 3), (2, 4_000_000, 3)])
+def test_a_strip_is_refused_before_it_is_scaled(shape):
+    """Scaling its shorter side to 224 would take gigabytes."""
+    strip = np.zeros(shape, np.uint8)
+    with pytest.raises(BadInputError, match=f"{shape[0]} x {shape[1]} scaled .* 64 megapixels"):
+        picture_tensor(strip, replace(RGB, resize=224), FLOAT)
+
+
+def test_long_pictures_that_fit_are_scaled_as_before():
+    strip = gradient(2, 3000)
+    tensor = picture_tensor(strip, replace(RGB, mean=(0.0,), scale=(1.0,)), FLOAT)[0]
+    whole = np.asarray(Image.fromarray(strip).resize((12_000, 8), Image.Resampling[RGB.filter.upper()]))
+    np.testing.assert_array_equal(tensor, whole[1:7, 5997:6003])
+
+
 def test_pillow_is_not_needed_for_arrays_of_the_right_size(monkeypatch):
     import importlib
 
