@@ -25,7 +25,8 @@ from split_model.keys import parse_public
 from split_model.layers import Layers, read_layers
 from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, settle, settle_codebook
 
-_ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+# libzmq takes no host that begins otherwise.
+_ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]

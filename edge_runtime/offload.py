@@ -81,6 +81,7 @@ class Offload(threading.Thread):
         self._view = LinkView(False, NOT_YET, (), 0, self._meter.estimate(now()), 0.0, 0, 0)
         self._tcp: TcpInfo | None = None
         self._stopping = False
+        self._opened = threading.Event()
         self._heard_s = self._down_s = now()
         self._backoff_s = _BACKOFF_S[0]
         self._reopen_at_s: float | None = None
@@ -146,6 +147,11 @@ class Offload(threading.Thread):
             late = self._mailbox.late
             return replace(self._view, estimate=estimate, queue_s=queue_s, late=late, tcp=self._tcp)
 
+    def wait_until_open(self) -> None:
+        """Wait until the link thread has its sockets, which takes no server; raises what ended it, as `view`."""
+        self._opened.wait()
+        self.view()
+
     def stop(self) -> LinkView:
         """`end`, and the last view, for its counts."""
         self.end()
@@ -164,11 +170,13 @@ class Offload(threading.Thread):
         """Serve the sockets until `stop`."""
         try:
             self._transport.open()
+            self._opened.set()
             while not self._stopping:
                 self._turn()
         except BaseException as error:  # noqa: BLE001  whatever it is, `view` raises it in the inference thread
             self._error = error
         finally:
+            self._opened.set()
             self._transport.close()
             self._mailbox.close()
 

@@ -238,6 +238,7 @@ class Pipeline(Runtime):
                 return True
             return any(self._offload.has_ended(one.sent.request_id) for one in flying)
 
+        self._offload.view()  # raises what ended the link thread: nothing would be waited for any more
         self._offload.rest(until_s=self._now() + _CHECK_EVERY_S, unless=awake)
 
     def _moved(self, split: int) -> None:

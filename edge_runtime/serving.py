@@ -106,10 +106,12 @@ class Serving:
                 program.beats.expect("measuring this board", within_s=_HEAD_WITHIN_S)
                 log.info("%s", text)
 
-            profile = find_profile(
-                config, bundle, heads, board, program.stopped, progress=progress, keep=keep_profile
-            )
-            program.beats.done("measuring this board")
+            try:
+                profile = find_profile(
+                    config, bundle, heads, board, program.stopped, progress=progress, keep=keep_profile
+                )
+            finally:  # what was refused must not starve the watchdog of the config that stays in force
+                program.beats.done("measuring this board")
             if profile is None:
                 return None
             # A stored profile says nothing of whether the model runs today.
@@ -127,9 +129,14 @@ class Serving:
 
     def close(self) -> LinkView:
         """End the link and everything else; the last view of the link, for its counts."""
-        view = self.offload.stop()
+        try:
+            return self.offload.stop()
+        finally:
+            self._closing.close()
+
+    def abandon(self) -> None:
+        """Close one that never answered a frame, whatever became of its link."""
         self._closing.close()
-        return view
 
     def _start_loop(
         self,
@@ -182,6 +189,7 @@ class InForce:
     def __init__(self, account: Account) -> None:
         self.serving: Serving
         self._account = account
+        self._lock = threading.Lock()  # whoever takes one out of its place, and only they, retires it
         self._turn: Serving | None = None
         self._retiring: list[threading.Thread] = []
 
@@ -203,19 +211,22 @@ class InForce:
 
     def put(self, serving: Serving) -> None:
         """Another one, from the next frame on; one that never got a turn is closed."""
-        left, self.serving = self.serving, serving
-        if left is not self._turn:
-            self._retire(left)
+        with self._lock:
+            left, self.serving = self.serving, serving
+            if left is not self._turn:
+                self._retire(left)
 
     def take_turn(self, counters: Counters) -> Serving:
         """The one in force. The one before is closed meanwhile: no frame has to wait for that."""
-        left, self._turn = self._turn, self.serving
-        if left is not None and left is not self._turn:
-            view = left.offload.view()
-            counters.link(late=view.late, reconnects=view.reconnects)
-            counters.next_link()
-            self._retire(left)
-        return self._turn
+        with self._lock:
+            left, self._turn = self._turn, self.serving
+            taken = self._turn
+            if left is not None and left is not taken:
+                view = left.offload.view()
+                counters.link(late=view.late, reconnects=view.reconnects)
+                counters.next_link()
+                self._retire(left)
+        return taken
 
     def _retire(self, left: Serving) -> None:
         self._retiring = [thread for thread in self._retiring if thread.is_alive()]

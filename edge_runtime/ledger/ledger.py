@@ -188,23 +188,35 @@ class Ledger:
         if reserves.keys() < self._reserves.keys() or not reserves[subject].covers(left + cost):
             return
         self._under_way = True
-        self._ahead.submit(self._write_ahead, self._used, reserves)
+        try:
+            self._ahead.submit(self._write_ahead, self._used, reserves)
+        except BaseException:
+            self._under_way = False  # nobody is there who would say that it is over
+            raise
 
     def _write_ahead(self, used: Books, reserves: dict[str, Amount]) -> None:
         """In the executor's thread: write what was bought when ``used`` was all that had been charged."""
-        failed = self._broken or self._store(pure.with_reserves(used, reserves))
-        with self._guard:
-            if failed is None:
-                # What was charged meanwhile was paid from the old blocks, which the new ones contain.
-                spent = {
-                    name: self._used.subjects.get(name, Amount()) - used.subjects.get(name, Amount())
-                    for name in reserves
-                }
-                self._reserves = {name: amount - spent[name] for name, amount in reserves.items()}
-                self._noted_age_s = used.window_age_s
-            self._broken = self._broken or failed
-            self._under_way = False
-            self._guard.notify_all()
+        try:
+            failed = self._broken or self._store(pure.with_reserves(used, reserves))
+            with self._guard:
+                if failed is None:
+                    # What was charged meanwhile was paid from the old blocks, which the new ones contain.
+                    spent = {
+                        name: self._used.subjects.get(name, Amount()) - used.subjects.get(name, Amount())
+                        for name in reserves
+                    }
+                    self._reserves = {name: amount - spent[name] for name, amount in reserves.items()}
+                    self._noted_age_s = used.window_age_s
+                self._broken = self._broken or failed
+        except BaseException as error:
+            log.exception("privacy ledger")  # the executor would keep it to itself
+            with self._guard:
+                self._broken = self._broken or _unwritable(type(error).__name__)
+            raise
+        finally:
+            with self._guard:
+                self._under_way = False
+                self._guard.notify_all()
 
     def _note_age(self, current: Books) -> None:
         """While a window is spent nothing else is written, and its age would be lost with the power."""
@@ -228,9 +240,12 @@ class Ledger:
         except (OSError, LedgerError) as error:
             # After a failed sync nobody knows what the disk holds; only opening it anew can tell.
             why = (error.strerror if isinstance(error, OSError) else None) or error
-            text = f"the privacy ledger cannot be written ({why}); nothing leaves until the next start"
-            return Refusal("ledger", text)
+            return _unwritable(str(why))
         return None
+
+
+def _unwritable(why: str) -> Refusal:
+    return Refusal("ledger", f"the privacy ledger cannot be written ({why}); nothing leaves until the next start")
 
 
 def _lock(state: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -108,20 +109,28 @@ class Reloader(threading.Thread):
         bundle = open_bundle(config)
         refuse_other_inputs(old.bundle, bundle)
         plans = make_plans(config, bundle)
-        started = Serving.start(
-            config,
-            bundle,
-            plans=plans,
-            keys=read_pair(config.device.key),
-            account=(account := reopen_account(old.account, config, plans, now=system_now())),
-            program=self._program,
-            keep_profile=False,
-        )
-        if started is None:
-            return
-        if old.offload.view().up:
-            self._wait_for_link(started)
-        account.limit(config.limits)
+        keys = read_pair(config.device.key)
+        with contextlib.ExitStack() as undo:
+            account = reopen_account(old.account, config, plans, now=system_now())
+            if old.account.books is None:  # else the ledger is that of the config in force
+                undo.callback(account.close)
+            started = Serving.start(
+                config,
+                bundle,
+                plans=plans,
+                keys=keys,
+                account=account,
+                program=self._program,
+                keep_profile=False,
+            )
+            if started is None:
+                return
+            undo.callback(started.abandon)
+            started.offload.wait_until_open()
+            if old.offload.view().up:
+                self._wait_for_link(started)
+            account.limit(config.limits)
+            undo.pop_all()
         self._in_force.put(started)
         self._reporter.serve(started)
         self._reporter.reloads += 1

@@ -64,6 +64,21 @@ def test_frames_under_way_are_answered_before_what_the_source_raises(scripted: A
     assert device.runtime.counters.adds_up
 
 
+def test_a_dead_link_is_not_waited_for(scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+
+    def broken() -> None:
+        raise RuntimeError("the link is broken")
+
+    def unanswered(_: Any) -> bool:
+        monkeypatch.setattr(device.transport, "tcp", broken)
+        return False
+
+    scripted.answer = unanswered
+    with pytest.raises(RuntimeError, match="the link is broken"):
+        list(device.runtime.run([device.frame()]))
+
+
 def test_server_killed_with_frames_under_way(rig: Any) -> None:
     server = rig.server()
     device = rig.device(server, **THROUGHPUT)

@@ -183,6 +183,30 @@ def test_a_write_ahead_that_fails_stops_the_releases_after_the_block(tmp_path):
     assert read(tmp_path).total.covers(ONE * 14)
 
 
+def test_a_write_ahead_that_fails_in_any_other_way_stops_the_releases_too(tmp_path):
+    world = World()
+    open_in(tmp_path, world).close()
+    trouble = []
+
+    def fsync(file):
+        if trouble:
+            raise MemoryError
+        os.fsync(file)
+
+    file = SlotFile(slots_path(tmp_path), fsync=fsync)
+    ahead = ThreadPoolExecutor(1)
+    ledger = Ledger(file, _lock(tmp_path), Limits(block_frames=16), world.now, ahead=ahead)
+    for _ in range(13):
+        assert ledger.charge(ONE, "cam") is None
+    trouble.append(1)
+    assert ledger.charge(ONE, "cam") is None
+    with ThreadPoolExecutor(1) as charging:
+        refused = [charging.submit(ledger.charge, ONE, "cam") for _ in range(3)]
+        assert "MemoryError" in refused[-1].result(20).text
+    ledger.close()
+    assert read(tmp_path).total.covers(ONE * 16)
+
+
 def test_writing_ahead_writes_no_more_often(tmp_path):
     for ahead, most in ((None, 20), (Inline(), 24)):
         folder = tmp_path / str(most)
