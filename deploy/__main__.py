@@ -102,6 +102,7 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
     server_config = "the server's config file, there (default: %(default)s)"
     add("--server-config", default=configs.config_path("cloud-server"), metavar="FILE", help=server_config)
     add("--name", default="", help="the board's name at the server (default: its host name)")
+    add("--replace", action="store_true", help="take that name away from another board, whose key is revoked")
     budget = "what the board may ever release, or 'unlimited'; without it, nothing leaves the board"
     add("--whole-input-budget", type=_budget, metavar="EPSILON", help=budget)
 
@@ -165,7 +166,7 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
         first_config=first,
         configs=texts,
         server=server,
-        name=args.name if device else "",
+        **({"name": args.name, "replace": args.replace, "server_config": args.server_config} if device else {}),
         keep_hosted=not device and not args.only,
         dry_run=args.dry_run,
     )
@@ -224,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError("a host is named twice")
         if len(args.hosts) > 1 and vars(args).get("name"):
             raise UsageError("--name is for one host; several have their own host names")
+        if len(args.hosts) > 1 and vars(args).get("replace"):
+            raise UsageError("--replace is for one host, whose name at the server is known")
         if args.config and not args.config.is_file():
             raise MissingError(f"{args.config}: no such file")
         with tempfile.TemporaryDirectory(prefix="deploy-") as scratch:

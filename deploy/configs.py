@@ -62,9 +62,6 @@ devices = "/etc/cloud-server/devices"
 bundles = ["/opt/cloud-server/current/bundles"]
 """
 
-KEYS = {"edge-runtime": "/etc/edge-runtime/device.key", "cloud-server": "/etc/cloud-server/server.key"}
-
-
 #: Beside the config proper, and read after it.
 SERVER_PATH = "/etc/edge-runtime/conf.d/server.toml"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -52,7 +53,7 @@ def look(text: str, *, address: str, public_key: str, config: str, connect: Call
     found: dict[str, Any] = {}
     reached, trouble = None, ""
     try:
-        remote = connect(destination)
+        remote = connect(destination.replace("[", "").replace("]", ""))  # ssh wants IPv6 addresses bare
         found = json.loads(remote.step("on_server.sh", "look", config))
         reached = remote
     except (UnreachableError, NotAllowedError, DeployError) as error:
@@ -64,6 +65,8 @@ def look(text: str, *, address: str, public_key: str, config: str, connect: Call
         host = reached.hostname()
         listen = str(found["config"]["server"]["listen"])
         port = port or int(listen.rpartition(":")[2]) or DEFAULT_PORT
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
     known = str(found["keys"]["public_key"]) if found else ""
     if public_key and known and public_key != known:
         raise UsageError(f"--server-key is not the key of {destination}, which is {known}")
@@ -83,18 +86,42 @@ def device_name(text: str) -> str:
     return _NAME.sub("-", text).strip("-.")[:64] or "device"
 
 
-def enrol(server: Server, name: str, key: str) -> str:
-    """Let the board connect; what was done, or an empty text if it was allowed already."""
+def free_name(server: Server, name: str, key: str, *, earlier: str = "", replace: bool = False) -> str:
+    """``name``, or one made of it and the key's SHA-256 where another board goes by it.
+
+    ``earlier``: the same board's key before ``key``; its name is taken over. ``replace``: so is anybody's.
+    """
+    holder = server.devices.get(name)
+    if replace or holder is None or holder in (key, earlier):
+        return name
+    return f"{name[:57]}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
+
+
+def enrol(server: Server, name: str, key: str, *, earlier: str = "", replace: bool = False) -> str:
+    """Let the board connect; what was done, or an empty text if it was allowed already.
+
+    Which other key it may take the place of is said by ``earlier`` and ``replace``, as in `free_name`.
+    """
     if server.enrolled(key):
         return ""
     if server.reached is None:
         raise UnreachableError(server.trouble)
-    replace = ["replace"] if name in server.devices else []
-    server.reached.step("on_server.sh", "allow", server.config, name, key, *replace)
-    server.devices[name] = key
-    return f"{name}'s new key replaces its old one" if replace else f"{name} may connect"
+    free = free_name(server, name, key, earlier=earlier, replace=replace)
+    held = free in server.devices
+    server.reached.step("on_server.sh", "allow", server.config, free, key, *(["replace"] if held else []))
+    server.devices[free] = key
+    if free != name:
+        return f"{free} may connect; {name} is another board's name (--replace takes it away from that one)"
+    return f"{name}'s new key replaces its old one" if held else f"{name} may connect"
 
 
-def command_for(server: Server, name: str, key: str) -> str:
+def allow_command(config: str, name: str, key: str) -> str:
     """The one command for the user to run on the server."""
-    return f"sudo cloud-server devices allow -c {shlex.quote(server.config)} {name} {shlex.quote(key)}"
+    return f"sudo cloud-server devices allow -c {shlex.quote(config)} {name} {shlex.quote(key)}"
+
+
+def revoke_command(config: str, name: str = "") -> str:
+    """The command that takes a board off the list; without a name, the one that shows the list."""
+    if not name:
+        return f"sudo cloud-server devices list -c {shlex.quote(config)}"
+    return f"sudo cloud-server devices revoke -c {shlex.quote(config)} {name}"

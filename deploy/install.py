@@ -20,6 +20,7 @@ from deploy.remote import Remote
 from deploy.target import Facts, choose_target, clock_warning, read_facts
 from deploy.wheelhouse import wheels_for
 
+SERVER_CONFIG = configs.config_path("cloud-server")
 _SCRIPT = "on_board.sh"
 _printing = threading.Lock()
 
@@ -43,7 +44,8 @@ class Job:
     """What is to be on every host.
 
     ``parts``: the bundles. ``first_config``: for a machine that has none. ``configs``: texts by path, for every
-    machine. ``keep_hosted``: a server keeps the bundles it has.
+    machine. ``keep_hosted``: a server keeps the bundles it has. ``server_config``: the server's config file, there.
+    ``name``, ``replace``: the board's name at the server, and whether it takes that away from another.
     """
 
     program: str
@@ -52,7 +54,9 @@ class Job:
     first_config: str
     configs: dict[str, str]
     server: enrol.Server | None = None
+    server_config: str = SERVER_CONFIG
     name: str = ""
+    replace: bool = False
     keep_hosted: bool = False
     dry_run: bool = False
 
@@ -99,7 +103,7 @@ class Installation:
         if not fresh:
             self._send(release, missing)
         self._step("install", release.name, text=release.manifest)
-        key = self._step("keys", release.name, configs.KEYS[job.program]).strip()
+        key = self._step("keys", release.name).strip()
         if not fresh:
             self._say(
                 "trial    the new release, beside the one in use" if facts.release else "trial    of the release"
@@ -185,17 +189,23 @@ class Installation:
         server = self._job.server
         if server is None or not key or server.enrolled(key):
             return
-        name = self._job.name or enrol.device_name(facts.hostname)
+        name = self._name(facts)
+        earlier, replace = facts.earlier_key, self._job.replace
         if dry_run:
-            self._say(f"would enrol {name} at {server.destination}")
+            free = enrol.free_name(server, name, key, earlier=earlier, replace=replace)
+            self._say(f"would enrol {free} at {server.destination}")
             return
         try:
             with _printing:  # one at a time at the server, too
-                said = enrol.enrol(server, name, key)
+                said = enrol.enrol(server, name, key, earlier=earlier, replace=replace)
             self._say(f"enrol    {said}" if said else "enrol    its key is allowed already")
         except DeployError as error:
             self._say(f"enrol    not done: {error}")
-            self.outcome.pending.append(enrol.command_for(server, name, key))
+            free = enrol.free_name(server, name, key, earlier=earlier)
+            self.outcome.pending.append(enrol.allow_command(server.config, free, key))
+
+    def _name(self, facts: Facts) -> str:
+        return self._job.name or enrol.device_name(facts.hostname)
 
     def uninstall(self, *, purge: bool) -> Outcome:
         """Take away what `run` has made."""
@@ -208,10 +218,10 @@ class Installation:
                 )
                 self.outcome.result = "dry run: would uninstall"
             else:
+                self._revoke(facts)  # first: what is gone from here can no longer say its key
                 for line in self._step("uninstall", *(["purge"] if purge else [])).splitlines():
                     self._say(line)
                 self.outcome.result = "uninstalled"
-                self._revoke(facts)
         except DeployError as error:
             self.outcome.result = f"error: {error}"
             self.outcome.exit_code = error.exit_code
@@ -219,17 +229,31 @@ class Installation:
         return self.outcome
 
     def _revoke(self, facts: Facts) -> None:
-        server, key = self._job.server, facts.public_key
-        if not key or self._job.program != "edge-runtime":
+        """Take every key of this board off the server's list; what is left to do there is pending."""
+        server, config = self._job.server, self._job.server_config
+        keys = {facts.public_key, facts.earlier_key, facts.next_key} - {""}
+        if self._job.program != "edge-runtime" or not (keys or facts.release):
             return
-        name = self._job.name or enrol.device_name(facts.hostname)
-        if server is not None and server.reached is not None:
-            name = next((known for known, its in server.devices.items() if its == key), "")
-            if name:
-                server.reached.step("on_server.sh", "revoke", server.config, name)
-                self._say(f"revoked {name} at {server.destination}")
+        if server is None or server.reached is None:
+            self.outcome.pending.append(enrol.revoke_command(config, self._name(facts)))
             return
-        self.outcome.pending.append(f"sudo cloud-server devices revoke -c /etc/cloud-server/config.toml {name}")
+        names = [name for name, key in server.devices.items() if key in keys]
+        if not names:
+            why = "no entry has its key" if keys else "its key is not known"
+            self.outcome.pending.append(
+                f"{enrol.revoke_command(config)}  # {self._remote.destination}: {why}; revoke it if it is listed"
+            )
+        for name in names:
+            self._revoke_one(server, server.reached, name)
+
+    def _revoke_one(self, server: enrol.Server, reached: Remote, name: str) -> None:
+        try:
+            reached.step("on_server.sh", "revoke", server.config, name)
+            del server.devices[name]
+            self._say(f"revoked {name} at {server.destination}")
+        except DeployError as error:
+            self._say(f"revoke   not done: {error}")
+            self.outcome.pending.append(enrol.revoke_command(server.config, name))
 
     def _step(self, step: str, *arguments: str, text: str = "") -> str:
         return self._remote.step(_SCRIPT, self._job.program, step, *arguments, text=text)

@@ -20,9 +20,14 @@ shift 2
 home=/opt/$program
 unit=$program.service
 config=/etc/$program/config.toml
+case $program in
+cloud-server) key=/etc/$program/server.key ;;
+*) key=/etc/$program/device.key ;;
+esac
 #: How long a new release has to answer (at the first start with a bundle the board is measured, which takes minutes on a
-#: slow one), and how long it must then stay up, in seconds.
+#: slow one), how long its status may lag behind that, and how long it must then stay up, in seconds.
 ready_within_s=900
+status_within_s=15
 steady_for_s=3
 
 note() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >>"$home/journal"; }
@@ -72,7 +77,11 @@ PYTHON
     [ ! -f "$home/offered" ] || sed 's/^/offered /' "$home/offered"
     [ ! -f "$config" ] || echo "configured yes"
     [ ! -f "$home/current/manifest" ] || sed 's/^/manifest /' "$home/current/manifest"
-    [ ! -f "$home/public_key" ] || echo "public_key $(cat "$home/public_key")"
+    # Beside the secret key, where 'keys switch' keeps them current.
+    for stage in "" .old .next; do
+        public=${key%.key}$stage.pub
+        [ ! -r "$public" ] || echo "public_key$stage $(cat "$public")"
+    done
 }
 
 # --- receive: files come as a tar on standard input, each named by its hash. ----------------------------------------
@@ -157,9 +166,8 @@ make_environment() {
 
 # --- keys: made here; only the public one is printed. ----------------------------------------------------------------
 
-step_keys() { # RELEASE KEY
+step_keys() { # RELEASE
     release=$1
-    key=$2
     mkdir -p "$(dirname "$key")"
     if [ ! -f "$key" ]; then
         # The private key never leaves this machine; it is written with mode 0600 under another name first.
@@ -176,9 +184,7 @@ step_keys() { # RELEASE KEY
     fi
     "$home/releases/$release/venv/bin/python" -c \
         'import sys, pathlib; from split_model.keys import read_pair; print(read_pair(pathlib.Path(sys.argv[1])).public.decode())' \
-        "$key" >"$home/public_key.new"
-    mv "$home/public_key.new" "$home/public_key"
-    cat "$home/public_key"
+        "$key"
 }
 
 # --- trial RELEASE: can this machine run it? The service is not touched. --------------------------------------------
@@ -408,8 +414,20 @@ start_and_watch() {
     [ "$(systemctl show --value --property=MainPID "$unit")" = "$process" ]
 }
 
-answers() { systemctl is-active --quiet "$unit"; return;
-    systemctl is-active --quiet "$unit" && "$home/current/bin/$program" status -c "$config" --json >/dev/null 2>&1
+# Does the program itself say that it answers? One that still starts is waited for.
+answers() {
+    waited_s=0
+    until systemctl is-active --quiet "$unit" &&
+        "$home/current/bin/$program" status -c "$config" --json >/dev/null 2>&1; do
+        case $(systemctl is-active "$unit")/$(systemctl show --value --property=SubState "$unit") in
+        */auto-restart) return 1 ;;
+        active/* | reloading/*) [ "$waited_s" -lt "$status_within_s" ] || return 1 ;;
+        activating/*) [ "$waited_s" -lt "$ready_within_s" ] || return 1 ;;
+        *) return 1 ;;
+        esac
+        sleep 1
+        waited_s=$((waited_s + 1))
+    done
 }
 
 why_not() {

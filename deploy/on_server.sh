@@ -1,4 +1,4 @@
-# The server's half of enrolling a board; POSIX sh, evaluated there as root: $1 'look' or 'allow', $2 the config file.
+# The server's half of enrolling a board; POSIX sh, evaluated there as root: $1 'look', 'allow' or 'revoke', $2 the config file.
 set -eu
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
@@ -12,11 +12,16 @@ look)
     keys=$(cloud-server keys show -c "$config" --json)
     shown=$(cloud-server config show -c "$config" --json)
     devices=$(cloud-server devices list -c "$config" --json) || true
-    echo "{\"keys\": $keys, \"config\": $shown, \"devices\": ${devices:-[]}}"
+    printf '%s\n' "{\"keys\": $keys, \"config\": $shown, \"devices\": ${devices:-[]}}"
     ;;
 allow) # NAME KEY [replace]
     [ "${3:-}" != replace ] || cloud-server devices revoke -c "$config" "$1"
-    cloud-server devices allow -c "$config" "$1" "$2"
+    public=$(mktemp) # as a file, since a key may begin with a dash
+    printf '%s\n' "$2" >"$public"
+    ended=0
+    cloud-server devices allow -c "$config" "$1" "$public" || ended=$?
+    rm -f "$public"
+    exit $ended
     ;;
 revoke) cloud-server devices revoke -c "$config" "$1" ;;
 esac

@@ -32,7 +32,7 @@ class Facts:
 
     ``clock_s``: its Unix time. ``disk_kib``: free where we install. ``stored``: SHA-256 of the files it has.
     ``manifest``: of the release in use. ``configured``: it has a config. ``offered``: SHA-256, by path, of the
-    configs that we last offered.
+    configs that we last offered. ``public_key``, ``earlier_key``, ``next_key``: its own, as a rotation leaves them.
     """
 
     machine: str = ""
@@ -46,6 +46,8 @@ class Facts:
     release: str = ""
     active: str = ""
     public_key: str = ""
+    earlier_key: str = ""
+    next_key: str = ""
     stored: frozenset[str] = frozenset()
     environments: frozenset[str] = frozenset()
     manifest: str = ""
@@ -105,6 +107,8 @@ def read_facts(text: str) -> Facts:
         release=one("release"),
         active=one("active"),
         public_key=one("public_key"),
+        earlier_key=one("public_key.old"),
+        next_key=one("public_key.next"),
         stored=frozenset(found.get("stored", [])),
         environments=frozenset(found.get("environment", [])),
         manifest="".join(f"{line}\n" for line in found.get("manifest", [])),

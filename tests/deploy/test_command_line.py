@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.enrol import Server, command_for, device_name, split_server
+from deploy.enrol import Server, allow_command, device_name, split_server
 from deploy.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_the_command_for_the_server_survives_a_shell() -> None:
     key = "-a$b&c(d)e*f!g<h>i{j}k[l]m@n%o#p^q/r.s:t"
     server = Server("hall", "tcp://hall:5555", "", {}, "/etc/cloud-server/config.toml", None)
     printed = subprocess.run(
-        ["sh", "-c", command_for(server, "porch", key).replace("sudo cloud-server", "printf '%s\\n'")],
+        ["sh", "-c", allow_command(server.config, "porch", key).replace("sudo cloud-server", "printf '%s\\n'")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert printed.stdout.splitlines()[-2:] == ["porch", key]

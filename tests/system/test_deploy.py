@@ -161,6 +161,36 @@ def test_a_release_that_does_not_start_is_rolled_back(house: House, tmp_path: Pa
     house.answers()
 
 
+def test_a_release_that_only_says_that_it_is_ready_is_rolled_back(house: House, tmp_path: Path) -> None:
+    """To systemd it is up and stays up; its own status knows better."""
+    old = house.release()
+    house.board.put(
+        "/etc/systemd/system/edge-runtime.service.d/trap.conf",
+        "[Service]\nNotifyAccess=all\nWatchdogSec=0\nExecStart=\n"
+        f'ExecStart=/bin/sh -c \'if test "$(readlink /opt/edge-runtime/current)" = {old}; then '
+        "exec /opt/edge-runtime/current/venv/bin/edge-runtime run -c /etc/edge-runtime/config.toml; "
+        "else systemd-notify --ready; exec sleep infinity; fi'\n",
+    )
+    house.board.run("systemctl daemon-reload")
+    told = house.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_SOFTWARE)
+    assert f"{old.rpartition('/')[2]} is in use again" in told.stdout
+    assert house.release() == old
+    house.answers()
+
+
+def test_a_rotated_key_is_the_boards_key(house: House) -> None:
+    """A deployment neither admits the key before again nor leaves the new one admitted when it goes."""
+    house.board.run("edge-runtime keys rotate")
+    house.board.run("edge-runtime keys switch --untried && systemctl restart edge-runtime")
+    house.hall.run("cloud-server devices revoke board")
+    key = house.board.run("cat /etc/edge-runtime/device.pub").stdout.strip()
+    house.deploy(house.bundle)
+    assert devices(house.hall) == {"board": key}
+    told = house.desk.deploy("board", "--uninstall", "--server", "hall")
+    assert devices(house.hall) == {}
+    assert "Still to be run" not in told.stdout
+
+
 STEPS = ("begin", "receive", "install", "keys", "trial", "activate")
 
 
