@@ -247,7 +247,7 @@ def _row(result: Compared) -> list[str]:
         *(cells[name] for name in _POLICIES.values()),
         f"{result.best_fixed[6:]}: {cells[result.best_fixed]}",
         f"{result.probe_share:.1%}",
-        f"{ours.background_runs / len(ours.rows):.1%}",
+        f"{ours.background_runs / max(1, len(ours.rows)):.1%}",
     ]
 
 
@@ -261,8 +261,8 @@ def as_plain(result: Compared) -> dict[str, Any]:
         "probe_share_of_link": result.probe_share,
         "policies": {
             name: {
-                "mean_s": run.mean_s,
-                "p95_s": run.p95_s,
+                "mean_s": run.mean_s if run.rows else None,
+                "p95_s": run.p95_s if run.rows else None,
                 "frames": len(run.rows),
                 "splits": {str(s): run.share(s) for s in sorted({row.split for row in run.rows})},
                 "background_runs": run.background_runs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,17 +105,21 @@ class Run:
 
     @property
     def mean_s(self) -> float:
-        """Mean latency."""
+        """Mean latency; infinite where the trace was over before a frame after the warm-up was answered."""
+        if not self.rows:
+            return math.inf
         return float(np.mean([row.latency_s for row in self.rows]))
 
     @property
     def p95_s(self) -> float:
         """95th percentile of the latency."""
+        if not self.rows:
+            return math.inf
         return float(np.percentile([row.latency_s for row in self.rows], 95))
 
     def share(self, split: int) -> float:
         """Part of the frames cut there."""
-        return sum(row.split == split for row in self.rows) / len(self.rows)
+        return sum(row.split == split for row in self.rows) / max(1, len(self.rows))
 
 
 def load_profiles(whole_s: float, *, raw: bool) -> tuple[Profile, ServerProfile]:
