@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,6 +16,9 @@ log = logging.getLogger(__name__)
 #: Size and time of the last change in ns: another file of the same name has another one.
 Stamp: TypeAlias = tuple[int, int]
 
+#: So many lines too many are left in the file: writing it anew for every few would wear out a card.
+_SPARE_LINES = 100
+
 
 class Memory:
     """Which files have been answered: name, stamp, and how many of its samples, None for all. One line each."""
@@ -22,13 +27,11 @@ class Memory:
         self._path = path
         self._done: dict[str, tuple[Stamp, int | None]] = {}
         self._told = False
-        try:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._read(line)
-        except FileNotFoundError:
-            return
-        except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"{path}: {error}; remove it, and all files will be answered again") from None
+        text = self._text()
+        for line in text.splitlines():
+            self._read(line)
+        self._lines = text.count("\n")
+        self._is_torn = text != "" and not text.endswith("\n")  # a new line must not go on where half of one is
 
     def done(self, name: str, stamp: Stamp) -> int | None:
         """How many samples of this very file have been answered; None for all."""
@@ -41,29 +44,56 @@ class Memory:
         line = json.dumps([name, *stamp, samples]) + "\n"
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(line)
+                file.write("\n" + line if self._is_torn else line)
         except OSError as error:
-            if not self._told:
-                log.warning("%s: %s; a restart will answer files again", self._path, error.strerror)
-            self._told = True
+            self._is_torn = True
+            self._warn(error, "a restart will answer files again")
+        else:
+            self._is_torn = False
+            self._lines += 1
 
-    def keep_only(self, names: set[str]) -> None:
-        """Forget files that are gone, in the file as well: written beside it, then put in its place.
+    def keep_only(self, names: AbstractSet[str]) -> None:
+        """Forget files that are gone. The file is written anew when it has more than twice the lines it needs.
 
-        Where all are gone, the folder is more likely that of a disk that is not mounted: then all are kept.
+        It is written beside, then put in its place: a kill or a power cut leaves the one or the other, whole.
         """
-        if not names & self._done.keys():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        for name in self._done.keys() - names:
+            del self._done[name]
+        if self._lines <= 2 * len(self._done) + _SPARE_LINES:
             return
-        self._done = {name: value for name, value in self._done.items() if name in names}
         beside = self._path.with_suffix(".new")
         lines = (json.dumps([name, *stamp, samples]) + "\n" for name, (stamp, samples) in self._done.items())
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text("".join(lines), encoding="utf-8")
+            with beside.open("w", encoding="utf-8") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
             beside.replace(self._path)
         except OSError as error:
-            raise OutputError(f"{beside}: {error.strerror}; make room, or set another device.state") from None
+            self._warn(error, "it grows until it can be written anew")
+            return
+        self._lines, self._is_torn = len(self._done), False
+
+    def _text(self) -> str:
+        """What the file holds; where there is none, its folder is made."""
+        try:
+            return self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError) as error:
+            raise OutputError(f"{self._path}: {error}; remove it, and all files will be answered again") from None
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path.parent}: {error.strerror}; make room, or set another device.state"
+            ) from None
+        return ""
+
+    def _warn(self, error: OSError, what: str) -> None:
+        if not self._told:
+            log.warning("%s: %s; %s", self._path, error.strerror, what)
+        self._told = True
 
     def _read(self, line: str) -> None:
         try:

@@ -10,6 +10,7 @@ twice and forgets nothing. A crash or a power cut may repeat the last answers, n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -37,7 +38,8 @@ _NAP_S = 0.2
 class WatchTable(SourceTable, frozen=True, tag="watch"):
     """Files that appear in the folder ``path``, oldest first; not in its sub-folders, nor hidden ones.
 
-    ``after``: ``keep`` the files and remember them, or ``delete`` each once it is answered.
+    ``after``: ``keep`` the files and remember them, or ``delete`` each once it is answered. Those that could not be
+    read, or on which the model failed, are kept and remembered in any case.
     """
 
     path: Path
@@ -64,7 +66,7 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
 class _File:
     """A file that is being answered. ``given`` and ``answered`` samples, the remembered ones among them.
 
-    ``whole``: no more will be given. ``finished``: all is answered, and noted.
+    ``whole``: no more will be given. ``finished``: all is answered, and noted. ``failed``: one of its samples was.
     """
 
     name: str
@@ -73,6 +75,7 @@ class _File:
     answered: int = 0
     whole: bool = False
     finished: bool = False
+    failed: bool = False
 
 
 class Watched(Source):
@@ -100,7 +103,6 @@ class Watched(Source):
         self._unreadable: dict[str, tuple[Stamp, float]] = {}
         self._counts = {"files": 0, "unreadable": 0, "vanished": 0}
         self._told = ""
-        self._first = True
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
         """The files' frames as they come, until stopped."""
@@ -121,6 +123,8 @@ class Watched(Source):
         file: _File = answer.frame.ticket
         with self._guard:
             file.answered += 1
+            if answer.frame.error or "error" in answer.record:
+                file.failed = True
             self._finish(file)
 
     def counters(self) -> dict[str, int]:
@@ -139,10 +143,9 @@ class Watched(Source):
         found = self._look()
         if found is None:
             return []
-        if self._first:
-            self._memory.keep_only(set(found))
-            self._first = False
         with self._guard:
+            if found:  # an empty folder is more likely that of a disk that is not mounted
+                self._memory.keep_only(found.keys())
             busy = set(self._under_way)
         ready = []
         for name, stamp in found.items():
@@ -163,14 +166,11 @@ class Watched(Source):
             with os.scandir(self._table.path) as entries:
                 for entry in entries:
                     name = entry.name
-                    if name[0] != "." and name[name.rfind(".") :].lower() in endings and entry.is_file():
-                        status = entry.stat()
-                        found[name] = (status.st_size, status.st_mtime_ns)
-        except FileNotFoundError as error:
-            if Path(error.filename or "") != self._table.path:
-                return found  # a file that went while we looked: the others come next time
-            self._away(error)
-            return None
+                    if name[0] == "." or name[name.rfind(".") :].lower() not in endings:
+                        continue
+                    with contextlib.suppress(FileNotFoundError):  # it went while we looked
+                        if entry.is_file():
+                            found[name] = _stamp_of(entry.stat())
         except OSError as error:
             self._away(error)
             return None
@@ -187,27 +187,28 @@ class Watched(Source):
         file = _File(name, stamp)
         start = file.given = file.answered = self._memory.done(name, stamp) or 0
         try:
-            for frame in self._read(file, start=start):
-                self._give(file)
+            for frame, is_last in self._read(file, start=start):
+                self._give(file, whole=is_last)
                 yield frame
-        except MissingInputError:
-            self._counts["vanished"] += 1
-            return
-        except BadInputError as error:
+        except (BadInputError, MissingInputError) as error:
+            if isinstance(error, MissingInputError) and not os.access(self._table.path / name, os.F_OK):
+                self._counts["vanished"] += 1
+                return
             if file.given == start and not self._is_hopeless(file, now_s):
                 return
             self._counts["unreadable"] += 1
-            file.whole = True
-            self._give(file)
+            self._give(file, whole=True)
             yield Frame(0, spelled(name), (), None, now_s, error=spelled(str(error)), ticket=file)
         with self._guard:
             file.whole = True
             self._finish(file)
 
-    def _give(self, file: _File) -> None:
+    def _give(self, file: _File, *, whole: bool) -> None:
+        """Both at once: whole before its last sample counts, the answer to the one before would finish it."""
         with self._guard:
             self._under_way[file.name] = file
             file.given += 1
+            file.whole = whole
 
     def _is_hopeless(self, file: _File, now_s: float) -> bool:
         """Whether a file that does not decode has had the time to become whole."""
@@ -217,26 +218,28 @@ class Watched(Source):
             return False
         return now_s - failed[1] >= _UNREADABLE_S
 
-    def _read(self, file: _File, *, start: int) -> Iterator[Frame]:
+    def _read(self, file: _File, *, start: int) -> Iterator[tuple[Frame, bool]]:
+        """Frames, and whether each is the file's last."""
         path = self._table.path / file.name
         wanted, now_s = self._wanted, self._now()
         if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
             tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
-            file.whole = True
-            yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file)
+            yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file), True
             return
         data: Data = open_data(path, wanted.inputs, wanted.preprocess)
         samples = iter(data)
         for number in range(len(data)):
-            file.whole = number == len(data) - 1
+            is_last = number == len(data) - 1
             try:
                 sample = next(samples)
             except BadSampleError as error:
+                file.failed = True  # also one that was answered before a restart
                 if number >= start:
-                    yield Frame(0, error.name, (), None, now_s, error=spelled(str(error)), ticket=file)
+                    why = spelled(str(error))
+                    yield Frame(0, error.name, (), None, now_s, error=why, ticket=file), is_last
                 continue
             if number >= start:
-                yield Frame(0, sample.name, sample.tensors, sample.label, now_s, ticket=file)
+                yield Frame(0, sample.name, sample.tensors, sample.label, now_s, ticket=file), is_last
 
     def _finish(self, file: _File) -> None:
         """Call it under the guard."""
@@ -245,11 +248,21 @@ class Watched(Source):
         file.finished = True
         self._under_way.pop(file.name, None)
         self._counts["files"] += 1
-        if self._table.after == "delete":
+        if self._table.after == "delete" and not file.failed:
+            path = self._table.path / file.name
             try:
-                (self._table.path / file.name).unlink(missing_ok=True)
+                # One that was renamed into its place is another file, still to be answered. Between the two calls
+                # lie microseconds; Linux has no way to unlink a file only if it is still the same.
+                if _stamp_of(path.stat()) == file.stamp:
+                    path.unlink()
+            except FileNotFoundError:
+                return
             except OSError as error:
                 log.warning("source %s: %s: %s; remembered instead", self._table.label, file.name, error.strerror)
             else:
                 return
         self._memory.note(file.name, file.stamp, None)
+
+
+def _stamp_of(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns

@@ -84,7 +84,7 @@ def open_data(
         return ImageFolder(path, inputs[0], preprocess, labels)
     if not path.exists():
         raise MissingInputError(f"{path}: no such folder or .npz file")
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise BadInputError(f"{path}: data is a folder of pictures or an .npz file")
     return ArrayFile(path, inputs, preprocess)
 

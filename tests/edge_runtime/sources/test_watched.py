@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import signal
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +218,167 @@ def test_answered_files_can_be_deleted(tmp_path: Path) -> None:
     watch.source.answered(Answer(second, {}))
     assert list(frames) == []
     assert list(watch.folder.iterdir()) == []
+
+
+def test_a_newer_file_of_the_same_name_is_not_deleted_unanswered(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, after="delete")
+    os.utime(watch.picture("a.png", grey=1), (1, 1))
+    frames = watch.frames()
+    first = next(frames)
+    newer = watch.picture("b.png", grey=200)
+    newer.rename(watch.folder / "a.png")
+    watch.source.answered(Answer(first, {}))
+    assert (watch.folder / "a.png").exists()
+    second = next(frames)
+    assert second.name == "a.png"
+    assert second.tensors[0][0, 0, 0, 0] == np.float32(200 / 255)
+    watch.source.answered(Answer(second, {}))
+    assert list(watch.folder.iterdir()) == []
+
+
+def test_what_failed_is_not_deleted_nor_answered_again(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, after="delete")
+    watch.picture("fails.png")
+    (watch.folder / "unreadable.png").write_bytes(b"no picture")
+    rows = np.zeros((3, 8, 8, 3), np.float32)
+    rows[0] = np.nan
+    np.savez(watch.folder / "rows.npz", inputs=rows)
+    watch.picture("good.png")
+    kept = ["fails.png", "rows.npz", "unreadable.png"]
+    names = []
+    for frame in watch.frames(30.0):
+        record = {"error": "the model failed"} if frame.name == "fails.png" else {}
+        watch.source.answered(Answer(frame, record))
+        names.append(frame.name)
+        if frame.name == "rows.npz[1]":
+            break
+    watch.restart()  # amid the rows, after the one that failed
+    names += [name.split(":")[0] for name in watch.look(30.0)]
+    assert len(names) == len(set(names)) == 6
+    assert sorted(path.name for path in watch.folder.iterdir()) == kept
+    watch.restart()
+    assert watch.look(30.0) == []
+
+
+def damaged(path: Path) -> None:
+    """Three rows are announced, two and a half are there."""
+    whole = io.BytesIO()
+    np.save(whole, np.zeros((3, 8, 8, 3), np.float32))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inputs.npy", whole.getvalue()[:-300])
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_an_answer_just_before_the_last_sample_does_not_finish_the_file(watch: Watch, is_damaged: bool) -> None:
+    """It is given in the inference thread, at any moment: here while the source hands out the next sample."""
+    path = watch.folder / "rows.npz"
+    if is_damaged:
+        damaged(path)
+    else:
+        np.savez(path, inputs=np.zeros((3, 8, 8, 3), np.float32))
+    taken: list[Frame] = []
+    give = watch.source._give
+
+    def give_late(*arguments: Any, **options: Any) -> None:
+        if taken:
+            watch.source.answered(Answer(taken[-1], {}))
+        give(*arguments, **options)
+
+    watch.source._give = give_late  # type: ignore[method-assign]
+    for frame in watch.frames():
+        taken.append(frame)  # noqa: PERF402  `give_late` looks at it meanwhile
+    assert len(taken) == 3
+    source = watch.source
+    watch.source = watch.open()  # a crash before the last answer: without `close`
+    assert len(watch.look()) == 3
+    source.answered(Answer(taken[-1], {}))
+    assert source._under_way == {}
+    assert source.counters()["files"] == 1
+
+
+def test_a_file_that_goes_while_we_look_hides_no_other(watch: Watch, monkeypatch: Any) -> None:
+    for number in range(5):
+        watch.picture(f"{number}.png")
+    assert len(watch.look()) == 5
+    scan = os.scandir
+
+    @contextlib.contextmanager
+    def scan_slowly(path: Path) -> Iterator[Any]:
+        with scan(path) as entries:
+            found = list(entries)
+        Path(found[2].path).unlink(missing_ok=True)
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", scan_slowly)
+    watch.restart()
+    assert watch.look(0.1) == []
+    monkeypatch.undo()
+    watch.restart()
+    assert watch.look() == []
+
+
+def test_the_memory_does_not_grow_with_files_that_are_gone(watch: Watch, tmp_path: Path) -> None:
+    kept = watch.picture("kept.png")
+    for number in range(400):
+        path = watch.picture(f"{number}.png")
+        watch.look(1.5)
+        path.unlink()
+    (memory,) = (tmp_path / "state").iterdir()
+    assert len(memory.read_text().splitlines()) <= 110
+    watch.look(1.5)
+    assert watch.source._memory._done.keys() == {kept.name}
+    watch.source = watch.open()
+    assert watch.look() == []
+
+
+def test_a_line_after_half_a_line_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "memory.jsonl"
+    Memory(path).note("a.png", (1, 2), None)
+    path.write_text(path.read_text() + '["b.png", 3')
+    Memory(path).note("c.png", (5, 6), None)
+    memory = Memory(path)
+    assert [
+        memory.done(name, stamp) for name, stamp in [("a.png", (1, 2)), ("b.png", (3, 4)), ("c.png", (5, 6))]
+    ] == [
+        None,
+        0,
+        None,
+    ]
+
+
+def test_a_memory_that_cannot_be_written_anew_stays_as_it_is(tmp_path: Path, caplog: Any) -> None:
+    memory = Memory(tmp_path / "memory.jsonl")
+    for number in range(300):
+        memory.note(f"{number}.png", (1, 2), None)
+    (tmp_path / "memory.new").mkdir()
+    memory.keep_only({"7.png"})
+    assert "it grows until" in caplog.text
+    assert Memory(tmp_path / "memory.jsonl").done("8.png", (1, 2)) is None
+    (tmp_path / "memory.new").rmdir()
+    memory.keep_only({"7.png"})
+    assert (tmp_path / "memory.jsonl").read_text() == '["7.png", 1, 2, null]\n'
+
+
+def test_a_picture_that_may_not_be_read_is_an_error_once(watch: Watch, monkeypatch: Any) -> None:
+    """Root may read anything, so the refusal is put in where the file is opened."""
+    watch.picture("a.png")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    (found,) = watch.look(30.0)
+    assert "no permission to read it" in found
+    assert watch.source.counters() == {"files": 1, "unreadable": 1, "vanished": 0}
+    watch.restart()
+    assert watch.look(30.0) == []
+
+
+def test_endings_may_be_in_capitals(watch: Watch) -> None:
+    np.savez(watch.folder / "rows.npz", inputs=np.zeros((1, 8, 8, 3), np.float32))
+    (watch.folder / "rows.npz").rename(watch.folder / "ROWS.NPZ")
+    watch.picture("A.PNG")
+    assert sorted(watch.look(30.0)) == ["A.PNG", "ROWS.NPZ[0]"]
 
 
 def test_arrays_are_answered_row_by_row_and_go_on_after_a_restart(watch: Watch) -> None:
