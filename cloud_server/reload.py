@@ -117,7 +117,8 @@ class Reloader:
         self._config, self._opened, self.error = config, None, ""
         self.reloads += 1
         _log.info("the changed config is in force; %d bundles", len(tails.bundles))
-        if same:
-            return []
         self._engine.host(tails)
+        if same:  # they may lie in another folder now; no device need hear of it
+            self._hub.tails = tails
+            return []
         return self._hub.host(tails, hub_limits(config))

@@ -29,7 +29,7 @@ Spec = NoiseSpec | CodebookSpec
 Plan = NoisePlan | CodebookPlan
 
 _PLANS = 64
-_MEANINGS = 16  # codebooks in memory; each about words x the features of a frame
+_MEANINGS_BYTES = 128 << 20  # codebooks in memory; each has two bytes for each word and feature of a frame
 
 
 class UnknownReleaseError(ProtocolError):
@@ -100,7 +100,7 @@ class TailSet:
             )
             for identity, bundle in self.bundles.items()
         )
-        self._plans: OrderedDict[tuple[TailId, Spec], Plan | str] = OrderedDict()
+        self._plans: OrderedDict[tuple[TailId, NoiseSpec], NoisePlan | str] = OrderedDict()
         self._meanings: OrderedDict[tuple[TailId, int, int], Meanings] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -130,7 +130,8 @@ class TailSet:
         tail = self.tails.get((request.bundle, request.cut))
         if tail is None:
             return "unknown_cut", f"bundle {request.bundle[:12]} has no tail at cut {request.cut} here"
-        known, wanted = None, tail.cut.raw_bytes
+        known: Plan | str | None = None
+        wanted = tail.cut.raw_bytes
         if isinstance(request.release, wire.Noise):
             if tail.cut.calibration is None:
                 return "unknown_release", f"cut {request.cut} has no calibration; prepare with --calibration"
@@ -179,24 +180,29 @@ class TailSet:
         with self._lock:
             self._meanings[key] = known
             self._meanings.move_to_end(key)
-            while len(self._meanings) > _MEANINGS:
+            while len(self._meanings) > 1 and sum(map(_held_bytes, self._meanings.values())) > _MEANINGS_BYTES:
                 self._meanings.popitem(last=False)
         return known
 
-    def _known_plan(self, tail: Tail, spec: Spec) -> Plan | str | None:
+    def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str | None:
         with self._lock:
             return self._plans.get((tail.id, spec))
 
     def _plan(self, tail: Tail, spec: Spec) -> Plan | str:
-        """The plan, or why there is none. Made by a worker: with thousands of channels it takes a while."""
+        """The plan, or why there is none.
+
+        A noise plan is made by a worker: with thousands of channels it takes a while. A codebook's is a hash, and
+        not kept: it would take the place of a noise plan, for any epsilon that a device makes up.
+        """
+        if isinstance(spec, CodebookSpec):
+            try:
+                return CodebookPlan.make(spec, tail.cut)
+            except SplitModelError as error:
+                return str(error)
         known = self._known_plan(tail, spec)
         if known is None:
             try:
-                known = (
-                    CodebookPlan.make(spec, tail.cut)
-                    if isinstance(spec, CodebookSpec)
-                    else NoisePlan.make(spec, tail.cut.tensors, tail.cut.calibration or ())
-                )
+                known = NoisePlan.make(spec, tail.cut.tensors, tail.cut.calibration or ())
             except SplitModelError as error:
                 known = str(error)
         with self._lock:
@@ -205,6 +211,10 @@ class TailSet:
             while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
         return known
+
+
+def _held_bytes(meanings: Meanings) -> int:
+    return sum(table.nbytes for table in meanings.tables)
 
 
 def _check_plan(plan: Plan | str, release: wire.Release) -> Plan:

@@ -86,6 +86,7 @@ class Offload(threading.Thread):
         self._backoff_s = _BACKOFF_S[0]
         self._reopen_at_s: float | None = None
         self._welcomes = 0
+        self._open_ids: set[int] = set()  # of the link thread
         self._error: BaseException | None = None
 
     # Called from the inference thread.
@@ -93,7 +94,12 @@ class Offload(threading.Thread):
     def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """Send a request as soon as the link takes it. The payload must not change until it has an outcome."""
         self._mailbox.open(request.request_id, len(payload))
-        self._command(lambda: self._session.submit(request, payload, due_at_s=due_at_s))
+
+        def submit() -> None:
+            self._open_ids.add(request.request_id)
+            self._session.submit(request, payload, due_at_s=due_at_s)
+
+        self._command(submit)
 
     def frame(self, *, offloaded: bool) -> None:
         """A frame begins, and this is where it goes: probes keep out of its way."""
@@ -134,7 +140,12 @@ class Offload(threading.Thread):
                     first_sent_s=left.first_sent_s,
                     now_s=self._now(),
                 )
-        self._command(lambda: self._session.cancel(request_id))
+
+        def cancel() -> None:
+            self._open_ids.discard(request_id)
+            self._session.cancel(request_id)
+
+        self._command(cancel)
 
     def view(self) -> LinkView:
         """The link as of now. Raises what ended the link thread, if something did: it is not to be missed."""
@@ -262,6 +273,7 @@ class Offload(threading.Thread):
         elif isinstance(event, Answered):
             with self._lock:
                 self._meter.answered(event, now_s)
+            self._open_ids.discard(event.request_id)
             self._mailbox.finish(event.request_id, Outcome(now_s, answered=event))
         elif isinstance(event, Probed):
             with self._lock:
@@ -275,11 +287,24 @@ class Offload(threading.Thread):
         if event.request_id is not None:
             with self._lock:
                 self._meter.ended()
+            self._open_ids.discard(event.request_id)
             self._mailbox.finish(event.request_id, Outcome(now_s, refusal=event))
+        elif event.code == "protocol":
+            self._refuse_sent(event, now_s)
         if event.code == "revoked":
             self._reopen_refused()
         elif event.request_id is None:
             self._reopen(f"{self._transport.address}: {event.code}: {event.text}")
+
+    def _refuse_sent(self, event: Refused, now_s: float) -> None:
+        """The server objects to one of our messages, not saying which: sent again, it would be refused again."""
+        sent = [number for number in self._open_ids if self._session.first_sent_s(number) is not None]
+        for request_id in sent:
+            self._open_ids.discard(request_id)
+            self._session.cancel(request_id)
+            with self._lock:
+                self._meter.ended()
+            self._mailbox.finish(request_id, Outcome(now_s, refusal=replace(event, request_id=request_id)))
 
     def _publish(self, *, up: bool, trouble: str, welcome: wire.Welcome | None = None) -> None:
         with self._lock:

@@ -165,6 +165,34 @@ def test_a_word_is_welcome_with_the_same_plan_and_becomes_features(fashion):
         tails.features(tail, release, bytearray(b"\x0a"))
 
 
+def test_made_up_codebooks_push_no_noise_plan_out(fashion, monkeypatch):
+    monkeypatch.setattr("cloud_server.tails._PLANS", 2)
+    tails = TailSet([fashion])
+    tail = tails.tails[fashion.identity, 11]
+    noise = NoiseSpec(epsilon=2.0, allocation="uniform")
+    tails._plan(tail, noise)
+    for number in range(5):
+        spec = CodebookSpec(epsilon=1.0 + number / 8, words=10)
+        made_up = request_for(fashion, wire.Codebook(spec=spec, digest="0" * 16), 1)
+        assert code(tails, made_up) == "unknown_release"
+        plan = CodebookPlan.make(spec, fashion.cut(11))
+        tails.features(tail, wire.Codebook(spec=spec, digest=plan.digest), bytearray(b"\x03"))
+    assert tails._known_plan(tail, noise) is not None
+
+
+def test_codebooks_in_memory_are_bounded_in_bytes(fashion, monkeypatch):
+    tails = TailSet([fashion])
+    plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, words=10), fashion.cut(11))
+    table_bytes = 10 * 7 * 7 * 64 * 2
+    monkeypatch.setattr("cloud_server.tails._MEANINGS_BYTES", 2 * table_bytes)
+    for number in range(4):  # the same codebook, as that of several tails
+        tails._meaning(Tail(fashion, fashion.cut(11), float(number)), plan)
+    assert [key[0][2] for key in tails._meanings] == [2.0, 3.0]
+    monkeypatch.setattr("cloud_server.tails._MEANINGS_BYTES", 1)
+    tails._meaning(Tail(fashion, fashion.cut(11), 9.0), plan)
+    assert [key[0][2] for key in tails._meanings] == [9.0]  # the one that is needed
+
+
 def test_the_tail_for_a_noise_is_the_one_trained_for_exactly_this_epsilon(fashion):
     tails = TailSet([fashion])
 

@@ -106,6 +106,31 @@ def test_probes_go_on_after_a_refused_request(bench: Bench) -> None:
     assert bench.probes > before
 
 
+def test_what_was_sent_when_the_server_objects_is_refused_and_not_sent_again(bench: Bench) -> None:
+    """Each frame was paid for: that its cut is refused must be told, not tried out with the next frame."""
+    bench.submit()
+    bench.turns(STEP_S)
+    bench.socket.answers.append(wire.Refusal(request_id=None, code="protocol", text="unknown release"))
+    bench.turns(STEP_S)
+    assert not bench.offload.view().up
+    outcome = bench.offload.wait(1, until_s=0.0)
+    assert outcome is not None
+    assert outcome.refusal is not None
+    assert (outcome.refusal.request_id, outcome.refusal.code) == (1, "protocol")
+    bench.turns(2.0)
+    assert bench.offload.view().up
+    assert sum(isinstance(message, wire.Request) for message in bench.socket.sent) == 1
+
+
+def test_what_was_not_sent_when_the_connection_is_refused_goes_out_on_the_next(bench: Bench) -> None:
+    bench.socket.answers.append(wire.Refusal(request_id=None, code="protocol", text="unknown release"))
+    bench.turns(STEP_S)
+    bench.submit()
+    bench.turns(2.0)
+    assert bench.offload.wait(1, until_s=0.0) is None
+    assert sum(isinstance(message, wire.Request) for message in bench.socket.sent) == 1
+
+
 def test_probes_go_on_after_a_request_that_never_left(bench: Bench) -> None:
     bench.submit()
     bench.offload.cancel(1)
