@@ -84,6 +84,9 @@ class Installation:
     def _run(self) -> None:
         job = self._job
         facts = self._facts()
+        if facts.unfinished and facts.root and not job.dry_run:
+            self._begin()
+            facts = self._facts()
         warning = clock_warning(facts, now_s=self._now())
         if warning:
             self._say(f"warning: {warning}")
@@ -92,14 +95,14 @@ class Installation:
         offers = self._offers(facts)
         fresh = facts.release == release.name and all(facts.offered.get(path) == sha for sha, path, _ in offers)
         missing = release.missing(stored=facts.stored, environments=facts.environments)
-        if fresh and facts.active == "active":
+        if fresh and facts.active == "active" and not facts.unfinished:
             self._settled(facts)
             return
         self._check_disk(facts, release, missing)
         if job.dry_run:
             self._tell_plan(facts, release, missing, offers)
             return
-        self._step("begin")
+        self._begin()
         if not fresh:
             self._send(release, missing)
         self._step("install", release.name, text=release.manifest)
@@ -115,6 +118,10 @@ class Installation:
             self._say(line)
         self.outcome.result = "deployed" if not self.outcome.pending else "deployed, not enrolled"
         self.outcome.doctor = self._step("doctor")
+
+    def _begin(self) -> None:
+        for line in self._step("begin").splitlines():
+            self._say(line)
 
     def _offers(self, facts: Facts) -> list[tuple[str, str, str]]:
         """The configs for this machine: SHA-256, path and text of each."""
@@ -164,6 +171,8 @@ class Installation:
         self, facts: Facts, release: Release, missing: list[Part], offers: list[tuple[str, str, str]]
     ) -> None:
         size_mb = sum(part.size_bytes for part in missing) / 1e6
+        if facts.unfinished:
+            self._say("would first end a switch that is under way or was cut off")
         self._say(f"would send {len(missing)} files, {size_mb:.1f} MB")
         for part in missing:
             self._say(f"    {part.kind} {part.path}, {part.size_bytes / 1e6:.2f} MB")

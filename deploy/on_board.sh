@@ -70,6 +70,7 @@ print("python", os.path.realpath(sys.argv[1]), version, struct.calcsize("P") * 8
 PYTHON
     done
     echo "release $(current)"
+    [ ! -f "$home/before/complete" ] || echo "unfinished yes"
     echo "active $(systemctl is-active "$unit" 2>/dev/null || true)"
     [ ! -d "$home/store" ] || find "$home/store" -type f -printf 'stored %f\n'
     [ ! -d "$home/environments" ] || find "$home/environments" -mindepth 2 -maxdepth 2 -name complete -printf 'environment %h\n' |
@@ -91,7 +92,7 @@ step_receive() {
     arrived || true
     exec 3<&0 # a shell gives a background command an empty standard input
     tar --extract --no-same-owner --directory "$home/incoming" <&3 &
-    echo $! >"$home/receiving"
+    echo "$! $(cat /proc/sys/kernel/random/boot_id)" >"$home/receiving"
     ended=0
     wait $! || ended=$?
     rm -f "$home/receiving"
@@ -193,11 +194,14 @@ step_trial() {
     release=$1
     trial=$(mktemp -d)
     trap 'rm -rf "$trial"' EXIT
-    if "trial_$(echo "$program" | tr - _)" "$home/releases/$release" >"$trial/said" 2>&1; then
+    ended=0
+    "trial_$(echo "$program" | tr - _)" "$home/releases/$release" >"$trial/said" 2>&1 || ended=$?
+    if [ "$ended" -eq 0 ]; then
         note "trial $release good"
         return
     fi
     note "trial $release failed"
+    [ "$ended" -ne 124 ] || echo "error: the trial did not come to its end within $ready_within_s s" >>"$trial/said"
     say "$(grep 'error' "$trial/said" | tail -n 1 || tail -n 1 "$trial/said")"
     discard "$release"
     exit 65
@@ -216,7 +220,7 @@ planner = { earliest_cut = 0 }
 release = { mechanism = "none" }
 privacy = { whole_input_budget = "unlimited" }
 TOML
-    "$1/venv/bin/edge-runtime" bench -c "$trial/config.toml" --no-link --runs 1
+    timeout "$ready_within_s" "$1/venv/bin/edge-runtime" bench -c "$trial/config.toml" --no-link --runs 1
 }
 
 trial_cloud_server() {
@@ -227,7 +231,7 @@ trial_cloud_server() {
     cat >"$trial/config.toml" <<TOML
 server = { key = "trial.key", devices = "devices", bundles = ["$1/bundles"] }
 TOML
-    "$1/venv/bin/cloud-server" config check -c "$trial/config.toml"
+    timeout "$ready_within_s" "$1/venv/bin/cloud-server" config check -c "$trial/config.toml"
 }
 
 # Forget a release that is not in use.
@@ -335,13 +339,13 @@ step_switch() {
         enable_and_link
         rm -rf "$home/before"
         trap - EXIT
+        prune || note "what is not needed any more could not be removed" # while the one who waits has the lock
         outcome 0 "in use: $release"
-        prune
     else
         why=$(why_not)
         trap - EXIT
         go_back
-        outcome 70 "release $release did not answer ($why); ${old:-nothing} is in use again, as before"
+        outcome 70 "release $release did not answer ($why); $back"
     fi
 }
 
@@ -349,7 +353,7 @@ step_switch() {
 switch_failed() {
     trap - EXIT
     go_back
-    outcome 70 "the switch failed (exit $1, see 'journalctl -u $program-deploy' there); all is as before"
+    outcome 70 "the switch failed (exit $1, see 'journalctl -u $program-deploy' there); $back"
 }
 
 point_to() {
@@ -397,6 +401,7 @@ place() {
         echo "$2" >>"$home/before/absent"
     fi
     mkdir -p "$(dirname "$2")"
+    printf '%s %s\n' "$3" "$2" >>"$home/before/ours"
     cp "$1" "$2.deploy-new"
     chmod 644 "$2.deploy-new"
     sync "$2.deploy-new"
@@ -436,17 +441,32 @@ why_not() {
     echo "${lines:-see 'journalctl -u $program' there}"
 }
 
-# As it was before the switch: files, link, service.
+# Is a file as this switch has put it there? If not, it stays as it is: somebody has edited it since.
+is_ours() { # PATH
+    [ -f "$home/before/ours" ] || return 1
+    now=$(sha256 "$1")
+    ! grep -qxF "$now $1" "$home/before/ours" || return 0
+    if [ ! -f "$home/before/files$1" ] || [ "$now" != "$(sha256 "$home/before/files$1")" ]; then
+        note "kept $1, which was edited since"
+        echo "kept $1: it was edited there since the switch that is undone" >>"$home/kept"
+    fi
+    return 1
+}
+
+# As it was before the switch: files, link, service. $back: what is in use then.
 go_back() {
     old=$(cat "$home/before/release")
     if [ -d "$home/before/files" ]; then
-        (cd "$home/before/files" && find . -type f) | while read -r path; do
-            cp -p "$home/before/files/$path" "/$path.deploy-new"
-            mv "/$path.deploy-new" "/$path"
+        (cd "$home/before/files" && find . -type f) | cut -c2- | while read -r path; do
+            [ ! -f "$path" ] || is_ours "$path" || continue
+            cp -p "$home/before/files$path" "$path.deploy-new"
+            mv "$path.deploy-new" "$path"
         done
     fi
     if [ -f "$home/before/absent" ]; then
-        while read -r path; do rm -f "$path"; done <"$home/before/absent"
+        while read -r path; do
+            [ ! -f "$path" ] || ! is_ours "$path" || rm -f "$path"
+        done <"$home/before/absent"
     fi
     for file in placed offered; do
         if [ -f "$home/before/$file" ]; then cp -p "$home/before/$file" "$home/$file"; else rm -f "$home/$file"; fi
@@ -455,10 +475,18 @@ go_back() {
         point_to "$old"
         systemctl daemon-reload
         systemctl reset-failed "$unit" 2>/dev/null || true
-        [ -z "${restarted-yes}" ] || systemctl restart "$unit" || true
+        back="$old is in use, as before"
+        if [ -n "${restarted-yes}" ]; then
+            if timeout "$ready_within_s" systemctl restart "$unit"; then
+                back="$old is in use again, as before"
+            else
+                back="$old is in its place again, but does not start: see 'journalctl -u $program' there"
+            fi
+        fi
     else
         rm -f "$home/current"
         systemctl stop "$unit" 2>/dev/null || true
+        back="nothing is in use, as before"
         systemctl daemon-reload
         systemctl reset-failed "$unit" 2>/dev/null || true
     fi
@@ -467,15 +495,18 @@ go_back() {
 
 enable_and_link() {
     systemctl enable --quiet "$unit"
-    for name in edge-runtime cloud-server; do
-        [ "$name" != "$program" ] || ln -sfn "$home/current/bin/$name" "/usr/local/bin/$name"
-    done
+    link=/usr/local/bin/$program
+    case $(readlink "$link" || true) in
+    "$home"/*) ;;
+    *) [ ! -e "$link" ] && [ ! -L "$link" ] || { echo "kept $link: it is not ours" >>"$home/kept" && return; } ;;
+    esac
+    ln -sfn "$home/current/bin/$program" "$link"
 }
 
 # Keep the release in use and the one before it, and what they need.
 prune() {
     ls -1t "$home/releases" | grep -v -e "^$(current)\$" | tail -n +2 | while read -r name; do rm -rf "$home/releases/$name"; done
-    cat "$home"/releases/*/manifest | awk '{ print $2 }' | sort -u >"$home/needed"
+    cat "$home"/releases/*/manifest | awk '{ print $2 }' | sort -u >"$home/needed" || return 1
     for path in "$home"/store/* "$home"/environments/*; do
         [ ! -e "$path" ] || grep -qx "$(basename "$path")" "$home/needed" || rm -rf "$path"
     done
@@ -487,10 +518,15 @@ prune() {
 # A link that went down silently leaves a step here that waits for the rest of a file, perhaps for hours.
 end_stalled() {
     [ -f "$home/receiving" ] || return 0
+    read -r process its_boot <"$home/receiving" || true
+    if [ "$its_boot" != "$(cat /proc/sys/kernel/random/boot_id)" ] || [ "$(cat "/proc/$process/comm")" != tar ]; then
+        rm -f "$home/receiving" # it is gone, and its number may be another's
+        return 0
+    fi 2>/dev/null
     before=$(du -s "$home/incoming")
     sleep 5
     if [ -f "$home/receiving" ] && [ "$(du -s "$home/incoming")" = "$before" ]; then
-        kill "$(cat "$home/receiving")" 2>/dev/null || true
+        kill "$process" 2>/dev/null || true
         rm -f "$home/receiving"
     fi
 }
@@ -504,7 +540,11 @@ step_begin() {
             rm -rf "$home/before"
         else
             note "a switch was cut off; going back"
+            rm -f "$home/kept"
             go_back
+            note "$back"
+            echo "begin    a switch that was cut off is undone: $back"
+            [ ! -f "$home/kept" ] || cat "$home/kept"
         fi
     fi
     rm -rf "$home/before" "$home/keys.new" "$home/configs" "$home/trial" "$home/said" "$home"/releases/*.partial

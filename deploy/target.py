@@ -32,7 +32,8 @@ class Facts:
 
     ``clock_s``: its Unix time. ``disk_kib``: free where we install. ``stored``: SHA-256 of the files it has.
     ``manifest``: of the release in use. ``configured``: it has a config. ``offered``: SHA-256, by path, of the
-    configs that we last offered. ``public_key``, ``earlier_key``, ``next_key``: its own, as a rotation leaves them.
+    configs that we last offered. ``unfinished``: a switch is under way, or was cut off.
+    ``public_key``, ``earlier_key``, ``next_key``: its own, as a rotation leaves them.
     """
 
     machine: str = ""
@@ -45,6 +46,7 @@ class Facts:
     root: bool = False
     release: str = ""
     active: str = ""
+    unfinished: bool = False
     public_key: str = ""
     earlier_key: str = ""
     next_key: str = ""
@@ -106,6 +108,7 @@ def read_facts(text: str) -> Facts:
         root=one("root") == "yes",
         release=one("release"),
         active=one("active"),
+        unfinished=one("unfinished") == "yes",
         public_key=one("public_key"),
         earlier_key=one("public_key.old"),
         next_key=one("public_key.next"),

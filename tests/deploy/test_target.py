@@ -38,6 +38,9 @@ def test_what_a_board_says_of_itself_is_read_whole() -> None:
     target = choose_target(board)
     assert (target.name, target.glibc, target.python.path) == ("cp311-aarch64", (2, 36), "/usr/bin/python3.11")
     assert board.stored == {"aa", "bb"}
+    assert (board.public_key, board.earlier_key, board.next_key, board.unfinished) == ("", "", "", False)
+    rotated = facts(**{"public_key": "n", "public_key.old": "o", "public_key.next": "x", "unfinished": "yes"})
+    assert (rotated.public_key, rotated.earlier_key, rotated.next_key, rotated.unfinished) == ("n", "o", "x", True)
     assert board.environments == {"cc"}
     assert board.offered == {"/etc/edge-runtime/config.toml": "dd"}
     assert board.manifest == "program edge-runtime\nbundle aa bundle/manifest.json\n"

@@ -243,6 +243,36 @@ def test_a_power_cut_in_the_middle_of_the_switch(house: House, tmp_path: Path) -
     house.answers()
 
 
+def test_what_was_edited_after_a_power_cut_in_the_switch_is_kept(house: House, tmp_path: Path) -> None:
+    """It is cut while the new release starts, when all its files are in place; the next deployment goes back."""
+    second, old = tiny_bundle(tmp_path, seed=2), house.release()
+    trap = house.board.path("/etc/systemd/system/edge-runtime.service.d/trap.conf")
+    house.board.put(
+        "/etc/systemd/system/edge-runtime.service.d/trap.conf",
+        '[Service]\nExecStartPre=/bin/sh -c \'test "$(readlink /opt/edge-runtime/current)" = '
+        f"{old} || exec sleep 100'\n",
+    )
+    house.board.run("systemctl daemon-reload")
+    moved = ("--server-address", "tcp://10.77.0.2:5556")
+    run = house.desk.start("deploy/deploy.sh", "board", "--bundle", second, *BOARD, *moved)
+    house.board.until(lambda: house.release() != old, "no switch")
+    house.board.kill()
+    run.communicate(timeout=120)
+    trap.unlink()
+    server = house.board.path("/etc/edge-runtime/conf.d/server.toml")
+    edited = server.read_text() + "# mine\n"
+    server.write_text(edited)
+    house.board.boot()
+    house.board.run("systemctl stop edge-runtime")
+    house.board.run("echo '1 of-another-boot' > /opt/edge-runtime/receiving")  # and 1 is nobody's tar
+    told = house.deploy(second, *moved)
+    assert f"{old.rpartition('/')[2]} is in use again" in told.stderr
+    assert "kept /etc/edge-runtime/conf.d/server.toml: it was edited there since" in told.stderr
+    assert server.read_text() == edited
+    assert house.release() != old
+    house.answers()
+
+
 def test_a_dry_run_changes_nothing(
     make_machine: MakeMachine, make_workstation: MakeWorkstation, wire: Wire, deployed: Deployed
 ) -> None:
