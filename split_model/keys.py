@@ -81,8 +81,13 @@ def read_pair(path: Path) -> KeyPair:
 
 
 def make_pair(folder: Path, name: str) -> KeyPair:
-    """Make a new pair ``NAME.key`` (mode 0600) and ``NAME.pub``; never overwrites a secret."""
+    """Make a new pair ``NAME.key`` (mode 0600) and ``NAME.pub``; never overwrites a secret.
+
+    A public key that begins with a dash, one in 85, is thrown away: no command line could take it.
+    """
     public, secret = zmq.curve_keypair()
+    while public.startswith(b"-"):
+        public, secret = zmq.curve_keypair()
     secret_path = folder / f"{name}.key"
     try:
         folder.mkdir(parents=True, exist_ok=True)
