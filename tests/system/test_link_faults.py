@@ -158,7 +158,8 @@ def test_a_slow_link(pair: Pair, mbit_s: float) -> None:
     share = pair.count("offloaded", started_s) / max(1, len(pair.records(started_s)))
     print(f"{mbit_s:g} Mbit/s: {share:.0%} of {len(pair.records(started_s))} frames answered by the server")
     assert len(pair.records(started_s)) >= 4 / INTERVAL_S * 0.7
-    assert share > 0.1  # at the slowest, probes and frames fill it, and the board finishes what would be late
+    # At 0.5 Mbit/s frames alone take 0.3, and the share was 36 to 100 % in five runs; why is not known yet.
+    assert share > (0.5 if mbit_s >= 1.0 else 0.1)
 
 
 @pytest.mark.parametrize("dead_s", [1.0, 4.0, 12.0])
