@@ -30,9 +30,13 @@ _TAIL_WITHIN_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One tail to run. ``due_s``: on the engine's clock, when nobody wants the answer any more."""
+    """One tail to run. ``due_s``: on the engine's clock, when nobody wants the answer any more.
+
+    ``device``: for whom it is, as far as the engine need know: nobody's jobs push out what is kept for another's.
+    """
 
     job_id: int
+    device: str
     tail: Tail
     release: wire.Release
     payload: bytearray
@@ -215,7 +219,8 @@ class LocalEngine:
             return _expired(job)
         interpreter = loaded.get(job.tail)
         started_s = self._clock()  # loading is waiting: it says nothing about how long this tail runs
-        outputs = interpreter.run(self._tails.features(job.tail, job.release, job.payload))
+        features = self._tails.features(job.tail, job.release, job.payload, device=job.device)
+        outputs = interpreter.run(features)
         payload = b"".join(output.tobytes() for output in outputs)
         return Done(
             job_id=job.job_id,

@@ -244,6 +244,7 @@ class Hub:
         self._next_job_id += 1
         job = Job(
             job_id=job_id,
+            device=peer.session.user_id,
             tail=self.tails.tail_for(request),
             release=request.release,
             payload=event.payload,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_server.plans import PlanCache
 from split_model.bundle import Bundle, Cut, FileRef, sha256_of
 from split_model.errors import BadBundleError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
@@ -100,7 +101,7 @@ class TailSet:
             )
             for identity, bundle in self.bundles.items()
         )
-        self._plans: OrderedDict[tuple[TailId, NoiseSpec], NoisePlan | str] = OrderedDict()
+        self._plans = PlanCache(_PLANS)
         self._meanings: OrderedDict[tuple[TailId, int, int], Meanings] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -138,7 +139,7 @@ class TailSet:
             known = self._known_plan(tail, request.release.spec)
             wanted = packed_bytes(tail.cut.values, request.release.spec.bits)
         elif isinstance(request.release, wire.Codebook):
-            known = self._plan(tail, request.release.spec)
+            known = _codebook_plan(tail, request.release.spec)
             wanted = request.release.spec.groups * word_bytes(request.release.spec.words)
         if known is not None:
             try:
@@ -152,14 +153,15 @@ class TailSet:
             )
         return None
 
-    def features(self, tail: Tail, release: wire.Release, payload: bytearray) -> list[Array]:
+    def features(self, tail: Tail, release: wire.Release, payload: bytearray, *, device: str) -> list[Array]:
         """A payload as the arrays that the tail takes: raw bytes as they are, noise undone, words looked up.
 
+        ``device``: whose it is, for its share of the plans that are kept.
         Raises `UnknownReleaseError` where device and server do not come to the same plan, `ProtocolError` for a
         word that the codebook does not have.
         """
         if not isinstance(release, wire.NoRelease):
-            plan = _check_plan(self._plan(tail, release.spec), release)
+            plan = _check_plan(self._plan(tail, release.spec, device=device), release)
             if isinstance(plan, CodebookPlan):
                 return recover_codebook(plan, self._meaning(tail, plan), payload)
             return list(recover(plan, payload))
@@ -186,19 +188,16 @@ class TailSet:
 
     def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str | None:
         with self._lock:
-            return self._plans.get((tail.id, spec))
+            return self._plans.get(_plan_key(tail, spec))
 
-    def _plan(self, tail: Tail, spec: Spec) -> Plan | str:
+    def _plan(self, tail: Tail, spec: Spec, *, device: str) -> Plan | str:
         """The plan, or why there is none.
 
-        A noise plan is made by a worker: with thousands of channels it takes a while. A codebook's is a hash, and
-        not kept: it would take the place of a noise plan, for any epsilon that a device makes up.
+        A noise plan is made by a worker, for with thousands of channels it takes a while, and kept even where the
+        device's differs: else it would be made again for each of its requests.
         """
         if isinstance(spec, CodebookSpec):
-            try:
-                return CodebookPlan.make(spec, tail.cut)
-            except SplitModelError as error:
-                return str(error)
+            return _codebook_plan(tail, spec)
         known = self._known_plan(tail, spec)
         if known is None:
             try:
@@ -206,11 +205,21 @@ class TailSet:
             except SplitModelError as error:
                 known = str(error)
         with self._lock:
-            self._plans[tail.id, spec] = known
-            self._plans.move_to_end((tail.id, spec))
-            while len(self._plans) > _PLANS:
-                self._plans.popitem(last=False)
+            self._plans.use(_plan_key(tail, spec), known, device=device)
         return known
+
+
+def _plan_key(tail: Tail, spec: NoiseSpec) -> tuple[str, int, NoiseSpec]:
+    """What a plan follows from: a noise-aware tail has that of the plain one."""
+    return tail.bundle.identity, tail.cut.index, spec
+
+
+def _codebook_plan(tail: Tail, spec: CodebookSpec) -> CodebookPlan | str:
+    """A codebook's plan, or why there is none. It is a hash, quickly made, and not kept."""
+    try:
+        return CodebookPlan.make(spec, tail.cut)
+    except SplitModelError as error:
+        return str(error)
 
 
 def _held_bytes(meanings: Meanings) -> int:

@@ -37,10 +37,10 @@ class Bench:
         )
         undone = self.tails.features
 
-        def features(*arguments):
+        def features(*arguments, **named):
             self.at_gate.release()
             assert self.gate.acquire(timeout=PATIENCE_S)
-            return undone(*arguments)
+            return undone(*arguments, **named)
 
         self.tails.features = features  # type: ignore[method-assign]
 
@@ -48,6 +48,7 @@ class Bench:
         (bundle,) = self.tails.bundles.values()
         return Job(
             job_id=number,
+            device="some device",
             tail=self.tails.tails[bundle.identity, 1],
             release=wire.NoRelease(),
             payload=bytearray(4 * 2048 if payload is None else payload),
@@ -229,7 +230,7 @@ def test_raw_features_come_in_the_order_of_the_live_tensors(model):
 
     double = type(tail)(tail.bundle, msgspec.structs.replace(tail.cut, tensors=tuple(specs)))
     payload = bytearray(one.tobytes() + two.tobytes())
-    found = TailSet([model.bundle]).features(double, wire.NoRelease(), payload)
+    found = TailSet([model.bundle]).features(double, wire.NoRelease(), payload, device="some device")
     for got, wanted in zip(found, (one, two), strict=True):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, wanted)

@@ -59,6 +59,7 @@ def test_bundles_that_were_moved_are_used_where_they_are_now_and_no_device_hears
     features = model.features(model.frame(0))
     job = Job(
         job_id=1,
+        device="some device",
         tail=hub.tails.tail_for(request),
         release=request.release,
         payload=bytearray(features.tobytes()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -17,8 +18,10 @@ from split_model.prepare.allocators import TrialOptions
 from split_model.prepare.calibration import CalibrationOptions
 from split_model.prepare.codebooks import CodebookWish
 from split_model.prepare.pipeline import PrepareOptions, prepare
-from split_model.privacy import CodebookPlan, CodebookSpec, NoiseSpec
+from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec
 from split_model.protocol import messages as wire
+
+DEVICE = "the key of some device"
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +59,10 @@ def test_a_noise_release_is_welcome_only_with_the_same_plan(model):
     # nobody has asked for this plan yet: whether it is the same shows when a worker has made it
     assert code(tails, mistaken) is None
     with pytest.raises(UnknownReleaseError, match="differs"):
-        tails.features(tail, other, bytearray(payload))
+        tails.features(tail, other, bytearray(payload), device=DEVICE)
     assert code(tails, mistaken) == "unknown_release"
     assert code(tails, request) is None
-    assert tails.features(tail, release, bytearray(payload))[0].shape == (1, 2048)
+    assert tails.features(tail, release, bytearray(payload), device=DEVICE)[0].shape == (1, 2048)
 
 
 def test_a_cut_that_no_noise_fits_is_refused_by_the_workers_and_then_at_the_door(model):
@@ -69,7 +72,7 @@ def test_a_cut_that_no_noise_fits_is_refused_by_the_workers_and_then_at_the_door
     odd = Tail(tail.bundle, msgspec.structs.replace(tail.cut, tensors=(counts,)))
     release, payload = model.noise(model.features(model.frame(0)), epsilon=8.0)
     with pytest.raises(UnknownReleaseError, match="int32"):
-        tails.features(odd, release, bytearray(payload))
+        tails.features(odd, release, bytearray(payload), device=DEVICE)
     assert code(tails, model.request(1, release=release, total_bytes=payload.nbytes)) == "unknown_release"
 
 
@@ -78,9 +81,44 @@ def test_plans_are_kept_but_not_without_bound(model, monkeypatch):
     tails = TailSet([model.bundle])
     tail = tails.tails[model.bundle.identity, 1]
     for number in range(5):
-        tails._plan(tail, NoiseSpec(epsilon=100.0 + number, allocation="uniform"))
+        tails._plan(tail, NoiseSpec(epsilon=100.0 + number, allocation="uniform"), device=DEVICE)
     assert len(tails._plans) == 3
     assert tails._known_plan(tail, NoiseSpec(epsilon=104.0, allocation="uniform")) is not None
+
+
+def test_made_up_epsilons_push_only_the_plans_of_who_makes_them_up_out(model, monkeypatch):
+    """A device that asks for another epsilon with every request would cost the others their plans each time."""
+    monkeypatch.setattr("cloud_server.tails._PLANS", 8)
+    tails = TailSet([model.bundle])
+    tail = tails.tails[model.bundle.identity, 1]
+    features = model.features(model.frame(0))
+    decent = [
+        tuple(model.noise(features, epsilon=epsilon) for epsilon in epsilons)
+        for epsilons in ((8.0,), (8.0, 10.0), (12.0, 14.0))
+    ]
+    for number, releases in enumerate(decent):
+        for release, payload in releases:
+            tails.features(tail, release, bytearray(payload), device=f"decent {number}")
+    for number in range(20):
+        spec = NoiseSpec(epsilon=100.0 + number, allocation="uniform")
+        with pytest.raises(UnknownReleaseError):
+            tails.features(tail, wire.Noise(spec=spec, digest="0" * 16), bytearray(payload), device="mad")
+    assert len(tails._plans) == 8
+    for release, _ in itertools.chain(*decent):
+        assert tails._known_plan(tail, release.spec) is not None
+    assert tails._known_plan(tail, spec) is not None  # and the last of the others, until the next
+
+
+def test_a_plan_of_a_noise_aware_tail_that_differs_is_refused_at_the_door(fashion):
+    tails = TailSet([fashion])
+    spec = NoiseSpec(epsilon=2.0, allocation="uniform")
+    plan = NoisePlan.make(spec, fashion.cut(11).tensors, fashion.cut(11).calibration)
+    request = request_for(fashion, wire.Noise(spec=spec, digest="0" * 16), plan.payload_bytes)
+    tail = tails.tail_for(request)
+    assert tail.epsilon == 2.0
+    with pytest.raises(UnknownReleaseError, match="differs"):
+        tails.features(tail, request.release, bytearray(plan.payload_bytes), device=DEVICE)
+    assert code(tails, request) == "unknown_release"
 
 
 def test_the_offers_name_every_bundle_and_cut(tails, model):
@@ -159,10 +197,10 @@ def test_a_word_is_welcome_with_the_same_plan_and_becomes_features(fashion):
     )
     tail = tails.tail_for(request)
     assert tail.epsilon is None
-    (features,) = tails.features(tail, release, bytearray(b"\x03"))
+    (features,) = tails.features(tail, release, bytearray(b"\x03"), device=DEVICE)
     assert features.shape == (1, 7, 7, 64)
     with pytest.raises(ProtocolError, match="word 10 of 10"):
-        tails.features(tail, release, bytearray(b"\x0a"))
+        tails.features(tail, release, bytearray(b"\x0a"), device=DEVICE)
 
 
 def test_made_up_codebooks_push_no_noise_plan_out(fashion, monkeypatch):
@@ -170,13 +208,14 @@ def test_made_up_codebooks_push_no_noise_plan_out(fashion, monkeypatch):
     tails = TailSet([fashion])
     tail = tails.tails[fashion.identity, 11]
     noise = NoiseSpec(epsilon=2.0, allocation="uniform")
-    tails._plan(tail, noise)
+    tails._plan(tail, noise, device=DEVICE)
     for number in range(5):
         spec = CodebookSpec(epsilon=1.0 + number / 8, words=10)
         made_up = request_for(fashion, wire.Codebook(spec=spec, digest="0" * 16), 1)
         assert code(tails, made_up) == "unknown_release"
         plan = CodebookPlan.make(spec, fashion.cut(11))
-        tails.features(tail, wire.Codebook(spec=spec, digest=plan.digest), bytearray(b"\x03"))
+        release = wire.Codebook(spec=spec, digest=plan.digest)
+        tails.features(tail, release, bytearray(b"\x03"), device=DEVICE)
     assert tails._known_plan(tail, noise) is not None
 
 
