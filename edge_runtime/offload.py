@@ -297,9 +297,14 @@ class Offload(threading.Thread):
             self._reopen(f"{self._transport.address}: {event.code}: {event.text}")
 
     def _refuse_sent(self, event: Refused, now_s: float) -> None:
-        """The server objects to one of our messages, not saying which: sent again, it would be refused again."""
-        sent = [number for number in self._open_ids if self._session.first_sent_s(number) is not None]
-        for request_id in sent:
+        """The server objects to one of our messages, not saying which: sent again, it would be refused again.
+
+        It takes them in order and acknowledges what it takes, so it means the first that it did not acknowledge;
+        those behind go out again on the next connection.
+        """
+        sent = [number for number in sorted(self._open_ids) if self._session.first_sent_s(number) is not None]
+        unheard = [number for number in sent if not self._session.acked_bytes(number)]
+        for request_id in unheard[:1] or sent:
             self._open_ids.discard(request_id)
             self._session.cancel(request_id)
             with self._lock:

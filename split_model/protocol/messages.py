@@ -188,6 +188,10 @@ FromServer: TypeAlias = Welcome | Ack | Answer | ProbeReply | Refusal
 _encoder = msgspec.msgpack.Encoder()
 _from_device: msgspec.msgpack.Decoder[FromDevice] = msgspec.msgpack.Decoder(FromDevice)
 _from_server: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
+_beginning = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_kind = msgspec.msgpack.Decoder(str)
+_id: msgspec.msgpack.Decoder[int] = msgspec.msgpack.Decoder(Id)
+_OF_A_REQUEST = ("request", "chunk", "cancel")
 
 
 def encode(message: FromDevice | FromServer) -> bytes:
@@ -211,6 +215,16 @@ def decode_from_server(header: bytes | memoryview) -> FromServer:
         return _from_server.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"malformed message from the server: {error}") from None
+
+
+def request_of(header: bytes | memoryview) -> int | None:
+    """Which request a message of a device is about, as far as that can be read from one that is malformed."""
+    try:
+        _check_length(header)
+        kind, request_id = _beginning.decode(header)[:2]
+        return _id.decode(request_id) if _kind.decode(kind) in _OF_A_REQUEST else None
+    except (ProtocolError, ValueError, msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _check_length(header: bytes | memoryview) -> None:

@@ -94,12 +94,18 @@ class PeerSession:
         return frozenset(self._incoming)
 
     def receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
-        """One message of the peer: the replies to send back and what happened. Never raises for bad bytes."""
+        """One message of the peer: the replies to send back and what happened. Never raises for bad bytes.
+
+        A malformed message ends the request that it names; what else the peer has open here goes on.
+        """
         self.heard_s = now_s
         try:
             return self._receive(frames, now_s)
         except ProtocolError as error:
-            return [_refuse(None, "protocol", str(error))], []
+            request_id = wire.request_of(frames[0]) if frames else None
+            if request_id is not None:
+                self._incoming.pop(request_id, None)
+            return [_refuse(request_id, "protocol", str(error))], []
 
     def _receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
         if not 1 <= len(frames) <= 2:

@@ -8,6 +8,7 @@ import socket
 import time
 from contextlib import ExitStack, suppress
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -164,13 +165,38 @@ def test_malformed_messages_are_answered_and_survived(shared_server, connect, mo
         [b"\xc1"],
         [b"\x93\xa5hello" + bytes(500)],
         [hello, b"", b""],
-        [wire.encode(model.request(1))],
+        [wire.encode(wire.Probe(probe_id=1, offset=0, total_bytes=8))],
+        [wire.encode(wire.Probe(probe_id=1, offset=5, total_bytes=8)), b"abc"],
     ):
         found = refusal(device.raw(*frames))
         assert (found.code, found.request_id) == ("protocol", None)
-    found = refusal(device.raw(wire.encode(model.request(7)), bytes(TOTAL + 1)))
-    assert (found.code, found.request_id) == ("protocol", 7)
+    for frames in (
+        [wire.encode(model.request(7))],
+        [wire.encode(model.request(7)), bytes(TOTAL + 1)],
+        [wire.encode(model.request(7)), bytes(9), bytes(9)],
+    ):
+        found = refusal(device.raw(*frames))
+        assert (found.code, found.request_id) == ("protocol", 7)
     assert isinstance(device.ask(model.request(8), model.features(model.frame(1))), Answered)
+
+
+def test_a_request_of_a_kind_unknown_here_is_refused_by_its_number_and_the_others_are_answered(
+    shared_server, connect, model
+):
+    """A device of a newer version, with a release that this server has never heard of at one of its cuts."""
+    device = connect(shared_server, shared_server.new_keys("newer")).greet()
+    features = model.features(model.frame(1)).tobytes()
+    half = len(features) // 2
+    device.raw(wire.encode(model.request(1)), features[:half])
+    newer = msgspec.msgpack.decode(wire.encode(model.request(2)))
+    newer[6] = {"type": "homomorphic"}
+    found = refusal(device.raw(msgspec.msgpack.encode(newer), bytes(9)))
+    assert (found.code, found.request_id) == ("protocol", 2)
+    device.raw(wire.encode(wire.Chunk(request_id=1, offset=half)), features[half:])
+    assert device.socket.poll(10_000)
+    answer = wire.decode_from_server(device.socket.recv_multipart()[0])
+    assert isinstance(answer, wire.Answer)
+    assert answer.request_id == 1
 
 
 def test_a_chunk_over_the_limit_ends_the_connection_not_the_server(shared_server, connect, model):

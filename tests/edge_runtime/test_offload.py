@@ -72,10 +72,10 @@ class Bench:
             self.now_s += STEP_S
             self.offload._turn()
 
-    def submit(self) -> None:
+    def submit(self, number: int = 1) -> None:
         release = wire.NoRelease()
         request = wire.Request(
-            request_id=1,
+            request_id=number,
             boot_id="device",
             version=1,
             bundle="0" * 64,
@@ -120,6 +120,32 @@ def test_what_was_sent_when_the_server_objects_is_refused_and_not_sent_again(ben
     bench.turns(2.0)
     assert bench.offload.view().up
     assert sum(isinstance(message, wire.Request) for message in bench.socket.sent) == 1
+
+
+def test_of_several_only_the_one_that_the_server_means_is_refused(bench: Bench) -> None:
+    """It takes messages in order and acknowledges what it takes; the others are paid for, and at other cuts."""
+    for number in (1, 2, 3):
+        bench.submit(number)
+    bench.turns(STEP_S)
+    bench.socket.answers.append(wire.Ack(request_id=1, received_bytes=64))
+    bench.socket.answers.append(wire.Refusal(request_id=None, code="protocol", text="unknown release"))
+    bench.turns(2.0)
+    ended = {number: bench.offload.wait(number, until_s=0.0) for number in (1, 2, 3)}
+    assert [number for number, outcome in ended.items() if outcome is not None] == [2]
+    requests = [message.request_id for message in bench.socket.sent if isinstance(message, wire.Request)]
+    assert requests == [1, 2, 3, 1, 3]
+
+
+def test_a_refusal_that_names_its_request_leaves_the_connection_and_the_others_alone(bench: Bench) -> None:
+    for number in (1, 2, 3):
+        bench.submit(number)
+    bench.turns(STEP_S)
+    bench.socket.answers.append(wire.Refusal(request_id=3, code="protocol", text="unknown release"))
+    bench.turns(2.0)
+    ended = {number: bench.offload.wait(number, until_s=0.0) for number in (1, 2, 3)}
+    assert [number for number, outcome in ended.items() if outcome is not None] == [3]
+    assert bench.socket.closed == 0
+    assert sum(isinstance(message, wire.Request) for message in bench.socket.sent) == 3
 
 
 def test_what_was_not_sent_when_the_connection_is_refused_goes_out_on_the_next(bench: Bench) -> None:

@@ -439,5 +439,31 @@ def test_one_request_too_many_is_busy():
 def test_a_chunk_larger_than_allowed_is_refused():
     session = greeted_server()
     (reply,), _ = session.receive(views(wire.encode(request(1)), bytes(wire.MAX_CHUNK_BYTES + 1)), 0.0)
-    assert reply.code == "protocol"
+    assert (reply.code, reply.request_id) == ("protocol", 1)
     assert session.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (["request", 2, "boot", 1, "0" * 64, 1, {"type": "new"}, 4, 1.0], 2),
+        (["request", 2], 2),
+        (["chunk", 2, "one"], 2),
+        (["cancel", 2, "more"], 2),
+        (["probe", 2, -1, 5], None),
+        (["request", -2, "boot"], None),
+        (["request", "two"], None),
+        (["request"], None),
+        ([["request"], 2], None),
+        ([2, 2], None),
+        ([], None),
+        ({"request": 2}, None),
+    ],
+)
+def test_a_malformed_message_ends_the_request_that_it_names_and_no_other(message, named):
+    session = greeted_server()
+    for number in (1, 2):
+        session.receive(views(wire.encode(request(number)), b"x"), 0.0)
+    (reply,), events = session.receive(views(msgspec.msgpack.encode(message), b"x"), 0.0)
+    assert (reply.code, reply.request_id, events) == ("protocol", named, [])
+    assert session.open_requests == {1, 2} - {named}
