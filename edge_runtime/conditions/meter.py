@@ -26,6 +26,8 @@ MIN_TIMED_BYTES = 2 << 10
 _QUEUE_FADE_S = 2.0
 _PROBE_EVERY_S = 0.5
 _PROBE_AT_LEAST_S = 2.0
+#: Sent in place of a probe that the share does not allow: it asks whether anything gets through, and times nothing.
+KNOCK_BYTES = 1
 #: So long after a request or a probe timed the link there is nothing new to learn.
 _FRESH_S = 0.25
 _PING_EVERY_S = 2.0
@@ -49,10 +51,12 @@ class LinkMeter:
         self._queue_s = 0.0
         self._queue_at_s = now_s
         self._timed_s = self._probed_s = self._pinged_s = now_s
+        self._asked_s = now_s  # when the last probe of any kind was sent
         self._round_trip_s = now_s  # when the last one was measured
         self._overdue_s = math.inf  # from then on the open probe or ping is
         self._silent_since_s: float | None = None
         self._at_once = False
+        self._next_at_once_s = now_s  # not before then may a whole probe go out of turn again
         self._frame_s = -math.inf
         self._interval_s = math.inf
         self._busy = False
@@ -63,7 +67,7 @@ class LinkMeter:
         if self._silent_since_s is not None:
             silent_s = max(0.0, now_s - self._silent_since_s)
         elif now_s > self._overdue_s:
-            silent_s = now_s - max(self._probed_s, self._pinged_s)
+            silent_s = now_s - self._asked_s
         return replace(self._estimator.estimate(now_s), silent_s=silent_s)
 
     def queue_s(self, now_s: float) -> float:
@@ -157,8 +161,7 @@ class LinkMeter:
         if rate is None:
             return self._probed_s + _PROBE_EVERY_S
         probe_bytes = self._probe_bytes(rate)
-        pause_s = min(max(_PROBE_EVERY_S, probe_bytes / (PROBE_SHARE * rate)), _PROBE_AT_LEAST_S)
-        due_s = max(self._probed_s + pause_s, self._timed_s + _FRESH_S)
+        due_s = max(self._probed_s + self._pause_s(rate), self._timed_s + _FRESH_S)
         if now_s - self._frame_s > 2.0 * self._interval_s:
             return due_s
         lead_s = min(0.5 * self._interval_s, self._predicted_s(probe_bytes, now_s) + _LEAD_S)
@@ -171,17 +174,38 @@ class LinkMeter:
         Or where it has been ``silent`` for long: then a ping asks if the server is there, whatever is under way.
         """
         if not silent and now_s >= self.probe_due_s(now_s):
-            probe_bytes = self._probe_bytes(self._estimator.estimate(now_s).uplink_bytes_s)
+            rate = self._estimator.estimate(now_s).uplink_bytes_s
+            probe_bytes = KNOCK_BYTES
+            if self._may_probe(rate, now_s):
+                probe_bytes = self._probe_bytes(rate)
+                self._probed_s = now_s
             self._at_once = False
-            self._probed_s = now_s
         # Probes time the uplink only, and while they keep coming back nothing else would tell the round trip.
         elif now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S and (silent or not self._busy):
             probe_bytes = 0
             self._pinged_s = now_s
         else:
             return None
+        self._asked_s = now_s
         self._overdue_s = now_s + _OVERDUE * self._predicted_s(probe_bytes, now_s) + _OVERDUE_S
         return probe_bytes
+
+    def _may_probe(self, rate: float | None, now_s: float) -> bool:
+        """Whether the probe that is due now may be a whole one.
+
+        Those out of turn keep to the share as well, by themselves: each takes the link from the frames behind it,
+        and if these are given up for that, each would ask for a probe at once again, without end.
+        """
+        if not self._at_once or rate is None:
+            return True
+        if now_s < self._next_at_once_s:
+            return False
+        self._next_at_once_s = now_s + self._pause_s(rate)
+        return True
+
+    def _pause_s(self, rate: float) -> float:
+        """How long a probe must last, for its share of the link."""
+        return min(max(_PROBE_EVERY_S, self._probe_bytes(rate) / (PROBE_SHARE * rate)), _PROBE_AT_LEAST_S)
 
     def _probe_bytes(self, rate: float | None) -> int:
         least, most = PROBE_BYTES

@@ -26,7 +26,7 @@ from cloud_server import allow_list
 from split_model.keys import make_pair
 
 NEEDED = ("ip", "tc", "iptables")
-#: Frames a second, and the cut they all go out at: about 0.3 Mbit/s under noise of eight bits a value.
+#: Frames a second, and the cut they all go out at: 0.37 Mbit/s with all headers, under noise of eight bits a value.
 INTERVAL_S, CUT, HIDDEN = 0.05, 1, 1500
 ANSWER_WITHIN_S = 0.5
 RECOVERED_WITHIN_S = 2.0
@@ -158,8 +158,8 @@ def test_a_slow_link(pair: Pair, mbit_s: float) -> None:
     share = pair.count("offloaded", started_s) / max(1, len(pair.records(started_s)))
     print(f"{mbit_s:g} Mbit/s: {share:.0%} of {len(pair.records(started_s))} frames answered by the server")
     assert len(pair.records(started_s)) >= 4 / INTERVAL_S * 0.7
-    # At 0.5 Mbit/s frames alone take 0.3, and the share was 36 to 100 % in five runs; why is not known yet.
-    assert share > (0.5 if mbit_s >= 1.0 else 0.1)
+    # Frames alone take 0.37 Mbit/s with all headers: at 0.5 they are late where probes take more than their share.
+    assert share > 0.8
 
 
 @pytest.mark.parametrize("dead_s", [1.0, 4.0, 12.0])

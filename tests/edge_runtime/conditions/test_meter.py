@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from edge_runtime.conditions.link import LinkEstimator
-from edge_runtime.conditions.meter import PROBE_BYTES, LinkMeter
+from edge_runtime.conditions.meter import KNOCK_BYTES, PROBE_BYTES, PROBE_SHARE, LinkMeter
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import BURST_BYTES
 from split_model.protocol.device import Answered, Probed
@@ -87,6 +87,33 @@ def test_probes_take_a_small_share_of_the_link() -> None:
     sent = [link.next_probe_bytes(0.5 + step / 20) or 0 for step in range(1, 400)]
     assert sum(size > 0 for size in sent) > 3
     assert sum(sent) <= 0.1 * RATE * 20
+
+
+def test_requests_given_up_one_after_another_do_not_fill_the_link_with_probes() -> None:
+    """Each asks for a probe at once, which holds up the requests behind it, so that they are given up as well."""
+    link, rate, seconds = meter(), 60_000.0, 20
+    link.connected()
+    link.probed(Probed(8192, 4096, 4096 / rate, 0.1), 0.0)
+    sent, now_s = [], 0.0
+    while now_s < seconds:
+        link.frame(now_s, offloaded=True)
+        link.ended()
+        link.given_up(acked_bytes=0, total_bytes=1500, first_sent_s=now_s, now_s=now_s + 0.045)
+        now_s += 0.05
+        size = link.next_probe_bytes(now_s)
+        if size:
+            sent.append(size)
+            link.probed(Probed(size, size // 2, size / 2 / rate, 0.2), now_s)
+    assert sum(sent) <= 2 * PROBE_SHARE * rate * seconds
+    assert max(sent) > KNOCK_BYTES  # the link is measured all the same
+    assert sent.count(KNOCK_BYTES) > seconds  # and that it is there is known much sooner
+
+
+def test_a_request_given_up_is_followed_by_a_probe_at_once() -> None:
+    link = meter()
+    link.answered(answered(), 10.0)
+    link.given_up(acked_bytes=0, total_bytes=100_000, first_sent_s=20.0, now_s=22.0)
+    assert (link.next_probe_bytes(22.0) or 0) > KNOCK_BYTES
 
 
 def test_the_round_trip_is_known_though_probes_keep_coming_back() -> None:

@@ -109,6 +109,8 @@ class Network:
         for namespace, device, address in sides:
             run("ip", "-n", namespace, "addr", "add", f"{address}/24", "dev", device)
             run("ip", "-n", namespace, "link", "set", "lo", "up")
+            # Packets as on a cable: the shaper would let several through as one, which are there all at once then.
+            run("ip", "-n", namespace, "link", "set", device, "gso_max_segs", "1")
             run("ip", "-n", namespace, "link", "set", device, "up")
         run("ip", "-n", wire.edge, "route", "add", "default", "via", wire.cloud_address)
         return wire
