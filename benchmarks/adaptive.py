@@ -28,6 +28,7 @@ if not __package__:  # run as a script: the folder above this one holds the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.simulator import ideal
+from benchmarks.simulator.board import Hog
 from benchmarks.simulator.estimators import (
     ForesightEstimator,
     LastSampleEstimator,
@@ -36,7 +37,6 @@ from benchmarks.simulator.estimators import (
 )
 from benchmarks.simulator.program import HEDGED, run_program
 from benchmarks.simulator.scene import Run, Scene, load_profiles, pooled
-from benchmarks.simulator.world import Hog
 from benchmarks.traces import load_trace
 from edge_runtime.conditions.link import LinkEstimator
 from split_model.errors import MissingInputError, SplitModelError

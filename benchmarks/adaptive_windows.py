@@ -235,9 +235,12 @@ def _scene(window: Window, real: Sequence[dict[str, Any]], phase_s: float, profi
     rate = statistics.median(per_mac) if per_mac else 0.0
     tails = tuple(
         ServerTail(
-            split=cut, tail_macs=macs[cut], tail_s=statistics.median(told[cut]) if cut in told else rate * macs[cut]
+            split=cut.index,
+            tail_macs=cut.tail_macs,
+            tail_s=statistics.median(told[cut.index]) if cut.index in told else rate * cut.tail_macs,
+            tail_bytes=cut.tail.size_bytes,
         )
-        for cut in macs
+        for cut in manifest.cuts
     )
     server = ServerProfile(
         tails=tails,

@@ -23,12 +23,14 @@ from edge_runtime.prediction import SplitProfile
 from edge_runtime.profile import Profile
 from edge_runtime.records import labels_of
 from edge_runtime.release import Release, plan_for
+from edge_runtime.rests import WORTH_IT_S, RestCost, Rests, load_rest, memory_bytes_of
 from edge_runtime.sources import Wanted
 from edge_runtime.sources.intake import Intake
 from edge_runtime.transport import Transport
 from split_model import __version__
 from split_model.bundle import Bundle, Cut
 from split_model.errors import ConfigError
+from split_model.interpreter import Interpreter
 from split_model.keys import KeyPair
 from split_model.privacy import CodebookPlan, NoisePlan, expected_share
 from split_model.protocol.device import DeviceSession
@@ -97,6 +99,26 @@ def make_heads(config: Config, bundle: Bundle, plans: Plans, *, loader: Executor
         memory_bytes=int(config.device.head_memory_mb * 1e6),
         loader=loader,
     )
+
+
+def make_rests(config: Config, bundle: Bundle, heads: Heads, profile: Profile, loader: Executor) -> Rests | None:
+    """What is left behind each head, loaded by ``loader``; None where the board decides nothing late."""
+    memory_bytes = int(config.device.rest_memory_mb * 1e6)
+    planner, whole_s = config.planner, profile.local.head_s
+    if planner.split != "auto" or planner.objective != "latency" or whole_s < WORTH_IT_S or memory_bytes == 0:
+        return None
+
+    def load(split: int) -> Interpreter:
+        return load_rest(bundle, split, backend=config.device.backend, threads=config.device.threads)
+
+    head_s = {timing.split: timing.head_s for timing in profile.splits}
+    costs = {
+        cut.index: RestCost(
+            memory_bytes_of(cut.tail.size_bytes, cut.raw_bytes), max(0.0, whole_s - head_s[cut.index])
+        )
+        for cut in bundle.manifest.cuts
+    }
+    return Rests(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
 
 
 def release_name(config: Config) -> str:

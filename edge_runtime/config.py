@@ -42,7 +42,8 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class DeviceTable(_Table, frozen=True):
     """``[device]``: what runs here. ``state`` is a folder this program may write to.
 
-    ``status``: the file that ``edge-runtime status`` reads.
+    ``head_memory_mb``: for heads that are ready. ``rest_memory_mb``: for what is left of the model behind them, to
+    finish frames here with; 0 for none. ``status``: the file that ``edge-runtime status`` reads.
     """
 
     bundle: Path
@@ -51,6 +52,7 @@ class DeviceTable(_Table, frozen=True):
     backend: Literal["ai-edge-litert", "tflite-runtime"] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     head_memory_mb: Positive = 64.0
+    rest_memory_mb: NotNegative = 96.0
     status: Path | None = None
 
 
@@ -160,8 +162,8 @@ class PlannerTable(_Table, frozen=True):
     were no labels) is below it are not used; `split-model evaluate --store` measures it.
     ``objective``: ``latency`` works on one frame at a
     time; ``throughput`` on several at once and answers as many a second as it can, in the order they are done.
-    ``hedge``: where the server's answer is in doubt and a core is free, the board runs the frame as well from the
-    start, if that is expected to save more than it costs.
+    ``hedge``: where the server's answer is in doubt the board goes on with the frame as well, right behind the
+    head, if that is expected to save more than it costs.
     """
 
     split: Literal["auto", "local"] | int = "auto"

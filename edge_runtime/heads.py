@@ -51,6 +51,10 @@ class Head:
             return [np.array(tensor) for tensor in inputs]
         return self._interpreter.run(inputs)
 
+    def made(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """The live tensors of the last `features`, of the same ``inputs``, as they were before a release."""
+        return inputs if self._interpreter is None else self._interpreter.results()
+
 
 class Heads:
     """All heads of a bundle. ``memory_bytes`` bounds about what the prepared ones take, but one is always kept.

@@ -1,6 +1,6 @@
-"""Runs of the whole model on this board: in the frame loop, or in the background while the server is still awaited.
+"""Local runs: in the frame loop, or in the background while the server is still awaited. One at a time.
 
-There is one interpreter, and it does one run at a time.
+A run is one of the whole model, or of what is left of it behind a head (see `rests`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Model(Protocol):
 class LocalRuns:
     """Called from the inference thread only; a run is the model's outputs and the seconds it took.
 
-    ``took`` hears of every run's seconds, in the inference thread, at the latest with the next run.
+    ``took`` hears of every whole run's seconds, in the inference thread, at the latest with the next run. Where
+    ``rest`` is given it is run, on a head's features, in place of the whole model.
     """
 
     def __init__(
@@ -57,20 +58,22 @@ class LocalRuns:
         self._now = now
         self._background: Future[Run] | None = None
         self._left: Future[Run] | None = None
+        self._is_whole = True
         self._free_s = -math.inf
         self._background_frame = -1
 
     @property
     def p95_s(self) -> float:
-        """The 95th percentile of the recent runs."""
+        """The 95th percentile of the recent whole runs."""
         runs = sorted(self._recent)
         return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]
 
-    def now(self, tensors: Sequence[Array]) -> Run:
+    def now(self, tensors: Sequence[Array], *, rest: Model | None = None) -> Run:
         """Run here, once a run in the background is done. `BackendError` where the backend fails."""
         self._leave(wait=True)
-        outputs, took_s = self._run(tensors)
-        self._note(took_s)
+        outputs, took_s = self._run(tensors, rest)
+        if rest is None:
+            self._note(took_s)
         return outputs, took_s
 
     def wait_s(self) -> float:
@@ -79,7 +82,9 @@ class LocalRuns:
             return 0.0
         return max(0.0, self._free_s - self._now())
 
-    def start(self, frame: int, tensors: Sequence[Array], *, expected_s: float) -> Future[Run]:
+    def start(
+        self, frame: int, tensors: Sequence[Array], *, expected_s: float, rest: Model | None = None
+    ) -> Future[Run]:
         """Run in the background, after what may still go on for an earlier frame; a second call does nothing.
 
         ``expected_s``: what a run takes, for `wait_s`.
@@ -88,8 +93,9 @@ class LocalRuns:
             return self._background
         self._leave(wait=False)
         self._background_frame = frame
+        self._is_whole = rest is None
         self._free_s = self._now() + self.wait_s() + expected_s
-        self._background = self._executor.submit(self._run, tensors)
+        self._background = self._executor.submit(self._run, tensors, rest)
         return self._background
 
     def has_started(self, frame: int) -> bool:
@@ -101,16 +107,18 @@ class LocalRuns:
         running = self.start(frame, tensors, expected_s=expected_s)
         self._background = None
         run = running.result()
-        self._note(run[1])
+        if self._is_whole:
+            self._note(run[1])
         return run
 
     def close(self) -> None:
         """Wait for a run that is still under way."""
         self._executor.shutdown(cancel_futures=True)
 
-    def _run(self, tensors: Sequence[Array]) -> Run:
+    def _run(self, tensors: Sequence[Array], rest: Model | None) -> Run:
+        model = self._model if rest is None else rest
         with self._one_at_a_time:
-            return self._board.run(lambda: self._model.run(tensors))
+            return self._board.run(lambda: model.run(tensors))
 
     def _leave(self, *, wait: bool) -> None:
         """Forget the run of an earlier frame, which the server answered. How it ends is no matter of this one's."""
@@ -120,7 +128,9 @@ class LocalRuns:
         self._left = left
         if wait or left.done():
             with contextlib.suppress(BackendError):
-                self._note(left.result()[1])
+                _, took_s = left.result()
+                if self._is_whole:
+                    self._note(took_s)
 
     def _note(self, took_s: float) -> None:
         self._recent.append(took_s)

@@ -106,6 +106,11 @@ class Offload(threading.Thread):
         with self._lock:
             self._meter.frame(self._now(), offloaded=offloaded)
 
+    def sends(self) -> None:
+        """The frame that was to stay here is sent after all."""
+        with self._lock:
+            self._meter.sends()
+
     def wait(
         self, request_id: int, *, until_s: float, unless: Callable[[], bool] = lambda: False
     ) -> Outcome | None:

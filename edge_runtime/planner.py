@@ -22,7 +22,7 @@ from edge_runtime.prediction import Conditions, Objective, Prediction, SplitProf
 class Decision:
     """The split point from now on, and why: what was seen and what it predicts for every split there was.
 
-    ``moved`` says whether it differs from the one before; ``hedge``, whether to run the frame here as well.
+    ``moved`` says whether it differs from the one before; ``hedge``, whether to go on here behind the head as well.
     """
 
     split: int
@@ -31,6 +31,14 @@ class Decision:
     predictions: tuple[Prediction, ...]
     seen: Conditions | None = None
     hedge: bool = False
+
+
+@dataclass(frozen=True)
+class Seam:
+    """The head is done: send what it made, or go on here? ``expected``: what is known of sending it now."""
+
+    send: bool
+    expected: Prediction | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Planner:
         if self.objective == "throughput":  # our own frames queue up before a slow tail: that is its time, no more
             conditions = replace(conditions, queue_s=0.0)
         if self.objective == "throughput" or self.is_fixed:
-            conditions = replace(conditions, beside=None)
+            conditions = replace(conditions, may_hedge=False)
         candidates = [p for split, p in self._profiles.items() if split in ready or split == self.local]
         local_s = self._profiles[self.local].head_s * conditions.load
         predictions = tuple(predict(profile, conditions, local_s=local_s) for profile in candidates)
@@ -115,6 +123,20 @@ class Planner:
             return self._move(self.split, "moved a moment ago", predictions, conditions, now_s)
         why = f"saves {gain_s * 1e3:.0f} ms of {present_s * 1e3:.0f} ms"
         return self._move(best.split, why, predictions, conditions, now_s)
+
+    def at_seam(self, split: int, conditions: Conditions, *, was_local: bool) -> Seam:
+        """Decide again once the head of ``split`` is done, with the link as it is by now.
+
+        A frame that was meant for the server is finished here where that will be sooner. One that was meant to stay
+        (``was_local``) is sent for a clear gain.
+        """
+        profile = self._profiles[split]
+        local_s = self._profiles[self.local].head_s * conditions.load
+        expected = predict(replace(profile, head_s=0.0), conditions, local_s=local_s)
+        rest_s = local_s if profile.rest_s is None else profile.rest_s * conditions.load
+        left_s = conditions.local_wait_s + rest_s
+        needed_s = max(self._hysteresis.min_gain * left_s, self._hysteresis.min_gain_s) if was_local else 0.0
+        return Seam(expected.cost_s("latency") <= left_s - needed_s, expected)
 
     def _move(
         self, split: int, why: str, predictions: tuple[Prediction, ...], seen: Conditions, now_s: float

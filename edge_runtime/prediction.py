@@ -4,9 +4,9 @@ The uplink is not a number but a distribution (log-normal), looked at as of when
 ``bytes / uplink`` is an expectation: a slow second costs more than a fast one gains, but no more than a local run,
 which is started when the answer is overdue. What is silent is expected to stay so for as long again.
 
-Where the board has a core to spare the local run may be started together with the head (a hedge): then no answer
-comes later than that run's. It has a price, in seconds: the head takes longer beside it, the energy is spent, and
-the one interpreter of the whole model is not free for the next frame until it is done.
+Where what is left of a local run behind the head is at hand (see `rests`) that is all a rescue takes. It may also
+be started right behind the head (a hedge), while the link is at work: then no answer is later than a local run's.
+That has a price, in seconds: the energy is spent, and the next frame may find the board still busy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPREAD = (0.3, 2.0)
 #: A local run is started when an answer is overdue by about this share of its transfer time, and so many seconds.
 _RESCUED_AFTER = 0.5
 _RESCUED_AFTER_S = 0.05
-#: What a second of a hedge's local run must save at least.
+#: What a second of a hedge must save at least.
 _HEDGE_PRICE = 0.01
 #: What is released is to be of use: no hedge where the local run is more likely to win than this.
 _MOST_DOUBT = 0.5
@@ -36,7 +36,8 @@ _MOST_DOUBT = 0.5
 class SplitProfile:
     """What one split costs: head and release on this board when idle, payload, tail on the server.
 
-    The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``.
+    The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``. ``rest_s``: what is left of a local
+    run once the head is done; None where it would have to begin anew.
     """
 
     split: int
@@ -44,6 +45,7 @@ class SplitProfile:
     release_s: float = 0.0
     payload_bytes: int = 0
     tail_s: float = 0.0
+    rest_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Conditions:
     """The world as the planner sees it.
 
     ``load``: how many times longer work takes here than in the profile. ``local_wait_s``: so long a local run of an
-    earlier frame still goes on. ``beside``: how many times longer a head takes beside a local run; None where there
-    is no core for both. ``next_frame_s``: in so many seconds the next frame is there, at the soonest.
+    earlier frame still goes on. ``may_hedge``: the user wants hedges where they pay. ``next_frame_s``: in so many
+    seconds the next frame is there, at the soonest.
     """
 
     link: LinkEstimate
@@ -60,7 +62,7 @@ class Conditions:
     load: float = 1.0
     queue_s: float = 0.0
     local_wait_s: float = 0.0
-    beside: float | None = None
+    may_hedge: bool = False
     next_frame_s: float = math.inf
 
 
@@ -68,8 +70,9 @@ class Conditions:
 class Prediction:
     """Predicted latency of a frame at one split, in parts that add up to ``total_s``.
 
-    ``wait_s``: until the whole model's interpreter is free, before a local run. ``doubt``: the chance that a local
-    run started together with the frame would be done before. ``hedged``: it is started, which costs ``price_s``.
+    ``wait_s``: until an earlier frame's local run is done, before this one's. ``doubt``: the chance that a local
+    run started together with the frame would be done before. ``hedged``: what is left of one is started right
+    behind the head, which costs ``price_s``.
     """
 
     split: int
@@ -96,7 +99,7 @@ class Prediction:
 def predict(profile: SplitProfile, conditions: Conditions, *, local_s: float = math.inf) -> Prediction:
     """The latency of one frame at one split; infinite where the link is needed and not there.
 
-    ``local_s``: what a local run takes now, by which a stalled transfer is rescued.
+    ``local_s``: what a local run takes now. By that, or by what is left of it, a stalled transfer is rescued.
     """
     head_s = (profile.head_s + profile.release_s) * conditions.load
     if profile.payload_bytes == 0:
@@ -111,37 +114,34 @@ def predict(profile: SplitProfile, conditions: Conditions, *, local_s: float = m
     least, most = _SPREAD
     spread = 0.0 if link.rate_spread == 0.0 else min(most, math.hypot(link.rate_spread, least))
     wait_s = max(0.0, conditions.local_wait_s - head_s)
-    rescued_s = likely_s * _RESCUED_AFTER + _RESCUED_AFTER_S + wait_s + local_s
+    rest_s = local_s if profile.rest_s is None else profile.rest_s * conditions.load
+    rescued_s = likely_s * _RESCUED_AFTER + _RESCUED_AFTER_S + wait_s + rest_s
     transfer_s = _expected_least(likely_s, spread, rescued_s)
     fixed_s = head_s + rtt_s + server_s
     doubt = _chance_above(likely_s, spread, conditions.local_wait_s + local_s - fixed_s)
     plain = Prediction(profile.split, fixed_s + transfer_s, head_s, transfer_s, rtt_s, server_s, doubt=doubt)
-    hedged = _hedged(plain, conditions, likely_s, spread, local_s)
+    if profile.rest_s is None or not conditions.may_hedge:
+        return plain
+    hedged = _hedged(plain, conditions, likely_s, spread, rest_s)
     return plain if hedged is None or hedged.cost_s("latency") >= plain.total_s else hedged
 
 
-def is_too_doubtful(profile: SplitProfile, conditions: Conditions, *, local_s: float) -> bool:
-    """Whether what a head made would most likely be answered later than by a local run: no use in releasing it."""
-    return predict(replace(profile, head_s=0.0, release_s=0.0), conditions, local_s=local_s).doubt > _MOST_DOUBT
-
-
 def _hedged(
-    plain: Prediction, conditions: Conditions, likely_s: float, spread: float, local_s: float
+    plain: Prediction, conditions: Conditions, likely_s: float, spread: float, rest_s: float
 ) -> Prediction | None:
-    """The same with a local run from the start; None where there is no core for it, or it would be done first."""
-    if conditions.beside is None or plain.doubt > _MOST_DOUBT:
+    """The same with the rest of a local run right behind the head; None where that is more likely to be first."""
+    if plain.doubt > _MOST_DOUBT:
         return None
-    head_s = plain.head_s * conditions.beside
-    fixed_s = head_s + plain.round_trip_s + plain.server_s
-    done_s = conditions.local_wait_s + local_s * conditions.beside
+    fixed_s = plain.head_s + plain.round_trip_s + plain.server_s
+    done_s = max(plain.head_s, conditions.local_wait_s) + rest_s
     if done_s <= fixed_s:
         return None
     transfer_s = _expected_least(likely_s, spread, done_s - fixed_s)
     total_s = fixed_s + transfer_s
-    # The next frame may be in doubt as well, and would find the interpreter taken.
+    # The next frame may be in doubt as well, and would find the board taken.
     blocked_s = max(0.0, done_s - max(total_s, conditions.next_frame_s))
-    price_s = _HEDGE_PRICE * local_s + plain.doubt * blocked_s
-    return replace(plain, total_s=total_s, head_s=head_s, transfer_s=transfer_s, hedged=True, price_s=price_s)
+    price_s = _HEDGE_PRICE * rest_s + plain.doubt * blocked_s
+    return replace(plain, total_s=total_s, transfer_s=transfer_s, hedged=True, price_s=price_s)
 
 
 def _expected_least(median: float, spread: float, limit: float) -> float:

@@ -60,7 +60,7 @@ class Records:
             "rtt_s": estimate.rtt_s,
             "load": step.load,
             "cpu_load": step.cpu_load,
-            "hedged": step.decision.hedge,
+            "hedged": result.hedged,
             **result.parts,
         }
         if result.error:
@@ -99,7 +99,6 @@ def _seen(conditions: Conditions) -> dict[str, Any]:
         "queue_s": _rounded(conditions.queue_s),
         "load": _rounded(conditions.load),
         "local_wait_s": _rounded(conditions.local_wait_s),
-        "beside": None if conditions.beside is None else _rounded(conditions.beside),
         "next_frame_s": _rounded(conditions.next_frame_s),
     }
 

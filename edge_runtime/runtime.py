@@ -1,6 +1,7 @@
 """The frame loop: plan, run the head, release, offload, and finish here what the server does not answer in time.
 
-Every accepted frame gets exactly one answer. The split point changes between two frames, never within one.
+Every accepted frame gets exactly one answer. The head that runs changes between two frames, never within one;
+whether its features are sent or the board goes on from them is decided when it is done.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 from edge_runtime.answers import unpack
@@ -19,12 +20,13 @@ from edge_runtime.counters import Counters
 from edge_runtime.deadline import is_stalled, local_start_s
 from edge_runtime.heads import Head, Heads
 from edge_runtime.ledger import Paying
-from edge_runtime.local_runs import LocalRuns
+from edge_runtime.local_runs import LocalRuns, Model, Run
 from edge_runtime.mailbox import Outcome
 from edge_runtime.offload import LinkView, Offload
-from edge_runtime.planner import Decision, Planner
-from edge_runtime.prediction import Conditions, is_too_doubtful
+from edge_runtime.planner import Decision, Planner, Seam
+from edge_runtime.prediction import Conditions
 from edge_runtime.profile import Profile
+from edge_runtime.rests import Rests
 from edge_runtime.shunned import Shunned
 from edge_runtime.sources import Frame
 from edge_runtime.steps import Result, Sent, Step
@@ -57,7 +59,8 @@ class Runtime:
         account: Paying,
         now: Callable[[], float] = time.monotonic,
         finisher: Executor | None = None,
-        spare_core: bool = False,
+        rests: Rests | None = None,
+        may_hedge: bool = False,
         counters: Counters | None = None,
     ) -> None:
         self.counters = counters or Counters()
@@ -70,7 +73,8 @@ class Runtime:
         self._answer_within_s = answer_within_s
         self._load = load
         self._account = account
-        self._spare_core = spare_core
+        self._rests = rests
+        self._may_hedge = may_hedge
         self._now = now
         self._profile = {timing.split: timing for timing in profile.splits}
         self._tails = TailTimes(bundle)
@@ -79,6 +83,7 @@ class Runtime:
         )
         self._shunned = Shunned()
         self._active: Head | None = None
+        self._through: Head | None = None  # the one that ran last
         self._last_split: int | None = None
         self._hosted = True
         self._next_request_id = 0
@@ -130,14 +135,15 @@ class Runtime:
             if self._shunned.allows(cut, now_s=now_s) and self._profile[cut].payload_bytes <= view.request_bytes
         )
         for cut in ready:
-            self._planner.update_profile(self._tails.apply(self._planner.profile(cut), now_s=now_s))
+            profile = self._tails.apply(self._planner.profile(cut), now_s=now_s)
+            self._planner.update_profile(profile if self._rests is None else self._rests.apply(profile))
         conditions = Conditions(
             link=view.estimate,
             link_up=view.up,
             load=self._load.estimate(now_s),
             queue_s=view.queue_s,
             local_wait_s=self._local_runs.wait_s(),
-            beside=self._load.beside if self._spare_core else None,
+            may_hedge=self._may_hedge,
             next_frame_s=max(0.0, frame.captured_s + self._interval_s - now_s),
         )
         payable = self._account.payable(ready, frame.subject)
@@ -154,47 +160,88 @@ class Runtime:
         finally:
             self._offload.cancel(sent.request_id)
         result.parts |= sent.parts
+        result.hedged = sent.hedged
         return result
 
     def _launch(self, frame: Frame, decision: Decision) -> Result | Sent:
         """Run the head and send its release, or answer here: a release that is likely for nothing is not made."""
         head = self._head_for(decision.split)
         self._offload.frame(offloaded=head is not None)
-        if head is None:
+        was_local = head is None
+        if head is None and (head := self._on_the_way(decision)) is None:
             return self._local(frame)
-        if decision.hedge:
-            self._local_runs.start(frame.index, frame.tensors, expected_s=self._local_s())
+        beside = self._local_runs.wait_s() > 0.0
         try:
             features, head_s = self._board.run(lambda: head.features(frame.tensors))
         except BackendError as error:
             self._heads.forget(head.cut.index)
             self._shunned.shun(head.cut.index, f"its head fails: {error}", now_s=self._now())
             return self._local(frame)
-        if self._is_in_vain(head, decision):
-            return self._local(frame)
-        payload, release_s = self._board.run(lambda: head.release(features))
         known = self._profile[head.cut.index]
-        self._load.observed(
-            head_s + release_s, known.head_s + known.release_s, now_s=self._now(), beside=decision.hedge
-        )
+        seam = self._at_seam(head, decision, was_local=was_local)
+        if not seam.send:
+            self._load.observed(head_s, known.head_s, now_s=self._now(), beside=beside)
+            return self._local(frame, behind=head, head_s=head_s)
+        if was_local:
+            self._offload.sends()
+        payload, release_s = self._board.run(lambda: head.release(features))
+        self._load.observed(head_s + release_s, known.head_s + known.release_s, now_s=self._now(), beside=beside)
         if not self._account.charge(head.cut.index, frame.subject):
             self.counters.ledger_refused += 1
-            return self._local(frame)
+            return self._local(frame, behind=head, head_s=head_s)
         request_id = self._submit(frame, head, payload)
-        expected = next((p for p in decision.predictions if p.split == head.cut.index), None)
         parts = {"head_s": head_s, "release_s": release_s}
-        return Sent(frame, head, request_id, expected, self._now(), parts)
+        sent = Sent(frame, head, request_id, seam.expected, self._now(), parts)
+        hedge = decision.hedge if seam.expected is None else seam.expected.hedged
+        if hedge and self._behind(head) is not None:
+            sent.hedged = True
+            self._start_here(sent)
+        return sent
 
-    def _is_in_vain(self, head: Head, decision: Decision) -> bool:
-        """Whether the link fell silent during the head, so that a local run will most likely be done first."""
-        if self._planner.is_fixed or self._planner.objective == "throughput" or decision.seen is None:
-            return False
-        view = self._offload.view()
-        if view.up and view.estimate.silent_s == 0.0:
-            return False
-        seen = replace(decision.seen, link=view.estimate, link_up=view.up, local_wait_s=self._local_runs.wait_s())
-        local_s = 0.0 if decision.hedge else self._local_s()
-        return is_too_doubtful(self._planner.profile(head.cut.index), seen, local_s=local_s)
+    def _on_the_way(self, decision: Decision) -> Head | None:
+        """The head to run a local frame through, so that it can still be sent if the link is back by then.
+
+        It is the one that ran last, if the link is there, its cut may be used, and what is behind it is at hand.
+        """
+        head = self._through
+        if head is None or decision.seen is None or not decision.seen.link_up or not self._decides_late:
+            return None
+        usable = any(prediction.split == head.cut.index for prediction in decision.predictions)
+        return head if usable and self._behind(head) is not None else None
+
+    @property
+    def _decides_late(self) -> bool:
+        return not self._planner.is_fixed and self._planner.objective == "latency"
+
+    def _at_seam(self, head: Head, decision: Decision, *, was_local: bool) -> Seam:
+        """Whether to send what the head made, and what to expect of that."""
+        self._through = head
+        cut = head.cut.index
+        if not self._decides_late or decision.seen is None:
+            expected = next((p for p in decision.predictions if p.split == cut), None)
+            return Seam(send=True, expected=expected)
+        now_s, view = self._now(), self._offload.view()
+        seen = replace(
+            decision.seen,
+            link=view.estimate,
+            link_up=view.up,
+            load=self._load.factor,
+            queue_s=view.queue_s,
+            local_wait_s=self._local_runs.wait_s(),
+            next_frame_s=max(0.0, self._captured_s + self._interval_s - now_s),
+        )
+        if not view.up:  # then nothing is sent, however it was planned
+            return Seam(send=False, expected=None)
+        return self._planner.at_seam(cut, seen, was_local=was_local)
+
+    def _behind(self, head: Head) -> Model | None:
+        """What is left of a local run behind this head, if it is at hand."""
+        return None if self._rests is None else self._rests.behind(head.cut.index)
+
+    def _left_s(self, head: Head) -> float:
+        """What a local run takes now, of a frame that this head has done its part of."""
+        left_s = None if self._behind(head) is None else self._planner.profile(head.cut.index).rest_s
+        return self._local_s() if left_s is None else left_s * self._load.factor
 
     def _local_s(self) -> float:
         """What a local run takes now."""
@@ -254,10 +301,11 @@ class Runtime:
         now_s = self._now()
         request = sent.in_flight(now_s)
         answer_by_s = sent.frame.captured_s + self._answer_within_s
-        start_local_s = local_start_s(request, answer_by_s=answer_by_s, local_p95_s=self._local_runs.p95_s)
+        left_p95_s = self._local_runs.p95_s * self._left_s(sent.head) / self._local_s()
+        start_local_s = local_start_s(request, answer_by_s=answer_by_s, local_p95_s=left_p95_s)
         while now_s < start_local_s:
             request = replace(request, silent=self._offload.view().estimate.silent_s > 0.0)
-            local_s = self._local_runs.wait_s() + self._local_s()
+            local_s = self._local_runs.wait_s() + self._left_s(sent.head)
             if not self._planner.is_fixed and is_stalled(request, now_s=now_s, local_s=local_s):
                 break
             until_s = min(start_local_s, now_s + _CHECK_EVERY_S)
@@ -272,7 +320,7 @@ class Runtime:
 
     def _race(self, sent: Sent) -> Outcome | None:
         """Run the frame here and keep listening: whichever is done first is the answer."""
-        finishing = self._local_runs.start(sent.frame.index, sent.frame.tensors, expected_s=self._local_s())
+        finishing = self._start_here(sent)
         finishing.add_done_callback(lambda _: self._offload.nudge())
         return self._offload.wait(sent.request_id, until_s=math.inf, unless=finishing.done)
 
@@ -298,20 +346,45 @@ class Runtime:
         }
         return result
 
+    def _start_here(self, sent: Sent) -> Future[Run]:
+        """Go on here in the background, behind the head if that can be: none has run since."""
+        frame, head = sent.frame, sent.head
+        if (rest := self._behind(head)) is None:
+            return self._local_runs.start(frame.index, frame.tensors, expected_s=self._local_s())
+        features = head.made(frame.tensors)
+        return self._local_runs.start(frame.index, features, expected_s=self._left_s(head), rest=rest)
+
     def _fall_back(self, sent: Sent) -> Result:
         frame = sent.frame
-        outputs, _ = self._local_runs.finish(frame.index, frame.tensors, expected_s=self._local_s())
+        if not self._local_runs.has_started(frame.index):
+            self._start_here(sent)
+        try:
+            outputs, _ = self._local_runs.finish(frame.index, frame.tensors, expected_s=self._local_s())
+        except BackendError as error:
+            outputs, _ = self._whole_instead(frame, sent.head, error)
         result = Result(frame, "fallback", sent.head.cut.index, outputs, self._now() - frame.captured_s)
         result.payload_bytes = sent.head.release.payload_bytes
         return result
 
-    def _local(self, frame: Frame) -> Result:
-        if self._local_runs.has_started(frame.index):
-            outputs, took_s = self._local_runs.finish(frame.index, frame.tensors, expected_s=self._local_s())
-        else:
+    def _local(self, frame: Frame, *, behind: Head | None = None, head_s: float = 0.0) -> Result:
+        """Answer here; ``behind`` the head that has just run on this frame, in ``head_s``."""
+        rest = None if behind is None else self._behind(behind)
+        if behind is None or rest is None:
             outputs, took_s = self._local_runs.now(frame.tensors)
+        else:
+            try:
+                outputs, took_s = self._local_runs.now(behind.made(frame.tensors), rest=rest)
+            except BackendError as error:
+                outputs, took_s = self._whole_instead(frame, behind, error)
         latency_s = self._now() - frame.captured_s
-        return Result(frame, "local", self._bundle.local, outputs, latency_s, parts={"head_s": took_s})
+        return Result(frame, "local", self._bundle.local, outputs, latency_s, parts={"head_s": head_s + took_s})
+
+    def _whole_instead(self, frame: Frame, head: Head, error: BackendError) -> Run:
+        """Run the whole model because what is left behind this head failed, if it was that."""
+        if self._rests is None or self._behind(head) is None:
+            raise error
+        self._rests.failed(head.cut.index, error)
+        return self._local_runs.now(frame.tensors)
 
     def _took_local(self, took_s: float) -> None:
         self._load.observed(took_s, self._profile[self._bundle.local].head_s, now_s=self._now())

@@ -20,6 +20,7 @@ from edge_runtime.assembly import (
     make_heads,
     make_link,
     make_planner,
+    make_rests,
     say_privacy,
 )
 from edge_runtime.conditions.board import Board
@@ -33,6 +34,7 @@ from edge_runtime.pipeline import Pipeline
 from edge_runtime.planner import Planner
 from edge_runtime.profile import Profile
 from edge_runtime.records import Records
+from edge_runtime.rests import Rests
 from edge_runtime.runtime import Runtime
 from split_model.bundle import Bundle
 from split_model.keys import KeyPair
@@ -118,7 +120,8 @@ class Serving:
             heads.whole.run([np.zeros(spec.shape, spec.dtype) for spec in bundle.manifest.inputs])
             serving = cls(config, bundle, profile, account)
             planner = program.planner or make_planner(config, bundle, profile, allowed)
-            serving._start_loop(heads, board, keys=keys, program=program, planner=planner, closing=closing)
+            rests = make_rests(config, bundle, heads, profile, loader)
+            serving._start_loop(heads, board, rests, keys=keys, program=program, planner=planner, closing=closing)
             serving._closing = closing.pop_all()
             return serving
 
@@ -142,6 +145,7 @@ class Serving:
         self,
         heads: Heads,
         board: Board,
+        rests: Rests | None,
         *,
         keys: KeyPair,
         program: Program,
@@ -171,8 +175,8 @@ class Serving:
             account=self.account,
             counters=program.counters,
             finisher=WatchedPool("local", beats, within_s=lambda: max(program.patience_s, local_s)),
-            # Without a core to spare, a second run at the same time would only slow the first one.
-            spare_core=config.planner.hedge and cpus >= 2 * config.device.threads,
+            rests=rests,
+            may_hedge=config.planner.hedge,
         )
         self.offload.start()
         closing.callback(self._end_link, beats)

@@ -20,7 +20,10 @@ Array = NDArray[Any]
 
 @dataclass
 class Result:
-    """How one frame ended, with every part of its latency that was measured, in seconds."""
+    """How one frame ended, with every part of its latency that was measured, in seconds.
+
+    ``hedged``: the board went on behind the head while the server was at it.
+    """
 
     frame: Frame
     how: How
@@ -28,6 +31,7 @@ class Result:
     outputs: list[Array]
     latency_s: float
     payload_bytes: int = 0
+    hedged: bool = False
     error: str = ""
     parts: dict[str, float] = field(default_factory=dict)
 
@@ -53,6 +57,7 @@ class Sent:
     expected: Prediction | None
     submitted_s: float
     parts: dict[str, float]
+    hedged: bool = False
 
     def in_flight(self, since_s: float, acked_bytes: int = 0) -> InFlight:
         """As the deadlines see it, with the link for itself since then."""

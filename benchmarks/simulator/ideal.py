@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.simulator.network import ANSWER_BYTES, FRAME_OVERHEAD_BYTES
 from benchmarks.simulator.scene import DOWNLINK_MBIT_S, LOOP_S, WARM_UP_S, Row, Run, Scene
-from benchmarks.simulator.world import ANSWER_BYTES, FRAME_OVERHEAD_BYTES
 from edge_runtime.conditions.link import LinkEstimate
 from edge_runtime.planner import Hysteresis, Planner
 from edge_runtime.prediction import Conditions, SplitProfile

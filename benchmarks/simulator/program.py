@@ -8,24 +8,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from benchmarks.simulator.scene import DOWNLINK_MBIT_S, LOOP_S, WARM_UP_S, Row, Run, Scene
-from benchmarks.simulator.world import (
-    ANSWER_BYTES,
-    BackgroundRuns,
-    Clock,
-    Lane,
-    Server,
-    VirtualBoard,
-    VirtualTransport,
-)
+import msgspec
+
+from benchmarks.simulator.board import BackgroundLoads, BackgroundRuns, VirtualBoard
+from benchmarks.simulator.clock import Clock
+from benchmarks.simulator.network import ANSWER_BYTES, Lane, Server, VirtualTransport
+from benchmarks.simulator.scene import DOWNLINK_MBIT_S, LOAD_RUNS, LOOP_S, WARM_UP_S, Row, Run, Scene
 from benchmarks.traces import constant
 from edge_runtime.conditions.link import LinkEstimator
 from edge_runtime.conditions.load import LoadEstimator
-from edge_runtime.config import PlannerTable
+from edge_runtime.config import DeviceTable, PlannerTable
 from edge_runtime.offload import Offload
 from edge_runtime.planner import Planner
 from edge_runtime.prediction import SplitProfile
 from edge_runtime.profile import Profile
+from edge_runtime.rests import RestCost, Rests, memory_bytes_of
 from edge_runtime.runtime import Runtime
 from edge_runtime.sources import Frame
 from split_model.bundle.manifest import TensorSpec
@@ -35,6 +32,7 @@ from split_model.protocol.device import DeviceSession
 #: As the program is shipped: only the deadline is the scene's own.
 DEFAULTS = PlannerTable()
 HEDGED = PlannerTable(hedge=True)
+REST_MEMORY_MB = next(f.default for f in msgspec.structs.fields(DeviceTable) if f.name == "rest_memory_mb")
 
 
 class _Offload(Offload):
@@ -87,6 +85,7 @@ class _Heads:
             self._heads[timing.split] = SimpleNamespace(
                 cut=SimpleNamespace(index=timing.split),
                 features=_charging(board, timing.head_s, None),
+                made=lambda inputs: inputs,
                 release=_Release(board, timing.release_s, payload),
             )
 
@@ -113,6 +112,26 @@ def _charging(board: VirtualBoard, work_s: float, result: Any) -> Callable[[Any]
         return result
 
     return work
+
+
+def _rests(scene: Scene, board: VirtualBoard, heads: _Heads) -> Rests:
+    """As many as fit into what the program keeps for them by default, loaded as they are wanted."""
+    whole_s = scene.profile.local.head_s
+    sizes = {tail.split: tail.tail_bytes for tail in scene.server.tails}
+    costs = {
+        timing.split: RestCost(
+            memory_bytes_of(sizes[timing.split], timing.payload_bytes), max(0.0, whole_s - timing.head_s)
+        )
+        for timing in scene.profile.splits[:-1]
+    }
+    return Rests(
+        lambda split: _Whole(board, costs[split].seconds),
+        costs,
+        whole=heads.whole,
+        memory_bytes=int(REST_MEMORY_MB * 1e6),
+        loader=BackgroundLoads(board.clock, each_s=LOAD_RUNS * whole_s),
+        now=board.clock.now,
+    )
 
 
 def _bundle(scene: Scene) -> Any:
@@ -151,8 +170,9 @@ def run_program(
     estimator: LinkEstimator | None = None,
     fixed: int | None = None,
     table: PlannerTable = DEFAULTS,
+    rests: bool = True,
 ) -> Run:
-    """The device program's own loop over the scene's frames."""
+    """The device program's own loop over the scene's frames; without ``rests`` local runs always begin anew."""
     random.seed(0)  # the pause before a reconnection has jitter
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
@@ -163,10 +183,11 @@ def run_program(
     transport = VirtualTransport(clock, up, down, server)
     splits = [SplitProfile(t.split, t.head_s, t.release_s, t.payload_bytes) for t in scene.profile.splits]
     planner = Planner(splits, local=scene.local, hysteresis=table.hysteresis, fixed=fixed)
-    background = BackgroundRuns(board, scene.profile.local.head_s)
+    background = BackgroundRuns(board)
+    heads = _Heads(board, scene.profile)
     runtime = Runtime(
         bundle=_bundle(scene),
-        heads=cast(Any, _Heads(board, scene.profile)),
+        heads=cast(Any, heads),
         board=board,
         planner=planner,
         offload=_Offload(transport, clock=clock, estimator=estimator or LinkEstimator()),
@@ -174,7 +195,8 @@ def run_program(
         boot_id="1" * 32,
         answer_within_s=scene.answer_within_s,
         load=LoadEstimator(board.cpu_load, cpus=4, threads=1),
-        spare_core=table.hedge,
+        rests=_rests(scene, board, heads) if fixed is None and rests else None,
+        may_hedge=table.hedge,
         now=clock.now,
         account=_Free(),
         finisher=background,

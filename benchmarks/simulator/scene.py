@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.simulator.world import Hog
+from benchmarks.simulator.board import Hog
 from benchmarks.traces import Trace
 from edge_runtime.profile import Profile
 
@@ -22,15 +22,18 @@ DELAY_S = 0.02
 #: the device's loop, and an exchange with the server (two threads, two sockets and CURVE on either side).
 LOOP_S = 0.003
 EXCHANGE_S = 0.010
+#: Loading what is behind a head takes as long as so many runs of the whole model: 2 to 5 were measured.
+LOAD_RUNS = 4.0
 DOWNLINK_MBIT_S = 20.0
 
 
 class ServerTail(msgspec.Struct, frozen=True, kw_only=True):
-    """One tail on the server."""
+    """One tail on the server; ``tail_bytes``: its file's size."""
 
     split: int
     tail_macs: int
     tail_s: float
+    tail_bytes: int
 
 
 class ServerProfile(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,12 +19,10 @@ class LoadEstimator:
     """The ratio of a head's time to its profiled time; between frames, what the CPUs have left (psutil).
 
     ``cpu``: share of all CPUs in use since the last call, 0 to 1. ``factor``: the last estimate.
-    ``beside``: how many times longer still a head takes beside a local run.
     """
 
     def __init__(self, cpu: Callable[[], float], *, cpus: int, threads: int) -> None:
         self.factor = 1.0
-        self.beside = 1.0
         self.cpu_load = 0.0
         self._cpu = cpu
         self._cpus = cpus
@@ -32,16 +30,13 @@ class LoadEstimator:
         self._observed_s = self._looked_s = float("-inf")
 
     def observed(self, took_s: float, profiled_s: float, *, now_s: float, beside: bool = False) -> None:
-        """A head took so long where the profile says so; ``beside`` a local run that was going on."""
+        """A head took so long where the profile says so; ``beside`` a local run, whose doing that may be."""
         if profiled_s < _MIN_HEAD_S:
             return
         ratio = max(0.2, took_s / profiled_s)
         fresh = now_s - self._observed_s < _STALE_S
-        if beside and fresh:  # what is more than of late is taken to be that run's doing
-            self.beside = max(1.0, 0.7 * self.beside + 0.3 * ratio / self.factor)
+        if beside and fresh:
             return
-        if beside:
-            ratio = max(1.0, ratio / self.beside)
         # A hog that came or went is a step, not a drift: half-way between the two nobody ever is.
         steady = fresh and abs(math.log(ratio / self.factor)) < _STEP
         self.factor = 0.5 * self.factor + 0.5 * ratio if steady else ratio

@@ -85,6 +85,10 @@ class LinkMeter:
         self._frame_s = now_s
         self._busy = offloaded
 
+    def sends(self) -> None:
+        """A frame that was to stay here is sent after all."""
+        self._busy = True
+
     def ended(self) -> None:
         """The request of this frame ended, however it did: the link is free for probes."""
         self._busy = False

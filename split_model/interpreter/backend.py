@@ -80,6 +80,10 @@ class Interpreter:
             self._raw.invoke()
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"{self.source}: {self.backend} failed at inference: {_one_line(error)}") from None
+        return self.results()
+
+    def results(self) -> list[Array]:
+        """What the last `run` made, copied again."""
         return [self._raw.get_tensor(detail["index"]) for detail in self._output_details]
 
 

@@ -37,6 +37,7 @@ from edge_runtime.planner import Decision, Hysteresis, Planner
 from edge_runtime.prediction import Conditions, SplitProfile
 from edge_runtime.profile import Profile, SplitTiming
 from edge_runtime.release import Release, plan_for
+from edge_runtime.rests import RestCost, Rests, load_rest
 from edge_runtime.runtime import Runtime
 from edge_runtime.sources import Frame
 from edge_runtime.steps import Step
@@ -585,6 +586,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         finisher: Executor | None = None,
         account: Paying | None = None,
         loop: type[Runtime] = Runtime,
+        goes_on: bool = False,
     ) -> Inside:
         bundle = parts.bundle
         heads = Heads(
@@ -611,6 +613,13 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         )
         offload = Offload(transport, DeviceSession(boot_id="inside", software="test"))
         board = RealBoard()
+        rests = Rests(
+            lambda split: load_rest(bundle, split, backend=None, threads=1),
+            {cut.index: RestCost(1, 1e-4) for cut in bundle.manifest.cuts},
+            whole=heads.whole,
+            memory_bytes=memory_bytes,
+            loader=heads._worker,
+        )
         runtime = loop(
             bundle=bundle,
             heads=heads,
@@ -623,6 +632,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             load=LoadEstimator(board.cpu_load, cpus=1, threads=1),
             account=account or Free(),
             finisher=finisher,
+            rests=rests if goes_on else None,
         )
         offload.start()
         made.append(Inside(parts, runtime, offload, planner, heads, transport))

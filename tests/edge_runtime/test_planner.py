@@ -37,7 +37,7 @@ conditions = st.builds(
     load=st.floats(0.8, 3.0),
     queue_s=st.floats(0.0, 0.1),
     local_wait_s=st.just(0.0) | st.floats(0.0, 0.5),
-    beside=st.none() | st.floats(1.0, 1.5),
+    may_hedge=st.booleans(),
     next_frame_s=st.floats(0.0, 1.0),
 )
 ready_cuts = st.frozensets(st.sampled_from(sorted(CUTS)))
@@ -124,7 +124,7 @@ def test_throughput_takes_the_shortest_stage_and_never_hedges(seen: Conditions) 
         objective="throughput",
     )
     decision = plans.decide(seen, now_s=0.0, ready=frozenset(CUTS))
-    alone = replace(seen, queue_s=0.0, beside=None)
+    alone = replace(seen, queue_s=0.0, may_hedge=False)
     local_s = WHOLE.head_s * seen.load
     best_s = min(predict(p, alone, local_s=local_s).bottleneck_s for p in [*CUTS.values(), WHOLE])
     chosen = next(p for p in decision.predictions if p.split == decision.split)
@@ -143,3 +143,25 @@ def test_a_board_that_is_busy_computes_less() -> None:
     plans = planner()
     assert plans.decide(Conditions(link, True), now_s=0.0, ready=frozenset(CUTS)).split == 13
     assert plans.decide(Conditions(link, True, load=3.0), now_s=1.0, ready=frozenset(CUTS)).split == 6
+
+
+def at_seam(seen: Conditions, *, was_local: bool, rest_s: float | None = 0.2) -> bool:
+    """Whether cut 20 is sent once its head is done."""
+    cuts = CUTS | {20: replace(CUTS[20], rest_s=rest_s)}
+    return planner(cuts=cuts).at_seam(20, seen, was_local=was_local).send
+
+
+@pytest.mark.parametrize("was_local", [False, True])
+@pytest.mark.parametrize("rest_s", [None, 0.2])
+def test_behind_the_head_it_goes_where_the_frame_is_done_first(was_local: bool, rest_s: float | None) -> None:
+    good, silent = LinkEstimate(5e6, 0.02, 0.1, 0.0), LinkEstimate(5e6, 0.02, 0.1, 0.0, silent_s=2.0)
+    slow = LinkEstimate(2e4, 0.02, 0.1, 0.0)
+    assert at_seam(Conditions(good, True), was_local=was_local, rest_s=rest_s)
+    assert not at_seam(Conditions(silent, True), was_local=was_local, rest_s=rest_s)
+    assert not at_seam(Conditions(slow, True), was_local=was_local, rest_s=rest_s)
+    assert not at_seam(Conditions(good, False), was_local=was_local, rest_s=rest_s)
+
+
+@given(conditions)
+def test_a_frame_that_was_to_stay_is_sent_only_if_one_that_was_to_go_would_be(seen: Conditions) -> None:
+    assert at_seam(seen, was_local=False) or not at_seam(seen, was_local=True)

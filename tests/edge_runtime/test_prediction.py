@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.conditions.link import LinkEstimate
-from edge_runtime.prediction import Conditions, SplitProfile, is_too_doubtful, predict
+from edge_runtime.prediction import Conditions, SplitProfile, predict
 
 seconds = st.floats(0.001, 3.0)
 links = st.builds(
@@ -28,7 +28,7 @@ conditions = st.builds(
     load=st.floats(0.5, 4.0),
     queue_s=st.floats(0.0, 0.2),
     local_wait_s=st.just(0.0) | st.floats(0.0, 1.0),
-    beside=st.none() | st.floats(1.0, 2.0),
+    may_hedge=st.booleans(),
     next_frame_s=st.floats(0.0, 2.0),
 )
 profiles = st.builds(
@@ -38,6 +38,7 @@ profiles = st.builds(
     release_s=st.floats(0.0, 0.1),
     payload_bytes=st.integers(100, 200_000),
     tail_s=st.floats(0.0, 0.1),
+    rest_s=st.none() | seconds,
 )
 
 
@@ -53,7 +54,7 @@ def test_the_parts_are_the_whole(profile: SplitProfile, seen: Conditions, local_
 def test_a_slower_link_a_busier_board_and_more_bytes_never_make_it_faster(
     profile: SplitProfile, seen: Conditions, local_s: float
 ) -> None:
-    seen = replace(seen, beside=None)
+    seen = replace(seen, may_hedge=False)
     found = predict(profile, seen, local_s=local_s).total_s
     assert seen.link.uplink_bytes_s is not None
     slower = replace(seen, link=replace(seen.link, uplink_bytes_s=seen.link.uplink_bytes_s / 2))
@@ -66,14 +67,24 @@ def test_a_slower_link_a_busier_board_and_more_bytes_never_make_it_faster(
 @given(profiles, conditions, seconds)
 def test_a_hedge_is_chosen_only_where_it_pays(profile: SplitProfile, seen: Conditions, local_s: float) -> None:
     found = predict(profile, seen, local_s=local_s)
-    alone = predict(profile, replace(seen, beside=None), local_s=local_s)
+    alone = predict(profile, replace(seen, may_hedge=False), local_s=local_s)
     assert not alone.hedged
     assert found.cost_s("latency") <= alone.cost_s("latency")
     if found.hedged:
-        assert seen.beside is not None
+        assert seen.may_hedge
+        assert profile.rest_s is not None
         assert found.price_s > 0.0
         assert found.doubt <= 0.5  # what is released is to be of use
-        assert found.total_s <= seen.local_wait_s + local_s * seen.beside + 1e-9
+        assert found.total_s <= max(found.head_s, seen.local_wait_s) + profile.rest_s * seen.load + 1e-9
+
+
+@given(profiles, conditions, seconds)
+def test_a_rescue_that_goes_on_behind_the_head_is_never_worse_than_one_that_begins_anew(
+    profile: SplitProfile, seen: Conditions, local_s: float
+) -> None:
+    anew = predict(replace(profile, rest_s=None), seen, local_s=local_s)
+    behind = predict(replace(profile, rest_s=0.5 * local_s / seen.load), seen, local_s=local_s)
+    assert behind.cost_s("latency") <= anew.cost_s("latency") + 1e-9
 
 
 @given(profiles, conditions, seconds)
@@ -106,10 +117,3 @@ def test_an_uncertain_link_costs_more_than_a_certain_one_of_the_same_median() ->
     profile = SplitProfile(1, 0.1, 0.0, 50_000)
     sure, unsure = (predict(profile, Conditions(link(5.0, spread=s), True)).total_s for s in (0.0, 0.8))
     assert unsure > 1.1 * sure
-
-
-def test_nothing_is_released_into_a_link_that_fell_silent() -> None:
-    profile = SplitProfile(1, 0.1, 0.0, 5_000)
-    assert not is_too_doubtful(profile, Conditions(link(5.0, spread=0.3), True), local_s=0.4)
-    assert is_too_doubtful(profile, Conditions(link(5.0, spread=0.3, silent_s=1.0), True), local_s=0.4)
-    assert is_too_doubtful(profile, Conditions(link(5.0, spread=0.3), False), local_s=0.4)

@@ -70,4 +70,3 @@ def test_what_a_head_takes_longer_beside_a_local_run_is_no_load() -> None:
         load.observed(0.13, 0.1, now_s=0.1 * step, beside=True)
         load.observed(0.1, 0.1, now_s=0.1 * step + 0.05)
     assert load.factor == pytest.approx(1.0, abs=0.02)
-    assert load.beside == pytest.approx(1.3, abs=0.02)

@@ -1,30 +1,22 @@
-"""A board, a link and a server in virtual time, for the real device program to run in.
+"""A link and a server in virtual time, for the real device program to run against.
 
-The frame loop, planner, estimators, deadlines, link upkeep and both protocol state machines are the product's
-own code; here are only the clock, the link, the kernel's buffers, the server's worker and the board's seconds.
-
-The link: piecewise-constant capacity, first in, first out, a fixed delay each way; what the sockets and the
-link's queue have taken in is sent whether or not anybody still wants it. Not modelled: loss, TCP's slow start,
-and two runs on the board slowing each other down (it has more cores than one).
+The protocol's state machines are the product's own code; here are only the link, the kernel's buffers and the
+server's worker. The link: piecewise-constant capacity, first in, first out, a fixed delay each way; what the
+sockets and the link's queue have taken in is sent whether or not anybody still wants it. Not modelled: loss, TCP's
+slow start, and two runs on the board slowing each other down (it has more cores than one).
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
 
+from benchmarks.simulator.clock import Clock
 from benchmarks.traces import Trace
 from edge_runtime.transport import TransportEvent
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Arrived, Cancelled, Limits, PeerSession
 
-T = TypeVar("T")
 Frames = tuple[bytes, memoryview | None]
 
 #: ZMTP and CURVE around every message frame.
@@ -34,139 +26,6 @@ BUFFERED_BYTES = (64 << 10) + (32 << 10)
 _HALF_SEGMENT_BYTES = 724
 #: Outputs of the tail: 1000 classes in float32.
 ANSWER_BYTES = 4000
-
-
-class Clock:
-    """Virtual seconds and what is to happen when. Nothing passes but by `run_until`."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self._order = itertools.count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-
-    def now(self) -> float:
-        """The time, as a function to hand in."""
-        return self.now_s
-
-    def at(self, when_s: float, action: Callable[[], None]) -> None:
-        """Do something at a time; what is never to happen is forgotten."""
-        if when_s < math.inf:
-            heapq.heappush(self._events, (max(when_s, self.now_s), next(self._order), action))
-
-    def run_until(self, until_s: float, stop: Callable[[], bool] = lambda: False) -> None:
-        """Let things happen until then, or until ``stop`` holds after one of them."""
-        if stop():
-            return
-        while self._events and self._events[0][0] <= until_s:
-            when_s, _, action = heapq.heappop(self._events)
-            self.now_s = max(self.now_s, when_s)
-            action()
-            if stop():
-                return
-        if until_s < math.inf:
-            self.now_s = max(self.now_s, until_s)
-
-
-@dataclass(frozen=True)
-class Hog:
-    """Another program on the board: work takes ``factor`` times longer for ``busy_s`` of every ``period_s``."""
-
-    factor: float = 1.0
-    busy_s: float = 20.0
-    period_s: float = 60.0
-
-    def took_s(self, work_s: float, start_s: float) -> float:
-        """How long ``work_s`` seconds of an idle board take from ``start_s`` on."""
-        if self.factor == 1.0:
-            return work_s
-        now_s, left_s = start_s, work_s
-        while left_s > 1e-12:
-            phase_s = now_s % self.period_s
-            busy = phase_s < self.busy_s
-            until_s = (self.busy_s if busy else self.period_s) - phase_s
-            factor = self.factor if busy else 1.0
-            step_s = min(until_s, left_s * factor)
-            now_s += step_s
-            left_s -= step_s / factor
-        return now_s - start_s
-
-
-class VirtualBoard:
-    """Stands in for `edge_runtime.conditions.board`: work says what it costs, and that much time passes."""
-
-    slowdown = 1.0
-
-    def __init__(self, clock: Clock, hog: Hog) -> None:
-        self.clock = clock
-        self.hog = hog
-        self.background_s: float | None = None
-        self._charged_s = 0.0
-
-    def cpu_load(self) -> float:
-        """What others leave of four cores' time is not seen here; the head's own times tell the load."""
-        return 0.0
-
-    def charge(self, work_s: float) -> None:
-        """Called by the work: so long does it take on an idle board."""
-        self._charged_s += work_s
-
-    def run(self, work: Callable[[], T]) -> tuple[T, float]:
-        """Do the work; its seconds pass, unless they passed in the background already."""
-        self._charged_s = 0.0
-        result = work()
-        if self.background_s is not None:
-            return result, self.background_s
-        took_s = self.hog.took_s(self._charged_s, self.clock.now_s)
-        self.clock.run_until(self.clock.now_s + took_s)
-        return result, took_s
-
-
-class _VirtualFuture(Future[Any]):
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._clock = clock
-
-    def result(self, timeout: float | None = None) -> Any:
-        self._clock.run_until(math.inf, self.done)
-        return super().result(timeout)
-
-
-class BackgroundRuns(Executor):
-    """One thread beside the frame loop that does runs of ``work_s`` each, in virtual time."""
-
-    def __init__(self, board: VirtualBoard, work_s: float) -> None:
-        self._board = board
-        self._work_s = work_s
-        self._waiting: deque[tuple[_VirtualFuture, Callable[[], Any]]] = deque()
-        self._busy = False
-        self.runs = 0
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start now, or after what is under way."""
-        future = _VirtualFuture(self._board.clock)
-        self._waiting.append((future, lambda: fn(*args, **kwargs)))
-        if not self._busy:
-            self._next()
-        return future
-
-    def _next(self) -> None:
-        while self._waiting:
-            future, work = self._waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                self._busy = True
-                self.runs += 1
-                clock = self._board.clock
-                took_s = self._board.hog.took_s(self._work_s, clock.now_s)
-                clock.at(clock.now_s + took_s, lambda: self._done(future, work, took_s))  # noqa: B023 we return
-                return
-
-    def _done(self, future: _VirtualFuture, work: Callable[[], Any], took_s: float) -> None:
-        self._board.background_s = took_s
-        result = work()
-        self._board.background_s = None
-        self._busy = False
-        future.set_result(result)
-        self._next()
 
 
 class Lane:
