@@ -8,7 +8,8 @@
 #   current               the release in use: a link, and the only thing that decides
 #   placed, offered       what we wrote outside /opt/PROGRAM: 'SHA256 PATH', to tell our text from the user's edits
 #   before/, journal      how things were before the switch that is under way, and what each step did
-# A step that is cut short at any place leaves the service as it was, and can be done again.
+# A step that is cut short at any place leaves the service as it was, and can be done again. While a switch is under way
+# there is a unit PROGRAM-undo.service as well: after a power cut it goes back before the service starts.
 set -eu
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -20,6 +21,7 @@ shift 2
 home=/opt/$program
 unit=$program.service
 config=/etc/$program/config.toml
+undo=/etc/systemd/system/$program-undo.service
 case $program in
 cloud-server) key=/etc/$program/server.key ;;
 *) key=/etc/$program/device.key ;;
@@ -70,7 +72,7 @@ print("python", os.path.realpath(sys.argv[1]), version, struct.calcsize("P") * 8
 PYTHON
     done
     echo "release $(current)"
-    [ ! -f "$home/before/complete" ] || echo "unfinished yes"
+    { [ ! -f "$home/before/complete" ] && [ ! -f "$home/undone" ]; } || echo "unfinished yes"
     echo "active $(systemctl is-active "$unit" 2>/dev/null || true)"
     [ ! -d "$home/store" ] || find "$home/store" -type f -printf 'stored %f\n'
     [ ! -d "$home/environments" ] || find "$home/environments" -mindepth 2 -maxdepth 2 -name complete -printf 'environment %h\n' |
@@ -328,6 +330,7 @@ step_switch() {
     [ ! -f "$home/placed" ] || cp -p "$home/placed" "$home/before/placed"
     [ ! -f "$home/offered" ] || cp -p "$home/offered" "$home/before/offered"
     note "switch from ${old:-nothing} to $release"
+    undo_at_boot
     touch "$home/before/complete"
     sync -f "$home"
     restarted=
@@ -337,7 +340,7 @@ step_switch() {
     restarted=yes
     if start_and_watch; then
         enable_and_link
-        rm -rf "$home/before"
+        forget_before
         trap - EXIT
         prune || note "what is not needed any more could not be removed" # while the one who waits has the lock
         outcome 0 "in use: $release"
@@ -354,6 +357,39 @@ switch_failed() {
     trap - EXIT
     go_back
     outcome 70 "the switch failed (exit $1, see 'journalctl -u $program-deploy' there); $back"
+}
+
+# After a power cut there is nobody who would come back: this unit does, and is there for as long as the switch takes.
+undo_at_boot() {
+    mkdir -p /etc/systemd/system/multi-user.target.wants
+    cat >"$undo" <<UNIT
+[Unit]
+Description=Undo a switch of $program that was cut off
+ConditionPathExists=$home/before/complete
+RequiresMountsFor=$home /etc/$program
+After=local-fs.target
+Before=$unit
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh $home/step.sh $program undo
+UNIT
+    ln -sf "../$program-undo.service" /etc/systemd/system/multi-user.target.wants/
+    sync -f "$undo"
+}
+
+no_undo_at_boot() {
+    [ -f "$undo" ] || return 0
+    rm -f "/etc/systemd/system/multi-user.target.wants/$program-undo.service" "$undo"
+    systemctl daemon-reload
+}
+
+# What stands now stays. The mark goes first: half of what was before would be worse than nothing.
+forget_before() {
+    sync
+    rm -f "$home/before/complete"
+    rm -rf "$home/before"
+    no_undo_at_boot
 }
 
 point_to() {
@@ -490,7 +526,7 @@ go_back() {
         systemctl daemon-reload
         systemctl reset-failed "$unit" 2>/dev/null || true
     fi
-    rm -rf "$home/before"
+    forget_before
 }
 
 enable_and_link() {
@@ -531,13 +567,29 @@ end_stalled() {
     fi
 }
 
+# At boot, before the service starts, which must not be waited for here.
+step_undo() {
+    [ -f "$home/before/complete" ] || return 0
+    note "a switch was cut off; going back"
+    rm -f "$home/kept"
+    restarted=
+    go_back
+    note "$back"
+    {
+        echo "begin    a switch that was cut off was undone at boot: $back"
+        [ ! -f "$home/kept" ] || cat "$home/kept"
+    } >"$home/undone"
+    cat "$home/undone"
+    rm -rf "$home/step.sh" "$home/configs"
+}
+
 step_begin() {
     while systemctl is-active --quiet "$program-deploy.service" ||
         [ "$(systemctl is-active "$program-deploy.service")" = activating ]; do sleep 0.5; done
     if [ -f "$home/before/complete" ]; then
         if answers; then
             note "a switch that was cut off had come to its end"
-            rm -rf "$home/before"
+            forget_before
         else
             note "a switch was cut off; going back"
             rm -f "$home/kept"
@@ -547,7 +599,9 @@ step_begin() {
             [ ! -f "$home/kept" ] || cat "$home/kept"
         fi
     fi
-    rm -rf "$home/before" "$home/keys.new" "$home/configs" "$home/trial" "$home/said" "$home"/releases/*.partial
+    [ ! -f "$home/undone" ] || cat "$home/undone"
+    no_undo_at_boot
+    rm -rf "$home/before" "$home/undone" "$home/keys.new" "$home/configs" "$home/trial" "$home/said" "$home"/releases/*.partial
 }
 
 # --- doctor, uninstall -----------------------------------------------------------------------------------------------
@@ -571,6 +625,7 @@ step_uninstall() { # [purge]
         done <"$home/placed"
     fi
     rmdir --ignore-fail-on-non-empty /etc/sysusers.d /etc/bash_completion.d 2>/dev/null || true
+    no_undo_at_boot
     systemctl daemon-reload
     systemctl reset-failed "$unit" 2>/dev/null || true
     for name in edge-runtime cloud-server; do
@@ -591,7 +646,7 @@ step_uninstall() { # [purge]
 case $step in
 facts) step_facts ;;
 doctor) step_doctor ;;
-begin | receive | install | keys | trial | activate | switch | uninstall)
+begin | receive | install | keys | trial | activate | switch | undo | uninstall)
     # A connection that breaks does not stop a step halfway; the next deployment waits for it.
     trap '' HUP
     mkdir -p "$home"

@@ -243,32 +243,80 @@ def test_a_power_cut_in_the_middle_of_the_switch(house: House, tmp_path: Path) -
     house.answers()
 
 
-def test_what_was_edited_after_a_power_cut_in_the_switch_is_kept(house: House, tmp_path: Path) -> None:
-    """It is cut while the new release starts, when all its files are in place; the next deployment goes back."""
-    second, old = tiny_bundle(tmp_path, seed=2), house.release()
+def held_up(house: House) -> Path:
+    """Only the release in use now starts; any other takes its time. Returns what holds it up."""
     trap = house.board.path("/etc/systemd/system/edge-runtime.service.d/trap.conf")
     house.board.put(
         "/etc/systemd/system/edge-runtime.service.d/trap.conf",
         '[Service]\nExecStartPre=/bin/sh -c \'test "$(readlink /opt/edge-runtime/current)" = '
-        f"{old} || exec sleep 100'\n",
+        f"{house.release()} || exec sleep 100'\n",
     )
     house.board.run("systemctl daemon-reload")
-    moved = ("--server-address", "tcp://10.77.0.2:5556")
-    run = house.desk.start("deploy/deploy.sh", "board", "--bundle", second, *BOARD, *moved)
+    return trap
+
+
+MOVED = ("--server-address", "tcp://10.77.0.2:5556")
+SERVER = "/etc/edge-runtime/conf.d/server.toml"
+
+
+def test_a_power_cut_in_the_switch_is_undone_at_boot(house: House, tmp_path: Path) -> None:
+    """It is cut while the new release starts, when all its files are in place, and nobody deploys again."""
+    second, old = tiny_bundle(tmp_path, seed=2), house.release()
+    before = {path: house.board.path(path).read_text() for path in (SERVER, "/opt/edge-runtime/placed")}
+    held_up(house)
+    run = house.desk.start("deploy/deploy.sh", "board", "--bundle", second, *BOARD, *MOVED)
+    house.board.until(lambda: house.release() != old, "no switch")
+    house.board.kill()
+    run.communicate(timeout=120)
+    assert house.board.path(SERVER).read_text() != before[SERVER]
+    house.board.boot()
+    house.board.until(lambda: board_status(house.board).get("condition") == "running", "not running")
+    assert house.release() == old
+    assert {path: house.board.path(path).read_text() for path in before} == before
+    house.answers()
+    house.board.until(lambda: hosted(house.board), "the server does not take it")
+    assert house.board.run("systemctl is-system-running", check=False).stdout.strip() == "running"
+    assert house.board.run("ls /etc/systemd/system | grep -c undo", check=False).stdout.strip() == "0"
+    told = house.deploy(house.bundle)
+    assert f"was undone at boot: {old.rpartition('/')[2]} is in use, as before" in told.stderr
+    assert "undone" not in house.deploy(house.bundle).stderr
+
+
+def test_what_was_edited_after_a_power_cut_in_the_switch_is_kept(house: House, tmp_path: Path) -> None:
+    """On a card that is edited in another machine, say, before the board boots again."""
+    second, old = tiny_bundle(tmp_path, seed=2), house.release()
+    trap = held_up(house)
+    run = house.desk.start("deploy/deploy.sh", "board", "--bundle", second, *BOARD, *MOVED)
     house.board.until(lambda: house.release() != old, "no switch")
     house.board.kill()
     run.communicate(timeout=120)
     trap.unlink()
-    server = house.board.path("/etc/edge-runtime/conf.d/server.toml")
+    server = house.board.path(SERVER)
     edited = server.read_text() + "# mine\n"
     server.write_text(edited)
     house.board.boot()
-    house.board.run("systemctl stop edge-runtime")
+    house.board.until(lambda: board_status(house.board).get("condition") == "running", "not running")
+    assert (house.release(), server.read_text()) == (old, edited)
     house.board.run("echo '1 of-another-boot' > /opt/edge-runtime/receiving")  # and 1 is nobody's tar
-    told = house.deploy(second, *moved)
-    assert f"{old.rpartition('/')[2]} is in use again" in told.stderr
-    assert "kept /etc/edge-runtime/conf.d/server.toml: it was edited there since" in told.stderr
+    told = house.deploy(second, *MOVED)
+    assert f"kept {SERVER}: it was edited there since" in told.stderr
     assert server.read_text() == edited
+    assert house.release() != old
+    house.answers()
+
+
+def test_a_switch_that_was_killed_is_undone_by_the_next_deployment(house: House, tmp_path: Path) -> None:
+    second, old = tiny_bundle(tmp_path, seed=2), house.release()
+    trap = held_up(house)
+    run = house.desk.start("deploy/deploy.sh", "board", "--bundle", second, *BOARD, *MOVED)
+    house.board.until(lambda: house.release() != old, "no switch")
+    house.board.run("systemctl kill --signal=KILL edge-runtime-deploy")
+    printed, _ = run.communicate(timeout=120)
+    assert "the switch was stopped halfway; run the same command again" in printed
+    trap.unlink()
+    house.board.run("systemctl daemon-reload; systemctl stop edge-runtime")
+    told = house.deploy(second, *MOVED)
+    assert f"{old.rpartition('/')[2]} is in use again" in told.stderr
     assert house.release() != old
     house.answers()
 

@@ -219,6 +219,9 @@ class Machine:
         if self._process is None:
             return
         if self._leader and self._process.poll() is None:
+            # All at once: a process that saw the machine's systemd die first would still do something about it.
+            for _ in range(2):
+                _stop_all(f"/proc/{self._leader}/ns/pid")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._leader, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -233,6 +236,16 @@ class Machine:
         remove(self.folder)
         for hierarchy in ("systemd/", "unified/", ""):
             _remove_cgroup(Path(f"/sys/fs/cgroup/{hierarchy}split-{self.folder.name}"))
+
+
+def _stop_all(namespace: str) -> None:
+    """Stop every process of a process namespace."""
+    with contextlib.suppress(FileNotFoundError):
+        wanted = os.readlink(namespace)  # noqa: PTH115  a name that leads nowhere
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it is gone, or none of ours
+                if os.readlink(process / "ns/pid") == wanted:  # noqa: PTH115
+                    os.kill(int(process.name), signal.SIGSTOP)
 
 
 def remove(folder: Path) -> None:
