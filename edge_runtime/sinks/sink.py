@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 from numpy.typing import NDArray
 
+from edge_runtime.kind_table import KindTable
 from split_model.errors import ConfigError
 
 
@@ -31,23 +31,8 @@ class Sink(ABC):
         """Write what is still to be written, for a short while, and let go."""
 
 
-class SinkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """A sink in the config. A kind of sink is a subclass with its own keys and ``tag=`` its name.
-
-    ``name``: in logs; the kind unless set.
-    """
-
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-
-    @property
-    def kind(self) -> str:
-        """The name of the kind."""
-        return str(type(self).__struct_config__.tag)
-
-    @property
-    def label(self) -> str:
-        """What this sink is called."""
-        return self.name or self.kind
+class SinkTable(KindTable, frozen=True, kw_only=True):
+    """A sink in the config. A kind of sink is a subclass with its own keys and ``tag=`` its name."""
 
     def check(self) -> None:
         """Raise what is wrong with the config, touching nothing that a running program uses."""

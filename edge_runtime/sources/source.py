@@ -6,18 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.kind_table import KindTable, Label
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, ConfigError
 from split_model.features.preprocess import picture_tensor, to_stored
 
 Array: TypeAlias = NDArray[Any]
-Label: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 #: ``all``: every frame is answered, and a source that is faster than the answers has to wait. ``latest``: a frame
 #: that nobody has taken yet gives way to the next one, counted as ``dropped_by_policy``.
@@ -127,25 +126,13 @@ class Source(ABC):
         """Let go of what it holds; `frames` has ended, and no answer will come any more."""
 
 
-class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+class SourceTable(KindTable, frozen=True, kw_only=True):
     """A source in the config. A kind of source is a subclass with its own keys and ``tag=`` its name.
 
-    ``name``: in records and logs; the kind unless set. ``subject``: what the frames are of, by which the privacy
-    ledger keeps accounts.
+    ``subject``: what the frames are of, by which the privacy ledger keeps accounts.
     """
 
-    name: Label | None = None
     subject: Label = "default"
-
-    @property
-    def kind(self) -> str:
-        """The name of the kind."""
-        return str(type(self).__struct_config__.tag)
-
-    @property
-    def label(self) -> str:
-        """What this source is called."""
-        return self.name or self.kind
 
     def check(self, wanted: Wanted) -> None:
         """Raise what is wrong with the config or the board, touching nothing that a running program uses."""

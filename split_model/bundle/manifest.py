@@ -29,7 +29,8 @@ MAX_WORDS, MAX_GROUPS = 1 << 16, 256
 #: How a noise release may share its budget among channels; see `split_model.privacy.allocation`.
 Allocation = Literal["uniform", "rank", "optimal"]
 DType = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
-_ITEM_BYTES = {
+#: Bytes of one value.
+ITEM_BYTES = {
     "float32": 4,
     "float16": 2,
     "int8": 1,
@@ -70,7 +71,7 @@ class TensorSpec(_Record, frozen=True):
     @property
     def nbytes(self) -> int:
         """Bytes of the raw tensor."""
-        return self.size * _ITEM_BYTES[self.dtype]
+        return self.size * ITEM_BYTES[self.dtype]
 
 
 class ChannelCalibration(_Record, frozen=True):

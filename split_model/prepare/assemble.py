@@ -17,8 +17,9 @@ from split_model.bundle import (
     TopK,
     file_ref,
 )
+from split_model.bundle.manifest import ITEM_BYTES
 from split_model.errors import BadModelError, UsageError
-from split_model.prepare.cuts import ITEM_BYTES, CutPoint, Cuts, tensor_spec
+from split_model.prepare.cuts import CutPoint, Cuts, tensor_spec
 from split_model.prepare.graph import Graph
 from split_model.prepare.macs import total_macs
 from split_model.prepare.reading import ModelFile

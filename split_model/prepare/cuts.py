@@ -12,21 +12,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from split_model.bundle.manifest import TensorSpec
+from split_model.bundle.manifest import ITEM_BYTES, TensorSpec
 from split_model.prepare.graph import Graph, Tensor
 from split_model.prepare.macs import op_macs, total_macs
 
-#: What a release can carry (`split_model.bundle.manifest.DType`) and the bytes of one value.
-ITEM_BYTES = {
-    "float32": 4,
-    "float16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "int16": 2,
-    "int32": 4,
-    "int64": 8,
-    "bool": 1,
-}
 #: More live tensors than this is no cut that anyone would run; it also bounds the work on hostile files.
 MAX_LIVE = 64
 #: Where the Pareto front has fewer cuts than asked for: how fat a dominated cut may be, and how near to another.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from split_model.bundle.manifest import ITEM_BYTES
 from split_model.errors import BackendError, BadModelError
 from split_model.interpreter import open_interpreter
-from split_model.prepare.cuts import ITEM_BYTES
 from split_model.prepare.graph import Graph
 from split_model.prepare.reading import ModelFile, read_model
 from split_model.prepare.slicing import Part, pack_part

@@ -19,6 +19,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from msgspec.structs import replace
+
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import Outgoing
@@ -283,18 +285,6 @@ class DeviceSession:
             if pending.first_sent_s is not None:
                 return wire.encode(wire.Chunk(request_id=pending.request.request_id, offset=offset)), chunk
             pending.first_sent_s = now_s
-            return wire.encode(_due(pending.request, max(0.0, pending.due_at_s - now_s))), chunk
+            request = replace(pending.request, due_in_s=max(0.0, pending.due_at_s - now_s))
+            return wire.encode(request), chunk
         return None
-
-
-def _due(request: wire.Request, due_in_s: float) -> wire.Request:
-    return wire.Request(
-        request_id=request.request_id,
-        boot_id=request.boot_id,
-        version=request.version,
-        bundle=request.bundle,
-        cut=request.cut,
-        release=request.release,
-        total_bytes=request.total_bytes,
-        due_in_s=due_in_s,
-    )
