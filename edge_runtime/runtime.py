@@ -215,8 +215,9 @@ class Runtime:
 
     def _at_seam(self, head: Head, decision: Decision, *, was_local: bool) -> Seam:
         """Whether to send what the head made, and what to expect of that."""
-        self._through = head
         cut = head.cut.index
+        if cut:  # at cut 0 there is nothing to run while the link may come back
+            self._through = head
         if not self._decides_late or decision.seen is None:
             expected = next((p for p in decision.predictions if p.split == cut), None)
             return Seam(send=True, expected=expected)

@@ -8,6 +8,9 @@ from benchmarks.simulator.scene import WARM_UP_S
 from benchmarks.traces import Trace
 from edge_runtime.conditions.link import LinkEstimate, LinkEstimator
 
+#: For so long a static profile is measured, just before frames count.
+_MEASURED_S = 5.0
+
 
 class TruthfulEstimator(LinkEstimator):
     """Knows the link's capacity at this very moment, and nothing of its future."""
@@ -66,7 +69,8 @@ class OnceEstimator(LinkEstimator):
 
     def __init__(self, link: Trace) -> None:
         super().__init__()
-        self._rate = max(100.0, link.bits_between(0.0, WARM_UP_S) / 8 / WARM_UP_S)
+        before_s = WARM_UP_S - _MEASURED_S
+        self._rate = max(100.0, link.bits_between(before_s, WARM_UP_S) / 8 / _MEASURED_S)
 
     def estimate(self, now_s: float) -> LinkEstimate:
         """What it was at the start."""

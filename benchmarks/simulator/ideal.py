@@ -112,6 +112,12 @@ def run_cloud_only(scene: Scene) -> Run:
     return run_ideal("cloud-only", scene, lambda _: options)
 
 
+def run_permitted(scene: Scene) -> Run:
+    """Cloud-only where the input itself may not be sent: always the earliest cut that is offered; no rescue."""
+    earliest = ways(scene)[0]
+    return run_ideal("cloud-only as permitted", scene, lambda _: [earliest])
+
+
 def run_jpeg(scene: Scene) -> Run:
     """The input as a JPEG, quality 75; no release, no rescue."""
     server = scene.server

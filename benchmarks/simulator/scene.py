@@ -15,8 +15,8 @@ from benchmarks.traces import Trace
 from edge_runtime.profile import Profile
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-#: The program connects and measures for so long before frames count.
-WARM_UP_S = 5.0
+#: The program connects, measures and loads what it needs for so long before frames count.
+WARM_UP_S = 20.0
 DELAY_S = 0.02
 #: What the real programs take beside heads, releases, tails and link, as `adaptive_windows` found it: a frame in
 #: the device's loop, and an exchange with the server (two threads, two sockets and CURVE on either side).
