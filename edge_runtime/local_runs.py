@@ -32,9 +32,9 @@ class Model(Protocol):
 
 
 class LocalRuns:
-    """Called from the inference thread only; a run is the model's outputs and the seconds it took.
+    """Called in the frame loop's thread only, but for `run`; a run is the model's outputs and the seconds it took.
 
-    ``took`` hears of every whole run's seconds, in the inference thread, at the latest with the next run. Where
+    ``took`` hears of every whole run's seconds, in that thread, at the latest with the next run. Where
     ``rest`` is given it is run, on a head's features, in place of the whole model.
     """
 
@@ -71,9 +71,9 @@ class LocalRuns:
     def now(self, tensors: Sequence[Array], *, rest: Model | None = None) -> Run:
         """Run here, once a run in the background is done. `BackendError` where the backend fails."""
         self._leave(wait=True)
-        outputs, took_s = self._run(tensors, rest)
+        outputs, took_s = self.run(tensors, rest)
         if rest is None:
-            self._note(took_s)
+            self.ran(took_s)
         return outputs, took_s
 
     def wait_s(self) -> float:
@@ -95,7 +95,7 @@ class LocalRuns:
         self._background_frame = frame
         self._is_whole = rest is None
         self._free_s = self._now() + self.wait_s() + expected_s
-        self._background = self._executor.submit(self._run, tensors, rest)
+        self._background = self._executor.submit(self.run, tensors, rest)
         return self._background
 
     def has_started(self, frame: int) -> bool:
@@ -108,17 +108,23 @@ class LocalRuns:
         self._background = None
         run = running.result()
         if self._is_whole:
-            self._note(run[1])
+            self.ran(run[1])
         return run
+
+    def run(self, tensors: Sequence[Array], rest: Model | None = None) -> Run:
+        """Run now, in whatever thread this is; `ran` is to hear of it. `BackendError` where the backend fails."""
+        model = self._model if rest is None else rest
+        with self._one_at_a_time:
+            return self._board.run(lambda: model.run(tensors))
+
+    def ran(self, took_s: float) -> None:
+        """A whole run took so long."""
+        self._recent.append(took_s)
+        self._took(took_s)
 
     def close(self) -> None:
         """Wait for a run that is still under way."""
         self._executor.shutdown(cancel_futures=True)
-
-    def _run(self, tensors: Sequence[Array], rest: Model | None) -> Run:
-        model = self._model if rest is None else rest
-        with self._one_at_a_time:
-            return self._board.run(lambda: model.run(tensors))
 
     def _leave(self, *, wait: bool) -> None:
         """Forget the run of an earlier frame, which the server answered. How it ends is no matter of this one's."""
@@ -130,8 +136,4 @@ class LocalRuns:
             with contextlib.suppress(BackendError):
                 _, took_s = left.result()
                 if self._is_whole:
-                    self._note(took_s)
-
-    def _note(self, took_s: float) -> None:
-        self._recent.append(took_s)
-        self._took(took_s)
+                    self.ran(took_s)

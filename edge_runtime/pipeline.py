@@ -1,252 +1,252 @@
 """The frame loop for the objective ``throughput``: capture, head and release, and the link work at the same time.
 
-A thread of its own captures; this one runs heads and hands releases to the link thread without waiting for their
-answers, up to a window of frames; the rules are those of `runtime`: each frame gets exactly one answer, from here
-in time if the server's does not come, and all counters add up. Answers come in the order in which they are done,
-each with its frame's index: to hold back one that is there for one that is not would help nobody who can sort.
+A thread of its own captures, the board thread runs heads and releases (and whole models), the link thread sends
+and receives; this one plans, pays, hands over and writes down, beside them. While the board works on a frame the
+next one is taken and planned, so that the board never waits for either. The rules are those of `frame_loop`: each
+frame gets exactly one answer, from here in time if the server's does not come, and all counters add up. Answers
+come in the order in which they are done, each with its frame's index: to hold back one that is there for one that
+is not would help nobody who can sort.
 """
 
 from __future__ import annotations
 
 import math
-import queue
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
+from edge_runtime.board_thread import BoardThread
+from edge_runtime.captured import Captured
 from edge_runtime.deadline import InFlight, is_stalled, local_start_s
+from edge_runtime.frame_loop import CHECK_EVERY_S, FrameLoop, expected_at
+from edge_runtime.heads import Head
+from edge_runtime.local_runs import Run
 from edge_runtime.offload import LinkView
 from edge_runtime.planner import Decision
-from edge_runtime.prediction import Prediction
-from edge_runtime.runtime import Runtime
 from edge_runtime.sources import Frame
 from edge_runtime.steps import Result, Sent, Step
+from edge_runtime.window import WINDOW, Admitted, window_for
 from split_model.errors import BackendError
 
-#: Frames under way at the server at the same time, least and most; see also `Admitted`.
-WINDOW = (2, 6)
-#: A server that was busy may have room again: one more frame is tried each time so long after. Each try may cost
-#: a release that is refused.
-_ROOM_EVERY_S = 60.0
-_CHECK_EVERY_S = 0.04
+#: The next frame is taken when what the board works on is expected to take so much longer: at least, and as a share
+#: of that work. Taken earlier it would only grow old, later the board would wait for it.
+_AHEAD_S = 0.02
+_AHEAD = 0.5
+
+#: A release, and the seconds that its head and it took.
+_Made = tuple[memoryview, float, float]
 
 
-def window_for(prediction: Prediction) -> int:
-    """Frames to have under way so that the slowest stage never waits: what fits into one frame's time, and one."""
-    least, most = WINDOW
-    if prediction.bottleneck_s <= 0 or math.isinf(prediction.total_s):
-        return least
-    return max(least, min(most, math.ceil(prediction.total_s / prediction.bottleneck_s - 1e-9) + 1))
+@dataclass(eq=False)
+class _UnderWay:
+    """A frame and where it is: ``made`` by the board until it is ``sent``, or ``local``, the whole model here.
 
-
-class Admitted:
-    """How many frames the server takes at a time, from what it refuses as busy. Pure.
-
-    Servers say nothing of it beforehand, and what they refuse was released for nothing. A frame that is refused
-    behind ``ahead`` others says that there is room for so many, or for one.
+    Both of the last two where the server is overdue; ``refused`` once only the local run can answer. ``ahead``
+    others were on their way to the server before it; ``first_s``: since when none is.
     """
 
-    def __init__(self) -> None:
-        self._frames = WINDOW[1]
-        self._busy_s = 0.0
-
-    def busy(self, *, ahead: int, now_s: float) -> None:
-        """A frame with so many others under way before it was refused."""
-        self._frames = max(1, min(self.frames(now_s), ahead))
-        self._busy_s = now_s
-
-    def frames(self, now_s: float) -> int:
-        """How many to have under way at most."""
-        if self._frames == WINDOW[1]:
-            return self._frames
-        return min(WINDOW[1], self._frames + int((now_s - self._busy_s) / _ROOM_EVERY_S))
-
-
-@dataclass
-class _Flying:
-    """What is on its way, ``ahead`` others before it. ``first_s``: since when none is."""
-
-    sent: Sent
+    frame: Frame
     decision: Decision
     view: LinkView
-    ahead: int
+    head: Head | None = None
+    made: Future[_Made] | None = None
+    sent: Sent | None = None
+    local: Future[Run] | None = None
+    refused: bool = False
+    ahead: int = 0
     first_s: float | None = None
 
 
-class Captured:
-    """Takes frames from a source in a thread of its own; ``arrived`` hears of each and of the end.
+@dataclass
+class _Work:
+    """What one `Pipeline.run` has in hand; ``fitting`` frames under way keep every stage busy."""
 
-    None is taken before it is asked for: of a live source, what waits here would grow old while newer ones come.
-    What is dear to read is read ahead by the source's own thread.
-    """
+    source: Captured
+    board: BoardThread
+    under_way: list[_UnderWay] = field(default_factory=list)
+    admitted: Admitted = field(default_factory=Admitted)
+    fitting: int = WINDOW[0]
 
-    def __init__(self, frames: Iterable[Frame], arrived: Callable[[], None]) -> None:
-        self._frames = frames
-        self._arrived = arrived
-        self._queue: queue.SimpleQueue[Frame | BaseException | None] = queue.SimpleQueue()
-        self._wanted = threading.Semaphore(0)
-        self._asked = False
-        self._closed = False
-        self.ended = False
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
-        self._thread.start()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether `take` would give something at once, be it the news that there is no more."""
-        return not self._queue.empty()
-
-    def take(self, *, wait: bool) -> Frame | None:
-        """The next frame; None if there is none yet, or no more (``ended``, by ``error`` if the source raised)."""
-        if self.ended:
-            return None
-        if not self._asked:
-            self._asked = True
-            self._wanted.release()
-        try:
-            taken = self._queue.get(block=wait)
-        except queue.Empty:
-            return None
-        self._asked = False
-        if isinstance(taken, BaseException):
-            self.ended, self.error = True, taken
-            return None
-        self.ended = taken is None
-        return taken
-
-    def close(self) -> None:
-        """Let the thread end after the frame it is at."""
-        self._closed = self.ended = True
-        self._wanted.release()
-
-    def _capture(self) -> None:
-        frames = iter(self._frames)
-        while True:
-            self._wanted.acquire()
-            if self._closed:
-                return
-            taken: Frame | BaseException | None = None
-            try:
-                taken = next(frames, None)
-            except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
-                taken = error
-            self._queue.put(taken)
-            self._arrived()
-            if taken is None or isinstance(taken, BaseException):
-                return
+    def on_the_link(self) -> list[_UnderWay]:
+        """What the server may still answer, oldest first."""
+        return [one for one in self.under_way if one.sent is not None and not one.refused]
 
 
-class Pipeline(Runtime):
-    """See the module. Everything but capturing happens in the thread that iterates over `run`."""
+class Pipeline(FrameLoop):
+    """See the module."""
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Step]:
         """Work through the frames, several at a time; yields as they are done.
 
         What the source raises is raised after the answers of all frames that were captured before.
         """
-        flying: deque[_Flying] = deque()
-        source = Captured(frames, self._offload.nudge)
-        admitted = Admitted()
-        fitting = WINDOW[0]
+        nudge = self._offload.nudge
+        work = _Work(Captured(frames, nudge), BoardThread(nudge, now=self._now))
         try:
-            while flying or not source.ended:
-                yield from self._collect(flying, admitted)
-                window = min(fitting, admitted.frames(self._now()))
-                if len(flying) < window and (frame := source.take(wait=not flying)) is not None:
-                    started = self._accept(frame, ahead=len(flying))
-                    if isinstance(started, Step):
-                        yield started
-                    else:
-                        flying.append(started)
-                        expected = started.sent.expected
-                        fitting = WINDOW[0] if expected is None else window_for(expected)
-                elif flying:
-                    self._rest(flying, source, window)
-            if source.error is not None:
-                raise source.error
+            while work.under_way or not work.source.ended:
+                self._send_made(work)
+                frame = self._next_frame(work)
+                step = self._next_ended(work) if frame is None else self._accept(frame, work)
+                if step is not None:
+                    yield step
+                elif frame is None and work.under_way:
+                    self._rest(work)
+            if work.source.error is not None:
+                raise work.source.error
         finally:
-            source.close()
+            work.source.close()
+            work.board.close()
 
-    def _accept(self, frame: Frame, *, ahead: int) -> Step | _Flying:
-        """Start a frame: the step it ended with, or what is now on its way."""
+    def _next_frame(self, work: _Work) -> Frame | None:
+        """The next frame if it is time for one and it is there; waits for it where there is nothing else to do."""
+        if not work.under_way:
+            return work.source.take(wait=True)
+        return work.source.take(wait=False) if self._takes_s(work) <= self._now() else None
+
+    def _takes_s(self, work: _Work) -> float:
+        """When to take the next frame; infinite while there is no room for it."""
+        now_s = self._now()
+        if len(work.under_way) >= min(work.fitting, work.admitted.frames(now_s)) or work.board.waiting:
+            return math.inf
+        left_s, whole_s = work.board.left_s()
+        return now_s + left_s - max(_AHEAD_S, _AHEAD * whole_s)
+
+    def _accept(self, frame: Frame, work: _Work) -> Step | None:
+        """Plan a frame and hand it to the board; the step of one that cannot be worked on."""
         self.counters.frames_in += 1
         view = self._offload.view()
         decision = self._decide(view, frame)
         if frame.error:
             return self._step(self._failed(frame, decision, frame.error), decision, view)
-        try:
-            started = self._launch(frame, decision)
-        except BackendError as error:
-            started = self._failed(frame, decision, str(error))
-        self._moved(started.head.cut.index if isinstance(started, Sent) else started.split)
-        if isinstance(started, Sent):
-            return _Flying(started, decision, view, ahead)
-        return self._step(started, decision, view)
+        one = _UnderWay(frame, decision, view, head=self._head_for(decision.split))
+        self._offload.frame(offloaded=one.head is not None)
+        work.under_way.append(one)
+        self._used(self._bundle.local if one.head is None else one.head.cut.index)
+        if one.head is None:
+            self._run_here(one, work)
+            return None
+        head, known = one.head, self._profile[one.head.cut.index]
+        expected_s = (known.head_s + known.release_s) * self._load.factor
+        one.made = work.board.do(lambda: self._make(head, frame), expected_s=expected_s)
+        return None
 
-    def _collect(self, flying: deque[_Flying], admitted: Admitted) -> Iterator[Step]:
-        """Every frame that is answered, refused, or better finished here, oldest first."""
-        for one in list(flying):
-            sent = one.sent
-            outcome = self._offload.wait(sent.request_id, until_s=-math.inf)
-            if outcome is None and not self._is_due(one, oldest=one is flying[0]):
+    def _make(self, head: Head, frame: Frame) -> _Made:
+        """In the board thread: head and release."""
+        features, head_s = self._board.run(lambda: head.features(frame.tensors))
+        payload, release_s = self._board.run(lambda: head.release(features))
+        return payload, head_s, release_s
+
+    def _run_here(self, one: _UnderWay, work: _Work, *, first: bool = False) -> None:
+        """Let the board run the whole model on a frame, with ``first`` before those that wait for it."""
+        tensors = one.frame.tensors
+        one.local = work.board.do(lambda: self._local_runs.run(tensors), expected_s=self._local_s(), first=first)
+
+    def _send_made(self, work: _Work) -> None:
+        """Pay for what the board has made, and send it; what cannot be made or paid for is finished here."""
+        for one in work.under_way:
+            if one.made is None or not one.made.done():
                 continue
-            flying.remove(one)
-            self._offload.cancel(sent.request_id)
-            if outcome is not None and outcome.refusal is not None and outcome.refusal.code == "busy":
-                admitted.busy(ahead=one.ahead, now_s=self._now())
-            result = None if outcome is None else self._take(sent, outcome)
-            if result is None:
-                try:
-                    result = self._fall_back(sent)
-                except BackendError as error:
-                    result = self._failed(sent.frame, one.decision, str(error))
-            result.parts |= sent.parts
-            yield self._step(result, one.decision, one.view)
+            assert one.head is not None  # it made this
+            made, one.made = one.made, None
+            try:
+                payload, head_s, release_s = made.result()
+            except BackendError as error:
+                self._head_failed(one.head, error)
+            else:
+                ahead, parts = len(work.on_the_link()), {"head_s": head_s, "release_s": release_s}
+                expected = expected_at(one.decision, one.head.cut.index)
+                one.sent = self._send(one.frame, one.head, payload, parts, expected=expected)
+                one.ahead = ahead
+            if one.sent is None:
+                self._run_here(one, work, first=True)
+                continue
+            work.fitting = WINDOW[0] if one.sent.expected is None else window_for(one.sent.expected)
 
-    def _is_due(self, one: _Flying, *, oldest: bool) -> bool:
+    def _next_ended(self, work: _Work) -> Step | None:
+        """The step of a frame that has its answer, the oldest first; what is better finished here is begun."""
+        for one in work.under_way:
+            if one.made is None and (result := self._ended(one, work)) is not None:
+                work.under_way.remove(one)
+                return self._step(result, one.decision, one.view)
+        return None
+
+    def _ended(self, one: _UnderWay, work: _Work) -> Result | None:
+        """The first answer there is, the server's or from here."""
+        sent = one.sent
+        result = None if sent is None or one.refused else self._answered(one, sent, work)
+        if result is None and one.local is not None and one.local.done():
+            result = self._finished(one, one.local)
+        if result is None:
+            if sent is not None and one.local is None and (one.refused or self._is_due(one, sent, work)):
+                self._run_here(one, work, first=True)
+            return None
+        if sent is not None:
+            self._offload.cancel(sent.request_id)
+            result.parts |= sent.parts
+            if one.local is not None:
+                one.local.cancel()
+        return result
+
+    def _answered(self, one: _UnderWay, sent: Sent, work: _Work) -> Result | None:
+        """The server's answer, None if there is none yet or, ``refused`` from then on, none to be had."""
+        outcome = self._offload.wait(sent.request_id, until_s=-math.inf)
+        if outcome is None:
+            return None
+        if outcome.refusal is not None and outcome.refusal.code == "busy":
+            work.admitted.busy(ahead=one.ahead, now_s=self._now())
+        result = self._take(sent, outcome)
+        one.refused = result is None
+        return result
+
+    def _finished(self, one: _UnderWay, local: Future[Run]) -> Result:
+        try:
+            outputs, took_s = local.result()
+        except BackendError as error:
+            return self._failed(one.frame, one.decision, str(error))
+        self._local_runs.ran(took_s)
+        return self._here(one.frame, outputs, took_s, sent=one.sent)
+
+    def _is_due(self, one: _UnderWay, sent: Sent, work: _Work) -> bool:
         """Whether to finish this frame here: it would be late, or it is the first on the link and that is stuck."""
         now_s = self._now()
-        request = self._in_flight(one, now_s) if oldest else self._queued(one)
-        answer_by_s = one.sent.frame.captured_s + self._answer_within_s
-        if now_s >= local_start_s(request, answer_by_s=answer_by_s, local_p95_s=self._local_runs.p95_s):
+        oldest = one is work.on_the_link()[0]
+        request = self._in_flight(one, sent, now_s) if oldest else _queued(one, sent)
+        wait_s, _ = work.board.left_s()
+        answer_by_s = one.frame.captured_s + self._answer_within_s
+        local_p95_s = self._local_runs.p95_s + wait_s
+        if now_s >= local_start_s(request, answer_by_s=answer_by_s, local_p95_s=local_p95_s):
             return True
         if self._planner.is_fixed or not oldest:
             return False
-        return is_stalled(request, now_s=now_s, local_s=self._local_runs.wait_s() + self._local_s())
+        return is_stalled(request, now_s=now_s, local_s=wait_s + self._local_s())
 
-    def _in_flight(self, one: _Flying, now_s: float) -> InFlight:
+    def _in_flight(self, one: _UnderWay, sent: Sent, now_s: float) -> InFlight:
         """The first on the link: from the moment on that it was, it has the link for itself."""
         if one.first_s is None:
-            one.first_s = now_s if one.ahead else one.sent.submitted_s
-        acked_bytes = self._offload.acked_bytes(one.sent.request_id)
-        request = one.sent.in_flight(one.first_s, acked_bytes)
+            one.first_s = now_s if one.ahead else sent.submitted_s
+        request = sent.in_flight(one.first_s, self._offload.acked_bytes(sent.request_id))
         return replace(request, transfer_s=math.inf)  # when its acknowledgements came is not noted
 
-    def _queued(self, one: _Flying) -> InFlight:
-        """One behind others: it is expected to wait for them."""
-        request, expected = one.sent.in_flight(one.sent.submitted_s), one.sent.expected
-        ahead_s = 0.0 if expected is None else one.ahead * expected.bottleneck_s
-        return replace(request, expected_s=request.expected_s + ahead_s)
-
-    def _rest(self, flying: deque[_Flying], source: Captured, window: int) -> None:
-        """Wait until something can be done: an answer, a frame to start, a deadline to look at."""
+    def _rest(self, work: _Work) -> None:
+        """Wait until something can be done: an answer, a frame to take, a deadline to look at."""
+        self._offload.view()  # raises what ended the link thread: nothing would be waited for any more
+        now_s, takes_s = self._now(), self._takes_s(work)
+        wanted = takes_s <= now_s
+        until_s = now_s + CHECK_EVERY_S if wanted else min(takes_s, now_s + CHECK_EVERY_S)
 
         def awake() -> bool:
-            if len(flying) < window and source.waiting:
-                return True
-            return any(self._offload.has_ended(one.sent.request_id) for one in flying)
+            return (wanted and work.source.waiting) or any(self._has_news(one) for one in work.under_way)
 
-        self._offload.view()  # raises what ended the link thread: nothing would be waited for any more
-        self._offload.rest(until_s=self._now() + _CHECK_EVERY_S, unless=awake)
+        self._offload.rest(until_s=until_s, unless=awake)
 
-    def _moved(self, split: int) -> None:
-        if self._last_split is not None and split != self._last_split:
-            self.counters.moves += 1
-        self._last_split = split
+    def _has_news(self, one: _UnderWay) -> bool:
+        if any(future is not None and future.done() for future in (one.made, one.local)):
+            return True
+        return one.sent is not None and self._offload.has_ended(one.sent.request_id)
 
-    def _step(self, result: Result, decision: Decision, view: LinkView) -> Step:
-        self.counters.ended(result.how)
-        self.counters.link(late=view.late, reconnects=view.reconnects)
-        return Step(result, decision, view, self._load.factor, self._load.cpu_load)
+
+def _queued(one: _UnderWay, sent: Sent) -> InFlight:
+    """One behind others: it is expected to wait for them."""
+    request, expected = sent.in_flight(sent.submitted_s), sent.expected
+    ahead_s = 0.0 if expected is None else one.ahead * expected.bottleneck_s
+    return replace(request, expected_s=request.expected_s + ahead_s)

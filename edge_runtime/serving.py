@@ -27,6 +27,7 @@ from edge_runtime.conditions.board import Board
 from edge_runtime.conditions.load import LoadEstimator
 from edge_runtime.config import Config
 from edge_runtime.counters import Counters
+from edge_runtime.frame_loop import FrameLoop
 from edge_runtime.heads import Heads
 from edge_runtime.ledger import Account
 from edge_runtime.offload import LinkView, Offload
@@ -74,7 +75,7 @@ class Serving:
         self.account = account
         self.records = Records(bundle)
         self.offload: Offload
-        self.runtime: Runtime
+        self.runtime: FrameLoop
         self._profile = profile
         self._closing = contextlib.ExitStack()
 
@@ -161,7 +162,7 @@ class Serving:
         self.offload = make_link(config, bundle, keys, boot_id, closing, beat=beat)
         cpus = os.cpu_count() or 1
         local_s = _STUCK_AFTER * self._profile.local.head_p95_s
-        loop = Pipeline if config.planner.objective == "throughput" else Runtime
+        loop: type[FrameLoop] = Pipeline if config.planner.objective == "throughput" else Runtime
         self.runtime = loop(
             bundle=bundle,
             heads=heads,

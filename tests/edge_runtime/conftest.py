@@ -30,6 +30,7 @@ from PIL import Image
 from cloud_server import allow_list
 from edge_runtime.conditions.board import RealBoard
 from edge_runtime.conditions.load import LoadEstimator
+from edge_runtime.frame_loop import FrameLoop
 from edge_runtime.heads import Heads
 from edge_runtime.ledger import Paying
 from edge_runtime.offload import Offload
@@ -530,7 +531,7 @@ class Inside:
     """The device's loop and link thread in this process, frame by frame."""
 
     parts: Parts
-    runtime: Runtime
+    runtime: FrameLoop
     offload: Offload
     planner: Forced
     heads: Heads
@@ -585,7 +586,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         answer_within_s: float = PATIENCE_S,
         finisher: Executor | None = None,
         account: Paying | None = None,
-        loop: type[Runtime] = Runtime,
+        loop: type[FrameLoop] = Runtime,
         goes_on: bool = False,
     ) -> Inside:
         bundle = parts.bundle
@@ -641,7 +642,11 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
     yield make
     for device in made:
         device.close()
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("link", "heads", "local"))]
+    left = [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(("link", "heads", "local", "board"))
+    ]
     assert left == []
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
-from edge_runtime.pipeline import WINDOW, Admitted, Captured, Pipeline, window_for
+from edge_runtime.captured import Captured
+from edge_runtime.heads import Head
+from edge_runtime.pipeline import Pipeline
 from edge_runtime.prediction import Prediction
 from edge_runtime.sources import Frame, Source
 from edge_runtime.sources.intake import Intake
+from edge_runtime.window import WINDOW, Admitted, window_for
+from split_model.errors import BackendError
 
 ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
 THROUGHPUT = {"planner_objective": "throughput", "source_interval_s": 0.0}
@@ -47,6 +54,174 @@ def test_frames_overlap(scripted: Any, inside: Any) -> None:
     assert len(steps) == 20
     device.until(lambda: len(scripted.cancelled) == len(scripted.arrived))
     assert max(open_at_once) > 1
+
+
+def test_the_next_frame_is_taken_and_planned_while_the_board_works(
+    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the board would wait for it. The second head is held back until the loop has asked for a third frame."""
+    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    taken = [threading.Event() for _ in range(3)]
+    features = Head.features
+
+    def slow(head: Head, inputs: Any) -> Any:
+        assert taken[min(2, next(heads) + 1)].wait(20)
+        return features(head, inputs)
+
+    def source() -> Iterator[Frame]:
+        for event in taken:
+            event.set()
+            yield device.frame()
+
+    heads = itertools.count()
+    monkeypatch.setattr(Head, "features", slow)
+    scripted.answer = lambda arrived: True
+    steps = list(device.runtime.run(source()))
+    assert [step.result.how for step in steps] == ["offloaded"] * 3
+
+
+def test_the_board_works_on_while_a_record_is_written(
+    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    first_answered, second_done = threading.Event(), threading.Event()
+    features = Head.features
+
+    def slow(head: Head, inputs: Any) -> Any:
+        if next(heads) == 1:
+            assert first_answered.wait(20)
+            second_done.set()
+        return features(head, inputs)
+
+    heads = itertools.count()
+    monkeypatch.setattr(Head, "features", slow)
+    steps = iter(device.runtime.run([device.frame() for _ in range(2)]))
+    next(steps)
+    first_answered.set()
+    assert second_done.wait(20)  # nobody has asked for another step
+    assert len(list(steps)) == 1
+
+
+class Purse:
+    """Pays for so many releases, and remembers which."""
+
+    def __init__(self, releases: int) -> None:
+        self.left = releases
+        self.paid: list[int] = []
+
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
+        return frozenset(cuts)
+
+    def charge(self, cut: int, subject: str) -> bool:
+        self.left -= 1
+        if self.left >= 0:
+            self.paid.append(cut)
+        return self.left >= 0
+
+
+def test_what_arrives_was_paid_for_before_and_what_is_not_paid_for_stays(scripted: Any, inside: Any) -> None:
+    purse, paid_on_arrival = Purse(5), []
+    device = inside(scripted.address, scripted.public, loop=Pipeline, account=purse).connect(2)
+
+    def answer(_: Any) -> bool:
+        paid_on_arrival.append(len(purse.paid))
+        return True
+
+    scripted.answer = answer
+    steps = list(device.runtime.run([device.frame() for _ in range(9)]))
+    assert sorted(step.result.how for step in steps) == ["local"] * 4 + ["offloaded"] * 5
+    assert all(paid >= arrived for arrived, paid in enumerate(paid_on_arrival, start=1))
+    assert len(scripted.arrived) == device.runtime.counters.releases == 5
+    assert device.runtime.counters.ledger_refused == 4
+    assert device.runtime.counters.adds_up
+
+
+def test_the_split_moves_between_frames(scripted: Any, inside: Any) -> None:
+    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(3).connect(2)
+    splits = [2, 2, 3, 3, device.planner.local] * 6
+
+    def source() -> Iterator[Frame]:
+        for split in splits:
+            device.planner.wanted = split
+            yield device.frame()
+
+    steps = list(device.runtime.run(source()))
+    by_index = {step.result.frame.index: step.result for step in steps}
+    assert len(by_index) == len(steps) == len(splits)
+    assert [by_index[index].split for index in sorted(by_index)] == splits
+    assert [arrived.request.cut for arrived in scripted.arrived] == [
+        split for split in splits if split != device.planner.local
+    ]
+    moves = sum(one != other for one, other in itertools.pairwise(splits))
+    assert device.runtime.counters.moves == moves
+
+
+def test_of_the_server_and_a_local_run_the_first_is_the_answer(
+    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frame is overdue, so the board begins to run it as well; then the server answers after all."""
+    device = inside(scripted.address, scripted.public, loop=Pipeline, answer_within_s=0.2).connect(2)
+    begun, may_end = threading.Event(), threading.Event()
+    run = device.heads.whole.run
+
+    def slow(tensors: Any) -> Any:
+        begun.set()
+        assert may_end.wait(20)
+        return run(tensors)
+
+    monkeypatch.setattr(device.heads.whole, "run", slow)
+    scripted.answer = lambda _: False
+    steps = iter(device.runtime.run([device.frame()]))
+
+    def late_answer() -> None:
+        assert begun.wait(20)
+        scripted.do(lambda: scripted.send_answer(scripted.arrived[0].request.request_id))
+
+    threading.Thread(target=late_answer).start()
+    result = next(steps).result
+    may_end.set()
+    assert result.how == "offloaded"
+    assert list(steps) == []
+    assert device.runtime.counters.adds_up
+
+
+def test_a_head_that_fails_is_left_for_local_runs(
+    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+
+    def fail(*_: Any) -> None:
+        raise BackendError("no such op")
+
+    monkeypatch.setattr(Head, "features", fail)
+    steps = list(device.runtime.run([device.frame() for _ in range(6)]))
+    assert [step.result.how for step in steps] == ["local"] * 6
+    assert [step.result.frame.index for step in steps] == list(range(6))
+    assert device.runtime.counters.releases == 0
+
+
+def test_a_whole_model_that_fails_is_a_failed_frame(
+    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+
+    def fail(*_: Any) -> None:
+        raise BackendError("out of memory")
+
+    monkeypatch.setattr(device.heads.whole, "run", fail)
+    scripted.answer = lambda _: False
+    steps = list(device.runtime.run([device.frame() for _ in range(3)]))
+    assert [(step.result.how, step.result.error) for step in steps] == [("failed", "out of memory")] * 3
+    device.until(lambda: len(scripted.cancelled) == 3)  # no request is left open
+    assert device.runtime.counters.adds_up
+
+
+def test_a_loop_that_is_left_early_leaves_no_thread(scripted: Any, inside: Any) -> None:
+    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    steps = iter(device.runtime.run([device.frame() for _ in range(9)]))
+    next(steps)
+    steps.close()
+    assert [thread.name for thread in threading.enumerate() if thread.name == "board"] == []
 
 
 def test_frames_under_way_are_answered_before_what_the_source_raises(scripted: Any, inside: Any) -> None:
