@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,11 +17,16 @@ from numpy.typing import NDArray
 
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
-from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
+from split_model.features.preprocess import MAX_PIXELS, check_preprocess, picture_tensor, to_stored
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
 Array = NDArray[Any]
-_PICTURES = "pictures"
+_PICTURES, _LABELS = "pictures", "labels"
+#: Labels are looked at so many at a time, before the first sample is read.
+_BLOCK_ROWS = 1 << 16
+# What NumPy was seen to raise on damaged headers, and zipfile on damaged members.
+_HEADER_ERRORS = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, tokenize.TokenError)
+_DAMAGED = (*_HEADER_ERRORS, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class ArrayFile(Data):
@@ -44,7 +52,9 @@ class ArrayFile(Data):
             if len(counts) != 1:
                 raise BadInputError(f"{path}: its inputs have different numbers of samples, {sorted(counts)}")
             self._count = counts.pop()
-            self._labels = _read_labels(archive, path, self._count, stack)
+            self._labelled = f"{_LABELS}.npy" in archive.namelist()
+            if self._labelled:
+                _check_labels(path, _Member(archive, path, _LABELS, stack), self._count)
         if self._count == 0:
             raise BadInputError(f"{path}: holds no samples")
 
@@ -60,8 +70,10 @@ class ArrayFile(Data):
         # A generator is finished once it raises: what one row lacks is handed out, and raised outside of it.
         with _npz(self._path) as archive, ExitStack() as stack:
             members = [_Member(archive, self._path, name, stack) for name in self._names]
+            labels = _Member(archive, self._path, _LABELS, stack) if self._labelled else None
             for index in range(self._count):
                 rows = [member.row() for member in members]  # all of them, or the next sample's would not fit
+                label = None if labels is None else int(labels.row())
                 name = spelled(f"{self._path.name}[{index}]")
                 try:
                     pairs = zip(rows, self.inputs, strict=True)
@@ -69,7 +81,6 @@ class ArrayFile(Data):
                 except BadInputError as error:
                     yield BadSampleError(name, str(error))
                     continue
-                label = None if self._labels is None else int(self._labels[index])
                 yield Sample(name=name, tensors=tensors, label=label)
 
     def _as_input(self, index: int, row: Array, spec: TensorSpec) -> Array:
@@ -94,30 +105,44 @@ class _Member:
         if f"{name}.npy" not in archive.namelist():
             found = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist())) or "nothing"
             raise BadInputError(f"{path}: has no array {name!r}, found {found[:200]}")
+        info = archive.getinfo(f"{name}.npy")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadInputError(f"{path}: array {name!r} is compressed in an odd way; write it with numpy.savez")
         try:
             self._file: IO[bytes] = stack.enter_context(archive.open(f"{name}.npy"))
             version = np.lib.format.read_magic(self._file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             self.shape, column_major, self.dtype = read(self._file)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        except _DAMAGED as error:
             raise BadInputError(f"{path}: array {name!r} is damaged ({_line(error)}); write it again") from None
         if self.dtype.hasobject or self.dtype.fields is not None or not self.shape:
             raise BadInputError(
                 f"{path}: array {name!r} is {self.dtype}{list(self.shape)}, expected rows of numbers"
             )
+        if not all(0 <= side <= sys.maxsize for side in self.shape):
+            raise BadInputError(f"{path}: array {name!r} claims to be {list(self.shape)}; write it again")
+        if self.shape[0] > info.file_size:  # fewer may be missing, too: the rows before are given
+            raise BadInputError(f"{path}: array {name!r} is cut short; write it again")
         if column_major and len(self.shape) > 1:
             raise BadInputError(f"{path}: array {name!r} is column-major; save numpy.ascontiguousarray of it")
 
     def row(self) -> Array:
         """The next row, in the machine's byte order."""
-        values = int(np.prod(self.shape[1:], dtype=np.int64))
+        first: Array = self.rows(1)[0]
+        return first
+
+    def rows(self, count: int) -> Array:
+        """The next ``count`` rows, likewise."""
+        shape = (count, *self.shape[1:])
+        size = math.prod(shape) * self.dtype.itemsize
         try:
-            raw = self._file.read(values * self.dtype.itemsize)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raw = self._file.read(size)
+        except _DAMAGED as error:
             raise BadInputError(f"{self._path}: array {self.name!r} is damaged ({_line(error)})") from None
-        if len(raw) != values * self.dtype.itemsize:
+        if len(raw) != size:
             raise BadInputError(f"{self._path}: array {self.name!r} is cut short; write it again")
-        return np.frombuffer(raw, self.dtype).reshape(self.shape[1:]).astype(self.dtype.newbyteorder("="))
+        found: Array = np.frombuffer(raw, self.dtype).reshape(shape).astype(self.dtype.newbyteorder("="))
+        return found
 
 
 def _check_rows(path: Path, member: _Member, spec: TensorSpec) -> None:
@@ -146,6 +171,11 @@ def _check_pictures(path: Path, member: _Member, spec: TensorSpec) -> None:
             f"{path}: {member.name!r} is {member.dtype}{list(member.shape)}, "
             f"expected uint8[samples, height, width, {channels}]"
         )
+    if math.prod(member.shape[1:3]) > MAX_PIXELS:  # what is compressed well may claim to be of any size
+        height, width = member.shape[1:3]
+        raise BadInputError(
+            f"{path}: pictures of {height} x {width} are over {MAX_PIXELS >> 20} megapixels; scale them down"
+        )
 
 
 def _sample_of(found: Sample | BadSampleError) -> Sample:
@@ -161,18 +191,15 @@ def _as_input(path: Path, index: int, row: Array, spec: TensorSpec) -> Array:
     return shaped if shaped.dtype == spec.dtype else to_stored(shaped, spec)
 
 
-def _read_labels(archive: zipfile.ZipFile, path: Path, count: int, stack: ExitStack) -> Array | None:
-    if "labels.npy" not in archive.namelist():
-        return None
-    member = _Member(archive, path, "labels", stack)
+def _check_labels(path: Path, member: _Member, count: int) -> None:
     if member.shape != (count,) or member.dtype.kind not in "iu":
         raise BadInputError(
             f"{path}: 'labels' is {member.dtype}{list(member.shape)}, expected whole numbers [{count}]"
         )
-    labels = np.array([member.row() for _ in range(count)])
-    if count and int(labels.min()) < 0:
-        raise BadInputError(f"{path}: 'labels' holds {int(labels.min())}; class indices start at 0")
-    return labels
+    for first in range(0, count, _BLOCK_ROWS):
+        least = int(member.rows(min(_BLOCK_ROWS, count - first)).min())
+        if least < 0:
+            raise BadInputError(f"{path}: 'labels' holds {least}; class indices start at 0")
 
 
 def _line(error: Exception) -> str:

@@ -236,6 +236,17 @@ def test_a_newer_file_of_the_same_name_is_not_deleted_unanswered(tmp_path: Path)
     assert list(watch.folder.iterdir()) == []
 
 
+def test_an_npz_whose_header_is_no_python_is_a_frame_that_failed(tmp_path: Path) -> None:
+    """It would end the program, and again after each restart."""
+    watch = Watch(tmp_path)
+    np.savez(watch.folder / "odd.npz", inputs=np.zeros((1, 8, 8, 3), np.float32))
+    raw = (watch.folder / "odd.npz").read_bytes()
+    (watch.folder / "odd.npz").write_bytes(raw.replace(b"'shape': (1,", b"'shape': ((("))
+    watch.picture("good.png")
+    names = watch.look(30.0)
+    assert sorted(name.split(":")[0] for name in names) == ["good.png", "odd.npz"]
+
+
 def test_what_failed_is_not_deleted_nor_answered_again(tmp_path: Path) -> None:
     watch = Watch(tmp_path, after="delete")
     watch.picture("fails.png")

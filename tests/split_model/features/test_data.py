@@ -1,9 +1,13 @@
 """DATA: folders of pictures and .npz files, and what is wrong with others."""
 
+import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from PIL import Image
 
@@ -159,6 +163,82 @@ def test_npz_that_does_not_fit_names_what_was_expected(tmp_path, case):
         open_data(path, [SPEC], None)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def npz_of(path, header, body=b"", *, compression=zipfile.ZIP_DEFLATED, **more):
+    """An ``.npz`` whose array of inputs has this text for a header."""
+    raw = header if isinstance(header, bytes) else header.encode("latin1")
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("inputs.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(raw)) + raw + body)
+        for name, array in more.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array)
+    return path
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 4, 4, 3), }\n"
+HOSTILE = [
+    HEADER.replace("(2,", "(-2,"),
+    HEADER.replace("(2,", f"({1 << 70},"),
+    HEADER.replace("(2,", f"({1 << 62},"),
+    HEADER.replace("'<f4'", "',f4'"),
+    HEADER.replace("'<f4'", "{'names': ['a'], 'formats': [1]}"),
+    HEADER[:30],
+    "(" * 5000,
+    "[" * 3000 + "]" * 3000,
+    "-" * 5000 + "1",
+    "9" * 5000,
+    "\0\0\0",
+    "",
+]
+
+
+@pytest.mark.parametrize("header", HOSTILE)
+def test_npz_with_a_hostile_header_is_refused_in_one_line(tmp_path, header):
+    path = npz_of(tmp_path / "data.npz", header)
+    with pytest.raises(BadInputError) as caught:
+        list(open_data(path, [SPEC], None))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(0, len(HEADER) - 1), st.binary(max_size=8), st.integers(0, 8))
+def test_npz_with_any_damage_in_its_header_is_data_or_refused(tmp_path_factory, at, put, cut):
+    header = HEADER.encode("latin1")
+    path = npz_of(tmp_path_factory.mktemp("npz") / "x.npz", header[:at] + put + header[at + cut :], bytes(384))
+    try:
+        data = open_data(path, [SPEC], None)
+        assert len(list(data)) == len(data)
+    except BadInputError:
+        pass
+
+
+def test_npz_compressed_in_a_way_that_numpy_never_does_is_refused(tmp_path):
+    path = npz_of(tmp_path / "data.npz", HEADER, bytes(384), compression=zipfile.ZIP_LZMA)
+    with pytest.raises(BadInputError, match="odd way"):
+        open_data(path, [SPEC], None)
+
+
+def test_npz_that_would_fill_the_memory_is_refused(tmp_path):
+    """A file of a few bytes may claim pictures of any size."""
+    path = tmp_path / "data.npz"
+    npz_of(path, HEADER, bytes(384), pictures=np.zeros((1, 8193, 8193, 3), np.uint8))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(BadInputError, match="megapixels"):
+        open_data(path, [SPEC], PREPROCESS)
+
+
+def test_labels_are_not_held_in_memory(tmp_path):
+    count, byte = 20_000_000, TensorSpec(name="byte", shape=(1, 1), dtype="uint8")
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, 1), }}\n"
+    path = npz_of(tmp_path / "data.npz", header, bytes(count), labels=np.zeros(count, np.int8))
+    tracemalloc.start()
+    try:
+        samples = iter(open_data(path, [byte], None))
+        assert next(samples).label == 0
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_npz_with_values_that_are_not_finite_names_the_sample(tmp_path):
