@@ -19,6 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 from cloud_server.allow_list import AllowList
 from cloud_server.errors import AccessControlError
 from split_model.keys import KeyPair
+from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class Gatekeeper:
     def _note_refusal(self, key: str) -> None:
         """Say it once a key, because a device tries again and again, and a stranger may try with many."""
         if key not in self.refused and self.test_key is None:
-            _log.warning("refused a device; to admit it: cloud-server devices allow -c FILE NAME '%s'", key)
+            text = "refused a device; to admit it: cloud-server devices allow -c FILE NAME '%s'"
+            _log.warning(text, key, extra=PER_FRAME)  # who makes keys up must not fill the journal
         self.refused[key] = self.refused.pop(key, 0) + 1
         while len(self.refused) > _REMEMBERED:
             self.refused.popitem(last=False)

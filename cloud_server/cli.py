@@ -311,5 +311,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _keys_last(argv: Sequence[str]) -> list[str]:
     """One public key in 85 opens with a dash: put such a one behind ``--``, or argparse takes it for an option."""
-    keys = [word for word in argv if word.startswith("-") and len(word) == KEY_CHARS]
+    keys = [w for w in argv if w.startswith("-") and len(w) == KEY_CHARS and not w.startswith("--config=")]
     return [*(word for word in argv if word not in keys), *(["--", *keys] if keys else [])]

@@ -21,6 +21,7 @@ from split_model.errors import SplitModelError
 from split_model.interpreter import Interpreter
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
+from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
@@ -208,7 +209,8 @@ class LocalEngine:
             except SplitModelError as error:
                 outcome = _failed(job, str(error))
             except Exception as error:  # noqa: BLE001  (one bad tail must not end the worker; the device is told)
-                _log.exception("tail %s of %s", job.tail.cut.index, job.tail.bundle.manifest.name)
+                bundle = job.tail.bundle.manifest.name
+                _log.exception("tail %s of %s", job.tail.cut.index, bundle, extra=PER_FRAME)
                 outcome = _failed(job, f"{type(error).__name__}: {error}")
             with self._changed:
                 self._running -= 1

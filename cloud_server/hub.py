@@ -16,6 +16,7 @@ from cloud_server.tails import Reason, TailSet
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
+from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
@@ -268,7 +269,8 @@ class Hub:
             same = other.session.user_id == user_id and other.session.peer_boot_id == event.boot_id
             if same and other is not peer:
                 self.drop(routing_id)
-        _log.info("device %s says hello: %s, boot %s", self._name_of(user_id), event.software, event.boot_id)
+        text = "device %s says hello: %s, boot %s"  # as often as it likes
+        _log.info(text, self._name_of(user_id), event.software, event.boot_id, extra=PER_FRAME)
 
     def _cancelled(self, peer: _Peer, request_id: int) -> None:
         job_id = peer.jobs.pop(request_id, None)

@@ -181,25 +181,48 @@ def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A scratch folder beside ``target`` that takes its place when the block ends well, and is gone otherwise."""
     if target.exists() and not replace:
         raise OutputError(f"{target}: exists already; remove it, choose another name, or pass --force")
-    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise OutputError(f"{target}: is not a bundle, so it is not replaced; choose another name")
     try:
+        _refuse_what_is_no_bundle(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         scratch.chmod(0o755)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"{target}: {error.strerror}; choose a folder you can write to") from None
     try:
         yield scratch
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.rename(target)
+        _put(scratch, target)
     except SplitModelError:  # some of ours are OSErrors too, and say what is wrong by themselves
         raise
     except OSError as error:
         raise OutputError(f"{target}: {error.strerror or error}; make room, or choose another folder") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_what_is_no_bundle(target: Path) -> None:
+    """A link is not followed: what is behind it is not what was named."""
+    replaceable = not target.exists() or (
+        target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
+    )
+    if target.is_symlink() or not replaceable:
+        raise OutputError(f"{target}: is not a bundle, so it is not replaced; choose another name")
+
+
+def _put(scratch: Path, target: Path) -> None:
+    """The one in the other's place. What was there goes last: it is back where this fails."""
+    before = scratch.with_name(f"{scratch.name}.before")
+    if not target.exists():
+        scratch.rename(target)
+        return
+    target.rename(before)
+    try:
+        scratch.rename(target)
+    except OSError:
+        before.rename(target)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:

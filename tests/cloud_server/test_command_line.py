@@ -57,6 +57,14 @@ def test_a_key_that_opens_with_a_dash_is_not_an_option(run, config):
     assert run("devices", "list", "-c", config)[1] == f"porch {key}\n"
 
 
+def test_an_option_that_happens_to_be_as_long_as_a_key_is_no_key(run, config, monkeypatch):
+    monkeypatch.chdir(config.parent)
+    option = f"--config={'c' * 26}.toml"
+    assert len(option) == cli.KEY_CHARS
+    config.rename(option.partition("=")[2])
+    assert run("devices", "list", option)[0] == 0
+
+
 def test_a_key_may_be_given_as_its_file(run, config, tmp_path):
     public = make_pair(tmp_path / "porch", "device").public.decode()
     assert run("devices", "allow", "-c", config, "porch", tmp_path / "porch" / "device.pub")[0] == 0

@@ -306,3 +306,12 @@ def test_the_log_names_the_address_the_key_and_a_refused_device(start, connect):
     assert f"listening on {server.endpoint}, public key {server.public_key.decode()}" in log
     assert re.search(r"refused a device; to admit it: .* '.{40}'", log)
     assert log.count("refused a device") == 1
+
+
+def test_a_device_that_greets_without_end_does_not_fill_the_log(start, connect):
+    server = start()
+    device = connect(server, server.new_keys("chatty")).greet()
+    for number in range(200):
+        device.raw(wire.encode(wire.Hello(versions=(1,), boot_id=f"boot {number}", software="t" * 900)))
+    server.stop()
+    assert 1 <= server.log().count("says hello") <= 10

@@ -139,3 +139,46 @@ def test_output_that_cannot_be_written(tmp_path: Path, capsys: Any, residual: An
     assert code == os.EX_CANTCREAT
     assert "--force" in line or "exists" in line
     assert left_in(tmp_path, model) == []
+
+
+def test_force_replaces_bundles_and_nothing_else(tmp_path: Path, capsys: Any, residual: Any) -> None:
+    model, bundle = tmp_path / "model.tflite", tmp_path / "bundle"
+    model.write_bytes(residual())
+    command = ["prepare", str(model), "--force", "-o"]
+    assert main([*command, str(bundle)]) == 0
+    (bundle / "left over").touch()
+    assert main([*command, str(bundle)]) == 0
+    capsys.readouterr()
+    assert not (bundle / "left over").exists()
+    (tmp_path / "link").symlink_to(bundle)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for other in (model, tmp_path / "link", tmp_path / "folder"):
+        code, line = run(capsys, [*command, str(other)])
+        assert code == os.EX_CANTCREAT
+        assert "is not a bundle, so it is not replaced" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_bundle_before_is_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, residual: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, bundle = tmp_path / "model.tflite", tmp_path / "bundle"
+    model.write_bytes(residual())
+    command = ["prepare", str(model), "--force", "-o", str(bundle)]
+    assert main(command) == 0
+    capsys.readouterr()
+    before = sorted(tmp_path.rglob("*"))
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if target == bundle and not path.name.endswith(".before"):
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    code, line = run(capsys, command)
+    assert code == os.EX_CANTCREAT
+    assert "No space left" in line
+    assert sorted(tmp_path.rglob("*")) == before
