@@ -1,7 +1,7 @@
 """One measurement of `device.py` in a process of its own; prints one line of JSON.
 
 local BUNDLE          a locally finished frame and the bare interpreter, in turn
-memory CONFIG         peak RSS of the whole device program
+memory CONFIG [CUT ...]  RSS of the whole device program; with its split going round these cuts
 swaps CONFIG CASE     the device program with its split forced by an argument of `daemon.run`
 hog BUNDLE            how soon a busy process on the same core moves the load estimate
 """
@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -37,16 +38,17 @@ from split_model.interpreter import open_interpreter
 CUTS = (20, 42)
 CASES = {"first": CUTS[:1], "swapping": CUTS, "second": CUTS[1:]}
 _FRAMES_EACH = 2
+_FRAMES_EACH_OF_ALL = 40
 _TURNS = 140
 
 
 class Forced(Planner):
     """Goes round its splits, a few frames each, whatever the link and the board are like."""
 
-    def __init__(self, splits: tuple[int, ...], local: int) -> None:
+    def __init__(self, splits: tuple[int, ...], local: int, *, frames_each: int = _FRAMES_EACH) -> None:
         profiles = [SplitProfile(split, 0.01, payload_bytes=1) for split in splits]
         super().__init__([*profiles, SplitProfile(local, 1.0)], local=local, hysteresis=Hysteresis())
-        self._turns = itertools.cycle([split for split in splits for _ in range(_FRAMES_EACH)])
+        self._turns = itertools.cycle([split for split in splits for _ in range(frames_each)])
 
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         """The next in turn, once the server is there."""
@@ -137,12 +139,31 @@ def local(root: str) -> dict[str, Any]:
     return {"bare_s": bare_median_s, "ours_s": ours_median_s, "ratio": ours_median_s / bare_median_s}
 
 
-def memory(path: str) -> dict[str, Any]:
-    """Run the daemon on a finite source."""
-    daemon.run(config.load(Path(path)))
+def memory(path: str, *cuts: str) -> dict[str, Any]:
+    """Run the daemon on a finite source: its RSS at the peak, and the median of the second half of the run."""
+    loaded = config.load(Path(path))
+    local = Bundle.open(loaded.device.bundle).local
+    planner = Forced(tuple(map(int, cuts)), local, frames_each=_FRAMES_EACH_OF_ALL) if cuts else None
+    sampled_mb: list[float] = []
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.01):
+            sampled_mb.append(_status_mb("VmRSS"))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    daemon.run(loaded, planner=planner)
+    over.set()
+    sampler.join()
+    half = sampled_mb[len(sampled_mb) // 2 :]
     # Not getrusage: its peak is inherited from whoever started us.
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {"rss_mb": int(peak.split()[1]) * 1024e-6}
+    return {"peak_mb": _status_mb("VmHWM"), "median_mb": statistics.median(half)}
+
+
+def _status_mb(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024e-6
 
 
 def swaps(path: str, case: str) -> dict[str, Any]:

@@ -91,12 +91,13 @@ def make_plans(config: Config, bundle: Bundle) -> Plans:
 
 def make_heads(config: Config, bundle: Bundle, plans: Plans, *, loader: Executor | None = None) -> Heads:
     """The heads of a bundle, the whole model loaded; ``loader`` loads the others in the background."""
+    memory_mb = config.device.head_memory_mb
     return Heads(
         bundle,
         lambda cut: Release(cut, plans[cut.index], entropy=os.urandom, root=bundle.root),
         backend=config.device.backend,
         threads=config.device.threads,
-        memory_bytes=int(config.device.head_memory_mb * 1e6),
+        memory_bytes=None if memory_mb is None else int(memory_mb * 1e6),
         loader=loader,
     )
 

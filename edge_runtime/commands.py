@@ -77,7 +77,8 @@ def bench(args: argparse.Namespace) -> int:
     """Measure the cuts on this board, and the link."""
     import msgspec
 
-    from edge_runtime import config, daemon
+    from edge_runtime import config
+    from edge_runtime.bench import program
     from edge_runtime.bench.command import Options
     from edge_runtime.bench.table import render
     from split_model.errors import ServerUnreachableError
@@ -85,7 +86,7 @@ def bench(args: argparse.Namespace) -> int:
     options = Options(
         runs=args.runs, server=not args.no_link, power_meter=args.power_meter, power_baud=args.power_baud
     )
-    report = daemon.bench(config.load(args.config), options)
+    report = program.run(config.load(args.config), options)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
     if args.server and report.link is not None and not report.link.reachable:
         raise ServerUnreachableError(f"the link was not measured: {report.link.trouble}")

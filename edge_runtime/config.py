@@ -51,7 +51,7 @@ class DeviceTable(_Table, frozen=True):
     state: Path
     backend: Literal["ai-edge-litert", "tflite-runtime"] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    head_memory_mb: Positive = 64.0
+    head_memory_mb: Positive | None = None
     rest_memory_mb: NotNegative = 96.0
     status: Path | None = None
 

@@ -9,31 +9,19 @@ import contextlib
 import logging
 import os
 import queue
-import secrets
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime import profile as profiles
 from edge_runtime.assembly import (
     allowed_cuts,
     check_sources,
-    make_board,
-    make_heads,
-    make_link,
     make_plans,
     open_bundle,
     open_sources,
-    profile_path,
-    release_name,
 )
-from edge_runtime.bench import command as bench_command
-from edge_runtime.bench.command import Options, Parts
-from edge_runtime.bench.figures import LinkFigures, Report
-from edge_runtime.bench.link import LinkBench, Sample
 from edge_runtime.conditions.board import Board
-from edge_runtime.conditions.sensors import Sensors
 from edge_runtime.config import Config
 from edge_runtime.counters import Counters
 from edge_runtime.ledger import system_now
@@ -170,39 +158,6 @@ def _answer(
         if feed.ended:
             counters.dropped(intake.dropped)
             return serving
-
-
-def bench(config: Config, options: Options) -> Report:
-    """Measure this board and, unless told not to, the link; keep the profile for `run`."""
-    sensors = Sensors()
-    rss_before_bytes = sensors.read().rss_bytes
-    bundle = open_bundle(config)
-    allowed = allowed_cuts(config, bundle)
-    with contextlib.ExitStack() as closing:
-        heads = make_heads(config, bundle, make_plans(config, bundle))
-        closing.callback(heads.close)
-        parts = Parts(
-            bundle=bundle,
-            heads=heads,
-            board=make_board(config),
-            sensors=sensors,
-            allowed=allowed,
-            release=release_name(config),
-            threads=config.device.threads,
-            objective=config.planner.objective,
-            rss_before_bytes=rss_before_bytes,
-        )
-
-        def measure_link(samples: Mapping[int, Sample]) -> tuple[LinkFigures, dict[int, float]]:
-            boot_id = secrets.token_hex(16)
-            offload = make_link(config, bundle, read_pair(config.device.key), boot_id, closing)
-            offload.start()
-            closing.callback(offload.end)
-            return LinkBench(offload, config.server.address, bundle.identity, boot_id).measure(samples)
-
-        report, profile = bench_command.run(parts, options, measure_link, log.info)
-    profiles.store(profile_path(config, bundle), profile)
-    return report
 
 
 def check(config: Config, *, with_key: bool = True) -> None:

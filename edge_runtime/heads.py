@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.memory import give_back
 from edge_runtime.release import Release
 from split_model.bundle import Bundle, Cut, sha256_of
 from split_model.errors import BadBundleError
@@ -33,17 +34,7 @@ class Head:
     def __init__(self, cut: Cut, interpreter: Interpreter | None, release: Release) -> None:
         self.cut = cut
         self.release = release
-        self._input_bytes = sum(spec.nbytes for spec in interpreter.inputs) if interpreter is not None else 0
         self._interpreter = interpreter
-
-    @property
-    def memory_bytes(self) -> int:
-        """About what it holds: weights packed by the backend, its arena, and the release's tables.
-
-        The factors fit the heads of EfficientNet-Lite0 (0.03 to 13 MB of file, 8 to 35 MB here) within a third.
-        """
-        weights = 0 if self.cut.head is None else self.cut.head.size_bytes
-        return int(2.5 * weights) + 8 * (self.cut.raw_bytes + self._input_bytes) + _TABLE_BYTES
 
     def features(self, inputs: Sequence[Array]) -> list[Array]:
         """The live tensors at the cut, fresh arrays that the release may overwrite."""
@@ -56,9 +47,21 @@ class Head:
         return inputs if self._interpreter is None else self._interpreter.results()
 
 
+def memory_bytes_of(bundle: Bundle, cut: Cut) -> int:
+    """About what a prepared head holds: weights packed by the backend, its arena, and the release's tables.
+
+    The factors fit the heads of EfficientNet-Lite0 (0.03 to 13 MB of file, 8 to 35 MB here) within a third; for
+    those of small models (4 MB) they say up to twice as much.
+    """
+    weights = 0 if cut.head is None else cut.head.size_bytes
+    inputs = 0 if cut.head is None else sum(spec.nbytes for spec in bundle.manifest.inputs)
+    return int(2.5 * weights) + 8 * (cut.raw_bytes + inputs) + _TABLE_BYTES
+
+
 class Heads:
     """All heads of a bundle. ``memory_bytes`` bounds about what the prepared ones take, but one is always kept.
 
+    By default the two largest fit, so that the split can go to and fro between any two without loading again.
     ``loader``: one thread that prepares them, closed with this.
     """
 
@@ -69,17 +72,20 @@ class Heads:
         *,
         backend: str | None,
         threads: int,
-        memory_bytes: int,
+        memory_bytes: int | None = None,
         loader: Executor | None = None,
     ) -> None:
         self._bundle = bundle
         self._make_release = make_release
         self._backend = backend
         self._threads = threads
-        self._memory_bytes = memory_bytes
+        self._needs_bytes = {cut.index: memory_bytes_of(bundle, cut) for cut in bundle.manifest.cuts}
+        two_largest = sum(sorted(self._needs_bytes.values())[-2:])
+        self._memory_bytes = two_largest if memory_bytes is None else memory_bytes
         self._prepared: OrderedDict[int, Head] = OrderedDict()
         self._under_way: dict[int, Future[Head]] = {}
         self._worker = loader or ThreadPoolExecutor(1, thread_name_prefix="heads")
+        give_back()  # what the imports needed
         self.whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend, threads=threads)
 
     def load(self, split: int) -> Head:
@@ -98,10 +104,11 @@ class Heads:
                 raise BadBundleError(f"{path}: changed since this program started; start it again")
         head = Head(cut, interpreter, self._make_release(cut))
         head.features([np.zeros(spec.shape, spec.dtype) for spec in self._bundle.manifest.inputs])
+        give_back()
         return head
 
     def prepared(self, split: int) -> Head | None:
-        """The head if it is ready; otherwise None, and it is on its way.
+        """The head if it is ready; otherwise None, and it is on its way, as soon as no other one is.
 
         Raises what `load` raised in the background, when that head is asked for; asking again tries again.
         """
@@ -109,16 +116,15 @@ class Heads:
         head = self._prepared.get(split)
         if head is not None:
             self._prepared.move_to_end(split)
-        elif split not in self._under_way:
+        elif all(future.done() for future in self._under_way.values()) and split not in self._under_way:
+            self._make_room(self._needs_bytes[split])
             self._under_way[split] = self._worker.submit(self.load, split)
         return head
 
     def keep(self, head: Head) -> None:
         """Take a loaded head in, and let the least recently used ones go when memory is short."""
         self._prepared[head.cut.index] = head
-        while len(self._prepared) > 1 and self._held_bytes() > self._memory_bytes:
-            dropped, _ = self._prepared.popitem(last=False)
-            log.debug("head of cut %d dropped to save memory", dropped)
+        self._make_room(0)
 
     def close(self) -> None:
         """Wait for the background work and let everything go."""
@@ -135,5 +141,11 @@ class Heads:
             if split == wanted or self._under_way[split].exception() is None:
                 self.keep(self._under_way.pop(split).result())
 
+    def _make_room(self, needed_bytes: int) -> None:
+        """Before a head is loaded, not after: what it replaces would still be there at the peak."""
+        while len(self._prepared) > 1 and needed_bytes + self._held_bytes() > self._memory_bytes:
+            dropped, _ = self._prepared.popitem(last=False)
+            log.debug("head of cut %d dropped to save memory", dropped)
+
     def _held_bytes(self) -> int:
-        return sum(head.memory_bytes for head in self._prepared.values())
+        return sum(self._needs_bytes[split] for split in self._prepared)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.conditions.board import Board
 from edge_runtime.heads import Heads
-from split_model.bundle import Bundle
+from split_model.bundle import Bundle, Cut
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import OutputError
 
@@ -72,29 +71,12 @@ def measure(
     for cut in bundle.manifest.cuts:
         if stopped():
             return None
-        head = heads.load(cut.index)
-        for _ in range(_WARM_UPS):
-            head.release(head.features(inputs))
-        pairs = []
-        for _ in range(runs):
-            features, head_s = board.run(lambda head=head: head.features(inputs))  # type: ignore[misc]
-            _, release_s = board.run(lambda head=head, x=features: head.release(x))  # type: ignore[misc]
-            pairs.append((head_s, release_s))
-        head_times = [pair[0] for pair in pairs] if cut.head is not None else [0.0]
-        splits.append(
-            SplitTiming(
-                split=cut.index,
-                head_s=statistics.median(head_times),
-                head_p95_s=max(head_times),
-                release_s=statistics.median(pair[1] for pair in pairs),
-                payload_bytes=head.release.payload_bytes,
-            )
-        )
+        splits.append(_time_cut(cut, heads, board, inputs, runs))
         progress(f"cut {cut.index}: head {splits[-1].head_s * 1e3:.1f} ms")
     whole = _time_whole(heads, board, inputs, runs)
     local = SplitTiming(
         split=bundle.local,
-        head_s=statistics.median(whole),
+        head_s=float(np.median(whole)),
         head_p95_s=max(whole),
         release_s=0.0,
         payload_bytes=0,
@@ -107,6 +89,26 @@ def measure(
         slowdown=board.slowdown,
         release=release,
         splits=(*splits, local),
+    )
+
+
+def _time_cut(cut: Cut, heads: Heads, board: Board, inputs: Sequence[Array], runs: int) -> SplitTiming:
+    """Load a head, time it, let it go before the next one is loaded: two may be more than a board has."""
+    head = heads.load(cut.index)
+    for _ in range(_WARM_UPS):
+        head.release(head.features(inputs))
+    pairs = []
+    for _ in range(runs):
+        features, head_s = board.run(lambda: head.features(inputs))
+        _, release_s = board.run(lambda x=features: head.release(x))  # type: ignore[misc]
+        pairs.append((head_s, release_s))
+    head_times = [pair[0] for pair in pairs] if cut.head is not None else [0.0]
+    return SplitTiming(
+        split=cut.index,
+        head_s=float(np.median(head_times)),
+        head_p95_s=max(head_times),
+        release_s=float(np.median([pair[1] for pair in pairs])),
+        payload_bytes=head.release.payload_bytes,
     )
 
 

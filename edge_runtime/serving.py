@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from edge_runtime.counters import Counters
 from edge_runtime.frame_loop import FrameLoop
 from edge_runtime.heads import Heads
 from edge_runtime.ledger import Account
+from edge_runtime.memory import give_back
 from edge_runtime.offload import LinkView, Offload
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.planner import Planner
@@ -124,6 +125,8 @@ class Serving:
             rests = make_rests(config, bundle, heads, profile, loader)
             serving._start_loop(heads, board, rests, keys=keys, program=program, planner=planner, closing=closing)
             serving._closing = closing.pop_all()
+            gc.collect()
+            give_back()
             return serving
 
     @property
@@ -154,7 +157,7 @@ class Serving:
         closing: contextlib.ExitStack,
     ) -> None:
         config, bundle, beats = self.config, self.bundle, program.beats
-        boot_id = secrets.token_hex(16)
+        boot_id = os.urandom(16).hex()
 
         def beat() -> None:
             beats.expect(f"the link to {config.server.address}", within_s=program.patience_s)

@@ -15,6 +15,7 @@ from edge_runtime.bench.power import Meter
 from edge_runtime.conditions.board import Board
 from edge_runtime.conditions.sensors import Readings, Sensors
 from edge_runtime.heads import Head, Heads
+from edge_runtime.memory import give_back
 from edge_runtime.profile import plausible
 from split_model.bundle import Bundle
 
@@ -60,6 +61,8 @@ class Bench:
     def cut(self, split: int) -> CutFigures:
         """One offered cut, its head loaded for this and let go afterwards."""
         gc.collect()
+        give_back()
+        self.heads.whole.run(self.inputs)  # what running needs is in memory before and after
         before = self.sensors.read()
         started_s = self.now()
         head = self.heads.load(split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import time
 
 from edge_runtime.assembly import make_link
@@ -19,7 +19,7 @@ _WELCOME_S = 8.0
 def greet(config: Config, bundle: Bundle, keys: KeyPair) -> LinkView:
     """The link after a hello, up or with its trouble; with two server keys, after both were tried."""
     with contextlib.ExitStack() as closing:
-        offload = make_link(config, bundle, keys, secrets.token_hex(16), closing)
+        offload = make_link(config, bundle, keys, os.urandom(16).hex(), closing)
         offload.start()
         closing.callback(offload.end)
         until_s = time.monotonic() + _WELCOME_S

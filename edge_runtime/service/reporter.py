@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from edge_runtime.conditions import sensors
 from edge_runtime.ledger import system_now
@@ -192,7 +193,7 @@ class Reporter(threading.Thread):
             count = len(latencies_s)
             status.latency = states.LatencyStatus(
                 frames=count,
-                median_s=statistics.median(latencies_s),
+                median_s=float(np.median(latencies_s)),
                 p95_s=latencies_s[min(count - 1, int(0.95 * count))],
             )
         status.link = _link(serving)
