@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _SMAPS = Path("/proc/self/smaps")
+_READ_BYTES = 1 << 16
 _MADV_DONTNEED = 4  # the same number on every architecture that Linux has
 # The head of a mapping (addresses, permissions, offset, device, inode, path), then its fields; only those of files
 # have an inode. In one expression: some hundred kilobytes are read between two frames.
@@ -28,18 +30,33 @@ _UNCHANGED = re.compile(
 
 def give_back() -> None:
     """Give back what can be had again. Some milliseconds in any thread; nothing where the system has no way to."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc's alone
         libc.malloc_trim(ctypes.c_size_t(0))
     if not hasattr(libc, "madvise"):
         return
-    try:
-        mappings = _SMAPS.read_text()
-    except OSError:  # not Linux, or hidden
-        return
-    for start, end in unchanged(mappings):
-        if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED):
+    # Some hundred calls of microseconds each: to let other threads of Python run in every one would mean to wait as
+    # often for our turn, and that may take milliseconds.
+    brief = ctypes.PyDLL(None, use_errno=True)
+    for start, end in unchanged(_read(_SMAPS, brief)):
+        if brief.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED):
             log.debug("%x-%x is not given back: errno %d", start, end, ctypes.get_errno())
+
+
+def _read(path: Path, libc: ctypes.PyDLL) -> str:
+    """A file of /proc, which hands out a page at a time; empty where there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # not Linux, or hidden
+        return ""
+    buffer = ctypes.create_string_buffer(_READ_BYTES)
+    parts = []
+    try:
+        while (got := libc.read(descriptor, buffer, ctypes.c_size_t(_READ_BYTES))) > 0:
+            parts.append(ctypes.string_at(buffer, got))
+    finally:
+        os.close(descriptor)
+    return b"".join(parts).decode(errors="replace")
 
 
 def unchanged(smaps: str) -> Iterator[tuple[int, int]]:
