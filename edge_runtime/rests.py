@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edge_runtime.local_runs import Model
+from edge_runtime.memory import give_back
 from edge_runtime.prediction import SplitProfile
 from split_model.bundle import Bundle, sha256_of
 from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
@@ -130,4 +131,5 @@ def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) 
     if sha256_of(path) != cut.tail.sha256 or made != wanted:
         raise BadBundleError(f"{path}: changed since this program started; start it again")
     rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
+    give_back()
     return rest
