@@ -191,8 +191,7 @@ def _keys_switch(args: argparse.Namespace) -> None:
 
 def _config_check(args: argparse.Namespace) -> None:
     from cloud_server.reload import hub_limits
-    from cloud_server.tails import find_bundles
-    from split_model.bundle import Bundle
+    from cloud_server.tails import TailSet
 
     config = configuration.load(args.config)
     hub_limits(config)
@@ -201,7 +200,7 @@ def _config_check(args: argparse.Namespace) -> None:
     _, complaints = _read_devices(config.server.devices)
     if complaints:
         raise BadInputError("; ".join(complaints))
-    bundles = [Bundle.open(root) for path in config.server.bundles for root in find_bundles(path)]
+    bundles = TailSet.open(config.server.bundles).bundles.values()
     print(f"{args.config}: good; hosts {', '.join(bundle.manifest.name for bundle in bundles)}")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cloud_server.plans import PlanCache
 from split_model.bundle import Bundle, Cut, FileRef, sha256_of
-from split_model.errors import BadBundleError, MissingInputError, ProtocolError, SplitModelError
+from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec, recover, recover_codebook
 from split_model.privacy.codebook import word_bytes
@@ -101,9 +101,18 @@ class TailSet:
             )
             for identity, bundle in self.bundles.items()
         )
+        if len(wire.encode(self._largest_welcome())) > wire.MAX_HEADER_BYTES:
+            raise ConfigError(
+                f"server.bundles: the list of {len(self.bundles)} bundles is too long for a device to take; host "
+                "fewer on one server, or give them shorter names"
+            )
         self._plans = PlanCache(_PLANS)
         self._meanings: OrderedDict[tuple[TailId, int, int], Meanings] = OrderedDict()
         self._lock = threading.Lock()
+
+    def _largest_welcome(self) -> wire.Welcome:
+        most = (1 << 40) - 1
+        return wire.Welcome(version=1, boot_id="x" * 64, window_bytes=most, request_bytes=most, offers=self.offers)
 
     @classmethod
     def open(cls, paths: Sequence[Path]) -> TailSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -227,7 +228,7 @@ def test_a_hello_in_between_starts_over(bench):
 
 STEPS = st.one_of(
     st.tuples(st.just("hello"), st.integers(0, 3), st.sampled_from(["one", "two"])),
-    st.tuples(st.sampled_from(["begin", "finish", "cancel"]), st.integers(0, 3), st.integers(0, 5)),
+    st.tuples(st.sampled_from(["begin", "finish", "cancel", "malformed"]), st.integers(0, 3), st.integers(0, 5)),
     st.tuples(st.sampled_from(["done", "failed"]), st.integers(0, 3), st.just(0)),
     st.tuples(st.sampled_from(["drop", "revoke", "silence"]), st.integers(0, 3), st.just(0)),
 )
@@ -252,6 +253,9 @@ def test_every_request_ends_once_and_what_is_held_is_bounded(model, steps):
             replies = bench.finish(rid(peer), number, key=key, now_s=now_s)
         elif what == "cancel":
             replies = bench.send(rid(peer), wire.Cancel(request_id=number), key=key, now_s=now_s)
+        elif what == "malformed":
+            frames = [memoryview(msgspec.msgpack.encode(["chunk", number, "no offset"])), memoryview(b"x")]
+            replies = [(reply.routing_id, reply.message) for reply in hub.receive(rid(peer), key, frames, now_s)]
         elif what in ("done", "failed") and bench.engine.jobs:
             job_id = next(iter(bench.engine.jobs))
             del bench.engine.jobs[job_id]

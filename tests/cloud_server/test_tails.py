@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from cloud_server.tails import Tail, TailSet, UnknownReleaseError, find_bundles
-from split_model.errors import BadBundleError, MissingInputError, ProtocolError
+from split_model.bundle import Bundle
+from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError
 from split_model.prepare.allocators import TrialOptions
 from split_model.prepare.calibration import CalibrationOptions
 from split_model.prepare.codebooks import CodebookWish
@@ -123,6 +124,14 @@ def test_a_plan_of_a_noise_aware_tail_that_differs_is_refused_at_the_door(fashio
 
 def test_the_offers_name_every_bundle_and_cut(tails, model):
     assert tails.offers == (wire.Offer(identity=model.bundle.identity, name="two-layers-1", cuts=(0, 1)),)
+
+
+def test_more_bundles_than_a_welcome_can_name_are_refused(model):
+    """A device would refuse the welcome, connect again, and so on, and nobody would know why."""
+    many = [Bundle(model.bundle.root, model.bundle.manifest, f"{number:064x}") for number in range(1000)]
+    assert len(TailSet(many[:500]).offers) == 500
+    with pytest.raises(ConfigError, match="1000 bundles"):
+        TailSet(many)
 
 
 def test_bundles_are_found_in_a_folder_of_them(model, tmp_path):
