@@ -85,7 +85,7 @@ def _draw(traces: Sequence[Path], folder: Path) -> None:
         setting = Setting(trace)
         scene = setting.scene()
         runs = {"oracle": ideal.run_oracle(scene), "ours": run_program("ours", scene)}
-        draw(setting.name, scene, runs, folder / f"{trace.stem}.png")
+        draw(setting.name, scene, runs, folder / f"adaptive-{trace.stem}.png")
 
 
 if __name__ == "__main__":

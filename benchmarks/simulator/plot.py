@@ -41,5 +41,6 @@ def draw(title: str, scene: Scene, runs: Mapping[str, Run], path: Path) -> None:
     split.legend(loc="upper right")
     latency.set_ylabel("latency, ms")
     latency.set_xlabel("time, s")
-    latency.legend(loc="upper right")
+    latency.set_ylim(top=1.2 * latency.get_ylim()[1])
+    latency.legend(loc="upper right", ncols=3)
     figure.savefig(path, dpi=110)
