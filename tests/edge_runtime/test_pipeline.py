@@ -241,6 +241,7 @@ def test_frames_under_way_are_answered_before_what_the_source_raises(scripted: A
 
 def test_a_dead_link_is_not_waited_for(scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device.planner.pinned = True  # else the frame may be finished here before the link's thread is at it again
 
     def broken() -> None:
         raise RuntimeError("the link is broken")
