@@ -68,7 +68,8 @@ class LinkMeter:
             silent_s = max(0.0, now_s - self._silent_since_s)
         elif now_s > self._overdue_s:
             silent_s = now_s - self._asked_s
-        return replace(self._estimator.estimate(now_s), silent_s=silent_s)
+        estimate = self._estimator.estimate(now_s)
+        return replace(estimate, silent_s=silent_s) if silent_s else estimate
 
     def queue_s(self, now_s: float) -> float:
         """How long a request is going to wait at the server."""

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
-from edge_runtime.records import answer_fields
+from edge_runtime.records import answer_fields, best_of
 from edge_runtime.sinks import JsonLines
 from split_model.bundle import TensorSpec, TopK
 from split_model.errors import OutputError
@@ -62,6 +65,17 @@ def test_answers_that_are_no_numbers_are_still_json(tmp_path: Path, values: list
 
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
     assert len([json.loads(line, parse_constant=refuse) for line in lines]) == 2
+
+
+@given(
+    npst.arrays(np.float64, st.integers(1, 40), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0, np.nan, np.inf])),
+    st.integers(1, 45),
+)
+def test_the_best_are_those_of_a_whole_sort(values: np.ndarray, k: int) -> None:
+    whole = np.argsort(-values, kind="stable")[:k]
+    best, scores = best_of(values, k)
+    assert best == whole.tolist()
+    np.testing.assert_array_equal(scores, values[whole])
 
 
 def test_large_outputs_are_described_not_written() -> None:
