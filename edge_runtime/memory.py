@@ -4,6 +4,8 @@ Loading the TFLite backend and a model touches far more of their files than runn
 weights that the backend has packed into a form of its own. Such pages stay in the process until memory is short.
 They are the file's own and unchanged, so letting them go loses nothing: one that is needed again comes back from
 the page cache. Only mappings that hold no page of the process's own are touched: what was written is never lost.
+Nor is what another thread puts where a file lay a moment ago: only what stays where it is meanwhile is touched, the
+program's own code and the models that the caller holds.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from split_model.interpreter import Interpreter
+from split_model.interpreter.mapped import Range
+
 log = logging.getLogger(__name__)
 
 _SMAPS = Path("/proc/self/smaps")
@@ -22,14 +27,18 @@ _READ_BYTES = 1 << 16
 _MADV_DONTNEED = 4  # the same number on every architecture that Linux has
 # The head of a mapping (addresses, permissions, offset, device, inode, path), then its fields; only those of files
 # have an inode. In one expression: some hundred kilobytes are read between two frames.
-_UNCHANGED = re.compile(
-    r"^(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) .-.. \S+ \S+ [1-9]\d*\b.*\n(?:[A-Z].*\n)*?Anonymous: +0 kB$",
+_OF_A_FILE = re.compile(
+    r"^(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) .(?P<writable>.).. \S+ (?P<file>\S+ [1-9]\d*)\b.*\n"
+    r"(?:[A-Z].*\n)*?Anonymous: +(?P<changed_kb>\d+) kB$",
     re.MULTILINE,
 )
 
 
-def give_back() -> None:
-    """Give back what can be had again. Some milliseconds in any thread; nothing where the system has no way to."""
+def give_back(*models: Interpreter) -> None:
+    """Give back what can be had again: freed heap, and pages of the program's code and of these models' files.
+
+    Some milliseconds in any thread; nothing where the system has no way to.
+    """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc's alone
         libc.malloc_trim(ctypes.c_size_t(0))
@@ -38,7 +47,8 @@ def give_back() -> None:
     # Some hundred calls of microseconds each: to let other threads of Python run in every one would mean to wait as
     # often for our turn, and that may take milliseconds.
     brief = ctypes.PyDLL(None, use_errno=True)
-    for start, end in unchanged(_read(_SMAPS, brief)):
+    held = frozenset[Range]().union(*(model.mapped for model in models))
+    for start, end in unchanged(_read(_SMAPS, brief), held):
         if brief.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED):
             log.debug("%x-%x is not given back: errno %d", start, end, ctypes.get_errno())
 
@@ -59,10 +69,25 @@ def _read(path: Path, libc: ctypes.PyDLL) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
-def unchanged(smaps: str) -> Iterator[tuple[int, int]]:
-    """Addresses of the mappings of files that cannot be written to and hold no page that differs from its file.
+def unchanged(smaps: str, held: frozenset[Range] = frozenset()) -> Iterator[Range]:
+    """Addresses of mappings that cannot be written to, hold no page that differs from their file, and stay there.
 
-    ``smaps``: the text of /proc/PID/smaps, see proc(5). A mapping whose ``Anonymous`` is missing is left alone.
+    ``smaps``: the text of /proc/PID/smaps, see proc(5). Those that are ``held`` stay, and those that a writable one
+    of the same file follows: so lies what the dynamic loader has loaded, in the order of its segments, and an
+    interpreter's modules are never unloaded. A mapping whose ``Anonymous`` is missing is left alone.
     """
-    for found in _UNCHANGED.finditer(smaps):
-        yield int(found["start"], 16), int(found["end"], 16)
+    waiting: list[Range] = []
+    file = ""
+    for found in _OF_A_FILE.finditer(smaps):
+        if found["file"] != file:
+            file = found["file"]
+            waiting.clear()
+        place = int(found["start"], 16), int(found["end"], 16)
+        if found["writable"] == "w":
+            yield from waiting
+            waiting.clear()
+        elif found["changed_kb"] == "0":
+            if place in held:
+                yield place
+            else:
+                waiting.append(place)

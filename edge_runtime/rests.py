@@ -131,5 +131,5 @@ def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) 
     if sha256_of(path) != cut.tail.sha256 or made != wanted:
         raise BadBundleError(f"{path}: changed since this program started; start it again")
     rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
-    give_back()
+    give_back(rest)
     return rest

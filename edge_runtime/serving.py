@@ -126,7 +126,7 @@ class Serving:
             serving._start_loop(heads, board, rests, keys=keys, program=program, planner=planner, closing=closing)
             serving._closing = closing.pop_all()
             gc.collect()
-            give_back()
+            give_back(heads.whole)
             return serving
 
     @property

@@ -61,7 +61,7 @@ class Bench:
     def cut(self, split: int) -> CutFigures:
         """One offered cut, its head loaded for this and let go afterwards."""
         gc.collect()
-        give_back()
+        give_back(self.heads.whole)
         self.heads.whole.run(self.inputs)  # what running needs is in memory before and after
         before = self.sensors.read()
         started_s = self.now()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BackendError, BadInputError, BadModelError, MissingInputError
+from split_model.interpreter.mapped import Range, mapped_at
 
 Array = NDArray[Any]
 
@@ -26,6 +28,8 @@ BACKENDS = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "tflite-runtime": "tflite_runtime.interpreter",
 }
+#: One file is mapped at a time: what is new then is whose it is, while others let theirs go.
+_mapping = threading.Lock()
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
 
 
@@ -51,10 +55,14 @@ def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
 
 
 class Interpreter:
-    """A loaded model with its tensors allocated; ``run`` is one inference. Not for two threads at once."""
+    """A loaded model with its tensors allocated; ``run`` is one inference. Not for two threads at once.
 
-    def __init__(self, raw: Any, *, backend: str, source: str) -> None:
+    ``mapped``: where its file lies in memory, its own for as long as it lives.
+    """
+
+    def __init__(self, raw: Any, *, backend: str, source: str, mapped: frozenset[Range] = frozenset()) -> None:
         self._raw = raw
+        self.mapped = mapped
         self.backend = backend
         self.source = source
         self._input_details = raw.get_input_details()
@@ -105,7 +113,10 @@ def open_interpreter(model: Path | bytes, *, backend: str | None = None, threads
             raise MissingInputError(f"{source}: no permission to read it")
         arguments = {"model_path": source}
     try:
-        raw = make(num_threads=threads, **arguments)
+        with _mapping:
+            before = frozenset() if isinstance(model, bytes) else mapped_at(model)
+            raw = make(num_threads=threads, **arguments)
+            mapped = frozenset() if isinstance(model, bytes) else mapped_at(model) - before
         raw.allocate_tensors()
     except SystemError:
         raise BackendError(f"{name} does not work with NumPy {np.__version__}; install 'numpy<2'") from None
@@ -113,7 +124,7 @@ def open_interpreter(model: Path | bytes, *, backend: str | None = None, threads
         raise BadModelError(f"{source}: not a model that {name} can read: {_one_line(error)}") from None
     except RuntimeError as error:
         raise BackendError(f"{source}: {name} cannot run this model: {_one_line(error)}") from None
-    return Interpreter(raw, backend=name, source=source)
+    return Interpreter(raw, backend=name, source=source, mapped=mapped)
 
 
 def _one_line(error: Exception) -> str:
