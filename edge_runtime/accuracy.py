@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from edge_runtime.config import Config, ReleaseTable
+from edge_runtime.config import Config
+from edge_runtime.release_table import ReleaseTable
 from split_model import evaluation
 from split_model.bundle import Bundle, Cut
 from split_model.errors import ConfigError

@@ -15,31 +15,21 @@ from edge_runtime.kinds import with_kinds
 from edge_runtime.ledger.amounts import epsilon_units
 from edge_runtime.ledger.books import Limits
 from edge_runtime.planner import Hysteresis
+from edge_runtime.release_table import Positive, ReleaseTable, Table, check_release
 from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
-from split_model.bundle import Cut
-from split_model.bundle.manifest import MAX_GROUPS, MAX_WORDS
 from split_model.errors import BadInputError, ConfigError
 from split_model.keys import parse_public
 from split_model.layers import Layers, read_layers
-from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, settle, settle_codebook
 
 # libzmq takes no host that begins otherwise.
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
-Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 
-#: Of the noise release: mean per-value epsilon, and bits a value.
-_EPSILON, _BITS = 8.0, 8
 
-
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all tables."""
-
-
-class DeviceTable(_Table, frozen=True):
+class DeviceTable(Table, frozen=True):
     """``[device]``: what runs here. ``state`` is a folder this program may write to.
 
     ``head_memory_mb``: for heads that are ready. ``rest_memory_mb``: for what is left of the model behind them, to
@@ -56,89 +46,14 @@ class DeviceTable(_Table, frozen=True):
     status: Path | None = None
 
 
-class ServerTable(_Table, frozen=True):
+class ServerTable(Table, frozen=True):
     """``[server]``: where tails run. ``public_keys`` holds one key, or two while the server's is being rotated."""
 
     address: str
     public_keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=2)]
 
 
-class ReleaseTable(_Table, frozen=True):
-    """``[release]``: how features are protected.
-
-    ``noise``: ``epsilon`` is per value, the mean over a frame's values, 8 unless set. ``allocation``: how it is
-    shared among channels; ``auto``, the default, takes at each cut what `prepare` measured to be best there. The
-    preset ``cis`` is noise with ``rank``.
-
-    ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``words`` and
-    ``groups`` say which of a cut's codebooks; else it is the one that is expected to be right most. Cuts without
-    one are not used.
-    """
-
-    mechanism: Literal["noise", "codebook", "none"] = "noise"
-    preset: Literal["cis"] | None = None
-    epsilon: Positive | None = None
-    allocation: AllocationWish | None = None
-    bits: Annotated[int, msgspec.Meta(ge=4, le=8)] | None = None
-    whole_input_epsilon: Positive | None = None
-    words: Annotated[int, msgspec.Meta(ge=2, le=MAX_WORDS)] | None = None
-    groups: Annotated[int, msgspec.Meta(ge=1, le=MAX_GROUPS)] | None = None
-
-    @property
-    def wish(self) -> AllocationWish:
-        """How the budget is to be shared, preset and default included."""
-        return self.allocation or ("rank" if self.preset == "cis" else "auto")
-
-    @property
-    def noise_epsilon(self) -> float:
-        """Mean per-value epsilon of the noise, default included."""
-        return self.epsilon or _EPSILON
-
-    @property
-    def noise_bits(self) -> int:
-        """Bits a value, default included."""
-        return self.bits or _BITS
-
-    @property
-    def name(self) -> str:
-        """What a profile's timings are valid for; what is chosen at each cut is part of the bundle."""
-        if self.mechanism == "none":
-            return "none"
-        if self.mechanism == "codebook":
-            which = [f"{key}={value}" for key, value in (("words", self.words), ("groups", self.groups)) if value]
-            return " ".join([f"codebook whole_input_epsilon={self.whole_input_epsilon or 0:g}", *which])
-        return f"noise epsilon={self.noise_epsilon:g} {self.wish} bits={self.noise_bits}"
-
-    def spec_at(self, cut: Cut) -> NoiseSpec | CodebookSpec | None:
-        """The release at a cut, or None where the user chose to send features unprotected.
-
-        Raises `ConfigError` for an epsilon out of range, and where the cut has no codebook that fits.
-        """
-        if self.mechanism == "none":
-            return None
-        if self.mechanism == "noise":
-            return NoiseSpec(
-                epsilon=self.noise_epsilon,
-                allocation=settle(self.wish, cut, self.noise_epsilon),
-                bits=self.noise_bits,
-            )
-        assert self.whole_input_epsilon is not None  # the config was checked
-        spec = settle_codebook(cut, self.whole_input_epsilon, words=self.words, groups=self.groups)
-        if spec is None:
-            raise ConfigError(
-                f"cut {cut.index} has no codebook that fits release.whole_input_epsilon, words and groups; prepare "
-                "the bundle with --codebook"
-            )
-        return spec
-
-    def usable(self, cut: Cut) -> bool:
-        """Whether anything may leave at a cut: under ``codebook``, only where the bundle has one that fits."""
-        if self.mechanism != "codebook" or self.whole_input_epsilon is None:
-            return True
-        return settle_codebook(cut, self.whole_input_epsilon, words=self.words, groups=self.groups) is not None
-
-
-class PrivacyTable(_Table, frozen=True):
+class PrivacyTable(Table, frozen=True):
     """``[privacy]``: what may leave this device, ever, in pure whole-input ε; every release is charged to a ledger.
 
     ``subject_budget``: for each source's ``subject`` by itself. ``window_budget``: besides, for every ``window_s``
@@ -153,7 +68,7 @@ class PrivacyTable(_Table, frozen=True):
     block_frames: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
 
 
-class PlannerTable(_Table, frozen=True):
+class PlannerTable(Table, frozen=True):
     """``[planner]``: ``split`` is ``auto``, ``local``, or the op index of an offered cut.
 
     ``answer_within_s``: an answer is of use for so long after the frame was captured. ``earliest_cut``: cuts
@@ -181,13 +96,13 @@ class PlannerTable(_Table, frozen=True):
         return Hysteresis(min_gain=self.min_gain, dwell_s=self.dwell_s)
 
 
-class EmulationTable(_Table, frozen=True):
+class EmulationTable(Table, frozen=True):
     """``[emulation]``: play a board so many times slower than this machine. For demonstrations and tests."""
 
     slowdown: Annotated[float, msgspec.Meta(ge=1.0)] = 1.0
 
 
-class Config(_Table, frozen=True):
+class Config(Table, frozen=True):
     """The whole file. ``source`` and ``sink``: one table, or several as ``[[source]]``; see `kinds`."""
 
     device: DeviceTable
@@ -276,36 +191,10 @@ def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: 
         raise ConfigError(f"{where}: {table}: {labels.count(twice)} are called {twice!r}; give each its own 'name'")
 
 
-def _check_release(release: ReleaseTable, where: str) -> None:
-    """An epsilon of the other mechanism has another unit, and must not pass for this one's."""
-    others = {
-        "noise": ("codebook", ("whole_input_epsilon", "words", "groups")),
-        "codebook": ("noise", ("epsilon", "allocation", "bits")),
-        "none": ("codebook", ("whole_input_epsilon", "words", "groups")),
-    }
-    units = {"epsilon": " is per value and", "whole_input_epsilon": " is of a frame as a whole and"}
-    other, names = others[release.mechanism]
-    for name in names:
-        if getattr(release, name) is not None:
-            raise ConfigError(
-                f"{where}: release.{name}{units.get(name, '')} belongs to release.mechanism = '{other}', not "
-                f"'{release.mechanism}'; leave it out"
-            )
-    if release.mechanism == "codebook" and release.whole_input_epsilon is None:
-        raise ConfigError(
-            f"{where}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what one frame costs: "
-            "6 to 8 for a few dozen words"
-        )
-    for name in ("epsilon", "whole_input_epsilon"):
-        value = getattr(release, name)
-        if value is not None and not math.isfinite(value):
-            raise ConfigError(f"{where}: release.{name} = {value}: give a number")
-
-
 def _check_privacy(config: Config, where: str) -> None:
     """What release and budgets must have in common."""
     release, privacy = config.release, config.privacy
-    _check_release(release, where)
+    check_release(release, where)
     if privacy is None:
         if release.mechanism != "none" and config.planner.split != "local":
             raise ConfigError(
