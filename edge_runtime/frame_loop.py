@@ -86,6 +86,7 @@ class FrameLoop(ABC):
             heads.whole, board, p95_s=profile.local.head_p95_s, took=self._took_local, now=now, executor=finisher
         )
         self._shunned = Shunned()
+        self._unpaid = False  # the frame planned last stays here while the ledger cannot pay for every cut
         self._active: Head | None = None
         self._last_split: int | None = None
         self._hosted = True
@@ -134,7 +135,7 @@ class FrameLoop(ABC):
         )
         payable = self._account.payable(ready, frame.subject)
         decision = self._planner.decide(conditions, now_s=now_s, ready=payable)
-        self.counters.ledger_refused += payable != ready and decision.split == self._planner.local
+        self._unpaid = payable != ready and decision.split == self._planner.local
         return decision
 
     def _local_s(self) -> float:
@@ -158,6 +159,7 @@ class FrameLoop(ABC):
         return self._active
 
     def _head_failed(self, head: Head, error: BackendError) -> None:
+        self._offload.stays()
         self._heads.forget(head.cut.index)
         self._shunned.shun(head.cut.index, f"its head fails: {error}", now_s=self._now())
 
@@ -179,6 +181,7 @@ class FrameLoop(ABC):
         self._load.observed(sum(parts.values()), known.head_s + known.release_s, now_s=self._now(), beside=beside)
         if not self._account.charge(cut, frame.subject):
             self.counters.ledger_refused += 1
+            self._offload.stays()
             return None
         request_id = self._submit(frame, head, payload)
         return Sent(frame, head, request_id, expected, self._now(), parts)

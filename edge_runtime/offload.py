@@ -111,6 +111,11 @@ class Offload(threading.Thread):
         with self._lock:
             self._meter.sends()
 
+    def stays(self) -> None:
+        """The frame that was to be sent stays here after all: the link is free for probes."""
+        with self._lock:
+            self._meter.ended()
+
     def wait(
         self, request_id: int, *, until_s: float, unless: Callable[[], bool] = lambda: False
     ) -> Outcome | None:

@@ -116,6 +116,7 @@ class Pipeline(FrameLoop):
         self.counters.frames_in += 1
         view = self._offload.view()
         decision = self._decide(view, frame)
+        self.counters.ledger_refused += self._unpaid
         if frame.error:
             return self._step(self._failed(frame, decision, frame.error), decision, view)
         one = _UnderWay(frame, decision, view, head=self._head_for(decision.split))

@@ -34,6 +34,7 @@ class Runtime(FrameLoop):
             view = self._offload.view()
             decision = self._decide(view, frame)
             result = self._failed(frame, decision, frame.error) if frame.error else self._answer(frame, decision)
+            self.counters.ledger_refused += self._unpaid
             yield self._step(result, decision, view)
 
     def _answer(self, frame: Frame, decision: Decision) -> Result:
@@ -68,14 +69,17 @@ class Runtime(FrameLoop):
             features, head_s = self._board.run(lambda: head.features(frame.tensors))
         except BackendError as error:
             self._head_failed(head, error)
+            self._through = None
             return self._local(frame)
         seam = self._at_seam(head, decision, was_local=was_local)
         if not seam.send:
             known_s = self._profile[head.cut.index].head_s
             self._load.observed(head_s, known_s, now_s=self._now(), beside=beside)
+            self._offload.stays()
             return self._local(frame, behind=head, head_s=head_s)
         if was_local:
             self._offload.sends()
+        self._unpaid = False  # if it is, `_send` says so
         payload, release_s = self._board.run(lambda: head.release(features))
         parts = {"head_s": head_s, "release_s": release_s}
         sent = self._send(frame, head, payload, parts, expected=seam.expected, beside=beside)
