@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class BoardThread:
         self._present: _Piece | None = None
         self._present_until_s = -math.inf
         self._waiting: deque[_Piece] = deque()
+        self._urgent = 0  # so many of those that wait go first
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="board", daemon=True)
         self._thread.start()
@@ -50,17 +52,20 @@ class BoardThread:
             return len(self._waiting)
 
     def left_s(self) -> tuple[float, float]:
-        """How long the present piece will still take, and how long it takes in all; zeros where there is none.
+        """How long until one that is put ``first`` begins, and how long the present piece takes in all.
 
-        The first is 0 for a piece that takes longer than was expected.
+        Zeros where there is none. Of a piece that takes longer than was expected nothing is left.
         """
         with self._changed:
             if self._present is None:
                 return 0.0, 0.0
-            return max(0.0, self._present_until_s - self._now()), self._present.expected_s
+            urgent = [
+                piece.expected_s for piece in islice(self._waiting, self._urgent) if not piece.future.cancelled()
+            ]
+            return max(0.0, self._present_until_s - self._now()) + sum(urgent), self._present.expected_s
 
     def do(self, work: Callable[[], T], *, expected_s: float, first: bool = False) -> Future[T]:
-        """Do a piece of work after those that wait or, with ``first``, after the present one; it may be cancelled.
+        """Do a piece of work after those that wait or, with ``first``, before them; it may be cancelled.
 
         ``expected_s``: what it will take.
         """
@@ -70,7 +75,8 @@ class BoardThread:
                 self._begin(piece)
                 self._changed.notify()
             elif first:
-                self._waiting.appendleft(piece)
+                self._waiting.insert(self._urgent, piece)
+                self._urgent += 1
             else:
                 self._waiting.append(piece)
         return piece.future
@@ -96,6 +102,7 @@ class BoardThread:
                 self._present = None
                 if self._waiting:
                     self._begin(self._waiting.popleft())
+                    self._urgent = max(0, self._urgent - 1)
             tell()
             self._done()
             del piece, tell  # nothing of it is held while the next one goes on

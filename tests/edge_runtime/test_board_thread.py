@@ -55,6 +55,26 @@ def test_pieces_are_done_in_order_but_for_the_one_that_is_first(make: Callable[.
     assert order == [0, 1, 2]
 
 
+def test_of_those_that_are_first_the_older_one_is(make: Callable[..., BoardThread]) -> None:
+    """Frames that the server left come back in the order of their deadlines, each told how long it has to wait."""
+    clock = [10.0]
+    board, gate, order = make(now=lambda: clock[0]), Gate(), []
+    board.do(gate, expected_s=1.0)
+    gate.begun.wait(PATIENCE_S)
+    futures = [
+        board.do(lambda n=n: order.append(n), expected_s=2.0, first=n < 4)  # type: ignore[misc]
+        for n in (9, 1, 2, 3)
+    ]
+    assert futures.pop(2).cancel()
+    assert board.left_s() == (5.0, 1.0)
+    gate.may_end.set()
+    for future in futures:
+        future.result(PATIENCE_S)
+    last = board.do(lambda: order.append(0), expected_s=1.0)
+    last.result(PATIENCE_S)
+    assert order == [1, 3, 9, 0]
+
+
 def test_what_a_piece_raises_is_for_who_asks_for_it_and_the_next_one_goes_on(
     make: Callable[..., BoardThread],
 ) -> None:
