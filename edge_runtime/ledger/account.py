@@ -46,7 +46,7 @@ class Account:
         return payable
 
     def charge(self, cut: int, subject: str) -> bool:
-        """Pay for one release at a cut, before it is made. False: nothing may leave; the log says why, once."""
+        """Pay for one release at a cut, before it leaves. False: nothing may leave; the log says why, once."""
         if isinstance(self._ledger, Refusal):
             refused: Refusal | None = self._ledger
         else:
