@@ -68,7 +68,9 @@ def test_answers_that_are_no_numbers_are_still_json(tmp_path: Path, values: list
 
 
 @given(
-    npst.arrays(np.float64, st.integers(1, 40), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0, np.nan, np.inf])),
+    npst.arrays(
+        np.float64, st.integers(1, 40), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0, np.nan, np.inf, -np.inf])
+    ),
     st.integers(1, 45),
 )
 def test_the_best_are_those_of_a_whole_sort(values: np.ndarray, k: int) -> None:
