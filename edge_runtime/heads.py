@@ -104,7 +104,7 @@ class Heads:
                 raise BadBundleError(f"{path}: changed since this program started; start it again")
         head = Head(cut, interpreter, self._make_release(cut))
         head.features([np.zeros(spec.shape, spec.dtype) for spec in self._bundle.manifest.inputs])
-        give_back(*([] if interpreter is None else [interpreter]))
+        give_back(self.whole, *([] if interpreter is None else [interpreter]))
         return head
 
     def prepared(self, split: int) -> Head | None:

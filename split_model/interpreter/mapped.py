@@ -13,13 +13,13 @@ Range = tuple[int, int]
 
 def mapped_at(file: Path) -> frozenset[Range]:
     """Every mapping of a file that there is now, whoever made it; see proc(5) for what is read."""
+    path = os.fsencode(os.path.realpath(file))
     try:
-        lines = _MAPS.read_bytes().splitlines()
+        with _MAPS.open("rb") as lines:  # line by line: hundreds of them, at the moment when memory is shortest
+            fields = [line.split(maxsplit=5) for line in lines if line.rstrip(b"\n").endswith(path)]
     except OSError:  # not Linux, or hidden
         return frozenset()
-    path = os.fsencode(os.path.realpath(file))
-    fields = (line.split(maxsplit=5) for line in lines if line.endswith(path))
-    return frozenset(_range(parts[0]) for parts in fields if parts[-1] == path)
+    return frozenset(_range(parts[0]) for parts in fields if parts[-1].rstrip(b"\n") == path)
 
 
 def _range(text: bytes) -> Range:
