@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -30,11 +31,19 @@ class BoardThread:
     """Give it pieces of work with `do`, from one other thread; `close` it at the end.
 
     ``done`` is called in the board thread each time that a future has its result. By then the next piece is the one
-    that `left_s` and ``waiting`` speak of: who is woken by ``done`` sees the board as it is.
+    that `left_s` and ``waiting`` speak of: who is woken by ``done`` sees the board as it is. Each piece is done
+    within a ``watch()``.
     """
 
-    def __init__(self, done: Callable[[], None], *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        done: Callable[[], None],
+        *,
+        now: Callable[[], float] = time.monotonic,
+        watch: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._done = done
+        self._watch = watch
         self._now = now
         self._changed = threading.Condition()
         self._present: _Piece | None = None
@@ -97,7 +106,8 @@ class BoardThread:
 
     def _run(self) -> None:
         while (piece := self._take()) is not None:
-            tell = _ran(piece)
+            with self._watch():
+                tell = _ran(piece)
             with self._changed:
                 self._present = None
                 if self._waiting:

@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 
 from edge_runtime.answers import unpack
 from edge_runtime.conditions.board import Board
@@ -46,7 +47,11 @@ def expected_at(decision: Decision, split: int) -> Prediction | None:
 
 
 class FrameLoop(ABC):
-    """One model, its sources, one server. Everything here is called in the thread that iterates over `run`."""
+    """One model, its sources, one server. Everything here is called in the thread that iterates over `run`.
+
+    ``finisher``: one thread, for local runs beside the loop. What a loop does in a thread of its own is done within
+    a ``watch()``.
+    """
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class FrameLoop(ABC):
         account: Paying,
         now: Callable[[], float] = time.monotonic,
         finisher: Executor | None = None,
+        watch: Callable[[], AbstractContextManager[None]] = nullcontext,
         rests: Rests | None = None,
         may_hedge: bool = False,
         counters: Counters | None = None,
@@ -79,6 +85,7 @@ class FrameLoop(ABC):
         self._account = account
         self._rests = rests
         self._may_hedge = may_hedge
+        self._watch = watch
         self._now = now
         self._profile = {timing.split: timing for timing in profile.splits}
         self._tails = TailTimes(bundle)

@@ -81,7 +81,7 @@ class Pipeline(FrameLoop):
         What the source raises is raised after the answers of all frames that were captured before.
         """
         nudge = self._offload.nudge
-        work = _Work(Captured(frames, nudge), BoardThread(nudge, now=self._now))
+        work = _Work(Captured(frames, nudge), BoardThread(nudge, now=self._now, watch=self._watch))
         try:
             while work.under_way or not work.source.ended:
                 self._send_made(work)

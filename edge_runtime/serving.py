@@ -164,7 +164,7 @@ class Serving:
 
         self.offload = make_link(config, bundle, keys, boot_id, closing, beat=beat)
         cpus = os.cpu_count() or 1
-        local_s = _STUCK_AFTER * self._profile.local.head_p95_s
+        run_s = max(program.patience_s, _STUCK_AFTER * self._profile.local.head_p95_s)
         loop: type[FrameLoop] = Pipeline if config.planner.objective == "throughput" else Runtime
         self.runtime = loop(
             bundle=bundle,
@@ -178,7 +178,8 @@ class Serving:
             load=LoadEstimator(board.cpu_load, cpus=cpus, threads=config.device.threads),
             account=self.account,
             counters=program.counters,
-            finisher=WatchedPool("local", beats, within_s=lambda: max(program.patience_s, local_s)),
+            finisher=WatchedPool("local", beats, within_s=lambda: run_s),
+            watch=lambda: beats.work("the board", within_s=run_s),
             rests=rests,
             may_hedge=config.planner.hedge,
         )

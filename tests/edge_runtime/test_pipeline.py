@@ -18,6 +18,7 @@ from edge_runtime.sources import Frame, Source
 from edge_runtime.sources.intake import Intake
 from edge_runtime.window import WINDOW, Admitted, window_for
 from split_model.errors import BackendError
+from split_model.service.heartbeats import Heartbeats
 
 ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
 THROUGHPUT = {"planner_objective": "throughput", "source_interval_s": 0.0}
@@ -183,6 +184,37 @@ def test_of_the_server_and_a_local_run_the_first_is_the_answer(
     assert result.how == "offloaded"
     assert list(steps) == []
     assert device.runtime.counters.adds_up
+
+
+def test_a_run_that_hangs_is_found_though_its_frame_is_answered(
+    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it any more but the end of the loop, which comes with a reload too."""
+    device = inside(scripted.address, scripted.public, loop=Pipeline, answer_within_s=0.2).connect(2)
+    clock_s, begun, may_end = [0.0], threading.Event(), threading.Event()
+    beats = Heartbeats(now=lambda: clock_s[0])
+    device.runtime._watch = lambda: beats.work("the board", within_s=1.0)
+    run = device.heads.whole.run
+
+    def hangs(tensors: Any) -> Any:
+        begun.set()
+        assert may_end.wait(20)
+        return run(tensors)
+
+    def late_answer() -> None:
+        assert begun.wait(20)
+        scripted.do(lambda: scripted.send_answer(scripted.arrived[0].request.request_id))
+
+    monkeypatch.setattr(device.heads.whole, "run", hangs)
+    scripted.answer = lambda _: False
+    threading.Thread(target=late_answer).start()
+    steps = iter(device.runtime.run([device.frame()]))
+    assert next(steps).result.how == "offloaded"
+    clock_s[0] = 2.0
+    assert [name.partition(" #")[0] for name in beats.overdue()] == ["the board"]
+    may_end.set()
+    assert list(steps) == []
+    assert beats.overdue() == []
 
 
 def test_a_head_that_fails_is_left_for_local_runs(
