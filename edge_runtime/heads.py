@@ -87,6 +87,7 @@ class Heads:
         self._worker = loader or ThreadPoolExecutor(1, thread_name_prefix="heads")
         give_back()  # what the imports needed
         self.whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend, threads=threads)
+        give_back(self.whole)  # before more is loaded: what the backend has packed is there twice
 
     def load(self, split: int) -> Head:
         """Load a head now, with its warm-up inference; not kept. Also called by the background thread.
