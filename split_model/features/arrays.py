@@ -92,8 +92,8 @@ class ArrayFile(Data):
 def _npz(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise BadInputError(f"{path}: not an .npz file ({error}); write it with numpy.savez") from None
+    except _DAMAGED as error:
+        raise BadInputError(f"{path}: not an .npz file ({_line(error)}); write it with numpy.savez") from None
 
 
 class _Member:
