@@ -15,7 +15,7 @@ import msgspec
 from benchmarks.demo import BUNDLE, WHOLE_MODEL_S
 from benchmarks.rig import ROOT
 from benchmarks.simulator.program import DEFAULTS, HEDGED, run_program
-from benchmarks.simulator.scene import WARM_UP_S, Run, Scene, ServerProfile, ServerTail, load_profiles
+from benchmarks.simulator.scene import WARM_UP_S, Run, Scene, ServerProfile, ServerTail, at_pace, load_profiles
 from benchmarks.tbf import BURST_BYTES
 from benchmarks.traces import load_trace
 from edge_runtime.profile import Profile
@@ -89,16 +89,7 @@ def _as_it_was(profile: Profile, real: Sequence[dict[str, Any]]) -> Profile:
         if r["how"] in ("offloaded", "local") and not r["hedged"] and "head_s" in r
     ]
     pace = statistics.fmean(ratios)
-    splits = tuple(
-        msgspec.structs.replace(
-            timing,
-            head_s=timing.head_s * pace,
-            head_p95_s=timing.head_p95_s * pace,
-            release_s=timing.release_s * pace,
-        )
-        for timing in profile.splits
-    )
-    return msgspec.structs.replace(profile, splits=splits)
+    return msgspec.structs.replace(profile, splits=tuple(at_pace(timing, pace) for timing in profile.splits))
 
 
 def _scene(window: Window, real: Sequence[dict[str, Any]], phase_s: float, profile: Profile) -> Scene:

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.simulator.board import Hog
 from benchmarks.traces import Trace
-from edge_runtime.profile import Profile
+from edge_runtime.profile import Profile, SplitTiming
 
 PROFILES = Path(__file__).parents[1] / "profiles"
 #: The program connects, measures and loads what it needs for so long before frames count.
@@ -125,6 +125,16 @@ class Run:
         return sum(row.split == split for row in self.rows) / max(1, len(self.rows))
 
 
+def at_pace(timing: SplitTiming, factor: float) -> SplitTiming:
+    """What a split takes on a board that is ``factor`` times slower."""
+    return msgspec.structs.replace(
+        timing,
+        head_s=timing.head_s * factor,
+        head_p95_s=timing.head_p95_s * factor,
+        release_s=timing.release_s * factor,
+    )
+
+
 def load_profiles(whole_s: float, *, raw: bool) -> tuple[Profile, ServerProfile]:
     """The board's profile at the speed where the whole model takes ``whole_s``, and the server's.
 
@@ -135,16 +145,7 @@ def load_profiles(whole_s: float, *, raw: bool) -> tuple[Profile, ServerProfile]
     profile = msgspec.json.decode((PROFILES / f"{name}.json").read_bytes(), type=Profile)
     server = msgspec.json.decode((PROFILES / f"{name}_server.json").read_bytes(), type=ServerProfile)
     factor = whole_s / profile.local.head_s
-    splits = tuple(
-        msgspec.structs.replace(
-            timing,
-            head_s=timing.head_s * factor,
-            head_p95_s=timing.head_p95_s * factor,
-            release_s=timing.release_s * factor,
-        )
-        for timing in profile.splits
-        if raw or timing.split != 0
-    )
+    splits = tuple(at_pace(timing, factor) for timing in profile.splits if raw or timing.split != 0)
     server = msgspec.structs.replace(server, jpeg_encode_s=server.jpeg_encode_s * factor)
     return msgspec.structs.replace(profile, splits=splits, slowdown=profile.slowdown * factor), server
 

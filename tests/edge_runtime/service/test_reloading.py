@@ -115,13 +115,18 @@ def unmeasured(*_: Any, progress: Callable[[str], None], **__: Any) -> None:
     raise BackendError("no memory for cut 2")
 
 
+def refuse(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload that is refused, since the board cannot be measured."""
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_runtime.serving.find_profile", unmeasured)
+        assert "no memory" in served.reload(served.config)
+
+
 def test_a_board_that_could_not_be_measured_does_not_starve_the_watchdog(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = serve()
-    with monkeypatch.context() as patch:
-        patch.setattr("edge_runtime.serving.find_profile", unmeasured)
-        assert "no memory" in served.reload(served.config)
+    refuse(served, monkeypatch)
     assert served.stuck() == []
 
 
@@ -129,9 +134,7 @@ def test_a_ledger_that_a_refused_reload_opened_can_be_opened_by_the_next(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = serve(Account(Refusal("ledger", "it could not be opened"), costs={}))
-    with monkeypatch.context() as patch:
-        patch.setattr("edge_runtime.serving.find_profile", unmeasured)
-        assert "no memory" in served.reload(served.config)
+    refuse(served, monkeypatch)
     assert served.in_force.serving.account.books is None
     assert served.reload(served.config) == ""
     assert served.in_force.serving.account.books is not None
@@ -141,9 +144,7 @@ def test_a_refused_reload_keeps_the_ledger_that_is_in_force(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = serve()
-    with monkeypatch.context() as patch:
-        patch.setattr("edge_runtime.serving.find_profile", unmeasured)
-        assert "no memory" in served.reload(served.config)
+    refuse(served, monkeypatch)
     assert served.in_force.serving.account.trouble == ""
 
 
