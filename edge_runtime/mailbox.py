@@ -1,4 +1,4 @@
-"""Where the inference thread and the link thread meet: requests that somebody waits for, and how they ended.
+"""Where the frame loop's thread and the link thread meet: requests that somebody waits for, and how they ended.
 
 Everything here may be called from any thread.
 """

@@ -1,6 +1,6 @@
 """The link thread: it alone owns the sockets, carries requests to the server and answers back.
 
-The inference thread hands it requests and waits for outcomes; everything it learns of the link on the way
+The frame loop's thread hands it requests and waits for outcomes; everything it learns of the link on the way
 (acknowledged chunks, timings that come with answers, probes) goes into the estimator. A server that is away
 is not an error here: requests simply stay without an outcome, and the frame is finished locally in time.
 """
@@ -89,7 +89,7 @@ class Offload(threading.Thread):
         self._open_ids: set[int] = set()  # of the link thread
         self._error: BaseException | None = None
 
-    # Called from the inference thread.
+    # Called from the frame loop's thread.
 
     def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """Send a request as soon as the link takes it. The payload must not change until it has an outcome."""
@@ -194,7 +194,7 @@ class Offload(threading.Thread):
             self._opened.set()
             while not self._stopping:
                 self._turn()
-        except BaseException as error:  # noqa: BLE001  whatever it is, `view` raises it in the inference thread
+        except BaseException as error:  # noqa: BLE001  whatever it is, `view` raises it in the frame loop's thread
             self._error = error
         finally:
             self._opened.set()

@@ -91,7 +91,7 @@ class Reporter(threading.Thread):
             self._latencies_s.clear()
 
     def note(self, step: Step) -> None:
-        """A frame has been answered; called by the inference thread, so quick."""
+        """A frame has been answered; called by the frame loop's thread, so quick."""
         with self._lock:
             if step.decision.moved:
                 before = self._step.decision.split if self._step is not None else step.decision.split
@@ -218,7 +218,7 @@ def _link(serving: Serving) -> states.LinkStatus:
     address = serving.config.server.address
     try:
         view = serving.offload.view()
-    except Exception as error:  # noqa: BLE001  what ended the link thread is raised in the inference thread
+    except Exception as error:  # noqa: BLE001  what ended the link thread is raised in the frame loop's thread
         return states.LinkStatus(
             address=address, up=False, hosted=False, trouble=str(error),
             uplink_mbit_s=None, rtt_s=None, queue_s=0.0, reconnects=0,

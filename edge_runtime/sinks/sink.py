@@ -14,7 +14,7 @@ from split_model.errors import ConfigError
 
 
 class Sink(ABC):
-    """Takes records in the inference thread. What may take long or go away and come back is not waited for."""
+    """Takes records in the frame loop's thread. What may take long or go away and come back is not waited for."""
 
     @abstractmethod
     def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:

@@ -116,7 +116,7 @@ class Source(ABC):
         """
 
     def answered(self, answer: Answer) -> None:  # noqa: B027  most sources do not care
-        """Hear how one of its frames ended, after the sinks have it. Called in the inference thread: be quick."""
+        """Hear how one of its frames ended, after the sinks have it. In the frame loop's thread: be quick."""
 
     def counters(self) -> dict[str, int]:
         """What happened to it, for the log and the status, in numbers with names."""

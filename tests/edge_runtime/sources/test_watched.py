@@ -281,7 +281,7 @@ def damaged(path: Path) -> None:
 
 @pytest.mark.parametrize("is_damaged", [False, True])
 def test_an_answer_just_before_the_last_sample_does_not_finish_the_file(watch: Watch, is_damaged: bool) -> None:
-    """It is given in the inference thread, at any moment: here while the source hands out the next sample."""
+    """It is given in the frame loop's thread, at any moment: here while the source hands out the next sample."""
     path = watch.folder / "rows.npz"
     if is_damaged:
         damaged(path)
