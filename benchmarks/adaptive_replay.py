@@ -18,7 +18,7 @@ from benchmarks.simulator.program import DEFAULTS, HEDGED, run_program
 from benchmarks.simulator.scene import WARM_UP_S, Run, Scene, ServerProfile, ServerTail, at_pace, load_profiles
 from benchmarks.tbf import BURST_BYTES
 from benchmarks.traces import load_trace
-from edge_runtime.profile import Profile
+from edge_runtime.inference.profile import Profile
 from split_model.bundle import Bundle
 from split_model.report.summary import percentile
 

@@ -34,7 +34,7 @@ from benchmarks.rig import ROOT, Rig
 from benchmarks.simulator.scene import WARM_UP_S
 from benchmarks.tbf import Namespace
 from benchmarks.traces import load_trace
-from edge_runtime.profile import load as load_profile
+from edge_runtime.inference.profile import load as load_profile
 from split_model.bundle import Bundle
 from split_model.errors import SplitModelError, UsageError
 from split_model.interpreter import open_interpreter

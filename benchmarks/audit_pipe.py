@@ -18,13 +18,13 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from edge_runtime.offload import Offload
-from edge_runtime.transport import Transport
+from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.transport import Transport
 from split_model.audit import Observed
-from split_model.keys import KeyPair
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
 from split_model.protocol.device import DeviceSession
+from split_model.protocol.keys import KeyPair
 
 _PATIENCE_S = 30.0
 _BUNDLE = "0" * 64

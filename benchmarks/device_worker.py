@@ -24,13 +24,14 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from edge_runtime import config, daemon
-from edge_runtime.conditions.board import RealBoard
-from edge_runtime.conditions.load import LoadEstimator
-from edge_runtime.heads import Heads
-from edge_runtime.planner import Decision, Hysteresis, Planner
-from edge_runtime.prediction import Conditions, SplitProfile
-from edge_runtime.release import Release
+from edge_runtime.board.board import RealBoard
+from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.config import config
+from edge_runtime.daemon import daemon
+from edge_runtime.inference.heads import Heads
+from edge_runtime.planner.planner import Decision, Hysteresis, Planner
+from edge_runtime.planner.prediction import Conditions, SplitProfile
+from edge_runtime.privacy.release import Release
 from split_model.bundle import Bundle, Cut
 from split_model.interpreter import open_interpreter
 
@@ -79,15 +80,15 @@ def _inputs(bundle: Bundle) -> list[NDArray[Any]]:
 
 def local(root: str) -> dict[str, Any]:
     """The frame loop, its records and its sink, with no server there, beside `Interpreter.run` in turn."""
-    from edge_runtime.offload import Offload
-    from edge_runtime.profile import Profile, SplitTiming
-    from edge_runtime.records import Records
-    from edge_runtime.runtime import Runtime
+    from edge_runtime.inference.profile import Profile, SplitTiming
+    from edge_runtime.link.link_thread import Offload
+    from edge_runtime.link.transport import Transport
+    from edge_runtime.loop.records import Records
+    from edge_runtime.loop.runtime import Runtime
     from edge_runtime.sinks import JsonLines
     from edge_runtime.sources import Frame
-    from edge_runtime.transport import Transport
-    from split_model.keys import KeyPair
     from split_model.protocol.device import DeviceSession
+    from split_model.protocol.keys import KeyPair
 
     bundle = Bundle.open(Path(root))
     inputs = _inputs(bundle)

@@ -45,7 +45,7 @@ from split_model.privacy import (
     recover_codebook,
     settle_codebook,
 )
-from split_model.privacy.words import Finder, Meanings, read_finder, read_meanings
+from split_model.privacy.codebook_file import Finder, Meanings, read_finder, read_meanings
 
 Array = NDArray[Any]
 Hits = NDArray[np.float64]

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.audit_pipe import Pipe, Reading, Releasing, connected
-from edge_runtime.release import Release
+from edge_runtime.privacy.release import Release
 from split_model.audit import Finding, lower_bound
 from split_model.bundle import ChannelCalibration, Codebook, Cut, FileRef, TensorSpec, file_ref
 from split_model.privacy import (
@@ -44,8 +44,8 @@ from split_model.privacy import (
     NoiseSpec,
     RandomisedResponse,
 )
+from split_model.privacy.codebook_file import Finder, Grouping, Meanings, check_groups, write
 from split_model.privacy.packing import unpack
-from split_model.privacy.words import Finder, Grouping, Meanings, check_groups, write
 
 Array = NDArray[Any]
 Entropy = Callable[[int], bytes]

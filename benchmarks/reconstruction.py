@@ -43,7 +43,7 @@ from split_model.prepare.codebooks import CodebookWish
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover
 from split_model.privacy.codebook import CodebookPlan, CodebookRelease, CodebookSpec, recover_codebook
-from split_model.privacy.words import read_finder, read_meanings
+from split_model.privacy.codebook_file import read_finder, read_meanings
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "fashion"
 TRAINING = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from edge_runtime.client import Client
 from edge_runtime.sources import Answer, Wanted
-from edge_runtime.sources.intake import Intake
+from edge_runtime.sources.answered_files import Memory
 from edge_runtime.sources.local_socket import SocketTable
-from edge_runtime.sources.memory import Memory
+from edge_runtime.sources.multiplexer import Intake
 from edge_runtime.sources.serial_packets import Decoder, write_packet
-from edge_runtime.sources.watched import Watched, WatchTable
+from edge_runtime.sources.watched_folder import Watched, WatchTable
 from split_model.bundle import ImagePreprocess, TensorSpec
 
 BYTES_S = 92160  # 921600 baud, ten bits a byte

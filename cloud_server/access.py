@@ -18,7 +18,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from cloud_server.allow_list import AllowList
 from cloud_server.errors import AccessControlError
-from split_model.keys import KeyPair
+from split_model.protocol.keys import KeyPair
 from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)

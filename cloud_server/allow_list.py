@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from split_model.errors import BadInputError, MissingInputError, OutputError, UsageError
-from split_model.keys import parse_public
+from split_model.protocol.keys import parse_public
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -18,7 +18,7 @@ from cloud_server.config import Config
 from cloud_server.tails import TailSet
 from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
-from split_model.keys import read_pair
+from split_model.protocol.keys import read_pair
 from split_model.service import status_file
 from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now

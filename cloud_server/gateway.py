@@ -20,9 +20,9 @@ from cloud_server.access import Gatekeeper, endpoint_of, secure, self_test, user
 from cloud_server.allow_list import AllowList
 from cloud_server.engine import Outcome
 from cloud_server.errors import ListenError
-from cloud_server.hub import Hub, Reply
-from split_model.keys import KeyPair
+from cloud_server.sessions import Hub, Reply
 from split_model.protocol import messages as wire
+from split_model.protocol.keys import KeyPair
 
 _log = logging.getLogger(__name__)
 

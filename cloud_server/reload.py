@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from cloud_server.config import Config
 from cloud_server.engine import LocalEngine
-from cloud_server.hub import Hub, HubLimits, Reply
+from cloud_server.sessions import Hub, HubLimits, Reply
 from cloud_server.tails import TailSet
 from split_model.config import as_plain
 from split_model.errors import ConfigError, SplitModelError

@@ -11,10 +11,10 @@ from pathlib import Path
 from cloud_server import status as states
 from cloud_server.engine import LocalEngine
 from cloud_server.gateway import Gateway
-from cloud_server.hub import Hub
 from cloud_server.reload import Reloader
+from cloud_server.sessions import Hub
 from split_model import __version__
-from split_model.keys import KeyPair
+from split_model.protocol.keys import KeyPair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
 from split_model.service.status_file import WRITE_EVERY_S, Publisher, boot_s, process_ticks

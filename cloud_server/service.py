@@ -16,10 +16,10 @@ from cloud_server.config import Config
 from cloud_server.counters import Counters
 from cloud_server.engine import LocalEngine
 from cloud_server.gateway import Gateway
-from cloud_server.hub import Hub, Reply
 from cloud_server.reload import Reloader, hub_limits, open_tails
 from cloud_server.reporter import Reporter
-from split_model.keys import read_pair
+from cloud_server.sessions import Hub, Reply
+from split_model.protocol.keys import read_pair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.plans import PlanCache
+from cloud_server.plan_cache import PlanCache
 from split_model.bundle import Bundle, Cut, FileRef, sha256_of
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec, recover, recover_codebook
 from split_model.privacy.codebook import word_bytes
+from split_model.privacy.codebook_file import Meanings, read_meanings
 from split_model.privacy.packing import packed_bytes
-from split_model.privacy.words import Meanings, read_meanings
 from split_model.protocol import messages as wire
 
 Array = NDArray[Any]

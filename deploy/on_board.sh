@@ -177,7 +177,7 @@ step_keys() { # RELEASE
         rm -rf "$home/keys.new"
         mkdir -m 0700 "$home/keys.new"
         "$home/releases/$release/venv/bin/python" -c \
-            'import sys, pathlib; from split_model.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "new")' \
+            'import sys, pathlib; from split_model.protocol.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "new")' \
             "$home/keys.new"
         sync "$home/keys.new/new.key"
         mv "$home/keys.new/new.pub" "${key%.key}.pub"
@@ -186,7 +186,7 @@ step_keys() { # RELEASE
         note "keys $key"
     fi
     "$home/releases/$release/venv/bin/python" -c \
-        'import sys, pathlib; from split_model.keys import read_pair; print(read_pair(pathlib.Path(sys.argv[1])).public.decode())' \
+        'import sys, pathlib; from split_model.protocol.keys import read_pair; print(read_pair(pathlib.Path(sys.argv[1])).public.decode())' \
         "$key"
 }
 
@@ -212,7 +212,7 @@ step_trial() {
 # Every head of the bundle is loaded and run, and nothing is sent; the ledger of the running service is not opened.
 trial_edge_runtime() {
     python=$1/venv/bin/python
-    "$python" -c 'import sys, pathlib; from split_model.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")' \
+    "$python" -c 'import sys, pathlib; from split_model.protocol.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")' \
         "$trial"
     cat >"$trial/config.toml" <<TOML
 device = { bundle = "$1/bundle", key = "trial.key", state = "state" }
@@ -227,7 +227,7 @@ TOML
 
 trial_cloud_server() {
     python=$1/venv/bin/python
-    "$python" -c 'import sys, pathlib; from split_model.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")' \
+    "$python" -c 'import sys, pathlib; from split_model.protocol.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")' \
         "$trial"
     touch "$trial/devices"
     cat >"$trial/config.toml" <<TOML

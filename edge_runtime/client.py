@@ -23,7 +23,7 @@ import numpy as np
 import zmq
 from numpy.typing import ArrayLike, NDArray
 
-from edge_runtime import submissions as wire
+from edge_runtime.local_api import messages as wire
 from split_model.errors import ProtocolError, SplitModelError
 
 __all__ = ["Answer", "BusyError", "Client", "NoAnswerError", "RefusedError", "subscribe"]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge_runtime.config import Config
+    from edge_runtime.config.config import Config
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer frames until the source ends or the program is told to stop."""
-    from edge_runtime import config, daemon
+    from edge_runtime.config import config
+    from edge_runtime.daemon import daemon
     from split_model.service.notify import Notifier
 
     device = config.load(args.config)
@@ -46,7 +47,7 @@ def _status_path(args: argparse.Namespace, device: Config | None) -> Path:
 
 def status(args: argparse.Namespace) -> int:
     """Show what the running program tells of itself."""
-    from edge_runtime import config
+    from edge_runtime.config import config
     from edge_runtime.service.show import show
     from split_model.errors import SplitModelError
 
@@ -59,7 +60,7 @@ def status(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """Look at everything, and say what is not well."""
-    from edge_runtime import config
+    from edge_runtime.config import config
     from edge_runtime.service.doctor import examine
     from split_model.errors import SplitModelError
     from split_model.service.findings import show
@@ -77,16 +78,16 @@ def bench(args: argparse.Namespace) -> int:
     """Measure the cuts on this board, and the link."""
     import msgspec
 
-    from edge_runtime import config
-    from edge_runtime.bench import program
     from edge_runtime.bench.command import Options
     from edge_runtime.bench.table import render
+    from edge_runtime.config import config
+    from edge_runtime.daemon import bench_program
     from split_model.errors import ServerUnreachableError
 
     options = Options(
         runs=args.runs, server=not args.no_link, power_meter=args.power_meter, power_baud=args.power_baud
     )
-    report = program.run(config.load(args.config), options)
+    report = bench_program.run(config.load(args.config), options)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
     if args.server and report.link is not None and not report.link.reachable:
         raise ServerUnreachableError(f"the link was not measured: {report.link.trouble}")
@@ -95,8 +96,8 @@ def bench(args: argparse.Namespace) -> int:
 
 def keys_make(args: argparse.Namespace) -> int:
     """Make the key pair."""
-    from edge_runtime import config
-    from split_model.keys import make_pair
+    from edge_runtime.config import config
+    from split_model.protocol.keys import make_pair
 
     path = config.load(args.config, check_server_keys=False).device.key
     pair = make_pair(path.parent, path.name.removesuffix(".key"))
@@ -106,8 +107,8 @@ def keys_make(args: argparse.Namespace) -> int:
 
 def keys_show(args: argparse.Namespace) -> int:
     """Print the public key."""
-    from edge_runtime import config
-    from split_model.keys import read_pair
+    from edge_runtime.config import config
+    from split_model.protocol.keys import read_pair
 
     print(read_pair(config.load(args.config, check_server_keys=False).device.key).public.decode())
     return 0
@@ -115,8 +116,8 @@ def keys_show(args: argparse.Namespace) -> int:
 
 def keys_rotate(args: argparse.Namespace) -> int:
     """Make the next key pair, and print its public key."""
-    from edge_runtime import config
-    from split_model.keys import make_next
+    from edge_runtime.config import config
+    from split_model.protocol.keys import make_next
 
     print(make_next(config.load(args.config, check_server_keys=False).device.key).public.decode())
     return 0
@@ -124,11 +125,11 @@ def keys_rotate(args: argparse.Namespace) -> int:
 
 def keys_switch(args: argparse.Namespace) -> int:
     """Take up the next key pair, once the server accepts it."""
-    from edge_runtime import config
-    from edge_runtime.assembly import open_bundle
-    from edge_runtime.service.greeting import greet
+    from edge_runtime.config import config
+    from edge_runtime.daemon.assembly import open_bundle
+    from edge_runtime.daemon.greeting import greet
     from split_model.errors import NotAllowedError
-    from split_model.keys import read_next, switch_to_next
+    from split_model.protocol.keys import read_next, switch_to_next
 
     device = config.load(args.config)
     fresh = read_next(device.device.key)
@@ -144,9 +145,9 @@ def keys_switch(args: argparse.Namespace) -> int:
 
 def ledger(args: argparse.Namespace) -> int:
     """Print what was released."""
-    from edge_runtime import config
-    from edge_runtime.ledger import read, system_now
-    from edge_runtime.ledger.status import as_text, ledger_status
+    from edge_runtime.config import config
+    from edge_runtime.privacy.ledger import read, system_now
+    from edge_runtime.privacy.ledger.status import as_text, ledger_status
 
     device = config.load(args.config)
     books = read(device.device.state)
@@ -165,7 +166,8 @@ def ledger(args: argparse.Namespace) -> int:
 
 def config_check(args: argparse.Namespace) -> int:
     """Check the config and everything it names."""
-    from edge_runtime import config, daemon
+    from edge_runtime.config import config
+    from edge_runtime.daemon import daemon
 
     device, layers = config.load_layers(args.config)
     daemon.check(device, with_key=not args.without_key)
@@ -175,7 +177,7 @@ def config_check(args: argparse.Namespace) -> int:
 
 def config_show(args: argparse.Namespace) -> int:
     """Print every key with its value and origin."""
-    from edge_runtime import config
+    from edge_runtime.config import config
     from split_model.config import as_plain
     from split_model.layers import for_terminal, origin_rows
 

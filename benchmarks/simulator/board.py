@@ -39,7 +39,7 @@ class Hog:
 
 
 class VirtualBoard:
-    """Stands in for `edge_runtime.conditions.board`: work says what it costs, and that much time passes."""
+    """Stands in for `edge_runtime.board.board`: work says what it costs, and that much time passes."""
 
     slowdown = 1.0
 

@@ -18,7 +18,7 @@ from benchmarks.simulator.estimators import (
 from benchmarks.simulator.program import HEDGED, run_program
 from benchmarks.simulator.scene import Run, Scene, load_profiles, pooled
 from benchmarks.traces import load_trace
-from edge_runtime.conditions.link import LinkEstimator
+from edge_runtime.link.estimator import LinkEstimator
 
 TRACES = Path(__file__).parents[1] / "traces"
 #: The two traces that the constants were chosen on.

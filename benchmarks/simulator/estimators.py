@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from benchmarks.simulator.scene import WARM_UP_S
 from benchmarks.traces import Trace
-from edge_runtime.conditions.link import LinkEstimate, LinkEstimator
+from edge_runtime.link.estimator import LinkEstimate, LinkEstimator
 
 #: For so long a static profile is measured, just before frames count.
 _MEASURED_S = 5.0

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from benchmarks.simulator.network import ANSWER_BYTES, FRAME_OVERHEAD_BYTES
 from benchmarks.simulator.scene import DOWNLINK_MBIT_S, LOOP_S, WARM_UP_S, Row, Run, Scene
-from edge_runtime.conditions.link import LinkEstimate
-from edge_runtime.planner import Hysteresis, Planner
-from edge_runtime.prediction import Conditions, SplitProfile
+from edge_runtime.link.estimator import LinkEstimate
+from edge_runtime.planner.planner import Hysteresis, Planner
+from edge_runtime.planner.prediction import Conditions, SplitProfile
 from split_model.protocol.chunks import chunk_bytes_for
 
 _CHUNK_HEADER_BYTES = 2 * FRAME_OVERHEAD_BYTES + 10

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from benchmarks.simulator.clock import Clock
 from benchmarks.traces import Trace
-from edge_runtime.transport import TransportEvent
+from edge_runtime.link.transport import TransportEvent
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Arrived, Cancelled, Limits, PeerSession
 
@@ -78,7 +78,7 @@ def wire_bytes(frames: Frames) -> int:
 
 
 class VirtualTransport:
-    """Stands in for `edge_runtime.transport.Transport`: two lanes and the server behind them."""
+    """Stands in for `edge_runtime.link.transport.Transport`: two lanes and the server behind them."""
 
     address = "tcp://virtual"
     public_key = ""

@@ -15,15 +15,15 @@ from benchmarks.simulator.clock import Clock
 from benchmarks.simulator.network import ANSWER_BYTES, Lane, Server, VirtualTransport
 from benchmarks.simulator.scene import DOWNLINK_MBIT_S, LOAD_RUNS, LOOP_S, WARM_UP_S, Row, Run, Scene
 from benchmarks.traces import constant
-from edge_runtime.conditions.link import LinkEstimator
-from edge_runtime.conditions.load import LoadEstimator
-from edge_runtime.config import DeviceTable, PlannerTable
-from edge_runtime.offload import Offload
-from edge_runtime.planner import Planner
-from edge_runtime.prediction import SplitProfile
-from edge_runtime.profile import Profile
-from edge_runtime.rests import RestCost, Rests, memory_bytes_of
-from edge_runtime.runtime import Runtime
+from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.config.config import DeviceTable, PlannerTable
+from edge_runtime.inference.local_tails import RestCost, Rests, memory_bytes_of
+from edge_runtime.inference.profile import Profile
+from edge_runtime.link.estimator import LinkEstimator
+from edge_runtime.link.link_thread import Offload
+from edge_runtime.loop.runtime import Runtime
+from edge_runtime.planner.planner import Planner
+from edge_runtime.planner.prediction import SplitProfile
 from edge_runtime.sources import Frame
 from split_model.bundle.manifest import TensorSpec
 from split_model.protocol import messages as wire

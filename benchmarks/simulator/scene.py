@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.simulator.board import Hog
 from benchmarks.traces import Trace
-from edge_runtime.profile import Profile, SplitTiming
+from edge_runtime.inference.profile import Profile, SplitTiming
 
 PROFILES = Path(__file__).parents[1] / "profiles"
 #: The program connects, measures and loads what it needs for so long before frames count.

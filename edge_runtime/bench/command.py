@@ -17,11 +17,11 @@ from edge_runtime.bench.figures import FORMAT, CutFigures, LinkFigures, Report
 from edge_runtime.bench.link import Sample
 from edge_runtime.bench.power import SerialMeter
 from edge_runtime.bench.recommend import recommend
-from edge_runtime.conditions.board import Board
-from edge_runtime.conditions.sensors import Readings, Sensors
-from edge_runtime.heads import Heads
-from edge_runtime.prediction import Objective
-from edge_runtime.profile import Profile, SplitTiming
+from edge_runtime.board.board import Board
+from edge_runtime.board.sensors import Readings, Sensors
+from edge_runtime.inference.heads import Heads
+from edge_runtime.inference.profile import Profile, SplitTiming
+from edge_runtime.planner.prediction import Objective
 from split_model import __version__
 from split_model.bundle import Bundle
 

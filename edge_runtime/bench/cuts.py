@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from edge_runtime.bench.figures import CutFigures, Spread
 from edge_runtime.bench.power import Meter
-from edge_runtime.conditions.board import Board
-from edge_runtime.conditions.sensors import Readings, Sensors
-from edge_runtime.heads import Head, Heads
-from edge_runtime.memory import give_back
-from edge_runtime.profile import plausible
+from edge_runtime.board.board import Board
+from edge_runtime.board.sensors import Readings, Sensors
+from edge_runtime.inference.heads import Head, Heads
+from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.profile import plausible
 from split_model.bundle import Bundle
 
 Array = NDArray[Any]

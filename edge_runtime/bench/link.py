@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edge_runtime.bench.figures import LinkFigures
-from edge_runtime.conditions.tcp import ends_at_server
-from edge_runtime.offload import LinkView, Offload
+from edge_runtime.link.link_thread import LinkView, Offload
+from edge_runtime.link.tcp_info import ends_at_server
 from split_model.protocol import messages as wire
 
 _CONNECT_S = 6.0

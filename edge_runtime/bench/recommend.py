@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from edge_runtime.bench.figures import CutFigures, LinkFigures, Range, Recommendation
-from edge_runtime.conditions.link import LinkEstimate
-from edge_runtime.prediction import Conditions, Objective, SplitProfile, predict
+from edge_runtime.link.estimator import LinkEstimate
+from edge_runtime.planner.prediction import Conditions, Objective, SplitProfile, predict
 
 #: Where no link was measured.
 ASSUMED_ROUND_TRIP_S = 0.05

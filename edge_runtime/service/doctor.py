@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from edge_runtime import config as configuration
-from edge_runtime.assembly import allowed_cuts, check_sources, make_plans, open_bundle
-from edge_runtime.conditions.sensors import Readings, Sensors
-from edge_runtime.config import Config
-from edge_runtime.ledger import read, system_now
-from edge_runtime.ledger.status import ledger_status
-from edge_runtime.offload import NOT_YET
+from edge_runtime.board.sensors import Readings, Sensors
+from edge_runtime.config import config as configuration
+from edge_runtime.config.config import Config
+from edge_runtime.daemon.assembly import allowed_cuts, check_sources, make_plans, open_bundle
+from edge_runtime.daemon.greeting import greet
+from edge_runtime.link.link_thread import NOT_YET
+from edge_runtime.privacy.ledger import read, system_now
+from edge_runtime.privacy.ledger.status import ledger_status
 from edge_runtime.service import status as states
-from edge_runtime.service.greeting import greet
 from split_model import __version__
 from split_model.bundle import Bundle
 from split_model.errors import MissingInputError, SplitModelError
 from split_model.interpreter import open_interpreter
-from split_model.keys import KeyPair, read_pair
 from split_model.layers import Layers
+from split_model.protocol.keys import KeyPair, read_pair
 from split_model.service import status_file
 from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now

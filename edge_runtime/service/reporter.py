@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.conditions import sensors
-from edge_runtime.ledger import system_now
-from edge_runtime.ledger.status import LedgerStatus, ledger_status
+from edge_runtime.board import sensors
+from edge_runtime.daemon.serving import Serving
+from edge_runtime.loop.results import Step
+from edge_runtime.loop.stream import Feed
+from edge_runtime.privacy.ledger import system_now
+from edge_runtime.privacy.ledger.status import LedgerStatus, ledger_status
 from edge_runtime.service import status as states
-from edge_runtime.service.feed import Feed
 from edge_runtime.service.status import State, Status
-from edge_runtime.serving import Serving
 from edge_runtime.sinks import Sinks
-from edge_runtime.sources.intake import Intake
-from edge_runtime.steps import Step
+from edge_runtime.sources.multiplexer import Intake
 from split_model import __version__
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier

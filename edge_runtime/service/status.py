@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from edge_runtime.ledger.status import LedgerStatus, as_text, duration
+from edge_runtime.privacy.ledger.status import LedgerStatus, as_text, duration
 from split_model.service.status_file import Written
 
 State = Literal["starting", "running", "reloading", "draining", "stopped"]

@@ -14,8 +14,8 @@ import msgspec
 import zmq
 from numpy.typing import NDArray
 
-from edge_runtime import ipc
-from edge_runtime import submissions as wire
+from edge_runtime.local_api import messages as wire
+from edge_runtime.local_api import socket_files
 from edge_runtime.sinks.sink import Sink, SinkTable
 
 _LINGER_MS = 500
@@ -34,7 +34,7 @@ class PublisherTable(SinkTable, frozen=True, tag="pub"):
 
     def check(self) -> None:
         """Path and group."""
-        ipc.check(self.path, self.group, f"sink {self.label}")
+        socket_files.check(self.path, self.group, f"sink {self.label}")
 
     def open(self) -> Publisher:
         """Bind the socket."""
@@ -56,7 +56,7 @@ class Publisher(Sink):
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, table.queue_messages)
         try:
-            ipc.bind(self._socket, table.path, table.group, f"sink {table.label}")
+            socket_files.bind(self._socket, table.path, table.group, f"sink {table.label}")
         except BaseException:
             self._end()
             raise
@@ -77,7 +77,7 @@ class Publisher(Sink):
     def close(self) -> None:
         """Send what subscribers still take."""
         self._end()
-        ipc.remove(self._path)
+        socket_files.remove(self._path)
 
     def _end(self) -> None:
         self._socket.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge_runtime.kind_table import KindTable
+from edge_runtime.config.kind_table import KindTable
 from split_model.errors import ConfigError
 
 

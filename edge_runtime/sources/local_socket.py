@@ -21,8 +21,8 @@ from typing import Annotated
 import msgspec
 import zmq
 
-from edge_runtime import ipc
-from edge_runtime import submissions as wire
+from edge_runtime.local_api import messages as wire
+from edge_runtime.local_api import socket_files
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, ConfigError, ProtocolError
 
@@ -51,7 +51,7 @@ class SocketTable(SourceTable, frozen=True, tag="socket"):
 
     def check(self, wanted: Wanted) -> None:
         """Path, group, and that the model's inputs may be so large."""
-        ipc.check(self.path, self.group, f"source {self.label}")
+        socket_files.check(self.path, self.group, f"source {self.label}")
         needed = max(spec.nbytes for spec in wanted.inputs)
         if self.max_tensor_bytes < needed:
             raise ConfigError(
@@ -132,7 +132,7 @@ class SocketSource(Source):
         self._wake()
         self._thread.join()
         self._release()
-        ipc.remove(self._table.path)
+        socket_files.remove(self._table.path)
 
     def _bind(self) -> None:
         table = self._table
@@ -141,7 +141,7 @@ class SocketSource(Source):
         self._socket.setsockopt(zmq.RCVHWM, _UNHEARD)
         self._socket.setsockopt(zmq.SNDHWM, _UNREAD)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        ipc.bind(self._socket, table.path, table.group, f"source {table.label}")
+        socket_files.bind(self._socket, table.path, table.group, f"source {table.label}")
 
     def _release(self) -> None:
         self._socket.close()

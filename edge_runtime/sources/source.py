@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.kind_table import KindTable, Label
+from edge_runtime.config.kind_table import KindTable, Label
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, ConfigError
 from split_model.features.preprocess import picture_tensor, to_stored

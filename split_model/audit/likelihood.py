@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from split_model.errors import BadInputError
 from split_model.privacy import NoisePlan
 from split_model.privacy.codebook import CodebookPlan, word_bytes
+from split_model.privacy.codebook_file import Finder
 from split_model.privacy.layout import lay_out
 from split_model.privacy.packing import unpack
 from split_model.privacy.plan import QUANTISED
 from split_model.privacy.release import channel_numbers
-from split_model.privacy.words import Finder
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]

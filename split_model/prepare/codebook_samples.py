@@ -15,7 +15,7 @@ from split_model.errors import BadInputError
 from split_model.features.preprocess import to_real
 from split_model.features.samples import Data
 from split_model.interpreter import Interpreter, open_interpreter
-from split_model.privacy.words import Grouping, check_groups
+from split_model.privacy.codebook_file import Grouping, check_groups
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]

@@ -24,7 +24,7 @@ from split_model.prepare.codebook_samples import CodebookSamples, Halves, group_
 from split_model.prepare.meanings import find_meanings
 from split_model.prepare.vocabulary import Scores, cluster, learn_words
 from split_model.privacy.codebook import CodebookSpec, expected_share
-from split_model.privacy.words import Finder, Grouping, Meanings, write
+from split_model.privacy.codebook_file import Finder, Grouping, Meanings, write
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from split_model.bundle import TensorSpec
 from split_model.features.preprocess import to_stored
 from split_model.prepare.codebook_samples import CodebookSamples, Halves
-from split_model.privacy.words import Grouping, Meanings, stored_dtype
+from split_model.privacy.codebook_file import Grouping, Meanings, stored_dtype
 
 Array = NDArray[Any]
 

@@ -25,8 +25,8 @@ from split_model.privacy import (
     recover,
     recover_codebook,
 )
-from split_model.privacy.response import MAX_EPSILON
-from split_model.privacy.words import Finder, Meanings, read_finder, read_meanings
+from split_model.privacy.codebook_file import Finder, Meanings, read_finder, read_meanings
+from split_model.privacy.randomised_response import MAX_EPSILON
 
 Array = NDArray[Any]
 Entropy = Callable[[int], bytes]

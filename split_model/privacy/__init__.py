@@ -35,8 +35,8 @@ from split_model.privacy.gaussian import GaussianGrid, make_gaussian_grid
 from split_model.privacy.grid import Grid, GridCost, grid_cost, least_epsilon, make_grid
 from split_model.privacy.guarantee import Guarantee, per_value, whole_input
 from split_model.privacy.plan import NoisePlan, NoiseSpec, cut_channels
+from split_model.privacy.randomised_response import RandomisedResponse
 from split_model.privacy.release import NoiseRelease, recover
-from split_model.privacy.response import RandomisedResponse
 
 __all__ = [
     "ALLOCATIONS",

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from split_model.bundle.manifest import MAX_GROUPS, MAX_WORDS, Codebook, Cut, TensorSpec
 from split_model.errors import BadBundleError, ConfigError, ProtocolError
 from split_model.privacy.accountant import round_down, round_up
+from split_model.privacy.codebook_file import Finder, Meanings
 from split_model.privacy.events import ResponseEvent
-from split_model.privacy.response import MAX_EPSILON, RandomisedResponse
+from split_model.privacy.randomised_response import MAX_EPSILON, RandomisedResponse
 from split_model.privacy.sampler import Entropy
-from split_model.privacy.words import Finder, Meanings
 
 Array = NDArray[Any]
 

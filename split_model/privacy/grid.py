@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from split_model.errors import ConfigError
-from split_model.privacy.thresholds import cdf_floors
+from split_model.privacy.laplace_cdf import cdf_floors
 
 #: The wire carries the noise up to this many noise scales (L/ε) beyond either rim; exp(-6) of it lies outside.
 #: Measured with `grid_cost` at ε = 1..64: a value at the rim is then biased by at most 0.13 % of a noise

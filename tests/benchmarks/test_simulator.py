@@ -11,7 +11,7 @@ from benchmarks.simulator.board import Hog
 from benchmarks.simulator.program import DEFAULTS, run_program
 from benchmarks.simulator.scene import WARM_UP_S, Run, Scene, load_profiles, pooled
 from benchmarks.traces import Trace, constant
-from edge_runtime.config import PlannerTable
+from edge_runtime.config.config import PlannerTable
 
 LENGTH_S = 30.0
 IDLE = Hog()

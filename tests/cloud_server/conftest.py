@@ -33,10 +33,10 @@ from split_model.bundle import (
     write_manifest,
 )
 from split_model.interpreter import open_interpreter
-from split_model.keys import KeyPair, make_pair
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec
 from split_model.protocol import messages as wire
 from split_model.protocol.device import Answered, DeviceSession, Event, Refused
+from split_model.protocol.keys import KeyPair, make_pair
 
 INPUTS, HIDDEN, OUTPUTS = 16, 2048, 10
 PATIENCE_S = 20.0

@@ -12,7 +12,7 @@ from cloud_server import access
 from cloud_server.allow_list import AllowList, allow
 from cloud_server.errors import AccessControlError, ListenError
 from cloud_server.gateway import Gateway
-from split_model.keys import KeyPair
+from split_model.protocol.keys import KeyPair
 
 KNOWN = "k" * 40
 GOOD = [b"1.0", b"7", access.DOMAIN, b"10.0.0.1", b"", b"CURVE", z85.decode(KNOWN)]

@@ -13,7 +13,7 @@ import zmq
 
 from cloud_server import cli
 from split_model import command_line
-from split_model.keys import make_pair
+from split_model.protocol.keys import make_pair
 
 
 @pytest.fixture

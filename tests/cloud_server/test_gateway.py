@@ -12,9 +12,9 @@ from cloud_server.allow_list import AllowList
 from cloud_server.counters import Counters
 from cloud_server.engine import Failed
 from cloud_server.gateway import Gateway, Mailbox
-from cloud_server.hub import Reply
-from split_model.keys import KeyPair
+from cloud_server.sessions import Reply
 from split_model.protocol import messages as wire
+from split_model.protocol.keys import KeyPair
 
 
 class Router:

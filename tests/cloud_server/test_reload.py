@@ -11,8 +11,8 @@ import msgspec
 from cloud_server.config import load
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Job, LocalEngine
-from cloud_server.hub import Hub
 from cloud_server.reload import Reloader, hub_limits, open_tails
+from cloud_server.sessions import Hub
 from split_model.protocol import messages as wire
 
 KEY = "A" * 40

@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from cloud_server import config as server_config
-from edge_runtime import config as device_config
+from edge_runtime.config import config as device_config
 from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sources.files import FilesTable
 
@@ -68,7 +68,7 @@ def keys(stem: str) -> dict[str, tuple[bool, str]]:
         if heading := re.match(r"\[([a-z]+)\]", line):
             table = heading[1]
         elif line.startswith("# [["):
-            table = ""  # a whole table in a comment: tests/edge_runtime/test_documented_kinds.py reads those
+            table = ""  # a whole table in a comment: tests/edge_runtime/config/test_documented_kinds.py reads those
         elif (match := _KEY.fullmatch(line)) and table:
             path = f"{table}.{match['name']}"
             assert path not in found, f"{path} twice"

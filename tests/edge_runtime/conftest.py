@@ -28,28 +28,28 @@ from ai_edge_litert import schema_py_generated as schema
 from PIL import Image
 
 from cloud_server import allow_list
-from edge_runtime.conditions.board import RealBoard
-from edge_runtime.conditions.load import LoadEstimator
-from edge_runtime.frame_loop import FrameLoop
-from edge_runtime.heads import Heads
-from edge_runtime.ledger import Paying
-from edge_runtime.offload import Offload
-from edge_runtime.planner import Decision, Hysteresis, Planner
-from edge_runtime.prediction import Conditions, SplitProfile
-from edge_runtime.profile import Profile, SplitTiming
-from edge_runtime.release import Release, plan_for
-from edge_runtime.rests import RestCost, Rests, load_rest
-from edge_runtime.runtime import Runtime
+from edge_runtime.board.board import RealBoard
+from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.inference.heads import Heads
+from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
+from edge_runtime.inference.profile import Profile, SplitTiming
+from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.transport import Transport
+from edge_runtime.loop.frame_loop import FrameLoop
+from edge_runtime.loop.results import Step
+from edge_runtime.loop.runtime import Runtime
+from edge_runtime.planner.planner import Decision, Hysteresis, Planner
+from edge_runtime.planner.prediction import Conditions, SplitProfile
+from edge_runtime.privacy.ledger import Paying
+from edge_runtime.privacy.release import Release, plan_for
 from edge_runtime.sources import Frame
-from edge_runtime.steps import Step
-from edge_runtime.transport import Transport
 from split_model.bundle import Bundle
-from split_model.keys import KeyPair, make_pair, read_pair
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.privacy import NoiseSpec
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
 from split_model.protocol.device import DeviceSession
+from split_model.protocol.keys import KeyPair, make_pair, read_pair
 
 SIDE = 8
 WIDTHS = (SIDE * SIDE * 3, 512, 64, 10)

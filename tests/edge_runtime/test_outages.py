@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.shaper import Link
 from benchmarks.traces import constant
-from split_model.keys import make_pair
+from split_model.protocol.keys import make_pair
 
 
 def check_every_frame_once(device: Any) -> dict[str, float]:

@@ -12,8 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from edge_runtime import cli, daemon
-from edge_runtime.conditions.board import RealBoard
+from edge_runtime import cli
+from edge_runtime.board.board import RealBoard
+from edge_runtime.daemon import daemon
 
 FOLDER = Path(sys.argv[sys.argv.index("-c") + 1]).parent
 true_time = time.time

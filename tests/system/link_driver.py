@@ -12,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-from edge_runtime.offload import Offload
-from edge_runtime.transport import Transport
+from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.transport import Transport
 from split_model.bundle import Bundle
-from split_model.keys import read_pair
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
+from split_model.protocol.keys import read_pair
 
 BOOT_ID = "a" * 32
 

@@ -23,7 +23,7 @@ from rig.model import make_bundle
 from rig.service import toml
 
 from cloud_server import allow_list
-from split_model.keys import make_pair
+from split_model.protocol.keys import make_pair
 
 NEEDED = ("ip", "tc", "iptables")
 #: Frames a second, and the cut they all go out at: 0.37 Mbit/s with all headers, under noise of eight bits a value.

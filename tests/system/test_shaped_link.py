@@ -23,8 +23,8 @@ from rig.model import VALUES, dense_model
 
 from cloud_server import allow_list
 from split_model.bundle import Bundle
-from split_model.keys import make_pair
 from split_model.prepare.pipeline import PrepareOptions, prepare
+from split_model.protocol.keys import make_pair
 
 ADDRESS = "tcp://10.77.0.2:5555"
 #: Of what the shaper lets through, this much is ours: 1448 of 1514 bytes a packet.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.bench.figures import CutFigures, LinkFigures, Range, Spread
 from edge_runtime.bench.recommend import ASSUMED_ROUND_TRIP_S, recommend
-from edge_runtime.conditions.link import wire_bytes
+from edge_runtime.link.estimator import wire_bytes
 
 #: Payloads with their headers.
 SMALL, LARGE = wire_bytes(10_000, 10_000), wire_bytes(80_000, 80_000)

@@ -11,7 +11,7 @@ import pytest
 
 from cloud_server.cli import main as server_main
 from split_model.errors import MissingInputError
-from split_model.keys import make_next, make_pair, read_next, read_pair, switch_to_next
+from split_model.protocol.keys import make_next, make_pair, read_next, read_pair, switch_to_next
 
 FOREVER = {"source_repeat": 0, "source_interval_s": 0.02}
 

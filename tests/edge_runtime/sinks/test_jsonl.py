@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from edge_runtime.records import answer_fields, best_of
+from edge_runtime.loop.records import answer_fields, best_of
 from edge_runtime.sinks import JsonLines
 from split_model.bundle import TensorSpec, TopK
 from split_model.errors import OutputError

@@ -21,11 +21,11 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime import submissions as wire
 from edge_runtime.client import BusyError, Client, NoAnswerError, RefusedError, subscribe
+from edge_runtime.local_api import messages as wire
 from edge_runtime.sources import Answer, Wanted
-from edge_runtime.sources.intake import Intake
 from edge_runtime.sources.local_socket import SocketSource, SocketTable
+from edge_runtime.sources.multiplexer import Intake
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import ConfigError, NotAllowedError, OutputError, ProtocolError
 from split_model.interpreter import open_interpreter

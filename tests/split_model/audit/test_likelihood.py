@@ -15,8 +15,8 @@ from split_model.audit.posterior import guess
 from split_model.bundle import ChannelCalibration, Codebook, Cut, FileRef, TensorSpec
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec
 from split_model.privacy.codebook import CodebookPlan, CodebookRelease, CodebookSpec
+from split_model.privacy.codebook_file import Finder, Grouping
 from split_model.privacy.packing import pack, padded_values, unpack
-from split_model.privacy.words import Finder, Grouping
 
 TENSOR = TensorSpec(name="f", shape=(1, 2, 1, 2), dtype="float32")
 KNOWN = ChannelCalibration(clip_low=(0.0, -1.0), clip_high=(1.0, 3.0), rank=(1.0, 2.0), weight=(1.0, 4.0))

@@ -20,7 +20,7 @@ from split_model.prepare.evaluate import evaluate
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.prepare.views import Views
-from split_model.privacy.words import read_finder, read_meanings
+from split_model.privacy.codebook_file import read_finder, read_meanings
 
 FOLDER = Path(__file__).resolve().parents[3] / "models" / "fashion"
 

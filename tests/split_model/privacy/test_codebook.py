@@ -24,7 +24,7 @@ from split_model.privacy import (
     whole_input,
 )
 from split_model.privacy.codebook import keep_probability
-from split_model.privacy.words import Finder, Grouping, Meanings, check_groups
+from split_model.privacy.codebook_file import Finder, Grouping, Meanings, check_groups
 
 TENSOR = TensorSpec(name="map", shape=(1, 2, 2, 4), dtype="float32")
 

@@ -11,9 +11,9 @@ import pytest
 from split_model.bundle import TensorSpec
 from split_model.errors import SplitModelError
 from split_model.privacy.grid import make_grid
+from split_model.privacy.laplace_cdf import cdf_floors
 from split_model.privacy.layout import lay_out
 from split_model.privacy.sampler import FIRST_BITS, PREFIX_BITS, LaplaceSampler
-from split_model.privacy.thresholds import cdf_floors
 
 SIGNIFICANCE = 1e-6
 

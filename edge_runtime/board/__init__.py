@@ -1,0 +1,1 @@
+"""What the board senses of itself: load, heat, frequency."""

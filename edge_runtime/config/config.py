@@ -1,0 +1,232 @@
+"""The device's config file: every key, its unit in its name, its default, and what must hold between them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from edge_runtime.config.kinds import with_kinds
+from edge_runtime.config.release import Positive, ReleaseTable, Table, check_release
+from edge_runtime.planner.planner import Hysteresis
+from edge_runtime.privacy.ledger.amounts import epsilon_units
+from edge_runtime.privacy.ledger.state import Limits
+from edge_runtime.sinks.jsonl import JsonlTable
+from edge_runtime.sinks.sink import SinkTable
+from edge_runtime.sources.source import SourceTable
+from split_model.errors import BadInputError, ConfigError
+from split_model.layers import Layers, read_layers
+from split_model.protocol.keys import parse_public
+
+# libzmq takes no host that begins otherwise.
+_ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+
+NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+
+
+class DeviceTable(Table, frozen=True):
+    """``[device]``: what runs here. ``state`` is a folder this program may write to.
+
+    ``head_memory_mb``: for heads that are ready. ``rest_memory_mb``: for what is left of the model behind them, to
+    finish frames here with; 0 for none. ``status``: the file that ``edge-runtime status`` reads.
+    """
+
+    bundle: Path
+    key: Path
+    state: Path
+    backend: Literal["ai-edge-litert", "tflite-runtime"] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    head_memory_mb: Positive | None = None
+    rest_memory_mb: NotNegative = 96.0
+    status: Path | None = None
+
+
+class ServerTable(Table, frozen=True):
+    """``[server]``: where tails run. ``public_keys`` holds one key, or two while the server's is being rotated."""
+
+    address: str
+    public_keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=2)]
+
+
+class PrivacyTable(Table, frozen=True):
+    """``[privacy]``: what may leave this device, ever, in pure whole-input ε; every release is charged to a ledger.
+
+    ``subject_budget``: for each source's ``subject`` by itself. ``window_budget``: besides, for every ``window_s``
+    seconds of the device's running time. ``block_frames`` of a subject are paid for with one write; a crash
+    forfeits the rest.
+    """
+
+    whole_input_budget: Positive | Literal["unlimited"]
+    subject_budget: Positive | None = None
+    window_s: Positive | None = None
+    window_budget: Positive | None = None
+    block_frames: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
+
+
+class PlannerTable(Table, frozen=True):
+    """``[planner]``: ``split`` is ``auto``, ``local``, or the op index of an offered cut.
+
+    ``answer_within_s``: an answer is of use for so long after the frame was captured. ``earliest_cut``: cuts
+    before this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
+    ``accuracy_floor``: cuts whose measured accuracy under this release (agreement with the whole model, where there
+    were no labels) is below it are not used; `split-model evaluate --store` measures it.
+    ``objective``: ``latency`` works on one frame at a
+    time; ``throughput`` on several at once and answers as many a second as it can, in the order they are done.
+    ``hedge``: where the server's answer is in doubt the board goes on with the frame as well, right behind the
+    head, if that is expected to save more than it costs.
+    """
+
+    split: Literal["auto", "local"] | int = "auto"
+    answer_within_s: Positive = 1.0
+    earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 1
+    accuracy_floor: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
+    objective: Literal["latency", "throughput"] = "latency"
+    min_gain: NotNegative = Hysteresis.min_gain
+    dwell_s: NotNegative = Hysteresis.dwell_s
+    hedge: bool = False
+
+    @property
+    def hysteresis(self) -> Hysteresis:
+        """What has to be gained to move the split."""
+        return Hysteresis(min_gain=self.min_gain, dwell_s=self.dwell_s)
+
+
+class EmulationTable(Table, frozen=True):
+    """``[emulation]``: play a board so many times slower than this machine. For demonstrations and tests."""
+
+    slowdown: Annotated[float, msgspec.Meta(ge=1.0)] = 1.0
+
+
+class Config(Table, frozen=True):
+    """The whole file. ``source`` and ``sink``: one table, or several as ``[[source]]``; see `kinds`."""
+
+    device: DeviceTable
+    server: ServerTable
+    source: SourceTable | tuple[SourceTable, ...]
+    release: ReleaseTable = ReleaseTable()
+    privacy: PrivacyTable | None = None
+    planner: PlannerTable = PlannerTable()
+    sink: SinkTable | tuple[SinkTable, ...] = JsonlTable()
+    emulation: EmulationTable = EmulationTable()
+
+    @property
+    def server_keys(self) -> tuple[bytes, ...]:
+        """The server's public keys, Z85."""
+        return tuple(key.encode() for key in self.server.public_keys)
+
+    @property
+    def sources(self) -> tuple[SourceTable, ...]:
+        """All sources, one or more."""
+        return self.source if isinstance(self.source, tuple) else (self.source,)
+
+    @property
+    def sinks(self) -> tuple[SinkTable, ...]:
+        """All sinks."""
+        return self.sink if isinstance(self.sink, tuple) else (self.sink,)
+
+    @property
+    def limits(self) -> Limits:
+        """The budgets, in the ledger's units."""
+        table = self.privacy or PrivacyTable(whole_input_budget="unlimited")
+        budgets = (table.whole_input_budget, table.subject_budget, table.window_budget)
+        whole, subject, window = (None if isinstance(b, str) or b is None else epsilon_units(b) for b in budgets)
+        return Limits(
+            budget=whole,
+            subject_budget=subject,
+            window_s=table.window_s,
+            window_budget=window,
+            block_frames=table.block_frames,
+        )
+
+
+def load(path: Path, *, check_server_keys: bool = True) -> Config:
+    """Read and check a config file and its ``conf.d``; `ConfigError` names file and key.
+
+    The device's own keys can be made before the server's are known: the commands for that leave those unchecked.
+    """
+    return load_layers(path, check_server_keys=check_server_keys)[0]
+
+
+def load_layers(path: Path, *, check_server_keys: bool = True) -> tuple[Config, Layers]:
+    """`load`, and where every value is from."""
+    layers = read_layers(path)
+    widened, tree = with_kinds(Config, layers.tree, where=layers.where("source"))
+    layers = replace(layers, tree=tree)
+    config = layers.parse(widened)
+    _check_labels(config.sources, "source", layers.where("source"))
+    _check_labels(config.sinks, "sink", layers.where("sink"))
+    address = _ADDRESS.fullmatch(config.server.address)
+    if address is None or not 0 < int(address["port"]) < 1 << 16:
+        where = layers.where("server.address")
+        raise ConfigError(
+            f"{where}: server.address: {config.server.address!r} does not look like 'tcp://HOST:5555'"
+        )
+    if (key := config.device.key).suffix != ".key":
+        where = layers.where("device.key")
+        raise ConfigError(f"{where}: device.key: {key} must end in '.key'; the public key lies beside")
+    if config.emulation.slowdown > 1.0 and config.device.threads > 1:
+        where = layers.where("emulation.slowdown")
+        raise ConfigError(f"{where}: emulation.slowdown stretches one thread's time; set device.threads = 1")
+    _check_privacy(config, str(path))
+    where = layers.where("server.public_keys")
+    try:
+        for index, public_key in enumerate(config.server.public_keys if check_server_keys else ()):
+            parse_public(public_key, f"{where}: server.public_keys[{index}]")
+    except BadInputError as error:
+        raise ConfigError(str(error)) from None
+    return config, layers
+
+
+def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: str) -> None:
+    if table == "source" and not tables:
+        raise ConfigError(f"{where}: source: is empty; name one")
+    labels = [entry.label for entry in tables]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{where}: {table}: {labels.count(twice)} are called {twice!r}; give each its own 'name'")
+
+
+def _check_privacy(config: Config, where: str) -> None:
+    """What release and budgets must have in common."""
+    release, privacy = config.release, config.privacy
+    check_release(release, where)
+    if privacy is None:
+        if release.mechanism != "none" and config.planner.split != "local":
+            raise ConfigError(
+                f"{where}: privacy.whole_input_budget is not set: say how much whole-input epsilon this device may "
+                'release in its life, a number or "unlimited"; a frame of noise costs thousands, of a codebook '
+                "release.whole_input_epsilon"
+            )
+    else:
+        _check_budgets(privacy, where)
+        bounded = config.limits.bounded
+        if bounded and release.mechanism == "none":
+            raise ConfigError(
+                f"{where}: release.mechanism = 'none' has no finite epsilon, so no budget can hold: set "
+                'privacy.whole_input_budget = "unlimited" alone, or protect the features'
+            )
+        if bounded and release.preset == "cis":
+            raise ConfigError(
+                f"{where}: release.preset = 'cis' costs thousands of epsilon a frame and keeps no budget: "
+                'set privacy.whole_input_budget = "unlimited" alone to accept that, or leave the preset out'
+            )
+    if release.preset == "cis" and (privacy is None or release.mechanism != "noise"):
+        raise ConfigError(
+            f"{where}: release.preset = 'cis' is noise, and needs privacy.whole_input_budget = \"unlimited\""
+        )
+    if release.preset == "cis" and release.allocation not in (None, "rank"):
+        raise ConfigError(f"{where}: release.preset = 'cis' shares by rank; leave release.allocation out")
+
+
+def _check_budgets(privacy: PrivacyTable, where: str) -> None:
+    for name in ("whole_input_budget", "subject_budget", "window_s", "window_budget"):
+        value = getattr(privacy, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f'{where}: privacy.{name} = {value}: give a number, or "unlimited" for the first')
+    if (privacy.window_s is None) != (privacy.window_budget is None):
+        raise ConfigError(f"{where}: privacy.window_s and privacy.window_budget go together; set both or neither")

@@ -1,0 +1,1 @@
+"""Puts the device program together, runs it, and takes it apart again."""

@@ -1,0 +1,135 @@
+"""What is left of the model behind each head, kept ready: a local run goes on from where the head stopped.
+
+It is the tail that the server runs too; the bundle on the board has it, and head and tail make the whole model bit
+for bit. So a frame that was sent and is finished here after all takes the board no longer than a local run from the
+start would have, and until the head is done nothing is lost by leaving open which of the two it will be.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edge_runtime.inference.local_runs import Model
+from edge_runtime.inference.memory import give_back
+from edge_runtime.planner.prediction import SplitProfile
+from split_model.bundle import Bundle, sha256_of
+from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
+from split_model.interpreter import Interpreter, open_interpreter
+
+log = logging.getLogger(__name__)
+
+#: Where a local run takes less there is nothing to gain that would be worth the memory.
+WORTH_IT_S = 0.05
+#: One that was used within so long is not dropped for another: else two that do not fit would be loaded in turns.
+_IDLE_S = 30.0
+
+
+@dataclass(frozen=True)
+class RestCost:
+    """About what the rest behind one head holds, and what it takes on this board when idle."""
+
+    memory_bytes: int
+    seconds: float
+
+
+class Rests:
+    """Loads them in the background as they are wanted, and keeps as many as fit into ``memory_bytes``.
+
+    ``whole``: the model itself, which is what is left at cut 0. ``loader``: one thread. Called in the frame loop's.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], Model],
+        costs: Mapping[int, RestCost],
+        *,
+        whole: Model,
+        memory_bytes: int,
+        loader: Executor,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._costs = dict(costs)
+        self._whole = whole
+        self._memory_bytes = memory_bytes
+        self._loader = loader
+        self._now = now
+        self._kept: OrderedDict[int, tuple[Model, float]] = OrderedDict()  # with when each was wanted last
+        self._under_way: tuple[int, Future[Model]] | None = None
+
+    def apply(self, profile: SplitProfile) -> SplitProfile:
+        """The profile with what is left behind its head, if that is at hand."""
+        at_hand = profile.split == 0 or profile.split in self._kept
+        return replace(profile, rest_s=self._costs[profile.split].seconds if at_hand else None)
+
+    def behind(self, split: int) -> Model | None:
+        """What to run on the features of this cut, or None: then it is on its way, if there is room for it."""
+        self._collect()
+        if split == 0:
+            return self._whole
+        found = self._kept.get(split)
+        if found is not None:
+            self._kept[split] = (found[0], self._now())
+            self._kept.move_to_end(split)
+            return found[0]
+        if self._under_way is None and split in self._costs and self._make_room(self._costs[split].memory_bytes):
+            self._under_way = (split, self._loader.submit(self._load, split))
+        return None
+
+    def failed(self, split: int, error: Exception) -> None:
+        """What is behind this cut does not load or run: it is not tried again."""
+        log.warning("cut %d: what is behind it does not run here (%s); the whole model does", split, error)
+        self._kept.pop(split, None)
+        if split:
+            del self._costs[split]
+
+    def _collect(self) -> None:
+        if self._under_way is None or not self._under_way[1].done():
+            return
+        (split, future), self._under_way = self._under_way, None
+        try:
+            self._kept[split] = (future.result(), self._now())
+        except (BackendError, BadBundleError, BadModelError, MissingInputError) as error:
+            self.failed(split, error)
+
+    def _make_room(self, needed_bytes: int) -> bool:
+        """Drop what was not wanted for long, oldest first; whether so much fits now."""
+        held = {split: self._costs[split].memory_bytes for split in self._kept}
+        idle = [split for split, (_, wanted_s) in self._kept.items() if self._now() - wanted_s >= _IDLE_S]
+        while needed_bytes + sum(held.values()) > self._memory_bytes:
+            if not idle or needed_bytes > self._memory_bytes:
+                return False
+            del held[idle[0]], self._kept[idle.pop(0)]
+        return True
+
+
+def memory_bytes_of(tail_bytes: int, features_bytes: int) -> int:
+    """About what a loaded rest holds: weights packed by the backend beside its file, and its arena.
+
+    EfficientNet-Lite0 (5 to 18 MB of file): 10 to 40 MB measured.
+    """
+    return int(2.1 * tail_bytes) + 4 * features_bytes
+
+
+def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) -> Interpreter:
+    """Load one now, with its warm-up inference; its file is checked again, as a head's is.
+
+    Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`.
+    """
+    cut = bundle.cut(split)
+    path = bundle.path(cut.tail)
+    rest = open_interpreter(path, backend=backend, threads=threads)
+    wanted = [(spec.dtype, spec.shape) for spec in (*cut.tensors, *bundle.manifest.outputs)]
+    made = [(spec.dtype, spec.shape) for spec in (*rest.inputs, *rest.outputs)]
+    if sha256_of(path) != cut.tail.sha256 or made != wanted:
+        raise BadBundleError(f"{path}: changed since this program started; start it again")
+    rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
+    give_back(rest)
+    return rest

@@ -1,0 +1,164 @@
+"""What every split costs on this board: measured once, kept in the state folder, used until something changes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.board.board import Board
+from edge_runtime.inference.heads import Heads
+from split_model.bundle import Bundle, Cut
+from split_model.bundle.manifest import TensorSpec
+from split_model.errors import OutputError
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+_WARM_UPS = 2
+
+
+class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """Median seconds of a head and of its release on an idle board; ``payload_bytes`` of one frame."""
+
+    split: int
+    head_s: float
+    head_p95_s: float
+    release_s: float
+    payload_bytes: int
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """Timings of all offered splits, ``local`` last, and what they are valid for."""
+
+    bundle: str
+    backend: str
+    threads: int
+    slowdown: float
+    release: str
+    splits: tuple[SplitTiming, ...]
+
+    @property
+    def local(self) -> SplitTiming:
+        """The whole model's timing."""
+        return self.splits[-1]
+
+
+def measure(
+    bundle: Bundle,
+    heads: Heads,
+    board: Board,
+    *,
+    release: str,
+    threads: int,
+    stopped: Callable[[], bool] = lambda: False,
+    runs: int = 5,
+    progress: Callable[[str], None] = log.info,
+) -> Profile | None:
+    """Time every offered head and the whole model on this board (medians over ``runs`` after a warm-up).
+
+    Returns None as soon as ``stopped`` holds: on a slow board this takes minutes.
+    """
+    inputs = plausible(bundle.manifest.inputs)
+    splits = []
+    for cut in bundle.manifest.cuts:
+        if stopped():
+            return None
+        splits.append(_time_cut(cut, heads, board, inputs, runs))
+        progress(f"cut {cut.index}: head {splits[-1].head_s * 1e3:.1f} ms")
+    whole = _time_whole(heads, board, inputs, runs)
+    local = SplitTiming(
+        split=bundle.local,
+        head_s=float(np.median(whole)),
+        head_p95_s=max(whole),
+        release_s=0.0,
+        payload_bytes=0,
+    )
+    progress(f"local: {local.head_s * 1e3:.1f} ms")
+    return Profile(
+        bundle=bundle.identity,
+        backend=heads.whole.backend,
+        threads=threads,
+        slowdown=board.slowdown,
+        release=release,
+        splits=(*splits, local),
+    )
+
+
+def _time_cut(cut: Cut, heads: Heads, board: Board, inputs: Sequence[Array], runs: int) -> SplitTiming:
+    """Load a head, time it, let it go before the next one is loaded: two may be more than a board has."""
+    head = heads.load(cut.index)
+    for _ in range(_WARM_UPS):
+        head.release(head.features(inputs))
+    pairs = []
+    for _ in range(runs):
+        features, head_s = board.run(lambda: head.features(inputs))
+        _, release_s = board.run(lambda x=features: head.release(x))  # type: ignore[misc]
+        pairs.append((head_s, release_s))
+    head_times = [pair[0] for pair in pairs] if cut.head is not None else [0.0]
+    return SplitTiming(
+        split=cut.index,
+        head_s=float(np.median(head_times)),
+        head_p95_s=max(head_times),
+        release_s=float(np.median([pair[1] for pair in pairs])),
+        payload_bytes=head.release.payload_bytes,
+    )
+
+
+def _time_whole(heads: Heads, board: Board, inputs: Sequence[Array], runs: int) -> list[float]:
+    for _ in range(_WARM_UPS):
+        heads.whole.run(inputs)
+    return [board.run(lambda: heads.whole.run(inputs))[1] for _ in range(runs)]
+
+
+def plausible(specs: Sequence[TensorSpec]) -> list[Array]:
+    """Inputs to measure with, in each one's shape and dtype: waves, since zeros may run faster than data does.
+
+    Not from `numpy.random`, which alone takes 4 MB of a board's memory.
+    """
+    return [_wave(spec.shape, spec.dtype) for spec in specs]
+
+
+def _wave(shape: tuple[int, ...], dtype: str) -> Array:
+    kind = np.dtype(dtype)
+    wave: Array = np.sin(np.arange(math.prod(shape), dtype=np.float32) * np.float32(0.7)).reshape(shape)
+    if kind.kind == "f":
+        return wave.astype(kind)
+    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths: what they point into has at least two entries
+        return (wave > 0).astype(kind)
+    limits = np.iinfo(kind)
+    low, high = max(limits.min, -128), min(limits.max, 127)
+    return (low + (wave + 1.0) * ((high - low) / 2)).astype(kind)
+
+
+def load(path: Path) -> Profile | None:
+    """A stored profile, or None where there is none or it cannot be read (it is then measured again)."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Profile)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        log.warning("%s: %s; measuring again", path, error)
+        return None
+
+
+def store(path: Path, profile: Profile) -> None:
+    """Write a profile so that it is there whole or not at all. `OutputError` where it cannot be written."""
+    scratch = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1))
+        scratch.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: {error.strerror}; set device.state to a folder that this program may write to"
+        ) from None

@@ -1,0 +1,232 @@
+"""What requests and probes tell of the link and of the server's queue, and when to probe.
+
+Pure: times are handed in. Everything learns from what crosses anyway; probes of content-free bytes fill the gaps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from edge_runtime.link.estimator import LinkEstimate, LinkEstimator, wire_bytes
+from split_model.protocol.chunks import BURST_BYTES
+from split_model.protocol.device import Answered, Probed
+
+#: A probe's size, least and most: enough chunks for their spacing to show the rate.
+PROBE_BYTES = (3 << 10, 12 << 10)
+#: Probes take no more than this share of the uplink as it is believed to be, and only while nothing else crosses;
+#: but at least every `_PROBE_AT_LEAST_S`, or a link that came back from an outage would never be noticed.
+PROBE_SHARE = 0.08
+#: The clock starts with a chunk that has arrived whole. The segment that brought its end brought some of the next
+#: one as well, half a segment on average, which took none of the time that is measured.
+HALF_SEGMENT_BYTES = 724
+#: Requests that timed fewer bytes than this say nothing certain of the rate.
+MIN_TIMED_BYTES = 2 << 10
+#: What is known of the server's queue halves in this time: else one bad moment would keep us away for good.
+_QUEUE_FADE_S = 2.0
+_PROBE_EVERY_S = 0.5
+_PROBE_AT_LEAST_S = 2.0
+#: Sent in place of a probe that the share does not allow: it asks whether anything gets through, and times nothing.
+KNOCK_BYTES = 1
+#: So long after a request or a probe timed the link there is nothing new to learn.
+_FRESH_S = 0.25
+_PING_EVERY_S = 2.0
+#: A probe or a ping is overdue after so many times its predicted time and this much more.
+_OVERDUE = 1.5
+_OVERDUE_S = 0.04
+_UNKNOWN_RTT_S = 0.1
+#: A probe is back so long before the next frame is expected, with its predicted time on top.
+_LEAD_S = 0.03
+#: Rather so much early than one frame later.
+_EARLY_S = 0.1
+_WINDOW_S = 0.3
+_MIN_WINDOW_BYTES = 32 << 10
+
+
+class LinkMeter:
+    """Feed it what came back from the server; ask it for the link, the queue, and what to send next to measure."""
+
+    def __init__(self, estimator: LinkEstimator, *, now_s: float) -> None:
+        self._estimator = estimator
+        self._queue_s = 0.0
+        self._queue_at_s = now_s
+        self._timed_s = self._probed_s = self._pinged_s = now_s
+        self._asked_s = now_s  # when the last probe of any kind was sent
+        self._round_trip_s = now_s  # when the last one was measured
+        self._overdue_s = math.inf  # from then on the open probe or ping is
+        self._silent_since_s: float | None = None
+        self._at_once = False
+        self._next_at_once_s = now_s  # not before then may a whole probe go out of turn again
+        self._frame_s = -math.inf
+        self._interval_s = math.inf
+        self._busy = False
+
+    def estimate(self, now_s: float) -> LinkEstimate:
+        """The link at ``now_s``, and for how long it has been silent if something is overdue."""
+        silent_s = 0.0
+        if self._silent_since_s is not None:
+            silent_s = max(0.0, now_s - self._silent_since_s)
+        elif now_s > self._overdue_s:
+            silent_s = now_s - self._asked_s
+        estimate = self._estimator.estimate(now_s)
+        return replace(estimate, silent_s=silent_s) if silent_s else estimate
+
+    def queue_s(self, now_s: float) -> float:
+        """How long a request is going to wait at the server."""
+        return float(self._queue_s * 0.5 ** ((now_s - self._queue_at_s) / _QUEUE_FADE_S))
+
+    def connected(self) -> None:
+        """A new connection: probe it at once, then ping it."""
+        self._probed_s = self._pinged_s = self._round_trip_s = -math.inf
+        self._heard()
+
+    def frame(self, now_s: float, *, offloaded: bool) -> None:
+        """A frame begins. One that is offloaded needs the link soon: no probe is to be in its way."""
+        self._interval_s = now_s - self._frame_s
+        self._frame_s = now_s
+        self._busy = offloaded
+
+    def sends(self) -> None:
+        """A frame that was to stay here is sent after all."""
+        self._busy = True
+
+    def ended(self) -> None:
+        """The request of this frame ended, however it did: the link is free for probes."""
+        self._busy = False
+
+    def answered(self, event: Answered, now_s: float) -> None:
+        """A request came back with its timings."""
+        self._heard()
+        self._busy = False
+        answer = event.answer
+        transfer_s = 0.0
+        if answer.timed_bytes >= MIN_TIMED_BYTES:
+            on_wire_bytes = wire_bytes(answer.timed_bytes, event.total_bytes) - HALF_SEGMENT_BYTES
+            self._estimator.transferred(on_wire_bytes, answer.receive_s, at_s=now_s)
+            transfer_s = answer.receive_s * event.total_bytes / answer.timed_bytes
+            self._timed_s = now_s
+        self._estimator.round_trip(event.elapsed_s - transfer_s - answer.queue_s - answer.tail_s)
+        self._round_trip_s = now_s
+        self._note_queue(0.5 * self.queue_s(now_s) + 0.5 * answer.queue_s, now_s)
+
+    def probed(self, event: Probed, now_s: float) -> None:
+        """A probe or a ping came back."""
+        # One that was overdue says that the link is back, but its timing says how bad it was: measure again.
+        self._at_once = self._silent_since_s is not None or now_s > self._overdue_s
+        self._heard()
+        if event.timed_bytes >= MIN_TIMED_BYTES:
+            on_wire_bytes = wire_bytes(event.timed_bytes, event.total_bytes) - HALF_SEGMENT_BYTES
+            self._estimator.transferred(on_wire_bytes, event.receive_s, at_s=now_s)
+            self._timed_s = now_s
+        elif event.total_bytes == 0:
+            self._estimator.round_trip(event.elapsed_s)
+            self._round_trip_s = now_s
+
+    def given_up(self, *, acked_bytes: int, total_bytes: int, first_sent_s: float, now_s: float) -> None:
+        """Nobody waits for a request any more: without this a dying link would keep its old estimate.
+
+        One that had arrived whole says nothing bad of the link, but that the server takes its time. Any other means
+        silence until something is heard again, and asks for a probe at once, behind what is still on its way.
+        """
+        self._busy = False
+        link = self._estimator.estimate(now_s)
+        elapsed_s = now_s - first_sent_s - (link.rtt_s or 0.0)
+        if elapsed_s <= 0.0:  # no answer and no acknowledgement could have come yet
+            return
+        if acked_bytes >= total_bytes:
+            waited_s = elapsed_s - total_bytes / (link.uplink_bytes_s or math.inf)
+            self._note_queue(max(self.queue_s(now_s), waited_s), now_s)
+            return
+        if acked_bytes > 0:
+            on_wire_bytes = wire_bytes(acked_bytes, total_bytes)
+            self._estimator.transferred(on_wire_bytes, elapsed_s, at_s=now_s, grain=False)
+        if self._silent_since_s is None:
+            self._silent_since_s = first_sent_s
+        self._at_once = True
+
+    def window_bytes(self, limit_bytes: int, now_s: float) -> int | None:
+        """How much to have under way unacknowledged; None while the link is unknown."""
+        link = self._estimator.estimate(now_s)
+        if link.uplink_bytes_s is None:
+            return None
+        wanted = int(link.uplink_bytes_s * (_WINDOW_S + (link.rtt_s or 0.0)))
+        return min(limit_bytes, max(_MIN_WINDOW_BYTES, wanted))
+
+    def probe_due_s(self, now_s: float) -> float:
+        """When the next probe is to be sent; inf while an offloaded frame needs the link.
+
+        No sooner than the share allows. Where frames come at intervals it is sent just in time to be back before
+        the next one is planned: nothing tells more of a link than a sample of this moment.
+        """
+        if self._busy:
+            return math.inf
+        if self._at_once:
+            return now_s
+        rate = self._estimator.estimate(now_s).uplink_bytes_s
+        if rate is None:
+            return self._probed_s + _PROBE_EVERY_S
+        probe_bytes = self._probe_bytes(rate)
+        due_s = max(self._probed_s + self._pause_s(rate), self._timed_s + _FRESH_S)
+        if now_s - self._frame_s > 2.0 * self._interval_s:
+            return due_s
+        lead_s = min(0.5 * self._interval_s, self._predicted_s(probe_bytes, now_s) + _LEAD_S)
+        just_in_time_s = self._frame_s + self._interval_s - lead_s
+        return just_in_time_s if -_EARLY_S <= just_in_time_s - due_s <= _PROBE_EVERY_S else due_s
+
+    def next_probe_bytes(self, now_s: float, *, silent: bool = False) -> int | None:
+        """Bytes of a probe to send now, 0 for a ping, None for nothing. Ask only while nothing is under way.
+
+        Or where it has been ``silent`` for long: then a ping asks if the server is there, whatever is under way.
+        """
+        if not silent and now_s >= self.probe_due_s(now_s):
+            rate = self._estimator.estimate(now_s).uplink_bytes_s
+            probe_bytes = KNOCK_BYTES
+            if self._may_probe(rate, now_s):
+                probe_bytes = self._probe_bytes(rate)
+                self._probed_s = now_s
+            self._at_once = False
+        # Probes time the uplink only, and while they keep coming back nothing else would tell the round trip.
+        elif now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S and (silent or not self._busy):
+            probe_bytes = 0
+            self._pinged_s = now_s
+        else:
+            return None
+        self._asked_s = now_s
+        self._overdue_s = now_s + _OVERDUE * self._predicted_s(probe_bytes, now_s) + _OVERDUE_S
+        return probe_bytes
+
+    def _may_probe(self, rate: float | None, now_s: float) -> bool:
+        """Whether the probe that is due now may be a whole one.
+
+        Those out of turn keep to the share as well, by themselves: each takes the link from the frames behind it,
+        and if these are given up for that, each would ask for a probe at once again, without end.
+        """
+        if not self._at_once or rate is None:
+            return True
+        if now_s < self._next_at_once_s:
+            return False
+        self._next_at_once_s = now_s + self._pause_s(rate)
+        return True
+
+    def _pause_s(self, rate: float) -> float:
+        """How long a probe must last, for its share of the link."""
+        return min(max(_PROBE_EVERY_S, self._probe_bytes(rate) / (PROBE_SHARE * rate)), _PROBE_AT_LEAST_S)
+
+    def _probe_bytes(self, rate: float | None) -> int:
+        least, most = PROBE_BYTES
+        if rate is None or PROBE_SHARE * _PROBE_AT_LEAST_S * rate >= 2 * BURST_BYTES:
+            least = 2 * BURST_BYTES  # from here on a burst is left out of the timing
+        return max(least, min(most, int(PROBE_SHARE * _PROBE_EVERY_S * (rate or 0.0))))
+
+    def _predicted_s(self, probe_bytes: int, now_s: float) -> float:
+        link = self._estimator.estimate(now_s)
+        rtt_s = _UNKNOWN_RTT_S if link.rtt_s is None else link.rtt_s
+        return rtt_s + probe_bytes / (link.uplink_bytes_s or PROBE_BYTES[0])
+
+    def _heard(self) -> None:
+        self._overdue_s = math.inf
+        self._silent_since_s = None
+
+    def _note_queue(self, queue_s: float, now_s: float) -> None:
+        self._queue_s = max(0.0, queue_s)
+        self._queue_at_s = now_s

@@ -1,0 +1,142 @@
+"""The kernel's own view of the connection (Linux's TCP_INFO): round trip, and what waits in the socket.
+
+What of it is used, and why no more (`refined`):
+
+- ``min_rtt_s`` bounds the round trip from below. The application's figure is what is left of an exchange after
+  transfer, queue and tail are taken off, and may come out too small; no answer is ever back before that.
+- ``waiting_bytes`` (not sent yet, or not acknowledged) stand before the next frame, for example those of a
+  request that was given up on a dying link. They add to the time that the next one waits.
+
+Both stay true, as lower bounds, behind a proxy that ends the TCP connection on this side of the slow link. The rest
+does not: there everything is acknowledged at once, however slow the link. So the progress of a transfer (for the
+stall rule) is what the *server* acknowledged, which it does for every eighth of a payload, and the rate is taken
+from the server's chunk timings alone. ``delivery_bytes_s`` besides counts what the last few segments did, bursts
+out of a token bucket included. `ends_at_server` tells the user of `edge-runtime bench` that there is such a proxy.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from dataclasses import dataclass, replace
+
+from edge_runtime.link.estimator import LinkEstimate
+
+#: struct tcp_info of <linux/tcp.h>, to its field tcpi_delivery_rate: name -> (offset, format). It only ever grows.
+_FIELDS = {
+    "snd_mss": (16, "=I"),
+    "unacked": (24, "=I"),
+    "rtt": (68, "=I"),
+    "bytes_acked": (120, "=Q"),
+    "notsent_bytes": (144, "=I"),
+    "min_rtt": (148, "=I"),
+    "delivery_rate": (160, "=Q"),
+}
+#: As much as we read of it.
+INFO_BYTES = 168
+_NO_RTT = 0xFFFFFFFF
+#: What a server may add to a ping's time over the kernel's: scheduling, decryption, a busy event loop ...
+_PING_OVERHEAD_S = 0.010
+#: ... in all no more than this many times the kernel's time.
+_PING_FACTOR = 1.5
+
+
+@dataclass(frozen=True)
+class TcpInfo:
+    """A connection as the kernel sees it; None where this kernel does not tell or has not measured yet."""
+
+    rtt_s: float | None
+    min_rtt_s: float | None
+    acked_bytes: int | None
+    notsent_bytes: int | None
+    unacked_bytes: int
+    delivery_bytes_s: int | None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes handed to the socket that the other end has not acknowledged; in whole segments, so rounded up."""
+        return self.unacked_bytes + (self.notsent_bytes or 0)
+
+
+def parse(raw: bytes) -> TcpInfo | None:
+    """Read what getsockopt(IPPROTO_TCP, TCP_INFO) gave; None where even the oldest fields are not there."""
+    found = {
+        name: int(struct.unpack_from(form, raw, offset)[0])
+        for name, (offset, form) in _FIELDS.items()
+        if offset + struct.calcsize(form) <= len(raw)
+    }
+    if "rtt" not in found:
+        return None
+    min_rtt = found.get("min_rtt", _NO_RTT)
+    return TcpInfo(
+        rtt_s=found["rtt"] * 1e-6 or None,
+        min_rtt_s=None if min_rtt in (0, _NO_RTT) else min_rtt * 1e-6,
+        acked_bytes=found.get("bytes_acked"),
+        notsent_bytes=found.get("notsent_bytes"),
+        unacked_bytes=found["unacked"] * found["snd_mss"],
+        delivery_bytes_s=found.get("delivery_rate") or None,
+    )
+
+
+def ends_at_server(info: TcpInfo, ping_s: float | None) -> bool:
+    """Whether the connection seems to end where the pings do, and not at a proxy before the slow link.
+
+    A proxy shows in a kernel round trip far below that of a ping through the application.
+    """
+    if info.min_rtt_s is None or ping_s is None:
+        return False
+    return ping_s <= info.min_rtt_s * _PING_FACTOR + _PING_OVERHEAD_S
+
+
+def refined(estimate: LinkEstimate, info: TcpInfo | None) -> tuple[LinkEstimate, float]:
+    """The link with its round trip bounded by the kernel's, and how long what waits in the socket will take."""
+    if info is None:
+        return estimate, 0.0
+    if estimate.rtt_s is not None and info.min_rtt_s is not None:
+        estimate = replace(estimate, rtt_s=max(estimate.rtt_s, info.min_rtt_s))
+    rate = estimate.uplink_bytes_s
+    return estimate, 0.0 if rate is None else info.waiting_bytes / rate
+
+
+class TcpWatch:
+    """Holds a duplicate of the connection's descriptor; `detach` soon, as it keeps the connection open."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+
+    def attach(self, descriptor: int, *, port: int) -> bool:
+        """Watch the connection behind a descriptor that libzmq named; False where it is gone by now.
+
+        The number may have been given to something else meanwhile, hence the look at the peer's port.
+        """
+        self.detach()
+        watched: socket.socket | None = None
+        try:
+            watched = socket.socket(fileno=os.dup(descriptor))
+            peer = watched.getpeername()
+        except OSError:
+            peer = None
+        if watched is None:
+            return False
+        if not isinstance(peer, tuple) or peer[1] != port:
+            watched.close()
+            return False
+        self._socket = watched
+        return True
+
+    def detach(self) -> None:
+        """Let go of the connection."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def read(self) -> TcpInfo | None:
+        """The connection now, or None where there is none or this system does not tell."""
+        option = getattr(socket, "TCP_INFO", None)
+        if self._socket is None or option is None:
+            return None
+        try:
+            return parse(self._socket.getsockopt(socket.IPPROTO_TCP, option, INFO_BYTES))
+        except OSError:
+            return None

@@ -1,0 +1,149 @@
+"""Where to cut now. Pure: profiles and conditions in, a decision with its reasons out.
+
+For every cut it predicts (see `prediction`), with the link and the load as they are believed to be::
+
+    time = head · load + release · load + bytes / uplink + round trip + queue + tail
+
+and takes the shortest, but moves away from the split point in force only for a clear gain, and not more often
+than the dwell time allows. A lost link sends it to ``local`` at once. With the objective ``throughput`` it takes
+the split whose slowest part is fastest instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edge_runtime.planner.prediction import Conditions, Objective, Prediction, SplitProfile, predict
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The split point from now on, and why: what was seen and what it predicts for every split there was.
+
+    ``moved`` says whether it differs from the one before; ``hedge``, whether to go on here behind the head as well.
+    """
+
+    split: int
+    moved: bool
+    why: str
+    predictions: tuple[Prediction, ...]
+    seen: Conditions | None = None
+    hedge: bool = False
+
+
+@dataclass(frozen=True)
+class Seam:
+    """The head is done: send what it made, or go on here? ``expected``: what is known of sending it now."""
+
+    send: bool
+    expected: Prediction | None
+
+
+@dataclass(frozen=True)
+class Hysteresis:
+    """How much has to be gained to move (share of the present prediction, and seconds), and how often at most."""
+
+    min_gain: float = 0.02
+    min_gain_s: float = 0.002
+    dwell_s: float = 0.25
+
+
+class Planner:
+    """Remembers the split point in force and when it moved; decides from what it is handed.
+
+    ``profiles`` must include ``local``; ``fixed`` pins the split, for comparison and for those who know better.
+    """
+
+    def __init__(
+        self,
+        profiles: Sequence[SplitProfile],
+        *,
+        local: int,
+        hysteresis: Hysteresis,
+        fixed: int | None = None,
+        objective: Objective = "latency",
+    ) -> None:
+        self._profiles = {profile.split: profile for profile in profiles}
+        if local not in self._profiles or (fixed is not None and fixed not in self._profiles):
+            raise ValueError(f"no profile for split {local if local not in self._profiles else fixed}")
+        self.local = local
+        self.split = local if fixed is None else fixed
+        self._fixed = fixed
+        self.objective = objective
+        self._hysteresis = hysteresis
+        self._moved_s = -math.inf
+
+    def update_profile(self, profile: SplitProfile) -> None:
+        """Replace what is known of one split, as measurements come in."""
+        self._profiles[profile.split] = profile
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the user pinned the split: then a frame is finished here only when its answer is overdue."""
+        return self._fixed is not None
+
+    @property
+    def splits(self) -> frozenset[int]:
+        """Every split it may choose, ``local`` included."""
+        return frozenset(self._profiles)
+
+    def profile(self, split: int) -> SplitProfile:
+        """What is known of one split."""
+        return self._profiles[split]
+
+    def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
+        """Choose among the splits in ``ready`` (those whose tail the server hosts; ``local`` always is)."""
+        if self.objective == "throughput":  # our own frames queue up before a slow tail: that is its time, no more
+            conditions = replace(conditions, queue_s=0.0)
+        if self.objective == "throughput" or self.is_fixed:
+            conditions = replace(conditions, may_hedge=False)
+        candidates = [p for split, p in self._profiles.items() if split in ready or split == self.local]
+        local_s = self._profiles[self.local].head_s * conditions.load
+        predictions = tuple(predict(profile, conditions, local_s=local_s) for profile in candidates)
+        by_split = {prediction.split: prediction for prediction in predictions}
+        if self._fixed is not None:
+            usable = self._fixed in by_split and (self._fixed == self.local or conditions.link_up)
+            chosen = self._fixed if usable else self.local
+            return self._move(
+                chosen, "fixed by the config" if usable else "the link is down", predictions, conditions, now_s
+            )
+        best = min(predictions, key=lambda prediction: prediction.cost_s(self.objective))
+        present = by_split.get(self.split)
+        if present is None or math.isinf(present.total_s):
+            why = "the link is down" if not conditions.link_up else "the split in force is not to be had"
+            return self._move(best.split, why, predictions, conditions, now_s)
+        present_s = present.cost_s(self.objective)
+        gain_s = present_s - best.cost_s(self.objective)
+        needed_s = max(self._hysteresis.min_gain * present_s, self._hysteresis.min_gain_s)
+        if best.split == self.split or gain_s < needed_s:
+            return self._move(self.split, "no clear gain elsewhere", predictions, conditions, now_s)
+        if now_s - self._moved_s < self._hysteresis.dwell_s:
+            return self._move(self.split, "moved a moment ago", predictions, conditions, now_s)
+        why = f"saves {gain_s * 1e3:.0f} ms of {present_s * 1e3:.0f} ms"
+        return self._move(best.split, why, predictions, conditions, now_s)
+
+    def at_seam(self, split: int, conditions: Conditions, *, was_local: bool) -> Seam:
+        """Decide again once the head of ``split`` is done, with the link as it is by now.
+
+        A frame that was meant for the server is finished here where that will be sooner. One that was meant to stay
+        (``was_local``) is sent for a clear gain.
+        """
+        profile = self._profiles[split]
+        local_s = self._profiles[self.local].head_s * conditions.load
+        expected = predict(replace(profile, head_s=0.0), conditions, local_s=local_s)
+        rest_s = local_s if profile.rest_s is None else profile.rest_s * conditions.load
+        left_s = conditions.local_wait_s + rest_s
+        needed_s = max(self._hysteresis.min_gain * left_s, self._hysteresis.min_gain_s) if was_local else 0.0
+        return Seam(expected.cost_s("latency") <= left_s - needed_s, expected)
+
+    def _move(
+        self, split: int, why: str, predictions: tuple[Prediction, ...], seen: Conditions, now_s: float
+    ) -> Decision:
+        moved = split != self.split
+        if moved:
+            self.split = split
+            self._moved_s = now_s
+        hedge = any(prediction.hedged for prediction in predictions if prediction.split == split)
+        return Decision(split, moved, why, predictions, seen, hedge)

@@ -1,0 +1,167 @@
+"""How long a frame is going to take at one split. Pure: a profile and the conditions in, a prediction out.
+
+The uplink is not a number but a distribution (log-normal), looked at as of when the head will be done. So
+``bytes / uplink`` is an expectation: a slow second costs more than a fast one gains, but no more than a local run,
+which is started when the answer is overdue. What is silent is expected to stay so for as long again.
+
+Where what is left of a local run behind the head is at hand (see `rests`) that is all a rescue takes. It may also
+be started right behind the head (a hedge), while the link is at work: then no answer is later than a local run's.
+That has a price, in seconds: the energy is spent, and the next frame may find the board still busy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edge_runtime.link.estimator import LinkEstimate, wire_bytes
+
+Objective = Literal["latency", "throughput"]
+
+#: Used for the round trip until one was measured.
+_UNKNOWN_RTT_S = 0.1
+#: No link is believed to be better known than this, standard deviation of the logarithm of its rate, nor worse.
+_SPREAD = (0.3, 2.0)
+#: A local run is started when an answer is overdue by about this share of its transfer time, and so many seconds.
+_RESCUED_AFTER = 0.5
+_RESCUED_AFTER_S = 0.05
+#: What a second of a hedge must save at least.
+_HEDGE_PRICE = 0.01
+#: What is released is to be of use: no hedge where the local run is more likely to win than this.
+_MOST_DOUBT = 0.5
+
+
+@dataclass(frozen=True)
+class SplitProfile:
+    """What one split costs: head and release on this board when idle, payload, tail on the server.
+
+    The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``. ``rest_s``: what is left of a local
+    run once the head is done; None where it would have to begin anew.
+    """
+
+    split: int
+    head_s: float
+    release_s: float = 0.0
+    payload_bytes: int = 0
+    tail_s: float = 0.0
+    rest_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The world as the planner sees it.
+
+    ``load``: how many times longer work takes here than in the profile. ``local_wait_s``: so long a local run of an
+    earlier frame still goes on. ``may_hedge``: the user wants hedges where they pay. ``next_frame_s``: in so many
+    seconds the next frame is there, at the soonest.
+    """
+
+    link: LinkEstimate
+    link_up: bool
+    load: float = 1.0
+    queue_s: float = 0.0
+    local_wait_s: float = 0.0
+    may_hedge: bool = False
+    next_frame_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted latency of a frame at one split, in parts that add up to ``total_s``.
+
+    ``wait_s``: until an earlier frame's local run is done, before this one's. ``doubt``: the chance that a local
+    run started together with the frame would be done before. ``hedged``: what is left of one is started right
+    behind the head, which costs ``price_s``.
+    """
+
+    split: int
+    total_s: float
+    head_s: float
+    transfer_s: float
+    round_trip_s: float
+    server_s: float
+    wait_s: float = 0.0
+    doubt: float = 0.0
+    hedged: bool = False
+    price_s: float = 0.0
+
+    @property
+    def bottleneck_s(self) -> float:
+        """Seconds a frame of the slowest stage: all that counts when frames are worked on at the same time."""
+        return max(self.head_s, self.transfer_s, self.server_s)
+
+    def cost_s(self, objective: Objective) -> float:
+        """What is minimised: the time of one frame and the price of its hedge, or the time between two answers."""
+        return self.total_s + self.price_s if objective == "latency" else self.bottleneck_s
+
+
+def predict(profile: SplitProfile, conditions: Conditions, *, local_s: float = math.inf) -> Prediction:
+    """The latency of one frame at one split; infinite where the link is needed and not there.
+
+    ``local_s``: what a local run takes now. By that, or by what is left of it, a stalled transfer is rescued.
+    """
+    head_s = (profile.head_s + profile.release_s) * conditions.load
+    if profile.payload_bytes == 0:
+        wait_s = conditions.local_wait_s
+        return Prediction(profile.split, wait_s + head_s, head_s, 0.0, 0.0, 0.0, wait_s=wait_s)
+    link = conditions.link.ahead(head_s)
+    if not conditions.link_up or link.uplink_bytes_s is None:
+        return Prediction(profile.split, math.inf, head_s, math.inf, 0.0, 0.0, doubt=1.0)
+    rtt_s = link.rtt_s if link.rtt_s is not None else _UNKNOWN_RTT_S
+    server_s = conditions.queue_s + profile.tail_s
+    likely_s = wire_bytes(profile.payload_bytes, profile.payload_bytes) / link.uplink_bytes_s + link.silent_s
+    least, most = _SPREAD
+    spread = 0.0 if link.rate_spread == 0.0 else min(most, math.hypot(link.rate_spread, least))
+    wait_s = max(0.0, conditions.local_wait_s - head_s)
+    rest_s = local_s if profile.rest_s is None else profile.rest_s * conditions.load
+    rescued_s = likely_s * _RESCUED_AFTER + _RESCUED_AFTER_S + wait_s + rest_s
+    transfer_s = _expected_least(likely_s, spread, rescued_s)
+    fixed_s = head_s + rtt_s + server_s
+    doubt = _chance_above(likely_s, spread, conditions.local_wait_s + local_s - fixed_s)
+    plain = Prediction(profile.split, fixed_s + transfer_s, head_s, transfer_s, rtt_s, server_s, doubt=doubt)
+    if profile.rest_s is None or not conditions.may_hedge:
+        return plain
+    hedged = _hedged(plain, conditions, likely_s, spread, rest_s)
+    return plain if hedged is None or hedged.cost_s("latency") >= plain.total_s else hedged
+
+
+def _hedged(
+    plain: Prediction, conditions: Conditions, likely_s: float, spread: float, rest_s: float
+) -> Prediction | None:
+    """The same with the rest of a local run right behind the head; None where that is more likely to be first."""
+    if plain.doubt > _MOST_DOUBT:
+        return None
+    fixed_s = plain.head_s + plain.round_trip_s + plain.server_s
+    done_s = max(plain.head_s, conditions.local_wait_s) + rest_s
+    if done_s <= fixed_s:
+        return None
+    transfer_s = _expected_least(likely_s, spread, done_s - fixed_s)
+    total_s = fixed_s + transfer_s
+    # The next frame may be in doubt as well, and would find the board taken.
+    blocked_s = max(0.0, done_s - max(total_s, conditions.next_frame_s))
+    price_s = _HEDGE_PRICE * rest_s + plain.doubt * blocked_s
+    return replace(plain, total_s=total_s, transfer_s=transfer_s, hedged=True, price_s=price_s)
+
+
+def _expected_least(median: float, spread: float, limit: float) -> float:
+    """The expectation of the lesser of ``limit`` and a log-normal variable."""
+    if spread == 0.0:
+        return min(median, limit)
+    depth = math.log(limit / median) / spread if limit < math.inf else math.inf
+    below = median * math.exp(spread**2 / 2.0) * _normal(depth - spread)
+    return below + (limit * _normal(-depth) if limit < math.inf else 0.0)
+
+
+def _chance_above(median: float, spread: float, limit: float) -> float:
+    """The chance that a log-normal variable exceeds ``limit``."""
+    if limit <= 0.0:
+        return 1.0
+    if spread == 0.0 or limit == math.inf:
+        return float(median > limit)
+    return _normal(math.log(median / limit) / spread)
+
+
+def _normal(x: float) -> float:
+    """The standard normal distribution function."""
+    return 0.5 * math.erfc(-x / math.sqrt(2.0))

@@ -1,0 +1,42 @@
+"""How long the server takes for each tail: as it reported, and until then in proportion to the tail's MACs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_runtime.planner.prediction import SplitProfile
+from split_model.bundle import Bundle
+
+#: Without any answer for so long, what is known of the tails begins to fade ...
+_FRESH_S = 10.0
+#: ... and halves every so often.
+_HALVED_S = 10.0
+
+
+class TailTimes:
+    """Learns from the ``tail_s`` that comes with every answer. Pure.
+
+    Until the first answer the tails are taken to cost nothing: the planner then tries the server once and
+    knows, where any pessimistic guess could keep it from ever finding out. For the same reason what was heard
+    long ago counts less and less: a server that was slow once is tried again.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
+        self._seconds_per_mac = 0.0
+        self._measured: dict[int, float] = {}
+        self._heard_s = 0.0
+
+    def observed(self, split: int, tail_s: float, *, at_s: float) -> None:
+        """One tail took so long."""
+        self._heard_s = at_s
+        before = self._measured.get(split, tail_s)
+        self._measured[split] = 0.7 * before + 0.3 * tail_s
+        if self._macs[split] > 0:
+            self._seconds_per_mac = self._measured[split] / self._macs[split]
+
+    def apply(self, profile: SplitProfile, *, now_s: float) -> SplitProfile:
+        """The profile with the best known tail time."""
+        tail_s = self._measured.get(profile.split, self._macs[profile.split] * self._seconds_per_mac)
+        silent_s = max(0.0, now_s - self._heard_s - _FRESH_S)
+        return replace(profile, tail_s=tail_s * 0.5 ** (silent_s / _HALVED_S))

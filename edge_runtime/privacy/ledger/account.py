@@ -1,0 +1,97 @@
+"""One run's way to pay: the ledger, and what a frame of some subject costs at each cut."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from edge_runtime.privacy.ledger.amounts import Amount
+from edge_runtime.privacy.ledger.ledger import Ledger
+from edge_runtime.privacy.ledger.state import Books, Limits, Refusal
+
+log = logging.getLogger(__name__)
+
+#: Refusals that hold for one subject; all others hold for the device, which is no subject's name.
+_PER_SUBJECT = ("subject", "subjects")
+_DEVICE = ""
+
+
+class Paying(Protocol):
+    """What the frame loop asks before anything leaves."""
+
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
+        """Those of some cuts at which a frame of this subject can still be paid for."""
+
+    def charge(self, cut: int, subject: str) -> bool:
+        """Pay for one release of a subject at a cut; False: nothing may leave."""
+
+
+class Account:
+    """``costs``: of one frame, by cut. ``ledger``: a `Ledger`, or why there is none, and then nothing leaves."""
+
+    def __init__(self, ledger: Ledger | Refusal, *, costs: Mapping[int, Amount]) -> None:
+        self._ledger = ledger
+        self._costs = dict(costs)
+        self._said: dict[str, frozenset[int]] = {}
+
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
+        """Those of some cuts at which a frame can still be paid for. The log says once that one no longer can."""
+        asked = frozenset(cuts)
+        refusals = {cut: refused for cut in asked if (refused := self._refusal(cut, subject)) is not None}
+        self._say(refusals, subject)
+        payable = asked - refusals.keys()
+        for whose in (subject, _DEVICE):  # a new window; when that is spent, it is news again
+            self._said[whose] = self._said.get(whose, frozenset()) - payable
+        return payable
+
+    def charge(self, cut: int, subject: str) -> bool:
+        """Pay for one release at a cut, before it leaves. False: nothing may leave; the log says why, once."""
+        if isinstance(self._ledger, Refusal):
+            refused: Refusal | None = self._ledger
+        else:
+            refused = self._ledger.charge(self._costs[cut], subject)
+        if refused is not None:
+            self._say({cut: refused}, subject)
+        return refused is None
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing leaves at all, or empty."""
+        return self._ledger.text if isinstance(self._ledger, Refusal) else self._ledger.trouble
+
+    @property
+    def books(self) -> Books | None:
+        """What was really charged, without the reserve; None without a ledger."""
+        return None if isinstance(self._ledger, Refusal) else self._ledger.used
+
+    def renewed(self, costs: Mapping[int, Amount]) -> Account:
+        """Another account of the same ledger; close one of the two."""
+        return Account(self._ledger, costs=costs)
+
+    def limit(self, limits: Limits) -> None:
+        """Other budgets from now on; what was spent counts against them."""
+        if isinstance(self._ledger, Ledger):
+            self._ledger.limit(limits)
+
+    def close(self) -> None:
+        """Give back what was reserved."""
+        if isinstance(self._ledger, Ledger):
+            self._ledger.close()
+
+    def _refusal(self, cut: int, subject: str) -> Refusal | None:
+        if isinstance(self._ledger, Refusal):
+            return self._ledger
+        return self._ledger.refusal(self._costs[cut], subject)
+
+    def _say(self, refusals: Mapping[int, Refusal], subject: str) -> None:
+        """Tell what is news: of the device's budgets once, of a subject's once for each subject."""
+        whose = {cut: subject if refused.why in _PER_SUBJECT else _DEVICE for cut, refused in refusals.items()}
+        news = sorted(cut for cut in refusals if cut not in self._said.get(whose[cut], frozenset()))
+        if news:
+            which = f"cut {news[0]}" if len(news) == 1 else f"cuts {', '.join(map(str, news))}"
+            log.warning(
+                "nothing leaves at %s any more: %s; frames are finished here", which, refusals[news[0]].text
+            )
+            for cut in news:
+                self._said[whose[cut]] = self._said.get(whose[cut], frozenset()) | {cut}

@@ -1,0 +1,265 @@
+"""The ledger of a running device: every release is charged here before its first byte leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+
+from edge_runtime.privacy.ledger import state as pure
+from edge_runtime.privacy.ledger import store
+from edge_runtime.privacy.ledger.amounts import Amount, as_float
+from edge_runtime.privacy.ledger.state import Books, Limits, Now, Refusal
+from edge_runtime.privacy.ledger.store import LedgerError, SlotFile
+from split_model.errors import NotAllowedError, OutputError
+
+log = logging.getLogger(__name__)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: A spent window's age is noted this many times, so that a restart costs no more than such a part of it.
+_NOTES_PER_WINDOW = 16
+#: The next block is bought when this part of one is left.
+_AHEAD_AT = 8
+
+
+def system_now() -> Callable[[], Now]:
+    """The kernel's boot clock, suspend included."""
+    try:
+        boot_id = _BOOT_ID.read_text().strip()
+    except OSError:
+        boot_id = uuid.uuid4().hex  # then every start counts as a boot, and no time between two is credited
+    return lambda: Now(boot_id, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+class Ledger:
+    """Open it with `open_in`, `charge` before every release, `close` at the end. Safe from several threads.
+
+    What is on the disk is at least what was charged: releases are paid from a block, one for each subject, that was
+    written and synced before. `close` gives the rest of the blocks back; a crash forfeits it. With ``ahead``, an
+    executor of one thread, the next block is written there before the last one is used up, and no frame waits for
+    the disk: while it is being written, the slot that is whole holds the old block, which is all that is paid from.
+    """
+
+    def __init__(
+        self,
+        file: SlotFile,
+        lock: int,
+        limits: Limits,
+        now: Callable[[], Now],
+        *,
+        ahead: Executor | None = None,
+    ) -> None:
+        """Takes over both files and ``ahead``. Raises `LedgerError`, or OSError where the disk does not take it."""
+        self._guard = threading.Condition()
+        self._ahead = ahead
+        self._under_way = False
+        self._file = file
+        self._lock = lock
+        self._limits = limits
+        self._now = now
+        stored = file.load()
+        if (lost := pure.total_of(stored.reserved)) != Amount():
+            log.warning(
+                "the last run did not give back what it had reserved; "
+                "%d releases, whole-input epsilon %.6g together, "
+                "count as made",
+                lost.releases,
+                as_float(lost.epsilon),
+            )
+        self._used = pure.opened(stored, now())
+        self._reserves: dict[str, Amount] = {}
+        self._broken: Refusal | None = None
+        file.store(self._used)
+        self._noted_age_s = self._used.window_age_s
+
+    @classmethod
+    def open_in(
+        cls,
+        state: Path,
+        limits: Limits,
+        *,
+        now: Callable[[], Now],
+        unix_s: Callable[[], float] = time.time,
+        ahead: Executor | None = None,
+    ) -> Ledger:
+        """The ledger of a state folder; a new one at the first start only.
+
+        Raises `NotAllowedError` while another program has it, `LedgerError` where it is lost or damaged, and
+        `OutputError` where the disk does not take it.
+        """
+        lock = _lock(state)
+        try:
+            if not store.slots_path(state).exists():
+                store.create(state, pure.new_books(now(), since_unix_s=int(unix_s())))
+                log.warning("%s: first start, a new privacy ledger begins at zero", store.slots_path(state))
+            store.mark(state)
+            file = SlotFile(store.slots_path(state))
+            try:
+                return cls(file, lock, limits, now, ahead=ahead)
+            except BaseException:
+                file.close()
+                raise
+        except OSError as error:
+            os.close(lock)
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(f"{state}: the privacy ledger cannot be written: {error.strerror}") from None
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @property
+    def used(self) -> Books:
+        """What was really charged, without the reserve."""
+        with self._guard:
+            return self._used
+
+    @property
+    def trouble(self) -> str:
+        """Why it can no longer be written, or empty."""
+        with self._guard:
+            return "" if self._broken is None else self._broken.text
+
+    def limit(self, limits: Limits) -> None:
+        """Other budgets from now on; what was spent counts against them."""
+        with self._guard:
+            self._limits = limits
+
+    def refusal(self, cost: Amount, subject: str) -> Refusal | None:
+        """What `charge` would say now; charges nothing."""
+        with self._guard:
+            current = pure.rolled(pure.advanced(self._used, self._now()), self._limits)
+            return self._broken or pure.refusal(current, cost, subject, self._limits)
+
+    def charge(self, cost: Amount, subject: str) -> Refusal | None:
+        """Pay for one release before it is made; a `Refusal` means that nothing may leave."""
+        with self._guard:
+            while True:
+                aged = pure.advanced(self._used, self._now())
+                current = pure.rolled(aged, self._limits)
+                refused = self._broken or pure.refusal(current, cost, subject, self._limits)
+                if refused is not None:
+                    self._note_age(current)
+                    return refused
+                # In a new window the old blocks are not paid for: what is on the disk counts them for the old.
+                window_began = current is not aged
+                if not window_began and self._reserves.get(subject, Amount()).covers(cost):
+                    break
+                if self._under_way:
+                    self._guard.wait()
+                    continue
+                reserves = pure.bought(current, cost, subject, self._limits, {} if window_began else self._reserves)
+                if (failed := self._write(pure.with_reserves(current, reserves))) is not None:
+                    return failed
+                self._reserves = reserves
+                break
+            self._reserves[subject] -= cost
+            self._used = pure.added(current, cost, subject)
+            self._buy_ahead(cost, subject)
+            return None
+
+    def close(self) -> None:
+        """Give the rest of the blocks back and let go of the files."""
+        with self._guard:
+            while self._under_way:
+                self._guard.wait()
+            if self._broken is None:
+                self._write(pure.advanced(self._used, self._now()))
+            self._broken = Refusal("ledger", "the ledger is closed")
+            self._file.close()
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
+        if self._ahead is not None:
+            self._ahead.shutdown()
+
+    def _buy_ahead(self, cost: Amount, subject: str) -> None:
+        """Fill a block up when little of it is left, if that takes nothing from the others."""
+        left = self._reserves[subject]
+        if self._ahead is None or self._under_way or left.releases > self._limits.block_frames // _AHEAD_AT:
+            return
+        reserves = pure.bought(self._used, cost, subject, self._limits, self._reserves)
+        if reserves.keys() < self._reserves.keys() or not reserves[subject].covers(left + cost):
+            return
+        self._under_way = True
+        try:
+            self._ahead.submit(self._write_ahead, self._used, reserves)
+        except BaseException:
+            self._under_way = False  # nobody is there who would say that it is over
+            raise
+
+    def _write_ahead(self, used: Books, reserves: dict[str, Amount]) -> None:
+        """In the executor's thread: write what was bought when ``used`` was all that had been charged."""
+        try:
+            failed = self._broken or self._store(pure.with_reserves(used, reserves))
+            with self._guard:
+                if failed is None:
+                    # What was charged meanwhile was paid from the old blocks, which the new ones contain.
+                    spent = {
+                        name: self._used.subjects.get(name, Amount()) - used.subjects.get(name, Amount())
+                        for name in reserves
+                    }
+                    self._reserves = {name: amount - spent[name] for name, amount in reserves.items()}
+                    self._noted_age_s = used.window_age_s
+                self._broken = self._broken or failed
+        except BaseException as error:
+            log.exception("privacy ledger")  # the executor would keep it to itself
+            with self._guard:
+                self._broken = self._broken or _unwritable(type(error).__name__)
+            raise
+        finally:
+            with self._guard:
+                self._under_way = False
+                self._guard.notify_all()
+
+    def _note_age(self, current: Books) -> None:
+        """While a window is spent nothing else is written, and its age would be lost with the power."""
+        window_s = self._limits.window_s
+        if window_s is None or self._under_way:
+            return
+        if current.window_age_s - self._noted_age_s >= window_s / _NOTES_PER_WINDOW:
+            self._used = current
+            self._reserves = {}
+            self._write(current)
+
+    def _write(self, books: Books) -> Refusal | None:
+        if self._broken is None:
+            self._broken = self._store(books)
+            self._noted_age_s = books.window_age_s
+        return self._broken
+
+    def _store(self, books: Books) -> Refusal | None:
+        try:
+            self._file.store(books)
+        except (OSError, LedgerError) as error:
+            # After a failed sync nobody knows what the disk holds; only opening it anew can tell.
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            return _unwritable(str(why))
+        return None
+
+
+def _unwritable(why: str) -> Refusal:
+    return Refusal("ledger", f"the privacy ledger cannot be written ({why}); nothing leaves until the next start")
+
+
+def _lock(state: Path) -> int:
+    folder = store.slots_path(state).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror}; the state folder must be writable") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise NotAllowedError(
+            f"{folder}: another edge-runtime has the privacy ledger; stop it, or give this one its own device.state"
+        ) from None
+    return lock

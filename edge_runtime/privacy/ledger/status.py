@@ -1,0 +1,167 @@
+"""What the ledger says to people: spent, left, and when it will be spent at this rate. Pure."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from edge_runtime.privacy.ledger.amounts import Amount, as_float
+from edge_runtime.privacy.ledger.state import Books, Limits, Now, advanced, rolled, total_of
+from split_model.privacy.conversion import zcdp_epsilon
+
+#: The δ of the (ε, δ) figure: the chance with which its ε may fail to hold.
+DELTA = 1e-6
+#: A shorter run says nothing of a rate.
+_LEAST_RUN_S = 10.0
+
+
+class AmountStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Pure whole-input ε, ρ (zCDP), the ε that ρ gives at δ = 1e-6, and how many releases."""
+
+    whole_input_epsilon: float
+    whole_input_rho: float
+    whole_input_epsilon_at_delta: float
+    delta: float
+    releases: int
+    unprotected_releases: int
+
+
+class LeftStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One budget. ``spent_in_s``: seconds until it is spent at the rate of the last run; None where unknown."""
+
+    budget: float
+    left: float
+    spent_in_s: float | None
+
+
+class WindowStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The window's budget, and measured seconds until the next window."""
+
+    budget: float
+    left: float
+    next_in_s: float
+
+
+class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything `edge-runtime ledger` prints; ``spent`` includes ``reserved``, which is for frames to come.
+
+    ``rate_per_s``: whole-input ε a second over the last run up to its last write; None where that is too short.
+    """
+
+    since_unix_s: int
+    spent: AmountStatus
+    reserved: AmountStatus
+    subjects: dict[str, AmountStatus]
+    rate_per_s: float | None
+    lifetime: LeftStatus | None
+    subject_budgets: dict[str, LeftStatus]
+    window: WindowStatus | None
+
+
+def ledger_status(books: Books, limits: Limits, now: Now) -> LedgerStatus:
+    """The books as read from the disk, against the config's limits."""
+    rate = _rate(books)
+    current = rolled(advanced(books, now), limits)
+    subjects = {}
+    if limits.subject_budget is not None:
+        subjects = {
+            name: _left(limits.subject_budget, amount.epsilon, rate if list(books.reserved) == [name] else None)
+            for name, amount in books.subjects.items()
+        }
+    return LedgerStatus(
+        since_unix_s=books.since_unix_s,
+        spent=_amount(books.total),
+        reserved=_amount(total_of(books.reserved)),
+        subjects={name: _amount(amount) for name, amount in books.subjects.items()},
+        rate_per_s=rate,
+        lifetime=None if limits.budget is None else _left(limits.budget, books.total.epsilon, rate),
+        subject_budgets=subjects,
+        window=_window(current, limits),
+    )
+
+
+def _amount(amount: Amount) -> AmountStatus:
+    rho = as_float(amount.rho)
+    return AmountStatus(
+        whole_input_epsilon=as_float(amount.epsilon),
+        whole_input_rho=rho,
+        whole_input_epsilon_at_delta=min(as_float(amount.epsilon), zcdp_epsilon(rho, DELTA)),
+        delta=DELTA,
+        releases=amount.releases,
+        unprotected_releases=amount.unprotected,
+    )
+
+
+def _rate(books: Books) -> float | None:
+    ran_s = books.at.boot_s - books.run_at.boot_s
+    if books.at.boot_id != books.run_at.boot_id or ran_s < _LEAST_RUN_S:
+        return None
+    return as_float(books.total.epsilon - total_of(books.reserved).epsilon - books.run_epsilon) / ran_s
+
+
+def _left(budget: int, spent: int, rate: float | None) -> LeftStatus:
+    left = as_float(max(0, budget - spent))
+    return LeftStatus(budget=as_float(budget), left=left, spent_in_s=left / rate if rate else None)
+
+
+def _window(books: Books, limits: Limits) -> WindowStatus | None:
+    if limits.window_s is None or limits.window_budget is None:
+        return None
+    return WindowStatus(
+        budget=as_float(limits.window_budget),
+        left=as_float(max(0, limits.window_budget - books.window_epsilon)),
+        next_in_s=limits.window_s - books.window_age_s if books.window_epsilon else 0.0,
+    )
+
+
+def as_text(status: LedgerStatus) -> str:
+    """For a terminal."""
+    lines = [
+        _spent_line("device", status.spent),
+        *(_spent_line(f"subject {name}", amount) for name, amount in status.subjects.items()),
+        (
+            f"{'reserved':<24}{status.reserved.whole_input_epsilon:.6g} of that, for {status.reserved.releases} "
+            "frames to come; a crash forfeits it"
+        ),
+    ]
+    lines.append(
+        f"{'rate':<24}"
+        + ("not known yet" if status.rate_per_s is None else f"{status.rate_per_s * 3600:.6g} an hour, last run")
+    )
+    if status.lifetime is None:
+        lines.append(f"{'lifetime budget':<24}unlimited")
+    else:
+        lines.append(_left_line("lifetime budget", status.lifetime))
+    lines += [_left_line(f"budget of {name}", left) for name, left in status.subject_budgets.items()]
+    if (window := status.window) is not None:
+        lines.append(
+            f"{'window':<24}{window.left:.6g} of {window.budget:.6g} left, the next window in "
+            f"{duration(window.next_in_s)} of measured time"
+        )
+    return "\n".join(lines)
+
+
+def _spent_line(name: str, amount: AmountStatus) -> str:
+    line = (
+        f"{name:<24}whole-input epsilon {amount.whole_input_epsilon:.6g} spent "
+        f"({amount.whole_input_epsilon_at_delta:.6g} at delta {amount.delta:g}) in {amount.releases} releases"
+    )
+    if amount.unprotected_releases:
+        line += f", {amount.unprotected_releases} of them UNPROTECTED: no epsilon holds for those"
+    return line
+
+
+def _left_line(name: str, left: LeftStatus) -> str:
+    line = f"{name:<24}{left.left:.6g} of {left.budget:.6g} left"
+    if left.left == 0:
+        return line + ": spent"
+    return line if left.spent_in_s is None else line + f", spent in {duration(left.spent_in_s)} at this rate"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for unit_s, unit in ((365.25 * 86400, "years"), (86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.1f} {unit}"
+    return f"{math.ceil(seconds)} s"

@@ -1,0 +1,193 @@
+"""The ledger's file: two preallocated slots, each a whole copy of the books with a sequence number and a checksum.
+
+A change is written to the older slot and synced, then to the other and synced. So at every moment at least one
+slot is whole and states no less than what was released: while one is being written the other holds; at rest both
+do, and either may rot. Neither write needs new blocks on the disk, so a full disk stops nothing.
+
+    ledger/slots     slot 0 at byte 0, slot 1 at byte 16384, each: magic, sequence number, length, SHA-256, JSON
+    ledger/lock      held by the program that may write
+    ledger-started   says that a ledger was made here once; without slots beside it, the ledger has been lost
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from edge_runtime.privacy.ledger.state import Books
+from split_model.errors import MissingInputError, OutputError, SplitModelError
+
+SLOT_BYTES = 16 << 10
+FILE_BYTES = 2 * SLOT_BYTES
+_MAGIC = b"EDGELED1"
+_HEAD = struct.Struct("<8sQI32s")
+_MARKER_TEXT = "A privacy ledger was made here. Without ledger/slots beside this file, nothing is released.\n"
+
+
+class LedgerError(SplitModelError, ValueError):
+    """A ledger that is lost or damaged, so that nobody knows what was spent (65). Nothing is released."""
+
+    exit_code = os.EX_DATAERR
+
+
+def slots_path(state: Path) -> Path:
+    """Where the slots of the ledger in a state folder are."""
+    return state / "ledger" / "slots"
+
+
+def marker_path(state: Path) -> Path:
+    """Where it says that there was a ledger once."""
+    return state / "ledger-started"
+
+
+def encode(books: Books, sequence: int) -> bytes:
+    """One slot's bytes; at most `SLOT_BYTES`."""
+    body = json.dumps(msgspec.to_builtins(books), separators=(",", ":")).encode()
+    record = _HEAD.pack(_MAGIC, sequence, len(body), _digest(sequence, body)) + body
+    if len(record) > SLOT_BYTES:
+        raise LedgerError(f"the books take {len(record)} bytes and a slot has {SLOT_BYTES}; use fewer subjects")
+    return record
+
+
+def decode(image: bytes) -> tuple[int, Books] | None:
+    """The newest whole slot of a file's bytes: its sequence number and the books; None where there is none."""
+    found = [slot for at in (0, SLOT_BYTES) if (slot := _decode_slot(image[at : at + SLOT_BYTES])) is not None]
+    return max(found, key=lambda slot: slot[0], default=None)
+
+
+def _decode_slot(slot: bytes) -> tuple[int, Books] | None:
+    if len(slot) < _HEAD.size:
+        return None
+    magic, sequence, length, digest = _HEAD.unpack_from(slot)
+    body = slot[_HEAD.size : _HEAD.size + length]
+    if magic != _MAGIC or len(body) != length or _digest(sequence, body) != digest:
+        return None
+    try:
+        return sequence, msgspec.convert(json.loads(body), Books)
+    except (ValueError, msgspec.ValidationError):
+        return None
+
+
+def _digest(sequence: int, body: bytes) -> bytes:
+    return hashlib.sha256(_MAGIC + struct.pack("<QI", sequence, len(body)) + body).digest()
+
+
+class SlotFile:
+    """The file, open for writing. ``pwrite`` and ``fsync`` are handed in, so that tests can cut them short."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        pwrite: Callable[[int, bytes, int], int] = os.pwrite,
+        fsync: Callable[[int], None] = os.fsync,
+    ) -> None:
+        self._pwrite = pwrite
+        self._fsync = fsync
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def load(self) -> Books:
+        """The books; raises `LedgerError` where no slot is valid. Makes sure of the file's place on the disk."""
+        newest = decode(os.pread(self._file, FILE_BYTES, 0))
+        if newest is None:
+            raise LedgerError(
+                f"{self._path}: no slot of the privacy ledger is valid, so nobody knows what was spent; "
+                "restore the file, or give the device a new state folder if its data have never left it"
+            )
+        os.posix_fallocate(self._file, 0, FILE_BYTES)
+        self._sequence, books = newest
+        return books
+
+    def store(self, books: Books) -> None:
+        """Write and sync both slots, in turn, the older one first. Raises OSError; nothing may leave after that."""
+        for _ in range(2):
+            sequence = self._sequence + 1
+            record = memoryview(encode(books, sequence))
+            offset = sequence % 2 * SLOT_BYTES
+            while record:
+                written = self._pwrite(self._file, bytes(record), offset)
+                record, offset = record[written:], offset + written
+            self._fsync(self._file)
+            self._sequence = sequence
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def create(state: Path, books: Books) -> None:
+    """Make the file at a device's first start, whole or not at all; `LedgerError` if there was one before."""
+    path, marker = slots_path(state), marker_path(state)
+    if marker.exists():
+        raise LedgerError(
+            f"{path}: the privacy ledger is gone ({marker.name} says there was one), so nobody knows what was "
+            "spent; restore it from a backup"
+        )
+    fresh = path.with_suffix(".new")
+    try:
+        file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            os.posix_fallocate(file, 0, FILE_BYTES)
+            for sequence in (2, 3):
+                os.pwrite(file, encode(books, sequence), sequence % 2 * SLOT_BYTES)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        fresh.rename(path)
+        sync_folder(path.parent)
+        sync_folder(state)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise OutputError(f"{path}: the privacy ledger cannot be made: {error.strerror}; free some space") from None
+
+
+def mark(state: Path) -> None:
+    """Note that there is a ledger, so that a lost one is not taken for a first start."""
+    marker = marker_path(state)
+    if marker.exists():
+        return
+    with marker.open("w", encoding="utf-8") as file:
+        file.write(_MARKER_TEXT)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(state)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder last through a power cut."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def read(state: Path) -> Books | None:
+    """The books as last written, without a lock and without changing anything; None before a device's first start.
+
+    Raises `LedgerError` where they are lost or damaged, `MissingInputError` where the file may not be read.
+    """
+    path = slots_path(state)
+    try:
+        image = path.read_bytes()
+    except FileNotFoundError:
+        if marker_path(state).exists():
+            raise LedgerError(f"{path}: the privacy ledger is gone; restore it from a backup") from None
+        return None
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; run as the user of the device program") from None
+    newest = decode(image)
+    if newest is None:
+        raise LedgerError(
+            f"{path}: no slot of the privacy ledger is valid; nothing is released until it is restored"
+        )
+    return newest[1]

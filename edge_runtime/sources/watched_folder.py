@@ -1,0 +1,268 @@
+"""The kind ``watch``: a folder that others put pictures or ``.npz`` files into; each is answered once.
+
+The folder is looked through every ``poll_s``: that costs about 9 µs a file on a workstation and works on every file
+system. A file is taken when it has not changed for ``settle_s``. What is still being written then does not decode,
+as every format we read shows its end: it gets ten seconds more to change before that is an error.
+
+What has been answered is remembered under the device's state, after the sinks have it: a restart answers nothing
+twice and forgets nothing. A crash or a power cut may repeat the last answers, never lose one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from edge_runtime.sources.answered_files import Memory, Stamp
+from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
+from split_model.errors import BadInputError, MissingInputError
+from split_model.features.data import BadSampleError, Data, open_data, spelled
+from split_model.features.preprocess import SUFFIXES, load_tensor
+
+log = logging.getLogger(__name__)
+
+_UNREADABLE_S = 10.0
+_NAP_S = 0.2
+
+
+class WatchTable(SourceTable, frozen=True, tag="watch"):
+    """Files that appear in the folder ``path``, oldest first; not in its sub-folders, nor hidden ones.
+
+    ``after``: ``keep`` the files and remember them, or ``delete`` each once it is answered. Those that could not be
+    read, or on which the model failed, are kept and remembered in any case.
+    """
+
+    path: Path
+    poll_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600.0)] = 0.5
+    settle_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 1.0
+    after: Literal["keep", "delete"] = "keep"
+
+    def check(self, wanted: Wanted) -> None:  # noqa: ARG002  of any model
+        """The folder must be there, and ours to read."""
+        if not self.path.is_dir():
+            raise MissingInputError(f"source {self.label}: {self.path}: no such folder; make it, or set path")
+        if not os.access(self.path, os.R_OK | os.X_OK | (os.W_OK if self.after == "delete" else 0)):
+            needed = "read it and delete from it" if self.after == "delete" else "read it"
+            raise MissingInputError(f"source {self.label}: {self.path}: no permission to {needed}")
+
+    def open(self, wanted: Wanted) -> Watched:
+        """Read what was answered before."""
+        self.check(wanted)
+        name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:16]
+        return Watched(self, wanted, Memory(wanted.state / f"watched-{name}.jsonl"))
+
+
+@dataclass
+class _File:
+    """A file that is being answered. ``given`` and ``answered`` samples, the remembered ones among them.
+
+    ``whole``: no more will be given. ``finished``: all is answered, and noted. ``failed``: one of its samples was.
+    """
+
+    name: str
+    stamp: Stamp
+    given: int = 0
+    answered: int = 0
+    whole: bool = False
+    finished: bool = False
+    failed: bool = False
+
+
+class Watched(Source):
+    """``files``: answered to the end. ``unreadable``: answered with an error. ``vanished``: gone before that."""
+
+    on_demand = True
+
+    def __init__(
+        self,
+        table: WatchTable,
+        wanted: Wanted,
+        memory: Memory,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._table = table
+        self._wanted = wanted
+        self._memory = memory
+        self._now = now
+        self._sleep = sleep
+        self._guard = threading.Lock()
+        self._under_way: dict[str, _File] = {}
+        self._seen: dict[str, tuple[Stamp, float]] = {}  # since when it has been so
+        self._unreadable: dict[str, tuple[Stamp, float]] = {}
+        self._counts = {"files": 0, "unreadable": 0, "vanished": 0}
+        self._told = ""
+
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
+        """The files' frames as they come, until stopped."""
+        while not stopped():
+            looked_s = self._now()
+            for name, stamp in self._ready(looked_s):
+                if stopped():
+                    return
+                for frame in self._frames_of(name, stamp, looked_s):
+                    yield frame
+                    if stopped():
+                        return
+            while not stopped() and (rest_s := looked_s + self._table.poll_s - self._now()) > 0:
+                self._sleep(min(rest_s, _NAP_S))
+
+    def answered(self, answer: Answer) -> None:
+        """Remember, or delete, a file of which all is answered."""
+        file: _File = answer.frame.ticket
+        with self._guard:
+            file.answered += 1
+            if answer.frame.error or "error" in answer.record:
+                file.failed = True
+            self._finish(file)
+
+    def counters(self) -> dict[str, int]:
+        """See the class."""
+        return dict(self._counts)
+
+    def close(self) -> None:
+        """Remember how far the file was answered that was under way."""
+        with self._guard:
+            for file in self._under_way.values():
+                if file.answered == file.given > 0:
+                    self._memory.note(file.name, file.stamp, file.answered)
+
+    def _ready(self, now_s: float) -> list[tuple[str, Stamp]]:
+        """Files that are complete as far as can be seen, and not answered, oldest first."""
+        found = self._look()
+        if found is None:
+            return []
+        with self._guard:
+            if found:  # an empty folder is more likely that of a disk that is not mounted
+                self._memory.keep_only(found.keys())
+            busy = set(self._under_way)
+        ready = []
+        for name, stamp in found.items():
+            before = self._seen.get(name)
+            since_s = now_s if before is None or before[0] != stamp else before[1]
+            self._seen[name] = (stamp, since_s)
+            settled = now_s - since_s >= self._table.settle_s
+            if settled and name not in busy and self._memory.done(name, stamp) is not None:
+                ready.append((name, stamp))
+        self._seen = {name: seen for name, seen in self._seen.items() if name in found}
+        self._unreadable = {name: seen for name, seen in self._unreadable.items() if name in found}
+        return sorted(ready, key=lambda file: (file[1][1], file[0]))
+
+    def _look(self) -> dict[str, Stamp] | None:
+        endings = SUFFIXES | {".npz"} if self._wanted.preprocess is not None else {".npz"}
+        found = {}
+        try:
+            with os.scandir(self._table.path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name[0] == "." or name[name.rfind(".") :].lower() not in endings:
+                        continue
+                    with contextlib.suppress(FileNotFoundError):  # it went while we looked
+                        if entry.is_file():
+                            found[name] = _stamp_of(entry.stat())
+        except OSError as error:
+            self._away(error)
+            return None
+        self._told = ""
+        return found
+
+    def _away(self, error: OSError) -> None:
+        """A folder that is gone may be a disk that comes back."""
+        if self._told != str(error):
+            log.warning("source %s: %s: %s; waiting for it", self._table.label, self._table.path, error.strerror)
+        self._told = str(error)
+
+    def _frames_of(self, name: str, stamp: Stamp, now_s: float) -> Iterator[Frame]:
+        file = _File(name, stamp)
+        start = file.given = file.answered = self._memory.done(name, stamp) or 0
+        try:
+            for frame, is_last in self._read(file, start=start):
+                self._give(file, whole=is_last)
+                yield frame
+        except (BadInputError, MissingInputError) as error:
+            if isinstance(error, MissingInputError) and not os.access(self._table.path / name, os.F_OK):
+                self._counts["vanished"] += 1
+                return
+            if file.given == start and not self._is_hopeless(file, now_s):
+                return
+            self._counts["unreadable"] += 1
+            self._give(file, whole=True)
+            yield Frame(0, spelled(name), (), None, now_s, error=spelled(str(error)), ticket=file)
+        with self._guard:
+            file.whole = True
+            self._finish(file)
+
+    def _give(self, file: _File, *, whole: bool) -> None:
+        """Both at once: whole before its last sample counts, the answer to the one before would finish it."""
+        with self._guard:
+            self._under_way[file.name] = file
+            file.given += 1
+            file.whole = whole
+
+    def _is_hopeless(self, file: _File, now_s: float) -> bool:
+        """Whether a file that does not decode has had the time to become whole."""
+        failed = self._unreadable.get(file.name)
+        if failed is None or failed[0] != file.stamp:
+            self._unreadable[file.name] = (file.stamp, now_s)
+            return False
+        return now_s - failed[1] >= _UNREADABLE_S
+
+    def _read(self, file: _File, *, start: int) -> Iterator[tuple[Frame, bool]]:
+        """Frames, and whether each is the file's last."""
+        path = self._table.path / file.name
+        wanted, now_s = self._wanted, self._now()
+        if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
+            tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
+            yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file), True
+            return
+        data: Data = open_data(path, wanted.inputs, wanted.preprocess)
+        samples = iter(data)
+        for number in range(len(data)):
+            is_last = number == len(data) - 1
+            try:
+                sample = next(samples)
+            except BadSampleError as error:
+                file.failed = True  # also one that was answered before a restart
+                if number >= start:
+                    why = spelled(str(error))
+                    yield Frame(0, error.name, (), None, now_s, error=why, ticket=file), is_last
+                continue
+            if number >= start:
+                yield Frame(0, sample.name, sample.tensors, sample.label, now_s, ticket=file), is_last
+
+    def _finish(self, file: _File) -> None:
+        """Call it under the guard."""
+        if file.finished or not file.whole or file.answered < file.given:
+            return
+        file.finished = True
+        self._under_way.pop(file.name, None)
+        self._counts["files"] += 1
+        if self._table.after == "delete" and not file.failed:
+            path = self._table.path / file.name
+            try:
+                # One that was renamed into its place is another file, still to be answered. Between the two calls
+                # lie microseconds; Linux has no way to unlink a file only if it is still the same.
+                if _stamp_of(path.stat()) == file.stamp:
+                    path.unlink()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                log.warning("source %s: %s: %s; remembered instead", self._table.label, file.name, error.strerror)
+            else:
+                return
+        self._memory.note(file.name, file.stamp, None)
+
+
+def _stamp_of(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns

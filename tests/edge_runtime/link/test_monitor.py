@@ -1,0 +1,149 @@
+"""What requests tell of the link and of the server's queue, and when to measure. Times are the test's."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from edge_runtime.link.estimator import LinkEstimator
+from edge_runtime.link.monitor import KNOCK_BYTES, PROBE_BYTES, PROBE_SHARE, LinkMeter
+from split_model.protocol import messages as wire
+from split_model.protocol.chunks import BURST_BYTES
+from split_model.protocol.device import Answered, Probed
+
+RATE = 100_000.0
+
+
+def answered(*, queue_s: float = 0.0, tail_s: float = 0.0, rtt_s: float = 0.05) -> Answered:
+    """A request of 100 kB at 100 kB/s."""
+    answer = wire.Answer(
+        request_id=1, tensors=(), timed_bytes=90_000, receive_s=90_000 / RATE, queue_s=queue_s, tail_s=tail_s
+    )
+    elapsed_s = 100_000 / RATE + rtt_s + queue_s + tail_s
+    return Answered(1, answer, cast("Any", None), 100_000, elapsed_s)
+
+
+def meter() -> LinkMeter:
+    return LinkMeter(LinkEstimator(), now_s=0.0)
+
+
+def test_an_answer_tells_rate_round_trip_and_queue() -> None:
+    link = meter()
+    link.answered(answered(queue_s=0.4, tail_s=0.1), 10.0)
+    assert link.estimate(10.0).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
+    assert link.estimate(10.0).rtt_s == pytest.approx(0.05)
+    assert link.queue_s(10.0) == pytest.approx(0.2)
+
+
+def test_a_queue_of_long_ago_is_forgotten() -> None:
+    link = meter()
+    for _ in range(10):
+        link.answered(answered(queue_s=5.0), 10.0)
+    assert link.queue_s(10.0) > 4.9
+    assert link.queue_s(40.0) < 0.01
+
+
+def test_a_request_given_up_half_way_lowers_the_rate() -> None:
+    link = meter()
+    link.answered(answered(), 10.0)
+    link.given_up(acked_bytes=1000, total_bytes=100_000, first_sent_s=20.0, now_s=22.0)
+    rate = link.estimate(22.0).uplink_bytes_s
+    assert rate is not None
+    assert rate < RATE / 10
+    assert link.queue_s(22.0) < 0.01
+
+
+def test_a_request_given_up_within_a_round_trip_says_nothing() -> None:
+    """A local run on a fast board is done before any acknowledgement can be back."""
+    link = meter()
+    link.answered(answered(rtt_s=0.2), 10.0)
+    link.given_up(acked_bytes=0, total_bytes=100_000, first_sent_s=20.0, now_s=20.15)
+    assert link.estimate(20.15).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
+    assert link.queue_s(20.15) < 0.01
+
+
+def test_a_request_that_had_arrived_blames_the_server_not_the_link() -> None:
+    link = meter()
+    link.answered(answered(), 10.0)
+    link.given_up(acked_bytes=100_000, total_bytes=100_000, first_sent_s=10.0, now_s=14.0)
+    assert link.estimate(14.0).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
+    assert link.queue_s(14.0) == pytest.approx(3.0, abs=0.1)
+
+
+def test_a_new_connection_is_probed_then_pinged_at_once() -> None:
+    link = meter()
+    link.connected()
+    assert link.next_probe_bytes(0.3) == 2 * BURST_BYTES  # enough to time one burst after another
+    assert link.next_probe_bytes(0.4) == 0
+    assert link.next_probe_bytes(0.5) is None
+
+
+def test_probes_take_a_small_share_of_the_link() -> None:
+    link = meter()
+    link.connected()
+    link.next_probe_bytes(0.3)
+    link.probed(Probed(PROBE_BYTES[0], 2688, 2688 / RATE, 0.1), 0.5)
+    sent = [link.next_probe_bytes(0.5 + step / 20) or 0 for step in range(1, 400)]
+    assert sum(size > 0 for size in sent) > 3
+    assert sum(sent) <= 0.1 * RATE * 20
+
+
+def test_requests_given_up_one_after_another_do_not_fill_the_link_with_probes() -> None:
+    """Each asks for a probe at once, which holds up the requests behind it, so that they are given up as well."""
+    link, rate, seconds = meter(), 60_000.0, 20
+    link.connected()
+    link.probed(Probed(8192, 4096, 4096 / rate, 0.1), 0.0)
+    sent, now_s = [], 0.0
+    while now_s < seconds:
+        link.frame(now_s, offloaded=True)
+        link.ended()
+        link.given_up(acked_bytes=0, total_bytes=1500, first_sent_s=now_s, now_s=now_s + 0.045)
+        now_s += 0.05
+        size = link.next_probe_bytes(now_s)
+        if size:
+            sent.append(size)
+            link.probed(Probed(size, size // 2, size / 2 / rate, 0.2), now_s)
+    assert sum(sent) <= 2 * PROBE_SHARE * rate * seconds
+    assert max(sent) > KNOCK_BYTES  # the link is measured all the same
+    assert sent.count(KNOCK_BYTES) > seconds  # and that it is there is known much sooner
+
+
+def test_a_request_given_up_is_followed_by_a_probe_at_once() -> None:
+    link = meter()
+    link.answered(answered(), 10.0)
+    link.given_up(acked_bytes=0, total_bytes=100_000, first_sent_s=20.0, now_s=22.0)
+    assert (link.next_probe_bytes(22.0) or 0) > KNOCK_BYTES
+
+
+def test_the_round_trip_is_known_though_probes_keep_coming_back() -> None:
+    """Without a ping of its own, an idle link would never tell its round trip."""
+    link = meter()
+    link.connected()
+    pings = 0
+    for step in range(100):
+        now_s = step / 20
+        size = link.next_probe_bytes(now_s)
+        if size:
+            link.probed(Probed(size, size - 1024, (size - 1024) / RATE, 0.1), now_s)
+        elif size == 0:
+            pings += 1
+            link.probed(Probed(0, 0, 0.0, 0.2), now_s)
+    assert link.estimate(5.0).rtt_s == pytest.approx(0.2)
+    assert 2 <= pings <= 4
+
+
+def test_requests_save_the_pings() -> None:
+    link = meter()
+    link.answered(answered(), 10.0)
+    assert link.next_probe_bytes(10.2) is None
+    link.answered(answered(), 11.9)
+    assert link.next_probe_bytes(12.1) is None
+
+
+def test_the_window_follows_the_link_within_what_the_server_takes() -> None:
+    link = meter()
+    assert link.window_bytes(1 << 20, 0.0) is None
+    link.answered(answered(), 10.0)
+    assert link.window_bytes(1 << 20, 10.0) == pytest.approx(RATE * 0.35, rel=0.01)
+    assert link.window_bytes(16 << 10, 10.0) == 16 << 10

@@ -1,0 +1,183 @@
+"""Several sources as one stream: who waits, who gives way, and what is still handed out at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.sources import Answer, Frame, Source
+from edge_runtime.sources.multiplexer import Intake
+
+PATIENCE_S = 20.0
+
+
+def frame(name: str) -> Frame:
+    return Frame(0, name, (np.zeros(1),), None, 5.0)
+
+
+def until(holds: Callable[[], Any]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+class Scripted(Source):
+    """Gives what it is told to give; ``given`` counts what was taken from its generator."""
+
+    def __init__(self, names: list[str], *, policy: Any = "all", queue_frames: int = 1, ends: bool = True) -> None:
+        self.policy = policy
+        self.queue_frames = queue_frames
+        self.names = names
+        self.ends = ends
+        self.given = 0
+        self.heard: list[str] = []
+        self.closed = False
+        self.error: Exception | None = None
+
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Any]:
+        for name in self.names:
+            yield frame(name)
+            self.given += 1
+        if self.error is not None:
+            raise self.error
+        while not self.ends and not stopped():
+            time.sleep(0.001)
+
+    def answered(self, answer: Answer) -> None:
+        self.heard.append(answer.frame.name)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def make(sources: dict[str, Source], stop: threading.Event | None = None) -> Intake:
+    event = stop or threading.Event()
+    return Intake({name: (source, f"of {name}") for name, source in sources.items()}, stopped=event.is_set)
+
+
+def test_a_live_source_drops_all_but_the_latest_and_counts_them() -> None:
+    live = Scripted([str(number) for number in range(100)], policy="latest")
+    intake = make({"cam": live})
+    stream = iter(intake)
+    first = next(stream)  # starts it
+    until(lambda: live.given == 100)
+    rest = [found.name for found in stream]
+    assert rest == ([] if first.name == "99" else ["99"])
+    assert intake.dropped == 100 - 1 - len(rest)
+    assert intake.counters_by_source() == {"cam": {"frames": 100, "dropped_by_policy": intake.dropped}}
+
+
+def test_nothing_is_lost_of_a_source_that_waits() -> None:
+    source = Scripted([str(number) for number in range(50)], queue_frames=3)
+    intake = make({"line": source})
+    names = []
+    for found in intake:
+        names.append(found.name)
+        time.sleep(0.001)
+        assert source.given <= len(names) + 3
+    assert names == source.names
+    assert intake.dropped == 0
+
+
+def test_frames_say_where_they_are_from_and_their_source_hears_of_them() -> None:
+    sources = {"a": Scripted(["a0", "a1"]), "b": Scripted(["b0"])}
+    intake = make(sources)
+    found = []
+    for taken in intake:
+        found.append(taken)
+        intake.answered(Answer(taken, {}))
+    assert [taken.index for taken in found] == [0, 1, 2]
+    assert {(taken.name, taken.source, taken.subject) for taken in found} == {
+        ("a0", "a", "of a"),
+        ("a1", "a", "of a"),
+        ("b0", "b", "of b"),
+    }
+    assert (sources["a"].heard, sources["b"].heard) == (["a0", "a1"], ["b0"])
+    intake.close()
+    assert sources["a"].closed
+    assert sources["b"].closed
+
+
+def test_no_source_keeps_another_one_waiting() -> None:
+    busy = Scripted([f"busy{number}" for number in range(1000)], queue_frames=50)
+    rare = Scripted(["rare"])
+    intake = make({"busy": busy, "rare": rare})
+    stream = iter(intake)
+    names = [next(stream).name]
+    until(lambda: rare.given == 1 and busy.given >= 49)
+    assert "rare" in names + [next(stream).name for _ in range(2)]
+    intake.close()
+
+
+def test_what_was_accepted_before_the_stop_is_handed_out() -> None:
+    stop = threading.Event()
+    source = Scripted([str(number) for number in range(5)], queue_frames=10, ends=False)
+    live = Scripted(["live"], policy="latest", ends=False)
+    intake = make({"line": source, "live": live}, stop)
+    stream = iter(intake)
+    names = [next(stream).name]
+    until(lambda: source.given == 5 and live.given == 1)
+    stop.set()
+    names += [found.name for found in stream]
+    assert sorted(names) == ["0", "1", "2", "3", "4", "live"]
+
+
+def test_what_one_source_raises_comes_after_the_frames_of_all() -> None:
+    broken = Scripted(["last words"])
+    broken.error = OSError("gone for good")
+    other = Scripted(["x"], ends=False)
+    names = []
+    with pytest.raises(OSError, match="gone for good"):
+        names.extend(found.name for found in make({"broken": broken, "other": other}))
+    assert "last words" in names
+
+
+def test_closing_ends_threads_whose_frames_nobody_takes() -> None:
+    before = threading.active_count()
+    intake = make({"a": Scripted(["0", "1", "2"]), "b": Scripted([], ends=False)})
+    next(iter(intake))
+    intake.close()
+    assert threading.active_count() == before
+
+
+def test_dear_frames_are_made_only_if_they_are_taken() -> None:
+    made = []
+
+    class Lazy(Scripted):
+        def frames(self, stopped: Callable[[], bool]) -> Iterator[Any]:
+            for name in self.names:
+                yield lambda name=name: made.append(name) or frame(name)
+                self.given += 1
+
+    lazy = Lazy([str(number) for number in range(20)], policy="latest")
+    intake = make({"cam": lazy})
+    stream = iter(intake)
+    taken = [next(stream).name]
+    until(lambda: lazy.given == 20)
+    taken += [found.name for found in stream]
+    assert made == taken
+
+
+@given(st.lists(st.tuples(st.sampled_from(["all", "latest"]), st.integers(0, 30), st.integers(1, 4)), min_size=1))
+def test_every_frame_is_handed_out_or_counted_as_dropped(shapes: list[tuple[str, int, int]]) -> None:
+    sources = {
+        str(number): Scripted([str(i) for i in range(count)], policy=policy, queue_frames=queue)
+        for number, (policy, count, queue) in enumerate(shapes[:4])
+    }
+    intake = make(dict(sources))
+    handed: dict[str, list[int]] = {name: [] for name in sources}
+    for taken in intake:
+        handed[taken.source].append(int(taken.name))
+    for name, counters in intake.counters_by_source().items():
+        assert counters["frames"] == len(sources[name].names) == len(handed[name]) + counters["dropped_by_policy"]
+        assert handed[name] == sorted(set(handed[name]))
+        if sources[name].policy == "all":
+            assert counters["dropped_by_policy"] == 0

@@ -1,0 +1,155 @@
+"""The file of a codebook: what finds a frame's words, what words stand for, and files that lie."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from split_model.bundle import Codebook, FileRef, TensorSpec
+from split_model.errors import BadBundleError, BadInputError
+from split_model.privacy.codebook_file import (
+    Finder,
+    Grouping,
+    Meanings,
+    check_groups,
+    read_finder,
+    read_meanings,
+    stored_dtype,
+    write,
+)
+
+MAP = TensorSpec(name="map", shape=(1, 5, 4, 6), dtype="float32")
+VECTOR = TensorSpec(name="vector", shape=(1, 3), dtype="int8", scale=0.5, zero_point=-4)
+
+
+def codebook(path, words=5, groups=2, seed=0):
+    """A random codebook over both tensors, written; and the manifest's record of it."""
+    rng = np.random.default_rng(seed)
+    tensors = (MAP, VECTOR)
+    grouping = Grouping(tensors, (2, 1), check_groups(groups, tensors))
+    sizes = [one.size for one in grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in tensors])]
+    finder = Finder(
+        grouping,
+        tuple(rng.normal(size=(words, size)).astype(np.float32) for size in sizes),
+        tuple(rng.normal(size=words).astype(np.float32) for _ in sizes),
+    )
+    tables = (
+        rng.normal(size=(words, *MAP.shape)).astype(np.float16),
+        rng.integers(-128, 128, (words, *VECTOR.shape), np.int8),
+    )
+    write(path, finder, Meanings(tensors, grouping.groups, tables))
+    raw = path.read_bytes()
+    ref = FileRef(path=path.name, sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw))
+    return (
+        Codebook(words=words, groups=groups, file=ref, lookup=0.9, chance=0.1, samples=10, truth="labels"),
+        finder,
+        tables,
+    )
+
+
+def features(seed):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=MAP.shape).astype(np.float32), rng.integers(-128, 128, VECTOR.shape, np.int8)]
+
+
+def test_what_was_written_finds_the_same_words_and_means_the_same(tmp_path):
+    book, finder, _ = codebook(tmp_path / "book.npz")
+    read = read_finder(tmp_path / "book.npz", book, (MAP, VECTOR))
+    for seed in range(20):
+        assert read(features(seed)) == finder(features(seed))
+    assert codebook(tmp_path / "again.npz")[0].file.sha256 == book.file.sha256
+
+
+def test_each_group_reads_its_own_channels_only(tmp_path):
+    _, finder, _ = codebook(tmp_path / "book.npz", groups=3)  # of 9 channels: 0..2, 3..5, and the vector's 3
+    before = finder.grouping.inputs(features(0))
+    changed = features(0)
+    changed[0][..., 4] += 1
+    after = finder.grouping.inputs(changed)
+    assert [np.array_equal(one, other) for one, other in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_maps_are_averaged_over_blocks_and_smaller_ones_at_the_rim():
+    grouping = Grouping((MAP,), (2,), (0, 6))
+    (found,) = grouping.inputs(features(0)[:1])
+    image = features(0)[0][0]
+    expected = [image[top : top + 2, left : left + 2].mean((0, 1)) for top in (0, 2, 4) for left in (0, 2)]
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-5)
+
+
+def test_quantised_tensors_are_read_in_real_units():
+    (found,) = Grouping((VECTOR,), (1,), (0, 3)).inputs([np.array([[-4, -2, 6]], np.int8)])
+    np.testing.assert_array_equal(found, [0.0, 1.0, 5.0])
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=2))
+def test_every_channel_is_as_the_word_of_its_group_has_it(tmp_path_factory, words):
+    path = tmp_path_factory.mktemp("book") / "book.npz"
+    book, _, tables = codebook(path)
+    found = read_meanings(path, book, (MAP, VECTOR))(words)
+    assert [(one.shape, one.dtype.name) for one in found] == [(MAP.shape, "float32"), (VECTOR.shape, "int8")]
+    first, second = words  # nine channels: four of the map belong to the first group
+    np.testing.assert_array_equal(found[0][..., :4], tables[0][first][..., :4].astype(np.float32))
+    np.testing.assert_array_equal(found[0][..., 4:], tables[0][second][..., 4:].astype(np.float32))
+    np.testing.assert_array_equal(found[1], tables[1][second])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_still_give_words(tmp_path, value):
+    _, finder, _ = codebook(tmp_path / "book.npz")
+    odd = features(0)
+    odd[0][:] = value
+    assert all(0 <= word < 5 for word in finder(odd))
+
+
+def test_a_file_that_changed_is_refused_by_both_sides(tmp_path):
+    path = tmp_path / "book.npz"
+    book, *_ = codebook(path)
+    codebook(path, seed=1)
+    for read in (read_finder, read_meanings):
+        with pytest.raises(BadBundleError, match="changed since"):
+            read(path, book, (MAP, VECTOR))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"groups": np.array([0, 5, 4, 9], np.int32)},
+        {"groups": np.array([0, 3, 6, 8], np.int32)},
+        {"pool": np.array([2, 2], np.int32)},
+        {"pool": np.array([0, 1], np.int32)},
+        {"weights_1": np.zeros((5, 2), np.float32)},
+        {"meaning_0": np.zeros((5, 1, 5, 4, 5), np.float16)},
+        {"bias_0": np.zeros(5)},
+        {"bias_0": np.array([None] * 5)},
+    ],
+)
+def test_a_file_that_does_not_fit_the_cut_is_refused_in_one_line(tmp_path, change):
+    path = tmp_path / "book.npz"
+    book, *_ = codebook(path, groups=3)
+    with np.load(path) as archive:
+        np.savez(path, **(dict(archive) | change))
+    raw = path.read_bytes()
+    book = Codebook(
+        words=5, groups=3, lookup=0.9, chance=0.1, samples=10, truth="model",
+        file=FileRef(path="book.npz", sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw)),
+    )  # fmt: skip
+    with pytest.raises(BadBundleError) as caught:  # noqa: PT012  # each side reads its own half
+        read_finder(path, book, (MAP, VECTOR))
+        read_meanings(path, book, (MAP, VECTOR))
+    assert "\n" not in str(caught.value)
+
+
+def test_there_are_no_more_groups_than_channels():
+    assert check_groups(4, (MAP, VECTOR)) == (0, 2, 4, 6, 9)
+    with pytest.raises(BadInputError, match="1 to 9"):
+        check_groups(10, (MAP, VECTOR))
+
+
+def test_floats_are_kept_in_half_precision_and_codes_as_they_are():
+    assert stored_dtype(MAP) is np.float16
+    assert stored_dtype(VECTOR) is np.int8
