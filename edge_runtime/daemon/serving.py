@@ -31,11 +31,11 @@ from edge_runtime.inference.local_tails import Rests
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.link_thread import LinkView, Offload
+from edge_runtime.loop.board_work import Models
 from edge_runtime.loop.counters import Counters
-from edge_runtime.loop.frame_loop import FrameLoop
-from edge_runtime.loop.pipeline import Pipeline
+from edge_runtime.loop.driver import Driver, Outside, Settings
+from edge_runtime.loop.link_port import LinkPort
 from edge_runtime.loop.records import Records
-from edge_runtime.loop.runtime import Runtime
 from edge_runtime.planner.planner import Planner
 from edge_runtime.privacy.ledger import Account
 from split_model.bundle import Bundle
@@ -76,7 +76,7 @@ class Serving:
         self.account = account
         self.records = Records(bundle)
         self.offload: Offload
-        self.runtime: FrameLoop
+        self.runtime: Driver
         self._profile = profile
         self._closing = contextlib.ExitStack()
 
@@ -165,23 +165,20 @@ class Serving:
         self.offload = make_link(config, bundle, keys, boot_id, closing, beat=beat)
         cpus = os.cpu_count() or 1
         run_s = max(program.patience_s, _STUCK_AFTER * self._profile.local.head_p95_s)
-        loop: type[FrameLoop] = Pipeline if config.planner.objective == "throughput" else Runtime
-        self.runtime = loop(
-            bundle=bundle,
-            heads=heads,
-            board=board,
+        self.runtime = Driver(
+            Models(bundle, heads, rests),
+            Outside(
+                board=board,
+                account=self.account,
+                link=LinkPort(self.offload),
+                boot_id=boot_id,
+                watch=lambda: beats.work("the board", within_s=run_s),
+            ),
             planner=planner,
-            offload=self.offload,
             profile=self._profile,
-            boot_id=boot_id,
-            answer_within_s=config.planner.answer_within_s,
             load=LoadEstimator(board.cpu_load, cpus=cpus, threads=config.device.threads),
-            account=self.account,
+            settings=Settings(config.planner.answer_within_s, may_hedge=config.planner.hedge),
             counters=program.counters,
-            finisher=WatchedPool("local", beats, within_s=lambda: run_s),
-            watch=lambda: beats.work("the board", within_s=run_s),
-            rests=rests,
-            may_hedge=config.planner.hedge,
         )
         self.offload.start()
         closing.callback(self._end_link, beats)

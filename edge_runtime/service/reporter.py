@@ -93,9 +93,8 @@ class Reporter(threading.Thread):
     def note(self, step: Step) -> None:
         """A frame has been answered; called by the frame loop's thread, so quick."""
         with self._lock:
-            if step.decision.moved:
-                before = self._step.decision.split if self._step is not None else step.decision.split
-                self._moved = (self._now(), before, step.decision.split, step.decision.why)
+            if step.decision.moved_from is not None:
+                self._moved = (self._now(), step.decision.moved_from, step.decision.split, step.decision.why)
             self._step = step
             self._latencies_s.append(step.result.latency_s)
 
