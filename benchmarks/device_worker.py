@@ -84,11 +84,10 @@ def _inputs(bundle: Bundle) -> list[NDArray[Any]]:
 def local(root: str) -> dict[str, Any]:
     """The frame loop, its records and its sink, with no server there, beside `Interpreter.run` in turn."""
     from edge_runtime.inference.profile import Profile, SplitTiming
-    from edge_runtime.link.link_thread import Offload
+    from edge_runtime.link.link_thread import Link
     from edge_runtime.link.transport import Transport
     from edge_runtime.loop.board_work import Models
     from edge_runtime.loop.driver import Driver, Outside, Settings
-    from edge_runtime.loop.link_port import LinkPort
     from edge_runtime.loop.records import Records
     from edge_runtime.sinks import JsonLines
     from edge_runtime.sources import Frame
@@ -104,12 +103,12 @@ def local(root: str) -> dict[str, Any]:
     public, secret = zmq.curve_keypair()
     pair = KeyPair(public=public, secret=secret)
     transport = Transport("tcp://127.0.0.1:9", keys=pair, server_keys=(public,), max_answer_bytes=1)
-    offload = Offload(transport, DeviceSession(boot_id="0" * 32, software="bench"))
-    offload.start()
+    link = Link(transport, DeviceSession(boot_id="0" * 32, software="bench"))
+    link.start()
     board = RealBoard()
     driver = Driver(
         Models(bundle, heads),
-        Outside(board=board, account=_Free(), link=LinkPort(offload), boot_id="0" * 32),
+        Outside(board=board, account=_Free(), link=link, boot_id="0" * 32),
         planner=Planner([SplitProfile(bundle.local, 0.02)], local=bundle.local, hysteresis=Hysteresis()),
         profile=profile,
         load=LoadEstimator(board.cpu_load, cpus=os.cpu_count() or 1, threads=1),
@@ -134,7 +133,7 @@ def local(root: str) -> dict[str, Any]:
             sink.write(record)
         ours_s.append(time.perf_counter() - started_s - sum(bare_s[before:]))
     driver.close()
-    offload.end()
+    link.end()
     transport.terminate()
     heads.close()
     bare_median_s, ours_median_s = statistics.median(bare_s[20:]), statistics.median(ours_s[20:])

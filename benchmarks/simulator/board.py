@@ -55,8 +55,8 @@ class VirtualBoard:
     def do(self, run: Run, *, work_s: Sequence[float], ended: Callable[[tuple[float, ...] | None], None]) -> None:
         """Do a piece of work whose parts take ``work_s`` on an idle board.
 
-        ``ended`` hears what each part took, or None where it was skipped. The piece begins behind those that wait for
-        its worker or, where it goes first, before them.
+        ``ended`` hears what each part took, or None where it was skipped. The piece begins behind those that wait
+        for its worker or, where it goes first, before them.
         """
         worker = run.work.worker
         piece = _Piece(run.piece, tuple(work_s), ended)

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 from benchmarks.simulator.board import VirtualBoard
 from benchmarks.simulator.clock import Clock
+from benchmarks.simulator.link import VirtualLink
 from benchmarks.simulator.scene import LOOP_S, Scene
 from edge_runtime.inference.profile import SplitTiming
+from edge_runtime.link.frame_link import Reservation
 from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.frame_decisions import Moment
-from edge_runtime.loop.link_port import LinkPort, Reservation
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.scheduler import Scheduler
 from edge_runtime.sources import Frame
@@ -24,7 +25,7 @@ class VirtualDriver:
     """Iterate over `run`: virtual time passes as far as the next result. ``background_runs``: beside a transfer."""
 
     def __init__(
-        self, scheduler: Scheduler, scene: Scene, *, clock: Clock, board: VirtualBoard, link: LinkPort
+        self, scheduler: Scheduler, scene: Scene, *, clock: Clock, board: VirtualBoard, link: VirtualLink
     ) -> None:
         self.background_runs = 0
         self._scheduler = scheduler
@@ -34,7 +35,7 @@ class VirtualDriver:
         self._link = link
         self._timings: dict[int, SplitTiming] = {timing.split: timing for timing in scene.profile.splits}
         self._reservations: dict[int, Reservation] = {}
-        self._keys: dict[int, int] = {}
+        self._at_server: set[int] = set()
         self._request_id = 0
         self._index = 0
         self._ended: deque[tuple[Run, tuple[float, ...] | None]] = deque()
@@ -76,7 +77,7 @@ class VirtualDriver:
         self._arrives_s = self._clock.now_s + LOOP_S
 
     def _has_news(self) -> bool:
-        return bool(self._ended) or any(self._link.has_ended(request_id) for request_id in self._keys)
+        return bool(self._ended) or any(self._reservations[key].has_ended for key in self._at_server)
 
     def _moment(self) -> Moment:
         return Moment(self._clock.now_s, self._link.view())
@@ -90,18 +91,18 @@ class VirtualDriver:
             payload_bytes = 0 if run.work.worker is Worker.LOCAL_RUNS else self._timing(run).payload_bytes
             done = Done(took[0], release_s=took[-1], payload_bytes=payload_bytes)
             self._do(self._scheduler.work_done(run.piece, done, self._moment()))
-        for request_id, key in list(self._keys.items()):
-            outcome = self._link.outcome(request_id)
+        for key in sorted(self._at_server):
+            outcome = self._reservations[key].wait(until_s=-math.inf)
             if outcome is None:
                 continue
-            del self._keys[request_id]
+            self._at_server.discard(key)
             if outcome.answered is not None:
                 self._do(self._scheduler.answered(key, [], outcome.answered, self._moment()))
             elif outcome.refusal is not None:
                 refusal = outcome.refusal
                 self._do(self._scheduler.refused(key, refusal.code, refusal.text, self._moment()))
-        if self._keys:
-            acked_bytes = {key: self._link.acked_bytes(request_id) for request_id, key in self._keys.items()}
+        if self._at_server:
+            acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()))
         if self._arrives_s is not None and self._clock.now_s >= self._arrives_s:
             self._arrives_s = None
@@ -118,7 +119,7 @@ class VirtualDriver:
             elif isinstance(action, PayAndSend):
                 todo.extend(self._send(action))
             elif isinstance(action, FreeLink):
-                self._keys = {request_id: key for request_id, key in self._keys.items() if key != action.key}
+                self._at_server.discard(action.key)
                 self._reservations[action.key].release()
             elif isinstance(action, Skip):
                 self._board.skip(action.piece)
@@ -154,7 +155,7 @@ class VirtualDriver:
             due_in_s=max(0.0, action.due_at_s - self._clock.now_s),
         )
         self._reservations[action.key].send(request, payload, due_at_s=action.due_at_s)
-        self._keys[self._request_id] = action.key
+        self._at_server.add(action.key)
         return self._scheduler.sent(action.key, self._moment())
 
     def _emit(self, emit: Emit) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from typing import Any, cast
-
 from benchmarks.simulator.board import VirtualBoard
 from benchmarks.simulator.clock import Clock
 from benchmarks.simulator.driver import VirtualDriver
+from benchmarks.simulator.link import VirtualLink
 from benchmarks.simulator.models import Free, VirtualModels
 from benchmarks.simulator.network import Lane, Server, VirtualTransport
 from benchmarks.simulator.scene import DOWNLINK_MBIT_S, WARM_UP_S, Row, Run, Scene
@@ -16,45 +13,15 @@ from benchmarks.traces import constant
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.config.config import PlannerTable
 from edge_runtime.link.estimator import LinkEstimator
-from edge_runtime.link.link_thread import Offload
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.frame_decisions import FrameDecisions, Model
-from edge_runtime.loop.link_port import LinkPort
 from edge_runtime.loop.scheduler import Scheduler
 from edge_runtime.planner.planner import Planner
 from edge_runtime.planner.prediction import SplitProfile
-from split_model.protocol.device import DeviceSession
 
 #: As the program is shipped: only the deadline is the scene's own.
 DEFAULTS = PlannerTable()
 HEDGED = PlannerTable(hedge=True)
-
-
-class _Offload(Offload):
-    """The link thread without a thread: it takes a turn whenever something happens, as its poll would."""
-
-    def __init__(self, transport: VirtualTransport, *, clock: Clock, estimator: LinkEstimator) -> None:
-        session = DeviceSession(boot_id="1" * 32, software="simulator")
-        super().__init__(cast(Any, transport), session, now=clock.now, estimator=estimator)
-        self._clock = clock
-        self._timer = 0
-        transport.woken = self.turn
-        transport.open()
-        clock.at(0.0, self.turn)
-
-    def turn(self) -> None:
-        """What the link thread does between two waits, and its next turn after the poll's time-out."""
-        self._turn()
-        self._run_commands()
-        self._send_all()
-        self._timer += 1
-        timer = self._timer
-        self._clock.at(self._clock.now_s + self._timeout_s(), lambda: self.turn() if timer == self._timer else None)
-
-    def wait(self, request_id: int, *, until_s: float, unless: Callable[[], bool] = lambda: False) -> Any:
-        """Time passes until there is an outcome."""
-        self._clock.run_until(until_s, lambda: request_id in self._outcomes or unless())
-        return super().wait(request_id, until_s=self._clock.now_s, unless=unless)
 
 
 def run_program(
@@ -67,7 +34,6 @@ def run_program(
     local_tails: bool = True,
 ) -> Run:
     """The device's scheduler over the scene's frames; without ``local_tails`` local runs always begin anew."""
-    random.seed(0)  # the pause before a reconnection has jitter
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
     up = Lane(clock, scene.link, scene.one_way_s, burst_bytes=scene.burst_bytes)
@@ -93,7 +59,7 @@ def run_program(
         scene,
         clock=clock,
         board=board,
-        link=LinkPort(_Offload(transport, clock=clock, estimator=estimator or LinkEstimator())),
+        link=VirtualLink(transport, clock=clock, estimator=estimator or LinkEstimator()),
     )
     rows = []
     for step in driver.run():

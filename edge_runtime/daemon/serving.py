@@ -30,11 +30,11 @@ from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import Rests
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.link_thread import LinkView, Offload
+from edge_runtime.link.link_thread import Link
+from edge_runtime.link.view import LinkView
 from edge_runtime.loop.board_work import Models
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.driver import Driver, Outside, Settings
-from edge_runtime.loop.link_port import LinkPort
 from edge_runtime.loop.records import Records
 from edge_runtime.planner.planner import Planner
 from edge_runtime.privacy.ledger import Account
@@ -75,10 +75,11 @@ class Serving:
         self.bundle = bundle
         self.account = account
         self.records = Records(bundle)
-        self.offload: Offload
+        self.link: Link
         self.runtime: Driver
         self._profile = profile
         self._closing = contextlib.ExitStack()
+        self._link_alive = contextlib.ExitStack()
 
     @classmethod
     def start(
@@ -137,8 +138,9 @@ class Serving:
     def close(self) -> LinkView:
         """End the link and everything else; the last view of the link, for its counts."""
         try:
-            return self.offload.stop()
+            return self.link.stop()
         finally:
+            self._link_alive.close()  # it beats no more, and what is closed next may take its time
             self._closing.close()
 
     def abandon(self) -> None:
@@ -159,10 +161,12 @@ class Serving:
         config, bundle, beats = self.config, self.bundle, program.beats
         boot_id = os.urandom(16).hex()
 
-        def beat() -> None:
-            beats.expect(f"the link to {config.server.address}", within_s=program.patience_s)
-
-        self.offload = make_link(config, bundle, keys, boot_id, closing, beat=beat)
+        # During a reload two links live side by side, to the same address.
+        closing.callback(self._link_alive.close)
+        beat = self._link_alive.enter_context(
+            beats.alive(f"the link to {config.server.address}", within_s=program.patience_s)
+        )
+        self.link = make_link(config, bundle, keys, boot_id, closing, beat=beat)
         cpus = os.cpu_count() or 1
         run_s = max(program.patience_s, _STUCK_AFTER * self._profile.local.head_p95_s)
         self.runtime = Driver(
@@ -170,7 +174,7 @@ class Serving:
             Outside(
                 board=board,
                 account=self.account,
-                link=LinkPort(self.offload),
+                link=self.link,
                 boot_id=boot_id,
                 watch=lambda: beats.work("the board", within_s=run_s),
             ),
@@ -180,13 +184,9 @@ class Serving:
             settings=Settings(config.planner.answer_within_s, may_hedge=config.planner.hedge),
             counters=program.counters,
         )
-        self.offload.start()
-        closing.callback(self._end_link, beats)
+        self.link.start()
+        closing.callback(self.link.end)
         closing.callback(self.runtime.close)
-
-    def _end_link(self, beats: Heartbeats) -> None:
-        self.offload.end()
-        beats.done(f"the link to {self.config.server.address}")
 
 
 class InForce:
@@ -228,7 +228,7 @@ class InForce:
             left, self._turn = self._turn, self.serving
             taken = self._turn
             if left is not None and left is not taken:
-                view = left.offload.view()
+                view = left.link.view()
                 counters.link(late=view.late, reconnects=view.reconnects)
                 counters.next_link()
                 self._retire(left)

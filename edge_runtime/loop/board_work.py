@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from edge_runtime.board.board import Board
 from edge_runtime.inference.heads import Head, Heads
 from edge_runtime.inference.local_tails import Rests
+from edge_runtime.link.frame_link import Reservation
 from edge_runtime.loop.actions import Done, Run
 from edge_runtime.loop.board_queue import Work
-from edge_runtime.loop.link_port import Reservation
 from edge_runtime.loop.results import Array
 from edge_runtime.planner.prediction import SplitProfile
 from edge_runtime.sources import Frame

@@ -20,6 +20,7 @@ from edge_runtime.board.board import Board
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.profile import Profile
+from edge_runtime.link.frame_link import FrameLink
 from edge_runtime.loop.actions import Action, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.answers import unpack
 from edge_runtime.loop.board_queue import Worker
@@ -28,7 +29,6 @@ from edge_runtime.loop.board_work import BoardWork, Held, Models
 from edge_runtime.loop.capture_thread import CaptureThread
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.frame_decisions import FrameDecisions, Model, Moment
-from edge_runtime.loop.link_port import LinkPort
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.scheduler import Scheduler
 from edge_runtime.planner.planner import Planner
@@ -53,7 +53,7 @@ class Outside:
 
     board: Board
     account: Paying
-    link: LinkPort
+    link: FrameLink
     boot_id: str
     watch: Callable[[], AbstractContextManager[None]] = nullcontext
     now: Callable[[], float] = time.monotonic
@@ -106,7 +106,7 @@ class Driver:
         self._now = outside.now
         self._held: dict[int, Held] = {}
         self._runs: dict[int, Run] = {}  # the pieces of work that have not ended
-        self._keys: dict[int, int] = {}  # of the requests at the server
+        self._at_server: set[int] = set()  # the frames whose requests are not answered
         self._request_id = 0
         self._ended: deque[Ended] = deque()
         self._threads = {
@@ -170,11 +170,11 @@ class Driver:
         while self._ended:
             ended = self._ended.popleft()
             self._do(self._end_of_piece(ended, self._moment()), turn)
-        for request_id, key in list(self._keys.items()):
-            outcome = self._link.outcome(request_id)
+        for key in sorted(self._at_server):
+            outcome = self._held[key].link.wait(until_s=-math.inf)
             if outcome is None:
                 continue
-            del self._keys[request_id]
+            self._at_server.discard(key)
             moment = self._moment()
             if outcome.answered is not None:
                 outputs = unpack(outcome.answered, self._models.bundle.manifest.outputs)
@@ -182,8 +182,8 @@ class Driver:
             elif outcome.refusal is not None:
                 refusal = outcome.refusal
                 self._do(self._scheduler.refused(key, refusal.code, refusal.text, moment), turn)
-        if self._keys:
-            acked_bytes = {key: self._link.acked_bytes(request_id) for request_id, key in self._keys.items()}
+        if self._at_server:
+            acked_bytes = {key: self._held[key].link.acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)
 
     def _rest(self, turn: _Turn) -> None:
@@ -197,7 +197,7 @@ class Driver:
             return bool(
                 self._ended
                 or (wanted and turn.capture.has_news)
-                or any(self._link.has_ended(request_id) for request_id in self._keys)
+                or any(self._held[key].link.has_ended for key in self._at_server)
             )
 
         self._link.rest(until_s=until_s, unless=awake)
@@ -276,12 +276,12 @@ class Driver:
             due_in_s=max(0.0, action.due_at_s - self._now()),
         )
         held.link.send(request, held.payload, due_at_s=action.due_at_s)
-        self._keys[self._request_id] = action.key
+        self._at_server.add(action.key)
         return self._scheduler.sent(action.key, self._moment())
 
     def _free(self, key: int) -> None:
         """Give back a frame's reservation, and forget its request."""
-        self._keys = {request_id: of for request_id, of in self._keys.items() if of != key}
+        self._at_server.discard(key)
         if (held := self._held.get(key)) is not None:
             held.link.release()
 

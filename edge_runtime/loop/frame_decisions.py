@@ -15,7 +15,7 @@ from typing import Protocol
 
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.profile import Profile, SplitTiming
-from edge_runtime.link.link_thread import LinkView
+from edge_runtime.link.view import LinkView
 from edge_runtime.loop.policies import policy_for
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.planner.planner import AfterHead, Decision, Planner

@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from edge_runtime.link.link_thread import LinkView
+from edge_runtime.link.view import LinkView
 from edge_runtime.loop.frame_decisions import Plan
 from edge_runtime.planner.deadline import InFlight
 from edge_runtime.planner.prediction import Prediction

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge_runtime.link.link_thread import LinkView
+from edge_runtime.link.view import LinkView
 from edge_runtime.loop.counters import Outcome
 from edge_runtime.planner.planner import Decision
 from edge_runtime.sources import Frame

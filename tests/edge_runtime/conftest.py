@@ -34,11 +34,10 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
 from edge_runtime.inference.profile import Profile, SplitTiming
-from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
 from edge_runtime.loop.board_work import Models
 from edge_runtime.loop.driver import Driver, Outside, Settings
-from edge_runtime.loop.link_port import LinkPort
 from edge_runtime.loop.results import Step
 from edge_runtime.planner.planner import Decision, Hysteresis, Planner
 from edge_runtime.planner.prediction import Conditions, Objective, SplitProfile
@@ -402,7 +401,8 @@ class Free:
 class ScriptedServer(threading.Thread):
     """The server's protocol session behind a CURVE socket that takes any key; the test says what is answered.
 
-    ``arrived`` and ``cancelled`` collect what came; ``answer`` is called in this thread for each request.
+    ``arrived`` and ``cancelled`` collect what came, ``probed`` counts timed probes; ``answer`` is called in this
+    thread for each request.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -410,7 +410,7 @@ class ScriptedServer(threading.Thread):
         self.public, self._secret = zmq.curve_keypair()
         self.arrived: list[protocol.Arrived] = []
         self.cancelled: list[int] = []
-        self.probes = 0
+        self.probed = 0
         self.answer: Callable[[protocol.Arrived], bool] = lambda _: True
         self.admit: protocol.Admission = lambda _: None
         self.versions_refused = False
@@ -479,11 +479,11 @@ class ScriptedServer(threading.Thread):
                 limits=protocol.Limits(),
                 now_s=time.monotonic(),
             )
-        self.probes += isinstance(wire.decode_from_device(memoryview(parts[0])), wire.Probe)
         replies, events = session.receive([memoryview(part) for part in parts], time.monotonic())
         for reply in replies:
+            self.probed += isinstance(reply, wire.ProbeReply) and reply.timed_bytes > 0
             if self.versions_refused and isinstance(reply, wire.Welcome):
-                text = "this server speaks protocol 9; upgrade the older side"
+                text = "this server speaks protocol 9"
                 reply = wire.Refusal(request_id=None, code="version", text=text)  # noqa: PLW2901
             self._socket.send_multipart([peer, wire.encode(reply)])
         for event in events:
@@ -536,7 +536,7 @@ class Inside:
 
     parts: Parts
     driver: Driver
-    offload: Offload
+    link: Link
     planner: Forced
     heads: Heads
     local_tails: Rests
@@ -557,13 +557,13 @@ class Inside:
     def until(self, holds: Callable[[], Any]) -> Any:
         deadline_s = time.monotonic() + PATIENCE_S
         while not (value := holds()):
-            assert time.monotonic() < deadline_s, (self.offload.view(), self.driver.counters.as_dict())
+            assert time.monotonic() < deadline_s, (self.link.view(), self.driver.counters.as_dict())
             time.sleep(0.005)
         return value
 
     def connect(self, split: int) -> Inside:
         """Wait for the server and for a head, and want it from now on."""
-        self.until(lambda: self.offload.view().up)
+        self.until(lambda: self.link.view().up)
         self.planner.wanted = split
         if split != self.planner.local:
             self.until(lambda: self.heads.prepared(split))
@@ -571,7 +571,7 @@ class Inside:
 
     def close(self) -> None:
         self.driver.close()
-        self.offload.end()
+        self.link.end()
         self.transport.terminate()
         self.heads.close()
 
@@ -623,7 +623,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             server_keys=(server_key,),
             max_answer_bytes=1 << 16,
         )
-        offload = Offload(transport, DeviceSession(boot_id="inside", software="test"))
+        link = Link(transport, DeviceSession(boot_id="inside", software="test"))
         board = RealBoard()
         rests = Rests(
             lambda split: load_rest(bundle, split, backend=None, threads=1),
@@ -637,7 +637,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             Outside(
                 board=board,
                 account=account or Free(),
-                link=LinkPort(offload),
+                link=link,
                 boot_id="inside",
                 watch=watch,
             ),
@@ -646,8 +646,8 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             load=LoadEstimator(board.cpu_load, cpus=1, threads=1),
             settings=Settings(answer_within_s),
         )
-        offload.start()
-        made.append(Inside(parts, driver, offload, planner, heads, rests, transport))
+        link.start()
+        made.append(Inside(parts, driver, link, planner, heads, rests, transport))
         return made[-1]
 
     yield make

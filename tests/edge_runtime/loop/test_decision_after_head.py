@@ -79,8 +79,8 @@ def test_a_frame_that_stays_at_the_seam_leaves_the_link_to_probes(scripted: Any,
     assert (result.outcome, result.split, planned.asked) == ("local", device.planner.local, [(2, False)])
     answers_as_the_whole_model(device, frame, result.outputs)
     assert (scripted.arrived, device.driver.counters.releases) == ([], 0)
-    probes = scripted.probes
-    device.until(lambda: scripted.probes > probes)
+    probes = scripted.probed
+    device.until(lambda: scripted.probed > probes)
 
 
 def test_a_frame_that_is_not_paid_for_leaves_the_link_to_probes(scripted: Any, seeing: Any) -> None:
@@ -88,8 +88,8 @@ def test_a_frame_that_is_not_paid_for_leaves_the_link_to_probes(scripted: Any, s
     device = seeing(account=purse).device
     purse.charge = lambda cut, subject: False  # type: ignore[method-assign]
     assert device.step().result.outcome == "local"
-    probes = scripted.probes
-    device.until(lambda: scripted.probes > probes)
+    probes = scripted.probed
+    device.until(lambda: scripted.probed > probes)
     assert device.driver.counters.ledger_refused == 1
 
 

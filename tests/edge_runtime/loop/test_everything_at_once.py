@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.inference.heads import Head
-from edge_runtime.loop.link_port import Reservation
+from edge_runtime.link.frame_link import Reservation
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.sources import Frame
 from split_model.errors import BackendError
@@ -90,7 +90,7 @@ def test_each_frame_has_one_answer_and_it_is_its_own(
             planner.wanted = chance.choice([1, 2, 2, 3, planner.local])
             planner.hedge = chance.random() < 0.3
             if chance.random() < 0.7:  # else most frames would meet a link that is down
-                device.until(lambda: device.offload.view().up)
+                device.until(lambda: device.link.view().up)
             yield device.frame()
 
     monkeypatch.setattr(CutBackoff, "allows", lambda *_, **__: True)  # what was refused is tried again at once
