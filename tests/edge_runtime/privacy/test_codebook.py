@@ -19,7 +19,7 @@ from split_model.prepare.calibration import CalibrationOptions
 from split_model.prepare.codebooks import CodebookWish
 from split_model.prepare.pipeline import PrepareOptions, prepare
 
-FOLDER = Path(__file__).resolve().parents[2] / "models" / "fashion"
+FOLDER = Path(__file__).resolve().parents[3] / "models" / "fashion"
 FRAMES = 40
 EPSILON = 8.0
 
