@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from split_model.bundle import Bundle
+from split_model.bundle.store import open_regular
 from split_model.errors import BadBundleError, MissingInputError, OutputError
 from split_model.privacy import CodebookSpec, NoiseSpec
 
@@ -127,9 +128,10 @@ def load(bundle: Bundle) -> Evaluation | None:
     """
     path = path_of(bundle)
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with open_regular(path) as file:
+            raw = file.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
             raise BadBundleError(f"{path}: over {_MAX_BYTES >> 20} MiB; remove it and evaluate again")
-        raw = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -24,7 +24,7 @@ from split_model.bundle import (
     write_manifest,
     writing,
 )
-from split_model.bundle.store import check_answer_schema
+from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
 from split_model.prepare.allocators import TrialOptions, try_allocations
