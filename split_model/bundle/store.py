@@ -126,6 +126,23 @@ class Bundle:
                     f"{path}: SHA-256 differs from the manifest's; copy or prepare the bundle again"
                 )
 
+    def read(self, ref: FileRef) -> bytes:
+        """Read a file of this bundle and check these very bytes against the manifest.
+
+        Raises:
+            BadBundleError: It cannot be read, or is not the file that the manifest names.
+
+        """
+        path = self.path(ref)
+        try:
+            with open_regular(path) as file:
+                content = file.read(ref.size_bytes + 1)
+        except OSError as error:
+            raise BadBundleError(f"{path}: {error.strerror}; copy or prepare the bundle again") from None
+        if hashlib.sha256(content).hexdigest() != ref.sha256:
+            raise BadBundleError(f"{path}: SHA-256 differs from the manifest's; copy or prepare the bundle again")
+        return content
+
     def path(self, ref: FileRef) -> Path:
         """Where a file of this bundle lies."""
         return self.root / ref.path

@@ -23,6 +23,7 @@ from split_model.bundle.manifest import (
     FileRef,
     ImagePreprocess,
     Manifest,
+    Reference,
     TensorSpec,
     TopK,
 )
@@ -71,11 +72,7 @@ def check_manifest(where: str, manifest: Manifest) -> None:
         _check_answer(f"{where}: answer", manifest.answer, manifest.outputs)
     check_answer_schema(where, manifest)
     if manifest.reference is not None:
-        tolerance = manifest.reference.tolerance
-        if len(tolerance) != len(manifest.outputs) or not _all_within(tolerance, 0.0):
-            raise _bad(where, "the reference is not one tolerance of 0 or more an output")
-        if not 1 <= manifest.reference.sets <= 1 << 10:
-            raise _bad(where, f"a reference of {manifest.reference.sets} sets of inputs")
+        _check_reference(where, manifest.reference, outputs=len(manifest.outputs))
 
 
 def check_answer_schema(where: str, manifest: Manifest) -> None:
@@ -94,6 +91,13 @@ def check_answer_schema(where: str, manifest: Manifest) -> None:
     weights = [entry.weight for entry in manifest.answer_schema]
     if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
         raise BadBundleError(f"{where}: the answer schema has weights {weights}; they are 0 or more, not all 0")
+
+
+def _check_reference(where: str, reference: Reference, *, outputs: int) -> None:
+    if len(reference.tolerance) != outputs or not _all_within(reference.tolerance, 0.0):
+        raise _bad(where, "the reference is not one tolerance of 0 or more an output")
+    if not 1 <= reference.sets <= 1 << 10:
+        raise _bad(where, f"a reference of {reference.sets} sets of inputs")
 
 
 def _check_file(where: str, ref: FileRef) -> None:

@@ -143,7 +143,7 @@ def test_a_sensible_bundle_opens(tmp_path: Path) -> None:
     ],
 )
 def test_a_manifest_without_sense_is_refused(tmp_path: Path, place: str, value: Any) -> None:
-    with pytest.raises(BadBundleError, match="prepare|0 or more|answer schema"):
+    with pytest.raises(BadBundleError, match=r"prepare|0 or more|answer schema"):
         Bundle.open(changed(make(tmp_path), place, value))
 
 
