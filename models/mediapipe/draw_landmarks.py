@@ -24,7 +24,8 @@ from PIL import Image, ImageDraw
 
 from split_model.bundle import Bundle, Cut, ImagePreprocess
 from split_model.errors import BadInputError, SplitModelError, UsageError
-from split_model.features.preprocess import open_picture, picture_tensor
+from split_model.features.picture_files import open_picture
+from split_model.features.preprocess import picture_tensor
 from split_model.interpreter import open_interpreter
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.features.data import Data, ImageFolder, Sample
-from split_model.features.preprocess import open_picture, picture_tensor
+from split_model.features.picture_files import open_picture
+from split_model.features.preprocess import picture_tensor
 
 Array = NDArray[Any]
 
