@@ -1,6 +1,6 @@
 """Find a face in a photograph and draw its mesh, with two models that are each split in two.
 
-usage: python models/mediapipe/draw_landmarks.py PHOTO -o OUT.png --detector BUNDLE --mesh BUNDLE
+usage: python -m models.mediapipe.draw_landmarks PHOTO -o OUT.png --detector BUNDLE --mesh BUNDLE
            [--cut N] [--epsilon E]
 
 The detector (face_detection_short_range) says where the face is, the mesh (face_landmark) looks at that part
