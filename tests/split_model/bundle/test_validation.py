@@ -207,7 +207,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, spoil: Callable[[Path], N
     (root / "evaluation.json").write_text("{}")
     spoil(root / name)
     code = (
-        "import sys; from pathlib import Path; from split_model import evaluation; "
+        "import sys; from pathlib import Path; from split_model.bundle import evaluation; "
         "from split_model.bundle import Bundle; from split_model.errors import SplitModelError\n"
         f"try: evaluation.load(Bundle.open(Path({str(root)!r})))\n"
         "except SplitModelError as error: print(error); sys.exit(error.exit_code)"
