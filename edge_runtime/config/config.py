@@ -20,8 +20,8 @@ from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
 from split_model.errors import BadInputError, ConfigError
-from split_model.layers import Layers, read_layers
 from split_model.protocol.keys import parse_public
+from split_model.service.config_file import Layers, read_layers
 
 # libzmq takes no host that begins otherwise.
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")

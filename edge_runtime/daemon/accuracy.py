@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from edge_runtime.config.config import Config
 from edge_runtime.config.release import ReleaseTable
-from split_model import evaluation
-from split_model.bundle import Bundle, Cut
+from split_model.bundle import Bundle, Cut, evaluation
 from split_model.errors import ConfigError
 
 log = logging.getLogger(__name__)

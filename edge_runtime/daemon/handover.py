@@ -17,9 +17,9 @@ from edge_runtime.loop.records import labels_of
 from edge_runtime.privacy.ledger import system_now
 from edge_runtime.service.reporter import Reporter
 from split_model.bundle import Bundle
-from split_model.config import as_plain
 from split_model.errors import ConfigError, SplitModelError
 from split_model.protocol.keys import read_pair
+from split_model.service.config_file import as_plain
 
 log = logging.getLogger(__name__)
 

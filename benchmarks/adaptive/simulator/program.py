@@ -1,0 +1,72 @@
+"""The device program itself in a virtual world: its scheduler, planner and link upkeep are the product's."""
+
+from __future__ import annotations
+
+from benchmarks.adaptive.simulator.board import VirtualBoard
+from benchmarks.adaptive.simulator.clock import Clock
+from benchmarks.adaptive.simulator.driver import VirtualDriver
+from benchmarks.adaptive.simulator.link import VirtualLink
+from benchmarks.adaptive.simulator.models import Free, VirtualModels
+from benchmarks.adaptive.simulator.network import Lane, Server, VirtualTransport
+from benchmarks.adaptive.simulator.scene import DOWNLINK_MBIT_S, WARM_UP_S, Row, Run, Scene
+from benchmarks.wire.traces import constant
+from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.config.config import PlannerTable
+from edge_runtime.link.estimator import LinkEstimator
+from edge_runtime.loop.counters import Counters
+from edge_runtime.loop.frame_decisions import FrameDecisions, Model
+from edge_runtime.loop.scheduler import Scheduler
+from edge_runtime.planner.planner import Planner
+from edge_runtime.planner.prediction import SplitProfile
+
+#: As the program is shipped: only the deadline is the scene's own.
+DEFAULTS = PlannerTable()
+HEDGED = PlannerTable(hedge=True)
+
+
+def run_program(
+    policy: str,
+    scene: Scene,
+    *,
+    estimator: LinkEstimator | None = None,
+    fixed: int | None = None,
+    table: PlannerTable = DEFAULTS,
+    local_tails: bool = True,
+) -> Run:
+    """The device's scheduler over the scene's frames; without ``local_tails`` local runs always begin anew."""
+    clock = Clock()
+    board = VirtualBoard(clock, scene.hog)
+    up = Lane(clock, scene.link, scene.one_way_s, burst_bytes=scene.burst_bytes)
+    down = Lane(clock, constant(DOWNLINK_MBIT_S), scene.one_way_s)
+    tails = {tail.split: tail.tail_s for tail in scene.server.tails}
+    transport = VirtualTransport(clock, up, down, Server(clock, scene.profile.bundle, tails))
+    models = VirtualModels(scene, clock, local_tails=fixed is None and local_tails)
+    tail_macs = {tail.split: tail.tail_macs for tail in scene.server.tails}
+    splits = [SplitProfile(t.split, t.head_s, t.release_s, t.payload_bytes) for t in scene.profile.splits]
+    planner = Planner(
+        splits, local=scene.local, hysteresis=table.hysteresis, fixed=fixed, objective=table.objective
+    )
+    decisions = FrameDecisions(
+        Model(scene.profile.bundle, "simulated", scene.local, scene.profile, tail_macs),
+        planner,
+        loaded=models,
+        account=Free(),
+        load=LoadEstimator(board.cpu_load, cpus=4, threads=1),
+        may_hedge=table.hedge,
+    )
+    driver = VirtualDriver(
+        Scheduler(decisions, answer_within_s=scene.answer_within_s, counters=Counters()),
+        scene,
+        clock=clock,
+        board=board,
+        link=VirtualLink(transport, clock=clock, estimator=estimator or LinkEstimator()),
+    )
+    rows = []
+    for step in driver.run():
+        result, rate = step.result, step.view.estimate.uplink_bytes_s
+        believed = None if rate is None else rate * 8e-6
+        row = Row(result.frame.captured_s - WARM_UP_S, result.split, result.outcome, result.latency_s, believed)
+        if row.captured_s >= 0:
+            rows.append(row)
+    rows.sort(key=lambda row: row.captured_s)
+    return Run(policy, tuple(rows), up.sent_bytes, transport.probe_bytes, driver.background_runs)
