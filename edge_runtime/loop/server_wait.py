@@ -56,9 +56,11 @@ class ServerWait:
     def _local_start_s(self, one: UnderWay, now_s: float) -> float:
         wait_s, _ = self._local_runs.left_s(now_s)
         p95_s = self._decisions.local_p95.seconds * self._left_s(one) / self._decisions.local_s
-        return local_start_s(
-            one.request(), answer_by_s=one.frame.captured_s + self._answer_within_s, local_p95_s=wait_s + p95_s
-        )
+        request, within_s = one.request(), self._answer_within_s
+        start_s = local_start_s(request, answer_by_s=one.frame.captured_s + within_s, local_p95_s=wait_s + p95_s)
+        assert one.sent_s is not None
+        # Of one that was late when it was sent, or whose time on the link is unknown: the server gives it up then.
+        return min(start_s, max(one.frame.captured_s, one.sent_s) + within_s)
 
     def _left_s(self, one: UnderWay) -> float:
         return self._decisions.left_s(one.split, has_tail=self.goes_on_behind_head(one))
