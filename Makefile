@@ -11,7 +11,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo attack test test-serial test-oracles test-system test-link test-arm64 lint types fix clean
+.PHONY: demo attack test test-serial test-scheduler test-oracles test-system test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m benchmarks.demo
@@ -32,6 +32,10 @@ test-oracles: $(VENV)/oracles
 # A million packets through the program, over a line with noise and pulled plugs; about ten minutes.
 test-serial: $(VENV)/ready
 	SERIAL_PACKETS=1000000 $(BIN)/python -m pytest -s tests/edge_runtime/sources/test_serial.py -k every_intact
+
+# A hundred thousand random events for the frame loop's scheduler; some minutes.
+test-scheduler: $(VENV)/ready
+	SCHEDULER_STEPS=100000 $(BIN)/python -m pytest tests/edge_runtime/loop/test_scheduler_machine.py
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready

@@ -4,7 +4,7 @@
 
     with Client() as client:
         answer = client.ask(picture)
-        print(answer.how, answer.top)
+        print(answer.outcome, answer.top)
 
 Needs pyzmq, msgspec and NumPy, and nothing else of the device program.
 """
@@ -64,9 +64,9 @@ class Answer:
     record: dict[str, Any]
 
     @property
-    def how(self) -> str:
+    def outcome(self) -> str:
         """``offloaded``, ``local`` or ``fallback``: who answered."""
-        return str(self.record["how"])
+        return str(self.record["outcome"])
 
     @property
     def top(self) -> list[dict[str, Any]]:

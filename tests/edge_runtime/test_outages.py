@@ -17,7 +17,7 @@ def check_every_frame_once(device: Any) -> dict[str, float]:
     frames = device.records()
     assert [record["index"] for record in frames] == list(range(len(frames)))
     counters = device.counters()
-    ends = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+    ends = ("offloaded", "local", "fallback", "failed", "dropped")
     assert counters["frames_in"] == len(frames) == sum(counters[end] for end in ends)
     assert {end: counters[end] for end in ends} == {end: device.count(end) for end in ends}
     return counters

@@ -48,11 +48,11 @@ def test_a_budget_is_spent_to_its_end_and_no_frame_is_lost(rig, parts, command):
         planner_dwell_s=0.0,
     )
     assert device.ended() == 0
-    hows = [record["how"] for record in device.records()]
+    outcomes = [record["outcome"] for record in device.records()]
     counters = device.counters()
-    assert len(hows) == counters["frames_in"] == 48
-    assert hows.count("offloaded") + hows.count("fallback") == counters["releases"] == 5
-    assert set(hows[-10:]) == {"local"}
+    assert len(outcomes) == counters["frames_in"] == 48
+    assert outcomes.count("offloaded") + outcomes.count("fallback") == counters["releases"] == 5
+    assert set(outcomes[-10:]) == {"local"}
     assert counters["ledger_refused"] >= 10
     log = device.log()
     assert len(re.findall(r"nothing leaves at cut 2 any more", log)) == 1
@@ -113,9 +113,9 @@ def test_a_cheaper_cut_is_used_when_the_best_one_cannot_be_paid_for(parts, scrip
     dear = max(cuts, key=lambda cut: costs[cut].epsilon)
     assert account.payable([dear, CUT], "door") == {CUT}
     device = inside(scripted.address, scripted.public, spec=spec, account=account).connect(CUT)
-    assert device.step().result.how == "offloaded"
+    assert device.step().result.outcome == "offloaded"
     result = device.step().result
-    assert result.how == "local"
+    assert result.outcome == "local"
     assert device.runtime.counters.as_dict()["ledger_refused"] == 1
     assert len(scripted.arrived) == 1
     account.close()
@@ -148,7 +148,7 @@ def test_the_same_bytes_sent_again_are_charged_once(parts, scripted, inside, tmp
         return True
 
     scripted.answer = break_once
-    assert device.step().result.how == "offloaded"
+    assert device.step().result.outcome == "offloaded"
     first, second = scripted.arrived
     assert first.payload == second.payload
     assert device.runtime.counters.as_dict()["releases"] == 1
