@@ -56,6 +56,8 @@ class Scheduler:
     @property
     def _at_server(self) -> list[UnderWay]:
         """The frames that the server may still answer, in the order in which they were sent."""
+        if not self._sent:
+            return []
         return [self._under_way[key] for key in self._sent if self._under_way[key].on_the_link]
 
     def frame_due_s(self, moment: Moment) -> float:
@@ -331,8 +333,10 @@ class Scheduler:
         if one.local_piece is not None and local_runs.holds(one.local_piece):
             local_runs.cancel(one.local_piece)
             actions.append(Skip(one.local_piece, Worker.LOCAL_RUNS))
-        self._held.append((one, result))
         self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
+        if not (self._policy.in_order and self._under_way) and not self._held:
+            return [*actions, self._emit(one, result, moment)]
+        self._held.append((one, result))
         oldest = min(self._under_way, default=self._keys + 1) if self._policy.in_order else self._keys + 1
         ready = sorted((held for held in self._held if held[0].key < oldest), key=lambda held: held[0].key)
         self._held = [held for held in self._held if held[0].key >= oldest]
