@@ -19,7 +19,7 @@ from edge_runtime.inference import profile as profiles
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import WORTH_IT_S, RestCost, Rests, load_rest, memory_bytes_of
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
 from edge_runtime.loop.records import labels_of
 from edge_runtime.planner.planner import Planner
@@ -257,8 +257,8 @@ def make_link(
     closing: contextlib.ExitStack,
     *,
     beat: Callable[[], None] = lambda: None,
-) -> Offload:
-    """The link thread, not started yet; ``closing`` ends its sockets. See `Offload` for ``beat``."""
+) -> Link:
+    """The link thread, not started yet; ``closing`` ends its sockets. See `Link` for ``beat``."""
     transport = Transport(
         config.server.address,
         keys=keys,
@@ -267,4 +267,4 @@ def make_link(
     )
     closing.callback(transport.terminate)
     session = DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}")
-    return Offload(transport, session, beat=beat)
+    return Link(transport, session, beat=beat)

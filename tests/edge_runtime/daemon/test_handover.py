@@ -153,7 +153,7 @@ class Closing:
 
     def __init__(self) -> None:
         self.closed = 0
-        self.offload = self
+        self.link = self
 
     def view(self) -> Any:
         return self
