@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edge_runtime.bench.figures import LinkFigures
-from edge_runtime.link.reservation import FrameLink
+from edge_runtime.link.frame_link import FrameLink
 from edge_runtime.link.tcp_info import ends_at_server
 from edge_runtime.link.view import LinkView
 from split_model.protocol import messages as wire

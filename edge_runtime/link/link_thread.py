@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 
 from edge_runtime.link.connection import Connection
 from edge_runtime.link.estimator import LinkEstimator
+from edge_runtime.link.frame_link import Reservation
 from edge_runtime.link.pending import PendingRequests
-from edge_runtime.link.reservation import Reservation
 from edge_runtime.link.states import Action, CloseSocket, Finish, OpenSocket
 from edge_runtime.link.transport import Transport
 from edge_runtime.link.trouble import Trouble

@@ -19,7 +19,7 @@ from edge_runtime.inference.heads import Head, Heads
 from edge_runtime.inference.local_runs import LocalRuns
 from edge_runtime.inference.local_tails import Rests
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.reservation import FrameLink, Reservation
+from edge_runtime.link.frame_link import FrameLink, Reservation
 from edge_runtime.link.view import LinkView, Outcome
 from edge_runtime.loop.answers import unpack
 from edge_runtime.loop.counters import Counters

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.local_runs import Run
-from edge_runtime.link.reservation import Reservation
+from edge_runtime.link.frame_link import Reservation
 from edge_runtime.link.view import LinkView
 from edge_runtime.loop.board_thread import BoardThread
 from edge_runtime.loop.capture_thread import Captured

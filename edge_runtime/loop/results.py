@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_runtime.inference.heads import Head
-from edge_runtime.link.reservation import Reservation
+from edge_runtime.link.frame_link import Reservation
 from edge_runtime.link.view import LinkView
 from edge_runtime.loop.counters import How
 from edge_runtime.planner.deadline import InFlight

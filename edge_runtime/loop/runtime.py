@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.local_runs import Model, Run
-from edge_runtime.link.reservation import Reservation
+from edge_runtime.link.frame_link import Reservation
 from edge_runtime.link.view import Outcome
 from edge_runtime.loop.frame_loop import CHECK_EVERY_S, FrameLoop, expected_at
 from edge_runtime.loop.results import Result, Sent, Step

@@ -9,7 +9,7 @@ from benchmarks.adaptive.simulator.clock import Clock
 from benchmarks.adaptive.simulator.network import VirtualTransport
 from edge_runtime.link.connection import Connection
 from edge_runtime.link.estimator import LinkEstimator
-from edge_runtime.link.reservation import Reservation
+from edge_runtime.link.frame_link import Reservation
 from edge_runtime.link.states import Action, CloseSocket, Finish, OpenSocket
 from edge_runtime.link.view import LinkView, Outcome
 from split_model.protocol import messages as wire
