@@ -318,9 +318,10 @@ class DeviceSession:
     def _answered(self, message: wire.Answer, frames: list[memoryview], now_s: float) -> Event:
         if len(frames) != 2:
             raise ProtocolError("answer without a payload")
-        pending = self._pending.pop(message.request_id, None)
-        if pending is None or pending.first_sent_s is None:
+        pending = self._pending.get(message.request_id)
+        if pending is None or pending.first_sent_s is None:  # not asked here yet: it is sent all the same
             return Late(message.request_id)
+        del self._pending[message.request_id]
         self._others_see(pending, pending.outgoing.unacked_bytes, now_s)
         elapsed_s = now_s - pending.first_sent_s
         return Answered(message.request_id, message, frames[1], pending.outgoing.total_bytes, elapsed_s)
