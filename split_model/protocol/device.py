@@ -79,7 +79,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Refused:
-    """The server's no to one request, or to the connection where ``request_id`` is None."""
+    """The server's no to one request, or to the connection where ``request_id`` is None; ``text`` may be logged."""
 
     request_id: int | None
     code: str
@@ -313,7 +313,7 @@ class DeviceSession:
             return [Forgotten()]
         elif message.code == "version":
             self._step(Input.VERSION)
-        return [Refused(message.request_id, message.code, message.text)]
+        return [Refused(message.request_id, message.code, wire.shown(message.text))]
 
     def _answered(self, message: wire.Answer, frames: list[memoryview], now_s: float) -> Event:
         if len(frames) != 2:
