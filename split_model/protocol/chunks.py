@@ -50,10 +50,6 @@ class Outgoing:
         self.sent_bytes += len(chunk)
         return offset, chunk
 
-    def unsend(self, chunk: memoryview) -> None:
-        """Take back the chunk that `next_chunk` just gave: the socket did not take it."""
-        self.sent_bytes -= len(chunk)
-
     def acknowledge(self, received_bytes: int) -> None:
         """Note how much has arrived; an acknowledgement of what was never sent is a `ProtocolError`."""
         if received_bytes > self.sent_bytes:

@@ -61,12 +61,6 @@ def _ops_between(graph: Graph, given: Iterable[int], wanted: Iterable[int]) -> t
     return tuple(sorted(ops))
 
 
-def slice_model(model: ModelFile, cut: CutPoint) -> tuple[bytes | None, bytes]:
-    """Head and tail of one cut; no head for cut 0. `BadModelError` if a side outgrows the format's 2 GiB."""
-    head = None if cut.index == 0 else bytes(pack_part(model, head_part(model.graph, cut)))
-    return head, bytes(pack_part(model, tail_part(model.graph, cut)))
-
-
 def pack_part(model: ModelFile, part: Part) -> memoryview:
     """The flatbuffer of one part, as a view that can go to a file without another copy."""
     import flatbuffers

@@ -18,7 +18,6 @@ from split_model.privacy import (
     CodebookRelease,
     CodebookSpec,
     expected_share,
-    per_value,
     recover_codebook,
     settle_codebook,
     whole_input,
@@ -65,7 +64,7 @@ def test_the_groups_together_never_cost_more_than_was_asked_for(epsilon, groups,
     assert plan.whole_input_epsilon >= epsilon * (1 - 1e-12)
     event = plan.event()
     assert whole_input([event]).pure_epsilon == Fraction(event.epsilon) * groups <= Fraction(epsilon)
-    assert per_value(event) == whole_input([event])
+    assert plan.per_value_epsilon_max == plan.whole_input_epsilon
     assert plan.payload_bytes == groups * (1 if words <= 256 else 2)
 
 

@@ -124,7 +124,7 @@ def test_no_remainder_is_favoured():
 
 def test_the_event_is_pure_and_the_same_in_both_units():
     event = RandomisedResponse(32, 8.0, entropy=os.urandom).event(groups=4)
-    assert whole_input([event]).epsilon == 32.0
+    assert whole_input([event]).pure_epsilon == 32
 
 
 @pytest.mark.parametrize(("words", "epsilon"), [(1, 1.0), (65537, 1.0), (2, 0.0), (2, math.nan), (2, 65.0)])
