@@ -91,7 +91,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> None:
         "--codebook",
         action="append",
         default=[],
-        metavar="CUT:WORDS[:GROUPS]",
+        metavar="CUT:CODEWORDS[:GROUPS]",
         help="learn a codebook at a cut, for the strict release; may be repeated",
     )
     prepare.add_argument(

@@ -41,12 +41,12 @@ from split_model.prepare.codebook.codebooks import CodebookWish
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover
 from split_model.privacy.codebook import CodebookPlan, CodebookRelease, CodebookSpec, recover_codebook
-from split_model.privacy.codebook_file import read_finder, read_meanings
+from split_model.privacy.codebook_file import read_decoder, read_encoder
 
 MODEL = ROOT / "models" / "fashion"
 TRAINING = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 CUTS = (4, 7, 11)
-CODEBOOK_CUT, WORDS, CODEBOOK_EPSILON = 7, 32, 8.0
+CODEBOOK_CUT, CODEWORDS, CODEBOOK_EPSILON = 7, 32, 8.0
 REPEATS = 16
 SIDE = 28
 Floats = NDArray[np.float32]
@@ -54,8 +54,8 @@ Features = list[NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way features go out at one cut: ``send`` gives a payload, ``read`` what the server makes of one."""
+class Variant:
+    """One variant of a release at one cut: ``send`` gives a payload, ``read`` what the server makes of one."""
 
     name: str
     cut: int
@@ -93,38 +93,38 @@ def _scaled(pictures: NDArray[np.uint8]) -> Floats:
     return scaled
 
 
-def ways(bundle: Bundle, epsilons: Sequence[float]) -> list[Way]:
-    """Unprotected, under noise at each per-value epsilon, and as a word."""
+def variants(bundle: Bundle, epsilons: Sequence[float]) -> list[Variant]:
+    """Unprotected, under noise at each per-value epsilon, and as a codeword."""
     found = []
     for cut in (bundle.cut(index) for index in CUTS):
-        found.append(Way("unprotected", cut.index, np.inf, lambda f: f[0].copy(), lambda p: [p], None))
+        found.append(Variant("unprotected", cut.index, np.inf, lambda f: f[0].copy(), lambda p: [p], None))
         for epsilon in epsilons:
             plan = NoisePlan.make(
                 NoiseSpec(epsilon=epsilon, allocation="uniform"), cut.tensors, cut.calibration or ()
             )
             release = NoiseRelease(plan, entropy=os.urandom)
             found.append(
-                Way(
+                Variant(
                     f"noise, {epsilon:g} a value", cut.index, plan.whole_input_epsilon, release,
                     partial(recover, plan), partial(NoiseLikelihood, plan),
                 )
             )  # fmt: skip
     cut = bundle.cut(CODEBOOK_CUT)
-    book = CodebookPlan.make(CodebookSpec(epsilon=CODEBOOK_EPSILON, words=WORDS), cut)
+    book = CodebookPlan.make(CodebookSpec(epsilon=CODEBOOK_EPSILON, codewords=CODEWORDS), cut)
     path = bundle.path(book.book.file)
-    finder, meanings = read_finder(path, book.book, cut.tensors), read_meanings(path, book.book, cut.tensors)
+    encoder, decoder = read_encoder(path, book.book, cut.tensors), read_decoder(path, book.book, cut.tensors)
     found.append(
-        Way(
-            f"codebook of {WORDS}", cut.index, book.whole_input_epsilon,
-            CodebookRelease(book, finder, entropy=os.urandom),
-            partial(recover_codebook, book, meanings), partial(CodebookLikelihood, book, finder),
+        Variant(
+            f"codebook of {CODEWORDS}", cut.index, book.whole_input_epsilon,
+            CodebookRelease(book, encoder, entropy=os.urandom),
+            partial(recover_codebook, book, decoder), partial(CodebookLikelihood, book, encoder),
         )
     )  # fmt: skip
     return found
 
 
 class Attack:
-    """All attackers against one way out, for the same victims."""
+    """All attackers against one variant, for the same victims."""
 
     def __init__(self, bundle: Bundle, pictures: Pictures, options: argparse.Namespace) -> None:
         self._options = options
@@ -146,18 +146,22 @@ class Attack:
             self._known = {cut: (public, victims)}  # of one cut at a time: they are large
         return self._known[cut]
 
-    def __call__(self, way: Way) -> dict[str, Any]:
+    def __call__(self, variant: Variant) -> dict[str, Any]:
         """One row of the report; pictures under ``_pictures``."""
-        public, victims = self.features(way.cut)
-        row: dict[str, Any] = {"cut": way.cut, "release": way.name, "whole_input_epsilon": way.whole_input_epsilon}
+        public, victims = self.features(variant.cut)
+        row: dict[str, Any] = {
+            "cut": variant.cut,
+            "release": variant.name,
+            "whole_input_epsilon": variant.whole_input_epsilon,
+        }
         shown: dict[str, Floats] = {}
-        if way.likelihood is not None:
+        if variant.likelihood is not None:
             for count in (1, REPEATS):
-                payloads = [[way.send(_copied(one)) for _ in range(count)] for one in victims]
-                row |= self._identify(way, victims, payloads, count)
-                shown[f"posterior_{count}"] = self._posterior(way, public, payloads)
-        released = np.stack([way.read(way.send(_copied(one)))[0][0] for one in public]).astype(np.float32)
-        arrived = np.stack([way.read(way.send(_copied(one)))[0][0] for one in victims]).astype(np.float32)
+                payloads = [[variant.send(_copied(one)) for _ in range(count)] for one in victims]
+                row |= self._identify(variant, victims, payloads, count)
+                shown[f"posterior_{count}"] = self._posterior(variant, public, payloads)
+        released = np.stack([variant.read(variant.send(_copied(one)))[0][0] for one in public]).astype(np.float32)
+        arrived = np.stack([variant.read(variant.send(_copied(one)))[0][0] for one in victims]).astype(np.float32)
         flat = self._pictures.public.reshape(len(public), -1)
         few = slice(self._options.linear)
         inverse = linear.fit(released[few].reshape(len(released[few]), -1), flat[few])
@@ -172,23 +176,23 @@ class Attack:
         return row | {"_pictures": shown}
 
     def _identify(
-        self, way: Way, victims: list[Features], payloads: list[list[NDArray[Any]]], count: int
+        self, variant: Variant, victims: list[Features], payloads: list[list[NDArray[Any]]], count: int
     ) -> dict[str, Any]:
         """How often the frame is found among all victims, each as likely as the other."""
-        assert way.likelihood is not None
-        likelihood = way.likelihood(victims)
+        assert variant.likelihood is not None
+        likelihood = variant.likelihood(victims)
         none = np.zeros((len(victims), 1), np.float32)
         found = [
             guess(likelihood(seen), none, generator=self._generator).candidate == at
             for at, seen in enumerate(payloads)
         ]
-        bound = identification_bound(way.whole_input_epsilon * count, len(victims))
+        bound = identification_bound(variant.whole_input_epsilon * count, len(victims))
         return {f"identified_{count}": float(np.mean(found)), f"bound_{count}": bound}
 
-    def _posterior(self, way: Way, public: list[Features], payloads: list[list[NDArray[Any]]]) -> Floats:
-        assert way.likelihood is not None
+    def _posterior(self, variant: Variant, public: list[Features], payloads: list[list[NDArray[Any]]]) -> Floats:
+        assert variant.likelihood is not None
         few = self._options.candidates
-        likelihood = way.likelihood(public[:few])
+        likelihood = variant.likelihood(public[:few])
         known = self._pictures.public[:few]
         return np.stack([guess(likelihood(seen), known, generator=self._generator).picture for seen in payloads])
 
@@ -316,15 +320,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 preprocess=MODEL / "preprocess.json",
                 labels=MODEL / "labels.txt",
                 calibration=MODEL / "public.npz",
-                codebooks=(CodebookWish(CODEBOOK_CUT, WORDS),),
+                codebooks=(CodebookWish(CODEBOOK_CUT, CODEWORDS),),
             ),
             lambda *_: None,
         )
         attack = Attack(bundle, pictures, options)
         rows = []
-        for way in sorted(ways(bundle, options.epsilon or (16.0, 4.0, 1.0)), key=lambda way: way.cut):
-            rows.append(attack(way))
-            print(f"cut {way.cut}, {way.name}", file=sys.stderr, flush=True)
+        for variant in sorted(
+            variants(bundle, options.epsilon or (16.0, 4.0, 1.0)), key=lambda variant: variant.cut
+        ):
+            rows.append(attack(variant))
+            print(f"cut {variant.cut}, {variant.name}", file=sys.stderr, flush=True)
         without = references(bundle, pictures)
     if options.pictures is not None:
         draw(options.pictures, rows, pictures)

@@ -24,7 +24,7 @@ FILE = "evaluation.json"
 _MAX_BYTES = 16 << 20
 
 #: ``clip``: clipped to the public ranges and nothing else, which no device does; it tells what clipping costs.
-#: ``lookup``: a codebook's own word, without randomised response: what the device could answer by itself.
+#: ``lookup``: a codebook's own codeword, without randomised response: the device could look it up itself.
 Mechanism = Literal["clip", "noise", "lookup", "codebook"]
 
 
@@ -180,6 +180,6 @@ class _Head(msgspec.Struct, frozen=True):
 def _order(row: Row) -> tuple[int, str, str, float, int, int]:
     spec, book = row.spec, row.codebook
     if book is not None:
-        return (row.cut, row.mechanism, "", -book.epsilon, book.words, book.groups)
+        return (row.cut, row.mechanism, "", -book.epsilon, book.codewords, book.groups)
     named = ("", 0.0, 0) if spec is None else (spec.allocation, -spec.epsilon, spec.bits)
     return (row.cut, row.mechanism, *named, 0)

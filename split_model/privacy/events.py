@@ -24,9 +24,9 @@ class LaplaceEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 
 
 class ResponseEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="response"):
-    """One frame released once as ``groups`` words, each by k-ary randomised response with pure ε ``epsilon``.
+    """One frame released once as ``groups`` codewords, each by k-ary randomised response with pure ε ``epsilon``.
 
-    Every word may depend on every value of the frame, so both units are the same.
+    Every codeword may depend on every value of the frame, so both units are the same.
     """
 
     groups: int
