@@ -63,7 +63,7 @@ def test_the_two_units_of_an_evaluation_never_share_an_axis(tmp_path):
         "cut 7, codebook",
         "mean per-value epsilon",
         "whole-input epsilon",
-        "16 words",
+        "16 codewords",
         "clip only",
     ):
         assert f">{said}<" in text
