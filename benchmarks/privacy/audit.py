@@ -67,7 +67,7 @@ CUT = Cut(index=1, head=_FILE, tail=_FILE, tensors=(TENSOR,), head_macs=0, tail_
 
 @dataclass(frozen=True)
 class Case:
-    """One release and what it is said to cost; ``bug`` says what was planted."""
+    """One release and its claimed epsilon; ``bug``: whether an error was planted."""
 
     name: str
     claim: float
@@ -215,7 +215,7 @@ def audit(case: Case, pipe: Pipe, *, trials: int) -> Finding:
 
 
 def holds(case: Case, finding: Finding) -> bool:
-    """Whether the audit says what it should."""
+    """Whether the audit finds the planted errors, and no others."""
     return (finding.epsilon > case.claim) == case.bug
 
 

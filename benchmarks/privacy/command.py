@@ -66,7 +66,7 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Line:
-    """One way to release: its name, what it costs, and how often each picture's answer was right, 0 to 1."""
+    """One way to release: its name, its cost, and the share of right answers of each picture, 0 to 1."""
 
     cut: int | None
     way: str
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.privacy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=10_000, help="at most so many test pictures (10,000)")
+    parser.add_argument("--pictures", type=int, default=10_000, help="maximum number of test pictures (10,000)")
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a page")
     options = parser.parse_args(arguments)
     bundle = fashion()

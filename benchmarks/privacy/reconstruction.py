@@ -1,4 +1,4 @@
-"""Attacks on the releases of the fashion model: what a server that knows everything but the frame makes of it.
+"""Attack the releases of the fashion model: a server that knows everything but the frame reconstructs it.
 
 Four attackers, all of whom know the head, the mechanism and public pictures:
 
@@ -11,7 +11,7 @@ Four attackers, all of whom know the head, the mechanism and public pictures:
 Each sees one release of a frame, and the first two also 16 releases of the same one: noise averages out. SSIM of 1
 is the picture itself; He et al. (ACSAC 2019) call one below 0.3 unrecognisable. As references: features that go out
 unprotected; the mean public picture, which needs no release at all; and the mean public picture of the class
-that the whole model answers, which is what the answer itself gives away, however it was come by.
+that the whole model answers, which the answer alone gives away.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does the sampler draw what it says? 10^8 draws of each law, judged by chi-square and by its tails.
+"""Test the sampler's distribution: 10^8 draws of each law, judged by chi-square and by its tails.
 
 usage: python -m benchmarks.privacy.sampler_draws [--draws 100000000] [--json]
 

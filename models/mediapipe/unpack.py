@@ -58,7 +58,7 @@ class Model:
         return ImagePreprocess(resize=side, crop=(side, side), mean=(mean,), scale=(scale,), filter="bilinear")
 
 
-#: What is asked as a side question, yes or no, counts so much beside the rest when a noise budget is shared.
+#: The weight of a yes-or-no side question beside the other outputs when a noise budget is shared.
 _ASIDE = 0.05
 
 

@@ -100,7 +100,7 @@ class CodebookLikelihood:
 
 
 def identification_bound(whole_input_epsilon: float, candidates: int) -> float:
-    """No attacker finds the frame among so many equally likely ones more often, under pure ε.
+    """The highest probability of finding the frame among equally likely candidates, under pure ε.
 
     Let m(y) = max_j P(y|j). Every P(y|j) ≥ e^-ε·m(y), so 1·N = Σ_y Σ_j P(y|j) ≥ (1 + (N - 1)·e^-ε)·Σ_y m(y), and
     P(right) = Σ_y m(y)/N ≤ e^ε/(e^ε + N - 1). Randomised response over the candidates themselves reaches it.

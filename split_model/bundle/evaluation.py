@@ -80,19 +80,19 @@ class Row(_Record, frozen=True):
 
     @property
     def key(self) -> tuple[int, Mechanism, NoiseSpec | None, CodebookSpec | None]:
-        """What was measured."""
+        """The cut and the release that the row is of."""
         return self.cut, self.mechanism, self.spec, self.codebook
 
     @property
     def measured(self) -> tuple[str, Share] | None:
-        """What a floor is compared with: the accuracy, without labels the agreement; None without either."""
+        """The share to compare with a floor: the accuracy, without labels the agreement; None without either."""
         if self.accuracy is not None:
             return "accuracy", self.accuracy
         return None if self.agreement is None else ("agreement", self.agreement)
 
 
 class DataRecord(_Record, frozen=True):
-    """What was measured with. ``sha256``: of all inputs and labels; it tells data of the same name apart."""
+    """The data of an evaluation. ``sha256``: of all inputs and labels; it tells data of the same name apart."""
 
     name: str
     sha256: str
@@ -111,7 +111,7 @@ class Evaluation(_Record, frozen=True):
     made_by: str = ""
 
     def find(self, cut: int, spec: NoiseSpec | CodebookSpec) -> Row | None:
-        """What was measured of exactly this release at a cut."""
+        """The rows of exactly this release at a cut."""
         key = (cut, "codebook", None, spec) if isinstance(spec, CodebookSpec) else (cut, "noise", spec, None)
         return next((row for row in self.rows if row.key == key), None)
 
@@ -124,7 +124,7 @@ def path_of(bundle: Bundle) -> Path:
 def load(bundle: Bundle) -> Evaluation | None:
     """The stored evaluation of a bundle; None where there is none, or one of another bundle.
 
-    Raises `BadBundleError` where the file cannot be read as what it should be.
+    Raises `BadBundleError` where the file is no evaluation.
     """
     path = path_of(bundle)
     try:

@@ -3,7 +3,7 @@
 A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
 
     manifest.json          this, as JSON
-    model.tflite           the whole model, byte for byte what was prepared
+    model.tflite           the whole model, byte for byte as it was prepared
     cut-012/head.tflite    ops 0..11
     cut-012/tail.tflite    ops 12..
     cut-012/codebook-32x1.npz   a codebook to release with at this cut, where one was asked for
@@ -134,7 +134,7 @@ class NoiseTail(_Record, frozen=True):
     """A tail that was trained on the features of this cut under noise of mean per-value ``epsilon``.
 
     It takes the place of the plain tail for the noise release at exactly this epsilon, however it is shared;
-    ``allocation``: what is best with it.
+    ``allocation``: the best one with it.
     """
 
     epsilon: float
@@ -161,7 +161,7 @@ class Cut(_Record, frozen=True):
     noise_tails: tuple[NoiseTail, ...] = ()
 
     def allocation_at(self, epsilon: float) -> AllocationChoice | None:
-        """What was measured to be best with the tail that is used under noise of this mean per-value epsilon."""
+        """The allocation measured to be best with the tail for noise of this mean per-value epsilon."""
         aware = (noisy.allocation for noisy in self.noise_tails if noisy.epsilon == epsilon)
         return next(aware, self.allocation)
 
@@ -197,7 +197,7 @@ class TopK(_Record, frozen=True):
 
 
 class OutputSchema(_Record, frozen=True):
-    """What one output of the model holds: its values as ``shape`` (as many as the tensor has), and what they mean.
+    """One output of the model: its values as ``shape`` (of the tensor's size), and their meaning.
 
     ``meaning`` is for people: order, unit and range of the values, as "x, y, z in pixels of the input". ``weight``:
     how much an error in this output counts beside the others', when the budget is shared and when it is measured.

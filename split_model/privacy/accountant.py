@@ -3,7 +3,7 @@
 *Per-value ε*: one feature value replaced by any other, all else equal. *Whole-input ε*: one frame
 replaced by any other frame; since that may change every feature value, the values of a frame compose in
 sequence, never in parallel. Both are pure (δ = 0). Sums are exact rational numbers; a float is always
-the nearest one that is not smaller, so that what is printed never understates.
+the nearest one that is not smaller, so that printed figures never understate.
 """
 
 from __future__ import annotations

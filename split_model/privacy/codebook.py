@@ -126,7 +126,7 @@ def keep_probability(codewords: int, epsilon: float) -> float:
 
 
 def expected_share(book: Codebook, epsilon: float) -> float:
-    """How often the answer should be right at whole-input ``epsilon``, by what was measured without noise.
+    """The expected share of right answers at whole-input ``epsilon``, from measurements without noise.
 
     Exact for one group; for several, as if one wrong codeword spoiled the answer.
     """

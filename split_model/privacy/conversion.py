@@ -35,7 +35,7 @@ def zcdp_epsilon(rho: float, delta: float) -> float:
         # (α - 1)·ε = α(α - 1)ρ + ln(1/δ) + α·ln((α - 1)/α) - ln(α - 1)
         return alpha * rho + (-math.log(delta) + excess * log_excess - alpha * math.log1p(excess)) / excess
 
-    best_log = math.log(math.sqrt(-math.log(delta) / rho))  # what is best for the loose conversion
+    best_log = math.log(math.sqrt(-math.log(delta) / rho))  # the best one for the loose conversion
     least = _minimum(of, min(best_log, 0.0) - 8.0, max(best_log, 0.0) + 8.0)
     return max(0.0, least + _SLACK * (1 + abs(least)))
 

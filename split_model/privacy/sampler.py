@@ -65,7 +65,7 @@ class LaplaceSampler:
         return share
 
     def fetch(self, count: int) -> None:
-        """Ask for the entropy of a frame in one block; what was left of the last block is forgotten."""
+        """Ask for the entropy of a frame in one block; the rest of the last block is dropped."""
         self._block = memoryview(self._fresh(count))
 
     def _fresh(self, count: int) -> bytes:

@@ -1,7 +1,7 @@
 """Codebooks for the strict release: learned from public data against the whole model's own answers.
 
-A part of the data is held out, to say how often the answer is right when the device looks it up by itself: that is
-what is printed beside every codebook. With labels, codewords are fitted to these and to the model's outputs alike.
+A part of the data is held out, to measure how often the device's own lookup is right; `prepare` prints that beside
+every codebook. With labels, codewords are fitted to these and to the model's outputs alike.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CodebookWish:
 
     @classmethod
     def parse(cls, text: str) -> CodebookWish:
-        """Read CUT:CODEWORDS[:GROUPS]; `UsageError` says what is wrong."""
+        """Read CUT:CODEWORDS[:GROUPS]; `UsageError` names the mistake."""
         try:
             numbers = [int(part) for part in text.split(":")]
         except ValueError:

@@ -151,7 +151,7 @@ def _start(
 class _Fit:
     """Adam on weights, bias and meanings, from a ridge regression onto the starting codewords.
 
-    With ``centres``, from a regression onto the targets and the nearest centre to what it predicts.
+    With ``centres``, from a regression onto the targets and the centre nearest to its prediction.
     """
 
     def __init__(

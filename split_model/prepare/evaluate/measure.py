@@ -1,4 +1,4 @@
-"""How often the answer through a noise release is still the answer, by cut and epsilon.
+"""Measure how often the answer through a release is still the same, by cut and epsilon.
 
 Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them;
 and the error of the outputs says the same of answers that are no classes. Every sample is released several times
@@ -154,7 +154,7 @@ def _chosen(bundle: Bundle, cuts: Sequence[int] | None, *, codebooks: bool) -> l
 def _specs(
     cut: Cut, epsilons: Sequence[float], allocations: Sequence[AllocationWish], bits: int
 ) -> list[NoiseSpec]:
-    """What was asked for at one cut; ``auto`` beside what it stands for is measured once."""
+    """The requested releases at one cut; ``auto`` beside the allocation that it stands for is measured once."""
     return [
         NoiseSpec(epsilon=epsilon, allocation=allocation, bits=bits)
         for epsilon in epsilons

@@ -1,4 +1,4 @@
-"""The picture of ``split-model evaluate --plot``: what is kept of the answers over the epsilon.
+"""The picture of ``split-model evaluate --plot``: the share of answers kept over the epsilon.
 
 A panel for each cut's noise, over the per-value epsilon, and one for each cut's codebooks, over the whole-input
 epsilon: the two units never share an axis.

@@ -98,7 +98,7 @@ class Halves:
 
 
 class Variant:
-    """One variant of a release at one cut, and its results so far. ``facts``: what its row says besides."""
+    """One variant of a release at one cut, and its results so far. ``facts``: the further fields of its row."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Cut a parsed model in two: pack the ops of one side, and what they need, as a ``.tflite`` of its own.
+"""Cut a parsed model in two: pack the ops of one side with their tensors as a ``.tflite`` file.
 
 A head takes the model's inputs and gives the live tensors; a tail takes the live tensors and gives
 the model's outputs. Tensors, buffers and operator codes that a side does not use are left out.
