@@ -104,8 +104,8 @@ def _verify_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     verify = commands.add_parser(
         "verify",
         help="check that head and tail together equal the whole model, bit for bit",
-        description="For a bundle: every file's hash, every offered cut, and how far the whole model's answers are\n"
-        "from those stored when the bundle was made. For a .tflite: every legal cut.",
+        description="For a bundle: every file's hash, every offered cut, and how far the whole model's answers\n"
+        "are from those stored when the bundle was made. For a .tflite: every legal cut.",
     )
     verify.add_argument("path", type=Path, metavar="BUNDLE|MODEL", help="bundle folder, or .tflite file")
     verify.add_argument("--all-cuts", action="store_true", help="for a bundle: every legal cut of its model")

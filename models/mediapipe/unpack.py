@@ -133,7 +133,7 @@ def _json(value: Any) -> bytes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Unpack what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="models.mediapipe.unpack", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)} (default: all)")
     options = parser.parse_args(arguments)
