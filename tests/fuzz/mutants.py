@@ -83,7 +83,7 @@ class TooSlow(Exception):  # the fuzzer's own signal, no error of the product
     """A mutant ran over its limit."""
 
 
-def _alarm(_number: int, _frame: Any) -> None:
+def alarm(_number: int, _frame: Any) -> None:
     raise TooSlow
 
 
@@ -120,7 +120,7 @@ def whole(data: bytes, limit_s: float) -> str | None:
 
 
 def work(first: int, last: int, options: argparse.Namespace, at: Any, results: Any) -> None:
-    signal.signal(signal.SIGPROF, _alarm)
+    signal.signal(signal.SIGPROF, alarm)
     seeds = fuzz.seeds(WHEELS)
     mutator = Mutator(seeds, 4)
     tally: collections.Counter[str] = collections.Counter()

@@ -123,7 +123,7 @@ def learn_codewords(
     found = components(rows, COMPONENTS, seed=seed)
     inner = found.of(rows)
     start, centres = _start(inner, targets, codewords, classes=classes, seed=seed)
-    weights, bias = _Fit(targets, start, codewords, epsilon, classes=classes, centres=centres).run(inner, seed=seed)
+    weights, bias = Fit(targets, start, codewords, epsilon, classes=classes, centres=centres).run(inner, seed=seed)
     return found.scores(weights, bias)
 
 
@@ -148,7 +148,7 @@ def _start(
     return start, None
 
 
-class _Fit:
+class Fit:
     """Adam on weights, bias and meanings, from a ridge regression onto the starting codewords.
 
     With ``centres``, from a regression onto the targets and the centre nearest to its prediction.
@@ -170,10 +170,11 @@ class _Fit:
         self._codewords = codewords
         self._classes = classes
         keep = keep_probability(codewords, epsilon)
-        self._channel = np.full((codewords, codewords), (1 - keep) / (codewords - 1), np.float32)
-        np.fill_diagonal(self._channel, keep)
+        self.channel = np.full((codewords, codewords), (1 - keep) / (codewords - 1), np.float32)
+        np.fill_diagonal(self.channel, keep)
 
     def run(self, inner: Floats, *, seed: int) -> tuple[Floats, Floats]:
+        """Fit to rows of components [n, components]; return weights and bias."""
         parts = self._begin(inner)
         first = [np.zeros_like(part) for part in parts]
         second = [np.zeros_like(part) for part in parts]
@@ -183,7 +184,7 @@ class _Fit:
         for step in range(1, steps + 1):
             chosen = generator.integers(len(inner), size=batch)
             sharpness = 1.0 + step / steps  # codewords are chosen for good in the end, not by chance
-            slopes = self._slopes(parts, inner[chosen], self._targets[chosen], sharpness)
+            slopes = self.slopes(parts, inner[chosen], self._targets[chosen], sharpness)
             rate = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, step / 50)
             parts[0] *= 1 - rate * _DECAY
             for at, slope in enumerate(slopes):
@@ -212,10 +213,11 @@ class _Fit:
         meanings = np.log(means + 1e-3).astype(np.float32) if self._classes else means
         return [fitted[:-1].copy(), fitted[-1].copy(), meanings]
 
-    def _slopes(self, parts: list[Floats], rows: Floats, targets: Floats, sharpness: float) -> list[Floats]:
+    def slopes(self, parts: list[Floats], rows: Floats, targets: Floats, sharpness: float) -> list[Floats]:
+        """The gradient of the loss by weights, bias and meanings, for rows of features and their targets."""
         weights, bias, meanings = parts
         share = _softmax((rows @ weights + bias) * np.float32(sharpness))
-        arrives = share @ self._channel
+        arrives = share @ self.channel
         if self._classes:
             meant = _softmax(meanings)
             slope = -targets / np.maximum(arrives @ meant, _LEAST) / len(rows)
@@ -227,7 +229,7 @@ class _Fit:
             to_arrives = squares / len(rows)
             weight = arrives.sum(0)[:, None]
             to_meanings = 2 * (weight * meanings - arrives.T @ targets) / len(rows)
-        to_share = to_arrives @ self._channel
+        to_share = to_arrives @ self.channel
         to_scores = share * (to_share - (to_share * share).sum(1, keepdims=True)) * np.float32(sharpness)
         return [rows.T @ to_scores, to_scores.sum(0), to_meanings.astype(np.float32)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from split_model.prepare.codebook.training import _Fit, cluster, components, kmeans, learn_codewords
+from split_model.prepare.codebook.training import Fit, cluster, components, kmeans, learn_codewords
 
 
 def blobs(classes, per, *, inputs=30, spread=0.3, seed=0):
@@ -28,8 +28,7 @@ def test_the_slopes_are_those_of_the_loss(classes):
     codewords, inputs, targets = 4, 5, 3
     rows = rng.normal(size=(7, inputs)).astype(np.float64)
     wanted = rng.dirichlet(np.ones(targets), 7) if classes else rng.normal(size=(7, targets))
-    fit = _Fit(wanted, np.zeros(7, np.int64), codewords, 2.0, classes=classes)
-    fit._channel = fit._channel.astype(np.float64)
+    fit = Fit(wanted, np.zeros(7, np.int64), codewords, 2.0, classes=classes)
     parts = [
         rng.normal(size=(inputs, codewords)),
         rng.normal(size=codewords),
@@ -39,13 +38,13 @@ def test_the_slopes_are_those_of_the_loss(classes):
     def loss(parts):
         scores = 1.3 * (rows @ parts[0] + parts[1])
         share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-        arrives = share @ fit._channel
+        arrives = share @ fit.channel
         if classes:
             meant = np.exp(parts[2]) / np.exp(parts[2]).sum(1, keepdims=True)
             return -(wanted * np.log(arrives @ meant)).sum() / len(rows)
         return (arrives * ((wanted[:, None] - parts[2]) ** 2).sum(2)).sum() / len(rows)
 
-    slopes = fit._slopes(parts, rows, wanted, 1.3)
+    slopes = fit.slopes(parts, rows, wanted, 1.3)
     for at, part in enumerate(parts):
         numeric = np.zeros_like(part)
         for where in np.ndindex(part.shape):
