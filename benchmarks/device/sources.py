@@ -42,7 +42,7 @@ PICTURE = TensorSpec(name="picture", shape=(1, 96, 96, 3), dtype="uint8")
 
 
 def serial_shares(rounds: int) -> dict[str, float]:
-    """The share of a core at 921600 baud, by what is sent."""
+    """The share of a core at 921600 baud, by kind of packet."""
     random = np.random.default_rng(0)
     tensors: dict[str, NDArray[Any]] = {
         "float32[4]": random.normal(size=4).astype(np.float32),
