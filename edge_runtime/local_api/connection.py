@@ -8,6 +8,7 @@ import json
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from split_model.errors import NotAllowedError, ProtocolError, SplitModelError
 #: The device program's headers may hold long records.
 _MAX_HEADER_BYTES = 64 << 20
 _RETRY_S = 0.05
+_MAX_WAIT_S = 3600.0
 _MAX_PARTS = 64
 
 
@@ -166,9 +168,14 @@ class Connection:
 
 def _connect(path: Path, deadline_s: float) -> socket.socket:
     while True:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        left_s = max(0.0, min(deadline_s - time.monotonic(), _MAX_WAIT_S))
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Blocking, so that the kernel keeps the order of those who wait for a place in the listener's queue.
+        limit = struct.pack("@ll", int(left_s), int(left_s % 1.0 * 1e6) or 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
             made.connect(os.fspath(path))
+            made.setblocking(False)
         except PermissionError:
             made.close()
             raise NotAllowedError(f"{path}: permission denied; {_remedy(path)}") from None
