@@ -85,7 +85,6 @@ class Connection:
             LostError: The connection ended, and every message that came was received.
 
         """
-        self._read()
         began_s = time.monotonic()
         while not self._messages:
             if self._ended:
@@ -134,7 +133,7 @@ class Connection:
         return bool(self._poll.poll(None if left_s == float("inf") else max(0.0, left_s) * 1e3))
 
     def _read(self) -> None:
-        """Take what has arrived."""
+        """Take what has arrived, up to the end of a message."""
         while not self._ended:
             try:
                 count = self._socket.recv_into(self._incoming.room())
@@ -148,6 +147,8 @@ class Connection:
             event = self._filled(count)
             while event is not None:
                 event = self._handle(event)
+            if self._incoming.between:
+                return
 
     def _filled(self, count: int) -> framing.Event | None:
         try:

@@ -74,6 +74,11 @@ class Peer:
         """Whether more bytes are to be read."""
         return not self._outgoing and not self.ending and not self.closed
 
+    @property
+    def between(self) -> bool:
+        """Whether no message has begun."""
+        return self._incoming.between
+
     def room(self) -> memoryview:
         """Where the next bytes belong."""
         return self._incoming.room()

@@ -181,7 +181,7 @@ class Server:
                 peer.took(connection.sendmsg(buffers), time.monotonic())
 
     def _read(self, connection: socket.socket, peer: Peer) -> None:
-        """Read while there is something, up to a turn's worth."""
+        """Read to the end of a message, or a turn's worth of a long one."""
         bytes_left = _TURN_BYTES
         for _ in range(_TURN_READS):
             if not peer.wants_read or bytes_left <= 0:
@@ -197,6 +197,8 @@ class Server:
                 return
             bytes_left -= count
             peer.filled(count, time.monotonic())
+            if peer.between:
+                return  # the poller tells whether there is more
 
     def _write(self, connection: socket.socket, peer: Peer) -> None:
         """Write what the client takes; close the connection where that was the end."""
