@@ -215,8 +215,9 @@ def test_a_full_queue_is_busy_and_nothing_is_lost(loop: Any, tmp_path: Path) -> 
 
 def test_what_was_accepted_is_answered_after_the_stop(loop: Any, tmp_path: Path) -> None:
     program = loop()
-    program.go.clear()
     with Client(tmp_path / "frames.sock") as client:
+        client.ask(tensor())
+        program.go.clear()
         ids = [client.send(tensor(seed)) for seed in range(4)]
         with pytest.raises(RefusedError, match="bad_input"):
             client.ask(np.zeros(7, np.float32))  # one after the other: those before it are accepted by now
