@@ -86,9 +86,9 @@ class KeyUse:
         self._messages = Bucket(budgets.messages_per_s, budgets.messages_per_s * BURST_S, now_s)
         self._bytes = Bucket(budgets.bytes_per_s, budgets.bytes_per_s * BURST_S, now_s)
 
-    def spend(self, size_bytes: int, now_s: float) -> float:
-        """Charge one message. Returns the seconds until the key is out of debt."""
-        return max(self._messages.spend(1.0, now_s), self._bytes.spend(size_bytes, now_s))
+    def spend(self, messages: int, size_bytes: int, now_s: float) -> float:
+        """Charge messages. Returns the seconds until the key is out of debt."""
+        return max(self._messages.spend(messages, now_s), self._bytes.spend(size_bytes, now_s))
 
 
 @dataclass(eq=False, slots=True)
@@ -137,7 +137,7 @@ class Connections:
     def admit(self, key: str, now_s: float) -> bytes | None:
         """The routing id for a new connection of an allowed key, or None where the key has to wait."""
         use = self._use(key, now_s)
-        if now_s < use.shut_until_s or not use.handshakes.try_spend(1.0, now_s):
+        if now_s < use.shut_until_s or use.spend(0, 0, now_s) > 0.0 or not use.handshakes.try_spend(1.0, now_s):
             self.delayed += 1
             return None
         return self.issue(key)
@@ -188,7 +188,7 @@ class Connections:
         """
         assert connection.use is not None
         connection.taken_bytes += sum(map(_on_the_wire, sizes_bytes))
-        delay_s = connection.use.spend(sum(sizes_bytes), now_s)
+        delay_s = connection.use.spend(1, sum(sizes_bytes), now_s)
         return None if delay_s > DEBT_S else delay_s
 
     def of_key(self, key: str) -> list[Connection]:

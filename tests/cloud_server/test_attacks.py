@@ -47,6 +47,25 @@ def settle(devices, seconds=1.0):
             device.step()
 
 
+def watch(device, event):
+    """Wait for an event of a connection whose device does nothing, not even say hello."""
+    end_s = time.monotonic() + 20.0
+    while device.next_event() != event:
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def hear(devices, seconds):
+    """What a server sends to devices that do nothing."""
+    received = []
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        for device in devices:
+            if device.socket.poll(10):
+                received.append(wire.decode_from_server(device.socket.recv_multipart()[0]))
+    return received
+
+
 # --- routing ids -----------------------------------------------------------------------------------------------
 
 
@@ -79,16 +98,10 @@ def test_knocking_with_the_id_of_a_device_that_is_gone_gets_none_of_its_answers(
     victim.pump(lambda: all(victim.session.acked_bytes(n) == TOTAL or victim.ending(n) for n in range(8)))
     victim.close()
     thieves = [attacker(server, thief_keys, routing_id=number(count)) for count in range(4)]
+    assert [message for message in hear(thieves, 3.0) if isinstance(message, wire.Answer)] == []
     for thief in thieves:
         thief.socket.send(HELLO)
-    received = []
-    end_s = time.monotonic() + 3.0
-    while time.monotonic() < end_s:
-        for thief in thieves:
-            if thief.socket.poll(10):
-                received.append(wire.decode_from_server(thief.socket.recv_multipart()[0]))
-    assert [message for message in received if isinstance(message, wire.Answer)] == []
-    assert any(isinstance(message, wire.Welcome) for message in received)  # an id of ours, and served by it
+    assert [type(message) for message in hear(thieves, 1.0)] == [wire.Welcome] * len(thieves)  # by ids of ours
 
 
 # --- messages without measure ----------------------------------------------------------------------------------
@@ -150,7 +163,7 @@ def test_who_ignores_acknowledgements_and_budget_is_cut_off(start, connect, atta
         hostile.step()
     assert answers(polite, model, 1)
     assert "DISCONNECTED" not in polite.monitored
-    assert server.wait(lambda status: status.counters.ended).counters.ended == {"budget": 1}
+    assert list(server.wait(lambda status: status.counters.ended).counters.ended) == ["budget"]
 
 
 def test_who_waits_for_acknowledgements_is_slowed_to_its_budget_and_never_cut_off(start, connect):
@@ -192,18 +205,12 @@ def test_a_revoked_key_loses_its_connections(start, connect, attacker, model):
 @pytest.mark.parametrize("says", [b"", wire.encode(wire.Cancel(request_id=1))])
 def test_a_connection_without_a_hello_is_ended(shared_server, connect, attacker, says):
     silent = attacker(shared_server, shared_server.new_keys(f"silent{len(says)}"))
-    silent.pump(lambda: "HANDSHAKE_SUCCEEDED" in silent.monitored)
+    watch(silent, "HANDSHAKE_SUCCEEDED")
     polite = connect(shared_server, shared_server.new_keys(f"polite{len(says)}")).greet()
     if says:
         silent.socket.send(says)
-    monitored = silent.monitored = []
-    end_s = time.monotonic() + 20.0
-    while "DISCONNECTED" not in monitored:
-        assert time.monotonic() < end_s, monitored
-        event = silent.next_event()
-        if event:
-            monitored.append(event)
-        polite.step()
+    watch(silent, "DISCONNECTED")
+    polite.step()
     assert "DISCONNECTED" not in polite.monitored
 
 
