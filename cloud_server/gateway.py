@@ -225,7 +225,7 @@ _REASONS: dict[Reason, str] = {
     "frames": "it sent a message with more frames than the protocol has",
     "budget": "it sends more than limits.device_mib_per_s or device_messages_per_s, and does not wait for us",
     "backlog": "it sends a message without an end, or more than limits.window_kib lets it",
-    "no_hello": "it did not say hello",
+    "no_hello": "it did not say hello in time, or was not let in",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import psutil
@@ -60,9 +62,8 @@ def hear(devices, seconds):
     received = []
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
-        for device in devices:
-            if device.socket.poll(10):
-                received.append(wire.decode_from_server(device.socket.recv_multipart()[0]))
+        ready = [device for device in devices if device.socket.poll(10)]
+        received += [wire.decode_from_server(device.socket.recv_multipart()[0]) for device in ready]
     return received
 
 
@@ -102,6 +103,27 @@ def test_knocking_with_the_id_of_a_device_that_is_gone_gets_none_of_its_answers(
     for thief in thieves:
         thief.socket.send(HELLO)
     assert [type(message) for message in hear(thieves, 1.0)] == [wire.Welcome] * len(thieves)  # by ids of ours
+
+
+def test_nobody_keeps_the_id_it_asked_for_however_busy_the_machine(start, attacker):
+    """libzmq takes the peer's id where our reply is there before its I/O thread has gone on."""
+    server = start()
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for turn in range(15):
+            keys = server.new_keys(f"attacker{turn}")
+            hurried = [attacker(server, keys, routing_id=b"chosen") for _ in range(16)]
+            for device in hurried:
+                device.socket.send(HELLO)
+            for device in hurried:
+                assert device.socket.poll(20_000)
+                device.close()
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    server.wait(lambda status: status.counters.peers_seen >= 15)
+    assert server.status().counters.strays == 0
 
 
 # --- messages without measure ----------------------------------------------------------------------------------
