@@ -43,7 +43,10 @@ PATIENCE_S = 20.0
 
 
 def dense_model(weights: list[np.ndarray]) -> bytes:
-    """FULLY_CONNECTED layers, one a weight matrix [out, in], as a .tflite; ReLU after all but the ten-wide one."""
+    """FULLY_CONNECTED layers, one a weight matrix [out, in], as a .tflite; ReLU after all but the ten-wide one.
+
+    A matrix that is in the list again is stored once.
+    """
     model, graph = schema.ModelT(), schema.SubGraphT()
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
@@ -61,10 +64,13 @@ def dense_model(weights: list[np.ndarray]) -> bytes:
         graph.tensors.append(made)
         return len(graph.tensors) - 1
 
+    stored: dict[int, int] = {}
     last = first = tensor("in", (1, weights[0].shape[1]))
     for number, matrix in enumerate(weights):
         operator = schema.OperatorT()
-        operator.inputs = [last, tensor(f"weights{number}", matrix.shape, matrix)]
+        if id(matrix) not in stored:
+            stored[id(matrix)] = tensor(f"weights{number}", matrix.shape, matrix)
+        operator.inputs = [last, stored[id(matrix)]]
         last = tensor(f"out{number}", (1, matrix.shape[0]))
         operator.outputs = [last]
         operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
@@ -78,10 +84,11 @@ def dense_model(weights: list[np.ndarray]) -> bytes:
     return bytes(builder.Output())
 
 
-def write_bundle(root: Path, seed: int = 1) -> Bundle:
-    """A bundle with the cuts 0 and 1, as ``prepare`` would write it."""
+def write_bundle(root: Path, seed: int = 1, *, slow_layers: int = 0) -> Bundle:
+    """A bundle with the cuts 0 and 1, as ``prepare`` would write it; each slow layer takes the tails about a ms."""
     rng = np.random.default_rng(seed)
-    weights = [rng.normal(size=(HIDDEN, INPUTS)) * 0.3, rng.normal(size=(OUTPUTS, HIDDEN)) * 0.05]
+    first, last = rng.normal(size=(HIDDEN, INPUTS)) * 0.3, rng.normal(size=(OUTPUTS, HIDDEN)) * 0.05
+    weights = [first, *[np.eye(HIDDEN)] * slow_layers, last]
     files = {"model.tflite": weights, "cut-001/head.tflite": weights[:1], "cut-001/tail.tflite": weights[1:]}
     for name, layers in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,13 +99,13 @@ def write_bundle(root: Path, seed: int = 1) -> Bundle:
     calibration = ChannelCalibration(
         clip_low=(0.0,) * HIDDEN, clip_high=(3.0,) * HIDDEN, rank=(1.0,) * HIDDEN, weight=(1.0,) * HIDDEN
     )
-    macs = (HIDDEN * INPUTS, OUTPUTS * HIDDEN)
+    macs = (HIDDEN * INPUTS, slow_layers * HIDDEN * HIDDEN + OUTPUTS * HIDDEN)
     write_manifest(
         root,
         Manifest(
             format=FORMAT,
             name=f"two-layers-{seed}",
-            ops=2,
+            ops=len(weights),
             macs=sum(macs),
             model=whole,
             inputs=(taken,),
@@ -164,7 +171,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture(scope="session")
-def make_bundle() -> Callable[[Path, int], Bundle]:
+def make_bundle() -> Callable[..., Bundle]:
     return write_bundle
 
 
@@ -191,7 +198,7 @@ class Device:
             assert time.monotonic() < deadline_s, (self.events, self.monitored, self.session.state)
             self.step()
 
-    def step(self) -> None:
+    def step(self, *, wait_ms: int = 5) -> None:
         while self._monitor.poll(0):
             self._transport(zmq.Event(recv_monitor_message(self._monitor)["event"]).name)
         while self.socket.poll(0, zmq.POLLOUT):
@@ -199,7 +206,7 @@ class Device:
             if frames is None:
                 break
             self.socket.send_multipart([part for part in frames if part is not None])
-        if self.socket.poll(5):
+        if self.socket.poll(wait_ms):
             parts = [memoryview(part) for part in self.socket.recv_multipart()]
             self.events += self.session.receive(parts, time.monotonic())
 
