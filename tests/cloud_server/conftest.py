@@ -84,11 +84,12 @@ def dense_model(weights: list[np.ndarray]) -> bytes:
     return bytes(builder.Output())
 
 
-def write_bundle(root: Path, seed: int = 1, *, slow_layers: int = 0) -> Bundle:
-    """A bundle with the cuts 0 and 1, as ``prepare`` would write it; each slow layer takes the tails about a ms."""
+def write_bundle(root: Path, seed: int = 1, *, middle: int = 0) -> Bundle:
+    """A bundle with the cuts 0 and 1, as ``prepare`` would write it; ``middle`` layers more make the tail slow."""
     rng = np.random.default_rng(seed)
-    first, last = rng.normal(size=(HIDDEN, INPUTS)) * 0.3, rng.normal(size=(OUTPUTS, HIDDEN)) * 0.05
-    weights = [first, *[np.eye(HIDDEN)] * slow_layers, last]
+    weights = [rng.normal(size=(HIDDEN, INPUTS)) * 0.3]
+    weights += [rng.random(size=(HIDDEN, HIDDEN), dtype=np.float32) * 1e-3] * middle
+    weights += [rng.normal(size=(OUTPUTS, HIDDEN)) * 0.05]
     files = {"model.tflite": weights, "cut-001/head.tflite": weights[:1], "cut-001/tail.tflite": weights[1:]}
     for name, layers in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -99,13 +100,13 @@ def write_bundle(root: Path, seed: int = 1, *, slow_layers: int = 0) -> Bundle:
     calibration = ChannelCalibration(
         clip_low=(0.0,) * HIDDEN, clip_high=(3.0,) * HIDDEN, rank=(1.0,) * HIDDEN, weight=(1.0,) * HIDDEN
     )
-    macs = (HIDDEN * INPUTS, slow_layers * HIDDEN * HIDDEN + OUTPUTS * HIDDEN)
+    macs = (HIDDEN * INPUTS, OUTPUTS * HIDDEN + middle * HIDDEN**2)
     write_manifest(
         root,
         Manifest(
             format=FORMAT,
             name=f"two-layers-{seed}",
-            ops=len(weights),
+            ops=2 + middle,
             macs=sum(macs),
             model=whole,
             inputs=(taken,),

@@ -18,7 +18,7 @@ PATIENCE_S = 30.0
 @pytest.fixture(scope="module")
 def slow(make_bundle, tmp_path_factory):
     """A model whose tails keep a worker for tens of milliseconds."""
-    return make_bundle(tmp_path_factory.mktemp("slow") / "slow-layers", 5, slow_layers=30)
+    return make_bundle(tmp_path_factory.mktemp("slow") / "slow-layers", 5, middle=30)
 
 
 class Greedy:
