@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
     while not stop.is_set():
         name = chance.choice(names)
         attack, at = attacks[name]
-        report.line(begins=name)
+        report.line(begins=name, at_s=time.monotonic())
         attack(at, time.monotonic() + chance.uniform(0.2, plan.longest_s))
         done[name] += 1
     heard = door.heard + (local.heard if plan.local_path is not None else Counter())

@@ -235,9 +235,8 @@ def _phase(rig: Rig, share: Share, kind: str, number: int, options: argparse.Nam
     return Phase(kind, begins_s, ends_s)
 
 
-def _latencies(rig: Rig, phases: list[Phase], kind: str) -> tuple[list[float], Counter[str]]:
-    """Latencies of the polite devices' frames that were asked in phases of a kind; without an answer, infinite."""
-    within = [(phase.begins_s + SETTLE_S, phase.ends_s) for phase in phases if phase.kind == kind]
+def _latencies(rig: Rig, within: list[tuple[float, float]]) -> tuple[list[float], Counter[str]]:
+    """Latencies of the polite devices' frames that were asked within these times; without an answer, infinite."""
     latencies: list[float] = []
     ends: Counter[str] = Counter()
     for number in range(POLITE):
@@ -248,6 +247,22 @@ def _latencies(rig: Rig, phases: list[Phase], kind: str) -> tuple[list[float], C
             ends[line["how"]] += 1
             latencies.append(line["latency_s"] if line["how"] == "answered" else float("inf"))
     return latencies, ends
+
+
+def _times(phases: list[Phase], kind: str) -> list[tuple[float, float]]:
+    return [(phase.begins_s + SETTLE_S, phase.ends_s) for phase in phases if phase.kind == kind]
+
+
+def _by_attack(rig: Rig, phases: list[Phase]) -> dict[str, list[tuple[float, float]]]:
+    """When each attack was under way."""
+    began = [(line["at_s"], line["begins"]) for line in rig.lines("report") if "begins" in line]
+    times: dict[str, list[tuple[float, float]]] = {}
+    for phase in phases:
+        within = [(at_s, name) for at_s, name in began if phase.begins_s <= at_s < phase.ends_s]
+        ends = [at_s for at_s, _ in within[1:]] + [phase.ends_s]
+        for (at_s, name), end_s in zip(within, ends, strict=True):
+            times.setdefault(name, []).append((at_s, end_s))
+    return times
 
 
 def _p95_ms(latencies: list[float]) -> float | None:
@@ -263,7 +278,7 @@ def _result(rig: Rig, phases: list[Phase], options: argparse.Namespace, share: S
     records = [line for number in range(POLITE) for line in rig.lines(f"polite{number}")] + rig.lines("local")
     wrong = [line["wrong"] for line in records if "wrong" in line]
     alive = rig.alive
-    latencies, ends = _latencies(rig, phases, "attacker")
+    latencies, ends = _latencies(rig, _times(phases, "attacker"))
     last_s = max(
         (line["asked_s"] for line in records if line.get("how") == "answered" and "asked_s" in line), default=0
     )
@@ -289,9 +304,12 @@ def _result(rig: Rig, phases: list[Phase], options: argparse.Namespace, share: S
         "local": dict(Counter(str(line["how"])[:60] for line in rig.lines("local"))),
         "attacks": dict(Counter(line["begins"] for line in rig.lines("report") if "begins" in line)),
         "p95_ms": {"attacker": _p95_ms(latencies)},
+        "p95_ms_by_attack": {
+            name: _p95_ms(_latencies(rig, times)[0]) for name, times in sorted(_by_attack(rig, phases).items())
+        },
     }
     if not options.safety:
-        beside, ends = _latencies(rig, phases, "spinner")
+        beside, ends = _latencies(rig, _times(phases, "spinner"))
         result["polite_beside_spinner"] = dict(ends)
         result["p95_ms"]["spinner"] = _p95_ms(beside)
         ratio = result["p95_ms"]["attacker"] / result["p95_ms"]["spinner"] if latencies and beside else float("inf")
