@@ -257,7 +257,7 @@ def _by_attack(rig: Rig, phases: list[Phase]) -> dict[str, list[tuple[float, flo
     """When each attack was under way."""
     began = [(line["at_s"], line["begins"]) for line in rig.lines("report") if "begins" in line]
     times: dict[str, list[tuple[float, float]]] = {}
-    for phase in phases:
+    for phase in (phase for phase in phases if phase.kind == "attacker"):
         within = [(at_s, name) for at_s, name in began if phase.begins_s <= at_s < phase.ends_s]
         ends = [at_s for at_s, _ in within[1:]] + [phase.ends_s]
         for (at_s, name), end_s in zip(within, ends, strict=True):
