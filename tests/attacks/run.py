@@ -33,6 +33,7 @@ from cpu_share import Share
 
 from cloud_server import allow_list
 from split_model.bundle import Bundle
+from split_model.interpreter import open_interpreter
 from split_model.protocol.keys import KeyPair, make_pair
 
 HERE = Path(__file__).resolve().parent
@@ -99,8 +100,21 @@ class Rig:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def _prepare(self, model: Path, cut: int) -> Bundle:
-        root = self.folder / "bundle"
-        command = ["-m", "split_model.cli", "prepare", model, "-o", root, "--cuts", f"at:{cut}"]
+        root, data = self.folder / "bundle", self.folder / "calibration.npz"
+        shape = open_interpreter(model).inputs[0].shape
+        np.savez(data, inputs=np.random.default_rng(0).random((8, *shape[1:])).astype(np.float32))
+        command = [
+            "-m",
+            "split_model.cli",
+            "prepare",
+            model,
+            "-o",
+            root,
+            "--cuts",
+            f"at:{cut}",
+            "--calibration",
+            data,
+        ]
         subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True)
         return Bundle.open(root)
 
