@@ -39,7 +39,7 @@ test-attacker: build/efficientnet_lite0/efficientnet_lite0_f32.tflite
 	$(BIN)/python tests/attacks/run.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --model $< --cut 20
 
 build/efficientnet_lite0/efficientnet_lite0_f32.tflite: $(VENV)/ready
-	$(BIN)/python models/efficientnet_lite0/recipe.py -o $(@D)
+	$(BIN)/python -m models.efficientnet_lite0.recipe -o $(@D)
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready

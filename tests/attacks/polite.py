@@ -31,6 +31,7 @@ FRAMES = 16
 GIVE_UP_S = 3.0
 DROP_EVERY_S = 6.0
 UNDER_WAY_AT_A_DROP = 6
+AWAY_S = (0.02, 0.3)
 THINK_S = (0.03, 0.09)
 BIT_IDS = 24
 
@@ -124,6 +125,7 @@ class Polite:
         self._disconnect()
         self._session.disconnected()
         self._asked = {request_id: (asked_s, True) for request_id, (asked_s, _) in self._asked.items()}
+        time.sleep(self._chance.uniform(*AWAY_S))
         self._drop_s = now_s + DROP_EVERY_S * self._chance.uniform(0.5, 1.5)
         self._connect()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
@@ -51,18 +52,19 @@ def routing_ids_ahead(door: Door, until_s: float) -> None:
 
 
 def routing_ids_of_others(door: Door, until_s: float) -> None:
-    """Knock under ids that polite devices may have, and listen: theirs may have gone just now.
-
-    To a connection whose id is taken, a ROUTER listens on: it takes the next message as the next id to try.
-    """
-    first = door.chance.choice([2, door.chance.randrange(2, 12), door.chance.randrange(2, 2000)])
-    names = [_routing_id(UNSEEDED_START + first + number) for number in range(door.chance.randrange(1, 5))]
-    with door.connections(len(names), names=names) as knocking:
-        while time.monotonic() < until_s:
-            for one, name in zip(knocking, names, strict=True):
-                if not one.read():  # a reply says that the id is ours now: be silent, and wait for theirs
-                    one.send(name)
-            time.sleep(0.004)
+    """Knock under an id that a polite device may have, say nothing, and listen: its link may have gone just now."""
+    first = door.chance.choice([door.chance.randrange(2, 12), door.chance.randrange(2, 2000)])
+    name = _routing_id(UNSEEDED_START + first)
+    knocking: deque[Connection] = deque()
+    while time.monotonic() < until_s:
+        knocking.append(Connection(door, door.keys[len(knocking) % 2], name=name))
+        time.sleep(0.01)
+        for one in knocking:
+            one.read()
+        if len(knocking) > 8:
+            knocking.popleft().close()
+    for one in knocking:
+        one.close()
 
 
 def short_due_times(door: Door, until_s: float) -> None:
