@@ -130,7 +130,7 @@ def test_a_key_that_waits_is_reached_within_a_round_of_the_keys_that_come_and_go
     seed=st.integers(0, 1 << 32),
 )
 def test_keys_with_jobs_all_the_time_get_equal_time(keys, workers, costs, seed):
-    """Whatever their tails take and they state: they differ by what the workers hold at a time, and no more later."""
+    """Whatever their tails take and they state, they differ by no more than the workers hold at a time."""
     chance = random.Random(seed)
     queue = FairQueue(64)
     used_s = [0.0] * keys
