@@ -36,6 +36,7 @@ class Plan(msgspec.Struct, kw_only=True):
     total_bytes: int
     shape: tuple[int, ...]
     keys: list[str]
+    reckless: list[str]
     doomed: str
     local_path: str | None
     local_protocol: int
@@ -63,7 +64,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     prey = Prey(plan.endpoint, plan.server_key.encode(), plan.bundle, plan.cut, plan.total_bytes)
     foreign = lambda text: report.line(foreign=text)  # noqa: E731
-    door = Door(prey, [read_pair(Path(path)) for path in plan.keys], read_pair(Path(plan.doomed)), chance, foreign)
+    keys, reckless = ([read_pair(Path(path)) for path in paths] for paths in (plan.keys, plan.reckless))
+    door = Door(prey, keys, reckless, read_pair(Path(plan.doomed)), chance, foreign)
     attacks = {name: (attack, door) for name, attack in server_attacks.ATTACKS.items()}
     if plan.local_path is not None:
         local = LocalDoor(plan.local_path, plan.local_protocol, plan.shape, chance, foreign)

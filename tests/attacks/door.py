@@ -42,10 +42,15 @@ class Prey:
 
 @dataclass
 class Door:
-    """Everything the attacker has at the server. ``report`` is told of each message that another key was to get."""
+    """Everything the attacker has at the server. ``report`` is told of each message that another key was to get.
+
+    ``keys`` are for attacks that a server may well take for use, over `kept` connections. ``reckless`` keys are for
+    what gets a key shut out for a while. ``doomed`` is the key that is revoked again and again.
+    """
 
     prey: Prey
     keys: Sequence[KeyPair]
+    reckless: Sequence[KeyPair]
     doomed: KeyPair
     chance: random.Random
     report: Callable[[str], None]
@@ -53,6 +58,7 @@ class Door:
     context: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
     asked: dict[int, bytes] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(FIRST_ID))
+    _kept: list[Connection] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.context.set(zmq.MAX_SOCKETS, 4096)
@@ -63,14 +69,23 @@ class Door:
         self.asked[number] = keys.public
         return number
 
+    def kept(self, count: int) -> list[Connection]:
+        """Connections under the careful keys, 8 at most, that stay open from attack to attack; greeted anew."""
+        while len(self._kept) < count:
+            self._kept.append(Connection(self, self.keys[len(self._kept) % len(self.keys)]))
+        for one in self._kept[:count]:
+            one.hello()
+        return self._kept[:count]
+
     @contextmanager
-    def connections(self, count: int, **options: object) -> Iterator[list[Connection]]:
-        """Connections, spread over the allowed keys, or all of ``keys=``; closed at the end."""
+    def connections(
+        self, count: int, *, keys: KeyPair | None = None, names: list[bytes] | None = None
+    ) -> Iterator[list[Connection]]:
+        """New connections under one reckless key, or under ``keys``; closed at the end."""
+        keys = keys or self.chance.choice(self.reckless)
         made: list[Connection] = []
         try:
             for number in range(count):
-                keys = options.get("keys") or self.keys[number % len(self.keys)]
-                names = options.get("names")
                 made.append(Connection(self, keys, name=names[number] if names else None))
             yield made
         finally:

@@ -57,7 +57,7 @@ def routing_ids_of_others(door: Door, until_s: float) -> None:
     name = _routing_id(UNSEEDED_START + first)
     knocking: deque[Connection] = deque()
     while time.monotonic() < until_s:
-        knocking.append(Connection(door, door.keys[len(knocking) % 2], name=name))
+        knocking.append(Connection(door, door.chance.choice(door.reckless), name=name))
         time.sleep(0.01)
         for one in knocking:
             one.read()
@@ -69,36 +69,33 @@ def routing_ids_of_others(door: Door, until_s: float) -> None:
 
 def short_due_times(door: Door, until_s: float) -> None:
     """Keep every place of every connection taken by requests that claim to be urgent."""
-    with door.connections(8) as greedy:
+    greedy = door.kept(8)
+    for one in greedy:
+        one.wait(0.02)
+        _filled(one, 8, due_in_s=0.5)
+    while time.monotonic() < until_s:
         for one in greedy:
-            one.hello()
-        started = False
-        while time.monotonic() < until_s:
-            for one in greedy:
-                ended = sum(isinstance(m, (wire.Answer, wire.Refusal)) for m in one.read())
-                _filled(one, ended if started else 8, due_in_s=door.chance.choice([0.0, 0.005, 0.05, 0.5]))
-            started = True
-            time.sleep(0.001)
+            ended = sum(isinstance(m, (wire.Answer, wire.Refusal)) for m in one.read())
+            _filled(one, ended, due_in_s=door.chance.choice([0.0, 0.005, 0.05, 0.5]))
+        time.sleep(0.001)
 
 
 def cancels(door: Door, until_s: float) -> None:
     """Ask and take it back."""
-    with door.connections(2) as pair:
+    pair = door.kept(2)
+    while time.monotonic() < until_s:
         for one in pair:
-            one.hello()
-        while time.monotonic() < until_s:
-            for one in pair:
-                request = one.request()
-                one.say(request, bytes(request.total_bytes))
-                one.say(wire.Cancel(request_id=request.request_id))
-                one.read()
+            request = one.request()
+            one.say(request, bytes(request.total_bytes))
+            one.say(wire.Cancel(request_id=request.request_id))
+            one.read()
 
 
 def half_messages(door: Door, until_s: float) -> None:
     """Begin requests and never end them, and begin greetings and never end them."""
-    with door.connections(8) as pair, ExitStack() as stack:
-        for one in pair:
-            one.hello()
+    with ExitStack() as stack:
+        some = door.kept(8)
+        for one in some:
             for _ in range(8):
                 one.say(one.request(), b"x")
         for _ in range(20):
@@ -106,7 +103,7 @@ def half_messages(door: Door, until_s: float) -> None:
                 raw = stack.enter_context(socket.create_connection(door.prey.address, timeout=0.5))
                 raw.sendall(_GREETING[: door.chance.randrange(1, len(_GREETING) + 1)])
         while time.monotonic() < until_s:
-            for one in pair:
+            for one in some:
                 one.wait(0.05)
 
 
@@ -120,11 +117,11 @@ def handshake_storm(door: Door, until_s: float) -> None:
 
 def hello_storm(door: Door, until_s: float) -> None:
     """Greet without end, under ever new boot ids."""
-    with door.connections(2) as pair:
-        while time.monotonic() < until_s:
-            for one in pair:
-                one.say(wire.Hello(versions=(1,), boot_id=os.urandom(16).hex(), software="s" * 900))
-                one.read()
+    pair = door.kept(2)
+    while time.monotonic() < until_s:
+        for one in pair:
+            one.say(wire.Hello(versions=(1,), boot_id=os.urandom(16).hex(), software="s" * 900))
+            one.read()
 
 
 def huge_chunks(door: Door, until_s: float) -> None:
@@ -166,39 +163,36 @@ def after_the_revocation(door: Door, until_s: float) -> None:
 
 def probes(door: Door, until_s: float) -> None:
     """Pings without end, and large probes that are never whole."""
-    with door.connections(2) as pair:
+    pair = door.kept(2)
+    for one in pair:
+        for number in range(8):
+            one.say(wire.Probe(probe_id=number, offset=0, total_bytes=256 << 10), bytes(16 << 10))
+    number = 100
+    while time.monotonic() < until_s:
         for one in pair:
-            one.hello()
-            for number in range(8):
-                one.say(wire.Probe(probe_id=number, offset=0, total_bytes=256 << 10), bytes(16 << 10))
-        number = 100
-        while time.monotonic() < until_s:
-            for one in pair:
-                number += 1
-                one.say(wire.Probe(probe_id=number, offset=0, total_bytes=0), b"")
-                one.read()
+            number += 1
+            one.say(wire.Probe(probe_id=number, offset=0, total_bytes=0), b"")
+            one.read()
 
 
 def malformed(door: Door, until_s: float) -> None:
     """Bytes that are no message, nested deeply, cut short, or of the wrong kind."""
     chance = door.chance
-    with door.connections(2) as pair:
+    pair = door.kept(2)
+    while time.monotonic() < until_s:
         for one in pair:
-            one.hello()
-        while time.monotonic() < until_s:
-            for one in pair:
-                header = bytearray(wire.encode(one.request()))
-                kind = chance.randrange(5)
-                if kind == 0:
-                    header = bytearray(chance.randbytes(chance.randrange(1, 2000)))
-                elif kind == 1:
-                    header = bytearray(b"\x91" * 60_000)
-                elif kind == 2:
-                    del header[chance.randrange(1, len(header)) :]
-                elif kind == 3:
-                    header = bytearray(wire.encode(wire.Chunk(request_id=door.new_id(one.keys), offset=9)))
-                one.send(bytes(header), *[b"x" * chance.randrange(100)] * chance.randrange(4))
-                one.read()
+            header = bytearray(wire.encode(one.request()))
+            kind = chance.randrange(5)
+            if kind == 0:
+                header = bytearray(chance.randbytes(chance.randrange(1, 2000)))
+            elif kind == 1:
+                header = bytearray(b"\x91" * 60_000)
+            elif kind == 2:
+                del header[chance.randrange(1, len(header)) :]
+            elif kind == 3:
+                header = bytearray(wire.encode(wire.Chunk(request_id=door.new_id(one.keys), offset=9)))
+            one.send(bytes(header), *[b"x" * chance.randrange(100)] * chance.randrange(2))
+            one.read()
 
 
 def deaf(door: Door, until_s: float) -> None:
@@ -217,16 +211,14 @@ def deaf(door: Door, until_s: float) -> None:
 
 def made_up_plans(door: Door, until_s: float) -> None:
     """A new epsilon in every request, so that the server has to make a new plan."""
-    with door.connections(2) as pair:
+    pair = door.kept(2)
+    while time.monotonic() < until_s:
         for one in pair:
-            one.hello()
-        while time.monotonic() < until_s:
-            for one in pair:
-                spec = NoiseSpec(epsilon=door.chance.uniform(1.0, 100.0), bits=8)
-                release = wire.Noise(spec=spec, digest="0" * 16)
-                size = door.prey.total_bytes // 4
-                one.say(one.request(release=release, total_bytes=size), bytes(size))
-                one.read()
+            spec = NoiseSpec(epsilon=door.chance.uniform(1.0, 100.0), bits=8)
+            release = wire.Noise(spec=spec, digest="0" * 16)
+            size = door.prey.total_bytes // 4
+            one.say(one.request(release=release, total_bytes=size), bytes(size))
+            one.read()
 
 
 def silent_connections(door: Door, until_s: float) -> None:
