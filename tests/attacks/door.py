@@ -85,8 +85,8 @@ class Door:
         keys = keys or self.chance.choice(self.reckless)
         made: list[Connection] = []
         try:
-            for number in range(count):
-                made.append(Connection(self, keys, name=names[number] if names else None))
+            for name in names or [None] * count:
+                made.append(Connection(self, keys, name=name))  # noqa: PERF401  (those that were made are closed)
             yield made
         finally:
             for one in made:

@@ -24,6 +24,9 @@ from split_model.protocol.keys import KeyPair, make_pair
 
 HERE = Path(__file__).resolve().parent
 POLITE = 2
+#: The attacker's keys: two to look like a device with, and some to be shut out with.
+CAREFUL = ("careful0", "careful1")
+RECKLESS = ("reckless0", "reckless1", "reckless2", "reckless3")
 PATIENCE_S = 60.0
 
 
@@ -37,9 +40,8 @@ class Rig:
         self.report = folder / "report.jsonl"
         self.report.touch()
         make_pair(folder, "server")
-        self.keys = {
-            name: make_pair(folder, name) for name in ("one", "two", "doomed", "board", "polite0", "polite1")
-        }
+        names = [*CAREFUL, *RECKLESS, "doomed", "board", "polite0", "polite1"]
+        self.keys = {name: make_pair(folder, name) for name in names}
         for name, pair in self.keys.items():
             self.allow(name, pair)
         self.server = self._server()
@@ -148,7 +150,8 @@ class Rig:
             cut=cut.index,
             total_bytes=cut.raw_bytes,
             shape=self.bundle.manifest.inputs[0].shape,
-            keys=[str(self.folder / "one.key"), str(self.folder / "two.key")],
+            keys=[str(self.folder / f"{name}.key") for name in CAREFUL],
+            reckless=[str(self.folder / f"{name}.key") for name in RECKLESS],
             doomed=str(self.folder / "doomed.key"),
             local_path=str(self.socket),
             local_protocol=2 if second else 1,
