@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_runtime.local_api import framing
 from edge_runtime.local_api.connection import Connection, LostError, NoAnswerError
+from edge_runtime.local_api.replies import BusyError, Description, RefusedError, TensorHeader
 from edge_runtime.local_api.tensors import Spec, nbytes_of, specs_of, tensors_of, values_of
-from split_model.errors import BadInputError, NotAllowedError, ProtocolError, SplitModelError
+from split_model.errors import BadInputError, NotAllowedError, ProtocolError
 
 __all__ = [
     "Answer", "BusyError", "Client", "Description", "LostError", "NoAnswerError", "NotAllowedError", "RefusedError",
@@ -32,43 +33,6 @@ __all__ = [
 ]  # fmt: skip
 
 _RETRY_S = 0.05
-
-
-class RefusedError(SplitModelError):
-    """The device program does not answer this submission. ``code`` as in docs/local-socket.md; ``id`` of which."""
-
-    def __init__(self, id_: int | None, code: str, text: str) -> None:
-        super().__init__(f"{code}: {text}")
-        self.code = code
-        self.id = id_
-
-
-class BusyError(RefusedError):
-    """Too many submissions or connections are there already; try again later."""
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """Element type and shape of an input or output."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Description:
-    """The model's inputs and outputs. ``pictures``: it takes one uint8 [height, width, channels] as well.
-
-    ``queue_frames`` may wait in all, ``client_frames`` of one client; no tensor may exceed ``max_tensor_bytes``.
-    """
-
-    model: str
-    inputs: tuple[TensorHeader, ...]
-    outputs: tuple[TensorHeader, ...]
-    pictures: bool
-    queue_frames: int
-    client_frames: int
-    max_tensor_bytes: int
 
 
 @dataclass(frozen=True)
@@ -205,21 +169,19 @@ class Client:
     def _connected(self, deadline_s: float) -> Connection:
         """The connection, made anew where it was lost."""
         if self._connection is not None and not self._connection.is_alive():
-            some = bool(self._awaited)
-            text = self._lose(f"{self._path}: the device program closed the connection")
-            self._lost = text if some else self._lost
+            self._lost = self._lose(f"{self._path}: the device program closed the connection")
         if self._connection is None:
             self._connection, self._description = _introduce(self._path, deadline_s)
         return self._connection
 
     def _lose(self, why: str) -> str:
-        """Close the connection; returns ``why``, and what was lost with it."""
+        """Close the connection; returns what was lost with it, empty for nothing."""
         assert self._connection is not None
         self._connection.close()
         self._connection = None
         count = len(self._awaited)
         self._awaited.clear()
-        return f"{why}; {count} submission{'s' * (count > 1)} got no answer" if count else why
+        return f"{why}; {count} submissions get no answer" if count else ""
 
 
 def subscribe(

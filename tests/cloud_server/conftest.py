@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import flatbuffers
 import msgspec
@@ -181,17 +180,10 @@ class Device:
     """A device's link: a real CURVE socket around the protocol's session."""
 
     def __init__(
-        self,
-        endpoint: str,
-        server_key: bytes,
-        keys: KeyPair,
-        *,
-        boot_id: str = "boot",
-        routing_id: bytes = b"",
-        versions: tuple[int, ...] = wire.VERSIONS,
+        self, endpoint: str, server_key: bytes, keys: KeyPair, *, boot_id: str = "boot", routing_id: bytes = b""
     ) -> None:
         self.keys = keys
-        self.session = DeviceSession(boot_id=boot_id, software="test", versions=versions)
+        self.session = DeviceSession(boot_id=boot_id, software="test")
         self.events: list[Event] = []
         self.monitored: list[str] = []
         self._context = zmq.Context()
@@ -381,7 +373,7 @@ def connect() -> Iterator[Callable[..., Device]]:
     """Connect a device to a server; closed at the end."""
     devices: list[Device] = []
 
-    def make(server: Server, keys: KeyPair, **options: Any) -> Device:
+    def make(server: Server, keys: KeyPair, **options: str | bytes) -> Device:
         devices.append(Device(server.endpoint, server.public_key, keys, **options))
         return devices[-1]
 

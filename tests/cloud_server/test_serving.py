@@ -110,18 +110,6 @@ def test_a_device_revoked_in_mid_connection_is_refused_at_its_next_request(share
     assert isinstance(again.ask(model.request(3), sent), Answered)
 
 
-def test_the_keys_remembered_as_refused_are_bounded(start, connect):
-    server = start()
-    strangers = [connect(server, KeyPair(*zmq.curve_keypair())) for _ in range(40)]
-    for stranger in strangers:
-        stranger.pump(lambda stranger=stranger: "HANDSHAKE_FAILED_AUTH" in stranger.monitored)
-        stranger.close()
-    known = {stranger.keys.public.decode() for stranger in strangers}
-    server.wait(lambda status: len(status.refused_keys) == 32 and known > set(status.refused_keys))
-    server.stop()
-    assert len(server.status().refused_keys) == 32
-
-
 @pytest.mark.parametrize("mechanism", ["NULL", "PLAIN"])
 def test_a_peer_without_curve_gets_nowhere(shared_server, mechanism):
     with ExitStack() as stack:
@@ -245,7 +233,8 @@ def test_a_noise_plan_that_differs_is_refused(shared_server, connect, model):
 
 
 def test_no_common_version_is_said_in_words(shared_server, connect):
-    device = connect(shared_server, shared_server.new_keys("future"), versions=(8, 9))
+    device = connect(shared_server, shared_server.new_keys("future"))
+    device.session._hello = wire.Hello(versions=(8, 9), boot_id="b", software="t")
     device.pump(lambda: device.session.state is State.REFUSED)
     (event,) = device.events
     assert event.code == "version"
