@@ -14,6 +14,7 @@ class SplitModelError(Exception):
     Args:
         problem: What is wrong, and where: the file, the key, the value.
         remedy: What to do about it, with the valid choices. Empty where the problem already says it.
+
     """
 
     exit_code: int = os.EX_SOFTWARE

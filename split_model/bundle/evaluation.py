@@ -131,20 +131,22 @@ def load(bundle: Bundle) -> Evaluation | None:
         with open_regular(path) as file:
             raw = file.read(_MAX_BYTES + 1)
         if len(raw) > _MAX_BYTES:
-            raise BadBundleError(f"{path}: over {_MAX_BYTES >> 20} MiB; remove it and evaluate again")
+            raise BadBundleError(f"{path}: over {_MAX_BYTES >> 20} MiB", remedy="remove it and evaluate again")
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror or error}") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror or error}", remedy="evaluate the bundle, or make the file readable"
+        ) from None
     try:
         head = msgspec.json.decode(raw, type=_Head)
         if head.format != FORMAT:
             raise BadBundleError(
-                f"{path}: format {head.format}, this version reads {FORMAT}; remove it and evaluate again"
+                f"{path}: format {head.format}, this version reads {FORMAT}", remedy="remove it and evaluate again"
             )
         found = msgspec.json.decode(raw, type=Evaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadBundleError(f"{path}: {error}; remove it and evaluate again") from None
+        raise BadBundleError(f"{path}: {error}", remedy="remove it and evaluate again") from None
     return found if found.bundle == bundle.identity else None
 
 
@@ -169,7 +171,9 @@ def store(bundle: Bundle, evaluation: Evaluation) -> Evaluation:
     except OSError as error:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-        raise OutputError(f"{path}: {error.strerror or error}; make the bundle's folder writable") from None
+        raise OutputError(
+            f"{path}: {error.strerror or error}", remedy="make the bundle's folder writable"
+        ) from None
     return evaluation
 
 

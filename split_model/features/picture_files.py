@@ -51,7 +51,7 @@ def pillow(name: str) -> Any:
         return importlib.import_module(f"PIL.{name}")
     except ImportError:
         raise BackendError(
-            "pictures need Pillow, which is not installed; install this package with [images]"
+            "pictures need Pillow, which is not installed", remedy="install this package with [images]"
         ) from None
 
 
@@ -85,11 +85,13 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
         raise MissingInputError(f"{path}: no permission to read it") from None
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning):
         raise BadInputError(
-            f"{path}: claims over {MAX_PIXELS >> 20} megapixels; scale it down or remove it"
+            f"{path}: claims over {MAX_PIXELS >> 20} megapixels", remedy="scale it down or remove it"
         ) from None
     except _DAMAGED as error:
         reason = "not a picture" if type(error).__name__ == "UnidentifiedImageError" else "a damaged picture"
-        raise BadInputError(f"{path}: {reason} (reads {', '.join(_FORMATS)}); remove or replace it") from None
+        raise BadInputError(
+            f"{path}: {reason} (reads {', '.join(_FORMATS)})", remedy="remove or replace it"
+        ) from None
 
 
 def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
@@ -97,11 +99,11 @@ def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise BadInputError(
-            f"{path}: {width} x {height} is over {MAX_PIXELS >> 20} megapixels, or over {MAX_SIDE} on a side; "
-            "scale it down"
+            f"{path}: {width} x {height} is over {MAX_PIXELS >> 20} megapixels, or over {MAX_SIDE} on a side",
+            remedy="scale it down",
         )
     if image.mode.startswith(("I", "F")):
-        raise BadInputError(f"{path}: more than 8 bits a channel ({image.mode}); save it with 8")
+        raise BadInputError(f"{path}: more than 8 bits a channel ({image.mode})", remedy="save it with 8")
     coefficients = 0
     if image.format == "JPEG":
         if image.info.get(
@@ -116,8 +118,8 @@ def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
     cost = coefficients + _bytes_of(image, mode=mode, turned=turned)
     if cost > MAX_DECODE_BYTES:
         raise BadInputError(
-            f"{path}: {width} x {height} ({image.format}, {image.mode}) takes {cost >> 20} MiB to decode, over "
-            f"{MAX_DECODE_BYTES >> 20}; scale it down"
+            f"{path}: {width} x {height} ({image.format}, {image.mode}) takes {cost >> 20} MiB to decode, over {MAX_DECODE_BYTES >> 20}",
+            remedy="scale it down",
         )
     image.load()
     if turned:

@@ -38,8 +38,8 @@ class Sample:
 class BadSampleError(BadInputError):
     """One damaged sample among others; ``name`` is the sample's."""
 
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, problem: str, *, name: str = "", remedy: str = "") -> None:
+        super().__init__(problem, remedy=remedy)
         self.name = name
 
 

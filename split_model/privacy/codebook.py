@@ -49,16 +49,16 @@ class CodebookSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if not 2 <= self.words <= MAX_WORDS or not 1 <= self.groups <= MAX_GROUPS:
             raise ConfigError(
-                f"words = {self.words}, groups = {self.groups}: a codebook has 2 to {MAX_WORDS} words "
-                f"and 1 to {MAX_GROUPS} groups"
+                f"words = {self.words}, groups = {self.groups}",
+                remedy=f"a codebook takes 2 to {MAX_WORDS} words and 1 to {MAX_GROUPS} groups",
             )
         if not 0 < self.epsilon <= MAX_EPSILON * self.groups:
             raise ConfigError(
-                f"whole_input_epsilon = {self.epsilon:g}: a codebook takes more than 0 and at most "
-                f"{MAX_EPSILON:g} a group"
+                f"whole_input_epsilon = {self.epsilon:g}",
+                remedy=f"a codebook takes more than 0 and at most {MAX_EPSILON:g} a group",
             )
         if self.group_epsilon <= 0:
-            raise ConfigError(f"whole_input_epsilon = {self.epsilon:g} is too small to share; raise it")
+            raise ConfigError(f"whole_input_epsilon = {self.epsilon:g} is too small to share", remedy="raise it")
 
     @property
     def group_epsilon(self) -> float:
@@ -82,8 +82,8 @@ class CodebookPlan:
         book = next((b for b in cut.codebooks if (b.words, b.groups) == (spec.words, spec.groups)), None)
         if book is None:
             raise BadBundleError(
-                f"cut {cut.index} has no codebook of {spec.words} words and {spec.groups} groups; "
-                "prepare the bundle with --codebook"
+                f"cut {cut.index} has no codebook of {spec.words} words and {spec.groups} groups",
+                remedy="prepare the bundle with --codebook",
             )
         known = hashlib.sha256(_MECHANISM + book.file.sha256.encode())
         known.update(struct.pack("<dII", spec.epsilon, spec.words, spec.groups))
@@ -177,9 +177,12 @@ def recover_codebook(
     raw = np.frombuffer(payload, np.uint8)
     if raw.size != plan.payload_bytes:
         raise ProtocolError(
-            f"{raw.size} bytes of words where the plan has {plan.payload_bytes}; make the same plan"
+            f"{raw.size} bytes of words where the plan has {plan.payload_bytes}", remedy="make the same plan"
         )
     words = raw.view(np.dtype(f"<u{word_bytes(plan.spec.words)}")).tolist()
     if max(words) >= plan.spec.words:
-        raise ProtocolError(f"word {max(words)} of {plan.spec.words}; the codebooks differ")
+        raise ProtocolError(
+            f"word {max(words)} of {plan.spec.words}: the codebooks differ",
+            remedy="copy the same bundle to both sides",
+        )
     return meanings(words)

@@ -48,14 +48,14 @@ def make_gaussian_grid(rho: float, bits: int) -> GaussianGrid:
     Integer arithmetic, so every machine finds the same. Raises `ConfigError` where even L = 1 would lose the tails.
     """
     if not MIN_BITS <= bits <= MAX_BITS:
-        raise ConfigError(f"bits = {bits}: a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
+        raise ConfigError(f"bits = {bits}", remedy=f"a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
     if not 0 < rho < math.inf:
-        raise ConfigError(f"per-value rho = {rho:g}: it must be above 0 and finite")
+        raise ConfigError(f"per-value rho = {rho:g}", remedy="it must be above 0 and finite")
     wire_max = (1 << bits) - 1
     for steps in range(wire_max - 2, 0, -1):
         if steps + 2 * _tail(steps, Fraction(rho)) <= wire_max:
             return GaussianGrid(rho=rho, steps=steps, tail=(wire_max - steps) // 2, wire_max=wire_max)
-    raise ConfigError(f"per-value rho {rho:g} is too small for {bits} bits a value; raise rho or bits")
+    raise ConfigError(f"per-value rho {rho:g} is too small for {bits} bits a value", remedy="raise rho or bits")
 
 
 def _tail(steps: int, rho: Fraction) -> int:
@@ -79,7 +79,9 @@ def gaussian_cdf_floors(rho: float, steps: int, bound: int, bits: int) -> list[i
         if floors is not None:
             return floors
         digits *= 2
-    raise SplitModelError(f"rho = {rho!r} over {steps} steps has no thresholds in {bits} bits; choose another rho")
+    raise SplitModelError(
+        f"rho = {rho!r} over {steps} steps has no thresholds in {bits} bits", remedy="choose another rho"
+    )
 
 
 def _floors(rho: Fraction, steps: int, bound: int, bits: int, digits: int) -> list[int] | None:

@@ -49,10 +49,11 @@ class RandomisedResponse:
 
     def __init__(self, words: int, epsilon: float, *, entropy: Entropy) -> None:
         if not 2 <= words <= MAX_WORDS:
-            raise ConfigError(f"words = {words}: randomised response takes 2 to {MAX_WORDS}")
+            raise ConfigError(f"words = {words}", remedy=f"randomised response takes 2 to {MAX_WORDS}")
         if not 0 < epsilon <= MAX_EPSILON:
             raise ConfigError(
-                f"epsilon = {epsilon:g}: randomised response takes more than 0 and at most {MAX_EPSILON:g}"
+                f"epsilon = {epsilon:g}",
+                remedy=f"randomised response takes more than 0 and at most {MAX_EPSILON:g}",
             )
         self.words = words
         self.epsilon = epsilon
@@ -66,7 +67,7 @@ class RandomisedResponse:
     def __call__(self, word: int) -> int:
         """The word to send in place of ``word``, 0..k-1, with fresh randomness."""
         if not 0 <= word < self.words:
-            raise BadInputError(f"word {word} of {self.words}; the codebook and the response differ")
+            raise BadInputError(f"word {word} of {self.words}: the codebook and the response differ")
         keep = int(self._keep())
         other = self._below(self.words - 1)
         other += int(other >= word)

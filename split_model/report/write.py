@@ -39,4 +39,6 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         if scratch is not None:
             scratch.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another place with -o") from None
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror}", remedy="choose another place with -o"
+        ) from None

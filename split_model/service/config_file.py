@@ -36,9 +36,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             raw = file.read(_MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; name a config file with -c") from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy="name a config file with -c") from None
     if len(raw) > _MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: over {_MAX_CONFIG_BYTES >> 20} MiB, so not a config file; name another with -c")
+        raise ConfigError(
+            f"{path}: over {_MAX_CONFIG_BYTES >> 20} MiB, so not a config file", remedy="name another with -c"
+        )
     try:
         return tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -84,7 +84,7 @@ def write(path: Path, status: Written, *, key: str) -> None:
             Path(scratch).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}; set {key} to a file that can be written") from None
+        raise OutputError(f"{path}: {error.strerror}", remedy=f"set {key} to a file that can be written") from None
 
 
 class Publisher:
@@ -111,11 +111,18 @@ def read(path: Path, type: type[T], *, key: str) -> T:  # noqa: A002  (the word 
     try:
         return msgspec.json.decode(path.read_bytes(), type=type)
     except PermissionError:
-        raise MissingInputError(f"{path}: permission denied; join the service's group, or use sudo") from None
+        raise MissingInputError(
+            f"{path}: permission denied", remedy="join the service's group, or use sudo"
+        ) from None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; nothing runs with this config") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror}; nothing runs with this config",
+            remedy="start it, or name its config with -c",
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path}: not a status file: {error}; is {key} another file?") from None
+        raise BadInputError(
+            f"{path}: not a status file: {error}", remedy=f"set {key} to a file of its own"
+        ) from None
 
 
 def condition(status: Written, *, now_boot_s: float, ticks: int | None) -> str:
