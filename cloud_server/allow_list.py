@@ -80,14 +80,21 @@ class AllowList:
 def allow(path: Path, name: str, key: str) -> None:
     """Add a device. A name or a key that is there already is a `UsageError`."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"device name {name!r}: use letters, digits, dot, dash and underscore, 64 at most")
+        raise UsageError(
+            f"device name {name!r}", remedy="use letters, digits, dot, dash and underscore, 64 at most"
+        )
     public = parse_public(key, f"key of {name}").decode()
     with _editing(path) as lines:
         devices, _ = parse("".join(lines), str(path))
         if public in devices:
-            raise UsageError(f"{path}: this key is allowed already, as {devices[public]}")
+            raise UsageError(
+                f"{path}: this key is allowed already, as {devices[public]}",
+                remedy="revoke that one to give it another name",
+            )
         if name in devices.values():
-            raise UsageError(f"{path}: there is a device {name} already; revoke it first or choose another name")
+            raise UsageError(
+                f"{path}: there is a device {name} already", remedy="revoke it first or choose another name"
+            )
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
         lines.append(f"{name} {public}\n")
@@ -96,11 +103,13 @@ def allow(path: Path, name: str, key: str) -> None:
 def revoke(path: Path, name: str) -> None:
     """Take a device off the list; the running server refuses its next message. `MissingInputError` if unknown."""
     if not path.exists():
-        raise MissingInputError(f"{path}: not there, so no device is allowed")
+        raise MissingInputError(
+            f"{path}: not there, so no device is allowed", remedy="name the server's config with -c"
+        )
     with _editing(path) as lines:
         kept = [line for line in lines if line.split()[:1] != [name]]
         if len(kept) == len(lines):
-            raise MissingInputError(f"{path}: no device {name}; see 'cloud-server devices list'")
+            raise MissingInputError(f"{path}: no device {name}", remedy="see 'cloud-server devices list'")
         lines[:] = kept
 
 
@@ -119,11 +128,11 @@ def _editing(path: Path) -> Iterator[list[str]]:
         finally:
             os.close(folder)
     except UnicodeDecodeError:
-        raise BadInputError(f"{path}: not a text file; restore it or move it away") from None
+        raise BadInputError(f"{path}: not a text file", remedy="restore it or move it away") from None
     except OSError as error:
         if isinstance(error, (MissingInputError, OutputError)):
             raise
-        raise OutputError(f"{path}: {error.strerror}; run this as a user who may write there") from None
+        raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
 
 
 def _replace(path: Path, text: str) -> None:

@@ -118,7 +118,7 @@ def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
     except FileNotFoundError:
         return {}, []
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; run this as a user who may read it") from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy="run this as a user who may read it") from None
 
 
 def _devices_list(args: argparse.Namespace) -> None:
@@ -136,7 +136,8 @@ def _devices_allow(args: argparse.Namespace) -> None:
     path = Path(args.key)
     if len(args.key) != KEY_CHARS and not path.is_file():
         raise BadInputError(
-            f"{args.key}: neither a public key ({KEY_CHARS} characters of Z85) nor a .pub file; quote it"
+            f"{args.key}: neither a public key ({KEY_CHARS} characters of Z85) nor a .pub file",
+            remedy="put it in 'single quotes'",
         )
     key = args.key if len(args.key) == KEY_CHARS else read_public(path).decode()
     allow_list.allow(configuration.load(args.config).server.devices, args.name, key)

@@ -54,7 +54,9 @@ def refuse_fixed_changes(old: Config, new: Config) -> None:
         f"{table}.{key}" for table, keys in FIXED.items() for key in keys if before[table][key] != after[table][key]
     ]
     if changed:
-        raise ConfigError(f"{', '.join(changed)} cannot change while the program runs; restart the service")
+        raise ConfigError(
+            f"{', '.join(changed)} cannot change while the program runs", remedy="restart the service"
+        )
 
 
 class Reloader:

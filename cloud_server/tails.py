@@ -70,7 +70,10 @@ class Tail:
         interpreter = open_interpreter(content, source=str(self.path), threads=threads)
         wanted = [(tensor.shape, tensor.dtype) for tensor in self.cut.tensors]
         if [(tensor.shape, tensor.dtype) for tensor in interpreter.inputs] != wanted:
-            raise BadBundleError(f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}")
+            raise BadBundleError(
+                f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}",
+                remedy="prepare the bundle again",
+            )
         return interpreter
 
 
@@ -99,8 +102,8 @@ class TailSet:
         )
         if len(wire.encode(self._largest_welcome())) > wire.MAX_HEADER_BYTES:
             raise ConfigError(
-                f"server.bundles: the list of {len(self.bundles)} bundles is too long for a device to take; host "
-                "fewer on one server, or give them shorter names"
+                f"server.bundles: the list of {len(self.bundles)} bundles is too long for a device to take",
+                remedy="host fewer on one server, or give them shorter names",
             )
         self._plans = PlanCache(_PLANS)
         self._meanings: OrderedDict[tuple[TailId, int, int], Meanings] = OrderedDict()
@@ -248,7 +251,11 @@ def find_bundles(path: Path) -> list[Path]:
     try:
         found = sorted(child for child in path.iterdir() if (child / "manifest.json").is_file())
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; name a bundle or a folder of bundles") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror}", remedy="name a bundle or a folder of bundles"
+        ) from None
     if not found:
-        raise MissingInputError(f"{path}: neither a bundle nor a folder of bundles; run 'split-model prepare'")
+        raise MissingInputError(
+            f"{path}: neither a bundle nor a folder of bundles", remedy="run 'split-model prepare'"
+        )
     return found

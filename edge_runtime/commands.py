@@ -136,7 +136,10 @@ def keys_switch(args: argparse.Namespace) -> int:
     if not args.untried:
         view = greet(device, open_bundle(device), fresh)
         if not view.up:
-            raise NotAllowedError(f"the next key is not taken up, since the server was asked: {view.trouble}")
+            raise NotAllowedError(
+                f"the key was not switched: the server does not accept the next one ({view.trouble})",
+                remedy="allow it there first, or switch with --untried",
+            )
     switch_to_next(device.device.key)
     print(fresh.public.decode())
     print("restart the program to use it: systemctl restart edge-runtime", file=sys.stderr)

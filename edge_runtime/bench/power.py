@@ -100,7 +100,8 @@ class SerialMeter(threading.Thread):
         except (serial.SerialException, OSError) as error:
             reason = getattr(error, "strerror", None) or "it cannot be opened"
             raise MissingInputError(
-                f"power meter {device}: {reason}; check the cable and --power-meter, and that you may read it"
+                f"power meter {device}: {reason}",
+                remedy="check the cable and --power-meter, and that you may read it",
             ) from None
 
     def run(self) -> None:
@@ -124,7 +125,8 @@ class SerialMeter(threading.Thread):
         """`BadInputError` where the meter says nothing we understand in that time."""
         if not self._heard.wait(timeout_s):
             raise BadInputError(
-                f"power meter {self._device}: no watts read in {timeout_s:g} s; check its baud rate, --power-baud"
+                f"power meter {self._device}: no watts read in {timeout_s:g} s",
+                remedy="check its baud rate, --power-baud",
             )
 
     def joules(self, from_s: float, to_s: float) -> float | None:

@@ -102,7 +102,7 @@ class Heads:
             interpreter = open_interpreter(path, backend=self._backend, threads=self._threads)
             made = [(spec.dtype, spec.shape) for spec in interpreter.outputs]
             if sha256_of(path) != cut.head.sha256 or made != [(spec.dtype, spec.shape) for spec in cut.tensors]:
-                raise BadBundleError(f"{path}: changed since this program started; start it again")
+                raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
         head = Head(cut, interpreter, self._make_release(cut))
         head.features([np.zeros(spec.shape, spec.dtype) for spec in self._bundle.manifest.inputs])
         give_back(self.whole, *([] if interpreter is None else [interpreter]))

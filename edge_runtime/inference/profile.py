@@ -160,5 +160,5 @@ def store(path: Path, profile: Profile) -> None:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
         raise OutputError(
-            f"{path}: {error.strerror}; set device.state to a folder that this program may write to"
+            f"{path}: {error.strerror}", remedy="set device.state to a folder that this program may write to"
         ) from None

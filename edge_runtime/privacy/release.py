@@ -30,8 +30,9 @@ def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | Cod
         return CodebookPlan.make(spec, cut)
     if cut.calibration is None:
         raise ConfigError(
-            f"cut {cut.index} has no calibration, so nothing may leave at it: prepare the bundle with "
-            "--calibration, or set release.mechanism = 'none' if the features need no protection"
+            f"cut {cut.index} has no calibration, so nothing may leave at it",
+            remedy="prepare the bundle with --calibration, or set release.mechanism = 'none' if the features need "
+            "no protection",
         )
     return NoisePlan.make(spec, cut.tensors, cut.calibration)
 

@@ -28,7 +28,7 @@ from split_model.interpreter import open_interpreter
 from split_model.protocol.keys import KeyPair, read_pair
 from split_model.service import status_file
 from split_model.service.config_file import Layers
-from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
+from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
 
 _HOT_C = 80.0
@@ -102,11 +102,9 @@ def _key(config: Config, keys: list[KeyPair]) -> Finding:
             return warning(
                 "key", f"{path}: this user may not read it", "run doctor with sudo, to check the server too"
             )
-        return failure("key", str(error), f"edge-runtime keys make -c {path.parent}/config.toml",
-                       exit_code=error.exit_code)  # fmt: skip
+        return failed("key", error, remedy=f"edge-runtime keys make -c {path.parent}/config.toml")
     except SplitModelError as error:
-        text, _, remedy = str(error).partition("; ")
-        return failure("key", text, remedy, exit_code=error.exit_code)
+        return failed("key", error)
     return good("key", f"{path}, public key {keys[0].public.decode()}")
 
 
@@ -114,10 +112,9 @@ def _ledger(config: Config) -> Finding:
     try:
         books = read(config.device.state)
     except MissingInputError as error:
-        return warning("ledger", str(error), "run doctor with sudo")
+        return warning("ledger", error.problem, "run doctor with sudo")
     except SplitModelError as error:
-        return failure("ledger", str(error), "until then frames are answered here, and nothing leaves",
-                       exit_code=error.exit_code)  # fmt: skip
+        return failed("ledger", error, remedy=f"{error.remedy}; until then nothing leaves this board")
     if books is None:
         return good("ledger", "none yet: it begins at the first start")
     status = ledger_status(books, config.limits, system_now()())
@@ -172,7 +169,7 @@ def _program(path: Path | None) -> Finding:
     try:
         found = status_file.read(path, states.Status, key=states.KEY)
     except SplitModelError as error:
-        return warning("program", str(error), "systemctl start edge-runtime, or edge-runtime run")
+        return warning("program", error.problem, "systemctl start edge-runtime, or edge-runtime run")
     condition = condition_now(found)
     if condition in ("dead", "hanging", "stopped"):
         return warning("program", condition, "systemctl status edge-runtime; journalctl -u edge-runtime")

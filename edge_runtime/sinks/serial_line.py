@@ -48,7 +48,10 @@ class SerialLineTable(SinkTable, frozen=True, tag="serial"):
     def check(self) -> None:
         """The speed must be one that termios knows."""
         if not hasattr(termios, f"B{self.baud}"):
-            raise ConfigError(f"sink {self.label}: baud = {self.baud} is none of the usual speeds, as 115200")
+            raise ConfigError(
+                f"sink {self.label}: baud = {self.baud} is none of the usual speeds",
+                remedy="take one of them, as 115200",
+            )
 
     def open(self) -> SerialLine:
         """Start the thread; it opens the port."""

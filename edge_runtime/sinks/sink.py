@@ -39,7 +39,9 @@ class SinkTable(KindTable, frozen=True, kw_only=True):
 
     def open(self) -> Sink:
         """Open the sink, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
-        raise ConfigError(f"sink {self.label}: kind {self.kind!r} has no way to be opened")
+        raise ConfigError(
+            f"sink {self.label}: kind {self.kind!r} has no method 'open'", remedy="define it in the kind's class"
+        )
 
 
 class Sinks(Sink):

@@ -62,7 +62,7 @@ class Memory:
         """
         before = self._attempted[2] if self._attempted[:2] == (name, stamp) else 0
         if before >= _ATTEMPTS:
-            raise SetAsideError(f"{name}: reading it ended this program {before} times; it is set aside, remove it")
+            raise SetAsideError(f"{name}: reading it ended this program {before} times", remedy="it is set aside, remove it")
         self._write_attempt((name, stamp, before + 1))
         try:
             yield
@@ -137,12 +137,14 @@ class Memory:
         except FileNotFoundError:
             pass
         except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"{self._path}: {error}; remove it, and all files will be answered again") from None
+            raise OutputError(
+                f"{self._path}: {error}", remedy="remove it, and all files will be answered again"
+            ) from None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"{self._path.parent}: {error.strerror}; make room, or set another device.state"
+                f"{self._path.parent}: {error.strerror}", remedy="make room, or set another device.state"
             ) from None
         return ""
 

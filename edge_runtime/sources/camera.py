@@ -47,12 +47,13 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
         if wanted.preprocess is None:
             raise ConfigError(
                 f"source {self.label}: a camera gives pictures, and the bundle does not say how they become the "
-                "model's input; prepare it again with --preprocess"
+                "model's input",
+                remedy="prepare it again with --preprocess",
             )
         if (self.width is None) != (self.height is None):
-            raise ConfigError(f"source {self.label}: width and height go together; set both or neither")
+            raise ConfigError(f"source {self.label}: width and height go together", remedy="set both or neither")
         if self.backend == "picamera2" and not isinstance(self.device, int):
-            raise ConfigError(f"source {self.label}: picamera2 knows cameras by number; set device = 0")
+            raise ConfigError(f"source {self.label}: picamera2 knows cameras by number", remedy="set device = 0")
         library(self.backend)
 
     def open(self, wanted: Wanted) -> Camera:
@@ -79,7 +80,7 @@ def library(backend: str) -> Any:
         return importlib.import_module("cv2") if backend == "opencv" else importlib.import_module("picamera2")
     except ImportError as error:
         hint = "install this package with [camera]" if backend == "opencv" else "apt install python3-picamera2"
-        raise BackendError(f"a camera needs {backend}, which cannot be imported ({error}); {hint}") from None
+        raise BackendError(f"a camera needs {backend}, which cannot be imported ({error})", remedy=hint) from None
 
 
 class Camera(Source):

@@ -52,19 +52,20 @@ class SerialTable(SourceTable, frozen=True, tag="serial"):
         """The model must take one input; a port that is not there yet is waited for, one that is must be ours."""
         if len(wanted.inputs) != 1:
             raise ConfigError(
-                f"source {self.label}: a packet holds one tensor, the model takes {len(wanted.inputs)}; "
-                "use kind 'socket'"
+                f"source {self.label}: a packet holds one tensor, the model takes {len(wanted.inputs)}",
+                remedy="use kind 'socket'",
             )
         least_bytes = wanted.inputs[0].nbytes
         if self.max_packet_bytes < least_bytes and wanted.preprocess is None:
             raise ConfigError(
                 f"source {self.label}: max_packet_bytes = {self.max_packet_bytes}, and the model's input alone "
-                f"has {least_bytes}"
+                f"has {least_bytes}",
+                remedy=f"set it to {least_bytes} or more",
             )
         if Path(self.port).exists() and not os.access(self.port, os.R_OK | os.W_OK):
             raise NotAllowedError(
-                f"source {self.label}: no permission to use {self.port}; add this user to the port's group, "
-                "most often 'dialout'"
+                f"source {self.label}: no permission to use {self.port}",
+                remedy="add this user to the port's group, most often 'dialout'",
             )
 
     def open(self, wanted: Wanted) -> SerialSource:

@@ -139,4 +139,7 @@ class SourceTable(KindTable, frozen=True, kw_only=True):
 
     def open(self, wanted: Wanted) -> Source:
         """Open the source, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
-        raise ConfigError(f"source {self.label}: kind {self.kind!r} has no way to be opened ({wanted.inputs})")
+        raise ConfigError(
+            f"source {self.label}: kind {self.kind!r} has no method 'open' ({wanted.inputs})",
+            remedy="define it in the kind's class",
+        )

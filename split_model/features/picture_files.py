@@ -80,9 +80,11 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
     except BadInputError:
         raise
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such picture") from None
+        raise MissingInputError(f"{path}: no such picture", remedy="name one that exists") from None
     except PermissionError:
-        raise MissingInputError(f"{path}: no permission to read it") from None
+        raise MissingInputError(
+            f"{path}: no permission to read it", remedy="make it readable for this user"
+        ) from None
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning):
         raise BadInputError(
             f"{path}: claims over {MAX_PIXELS >> 20} megapixels", remedy="scale it down or remove it"
@@ -106,9 +108,8 @@ def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
         raise BadInputError(f"{path}: more than 8 bits a channel ({image.mode})", remedy="save it with 8")
     coefficients = 0
     if image.format == "JPEG":
-        if image.info.get(
-            "progressive"
-        ):  # every coefficient is kept, two bytes each, at whatever size it is decoded
+        # Every coefficient of a progressive one is kept, two bytes each, at whatever size it is decoded.
+        if image.info.get("progressive"):
             coefficients = 2 * width * height * len(image.getbands())
         if width * height > _DRAFT_PIXELS:
             short = _DRAFT_MARGIN * preprocess.resize
@@ -118,7 +119,8 @@ def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
     cost = coefficients + _bytes_of(image, mode=mode, turned=turned)
     if cost > MAX_DECODE_BYTES:
         raise BadInputError(
-            f"{path}: {width} x {height} ({image.format}, {image.mode}) takes {cost >> 20} MiB to decode, over {MAX_DECODE_BYTES >> 20}",
+            f"{path}: {width} x {height} ({image.format}, {image.mode}) takes {cost >> 20} MiB to decode, "
+            f"over {MAX_DECODE_BYTES >> 20}",
             remedy="scale it down",
         )
     image.load()

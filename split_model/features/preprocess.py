@@ -34,15 +34,23 @@ def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
             remedy="declare the crop and colour that the model was trained with",
         )
     if spec.dtype not in {"float32", "float16", "int8", "uint8"}:
-        raise BadInputError(f"pictures go into float or 8-bit inputs, the model's {spec.name!r} is {spec.dtype}")
+        raise BadInputError(
+            f"pictures go into float or 8-bit inputs, the model's {spec.name!r} is {spec.dtype}",
+            remedy="give it arrays, not pictures",
+        )
     for name, values in (("mean", preprocess.mean), ("scale", preprocess.scale)):
         if len(values) not in {1, channels} or not np.isfinite(values).all():
-            raise BadInputError(f"pre-processing {name} {values} is not one finite number, or one a channel")
+            raise BadInputError(
+                f"pre-processing {name} is {values}", remedy="declare one finite number, or one a channel"
+            )
     if 0.0 in preprocess.scale:
-        raise BadInputError("pre-processing scale is 0", remedy="it is what pixels are divided by")
+        raise BadInputError(
+            "pre-processing scale is 0, and pixels are divided by it", remedy="declare another scale"
+        )
     if preprocess.resize < 1 or min(preprocess.crop) < 1:
         raise BadInputError(
-            f"pre-processing resize {preprocess.resize} and crop {preprocess.crop} must be positive"
+            f"pre-processing resize {preprocess.resize} and crop {preprocess.crop} must be positive",
+            remedy="declare them in pixels, 1 or more",
         )
 
 
@@ -121,7 +129,8 @@ def _scaled(image: Any, preprocess: ImagePreprocess) -> Picture:
         size = (round(width * preprocess.resize / short), round(height * preprocess.resize / short))
         if size[0] * size[1] > MAX_PIXELS:  # a strip: a few pixels of it would fill the memory of a board
             raise BadInputError(
-                f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is over {MAX_PIXELS >> 20} megapixels",
+                f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is "
+                f"over {MAX_PIXELS >> 20} megapixels",
                 remedy="cut it to less extreme proportions",
             )
         image = image.resize(size, pillow("Image").Resampling[preprocess.filter.upper()])

@@ -44,7 +44,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}", remedy="mend that line") from None
 
 
 def parse_tree(
@@ -106,7 +106,7 @@ def _type_of(name: str, info: msgspec.inspect.Type, where: str) -> msgspec.inspe
         return msgspec.inspect.AnyType()
     known = {field.encode_name: field.type for field in info.fields}
     if name not in known:
-        raise ConfigError(f"{where}: unknown key{_suggestion(name, list(known))}")
+        raise ConfigError(f"{where}: unknown key", remedy=_suggestion(name, list(known)))
     return known[name]
 
 
@@ -124,8 +124,8 @@ def _chosen(value: Any, info: msgspec.inspect.UnionType) -> msgspec.inspect.Type
 def _suggestion(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known here: {', '.join(sorted(known))}" if known else ""
+        return f"did you mean '{close[0]}'?"
+    return f"known here: {', '.join(sorted(known))}" if known else ""
 
 
 @dataclass(frozen=True)

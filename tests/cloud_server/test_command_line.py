@@ -117,7 +117,10 @@ def test_config_is_checked_and_shown_with_every_value(run, config, tmp_path):
         ({"limits_que": 3}, "limits.que: unknown key; did you mean 'queue'?"),
         ({"threads": 0}, "server.threads: expected `int` >= 1"),
         ({"bundles": []}, "server.bundles: "),
-        ({"listen": "0.0.0.0:5555"}, "server.listen: '0.0.0.0:5555' does not look like 'tcp://0.0.0.0:5555'"),
+        (
+            {"listen": "0.0.0.0:5555"},
+            "server.listen: '0.0.0.0:5555' is no address; write it as 'tcp://0.0.0.0:5555'",
+        ),
         ({"key": "server.pub"}, "server.key: "),
     ],
 )
