@@ -22,7 +22,7 @@ from split_model.protocol.keys import make_next, make_pair, read_pair, read_publ
 from split_model.service import status_file
 from split_model.service.config_file import as_plain, for_terminal, origin_rows
 from split_model.service.notify import Notifier
-from split_model.service.status_file import boot_s, condition_now
+from split_model.service.status_file import SERVING, boot_s, condition_now
 
 KEY_CHARS = 40
 _CONFIG = Path("/etc/cloud-server/config.toml")
@@ -97,7 +97,7 @@ def _status(args: argparse.Namespace) -> int:
             print(f"reload    REFUSED, the config before is in force: {found.reload_error}")
         if condition not in ("running", "stopped"):
             print(f"written   {boot_s() - found.written_boot_s:.0f} s ago")
-    return 0 if condition in ("running", "draining") else os.EX_UNAVAILABLE
+    return 0 if condition in SERVING else os.EX_UNAVAILABLE
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from split_model.errors import MissingInputError, SplitModelError
 from split_model.protocol.keys import read_pair
 from split_model.service import status_file
 from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
-from split_model.service.status_file import condition_now
+from split_model.service.status_file import SERVING, condition_now
 
 _CONNECT_S = 2.0
 
@@ -118,7 +118,7 @@ def _program(config: Config, path: Path | None) -> Finding:
         except SplitModelError as error:
             condition = error.problem
         else:
-            if condition in ("running", "reloading", "draining"):
+            if condition in SERVING:
                 if found.reload_error:
                     return warning("program", f"the changed config was refused: {found.reload_error}",
                                    "mend it, then systemctl reload cloud-server")  # fmt: skip

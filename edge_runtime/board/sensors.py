@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 SYSFS = Path("/sys")
 _PI_THROTTLED = "devices/platform/soc/soc:firmware/get_throttled"
+_UNDER_VOLTAGE, _OVER_CURRENT = "under-voltage", "over-current"
 #: Bits of Raspberry Pi's get_throttled, now; the same shifted by 16 tell of the time since boot.
-THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+THROTTLE_BITS = {0: _UNDER_VOLTAGE, 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 _SINCE_BOOT = 16
 _VCGENCMD_TIMEOUT_S = 1.0
 #: Zones named like this are not the processor's temperature: Jetson's PMIC zone always shows 100 degrees.
@@ -37,6 +38,11 @@ class Throttling:
 
     now: tuple[str, ...]
     since_boot: tuple[str, ...]
+
+    @property
+    def by_power(self) -> bool:
+        """Whether the power supply is a reason, at any time since the boot."""
+        return not {_UNDER_VOLTAGE, _OVER_CURRENT}.isdisjoint((*self.now, *self.since_boot))
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ class Sensors:
             if (_number(cooler / "cur_state") or 0) > 0
         )
         over_current = any((_number(path) or 0) > 0 for path in alerts)
-        return Throttling(now=now, since_boot=("over-current",) if over_current else ())
+        return Throttling(now=now, since_boot=(_OVER_CURRENT,) if over_current else ())
 
     def _glob(self, pattern: str) -> Iterator[Path]:
         with contextlib.suppress(OSError):

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound="Written")
 
+#: Conditions in which the program does its work.
+SERVING = frozenset({"running", "reloading", "draining"})
 #: ``run`` writes it this often; one that is much older belongs to a program that hangs.
 WRITE_EVERY_S = 1.0
 _STALE_S = 10.0
