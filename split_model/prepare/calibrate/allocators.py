@@ -58,7 +58,7 @@ class TrialOptions:
         """Refuse what means nothing."""
         NoiseSpec(epsilon=self.epsilon, bits=self.bits)
         if min(self.samples, self.draws) < 1:
-            raise UsageError("allocations are tried with at least one sample and one draw")
+            raise UsageError("allocations are tried with no sample or no draw", remedy="give one of each at least")
 
 
 def try_allocations(

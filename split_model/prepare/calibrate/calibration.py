@@ -78,7 +78,7 @@ class CalibrationOptions:
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
         if not 0.5 < self.quantile <= 1.0:
-            raise UsageError(f"clip quantile {self.quantile:g} must be above 0.5 and at most 1")
+            raise UsageError(f"clip quantile {self.quantile:g}", remedy="it must be above 0.5 and at most 1")
         counts = (self.samples, self.values, self.rank_samples, self.weight_samples, self.tail_runs, self.threads)
         if min(counts) < 1 or not self.epsilon > 0:
             raise UsageError("calibration options must be positive")
@@ -106,7 +106,7 @@ def calibrate(
     if isinstance(samples, Data):
         samples = calibration_samples(samples, count=options.samples, seed=options.seed)
     if not samples:
-        raise BadInputError("calibration needs at least one sample")
+        raise BadInputError("there is no calibration sample", remedy="give one at least")
     steps = _Steps(sum(_runs(cut, len(samples), options) for cut in cuts), progress)
     done: dict[int, tuple[ChannelCalibration, ...]] = {}
     # The ranks are SVDs of many small matrices: with its own threads on busy cores, BLAS was seen to take
@@ -246,7 +246,9 @@ def _weights(
 def _outputs(cut: CutModels, tail: Interpreter, features: Sequence[Array]) -> list[Floats]:
     outputs = real_outputs(tail, features)
     if not all(np.isfinite(output).all() for output in outputs):
-        raise BadModelError(f"cut {cut.index}: the tail's outputs are not finite under noise; leave this cut out")
+        raise BadModelError(
+            f"cut {cut.index}: the tail's outputs are not finite under noise", remedy="leave this cut out"
+        )
     return outputs
 
 

@@ -55,7 +55,9 @@ class KeptCalibration:
             scratch.write_bytes(msgspec.json.encode(found))
             scratch.replace(path)
         except OSError as error:
-            raise OutputError(f"{path}: {error.strerror or error}; make room or choose another folder") from None
+            raise OutputError(
+                f"{path}: {error.strerror or error}", remedy="make room or choose another folder"
+            ) from None
 
     def discard(self) -> None:
         """Remove the folder."""

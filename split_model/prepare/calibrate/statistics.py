@@ -37,7 +37,9 @@ class ChannelStatistics:
         """Take note of sample ``index``; raises `BadModelError` where it is not finite."""
         real = to_real(stored, self._spec)
         if not np.isfinite(real).all():
-            raise BadModelError(f"{self._where}: not finite for calibration sample {index}; leave this cut out")
+            raise BadModelError(
+                f"{self._where}: not finite for calibration sample {index}", remedy="leave this cut out"
+            )
         rows = real.reshape(-1, real.shape[-1])
         if len(rows) > self._take:
             generator = np.random.default_rng((*self._key, index))

@@ -52,12 +52,12 @@ class CodebookWish:
         except ValueError:
             numbers = []
         if len(numbers) not in (2, 3):
-            raise UsageError(f"--codebook {text}: give CUT:WORDS or CUT:WORDS:GROUPS, as 7:32")
+            raise UsageError(f"--codebook {text}", remedy="give CUT:WORDS or CUT:WORDS:GROUPS, as 7:32")
         wish = cls(*numbers)
         try:
             CodebookSpec(epsilon=1.0, words=wish.words, groups=wish.groups)
         except ConfigError as error:
-            raise UsageError(f"--codebook {text}: {error}") from None
+            raise UsageError(f"--codebook {text}: {error.problem}", remedy=error.remedy) from None
         return wish
 
 
@@ -113,7 +113,10 @@ def read_cut(
     cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
     if cut is None:
         offered = [cut.index for cut in manifest.cuts]
-        raise UsageError(f"--codebook {wish.cut}:{wish.words}: the bundle offers the cuts {offered}")
+        raise UsageError(
+            f"--codebook {wish.cut}:{wish.words}: there is no such cut",
+            remedy=f"the bundle offers the cuts {offered}",
+        )
     halves = Halves(root, manifest, cut, backend)
     grouping = group_channels(cut, wish.groups)
     return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
@@ -131,7 +134,9 @@ def learn_codebook(
     count = len(samples.outputs)
     least = max(_LEAST_SAMPLES, 2 * wish.words)
     if count < least:
-        raise BadInputError(f"{count} samples are too few to learn {wish.words} words from; give at least {least}")
+        raise BadInputError(
+            f"{count} samples are too few to learn {wish.words} words from", remedy=f"give at least {least}"
+        )
     held, known = _held_out(samples.origins, seed)
     with threadpool_limits(1, user_api="blas"):
         scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)

@@ -133,7 +133,9 @@ def group_channels(cut: Cut, groups: int) -> Grouping:
         sizes = [one.size for one in grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in cut.tensors])]
         if max(sizes) <= _MOST_INPUTS:
             return grouping
-    raise BadInputError(f"cut {cut.index}: {max(sizes)} inputs a word are too many even averaged; take more groups")
+    raise BadInputError(
+        f"cut {cut.index}: {max(sizes)} inputs a word are too many even averaged", remedy="take more groups"
+    )
 
 
 def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callable[[], None]) -> CodebookSamples:
@@ -161,10 +163,15 @@ def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callab
             labels.append(sample.label)
         advance()
     if not all(np.isfinite(part).all() for part in (*rows, *outputs)):
-        raise BadInputError(f"cut {cut.index}: features or outputs are not finite; it can have no codebook")
+        raise BadInputError(
+            f"cut {cut.index}: features or outputs are not finite", remedy="choose another cut for the codebook"
+        )
     labelled = len(labels) == len(outputs)
     if labelled and max(labels) >= outputs[0].size:
-        raise BadInputError(f"label {max(labels)}, the model has classes 0 to {outputs[0].size - 1}")
+        raise BadInputError(
+            f"label {max(labels)}, the model has classes 0 to {outputs[0].size - 1}",
+            remedy="label the data by class index",
+        )
     return CodebookSamples(
         data=data,
         taken=taken,

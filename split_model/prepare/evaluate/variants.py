@@ -68,11 +68,14 @@ class Known:
         """Whether the unprotected answer is right; `BadInputError` for a label that the model cannot give."""
         if self.answer is None:
             raise BadInputError(
-                f"{name}: has a label, and this model's answer is no class; give data without labels"
+                f"{name}: has a label, and this model's answer is no class", remedy="give data without labels"
             )
         classes = self.outputs[self.answer].size
         if self.label is None or self.label >= classes:
-            raise BadInputError(f"{name}: label {self.label}, the model has classes 0 to {classes - 1}")
+            raise BadInputError(
+                f"{name}: label {self.label}, the model has classes 0 to {classes - 1}",
+                remedy="label the data by class index",
+            )
         return self.best == self.label
 
 
@@ -159,7 +162,7 @@ class Way:
 def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
     """Features clipped to the calibrated ranges and nothing else: what clipping alone costs."""
     if cut.calibration is None:
-        raise BadBundleError(f"cut {cut.index} has no calibration; prepare the bundle with --calibration")
+        raise BadBundleError(f"cut {cut.index} has no calibration", remedy="prepare the bundle with --calibration")
     return [
         to_stored(np.clip(to_real(feature, spec), np.array(known.clip_low), np.array(known.clip_high)), spec)
         for feature, spec, known in zip(features, cut.tensors, cut.calibration, strict=True)
