@@ -19,8 +19,9 @@ from split_model import __version__
 from split_model.command_line import Parser, run_main
 from split_model.errors import BadInputError, ConfigError, MissingInputError, SplitModelError
 from split_model.protocol.keys import make_next, make_pair, read_pair, read_public, switch_to_next
-from split_model.service import status_file
-from split_model.service.config_file import as_plain, for_terminal, origin_rows
+from split_model.service import status_file, toml_text
+from split_model.service.config_file import as_plain
+from split_model.service.config_show import as_json, as_toml
 from split_model.service.notify import Notifier
 from split_model.service.status_file import SERVING, boot_s, condition_now
 
@@ -209,10 +210,10 @@ def _config_show(args: argparse.Namespace) -> None:
     plain = as_plain(config)
     status_path = _status_path(config, args)
     if args.json:
-        _print_json({**plain, "status_file": str(status_path), "origins": origin_rows(plain, layers)})
+        print(as_json(plain, layers, status_file=str(status_path)))
     else:
-        print(for_terminal(plain, layers, dumps=json.dumps))
-        print(f"\n# status file: {status_path}")
+        print(as_toml(plain, layers))
+        print(f"\n{toml_text.comment(f'status file: {status_path}')}")
 
 
 def _status_path(config: configuration.Config | None, args: argparse.Namespace) -> Path:
