@@ -9,13 +9,13 @@ import fcntl
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from split_model.errors import BadInputError, MissingInputError, OutputError, UsageError
 from split_model.protocol.keys import parse_public
+from split_model.service.atomic_file import write_atomically
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -123,8 +123,8 @@ def _editing(path: Path) -> Iterator[list[str]]:
             fcntl.flock(folder, fcntl.LOCK_EX)
             lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
             yield lines
-            _replace(path, "".join(lines))
-            os.fsync(folder)
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+            write_atomically(path, "".join(lines).encode(), mode=mode)
         finally:
             os.close(folder)
     except UnicodeDecodeError:
@@ -133,21 +133,6 @@ def _editing(path: Path) -> Iterator[list[str]]:
         if isinstance(error, (MissingInputError, OutputError)):
             raise
         raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(scratch, mode)  # noqa: PTH101  (a path that mkstemp gave as a text)
-        os.replace(scratch, path)  # noqa: PTH105  (as above)
-    except OSError:
-        Path(scratch).unlink(missing_ok=True)
-        raise
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:

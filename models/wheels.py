@@ -7,7 +7,6 @@ them is used at run time and never committed.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from split_model.errors import BadInputError, OutputError, ServerUnreachableError
+from split_model.service import atomic_file
 
 CACHE = Path(__file__).resolve().parents[1] / "build" / "wheels"
 
@@ -78,15 +78,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, making its folder where needed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            Path(scratch).chmod(0o644)
-            Path(scratch).replace(path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        atomic_file.write_atomically(path, content)
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror or error}", remedy="choose a folder you can write to") from None
 

@@ -7,8 +7,6 @@ identity nor anything on the server. It names the bundle instead: figures of ano
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +16,7 @@ from split_model.bundle import Bundle
 from split_model.bundle.store import open_regular
 from split_model.errors import BadBundleError, MissingInputError, OutputError
 from split_model.privacy import CodebookSpec, NoiseSpec
+from split_model.service.atomic_file import write_atomically
 
 FORMAT = 1
 FILE = "evaluation.json"
@@ -161,16 +160,9 @@ def store(bundle: Bundle, evaluation: Evaluation) -> Evaluation:
         rows = {row.key: row for row in (*before.rows, *evaluation.rows)}
         evaluation = msgspec.structs.replace(evaluation, rows=tuple(sorted(rows.values(), key=_order)))
     path = path_of(bundle)
-    scratch = path.with_suffix(".part")
     try:
-        with scratch.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: {error.strerror or error}", remedy="make the bundle's folder writable"
         ) from None

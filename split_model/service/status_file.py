@@ -7,8 +7,6 @@ ticks since the boot: the wall clock of a board without a battery jumps by years
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from split_model.errors import BadInputError, MissingInputError, OutputError
+from split_model.service.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -76,15 +75,7 @@ def write(path: Path, status: Written, *, key: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(msgspec.json.encode(status) + b"\n")
-            Path(scratch).replace(path)
-        except OSError:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        write_atomically(path, msgspec.json.encode(status) + b"\n", durable=False)
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}", remedy=f"set {key} to a file that can be written") from None
 

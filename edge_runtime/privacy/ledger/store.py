@@ -23,6 +23,7 @@ import msgspec
 
 from edge_runtime.privacy.ledger.state import Books
 from split_model.errors import MissingInputError, OutputError, SplitModelError
+from split_model.service.atomic_file import sync_folder, write_atomically
 
 SLOT_BYTES = 16 << 10
 FILE_BYTES = 2 * SLOT_BYTES
@@ -160,20 +161,7 @@ def mark(state: Path) -> None:
     marker = marker_path(state)
     if marker.exists():
         return
-    with marker.open("w", encoding="utf-8") as file:
-        file.write(_MARKER_TEXT)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(state)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder last through a power cut."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    write_atomically(marker, _MARKER_TEXT.encode())
 
 
 def read(state: Path) -> Books | None:

@@ -21,6 +21,7 @@ from split_model.bundle import ChannelCalibration, Cut
 from split_model.errors import OutputError
 from split_model.interpreter import available_backends
 from split_model.prepare.calibrate.calibration import CalibrationOptions
+from split_model.service.atomic_file import write_atomically
 
 Found = tuple[ChannelCalibration, ...]
 
@@ -49,11 +50,9 @@ class KeptCalibration:
     def keep(self, cut: Cut, found: Found) -> None:
         """Write what was found; a file that is there is whole. Raises `OutputError`."""
         path = self._path(cut)
-        scratch = path.with_suffix(".part")
         try:
             self._folder.mkdir(exist_ok=True)
-            scratch.write_bytes(msgspec.json.encode(found))
-            scratch.replace(path)
+            write_atomically(path, msgspec.json.encode(found))
         except OSError as error:
             raise OutputError(
                 f"{path}: {error.strerror or error}", remedy="make room or choose another folder"
