@@ -7,7 +7,6 @@ into the model's input. A camera that goes away is waited for.
 from __future__ import annotations
 
 import importlib
-import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +16,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.board.reconnecting import Reconnecting, pause_unless
 from edge_runtime.sources.source import Frame, Policy, Source, SourceTable, Wanted
 from split_model.errors import BackendError, BadInputError, ConfigError
 
-log = logging.getLogger(__name__)
-
 _RETRY_S = (0.5, 5.0)
-_NAP_S = 0.2
 
 Picture = NDArray[np.uint8]
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
@@ -96,37 +93,35 @@ class Camera(Source):
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._table = table
         self._wanted = wanted
-        self._make = make
         self._now = now
         self._pictures = 0
-        self._opened = 0
-        self._told = ""
+        self._camera = Reconnecting(
+            f"source {table.label}: camera {table.device}",
+            ready=f"source {table.label}: reading camera {table.device}",
+            make=make,
+            release=lambda grabber: grabber.close(),
+            retry_s=_RETRY_S,
+        )
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Callable[[], Frame]]:
         """Pictures as they come, until stopped."""
-        retry_s = _RETRY_S[0]
         while not stopped():
-            grabber = self._open()
+            grabber = self._camera.get(lambda seconds: pause_unless(stopped, seconds))
             if grabber is None:
-                deadline_s = time.monotonic() + retry_s
-                while not stopped() and (left_s := deadline_s - time.monotonic()) > 0:
-                    time.sleep(min(left_s, _NAP_S))
-                retry_s = min(2 * retry_s, _RETRY_S[1])
                 continue
             try:
                 while not stopped() and (picture := grabber.read()) is not None:
-                    retry_s = _RETRY_S[0]
+                    self._camera.worked()
                     yield self._later(picture)
             finally:
-                grabber.close()
+                self._camera.close()
             if not stopped():
-                self._tell("gives no more pictures")
+                self._camera.lose("gives no more pictures")
 
     def counters(self) -> dict[str, int]:
         """See the class."""
-        return {"pictures": self._pictures, "reconnects": max(0, self._opened - 1)}
+        return {"pictures": self._pictures, "reconnects": self._camera.reconnects}
 
     def _later(self, picture: Picture) -> Callable[[], Frame]:
         captured_s, number = self._now(), self._pictures
@@ -140,22 +135,6 @@ class Camera(Source):
                 return Frame(0, name, (), None, captured_s, error=f"picture {name}: {error}")
 
         return make
-
-    def _open(self) -> Grabber | None:
-        try:
-            grabber = self._make()
-        except (OSError, RuntimeError) as error:
-            self._tell(f"cannot be opened ({error})")
-            return None
-        log.info("source %s: reading camera %s", self._table.label, self._table.device)
-        self._told = ""
-        self._opened += 1
-        return grabber
-
-    def _tell(self, what: str) -> None:
-        if what != self._told:
-            log.warning("source %s: camera %s %s; waiting for it", self._table.label, self._table.device, what)
-        self._told = what
 
 
 class OpenCvGrabber:
