@@ -11,12 +11,13 @@ import contextlib
 import logging
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
 
@@ -191,26 +192,20 @@ class Sensors:
             yield from sorted(self._sysfs.glob(pattern))
 
 
-class Watch(threading.Thread):
+class Watch(StoppableThread):
     """Reads the sensors every ``every_s`` seconds beside the frame loop, so that no frame waits for one."""
 
     def __init__(self, sensors: Sensors, *, every_s: float = 2.0) -> None:
-        super().__init__(name="sensors", daemon=True)
+        super().__init__("sensors")
         self.latest = Readings()
         self._sensors = sensors
         self._every_s = every_s
-        self._stopping = threading.Event()
 
     def run(self) -> None:
         """Read until `stop`."""
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             self.latest = self._sensors.read()
-            self._stopping.wait(self._every_s)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopping.set()
-        self.join()
+            self.stopping.wait(self._every_s)
 
 
 def _cpu_times() -> tuple[float, float]:
