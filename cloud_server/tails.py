@@ -7,12 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloud_server.plan_cache import PlanCache
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut, FileRef
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
@@ -22,7 +21,6 @@ from split_model.privacy.codebook_file import Meanings, read_meanings
 from split_model.privacy.packing import packed_bytes
 from split_model.protocol import messages as wire
 
-Array = NDArray[Any]
 #: (bundle identity, op index of the cut, and of a noise-aware tail the per-value epsilon it is for)
 TailId = tuple[str, int, float | None]
 Reason = tuple[wire.RefusalCode, str]

@@ -10,20 +10,18 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.inference.memory import give_back
 from edge_runtime.privacy.release import Release
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut, sha256_of
 from split_model.errors import BadBundleError
 from split_model.interpreter import Interpreter, open_interpreter
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[Any]
 
 _TABLE_BYTES = 2 << 20
 

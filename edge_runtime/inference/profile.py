@@ -6,14 +6,13 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.board.board import Board
 from edge_runtime.inference.heads import Heads
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import OutputError
@@ -21,7 +20,6 @@ from split_model.service.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[Any]
 _WARM_UPS = 2
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import Cut
 from split_model.errors import ConfigError
 from split_model.privacy import CodebookPlan, CodebookRelease, CodebookSpec, NoisePlan, NoiseRelease, NoiseSpec
@@ -66,7 +65,7 @@ class Release:
             self.per_value_epsilon_max = plan.per_value_epsilon_max
             self.whole_input_epsilon = plan.whole_input_epsilon
 
-    def __call__(self, features: Sequence[NDArray[Any]]) -> memoryview:
+    def __call__(self, features: Sequence[Array]) -> memoryview:
         """The payload of one frame, ``payload_bytes`` long whatever the content. Spends the features' arrays."""
         if self._mechanism is not None:
             return self._mechanism(features).data

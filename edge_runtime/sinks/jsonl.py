@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from numpy.typing import NDArray
 
 from edge_runtime.sinks.sink import Sink, SinkTable
+from split_model.arrays import Array
 from split_model.errors import OutputError
 
 
@@ -42,7 +42,7 @@ class JsonLines(Sink):
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}", remedy="set sink.path to a file you can write") from None
 
-    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:  # noqa: ARG002
+    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:  # noqa: ARG002
         """Write one record; `OutputError` where it cannot be written, for example on a full disk."""
         line = memoryview(self._encoder.encode(record) + b"\n")
         written = 0

@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import serial
-from numpy.typing import NDArray
 
 from edge_runtime.board.reconnecting import Reconnecting, reason
 from edge_runtime.sinks.sink import Sink, SinkTable
+from split_model.arrays import Array
 from split_model.errors import ConfigError
 from split_model.service.stoppable_thread import StoppableThread
 
@@ -81,7 +81,7 @@ class SerialLine(Sink):
         self._thread = StoppableThread(f"sink-{table.label}", self._run)
         self._thread.start()
 
-    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:
+    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
         """Queue the line of a frame; never waits."""
         if record["kind"] != "frame":
             return
@@ -195,7 +195,7 @@ def _release(port: Any) -> None:
         port.close()
 
 
-def compact(record: Mapping[str, Any], outputs: Sequence[NDArray[Any]]) -> bytes:
+def compact(record: Mapping[str, Any], outputs: Sequence[Array]) -> bytes:
     """A line as GPS receivers write theirs: ``$``, fields, ``*`` and the XOR of what is between, in hexadecimal.
 
     ``A,name,how,class,score`` with the best class; ``A,name,how,value,...`` with the first values of the first

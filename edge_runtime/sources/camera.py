@@ -14,15 +14,14 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.board.reconnecting import Reconnecting, pause_unless
 from edge_runtime.sources.source import Frame, Policy, Source, SourceTable, Wanted
+from split_model.arrays import Picture
 from split_model.errors import BackendError, BadInputError, ConfigError
 
 _RETRY_S = (0.5, 5.0)
 
-Picture = NDArray[np.uint8]
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
 
 

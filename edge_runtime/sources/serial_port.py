@@ -18,7 +18,8 @@ import msgspec
 
 from edge_runtime.board.reconnecting import Reconnecting, pause_unless, reason
 from edge_runtime.sources.serial_packets import Decoder, Packet
-from edge_runtime.sources.source import Array, Frame, Policy, Source, SourceTable, Wanted
+from edge_runtime.sources.source import Frame, Policy, Source, SourceTable, Wanted
+from split_model.arrays import Array
 from split_model.errors import BadInputError, ConfigError, NotAllowedError
 
 _READ_BYTES = 1 << 16

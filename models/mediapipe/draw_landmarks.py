@@ -16,12 +16,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from split_model.arrays import Array, Picture
 from split_model.bundle import Bundle, Cut, ImagePreprocess
 from split_model.errors import BadInputError, SplitModelError, UsageError
 from split_model.features.picture_files import open_picture
@@ -29,8 +29,6 @@ from split_model.features.preprocess import picture_tensor
 from split_model.interpreter import open_interpreter
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover
 
-Array = NDArray[Any]
-Picture = NDArray[np.uint8]
 #: Left, top and side of a square, in pixels of the photograph.
 Box = tuple[float, float, float]
 

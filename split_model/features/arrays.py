@@ -10,18 +10,17 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
 from split_model.features.picture_files import MAX_PIXELS
 from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
-Array = NDArray[Any]
 _PICTURES, _LABELS = "pictures", "labels"
 #: Labels are looked at so many at a time, before the first sample is read.
 _BLOCK_ROWS = 1 << 16

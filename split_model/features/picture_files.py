@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Picture
 from split_model.bundle.manifest import ImagePreprocess
 from split_model.errors import BackendError, BadInputError, MissingInputError
-
-Picture = NDArray[np.uint8]
 
 #: A board has little memory: larger pictures are refused before they are decoded, as a whole and a side.
 MAX_PIXELS = 64 << 20

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array, Picture
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
-from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, Picture, open_image, pillow
-
-Array = NDArray[Any]
+from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, open_image, pillow
 
 #: Bytes a pixel of the copy that is scaled.
 _IMAGE_BYTES = 4

@@ -7,13 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
+from split_model.arrays import Array
 from split_model.errors import BadInputError
-
-Array = NDArray[Any]
 
 
 def spelled(text: str) -> str:

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BackendError, BadInputError, BadModelError, MissingInputError
 from split_model.interpreter.mapped import Range, mapped_at
-
-Array = NDArray[Any]
 
 #: Backend name -> module of its Interpreter, in order of preference.
 BACKENDS = {

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Manifest, Reference, file_ref
 from split_model.errors import BadBundleError
 from split_model.interpreter import open_interpreter
-from split_model.interpreter.backend import Array
 from split_model.prepare.verify import random_inputs
 
 FILE = "reference.bin"

@@ -17,12 +17,12 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import MAX_GROUPS, MAX_WORDS, Codebook, Cut, TensorSpec
 from split_model.errors import BadBundleError, ConfigError, ProtocolError
 from split_model.privacy.accountant import round_down, round_up
@@ -30,8 +30,6 @@ from split_model.privacy.codebook_file import Finder, Meanings
 from split_model.privacy.events import ResponseEvent
 from split_model.privacy.randomised_response import MAX_EPSILON, RandomisedResponse
 from split_model.privacy.sampler import Entropy
-
-Array = NDArray[Any]
 
 _MECHANISM = b"codebook-response-1"
 

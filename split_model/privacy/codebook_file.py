@@ -18,18 +18,17 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import Codebook, TensorSpec
 from split_model.bundle.store import sha256_of
 from split_model.errors import BadBundleError, BadInputError
 from split_model.features.preprocess import to_real
 from split_model.privacy.layout import channels_of
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 

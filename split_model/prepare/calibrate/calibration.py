@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no stubs
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import ChannelCalibration, TensorSpec
 from split_model.errors import BadInputError, BadModelError, UsageError
 from split_model.features.data import Data
@@ -35,7 +35,6 @@ from split_model.prepare.calibrate.augmentation import DEFAULT_SAMPLES, calibrat
 from split_model.prepare.calibrate.statistics import ChannelStatistics
 from split_model.prepare.outputs import Spread, real_outputs
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
 Progress = Callable[[int, int], None]

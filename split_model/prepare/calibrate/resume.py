@@ -12,11 +12,10 @@ import importlib.metadata
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import ChannelCalibration, Cut
 from split_model.errors import OutputError
 from split_model.interpreter import available_backends
@@ -29,9 +28,7 @@ Found = tuple[ChannelCalibration, ...]
 class KeptCalibration:
     """The folder ``.NAME.calibration`` beside the bundle ``NAME``; `discard` it once the bundle is whole."""
 
-    def __init__(
-        self, target: Path, samples: Sequence[tuple[NDArray[Any], ...]], options: CalibrationOptions
-    ) -> None:
+    def __init__(self, target: Path, samples: Sequence[tuple[Array, ...]], options: CalibrationOptions) -> None:
         self._folder = target.parent / f".{target.name}.calibration"
         digest = hashlib.sha256(repr((options, _versions())).encode())
         for sample in samples:

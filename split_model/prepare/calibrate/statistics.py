@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BadModelError
 from split_model.features.preprocess import to_real
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 _RELATIVE_WIDTH = 1e-3  # of the tensor's median clip width: what a constant channel gets

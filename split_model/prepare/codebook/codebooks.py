@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,7 +25,6 @@ from split_model.prepare.codebook.training import Scores, cluster, learn_words
 from split_model.privacy.codebook import CodebookSpec, expected_share
 from split_model.privacy.codebook_file import Finder, Grouping, Meanings, write
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import Cut, Manifest
 from split_model.errors import BadInputError
 from split_model.features.preprocess import to_real
@@ -17,7 +18,6 @@ from split_model.features.samples import Data
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.privacy.codebook_file import Grouping, check_groups
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 

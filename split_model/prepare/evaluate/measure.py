@@ -37,7 +37,6 @@ from split_model.prepare.evaluate.variants import (
 from split_model.prepare.outputs import Spread, output_weights, real_outputs
 from split_model.privacy import AllocationWish, NoiseSpec, settle
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.evaluation import Mean, Mechanism, Row, Share
 from split_model.errors import BadBundleError, BadInputError
@@ -28,7 +27,6 @@ from split_model.privacy import (
 from split_model.privacy.codebook_file import Finder, Meanings, read_finder, read_meanings
 from split_model.privacy.randomised_response import MAX_EPSILON
 
-Array = NDArray[Any]
 Entropy = Callable[[int], bytes]
 
 _Z95 = 1.959963984540054
