@@ -121,7 +121,7 @@ def self_test(
         knock.close()
         if outcome != "refused":
             raise AccessControlError(
-                f"self-test: a key that is not on the allow-list was {outcome}, not refused; not starting"
+                f"self-test: a key that is not on the allow-list was {outcome}, not refused", remedy="not starting"
             )
         gate.refused.pop(public.decode(), None)
         gate.test_key = public.decode()
@@ -130,7 +130,9 @@ def self_test(
         seen = knock.message_user(router) if outcome == "admitted" else None
         knock.close()
         if seen != gate.test_key:
-            raise AccessControlError(f"self-test: an admitted key was {outcome} and seen as {seen}; not starting")
+            raise AccessControlError(
+                f"self-test: an admitted key was {outcome} and seen as {seen}", remedy="not starting"
+            )
     finally:
         gate.test_key = None
         router.unbind(endpoint)

@@ -127,7 +127,7 @@ def keys_switch(args: argparse.Namespace) -> int:
     from edge_runtime.config import config
     from edge_runtime.daemon.assembly import open_bundle
     from edge_runtime.daemon.greeting import greet
-    from split_model.errors import NotAllowedError
+    from split_model.errors import NotAllowedError, ServerUnreachableError
     from split_model.protocol.keys import read_next, switch_to_next
 
     device = config.load(args.config)
@@ -135,10 +135,9 @@ def keys_switch(args: argparse.Namespace) -> int:
     if not args.untried:
         view = greet(device, open_bundle(device), fresh)
         if not view.up:
-            raise NotAllowedError(
-                f"the key was not switched: the server does not accept the next one ({view.trouble})",
-                remedy="allow it there first, or switch with --untried",
-            )
+            refused = view.trouble.exit_code == NotAllowedError.exit_code
+            error = NotAllowedError if refused else ServerUnreachableError
+            raise error(f"key not switched: {view.trouble_line}")
     switch_to_next(device.device.key)
     print(fresh.public.decode())
     print("restart the program to use it: systemctl restart edge-runtime", file=sys.stderr)

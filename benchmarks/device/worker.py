@@ -81,7 +81,7 @@ def _inputs(bundle: Bundle) -> list[NDArray[Any]]:
 def local(root: str) -> dict[str, Any]:
     """The frame loop, its records and its sink, with no server there, beside `Interpreter.run` in turn."""
     from edge_runtime.inference.profile import Profile, SplitTiming
-    from edge_runtime.link.link_thread import Offload
+    from edge_runtime.link.link_thread import Link
     from edge_runtime.link.transport import Transport
     from edge_runtime.loop.records import Records
     from edge_runtime.loop.runtime import Runtime
@@ -99,15 +99,15 @@ def local(root: str) -> dict[str, Any]:
     public, secret = zmq.curve_keypair()
     pair = KeyPair(public=public, secret=secret)
     transport = Transport("tcp://127.0.0.1:9", keys=pair, server_keys=(public,), max_answer_bytes=1)
-    offload = Offload(transport, DeviceSession(boot_id="0" * 32, software="bench"))
-    offload.start()
+    link = Link(transport, DeviceSession(boot_id="0" * 32, software="bench"))
+    link.start()
     board = RealBoard()
     runtime = Runtime(
         bundle=bundle,
         heads=heads,
         board=board,
         planner=Planner([SplitProfile(bundle.local, 0.02)], local=bundle.local, hysteresis=Hysteresis()),
-        offload=offload,
+        link=link,
         profile=profile,
         boot_id="0" * 32,
         answer_within_s=1.0,
@@ -133,7 +133,7 @@ def local(root: str) -> dict[str, Any]:
             sink.write(record)
         ours_s.append(time.perf_counter() - started_s - sum(bare_s[before:]))
     runtime.close()
-    offload.end()
+    link.end()
     transport.terminate()
     heads.close()
     bare_median_s, ours_median_s = statistics.median(bare_s[20:]), statistics.median(ours_s[20:])

@@ -19,7 +19,7 @@ from edge_runtime.inference import profile as profiles
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import WORTH_IT_S, RestCost, Rests, load_rest, memory_bytes_of
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
 from edge_runtime.loop.records import labels_of
 from edge_runtime.planner.planner import Planner
@@ -49,7 +49,7 @@ def open_bundle(config: Config) -> Bundle:
     if not usable and split != "local":
         raise ConfigError(
             "release.mechanism = 'codebook': no cut of the bundle has a codebook that fits whole_input_epsilon, "
-            "words and groups; prepare it with --codebook, or set planner.split = 'local'"
+            "codewords and groups; prepare it with --codebook, or set planner.split = 'local'"
         )
     if isinstance(split, int) and split not in usable:
         raise ConfigError(f"planner.split = {split}: the bundle offers {usable}, 'local' or 'auto'")
@@ -229,10 +229,10 @@ def say_privacy(config: Config, bundle: Bundle, plans: Plans) -> None:
 def _say_codebook(cut: Cut, plan: CodebookPlan) -> None:
     """Both claims, and beside them what the device could answer by itself."""
     log.info(
-        "cut %d: codebook of %d words, %d groups; per-value and whole-input epsilon %.6g a frame; expected to be "
-        "right %.3f of the time, a lookup on the device itself %.3f (%s)",
+        "cut %d: codebook of %d codewords, %d groups; per-value and whole-input epsilon %.6g a frame; expected to "
+        "be right %.3f of the time, a lookup on the device itself %.3f (%s)",
         cut.index,
-        plan.spec.words,
+        plan.spec.codewords,
         plan.spec.groups,
         plan.whole_input_epsilon,
         expected_share(plan.book, plan.spec.epsilon),
@@ -257,8 +257,8 @@ def make_link(
     closing: contextlib.ExitStack,
     *,
     beat: Callable[[], None] = lambda: None,
-) -> Offload:
-    """The link thread, not started yet; ``closing`` ends its sockets. See `Offload` for ``beat``."""
+) -> Link:
+    """The link thread, not started yet; ``closing`` ends its sockets. See `Link` for ``beat``."""
     transport = Transport(
         config.server.address,
         keys=keys,
@@ -267,4 +267,4 @@ def make_link(
     )
     closing.callback(transport.terminate)
     session = DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}")
-    return Offload(transport, session, beat=beat)
+    return Link(transport, session, beat=beat)

@@ -52,10 +52,10 @@ def run(config: Config, options: Options) -> Report:
 
         def measure_link(samples: Mapping[int, Sample]) -> tuple[LinkFigures, dict[int, float]]:
             boot_id = os.urandom(16).hex()
-            offload = make_link(config, bundle, read_pair(config.device.key), boot_id, closing)
-            offload.start()
-            closing.callback(offload.end)
-            return LinkBench(offload, config.server.address, bundle.identity, boot_id).measure(samples)
+            link = make_link(config, bundle, read_pair(config.device.key), boot_id, closing)
+            link.start()
+            closing.callback(link.end)
+            return LinkBench(link, config.server.address, bundle.identity, boot_id).measure(samples)
 
         report, profile = command.run(parts, options, measure_link, log.info)
     profiles.store(profile_path(config, bundle), profile)

@@ -26,7 +26,7 @@ from edge_runtime.daemon.assembly import (
 from edge_runtime.daemon.handover import Reloader
 from edge_runtime.daemon.opening import open_account
 from edge_runtime.daemon.serving import InForce, Program, Serving
-from edge_runtime.link.link_thread import NOT_YET
+from edge_runtime.link.trouble import Trouble
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.stream import Feed
@@ -123,9 +123,9 @@ def run(
             note=reporter.note,
         )
         # Answers may have come late after the last frame.
-        view = serving.offload.stop()
+        view = serving.link.stop()
         program.counters.link(late=view.late, reconnects=view.reconnects)
-    if view.trouble == NOT_YET:  # any other trouble was told when it came
+    if view.trouble is Trouble.NOT_YET:  # any other trouble was told when it came
         log.warning("%s was not reached before the last frame", serving.config.server.address)
     _say_counters("source", intake.counters_by_source())
     _say_counters("sink", sinks.counters_by_sink())

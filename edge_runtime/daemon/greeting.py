@@ -8,7 +8,8 @@ import time
 
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.assembly import make_link
-from edge_runtime.link.link_thread import NOT_YET, LinkView
+from edge_runtime.link.trouble import Trouble
+from edge_runtime.link.view import LinkView
 from split_model.bundle import Bundle
 from split_model.protocol.keys import KeyPair
 
@@ -19,18 +20,16 @@ _WELCOME_S = 8.0
 def greet(config: Config, bundle: Bundle, keys: KeyPair) -> LinkView:
     """The link after a hello, up or with its trouble; with two server keys, after both were tried."""
     with contextlib.ExitStack() as closing:
-        offload = make_link(config, bundle, keys, os.urandom(16).hex(), closing)
-        offload.start()
-        closing.callback(offload.end)
+        link = make_link(config, bundle, keys, os.urandom(16).hex(), closing)
+        link.start()
+        closing.callback(link.end)
         until_s = time.monotonic() + _WELCOME_S
-        troubles: list[str] = []
         while time.monotonic() < until_s:
-            view = offload.view()
+            view = link.view()
             if view.up and (view.estimate.rtt_s is not None or time.monotonic() > until_s - _WELCOME_S / 2):
                 return view
-            if view.trouble not in ("", NOT_YET) and view.trouble not in troubles:
-                troubles.append(view.trouble)
-            if troubles and len(config.server_keys) == 1:
+            tried = view.trouble not in (Trouble.NONE, Trouble.NOT_YET)
+            if tried and len(config.server_keys) == 1:
                 return view
             time.sleep(0.02)
         return view

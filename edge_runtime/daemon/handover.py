@@ -126,8 +126,8 @@ class Reloader(threading.Thread):
             if started is None:
                 return
             undo.callback(started.abandon)
-            started.offload.wait_until_open()
-            if old.offload.view().up:
+            started.link.wait_until_open()
+            if old.link.view().up:
                 self._wait_for_link(started)
             account.limit(config.limits)
             undo.pop_all()
@@ -140,5 +140,5 @@ class Reloader(threading.Thread):
     def _wait_for_link(self, started: Serving) -> None:
         """So that no frame falls back to this board only because of the reload."""
         until_s = time.monotonic() + _LINK_WITHIN_S
-        while not started.offload.view().up and time.monotonic() < until_s and not self._program.stopped():
+        while not started.link.view().up and time.monotonic() < until_s and not self._program.stopped():
             time.sleep(0.02)

@@ -30,7 +30,8 @@ from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import Rests
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.link_thread import LinkView, Offload
+from edge_runtime.link.link_thread import Link
+from edge_runtime.link.view import LinkView
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.frame_loop import FrameLoop
 from edge_runtime.loop.pipeline import Pipeline
@@ -75,10 +76,11 @@ class Serving:
         self.bundle = bundle
         self.account = account
         self.records = Records(bundle)
-        self.offload: Offload
+        self.link: Link
         self.runtime: FrameLoop
         self._profile = profile
         self._closing = contextlib.ExitStack()
+        self._link_alive = contextlib.ExitStack()
 
     @classmethod
     def start(
@@ -137,8 +139,9 @@ class Serving:
     def close(self) -> LinkView:
         """End the link and everything else; the last view of the link, for its counts."""
         try:
-            return self.offload.stop()
+            return self.link.stop()
         finally:
+            self._link_alive.close()  # it beats no more, and what is closed next may take its time
             self._closing.close()
 
     def abandon(self) -> None:
@@ -159,10 +162,12 @@ class Serving:
         config, bundle, beats = self.config, self.bundle, program.beats
         boot_id = os.urandom(16).hex()
 
-        def beat() -> None:
-            beats.expect(f"the link to {config.server.address}", within_s=program.patience_s)
-
-        self.offload = make_link(config, bundle, keys, boot_id, closing, beat=beat)
+        # During a reload two links live side by side, to the same address.
+        closing.callback(self._link_alive.close)
+        beat = self._link_alive.enter_context(
+            beats.alive(f"the link to {config.server.address}", within_s=program.patience_s)
+        )
+        self.link = make_link(config, bundle, keys, boot_id, closing, beat=beat)
         cpus = os.cpu_count() or 1
         run_s = max(program.patience_s, _STUCK_AFTER * self._profile.local.head_p95_s)
         loop: type[FrameLoop] = Pipeline if config.planner.objective == "throughput" else Runtime
@@ -171,7 +176,7 @@ class Serving:
             heads=heads,
             board=board,
             planner=planner,
-            offload=self.offload,
+            link=self.link,
             profile=self._profile,
             boot_id=boot_id,
             answer_within_s=config.planner.answer_within_s,
@@ -183,13 +188,9 @@ class Serving:
             rests=rests,
             may_hedge=config.planner.hedge,
         )
-        self.offload.start()
-        closing.callback(self._end_link, beats)
+        self.link.start()
+        closing.callback(self.link.end)
         closing.callback(self.runtime.close)
-
-    def _end_link(self, beats: Heartbeats) -> None:
-        self.offload.end()
-        beats.done(f"the link to {self.config.server.address}")
 
 
 class InForce:
@@ -231,7 +232,7 @@ class InForce:
             left, self._turn = self._turn, self.serving
             taken = self._turn
             if left is not None and left is not taken:
-                view = left.offload.view()
+                view = left.link.view()
                 counters.link(late=view.late, reconnects=view.reconnects)
                 counters.next_link()
                 self._retire(left)

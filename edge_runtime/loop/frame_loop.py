@@ -19,8 +19,8 @@ from edge_runtime.inference.heads import Head, Heads
 from edge_runtime.inference.local_runs import LocalRuns
 from edge_runtime.inference.local_tails import Rests
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.link_thread import LinkView, Offload
-from edge_runtime.link.pending import Outcome
+from edge_runtime.link.frame_link import FrameLink, Reservation
+from edge_runtime.link.view import LinkView, Outcome
 from edge_runtime.loop.answers import unpack
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.results import Array, Result, Sent, Step
@@ -60,7 +60,7 @@ class FrameLoop(ABC):
         heads: Heads,
         board: Board,
         planner: Planner,
-        offload: Offload,
+        link: FrameLink,
         profile: Profile,
         boot_id: str,
         answer_within_s: float,
@@ -78,7 +78,7 @@ class FrameLoop(ABC):
         self._heads = heads
         self._board = board
         self._planner = planner
-        self._offload = offload
+        self._link = link
         self._boot_id = boot_id
         self._answer_within_s = answer_within_s
         self._load = load
@@ -166,7 +166,6 @@ class FrameLoop(ABC):
         return self._active
 
     def _head_failed(self, head: Head, error: BackendError) -> None:
-        self._offload.stays()
         self._heads.forget(head.cut.index)
         self._shunned.shun(head.cut.index, f"its head fails: {error}", now_s=self._now())
 
@@ -177,6 +176,7 @@ class FrameLoop(ABC):
         payload: memoryview,
         parts: dict[str, float],
         *,
+        reservation: Reservation,
         expected: Prediction | None,
         beside: bool = False,
     ) -> Sent | None:
@@ -188,12 +188,11 @@ class FrameLoop(ABC):
         self._load.observed(sum(parts.values()), known.head_s + known.release_s, now_s=self._now(), beside=beside)
         if not self._account.charge(cut, frame.subject):
             self.counters.ledger_refused += 1
-            self._offload.stays()
             return None
-        request_id = self._submit(frame, head, payload)
-        return Sent(frame, head, request_id, expected, self._now(), parts)
+        self._submit(frame, head, payload, reservation)
+        return Sent(frame, head, reservation, expected, self._now(), parts)
 
-    def _submit(self, frame: Frame, head: Head, payload: memoryview) -> int:
+    def _submit(self, frame: Frame, head: Head, payload: memoryview, reservation: Reservation) -> int:
         release = head.release
         self.counters.released(
             protected=release.protected,
@@ -213,7 +212,7 @@ class FrameLoop(ABC):
             total_bytes=len(payload),
             due_in_s=max(0.0, due_at_s - self._now()),
         )
-        self._offload.submit(request, payload, due_at_s=due_at_s)
+        reservation.send(request, payload, due_at_s=due_at_s)
         return request.request_id
 
     def _take(self, sent: Sent, outcome: Outcome) -> Result | None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.local_runs import Run
-from edge_runtime.link.link_thread import LinkView
+from edge_runtime.link.frame_link import Reservation
+from edge_runtime.link.view import LinkView
 from edge_runtime.loop.board_thread import BoardThread
 from edge_runtime.loop.capture_thread import Captured
 from edge_runtime.loop.frame_loop import CHECK_EVERY_S, FrameLoop, expected_at
@@ -48,6 +49,7 @@ class _UnderWay:
     frame: Frame
     decision: Decision
     view: LinkView
+    reservation: Reservation
     head: Head | None = None
     made: Future[_Made] | None = None
     sent: Sent | None = None
@@ -80,7 +82,7 @@ class Pipeline(FrameLoop):
 
         What the source raises is raised after the answers of all frames that were captured before.
         """
-        nudge = self._offload.nudge
+        nudge = self._link.nudge
         work = _Work(Captured(frames, nudge), BoardThread(nudge, now=self._now, watch=self._watch))
         try:
             while work.under_way or not work.source.ended:
@@ -94,6 +96,8 @@ class Pipeline(FrameLoop):
             if work.source.error is not None:
                 raise work.source.error
         finally:
+            for one in work.under_way:
+                one.reservation.release()
             work.source.close()
             work.board.close()
 
@@ -114,13 +118,13 @@ class Pipeline(FrameLoop):
     def _accept(self, frame: Frame, work: _Work) -> Step | None:
         """Plan a frame and hand it to the board; the step of one that cannot be worked on."""
         self.counters.frames_in += 1
-        view = self._offload.view()
+        view = self._link.view()
         decision = self._decide(view, frame)
         self.counters.ledger_refused += self._unpaid
         if frame.error:
             return self._step(self._failed(frame, decision, frame.error), decision, view)
-        one = _UnderWay(frame, decision, view, head=self._head_for(decision.split))
-        self._offload.frame(offloaded=one.head is not None)
+        head = self._head_for(decision.split)
+        one = _UnderWay(frame, decision, view, self._link.reserve(offloaded=head is not None), head)
         work.under_way.append(one)
         self._used(self._bundle.local if one.head is None else one.head.cut.index)
         if one.head is None:
@@ -156,9 +160,12 @@ class Pipeline(FrameLoop):
             else:
                 ahead, parts = len(work.on_the_link()), {"head_s": head_s, "release_s": release_s}
                 expected = expected_at(one.decision, one.head.cut.index)
-                one.sent = self._send(one.frame, one.head, payload, parts, expected=expected)
+                one.sent = self._send(
+                    one.frame, one.head, payload, parts, reservation=one.reservation, expected=expected
+                )
                 one.ahead = ahead
             if one.sent is None:
+                one.reservation.release()
                 self._run_here(one, work, first=True)
                 continue
             work.fitting = WINDOW[0] if one.sent.expected is None else window_for(one.sent.expected)
@@ -181,8 +188,8 @@ class Pipeline(FrameLoop):
             if sent is not None and one.local is None and (one.refused or self._is_due(one, sent, work)):
                 self._run_here(one, work, first=True)
             return None
+        one.reservation.release()
         if sent is not None:
-            self._offload.cancel(sent.request_id)
             result.parts |= sent.parts
             if one.local is not None:
                 one.local.cancel()
@@ -190,7 +197,7 @@ class Pipeline(FrameLoop):
 
     def _answered(self, one: _UnderWay, sent: Sent, work: _Work) -> Result | None:
         """The server's answer, None if there is none yet or, ``refused`` from then on, none to be had."""
-        outcome = self._offload.wait(sent.request_id, until_s=-math.inf)
+        outcome = sent.reservation.wait(until_s=-math.inf)
         if outcome is None:
             return None
         if outcome.refusal is not None and outcome.refusal.code == "busy":
@@ -225,12 +232,12 @@ class Pipeline(FrameLoop):
         """The first on the link: from the moment on that it was, it has the link for itself."""
         if one.first_s is None:
             one.first_s = now_s if one.ahead else sent.submitted_s
-        request = sent.in_flight(one.first_s, self._offload.acked_bytes(sent.request_id))
+        request = sent.in_flight(one.first_s, sent.reservation.acked_bytes)
         return replace(request, transfer_s=math.inf)  # when its acknowledgements came is not noted
 
     def _rest(self, work: _Work) -> None:
         """Wait until something can be done: an answer, a frame to take, a deadline to look at."""
-        self._offload.view()  # raises what ended the link thread: nothing would be waited for any more
+        self._link.view()  # raises what ended the link thread: nothing would be waited for any more
         now_s, takes_s = self._now(), self._takes_s(work)
         wanted = takes_s <= now_s
         until_s = now_s + CHECK_EVERY_S if wanted else min(takes_s, now_s + CHECK_EVERY_S)
@@ -238,12 +245,12 @@ class Pipeline(FrameLoop):
         def awake() -> bool:
             return (wanted and work.source.waiting) or any(self._has_news(one) for one in work.under_way)
 
-        self._offload.rest(until_s=until_s, unless=awake)
+        self._link.rest(until_s=until_s, unless=awake)
 
     def _has_news(self, one: _UnderWay) -> bool:
         if any(future is not None and future.done() for future in (one.made, one.local)):
             return True
-        return one.sent is not None and self._offload.has_ended(one.sent.request_id)
+        return one.sent is not None and one.sent.reservation.has_ended
 
 
 def _queued(one: _UnderWay, sent: Sent) -> InFlight:

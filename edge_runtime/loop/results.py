@@ -8,7 +8,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_runtime.inference.heads import Head
-from edge_runtime.link.link_thread import LinkView
+from edge_runtime.link.frame_link import Reservation
+from edge_runtime.link.view import LinkView
 from edge_runtime.loop.counters import How
 from edge_runtime.planner.deadline import InFlight
 from edge_runtime.planner.planner import Decision
@@ -53,7 +54,7 @@ class Sent:
 
     frame: Frame
     head: Head
-    request_id: int
+    reservation: Reservation
     expected: Prediction | None
     submitted_s: float
     parts: dict[str, float]

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.local_runs import Model, Run
-from edge_runtime.link.pending import Outcome
+from edge_runtime.link.frame_link import Reservation
+from edge_runtime.link.view import Outcome
 from edge_runtime.loop.frame_loop import CHECK_EVERY_S, FrameLoop, expected_at
 from edge_runtime.loop.results import Result, Sent, Step
 from edge_runtime.planner.deadline import is_stalled, local_start_s
@@ -31,7 +32,7 @@ class Runtime(FrameLoop):
         """Work through the frames, one at a time; yields after each."""
         for frame in frames:
             self.counters.frames_in += 1
-            view = self._offload.view()
+            view = self._link.view()
             decision = self._decide(view, frame)
             result = self._failed(frame, decision, frame.error) if frame.error else self._answer(frame, decision)
             self.counters.ledger_refused += self._unpaid
@@ -46,21 +47,26 @@ class Runtime(FrameLoop):
         return result
 
     def _one(self, frame: Frame, decision: Decision) -> Result:
-        sent = self._launch(frame, decision)
-        if isinstance(sent, Result):
-            return sent
+        head = self._head_for(decision.split)
+        reservation = self._link.reserve(offloaded=head is not None)
         try:
+            sent = self._launch(frame, decision, head, reservation)
+            if isinstance(sent, Result):
+                return sent
             result = self._await(sent)
         finally:
-            self._offload.cancel(sent.request_id)
+            reservation.release()
         result.parts |= sent.parts
         result.hedged = sent.hedged
         return result
 
-    def _launch(self, frame: Frame, decision: Decision) -> Result | Sent:
-        """Run the head and send its release, or answer here: a release that is likely for nothing is not made."""
-        head = self._head_for(decision.split)
-        self._offload.frame(offloaded=head is not None)
+    def _launch(
+        self, frame: Frame, decision: Decision, head: Head | None, reservation: Reservation
+    ) -> Result | Sent:
+        """Run the head and send its release, or answer here: a release that is likely for nothing is not made.
+
+        Where the frame stays, the link is given back before it is answered.
+        """
         was_local = head is None
         if head is None and (head := self._on_the_way(decision)) is None:
             return self._local(frame)
@@ -70,20 +76,22 @@ class Runtime(FrameLoop):
         except BackendError as error:
             self._head_failed(head, error)
             self._through = None
+            reservation.release()
             return self._local(frame)
         seam = self._at_seam(head, decision, was_local=was_local)
         if not seam.send:
             known_s = self._profile[head.cut.index].head_s
             self._load.observed(head_s, known_s, now_s=self._now(), beside=beside)
-            self._offload.stays()
+            reservation.release()
             return self._local(frame, behind=head, head_s=head_s)
-        if was_local:
-            self._offload.sends()
         self._unpaid = False  # if it is, `_send` says so
         payload, release_s = self._board.run(lambda: head.release(features))
         parts = {"head_s": head_s, "release_s": release_s}
-        sent = self._send(frame, head, payload, parts, expected=seam.expected, beside=beside)
+        sent = self._send(
+            frame, head, payload, parts, reservation=reservation, expected=seam.expected, beside=beside
+        )
         if sent is None:
+            reservation.release()
             return self._local(frame, behind=head, head_s=head_s)
         hedge = decision.hedge if seam.expected is None else seam.expected.hedged
         if hedge and self._behind(head) is not None:
@@ -113,7 +121,7 @@ class Runtime(FrameLoop):
             self._through = head
         if not self._decides_late or decision.seen is None:
             return Seam(send=True, expected=expected_at(decision, cut))
-        now_s, view = self._now(), self._offload.view()
+        now_s, view = self._now(), self._link.view()
         seen = replace(
             decision.seen,
             link=view.estimate,
@@ -154,16 +162,16 @@ class Runtime(FrameLoop):
         left_p95_s = self._local_runs.p95_s * self._left_s(sent.head) / self._local_s()
         start_local_s = local_start_s(request, answer_by_s=answer_by_s, local_p95_s=left_p95_s)
         while now_s < start_local_s:
-            request = replace(request, silent=self._offload.view().estimate.silent_s > 0.0)
+            request = replace(request, silent=self._link.view().estimate.silent_s > 0.0)
             local_s = self._local_runs.wait_s() + self._left_s(sent.head)
             if not self._planner.is_fixed and is_stalled(request, now_s=now_s, local_s=local_s):
                 break
             until_s = min(start_local_s, now_s + CHECK_EVERY_S)
-            outcome = self._offload.wait(sent.request_id, until_s=until_s)
+            outcome = sent.reservation.wait(until_s=until_s)
             if outcome is not None:
                 return outcome
             now_s = self._now()
-            acked_bytes = self._offload.acked_bytes(sent.request_id)
+            acked_bytes = sent.reservation.acked_bytes
             if acked_bytes > request.acked_bytes:
                 request = replace(request, acked_bytes=acked_bytes, progress_s=now_s)
         return None
@@ -171,8 +179,8 @@ class Runtime(FrameLoop):
     def _race(self, sent: Sent) -> Outcome | None:
         """Run the frame here and keep listening: whichever is done first is the answer."""
         finishing = self._start_here(sent)
-        finishing.add_done_callback(lambda _: self._offload.nudge())
-        return self._offload.wait(sent.request_id, until_s=math.inf, unless=finishing.done)
+        finishing.add_done_callback(lambda _: self._link.nudge())
+        return sent.reservation.wait(until_s=math.inf, unless=finishing.done)
 
     def _start_here(self, sent: Sent) -> Future[Run]:
         """Go on here in the background, behind the head if that can be: none has run since."""

@@ -216,10 +216,10 @@ class Reporter(StoppableThread):
 def _link(serving: Serving) -> states.LinkStatus:
     address = serving.config.server.address
     try:
-        view = serving.offload.view()
+        view = serving.link.view()
     except Exception as error:  # noqa: BLE001  what ended the link thread is raised in the frame loop's thread
         return states.LinkStatus(
-            address=address, up=False, hosted=False, trouble=str(error),
+            address=address, up=False, hosted=False, trouble=str(error), trouble_kind="thread_ended",
             uplink_mbit_s=None, rtt_s=None, queue_s=0.0, reconnects=0,
         )  # fmt: skip
     rate = view.estimate.uplink_bytes_s
@@ -227,7 +227,8 @@ def _link(serving: Serving) -> states.LinkStatus:
         address=address,
         up=view.up,
         hosted=any(offer.identity == serving.bundle.identity for offer in view.offers),
-        trouble=view.trouble,
+        trouble=view.trouble_line,
+        trouble_kind=view.trouble.name.lower(),
         uplink_mbit_s=None if rate is None else rate * 8e-6,
         rtt_s=view.estimate.rtt_s,
         queue_s=view.queue_s,

@@ -33,7 +33,7 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
 from edge_runtime.inference.profile import Profile, SplitTiming
-from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
 from edge_runtime.loop.frame_loop import FrameLoop
 from edge_runtime.loop.results import Step
@@ -400,7 +400,8 @@ class Free:
 class ScriptedServer(threading.Thread):
     """The server's protocol session behind a CURVE socket that takes any key; the test says what is answered.
 
-    ``arrived`` and ``cancelled`` collect what came; ``answer`` is called in this thread for each request.
+    ``arrived`` and ``cancelled`` collect what came, ``probed`` counts timed probes; ``answer`` is called in this
+    thread for each request.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -408,6 +409,7 @@ class ScriptedServer(threading.Thread):
         self.public, self._secret = zmq.curve_keypair()
         self.arrived: list[protocol.Arrived] = []
         self.cancelled: list[int] = []
+        self.probed = 0
         self.answer: Callable[[protocol.Arrived], bool] = lambda _: True
         self.admit: protocol.Admission = lambda _: None
         self.versions_refused = False
@@ -478,8 +480,9 @@ class ScriptedServer(threading.Thread):
             )
         replies, events = session.receive([memoryview(part) for part in parts], time.monotonic())
         for reply in replies:
+            self.probed += isinstance(reply, wire.ProbeReply) and reply.timed_bytes > 0
             if self.versions_refused and isinstance(reply, wire.Welcome):
-                text = "this server speaks protocol 9; upgrade the older side"
+                text = "this server speaks protocol 9"
                 reply = wire.Refusal(request_id=None, code="version", text=text)  # noqa: PLW2901
             self._socket.send_multipart([peer, wire.encode(reply)])
         for event in events:
@@ -532,7 +535,7 @@ class Inside:
 
     parts: Parts
     runtime: FrameLoop
-    offload: Offload
+    link: Link
     planner: Forced
     heads: Heads
     transport: Transport
@@ -552,13 +555,13 @@ class Inside:
     def until(self, holds: Callable[[], Any]) -> Any:
         deadline_s = time.monotonic() + PATIENCE_S
         while not (value := holds()):
-            assert time.monotonic() < deadline_s, (self.offload.view(), self.runtime.counters.as_dict())
+            assert time.monotonic() < deadline_s, (self.link.view(), self.runtime.counters.as_dict())
             time.sleep(0.005)
         return value
 
     def connect(self, split: int) -> Inside:
         """Wait for the server and for a head, and want it from now on."""
-        self.until(lambda: self.offload.view().up)
+        self.until(lambda: self.link.view().up)
         self.planner.wanted = split
         if split != self.planner.local:
             self.until(lambda: self.heads.prepared(split))
@@ -566,7 +569,7 @@ class Inside:
 
     def close(self) -> None:
         self.runtime.close()
-        self.offload.end()
+        self.link.end()
         self.transport.terminate()
         self.heads.close()
 
@@ -612,7 +615,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             server_keys=(server_key,),
             max_answer_bytes=1 << 16,
         )
-        offload = Offload(transport, DeviceSession(boot_id="inside", software="test"))
+        link = Link(transport, DeviceSession(boot_id="inside", software="test"))
         board = RealBoard()
         rests = Rests(
             lambda split: load_rest(bundle, split, backend=None, threads=1),
@@ -626,7 +629,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             heads=heads,
             board=board,
             planner=planner,
-            offload=offload,
+            link=link,
             profile=profile,
             boot_id="inside",
             answer_within_s=answer_within_s,
@@ -635,8 +638,8 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             finisher=finisher,
             rests=rests if goes_on else None,
         )
-        offload.start()
-        made.append(Inside(parts, runtime, offload, planner, heads, transport))
+        link.start()
+        made.append(Inside(parts, runtime, link, planner, heads, transport))
         return made[-1]
 
     yield make

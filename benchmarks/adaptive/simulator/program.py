@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +11,7 @@ import msgspec
 
 from benchmarks.adaptive.simulator.board import BackgroundLoads, BackgroundRuns, VirtualBoard
 from benchmarks.adaptive.simulator.clock import Clock
+from benchmarks.adaptive.simulator.link import VirtualLink
 from benchmarks.adaptive.simulator.network import ANSWER_BYTES, Lane, Server, VirtualTransport
 from benchmarks.adaptive.simulator.scene import DOWNLINK_MBIT_S, LOAD_RUNS, LOOP_S, WARM_UP_S, Row, Run, Scene
 from benchmarks.wire.traces import constant
@@ -20,46 +20,17 @@ from edge_runtime.config.config import DeviceTable, PlannerTable
 from edge_runtime.inference.local_tails import RestCost, Rests, memory_bytes_of
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.estimator import LinkEstimator
-from edge_runtime.link.link_thread import Offload
 from edge_runtime.loop.runtime import Runtime
 from edge_runtime.planner.planner import Planner
 from edge_runtime.planner.prediction import SplitProfile
 from edge_runtime.sources import Frame
 from split_model.bundle.manifest import TensorSpec
 from split_model.protocol import messages as wire
-from split_model.protocol.device import DeviceSession
 
 #: As the program is shipped: only the deadline is the scene's own.
 DEFAULTS = PlannerTable()
 HEDGED = PlannerTable(hedge=True)
 REST_MEMORY_MB = next(f.default for f in msgspec.structs.fields(DeviceTable) if f.name == "rest_memory_mb")
-
-
-class _Offload(Offload):
-    """The link thread without a thread: it takes a turn whenever something happens, as its poll would."""
-
-    def __init__(self, transport: VirtualTransport, *, clock: Clock, estimator: LinkEstimator) -> None:
-        session = DeviceSession(boot_id="1" * 32, software="simulator")
-        super().__init__(cast(Any, transport), session, now=clock.now, estimator=estimator)
-        self._clock = clock
-        self._timer = 0
-        transport.woken = self.turn
-        transport.open()
-        clock.at(0.0, self.turn)
-
-    def turn(self) -> None:
-        """What the link thread does between two waits, and its next turn after the poll's time-out."""
-        self._turn()
-        self._run_commands()
-        self._send_all()
-        self._timer += 1
-        timer = self._timer
-        self._clock.at(self._clock.now_s + self._timeout_s(), lambda: self.turn() if timer == self._timer else None)
-
-    def wait(self, request_id: int, *, until_s: float, unless: Callable[[], bool] = lambda: False) -> Any:
-        """Time passes until there is an outcome."""
-        self._clock.run_until(until_s, lambda: request_id in self._outcomes or unless())
-        return super().wait(request_id, until_s=self._clock.now_s, unless=unless)
 
 
 class _Whole:
@@ -173,7 +144,6 @@ def run_program(
     rests: bool = True,
 ) -> Run:
     """The device program's own loop over the scene's frames; without ``rests`` local runs always begin anew."""
-    random.seed(0)  # the pause before a reconnection has jitter
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
     up = Lane(clock, scene.link, scene.one_way_s, burst_bytes=scene.burst_bytes)
@@ -190,7 +160,7 @@ def run_program(
         heads=cast(Any, heads),
         board=board,
         planner=planner,
-        offload=_Offload(transport, clock=clock, estimator=estimator or LinkEstimator()),
+        link=VirtualLink(transport, clock=clock, estimator=estimator or LinkEstimator()),
         profile=scene.profile,
         boot_id="1" * 32,
         answer_within_s=scene.answer_within_s,

@@ -64,12 +64,12 @@ class Served:
 def serve(rig: Any) -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
-    def start(account: Account | None = None) -> Served:
+    def start(account: Account | None = None, beats: Heartbeats | None = None) -> Served:
         config = load(rig.configure(planner_split="local", device_state=str(rig.folder / "state")))
         bundle = open_bundle(config)
         plans = make_plans(config, bundle)
         passed_s = [0.0]
-        beats = Heartbeats(now=lambda: passed_s[0])
+        beats = beats or Heartbeats(now=lambda: passed_s[0])
         program = Program(Counters(), beats, 1.0, lambda: False, lambda _: None)
         reporter = Reporter(None, config=Path(), notifier=Notifier(), beats=beats, stopped=lambda: False)
         account = account or open_account(config, plans, now=system_now())
@@ -107,6 +107,42 @@ def test_a_link_that_cannot_open_is_not_put_in_force(serve: Callable[..., Served
     assert threads() == running
     assert served.reload(served.config) == ""
     assert served.in_force.serving is not before
+
+
+class Noting(Heartbeats):
+    """Notes what beats and what is over, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected: set[str] = set()
+        self.over: list[str] = []
+
+    def expect(self, name: str, *, within_s: float) -> None:
+        super().expect(name, within_s=within_s)
+        self.expected.add(name)
+
+    def done(self, name: str) -> None:
+        super().done(name)
+        self.over.append(name)
+
+
+def test_the_link_before_a_reload_does_not_end_the_watch_over_the_one_after_it(
+    serve: Callable[..., Served],
+) -> None:
+    """Both are links to one server, and for a while both are alive."""
+    beats = Noting()
+    served = serve(beats=beats)
+    before = served.in_force.serving
+    assert served.reload(served.config) == ""
+    links = {name for name in beats.expected if name.startswith("the link to")}
+    assert len(links) == 2
+    assert served.in_force.serving is not before
+    served.in_force.take_turn(served.program.counters)  # from here on the one before is closed
+    until_s = time.monotonic() + 30.0
+    while not (ended := links.intersection(beats.over)):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    assert len(ended) == 1
 
 
 def unmeasured(*_: Any, progress: Callable[[str], None], **__: Any) -> None:
@@ -153,7 +189,7 @@ class Closing:
 
     def __init__(self) -> None:
         self.closed = 0
-        self.offload = self
+        self.link = self
 
     def view(self) -> Any:
         return self

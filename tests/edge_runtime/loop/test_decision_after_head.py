@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,15 +79,17 @@ def test_a_frame_that_stays_at_the_seam_leaves_the_link_to_probes(scripted: Any,
     assert (result.how, result.split, planned.asked) == ("local", device.planner.local, [(2, False)])
     answers_as_the_whole_model(device, frame, result.outputs)
     assert (scripted.arrived, device.runtime.counters.releases) == ([], 0)
-    assert device.offload._meter.probe_due_s(time.monotonic()) < math.inf
+    before = scripted.probed
+    device.until(lambda: scripted.probed > before)
 
 
-def test_a_frame_that_is_not_paid_for_leaves_the_link_to_probes(seeing: Any) -> None:
+def test_a_frame_that_is_not_paid_for_leaves_the_link_to_probes(scripted: Any, seeing: Any) -> None:
     purse = Purse(frozenset({2}))
     device = seeing(account=purse).device
     purse.charge = lambda cut, subject: False  # type: ignore[method-assign]
     assert device.step().result.how == "local"
-    assert device.offload._meter.probe_due_s(time.monotonic()) < math.inf
+    before = scripted.probed
+    device.until(lambda: scripted.probed > before)
     assert device.runtime.counters.ledger_refused == 1
 
 

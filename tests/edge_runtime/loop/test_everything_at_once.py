@@ -81,8 +81,8 @@ def test_each_frame_has_one_answer_and_it_is_its_own(
         time.sleep(chance.choice([0.0, 0.0, 0.02]))
         return features(head, inputs)
 
-    def noted(frame: Frame, head: Head, payload: memoryview) -> Any:
-        request_id = submit(frame, head, payload)
+    def noted(frame: Frame, head: Head, payload: memoryview, reservation: Any) -> Any:
+        request_id = submit(frame, head, payload, reservation)
         sent[request_id] = frame, head
         return request_id
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.inference.heads import Head
+from edge_runtime.link.trouble import Trouble
 from edge_runtime.sources import Frame
 from split_model.errors import BackendError, BadModelError, ConfigError
 from split_model.interpreter import open_interpreter
@@ -34,7 +35,7 @@ def test_two_hundred_forced_moves_under_load(rig: Any, inside: Any, parts: Any) 
     server.allow("device", keys.public)
     device = inside(server.address, server.key, keys=keys, memory_bytes=1)
     whole = open_interpreter(parts.model)
-    device.until(lambda: device.offload.view().up)
+    device.until(lambda: device.link.view().up)
     hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         hows: dict[str, int] = {}
@@ -90,7 +91,7 @@ def test_late_answer_is_counted_and_dropped(scripted: Any, inside: Any) -> None:
     assert step.result.how == "fallback"
     assert step.result.outputs[0].tobytes() != scripted.outputs.tobytes()
     scripted.do(lambda: scripted.send_answer(1))
-    device.until(lambda: device.offload.view().late == 1)
+    device.until(lambda: device.link.view().late == 1)
     scripted.answer = lambda _: True
     device.step()
     assert device.runtime.counters.as_dict()["frames_in"] == 2
@@ -106,7 +107,7 @@ def test_answer_that_comes_twice_answers_once(scripted: Any, inside: Any) -> Non
 
     scripted.answer = twice
     assert [device.step().result.how for _ in range(3)] == ["offloaded"] * 3
-    device.until(lambda: device.offload.view().late == 3)
+    device.until(lambda: device.link.view().late == 3)
 
 
 @pytest.mark.parametrize("code", ["unknown_bundle", "unknown_cut", "unknown_release", "size", "failed", "protocol"])
@@ -135,17 +136,17 @@ def test_passing_refusal_is_tried_again(scripted: Any, inside: Any, code: Any) -
 def test_server_of_another_version_is_named(scripted: Any, inside: Any, caplog: Any) -> None:
     scripted.versions_refused = True
     device = inside(scripted.address, scripted.public)
-    device.until(lambda: "upgrade the older side" in device.offload.view().trouble)
+    device.until(lambda: device.link.view().trouble is Trouble.OTHER_VERSION)
     assert device.step().result.how == "local"
     scripted.versions_refused = False
-    device.until(lambda: device.offload.view().up)
+    device.until(lambda: device.link.view().up)
     assert sum("upgrade the older side" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_server_without_our_bundle_is_named_once(scripted: Any, inside: Any, caplog: Any) -> None:
     scripted.offers = ()
     device = inside(scripted.address, scripted.public)
-    device.until(lambda: device.offload.view().up)
+    device.until(lambda: device.link.view().up)
     device.planner.wanted = 2
     assert [device.step().result.how for _ in range(3)] == ["local"] * 3
     assert sum("does not host bundle" in record.getMessage() for record in caplog.records) == 1
@@ -222,7 +223,7 @@ def test_unreadable_sample_is_a_failed_frame(scripted: Any, inside: Any) -> None
 
 def test_link_thread_that_dies_is_not_missed(inside: Any) -> None:
     device = inside("tcp://*:5555", b"a" * 40)
-    device.offload.join()
+    device.link.join()
     with pytest.raises(ConfigError, match=r"server\.address"):
         device.step()
 
@@ -232,10 +233,7 @@ def test_memory_of_requests_is_given_back(scripted: Any, inside: Any) -> None:
     scripted.answer = lambda arrived: arrived.request.request_id % 3 == 0
     for _ in range(60):
         device.step()
-    session, mailbox = device.offload._session, device.offload._mailbox
-    device.until(lambda: session.open_requests == 0)
-    assert mailbox.outcomes == {}
-    assert mailbox._open == {}
+    assert device.link.pending == 0
 
 
 @pytest.mark.parametrize(
