@@ -137,7 +137,7 @@ def keys_switch(args: argparse.Namespace) -> int:
         if not view.up:
             refused = view.trouble.exit_code == NotAllowedError.exit_code
             error = NotAllowedError if refused else ServerUnreachableError
-            raise error(f"key not switched: {view.trouble_line}")
+            raise error(f"key not switched: {view.problem}", remedy=view.remedy)
     switch_to_next(device.device.key)
     print(fresh.public.decode())
     print("restart the program to use it: systemctl restart edge-runtime", file=sys.stderr)

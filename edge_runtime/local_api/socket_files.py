@@ -91,4 +91,6 @@ def _group_id(group: str | None, where: str) -> int | None:
     try:
         return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise ConfigError(f"{where}: there is no group {group!r} on this machine") from None
+        raise ConfigError(
+            f"{where}: there is no group {group!r} on this machine", remedy="make it, or name another"
+        ) from None

@@ -51,7 +51,8 @@ class SocketTable(SourceTable, frozen=True, tag="socket"):
         needed = max(spec.nbytes for spec in wanted.inputs)
         if self.max_tensor_bytes < needed:
             raise ConfigError(
-                f"source {self.label}: max_tensor_bytes = {self.max_tensor_bytes}, the model's input has {needed}"
+                f"source {self.label}: max_tensor_bytes = {self.max_tensor_bytes}, the model's input has {needed}",
+                remedy="set that or more, or leave it out",
             )
         room = self.room(wanted)
         if room.queue_bytes < (largest := room.needed(self.max_tensor_bytes)):

@@ -50,6 +50,10 @@ class Outgoing:
         self.sent_bytes += len(chunk)
         return offset, chunk
 
+    def unsend(self, chunk: memoryview) -> None:
+        """Take back the chunk that `next_chunk` just gave: the socket did not take it."""
+        self.sent_bytes -= len(chunk)
+
     def acknowledge(self, received_bytes: int) -> None:
         """Note the bytes that arrived; `ProtocolError` for an acknowledgement of more than was sent."""
         if received_bytes > self.sent_bytes:

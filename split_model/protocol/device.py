@@ -253,7 +253,7 @@ class DeviceSession:
 
     def receive(self, frames: list[memoryview], now_s: float) -> list[Event]:
         """One message from the server. Raises `ProtocolError` for one that breaks the protocol."""
-        if not 1 <= len(frames) <= 2:
+        if not 1 <= len(frames) <= wire.MAX_FRAMES:
             raise ProtocolError(f"message of {len(frames)} frames from the server")
         message = wire.decode_from_server(frames[0])
         if isinstance(message, wire.Answer):

@@ -19,6 +19,8 @@ from split_model.privacy import CodebookSpec, NoiseSpec
 #: The protocol versions this code speaks, best first.
 VERSIONS = (1,)
 
+#: No message has more frames than this.
+MAX_FRAMES = 2
 #: No header is larger than this.
 MAX_HEADER_BYTES = 64 << 10
 #: So much of a peer's text is repeated in a log.
