@@ -185,7 +185,7 @@ def self_test(
         knock.close()
         if outcome != "refused":
             raise AccessControlError(
-                f"self-test: a key that is not on the allow-list was {outcome}, not refused", remedy="not starting"
+                f"self-test: a key that is not on the allow-list was {outcome}, not refused; not starting"
             )
         gate.refused.pop(public.decode(), None)
         gate.test_key = public.decode()
@@ -194,13 +194,11 @@ def self_test(
         seen, routing_id = knock.message_user(router) if outcome == "admitted" else (None, b"")
         knock.close()
         if seen != gate.test_key:
-            raise AccessControlError(
-                f"self-test: an admitted key was {outcome} and seen as {seen}", remedy="not starting"
-            )
+            raise AccessControlError(f"self-test: an admitted key was {outcome} and seen as {seen}; not starting")
         if not connections.issued_to(routing_id, gate.test_key):
             raise AccessControlError(
-                f"self-test: libzmq {zmq.zmq_version()} let a peer choose its own routing id",
-                remedy=("not starting: install the pyzmq version that this release names"),
+                f"self-test: libzmq {zmq.zmq_version()} let a peer choose its own routing id; not starting",
+                remedy="install the pyzmq version that this release names",
             )
     finally:
         gate.test_key = None

@@ -93,7 +93,7 @@ class IoBarrier:
         self.up = False
         self.raise_()
         if not self.socket.poll(_BARRIER_MS) or not self.passed():
-            raise AccessControlError("libzmq's I/O thread does not answer", remedy="not starting")
+            raise AccessControlError("libzmq's I/O thread does not answer; not starting")
 
     def raise_(self) -> None:
         """Ask the I/O thread to pass by."""
