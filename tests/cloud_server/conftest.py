@@ -43,7 +43,10 @@ PATIENCE_S = 20.0
 
 
 def dense_model(weights: list[np.ndarray]) -> bytes:
-    """FULLY_CONNECTED layers, one a weight matrix [out, in], as a .tflite; ReLU after all but the ten-wide one."""
+    """FULLY_CONNECTED layers, one a weight matrix [out, in], as a .tflite; ReLU after all but the ten-wide one.
+
+    A matrix that is in the list again is stored once.
+    """
     model, graph = schema.ModelT(), schema.SubGraphT()
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
@@ -61,10 +64,13 @@ def dense_model(weights: list[np.ndarray]) -> bytes:
         graph.tensors.append(made)
         return len(graph.tensors) - 1
 
+    stored: dict[int, int] = {}
     last = first = tensor("in", (1, weights[0].shape[1]))
     for number, matrix in enumerate(weights):
         operator = schema.OperatorT()
-        operator.inputs = [last, tensor(f"weights{number}", matrix.shape, matrix)]
+        if id(matrix) not in stored:
+            stored[id(matrix)] = tensor(f"weights{number}", matrix.shape, matrix)
+        operator.inputs = [last, stored[id(matrix)]]
         last = tensor(f"out{number}", (1, matrix.shape[0]))
         operator.outputs = [last]
         operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
@@ -197,7 +203,7 @@ class Device:
             assert time.monotonic() < deadline_s, (self.events, self.monitored, self.session.state)
             self.step()
 
-    def step(self) -> None:
+    def step(self, *, wait_ms: int = 5) -> None:
         while event := self.next_event():
             self._transport(event)
         while self.socket.poll(0, zmq.POLLOUT):
@@ -205,7 +211,7 @@ class Device:
             if frames is None:
                 break
             self.socket.send_multipart([part for part in frames if part is not None])
-        if self.socket.poll(5):
+        if self.socket.poll(wait_ms):
             parts = [memoryview(part) for part in self.socket.recv_multipart()]
             self.events += self.session.receive(parts, time.monotonic())
 

@@ -18,7 +18,8 @@ from zmq.utils.monitor import recv_monitor_message
 from cloud_server import allow_list
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import BURST_BYTES
-from split_model.protocol.device import Answered, Refused, State
+from split_model.protocol.device import Answered, Refused
+from split_model.protocol.device_states import State
 from split_model.protocol.keys import KeyPair
 
 TOTAL = 4 * 2048
