@@ -12,14 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Protocol
 
 from edge_runtime.board.board import Board
+from split_model.arrays import Array
 from split_model.errors import BackendError
 
-Array = NDArray[Any]
 Run = tuple[list[Array], float]
 
 

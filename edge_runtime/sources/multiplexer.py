@@ -12,8 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from edge_runtime.sources.source import Answer, Frame, Source
+from split_model.service.stoppable_thread import STOP_S, StoppableThread
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Intake:
         self._turn: deque[_Lane] = deque(self._lanes.values())
         self._error: BaseException | None = None
         self._closed = False
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[str, StoppableThread] = {}
         self._index = 0
 
     @property
@@ -82,23 +84,23 @@ class Intake:
             yield from self._straight(lanes[0])
             return
         for lane in lanes:
-            thread = threading.Thread(target=self._run, args=(lane,), name=f"source-{lane.name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads[lane.name] = StoppableThread(f"source-{lane.name}", partial(self._run, lane))
+            self._threads[lane.name].start()
         while (taken := self._take()) is not None:
             yield self._finished(*taken)
         if self._error is not None:
             raise self._error
 
-    def close(self) -> None:
-        """End the threads, whatever still waits, and close the sources."""
+    def close(self, timeout_s: float = STOP_S) -> None:
+        """End the threads, whatever still waits, and close the sources, but for those whose thread hangs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        deadline_s = time.monotonic() + timeout_s
         for lane in self._lanes.values():
-            lane.source.close()
+            thread = self._threads.get(lane.name)
+            if thread is None or thread.stop(deadline_s - time.monotonic()):
+                lane.source.close()
 
     def _straight(self, lane: _Lane) -> Iterator[Frame]:
         for item in lane.source.frames(self._must_end):

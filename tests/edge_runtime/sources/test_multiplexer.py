@@ -181,3 +181,25 @@ def test_every_frame_is_handed_out_or_counted_as_dropped(shapes: list[tuple[str,
         assert handed[name] == sorted(set(handed[name]))
         if sources[name].policy == "all":
             assert counters["dropped_by_policy"] == 0
+
+
+class Stuck(Scripted):
+    """Does not look whether it is to end."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.release = threading.Event()
+
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Any]:
+        self.release.wait()
+        yield from ()
+
+
+def test_a_source_that_hangs_keeps_nobody_from_ending(caplog: pytest.LogCaptureFixture) -> None:
+    stuck, good = Stuck(), Scripted(["a", "b"], ends=False)
+    intake = make({"stuck": stuck, "good": good})
+    assert next(iter(intake)).name == "a"
+    intake.close(timeout_s=0.2)
+    assert (good.closed, stuck.closed) == (True, False)  # what a thread still uses stays open
+    assert "thread source-stuck does not end" in caplog.text
+    stuck.release.set()
