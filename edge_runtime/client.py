@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_runtime.local_api import framing
 from edge_runtime.local_api.connection import Connection, LostError, NoAnswerError
+from edge_runtime.local_api.replies import BusyError, Description, RefusedError, TensorHeader
 from edge_runtime.local_api.tensors import Spec, nbytes_of, specs_of, tensors_of, values_of
-from split_model.errors import BadInputError, NotAllowedError, ProtocolError, SplitModelError
+from split_model.errors import BadInputError, NotAllowedError, ProtocolError
 
 __all__ = [
     "Answer", "BusyError", "Client", "Description", "LostError", "NoAnswerError", "NotAllowedError", "RefusedError",
@@ -32,43 +33,6 @@ __all__ = [
 ]  # fmt: skip
 
 _RETRY_S = 0.05
-
-
-class RefusedError(SplitModelError):
-    """The device program does not answer this submission. ``code`` as in docs/local-socket.md; ``id`` of which."""
-
-    def __init__(self, id_: int | None, code: str, text: str) -> None:
-        super().__init__(f"{code}: {text}")
-        self.code = code
-        self.id = id_
-
-
-class BusyError(RefusedError):
-    """Too many submissions or connections are there already; try again later."""
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """Element type and shape of an input or output."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Description:
-    """The model's inputs and outputs. ``pictures``: it takes one uint8 [height, width, channels] as well.
-
-    ``queue_frames`` may wait in all, ``client_frames`` of one client; no tensor may exceed ``max_tensor_bytes``.
-    """
-
-    model: str
-    inputs: tuple[TensorHeader, ...]
-    outputs: tuple[TensorHeader, ...]
-    pictures: bool
-    queue_frames: int
-    client_frames: int
-    max_tensor_bytes: int
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Ours(threading.Thread):
 
 
 class Echo(threading.Thread):
-    """The peer: a Unix stream alone, whose server sends back so many bytes, so many times."""
+    """The peer: a Unix stream alone, whose server echoes a fixed number of bytes, a fixed number of times."""
 
     def __init__(self, path: Path, nbytes: int) -> None:
         super().__init__()

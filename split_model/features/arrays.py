@@ -22,7 +22,7 @@ from split_model.features.preprocess import check_preprocess, picture_tensor, to
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
 _PICTURES, _LABELS = "pictures", "labels"
-#: Labels are looked at so many at a time, before the first sample is read.
+#: Labels are checked in groups of this size, before the first sample is read.
 _BLOCK_ROWS = 1 << 16
 # What NumPy was seen to raise on damaged headers, and zipfile on damaged members.
 _HEADER_ERRORS = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, tokenize.TokenError)
@@ -186,7 +186,7 @@ def _check_pictures(path: Path, member: _Member, spec: TensorSpec) -> None:
             f"{path}: {member.name!r} is {member.dtype}{list(member.shape)}, "
             f"expected uint8[samples, height, width, {channels}]"
         )
-    if math.prod(member.shape[1:3]) > MAX_PIXELS:  # what is compressed well may claim to be of any size
+    if math.prod(member.shape[1:3]) > MAX_PIXELS:  # a well compressed member may claim any size
         height, width = member.shape[1:3]
         raise BadInputError(
             f"{path}: pictures of {height} x {width} are over {MAX_PIXELS >> 20} megapixels",

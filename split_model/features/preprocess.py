@@ -58,7 +58,7 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
 
     ``picture`` is uint8 [height, width, 3] (or [height, width] or [height, width, 1] for grey), in
     the order of colours RGB as cameras and files give it; the result has ``spec``'s shape and dtype.
-    `BadInputError` for what is no such picture, or is so long and narrow that it cannot be scaled.
+    `BadInputError` for anything else, or for a picture too long and narrow to scale.
     """
     check_preprocess(preprocess, spec)
     channels = spec.shape[-1]

@@ -151,7 +151,7 @@ class DeviceSession:
             self._control.append((wire.encode(wire.Cancel(request_id=request_id)), None))
 
     def probe(self, total_bytes: int) -> None:
-        """Queue a probe of so many content-free bytes; 0 is a ping."""
+        """Queue a probe of ``total_bytes`` content-free bytes; 0 is a ping."""
         if self.state is State.READY:
             self._probes[self._next_probe_id] = OpenProbe(
                 total_bytes, None, Outgoing(memoryview(bytes(total_bytes)))
@@ -231,7 +231,7 @@ class DeviceSession:
                 return []
         elif message.code == "hello_first":
             # While greeting, this answers a message from before our hello: a second hello would make a second
-            # welcome, and the server would throw away what it got between the two.
+            # welcome, and the server would drop everything between the two.
             greeting = self.state is State.GREETING
             self._step(Input.HELLO_FIRST)
             if greeting:

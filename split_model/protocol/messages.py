@@ -148,7 +148,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
 
 
 class Ack(_Message, frozen=True, tag="ack"):
-    """Server: so many bytes of this request have arrived."""
+    """Server: the number of bytes of this request that have arrived."""
 
     request_id: Id
     received_bytes: Size
@@ -210,7 +210,7 @@ def encode(message: FromDevice | FromServer) -> bytes:
 
 
 def decode_from_device(header: bytes | memoryview) -> FromDevice:
-    """Validate a header that a device sent; `ProtocolError` says what is wrong with it."""
+    """Validate a header that a device sent; `ProtocolError` names the mistake."""
     _check_length(header)
     try:
         return _from_device.decode(header)
@@ -219,7 +219,7 @@ def decode_from_device(header: bytes | memoryview) -> FromDevice:
 
 
 def decode_from_server(header: bytes | memoryview) -> FromServer:
-    """Validate a header that a server sent; `ProtocolError` says what is wrong with it."""
+    """Validate a header that a server sent; `ProtocolError` names the mistake."""
     _check_length(header)
     try:
         return _from_server.decode(header)

@@ -678,6 +678,7 @@ print(sorted(name for name in sys.modules if name.startswith(("edge_runtime.", "
             "edge_runtime.local_api",
             "edge_runtime.local_api.connection",
             "edge_runtime.local_api.framing",
+            "edge_runtime.local_api.replies",
             "edge_runtime.local_api.tensors",
             "split_model.errors",
         ]
