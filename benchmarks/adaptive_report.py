@@ -30,7 +30,7 @@ _OTHERS = {
 }
 LEGEND = """\
 mean/p95 latency in ms; x: ours over the oracle's; * the oracle uses three or more splits, each for a tenth or more
-hedged: ours with planner.hedge = true; anew: with device.rest_memory_mb = 0, local runs begin anew;
+hedged: ours with planner.hedge = true; anew: with device.local_tail_memory_mb = 0, local runs begin anew;
 knowing, sees: ours, knowing the present capacity, or the mean of the time to come; last, static: ours,
 believing the newest sample, or one measured at the start; perfect rate: knows the present capacity, hysteresis,
 no local rescue;

@@ -32,7 +32,7 @@ from split_model.protocol.device import DeviceSession
 #: As the program is shipped: only the deadline is the scene's own.
 DEFAULTS = PlannerTable()
 HEDGED = PlannerTable(hedge=True)
-REST_MEMORY_MB = next(f.default for f in msgspec.structs.fields(DeviceTable) if f.name == "rest_memory_mb")
+LOCAL_TAIL_MEMORY_MB = next(f.default for f in msgspec.structs.fields(DeviceTable) if f.name == "local_tail_memory_mb")
 
 
 class _Offload(Offload):
@@ -128,7 +128,7 @@ def _rests(scene: Scene, board: VirtualBoard, heads: _Heads) -> Rests:
         lambda split: _Whole(board, costs[split].seconds),
         costs,
         whole=heads.whole,
-        memory_bytes=int(REST_MEMORY_MB * 1e6),
+        memory_bytes=int(LOCAL_TAIL_MEMORY_MB * 1e6),
         loader=BackgroundLoads(board.clock, each_s=LOAD_RUNS * whole_s),
         now=board.clock.now,
     )

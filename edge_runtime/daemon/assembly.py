@@ -104,7 +104,7 @@ def make_heads(config: Config, bundle: Bundle, plans: Plans, *, loader: Executor
 
 def make_rests(config: Config, bundle: Bundle, heads: Heads, profile: Profile, loader: Executor) -> Rests | None:
     """What is left behind each head, loaded by ``loader``; None where the board decides nothing late."""
-    memory_bytes = int(config.device.rest_memory_mb * 1e6)
+    memory_bytes = int(config.device.local_tail_memory_mb * 1e6)
     planner, whole_s = config.planner, profile.local.head_s
     if planner.split != "auto" or planner.objective != "latency" or whole_s < WORTH_IT_S or memory_bytes == 0:
         return None

@@ -41,11 +41,17 @@ def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Ite
     yield _software()
     loaded: list[tuple[Config, Layers]] = []
 
+    old_names: list[str] = []
+
     def load() -> str:
-        loaded.append(configuration.load_layers(path))
+        loaded.append(configuration.load_layers(path, warn=old_names.append))
         return ", ".join(map(str, loaded[0][1].files))
 
-    yield attempt("config", load)
+    finding = attempt("config", load)
+    yield finding
+    for text in old_names:
+        problem, _, remedy = text.partition("; ")
+        yield warning("config", problem, remedy)
     if not loaded:
         yield from _of_the_board()
         return
