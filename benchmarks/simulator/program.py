@@ -32,7 +32,9 @@ from split_model.protocol.device import DeviceSession
 #: As the program is shipped: only the deadline is the scene's own.
 DEFAULTS = PlannerTable()
 HEDGED = PlannerTable(hedge=True)
-LOCAL_TAIL_MEMORY_MB = next(f.default for f in msgspec.structs.fields(DeviceTable) if f.name == "local_tail_memory_mb")
+LOCAL_TAIL_MEMORY_MB = next(
+    f.default for f in msgspec.structs.fields(DeviceTable) if f.name == "local_tail_memory_mb"
+)
 
 
 class _Offload(Offload):

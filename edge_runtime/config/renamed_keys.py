@@ -34,6 +34,7 @@ def with_new_names(layers: Layers, renamed: Mapping[str, str] = RENAMED) -> tupl
 
     Raises:
         ConfigError: A table has a key under both names.
+
     """
     tree, origins = copy.deepcopy(layers.tree), dict(layers.origins)
     warnings = []

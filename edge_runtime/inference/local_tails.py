@@ -16,8 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_runs import Model
 from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.profile import Profile
 from edge_runtime.planner.prediction import SplitProfile
 from split_model.bundle import Bundle, sha256_of
 from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
@@ -116,6 +118,34 @@ def memory_bytes_of(tail_bytes: int, features_bytes: int) -> int:
     EfficientNet-Lite0 (5 to 18 MB of file): 10 to 40 MB measured.
     """
     return int(2.1 * tail_bytes) + 4 * features_bytes
+
+
+def open_tails(
+    bundle: Bundle,
+    heads: Heads,
+    profile: Profile,
+    *,
+    backend: str | None,
+    threads: int,
+    memory_bytes: int,
+    loader: Executor,
+) -> Rests | None:
+    """The local tails of a bundle; None where they are worth nothing: no memory for them, or a fast board."""
+    whole_s = profile.local.head_s
+    if whole_s < WORTH_IT_S or memory_bytes == 0:
+        return None
+    head_s = {timing.split: timing.head_s for timing in profile.splits}
+    costs = {
+        cut.index: RestCost(
+            memory_bytes_of(cut.tail.size_bytes, cut.raw_bytes), max(0.0, whole_s - head_s[cut.index])
+        )
+        for cut in bundle.manifest.cuts
+    }
+
+    def load(split: int) -> Interpreter:
+        return load_rest(bundle, split, backend=backend, threads=threads)
+
+    return Rests(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
 
 
 def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) -> Interpreter:
