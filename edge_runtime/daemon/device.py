@@ -79,7 +79,7 @@ class Device:
         """
         plan = Plan.of(config)
         if replaces is None:
-            plan.check_rim()
+            plan.check()
         else:
             refuse_what_cannot_change(replaces.plan, plan)
         keys = plan.read_keys()

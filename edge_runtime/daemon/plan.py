@@ -23,6 +23,7 @@ from split_model import evaluation
 from split_model.bundle import Bundle
 from split_model.config import as_plain
 from split_model.errors import ConfigError
+from split_model.interpreter import choose_backend
 from split_model.protocol.keys import KeyPair, read_pair
 
 #: Tables and keys that belong to the start: another source would begin anew, and there is one ledger.
@@ -77,14 +78,15 @@ class Plan:
         )
         return cls(config, bundle, allowed, releases, costs_of(releases), wanted)
 
-    def check_rim(self) -> None:
-        """Raise what is wrong with a source or a sink, touching nothing that a running program uses."""
+    def check(self) -> None:
+        """Raise what is wrong with the backend, a source or a sink; touches nothing that a running program uses."""
+        choose_backend(self.config.device.backend)
         self.check_sources()
         for sink in self.config.sinks:
             sink.check()
 
     def check_sources(self) -> None:
-        """`check_rim` of the sources alone."""
+        """`check` the sources alone."""
         for source in self.config.sources:
             source.check(self.wanted)
 

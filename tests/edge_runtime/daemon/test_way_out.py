@@ -76,9 +76,7 @@ def test_a_camera_that_hangs_is_left_behind(
     (site / "picamera2.py").write_text(HANGING_CAMERA)
     monkeypatch.setenv("PYTHONPATH", str(site))
     source = {"kind": "camera", "backend": "picamera2", "name": "porch"}
-    device = rig.device(
-        rig.server(), tables={"source": source}, device_state="state", planner_objective=objective
-    )
+    device = rig.device(rig.server(), tables={"source": source}, device_state="state", planner_objective=objective)
     device.until(lambda: len(device.records()) >= 30, "pictures")
     device.wait_more("offloaded", 1)
     assert stopped(device, device.config.parent / "state") == os.EX_OK
