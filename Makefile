@@ -14,11 +14,11 @@ endif
 .PHONY: demo attack test test-serial test-oracles test-system test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m benchmarks.demo
 
 # Reconstruction attacks on the fashion model's releases, with torch in an environment of its own: half an hour of a core.
 attack: $(ATTACK)/ready
-	$(ATTACK)/bin/python benchmarks/reconstruction.py --network --pictures build/attack.png
+	$(ATTACK)/bin/python -m benchmarks.privacy.reconstruction --network --pictures build/attack.png
 
 test: $(VENV)/ready $(LEGACY_READY)
 	SPLIT_LEGACY_PYTHON=$(LEGACY_PYTHON) $(BIN)/python -m pytest
@@ -26,8 +26,8 @@ test: $(VENV)/ready $(LEGACY_READY)
 # The accounting against OpenDP and dp-accounting, 10^8 draws of each law, and OpenDP beside the sampler's speed.
 test-oracles: $(VENV)/oracles
 	$(BIN)/python -m pytest tests/split_model/privacy/test_oracles.py
-	$(BIN)/python benchmarks/sampler_draws.py
-	$(BIN)/python benchmarks/privacy_sampler.py
+	$(BIN)/python -m benchmarks.privacy.sampler_draws
+	$(BIN)/python -m benchmarks.privacy.sampler
 
 # A million packets through the program, over a line with noise and pulled plugs; about ten minutes.
 test-serial: $(VENV)/ready
@@ -74,9 +74,9 @@ $(LEGACY)/ready: setup.cfg constraints-legacy.txt
 	$(LEGACY)/bin/pip install --quiet --disable-pip-version-check -c constraints-legacy.txt -e '.[legacy,tools]'
 	touch $@
 
-$(ATTACK)/ready: setup.cfg benchmarks/requirements-attack.txt
+$(ATTACK)/ready: setup.cfg benchmarks/privacy/requirements-attack.txt
 	$(PYTHON) -m venv $(ATTACK)
-	$(ATTACK)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements-attack.txt \
+	$(ATTACK)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/privacy/requirements-attack.txt \
 		-e '.[litert,tools]'
 	mkdir -p build
 	touch $@

@@ -1,1 +1,9 @@
-"""Every number we claim, one script a claim, with its peer in the same run."""
+"""Every number we claim, a folder a subject, with its peer in the same run.
+
+Run a subject from the repository's folder: ``python -m benchmarks.SUBJECT``.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository's folder, in which every benchmark runs."""

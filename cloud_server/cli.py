@@ -17,11 +17,10 @@ from cloud_server import allow_list, status
 from cloud_server import config as configuration
 from split_model import __version__
 from split_model.command_line import Parser, run_main
-from split_model.config import as_plain
 from split_model.errors import BadInputError, ConfigError, MissingInputError, SplitModelError
-from split_model.layers import for_terminal, origin_rows
 from split_model.protocol.keys import make_next, make_pair, read_pair, read_public, switch_to_next
 from split_model.service import status_file
+from split_model.service.config_file import as_plain, for_terminal, origin_rows
 from split_model.service.notify import Notifier
 from split_model.service.status_file import boot_s, condition_now
 

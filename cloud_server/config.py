@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 
 from split_model.errors import ConfigError
-from split_model.layers import Layers, read_layers
 from split_model.service import status_file
+from split_model.service.config_file import Layers, read_layers
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Mebibytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]

@@ -10,9 +10,9 @@ from cloud_server.config import Config
 from cloud_server.engine import LocalEngine
 from cloud_server.sessions import Hub, HubLimits, Reply
 from cloud_server.tails import TailSet
-from split_model.config import as_plain
 from split_model.errors import ConfigError, SplitModelError
 from split_model.protocol.server import Limits
+from split_model.service.config_file import as_plain
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_server.plan_cache import PlanCache
-from split_model.bundle import Bundle, Cut, FileRef, sha256_of
+from split_model.bundle import Bundle, Cut, FileRef
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec, recover, recover_codebook
@@ -65,13 +65,9 @@ class Tail:
 
         Raises `BadBundleError` where it is not, or where its tensors are not those the manifest names.
         """
-        try:
-            found = sha256_of(self.path)
-        except OSError as error:
-            raise BadBundleError(f"{self.path}: {error.strerror}; copy or prepare the bundle again") from None
-        if found != self.file.sha256:
-            raise BadBundleError(f"{self.path}: changed since the server started; copy or prepare the bundle again")
-        interpreter = open_interpreter(self.path, threads=threads)
+        # Of bytes, not of the file: a file that is rewritten in place while it is mapped ends the process (SIGBUS).
+        content = self.bundle.read(self.file)
+        interpreter = open_interpreter(content, source=str(self.path), threads=threads)
         wanted = [(tensor.shape, tensor.dtype) for tensor in self.cut.tensors]
         if [(tensor.shape, tensor.dtype) for tensor in interpreter.inputs] != wanted:
             raise BadBundleError(f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}")

@@ -185,8 +185,7 @@ def config_check(args: argparse.Namespace) -> int:
 def config_show(args: argparse.Namespace) -> int:
     """Print every key with its value and origin."""
     from edge_runtime.config import config
-    from split_model.config import as_plain
-    from split_model.layers import for_terminal, origin_rows
+    from split_model.service.config_file import as_plain, for_terminal, origin_rows
 
     device, layers = config.load_layers(args.config)
     plain = as_plain(device)

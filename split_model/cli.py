@@ -183,8 +183,8 @@ class _Progress:
 def _inspect(args: argparse.Namespace) -> int:
     from split_model.prepare.drawing import check_plot_path
     from split_model.prepare.inspection import inspect_model, render
-    from split_model.prepare.plot import plot_model
-    from split_model.prepare.shapes import open_model
+    from split_model.prepare.inspection_plot import plot_model
+    from split_model.prepare.tflite.shapes import open_model
 
     if args.plot is not None:
         check_plot_path(args.plot)
@@ -210,9 +210,9 @@ def _parse_cuts(text: str) -> int | tuple[int, ...] | None:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from split_model.prepare.allocators import TrialOptions
-    from split_model.prepare.calibration import CalibrationOptions
-    from split_model.prepare.codebooks import CodebookWish
+    from split_model.prepare.calibrate.allocators import TrialOptions
+    from split_model.prepare.calibrate.calibration import CalibrationOptions
+    from split_model.prepare.codebook.codebooks import CodebookWish
     from split_model.prepare.pipeline import PrepareOptions, prepare
     from split_model.prepare.summary import summarise
 
@@ -247,7 +247,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from split_model.prepare.reference import describe
-    from split_model.prepare.tables import printable
+    from split_model.prepare.tflite.tables import printable
 
     if args.path.is_dir() or not args.path.exists():
         checks, reference = _verify_bundle(args)
@@ -293,12 +293,11 @@ def _verify_bundle(args: argparse.Namespace) -> tuple[tuple[CutCheck, ...], Refe
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from split_model import evaluation
-    from split_model.bundle import Bundle
+    from split_model.bundle import Bundle, evaluation
     from split_model.prepare.drawing import check_plot_path
-    from split_model.prepare.evaluate import evaluate
-    from split_model.prepare.evaluation_plot import plot_evaluation
-    from split_model.prepare.evaluation_text import render
+    from split_model.prepare.evaluate.measure import evaluate
+    from split_model.prepare.evaluate.plot import plot_evaluation
+    from split_model.prepare.evaluate.text import render
 
     if args.plot is not None:
         check_plot_path(args.plot)

@@ -22,8 +22,8 @@ from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
 from split_model.errors import BadInputError, ConfigError
-from split_model.layers import Layers, read_layers
 from split_model.protocol.keys import parse_public
+from split_model.service.config_file import Layers, read_layers
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from split_model.errors import ConfigError
-from split_model.layers import Layers
+from split_model.service.config_file import Layers
 
 #: Old key path -> new key path, as ``table.key``, both in the same table. A table that the config gives as a list,
 #: as ``[[source]]``, is renamed in every entry.

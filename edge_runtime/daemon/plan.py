@@ -19,12 +19,11 @@ from edge_runtime.privacy.ledger.opening import costs_of
 from edge_runtime.privacy.release import ReleasePlans, plans_for
 from edge_runtime.sources import Source, Wanted
 from edge_runtime.sources.multiplexer import Intake
-from split_model import evaluation
-from split_model.bundle import Bundle
-from split_model.config import as_plain
+from split_model.bundle import Bundle, evaluation
 from split_model.errors import ConfigError
 from split_model.interpreter import choose_backend
 from split_model.protocol.keys import KeyPair, read_pair
+from split_model.service.config_file import as_plain
 
 #: Tables and keys that belong to the start: another source would begin anew, and there is one ledger.
 FIXED = ("source", "sink", "device.state", "device.status")

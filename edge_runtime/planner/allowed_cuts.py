@@ -8,8 +8,8 @@ from typing import Literal
 
 from edge_runtime.config.release import ReleaseTable
 from split_model.bundle import Bundle, Cut
+from split_model.bundle.evaluation import Evaluation
 from split_model.errors import ConfigError
-from split_model.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from edge_runtime.privacy.ledger.status import ledger_status
 from edge_runtime.service import status as states
 from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
-from split_model.layers import Layers
 from split_model.protocol.keys import KeyPair, read_pair
 from split_model.service import status_file
+from split_model.service.config_file import Layers
 from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from split_model.errors import OutputError
+from split_model.errors import BadInputError, OutputError
 
 log = logging.getLogger(__name__)
 
 #: Size and time of the last change in ns: another file of the same name has another one.
 Stamp: TypeAlias = tuple[int, int]
 
+#: Times that a file may end the program while it is read; after that it is set aside.
+_ATTEMPTS = 2
+_ATTEMPT_BYTES = 4096
 #: So many lines too many are left in the file: writing it anew for every few would wear out a card.
 _SPARE_LINES = 100
+
+
+_NO_ATTEMPT: tuple[str, Stamp, int] = ("", (0, 0), 0)
+
+
+class SetAsideError(BadInputError):
+    """A file that is not read any more, because reading it ends the program."""
 
 
 class Memory:
@@ -26,17 +38,36 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._done: dict[str, tuple[Stamp, int | None]] = {}
-        self._told = False
+        self._told = self._told_attempt = False
         text = self._text()
         for line in text.splitlines():
             self._read(line)
         self._lines = text.count("\n")
         self._is_torn = text != "" and not text.endswith("\n")  # a new line must not go on where half of one is
+        self._attempt_path = path.with_suffix(".reading")
+        self._attempted = self._read_attempt()
 
     def done(self, name: str, stamp: Stamp) -> int | None:
         """How many samples of this very file have been answered; None for all."""
         remembered = self._done.get(name)
         return 0 if remembered is None or remembered[0] != stamp else remembered[1]
+
+    @contextmanager
+    def reading(self, name: str, stamp: Stamp) -> Iterator[None]:
+        """Note, across a crash, that a file is being read.
+
+        Raises:
+            SetAsideError: Reading this very file has ended the program twice.
+
+        """
+        before = self._attempted[2] if self._attempted[:2] == (name, stamp) else 0
+        if before >= _ATTEMPTS:
+            raise SetAsideError(f"{name}: reading it ended this program {before} times; it is set aside, remove it")
+        self._write_attempt((name, stamp, before + 1))
+        try:
+            yield
+        finally:  # whatever is raised, the program is still there
+            self._write_attempt(_NO_ATTEMPT)
 
     def note(self, name: str, stamp: Stamp, samples: int | None) -> None:
         """So many samples are answered. Survives this program; a disk that is full is a warning."""
@@ -73,6 +104,31 @@ class Memory:
             self._warn(error, "it grows until it can be written anew")
             return
         self._lines, self._is_torn = len(self._done), False
+
+    def _read_attempt(self) -> tuple[str, Stamp, int]:
+        try:
+            name, size, changed_ns, attempts = json.loads(self._attempt_path.read_bytes()[:_ATTEMPT_BYTES])
+            return str(name), (int(size), int(changed_ns)), int(attempts)
+        except (OSError, ValueError, TypeError):  # none under way, or written half
+            return _NO_ATTEMPT
+
+    def _write_attempt(self, attempt: tuple[str, Stamp, int]) -> None:
+        """In place and without a sync: it is to survive this process, not a power cut, and costs a card little."""
+        self._attempted = attempt
+        name, stamp, attempts = attempt
+        line = json.dumps([name, *stamp, attempts]).encode().ljust(_ATTEMPT_BYTES)
+        try:
+            descriptor = os.open(self._attempt_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(descriptor, line, 0)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if not self._told_attempt:
+                log.warning(
+                    "%s: %s; a file that ends the program is not noticed", self._attempt_path, error.strerror
+                )
+            self._told_attempt = True
 
     def _text(self) -> str:
         """What the file holds; where there is none, its folder is made."""

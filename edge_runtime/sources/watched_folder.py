@@ -23,11 +23,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edge_runtime.sources.answered_files import Memory, Stamp
+from edge_runtime.sources.answered_files import Memory, SetAsideError, Stamp
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.data import BadSampleError, Data, open_data, spelled
-from split_model.features.preprocess import SUFFIXES, load_tensor
+from split_model.features.picture_files import SUFFIXES
+from split_model.features.preprocess import load_tensor
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +195,8 @@ class Watched(Source):
             if isinstance(error, MissingInputError) and not os.access(self._table.path / name, os.F_OK):
                 self._counts["vanished"] += 1
                 return
-            if file.given == start and not self._is_hopeless(file, now_s):
+            aside = isinstance(error, SetAsideError)
+            if file.given == start and not aside and not self._is_hopeless(file, now_s):
                 return
             self._counts["unreadable"] += 1
             self._give(file, whole=True)
@@ -223,15 +225,18 @@ class Watched(Source):
         path = self._table.path / file.name
         wanted, now_s = self._wanted, self._now()
         if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
-            tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
+            with self._memory.reading(file.name, file.stamp):
+                tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
             yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file), True
             return
-        data: Data = open_data(path, wanted.inputs, wanted.preprocess)
+        with self._memory.reading(file.name, file.stamp):
+            data: Data = open_data(path, wanted.inputs, wanted.preprocess)
         samples = iter(data)
         for number in range(len(data)):
             is_last = number == len(data) - 1
             try:
-                sample = next(samples)
+                with self._memory.reading(file.name, file.stamp):
+                    sample = next(samples)
             except BadSampleError as error:
                 file.failed = True  # also one that was answered before a restart
                 if number >= start:

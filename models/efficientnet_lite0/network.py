@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flatbuffer  # the recipes' folder is not a package
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
+
+from models import flatbuffer
 
 Array = NDArray[Any]
 

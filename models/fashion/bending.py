@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from fashion_mnist import SIDE
 from numpy.typing import NDArray
 from torch.nn import functional
+
+from models.fashion.fashion_mnist import SIDE
 
 _SHIFT = 2  # pixels, either way
 

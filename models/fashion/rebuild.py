@@ -1,6 +1,6 @@
 """Rebuild all that is committed for the fashion model: one command, about half an hour of one core.
 
-usage: python models/fashion/rebuild.py [-o DIR]
+usage: python -m models.fashion.rebuild [-o DIR]
 
 Makes an environment of its own (``build/fashion/venv``, from requirements.txt), trains the network, writes it as
 float32 and int8 ``.tflite``, picks the committed test and calibration pictures, and trains the noise-aware tails.
@@ -38,14 +38,12 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)  # noqa: S603
         subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True)  # noqa: S603
         ready.touch()
-    paths = os.pathsep.join(str(folder) for folder in (ROOT, HERE.parent, HERE))
-    command = [str(python), str(Path(__file__).resolve()), "-o", str(options.output.resolve()), _INSIDE]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode  # noqa: S603
+    command = [str(python), "-m", "models.fashion.rebuild", "-o", str(options.output.resolve()), _INSIDE]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode  # noqa: S603
 
 
 def _rebuild(output: Path) -> int:
-    import fashion_mnist
-    import steps
+    from models.fashion import fashion_mnist, steps
 
     if not fashion_mnist.FOLDER.is_dir():
         print(f"rebuild: no {fashion_mnist.FOLDER}; apt-get install dataset-fashion-mnist", file=sys.stderr)

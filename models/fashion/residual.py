@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from layers import CLASSES, EXTRA, LAST, LAYERS, NAMES, WIDTH, after, named
 from torch.nn import functional
+
+from models.fashion.layers import CLASSES, EXTRA, LAST, LAYERS, NAMES, WIDTH, after, named
 
 
 def make() -> Any:

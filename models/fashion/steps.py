@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fashion_mnist
-import layers
 import msgspec
 import numpy as np
-import quantise  # the recipes' folder is not a package
-import tail_training
-import tflite_file
 import torch
-import training
-import wheels
 
+from models import quantise, wheels
+from models.fashion import fashion_mnist, layers, tail_training, tflite_file, training
 from split_model.bundle import ImagePreprocess
 
 EPOCHS = 20

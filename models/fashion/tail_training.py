@@ -11,20 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import bending
-import fashion_mnist
-import layers
 import msgspec
 import numpy as np
-import residual
-import tflite_file
 import torch
-import training
-import wheels
 from torch.nn import functional
 
+from models import wheels
+from models.fashion import bending, fashion_mnist, layers, residual, tflite_file, training
 from split_model.bundle import Bundle, Cut
-from split_model.prepare.calibration import CalibrationOptions
+from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.privacy import Allocation, NoisePlan, NoiseRelease, NoiseSpec, recover
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flatbuffer  # the recipes' folder is not a package
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from layers import CLASSES, EXTRA, LAYERS, NAMES, SIDE, named
-from layers import after as layers_after
 from numpy.typing import NDArray
+
+from models import flatbuffer
+from models.fashion.layers import CLASSES, EXTRA, LAYERS, NAMES, SIDE, named
+from models.fashion.layers import after as layers_after
 
 Array = NDArray[Any]
 _EPSILON = 1e-5  # of the batch norms, as trained

@@ -10,13 +10,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import bending
-import fashion_mnist
-import layers
 import numpy as np
-import residual
 import torch
 from torch.nn import functional
+
+from models.fashion import bending, fashion_mnist, layers, residual
 
 BATCH = 128
 RATE = 0.1

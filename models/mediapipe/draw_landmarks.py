@@ -1,6 +1,6 @@
 """Find a face in a photograph and draw its mesh, with two models that are each split in two.
 
-usage: python models/mediapipe/draw_landmarks.py PHOTO -o OUT.png --detector BUNDLE --mesh BUNDLE
+usage: python -m models.mediapipe.draw_landmarks PHOTO -o OUT.png --detector BUNDLE --mesh BUNDLE
            [--cut N] [--epsilon E]
 
 The detector (face_detection_short_range) says where the face is, the mesh (face_landmark) looks at that part
@@ -24,7 +24,8 @@ from PIL import Image, ImageDraw
 
 from split_model.bundle import Bundle, Cut, ImagePreprocess
 from split_model.errors import BadInputError, SplitModelError, UsageError
-from split_model.features.preprocess import open_picture, picture_tensor
+from split_model.features.picture_files import open_picture
+from split_model.features.preprocess import picture_tensor
 from split_model.interpreter import open_interpreter
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover
 

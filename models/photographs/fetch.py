@@ -1,6 +1,6 @@
 """Fetch real photographs that come inside Python packages; nothing of them is committed.
 
-usage: python models/photographs/fetch.py -o DIR
+usage: python -m models.photographs.fetch -o DIR
 
 Writes DIR/labelled/<ImageNet class index>/imagenet_NN.jpg (20 photographs from foolbox, to
 evaluate with) and DIR/public/ (photographs from scikit-image, to calibrate with). The two sets
@@ -19,12 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zipfile import ZipFile
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
-import wheels  # the recipes' folder is not a package
 from PIL import Image
 
+from models import wheels
 from split_model.errors import BadInputError, SplitModelError
 
 LABELLED = wheels.Wheel(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
-from split_model.bundle.manifest import FORMAT, MAX_GROUPS, MAX_WORDS, Cut, FileRef, Manifest
+from split_model.bundle.manifest import FORMAT, Cut, FileRef, Manifest
+from split_model.bundle.validation import check_manifest
 from split_model.errors import BadBundleError, MissingInputError, OutputError, SplitModelError
 
 MANIFEST = "manifest.json"
@@ -20,12 +23,34 @@ _MAX_MANIFEST_BYTES = 64 << 20
 _READ_BYTES = 1 << 20
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; never waits, as for a FIFO without a writer.
+
+    Raises:
+        BadBundleError: It is a link, a folder, a FIFO, a socket or a device.
+        OSError: It is not there, or may not be read.
+
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise BadBundleError(f"{path}: not a regular file; copy or prepare the bundle again, without links")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # put there a moment ago
+        file.close()
+        raise BadBundleError(f"{path}: not a regular file; copy or prepare the bundle again, without links")
+    return file
+
+
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
+    """Hex SHA-256 of a regular file, read in pieces."""
+    with open_regular(path) as file:
+        return _sha256_of(file)
+
+
+def _sha256_of(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
+    while piece := file.read(_READ_BYTES):
+        digest.update(piece)
     return digest.hexdigest()
 
 
@@ -55,9 +80,10 @@ class Bundle:
         """
         path = root / MANIFEST
         try:
-            if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            with open_regular(path) as file:
+                raw = file.read(_MAX_MANIFEST_BYTES + 1)
+            if len(raw) > _MAX_MANIFEST_BYTES:
                 raise BadBundleError(f"{path}: manifest is over {_MAX_MANIFEST_BYTES >> 20} MiB; prepare again")
-            raw = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise MissingInputError(
                 f"{root}: not a bundle (no {MANIFEST}); make one with 'split-model prepare'"
@@ -72,7 +98,7 @@ class Bundle:
             raise BadBundleError(
                 f"{path}: format {manifest.format}, this version reads {FORMAT}; prepare the bundle again"
             )
-        _check_manifest(path, manifest)
+        check_manifest(str(path), manifest)
         bundle = cls(root, manifest, hashlib.sha256(raw).hexdigest())
         if check_files:
             bundle.check_files()
@@ -80,21 +106,42 @@ class Bundle:
 
     def check_files(self) -> None:
         """Compare every file with its size and SHA-256 in the manifest."""
+        folder = self.root.resolve()
         for ref in self.manifest.files():
             path = self.path(ref)
             try:
-                size = path.stat().st_size
-                if size != ref.size_bytes:
-                    raise BadBundleError(
-                        f"{path}: {size} bytes, the manifest says {ref.size_bytes}; copy or prepare it again"
-                    )
-                found = sha256_of(path)
+                if path.parent.resolve() != (folder / ref.path).parent:
+                    raise BadBundleError(f"{path}: behind a link; copy or prepare the bundle again, without links")
+                with open_regular(path) as file:
+                    size = os.fstat(file.fileno()).st_size
+                    if size != ref.size_bytes:
+                        raise BadBundleError(
+                            f"{path}: {size} bytes, the manifest says {ref.size_bytes}; copy or prepare it again"
+                        )
+                    found = _sha256_of(file)
             except OSError as error:
                 raise BadBundleError(f"{path}: {error.strerror}; copy or prepare the bundle again") from None
             if found != ref.sha256:
                 raise BadBundleError(
                     f"{path}: SHA-256 differs from the manifest's; copy or prepare the bundle again"
                 )
+
+    def read(self, ref: FileRef) -> bytes:
+        """Read a file of this bundle and check these very bytes against the manifest.
+
+        Raises:
+            BadBundleError: It cannot be read, or is not the file that the manifest names.
+
+        """
+        path = self.path(ref)
+        try:
+            with open_regular(path) as file:
+                content = file.read(ref.size_bytes + 1)
+        except OSError as error:
+            raise BadBundleError(f"{path}: {error.strerror}; copy or prepare the bundle again") from None
+        if hashlib.sha256(content).hexdigest() != ref.sha256:
+            raise BadBundleError(f"{path}: SHA-256 differs from the manifest's; copy or prepare the bundle again")
+        return content
 
     def path(self, ref: FileRef) -> Path:
         """Where a file of this bundle lies."""
@@ -113,67 +160,6 @@ class Bundle:
     def local(self) -> int:
         """The split point that runs everything on the device."""
         return self.manifest.ops
-
-
-def _check_manifest(path: Path, manifest: Manifest) -> None:
-    """What the types cannot say: paths stay inside the bundle, cuts are in order, sizes agree."""
-    for ref in manifest.files():
-        relative = PurePosixPath(ref.path)
-        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-            raise BadBundleError(f"{path}: file {ref.path!r} lies outside the bundle; prepare it again")
-    indices = [cut.index for cut in manifest.cuts]
-    if indices != sorted(set(indices)) or any(not 0 <= index < manifest.ops for index in indices):
-        raise BadBundleError(f"{path}: cuts {indices} are not ascending in 0..{manifest.ops - 1}; prepare it again")
-    for cut in manifest.cuts:
-        _check_cut(f"{path}: cut {cut.index}", cut)
-    check_answer_schema(str(path), manifest)
-    if manifest.reference is not None and len(manifest.reference.tolerance) != len(manifest.outputs):
-        raise BadBundleError(f"{path}: the reference is not one tolerance an output; prepare the bundle again")
-
-
-def check_answer_schema(where: str, manifest: Manifest) -> None:
-    """An answer schema has an entry for each output, of as many values; `BadBundleError` otherwise."""
-    if not manifest.answer_schema:
-        return
-    sizes = [math.prod(entry.shape) for entry in manifest.answer_schema]
-    expected = [output.size for output in manifest.outputs]
-    if sizes != expected:
-        raise BadBundleError(f"{where}: the answer schema has outputs of {sizes} values, the model {expected}")
-    weights = [entry.weight for entry in manifest.answer_schema]
-    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-        raise BadBundleError(f"{where}: the answer schema has weights {weights}; they are 0 or more, not all 0")
-
-
-def _check_cut(where: str, cut: Cut) -> None:
-    if (cut.head is None) != (cut.index == 0):
-        raise BadBundleError(f"{where}: only cut 0 has no head; prepare the bundle again")
-    if not cut.tensors or any(not t.shape or min(t.shape) < 1 for t in cut.tensors):
-        raise BadBundleError(f"{where}: needs live tensors with positive shapes; prepare the bundle again")
-    _check_extras(where, cut)
-    if cut.calibration is None:
-        return
-    if len(cut.calibration) != len(cut.tensors):
-        raise BadBundleError(f"{where}: calibration for {len(cut.calibration)} tensors of {len(cut.tensors)}")
-    for tensor, channels in zip(cut.tensors, cut.calibration, strict=True):
-        columns = (channels.clip_low, channels.clip_high, channels.rank, channels.weight)
-        if any(len(column) != tensor.shape[-1] for column in columns):
-            raise BadBundleError(f"{where}: calibration of {tensor.name!r} is not one value a channel")
-        pairs = zip(channels.clip_low, channels.clip_high, strict=True)
-        if not all(low < high for low, high in pairs):
-            raise BadBundleError(f"{where}: an empty clip range in {tensor.name!r}; calibrate it again")
-
-
-def _check_extras(where: str, cut: Cut) -> None:
-    """Codebooks and noise-aware tails are told apart by what names them on the wire."""
-    names = [(book.words, book.groups) for book in cut.codebooks]
-    epsilons = [noisy.epsilon for noisy in cut.noise_tails]
-    if len(set(names)) != len(names) or len(set(epsilons)) != len(epsilons):
-        raise BadBundleError(f"{where}: two codebooks or noise-aware tails for the same release; prepare it again")
-    for words, groups in names:
-        if not (2 <= words <= MAX_WORDS and 1 <= groups <= MAX_GROUPS):
-            raise BadBundleError(f"{where}: a codebook of {words} words and {groups} groups; prepare it again")
-    if not all(0 < epsilon < math.inf for epsilon in epsilons):
-        raise BadBundleError(f"{where}: a noise-aware tail without a finite epsilon; prepare it again")
 
 
 @contextmanager

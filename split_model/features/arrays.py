@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
-from split_model.features.preprocess import MAX_PIXELS, check_preprocess, picture_tensor, to_stored
+from split_model.features.picture_files import MAX_PIXELS
+from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
 Array = NDArray[Any]

@@ -17,7 +17,8 @@ from pathlib import Path
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.arrays import ArrayFile
-from split_model.features.preprocess import SUFFIXES, check_preprocess, load_tensor
+from split_model.features.picture_files import SUFFIXES
+from split_model.features.preprocess import check_preprocess, load_tensor
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
 __all__ = ["ArrayFile", "BadSampleError", "Data", "ImageFolder", "Sample", "open_data", "read_labels", "spelled"]

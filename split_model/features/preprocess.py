@@ -8,10 +8,6 @@ scaled, not before, so that a device that is fed arrays of the right size does w
 
 from __future__ import annotations
 
-import importlib
-import struct
-import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
-from split_model.errors import BackendError, BadInputError, MissingInputError
+from split_model.errors import BadInputError
+from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, Picture, open_image, pillow
 
 Array = NDArray[Any]
-Picture = NDArray[np.uint8]
 
-#: A board has little memory: pictures of more pixels than this are refused before they are decoded.
-MAX_PIXELS = 64 << 20
-#: File name endings that are taken for pictures when a folder is read.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
-_MODES = {"rgb": "RGB", "bgr": "RGB", "grey": "L"}
-# What Pillow's decoders were seen to raise on damaged files.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError)
-_DAMAGED = (*_DECODER_ERRORS, struct.error, zlib.error, MemoryError, RuntimeError)
+#: Bytes a pixel of the copy that is scaled.
+_IMAGE_BYTES = 4
 
 
 def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
@@ -57,37 +46,6 @@ def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
         )
 
 
-def open_picture(path: Path, preprocess: ImagePreprocess) -> Picture:
-    """Decode a picture file upright into uint8 [height, width, 3], or [height, width, 1] for grey.
-
-    Raises `MissingInputError` where there is no file and `BadInputError` where it is no picture,
-    is cut short, or is too large; `BackendError` without Pillow.
-    """
-    image_module = _pillow("Image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which changes no pixel
-            warnings.simplefilter("error", image_module.DecompressionBombWarning)
-            with image_module.open(path, formats=_FORMATS) as image:
-                _check_header(path, image)
-                upright = _pillow("ImageOps").exif_transpose(image)
-                pixels = np.asarray(upright.convert(_MODES[preprocess.colour]), dtype=np.uint8)
-    except BadInputError:
-        raise
-    except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such picture") from None
-    except PermissionError:
-        raise MissingInputError(f"{path}: no permission to read it") from None
-    except (image_module.DecompressionBombError, image_module.DecompressionBombWarning):
-        raise BadInputError(
-            f"{path}: claims over {MAX_PIXELS >> 20} megapixels; scale it down or remove it"
-        ) from None
-    except _DAMAGED as error:
-        reason = "not a picture" if type(error).__name__ == "UnidentifiedImageError" else "a damaged picture"
-        raise BadInputError(f"{path}: {reason} (reads {', '.join(_FORMATS)}); remove or replace it") from None
-    return _channels_last(pixels, preprocess)
-
-
 def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
     """Scale, crop, normalise and, where ``spec`` is quantised, quantise one picture.
 
@@ -104,17 +62,31 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
     pixels = picture[..., None] if picture.ndim == 2 else picture
     if pixels.shape[-1] != channels:
         raise BadInputError(f"the model takes {channels} channels, the picture has {pixels.shape[-1]}")
-    cropped = _centre(_resized(pixels, preprocess), preprocess.crop)
+    height, width = pixels.shape[:2]
+    if height * width * _IMAGE_BYTES > MAX_DECODE_BYTES:
+        raise BadInputError(
+            f"a picture of {height} x {width} takes over {MAX_DECODE_BYTES >> 20} MiB to scale; scale it down"
+        )
+    if min(height, width) == preprocess.resize:
+        return _normalised(pixels, preprocess, spec)
+    image = pillow("Image").fromarray(pixels[..., 0] if channels == 1 else pixels)
+    return _normalised(_scaled(image, preprocess), preprocess, spec)
+
+
+def load_tensor(path: Path, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
+    """A picture file as the model's input: `open_picture` and `picture_tensor` without the copy between them."""
+    check_preprocess(preprocess, spec)
+    return _normalised(_scaled(open_image(path, preprocess), preprocess), preprocess, spec)
+
+
+def _normalised(pixels: Picture, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
+    """Crop, order of colours, mean and scale, and the grid of ``spec``."""
+    cropped = _centre(pixels, preprocess.crop)
     if preprocess.colour == "bgr":
         cropped = cropped[..., ::-1]
     real: Array = cropped.astype(np.float32) - np.asarray(preprocess.mean, np.float32)
     real = real / np.asarray(preprocess.scale, np.float32)
     return to_stored(real[None], spec)
-
-
-def load_tensor(path: Path, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
-    """A picture file as the model's input: `open_picture`, then `picture_tensor`."""
-    return picture_tensor(open_picture(path, preprocess), preprocess, spec)
 
 
 def to_stored(real: Array, spec: TensorSpec) -> Array:
@@ -140,45 +112,20 @@ def to_real(stored: Array, spec: TensorSpec) -> NDArray[np.float32]:
     return real
 
 
-def _pillow(name: str) -> Any:
-    try:
-        return importlib.import_module(f"PIL.{name}")
-    except ImportError:
-        raise BackendError(
-            "pictures need Pillow, which is not installed; install this package with [images]"
-        ) from None
-
-
-def _check_header(path: Path, image: Any) -> None:
-    """Refuse, before anything is decoded, what is too large or has more than 8 bits a channel."""
-    if image.width * image.height > MAX_PIXELS:
-        raise BadInputError(
-            f"{path}: {image.width} x {image.height} is over {MAX_PIXELS >> 20} megapixels; scale it down"
-        )
-    if image.mode.startswith(("I", "F")):
-        raise BadInputError(f"{path}: more than 8 bits a channel ({image.mode}); save it with 8")
-
-
-def _channels_last(pixels: Picture, preprocess: ImagePreprocess) -> Picture:
-    return pixels[..., None] if preprocess.colour == "grey" else pixels
-
-
-def _resized(pixels: Picture, preprocess: ImagePreprocess) -> Picture:
+def _scaled(image: Any, preprocess: ImagePreprocess) -> Picture:
     """Scale the shorter side to ``resize``, keeping the proportions. `BadInputError` where that is too large."""
-    height, width = pixels.shape[:2]
+    width, height = image.size
     short = min(height, width)
-    if short == preprocess.resize:
-        return pixels
-    size = (round(width * preprocess.resize / short), round(height * preprocess.resize / short))
-    if size[0] * size[1] > MAX_PIXELS:  # a strip: a few pixels of it would fill the memory of a board
-        raise BadInputError(
-            f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is over "
-            f"{MAX_PIXELS >> 20} megapixels; cut it to less extreme proportions"
-        )
-    image_module = _pillow("Image")
-    image = image_module.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    scaled = image.resize(size, image_module.Resampling[preprocess.filter.upper()])
-    return _channels_last(np.asarray(scaled, dtype=np.uint8), preprocess)
+    if short != preprocess.resize:
+        size = (round(width * preprocess.resize / short), round(height * preprocess.resize / short))
+        if size[0] * size[1] > MAX_PIXELS:  # a strip: a few pixels of it would fill the memory of a board
+            raise BadInputError(
+                f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is over "
+                f"{MAX_PIXELS >> 20} megapixels; cut it to less extreme proportions"
+            )
+        image = image.resize(size, pillow("Image").Resampling[preprocess.filter.upper()])
+    pixels: Picture = np.asarray(image, dtype=np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _centre(pixels: Picture, crop: tuple[int, int]) -> Picture:

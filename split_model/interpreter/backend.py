@@ -69,8 +69,17 @@ class Interpreter:
     ``mapped``: where its file lies in memory, its own for as long as it lives.
     """
 
-    def __init__(self, raw: Any, *, backend: str, source: str, mapped: frozenset[Range] = frozenset()) -> None:
+    def __init__(
+        self,
+        raw: Any,
+        *,
+        backend: str,
+        source: str,
+        mapped: frozenset[Range] = frozenset(),
+        content: bytes | None = None,
+    ) -> None:
         self._raw = raw
+        self._content = content  # the backend reads constants from these bytes and does not own them
         self.mapped = mapped
         self.backend = backend
         self.source = source
@@ -104,15 +113,16 @@ class Interpreter:
         return [self._raw.get_tensor(detail["index"]) for detail in self._output_details]
 
 
-def open_interpreter(model: Path | bytes, *, backend: str | None = None, threads: int = 1) -> Interpreter:
-    """Load a model from a file (memory-mapped by the backend) or from bytes.
+def open_interpreter(
+    model: Path | bytes, *, backend: str | None = None, threads: int = 1, source: str = "model in memory"
+) -> Interpreter:
+    """Load a model from a file (memory-mapped by the backend) or from bytes, which messages call ``source``.
 
     Raises `BackendError` where no backend is installed or the backend lacks an op, `BadModelError`
     where the file is not a model, `MissingInputError` where there is no file.
     """
     name, make = _interpreter_class(backend)
     if isinstance(model, bytes):
-        source = "model in memory"
         arguments: dict[str, Any] = {"model_content": model}
     else:
         source = str(model)
@@ -133,7 +143,8 @@ def open_interpreter(model: Path | bytes, *, backend: str | None = None, threads
         raise BadModelError(f"{source}: not a model that {name} can read: {_one_line(error)}") from None
     except RuntimeError as error:
         raise BackendError(f"{source}: {name} cannot run this model: {_one_line(error)}") from None
-    return Interpreter(raw, backend=name, source=source, mapped=mapped)
+    content = model if isinstance(model, bytes) else None
+    return Interpreter(raw, backend=name, source=source, mapped=mapped, content=content)
 
 
 def _one_line(error: Exception) -> str:

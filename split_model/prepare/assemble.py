@@ -19,11 +19,11 @@ from split_model.bundle import (
 )
 from split_model.bundle.manifest import ITEM_BYTES
 from split_model.errors import BadModelError, UsageError
-from split_model.prepare.cuts import CutPoint, Cuts, tensor_spec
-from split_model.prepare.graph import Graph
-from split_model.prepare.macs import total_macs
-from split_model.prepare.reading import ModelFile
-from split_model.prepare.slicing import Part, head_part, pack_part, tail_part
+from split_model.prepare.tflite.cuts import CutPoint, Cuts, tensor_spec
+from split_model.prepare.tflite.graph import Graph
+from split_model.prepare.tflite.macs import total_macs
+from split_model.prepare.tflite.reading import ModelFile
+from split_model.prepare.tflite.slicing import Part, head_part, pack_part, tail_part
 
 #: What is being done, how many are done, of how many.
 Progress = Callable[[str, int, int], None]

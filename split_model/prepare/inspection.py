@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from split_model.prepare.cuts import Cuts, find_cuts, front, offered
-from split_model.prepare.graph import Graph, Tensor
-from split_model.prepare.macs import op_macs, total_macs
+from split_model.prepare.tflite.cuts import Cuts, find_cuts, front, offered
+from split_model.prepare.tflite.graph import Graph, Tensor
+from split_model.prepare.tflite.macs import op_macs, total_macs
 
 WIDTH = 100
 

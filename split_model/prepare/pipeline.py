@@ -24,21 +24,21 @@ from split_model.bundle import (
     write_manifest,
     writing,
 )
-from split_model.bundle.store import check_answer_schema
+from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
-from split_model.prepare.allocators import TrialOptions, try_allocations
 from split_model.prepare.assemble import Progress, choose, write_bundle
-from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
-from split_model.prepare.codebooks import CodebookWish, add_codebooks
-from split_model.prepare.cuts import CutPoint, find_cuts, offered
+from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
+from split_model.prepare.calibrate.augmentation import Views, calibration_samples
+from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
+from split_model.prepare.calibrate.resume import KeptCalibration
+from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.outputs import output_weights
-from split_model.prepare.reading import ModelFile
 from split_model.prepare.reference import make_reference
-from split_model.prepare.resume import KeptCalibration
-from split_model.prepare.shapes import open_model
-from split_model.prepare.views import Views, calibration_samples
+from split_model.prepare.tflite.cuts import CutPoint, find_cuts, offered
+from split_model.prepare.tflite.reading import ModelFile
+from split_model.prepare.tflite.shapes import open_model
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from split_model.bundle import Bundle, NoiseTail
-from split_model.prepare import allocators, codebooks
-from split_model.prepare.cuts import find_cuts, front
-from split_model.prepare.shapes import open_model
+from split_model.prepare.calibrate import allocators
+from split_model.prepare.codebook import codebooks
+from split_model.prepare.tflite.cuts import find_cuts, front
+from split_model.prepare.tflite.shapes import open_model
 
 
 def summarise(bundle: Bundle) -> str:

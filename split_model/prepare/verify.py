@@ -125,9 +125,9 @@ def verify_all_cuts(
     progress: Progress | None = None,
 ) -> tuple[CutCheck, ...]:
     """Slice at every legal cut, one at a time in memory, and compare. Errors as in `verify_bundle`."""
-    from split_model.prepare.cuts import CutPoint, find_cuts
-    from split_model.prepare.shapes import open_model
-    from split_model.prepare.slicing import head_part, pack_part, tail_part
+    from split_model.prepare.tflite.cuts import CutPoint, find_cuts
+    from split_model.prepare.tflite.shapes import open_model
+    from split_model.prepare.tflite.slicing import head_part, pack_part, tail_part
 
     model = open_model(model_path, backend=backend)
     graph = model.graph

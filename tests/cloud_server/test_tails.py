@@ -15,9 +15,9 @@ import pytest
 from cloud_server.tails import Tail, TailSet, UnknownReleaseError, find_bundles
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError
-from split_model.prepare.allocators import TrialOptions
-from split_model.prepare.calibration import CalibrationOptions
-from split_model.prepare.codebooks import CodebookWish
+from split_model.prepare.calibrate.allocators import TrialOptions
+from split_model.prepare.calibrate.calibration import CalibrationOptions
+from split_model.prepare.codebook.codebooks import CodebookWish
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec
 from split_model.protocol import messages as wire

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.shaper import Link
-from benchmarks.traces import constant
+from benchmarks.wire.shaper import Link
+from benchmarks.wire.traces import constant
 from split_model.protocol.keys import make_pair
 
 

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 
 from split_model.errors import SplitModelError
-from split_model.prepare.cuts import find_cuts
 from split_model.prepare.inspection import inspect_model, render
-from split_model.prepare.reading import ModelFile, parse_model
-from split_model.prepare.slicing import slice_model
+from split_model.prepare.tflite.cuts import find_cuts
+from split_model.prepare.tflite.reading import ModelFile, parse_model
+from split_model.prepare.tflite.slicing import slice_model
 
 #: Slices of one file: the first, the last and some between them.
 _MOST_SLICES = 4

@@ -1,6 +1,6 @@
 """Run numbered mutants of real and made models through the reader, the reports and the slicer.
 
-usage: python tests/fuzz/mutants.py --count 1000000 [--first 0] [--jobs 1] [--limit-s 5] [--whole-every 0]
+usage: python -m tests.fuzz.mutants --count 1000000 [--first 0] [--jobs 1] [--limit-s 5] [--whole-every 0]
 
 Mutant N is the same file on every machine with the same seeds. Each runs in a worker process under a
 limit of processor time, which other programs on the machine do not use up; a worker that dies or blocks is
@@ -28,9 +28,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import exercise as fuzz
+from tests.fuzz import exercise as fuzz
 
 WHEELS = Path(__file__).parents[2] / "build" / "wheels"
 _WORDS = (0, 1, 2, 4, 64, 0x7F, 0x80, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFC)

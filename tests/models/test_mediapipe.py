@@ -6,13 +6,12 @@ import json
 import os
 import random
 
-import draw_landmarks
 import numpy as np
 import pytest
-import unpack
-import wheels
 from PIL import Image
 
+from models import wheels
+from models.mediapipe import draw_landmarks, unpack
 from split_model.bundle import Bundle
 from split_model.cli import main
 from split_model.errors import ServerUnreachableError
@@ -25,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def folder(real_models, tmp_path_factory):
     """What unpack.py writes for the three smallest models, and the photographs that calibrate them."""
-    import fetch
+    from models.photographs import fetch
 
     real_models.path(SMALL[0])  # skips where the wheel cannot be had
     folder = tmp_path_factory.mktemp("mediapipe")

@@ -1,10 +1,10 @@
 """The network that the recipe writes, with random weights in the published shapes."""
 
-import network
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 
+from models.efficientnet_lite0 import network
 from split_model.interpreter import open_interpreter
 
 # (expansion, kernel, output channels, blocks) of each stage: Tan and Le 2019, table 1, B0.

@@ -10,8 +10,8 @@ import types
 
 import numpy as np
 import pytest
-import weights
 
+from models.efficientnet_lite0 import weights
 from split_model.errors import BadModelError
 
 

@@ -5,11 +5,11 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-import fetch
 import pytest
-import recipe
-import wheels
 
+from models import wheels
+from models.efficientnet_lite0 import recipe
+from models.photographs import fetch
 from split_model.errors import BadInputError, OutputError, ServerUnreachableError
 
 CONTENT = b"a wheel"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rig import Machine, Network, Wire, why_not
-from rig.deployed import Deployed, deploy_once
-from rig.machine import clear_left_over
-from rig.product import product_layer
-from rig.rootfs import base
-from rig.workstation import Workstation
+from tests.system.rig import Machine, Network, Wire, why_not
+from tests.system.rig.deployed import Deployed, deploy_once
+from tests.system.rig.machine import clear_left_over
+from tests.system.rig.product import product_layer
+from tests.system.rig.rootfs import base
+from tests.system.rig.workstation import Workstation
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "system"
 #: Building the root file system counts as part of the first test.

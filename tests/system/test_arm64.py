@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rig import why_not
-from rig.bundles import tiny_bundle
-from rig.emulation import PROGRAMS, register_aarch64
-from rig.network import run
-from rig.rootfs import base
 
 from deploy.bundles import read_bundle
 from deploy.release import Release, bundle_parts, make_release
 from deploy.target import Facts, Target, _choose_python, read_facts
 from deploy.wheelhouse import wheels_for
+from tests.system.rig import why_not
+from tests.system.rig.bundles import tiny_bundle
+from tests.system.rig.emulation import PROGRAMS, register_aarch64
+from tests.system.rig.network import run
+from tests.system.rig.rootfs import base
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "system"

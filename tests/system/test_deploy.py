@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import Machine, Network, Wire
-from rig.bundles import tiny_bundle, with_a_head_that_does_not_run
-from rig.deployed import Asking, Deployed, ask, board_status, devices, hosted, server_status
-from rig.machine import USER
-from rig.workstation import Workstation
+
+from tests.system.rig import Machine, Network, Wire
+from tests.system.rig.bundles import tiny_bundle, with_a_head_that_does_not_run
+from tests.system.rig.deployed import Asking, Deployed, ask, board_status, devices, hosted, server_status
+from tests.system.rig.machine import USER
+from tests.system.rig.workstation import Workstation
 
 BOARD = ("--server", "hall", "--whole-input-budget", "unlimited")
 MakeMachine = Callable[..., Machine]

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from rig import Machine, Wire
-from rig.workstation import ROOT, Workstation
+from tests.system.rig import Machine, Wire
+from tests.system.rig.workstation import ROOT, Workstation
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import Network, Wire, why_not
-from rig.model import make_bundle
-from rig.service import toml
 
 from cloud_server import allow_list
 from split_model.protocol.keys import make_pair
+from tests.system.rig import Network, Wire, why_not
+from tests.system.rig.model import make_bundle
+from tests.system.rig.service import toml
 
 NEEDED = ("ip", "tc", "iptables")
 #: Frames a second, and the cut they all go out at: 0.37 Mbit/s with all headers, under noise of eight bits a value.

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from rig import Machine, Wire
+from tests.system.rig import Machine, Wire
 
 
 def test_a_board_boots_a_real_systemd_and_has_nothing_of_ours(board: Machine) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import Machine, Network, Wire
-from rig.model import make_bundle
-from rig.service import Service, copy_in, device_service, server_service
+
+from tests.system.rig import Machine, Network, Wire
+from tests.system.rig.model import make_bundle
+from tests.system.rig.service import Service, copy_in, device_service, server_service
 
 HERE = Path(__file__).parent
 PYTHON, PROGRAM = "/opt/edge-runtime/current/venv/bin/python", "/opt/edge-runtime/faulty_device.py"

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig.model import VALUES, dense_model
 
 from cloud_server import allow_list
 from split_model.bundle import Bundle
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.protocol.keys import make_pair
+from tests.system.rig.model import VALUES, dense_model
 
 ADDRESS = "tcp://10.77.0.2:5555"
 #: Of what the shaper lets through, this much is ours: 1448 of 1514 bytes a packet.

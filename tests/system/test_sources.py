@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import Machine, Network
-from rig.model import make_bundle
-from rig.service import Service, copy_in, device_service
+
+from tests.system.rig import Machine, Network
+from tests.system.rig.model import make_bundle
+from tests.system.rig.service import Service, copy_in, device_service
 
 VALUES = 512
 PYTHON = "/opt/edge-runtime/current/venv/bin/python"

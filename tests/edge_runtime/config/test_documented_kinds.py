@@ -12,7 +12,7 @@ import pytest
 
 from edge_runtime.config.config import load
 from edge_runtime.config.kinds import SINKS, SOURCES
-from split_model.config import as_plain
+from split_model.service.config_file import as_plain
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -13,8 +13,8 @@ from edge_runtime.cli import main
 from edge_runtime.config.config import load
 from edge_runtime.config.kinds import SINKS, SOURCES
 from edge_runtime.privacy import ledger
-from split_model.config import as_plain
 from split_model.errors import ConfigError
+from split_model.service.config_file import as_plain
 
 OTHER = """
 from collections.abc import Callable, Iterator

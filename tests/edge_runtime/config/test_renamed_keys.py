@@ -11,9 +11,8 @@ import pytest
 
 from edge_runtime.config import config
 from edge_runtime.config.renamed_keys import RENAMED, with_new_names
-from split_model.config import as_plain
 from split_model.errors import ConfigError
-from split_model.layers import read_layers
+from split_model.service.config_file import as_plain, read_layers
 
 OLD, NEW = "device.rest_memory_mb", "device.local_tail_memory_mb"
 

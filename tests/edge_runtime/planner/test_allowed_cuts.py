@@ -11,10 +11,9 @@ import pytest
 
 from edge_runtime.config import config
 from edge_runtime.daemon.plan import Plan
-from split_model import evaluation
-from split_model.bundle import Bundle
+from split_model.bundle import Bundle, evaluation
+from split_model.bundle.evaluation import DataRecord, Evaluation, Mean, Row, Share
 from split_model.errors import ConfigError
-from split_model.evaluation import DataRecord, Evaluation, Mean, Row, Share
 from split_model.privacy import NoiseSpec
 
 #: What the tiny model's cuts are said to reach.

@@ -14,9 +14,9 @@ from ai_edge_litert import schema_py_generated as schema
 from edge_runtime.config import config
 from edge_runtime.privacy.ledger import epsilon_units, read
 from split_model.errors import ConfigError
-from split_model.prepare.allocators import TrialOptions
-from split_model.prepare.calibration import CalibrationOptions
-from split_model.prepare.codebooks import CodebookWish
+from split_model.prepare.calibrate.allocators import TrialOptions
+from split_model.prepare.calibrate.calibration import CalibrationOptions
+from split_model.prepare.codebook.codebooks import CodebookWish
 from split_model.prepare.pipeline import PrepareOptions, prepare
 
 FOLDER = Path(__file__).resolve().parents[3] / "models" / "fashion"

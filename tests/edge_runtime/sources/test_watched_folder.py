@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +56,11 @@ class Watch:
     def open(self) -> Watched:
         opened = self.table.open(self.wanted)
         return Watched(self.table, self.wanted, opened._memory, now=self.clock.now, sleep=self.clock.sleep)
+
+    def memory_path(self) -> Path:
+        """Where the source remembers what was answered, as its documentation says."""
+        name = hashlib.sha256(os.fsencode(self.folder.absolute())).hexdigest()[:16]
+        return self.wanted.state / f"watched-{name}.jsonl"
 
     def restart(self) -> None:
         self.source.close()
@@ -170,7 +178,7 @@ def test_a_line_that_was_not_written_whole_is_no_line(watch: Watch, tmp_path: Pa
     watch.picture("a.png")
     watch.picture("b.png")
     watch.look()
-    (memory,) = (tmp_path / "state").iterdir()
+    (memory,) = (tmp_path / "state").glob("*.jsonl")
     text = memory.read_text()
     memory.write_text(text[:-8])
     watch.source = watch.open()
@@ -334,7 +342,7 @@ def test_the_memory_does_not_grow_with_files_that_are_gone(watch: Watch, tmp_pat
         path = watch.picture(f"{number}.png")
         watch.look(1.5)
         path.unlink()
-    (memory,) = (tmp_path / "state").iterdir()
+    (memory,) = (tmp_path / "state").glob("*.jsonl")
     assert len(memory.read_text().splitlines()) <= 110
     watch.look(1.5)
     assert watch.source._memory._done.keys() == {kept.name}
@@ -464,3 +472,52 @@ def test_the_real_program_through_a_kill_and_a_stop(rig: Any, tmp_path: Path) ->
     assert device.stop() == 0
     # A kill between the answer and the note of it repeats that one.
     assert 81 <= len(names(device)) <= 82
+
+
+def killed_while_reading(watch: Watch, path: Path) -> None:
+    """A program of its own that is killed in the middle of reading a file, as one that runs out of memory is."""
+    status = path.stat()
+    code = (
+        "import os, signal, sys; from pathlib import Path; from edge_runtime.sources.answered_files import Memory\n"
+        f"with Memory(Path({str(watch.memory_path())!r})).reading({path.name!r}, "
+        f"({status.st_size}, {status.st_mtime_ns})): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_a_file_that_ended_the_program_twice_is_set_aside_and_those_behind_it_are_answered(watch: Watch) -> None:
+    bad = watch.picture("1-bad.png")
+    watch.picture("2-good.png")
+    killed_while_reading(watch, bad)
+    watch.restart()
+    assert watch.look() == ["1-bad.png", "2-good.png"]  # once may have been chance
+    bad = watch.picture("3-worse.png", grey=17)
+    killed_while_reading(watch, bad)
+    killed_while_reading(watch, bad)
+    watch.picture("4-good.png")
+    watch.restart()
+    aside, good = watch.look()
+    assert aside == "3-worse.png: 3-worse.png: reading it ended this program 2 times; it is set aside, remove it"
+    assert good == "4-good.png"
+    watch.restart()
+    assert watch.look() == []
+
+
+def test_another_file_under_the_name_of_one_that_was_set_aside_is_read(watch: Watch) -> None:
+    bad = watch.picture("a.png")
+    killed_while_reading(watch, bad)
+    killed_while_reading(watch, bad)
+    watch.picture("a.png", grey=200)
+    os.utime(bad, ns=(1, 1))
+    watch.restart()
+    assert watch.look() == ["a.png"]
+
+
+def test_a_damaged_file_is_no_crash(watch: Watch) -> None:
+    (watch.folder / "a.png").write_bytes(b"no picture")
+    for _ in range(3):
+        watch.look(0.5)
+        watch.restart()
+    (only,) = watch.look(30.0)
+    assert "not a picture" in only

@@ -12,8 +12,9 @@ from PIL import Image
 
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, MissingInputError, SplitModelError
-from split_model.features import preprocess as module
-from split_model.features.preprocess import load_tensor, open_picture, picture_tensor, to_real, to_stored
+from split_model.features import picture_files as module
+from split_model.features.picture_files import open_picture
+from split_model.features.preprocess import load_tensor, picture_tensor, to_real, to_stored
 
 RGB = ImagePreprocess(resize=8, crop=(6, 6), mean=(127.0,), scale=(128.0,))
 FLOAT = TensorSpec(name="image", shape=(1, 6, 6, 3), dtype="float32")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from split_model.prepare.inspection import WIDTH, ModelReport, inspect_model, render
-from split_model.prepare.reading import parse_model
+from split_model.prepare.tflite.reading import parse_model
 
 
 def test_report(residual):

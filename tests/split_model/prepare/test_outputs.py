@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from split_model.bundle import Manifest, OutputSchema, TensorSpec, TopK
-from split_model.bundle.store import check_answer_schema
+from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError
-from split_model.prepare.calibration import CalibrationOptions, CutModels, calibrate
+from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.outputs import Spread, output_weights, squared_errors
 
 

@@ -13,9 +13,9 @@ from split_model.bundle import Bundle, ChannelCalibration, TensorSpec, file_ref,
 from split_model.cli import main
 from split_model.errors import BadBundleError
 from split_model.prepare import pipeline
-from split_model.prepare.calibration import CalibrationOptions
+from split_model.prepare.calibrate.calibration import CalibrationOptions
+from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.reference import _digest, check_reference, describe
-from split_model.prepare.resume import KeptCalibration
 from split_model.prepare.verify import random_inputs
 
 

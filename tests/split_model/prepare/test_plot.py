@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from split_model.bundle.evaluation import DataRecord, Evaluation, Mean, Row, Share
 from split_model.cli import main
-from split_model.evaluation import DataRecord, Evaluation, Mean, Row, Share
-from split_model.prepare.evaluation_plot import plot_evaluation
+from split_model.prepare.evaluate.plot import plot_evaluation
 from split_model.privacy import CodebookSpec, NoiseSpec
 
 

@@ -13,9 +13,9 @@ from split_model.bundle import Bundle, ImagePreprocess, TensorSpec, write_manife
 from split_model.errors import BadBundleError, BadModelError, UsageError
 from split_model.interpreter import open_interpreter
 from split_model.prepare.assemble import choose, write_bundle
-from split_model.prepare.cuts import find_cuts
-from split_model.prepare.reading import parse_model, read_model
-from split_model.prepare.shapes import resolve_shapes
+from split_model.prepare.tflite.cuts import find_cuts
+from split_model.prepare.tflite.reading import parse_model, read_model
+from split_model.prepare.tflite.shapes import resolve_shapes
 from split_model.prepare.verify import random_inputs, verify_all_cuts, verify_bundle
 
 

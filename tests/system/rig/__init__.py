@@ -5,8 +5,8 @@ network namespace, and reached with OpenSSH. `Network` lays the link between boa
 shape. Everything a run leaves on this machine is below ``build/system``; the root file systems there are kept.
 """
 
-from rig.machine import Machine
-from rig.needs import why_not
-from rig.network import Network, Wire
+from tests.system.rig.machine import Machine
+from tests.system.rig.needs import why_not
+from tests.system.rig.network import Network, Wire
 
 __all__ = ["Machine", "Network", "Wire", "why_not"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rig.bundles import tiny_bundle
-from rig.machine import Machine, remove
-from rig.network import Network, run
-from rig.workstation import Workstation
+from tests.system.rig.bundles import tiny_bundle
+from tests.system.rig.machine import Machine, remove
+from tests.system.rig.network import Network, run
+from tests.system.rig.workstation import Workstation
 
 Told = subprocess.CompletedProcess[str]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rig.network import run
+from tests.system.rig.network import run
 
 PROGRAMS = ("mmdebstrap", "arch-test", "qemu-aarch64-static")
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rig.network import run
-from rig.rootfs import USER
+from tests.system.rig.network import run
+from tests.system.rig.rootfs import USER
 
 PATIENCE_S = 60.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploy.target import Python, Target
 from deploy.wheelhouse import wheels_for
-from rig.network import run
+from tests.system.rig.network import run
 
 PROGRAMS = ("edge-runtime", "cloud-server")
 #: What the root file system has.

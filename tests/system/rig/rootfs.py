@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from rig.network import run
+from tests.system.rig.network import run
 
 SUITE = "bookworm"
 PACKAGES = (

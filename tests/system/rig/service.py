@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rig.machine import Machine
-from rig.network import run
+from tests.system.rig.machine import Machine
+from tests.system.rig.network import run
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rig.machine import Machine
+from tests.system.rig.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -1,0 +1,1 @@
+"""What the device program costs on this machine: time, memory, throughput, swaps, sources."""

@@ -1,0 +1,260 @@
+"""One measurement of `benchmarks.device` in a process of its own; prints one line of JSON.
+
+local BUNDLE          a locally finished frame and the bare interpreter, in turn
+memory CONFIG [CUT ...]  RSS of the whole device program; with its split going round these cuts
+swaps CONFIG CASE     the device's parts with their split forced by another planner
+hog BUNDLE            how soon a busy process on the same core moves the load estimate
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from edge_runtime.board.board import RealBoard
+from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.config import config
+from edge_runtime.daemon import daemon
+from edge_runtime.daemon.device import make_loop, open_link
+from edge_runtime.daemon.models import Models
+from edge_runtime.daemon.plan import Plan
+from edge_runtime.daemon.program import Program
+from edge_runtime.inference.heads import Heads
+from edge_runtime.loop.counters import Counters
+from edge_runtime.loop.records import Records
+from edge_runtime.planner.planner import Decision, Hysteresis, Planner
+from edge_runtime.planner.prediction import Conditions, SplitProfile
+from edge_runtime.privacy.ledger import system_now
+from edge_runtime.privacy.ledger.opening import open_account
+from edge_runtime.privacy.release import Release
+from edge_runtime.service.reporter import Reporter
+from edge_runtime.sinks import Sinks
+from edge_runtime.sources import Answer, Frame
+from split_model.bundle import Bundle, Cut
+from split_model.interpreter import open_interpreter
+from split_model.service.heartbeats import Heartbeats
+from split_model.service.notify import Notifier
+
+#: Splits that the swap benchmark forces; without a swap one runs alone.
+CUTS = (20, 42)
+CASES = {"first": CUTS[:1], "swapping": CUTS, "second": CUTS[1:]}
+_FRAMES_EACH = 2
+_FRAMES_EACH_OF_ALL = 40
+_TURNS = 140
+
+
+class Forced(Planner):
+    """Goes round its splits, a few frames each, whatever the link and the board are like."""
+
+    def __init__(self, splits: tuple[int, ...], local: int, *, frames_each: int = _FRAMES_EACH) -> None:
+        profiles = [SplitProfile(split, 0.01, payload_bytes=1) for split in splits]
+        super().__init__([*profiles, SplitProfile(local, 1.0)], local=local, hysteresis=Hysteresis())
+        self._turns = itertools.cycle([split for split in splits for _ in range(frames_each)])
+
+    def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
+        """The next in turn, once the server is there."""
+        decision = super().decide(conditions, now_s=now_s, ready=ready)
+        split = next(self._turns)
+        return Decision(split if split in ready else self.local, True, "forced", decision.predictions)
+
+
+class _Free:
+    """A ledger that pays for everything; nothing is sent here."""
+
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:  # noqa: ARG002  its shape
+        """All of them."""
+        return frozenset(cuts)
+
+    def charge(self, cut: int, subject: str) -> bool:  # noqa: ARG002  its shape
+        """Paid."""
+        return True
+
+
+def _no_release(cut: Cut) -> Release:
+    raise AssertionError(cut.index)
+
+
+def _inputs(bundle: Bundle) -> list[NDArray[Any]]:
+    return [np.random.default_rng(0).random(spec.shape).astype(spec.dtype) for spec in bundle.manifest.inputs]
+
+
+def local(root: str) -> dict[str, Any]:
+    """The frame loop, its records and its sink, with no server there, beside `Interpreter.run` in turn."""
+    from edge_runtime.inference.profile import Profile, SplitTiming
+    from edge_runtime.link.link_thread import Offload
+    from edge_runtime.link.transport import Transport
+    from edge_runtime.loop.runtime import Runtime
+    from edge_runtime.sinks import JsonLines
+    from split_model.protocol.device import DeviceSession
+    from split_model.protocol.keys import KeyPair
+
+    bundle = Bundle.open(Path(root))
+    inputs = _inputs(bundle)
+    heads = Heads(bundle, _no_release, backend=None, threads=1, memory_bytes=1)
+    bare = open_interpreter(bundle.path(bundle.manifest.model))
+    timing = SplitTiming(split=bundle.local, head_s=0.02, head_p95_s=0.03, release_s=0.0, payload_bytes=0)
+    profile = Profile(bundle=bundle.identity, backend="", threads=1, slowdown=1.0, release="none", splits=(timing,))
+    public, secret = zmq.curve_keypair()
+    pair = KeyPair(public=public, secret=secret)
+    transport = Transport("tcp://127.0.0.1:9", keys=pair, server_keys=(public,), max_answer_bytes=1)
+    offload = Offload(transport, DeviceSession(boot_id="0" * 32, software="bench"))
+    offload.start()
+    board = RealBoard()
+    runtime = Runtime(
+        bundle=bundle,
+        heads=heads,
+        board=board,
+        planner=Planner([SplitProfile(bundle.local, 0.02)], local=bundle.local, hysteresis=Hysteresis()),
+        offload=offload,
+        profile=profile,
+        boot_id="0" * 32,
+        answer_within_s=1.0,
+        load=LoadEstimator(board.cpu_load, cpus=os.cpu_count() or 1, threads=1),
+        account=_Free(),
+    )
+    records, sink = Records(bundle), JsonLines(Path(os.devnull))
+    bare_s: list[float] = []
+    ours_s: list[float] = []
+
+    def frames() -> Iterator[Frame]:
+        for index in range(_TURNS):
+            started_s = time.perf_counter()
+            bare.run(inputs)
+            bare_s.append(time.perf_counter() - started_s)
+            yield Frame(index, "random", tuple(inputs), None, time.monotonic())
+
+    steps = iter(runtime.run(frames()))
+    for _ in range(_TURNS):
+        before = len(bare_s)
+        started_s = time.perf_counter()
+        for record in records.of(next(steps)):
+            sink.write(record)
+        ours_s.append(time.perf_counter() - started_s - sum(bare_s[before:]))
+    runtime.close()
+    offload.end()
+    transport.terminate()
+    heads.close()
+    bare_median_s, ours_median_s = statistics.median(bare_s[20:]), statistics.median(ours_s[20:])
+    return {"bare_s": bare_median_s, "ours_s": ours_median_s, "ratio": ours_median_s / bare_median_s}
+
+
+def _run(loaded: config.Config, planner: Planner) -> None:
+    """The parts of the device program, with another planner: answer the frames of a finite source."""
+    beats = Heartbeats()
+    program = Program(Counters(), beats, 60.0, lambda: False, lambda _: None)
+    with contextlib.ExitStack() as closing:
+        reporter = Reporter(None, config=Path(), notifier=Notifier(), beats=beats, stopped=lambda: False)
+        reporter.start()
+        closing.callback(reporter.stop)
+        plan, boot_id = Plan.of(loaded), os.urandom(16).hex()
+        account = open_account(
+            loaded.device.state, loaded.limits, costs=plan.costs, subjects=["default"], now=system_now()
+        )
+        closing.callback(account.close)
+        models = Models.open(plan, program, closing, keep_profile=True)
+        assert models is not None  # it is never told to stop
+        link = open_link(plan, plan.read_keys(), closing, boot_id=boot_id)
+        loop = make_loop(plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id)
+        sinks = Sinks(loaded.sinks)
+        closing.callback(sinks.close)
+        intake = plan.open_sources(program.stopped)
+        closing.callback(intake.close)
+        records = Records(plan.bundle)
+        for step in loop.run(iter(intake)):
+            *moves, record = records.of(step)
+            for move in moves:
+                sinks.write(move)
+            sinks.write(record, step.result.outputs)
+            intake.answered(Answer(step.result.frame, record, step.result.outputs))
+
+
+def memory(path: str, *cuts: str) -> dict[str, Any]:
+    """Run the daemon on a finite source: its RSS at the peak, and the median of the second half of the run."""
+    loaded = config.load(Path(path))
+    local = Bundle.open(loaded.device.bundle).local
+    planner = Forced(tuple(map(int, cuts)), local, frames_each=_FRAMES_EACH_OF_ALL) if cuts else None
+    service = daemon.Service(Path(path), lambda: loaded, Path(path).with_suffix(".status.json"), Notifier())
+    sampled_mb: list[float] = []
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.01):
+            sampled_mb.append(_status_mb("VmRSS"))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    daemon.run(loaded, service) if planner is None else _run(loaded, planner)
+    over.set()
+    sampler.join()
+    half = sampled_mb[len(sampled_mb) // 2 :]
+    # Not getrusage: its peak is inherited from whoever started us.
+    return {"peak_mb": _status_mb("VmHWM"), "median_mb": statistics.median(half)}
+
+
+def _status_mb(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024e-6
+
+
+def swaps(path: str, case: str) -> dict[str, Any]:
+    """Run the device's parts with their splits forced."""
+    loaded = config.load(Path(path))
+    _run(loaded, Forced(CASES[case], Bundle.open(loaded.device.bundle).local))
+    return {}
+
+
+def hog(root: str) -> dict[str, Any]:
+    """Head times and the estimator as the frame loop feeds it; then a busy process on the very same core."""
+    core = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    bundle = Bundle.open(Path(root))
+    interpreter, inputs, board = open_interpreter(bundle.path(bundle.manifest.model)), _inputs(bundle), RealBoard()
+
+    def took_s() -> float:
+        return board.run(lambda: interpreter.run(inputs))[1]
+
+    profiled_s = statistics.median(took_s() for _ in range(30))
+    load = LoadEstimator(board.cpu_load, cpus=1, threads=1)
+    for _ in range(20):
+        load.observed(took_s(), profiled_s, now_s=time.monotonic())
+    before = load.estimate(time.monotonic())
+    busy = f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        started_s = time.monotonic()
+        while load.estimate(time.monotonic()) < 1.4 * before and time.monotonic() - started_s < 10:
+            load.observed(took_s(), profiled_s, now_s=time.monotonic())
+        seconds = time.monotonic() - started_s
+        other.kill()
+    return {"seconds": seconds, "before": before, "after": load.factor}
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of the measurements."""
+    what, *rest = arguments
+    measurements: dict[str, Callable[..., dict[str, Any]]] = {
+        "local": local,
+        "memory": memory,
+        "swaps": swaps,
+        "hog": hog,
+    }
+    print(json.dumps(measurements[what](*rest)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""How long cutting a model takes, and the memory it needs."""

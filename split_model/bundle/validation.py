@@ -1,0 +1,219 @@
+"""Checks what a manifest says before anybody acts on it: the one place where its sense is checked.
+
+The types are checked when the manifest is decoded. Here is what types cannot say: paths stay inside the bundle,
+cuts ascend, shapes and ranges are ones that a model can have. Whoever opens a bundle may rely on all of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from split_model.bundle.manifest import (
+    MAX_GROUPS,
+    MAX_WORDS,
+    AllocationChoice,
+    ChannelCalibration,
+    Codebook,
+    Cut,
+    FileRef,
+    ImagePreprocess,
+    Manifest,
+    Reference,
+    TensorSpec,
+    TopK,
+)
+from split_model.errors import BadBundleError
+
+#: Bounds of one tensor at the rim of a head, a tail or a model. The wire carries up to 8 dimensions and 64 outputs.
+MAX_TENSOR_BYTES = 1 << 30
+MAX_DIMENSIONS = 8
+MAX_TENSORS = 64
+#: Largest magnitude of a real value: that of float32, in which features are computed.
+MAX_REAL = float(np.finfo(np.float32).max)
+#: Bounds of a picture that a model takes, in pixels a side.
+MAX_SIDE = 1 << 14
+_MAX_NAME = 200
+_HASH = re.compile(r"[0-9a-f]{64}\Z")
+_INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
+
+
+def check_manifest(where: str, manifest: Manifest) -> None:
+    """Check everything that the types of a manifest cannot say.
+
+    Args:
+        where: The manifest's path, for messages.
+        manifest: What was decoded from it.
+
+    Raises:
+        BadBundleError: Something in it makes no sense; the message names it.
+
+    """
+    if not manifest.name.isprintable() or not 1 <= len(manifest.name) <= _MAX_NAME:
+        raise _bad(where, f"name {manifest.name[:_MAX_NAME]!r} is empty, too long or has control characters")
+    if manifest.ops < 1 or manifest.macs < 0:
+        raise _bad(where, f"a model of {manifest.ops} ops and {manifest.macs} MACs")
+    for ref in manifest.files():
+        _check_file(where, ref)
+    _check_tensors(f"{where}: inputs", manifest.inputs)
+    _check_tensors(f"{where}: outputs", manifest.outputs)
+    indices = [cut.index for cut in manifest.cuts]
+    if indices != sorted(set(indices)) or any(not 0 <= index < manifest.ops for index in indices):
+        raise _bad(where, f"cuts {indices} are not ascending in 0..{manifest.ops - 1}")
+    for cut in manifest.cuts:
+        _check_cut(f"{where}: cut {cut.index}", cut)
+    if manifest.preprocess is not None:
+        _check_preprocess(f"{where}: preprocess", manifest.preprocess)
+    if manifest.answer is not None:
+        _check_answer(f"{where}: answer", manifest.answer, manifest.outputs)
+    check_answer_schema(where, manifest)
+    if manifest.reference is not None:
+        _check_reference(where, manifest.reference, outputs=len(manifest.outputs))
+
+
+def check_answer_schema(where: str, manifest: Manifest) -> None:
+    """Check that an answer schema has an entry for each output, of as many values.
+
+    Raises:
+        BadBundleError: It has not, or its weights are no weights.
+
+    """
+    if not manifest.answer_schema:
+        return
+    sizes = [math.prod(entry.shape) for entry in manifest.answer_schema]
+    expected = [output.size for output in manifest.outputs]
+    if sizes != expected:
+        raise BadBundleError(f"{where}: the answer schema has outputs of {sizes} values, the model {expected}")
+    weights = [entry.weight for entry in manifest.answer_schema]
+    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise BadBundleError(f"{where}: the answer schema has weights {weights}; they are 0 or more, not all 0")
+
+
+def _check_reference(where: str, reference: Reference, *, outputs: int) -> None:
+    if len(reference.tolerance) != outputs or not _all_within(reference.tolerance, 0.0):
+        raise _bad(where, "the reference is not one tolerance of 0 or more an output")
+    if not 1 <= reference.sets <= 1 << 10:
+        raise _bad(where, f"a reference of {reference.sets} sets of inputs")
+
+
+def _check_file(where: str, ref: FileRef) -> None:
+    relative = PurePosixPath(ref.path)
+    if relative.is_absolute() or ".." in relative.parts or not relative.parts or not ref.path.isprintable():
+        raise _bad(where, f"file {ref.path!r} lies outside the bundle")
+    if not _HASH.match(ref.sha256) or ref.size_bytes < 0:
+        raise _bad(where, f"file {ref.path!r} has no SHA-256 of 64 hex digits, or a negative size")
+
+
+def _check_tensors(where: str, tensors: Sequence[TensorSpec]) -> None:
+    if not 1 <= len(tensors) <= MAX_TENSORS:
+        raise _bad(where, f"{len(tensors)} tensors; from 1 to {MAX_TENSORS} can be carried")
+    for tensor in tensors:
+        _check_tensor(f"{where}: {tensor.name[:_MAX_NAME]!r}", tensor)
+
+
+def _check_tensor(where: str, tensor: TensorSpec) -> None:
+    if len(tensor.shape) > MAX_DIMENSIONS or any(side < 1 for side in tensor.shape):
+        raise _bad(where, f"shape {list(tensor.shape)} has a side below 1, or over {MAX_DIMENSIONS} dimensions")
+    if tensor.nbytes > MAX_TENSOR_BYTES:
+        raise _bad(where, f"shape {list(tensor.shape)} is {tensor.nbytes} bytes, over {MAX_TENSOR_BYTES}")
+    if not 0.0 <= tensor.scale <= MAX_REAL:
+        raise _bad(where, f"scale {tensor.scale} is no scale")
+    if tensor.dtype in _INTEGERS:
+        limits = np.iinfo(tensor.dtype)
+        if not limits.min <= tensor.zero_point <= limits.max:
+            raise _bad(where, f"zero point {tensor.zero_point} is no {tensor.dtype}")
+    elif tensor.zero_point != 0 or tensor.scale != 0.0:
+        raise _bad(where, f"a {tensor.dtype} tensor has a scale or a zero point")
+
+
+def _check_cut(where: str, cut: Cut) -> None:
+    if (cut.head is None) != (cut.index == 0):
+        raise _bad(where, "only cut 0 has no head")
+    if cut.head_macs < 0 or cut.tail_macs < 0:
+        raise _bad(where, f"a head of {cut.head_macs} MACs and a tail of {cut.tail_macs}")
+    _check_tensors(where, cut.tensors)
+    if any(not tensor.shape for tensor in cut.tensors):
+        raise _bad(where, "a live tensor without dimensions cannot be released")
+    _check_releases(where, cut)
+    if cut.calibration is None:
+        return
+    if len(cut.calibration) != len(cut.tensors):
+        raise _bad(where, f"calibration for {len(cut.calibration)} tensors of {len(cut.tensors)}")
+    for tensor, channels in zip(cut.tensors, cut.calibration, strict=True):
+        _check_channels(f"{where}: {tensor.name!r}", tensor, channels)
+
+
+def _check_channels(where: str, tensor: TensorSpec, channels: ChannelCalibration) -> None:
+    columns = (channels.clip_low, channels.clip_high, channels.rank, channels.weight)
+    if any(len(column) != tensor.shape[-1] for column in columns):
+        raise _bad(where, "calibration is not one value a channel")
+    if not all(_all_within(column, -MAX_REAL / 2) for column in (channels.clip_low, channels.clip_high)):
+        raise _bad(where, f"a clip bound is not finite, or beyond {MAX_REAL / 2:.3g}")
+    if not all(low < high for low, high in zip(channels.clip_low, channels.clip_high, strict=True)):
+        raise _bad(where, "a clip range is empty")
+    if not _all_within(channels.rank, 0.0) or max(channels.rank) > max(tensor.shape):
+        raise _bad(where, f"a rank is below 0 or over {max(tensor.shape)}, the longest side")
+    if not _all_within(channels.weight, 0.0):
+        raise _bad(where, "a weight is below 0 or not finite")
+
+
+def _check_releases(where: str, cut: Cut) -> None:
+    """Codebooks and noise-aware tails are told apart by the fields that name them on the wire."""
+    names = [(book.words, book.groups) for book in cut.codebooks]
+    epsilons = [noisy.epsilon for noisy in cut.noise_tails]
+    if len(set(names)) != len(names) or len(set(epsilons)) != len(epsilons):
+        raise _bad(where, "two codebooks or noise-aware tails for the same release")
+    for book in cut.codebooks:
+        _check_codebook(where, book)
+    if not all(0 < epsilon < math.inf for epsilon in epsilons):
+        raise _bad(where, "a noise-aware tail without a finite epsilon")
+    for choice in (cut.allocation, *(noisy.allocation for noisy in cut.noise_tails)):
+        if choice is not None:
+            _check_allocation(where, choice)
+
+
+def _check_codebook(where: str, book: Codebook) -> None:
+    if not (2 <= book.words <= MAX_WORDS and 1 <= book.groups <= MAX_GROUPS):
+        raise _bad(where, f"a codebook of {book.words} words and {book.groups} groups")
+    if book.samples < 0 or not (math.isfinite(book.lookup) and math.isfinite(book.chance)):
+        raise _bad(where, f"a codebook measured on {book.samples} samples as {book.lookup} and {book.chance}")
+    if book.lookup > 1.0 or (book.truth != "variance" and not (book.lookup >= 0.0 and 0.0 <= book.chance <= 1.0)):
+        raise _bad(where, f"a codebook whose lookup is right {book.lookup} of the time, by chance {book.chance}")
+
+
+def _check_allocation(where: str, choice: AllocationChoice) -> None:
+    trials = {trial.allocation for trial in choice.trials}
+    if not 0 < choice.epsilon < math.inf or not 1 <= choice.bits <= 16 or choice.best not in trials:
+        raise _bad(
+            where, f"allocation {choice.best!r} at epsilon {choice.epsilon}, {choice.bits} bits was not tried"
+        )
+
+
+def _check_preprocess(where: str, preprocess: ImagePreprocess) -> None:
+    sides = (preprocess.resize, *preprocess.crop)
+    if not all(1 <= side <= MAX_SIDE for side in sides):
+        raise _bad(where, f"sides {sides} are not within 1..{MAX_SIDE}")
+    if not _all_within(preprocess.mean, -MAX_REAL) or not _all_within(preprocess.scale, -MAX_REAL):
+        raise _bad(where, "a mean or a scale is not finite")
+    if 0.0 in preprocess.scale:
+        raise _bad(where, "a scale of 0")
+
+
+def _check_answer(where: str, answer: TopK, outputs: Sequence[TensorSpec]) -> None:
+    if not 0 <= answer.output < len(outputs):
+        raise _bad(where, f"reads output {answer.output} of {len(outputs)}")
+    if answer.k < 1:
+        raise _bad(where, f"the best {answer.k} classes")
+
+
+def _all_within(values: Iterable[float], low: float) -> bool:
+    """Whether every value is finite, at least ``low`` and at most float32's largest."""
+    return all(low <= value <= MAX_REAL for value in values)
+
+
+def _bad(where: str, problem: str) -> BadBundleError:
+    return BadBundleError(f"{where}: {problem}; prepare the bundle again")

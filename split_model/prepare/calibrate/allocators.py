@@ -1,0 +1,195 @@
+"""Which way of sharing the budget is best at a cut: every one is tried on the public calibration samples.
+
+The formula of `split_model.privacy.allocation` weighs noise energy by a gradient, which is a proxy. So each
+allocation is measured as well, at equal total budget: the samples go through head, release and tail, and the
+outputs are compared with those of the unprotected model. What comes out best is what ``auto`` takes.
+
+The noise here is drawn from a seeded generator, so that the same inputs give the same bundle: nothing that
+needs protection is released, the samples are public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle import Allocation, AllocationChoice, AllocationTrial, ChannelCalibration, Cut
+from split_model.errors import BadInputError, UsageError
+from split_model.interpreter import Interpreter, open_interpreter
+from split_model.prepare.calibrate.calibration import CutModels, Inputs
+from split_model.prepare.outputs import Spread, real_outputs, squared_errors
+from split_model.privacy import (
+    ALLOCATIONS,
+    NoisePlan,
+    NoiseRelease,
+    NoiseSpec,
+    cut_channels,
+    recover,
+    relative_cost,
+)
+
+Array = NDArray[Any]
+
+#: Measured errors that differ by less are taken as equal.
+_CHANCE = 0.03
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """How much to try. ``epsilon``: the mean per-value epsilon that the user means to release with.
+
+    ``output_weights``: how much each of several outputs counts; alike where it is None.
+    """
+
+    epsilon: float = 16.0
+    bits: int = 8
+    samples: int = 64
+    draws: int = 2
+    seed: int = 0
+    backend: str | None = None
+    output_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing."""
+        NoiseSpec(epsilon=self.epsilon, bits=self.bits)
+        if min(self.samples, self.draws) < 1:
+            raise UsageError("allocations are tried with at least one sample and one draw")
+
+
+def try_allocations(
+    cut: CutModels,
+    calibration: Sequence[ChannelCalibration],
+    samples: Sequence[Inputs],
+    *,
+    options: TrialOptions,
+    answer: int | None = None,
+    noise_tail: Path | None = None,
+) -> AllocationChoice | None:
+    """Try each allocation at one cut; None where noise cannot release its tensors at all.
+
+    ``answer`` is the output that is read as classes, if one is. ``noise_tail``: the tail that is used under noise
+    of this epsilon, where it is not the cut's own. The best is the one of least output error; ``optimal`` where
+    nothing is better than that by more than chance. The same arguments give the same numbers on the same machine.
+    """
+    try:
+        channels = cut_channels(cut.tensors, calibration)
+    except BadInputError:
+        return None
+    tail = open_interpreter(cut.tail, backend=options.backend)
+    noisy = tail if noise_tail is None else open_interpreter(noise_tail, backend=options.backend)
+    # The same bits for each: two allocations that come to the same epsilons get the same noise, and the same error.
+    ways = [
+        _Way(each, cut, calibration, options, np.random.default_rng((options.seed, cut.index)))
+        for each in ALLOCATIONS
+    ]
+    chosen = samples[: options.samples]
+    spread = Spread(options.output_weights)
+    for features in _features(cut, chosen, options.backend):
+        base = real_outputs(tail, features)
+        spread.add(base)
+        for way in ways:
+            way.count(noisy, features, base, answer)
+    trials = tuple(
+        way.trial(relative_cost(way.allocation, channels, options.epsilon), spread, classes=answer is not None)
+        for way in ways
+    )
+    return AllocationChoice(
+        best=_best(trials),
+        epsilon=options.epsilon,
+        bits=options.bits,
+        samples=len(chosen),
+        draws=options.draws,
+        trials=trials,
+    )
+
+
+def _best(trials: Sequence[AllocationTrial]) -> Allocation:
+    """The one of least error; but what is best by formula stays, unless another is better by more than chance."""
+    least = min(trials, key=lambda trial: trial.output_error)
+    formula = next(trial for trial in trials if trial.allocation == "optimal")
+    chosen = formula if formula.output_error <= (1 + _CHANCE) * least.output_error else least
+    return chosen.allocation
+
+
+def render(cuts: Sequence[Cut]) -> str:
+    """What each allocation costs at each cut, for a terminal; and in words where ``rank`` loses to ``uniform``."""
+    tried = [(cut.index, cut.allocation) for cut in cuts if cut.allocation is not None]
+    if not tried:
+        return ""
+    first = tried[0][1]
+    names = [trial.allocation for trial in first.trials]
+    lines = [
+        f"sharing of the budget at a mean per-value epsilon of {first.epsilon:g}: noise energy over the optimum's",
+        (
+            "by formula, and squared error of the outputs over their variance, measured on "
+            f"{first.samples} public samples"
+        ),
+        f"{'cut':>5}  " + "  ".join(f"{name:>15}" for name in names) + "  auto",
+    ]
+    for index, choice in tried:
+        cells = [f"{trial.relative_cost:7.3f} {trial.output_error:7.3f}" for trial in choice.trials]
+        lines.append(f"{index:5d}  " + "  ".join(f"{cell:>15}" for cell in cells) + f"  {choice.best}")
+    by_formula = [index for index, choice in tried if _loses(choice, 0.005, lambda trial: trial.relative_cost)]
+    measured = [index for index, choice in tried if _loses(choice, _CHANCE, lambda trial: trial.output_error)]
+    for where, how in ((by_formula, "by formula"), (measured, "as measured")):
+        if where:
+            lines.append(f"rank loses to uniform {how} at {_listed(where)}")
+    lines.append("release.allocation = 'auto' takes the one of least measured error")
+    return "\n".join(lines)
+
+
+def _loses(choice: AllocationChoice, matters: float, cost: Callable[[AllocationTrial], float]) -> bool:
+    """Whether rank costs more than uniform, by a share that matters: in measured errors, percents are chance."""
+    costs = {trial.allocation: cost(trial) for trial in choice.trials}
+    return costs["rank"] > costs["uniform"] * (1 + matters)
+
+
+def _listed(cuts: Sequence[int]) -> str:
+    return f"cut {cuts[0]}" if len(cuts) == 1 else f"cuts {', '.join(map(str, cuts))}"
+
+
+class _Way:
+    """One allocation, and how it did so far."""
+
+    def __init__(
+        self,
+        allocation: Allocation,
+        cut: CutModels,
+        calibration: Sequence[ChannelCalibration],
+        options: TrialOptions,
+        generator: np.random.Generator,
+    ) -> None:
+        self.allocation = allocation
+        spec = NoiseSpec(epsilon=options.epsilon, allocation=allocation, bits=options.bits)
+        self._plan = NoisePlan.make(spec, cut.tensors, calibration)
+        self._release = NoiseRelease(self._plan, entropy=generator.bytes)
+        self._draws = options.draws
+        self._errors: list[list[float]] = []
+        self._agreed: list[bool] = []
+
+    def count(
+        self, tail: Interpreter, features: Sequence[Array], base: Sequence[Array], answer: int | None
+    ) -> None:
+        for _ in range(self._draws):
+            outputs = real_outputs(tail, recover(self._plan, self._release(features)))
+            self._errors.append(squared_errors(outputs, base))
+            if answer is not None:
+                self._agreed.append(bool(outputs[answer].argmax() == base[answer].argmax()))
+
+    def trial(self, cost: float, spread: Spread, *, classes: bool) -> AllocationTrial:
+        return AllocationTrial(
+            allocation=self.allocation,
+            relative_cost=float(f"{cost:.7g}"),
+            output_error=float(f"{spread.error(np.mean(self._errors, axis=0).tolist()):.7g}"),
+            agreement=float(f"{np.mean(self._agreed):.7g}") if classes else None,
+        )
+
+
+def _features(cut: CutModels, samples: Sequence[Inputs], backend: str | None) -> Iterator[Sequence[Array]]:
+    head = None if cut.head is None else open_interpreter(cut.head, backend=backend)
+    yield from (sample if head is None else head.run(sample) for sample in samples)

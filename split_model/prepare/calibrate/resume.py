@@ -1,0 +1,73 @@
+"""Calibration that survives an interruption: what was found of each finished cut lies beside the output.
+
+Calibrating is the part of ``prepare`` that takes minutes; everything else is done again in seconds.
+Each cut's numbers are kept in a file whose name is a hash of all that they depend on: head, tail,
+samples, options and versions. So a run with other inputs finds nothing, and never the wrong numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+
+from split_model.bundle import ChannelCalibration, Cut
+from split_model.errors import OutputError
+from split_model.interpreter import available_backends
+from split_model.prepare.calibrate.calibration import CalibrationOptions
+
+Found = tuple[ChannelCalibration, ...]
+
+
+class KeptCalibration:
+    """The folder ``.NAME.calibration`` beside the bundle ``NAME``; `discard` it once the bundle is whole."""
+
+    def __init__(
+        self, target: Path, samples: Sequence[tuple[NDArray[Any], ...]], options: CalibrationOptions
+    ) -> None:
+        self._folder = target.parent / f".{target.name}.calibration"
+        digest = hashlib.sha256(repr((options, _versions())).encode())
+        for sample in samples:
+            for tensor in sample:
+                digest.update(repr((tensor.dtype.str, tensor.shape)).encode())
+                digest.update(tensor.tobytes())
+        self._inputs = digest.hexdigest()
+
+    def load(self, cut: Cut) -> Found | None:
+        """What an interrupted run with the same inputs found of this cut, or None."""
+        try:
+            return msgspec.json.decode(self._path(cut).read_bytes(), type=Found)
+        except (OSError, msgspec.DecodeError):
+            return None  # not there, or cut short by a power failure: it is calibrated again
+
+    def keep(self, cut: Cut, found: Found) -> None:
+        """Write what was found; a file that is there is whole. Raises `OutputError`."""
+        path = self._path(cut)
+        scratch = path.with_suffix(".part")
+        try:
+            self._folder.mkdir(exist_ok=True)
+            scratch.write_bytes(msgspec.json.encode(found))
+            scratch.replace(path)
+        except OSError as error:
+            raise OutputError(f"{path}: {error.strerror or error}; make room or choose another folder") from None
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, cut: Cut) -> Path:
+        head = "" if cut.head is None else cut.head.sha256
+        tensors = msgspec.json.encode(cut.tensors)
+        key = hashlib.sha256(repr((self._inputs, cut.index, head, cut.tail.sha256, tensors)).encode())
+        return self._folder / f"cut-{cut.index:03d}-{key.hexdigest()[:24]}.json"
+
+
+def _versions() -> tuple[str, ...]:
+    names = ("numpy", *available_backends())
+    return tuple(f"{name} {importlib.metadata.version(name)}" for name in names)

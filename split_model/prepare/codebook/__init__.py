@@ -1,0 +1,1 @@
+"""Learn codebooks for the strict release from public data."""

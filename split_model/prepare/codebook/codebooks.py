@@ -1,0 +1,266 @@
+"""Codebooks for the strict release: learned from public data against the whole model's own answers.
+
+A part of the data is held out, to say how often the answer is right when the device looks it up by itself: that is
+what is printed beside every codebook. With labels, words are fitted to these and to the model's outputs alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no stubs
+
+from split_model.bundle import Codebook, Cut, Manifest, file_ref
+from split_model.errors import BadInputError, ConfigError, UsageError
+from split_model.features.samples import Data
+from split_model.prepare.codebook.decoder import find_meanings
+from split_model.prepare.codebook.samples import CodebookSamples, Halves, group_channels, read_samples
+from split_model.prepare.codebook.training import Scores, cluster, learn_words
+from split_model.privacy.codebook import CodebookSpec, expected_share
+from split_model.privacy.codebook_file import Finder, Grouping, Meanings, write
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+_HELD_OUT = 0.1
+_LEAST_SAMPLES = 20
+_KEPT = 0.99  # words are fitted to the epsilon at which randomised response keeps this share of them
+_MOST_JUDGED = 2000  # held-out samples that go through the tail, where the words of several groups are put together
+
+
+@dataclass(frozen=True)
+class CodebookWish:
+    """One codebook to learn: ``--codebook CUT:WORDS[:GROUPS]``."""
+
+    cut: int
+    words: int
+    groups: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> CodebookWish:
+        """Read CUT:WORDS[:GROUPS]; `UsageError` says what is wrong."""
+        try:
+            numbers = [int(part) for part in text.split(":")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (2, 3):
+            raise UsageError(f"--codebook {text}: give CUT:WORDS or CUT:WORDS:GROUPS, as 7:32")
+        wish = cls(*numbers)
+        try:
+            CodebookSpec(epsilon=1.0, words=wish.words, groups=wish.groups)
+        except ConfigError as error:
+            raise UsageError(f"--codebook {text}: {error}") from None
+        return wish
+
+
+def add_codebooks(
+    root: Path,
+    manifest: Manifest,
+    wishes: Sequence[CodebookWish],
+    data: Data,
+    progress: Callable[[str, int, int], None],
+) -> Manifest:
+    """The manifest with a codebook for each wish, whose file is written into the bundle folder ``root``.
+
+    The data is read once for all codebooks of a cut that follow one another and have as many groups.
+    """
+    read: CutReading | None = None
+    for wish in wishes:
+        name = f"learning {wish.words} words at cut {wish.cut}"
+        steps = _Steps(lambda done, total, name=name: progress(name, done, total), 2 * len(data))  # type: ignore[misc]
+        if read is None or (read.halves.cut.index, len(read.samples.rows)) != (wish.cut, wish.groups):
+            read = read_cut(root, manifest, wish, data, advance=steps.advance)
+        book = learn_codebook(read, wish, advance=steps.advance)
+        steps.end()
+        cuts = tuple(
+            msgspec.structs.replace(cut, codebooks=(*cut.codebooks, book)) if cut.index == wish.cut else cut
+            for cut in manifest.cuts
+        )
+        manifest = msgspec.structs.replace(manifest, cuts=cuts)
+    return manifest
+
+
+@dataclass(frozen=True)
+class CutReading:
+    """What the data says at one cut, for codebooks of some number of groups."""
+
+    halves: Halves
+    grouping: Grouping
+    samples: CodebookSamples
+
+
+def read_cut(
+    root: Path,
+    manifest: Manifest,
+    wish: CodebookWish,
+    data: Data,
+    *,
+    backend: str | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> CutReading:
+    """Run the public data through a cut of the bundle folder ``root``; ``advance`` is called for every sample.
+
+    Raises `UsageError` for a cut that is not offered, `BadInputError` for groups it does not have.
+    """
+    cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
+    if cut is None:
+        offered = [cut.index for cut in manifest.cuts]
+        raise UsageError(f"--codebook {wish.cut}:{wish.words}: the bundle offers the cuts {offered}")
+    halves = Halves(root, manifest, cut, backend)
+    grouping = group_channels(cut, wish.groups)
+    return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
+
+
+def learn_codebook(
+    read: CutReading, wish: CodebookWish, *, seed: int = 0, advance: Callable[[], None] = lambda: None
+) -> Codebook:
+    """Learn one codebook and write its file into the bundle's folder. The same data and machine give the same file.
+
+    Raises `BadInputError` for too few samples. ``advance`` is called for every sample that is looked at again.
+    """
+    halves, grouping, samples = read.halves, read.grouping, read.samples
+    root, cut = halves.root, halves.cut
+    count = len(samples.outputs)
+    least = max(_LEAST_SAMPLES, 2 * wish.words)
+    if count < least:
+        raise BadInputError(f"{count} samples are too few to learn {wish.words} words from; give at least {least}")
+    held, known = _held_out(samples.origins, seed)
+    with threadpool_limits(1, user_api="blas"):
+        scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)
+    words = np.column_stack([one.words(rows) for one, rows in zip(scores, samples.rows, strict=True)])
+    meanings = find_meanings(halves, grouping, samples, words, known=known, count=wish.words, advance=advance)
+    lookup, chance, judged = _judge(halves, samples, words, held, meanings=meanings, wish=wish, seed=seed)
+    name = f"cut-{cut.index:03d}/codebook-{wish.words}x{wish.groups}.npz"
+    finder = Finder(grouping, tuple(one.weights for one in scores), tuple(one.bias for one in scores))
+    write(root / name, finder, meanings)
+    return Codebook(
+        words=wish.words,
+        groups=wish.groups,
+        file=file_ref(root, name),
+        lookup=round(lookup, 6),
+        chance=round(chance, 6),
+        samples=judged,
+        truth=samples.truth,
+    )
+
+
+def _held_out(origins: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which samples are held out and which teach; crops of a picture are on the same side."""
+    order = np.random.default_rng(seed).permutation(int(origins.max()) + 1)
+    chosen = np.isin(origins, order[: max(1, int(_HELD_OUT * len(order)))])
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+class _Steps:
+    """Counts samples read."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def advance(self) -> None:
+        self._done = min(self._done + 1, self._total - 1)
+        self._progress(self._done, self._total)
+
+    def end(self) -> None:
+        self._progress(self._total, self._total)
+
+
+def _scores(
+    samples: CodebookSamples,
+    known: NDArray[np.int64],
+    *,
+    halves: Halves,
+    grouping: Grouping,
+    wish: CodebookWish,
+    seed: int,
+) -> list[Scores]:
+    if wish.groups == 1:
+        epsilon = math.log((wish.words - 1) * _KEPT / (1 - _KEPT))
+        targets = samples.targets(known, halves)
+        rows = samples.rows[0][known]
+        return [learn_words(rows, targets, wish.words, epsilon, classes=samples.classes, seed=seed)]
+    scales = _sensitivities(halves.cut, samples, grouping)
+    found = [
+        cluster(rows[known] * scale, wish.words, seed=seed)
+        for rows, scale in zip(samples.rows, scales, strict=True)
+    ]
+    return [
+        Scores((one.weights * scale).astype(np.float32), one.bias) for one, scale in zip(found, scales, strict=True)
+    ]
+
+
+def _sensitivities(cut: Cut, samples: CodebookSamples, grouping: Grouping) -> list[Floats]:
+    """By group, the root of each input's sensitivity weight; without calibration, of its inverse variance."""
+    if cut.calibration is None:
+        return [1.0 / np.maximum(rows.std(0), 1e-6) for rows in samples.rows]
+    plain = tuple(msgspec.structs.replace(spec, dtype="float32", scale=0.0, zero_point=0) for spec in cut.tensors)
+    maps = [
+        np.broadcast_to(np.sqrt(np.array(known.weight)), spec.shape).astype(np.float32)
+        for known, spec in zip(cut.calibration, cut.tensors, strict=True)
+    ]
+    return Grouping(plain, grouping.pool, grouping.groups).inputs(maps)
+
+
+def _judge(
+    halves: Halves,
+    samples: CodebookSamples,
+    words: NDArray[np.int64],
+    held: NDArray[np.int64],
+    *,
+    meanings: Meanings,
+    wish: CodebookWish,
+    seed: int,
+) -> tuple[float, float, int]:
+    """(right with the frame's own words, right with words drawn at random, samples), on the held-out ones."""
+    held = held if wish.groups == 1 else held[:_MOST_JUDGED]
+    drawn = np.random.default_rng((seed, 1)).integers(wish.words, size=(len(held), wish.groups))
+    known: dict[tuple[int, ...], Floats] = {}
+
+    def answers(chosen: NDArray[np.int64]) -> Floats:
+        for key in map(tuple, chosen.tolist()):
+            if key not in known:
+                known[key] = halves.answer(meanings(key))
+        return np.array([known[tuple(key)] for key in chosen.tolist()])
+
+    if not samples.classes:
+        outputs = samples.outputs[held]
+        energy = max(float(outputs.var(0).sum()), 1e-12)
+        own, random = (
+            max(0.0, 1.0 - float(((answers(chosen) - outputs) ** 2).mean(0).sum()) / energy)
+            for chosen in (words[held], drawn)
+        )
+        return own, random, len(held)
+    right = samples.right[held]
+    own = float((answers(words[held]).argmax(1) == right).mean())
+    if wish.groups == 1:  # over all words, not those that were drawn
+        every = answers(np.arange(wish.words)[:, None]).argmax(1)
+        return own, float((every[None] == right[:, None]).mean()), len(held)
+    return own, float((answers(drawn).argmax(1) == right).mean()), len(held)
+
+
+def render(cuts: Sequence[Cut]) -> str:
+    """Each codebook with the local lookup's accuracy beside it, for a terminal."""
+    lines = []
+    for cut in cuts:
+        for book in cut.codebooks:
+            what = {
+                "labels": "right by the labels",
+                "model": "as the whole model answers",
+                "variance": "of the outputs' variance kept",
+            }[book.truth]
+            at = ", ".join(f"{expected_share(book, epsilon):.3f} at {epsilon:g}" for epsilon in (4.0, 6.0, 8.0))
+            lines.append(
+                f"cut {cut.index}: codebook of {book.words} words"
+                + (f" in each of {book.groups} groups" if book.groups > 1 else "")
+                + f"; looked up on the device itself {book.lookup:.3f} {what} ({book.samples} held-out samples); "
+                f"expected through the release at whole-input epsilon: {at}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Measure how good the answers through a release are (``split-model evaluate``)."""

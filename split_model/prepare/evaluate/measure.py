@@ -1,0 +1,162 @@
+"""How often the answer through a noise release is still the answer, by cut and epsilon.
+
+Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them;
+and the error of the outputs says the same of answers that are no classes. Every sample is released several times
+with fresh noise. Draws of one sample are not independent of each other, so all 95 % intervals are over samples:
+Wilson's for proportions (which is then on the safe side, as the mean of several draws varies less than one), the
+bootstrap for errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model import __version__
+from split_model.bundle import Bundle, Cut, Manifest
+from split_model.bundle.evaluation import FORMAT, DataRecord, Evaluation
+from split_model.errors import BadBundleError, UsageError
+from split_model.features.data import Data, Sample, open_data, read_labels
+from split_model.interpreter import open_interpreter
+from split_model.prepare.assemble import Progress
+from split_model.prepare.evaluate.variants import (
+    Halves,
+    Known,
+    Way,
+    bootstrap,
+    clipped,
+    codebook_ways,
+    noise_ways,
+    wilson,
+)
+from split_model.prepare.outputs import Spread, output_weights, real_outputs
+from split_model.privacy import AllocationWish, NoiseSpec, settle
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Entropy = Callable[[int], bytes]
+
+__all__ = ["bootstrap", "class_output", "clipped", "evaluate", "open_for", "wilson"]
+
+
+def evaluate(
+    bundle: Bundle,
+    data: Data | Path,
+    *,
+    entropy: Entropy,
+    epsilons: Sequence[float],
+    whole_input_epsilons: Sequence[float] = (),
+    cuts: Sequence[int] | None = None,
+    allocations: Sequence[AllocationWish] = ("auto",),
+    bits: int = 8,
+    draws: int = 3,
+    backend: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Release every sample at every cut (all calibrated ones, or those named) in every way asked for.
+
+    ``epsilons``: of the noise release, mean per value. ``whole_input_epsilons``: of the codebook release, at every
+    cut that has codebooks, through each of them; the local lookup is measured beside it.
+
+    ``data`` is DATA as `open_data` takes it, or opened. ``entropy(n)`` gives n random bytes, as `os.urandom` does.
+    ``auto`` stands for what the bundle has as the best allocation at each cut. ``progress`` is called with
+    ("evaluating", samples done, samples in all). Raises `UsageError` for a cut that is not offered,
+    `BadBundleError` where the bundle has no calibration.
+    """
+    if draws < 1:
+        raise UsageError(f"draws = {draws}: at least one release a sample is needed")
+    answer = class_output(bundle.manifest)
+    ways: list[Way] = []
+    for cut in _chosen(bundle, cuts, codebooks=bool(whole_input_epsilons) and not epsilons):
+        halves = Halves(bundle, cut, backend)
+        if cut.calibration is not None:
+            specs = _specs(cut, epsilons, allocations, bits)
+            ways += noise_ways(halves, specs, draws, entropy)
+        ways += codebook_ways(halves, whole_input_epsilons, draws, entropy)
+    name = str(data) if isinstance(data, Path) else ""
+    data = open_for(bundle, data) if isinstance(data, Path) else data
+    whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
+    correct: list[bool] = []
+    digest, spread = hashlib.sha256(), Spread(output_weights(bundle.manifest))
+    for done, sample in enumerate(data):
+        _add_to(digest, sample)
+        known = Known(real_outputs(whole, sample.tensors), answer, sample.label)
+        spread.add(known.outputs)
+        if sample.label is not None:
+            correct.append(known.check_label(sample.name))
+        for way in ways:
+            way.count(sample.tensors, known)
+        if progress is not None:
+            progress("evaluating", done + 1, len(data))
+    return Evaluation(
+        format=FORMAT,
+        bundle=bundle.identity,
+        data=DataRecord(name=name, sha256=digest.hexdigest(), samples=len(data), labelled=len(correct)),
+        unprotected_accuracy=wilson(sum(correct) / len(correct), len(correct)) if correct else None,
+        rows=tuple(way.row(len(data), len(correct), spread) for way in ways),
+        made_by=f"split-model {__version__}",
+    )
+
+
+def open_for(bundle: Bundle, path: Path) -> Data:
+    """Open DATA as this bundle's model takes it; folders may be named by its labels."""
+    manifest = bundle.manifest
+    named = None if manifest.answer is None else manifest.answer.labels
+    labels = None if named is None else read_labels(bundle.path(named))
+    return open_data(path, manifest.inputs, manifest.preprocess, labels)
+
+
+def class_output(manifest: Manifest) -> int | None:
+    """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
+    if manifest.answer is None:
+        return None if manifest.answer_schema else 0
+    if not 0 <= manifest.answer.output < len(manifest.outputs):
+        raise BadBundleError(
+            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}; prepare it again"
+        )
+    return manifest.answer.output
+
+
+def _add_to(digest: Any, sample: Sample) -> None:
+    for tensor in sample.tensors:
+        digest.update(repr((tensor.dtype.str, tensor.shape, sample.label)).encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+
+
+def _chosen(bundle: Bundle, cuts: Sequence[int] | None, *, codebooks: bool) -> list[Cut]:
+    offered = [cut.index for cut in bundle.manifest.cuts]
+    missing = sorted(set(cuts or ()) - set(offered))
+    if missing:
+        raise UsageError(f"{bundle.root}: cut {missing[0]} is not offered; choose among {offered}")
+    chosen = [cut for cut in bundle.manifest.cuts if cuts is None or cut.index in cuts]
+    if codebooks:
+        with_books = [cut for cut in chosen if cut.codebooks]
+        if not with_books:
+            raise BadBundleError(f"{bundle.root}: no codebook there; prepare the bundle with --codebook")
+        return with_books
+    uncalibrated = [cut.index for cut in chosen if cut.calibration is None]
+    if cuts is None:
+        chosen = [cut for cut in chosen if cut.calibration is not None]
+    elif uncalibrated:
+        raise BadBundleError(
+            f"{bundle.root}: cut {uncalibrated[0]} has no calibration; prepare the bundle with --calibration"
+        )
+    if not chosen:
+        raise BadBundleError(f"{bundle.root}: no cut has a calibration; prepare the bundle with --calibration")
+    return chosen
+
+
+def _specs(
+    cut: Cut, epsilons: Sequence[float], allocations: Sequence[AllocationWish], bits: int
+) -> list[NoiseSpec]:
+    """What was asked for at one cut; ``auto`` beside what it stands for is measured once."""
+    return [
+        NoiseSpec(epsilon=epsilon, allocation=allocation, bits=bits)
+        for epsilon in epsilons
+        for allocation in dict.fromkeys(settle(wish, cut, epsilon) for wish in allocations)
+    ]

@@ -1,0 +1,216 @@
+"""The ways to release one cut that `evaluate` compares, each counting how its answers do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.bundle import Bundle, Cut
+from split_model.bundle.evaluation import Mean, Mechanism, Row, Share
+from split_model.errors import BadBundleError, BadInputError
+from split_model.features.preprocess import to_real, to_stored
+from split_model.interpreter import Interpreter, open_interpreter
+from split_model.prepare.outputs import Floats, Spread, real_outputs, squared_errors
+from split_model.privacy import (
+    CodebookPlan,
+    CodebookRelease,
+    CodebookSpec,
+    NoisePlan,
+    NoiseRelease,
+    NoiseSpec,
+    recover,
+    recover_codebook,
+)
+from split_model.privacy.codebook_file import Finder, Meanings, read_finder, read_meanings
+from split_model.privacy.randomised_response import MAX_EPSILON
+
+Array = NDArray[Any]
+Entropy = Callable[[int], bytes]
+
+_Z95 = 1.959963984540054
+_RESAMPLES = 2000
+
+
+def wilson(value: float, samples: int) -> Share:
+    """A proportion with its Wilson score interval at 95 %; raises `ValueError` without samples."""
+    if samples < 1:
+        raise ValueError("a proportion of no samples")
+    square = _Z95**2
+    centre = (value + square / (2 * samples)) / (1 + square / samples)
+    half = _Z95 * math.sqrt(value * (1 - value) / samples + square / (4 * samples**2)) / (1 + square / samples)
+    # At the ends the formula gives 0 and 1 but for rounding.
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return Share(value=value, low=min(low, value), high=max(high, value), samples=samples)
+
+
+def bootstrap(values: Sequence[float]) -> Mean:
+    """A mean with its 95 % percentile interval over resampled samples; the same values give the same interval."""
+    known = np.asarray(values, np.float64)
+    picked = np.random.default_rng(0).integers(0, known.size, (_RESAMPLES, known.size))
+    low, high = np.quantile(known[picked].mean(axis=1), [0.025, 0.975])
+    return Mean(value=float(known.mean()), low=float(low), high=float(high), samples=known.size)
+
+
+class Known:
+    """One sample's label and unprotected outputs: what every release of it is compared with."""
+
+    def __init__(self, outputs: Sequence[Floats], answer: int | None, label: int | None) -> None:
+        self.outputs = outputs
+        self.answer = answer
+        self.label = label
+        self.best = None if answer is None else int(outputs[answer].argmax())
+
+    def check_label(self, name: str) -> bool:
+        """Whether the unprotected answer is right; `BadInputError` for a label that the model cannot give."""
+        if self.answer is None:
+            raise BadInputError(
+                f"{name}: has a label, and this model's answer is no class; give data without labels"
+            )
+        classes = self.outputs[self.answer].size
+        if self.label is None or self.label >= classes:
+            raise BadInputError(f"{name}: label {self.label}, the model has classes 0 to {classes - 1}")
+        return self.best == self.label
+
+
+class Halves:
+    """Head and tails of one cut; the head runs once a sample, however many ways want its features."""
+
+    def __init__(self, bundle: Bundle, cut: Cut, backend: str | None) -> None:
+        self.bundle = bundle
+        self.cut = cut
+        self.head = None if cut.head is None else open_interpreter(bundle.path(cut.head), backend=backend)
+        self.tail: Interpreter = open_interpreter(bundle.path(cut.tail), backend=backend)
+        self.noise_tails = {
+            noisy.epsilon: open_interpreter(bundle.path(noisy.tail), backend=backend) for noisy in cut.noise_tails
+        }
+        self._inputs: Sequence[Array] = ()
+        self._features: Sequence[Array] = ()
+
+    def features(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        if inputs is not self._inputs:
+            self._features = inputs if self.head is None else self.head.run(inputs)
+            self._inputs = inputs
+        return self._features
+
+
+class Way:
+    """One cut released in one way, and how it did so far. ``facts``: what its row says besides."""
+
+    def __init__(
+        self,
+        halves: Halves,
+        mechanism: Mechanism,
+        through: Callable[[Sequence[Array]], Sequence[Array]],
+        *,
+        draws: int,
+        plan: NoisePlan | CodebookPlan | None = None,
+    ) -> None:
+        self._halves = halves
+        self._mechanism: Mechanism = mechanism
+        self._through = through
+        self._draws = draws
+        self._plan = plan
+        epsilon = plan.spec.epsilon if isinstance(plan, NoisePlan) else None
+        self._noise_aware = epsilon in halves.noise_tails
+        self._tail = halves.tail if epsilon is None else halves.noise_tails.get(epsilon, halves.tail)
+        self._agreed = 0
+        self._correct = 0
+        self._errors: list[list[float]] = []  # a sample and output, means over draws
+        self._classes = False
+
+    def count(self, inputs: Sequence[Array], known: Known) -> None:
+        features = self._halves.features(inputs)
+        errors = []
+        for _ in range(self._draws):
+            outputs = real_outputs(self._tail, self._through(features))
+            errors.append(squared_errors(outputs, known.outputs))
+            if known.answer is not None:
+                self._classes = True
+                best = int(outputs[known.answer].argmax())
+                self._agreed += best == known.best
+                self._correct += best == known.label
+        self._errors.append(np.mean(errors, axis=0).tolist())
+
+    def row(self, samples: int, labelled: int, spread: Spread) -> Row:
+        cut, plan = self._halves.cut, self._plan
+        protected = plan if self._mechanism in ("noise", "codebook") else None
+        return Row(
+            cut=cut.index,
+            mechanism=self._mechanism,
+            tensors=tuple(tensor.name for tensor in cut.tensors),
+            spec=plan.spec if isinstance(plan, NoisePlan) else None,
+            payload_bytes=cut.raw_bytes if plan is None else plan.payload_bytes,
+            draws=self._draws,
+            agreement=wilson(self._agreed / (samples * self._draws), samples) if self._classes else None,
+            accuracy=wilson(self._correct / (labelled * self._draws), labelled) if labelled else None,
+            output_error=bootstrap([spread.error(squared) for squared in self._errors]),
+            per_value_epsilon_max=None if protected is None else protected.per_value_epsilon_max,
+            per_value_epsilon_mean=None if protected is None else protected.per_value_epsilon_mean,
+            whole_input_epsilon=None if protected is None else protected.whole_input_epsilon,
+            codebook=plan.spec if isinstance(plan, CodebookPlan) else None,
+            noise_aware=self._noise_aware,
+        )
+
+
+def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
+    """Features clipped to the calibrated ranges and nothing else: what clipping alone costs."""
+    if cut.calibration is None:
+        raise BadBundleError(f"cut {cut.index} has no calibration; prepare the bundle with --calibration")
+    return [
+        to_stored(np.clip(to_real(feature, spec), np.array(known.clip_low), np.array(known.clip_high)), spec)
+        for feature, spec, known in zip(features, cut.tensors, cut.calibration, strict=True)
+    ]
+
+
+def noise_ways(halves: Halves, specs: Sequence[NoiseSpec], draws: int, entropy: Entropy) -> list[Way]:
+    cut = halves.cut
+    ways = [Way(halves, "clip", lambda features: clipped(features, cut), draws=1)]
+    for spec in specs:
+        plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
+        release = NoiseRelease(plan, entropy=entropy)
+
+        def through(
+            features: Sequence[Array], plan: NoisePlan = plan, release: NoiseRelease = release
+        ) -> Sequence[Array]:
+            return recover(plan, release(features))
+
+        ways.append(Way(halves, "noise", through, draws=draws, plan=plan))
+    return ways
+
+
+def codebook_ways(halves: Halves, epsilons: Sequence[float], draws: int, entropy: Entropy) -> list[Way]:
+    """Through every codebook of the cut, at every epsilon that it takes; and the lookup without a response."""
+    ways = []
+    for book in halves.cut.codebooks if epsilons else ():
+        path = halves.bundle.path(book.file)
+        finder = read_finder(path, book, halves.cut.tensors)
+        meanings = read_meanings(path, book, halves.cut.tensors)
+
+        def look_up(
+            features: Sequence[Array], finder: Finder = finder, meanings: Meanings = meanings
+        ) -> Sequence[Array]:
+            return meanings(finder(features))
+
+        most = MAX_EPSILON * book.groups
+        for epsilon in (None, *(epsilon for epsilon in epsilons if epsilon <= most)):
+            spec = CodebookSpec(epsilon=most if epsilon is None else epsilon, words=book.words, groups=book.groups)
+            plan = CodebookPlan.make(spec, halves.cut)
+            if epsilon is None:
+                ways.append(Way(halves, "lookup", look_up, draws=1, plan=plan))
+                continue
+            release = CodebookRelease(plan, finder, entropy=entropy)
+
+            def through(
+                features: Sequence[Array],
+                plan: CodebookPlan = plan,
+                release: CodebookRelease = release,
+                meanings: Meanings = meanings,
+            ) -> Sequence[Array]:
+                return recover_codebook(plan, meanings, release(features))
+
+            ways.append(Way(halves, "codebook", through, draws=draws, plan=plan))
+    return ways

@@ -1,0 +1,97 @@
+"""Opening a model to prepare it, with real shapes where its file holds placeholders (a shape signature with -1).
+
+A cut needs to know what crosses it. The backend does: a copy of the model in which every activation
+is an output is run once on zeros, and what comes out has the real shapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from split_model.bundle.manifest import ITEM_BYTES
+from split_model.errors import BackendError, BadModelError
+from split_model.interpreter import open_interpreter
+from split_model.prepare.tflite.graph import Graph
+from split_model.prepare.tflite.reading import ModelFile, read_model
+from split_model.prepare.tflite.sandbox import check_runs
+from split_model.prepare.tflite.slicing import Part, pack_part
+from split_model.prepare.tflite.tables import printable
+
+
+def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -> ModelFile:
+    """Read a model, run it once in a child process, and resolve its shapes.
+
+    With ``try_it`` off, as for looking only, nothing runs unless the shapes need it. Raises as
+    `read_model`, `check_runs` and `resolve_shapes`; what a backend refuses because of the model, as a
+    custom op that it lacks, is a `BadModelError` naming the op.
+    """
+    model = read_model(path)
+    if try_it or model.graph.dynamic:
+        try:
+            check_runs(path, backend=backend)
+        except BackendError as error:
+            raise _explained(model.graph, error) from None
+    return resolve_shapes(model, backend=backend)
+
+
+def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelError:
+    """Why a backend refused this model, where the model is the cause; the same error where it is not."""
+    reason = printable(str(error))
+    for op in graph.ops:
+        name = op.name.removeprefix("CUSTOM:")
+        if name != op.name and name in reason:
+            return BadModelError(
+                f"{graph.source}: op {op.index} {name} is a custom op that this TFLite backend lacks; "
+                f"convert the model without it, or try the other backend ({_excerpt(reason)})"
+            )
+    if "find op for builtin" in reason:
+        return BadModelError(
+            f"{graph.source}: has an op that this TFLite backend is too old for; "
+            f"upgrade it, or try the other backend ({_excerpt(reason)})"
+        )
+    return _unresolved(graph, error) if graph.dynamic else error
+
+
+def _unresolved(graph: Graph, error: Exception) -> BadModelError:
+    return BadModelError(
+        f"{graph.source}: has dynamic shapes that do not resolve; "
+        f"convert it with fixed input shapes ({_excerpt(printable(str(error)))})"
+    )
+
+
+def _excerpt(reason: str) -> str:
+    """The backend's own words, without the pages it recommends."""
+    return reason.split(" See instructions", 1)[0].rpartition(".tflite: ")[2][:160]
+
+
+def resolve_shapes(model: ModelFile, *, backend: str | None = None) -> ModelFile:
+    """The same model with the activations' real shapes; models without dynamic shapes come back as they are.
+
+    The model's inputs keep their stored shapes, which is what a backend runs them at. Raises
+    `BadModelError` where the backend cannot settle the shapes.
+    """
+    graph = model.graph
+    if not graph.dynamic:
+        return model
+    activations = tuple(
+        tensor
+        for op in graph.ops
+        if op.counts
+        for tensor in op.outputs
+        if graph.tensors[tensor].dtype in ITEM_BYTES
+    )
+    part = Part(ops=tuple(op.index for op in graph.ops if op.needed), inputs=graph.inputs, outputs=activations)
+    try:
+        probe = open_interpreter(bytes(pack_part(model, part)), backend=backend)
+        arrays = probe.run([np.zeros(spec.shape, spec.dtype) for spec in probe.inputs])
+    except (BackendError, BadModelError) as error:
+        raise _unresolved(graph, error) from None
+    shapes = {tensor: array.shape for tensor, array in zip(activations, arrays, strict=True)}
+    tensors = tuple(
+        dataclasses.replace(tensor, shape=shapes.get(tensor.index, tensor.shape), dynamic=False)
+        for tensor in graph.tensors
+    )
+    return dataclasses.replace(model, graph=dataclasses.replace(graph, tensors=tensors))

@@ -1,0 +1,227 @@
+"""Config files: TOML into a msgspec Struct, with errors that name the key and suggest a known one.
+
+A config comes from several files: the named one, then every ``conf.d/*.toml`` beside it, in the order of their
+names. Later files win, table by table and key by key; a list, such as the sources, is replaced as a whole.
+Relative paths start at the folder of the named file, so a config and its files can be moved together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from split_model.errors import ConfigError, MissingInputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+FOLDER = "conf.d"
+_MAX_CONFIG_BYTES = 1 << 20
+_WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<where>.*)`)?$", re.DOTALL)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read ``path`` as a tree of TOML values. Raises `MissingInputError` or `ConfigError`, which name the file."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}; name a config file with -c") from None
+    if len(raw) > _MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: over {_MAX_CONFIG_BYTES >> 20} MiB, so not a config file; name another with -c")
+    try:
+        return tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}") from None
+
+
+def parse_tree(
+    tree: dict[str, Any],
+    type: type[T],  # noqa: A002  (the word msgspec uses for the same argument)
+    *,
+    where: str | Callable[[str], str],
+    folder: Path,
+) -> T:
+    """A tree of TOML values as a ``type``, a msgspec Struct whose ``pathlib.Path`` fields become absolute.
+
+    Raises `ConfigError` for a key that ``type`` does not know, or a value that does not fit; ``where`` opens it: a
+    text, or what gives one for the path of the key.
+    """
+    place = where if callable(where) else (lambda _: where)
+    _refuse_unknown(tree, msgspec.inspect.type_info(type), place, "")
+
+    def decode(kind: Any, value: Any) -> Any:
+        if kind is Path and isinstance(value, str) and value:
+            return folder / Path(value).expanduser()
+        raise ValueError(f"Expected `{'path' if kind is Path else kind}`, got `{value!r}`")
+
+    try:
+        return msgspec.convert(tree, type, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        found = _WHERE.match(str(error))
+        key = (found["where"] if found and found["where"] else "").removeprefix("$").removeprefix(".")
+        what = found["what"] if found else str(error)
+        raise ConfigError(f"{place(key)}: {key + ': ' if key else ''}{what[:1].lower()}{what[1:]}") from None
+
+
+def as_plain(config: Any) -> Any:
+    """A config as dicts, lists, numbers and texts, for ``config show``."""
+    return msgspec.to_builtins(config, enc_hook=str)
+
+
+def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: Callable[[str], str], key: str) -> None:
+    """Walk the tree beside its type; what does not have the right shape is left to msgspec to refuse."""
+    if isinstance(info, msgspec.inspect.Metadata):
+        _refuse_unknown(value, info.type, where, key)
+    elif isinstance(info, msgspec.inspect.UnionType):
+        chosen = _chosen(value, info)
+        if chosen is not None:
+            _refuse_unknown(value, chosen, where, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            path = f"{key}.{name}" if key else name
+            _refuse_unknown(item, _type_of(name, info, f"{where(path)}: {path}"), where, path)
+    elif isinstance(value, list) and isinstance(info, (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)):
+        for position, item in enumerate(value):
+            _refuse_unknown(item, info.item_type, where, f"{key}[{position}]")
+
+
+def _type_of(name: str, info: msgspec.inspect.Type, where: str) -> msgspec.inspect.Type:
+    """The type of one entry of a table; an entry that the table's struct does not have is an error."""
+    if isinstance(info, msgspec.inspect.DictType):
+        return info.value_type
+    if not isinstance(info, msgspec.inspect.StructType) or name == info.tag_field:
+        return msgspec.inspect.AnyType()
+    known = {field.encode_name: field.type for field in info.fields}
+    if name not in known:
+        raise ConfigError(f"{where}: unknown key{_suggestion(name, list(known))}")
+    return known[name]
+
+
+def _chosen(value: Any, info: msgspec.inspect.UnionType) -> msgspec.inspect.Type | None:
+    """The member of a union that a value means: by its tag, or the only one of its shape."""
+    structs = [member for member in info.types if isinstance(member, msgspec.inspect.StructType)]
+    if isinstance(value, dict) and len(structs) > 1:
+        return next((s for s in structs if s.tag_field and value.get(s.tag_field) == s.tag), None)
+    if isinstance(value, dict) and structs:
+        return structs[0]
+    lists = (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)
+    return next((member for member in info.types if isinstance(member, lists)), None)
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known here: {', '.join(sorted(known))}" if known else ""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the files say together. ``origins``: for each key path, as ``planner.split``, the file that decides.
+
+    Relative paths start at the folder of ``path``, in the files of ``conf.d`` too.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    tree: dict[str, Any]
+    origins: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start."""
+        return self.path.absolute().parent
+
+    def where(self, key: str) -> str:
+        """The file to name in an error about a key path; list indices and what is below a value are let go."""
+        while key:
+            found = self.origins.get(key)
+            if found is not None:
+                return str(found)
+            key = key[: max(key.rfind("."), key.rfind("["), 0)]
+        return str(self.path)
+
+    def parse(self, type: type[T]) -> T:  # noqa: A002  (the word msgspec uses)
+        """See `parse_tree`; errors name the file that holds the key."""
+        return parse_tree(self.tree, type, where=self.where, folder=self.folder)
+
+
+def read_layers(path: Path) -> Layers:
+    """Read a config file and its ``conf.d``. Raises `MissingInputError` or `ConfigError`, which name the file."""
+    files = (path, *sorted((path.parent / FOLDER).glob("*.toml")))
+    tree: dict[str, Any] = {}
+    origins: dict[str, Path] = {}
+    for file in files:
+        _lay(read_toml(file), tree, "", file, origins)
+    return Layers(path, files, tree, origins)
+
+
+def _lay(over: Mapping[str, Any], under: dict[str, Any], prefix: str, file: Path, origins: dict[str, Path]) -> None:
+    for name, value in over.items():
+        key = prefix + name
+        if isinstance(value, dict):
+            if not isinstance(under.get(name), dict):
+                _forget(key, origins)
+                under[name] = {}
+                origins[key] = file
+            _lay(value, under[name], f"{key}.", file, origins)
+        else:
+            _forget(key, origins)
+            under[name] = value
+            origins[key] = file
+
+
+def _forget(key: str, origins: dict[str, Path]) -> None:
+    """A value takes a table's place, or the other way round."""
+    for known in [known for known in origins if known.startswith(f"{key}.")]:
+        del origins[known]
+
+
+def origin_rows(plain: Mapping[str, Any], layers: Layers) -> dict[str, str]:
+    """For ``config show``: of every key path of a plain config the file that its value is from, or ``default``."""
+    rows: dict[str, str] = {}
+    for table, entries in plain.items():
+        if isinstance(entries, dict):
+            for name in entries:
+                found = layers.origins.get(f"{table}.{name}")
+                rows[f"{table}.{name}"] = str(found) if found is not None else "default"
+        else:
+            found = layers.origins.get(table)
+            rows[table] = str(found) if found is not None else "default"
+    return rows
+
+
+def for_terminal(plain: Mapping[str, Any], layers: Layers, *, dumps: Any) -> str:
+    """For ``config show``: the config as TOML, each value with its origin. ``dumps`` writes one value."""
+    origins = origin_rows(plain, layers)
+    lines = [f"# {file}" for file in layers.files]
+    for table, entries in plain.items():
+        if entries is None:
+            lines += ["", f"# [{table}] is not set"]
+            continue
+        if isinstance(entries, dict):
+            lines += ["", f"[{table}]"]
+            lines += [_line(name, value, origins[f"{table}.{name}"], dumps) for name, value in entries.items()]
+            continue
+        for entry in entries:
+            lines += ["", f"[[{table}]]  # {origins[table]}"]
+            lines += [_line(name, value, "", dumps) for name, value in entry.items()]
+    return "\n".join(lines)
+
+
+def _line(name: str, value: Any, origin: str, dumps: Any) -> str:
+    if value is None:
+        return f"# {name} is not set"
+    text = f"{name} = {dumps(value)}"
+    return f"{text:<48} # {origin}" if origin else text

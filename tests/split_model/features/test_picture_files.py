@@ -1,0 +1,96 @@
+"""A picture file costs no more memory than the bound says, whatever it claims to be."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from split_model.bundle import ImagePreprocess
+from split_model.errors import BadInputError
+from split_model.features.picture_files import MAX_DECODE_BYTES, open_picture
+
+RGB = ImagePreprocess(resize=224, crop=(224, 224))
+#: What Python, the allocator and Pillow's encoder tables take beside the pixels.
+SLACK_MIB = 24
+
+WORKER = """
+import resource, sys
+from pathlib import Path
+import numpy, PIL.Image, PIL.ImageOps
+from split_model.bundle import ImagePreprocess, TensorSpec
+from split_model.errors import BadInputError
+from split_model.features.preprocess import load_tensor
+
+def peak_kib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+preprocess = ImagePreprocess(resize=224, crop=(224, 224))
+spec = TensorSpec(name="image", shape=(1, 224, 224, 3), dtype="float32")
+before = peak_kib()
+try:
+    load_tensor(Path(sys.argv[1]), preprocess, spec)
+    how = "decoded"
+except BadInputError:
+    how = "refused"
+print(how, (peak_kib() - before) // 1024)
+"""
+
+
+def cost(path: Path) -> tuple[str, int]:
+    """How decoding a file as the programs do ended, and its peak in MiB, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", WORKER, path], capture_output=True, text=True, check=True)
+    how, mib = done.stdout.split()
+    return how, int(mib)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "name", "options", "expected"),
+    [
+        ("L", (1, 60_000_000), "strip.png", {}, "refused"),
+        ("L", (60_000, 1), "row.png", {}, "refused"),
+        ("CMYK", (8000, 8000), "cmyk.jpg", {}, "decoded"),
+        ("RGB", (8000, 8000), "large.jpg", {}, "decoded"),
+        ("RGB", (8000, 8000), "progressive.jpg", {"progressive": True}, "refused"),
+        ("RGB", (8000, 6200), "photograph.png", {}, "decoded"),
+        ("RGBA", (6000, 4000), "transparent.png", {}, "decoded"),
+        ("RGBA", (6000, 4000), "transparent.webp", {"lossless": True}, "refused"),
+        ("RGB", (4000, 3000), "photograph.webp", {"lossless": True}, "decoded"),
+        ("CMYK", (6000, 4000), "print.tif", {"compression": "tiff_lzw"}, "decoded"),
+        ("P", (8000, 4500), "palette.png", {}, "decoded"),
+    ],
+)
+def test_memory_is_bounded(tmp_path, mode, size, name, options, expected):
+    Image.new(mode, size).save(tmp_path / name, **options)
+    how, mib = cost(tmp_path / name)
+    assert how == expected
+    assert mib <= (MAX_DECODE_BYTES >> 20 if how == "decoded" else 0) + SLACK_MIB
+
+
+def test_a_turned_picture_counts_the_copy_that_turning_takes(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (7000, 4500)).save(tmp_path / "turned.png", exif=exif)
+    with pytest.raises(BadInputError, match="MiB to decode"):
+        open_picture(tmp_path / "turned.png", RGB)
+
+
+def test_a_large_jpeg_looks_as_it_does_when_all_of_it_is_decoded(tmp_path):
+    """It is decoded at a part of its size, still twice the one that is asked for."""
+    ramp = np.linspace(0, 255, 5000)
+    pixels = np.stack(
+        [np.tile(ramp, (4000, 1)), np.tile(ramp[:4000, None], (1, 5000)), np.full((4000, 5000), 90)], -1
+    )
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    picture.save(tmp_path / "large.jpg", quality=95)
+    found = open_picture(tmp_path / "large.jpg", RGB)
+    assert 2 * 224 <= min(found.shape[:2]) < 4000
+    whole = np.asarray(picture.resize((found.shape[1], found.shape[0]), Image.Resampling.BOX), np.float64)
+    assert np.abs(found - whole).max() <= 4
+
+
+def test_up_to_16_megapixels_every_pixel_is_decoded(tmp_path):
+    Image.new("RGB", (4096, 4096)).save(tmp_path / "camera.jpg")
+    assert open_picture(tmp_path / "camera.jpg", RGB).shape == (4096, 4096, 3)
