@@ -130,7 +130,7 @@ def keys_switch(args: argparse.Namespace) -> int:
     from edge_runtime.daemon.device import open_link
     from edge_runtime.daemon.plan import Plan
     from edge_runtime.link.greeting import greet
-    from split_model.errors import NotAllowedError
+    from split_model.errors import NotAllowedError, ServerUnreachableError
     from split_model.protocol.keys import read_next, switch_to_next
 
     device = config.load(args.config)
@@ -140,7 +140,9 @@ def keys_switch(args: argparse.Namespace) -> int:
             link = open_link(Plan.of(device), fresh, closing, boot_id=os.urandom(16).hex())
             view = greet(link, server_keys=len(device.server_keys))
         if not view.up:
-            raise NotAllowedError(f"the next key is not taken up, since the server was asked: {view.trouble}")
+            refused = view.trouble.exit_code == NotAllowedError.exit_code
+            error = NotAllowedError if refused else ServerUnreachableError
+            raise error(f"key not switched: {view.trouble_line}")
     switch_to_next(device.device.key)
     print(fresh.public.decode())
     print("restart the program to use it: systemctl restart edge-runtime", file=sys.stderr)

@@ -181,7 +181,7 @@ def as_plain(result: Compared) -> dict[str, Any]:
                 "frames": len(run.rows),
                 "splits": {str(s): run.share(s) for s in sorted({row.split for row in run.rows})},
                 "background_runs": run.background_runs,
-                "fallbacks": sum(row.how == "fallback" for row in run.rows),
+                "fallbacks": sum(row.outcome == "fallback" for row in run.rows),
             }
             for name, run in result.runs.items()
         },

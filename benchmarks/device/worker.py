@@ -63,13 +63,16 @@ class Forced(Planner):
     def __init__(self, splits: tuple[int, ...], local: int, *, frames_each: int = _FRAMES_EACH) -> None:
         profiles = [SplitProfile(split, 0.01, payload_bytes=1) for split in splits]
         super().__init__([*profiles, SplitProfile(local, 1.0)], local=local, hysteresis=Hysteresis())
+        self._before = local
         self._turns = itertools.cycle([split for split in splits for _ in range(frames_each)])
 
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         """The next in turn, once the server is there."""
         decision = super().decide(conditions, now_s=now_s, ready=ready)
         split = next(self._turns)
-        return Decision(split if split in ready else self.local, True, "forced", decision.predictions)
+        chosen = split if split in ready else self.local
+        moved_from, self._before = (self._before if chosen != self._before else None), chosen
+        return Decision(chosen, moved_from, "forced", decision.predictions)
 
 
 class _Free:
@@ -95,9 +98,10 @@ def _inputs(bundle: Bundle) -> list[NDArray[Any]]:
 def local(root: str) -> dict[str, Any]:
     """The frame loop, its records and its sink, with no server there, beside `Interpreter.run` in turn."""
     from edge_runtime.inference.profile import Profile, SplitTiming
-    from edge_runtime.link.link_thread import Offload
+    from edge_runtime.link.link_thread import Link
     from edge_runtime.link.transport import Transport
-    from edge_runtime.loop.runtime import Runtime
+    from edge_runtime.loop.board_work import Models
+    from edge_runtime.loop.driver import Driver, Outside, Settings
     from edge_runtime.sinks import JsonLines
     from split_model.protocol.device import DeviceSession
     from split_model.protocol.keys import KeyPair
@@ -111,20 +115,16 @@ def local(root: str) -> dict[str, Any]:
     public, secret = zmq.curve_keypair()
     pair = KeyPair(public=public, secret=secret)
     transport = Transport("tcp://127.0.0.1:9", keys=pair, server_keys=(public,), max_answer_bytes=1)
-    offload = Offload(transport, DeviceSession(boot_id="0" * 32, software="bench"))
-    offload.start()
+    link = Link(transport, DeviceSession(boot_id="0" * 32, software="bench"))
+    link.start()
     board = RealBoard()
-    runtime = Runtime(
-        bundle=bundle,
-        heads=heads,
-        board=board,
+    driver = Driver(
+        Models(bundle, heads),
+        Outside(board=board, account=_Free(), link=link, boot_id="0" * 32),
         planner=Planner([SplitProfile(bundle.local, 0.02)], local=bundle.local, hysteresis=Hysteresis()),
-        offload=offload,
         profile=profile,
-        boot_id="0" * 32,
-        answer_within_s=1.0,
         load=LoadEstimator(board.cpu_load, cpus=os.cpu_count() or 1, threads=1),
-        account=_Free(),
+        settings=Settings(answer_within_s=1.0),
     )
     records, sink = Records(bundle), JsonLines(Path(os.devnull))
     bare_s: list[float] = []
@@ -137,15 +137,15 @@ def local(root: str) -> dict[str, Any]:
             bare_s.append(time.perf_counter() - started_s)
             yield Frame(index, "random", tuple(inputs), None, time.monotonic())
 
-    steps = iter(runtime.run(frames()))
+    steps = iter(driver.run(frames()))
     for _ in range(_TURNS):
         before = len(bare_s)
         started_s = time.perf_counter()
         for record in records.of(next(steps)):
             sink.write(record)
         ours_s.append(time.perf_counter() - started_s - sum(bare_s[before:]))
-    runtime.close()
-    offload.end()
+    driver.close()
+    link.end()
     transport.terminate()
     heads.close()
     bare_median_s, ours_median_s = statistics.median(bare_s[20:]), statistics.median(ours_s[20:])

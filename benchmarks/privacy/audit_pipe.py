@@ -8,7 +8,6 @@ once, and the device then releases the next frame: so what it sees of time is fr
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import threading
 import time
@@ -18,7 +17,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
 from split_model.audit import Observed
 from split_model.protocol import messages as wire
@@ -111,22 +110,22 @@ class Pipe:
             server_keys=(self.server.public,),
             max_answer_bytes=1 << 16,
         )
-        self._offload = Offload(self._transport, DeviceSession(boot_id=self._boot_id, software="audit"))
+        self._link = Link(self._transport, DeviceSession(boot_id=self._boot_id, software="audit"))
         self._requests = 0
 
     def start(self) -> None:
         """Connect; `TimeoutError` where that does not come about."""
         self.server.start()
-        self._offload.start()
+        self._link.start()
         deadline_s = time.monotonic() + _PATIENCE_S
-        while not self._offload.view().up:
+        while not self._link.view().up:
             if time.monotonic() > deadline_s:
                 raise TimeoutError("the device did not connect")
             time.sleep(0.005)
 
     def close(self) -> None:
         """End both sides."""
-        self._offload.end()
+        self._link.end()
         self._transport.terminate()
         self.server.stop()
 
@@ -144,9 +143,10 @@ class Pipe:
             total_bytes=len(payload),
             due_in_s=_PATIENCE_S,
         )
-        self._offload.submit(request, payload, due_at_s=due_at_s)
-        outcome = self._offload.wait(self._requests, until_s=due_at_s, unless=lambda: math.inf < 0)
-        self._offload.cancel(self._requests)
+        reservation = self._link.reserve(offloaded=True)
+        reservation.send(request, payload, due_at_s=due_at_s)
+        outcome = reservation.wait(until_s=due_at_s)
+        reservation.release()
         if outcome is None or outcome.answered is None:
             raise TimeoutError(f"no answer to request {self._requests}: {outcome}")
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edge_runtime.bench.figures import LinkFigures
-from edge_runtime.link.link_thread import LinkView, Offload
+from edge_runtime.link.frame_link import FrameLink
 from edge_runtime.link.tcp_info import ends_at_server
+from edge_runtime.link.view import LinkView
 from split_model.protocol import messages as wire
 
 _CONNECT_S = 6.0
@@ -35,7 +36,7 @@ class Sample:
 class LinkBench:
     """Measures with a started link thread."""
 
-    offload: Offload
+    link: FrameLink
     address: str
     identity: str
     boot_id: str
@@ -46,12 +47,12 @@ class LinkBench:
         """The link, and ``tail_s`` of every cut that the server answered; requests go out one at a time."""
         view = self._connected()
         if not view.up:
-            trouble = view.trouble or "no connection in time"
+            trouble = view.trouble_line
             return LinkFigures(address=self.address, reachable=False, trouble=trouble), {}
         hosted = any(offer.identity == self.identity for offer in view.offers)
         rates, round_trips, spreads = self._watch()
         tails = self._tails(samples) if hosted else {}
-        view = self.offload.view()
+        view = self.link.view()
         estimate = view.estimate
         if estimate.uplink_bytes_s is not None and tails:
             # What whole requests told counts for more than the probes before them.
@@ -74,7 +75,7 @@ class LinkBench:
     def _connected(self) -> LinkView:
         """The view once the server has welcomed us, or when the time is up."""
         until_s = self.now() + _CONNECT_S
-        while not (view := self.offload.view()).up and self.now() < until_s:
+        while not (view := self.link.view()).up and self.now() < until_s:
             self.sleep(_STEP_S)
         return view
 
@@ -84,7 +85,7 @@ class LinkBench:
         until_s = self.now() + _PROBED_S
         while self.now() < until_s:
             self.sleep(_STEP_S)
-            estimate = self.offload.view().estimate
+            estimate = self.link.view().estimate
             if estimate.uplink_bytes_s is not None:
                 rates.append(estimate.uplink_bytes_s)
                 spreads.append(estimate.rate_spread)
@@ -120,7 +121,8 @@ class LinkBench:
             total_bytes=len(sample.payload),
             due_in_s=_ANSWER_S,
         )
-        self.offload.submit(request, sample.payload, due_at_s=due_at_s)
-        outcome = self.offload.wait(request_id, until_s=due_at_s)
-        self.offload.cancel(request_id)
+        reservation = self.link.reserve(offloaded=True)
+        reservation.send(request, sample.payload, due_at_s=due_at_s)
+        outcome = reservation.wait(until_s=due_at_s)
+        reservation.release()
         return None if outcome is None or outcome.answered is None else outcome.answered.answer.tail_s

@@ -20,7 +20,7 @@ from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.handover import InForce, Reloader
 from edge_runtime.daemon.program import Program
 from edge_runtime.daemon.way_out import WayOut
-from edge_runtime.link.link_thread import NOT_YET
+from edge_runtime.link.trouble import Trouble
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.stream import Feed
@@ -115,7 +115,7 @@ def run(config: Config, service: Service) -> int:
         # Answers may have come late after the last frame.
         view = device.stop_link()
         program.counters.link(late=view.late, reconnects=view.reconnects)
-    if view.trouble == NOT_YET:  # any other trouble was told when it came
+    if view.trouble is Trouble.NOT_YET:  # any other trouble was told when it came
         log.warning("%s was not reached before the last frame", device.config.server.address)
     _say_counters("source", intake.counters_by_source())
     _say_counters("sink", sinks.counters_by_sink())

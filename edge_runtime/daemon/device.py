@@ -27,12 +27,12 @@ from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
 from edge_runtime.daemon.program import Program
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.link_thread import LinkView, Offload
+from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
-from edge_runtime.loop.frame_loop import FrameLoop
-from edge_runtime.loop.pipeline import Pipeline
+from edge_runtime.link.view import LinkView
+from edge_runtime.loop import board_work
+from edge_runtime.loop.driver import Driver, Outside, Settings
 from edge_runtime.loop.records import Records
-from edge_runtime.loop.runtime import Runtime
 from edge_runtime.planner.planner import Planner
 from edge_runtime.planner.prediction import SplitProfile
 from edge_runtime.privacy.claims import claims
@@ -41,7 +41,6 @@ from edge_runtime.privacy.ledger.opening import open_account
 from split_model import __version__
 from split_model.protocol.device import DeviceSession
 from split_model.protocol.keys import KeyPair
-from split_model.service.heartbeats import WatchedPool
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,8 @@ class Device:
     plan: Plan
     account: Account
     models: Models
-    link: Offload
-    loop: FrameLoop
+    link: Link
+    loop: Driver
     records: Records
     closing: contextlib.ExitStack
 
@@ -92,7 +91,9 @@ class Device:
             if models is None:
                 return None
             boot_id = os.urandom(16).hex()
-            beat = _beat(plan, program, closing)
+            # Under a name of its own: during a reload two links to one address are up.
+            alive = program.beats.alive(f"the link to {config.server.address}", within_s=program.patience_s)
+            beat = closing.enter_context(alive)
             link = open_link(plan, keys, closing, boot_id=boot_id, beat=beat)
             planner = make_planner(plan, models.profile)
             loop = make_loop(
@@ -130,7 +131,7 @@ def open_link(
     *,
     boot_id: str,
     beat: Callable[[], None] = lambda: None,
-) -> Offload:
+) -> Link:
     """The link to the server, its thread running. ``beat`` is called at every turn of that thread."""
     transport = Transport(
         plan.config.server.address,
@@ -139,7 +140,7 @@ def open_link(
         max_answer_bytes=sum(spec.nbytes for spec in plan.bundle.manifest.outputs),
     )
     closing.callback(transport.terminate)
-    link = Offload(transport, DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}"), beat=beat)
+    link = Link(transport, DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}"), beat=beat)
     link.start()
     closing.callback(link.end)
     return link
@@ -161,34 +162,31 @@ def make_loop(
     plan: Plan,
     account: Account,
     models: Models,
-    link: Offload,
+    link: Link,
     planner: Planner,
     *,
     program: Program,
     closing: contextlib.ExitStack,
     boot_id: str,
-) -> FrameLoop:
+) -> Driver:
     """The frame loop over all the other parts."""
     table, beats = plan.config.planner, program.beats
     run_s = max(program.patience_s, _STUCK_AFTER * models.profile.local.head_p95_s)
     cpus, threads = os.cpu_count() or 1, plan.config.device.threads
-    kind: type[FrameLoop] = Pipeline if table.objective == "throughput" else Runtime
-    loop = kind(
-        bundle=plan.bundle,
-        heads=models.heads,
-        board=models.board,
+    loop = Driver(
+        board_work.Models(plan.bundle, models.heads, models.tails),
+        Outside(
+            board=models.board,
+            account=account,
+            link=link,
+            boot_id=boot_id,
+            watch=lambda: beats.work("the board", within_s=run_s),
+        ),
         planner=planner,
-        offload=link,
         profile=models.profile,
-        boot_id=boot_id,
-        answer_within_s=table.answer_within_s,
         load=LoadEstimator(models.board.cpu_load, cpus=cpus, threads=threads),
-        account=account,
+        settings=Settings(table.answer_within_s, may_hedge=table.hedge),
         counters=program.counters,
-        finisher=WatchedPool("local", beats, within_s=lambda: run_s),
-        watch=lambda: beats.work("the board", within_s=run_s),
-        rests=models.tails,
-        may_hedge=table.hedge,
     )
     closing.callback(loop.close)
     return loop
@@ -201,11 +199,3 @@ def _account(plan: Plan, replaces: Device | None) -> Account:
     config = plan.config
     subjects = [source.subject for source in config.sources]
     return open_account(config.device.state, config.limits, costs=plan.costs, subjects=subjects, now=system_now())
-
-
-def _beat(plan: Plan, program: Program, closing: contextlib.ExitStack) -> Callable[[], None]:
-    """For the watchdog: under a name of this device's own, since two links are up during a reload."""
-    number = next(program.numbers)
-    name = f"the link to {plan.config.server.address}" + ("" if number == 1 else f" (device {number})")
-    closing.callback(program.beats.done, name)
-    return lambda: program.beats.expect(name, within_s=program.patience_s)

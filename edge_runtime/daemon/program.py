@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from edge_runtime.board.board import Board, make_board
 from edge_runtime.loop.counters import Counters
@@ -17,7 +16,6 @@ class Program:
 
     ``patience_s``: the least delay, in seconds, after which anything counts as stuck. ``stopped``: whether the
     program was told to stop. ``doing`` hears what a start is at. ``make_board`` gives the board for a slowdown.
-    ``numbers`` gives each device of this program a number, for its name in the watchdog.
     """
 
     counters: Counters
@@ -26,4 +24,3 @@ class Program:
     stopped: Callable[[], bool]
     doing: Callable[[str], None]
     make_board: Callable[[float], Board] = make_board
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))

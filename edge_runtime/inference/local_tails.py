@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.inference.heads import Heads
-from edge_runtime.inference.local_runs import Model
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import Profile
 from edge_runtime.planner.prediction import SplitProfile
@@ -31,6 +32,14 @@ log = logging.getLogger(__name__)
 WORTH_IT_S = 0.05
 #: One that was used within so long is not dropped for another: else two that do not fit would be loaded in turns.
 _IDLE_S = 30.0
+
+
+class Model(Protocol):
+    """Of an interpreter, what is needed here."""
+
+    def run(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """One inference."""
+        ...
 
 
 @dataclass(frozen=True)

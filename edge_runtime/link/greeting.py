@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import time
 
-from edge_runtime.link.link_thread import NOT_YET, LinkView, Offload
+from edge_runtime.link.link_thread import Link
+from edge_runtime.link.trouble import Trouble
+from edge_runtime.link.view import LinkView
 
 #: A handshake, and a second one with the server's other key.
 _WELCOME_S = 8.0
 
 
-def greet(link: Offload, *, server_keys: int) -> LinkView:
+def greet(link: Link, *, server_keys: int) -> LinkView:
     """The view of a started link after a hello, up or with its trouble.
 
     Args:
         link: A link whose thread runs.
-        server_keys: How many keys of the server are trusted; each is tried before a trouble counts.
+        server_keys: How many keys of the server are trusted; with two, a trouble may be that of the wrong one.
 
     """
     until_s = time.monotonic() + _WELCOME_S
-    troubles: list[str] = []
     while time.monotonic() < until_s:
         view = link.view()
         if view.up and (view.estimate.rtt_s is not None or time.monotonic() > until_s - _WELCOME_S / 2):
             return view
-        if view.trouble not in ("", NOT_YET) and view.trouble not in troubles:
-            troubles.append(view.trouble)
-        if troubles and server_keys == 1:
+        if view.trouble not in (Trouble.NONE, Trouble.NOT_YET) and server_keys == 1:
             return view
         time.sleep(0.02)
     return link.view()

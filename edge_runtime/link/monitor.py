@@ -9,8 +9,8 @@ import math
 from dataclasses import replace
 
 from edge_runtime.link.estimator import LinkEstimate, LinkEstimator, wire_bytes
-from split_model.protocol.chunks import BURST_BYTES
-from split_model.protocol.device import Answered, Probed
+from split_model.protocol.chunks import BURST_BYTES, chunk_bytes_for
+from split_model.protocol.device import Answered, Probed, Progress
 
 #: A probe's size, least and most: enough chunks for their spacing to show the rate.
 PROBE_BYTES = (3 << 10, 12 << 10)
@@ -43,7 +43,7 @@ _WINDOW_S = 0.3
 _MIN_WINDOW_BYTES = 32 << 10
 
 
-class LinkMeter:
+class LinkMonitor:
     """Feed it what came back from the server; ask it for the link, the queue, and what to send next to measure."""
 
     def __init__(self, estimator: LinkEstimator, *, now_s: float) -> None:
@@ -59,7 +59,7 @@ class LinkMeter:
         self._next_at_once_s = now_s  # not before then may a whole probe go out of turn again
         self._frame_s = -math.inf
         self._interval_s = math.inf
-        self._busy = False
+        self._holders = 0  # frames that hold the link
 
     def estimate(self, now_s: float) -> LinkEstimate:
         """The link at ``now_s``, and for how long it has been silent if something is overdue."""
@@ -80,24 +80,22 @@ class LinkMeter:
         self._probed_s = self._pinged_s = self._round_trip_s = -math.inf
         self._heard()
 
-    def frame(self, now_s: float, *, offloaded: bool) -> None:
-        """A frame begins. One that is offloaded needs the link soon: no probe is to be in its way."""
+    def frame(self, now_s: float) -> None:
+        """A frame begins, whether it is going to need the link or not."""
         self._interval_s = now_s - self._frame_s
         self._frame_s = now_s
-        self._busy = offloaded
 
-    def sends(self) -> None:
-        """A frame that was to stay here is sent after all."""
-        self._busy = True
+    def hold(self) -> None:
+        """A frame needs the link, soon or now: no probe is to be in its way. Several may at once."""
+        self._holders += 1
 
-    def ended(self) -> None:
-        """The request of this frame ended, however it did: the link is free for probes."""
-        self._busy = False
+    def let_go(self) -> None:
+        """A frame that held the link needs it no longer; when no other does, it is free for probes."""
+        self._holders -= 1
 
     def answered(self, event: Answered, now_s: float) -> None:
         """A request came back with its timings."""
         self._heard()
-        self._busy = False
         answer = event.answer
         transfer_s = 0.0
         if answer.timed_bytes >= MIN_TIMED_BYTES:
@@ -122,26 +120,35 @@ class LinkMeter:
             self._estimator.round_trip(event.elapsed_s)
             self._round_trip_s = now_s
 
-    def given_up(self, *, acked_bytes: int, total_bytes: int, first_sent_s: float, now_s: float) -> None:
+    def given_up(self, progress: Progress, now_s: float) -> None:
         """Nobody waits for a request any more: without this a dying link would keep its old estimate.
 
         One that had arrived whole says nothing bad of the link, but that the server takes its time. Any other means
-        silence until something is heard again, and asks for a probe at once, behind what is still on its way.
+        silence until something is heard again, and asks for a probe at once, behind what is still on its way; but
+        not where it only stood behind others, which the link goes on carrying.
         """
-        self._busy = False
+        if progress.first_sent_s is None:  # it never left
+            return
         link = self._estimator.estimate(now_s)
-        elapsed_s = now_s - first_sent_s - (link.rtt_s or 0.0)
+        elapsed_s = now_s - progress.first_sent_s - (link.rtt_s or 0.0)
         if elapsed_s <= 0.0:  # no answer and no acknowledgement could have come yet
             return
-        if acked_bytes >= total_bytes:
-            waited_s = elapsed_s - total_bytes / (link.uplink_bytes_s or math.inf)
+        carried_bytes = progress.acked_bytes + progress.others_bytes
+        if progress.acked_bytes >= progress.total_bytes:
+            waited_s = elapsed_s - carried_bytes / (link.uplink_bytes_s or math.inf)
             self._note_queue(max(self.queue_s(now_s), waited_s), now_s)
             return
-        if acked_bytes > 0:
-            on_wire_bytes = wire_bytes(acked_bytes, total_bytes)
+        if carried_bytes > 0:
+            on_wire_bytes = wire_bytes(carried_bytes, progress.total_bytes)
             self._estimator.transferred(on_wire_bytes, elapsed_s, at_s=now_s, grain=False)
+        since_s = progress.first_sent_s
+        if progress.others_bytes > 0:
+            since_s = max(since_s, progress.others_at_s)
+            chunk_s = self._predicted_s(chunk_bytes_for(progress.total_bytes), now_s)
+            if now_s - since_s <= _OVERDUE * chunk_s + _OVERDUE_S:
+                return
         if self._silent_since_s is None:
-            self._silent_since_s = first_sent_s
+            self._silent_since_s = since_s
         self._at_once = True
 
     def window_bytes(self, limit_bytes: int, now_s: float) -> int | None:
@@ -153,12 +160,12 @@ class LinkMeter:
         return min(limit_bytes, max(_MIN_WINDOW_BYTES, wanted))
 
     def probe_due_s(self, now_s: float) -> float:
-        """When the next probe is to be sent; inf while an offloaded frame needs the link.
+        """When the next probe is to be sent; inf while a frame holds the link.
 
         No sooner than the share allows. Where frames come at intervals it is sent just in time to be back before
         the next one is planned: nothing tells more of a link than a sample of this moment.
         """
-        if self._busy:
+        if self._holders:
             return math.inf
         if self._at_once:
             return now_s
@@ -186,7 +193,7 @@ class LinkMeter:
                 self._probed_s = now_s
             self._at_once = False
         # Probes time the uplink only, and while they keep coming back nothing else would tell the round trip.
-        elif now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S and (silent or not self._busy):
+        elif now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S and (silent or not self._holders):
             probe_bytes = 0
             self._pinged_s = now_s
         else:

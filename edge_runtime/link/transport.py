@@ -12,20 +12,12 @@ from enum import Enum, auto
 
 import zmq
 
+from edge_runtime.link.states import TransportEvent
 from edge_runtime.link.tcp_info import TcpInfo, TcpWatch
 from split_model.errors import ConfigError
 from split_model.protocol.device import Frames
 from split_model.protocol.keys import KeyPair
 from split_model.protocol.messages import MAX_HEADER_BYTES
-
-
-class TransportEvent(Enum):
-    """What happened to the connection."""
-
-    READY = auto()
-    LOST = auto()
-    REFUSED = auto()
-    BROKEN_HANDSHAKE = auto()
 
 
 class _Phase(Enum):

@@ -20,7 +20,7 @@ from edge_runtime.daemon.device import open_link
 from edge_runtime.daemon.models import open_heads
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.link.greeting import greet
-from edge_runtime.link.link_thread import NOT_YET
+from edge_runtime.link.trouble import Trouble
 from edge_runtime.privacy.ledger import read, system_now
 from edge_runtime.privacy.ledger.status import ledger_status
 from edge_runtime.service import status as states
@@ -205,12 +205,11 @@ def _server(config: Config, plan: Plan | None, keys: KeyPair | None) -> Iterator
         link = open_link(plan, keys, closing, boot_id=os.urandom(16).hex())
         view = greet(link, server_keys=len(config.server_keys))
     if not view.up:
-        text, _, remedy = view.trouble.partition("; ")
-        if view.trouble == NOT_YET or text.startswith("no connection"):  # but the port was open just now
+        text, remedy = view.problem, view.remedy
+        if view.trouble in (Trouble.NOT_YET, Trouble.AWAY):  # but the port was open just now
             text = f"{address} takes the connection and says nothing"
             remedy = "check that a cloud-server listens there, and its log"
-        code = os.EX_NOPERM if "refuses this device" in text else os.EX_UNAVAILABLE
-        yield failure("server", text, remedy, exit_code=code)
+        yield failure("server", text, remedy, exit_code=view.trouble.exit_code)
         return
     trip = "" if view.estimate.rtt_s is None else f", round trip {view.estimate.rtt_s * 1e3:.0f} ms"
     yield good("server", f"accepts this device{trip}")

@@ -96,9 +96,8 @@ class Reporter(threading.Thread):
     def note(self, step: Step) -> None:
         """A frame has been answered; called by the frame loop's thread, so quick."""
         with self._lock:
-            if step.decision.moved:
-                before = self._step.decision.split if self._step is not None else step.decision.split
-                self._moved = (self._now(), before, step.decision.split, step.decision.why)
+            if step.decision.moved_from is not None:
+                self._moved = (self._now(), step.decision.moved_from, step.decision.split, step.decision.why)
             self._step = step
             self._latencies_s.append(step.result.latency_s)
 
@@ -223,7 +222,7 @@ def _link(device: Device) -> states.LinkStatus:
         view = device.link.view()
     except Exception as error:  # noqa: BLE001  what ended the link thread is raised in the frame loop's thread
         return states.LinkStatus(
-            address=address, up=False, hosted=False, trouble=str(error),
+            address=address, up=False, hosted=False, trouble=str(error), trouble_kind="thread_ended",
             uplink_mbit_s=None, rtt_s=None, queue_s=0.0, reconnects=0,
         )  # fmt: skip
     rate = view.estimate.uplink_bytes_s
@@ -231,7 +230,8 @@ def _link(device: Device) -> states.LinkStatus:
         address=address,
         up=view.up,
         hosted=any(offer.identity == device.plan.bundle.identity for offer in view.offers),
-        trouble=view.trouble,
+        trouble=view.trouble_line,
+        trouble_kind=view.trouble.name.lower(),
         uplink_mbit_s=None if rate is None else rate * 8e-6,
         rtt_s=view.estimate.rtt_s,
         queue_s=view.queue_s,

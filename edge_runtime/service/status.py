@@ -39,7 +39,10 @@ class DecisionStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The link as it is believed to be. ``trouble``: one line, or empty. ``hosted``: the server has the bundle."""
+    """The link as it is believed to be. ``hosted``: the server has the bundle.
+
+    ``trouble``: one line, or empty. ``trouble_kind``: the same for programs, a member of the link's `Trouble`.
+    """
 
     address: str
     up: bool
@@ -49,6 +52,7 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     rtt_s: float | None
     queue_s: float
     reconnects: int
+    trouble_kind: str = ""
 
 
 class BoardStatus(msgspec.Struct, frozen=True, kw_only=True):

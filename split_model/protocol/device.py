@@ -15,6 +15,7 @@ bytes, on the next one. Sending the same bytes twice is one release; noising aga
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -102,7 +103,27 @@ class Late:
     request_id: int
 
 
-Event = Welcomed | Answered | Refused | Probed | Late
+@dataclass(frozen=True)
+class Forgotten:
+    """The server does not know us any more; the greeting and every open request are queued again."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an open request has come.
+
+    ``first_sent_s``: when its first chunk went out on this connection, None if it has not. ``others_bytes``: what
+    was acknowledged of other requests since then, and ``others_at_s`` when that was last.
+    """
+
+    total_bytes: int
+    acked_bytes: int = 0
+    first_sent_s: float | None = None
+    others_bytes: int = 0
+    others_at_s: float = -math.inf
+
+
+Event = Welcomed | Answered | Refused | Probed | Late | Forgotten
 Frames = tuple[bytes, memoryview | None]
 
 
@@ -112,6 +133,14 @@ class _Pending:
     outgoing: Outgoing
     due_at_s: float
     first_sent_s: float | None = None
+    others_bytes: int = 0
+    others_at_s: float = -math.inf
+
+    def unsend(self, chunk: memoryview) -> None:
+        """Take back the chunk that was handed out last."""
+        self.outgoing.unsend(chunk)
+        if self.outgoing.sent_bytes == 0:
+            self.first_sent_s = None
 
 
 @dataclass
@@ -119,6 +148,12 @@ class _Probe:
     total_bytes: int
     sent_s: float | None = None
     outgoing: Outgoing = field(default_factory=lambda: Outgoing(memoryview(b"")))
+
+    def unsend(self, chunk: memoryview) -> None:
+        """Take back the chunk that was handed out last."""
+        self.outgoing.unsend(chunk)
+        if self.outgoing.sent_bytes == 0:
+            self.sent_s = None
 
 
 class DeviceSession:
@@ -134,6 +169,7 @@ class DeviceSession:
         self._pending: dict[int, _Pending] = {}
         self._probes: dict[int, _Probe] = {}
         self._next_probe_id = 0
+        self._handed_out: _Pending | _Probe | None = None  # whose chunk `next_message` gave last
 
     def connected(self) -> None:
         """The transport is up: greet, and start every open request over."""
@@ -166,6 +202,19 @@ class DeviceSession:
         pending = self._pending.get(request_id)
         return pending.first_sent_s if pending else None
 
+    def progress(self, request_id: int) -> Progress | None:
+        """How far a request has come; None for one that is not open."""
+        pending = self._pending.get(request_id)
+        if pending is None:
+            return None
+        return Progress(
+            pending.outgoing.total_bytes,
+            pending.outgoing.acked_bytes,
+            pending.first_sent_s,
+            pending.others_bytes,
+            pending.others_at_s,
+        )
+
     def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """Queue a request; ``request.due_in_s`` is rewritten when its first chunk goes out."""
         self._pending[request.request_id] = _Pending(request, Outgoing(payload), due_at_s)
@@ -184,6 +233,7 @@ class DeviceSession:
 
     def next_message(self, now_s: float) -> Frames | None:
         """The next message to put on the wire, or None; call while the socket takes messages."""
+        self._handed_out = None
         if self.state in (State.GREETING, State.READY) and self._control:
             return self._control.popleft()
         if self.state is not State.READY:
@@ -191,8 +241,15 @@ class DeviceSession:
         return self._next_probe(now_s) or self._next_chunk(now_s)
 
     def put_back(self, frames: Frames) -> None:
-        """The socket did not take the last message after all: it goes out first next time."""
-        self._control.appendleft(frames)
+        """The socket did not take the last message after all: it counts as not sent.
+
+        So a request that is cancelled before the socket takes its chunk puts nothing more on the wire.
+        """
+        _, chunk = frames
+        if self._handed_out is None or chunk is None:
+            self._control.appendleft(frames)
+        else:
+            self._handed_out.unsend(chunk)
 
     def receive(self, frames: list[memoryview], now_s: float) -> list[Event]:
         """One message from the server. Raises `ProtocolError` for one that breaks the protocol."""
@@ -205,7 +262,9 @@ class DeviceSession:
             raise ProtocolError(f"{type(message).__name__} with a payload from the server")
         if isinstance(message, wire.Ack):
             if pending := self._pending.get(message.request_id):
+                before_bytes = pending.outgoing.acked_bytes
                 pending.outgoing.acknowledge(message.received_bytes)
+                self._others_see(pending, pending.outgoing.acked_bytes - before_bytes, now_s)
             return []
         if isinstance(message, wire.ProbeReply):
             probe = self._probes.pop(message.probe_id, None)
@@ -230,6 +289,7 @@ class DeviceSession:
         for pending in self._pending.values():
             pending.outgoing.rewind()
             pending.first_sent_s = None
+            pending.others_bytes, pending.others_at_s = 0, -math.inf
 
     def _welcomed(self, message: wire.Welcome) -> list[Event]:
         if message.version not in self._hello.versions:
@@ -247,9 +307,10 @@ class DeviceSession:
             # welcome, and the server would throw away what it got between the two.
             greeting = self.state is State.GREETING
             self._step(Input.HELLO_FIRST)
-            if not greeting:
-                self._restart()
-            return []
+            if greeting:
+                return []
+            self._restart()
+            return [Forgotten()]
         elif message.code == "version":
             self._step(Input.VERSION)
         return [Refused(message.request_id, message.code, message.text)]
@@ -260,8 +321,16 @@ class DeviceSession:
         pending = self._pending.pop(message.request_id, None)
         if pending is None or pending.first_sent_s is None:
             return Late(message.request_id)
+        self._others_see(pending, pending.outgoing.unacked_bytes, now_s)
         elapsed_s = now_s - pending.first_sent_s
         return Answered(message.request_id, message, frames[1], pending.outgoing.total_bytes, elapsed_s)
+
+    def _others_see(self, arrived: _Pending, arrived_bytes: int, now_s: float) -> None:
+        """Note beside every other request under way that the link carried this meanwhile."""
+        for pending in self._pending.values():
+            if pending is not arrived and pending.first_sent_s is not None and arrived_bytes > 0:
+                pending.others_bytes += arrived_bytes
+                pending.others_at_s = now_s
 
     def _next_probe(self, now_s: float) -> Frames | None:
         for probe_id, probe in self._probes.items():
@@ -269,6 +338,7 @@ class DeviceSession:
             if probe.sent_s is not None and outgoing.all_sent:
                 continue
             probe.sent_s = now_s if probe.sent_s is None else probe.sent_s
+            self._handed_out = probe
             offset, chunk = outgoing.next_chunk()
             header = wire.Probe(probe_id=probe_id, offset=offset, total_bytes=probe.total_bytes)
             return wire.encode(header), chunk
@@ -281,6 +351,7 @@ class DeviceSession:
                 continue
             if outgoing.unacked_bytes >= self.window_bytes:
                 return None
+            self._handed_out = pending
             offset, chunk = outgoing.next_chunk()
             if pending.first_sent_s is not None:
                 return wire.encode(wire.Chunk(request_id=pending.request.request_id, offset=offset)), chunk

@@ -141,7 +141,7 @@ class PeerSession:
         if version is None:
             ours = ", ".join(map(str, wire.VERSIONS))
             theirs = ", ".join(map(str, message.versions))
-            text = f"this server speaks protocol {ours}, you speak {theirs or 'none'}; upgrade the older side"
+            text = f"this server speaks protocol {ours}, you speak {theirs or 'none'}"
             return [_refuse(None, "version", text)], []
         self.peer_boot_id = message.boot_id
         self._incoming.clear()

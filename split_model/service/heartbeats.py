@@ -38,14 +38,31 @@ class Heartbeats:
     @contextmanager
     def work(self, name: str, *, within_s: float) -> Iterator[None]:
         """A piece of work that is to be over within so many seconds; several of one name may go on at a time."""
-        with self._lock:
-            self._numbers += 1
-            key = f"{name} #{self._numbers}"
+        key = self._key(name)
         self.expect(key, within_s=within_s)
         try:
             yield
         finally:
             self.done(key)
+
+    @contextmanager
+    def alive(self, name: str, *, within_s: float) -> Iterator[Callable[[], None]]:
+        """Something that beats for as long as it lives; several of one name may live at a time.
+
+        Yields:
+            What it calls at least every ``within_s`` seconds, from its first call on.
+
+        """
+        key = self._key(name)
+        try:
+            yield lambda: self.expect(key, within_s=within_s)
+        finally:
+            self.done(key)
+
+    def _key(self, name: str) -> str:
+        with self._lock:
+            self._numbers += 1
+            return f"{name} #{self._numbers}"
 
     def overdue(self) -> list[str]:
         """The names of what should be over and is not, the longest overdue first."""

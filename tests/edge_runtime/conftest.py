@@ -15,7 +15,8 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,13 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
 from edge_runtime.inference.profile import Profile, SplitTiming
-from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
-from edge_runtime.loop.frame_loop import FrameLoop
+from edge_runtime.loop.board_work import Models
+from edge_runtime.loop.driver import Driver, Outside, Settings
 from edge_runtime.loop.results import Step
-from edge_runtime.loop.runtime import Runtime
 from edge_runtime.planner.planner import Decision, Hysteresis, Planner
-from edge_runtime.planner.prediction import Conditions, SplitProfile
+from edge_runtime.planner.prediction import Conditions, Objective, SplitProfile
 from edge_runtime.privacy.ledger import Paying
 from edge_runtime.privacy.release import Release, plan_for
 from edge_runtime.sources import Frame
@@ -400,7 +401,8 @@ class Free:
 class ScriptedServer(threading.Thread):
     """The server's protocol session behind a CURVE socket that takes any key; the test says what is answered.
 
-    ``arrived`` and ``cancelled`` collect what came; ``answer`` is called in this thread for each request.
+    ``arrived`` and ``cancelled`` collect what came, ``probed`` counts timed probes; ``answer`` is called in this
+    thread for each request.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -408,6 +410,7 @@ class ScriptedServer(threading.Thread):
         self.public, self._secret = zmq.curve_keypair()
         self.arrived: list[protocol.Arrived] = []
         self.cancelled: list[int] = []
+        self.probed = 0
         self.answer: Callable[[protocol.Arrived], bool] = lambda _: True
         self.admit: protocol.Admission = lambda _: None
         self.versions_refused = False
@@ -478,8 +481,9 @@ class ScriptedServer(threading.Thread):
             )
         replies, events = session.receive([memoryview(part) for part in parts], time.monotonic())
         for reply in replies:
+            self.probed += isinstance(reply, wire.ProbeReply) and reply.timed_bytes > 0
             if self.versions_refused and isinstance(reply, wire.Welcome):
-                text = "this server speaks protocol 9; upgrade the older side"
+                text = "this server speaks protocol 9"
                 reply = wire.Refusal(request_id=None, code="version", text=text)  # noqa: PLW2901
             self._socket.send_multipart([peer, wire.encode(reply)])
         for event in events:
@@ -510,8 +514,8 @@ def scripted(parts: Parts) -> Iterator[ScriptedServer]:
 class Forced(Planner):
     """Does what the test wants, while the link is up and the cut is offered."""
 
-    def __init__(self, profiles: list[SplitProfile], *, local: int) -> None:
-        super().__init__(profiles, local=local, hysteresis=Hysteresis())
+    def __init__(self, profiles: list[SplitProfile], *, local: int, objective: Objective) -> None:
+        super().__init__(profiles, local=local, hysteresis=Hysteresis(), objective=objective)
         self.wanted = local
         self.hedge = self.pinned = False
 
@@ -522,8 +526,8 @@ class Forced(Planner):
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         del now_s
         split = self.wanted if conditions.link_up and self.wanted in ready else self.local
-        moved, self.split = split != self.split, split
-        return Decision(split, moved, "forced", (), hedge=self.hedge and split != self.local)
+        moved_from, self.split = (self.split if split != self.split else None), split
+        return Decision(split, moved_from, "forced", (), hedge=self.hedge and split != self.local)
 
 
 @dataclass
@@ -531,10 +535,11 @@ class Inside:
     """The device's loop and link thread in this process, frame by frame."""
 
     parts: Parts
-    runtime: FrameLoop
-    offload: Offload
+    driver: Driver
+    link: Link
     planner: Forced
     heads: Heads
+    local_tails: Rests
     transport: Transport
     index: int = 0
 
@@ -545,28 +550,28 @@ class Inside:
 
     def step(self, frame: Frame | None = None) -> Step:
         """One frame, to its end."""
-        (step,) = self.runtime.run([frame or self.frame()])
-        assert self.runtime.counters.adds_up
+        (step,) = self.driver.run([frame or self.frame()])
+        assert self.driver.counters.adds_up
         return step
 
     def until(self, holds: Callable[[], Any]) -> Any:
         deadline_s = time.monotonic() + PATIENCE_S
         while not (value := holds()):
-            assert time.monotonic() < deadline_s, (self.offload.view(), self.runtime.counters.as_dict())
+            assert time.monotonic() < deadline_s, (self.link.view(), self.driver.counters.as_dict())
             time.sleep(0.005)
         return value
 
     def connect(self, split: int) -> Inside:
         """Wait for the server and for a head, and want it from now on."""
-        self.until(lambda: self.offload.view().up)
+        self.until(lambda: self.link.view().up)
         self.planner.wanted = split
         if split != self.planner.local:
             self.until(lambda: self.heads.prepared(split))
         return self
 
     def close(self) -> None:
-        self.runtime.close()
-        self.offload.end()
+        self.driver.close()
+        self.link.end()
         self.transport.terminate()
         self.heads.close()
 
@@ -584,18 +589,20 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         spec: NoiseSpec | None = None,
         memory_bytes: int = 1 << 26,
         answer_within_s: float = PATIENCE_S,
-        finisher: Executor | None = None,
         account: Paying | None = None,
-        loop: type[FrameLoop] = Runtime,
+        objective: Objective = "latency",
         goes_on: bool = False,
+        watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Inside:
         bundle = parts.bundle
+        loader = ThreadPoolExecutor(1, thread_name_prefix="heads")
         heads = Heads(
             bundle,
             lambda cut: Release(cut, plan_for(cut, spec), entropy=os.urandom),
             backend=None,
             threads=1,
             memory_bytes=memory_bytes,
+            loader=loader,
         )
         splits = [*(cut.index for cut in bundle.manifest.cuts), bundle.local]
         timings = tuple(
@@ -605,38 +612,42 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         profile = Profile(
             bundle=bundle.identity, backend="", threads=1, slowdown=1.0, release="none", splits=timings
         )
-        planner = Forced([SplitProfile(split, 1e-4, payload_bytes=1) for split in splits], local=bundle.local)
+        planner = Forced(
+            [SplitProfile(split, 1e-4, payload_bytes=1) for split in splits],
+            local=bundle.local,
+            objective=objective,
+        )
         transport = Transport(
             address,
             keys=keys or KeyPair(*zmq.curve_keypair()),
             server_keys=(server_key,),
             max_answer_bytes=1 << 16,
         )
-        offload = Offload(transport, DeviceSession(boot_id="inside", software="test"))
+        link = Link(transport, DeviceSession(boot_id="inside", software="test"))
         board = RealBoard()
         rests = Rests(
             lambda split: load_rest(bundle, split, backend=None, threads=1),
             {cut.index: RestCost(1, 1e-4) for cut in bundle.manifest.cuts},
             whole=heads.whole,
             memory_bytes=memory_bytes,
-            loader=heads._worker,
+            loader=loader,
         )
-        runtime = loop(
-            bundle=bundle,
-            heads=heads,
-            board=board,
+        driver = Driver(
+            Models(bundle, heads, rests if goes_on else None),
+            Outside(
+                board=board,
+                account=account or Free(),
+                link=link,
+                boot_id="inside",
+                watch=watch,
+            ),
             planner=planner,
-            offload=offload,
             profile=profile,
-            boot_id="inside",
-            answer_within_s=answer_within_s,
             load=LoadEstimator(board.cpu_load, cpus=1, threads=1),
-            account=account or Free(),
-            finisher=finisher,
-            rests=rests if goes_on else None,
+            settings=Settings(answer_within_s),
         )
-        offload.start()
-        made.append(Inside(parts, runtime, offload, planner, heads, transport))
+        link.start()
+        made.append(Inside(parts, driver, link, planner, heads, rests, transport))
         return made[-1]
 
     yield make

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from edge_runtime.link.link_thread import Offload
+from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
 from split_model.bundle import Bundle
 from split_model.protocol import messages as wire
@@ -29,22 +29,20 @@ def main(address: str, key: str, server_key: str, root: str, interval: str, seco
     transport = Transport(
         address, keys=read_pair(Path(key)), server_keys=(server_key.encode(),), max_answer_bytes=1 << 16
     )
-    offload = Offload(transport, DeviceSession(boot_id=BOOT_ID, software="test"))
-    offload.start()
+    link = Link(transport, DeviceSession(boot_id=BOOT_ID, software="test"))
+    link.start()
     try:
         until_s = time.monotonic() + 10
-        while not offload.view().up:
-            assert time.monotonic() < until_s, offload.view().trouble
+        while not link.view().up:
+            assert time.monotonic() < until_s, link.view().trouble_line
             time.sleep(0.02)
-        _drive(offload, bundle, cut.index, payload, float(interval), float(seconds))
+        _drive(link, bundle, cut.index, payload, float(interval), float(seconds))
     finally:
-        offload.end()
+        link.end()
         transport.terminate()
 
 
-def _drive(
-    offload: Offload, bundle: Bundle, cut: int, payload: memoryview, interval_s: float, seconds: float
-) -> None:
+def _drive(link: Link, bundle: Bundle, cut: int, payload: memoryview, interval_s: float, seconds: float) -> None:
     started_s = next_s = time.monotonic()
     request_id = 0
     while (now_s := time.monotonic()) < started_s + seconds:
@@ -61,10 +59,11 @@ def _drive(
                 total_bytes=len(payload),
                 due_in_s=5.0,
             )
-            offload.submit(request, payload, due_at_s=now_s + 5.0)
-            offload.wait(request_id, until_s=now_s + 5.0)
-            offload.cancel(request_id)
-        view = offload.view()
+            reservation = link.reserve(offloaded=True)
+            reservation.send(request, payload, due_at_s=now_s + 5.0)
+            reservation.wait(until_s=now_s + 5.0)
+            reservation.release()
+        view = link.view()
         tcp = view.tcp
         print(
             json.dumps(

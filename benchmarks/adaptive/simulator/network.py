@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from benchmarks.adaptive.simulator.clock import Clock
 from benchmarks.wire.traces import Trace
-from edge_runtime.link.transport import TransportEvent
+from edge_runtime.link.states import TransportEvent
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Arrived, Cancelled, Limits, PeerSession
 
@@ -78,7 +78,7 @@ def wire_bytes(frames: Frames) -> int:
 
 
 class VirtualTransport:
-    """Stands in for `edge_runtime.link.transport.Transport`: two lanes and the server behind them."""
+    """Takes the place of `edge_runtime.link.transport.Transport`: two lanes and the server behind them."""
 
     address = "tcp://virtual"
     public_key = ""
@@ -104,16 +104,13 @@ class VirtualTransport:
         """Nothing is held."""
 
     def wake(self) -> None:
-        """A command of the frame loop: the link thread looks at it now."""
+        """The frame loop has something for the link, which looks at it now."""
         self._clock.at(self._clock.now_s, self.woken)
 
-    def poll(self, timeout_s: float, *, wants_to_send: bool) -> list[TransportEvent]:  # noqa: ARG002  its shape
-        """Never waits; time passes outside."""
+    def events(self) -> list[TransportEvent]:
+        """What happened to the connection since it was asked last."""
         events, self._events = self._events, []
         return events
-
-    def tcp(self) -> None:
-        """There is no kernel under it to ask."""
 
     def send(self, frames: Frames) -> bool:
         """Into the buffers, if there is room."""

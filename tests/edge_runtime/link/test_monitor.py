@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 
 from edge_runtime.link.estimator import LinkEstimator
-from edge_runtime.link.monitor import KNOCK_BYTES, PROBE_BYTES, PROBE_SHARE, LinkMeter
+from edge_runtime.link.monitor import KNOCK_BYTES, PROBE_BYTES, PROBE_SHARE, LinkMonitor
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import BURST_BYTES
-from split_model.protocol.device import Answered, Probed
+from split_model.protocol.device import Answered, Probed, Progress
 
 RATE = 100_000.0
 
@@ -24,8 +24,8 @@ def answered(*, queue_s: float = 0.0, tail_s: float = 0.0, rtt_s: float = 0.05) 
     return Answered(1, answer, cast("Any", None), 100_000, elapsed_s)
 
 
-def meter() -> LinkMeter:
-    return LinkMeter(LinkEstimator(), now_s=0.0)
+def meter() -> LinkMonitor:
+    return LinkMonitor(LinkEstimator(), now_s=0.0)
 
 
 def test_an_answer_tells_rate_round_trip_and_queue() -> None:
@@ -47,7 +47,7 @@ def test_a_queue_of_long_ago_is_forgotten() -> None:
 def test_a_request_given_up_half_way_lowers_the_rate() -> None:
     link = meter()
     link.answered(answered(), 10.0)
-    link.given_up(acked_bytes=1000, total_bytes=100_000, first_sent_s=20.0, now_s=22.0)
+    link.given_up(Progress(100_000, 1000, 20.0), 22.0)
     rate = link.estimate(22.0).uplink_bytes_s
     assert rate is not None
     assert rate < RATE / 10
@@ -58,7 +58,7 @@ def test_a_request_given_up_within_a_round_trip_says_nothing() -> None:
     """A local run on a fast board is done before any acknowledgement can be back."""
     link = meter()
     link.answered(answered(rtt_s=0.2), 10.0)
-    link.given_up(acked_bytes=0, total_bytes=100_000, first_sent_s=20.0, now_s=20.15)
+    link.given_up(Progress(100_000, 0, 20.0), 20.15)
     assert link.estimate(20.15).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
     assert link.queue_s(20.15) < 0.01
 
@@ -66,7 +66,7 @@ def test_a_request_given_up_within_a_round_trip_says_nothing() -> None:
 def test_a_request_that_had_arrived_blames_the_server_not_the_link() -> None:
     link = meter()
     link.answered(answered(), 10.0)
-    link.given_up(acked_bytes=100_000, total_bytes=100_000, first_sent_s=10.0, now_s=14.0)
+    link.given_up(Progress(100_000, 100_000, 10.0), 14.0)
     assert link.estimate(14.0).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
     assert link.queue_s(14.0) == pytest.approx(3.0, abs=0.1)
 
@@ -96,9 +96,10 @@ def test_requests_given_up_one_after_another_do_not_fill_the_link_with_probes() 
     link.probed(Probed(8192, 4096, 4096 / rate, 0.1), 0.0)
     sent, now_s = [], 0.0
     while now_s < seconds:
-        link.frame(now_s, offloaded=True)
-        link.ended()
-        link.given_up(acked_bytes=0, total_bytes=1500, first_sent_s=now_s, now_s=now_s + 0.045)
+        link.frame(now_s)
+        link.hold()
+        link.let_go()
+        link.given_up(Progress(1500, 0, now_s), now_s + 0.045)
         now_s += 0.05
         size = link.next_probe_bytes(now_s)
         if size:
@@ -112,7 +113,7 @@ def test_requests_given_up_one_after_another_do_not_fill_the_link_with_probes() 
 def test_a_request_given_up_is_followed_by_a_probe_at_once() -> None:
     link = meter()
     link.answered(answered(), 10.0)
-    link.given_up(acked_bytes=0, total_bytes=100_000, first_sent_s=20.0, now_s=22.0)
+    link.given_up(Progress(100_000, 0, 20.0), 22.0)
     assert (link.next_probe_bytes(22.0) or 0) > KNOCK_BYTES
 
 

@@ -1,0 +1,82 @@
+"""Where the link stands, what can happen to it, and what its policy asks its driver to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from edge_runtime.link.view import LinkView, Outcome
+
+
+class TransportEvent(Enum):
+    """What happened to the connection under the socket."""
+
+    READY = auto()
+    LOST = auto()
+    REFUSED = auto()
+    BROKEN_HANDSHAKE = auto()
+
+
+class Phase(Enum):
+    """Where the link stands."""
+
+    PAUSED = auto()
+    CONNECTING = auto()
+    GREETING = auto()
+    UP = auto()
+
+
+class Input(Enum):
+    """What can happen to the link."""
+
+    OPEN = auto()
+    READY = auto()
+    WELCOME = auto()
+    FORGOTTEN = auto()
+    LOST = auto()
+    FAIL = auto()
+
+
+TRANSITIONS: dict[tuple[Phase, Input], Phase] = {
+    (Phase.PAUSED, Input.OPEN): Phase.CONNECTING,
+    (Phase.CONNECTING, Input.READY): Phase.GREETING,
+    (Phase.GREETING, Input.READY): Phase.GREETING,
+    (Phase.UP, Input.READY): Phase.GREETING,
+    (Phase.GREETING, Input.WELCOME): Phase.UP,
+    (Phase.UP, Input.FORGOTTEN): Phase.GREETING,
+    (Phase.CONNECTING, Input.LOST): Phase.CONNECTING,
+    (Phase.GREETING, Input.LOST): Phase.CONNECTING,
+    (Phase.UP, Input.LOST): Phase.CONNECTING,
+    (Phase.CONNECTING, Input.FAIL): Phase.PAUSED,
+    (Phase.GREETING, Input.FAIL): Phase.PAUSED,
+    (Phase.UP, Input.FAIL): Phase.PAUSED,
+}
+
+
+@dataclass(frozen=True)
+class OpenSocket:
+    """Open a fresh socket and connect."""
+
+
+@dataclass(frozen=True)
+class CloseSocket:
+    """Close the socket at once; what it still held is dropped."""
+
+
+@dataclass(frozen=True)
+class Publish:
+    """The link came up or has another trouble; ``line`` is for the log, a warning where there is trouble."""
+
+    view: LinkView
+    line: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """A reservation's request ended at the server."""
+
+    reservation: int
+    outcome: Outcome
+
+
+Action = OpenSocket | CloseSocket | Publish | Finish

@@ -1,0 +1,48 @@
+"""What the rest of the program may know of the link, and how a request ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_runtime.link.estimator import LinkEstimate
+from edge_runtime.link.tcp_info import TcpInfo
+from edge_runtime.link.trouble import Trouble
+from split_model.protocol import messages as wire
+from split_model.protocol.device import Answered, Refused
+
+
+@dataclass(frozen=True)
+class LinkView:
+    """The link at one moment.
+
+    ``trouble`` says why it is not up, ``problem`` and ``remedy`` say it to the user; all empty while it is up.
+    ``queue_s``: how long a new request waits, in our own socket behind what is left there, and at the server.
+    ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
+    Both only grow.
+    """
+
+    up: bool
+    trouble: Trouble
+    problem: str
+    remedy: str
+    offers: tuple[wire.Offer, ...]
+    request_bytes: int
+    estimate: LinkEstimate
+    queue_s: float
+    late: int
+    reconnects: int
+    tcp: TcpInfo | None = None
+
+    @property
+    def trouble_line(self) -> str:
+        """Problem and remedy in one line; empty while the link is up."""
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended at the server: answered or refused, one of the two."""
+
+    at_s: float
+    answered: Answered | None = None
+    refusal: Refused | None = None
