@@ -50,6 +50,8 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     ``connections_per_device`` of one of them. ``open_requests``: of one connection at a time. ``request_mib``:
     one request's features. ``window_kib``: what a device may send ahead of our acknowledgement.
     ``held_mib``: payloads of all requests together. ``tail_cache_mib``: model files kept loaded.
+    ``device_mib_per_s`` and ``device_messages_per_s``: what one device may send. Who sends more is slowed down by
+    later acknowledgements; who ignores those is disconnected.
     """
 
     queue: Count = 64
@@ -60,6 +62,8 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     window_kib: Annotated[int, msgspec.Meta(ge=64, le=1 << 20)] = 1024
     held_mib: Mebibytes = 512
     tail_cache_mib: Mebibytes = 1024
+    device_mib_per_s: Annotated[int, msgspec.Meta(ge=8, le=1 << 20)] = 128
+    device_messages_per_s: Annotated[int, msgspec.Meta(ge=1000, le=1 << 24)] = 10_000
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

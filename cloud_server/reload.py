@@ -36,6 +36,8 @@ def hub_limits(config: Config) -> HubLimits:
         connections_per_device=limits.connections_per_device,
         held_bytes=limits.held_mib << 20,
         peer_timeout_s=config.server.peer_timeout_s,
+        bytes_per_s=float(limits.device_mib_per_s << 20),
+        messages_per_s=float(limits.device_messages_per_s),
     )
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cloud_server.connections import Budgets
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Engine, Job, Outcome
 from cloud_server.tails import Reason, TailSet
@@ -30,6 +31,17 @@ class HubLimits:
     connections_per_device: int = 4
     held_bytes: int = 512 << 20
     peer_timeout_s: float = 15.0
+    bytes_per_s: float = Budgets.bytes_per_s
+    messages_per_s: float = Budgets.messages_per_s
+
+    @property
+    def budgets(self) -> Budgets:
+        """Those of one key, over all its connections."""
+        return Budgets(
+            bytes_per_s=self.bytes_per_s,
+            messages_per_s=self.messages_per_s,
+            window_bytes=self.peer.open_requests * self.peer.window_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,11 @@ class Hub:
         self._next_job_id = 0
 
     @property
+    def budgets(self) -> Budgets:
+        """What a key may use, by the limits in force."""
+        return self._limits.budgets
+
+    @property
     def peers(self) -> int:
         """Connections that have a session."""
         return len(self._peers)
@@ -95,6 +112,11 @@ class Hub:
         arriving = sum(peer.session.held_bytes for peer in self._peers.values())
         return arriving + sum(len(job.arrived.payload) for job in self._jobs.values())
 
+    def greeted(self, routing_id: bytes) -> bool:
+        """Whether this peer has said hello, and was heard since."""
+        peer = self._peers.get(routing_id)
+        return peer is not None and peer.session.peer_boot_id is not None
+
     def receive(self, routing_id: bytes, user_id: str, frames: list[memoryview], now_s: float) -> list[Reply]:
         """One message of a peer whose key ``user_id`` was authenticated."""
         if self._name_of(user_id) is None:
@@ -105,7 +127,7 @@ class Hub:
             self.drop(routing_id)
             peer = None
         if peer is None:
-            reason = self._no_room(routing_id, user_id)
+            reason = self._no_room(user_id)
             if reason is not None:
                 return self._count(
                     [Reply(routing_id, wire.Refusal(request_id=None, code=reason[0], text=reason[1]))]
@@ -196,10 +218,7 @@ class Hub:
         self.counters.peers_seen += 1
         return peer
 
-    def _no_room(self, routing_id: bytes, user_id: str) -> Reason | None:
-        if len(routing_id) != 5 or routing_id[0] != 0:
-            # A name a peer gave itself could be the one of a device that has just gone, with its answer on the way.
-            return "protocol", "connect without a routing id of your own"
+    def _no_room(self, user_id: str) -> Reason | None:
         if len(self._peers) >= self._limits.peers:
             return "busy", f"this server has {len(self._peers)} connections, its limit"
         mine = sum(peer.session.user_id == user_id for peer in self._peers.values())

@@ -170,7 +170,7 @@ def _agreement(name: str, ratio: float) -> dict[str, Any]:
 
 
 def batches(count: int) -> Iterator[Sequence[Window]]:
-    """The first windows, so many at a time."""
+    """The first windows, in groups of this size."""
     for begin in range(0, count, AT_ONCE):
         yield WINDOWS[begin : min(begin + AT_ONCE, count)]
 

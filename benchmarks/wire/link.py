@@ -1,4 +1,4 @@
-"""The emulated link as a command, one process a link (see ``shaper`` for what it emulates and what not).
+"""The emulated link as a command, one process a link (see ``shaper`` for its limits).
 
     python -m benchmarks.wire.link --trace benchmarks/traces/verizon-lte.csv --upstream 127.0.0.1:5555
 

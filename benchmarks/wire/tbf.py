@@ -12,9 +12,9 @@ from types import TracebackType
 from benchmarks.wire.traces import Trace
 from split_model.errors import NotAllowedError
 
-#: Of what the bucket lets through, so much is payload: 1448 of 1514 bytes a packet.
+#: The payload's share of the bytes that pass the bucket: 1448 of 1514 bytes a packet.
 PAYLOAD_SHARE = 1448 / 1514
-#: What the bucket holds, as little as it may for packets of 1514 bytes: after a pause so much passes at once.
+#: The bucket's size, the least for packets of 1514 bytes: after a pause this much passes at once.
 BURST_BYTES = 1600
 #: The kernel has no rate of zero; this much is as good as none.
 _LEAST_MBIT = 0.008

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from split_model.bundle import Cut
-from split_model.bundle.manifest import MAX_GROUPS, MAX_WORDS
+from split_model.bundle.manifest import MAX_CODEWORDS, MAX_GROUPS
 from split_model.errors import ConfigError
 from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, settle, settle_codebook
 
@@ -40,7 +40,7 @@ class ReleaseTable(Table, frozen=True):
     allocation: AllocationWish | None = None
     bits: Annotated[int, msgspec.Meta(ge=4, le=8)] | None = None
     whole_input_epsilon: Positive | None = None
-    words: Annotated[int, msgspec.Meta(ge=2, le=MAX_WORDS)] | None = None
+    words: Annotated[int, msgspec.Meta(ge=2, le=MAX_CODEWORDS)] | None = None
     groups: Annotated[int, msgspec.Meta(ge=1, le=MAX_GROUPS)] | None = None
 
     @property
@@ -82,7 +82,7 @@ class ReleaseTable(Table, frozen=True):
                 bits=self.noise_bits,
             )
         assert self.whole_input_epsilon is not None  # the config was checked
-        spec = settle_codebook(cut, self.whole_input_epsilon, words=self.words, groups=self.groups)
+        spec = settle_codebook(cut, self.whole_input_epsilon, codewords=self.words, groups=self.groups)
         if spec is None:
             raise ConfigError(
                 f"cut {cut.index} has no codebook that fits release.whole_input_epsilon, words and groups; prepare "
@@ -94,7 +94,7 @@ class ReleaseTable(Table, frozen=True):
         """Whether anything may leave at a cut: under ``codebook``, only where the bundle has one that fits."""
         if self.mechanism != "codebook" or self.whole_input_epsilon is None:
             return True
-        return settle_codebook(cut, self.whole_input_epsilon, words=self.words, groups=self.groups) is not None
+        return settle_codebook(cut, self.whole_input_epsilon, codewords=self.words, groups=self.groups) is not None
 
 
 def check_release(release: ReleaseTable, where: str) -> None:

@@ -28,7 +28,7 @@ def releasable_cuts(cuts: Sequence[Cut], *, split: Split, release: ReleaseTable)
     if not usable and split != "local":
         raise ConfigError(
             "release.mechanism = 'codebook': no cut of the bundle has a codebook that fits whole_input_epsilon, "
-            "words and groups; prepare it with --codebook, or set planner.split = 'local'"
+            "codewords and groups; prepare it with --codebook, or set planner.split = 'local'"
         )
     if isinstance(split, int) and split not in usable:
         raise ConfigError(f"planner.split = {split}: the bundle offers {usable}, 'local' or 'auto'")

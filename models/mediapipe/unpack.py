@@ -58,7 +58,7 @@ class Model:
         return ImagePreprocess(resize=side, crop=(side, side), mean=(mean,), scale=(scale,), filter="bilinear")
 
 
-#: What is asked as a side question, yes or no, counts so much beside the rest when a noise budget is shared.
+#: The weight of a yes-or-no side question beside the other outputs when a noise budget is shared.
 _ASIDE = 0.05
 
 
@@ -133,7 +133,7 @@ def _json(value: Any) -> bytes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Unpack what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="models.mediapipe.unpack", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)} (default: all)")
     options = parser.parse_args(arguments)

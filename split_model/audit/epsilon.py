@@ -30,7 +30,7 @@ Event = Callable[["Observed"], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of some trials: payload values [trials, values], payload bytes [trials], seconds [trials]."""
+    """Observations of trials: payload values [trials, values], payload bytes [trials], seconds [trials]."""
 
     values: NDArray[Any]
     lengths: NDArray[Any]

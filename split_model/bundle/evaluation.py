@@ -24,7 +24,7 @@ FILE = "evaluation.json"
 _MAX_BYTES = 16 << 20
 
 #: ``clip``: clipped to the public ranges and nothing else, which no device does; it tells what clipping costs.
-#: ``lookup``: a codebook's own word, without randomised response: what the device could answer by itself.
+#: ``lookup``: a codebook's own codeword, without randomised response: the device could look it up itself.
 Mechanism = Literal["clip", "noise", "lookup", "codebook"]
 
 
@@ -80,19 +80,19 @@ class Row(_Record, frozen=True):
 
     @property
     def key(self) -> tuple[int, Mechanism, NoiseSpec | None, CodebookSpec | None]:
-        """What was measured."""
+        """The cut and the release that the row is of."""
         return self.cut, self.mechanism, self.spec, self.codebook
 
     @property
     def measured(self) -> tuple[str, Share] | None:
-        """What a floor is compared with: the accuracy, without labels the agreement; None without either."""
+        """The share to compare with a floor: the accuracy, without labels the agreement; None without either."""
         if self.accuracy is not None:
             return "accuracy", self.accuracy
         return None if self.agreement is None else ("agreement", self.agreement)
 
 
 class DataRecord(_Record, frozen=True):
-    """What was measured with. ``sha256``: of all inputs and labels; it tells data of the same name apart."""
+    """The data of an evaluation. ``sha256``: of all inputs and labels; it tells data of the same name apart."""
 
     name: str
     sha256: str
@@ -111,7 +111,7 @@ class Evaluation(_Record, frozen=True):
     made_by: str = ""
 
     def find(self, cut: int, spec: NoiseSpec | CodebookSpec) -> Row | None:
-        """What was measured of exactly this release at a cut."""
+        """The rows of exactly this release at a cut."""
         key = (cut, "codebook", None, spec) if isinstance(spec, CodebookSpec) else (cut, "noise", spec, None)
         return next((row for row in self.rows if row.key == key), None)
 
@@ -124,7 +124,7 @@ def path_of(bundle: Bundle) -> Path:
 def load(bundle: Bundle) -> Evaluation | None:
     """The stored evaluation of a bundle; None where there is none, or one of another bundle.
 
-    Raises `BadBundleError` where the file cannot be read as what it should be.
+    Raises `BadBundleError` where the file is no evaluation.
     """
     path = path_of(bundle)
     try:
@@ -180,6 +180,6 @@ class _Head(msgspec.Struct, frozen=True):
 def _order(row: Row) -> tuple[int, str, str, float, int, int]:
     spec, book = row.spec, row.codebook
     if book is not None:
-        return (row.cut, row.mechanism, "", -book.epsilon, book.words, book.groups)
+        return (row.cut, row.mechanism, "", -book.epsilon, book.codewords, book.groups)
     named = ("", 0.0, 0) if spec is None else (spec.allocation, -spec.epsilon, spec.bits)
     return (row.cut, row.mechanism, *named, 0)

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from split_model.bundle.manifest import (
+    MAX_CODEWORDS,
     MAX_GROUPS,
-    MAX_WORDS,
     AllocationChoice,
     ChannelCalibration,
     Codebook,
@@ -163,7 +163,7 @@ def _check_channels(where: str, tensor: TensorSpec, channels: ChannelCalibration
 
 def _check_releases(where: str, cut: Cut) -> None:
     """Codebooks and noise-aware tails are told apart by the fields that name them on the wire."""
-    names = [(book.words, book.groups) for book in cut.codebooks]
+    names = [(book.codewords, book.groups) for book in cut.codebooks]
     epsilons = [noisy.epsilon for noisy in cut.noise_tails]
     if len(set(names)) != len(names) or len(set(epsilons)) != len(epsilons):
         raise _bad(where, "two codebooks or noise-aware tails for the same release")
@@ -177,8 +177,8 @@ def _check_releases(where: str, cut: Cut) -> None:
 
 
 def _check_codebook(where: str, book: Codebook) -> None:
-    if not (2 <= book.words <= MAX_WORDS and 1 <= book.groups <= MAX_GROUPS):
-        raise _bad(where, f"a codebook of {book.words} words and {book.groups} groups")
+    if not (2 <= book.codewords <= MAX_CODEWORDS and 1 <= book.groups <= MAX_GROUPS):
+        raise _bad(where, f"a codebook of {book.codewords} codewords and {book.groups} groups")
     if book.samples < 0 or not (math.isfinite(book.lookup) and math.isfinite(book.chance)):
         raise _bad(where, f"a codebook measured on {book.samples} samples as {book.lookup} and {book.chance}")
     if book.lookup > 1.0 or (book.truth != "variance" and not (book.lookup >= 0.0 and 0.0 <= book.chance <= 1.0)):

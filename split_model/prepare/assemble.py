@@ -25,7 +25,7 @@ from split_model.prepare.tflite.macs import total_macs
 from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.slicing import Part, head_part, pack_part, tail_part
 
-#: What is being done, how many are done, of how many.
+#: Called with the name of the step, the items done, and all items.
 Progress = Callable[[str, int, int], None]
 
 

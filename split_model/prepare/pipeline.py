@@ -29,7 +29,7 @@ from split_model.errors import BadBundleError, BadInputError, MissingInputError,
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
-from split_model.prepare.calibrate.augmentation import Views, calibration_samples
+from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibration_samples
 from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
@@ -159,7 +159,7 @@ def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:
     named = None if manifest.answer is None or options.labels is None else read_labels(options.labels)
     data = open_data(path, manifest.inputs, manifest.preprocess, named)
     least = _CODEBOOK_SAMPLES
-    return Views(data, least=least) if isinstance(data, ImageFolder) and len(data) < least else data
+    return AugmentedPictures(data, least=least) if isinstance(data, ImageFolder) and len(data) < least else data
 
 
 def _calibrated(

@@ -79,7 +79,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Refused:
-    """The server's no to one request, or to the connection where ``request_id`` is None."""
+    """The server's no to one request, or to the connection where ``request_id`` is None; ``text`` may be logged."""
 
     request_id: int | None
     code: str
@@ -253,7 +253,7 @@ class DeviceSession:
 
     def receive(self, frames: list[memoryview], now_s: float) -> list[Event]:
         """One message from the server. Raises `ProtocolError` for one that breaks the protocol."""
-        if not 1 <= len(frames) <= 2:
+        if not 1 <= len(frames) <= wire.MAX_FRAMES:
             raise ProtocolError(f"message of {len(frames)} frames from the server")
         message = wire.decode_from_server(frames[0])
         if isinstance(message, wire.Answer):
@@ -313,14 +313,15 @@ class DeviceSession:
             return [Forgotten()]
         elif message.code == "version":
             self._step(Input.VERSION)
-        return [Refused(message.request_id, message.code, message.text)]
+        return [Refused(message.request_id, message.code, wire.shown(message.text))]
 
     def _answered(self, message: wire.Answer, frames: list[memoryview], now_s: float) -> Event:
         if len(frames) != 2:
             raise ProtocolError("answer without a payload")
-        pending = self._pending.pop(message.request_id, None)
-        if pending is None or pending.first_sent_s is None:
+        pending = self._pending.get(message.request_id)
+        if pending is None or pending.first_sent_s is None:  # not asked here yet: it is sent all the same
             return Late(message.request_id)
+        del self._pending[message.request_id]
         self._others_see(pending, pending.outgoing.unacked_bytes, now_s)
         elapsed_s = now_s - pending.first_sent_s
         return Answered(message.request_id, message, frames[1], pending.outgoing.total_bytes, elapsed_s)

@@ -19,8 +19,12 @@ from split_model.privacy import CodebookSpec, NoiseSpec
 #: The protocol versions this code speaks, best first.
 VERSIONS = (1,)
 
+#: No message has more frames than this.
+MAX_FRAMES = 2
 #: No header is larger than this.
 MAX_HEADER_BYTES = 64 << 10
+#: So much of a peer's text is repeated in a log.
+SHOWN_CHARACTERS = 200
 #: No chunk carries more payload than this; the server's ``MAXMSGSIZE`` follows from it.
 MAX_CHUNK_BYTES = 64 << 10
 #: A request's features are cut into chunks of this size at most, so that control traffic gets between them.
@@ -47,6 +51,12 @@ RefusalCode = Literal[
     "revoked",  # the key is no longer on the allow-list
     "failed",  # the tail failed at inference
 ]
+
+
+def shown(text: str) -> str:
+    """A peer's text as it may stand in a log: short, in one line, with what does not print escaped."""
+    escaped = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return escaped[:SHOWN_CHARACTERS]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):

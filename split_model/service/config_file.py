@@ -144,7 +144,7 @@ class Layers:
         return self.path.absolute().parent
 
     def where(self, key: str) -> str:
-        """The file to name in an error about a key path; list indices and what is below a value are let go."""
+        """The file to name in an error about a key path; list indices, and keys below a value, do not count."""
         while key:
             found = self.origins.get(key)
             if found is not None:

@@ -78,10 +78,12 @@ def dense_model(weights: list[np.ndarray]) -> bytes:
     return bytes(builder.Output())
 
 
-def write_bundle(root: Path, seed: int = 1) -> Bundle:
-    """A bundle with the cuts 0 and 1, as ``prepare`` would write it."""
+def write_bundle(root: Path, seed: int = 1, *, middle: int = 0) -> Bundle:
+    """A bundle with the cuts 0 and 1, as ``prepare`` would write it; ``middle`` layers more make the tail slow."""
     rng = np.random.default_rng(seed)
-    weights = [rng.normal(size=(HIDDEN, INPUTS)) * 0.3, rng.normal(size=(OUTPUTS, HIDDEN)) * 0.05]
+    weights = [rng.normal(size=(HIDDEN, INPUTS)) * 0.3]
+    weights += [rng.random(size=(HIDDEN, HIDDEN), dtype=np.float32) * 1e-3] * middle
+    weights += [rng.normal(size=(OUTPUTS, HIDDEN)) * 0.05]
     files = {"model.tflite": weights, "cut-001/head.tflite": weights[:1], "cut-001/tail.tflite": weights[1:]}
     for name, layers in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,13 +94,13 @@ def write_bundle(root: Path, seed: int = 1) -> Bundle:
     calibration = ChannelCalibration(
         clip_low=(0.0,) * HIDDEN, clip_high=(3.0,) * HIDDEN, rank=(1.0,) * HIDDEN, weight=(1.0,) * HIDDEN
     )
-    macs = (HIDDEN * INPUTS, OUTPUTS * HIDDEN)
+    macs = (HIDDEN * INPUTS, OUTPUTS * HIDDEN + middle * HIDDEN**2)
     write_manifest(
         root,
         Manifest(
             format=FORMAT,
             name=f"two-layers-{seed}",
-            ops=2,
+            ops=2 + middle,
             macs=sum(macs),
             model=whole,
             inputs=(taken,),
@@ -164,14 +166,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture(scope="session")
-def make_bundle() -> Callable[[Path, int], Bundle]:
+def make_bundle() -> Callable[..., Bundle]:
     return write_bundle
 
 
 class Device:
     """A device's link: a real CURVE socket around the protocol's session."""
 
-    def __init__(self, endpoint: str, server_key: bytes, keys: KeyPair, *, boot_id: str = "boot") -> None:
+    def __init__(
+        self, endpoint: str, server_key: bytes, keys: KeyPair, *, boot_id: str = "boot", routing_id: bytes = b""
+    ) -> None:
         self.keys = keys
         self.session = DeviceSession(boot_id=boot_id, software="test")
         self.events: list[Event] = []
@@ -179,6 +183,8 @@ class Device:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 0
+        if routing_id:
+            self.socket.routing_id = routing_id
         self.socket.curve_serverkey = server_key
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.public, keys.secret
         self._monitor = self.socket.get_monitor_socket()
@@ -192,8 +198,8 @@ class Device:
             self.step()
 
     def step(self) -> None:
-        while self._monitor.poll(0):
-            self._transport(zmq.Event(recv_monitor_message(self._monitor)["event"]).name)
+        while event := self.next_event():
+            self._transport(event)
         while self.socket.poll(0, zmq.POLLOUT):
             frames = self.session.next_message(time.monotonic())
             if frames is None:
@@ -202,6 +208,12 @@ class Device:
         if self.socket.poll(5):
             parts = [memoryview(part) for part in self.socket.recv_multipart()]
             self.events += self.session.receive(parts, time.monotonic())
+
+    def next_event(self) -> str | None:
+        """What else happened to the connection."""
+        if not self._monitor.poll(0):
+            return None
+        return zmq.Event(recv_monitor_message(self._monitor)["event"]).name
 
     def _transport(self, event: str) -> None:
         self.monitored.append(event)
@@ -355,7 +367,7 @@ def connect() -> Iterator[Callable[..., Device]]:
     """Connect a device to a server; closed at the end."""
     devices: list[Device] = []
 
-    def make(server: Server, keys: KeyPair, **options: str) -> Device:
+    def make(server: Server, keys: KeyPair, **options: str | bytes) -> Device:
         devices.append(Device(server.endpoint, server.public_key, keys, **options))
         return devices[-1]
 

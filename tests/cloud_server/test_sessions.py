@@ -154,12 +154,6 @@ def test_a_revoked_device_gets_no_answer_any_more(bench):
     assert codes(bench.begin(rid(1), 3)) == ["hello_first"]
 
 
-def test_a_routing_id_of_the_peers_own_choice_is_refused(bench):
-    """Such an id could be that of a device that has just gone and whose answer is on its way."""
-    assert codes(bench.hello(b"anna")) == ["protocol"]
-    assert bench.hub.peers == 0
-
-
 def test_a_routing_id_taken_over_by_another_key_inherits_nothing(bench):
     bench.hello(rid(1), key=ANNA)
     bench.whole(rid(1), 1)

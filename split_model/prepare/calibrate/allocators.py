@@ -109,7 +109,7 @@ def try_allocations(
 
 
 def _best(trials: Sequence[AllocationTrial]) -> Allocation:
-    """The one of least error; but what is best by formula stays, unless another is better by more than chance."""
+    """The one of least error; but the best by formula stays, unless another is better by more than chance."""
     least = min(trials, key=lambda trial: trial.output_error)
     formula = next(trial for trial in trials if trial.allocation == "optimal")
     chosen = formula if formula.output_error <= (1 + _CHANCE) * least.output_error else least

@@ -1,4 +1,4 @@
-"""Views of public data to calibrate with: a few photographs give many by cropping and mirroring them.
+"""Augment public pictures to calibrate with: crops and mirror images of a few photographs.
 
 Quantiles of a vector have one value a sample and channel, so a dozen photographs are too few.
 Crops and mirror images of a photograph are again photographs.
@@ -44,7 +44,7 @@ def calibration_samples(data: Data, *, count: int = DEFAULT_SAMPLES, seed: int =
     return samples
 
 
-class Views(Data):
+class AugmentedPictures(Data):
     """Pictures and crops of them, ``least`` samples together, but no more than 16 of a picture.
 
     A crop has its picture's name and label. They are made when they are asked for, always the same.

@@ -58,7 +58,7 @@ class CalibrationOptions:
     ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and
     at one less it. ``values``: how many values a channel's
     quantiles are taken over. ``rank_samples`` and ``weight_samples``: how many samples ranks and
-    weights are means over. ``tail_runs``: at most so many runs of a tail a cut, but always one a
+    weights are means over. ``tail_runs``: the most runs of a tail a cut, but always one a
     channel. ``epsilon``: the per-value epsilon whose noise the weights are measured with.
     ``output_weights``: how much each of several outputs counts; alike where it is None.
     """

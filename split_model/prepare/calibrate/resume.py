@@ -1,4 +1,4 @@
-"""Calibration that survives an interruption: what was found of each finished cut lies beside the output.
+"""Calibration that survives an interruption: the results of finished cuts lie beside the output.
 
 Calibrating is the part of ``prepare`` that takes minutes; everything else is done again in seconds.
 Each cut's numbers are kept in a file whose name is a hash of all that they depend on: head, tail,
@@ -47,7 +47,7 @@ class KeptCalibration:
             return None  # not there, or cut short by a power failure: it is calibrated again
 
     def keep(self, cut: Cut, found: Found) -> None:
-        """Write what was found; a file that is there is whole. Raises `OutputError`."""
+        """Write the results; a file that is there is whole. Raises `OutputError`."""
         path = self._path(cut)
         scratch = path.with_suffix(".part")
         try:

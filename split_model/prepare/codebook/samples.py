@@ -106,7 +106,7 @@ class CodebookSamples:
                 yield [to_real(one, spec) for one, spec in pairs]
 
     def targets(self, chosen: NDArray[np.int64], halves: Halves) -> Floats:
-        """What words are fitted to: probabilities, half the labels' where there are labels; or scaled outputs."""
+        """Targets of the codewords: probabilities, half the labels' where there are labels; or scaled outputs."""
         outputs = self.outputs[chosen]
         if not self.classes:
             scaled: Floats = (outputs - outputs.mean(0)) / np.maximum(outputs.std(0), 1e-6)
@@ -133,7 +133,9 @@ def group_channels(cut: Cut, groups: int) -> Grouping:
         sizes = [one.size for one in grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in cut.tensors])]
         if max(sizes) <= _MOST_INPUTS:
             return grouping
-    raise BadInputError(f"cut {cut.index}: {max(sizes)} inputs a word are too many even averaged; take more groups")
+    raise BadInputError(
+        f"cut {cut.index}: {max(sizes)} inputs a codeword are too many even averaged; take more groups"
+    )
 
 
 def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callable[[], None]) -> CodebookSamples:

@@ -1,4 +1,4 @@
-"""How often the answer through a noise release is still the answer, by cut and epsilon.
+"""Measure how often the answer through a release is still the same, by cut and epsilon.
 
 Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them;
 and the error of the outputs says the same of answers that are no classes. Every sample is released several times
@@ -27,11 +27,11 @@ from split_model.prepare.assemble import Progress
 from split_model.prepare.evaluate.variants import (
     Halves,
     Known,
-    Way,
+    Variant,
     bootstrap,
     clipped,
-    codebook_ways,
-    noise_ways,
+    codebook_variants,
+    noise_variants,
     wilson,
 )
 from split_model.prepare.outputs import Spread, output_weights, real_outputs
@@ -71,13 +71,13 @@ def evaluate(
     if draws < 1:
         raise UsageError(f"draws = {draws}: at least one release a sample is needed")
     answer = class_output(bundle.manifest)
-    ways: list[Way] = []
+    variants: list[Variant] = []
     for cut in _chosen(bundle, cuts, codebooks=bool(whole_input_epsilons) and not epsilons):
         halves = Halves(bundle, cut, backend)
         if cut.calibration is not None:
             specs = _specs(cut, epsilons, allocations, bits)
-            ways += noise_ways(halves, specs, draws, entropy)
-        ways += codebook_ways(halves, whole_input_epsilons, draws, entropy)
+            variants += noise_variants(halves, specs, draws, entropy)
+        variants += codebook_variants(halves, whole_input_epsilons, draws, entropy)
     name = str(data) if isinstance(data, Path) else ""
     data = open_for(bundle, data) if isinstance(data, Path) else data
     whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
@@ -89,8 +89,8 @@ def evaluate(
         spread.add(known.outputs)
         if sample.label is not None:
             correct.append(known.check_label(sample.name))
-        for way in ways:
-            way.count(sample.tensors, known)
+        for variant in variants:
+            variant.count(sample.tensors, known)
         if progress is not None:
             progress("evaluating", done + 1, len(data))
     return Evaluation(
@@ -98,7 +98,7 @@ def evaluate(
         bundle=bundle.identity,
         data=DataRecord(name=name, sha256=digest.hexdigest(), samples=len(data), labelled=len(correct)),
         unprotected_accuracy=wilson(sum(correct) / len(correct), len(correct)) if correct else None,
-        rows=tuple(way.row(len(data), len(correct), spread) for way in ways),
+        rows=tuple(variant.row(len(data), len(correct), spread) for variant in variants),
         made_by=f"split-model {__version__}",
     )
 
@@ -154,7 +154,7 @@ def _chosen(bundle: Bundle, cuts: Sequence[int] | None, *, codebooks: bool) -> l
 def _specs(
     cut: Cut, epsilons: Sequence[float], allocations: Sequence[AllocationWish], bits: int
 ) -> list[NoiseSpec]:
-    """What was asked for at one cut; ``auto`` beside what it stands for is measured once."""
+    """The requested releases at one cut; ``auto`` beside the allocation that it stands for is measured once."""
     return [
         NoiseSpec(epsilon=epsilon, allocation=allocation, bits=bits)
         for epsilon in epsilons

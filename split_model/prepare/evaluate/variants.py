@@ -1,4 +1,4 @@
-"""The ways to release one cut that `evaluate` compares, each counting how its answers do."""
+"""The variants of releasing one cut that `evaluate` compares; each counts its right answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from split_model.privacy import (
     recover,
     recover_codebook,
 )
-from split_model.privacy.codebook_file import Finder, Meanings, read_finder, read_meanings
+from split_model.privacy.codebook_file import Decoder, Encoder, read_decoder, read_encoder
 from split_model.privacy.randomised_response import MAX_EPSILON
 
 Array = NDArray[Any]
@@ -77,7 +77,7 @@ class Known:
 
 
 class Halves:
-    """Head and tails of one cut; the head runs once a sample, however many ways want its features."""
+    """Head and tails of one cut; the head runs once a sample, however many variants want its features."""
 
     def __init__(self, bundle: Bundle, cut: Cut, backend: str | None) -> None:
         self.bundle = bundle
@@ -97,8 +97,8 @@ class Halves:
         return self._features
 
 
-class Way:
-    """One cut released in one way, and how it did so far. ``facts``: what its row says besides."""
+class Variant:
+    """One variant of a release at one cut, and its results so far. ``facts``: the further fields of its row."""
 
     def __init__(
         self,
@@ -166,9 +166,9 @@ def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
     ]
 
 
-def noise_ways(halves: Halves, specs: Sequence[NoiseSpec], draws: int, entropy: Entropy) -> list[Way]:
+def noise_variants(halves: Halves, specs: Sequence[NoiseSpec], draws: int, entropy: Entropy) -> list[Variant]:
     cut = halves.cut
-    ways = [Way(halves, "clip", lambda features: clipped(features, cut), draws=1)]
+    variants = [Variant(halves, "clip", lambda features: clipped(features, cut), draws=1)]
     for spec in specs:
         plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
         release = NoiseRelease(plan, entropy=entropy)
@@ -178,39 +178,41 @@ def noise_ways(halves: Halves, specs: Sequence[NoiseSpec], draws: int, entropy: 
         ) -> Sequence[Array]:
             return recover(plan, release(features))
 
-        ways.append(Way(halves, "noise", through, draws=draws, plan=plan))
-    return ways
+        variants.append(Variant(halves, "noise", through, draws=draws, plan=plan))
+    return variants
 
 
-def codebook_ways(halves: Halves, epsilons: Sequence[float], draws: int, entropy: Entropy) -> list[Way]:
+def codebook_variants(halves: Halves, epsilons: Sequence[float], draws: int, entropy: Entropy) -> list[Variant]:
     """Through every codebook of the cut, at every epsilon that it takes; and the lookup without a response."""
-    ways = []
+    variants = []
     for book in halves.cut.codebooks if epsilons else ():
         path = halves.bundle.path(book.file)
-        finder = read_finder(path, book, halves.cut.tensors)
-        meanings = read_meanings(path, book, halves.cut.tensors)
+        encoder = read_encoder(path, book, halves.cut.tensors)
+        decoder = read_decoder(path, book, halves.cut.tensors)
 
         def look_up(
-            features: Sequence[Array], finder: Finder = finder, meanings: Meanings = meanings
+            features: Sequence[Array], encoder: Encoder = encoder, decoder: Decoder = decoder
         ) -> Sequence[Array]:
-            return meanings(finder(features))
+            return decoder(encoder(features))
 
         most = MAX_EPSILON * book.groups
         for epsilon in (None, *(epsilon for epsilon in epsilons if epsilon <= most)):
-            spec = CodebookSpec(epsilon=most if epsilon is None else epsilon, words=book.words, groups=book.groups)
+            spec = CodebookSpec(
+                epsilon=most if epsilon is None else epsilon, codewords=book.codewords, groups=book.groups
+            )
             plan = CodebookPlan.make(spec, halves.cut)
             if epsilon is None:
-                ways.append(Way(halves, "lookup", look_up, draws=1, plan=plan))
+                variants.append(Variant(halves, "lookup", look_up, draws=1, plan=plan))
                 continue
-            release = CodebookRelease(plan, finder, entropy=entropy)
+            release = CodebookRelease(plan, encoder, entropy=entropy)
 
             def through(
                 features: Sequence[Array],
                 plan: CodebookPlan = plan,
                 release: CodebookRelease = release,
-                meanings: Meanings = meanings,
+                decoder: Decoder = decoder,
             ) -> Sequence[Array]:
-                return recover_codebook(plan, meanings, release(features))
+                return recover_codebook(plan, decoder, release(features))
 
-            ways.append(Way(halves, "codebook", through, draws=draws, plan=plan))
-    return ways
+            variants.append(Variant(halves, "codebook", through, draws=draws, plan=plan))
+    return variants

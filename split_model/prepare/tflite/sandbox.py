@@ -1,6 +1,6 @@
-"""A first run of a foreign model in a process of its own, because backends can crash on a damaged one.
+"""Run a foreign model once in a process of its own: backends can crash on a damaged one.
 
-Our reader refuses what it can see is wrong. A file may still be valid in form and send a backend's
+Our reader refuses the damage that it can see. A file may still be valid in form and send a backend's
 native code astray; then only the child dies, and the user reads one line. The child is this module,
 run as a program.
 """
