@@ -82,8 +82,8 @@ def test_a_camera_that_hangs_is_left_behind(
     assert stopped(device, device.config.parent / "state") == os.EX_OK
     assert "source porch does not stop: going on without it" in device.log()
     counters = device.counters()
-    ends = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
-    assert counters["frames_in"] == sum(counters[end] for end in ends)
+    ends = ("offloaded", "local", "fallback", "failed", "dropped")
+    assert counters["frames_in"] == sum(value for name, value in counters.items() if name.startswith(ends))
 
 
 @pytest.mark.slow
