@@ -46,10 +46,11 @@ class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
 class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     """``[limits]``: what devices may make this server hold.
 
-    ``queue``: requests waiting for a thread. ``peers``: connections of allowed devices, and
-    ``connections_per_device`` of one of them. ``open_requests``: of one connection at a time. ``request_mib``:
-    one request's features. ``window_kib``: what a device may send ahead of our acknowledgement.
-    ``held_mib``: payloads of all requests together. ``tail_cache_mib``: model files kept loaded.
+    ``queue``: requests waiting for a thread; when it is full, the devices that have some share it equally.
+    ``peers``: connections of allowed devices, and ``connections_per_device`` of one of them. ``open_requests``: of
+    one connection at a time. ``request_mib``: one request's features. ``window_kib``: what a device may send ahead
+    of our acknowledgement. ``held_mib``: payloads of all requests together; one device may hold as much as is free.
+    ``tail_cache_mib``: model files kept loaded.
     ``device_mib_per_s`` and ``device_messages_per_s``: what one device may send. Who sends more is slowed down by
     later acknowledgements; who ignores those is disconnected.
     """

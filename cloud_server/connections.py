@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 #: Why we ended a connection: the keys of the counter ``ended``.
-Reason = Literal["frames", "budget", "backlog", "no_hello", "revoked"]
+Reason = Literal["frames", "budget", "backlog", "no_hello", "revoked", "crowd"]
 #: A connection's other end, as getpeername gives it.
 Address = object
 
@@ -114,9 +114,14 @@ class Connection:
 
 @dataclass(eq=False)
 class Connections:
-    """All connections. ``new_id`` makes routing ids that nobody can guess."""
+    """All connections.
+
+    ``new_id`` makes routing ids that nobody can guess. ``max_waiting``: connections without a message, whoever has
+    them; a newer one pushes out the oldest, so that a crowd of strangers locks nobody out.
+    """
 
     new_id: Callable[[], bytes]
+    max_waiting: int
     budgets: Budgets = field(default_factory=Budgets)
     delayed: int = 0
 
@@ -124,6 +129,7 @@ class Connections:
         self._number = 0
         self._issued: OrderedDict[bytes, tuple[str, int]] = OrderedDict()  # routing id -> key, number
         self._by_fd: dict[int, Connection] = {}
+        self._waiting: OrderedDict[int, Connection] = OrderedDict()  # those without a message, oldest first
         self._by_id: dict[bytes, Connection] = {}
         self._uses: dict[str, KeyUse] = {}
 
@@ -154,14 +160,21 @@ class Connections:
         """Whether this id was made for a connection of this key that has not sent a message yet."""
         return self._issued.get(routing_id, ("", 0))[0] == key
 
-    def opened(self, fd: int, address: Address, now_s: float) -> None:
-        """A connection was accepted. Descriptor numbers are used again, so this ends an older one."""
+    def opened(self, fd: int, address: Address, now_s: float) -> list[Connection]:
+        """A connection was accepted. Descriptor numbers are used again, so this ends an older one.
+
+        Returns:
+            The connection that has to make room for it, if one has to.
+
+        """
         self.closed(fd)
-        self._by_fd[fd] = Connection(fd, address, self._next(), now_s)
+        self._by_fd[fd] = self._waiting[fd] = Connection(fd, address, self._next(), now_s)
+        return [self._waiting.popitem(last=False)[1]] if len(self._waiting) > self.max_waiting else []
 
     def closed(self, fd: int) -> None:
         """A connection is gone."""
         connection = self._by_fd.pop(fd, None)
+        self._waiting.pop(fd, None)
         if connection is not None and connection.routing_id:
             del self._by_id[connection.routing_id]
 
@@ -173,10 +186,17 @@ class Connections:
         """The connection of a first message. None where it is gone already, or where the id is not from us."""
         issued_key, number = self._issued.pop(routing_id, (None, 0))
         connection = self._by_fd.get(fd)
-        if issued_key != key or connection is None or connection.routing_id or number < connection.number:
+        if (
+            issued_key != key
+            or connection is None
+            or connection.routing_id
+            or connection.ended
+            or number < connection.number
+        ):
             return None  # a lower number: issued to an older connection with the same descriptor
         connection.routing_id, connection.key, connection.use = routing_id, key, self._use(key, now_s)
         self._by_id[routing_id] = connection
+        self._waiting.pop(fd, None)
         return connection
 
     def spend(self, connection: Connection, sizes_bytes: list[int], now_s: float) -> float | None:
@@ -216,14 +236,14 @@ class Connections:
         now_s: float,
         *,
         greeted: Callable[[bytes], bool],
-        received_bytes: Callable[[Connection], int | None],
+        received_bytes: Callable[[int, Address], int | None],
     ) -> Iterator[tuple[Connection, Reason]]:
         """The connections that must end now, and why.
 
         Args:
             now_s: The time.
             greeted: Whether the peer with a routing id has said hello, and was heard since.
-            received_bytes: What the kernel received on a connection, None where it does not tell.
+            received_bytes: What the kernel received on a descriptor from an address, None where it does not tell.
 
         """
         for connection in list(self._by_fd.values()):
@@ -235,7 +255,9 @@ class Connections:
                 yield connection, "revoked"
             elif now_s - connection.since_s > HELLO_S + (0.0 if connection.routing_id else HANDSHAKE_S):
                 yield connection, "no_hello"
-            elif connection.routing_id and self._behind(connection, received_bytes(connection)):
+            elif connection.routing_id and self._behind(
+                connection, received_bytes(connection.fd, connection.address)
+            ):
                 yield connection, "backlog"
 
     def _behind(self, connection: Connection, received_bytes: int | None) -> bool:

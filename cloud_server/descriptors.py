@@ -1,8 +1,8 @@
 """The TCP connections under libzmq's socket: end one, count its bytes, hear of new ones.
 
 libzmq has no call that ends one peer's connection. Its monitor tells the descriptor of each connection, and a
-duplicate of that can be shut down. libzmq may close the descriptor, and the kernel may give its number away, at
-any time: so each call compares the other end's address before it does anything.
+copy of that can be shut down. libzmq may close the descriptor, and the kernel may give its number away, at any
+time: so each call makes a copy first, and compares the other end's address before it does anything.
 """
 
 from __future__ import annotations
@@ -27,28 +27,54 @@ _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 _BARRIER_MS = 5_000
 
 
-def address_of(fd: int) -> Address | None:
-    """The other end of a connection, None where it is gone."""
-    with _duplicate(fd) as connection:
-        return None if connection is None else _peer(connection)
+class Descriptors:
+    """Looks at libzmq's descriptors, and ends connections by them; also when this process has no descriptor left.
 
+    Works on one copy, in a place of its own that is taken from the start. For one thread.
+    """
 
-def shut(fd: int, address: Address) -> None:
-    """End a connection, if the descriptor is still the one to this address. libzmq notices and forgets the peer."""
-    with _duplicate(fd) as connection:
-        if connection is not None and _peer(connection) == address:
-            with suppress(OSError):  # the other end was faster
-                connection.shutdown(socket.SHUT_RDWR)
+    def __init__(self) -> None:
+        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._copy = os.dup(self._nothing)
 
+    def address_of(self, fd: int) -> Address | None:
+        """The other end of a connection, None where it is gone."""
+        with self._connection(fd) as connection:
+            return None if connection is None else _peer(connection)
 
-def received_bytes(fd: int, address: Address) -> int | None:
-    """What the kernel has received on a connection, None where it is gone or the kernel does not tell."""
-    with _duplicate(fd) as connection:
-        if connection is None or _peer(connection) != address:
-            return None
-        end = _RECEIVED_OFFSET + _RECEIVED.size
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, end)
-        return int(_RECEIVED.unpack_from(info, _RECEIVED_OFFSET)[0]) if len(info) == end else None
+    def shut(self, fd: int, address: Address) -> None:
+        """End a connection, if the descriptor is still the one to this address. libzmq notices and forgets it."""
+        with self._connection(fd) as connection:
+            if connection is not None and _peer(connection) == address:
+                with suppress(OSError):  # the other end was faster
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def received_bytes(self, fd: int, address: Address) -> int | None:
+        """What the kernel has received on a connection, None where it is gone or the kernel does not tell."""
+        with self._connection(fd) as connection:
+            if connection is None or _peer(connection) != address:
+                return None
+            end = _RECEIVED_OFFSET + _RECEIVED.size
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, end)
+            return int(_RECEIVED.unpack_from(info, _RECEIVED_OFFSET)[0]) if len(info) == end else None
+
+    def close(self) -> None:
+        """Give both descriptors back."""
+        os.close(self._nothing)
+        os.close(self._copy)
+
+    @contextmanager
+    def _connection(self, fd: int) -> Iterator[socket.socket | None]:
+        connection = None
+        try:
+            with suppress(OSError):  # libzmq has closed it, or its number belongs to a file by now
+                os.dup2(fd, self._copy, inheritable=False)
+                connection = socket.socket(fileno=self._copy)
+            yield connection
+        finally:
+            if connection is not None:
+                connection.detach()
+            os.dup2(self._nothing, self._copy, inheritable=False)
 
 
 def fd_of(frame: zmq.Frame) -> int:
@@ -107,23 +133,6 @@ class IoBarrier:
                 self.socket.recv(zmq.DONTWAIT)
                 self.up = False
         return not self.up
-
-
-@contextmanager
-def _duplicate(fd: int) -> Iterator[socket.socket | None]:
-    try:
-        copy = os.dup(fd)
-    except OSError:  # libzmq has closed it
-        yield None
-        return
-    try:
-        found = socket.socket(fileno=copy)
-    except OSError:  # its number belongs to a file by now
-        os.close(copy)
-        yield None
-        return
-    with found:
-        yield found
 
 
 def _peer(connection: socket.socket) -> Address | None:

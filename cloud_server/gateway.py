@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import heapq
 import logging
+import resource
 import secrets
 import time
 from collections.abc import Callable
 
 import zmq
 
-from cloud_server import descriptors
 from cloud_server.access import Gatekeeper, endpoint_of, secure, self_test, user_of
 from cloud_server.allow_list import AllowList
 from cloud_server.connections import HANDSHAKE_S, Connection, Connections, Reason
-from cloud_server.descriptors import ConnectionMonitor
+from cloud_server.descriptors import ConnectionMonitor, Descriptors, fd_of
 from cloud_server.errors import ListenError
 from cloud_server.mailbox import Mailbox
 from cloud_server.sessions import Hub, Reply
@@ -56,7 +56,8 @@ class Gateway:
         self._stop = False
         self.mailbox = Mailbox()
         self.allow_list = allow_list
-        self.connections = Connections(_new_routing_id)
+        self._descriptors = Descriptors()
+        self.connections = Connections(_new_routing_id, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
         self._held_number = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
@@ -90,7 +91,7 @@ class Gateway:
         while True:
             wake_s = min(sweep_s, self._held[0][0]) if self._held else sweep_s
             poller.poll(max(0, int((wake_s - self._clock()) * 1000)) + 1)
-            self._hear_of_connections()  # before their handshakes are answered
+            self._hear_of_connections(hub)  # before their handshakes are answered
             self.gate.answer_all()
             for outcome in self.mailbox.take():
                 self._send_all(hub, hub.finished(outcome))
@@ -115,6 +116,7 @@ class Gateway:
         self._router.disable_monitor()
         self._router.close(linger=_FAREWELL_MS)
         self._context.destroy(linger=0)  # all other sockets
+        self._descriptors.close()
         self.mailbox.close()
 
     def _receive(self, hub: Hub) -> None:
@@ -138,7 +140,7 @@ class Gateway:
         if user_id is None:
             hub.counters.unauthenticated += 1
             return
-        connection = self._connection_of(routing_id, user_id, frames[-1])
+        connection = self._connection_of(hub, routing_id, user_id, frames[-1])
         if connection is None or connection.ended:
             hub.counters.strays += 1
             return
@@ -157,37 +159,37 @@ class Gateway:
             self._held_number += 1
             heapq.heappush(self._held, (now_s + delay_s, self._held_number, replies))
 
-    def _connection_of(self, routing_id: bytes, user_id: str, frame: zmq.Frame) -> Connection | None:
+    def _connection_of(self, hub: Hub, routing_id: bytes, user_id: str, frame: zmq.Frame) -> Connection | None:
         connection = self.connections.find(routing_id)
         if connection is not None:
             return connection
-        self._hear_of_connections()
-        return self.connections.meet(routing_id, user_id, descriptors.fd_of(frame), self._clock())
+        self._hear_of_connections(hub)
+        return self.connections.meet(routing_id, user_id, fd_of(frame), self._clock())
 
     def _too_many_frames(self, hub: Hub, routing_id: bytes, part: zmq.Frame) -> None:
         """End all connections of the key at once; the rest of the message is read and thrown away."""
         user_id = user_of(part)
-        if user_id is not None and self._connection_of(routing_id, user_id, part) is not None:
+        if user_id is not None and self._connection_of(hub, routing_id, user_id, part) is not None:
             self._end(hub, self.connections.shut_out(user_id, self._clock()), "frames")
         while part.more:
             part = self._router.recv(copy=False)
 
-    def _hear_of_connections(self) -> None:
+    def _hear_of_connections(self, hub: Hub) -> None:
         for fd, opened in self._monitor.take():
-            address = descriptors.address_of(fd) if opened else None
+            address = self._descriptors.address_of(fd) if opened else None
             if address is None:
                 self.connections.closed(fd)
             else:
-                self.connections.opened(fd, address, self._clock())
+                self._end(hub, self.connections.opened(fd, address, self._clock()), "crowd")
 
     def _end(self, hub: Hub, connections: list[Connection], reason: Reason) -> None:
         for connection in connections:
             connection.ended = True
-            descriptors.shut(connection.fd, connection.address)
+            self._descriptors.shut(connection.fd, connection.address)
             hub.drop(connection.routing_id)
             hub.counters.end(reason)
             if reason != "revoked":
-                name = self.allow_list.name_of(connection.key) or "a device"
+                name = self.allow_list.name_of(connection.key) or "somebody"
                 _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
 
     def _revoke(self, hub: Hub) -> None:
@@ -200,7 +202,9 @@ class Gateway:
             self._revoke(hub)
         self.connections.limit(hub.budgets, now_s)
         hub.counters.delayed = self.connections.delayed
-        overdue = self.connections.sweep(now_s, greeted=hub.greeted, received_bytes=_received_bytes)
+        overdue = self.connections.sweep(
+            now_s, greeted=hub.greeted, received_bytes=self._descriptors.received_bytes
+        )
         for connection, reason in overdue:
             self._end(hub, [connection], reason)
 
@@ -225,16 +229,13 @@ _REASONS: dict[Reason, str] = {
     "frames": "it sent a message with more frames than the protocol has",
     "budget": "it sends more than limits.device_mib_per_s or device_messages_per_s, and does not wait for us",
     "backlog": "it sends a message without an end, or more than limits.window_kib lets it",
+    "crowd": "too many connections have not sent a message yet, and newer ones took its place",
     "no_hello": "it did not say hello in time, or was not let in",
 }
 
 
 def _new_routing_id() -> bytes:
     return secrets.token_bytes(_ROUTING_ID_BYTES)
-
-
-def _received_bytes(connection: Connection) -> int | None:
-    return descriptors.received_bytes(connection.fd, connection.address)
 
 
 def _configure(router: zmq.Socket[bytes], keys: KeyPair, *, ipv6: bool) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from cloud_server.connections import Budgets
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Engine, Job, Outcome
+from cloud_server.held_bytes import HeldBytes
 from cloud_server.tails import Reason, TailSet
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
@@ -58,6 +59,7 @@ class _Peer:
     routing_id: bytes
     session: protocol.PeerSession
     arriving: frozenset[int] = frozenset()  # request ids
+    arriving_bytes: int = 0
     jobs: dict[int, int] = field(default_factory=dict)  # request id -> job id
 
 
@@ -89,6 +91,7 @@ class Hub:
         self._limits = limits
         self._peers: dict[bytes, _Peer] = {}
         self._jobs: dict[int, _Open] = {}
+        self._held = HeldBytes()
         self._next_job_id = 0
 
     @property
@@ -109,8 +112,7 @@ class Hub:
     @property
     def held_bytes(self) -> int:
         """Payload bytes of all requests, arriving, waiting or running."""
-        arriving = sum(peer.session.held_bytes for peer in self._peers.values())
-        return arriving + sum(len(job.arrived.payload) for job in self._jobs.values())
+        return self._held.total
 
     def greeted(self, routing_id: bytes) -> bool:
         """Whether this peer has said hello, and was heard since."""
@@ -134,6 +136,7 @@ class Hub:
                 )
             peer = self._add(routing_id, user_id, now_s)
         replies, events = peer.session.receive(frames, now_s)
+        self._hold_arriving(peer, peer.session.held_bytes)
         self._account(peer, events)
         result = [Reply(routing_id, message) for message in replies]
         for event in events:
@@ -147,7 +150,7 @@ class Hub:
 
     def finished(self, outcome: Outcome) -> list[Reply]:
         """What the engine made of a job."""
-        job = self._jobs.pop(outcome.job_id, None)
+        job = self._end(outcome.job_id)
         if job is None:
             self.counters.late += 1
             return []
@@ -203,6 +206,7 @@ class Hub:
         peer = self._peers.pop(routing_id, None)
         if peer is not None:
             self.counters.dropped += len(peer.arriving)
+            self._hold_arriving(peer, 0)
             self._cancel_all(peer)
 
     def _add(self, routing_id: bytes, user_id: str, now_s: float) -> _Peer:
@@ -237,9 +241,11 @@ class Hub:
         reason = self.tails.admit(request)
         if reason is not None:
             return reason
-        held = self.held_bytes
-        if held + request.total_bytes > self._limits.held_bytes:
-            return "busy", f"this server holds {held} bytes of features, {self._limits.held_bytes} is its limit"
+        too_much = self._held.reason_against(
+            peer.session.user_id, request.total_bytes, limit_bytes=self._limits.held_bytes
+        )
+        if too_much is not None:
+            return "busy", too_much
         self.counters.requests += 1
         peer.arriving |= {request.request_id}
         return None
@@ -273,11 +279,13 @@ class Hub:
         )
         peer.jobs[request.request_id] = job_id
         self._jobs[job_id] = _Open(peer, event)
+        self._held.change(peer.session.user_id, request.total_bytes)
         if self._engine.submit(job):
             return []
-        del peer.jobs[request.request_id], self._jobs[job_id]
+        del peer.jobs[request.request_id]
+        self._end(job_id)
         self.counters.failed += 1
-        text = f"{self._engine.queued} requests wait already"
+        text = f"{self._engine.queued} requests wait already, and this device has its share of the queue"
         return [Reply(peer.routing_id, wire.Refusal(request_id=request.request_id, code="busy", text=text))]
 
     def _greeted(self, peer: _Peer, event: protocol.Greeted) -> None:
@@ -295,15 +303,26 @@ class Hub:
         job_id = peer.jobs.pop(request_id, None)
         if job_id is not None:
             self.counters.cancelled += 1
-            del self._jobs[job_id]
+            self._end(job_id)
             self._engine.cancel(job_id)
 
     def _cancel_all(self, peer: _Peer) -> None:
         self.counters.dropped += len(peer.jobs)
         for job_id in peer.jobs.values():
-            del self._jobs[job_id]
+            self._end(job_id)
             self._engine.cancel(job_id)
         peer.jobs.clear()
+
+    def _end(self, job_id: int) -> _Open | None:
+        """Forget an open job and what it held."""
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            self._held.change(job.peer.session.user_id, -job.arrived.request.total_bytes)
+        return job
+
+    def _hold_arriving(self, peer: _Peer, held_bytes: int) -> None:
+        self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
+        peer.arriving_bytes = held_bytes
 
     def _count(self, replies: list[Reply]) -> list[Reply]:
         for reply in replies:

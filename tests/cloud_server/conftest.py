@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import msgspec
@@ -43,7 +44,10 @@ PATIENCE_S = 20.0
 
 
 def dense_model(weights: list[np.ndarray]) -> bytes:
-    """FULLY_CONNECTED layers, one a weight matrix [out, in], as a .tflite; ReLU after all but the ten-wide one."""
+    """FULLY_CONNECTED layers, one a weight matrix [out, in], as a .tflite; ReLU after all but the ten-wide one.
+
+    A matrix that is in the list again is stored once.
+    """
     model, graph = schema.ModelT(), schema.SubGraphT()
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
@@ -61,10 +65,13 @@ def dense_model(weights: list[np.ndarray]) -> bytes:
         graph.tensors.append(made)
         return len(graph.tensors) - 1
 
+    stored: dict[int, int] = {}
     last = first = tensor("in", (1, weights[0].shape[1]))
     for number, matrix in enumerate(weights):
         operator = schema.OperatorT()
-        operator.inputs = [last, tensor(f"weights{number}", matrix.shape, matrix)]
+        if id(matrix) not in stored:
+            stored[id(matrix)] = tensor(f"weights{number}", matrix.shape, matrix)
+        operator.inputs = [last, stored[id(matrix)]]
         last = tensor(f"out{number}", (1, matrix.shape[0]))
         operator.outputs = [last]
         operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
@@ -174,10 +181,17 @@ class Device:
     """A device's link: a real CURVE socket around the protocol's session."""
 
     def __init__(
-        self, endpoint: str, server_key: bytes, keys: KeyPair, *, boot_id: str = "boot", routing_id: bytes = b""
+        self,
+        endpoint: str,
+        server_key: bytes,
+        keys: KeyPair,
+        *,
+        boot_id: str = "boot",
+        routing_id: bytes = b"",
+        versions: tuple[int, ...] = wire.VERSIONS,
     ) -> None:
         self.keys = keys
-        self.session = DeviceSession(boot_id=boot_id, software="test")
+        self.session = DeviceSession(boot_id=boot_id, software="test", versions=versions)
         self.events: list[Event] = []
         self.monitored: list[str] = []
         self._context = zmq.Context()
@@ -197,7 +211,7 @@ class Device:
             assert time.monotonic() < deadline_s, (self.events, self.monitored, self.session.state)
             self.step()
 
-    def step(self) -> None:
+    def step(self, *, wait_ms: int = 5) -> None:
         while event := self.next_event():
             self._transport(event)
         while self.socket.poll(0, zmq.POLLOUT):
@@ -205,7 +219,7 @@ class Device:
             if frames is None:
                 break
             self.socket.send_multipart([part for part in frames if part is not None])
-        if self.socket.poll(5):
+        if self.socket.poll(wait_ms):
             parts = [memoryview(part) for part in self.socket.recv_multipart()]
             self.events += self.session.receive(parts, time.monotonic())
 
@@ -367,7 +381,7 @@ def connect() -> Iterator[Callable[..., Device]]:
     """Connect a device to a server; closed at the end."""
     devices: list[Device] = []
 
-    def make(server: Server, keys: KeyPair, **options: str | bytes) -> Device:
+    def make(server: Server, keys: KeyPair, **options: Any) -> Device:
         devices.append(Device(server.endpoint, server.public_key, keys, **options))
         return devices[-1]
 

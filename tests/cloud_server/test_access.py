@@ -166,10 +166,3 @@ def test_an_address_in_use_or_impossible_is_one_line(gateway):
         gateway(taken)
     with pytest.raises(ListenError):
         gateway("tcp://no such host:1")
-
-
-def test_the_keys_remembered_as_refused_are_bounded(gateway):
-    gate = gateway().gate
-    for number in range(1000):
-        gate._note_refusal(str(number))
-    assert len(gate.refused) == 32

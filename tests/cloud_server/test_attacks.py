@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+import select
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
@@ -253,3 +257,39 @@ def test_a_storm_of_handshakes_keeps_nobody_else_out(start, connect, attacker, m
     while sum("HANDSHAKE_SUCCEEDED" in device.monitored for device in storm) <= before:  # ... nor itself for good
         assert time.monotonic() < end_s
         settle(storm, 0.5)
+
+
+def test_a_crowd_of_half_open_connections_locks_nobody_out(start, connect, model):
+    """Strangers need no key for this: they take all descriptors, and again whenever one is given back."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        server = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    host, port = server.endpoint.removeprefix("tcp://").split(":")
+    crowd = []
+    with ExitStack() as stack:
+        poller = select.poll()
+
+        def crowd_in():
+            while len(crowd) < 300:
+                crowd.append(stack.enter_context(socket.create_connection((host, int(port)), timeout=2.0)))
+                poller.register(crowd[-1], select.POLLIN)
+            for fd, _ in poller.poll(0):
+                (gone,) = (one for one in crowd if one.fileno() == fd)
+                with suppress(ConnectionError):
+                    if gone.recv(1 << 10):
+                        continue
+                poller.unregister(gone)
+                crowd.remove(gone)
+                gone.close()
+
+        crowd_in()
+        polite = connect(server, server.new_keys("polite"))
+        end_s = time.monotonic() + 20.0
+        while polite.session.welcome is None:
+            assert time.monotonic() < end_s
+            crowd_in()
+            polite.step()
+        assert answers(polite, model, 1)

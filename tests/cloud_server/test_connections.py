@@ -23,7 +23,7 @@ def counting_ids():
 
 @pytest.fixture
 def table():
-    return Connections(counting_ids())
+    return Connections(counting_ids(), 100)
 
 
 def met(table, *, fd=7, key=ANNA, now_s=0.0):
@@ -35,7 +35,7 @@ def met(table, *, fd=7, key=ANNA, now_s=0.0):
     return found
 
 
-def overdue(table, now_s, *, greeted=lambda routing_id: True, received=lambda connection: None):
+def overdue(table, now_s, *, greeted=lambda routing_id: True, received=lambda fd, address: None):
     return [
         (connection.fd, reason)
         for connection, reason in table.sweep(now_s, greeted=greeted, received_bytes=received)
@@ -53,7 +53,7 @@ class Descriptors(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = Connections(counting_ids(), Budgets())
+        self.table = Connections(counting_ids(), 3)
         self.open: dict[int, tuple[str, bytes]] = {}  # fd -> key, routing id
         self.gone: list[tuple[int, str, bytes]] = []
 
@@ -61,7 +61,10 @@ class Descriptors(RuleBasedStateMachine):
     def connect(self, fd, key):
         if fd in self.open:
             self.gone.append((fd, *self.open.pop(fd)))  # its end is not told: the number is simply used again
-        self.table.opened(fd, ("host", fd), 0.0)
+        pushed_out = self.table.opened(fd, ("host", fd), 0.0)
+        for connection in pushed_out:
+            connection.ended = True
+            self.gone.append((connection.fd, *self.open.pop(connection.fd)))
         self.open[fd] = (key, self.table.issue(key))
 
     @rule(fd=st.integers(1, 4))
@@ -191,6 +194,15 @@ def test_a_connection_has_its_time_for_handshake_and_hello(table):
     assert overdue(table, 110.1, **nobody) == [(7, "no_hello"), (8, "no_hello")]
 
 
+def test_of_those_who_have_sent_nothing_the_oldest_makes_room(table):
+    met(table, fd=1)
+    assert [table.opened(fd, "host", 0.0) for fd in range(2, 102)] == [[]] * 100
+    (pushed_out,) = table.opened(102, "host", 0.0)
+    assert pushed_out.fd == 2
+    table.closed(3)
+    assert table.opened(103, "host", 0.0) == []
+
+
 def test_who_is_asked_to_greet_anew_has_that_time_again(table):
     met(table)
     assert overdue(table, 100.0) == []
@@ -210,10 +222,10 @@ def test_a_revoked_connection_ends_once_the_refusal_had_time_to_leave(table):
 def test_what_a_connection_may_have_on_the_way_is_bounded(table):
     connection = met(table)
     within = table.budgets.window_bytes + subject.BACKLOG_BYTES
-    assert overdue(table, 1.0, received=lambda _: within) == []
-    assert overdue(table, 1.5, received=lambda _: within + 10_000) == [(7, "backlog")]
+    assert overdue(table, 1.0, received=lambda *_: within) == []
+    assert overdue(table, 1.5, received=lambda *_: within + 10_000) == [(7, "backlog")]
     table.spend(connection, [within], 2.0)
-    assert overdue(table, 2.0, received=lambda _: within + 10_000) == []
+    assert overdue(table, 2.0, received=lambda *_: within + 10_000) == []
 
 
 def test_heartbeats_of_a_year_are_no_backlog(table):
@@ -221,4 +233,4 @@ def test_heartbeats_of_a_year_are_no_backlog(table):
     received = 0
     for sweep in range(100_000):
         received += 60
-        assert overdue(table, sweep / 2, received=lambda _, received=received: received) == []
+        assert overdue(table, sweep / 2, received=lambda *_, received=received: received) == []

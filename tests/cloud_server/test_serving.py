@@ -18,7 +18,8 @@ from zmq.utils.monitor import recv_monitor_message
 from cloud_server import allow_list
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import BURST_BYTES
-from split_model.protocol.device import Answered, Refused, State
+from split_model.protocol.device import Answered, Refused
+from split_model.protocol.device_states import State
 from split_model.protocol.keys import KeyPair
 
 TOTAL = 4 * 2048
@@ -107,6 +108,18 @@ def test_a_device_revoked_in_mid_connection_is_refused_at_its_next_request(share
     allow_list.allow(shared_server.devices, "forgiven", device.keys.public.decode())
     again = connect(shared_server, device.keys).greet()
     assert isinstance(again.ask(model.request(3), sent), Answered)
+
+
+def test_the_keys_remembered_as_refused_are_bounded(start, connect):
+    server = start()
+    strangers = [connect(server, KeyPair(*zmq.curve_keypair())) for _ in range(40)]
+    for stranger in strangers:
+        stranger.pump(lambda stranger=stranger: "HANDSHAKE_FAILED_AUTH" in stranger.monitored)
+        stranger.close()
+    known = {stranger.keys.public.decode() for stranger in strangers}
+    server.wait(lambda status: len(status.refused_keys) == 32 and known > set(status.refused_keys))
+    server.stop()
+    assert len(server.status().refused_keys) == 32
 
 
 @pytest.mark.parametrize("mechanism", ["NULL", "PLAIN"])
@@ -232,8 +245,7 @@ def test_a_noise_plan_that_differs_is_refused(shared_server, connect, model):
 
 
 def test_no_common_version_is_said_in_words(shared_server, connect):
-    device = connect(shared_server, shared_server.new_keys("future"))
-    device.session._hello = wire.Hello(versions=(8, 9), boot_id="b", software="t")
+    device = connect(shared_server, shared_server.new_keys("future"), versions=(8, 9))
     device.pump(lambda: device.session.state is State.REFUSED)
     (event,) = device.events
     assert event.code == "version"

@@ -177,8 +177,25 @@ def test_features_of_all_devices_together_are_bounded(model):
     bench.hello(rid(1), key=ANNA)
     bench.hello(rid(2), key=BERT)
     assert codes(bench.whole(rid(1), 1)) == []  # held by the engine
-    assert codes(bench.begin(rid(1), 2)) == []  # half arrived
-    assert codes(bench.begin(rid(2), 1, key=BERT)) == ["busy"]
+    assert codes(bench.begin(rid(2), 1, key=BERT)) == []  # half arrived
+    assert codes(bench.begin(rid(2), 2, key=BERT)) == ["busy"]
+    assert bench.hub.held_bytes == 2 * TOTAL
+
+
+def test_one_key_cannot_hold_all_the_features_whatever_its_connections(model):
+    bench = Bench(model, held_bytes=9 * TOTAL, peer=Limits(open_requests=8))
+    for connection in (1, 2, 3):
+        bench.hello(rid(connection), boot_id=f"boot{connection}")
+    refused = [
+        codes(bench.begin(rid(number % 3 + 1), number, boot_id=f"boot{number % 3 + 1}")) for number in range(9)
+    ]
+    assert refused == [[]] * 5 + [["busy"]] * 4
+    bench.hello(rid(9), key=BERT)
+    assert [codes(bench.begin(rid(9), number, key=BERT)) for number in range(3)] == [[], [], ["busy"]]
+    for connection in (1, 2, 3):
+        bench.hub.drop(rid(connection))
+    assert bench.hub.held_bytes == 2 * TOTAL
+    assert codes(bench.begin(rid(9), 3, key=BERT)) == []
 
 
 def test_a_connection_cannot_fill_the_queue_alone(model):

@@ -10,7 +10,8 @@ from edge_runtime.link.estimator import LinkEstimator
 from edge_runtime.link.monitor import KNOCK_BYTES, PROBE_BYTES, PROBE_SHARE, LinkMonitor
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import BURST_BYTES
-from split_model.protocol.device import Answered, Probed, Progress
+from split_model.protocol.device import Answered, Probed
+from split_model.protocol.under_way import Progress
 
 RATE = 100_000.0
 

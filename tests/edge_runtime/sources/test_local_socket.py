@@ -561,7 +561,7 @@ def test_a_client_learns_what_got_lost_with_the_program(tmp_path: Path) -> None:
         with Client(tmp_path / "frames.sock") as client:
             client.send(tensor())
             client.send(tensor())
-            with pytest.raises(LostError, match="2 submissions get no answer"):
+            with pytest.raises(LostError, match="2 submissions got no answer"):
                 client.receive()
         thread.join()
 
