@@ -197,8 +197,8 @@ def self_test(
             raise AccessControlError(f"self-test: an admitted key was {outcome} and seen as {seen}; not starting")
         if not connections.issued_to(routing_id, gate.test_key):
             raise AccessControlError(
-                f"self-test: libzmq {zmq.zmq_version()} let a peer choose its own routing id; not starting: "
-                "install the pyzmq version that this release names"
+                f"self-test: libzmq {zmq.zmq_version()} let a peer choose its own routing id; not starting",
+                remedy="install the pyzmq version that this release names",
             )
     finally:
         gate.test_key = None

@@ -86,10 +86,15 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
     listen, key = config.server.listen, config.server.key
     if not _LISTEN.fullmatch(listen):
         where = layers.where("server.listen")
-        raise ConfigError(f"{where}: server.listen: {listen!r} does not look like 'tcp://0.0.0.0:5555'")
+        raise ConfigError(
+            f"{where}: server.listen: {listen!r} is no address", remedy="write it as 'tcp://0.0.0.0:5555'"
+        )
     if key.suffix != ".key":
         where = layers.where("server.key")
-        raise ConfigError(f"{where}: server.key: {key} must end in '.key'; the public key lies beside")
+        raise ConfigError(
+            f"{where}: server.key: {key} does not end in '.key'",
+            remedy="name the secret key; the public one lies beside it",
+        )
     return config, layers
 
 

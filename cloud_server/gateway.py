@@ -262,5 +262,7 @@ def _bind(router: zmq.Socket[bytes], listen: str) -> str:
         router.bind(listen)
     except zmq.ZMQError as error:
         reason = zmq.strerror(error.errno or 0)
-        raise ListenError(f"{listen}: {reason}; change [server] listen or stop who listens there") from None
+        raise ListenError(
+            f"{listen}: {reason}", remedy="change [server] listen or stop who listens there"
+        ) from None
     return endpoint_of(router)

@@ -7,12 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloud_server.plan_cache import PlanCache
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut, FileRef
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
@@ -22,7 +21,6 @@ from split_model.privacy.codebook_file import Decoder, read_decoder
 from split_model.privacy.packing import packed_bytes
 from split_model.protocol import messages as wire
 
-Array = NDArray[Any]
 #: (bundle identity, op index of the cut, and of a noise-aware tail the per-value epsilon it is for)
 TailId = tuple[str, int, float | None]
 Reason = tuple[wire.RefusalCode, str]
@@ -70,7 +68,10 @@ class Tail:
         interpreter = open_interpreter(content, source=str(self.path), threads=threads)
         wanted = [(tensor.shape, tensor.dtype) for tensor in self.cut.tensors]
         if [(tensor.shape, tensor.dtype) for tensor in interpreter.inputs] != wanted:
-            raise BadBundleError(f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}")
+            raise BadBundleError(
+                f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}",
+                remedy="prepare the bundle again",
+            )
         return interpreter
 
 
@@ -99,8 +100,8 @@ class TailSet:
         )
         if len(wire.encode(self._largest_welcome())) > wire.MAX_HEADER_BYTES:
             raise ConfigError(
-                f"server.bundles: the list of {len(self.bundles)} bundles is too long for a device to take; host "
-                "fewer on one server, or give them shorter names"
+                f"server.bundles: the list of {len(self.bundles)} bundles is too long for a device to take",
+                remedy="host fewer on one server, or give them shorter names",
             )
         self._plans = PlanCache(_PLANS)
         self._decoders: OrderedDict[tuple[TailId, int, int], Decoder] = OrderedDict()
@@ -248,7 +249,11 @@ def find_bundles(path: Path) -> list[Path]:
     try:
         found = sorted(child for child in path.iterdir() if (child / "manifest.json").is_file())
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; name a bundle or a folder of bundles") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror}", remedy="name a bundle or a folder of bundles"
+        ) from None
     if not found:
-        raise MissingInputError(f"{path}: neither a bundle nor a folder of bundles; run 'split-model prepare'")
+        raise MissingInputError(
+            f"{path}: neither a bundle nor a folder of bundles", remedy="run 'split-model prepare'"
+        )
     return found

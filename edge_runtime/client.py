@@ -302,7 +302,7 @@ def _as_taken(value: ArrayLike, wanted: TensorHeader | None, description: Descri
     except ValueError as error:
         raise BadInputError(f"not an array: {error}") from None
     if array.dtype.kind not in "fiub":
-        raise BadInputError(f"an array of {array.dtype.name}; numbers are needed")
+        raise BadInputError(f"an array of {array.dtype.name}", remedy="give numbers")
     if array.dtype.kind == "f":
         dtype = wanted.dtype if wanted is not None and wanted.dtype.startswith("float") else "float32"
         with np.errstate(over="ignore"):  # the device program refuses what is not finite

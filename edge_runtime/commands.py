@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
-import json
 import logging
 import os
 import sys
@@ -142,7 +141,7 @@ def keys_switch(args: argparse.Namespace) -> int:
         if not view.up:
             refused = view.trouble.exit_code == NotAllowedError.exit_code
             error = NotAllowedError if refused else ServerUnreachableError
-            raise error(f"key not switched: {view.trouble_line}")
+            raise error(f"key not switched: {view.problem}", remedy=view.remedy)
     switch_to_next(device.device.key)
     print(fresh.public.decode())
     print("restart the program to use it: systemctl restart edge-runtime", file=sys.stderr)
@@ -187,12 +186,10 @@ def config_check(args: argparse.Namespace) -> int:
 def config_show(args: argparse.Namespace) -> int:
     """Print every key with its value and origin."""
     from edge_runtime.config import config
-    from split_model.service.config_file import as_plain, for_terminal, origin_rows
+    from split_model.service.config_file import as_plain
+    from split_model.service.config_show import as_json, as_toml
 
     device, layers = config.load_layers(args.config)
     plain = as_plain(device)
-    if args.json:
-        print(json.dumps({**plain, "origins": origin_rows(plain, layers)}, indent=1))
-    else:
-        print(for_terminal(plain, layers, dumps=json.dumps))
+    print(as_json(plain, layers) if args.json else as_toml(plain, layers))
     return 0

@@ -74,7 +74,10 @@ def _parse_cuts(text: str) -> int | tuple[int, ...] | None:
     except ValueError:
         count = 0
     if count < 1:
-        raise UsageError(f"--cuts {text}: give a number of cuts, op indices as 'at:12,21', or 'all'")
+        raise UsageError(
+            f"--cuts {text}: not a choice of cuts",
+            remedy="give a number of cuts, op indices as 'at:12,21', or 'all'",
+        )
     return count
 
 
@@ -91,7 +94,9 @@ def _prepare(args: argparse.Namespace) -> int:
         calibration = replace(calibration, epsilon=args.epsilon)
     if args.clip_quantile is not None:
         if not 0.5 < args.clip_quantile <= 1.0:
-            raise UsageError(f"--clip-quantile {args.clip_quantile}: a share of values, over 0.5 and at most 1")
+            raise UsageError(
+                f"--clip-quantile {args.clip_quantile}", remedy="give a share of values, over 0.5 and at most 1"
+            )
         calibration = replace(calibration, quantile=args.clip_quantile)
     options = PrepareOptions(
         model=args.model,
@@ -124,7 +129,10 @@ def _verify(args: argparse.Namespace) -> int:
         from split_model.prepare.verify import verify_all_cuts
 
         if args.data:
-            raise UsageError("--data needs a bundle, which says how pictures become inputs")
+            raise UsageError(
+                "--data needs a bundle, which says how pictures become inputs",
+                remedy="name a bundle, or leave --data out",
+            )
         checks, reference = verify_all_cuts(args.path, backend=args.backend, progress=_Progress()), None
     failed = [check for check in checks if not check.identical]
     if args.json:

@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if not 1 <= options.windows <= len(WINDOWS):
-            raise UsageError(f"--windows {options.windows}: give 1 to {len(WINDOWS)}")
+            raise UsageError(f"--windows {options.windows}", remedy=f"give 1 to {len(WINDOWS)}")
         prepare_all()
         outcomes = [
             outcome

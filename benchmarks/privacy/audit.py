@@ -47,7 +47,6 @@ from split_model.privacy import (
 from split_model.privacy.codebook_file import Decoder, Encoder, Grouping, check_groups, write
 from split_model.privacy.packing import unpack
 
-Array = NDArray[Any]
 Entropy = Callable[[int], bytes]
 
 #: Frames between two starts of the device, where a seed would be used again.

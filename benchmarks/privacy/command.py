@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.privacy.bundles import fashion, fashion_pictures
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.features.data import open_data
 from split_model.interpreter import Interpreter, open_interpreter
@@ -47,7 +48,6 @@ from split_model.privacy import (
 )
 from split_model.privacy.codebook_file import Decoder, Encoder, read_decoder, read_encoder
 
-Array = NDArray[Any]
 Hits = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 Through = Callable[[list[Array]], Sequence[Array]]

@@ -94,7 +94,7 @@ class Link:
         except OSError as error:
             self._close()
             raise OutputError(
-                f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}; choose port 0"
+                f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}", remedy="choose port 0"
             ) from None
         self._listener.listen()
         self._listener.setblocking(False)

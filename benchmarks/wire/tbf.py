@@ -38,7 +38,7 @@ class Namespace:
 
     def __enter__(self) -> Namespace:  # noqa: PYI034  nobody subclasses it
         if os.geteuid() != 0:
-            raise NotAllowedError("network namespaces need root; leave --tbf out")
+            raise NotAllowedError("network namespaces need root", remedy="leave --tbf out")
         _run("ip", "netns", "add", self._name)
         _run("ip", "link", "add", self._outside, "type", "veth", "peer", "name", self._inside, "netns", self._name)
         _run("ip", "addr", "add", f"{self.server_address}/24", "dev", self._outside)

@@ -85,8 +85,8 @@ class ReleaseTable(Table, frozen=True):
         spec = settle_codebook(cut, self.whole_input_epsilon, codewords=self.words, groups=self.groups)
         if spec is None:
             raise ConfigError(
-                f"cut {cut.index} has no codebook that fits release.whole_input_epsilon, words and groups; prepare "
-                "the bundle with --codebook"
+                f"cut {cut.index} has no codebook that fits release.whole_input_epsilon, words and groups",
+                remedy="prepare the bundle with --codebook",
             )
         return spec
 
@@ -110,14 +110,15 @@ def check_release(release: ReleaseTable, where: str) -> None:
         if getattr(release, name) is not None:
             raise ConfigError(
                 f"{where}: release.{name}{units.get(name, '')} belongs to release.mechanism = '{other}', not "
-                f"'{release.mechanism}'; leave it out"
+                f"'{release.mechanism}'",
+                remedy="leave it out",
             )
     if release.mechanism == "codebook" and release.whole_input_epsilon is None:
         raise ConfigError(
-            f"{where}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what one frame costs: "
-            "6 to 8 for a few dozen words"
+            f"{where}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what one frame costs",
+            remedy="set it: 6 to 8 for a few dozen words",
         )
     for name in ("epsilon", "whole_input_epsilon"):
         value = getattr(release, name)
         if value is not None and not math.isfinite(value):
-            raise ConfigError(f"{where}: release.{name} = {value}: give a number")
+            raise ConfigError(f"{where}: release.{name} = {value}", remedy="give a number")

@@ -46,8 +46,8 @@ def with_new_names(layers: Layers, renamed: Mapping[str, str] = RENAMED) -> tupl
         for holder in holders:
             if new_name in holder:
                 raise ConfigError(
-                    f"{where}: {old} is the old name of {new}, which is set too ({layers.where(new)}); "
-                    f"leave {old} out"
+                    f"{where}: {old} is the old name of {new}, which is set too ({layers.where(new)})",
+                    remedy=f"leave {old} out",
                 )
             # In the old key's place: `config show` and errors keep the order of the file.
             items = [(new_name if name == old_name else name, value) for name, value in holder.items()]

@@ -108,11 +108,14 @@ class Plan:
 def refuse_what_cannot_change(old: Plan, new: Plan) -> None:
     """Raise `ConfigError` where a running program cannot take up a plan: sources, sinks and ledger go on."""
     if changed := fixed_changes(old.config, new.config):
-        raise ConfigError(f"{', '.join(changed)} cannot change while the program runs; restart the service")
+        raise ConfigError(
+            f"{', '.join(changed)} cannot change while the program runs", remedy="restart the service"
+        )
     if _brought(old) != _brought(new):
         raise ConfigError(
             f"device.bundle: {new.bundle.root} takes other inputs, pre-processing or labels than the bundle in "
-            "force; restart the service to change to it"
+            "force",
+            remedy="restart the service to change to it",
         )
 
 

@@ -168,7 +168,7 @@ def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) 
     wanted = [(spec.dtype, spec.shape) for spec in (*cut.tensors, *bundle.manifest.outputs)]
     made = [(spec.dtype, spec.shape) for spec in (*rest.inputs, *rest.outputs)]
     if sha256_of(path) != cut.tail.sha256 or made != wanted:
-        raise BadBundleError(f"{path}: changed since this program started; start it again")
+        raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
     rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
     give_back(rest)
     return rest

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.board.board import Board
 from edge_runtime.inference.heads import Heads
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import OutputError
+from split_model.service.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[Any]
 _WARM_UPS = 2
 
 
@@ -196,14 +194,10 @@ def load(path: Path) -> Profile | None:
 
 def store(path: Path, profile: Profile) -> None:
     """Write a profile so that it is there whole or not at all. `OutputError` where it cannot be written."""
-    scratch = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1))
-        scratch.replace(path)
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(profile), indent=1))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
         raise OutputError(
-            f"{path}: {error.strerror}; set device.state to a folder that this program may write to"
+            f"{path}: {error.strerror}", remedy="set device.state to a folder that this program may write to"
         ) from None

@@ -28,9 +28,6 @@ _MAX_PARTS = 64
 class NoAnswerError(SplitModelError, TimeoutError):
     """Nothing came in time, or nobody is there."""
 
-    def __str__(self) -> str:  # TimeoutError would print an errno tuple
-        return str(self.args[0]) if self.args else ""
-
 
 class LostError(NoAnswerError):
     """The connection ended; what was under way on it gets no answer."""
@@ -98,7 +95,10 @@ class Connection:
         self._put([framing.hello()], deadline_s)
         while not self._greeted:
             if not self._wait(select.POLLIN, deadline_s):
-                raise NoAnswerError(f"{self._path}: somebody is there and says nothing; is it the device program?")
+                raise NoAnswerError(
+                    f"{self._path}: somebody is there and says nothing",
+                    remedy="look whether it is the device program",
+                )
             self._read()
             if self._ended and not self._greeted:
                 raise LostError(f"{self._path}: the device program closed the connection before its hello")
@@ -179,7 +179,7 @@ def _connect(path: Path, deadline_s: float) -> socket.socket:
             made.setblocking(False)
         except PermissionError:
             made.close()
-            raise NotAllowedError(f"{path}: permission denied; {_remedy(path)}") from None
+            raise NotAllowedError(f"{path}: permission denied", remedy=_remedy(path)) from None
         except (BlockingIOError, FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             made.close()
             left_s = deadline_s - time.monotonic()
@@ -187,7 +187,7 @@ def _connect(path: Path, deadline_s: float) -> socket.socket:
                 full = isinstance(error, BlockingIOError)
                 why = "too many connections wait there already" if full else "nobody is there"
                 remedy = "is the device program running, with this socket?"
-                raise NoAnswerError(f"{path}: {why}; {remedy}") from None
+                raise NoAnswerError(f"{path}: {why}", remedy=remedy) from None
             time.sleep(min(_RETRY_S, left_s))
         except BaseException:
             made.close()

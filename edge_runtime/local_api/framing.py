@@ -175,11 +175,15 @@ def agree(data: bytes, versions: tuple[int, int] = VERSIONS) -> Hello:
     """Read the peer's hello of 8 bytes. Raises as `Incoming.filled` does."""
     magic, lowest, highest = _HELLO.unpack(data)
     if data[0] == _ZEROMQ:
-        raise ProtocolError("it speaks ZeroMQ, the protocol of an older edge_runtime; upgrade the older side")
+        raise ProtocolError(
+            "it speaks ZeroMQ, the protocol of an older edge_runtime", remedy="upgrade the older side"
+        )
     if magic != _MAGIC:
         raise ProtocolError(f"it begins with {data!r}, not with the hello of docs/local-socket.md")
     agreed = min(highest, versions[1])
     if agreed < max(lowest, versions[0]):
         theirs, ours = (f"{low} to {high}" for low, high in ((lowest, highest), versions))
-        raise VersionError(f"it speaks protocol versions {theirs}, this side {ours}; upgrade the older side")
+        raise VersionError(
+            f"it speaks protocol versions {theirs}, this side {ours}", remedy="upgrade the older side"
+        )
     return Hello((lowest, highest), agreed)

@@ -22,7 +22,7 @@ def check(path: Path, group: str | None, where: str) -> None:
     """Raise `ConfigError` where the path is too long or the group does not exist. ``where`` opens each error."""
     _group_id(group, where)
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
-        raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long; set a shorter one")
+        raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long", remedy="set a shorter one")
 
 
 class Listener:
@@ -52,10 +52,12 @@ class Listener:
         except PermissionError:
             self.socket.close()
             whose = f" for group {group}" if group else ""
-            raise NotAllowedError(f"{where}: no permission to make {path}{whose}; set another path") from None
+            raise NotAllowedError(
+                f"{where}: no permission to make {path}{whose}", remedy="set another path"
+            ) from None
         except OSError as error:
             self.socket.close()
-            raise OutputError(f"{where}: {path}: {error.strerror}; set another path") from None
+            raise OutputError(f"{where}: {path}: {error.strerror}", remedy="set another path") from None
 
     def close(self) -> None:
         """Close the socket and remove its file, unless another program's lies there by now."""
@@ -72,11 +74,11 @@ def _make_way(path: Path, where: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     if not stat.S_ISSOCK(mode):
-        raise OutputError(f"{where}: {path} is there and no socket; remove it or set another path")
+        raise OutputError(f"{where}: {path} is there and no socket", remedy="remove it or set another path")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.setblocking(False)
         if probe.connect_ex(os.fspath(path)) in (0, errno.EAGAIN):
-            raise NotAllowedError(f"{where}: another program serves {path}; stop it or set another path")
+            raise NotAllowedError(f"{where}: another program serves {path}", remedy="stop it or set another path")
     path.unlink()
 
 
@@ -89,4 +91,6 @@ def _group_id(group: str | None, where: str) -> int | None:
     try:
         return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise ConfigError(f"{where}: there is no group {group!r} on this machine") from None
+        raise ConfigError(
+            f"{where}: there is no group {group!r} on this machine", remedy="make it, or name another"
+        ) from None

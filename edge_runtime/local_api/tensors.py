@@ -30,7 +30,7 @@ def specs_of(tensors: Sequence[Array]) -> tuple[Spec, ...]:
     """Element types and shapes. `ProtocolError` for an element type that the protocol does not have."""
     for tensor in tensors:
         if tensor.dtype.name not in DTYPES:
-            raise ProtocolError(f"a tensor of {tensor.dtype.name}; the protocol has {', '.join(DTYPES)}")
+            raise ProtocolError(f"a tensor of {tensor.dtype.name}", remedy=f"send one of {', '.join(DTYPES)}")
     return tuple((tensor.dtype.name, tensor.shape) for tensor in tensors)
 
 

@@ -28,7 +28,8 @@ def releasable_cuts(cuts: Sequence[Cut], *, split: Split, release: ReleaseTable)
     if not usable and split != "local":
         raise ConfigError(
             "release.mechanism = 'codebook': no cut of the bundle has a codebook that fits whole_input_epsilon, "
-            "codewords and groups; prepare it with --codebook, or set planner.split = 'local'"
+            "codewords and groups",
+            remedy="prepare it with --codebook, or set planner.split = 'local'",
         )
     if isinstance(split, int) and split not in usable:
         raise ConfigError(f"planner.split = {split}: the bundle offers {usable}, 'local' or 'auto'")
@@ -62,7 +63,7 @@ def allowed_cuts(
     """
     if isinstance(split, int) and split < earliest_cut:
         raise ConfigError(
-            f"planner.split = {split} precedes planner.earliest_cut = {earliest_cut}; change one of them"
+            f"planner.split = {split} precedes planner.earliest_cut = {earliest_cut}", remedy="change one of them"
         )
     allowed = [cut.index for cut in cuts if cut.index >= earliest_cut]
     # Unprotected features give the unsplit model's answers, bit for bit.
@@ -71,8 +72,8 @@ def allowed_cuts(
         allowed = _accurate(late_enough, accuracy_floor, release, bundle, evaluation())
     if isinstance(split, int) and split not in allowed:
         raise ConfigError(
-            f"planner.split = {split} is measured below planner.accuracy_floor = {accuracy_floor}; "
-            "change one of them"
+            f"planner.split = {split} is measured below planner.accuracy_floor = {accuracy_floor}",
+            remedy="change one of them",
         )
     return frozenset(allowed)
 
@@ -86,13 +87,14 @@ def _accurate(
         row = None if found is None or spec is None else found.find(cut.index, spec)
         if row is None:
             raise ConfigError(
-                f"planner.accuracy_floor = {floor:g}: nothing was measured of cut {cut.index} under this release; "
-                f"run '{_command(release, bundle)}' and copy the bundle here again"
+                f"planner.accuracy_floor = {floor:g}: nothing was measured of cut {cut.index} under this release",
+                remedy=f"run '{_command(release, bundle)}' and copy the bundle here again",
             )
         if row.measured is None:
             raise ConfigError(
                 f"planner.accuracy_floor = {floor:g}: the answer of {bundle.manifest.name} is no class, so it has "
-                "no accuracy; leave the floor out"
+                "no accuracy",
+                remedy="leave the floor out",
             )
         name, share = row.measured
         if share.value >= floor:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.config.release import ReleaseTable
+from split_model.arrays import Array
 from split_model.bundle import Cut
 from split_model.errors import ConfigError
 from split_model.privacy import CodebookPlan, CodebookRelease, CodebookSpec, NoisePlan, NoiseRelease, NoiseSpec
@@ -33,8 +32,9 @@ def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | Cod
         return CodebookPlan.make(spec, cut)
     if cut.calibration is None:
         raise ConfigError(
-            f"cut {cut.index} has no calibration, so nothing may leave at it: prepare the bundle with "
-            "--calibration, or set release.mechanism = 'none' if the features need no protection"
+            f"cut {cut.index} has no calibration, so nothing may leave at it",
+            remedy="prepare the bundle with --calibration, or set release.mechanism = 'none' if the features need "
+            "no protection",
         )
     return NoisePlan.make(spec, cut.tensors, cut.calibration)
 
@@ -73,7 +73,7 @@ class Release:
             self.per_value_epsilon_max = plan.per_value_epsilon_max
             self.whole_input_epsilon = plan.whole_input_epsilon
 
-    def __call__(self, features: Sequence[NDArray[Any]]) -> memoryview:
+    def __call__(self, features: Sequence[Array]) -> memoryview:
         """The payload of one frame, ``payload_bytes`` long whatever the content. Spends the features' arrays."""
         if self._mechanism is not None:
             return self._mechanism(features).data

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,17 +23,17 @@ from edge_runtime.link.trouble import Trouble
 from edge_runtime.privacy.ledger import read, system_now
 from edge_runtime.privacy.ledger.status import ledger_status
 from edge_runtime.service import status as states
+from edge_runtime.service.network import reach
 from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
 from split_model.protocol.keys import KeyPair, read_pair
 from split_model.service import status_file
 from split_model.service.config_file import Layers
-from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
+from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
 
 _HOT_C = 80.0
 _LITTLE_MEMORY_BYTES = 100 << 20
-_CONNECT_S = 4.0
 
 
 def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Iterator[Finding]:
@@ -107,11 +106,9 @@ def _key(config: Config, keys: list[KeyPair]) -> Finding:
             return warning(
                 "key", f"{path}: this user may not read it", "run doctor with sudo, to check the server too"
             )
-        return failure("key", str(error), f"edge-runtime keys make -c {path.parent}/config.toml",
-                       exit_code=error.exit_code)  # fmt: skip
+        return failed("key", error, remedy=f"edge-runtime keys make -c {path.parent}/config.toml")
     except SplitModelError as error:
-        text, _, remedy = str(error).partition("; ")
-        return failure("key", text, remedy, exit_code=error.exit_code)
+        return failed("key", error)
     return good("key", f"{path}, public key {keys[0].public.decode()}")
 
 
@@ -119,10 +116,9 @@ def _ledger(config: Config) -> Finding:
     try:
         books = read(config.device.state)
     except MissingInputError as error:
-        return warning("ledger", str(error), "run doctor with sudo")
+        return warning("ledger", error.problem, "run doctor with sudo")
     except SplitModelError as error:
-        return failure("ledger", str(error), "until then frames are answered here, and nothing leaves",
-                       exit_code=error.exit_code)  # fmt: skip
+        return failed("ledger", error, remedy=f"{error.remedy}; until then nothing leaves this board")
     if books is None:
         return good("ledger", "none yet: it begins at the first start")
     status = ledger_status(books, config.limits, system_now()())
@@ -161,9 +157,7 @@ def _throttling(readings: Readings) -> Finding:
     throttling = readings.throttling
     if throttling is None:
         return good("power", "this board does not tell whether it is throttled")
-    remedy = "use the board's own power supply and a short cable" if any(
-        "voltage" in why or "current" in why for why in (*throttling.now, *throttling.since_boot)
-    ) else "cool it"  # fmt: skip
+    remedy = "use the board's own power supply and a short cable" if throttling.by_power else "cool it"
     if throttling.now:
         return warning("power", f"throttled now: {', '.join(throttling.now)}", remedy)
     if throttling.since_boot:
@@ -177,7 +171,7 @@ def _program(path: Path | None) -> Finding:
     try:
         found = status_file.read(path, states.Status, key=states.KEY)
     except SplitModelError as error:
-        return warning("program", str(error), "systemctl start edge-runtime, or edge-runtime run")
+        return warning("program", error.problem, "systemctl start edge-runtime, or edge-runtime run")
     condition = condition_now(found)
     if condition in ("dead", "hanging", "stopped"):
         return warning("program", condition, "systemctl status edge-runtime; journalctl -u edge-runtime")
@@ -192,8 +186,7 @@ def _program(path: Path | None) -> Finding:
 def _server(config: Config, plan: Plan | None, keys: KeyPair | None) -> Iterator[Finding]:
     """Step by step, so that the first that fails is the one to mend."""
     address = config.server.address
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    reached = _connect(host.strip("[]"), int(port), address)
+    reached = reach(address)
     yield reached
     if reached.level != "ok":
         return
@@ -219,29 +212,3 @@ def _server(config: Config, plan: Plan | None, keys: KeyPair | None) -> Iterator
         hosted = ", ".join(f"{offer.name} ({offer.identity[:12]})" for offer in view.offers) or "nothing"
         yield warning("hosted", f"it does not host this bundle ({bundle.identity[:12]}), but {hosted}",
                       "copy the bundle there and reload it; everything runs here until then")  # fmt: skip
-
-
-def _connect(host: str, port: int, address: str) -> Finding:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        return failure("network", f"{host} has no address: {error.strerror or error}",
-                       "check server.address, and the board's DNS (resolvectl status)")  # fmt: skip
-    why = ""
-    for family, kind, protocol, _, target in found:
-        with socket.socket(family, kind, protocol) as attempted:
-            attempted.settimeout(_CONNECT_S)
-            try:
-                attempted.connect(target)
-            except ConnectionRefusedError:
-                why = f"{address}: nothing listens on that port"
-                remedy = "start the cloud-server there, or mend the port in server.address"
-            except TimeoutError:
-                why = f"{address}: no answer within {_CONNECT_S:.0f} s"
-                remedy = "check the address, and that no firewall drops the port"
-            except OSError as error:
-                why = f"{address}: {error.strerror or error}"
-                remedy = "check the board's network (ip route, ping)"
-            else:
-                return good("network", f"{address} takes connections")
-    return failure("network", why, remedy)

@@ -26,6 +26,7 @@ from split_model import __version__
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
 from split_model.service.status_file import WRITE_EVERY_S, Publisher, boot_s, process_ticks
+from split_model.service.stoppable_thread import STOP_S, StoppableThread
 
 if TYPE_CHECKING:  # the device's parts are opened elsewhere; here they are only looked at
     from edge_runtime.daemon.device import Device
@@ -39,7 +40,7 @@ _SENSORS_EVERY_S = 5.0
 _START_EXTENSION_S = 60.0
 
 
-class Reporter(threading.Thread):
+class Reporter(StoppableThread):
     """Start it first, stop it last. ``path``: the status file, or None.
 
     ``feed``, ``intake`` and ``sinks``: set them when they are there.
@@ -55,7 +56,7 @@ class Reporter(threading.Thread):
         stopped: Callable[[], bool],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(name="reporter", daemon=True)
+        super().__init__("reporter")
         self.feed: Feed | None = None
         self.intake: Intake | None = None
         self.sinks: Sinks | None = None
@@ -79,7 +80,6 @@ class Reporter(threading.Thread):
         self._ledger_now = system_now()
         self._sensors = sensors.Watch(sensors.Sensors(), every_s=_SENSORS_EVERY_S)
         self._told_stuck: list[str] = []
-        self._stopping = threading.Event()
         watchdog_s = notifier.watchdog_s
         self._every_s = WRITE_EVERY_S if watchdog_s is None else min(WRITE_EVERY_S, watchdog_s / 4)
 
@@ -117,20 +117,19 @@ class Reporter(threading.Thread):
     def run(self) -> None:
         """Tell, until `stop`."""
         self._sensors.start()
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             if self._stopped() and self._state != "draining":
                 self.enter("draining")
             self._watch()
             self._publish()
-            self._stopping.wait(self._every_s)
+            self.stopping.wait(self._every_s)
         self._sensors.stop()
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float = STOP_S) -> bool:
         """The last word: stopped."""
-        self._stopping.set()
-        if self.is_alive():
-            self.join()
+        ended = super().stop(timeout_s)
         self.enter("stopped")
+        return ended
 
     def _watch(self) -> None:
         stuck = self._beats.overdue()

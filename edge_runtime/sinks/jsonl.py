@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from numpy.typing import NDArray
 
 from edge_runtime.sinks.sink import Sink, SinkTable
+from split_model.arrays import Array
 from split_model.errors import OutputError
 
 
@@ -25,7 +25,7 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     def check(self) -> None:
         """A folder cannot be written to as a file, nor can anything below a file."""
         if self.path is not None and (reason := _not_a_file(self.path)):
-            raise OutputError(f"{self.path}: {reason}; set sink.path to a file you can write")
+            raise OutputError(f"{self.path}: {reason}", remedy="set sink.path to a file you can write")
 
     def open(self) -> JsonLines:
         """Open the file, or standard output."""
@@ -46,9 +46,9 @@ class JsonLines(Sink):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
-            raise OutputError(f"{path}: {error.strerror}; set sink.path to a file you can write") from None
+            raise OutputError(f"{path}: {error.strerror}", remedy="set sink.path to a file you can write") from None
 
-    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:  # noqa: ARG002
+    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:  # noqa: ARG002
         """Write one record; `OutputError` where it cannot be written, for example on a full disk."""
         line = memoryview(self._encoder.encode(record) + b"\n")
         written = 0
@@ -59,7 +59,9 @@ class JsonLines(Sink):
             raise
         except OSError as error:
             self._take_back(written)
-            raise OutputError(f"{self._name}: {error.strerror}; make room, or set sink.path elsewhere") from None
+            raise OutputError(
+                f"{self._name}: {error.strerror}", remedy="make room, or set sink.path elsewhere"
+            ) from None
 
     def close(self) -> None:
         """Close the file; standard output stays open."""

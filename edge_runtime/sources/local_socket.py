@@ -51,13 +51,15 @@ class SocketTable(SourceTable, frozen=True, tag="socket"):
         needed = max(spec.nbytes for spec in wanted.inputs)
         if self.max_tensor_bytes < needed:
             raise ConfigError(
-                f"source {self.label}: max_tensor_bytes = {self.max_tensor_bytes}, the model's input has {needed}"
+                f"source {self.label}: max_tensor_bytes = {self.max_tensor_bytes}, the model's input has {needed}",
+                remedy="set that or more, or leave it out",
             )
         room = self.room(wanted)
         if room.queue_bytes < (largest := room.needed(self.max_tensor_bytes)):
             raise ConfigError(
                 f"source {self.label}: queue_bytes = {self.queue_bytes} has no room for a submission of "
-                f"max_tensor_bytes with its answer; set {largest} or more, or leave it out"
+                "max_tensor_bytes with its answer",
+                remedy=f"set {largest} or more, or leave it out",
             )
 
     def room(self, wanted: Wanted) -> Room:

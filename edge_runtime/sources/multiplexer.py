@@ -13,8 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from edge_runtime.sources.source import Answer, Frame, Source
+from split_model.service.stoppable_thread import STOP_S, StoppableThread
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class _Lane:
         self.dropped = 0
         self.ended = False
         self.is_stuck = False
-        self.thread: threading.Thread | None = None
+        self.thread: StoppableThread | None = None
 
 
 class Intake:
@@ -89,25 +91,24 @@ class Intake:
             yield from self._straight(lanes[0])
             return
         for lane in lanes:
-            lane.thread = threading.Thread(target=self._run, args=(lane,), name=f"source-{lane.name}", daemon=True)
+            lane.thread = StoppableThread(f"source-{lane.name}", partial(self._run, lane))
             lane.thread.start()
         while (taken := self._take()) is not None:
             yield self._finished(*taken)
         if self._error is not None:
             raise self._error
 
-    def close(self) -> None:
-        """End the threads, whatever still waits, and close the sources; one that is stuck stays as it is."""
+    def close(self, timeout_s: float = STOP_S) -> None:
+        """End the threads, whatever still waits, and close the sources, but for those whose thread hangs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        until_s = time.monotonic() + _STUCK_AFTER_S
+        deadline_s = time.monotonic() + timeout_s
         for lane in self._lanes.values():
-            if lane.thread is not None and not lane.is_stuck:
-                lane.thread.join(max(0.0, until_s - time.monotonic()))
-                if lane.thread.is_alive():
-                    self._leave_behind(lane)
-            if not lane.is_stuck:  # its thread still uses it
+            ended = not lane.is_stuck
+            if lane.thread is not None and ended:
+                ended = lane.thread.stop(deadline_s - time.monotonic())
+            if ended:  # else its thread still uses it
                 lane.source.close()
 
     def _straight(self, lane: _Lane) -> Iterator[Frame]:

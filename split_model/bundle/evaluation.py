@@ -7,8 +7,6 @@ identity nor anything on the server. It names the bundle instead: figures of ano
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +16,7 @@ from split_model.bundle import Bundle
 from split_model.bundle.store import open_regular
 from split_model.errors import BadBundleError, MissingInputError, OutputError
 from split_model.privacy import CodebookSpec, NoiseSpec
+from split_model.service.atomic_file import write_atomically
 
 FORMAT = 1
 FILE = "evaluation.json"
@@ -131,20 +130,22 @@ def load(bundle: Bundle) -> Evaluation | None:
         with open_regular(path) as file:
             raw = file.read(_MAX_BYTES + 1)
         if len(raw) > _MAX_BYTES:
-            raise BadBundleError(f"{path}: over {_MAX_BYTES >> 20} MiB; remove it and evaluate again")
+            raise BadBundleError(f"{path}: over {_MAX_BYTES >> 20} MiB", remedy="remove it and evaluate again")
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror or error}") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror or error}", remedy="evaluate the bundle, or make the file readable"
+        ) from None
     try:
         head = msgspec.json.decode(raw, type=_Head)
         if head.format != FORMAT:
             raise BadBundleError(
-                f"{path}: format {head.format}, this version reads {FORMAT}; remove it and evaluate again"
+                f"{path}: format {head.format}, this version reads {FORMAT}", remedy="remove it and evaluate again"
             )
         found = msgspec.json.decode(raw, type=Evaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadBundleError(f"{path}: {error}; remove it and evaluate again") from None
+        raise BadBundleError(f"{path}: {error}", remedy="remove it and evaluate again") from None
     return found if found.bundle == bundle.identity else None
 
 
@@ -159,17 +160,12 @@ def store(bundle: Bundle, evaluation: Evaluation) -> Evaluation:
         rows = {row.key: row for row in (*before.rows, *evaluation.rows)}
         evaluation = msgspec.structs.replace(evaluation, rows=tuple(sorted(rows.values(), key=_order)))
     path = path_of(bundle)
-    scratch = path.with_suffix(".part")
     try:
-        with scratch.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise OutputError(f"{path}: {error.strerror or error}; make the bundle's folder writable") from None
+        raise OutputError(
+            f"{path}: {error.strerror or error}", remedy="make the bundle's folder writable"
+        ) from None
     return evaluation
 
 

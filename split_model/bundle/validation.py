@@ -87,10 +87,16 @@ def check_answer_schema(where: str, manifest: Manifest) -> None:
     sizes = [math.prod(entry.shape) for entry in manifest.answer_schema]
     expected = [output.size for output in manifest.outputs]
     if sizes != expected:
-        raise BadBundleError(f"{where}: the answer schema has outputs of {sizes} values, the model {expected}")
+        raise BadBundleError(
+            f"{where}: the answer schema has outputs of {sizes} values, the model {expected}",
+            remedy="prepare the bundle again",
+        )
     weights = [entry.weight for entry in manifest.answer_schema]
     if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-        raise BadBundleError(f"{where}: the answer schema has weights {weights}; they are 0 or more, not all 0")
+        raise BadBundleError(
+            f"{where}: the answer schema has weights {weights}; they must be 0 or more, and not all 0",
+            remedy="prepare the bundle again",
+        )
 
 
 def _check_reference(where: str, reference: Reference, *, outputs: int) -> None:
@@ -216,4 +222,4 @@ def _all_within(values: Iterable[float], low: float) -> bool:
 
 
 def _bad(where: str, problem: str) -> BadBundleError:
-    return BadBundleError(f"{where}: {problem}; prepare the bundle again")
+    return BadBundleError(f"{where}: {problem}", remedy="prepare the bundle again")

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Manifest, Reference, file_ref
 from split_model.errors import BadBundleError
 from split_model.interpreter import open_interpreter
-from split_model.interpreter.backend import Array
 from split_model.prepare.verify import random_inputs
 
 FILE = "reference.bin"
@@ -125,7 +125,10 @@ def _stored(bundle: Bundle, reference: Reference) -> list[list[Array]]:
     raw = bundle.path(reference.outputs).read_bytes()
     specs = bundle.manifest.outputs
     if len(raw) != reference.sets * sum(spec.nbytes for spec in specs):
-        raise BadBundleError(f"{bundle.root / reference.outputs.path}: not the outputs of the model; prepare again")
+        raise BadBundleError(
+            f"{bundle.root / reference.outputs.path}: not the outputs of the model",
+            remedy="prepare the bundle again",
+        )
     answers: list[list[Array]] = []
     at = 0
     for _ in range(reference.sets):

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from split_model.arrays import Array
 from split_model.bundle import Bundle, ImagePreprocess, TensorSpec
 from split_model.errors import BackendError, BadInputError, BadModelError
 from split_model.interpreter import Interpreter, open_interpreter
-from split_model.interpreter.backend import Array
 
 #: Called with the name of the step, the items done, and all items.
 Progress = Callable[[str, int, int], None]

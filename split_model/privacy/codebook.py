@@ -17,12 +17,12 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import MAX_CODEWORDS, MAX_GROUPS, Codebook, Cut, TensorSpec
 from split_model.errors import BadBundleError, ConfigError, ProtocolError
 from split_model.privacy.accountant import round_down, round_up
@@ -30,8 +30,6 @@ from split_model.privacy.codebook_file import Decoder, Encoder
 from split_model.privacy.events import ResponseEvent
 from split_model.privacy.randomised_response import MAX_EPSILON, RandomisedResponse
 from split_model.privacy.sampler import Entropy
-
-Array = NDArray[Any]
 
 _MECHANISM = b"codebook-response-1"
 
@@ -49,16 +47,16 @@ class CodebookSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if not 2 <= self.codewords <= MAX_CODEWORDS or not 1 <= self.groups <= MAX_GROUPS:
             raise ConfigError(
-                f"codewords = {self.codewords}, groups = {self.groups}: a codebook has 2 to {MAX_CODEWORDS} "
-                f"codewords and 1 to {MAX_GROUPS} groups"
+                f"codewords = {self.codewords}, groups = {self.groups}",
+                remedy=f"a codebook takes 2 to {MAX_CODEWORDS} codewords and 1 to {MAX_GROUPS} groups",
             )
         if not 0 < self.epsilon <= MAX_EPSILON * self.groups:
             raise ConfigError(
-                f"whole_input_epsilon = {self.epsilon:g}: a codebook takes more than 0 and at most "
-                f"{MAX_EPSILON:g} a group"
+                f"whole_input_epsilon = {self.epsilon:g}",
+                remedy=f"a codebook takes more than 0 and at most {MAX_EPSILON:g} a group",
             )
         if self.group_epsilon <= 0:
-            raise ConfigError(f"whole_input_epsilon = {self.epsilon:g} is too small to share; raise it")
+            raise ConfigError(f"whole_input_epsilon = {self.epsilon:g} is too small to share", remedy="raise it")
 
     @property
     def group_epsilon(self) -> float:
@@ -82,8 +80,8 @@ class CodebookPlan:
         book = next((b for b in cut.codebooks if (b.codewords, b.groups) == (spec.codewords, spec.groups)), None)
         if book is None:
             raise BadBundleError(
-                f"cut {cut.index} has no codebook of {spec.codewords} codewords and {spec.groups} groups; "
-                "prepare the bundle with --codebook"
+                f"cut {cut.index} has no codebook of {spec.codewords} codewords and {spec.groups} groups",
+                remedy="prepare the bundle with --codebook",
             )
         known = hashlib.sha256(_MECHANISM + book.file.sha256.encode())
         known.update(struct.pack("<dII", spec.epsilon, spec.codewords, spec.groups))
@@ -179,9 +177,12 @@ def recover_codebook(
     raw = np.frombuffer(payload, np.uint8)
     if raw.size != plan.payload_bytes:
         raise ProtocolError(
-            f"{raw.size} bytes of codewords where the plan has {plan.payload_bytes}; make the same plan"
+            f"{raw.size} bytes of codewords where the plan has {plan.payload_bytes}", remedy="make the same plan"
         )
     codewords = raw.view(np.dtype(f"<u{codeword_bytes(plan.spec.codewords)}")).tolist()
     if max(codewords) >= plan.spec.codewords:
-        raise ProtocolError(f"codeword {max(codewords)} of {plan.spec.codewords}; the codebooks differ")
+        raise ProtocolError(
+            f"codeword {max(codewords)} of {plan.spec.codewords}: the codebooks differ",
+            remedy="copy the same bundle to both sides",
+        )
     return decoder(codewords)

@@ -18,18 +18,17 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import Codebook, TensorSpec
 from split_model.bundle.store import sha256_of
 from split_model.errors import BadBundleError, BadInputError
 from split_model.features.preprocess import to_real
 from split_model.privacy.layout import channels_of
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 
@@ -161,20 +160,24 @@ def _open(
 ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Array]]:
     try:
         if sha256_of(path) != book.file.sha256:
-            raise BadBundleError(f"{path}: changed since the bundle was made; copy or prepare it again")
+            raise BadBundleError(
+                f"{path}: changed since the bundle was made", remedy="copy or prepare the bundle again"
+            )
         with np.load(path, allow_pickle=False) as archive:
             names = [name for name in archive.files if name.startswith(("pool", "groups", *half))]
             arrays = {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, BadBundleError):
             raise
-        raise BadBundleError(f"{path}: not a codebook ({error}); prepare the bundle again") from None
+        raise BadBundleError(f"{path}: not a codebook ({error})", remedy="prepare the bundle again") from None
     pool = _array(path, arrays, "pool", (len(tensors),), np.int32).tolist()
     groups = _array(path, arrays, "groups", (book.groups + 1,), np.int32).tolist()
     ends = (0, sum(map(channels_of, tensors)))
     fits = all(by == 1 or (by > 1 and len(spec.shape) == 4) for by, spec in zip(pool, tensors, strict=True))
     if not fits or (groups[0], groups[-1]) != ends or groups != sorted(set(groups)):
-        raise BadBundleError(f"{path}: its groups are not those of the cut's channels; prepare the bundle again")
+        raise BadBundleError(
+            f"{path}: its groups are not those of the cut's channels", remedy="prepare the bundle again"
+        )
     return tuple(pool), tuple(groups), arrays
 
 
@@ -183,7 +186,9 @@ def _array(
 ) -> Array:
     found = arrays.get(name)
     if found is None or found.shape != shape or found.dtype != dtype:
-        raise BadBundleError(f"{path}: no {name!r} of {np.dtype(dtype)}{list(shape)}; prepare the bundle again")
+        raise BadBundleError(
+            f"{path}: no {name!r} of {np.dtype(dtype)}{list(shape)}", remedy="prepare the bundle again"
+        )
     return found
 
 
@@ -191,5 +196,5 @@ def check_groups(groups: int, tensors: Sequence[TensorSpec]) -> tuple[int, ...]:
     """The bounds of ``groups`` groups of about as many channels each; `BadInputError` where there are too few."""
     channels = sum(map(channels_of, tensors))
     if not 1 <= groups <= channels:
-        raise BadInputError(f"{groups} groups of {channels} channels; a codebook takes 1 to {channels} here")
+        raise BadInputError(f"{groups} groups of {channels} channels", remedy=f"take 1 to {channels} groups")
     return tuple(group * channels // groups for group in range(groups + 1))

@@ -56,11 +56,12 @@ def make_grid(epsilon: float, bits: int) -> Grid:
     `least_epsilon`, where even L = 1 would lose the tails of the noise.
     """
     if not MIN_BITS <= bits <= MAX_BITS:
-        raise ConfigError(f"bits = {bits}: a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
+        raise ConfigError(f"bits = {bits}", remedy=f"a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
     if epsilon < least_epsilon(bits):
         raise ConfigError(
             f"per-value epsilon {epsilon:g} is too small for {bits} bits a value, whose least is "
-            f"{least_epsilon(bits):.3g}; raise epsilon or bits"
+            f"{least_epsilon(bits):.3g}",
+            remedy="raise epsilon or bits",
         )
     wire_max = (1 << bits) - 1
     scales = TAIL_SCALES / Fraction(epsilon)

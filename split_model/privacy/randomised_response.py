@@ -49,10 +49,11 @@ class RandomisedResponse:
 
     def __init__(self, codewords: int, epsilon: float, *, entropy: Entropy) -> None:
         if not 2 <= codewords <= MAX_CODEWORDS:
-            raise ConfigError(f"codewords = {codewords}: randomised response takes 2 to {MAX_CODEWORDS}")
+            raise ConfigError(f"codewords = {codewords}", remedy=f"randomised response takes 2 to {MAX_CODEWORDS}")
         if not 0 < epsilon <= MAX_EPSILON:
             raise ConfigError(
-                f"epsilon = {epsilon:g}: randomised response takes more than 0 and at most {MAX_EPSILON:g}"
+                f"epsilon = {epsilon:g}",
+                remedy=f"randomised response takes more than 0 and at most {MAX_EPSILON:g}",
             )
         self.codewords = codewords
         self.epsilon = epsilon
@@ -66,7 +67,7 @@ class RandomisedResponse:
     def __call__(self, codeword: int) -> int:
         """The codeword to send in place of ``codeword``, 0..k-1, with fresh randomness."""
         if not 0 <= codeword < self.codewords:
-            raise BadInputError(f"codeword {codeword} of {self.codewords}; the codebook and the response differ")
+            raise BadInputError(f"codeword {codeword} of {self.codewords}: the codebook and the response differ")
         keep = int(self._keep())
         other = self._below(self.codewords - 1)
         other += int(other >= codeword)
@@ -91,5 +92,7 @@ class RandomisedResponse:
     def _fresh(self) -> int:
         block = self._entropy(_BYTES)
         if len(block) != _BYTES:
-            raise SplitModelError(f"entropy source gave {len(block)} bytes of {_BYTES}; nothing is released")
+            raise SplitModelError(
+                f"entropy source gave {len(block)} bytes of {_BYTES}", remedy="nothing is released"
+            )
         return int.from_bytes(block, "little")

@@ -71,7 +71,9 @@ class LaplaceSampler:
     def _fresh(self, count: int) -> bytes:
         block = self._entropy(count)
         if len(block) != count:
-            raise SplitModelError(f"entropy source gave {len(block)} bytes of {count}; nothing is released")
+            raise SplitModelError(
+                f"entropy source gave {len(block)} bytes of {count}", remedy="nothing is released"
+            )
         return block
 
     def _take(self, count: int) -> memoryview:

@@ -110,7 +110,10 @@ class Ledger:
             os.close(lock)
             if isinstance(error, OutputError):
                 raise
-            raise OutputError(f"{state}: the privacy ledger cannot be written: {error.strerror}") from None
+            raise OutputError(
+                f"{state}: the privacy ledger cannot be written: {error.strerror}",
+                remedy="make room, or make the folder writable",
+            ) from None
         except BaseException:
             os.close(lock)
             raise
@@ -257,12 +260,15 @@ def _lock(state: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise OutputError(f"{folder}: {error.strerror}; the state folder must be writable") from None
+        raise OutputError(
+            f"{folder}: {error.strerror}", remedy="make device.state a folder that this program may write to"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         raise NotAllowedError(
-            f"{folder}: another edge-runtime has the privacy ledger; stop it, or give this one its own device.state"
+            f"{folder}: another edge-runtime has the privacy ledger",
+            remedy="stop it, or give this one its own device.state",
         ) from None
     return lock

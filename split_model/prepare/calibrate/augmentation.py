@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.features.data import Data, ImageFolder, Sample
 from split_model.features.picture_files import open_picture
 from split_model.features.preprocess import picture_tensor
-
-Array = NDArray[Any]
 
 DEFAULT_SAMPLES = 128
 _MOST_VIEWS = 16

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,7 +25,6 @@ from split_model.prepare.codebook.training import Scores, cluster, learn_codewor
 from split_model.privacy.codebook import CodebookSpec, expected_share
 from split_model.privacy.codebook_file import Decoder, Encoder, Grouping, write
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
@@ -54,12 +52,12 @@ class CodebookWish:
         except ValueError:
             numbers = []
         if len(numbers) not in (2, 3):
-            raise UsageError(f"--codebook {text}: give CUT:CODEWORDS or CUT:CODEWORDS:GROUPS, as 7:32")
+            raise UsageError(f"--codebook {text}", remedy="give CUT:CODEWORDS or CUT:CODEWORDS:GROUPS, as 7:32")
         wish = cls(*numbers)
         try:
             CodebookSpec(epsilon=1.0, codewords=wish.codewords, groups=wish.groups)
         except ConfigError as error:
-            raise UsageError(f"--codebook {text}: {error}") from None
+            raise UsageError(f"--codebook {text}: {error.problem}", remedy=error.remedy) from None
         return wish
 
 
@@ -115,7 +113,10 @@ def read_cut(
     cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
     if cut is None:
         offered = [cut.index for cut in manifest.cuts]
-        raise UsageError(f"--codebook {wish.cut}:{wish.codewords}: the bundle offers the cuts {offered}")
+        raise UsageError(
+            f"--codebook {wish.cut}:{wish.codewords}: there is no such cut",
+            remedy=f"the bundle offers the cuts {offered}",
+        )
     halves = Halves(root, manifest, cut, backend)
     grouping = group_channels(cut, wish.groups)
     return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
@@ -134,7 +135,7 @@ def learn_codebook(
     least = max(_LEAST_SAMPLES, 2 * wish.codewords)
     if count < least:
         raise BadInputError(
-            f"{count} samples are too few to learn {wish.codewords} codewords from; give at least {least}"
+            f"{count} samples are too few to learn {wish.codewords} codewords from", remedy=f"give at least {least}"
         )
     held, known = _held_out(samples.origins, seed)
     with threadpool_limits(1, user_api="blas"):

@@ -7,17 +7,15 @@ more like the samples' own answers on the average: a mean of features need not b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import TensorSpec
 from split_model.features.preprocess import to_stored
 from split_model.prepare.codebook.samples import CodebookSamples, Halves
 from split_model.privacy.codebook_file import Decoder, Grouping, stored_dtype
-
-Array = NDArray[Any]
 
 _TYPICAL = 6
 _FLOAT16 = 65504.0

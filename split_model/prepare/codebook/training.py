@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.privacy.codebook import keep_probability
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 COMPONENTS = 384

@@ -37,7 +37,6 @@ from split_model.prepare.evaluate.variants import (
 from split_model.prepare.outputs import Spread, output_weights, real_outputs
 from split_model.privacy import AllocationWish, NoiseSpec, settle
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 
@@ -69,7 +68,7 @@ def evaluate(
     `BadBundleError` where the bundle has no calibration.
     """
     if draws < 1:
-        raise UsageError(f"draws = {draws}: at least one release a sample is needed")
+        raise UsageError(f"draws = {draws}", remedy="take one release a sample at least")
     answer = class_output(bundle.manifest)
     variants: list[Variant] = []
     for cut in _chosen(bundle, cuts, codebooks=bool(whole_input_epsilons) and not epsilons):
@@ -117,7 +116,8 @@ def class_output(manifest: Manifest) -> int | None:
         return None if manifest.answer_schema else 0
     if not 0 <= manifest.answer.output < len(manifest.outputs):
         raise BadBundleError(
-            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}; prepare it again"
+            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",
+            remedy="prepare the bundle again",
         )
     return manifest.answer.output
 
@@ -132,22 +132,25 @@ def _chosen(bundle: Bundle, cuts: Sequence[int] | None, *, codebooks: bool) -> l
     offered = [cut.index for cut in bundle.manifest.cuts]
     missing = sorted(set(cuts or ()) - set(offered))
     if missing:
-        raise UsageError(f"{bundle.root}: cut {missing[0]} is not offered; choose among {offered}")
+        raise UsageError(f"{bundle.root}: cut {missing[0]} is not offered", remedy=f"choose among {offered}")
     chosen = [cut for cut in bundle.manifest.cuts if cuts is None or cut.index in cuts]
     if codebooks:
         with_books = [cut for cut in chosen if cut.codebooks]
         if not with_books:
-            raise BadBundleError(f"{bundle.root}: no codebook there; prepare the bundle with --codebook")
+            raise BadBundleError(f"{bundle.root}: no codebook there", remedy="prepare the bundle with --codebook")
         return with_books
     uncalibrated = [cut.index for cut in chosen if cut.calibration is None]
     if cuts is None:
         chosen = [cut for cut in chosen if cut.calibration is not None]
     elif uncalibrated:
         raise BadBundleError(
-            f"{bundle.root}: cut {uncalibrated[0]} has no calibration; prepare the bundle with --calibration"
+            f"{bundle.root}: cut {uncalibrated[0]} has no calibration",
+            remedy="prepare the bundle with --calibration",
         )
     if not chosen:
-        raise BadBundleError(f"{bundle.root}: no cut has a calibration; prepare the bundle with --calibration")
+        raise BadBundleError(
+            f"{bundle.root}: no cut has a calibration", remedy="prepare the bundle with --calibration"
+        )
     return chosen
 
 

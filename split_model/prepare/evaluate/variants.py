@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.evaluation import Mean, Mechanism, Row, Share
 from split_model.errors import BadBundleError, BadInputError
@@ -28,7 +27,6 @@ from split_model.privacy import (
 from split_model.privacy.codebook_file import Decoder, Encoder, read_decoder, read_encoder
 from split_model.privacy.randomised_response import MAX_EPSILON
 
-Array = NDArray[Any]
 Entropy = Callable[[int], bytes]
 
 _Z95 = 1.959963984540054
@@ -68,11 +66,14 @@ class Known:
         """Whether the unprotected answer is right; `BadInputError` for a label that the model cannot give."""
         if self.answer is None:
             raise BadInputError(
-                f"{name}: has a label, and this model's answer is no class; give data without labels"
+                f"{name}: has a label, and this model's answer is no class", remedy="give data without labels"
             )
         classes = self.outputs[self.answer].size
         if self.label is None or self.label >= classes:
-            raise BadInputError(f"{name}: label {self.label}, the model has classes 0 to {classes - 1}")
+            raise BadInputError(
+                f"{name}: label {self.label}, the model has classes 0 to {classes - 1}",
+                remedy="label the data by class index",
+            )
         return self.best == self.label
 
 
@@ -159,7 +160,7 @@ class Variant:
 def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
     """Features clipped to the calibrated ranges and nothing else: what clipping alone costs."""
     if cut.calibration is None:
-        raise BadBundleError(f"cut {cut.index} has no calibration; prepare the bundle with --calibration")
+        raise BadBundleError(f"cut {cut.index} has no calibration", remedy="prepare the bundle with --calibration")
     return [
         to_stored(np.clip(to_real(feature, spec), np.array(known.clip_low), np.array(known.clip_high)), spec)
         for feature, spec, known in zip(features, cut.tensors, cut.calibration, strict=True)

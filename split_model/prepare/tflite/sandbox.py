@@ -32,7 +32,8 @@ def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 12
         )
     except subprocess.TimeoutExpired:
         raise BadModelError(
-            f"{model}: one inference took longer than {timeout_s:.0f} s; the file is damaged or too large"
+            f"{model}: one inference took longer than {timeout_s:.0f} s: the file is damaged or too large",
+            remedy="get it again, or take a smaller model",
         ) from None
     if done.returncode == 0:
         return
@@ -40,7 +41,7 @@ def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 12
     if done.returncode in (os.EX_DATAERR, os.EX_UNAVAILABLE) and lines:
         raise (BadModelError if done.returncode == os.EX_DATAERR else BackendError)(lines[-1])
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    raise BadModelError(f"{model}: crashes the TFLite backend ({how}); the file is damaged, get it again")
+    raise BadModelError(f"{model}: crashes the TFLite backend ({how})", remedy="get the file again; it is damaged")
 
 
 def main(arguments: list[str]) -> int:

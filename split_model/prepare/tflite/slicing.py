@@ -80,7 +80,8 @@ def pack_part(model: ModelFile, part: Part) -> memoryview:
 
 def _too_large(model: ModelFile) -> BadModelError:
     return BadModelError(
-        f"{model.graph.source}: one side of the cut is over 2 GiB, more than a .tflite can hold; quantise the model"
+        f"{model.graph.source}: one side of the cut is over 2 GiB, more than a .tflite can hold",
+        remedy="quantise the model",
     )
 
 

@@ -17,7 +17,11 @@ from split_model.interpreter import BACKENDS, available_backends
     ("changes", "code", "said"),
     [
         ({"device_bundle": "/nowhere"}, os.EX_NOINPUT, "/nowhere"),
-        ({"planner_split": 999}, os.EX_CONFIG, "planner.split = 999: the bundle offers [0, 1, 2, 3]"),
+        (
+            {"planner_split": 999},
+            os.EX_CONFIG,
+            "planner.split = 999: the bundle offers [0, 1, 2, 3]",
+        ),
         ({"planner_earliest_cut": 3}, os.EX_CONFIG, "planner.split = 2 precedes planner.earliest_cut = 3"),
         (
             {"release_mechanism": "codebook", "release_whole_input_epsilon": 8.0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
 import signal
 import time
@@ -115,7 +116,8 @@ def test_a_sink_that_hangs(rig: Any, tmp_path: Path) -> None:
         )
         state = device.config.parent / "state"
         device.until(lambda: (books := read(state)) is not None and books.reserved, "a block")
-        device.until(lambda: is_full(pipe), "a full pipe")
+        fill(pipe)
+        time.sleep(2.0)  # by now it has a record to write
         assert stopped(device, state) == os.EX_SOFTWARE
     finally:
         os.close(reader)
@@ -128,15 +130,12 @@ def is_quiet(device: Any) -> bool:
     return len(device.records()) == before
 
 
-def is_full(pipe: Path) -> bool:
+def fill(pipe: Path) -> None:
     writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    try:
-        os.write(writer, b"\n" * 4096)  # more than is left in it, or it would be taken
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(writer)
-    return False
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"\n")
+    os.close(writer)
 
 
 TIMES = st.floats(0, 1000, allow_nan=False)

@@ -140,7 +140,7 @@ def test_what_one_source_raises_comes_after_the_frames_of_all() -> None:
     assert "last words" in names
 
 
-class Stuck(Scripted):
+class Hanging(Scripted):
     """Hangs after what it gave, until the test lets it go."""
 
     def __init__(self, names: list[str]) -> None:
@@ -165,7 +165,7 @@ class Clock:
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_stuck_source_is_left_behind_once_all_are_to_end(fails: bool, caplog: pytest.LogCaptureFixture) -> None:
     stop, clock = threading.Event(), Clock()
-    stuck, other = Stuck(["s0"]), Scripted(["o0", "o1"], queue_frames=2, ends=fails)
+    stuck, other = Hanging(["s0"]), Scripted(["o0", "o1"], queue_frames=2, ends=fails)
     other.error = OSError("gone for good") if fails else None
     intake = Intake({"stuck": (stuck, "a"), "other": (other, "b")}, stopped=stop.is_set, now=clock)
     names: list[str] = []
@@ -238,3 +238,25 @@ def test_every_frame_is_handed_out_or_counted_as_dropped(shapes: list[tuple[str,
         assert handed[name] == sorted(set(handed[name]))
         if sources[name].policy == "all":
             assert counters["dropped_by_policy"] == 0
+
+
+class Stuck(Scripted):
+    """Does not look whether it is to end."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.release = threading.Event()
+
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Any]:
+        self.release.wait()
+        yield from ()
+
+
+def test_a_source_that_hangs_keeps_nobody_from_ending(caplog: pytest.LogCaptureFixture) -> None:
+    stuck, good = Stuck(), Scripted(["a", "b"], ends=False)
+    intake = make({"stuck": stuck, "good": good})
+    assert next(iter(intake)).name == "a"
+    intake.close(timeout_s=0.2)
+    assert (good.closed, stuck.closed) == (True, False)  # what a thread still uses stays open
+    assert "thread source-stuck does not end" in caplog.text
+    stuck.release.set()

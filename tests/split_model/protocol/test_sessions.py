@@ -254,7 +254,7 @@ class Conversation(RuleBasedStateMachine):
                     assert event.request_id is not None, event
                     self._end(event.request_id, "refused")
                 else:
-                    assert isinstance(event, (Welcomed, Probed, Late, Forgotten))
+                    assert isinstance(event, (Welcomed, Probed, Late))
 
     def _end(self, number: int, how: str) -> None:
         assert number not in self.ended, f"request {number} was {self.ended.get(number)}, and now {how}"

@@ -221,7 +221,7 @@ def test_noise_aware_tails_are_taken_in_beside_the_plain_one(bundle, tmp_path):
         ([(9, 2.0, "tail.tflite")], UsageError, "cut 9"),
         ([(7, 2.0, "whole.tflite")], BadInputError, "not those of a tail"),
         ([(7, 0.0, "tail.tflite")], BadInputError, "epsilon 0"),
-        ([(7, 2.0, "tail.tflite")] * 2, BadInputError, "not one of its own"),
+        ([(7, 2.0, "tail.tflite")] * 2, BadInputError, "is there twice"),
     ],
 )
 def test_a_tail_that_does_not_fit_is_refused(bundle, tmp_path, lines, error, said):
