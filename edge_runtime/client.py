@@ -4,7 +4,7 @@
 
     with Client() as client:
         answer = client.ask(picture)
-        print(answer.how, answer.top)
+        print(answer.outcome, answer.top)
 
 Needs NumPy and nothing else that is not in Python's standard library.
 """
@@ -48,9 +48,9 @@ class Answer:
     record: dict[str, Any]
 
     @property
-    def how(self) -> str:
+    def outcome(self) -> str:
         """``offloaded``, ``local`` or ``fallback``: who answered."""
-        return str(self.record["how"])
+        return str(self.record["outcome"])
 
     @property
     def top(self) -> list[dict[str, Any]]:

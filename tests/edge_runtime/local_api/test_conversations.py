@@ -150,7 +150,7 @@ class Conversations(RuleBasedStateMachine):
     def answer(self, last: bool, fails: bool) -> None:
         ticket, tensors = self.accepted.pop() if last else self.accepted.popleft()
         assert (tensors[0] == ticket.id).all()
-        self.service.answered(ticket, {"error": "failed"} if fails else {"how": "local"}, tensors)
+        self.service.answered(ticket, {"error": "failed"} if fails else {"outcome": "local"}, tensors)
 
     @precondition(lambda self: self.talkers)
     @rule(number=CLIENT)

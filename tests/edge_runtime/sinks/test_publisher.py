@@ -24,7 +24,7 @@ PATIENCE_S = 20.0
 
 
 def record(index: int, source: str = "door") -> dict[str, Any]:
-    return {"kind": "frame", "index": index, "source": source, "how": "local"}
+    return {"kind": "frame", "index": index, "source": source, "outcome": "local"}
 
 
 class Listener(threading.Thread):
