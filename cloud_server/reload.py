@@ -8,7 +8,8 @@ from functools import partial
 
 from cloud_server.config import Config
 from cloud_server.engine import LocalEngine
-from cloud_server.sessions import Hub, HubLimits, Reply
+from cloud_server.limits import HubLimits
+from cloud_server.sessions import Hub, Reply
 from cloud_server.tails import TailSet
 from split_model.errors import ConfigError, SplitModelError
 from split_model.protocol.server import Limits

@@ -10,39 +10,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cloud_server import revocation
 from cloud_server.connections import Budgets
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Engine, Job, Outcome
 from cloud_server.held_bytes import HeldBytes
+from cloud_server.limits import HubLimits
 from cloud_server.tails import Reason, TailSet
-from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
 from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubLimits:
-    """Bounds over all peers; ``peer`` are those of one connection."""
-
-    peer: protocol.Limits = field(default_factory=protocol.Limits)
-    peers: int = 256
-    connections_per_device: int = 4
-    held_bytes: int = 512 << 20
-    peer_timeout_s: float = 15.0
-    bytes_per_s: float = Budgets.bytes_per_s
-    messages_per_s: float = Budgets.messages_per_s
-
-    @property
-    def budgets(self) -> Budgets:
-        """Those of one key, over all its connections."""
-        return Budgets(
-            bytes_per_s=self.bytes_per_s,
-            messages_per_s=self.messages_per_s,
-            window_bytes=self.peer.open_requests * self.peer.window_bytes,
-        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +102,7 @@ class Hub:
         """One message of a peer whose key ``user_id`` was authenticated."""
         if self._name_of(user_id) is None:
             self.drop(routing_id)
-            return self._count(_revoked(routing_id, frames))
+            return self._count([Reply(routing_id, refusal) for refusal in revocation.refusals(frames)])
         peer = self._peers.get(routing_id)
         if peer is not None and peer.session.user_id != user_id:
             self.drop(routing_id)
@@ -186,7 +165,7 @@ class Hub:
                 continue
             waiting = list(peer.jobs)
             self.drop(routing_id)
-            replies += [Reply(routing_id, _revocation(request_id)) for request_id in [*waiting, None]]
+            replies += [Reply(routing_id, revocation.refusal(request_id)) for request_id in [*waiting, None]]
         return self._count(replies)
 
     def host(self, tails: TailSet, limits: HubLimits) -> list[Reply]:
@@ -329,19 +308,3 @@ class Hub:
             if isinstance(reply.message, wire.Refusal):
                 self.counters.refuse(reply.message.code)
         return replies
-
-
-def _revoked(routing_id: bytes, frames: list[memoryview]) -> list[Reply]:
-    """Each request of a revoked device is refused by its number, and what is not a request only if it asks."""
-    try:
-        message = wire.decode_from_device(frames[0])
-    except (ProtocolError, IndexError):
-        return []
-    if isinstance(message, wire.Request):
-        return [Reply(routing_id, _revocation(message.request_id))]
-    return [Reply(routing_id, _revocation(None))] if isinstance(message, (wire.Hello, wire.Probe)) else []
-
-
-def _revocation(request_id: int | None) -> wire.Refusal:
-    text = "this device's key is no longer on the server's allow-list"
-    return wire.Refusal(request_id=request_id, code="revoked", text=text)

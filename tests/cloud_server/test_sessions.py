@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Failed, Job
-from cloud_server.sessions import Hub, HubLimits
+from cloud_server.limits import HubLimits
+from cloud_server.sessions import Hub
 from cloud_server.tails import TailSet
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Limits

@@ -244,7 +244,7 @@ def test_a_submission_of_half_a_message_is_not_waited_for_at_the_stop(loop: Any,
     ("given", "named"),
     [
         ([np.zeros((3, 2), np.float32)], r"float32\[3, 2\], the model takes float32\[1, 2, 3\]"),
-        ([np.zeros((2, 3), np.complex64)], "complex64; numbers are needed"),
+        ([np.zeros((2, 3), np.complex64)], "complex64; give numbers"),
         ([[[1, 2, 3], [4, 5]]], "not an array"),
         ([np.full((2, 3), 1e300)], "not finite"),
         ([[[16777217, 0, 0], [0, 0, 0]]], "whole numbers from 0 to 16777217, which float32 does not"),
@@ -561,7 +561,7 @@ def test_a_client_learns_what_got_lost_with_the_program(tmp_path: Path) -> None:
         with Client(tmp_path / "frames.sock") as client:
             client.send(tensor())
             client.send(tensor())
-            with pytest.raises(LostError, match="2 submissions get no answer"):
+            with pytest.raises(LostError, match="2 submissions got no answer"):
                 client.receive()
         thread.join()
 
