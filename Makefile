@@ -11,7 +11,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo attack test test-serial test-scheduler test-oracles test-system test-link test-arm64 lint types fix clean
+.PHONY: demo attack test test-serial test-scheduler test-oracles test-attacker test-system test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m benchmarks.demo
@@ -32,6 +32,14 @@ test-oracles: $(VENV)/oracles
 # A million packets through the program, over a line with noise and pulled plugs; about ten minutes.
 test-serial: $(VENV)/ready
 	SERIAL_PACKETS=1000000 $(BIN)/python -m pytest -s tests/edge_runtime/sources/test_serial.py -k every_intact
+
+# A randomised attacker with allowed keys against real processes; SEED=... repeats a run. Best as root, for a cgroup.
+SECONDS ?= 1200
+test-attacker: build/efficientnet_lite0/efficientnet_lite0_f32.tflite
+	$(BIN)/python tests/attacks/run.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --model $< --cut 20
+
+build/efficientnet_lite0/efficientnet_lite0_f32.tflite: $(VENV)/ready
+	$(BIN)/python -m models.efficientnet_lite0.recipe -o $(@D)
 
 # A hundred thousand random events for the frame loop's scheduler; some minutes.
 test-scheduler: $(VENV)/ready

@@ -9,13 +9,13 @@ import fcntl
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from split_model.errors import BadInputError, MissingInputError, OutputError, UsageError
 from split_model.protocol.keys import parse_public
+from split_model.service.atomic_file import write_atomically
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -80,14 +80,21 @@ class AllowList:
 def allow(path: Path, name: str, key: str) -> None:
     """Add a device. A name or a key that is there already is a `UsageError`."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"device name {name!r}: use letters, digits, dot, dash and underscore, 64 at most")
+        raise UsageError(
+            f"device name {name!r}", remedy="use letters, digits, dot, dash and underscore, 64 at most"
+        )
     public = parse_public(key, f"key of {name}").decode()
     with _editing(path) as lines:
         devices, _ = parse("".join(lines), str(path))
         if public in devices:
-            raise UsageError(f"{path}: this key is allowed already, as {devices[public]}")
+            raise UsageError(
+                f"{path}: this key is allowed already, as {devices[public]}",
+                remedy="revoke that one to give it another name",
+            )
         if name in devices.values():
-            raise UsageError(f"{path}: there is a device {name} already; revoke it first or choose another name")
+            raise UsageError(
+                f"{path}: there is a device {name} already", remedy="revoke it first or choose another name"
+            )
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
         lines.append(f"{name} {public}\n")
@@ -96,11 +103,13 @@ def allow(path: Path, name: str, key: str) -> None:
 def revoke(path: Path, name: str) -> None:
     """Take a device off the list; the running server refuses its next message. `MissingInputError` if unknown."""
     if not path.exists():
-        raise MissingInputError(f"{path}: not there, so no device is allowed")
+        raise MissingInputError(
+            f"{path}: not there, so no device is allowed", remedy="name the server's config with -c"
+        )
     with _editing(path) as lines:
         kept = [line for line in lines if line.split()[:1] != [name]]
         if len(kept) == len(lines):
-            raise MissingInputError(f"{path}: no device {name}; see 'cloud-server devices list'")
+            raise MissingInputError(f"{path}: no device {name}", remedy="see 'cloud-server devices list'")
         lines[:] = kept
 
 
@@ -114,31 +123,16 @@ def _editing(path: Path) -> Iterator[list[str]]:
             fcntl.flock(folder, fcntl.LOCK_EX)
             lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
             yield lines
-            _replace(path, "".join(lines))
-            os.fsync(folder)
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+            write_atomically(path, "".join(lines).encode(), mode=mode)
         finally:
             os.close(folder)
     except UnicodeDecodeError:
-        raise BadInputError(f"{path}: not a text file; restore it or move it away") from None
+        raise BadInputError(f"{path}: not a text file", remedy="restore it or move it away") from None
     except OSError as error:
         if isinstance(error, (MissingInputError, OutputError)):
             raise
-        raise OutputError(f"{path}: {error.strerror}; run this as a user who may write there") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(scratch, mode)  # noqa: PTH101  (a path that mkstemp gave as a text)
-        os.replace(scratch, path)  # noqa: PTH105  (as above)
-    except OSError:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+        raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:

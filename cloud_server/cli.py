@@ -19,10 +19,11 @@ from split_model import __version__
 from split_model.command_line import Parser, run_main
 from split_model.errors import BadInputError, ConfigError, MissingInputError, SplitModelError
 from split_model.protocol.keys import make_next, make_pair, read_pair, read_public, switch_to_next
-from split_model.service import status_file
-from split_model.service.config_file import as_plain, for_terminal, origin_rows
+from split_model.service import status_file, toml_text
+from split_model.service.config_file import as_plain
+from split_model.service.config_show import as_json, as_toml
 from split_model.service.notify import Notifier
-from split_model.service.status_file import boot_s, condition_now
+from split_model.service.status_file import SERVING, boot_s, condition_now
 
 KEY_CHARS = 40
 _CONFIG = Path("/etc/cloud-server/config.toml")
@@ -97,7 +98,7 @@ def _status(args: argparse.Namespace) -> int:
             print(f"reload    REFUSED, the config before is in force: {found.reload_error}")
         if condition not in ("running", "stopped"):
             print(f"written   {boot_s() - found.written_boot_s:.0f} s ago")
-    return 0 if condition in ("running", "draining") else os.EX_UNAVAILABLE
+    return 0 if condition in SERVING else os.EX_UNAVAILABLE
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -118,7 +119,7 @@ def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
     except FileNotFoundError:
         return {}, []
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; run this as a user who may read it") from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy="run this as a user who may read it") from None
 
 
 def _devices_list(args: argparse.Namespace) -> None:
@@ -136,7 +137,8 @@ def _devices_allow(args: argparse.Namespace) -> None:
     path = Path(args.key)
     if len(args.key) != KEY_CHARS and not path.is_file():
         raise BadInputError(
-            f"{args.key}: neither a public key ({KEY_CHARS} characters of Z85) nor a .pub file; quote it"
+            f"{args.key}: neither a public key ({KEY_CHARS} characters of Z85) nor a .pub file",
+            remedy="put it in 'single quotes'",
         )
     key = args.key if len(args.key) == KEY_CHARS else read_public(path).decode()
     allow_list.allow(configuration.load(args.config).server.devices, args.name, key)
@@ -208,10 +210,10 @@ def _config_show(args: argparse.Namespace) -> None:
     plain = as_plain(config)
     status_path = _status_path(config, args)
     if args.json:
-        _print_json({**plain, "status_file": str(status_path), "origins": origin_rows(plain, layers)})
+        print(as_json(plain, layers, status_file=str(status_path)))
     else:
-        print(for_terminal(plain, layers, dumps=json.dumps))
-        print(f"\n# status file: {status_path}")
+        print(as_toml(plain, layers))
+        print(f"\n{toml_text.comment(f'status file: {status_path}')}")
 
 
 def _status_path(config: configuration.Config | None, args: argparse.Namespace) -> Path:

@@ -46,10 +46,13 @@ class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
 class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     """``[limits]``: what devices may make this server hold.
 
-    ``queue``: requests waiting for a thread. ``peers``: connections of allowed devices, and
-    ``connections_per_device`` of one of them. ``open_requests``: of one connection at a time. ``request_mib``:
-    one request's features. ``window_kib``: what a device may send ahead of our acknowledgement.
-    ``held_mib``: payloads of all requests together. ``tail_cache_mib``: model files kept loaded.
+    ``queue``: requests waiting for a thread; when it is full, the devices that have some share it equally.
+    ``peers``: connections of allowed devices, and ``connections_per_device`` of one of them. ``open_requests``: of
+    one connection at a time. ``request_mib``: one request's features. ``window_kib``: what a device may send ahead
+    of our acknowledgement. ``held_mib``: payloads of all requests together; one device may hold as much as is free.
+    ``tail_cache_mib``: model files kept loaded.
+    ``device_mib_per_s`` and ``device_messages_per_s``: what one device may send. Who sends more is slowed down by
+    later acknowledgements; who ignores those is disconnected.
     """
 
     queue: Count = 64
@@ -60,6 +63,8 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     window_kib: Annotated[int, msgspec.Meta(ge=64, le=1 << 20)] = 1024
     held_mib: Mebibytes = 512
     tail_cache_mib: Mebibytes = 1024
+    device_mib_per_s: Annotated[int, msgspec.Meta(ge=8, le=1 << 20)] = 128
+    device_messages_per_s: Annotated[int, msgspec.Meta(ge=1000, le=1 << 24)] = 10_000
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,10 +86,15 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
     listen, key = config.server.listen, config.server.key
     if not _LISTEN.fullmatch(listen):
         where = layers.where("server.listen")
-        raise ConfigError(f"{where}: server.listen: {listen!r} does not look like 'tcp://0.0.0.0:5555'")
+        raise ConfigError(
+            f"{where}: server.listen: {listen!r} is no address", remedy="write it as 'tcp://0.0.0.0:5555'"
+        )
     if key.suffix != ".key":
         where = layers.where("server.key")
-        raise ConfigError(f"{where}: server.key: {key} must end in '.key'; the public key lies beside")
+        raise ConfigError(
+            f"{where}: server.key: {key} does not end in '.key'",
+            remedy="name the secret key; the public one lies beside it",
+        )
     return config, layers
 
 

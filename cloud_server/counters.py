@@ -12,7 +12,10 @@ class Counters(msgspec.Struct, kw_only=True):
     as expired, busy, broken or failed), ``cancelled`` by its device, or ``dropped`` with a peer that went away
     or started over. ``refused``: every refusal by code, those at the door included. ``late``: results that
     nobody waited for any more. ``unroutable`` and ``congested``: replies to a peer that is gone, or that does
-    not read. ``unauthenticated``: messages without a proven key.
+    not read. ``unauthenticated``: messages without a proven key. ``strays``: messages of connections that are gone
+    already. ``ended``: connections that we ended, by reason: ``frames`` (a message with more than the protocol
+    has), ``budget`` (over it, and ignores our acknowledgements), ``backlog`` (a message without an end, or more
+    than the window), ``no_hello``, ``revoked``. ``delayed``: handshakes of devices that make too many.
     """
 
     requests: int = 0
@@ -25,9 +28,16 @@ class Counters(msgspec.Struct, kw_only=True):
     unroutable: int = 0
     congested: int = 0
     unauthenticated: int = 0
+    strays: int = 0
+    ended: dict[str, int] = msgspec.field(default_factory=dict)
+    delayed: int = 0
     peers_seen: int = 0
     peers_silent: int = 0
 
     def refuse(self, code: str) -> None:
         """Count a refusal of a request or of a message."""
         self.refused[code] = self.refused.get(code, 0) + 1
+
+    def end(self, reason: str) -> None:
+        """Count a connection that we ended."""
+        self.ended[reason] = self.ended.get(reason, 0) + 1

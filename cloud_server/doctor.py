@@ -20,8 +20,8 @@ from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
 from split_model.protocol.keys import read_pair
 from split_model.service import status_file
-from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
-from split_model.service.status_file import condition_now
+from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
+from split_model.service.status_file import SERVING, condition_now
 
 _CONNECT_S = 2.0
 
@@ -66,10 +66,9 @@ def _key(config: Config) -> Finding:
     except MissingInputError as error:
         if path.exists():
             return warning("key", f"{path}: this user may not read it", "run doctor with sudo")
-        return failure("key", str(error), "cloud-server keys make", exit_code=error.exit_code)
+        return failed("key", error, remedy="cloud-server keys make")
     except SplitModelError as error:
-        text, _, remedy = str(error).partition("; ")
-        return failure("key", text, remedy, exit_code=error.exit_code)
+        return failed("key", error)
 
 
 def _run_once(tails: TailSet, threads: int) -> str:
@@ -117,9 +116,9 @@ def _program(config: Config, path: Path | None) -> Finding:
             found = status_file.read(path, status.Status, key=status.KEY)
             condition = condition_now(found)
         except SplitModelError as error:
-            condition = str(error)
+            condition = error.problem
         else:
-            if condition in ("running", "reloading", "draining"):
+            if condition in SERVING:
                 if found.reload_error:
                     return warning("program", f"the changed config was refused: {found.reload_error}",
                                    "mend it, then systemctl reload cloud-server")  # fmt: skip

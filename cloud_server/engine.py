@@ -6,7 +6,6 @@ It knows nothing of devices and sockets; a cluster can stand in for it behind th
 
 from __future__ import annotations
 
-import heapq
 import logging
 import threading
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from cloud_server.fair_queue import FairQueue
 from cloud_server.tails import Tail, TailId, TailSet, UnknownReleaseError
 from split_model.errors import SplitModelError
 from split_model.interpreter import Interpreter
@@ -33,7 +33,7 @@ _TAIL_WITHIN_S = 120.0
 class Job:
     """One tail to run. ``due_s``: on the engine's clock, when nobody wants the answer any more.
 
-    ``device``: for whom it is, as far as the engine need know: nobody's jobs push out what is kept for another's.
+    ``device``: the key it is for. Keys share the workers, the queue and the plan cache equally.
     """
 
     job_id: int
@@ -72,7 +72,7 @@ class Engine(Protocol):
     """What the gateway needs of an engine. All methods return at once."""
 
     def submit(self, job: Job) -> bool:
-        """Take a job, or say False where the queue is full."""
+        """Take a job, or return False if the queue has no place for this device."""
 
     def cancel(self, job_id: int) -> None:
         """Nobody wants this job any more; one that runs already may still deliver its outcome."""
@@ -90,7 +90,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Worker threads, each with interpreters of its own; the earliest due job goes first.
+    """Worker threads, each with interpreters of its own; devices take turns by the time they used (`FairQueue`).
 
     ``deliver`` is called from worker threads with every outcome. TFLite lets go of the GIL while it computes.
     ``beats`` expects every tail to end.
@@ -112,9 +112,8 @@ class LocalEngine:
         self._tails = tails
         self._deliver = deliver
         self._clock = clock
-        self._limit = queue
+        self._queue = FairQueue(queue)
         self._jobs: dict[int, Job] = {}
-        self._order: list[tuple[float, int]] = []
         self._running = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -138,29 +137,27 @@ class LocalEngine:
         self._tails = tails
 
     def submit(self, job: Job) -> bool:
-        """See `Engine.submit`. Jobs that nobody can use any more make room first."""
-        expired: list[Job] = []
+        """See `Engine.submit`. A job that loses its place to this one is delivered as expired or busy."""
         with self._changed:
-            if len(self._jobs) >= self._limit:
-                now_s = self._clock()
-                expired = [waiting for waiting in self._jobs.values() if waiting.due_s <= now_s]
-                for waiting in expired:
-                    del self._jobs[waiting.job_id]
-            taken = not self._closed and len(self._jobs) < self._limit
-            if taken:
+            if self._closed:
+                return False
+            offered = self._queue.offer(job.job_id, job.device, due_s=job.due_s, now_s=self._clock())
+            expired = [self._jobs.pop(job_id) for job_id in offered.expired]
+            displaced = None if offered.displaced is None else self._jobs.pop(offered.displaced)
+            if offered.accepted:
                 self._jobs[job.job_id] = job
-                heapq.heappush(self._order, (job.due_s, job.job_id))
                 self._changed.notify()
-            if len(self._order) > 2 * len(self._jobs) + 64:  # what was cancelled leaves its place behind
-                self._order = [(waiting.due_s, waiting.job_id) for waiting in self._jobs.values()]
-                heapq.heapify(self._order)
         for waiting in expired:
             self._deliver(_expired(waiting))
-        return taken
+        if displaced is not None:
+            text = "the queue is full and another of your requests or a device with fewer of them took the place"
+            self._deliver(_failed(displaced, text, code="busy"))
+        return offered.accepted
 
     def cancel(self, job_id: int) -> None:
         """See `Engine.cancel`."""
         with self._changed:
+            self._queue.cancel(job_id)
             self._jobs.pop(job_id, None)
 
     @property
@@ -177,6 +174,8 @@ class LocalEngine:
         """See `Engine.close`."""
         with self._changed:
             self._closed = True
+            for job_id in self._jobs:
+                self._queue.cancel(job_id)
             self._jobs.clear()
             self._changed.notify_all()
 
@@ -187,20 +186,24 @@ class LocalEngine:
                 thread.join(timeout_s / len(self._threads))
 
     def _next(self) -> Job | None:
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._jobs)
                 if self._closed:
                     return None
-                while self._order:
-                    job = self._jobs.pop(heapq.heappop(self._order)[1], None)
-                    if job is not None:
-                        self._running += 1
-                        return job
-                self._changed.wait()
+                expired = [self._jobs.pop(job_id) for job_id in self._queue.expire(self._clock())]
+                job_id = self._queue.take()
+                job = None if job_id is None else self._jobs.pop(job_id)
+                self._running += job is not None
+            for waiting in expired:
+                self._deliver(_expired(waiting))
+            if job is not None:
+                return job
 
     def _work(self, loaded: LoadedTails) -> None:
         name = threading.current_thread().name
         while (job := self._next()) is not None:
+            taken_s = self._clock()
             try:
                 with self._beats.work(f"{name}, cut {job.tail.cut.index}", within_s=_TAIL_WITHIN_S):
                     outcome = self._run(job, loaded)
@@ -214,11 +217,10 @@ class LocalEngine:
                 outcome = _failed(job, f"{type(error).__name__}: {error}")
             with self._changed:
                 self._running -= 1
+                self._queue.finished(job.job_id, self._clock() - taken_s)  # loading and plans are its time too
             self._deliver(outcome)
 
     def _run(self, job: Job, loaded: LoadedTails) -> Outcome:
-        if self._clock() >= job.due_s:
-            return _expired(job)
         interpreter = loaded.get(job.tail)
         started_s = self._clock()  # loading is waiting: it says nothing about how long this tail runs
         features = self._tails.features(job.tail, job.release, job.payload, device=job.device)

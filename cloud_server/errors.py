@@ -12,9 +12,6 @@ class ListenError(SplitModelError, OSError):
 
     exit_code = os.EX_UNAVAILABLE
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 class AccessControlError(SplitModelError, RuntimeError):
     """The self-test of the access control failed, so the server does not start (70)."""

@@ -1,28 +1,31 @@
 """The server's sockets and its one loop: handshakes, messages, results, sweeps. Only this thread touches them.
 
 While this loop does not run, no handshake is answered and no message read: it fails closed.
-A single message with endless frames is beyond what libzmq lets us bound; only an allowed device could send one.
+libzmq hands over whole messages, however many frames they have: a connection whose message is too long is ended
+by its descriptor, while it still arrives (`Connections.sweep`) or as soon as it is here.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
-import os
-import threading
+import secrets
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 import zmq
 
+from cloud_server import descriptors
 from cloud_server.access import Gatekeeper, endpoint_of, secure, self_test, user_of
 from cloud_server.allow_list import AllowList
-from cloud_server.engine import Outcome
+from cloud_server.connections import HANDSHAKE_S, Connection, Connections, Reason
+from cloud_server.descriptors import ConnectionMonitor
 from cloud_server.errors import ListenError
+from cloud_server.mailbox import Mailbox
 from cloud_server.sessions import Hub, Reply
 from split_model.protocol import messages as wire
 from split_model.protocol.keys import KeyPair
+from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
@@ -35,45 +38,7 @@ _FRAMING_BYTES = 1 << 10
 _SEND_MESSAGES = 128
 _RECEIVE_MESSAGES = 64
 _FAREWELL_MS = 500
-
-
-class Mailbox:
-    """Where worker threads leave outcomes for the gateway; ``fd`` becomes readable when there are some."""
-
-    def __init__(self) -> None:
-        self.fd, self._write_fd = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(self._write_fd, False)
-        self._outcomes: deque[Outcome] = deque()
-        self._lock = threading.RLock()  # reentrant: a signal may arrive while this very thread holds it
-        self._closed = False
-
-    def put(self, outcome: Outcome) -> None:
-        """Leave an outcome; safe from any thread."""
-        self._outcomes.append(outcome)
-        self.wake()
-
-    def wake(self) -> None:
-        """Wake the gateway; safe from any thread, and from a signal handler."""
-        with self._lock, suppress(BlockingIOError):  # the pipe may be full of wake-ups already
-            if not self._closed:
-                os.write(self._write_fd, b"\0")
-
-    def take(self) -> list[Outcome]:
-        """All outcomes so far."""
-        with suppress(BlockingIOError):  # nobody woke us; there may be outcomes all the same
-            os.read(self.fd, 1 << 16)
-        taken = []
-        while self._outcomes:
-            taken.append(self._outcomes.popleft())
-        return taken
-
-    def close(self) -> None:
-        """Outcomes that come later are dropped."""
-        with self._lock:
-            self._closed = True
-            os.close(self.fd)
-            os.close(self._write_fd)
+_ROUTING_ID_BYTES = 16
 
 
 class Gateway:
@@ -91,13 +56,17 @@ class Gateway:
         self._stop = False
         self.mailbox = Mailbox()
         self.allow_list = allow_list
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.connections = Connections(_new_routing_id)
+        self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
+        self._held_number = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
         self._router = self._context.socket(zmq.ROUTER)
-        self.gate = Gatekeeper(self._context, allow_list)
         try:
+            self._monitor = ConnectionMonitor(self._context, self._router)
+            self.gate = Gatekeeper(self._context, allow_list, self.connections, clock)
             _configure(self._router, keys, ipv6="[" in listen)
             allow_list.refresh()
-            self_test(self._context, self._router, self.gate, keys.public)
+            self_test(self._context, self._router, self.gate, self.connections, keys.public)
             self.endpoint = _bind(self._router, listen)
         except BaseException:
             self.close()
@@ -114,17 +83,21 @@ class Gateway:
         ``on_sweep`` is called twice a second; what it returns is sent.
         """
         poller = zmq.Poller()
-        for source in (self._router, self.gate.socket, self.mailbox.fd):
+        for source in (self._router, *self.gate.sockets, self._monitor.socket, self.mailbox.fd):
             poller.register(source, zmq.POLLIN)
         sweep_s = self._clock()
         drained_s: float | None = None
         while True:
-            poller.poll(max(0, int((sweep_s - self._clock()) * 1000)) + 1)
+            wake_s = min(sweep_s, self._held[0][0]) if self._held else sweep_s
+            poller.poll(max(0, int((wake_s - self._clock()) * 1000)) + 1)
+            self._hear_of_connections()  # before their handshakes are answered
             self.gate.answer_all()
             for outcome in self.mailbox.take():
                 self._send_all(hub, hub.finished(outcome))
             self._receive(hub)
             now_s = self._clock()
+            while self._held and self._held[0][0] <= now_s:
+                self._send_all(hub, heapq.heappop(self._held)[2])
             if now_s >= sweep_s:
                 sweep_s = now_s + _SWEEP_S
                 self._sweep(hub, now_s)
@@ -139,29 +112,97 @@ class Gateway:
         """Close the sockets, with a moment for the last answers to leave."""
         if self._context.closed:
             return
+        self._router.disable_monitor()
         self._router.close(linger=_FAREWELL_MS)
-        self.gate.close()
-        self._context.term()
+        self._context.destroy(linger=0)  # all other sockets
         self.mailbox.close()
 
     def _receive(self, hub: Hub) -> None:
         for _ in range(_BATCH):
-            if not self._router.poll(0):
+            try:
+                routing_id = self._router.recv(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
                 return
-            routing_id, *frames = self._router.recv_multipart(zmq.DONTWAIT, copy=False)
-            user_id = user_of(frames[-1]) if frames else None
-            if user_id is None:
-                hub.counters.unauthenticated += 1
-                continue
-            if self.allow_list.refresh():
-                self._send_all(hub, hub.revoke())
-            parts = [frame.buffer for frame in frames]
-            self._send_all(hub, hub.receive(routing_id.bytes, user_id, parts, self._clock()))
+            frames: list[zmq.Frame] = []
+            part = routing_id
+            while part.more and len(frames) < wire.MAX_FRAMES:
+                part = self._router.recv(copy=False)
+                frames.append(part)
+            if part.more:
+                self._too_many_frames(hub, routing_id.bytes, part)
+            elif frames:
+                self._message(hub, routing_id.bytes, frames)
+
+    def _message(self, hub: Hub, routing_id: bytes, frames: list[zmq.Frame]) -> None:
+        user_id = user_of(frames[-1])
+        if user_id is None:
+            hub.counters.unauthenticated += 1
+            return
+        connection = self._connection_of(routing_id, user_id, frames[-1])
+        if connection is None or connection.ended:
+            hub.counters.strays += 1
+            return
+        if self.allow_list.refresh():
+            self._revoke(hub)
+        parts = [frame.buffer for frame in frames]
+        now_s = self._clock()
+        delay_s = self.connections.spend(connection, [part.nbytes for part in parts], now_s)
+        if delay_s is None:
+            self._end(hub, self.connections.of_key(user_id), "budget")
+            return
+        replies = hub.receive(routing_id, user_id, parts, now_s)
+        if delay_s == 0.0:
+            self._send_all(hub, replies)
+        elif replies:
+            self._held_number += 1
+            heapq.heappush(self._held, (now_s + delay_s, self._held_number, replies))
+
+    def _connection_of(self, routing_id: bytes, user_id: str, frame: zmq.Frame) -> Connection | None:
+        connection = self.connections.find(routing_id)
+        if connection is not None:
+            return connection
+        self._hear_of_connections()
+        return self.connections.meet(routing_id, user_id, descriptors.fd_of(frame), self._clock())
+
+    def _too_many_frames(self, hub: Hub, routing_id: bytes, part: zmq.Frame) -> None:
+        """End all connections of the key at once; the rest of the message is read and thrown away."""
+        user_id = user_of(part)
+        if user_id is not None and self._connection_of(routing_id, user_id, part) is not None:
+            self._end(hub, self.connections.shut_out(user_id, self._clock()), "frames")
+        while part.more:
+            part = self._router.recv(copy=False)
+
+    def _hear_of_connections(self) -> None:
+        for fd, opened in self._monitor.take():
+            address = descriptors.address_of(fd) if opened else None
+            if address is None:
+                self.connections.closed(fd)
+            else:
+                self.connections.opened(fd, address, self._clock())
+
+    def _end(self, hub: Hub, connections: list[Connection], reason: Reason) -> None:
+        for connection in connections:
+            connection.ended = True
+            descriptors.shut(connection.fd, connection.address)
+            hub.drop(connection.routing_id)
+            hub.counters.end(reason)
+            if reason != "revoked":
+                name = self.allow_list.name_of(connection.key) or "a device"
+                _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
+
+    def _revoke(self, hub: Hub) -> None:
+        self.connections.revoke(self.gate.admits, self._clock())
+        self._send_all(hub, hub.revoke())
 
     def _sweep(self, hub: Hub, now_s: float) -> None:
         hub.sweep(now_s)
         if self.allow_list.refresh():
-            self._send_all(hub, hub.revoke())
+            self._revoke(hub)
+        self.connections.limit(hub.budgets, now_s)
+        hub.counters.delayed = self.connections.delayed
+        overdue = self.connections.sweep(now_s, greeted=hub.greeted, received_bytes=_received_bytes)
+        for connection, reason in overdue:
+            self._end(hub, [connection], reason)
 
     def _send_all(self, hub: Hub, replies: list[Reply]) -> None:
         for reply in replies:
@@ -180,6 +221,22 @@ class Gateway:
                 hub.drop(reply.routing_id)
 
 
+_REASONS: dict[Reason, str] = {
+    "frames": "it sent a message with more frames than the protocol has",
+    "budget": "it sends more than limits.device_mib_per_s or device_messages_per_s, and does not wait for us",
+    "backlog": "it sends a message without an end, or more than limits.window_kib lets it",
+    "no_hello": "it did not say hello in time, or was not let in",
+}
+
+
+def _new_routing_id() -> bytes:
+    return secrets.token_bytes(_ROUTING_ID_BYTES)
+
+
+def _received_bytes(connection: Connection) -> int | None:
+    return descriptors.received_bytes(connection.fd, connection.address)
+
+
 def _configure(router: zmq.Socket[bytes], keys: KeyPair, *, ipv6: bool) -> None:
     """Every option of the listening socket; what each is for is in the design's section on the wire."""
     secure(router, keys)
@@ -188,7 +245,7 @@ def _configure(router: zmq.Socket[bytes], keys: KeyPair, *, ipv6: bool) -> None:
     router.sndtimeo = 0
     router.sndhwm = _SEND_MESSAGES
     router.rcvhwm = _RECEIVE_MESSAGES
-    router.handshake_ivl = 5_000
+    router.handshake_ivl = int(HANDSHAKE_S * 1000)
     router.router_mandatory = True
     router.router_handover = False
     router.tcp_keepalive = 1
@@ -204,5 +261,7 @@ def _bind(router: zmq.Socket[bytes], listen: str) -> str:
         router.bind(listen)
     except zmq.ZMQError as error:
         reason = zmq.strerror(error.errno or 0)
-        raise ListenError(f"{listen}: {reason}; change [server] listen or stop who listens there") from None
+        raise ListenError(
+            f"{listen}: {reason}", remedy="change [server] listen or stop who listens there"
+        ) from None
     return endpoint_of(router)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
+from functools import partial
 
 from cloud_server.config import Config
 from cloud_server.engine import LocalEngine
-from cloud_server.sessions import Hub, HubLimits, Reply
+from cloud_server.limits import HubLimits
+from cloud_server.sessions import Hub, Reply
 from cloud_server.tails import TailSet
 from split_model.errors import ConfigError, SplitModelError
 from split_model.protocol.server import Limits
 from split_model.service.config_file import as_plain
+from split_model.service.stoppable_thread import StoppableThread
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ def hub_limits(config: Config) -> HubLimits:
         connections_per_device=limits.connections_per_device,
         held_bytes=limits.held_mib << 20,
         peer_timeout_s=config.server.peer_timeout_s,
+        bytes_per_s=float(limits.device_mib_per_s << 20),
+        messages_per_s=float(limits.device_messages_per_s),
     )
 
 
@@ -54,7 +58,9 @@ def refuse_fixed_changes(old: Config, new: Config) -> None:
         f"{table}.{key}" for table, keys in FIXED.items() for key in keys if before[table][key] != after[table][key]
     ]
     if changed:
-        raise ConfigError(f"{', '.join(changed)} cannot change while the program runs; restart the service")
+        raise ConfigError(
+            f"{', '.join(changed)} cannot change while the program runs", remedy="restart the service"
+        )
 
 
 class Reloader:
@@ -71,7 +77,7 @@ class Reloader:
         self._hub = hub
         self._engine = engine
         self._requested = False
-        self._thread: threading.Thread | None = None
+        self._thread: StoppableThread | None = None
         self._opened: tuple[Config, TailSet] | None = None
 
     @property
@@ -93,9 +99,14 @@ class Reloader:
                 return self._put_in_force(*self._opened)
         elif self._requested and self._reread is not None:
             self._requested, self._opened = False, None
-            self._thread = threading.Thread(target=self._open, args=(self._reread,), name="reload", daemon=True)
+            self._thread = StoppableThread("reload", partial(self._open, self._reread))
             self._thread.start()
         return []
+
+    def close(self) -> None:
+        """Wait for a config that is being opened, for a short while."""
+        if self._thread is not None:
+            self._thread.stop()
 
     def _open(self, reread: Callable[[], Config]) -> None:
         try:

@@ -101,5 +101,6 @@ def serve(
         finally:
             engine.close()
             engine.join(timeout_s=1.0)
+            reloader.close()
             reporter.write("stopped")
     _log.info("stopped: %d requests, %d answered", hub.counters.requests, hub.counters.answered)

@@ -10,26 +10,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cloud_server import revocation
+from cloud_server.connections import Budgets
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Engine, Job, Outcome
+from cloud_server.held_bytes import HeldBytes
+from cloud_server.limits import HubLimits
 from cloud_server.tails import Reason, TailSet
-from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
 from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubLimits:
-    """Bounds over all peers; ``peer`` are those of one connection."""
-
-    peer: protocol.Limits = field(default_factory=protocol.Limits)
-    peers: int = 256
-    connections_per_device: int = 4
-    held_bytes: int = 512 << 20
-    peer_timeout_s: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,7 @@ class _Peer:
     routing_id: bytes
     session: protocol.PeerSession
     arriving: frozenset[int] = frozenset()  # request ids
+    arriving_bytes: int = 0
     jobs: dict[int, int] = field(default_factory=dict)  # request id -> job id
 
 
@@ -77,7 +70,13 @@ class Hub:
         self._limits = limits
         self._peers: dict[bytes, _Peer] = {}
         self._jobs: dict[int, _Open] = {}
+        self._held = HeldBytes()
         self._next_job_id = 0
+
+    @property
+    def budgets(self) -> Budgets:
+        """What a key may use, by the limits in force."""
+        return self._limits.budgets
 
     @property
     def peers(self) -> int:
@@ -92,26 +91,31 @@ class Hub:
     @property
     def held_bytes(self) -> int:
         """Payload bytes of all requests, arriving, waiting or running."""
-        arriving = sum(peer.session.held_bytes for peer in self._peers.values())
-        return arriving + sum(len(job.arrived.payload) for job in self._jobs.values())
+        return self._held.total
+
+    def greeted(self, routing_id: bytes) -> bool:
+        """Whether this peer has said hello, and was heard since."""
+        peer = self._peers.get(routing_id)
+        return peer is not None and peer.session.peer_boot_id is not None
 
     def receive(self, routing_id: bytes, user_id: str, frames: list[memoryview], now_s: float) -> list[Reply]:
         """One message of a peer whose key ``user_id`` was authenticated."""
         if self._name_of(user_id) is None:
             self.drop(routing_id)
-            return self._count(_revoked(routing_id, frames))
+            return self._count([Reply(routing_id, refusal) for refusal in revocation.refusals(frames)])
         peer = self._peers.get(routing_id)
         if peer is not None and peer.session.user_id != user_id:
             self.drop(routing_id)
             peer = None
         if peer is None:
-            reason = self._no_room(routing_id, user_id)
+            reason = self._no_room(user_id)
             if reason is not None:
                 return self._count(
                     [Reply(routing_id, wire.Refusal(request_id=None, code=reason[0], text=reason[1]))]
                 )
             peer = self._add(routing_id, user_id, now_s)
         replies, events = peer.session.receive(frames, now_s)
+        self._hold_arriving(peer, peer.session.held_bytes)
         self._account(peer, events)
         result = [Reply(routing_id, message) for message in replies]
         for event in events:
@@ -125,7 +129,7 @@ class Hub:
 
     def finished(self, outcome: Outcome) -> list[Reply]:
         """What the engine made of a job."""
-        job = self._jobs.pop(outcome.job_id, None)
+        job = self._end(outcome.job_id)
         if job is None:
             self.counters.late += 1
             return []
@@ -161,7 +165,7 @@ class Hub:
                 continue
             waiting = list(peer.jobs)
             self.drop(routing_id)
-            replies += [Reply(routing_id, _revocation(request_id)) for request_id in [*waiting, None]]
+            replies += [Reply(routing_id, revocation.refusal(request_id)) for request_id in [*waiting, None]]
         return self._count(replies)
 
     def host(self, tails: TailSet, limits: HubLimits) -> list[Reply]:
@@ -181,6 +185,7 @@ class Hub:
         peer = self._peers.pop(routing_id, None)
         if peer is not None:
             self.counters.dropped += len(peer.arriving)
+            self._hold_arriving(peer, 0)
             self._cancel_all(peer)
 
     def _add(self, routing_id: bytes, user_id: str, now_s: float) -> _Peer:
@@ -196,10 +201,7 @@ class Hub:
         self.counters.peers_seen += 1
         return peer
 
-    def _no_room(self, routing_id: bytes, user_id: str) -> Reason | None:
-        if len(routing_id) != 5 or routing_id[0] != 0:
-            # A name a peer gave itself could be the one of a device that has just gone, with its answer on the way.
-            return "protocol", "connect without a routing id of your own"
+    def _no_room(self, user_id: str) -> Reason | None:
         if len(self._peers) >= self._limits.peers:
             return "busy", f"this server has {len(self._peers)} connections, its limit"
         mine = sum(peer.session.user_id == user_id for peer in self._peers.values())
@@ -218,9 +220,11 @@ class Hub:
         reason = self.tails.admit(request)
         if reason is not None:
             return reason
-        held = self.held_bytes
-        if held + request.total_bytes > self._limits.held_bytes:
-            return "busy", f"this server holds {held} bytes of features, {self._limits.held_bytes} is its limit"
+        too_much = self._held.reason_against(
+            peer.session.user_id, request.total_bytes, limit_bytes=self._limits.held_bytes
+        )
+        if too_much is not None:
+            return "busy", too_much
         self.counters.requests += 1
         peer.arriving |= {request.request_id}
         return None
@@ -254,11 +258,13 @@ class Hub:
         )
         peer.jobs[request.request_id] = job_id
         self._jobs[job_id] = _Open(peer, event)
+        self._held.change(peer.session.user_id, request.total_bytes)
         if self._engine.submit(job):
             return []
-        del peer.jobs[request.request_id], self._jobs[job_id]
+        del peer.jobs[request.request_id]
+        self._end(job_id)
         self.counters.failed += 1
-        text = f"{self._engine.queued} requests wait already"
+        text = f"{self._engine.queued} requests wait already, and this device has its share of the queue"
         return [Reply(peer.routing_id, wire.Refusal(request_id=request.request_id, code="busy", text=text))]
 
     def _greeted(self, peer: _Peer, event: protocol.Greeted) -> None:
@@ -276,34 +282,29 @@ class Hub:
         job_id = peer.jobs.pop(request_id, None)
         if job_id is not None:
             self.counters.cancelled += 1
-            del self._jobs[job_id]
+            self._end(job_id)
             self._engine.cancel(job_id)
 
     def _cancel_all(self, peer: _Peer) -> None:
         self.counters.dropped += len(peer.jobs)
         for job_id in peer.jobs.values():
-            del self._jobs[job_id]
+            self._end(job_id)
             self._engine.cancel(job_id)
         peer.jobs.clear()
+
+    def _end(self, job_id: int) -> _Open | None:
+        """Forget an open job and what it held."""
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            self._held.change(job.peer.session.user_id, -job.arrived.request.total_bytes)
+        return job
+
+    def _hold_arriving(self, peer: _Peer, held_bytes: int) -> None:
+        self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
+        peer.arriving_bytes = held_bytes
 
     def _count(self, replies: list[Reply]) -> list[Reply]:
         for reply in replies:
             if isinstance(reply.message, wire.Refusal):
                 self.counters.refuse(reply.message.code)
         return replies
-
-
-def _revoked(routing_id: bytes, frames: list[memoryview]) -> list[Reply]:
-    """Each request of a revoked device is refused by its number, and what is not a request only if it asks."""
-    try:
-        message = wire.decode_from_device(frames[0])
-    except (ProtocolError, IndexError):
-        return []
-    if isinstance(message, wire.Request):
-        return [Reply(routing_id, _revocation(message.request_id))]
-    return [Reply(routing_id, _revocation(None))] if isinstance(message, (wire.Hello, wire.Probe)) else []
-
-
-def _revocation(request_id: int | None) -> wire.Refusal:
-    text = "this device's key is no longer on the server's allow-list"
-    return wire.Refusal(request_id=request_id, code="revoked", text=text)

@@ -7,22 +7,20 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloud_server.plan_cache import PlanCache
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut, FileRef
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec, recover, recover_codebook
-from split_model.privacy.codebook import word_bytes
-from split_model.privacy.codebook_file import Meanings, read_meanings
+from split_model.privacy.codebook import codeword_bytes
+from split_model.privacy.codebook_file import Decoder, read_decoder
 from split_model.privacy.packing import packed_bytes
 from split_model.protocol import messages as wire
 
-Array = NDArray[Any]
 #: (bundle identity, op index of the cut, and of a noise-aware tail the per-value epsilon it is for)
 TailId = tuple[str, int, float | None]
 Reason = tuple[wire.RefusalCode, str]
@@ -30,7 +28,7 @@ Spec = NoiseSpec | CodebookSpec
 Plan = NoisePlan | CodebookPlan
 
 _PLANS = 64
-_MEANINGS_BYTES = 128 << 20  # codebooks in memory; each has two bytes for each word and feature of a frame
+_DECODERS_BYTES = 128 << 20  # codebooks in memory; each has two bytes for each codeword and feature of a frame
 
 
 class UnknownReleaseError(ProtocolError):
@@ -70,7 +68,10 @@ class Tail:
         interpreter = open_interpreter(content, source=str(self.path), threads=threads)
         wanted = [(tensor.shape, tensor.dtype) for tensor in self.cut.tensors]
         if [(tensor.shape, tensor.dtype) for tensor in interpreter.inputs] != wanted:
-            raise BadBundleError(f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}")
+            raise BadBundleError(
+                f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}",
+                remedy="prepare the bundle again",
+            )
         return interpreter
 
 
@@ -99,11 +100,11 @@ class TailSet:
         )
         if len(wire.encode(self._largest_welcome())) > wire.MAX_HEADER_BYTES:
             raise ConfigError(
-                f"server.bundles: the list of {len(self.bundles)} bundles is too long for a device to take; host "
-                "fewer on one server, or give them shorter names"
+                f"server.bundles: the list of {len(self.bundles)} bundles is too long for a device to take",
+                remedy="host fewer on one server, or give them shorter names",
             )
         self._plans = PlanCache(_PLANS)
-        self._meanings: OrderedDict[tuple[TailId, int, int], Meanings] = OrderedDict()
+        self._decoders: OrderedDict[tuple[TailId, int, int], Decoder] = OrderedDict()
         self._lock = threading.Lock()
 
     def _largest_welcome(self) -> wire.Welcome:
@@ -145,7 +146,7 @@ class TailSet:
             wanted = packed_bytes(tail.cut.values, request.release.spec.bits)
         elif isinstance(request.release, wire.Codebook):
             known = _codebook_plan(tail, request.release.spec)
-            wanted = request.release.spec.groups * word_bytes(request.release.spec.words)
+            wanted = request.release.spec.groups * codeword_bytes(request.release.spec.codewords)
         if known is not None:
             try:
                 _check_plan(known, request.release)
@@ -159,11 +160,11 @@ class TailSet:
         return None
 
     def features(self, tail: Tail, release: wire.Release, payload: bytearray, *, device: str) -> list[Array]:
-        """A payload as the arrays that the tail takes: raw bytes as they are, noise undone, words looked up.
+        """A payload as the arrays that the tail takes: raw bytes as they are, noise undone, codewords looked up.
 
         ``device``: whose it is, for its share of the plans that are kept.
         Raises `UnknownReleaseError` where device and server do not come to the same plan, `ProtocolError` for a
-        word that the codebook does not have.
+        codeword that the codebook does not have.
         """
         if not isinstance(release, wire.NoRelease):
             plan = _check_plan(self._plan(tail, release.spec, device=device), release)
@@ -178,17 +179,17 @@ class TailSet:
             offset += tensor.nbytes
         return arrays
 
-    def _meaning(self, tail: Tail, plan: CodebookPlan) -> Meanings:
-        key = (tail.id, plan.spec.words, plan.spec.groups)
+    def _meaning(self, tail: Tail, plan: CodebookPlan) -> Decoder:
+        key = (tail.id, plan.spec.codewords, plan.spec.groups)
         with self._lock:
-            known = self._meanings.get(key)
+            known = self._decoders.get(key)
         if known is None:
-            known = read_meanings(tail.bundle.path(plan.book.file), plan.book, plan.tensors)
+            known = read_decoder(tail.bundle.path(plan.book.file), plan.book, plan.tensors)
         with self._lock:
-            self._meanings[key] = known
-            self._meanings.move_to_end(key)
-            while len(self._meanings) > 1 and sum(map(_held_bytes, self._meanings.values())) > _MEANINGS_BYTES:
-                self._meanings.popitem(last=False)
+            self._decoders[key] = known
+            self._decoders.move_to_end(key)
+            while len(self._decoders) > 1 and sum(map(_held_bytes, self._decoders.values())) > _DECODERS_BYTES:
+                self._decoders.popitem(last=False)
         return known
 
     def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str | None:
@@ -227,8 +228,8 @@ def _codebook_plan(tail: Tail, spec: CodebookSpec) -> CodebookPlan | str:
         return str(error)
 
 
-def _held_bytes(meanings: Meanings) -> int:
-    return sum(table.nbytes for table in meanings.tables)
+def _held_bytes(decoder: Decoder) -> int:
+    return sum(table.nbytes for table in decoder.tables)
 
 
 def _check_plan(plan: Plan | str, release: wire.Release) -> Plan:
@@ -248,7 +249,11 @@ def find_bundles(path: Path) -> list[Path]:
     try:
         found = sorted(child for child in path.iterdir() if (child / "manifest.json").is_file())
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; name a bundle or a folder of bundles") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror}", remedy="name a bundle or a folder of bundles"
+        ) from None
     if not found:
-        raise MissingInputError(f"{path}: neither a bundle nor a folder of bundles; run 'split-model prepare'")
+        raise MissingInputError(
+            f"{path}: neither a bundle nor a folder of bundles", remedy="run 'split-model prepare'"
+        )
     return found

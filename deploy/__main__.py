@@ -55,7 +55,7 @@ It prints the server's public key; deploy.sh asks the server for it.
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see --help")
+        raise UsageError(message, remedy="see --help")
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -158,7 +158,7 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
             texts.setdefault(main, first)
     roots = args.bundle if not device else [args.bundle] if args.bundle else []
     if not roots and not args.uninstall:
-        raise UsageError("--bundle is missing: a folder that 'split-model prepare' made")
+        raise UsageError("--bundle is missing", remedy="name a folder that 'split-model prepare' made")
     return Job(
         program=program,
         backend=args.backend,
@@ -185,8 +185,8 @@ def _look(args: argparse.Namespace, connect: Callable[[str], Remote]) -> enrol.S
 def _server_text(server: enrol.Server) -> str:
     if not server.public_key:
         raise UsageError(
-            f"the key of {server.destination} is not known, since SSH to it does not work ({server.trouble}); "
-            "give --server-key with what 'cloud-server keys show' prints there"
+            f"the key of {server.destination} is not known, since SSH to it does not work ({server.trouble})",
+            remedy="give --server-key with what 'cloud-server keys show' prints there",
         )
     return configs.device_server(address=server.address, public_key=server.public_key)
 
@@ -220,15 +220,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser(program).parse_args(words)
         if args.purge and not args.uninstall:
-            raise UsageError("--purge goes with --uninstall")
+            raise UsageError("--purge goes with --uninstall", remedy="add that, or leave --purge out")
         if len(set(args.hosts)) < len(args.hosts):
-            raise UsageError("a host is named twice")
+            raise UsageError("a host is named twice", remedy="name each host once")
         if len(args.hosts) > 1 and vars(args).get("name"):
-            raise UsageError("--name is for one host; several have their own host names")
+            raise UsageError("--name is for one host", remedy="leave it out; several boards go by their host names")
         if len(args.hosts) > 1 and vars(args).get("replace"):
-            raise UsageError("--replace is for one host, whose name at the server is known")
+            raise UsageError(
+                "--replace is for one host, whose name at the server is known", remedy="deploy that host alone"
+            )
         if args.config and not args.config.is_file():
-            raise MissingError(f"{args.config}: no such file")
+            raise MissingError(f"{args.config}: no such file", remedy="name a config file that exists")
         with tempfile.TemporaryDirectory(prefix="deploy-") as scratch:
             connections = _Connections(args, Path(scratch))
             try:

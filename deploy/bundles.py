@@ -39,21 +39,21 @@ def read_bundle(root: Path) -> BundleFiles:
         name = str(manifest["name"])
     except OSError as error:
         raise MissingError(
-            f"{path}: {error.strerror}; --bundle wants a folder that 'split-model prepare' made"
+            f"{path}: {error.strerror}", remedy="give --bundle a folder that 'split-model prepare' made"
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise BadBundleError(f"{path}: not a bundle's manifest; prepare the bundle again") from None
+        raise BadBundleError(f"{path}: not a bundle's manifest", remedy="prepare the bundle again") from None
     identity = hashlib.sha256(raw).hexdigest()
     files = [("manifest.json", identity)]
     for relative, sha256 in references:
         file = root / relative
         if root.resolve() not in file.resolve().parents:
-            raise BadBundleError(f"{path}: {relative} lies outside the bundle; prepare it again")
+            raise BadBundleError(f"{path}: {relative} lies outside the bundle", remedy="prepare the bundle again")
         if not file.is_file():
-            raise BadBundleError(f"{file}: not there, but the manifest names it; prepare the bundle again")
+            raise BadBundleError(f"{file}: not there, but the manifest names it", remedy="prepare the bundle again")
         if sha256_of(file) != sha256:
             raise BadBundleError(
-                f"{file}: does not have the hash in the manifest; copy or prepare the bundle again"
+                f"{file}: does not have the hash in the manifest", remedy="copy or prepare the bundle again"
             )
         files.append((relative, sha256))
     if (root / EVALUATION).is_file():

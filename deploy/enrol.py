@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.errors import DeployError, NotAllowedError, UnreachableError, UsageError
+from deploy.errors import DeployError, UnreachableError, UsageError
 from deploy.remote import Remote
 
 DEFAULT_PORT = 5555
@@ -33,7 +33,7 @@ class Server:
     devices: dict[str, str]
     config: str
     reached: Remote | None
-    trouble: str = ""
+    trouble: DeployError | None = None
 
     def enrolled(self, key: str) -> bool:
         return key in self.devices.values()
@@ -43,7 +43,7 @@ def split_server(text: str) -> tuple[str, int | None]:
     """``--server`` as an SSH destination and a port; `UsageError` where it is neither."""
     match = _SERVER.fullmatch(text)
     if match is None:
-        raise UsageError(f"--server {text}: give [user@]HOST or [user@]HOST:PORT")
+        raise UsageError(f"--server {text}: no SSH destination", remedy="give [user@]HOST or [user@]HOST:PORT")
     return match["destination"], int(match["port"]) if match["port"] else None
 
 
@@ -51,15 +51,16 @@ def look(text: str, *, address: str, public_key: str, config: str, connect: Call
     """Ask the server for its key, its port and its devices, over SSH; without, take what the user gave."""
     destination, port = split_server(text)
     found: dict[str, Any] = {}
-    reached, trouble = None, ""
+    reached: Remote | None = None
+    trouble: DeployError | None = None
     try:
         remote = connect(destination.replace("[", "").replace("]", ""))  # ssh wants IPv6 addresses bare
         found = json.loads(remote.step("on_server.sh", "look", config))
         reached = remote
-    except (UnreachableError, NotAllowedError, DeployError) as error:
-        trouble = str(error)
+    except DeployError as error:
+        trouble = error
     except ValueError:
-        trouble = f"what cloud-server prints there is not understood; is {config} its config?"
+        trouble = DeployError("cloud-server prints something unexpected there", remedy=f"is {config} its config?")
     host = destination.rpartition("@")[2]
     if reached is not None:
         host = reached.hostname()
@@ -69,7 +70,10 @@ def look(text: str, *, address: str, public_key: str, config: str, connect: Call
         host = f"[{host}]"
     known = str(found["keys"]["public_key"]) if found else ""
     if public_key and known and public_key != known:
-        raise UsageError(f"--server-key is not the key of {destination}, which is {known}")
+        raise UsageError(
+            f"--server-key is not the key of {destination}, which is {known}",
+            remedy="give that one, or leave it out",
+        )
     return Server(
         destination=destination,
         address=address or f"tcp://{host}:{port or DEFAULT_PORT}",
@@ -105,7 +109,10 @@ def enrol(server: Server, name: str, key: str, *, earlier: str = "", replace: bo
     if server.enrolled(key):
         return ""
     if server.reached is None:
-        raise UnreachableError(server.trouble)
+        why = server.trouble
+        raise UnreachableError(
+            "the server is not reached" if why is None else why.problem, remedy=why.remedy if why else ""
+        )
     free = free_name(server, name, key, earlier=earlier, replace=replace)
     held = free in server.devices
     server.reached.step("on_server.sh", "allow", server.config, free, key, *(["replace"] if held else []))

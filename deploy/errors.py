@@ -6,9 +6,20 @@ import os
 
 
 class DeployError(Exception):
-    """Ends the deployment to one host; ``str(error)`` says what is wrong and what to do."""
+    """Ends the deployment to one host; ``str(error)`` is one line, ``problem; remedy``.
+
+    The same parts as `split_model.errors.SplitModelError` has; deployment runs before that package is installed.
+    """
 
     exit_code = os.EX_SOFTWARE
+
+    def __init__(self, problem: str, *, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
 class UsageError(DeployError):

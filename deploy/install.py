@@ -131,7 +131,7 @@ class Installation:
         if not facts.configured:
             texts.setdefault(main, job.first_config)
             if job.program == "edge-runtime" and configs.SERVER_PATH not in texts and "[server]" not in texts[main]:
-                raise UsageError("this board has no config yet: give --server (and --server-key)")
+                raise UsageError("this board has no config yet", remedy="give --server (and --server-key)")
         return [(hashlib.sha256(text.encode()).hexdigest(), path, text) for path, text in sorted(texts.items())]
 
     def _activate(self, release: Release, offers: list[tuple[str, str, str]]) -> str:
@@ -164,7 +164,8 @@ class Installation:
         needed_kib = release.disk_kib(missing)
         if facts.disk_kib < needed_kib:
             raise UnfitError(
-                f"it needs {needed_kib // 1024} MiB under /opt and has {facts.disk_kib // 1024} MiB; make room"
+                f"it needs {needed_kib // 1024} MiB under /opt and has {facts.disk_kib // 1024} MiB",
+                remedy="make room",
             )
 
     def _tell_plan(
@@ -187,7 +188,7 @@ class Installation:
     def _send(self, release: Release, missing: list[Part]) -> None:
         sources = [(part.sha256, part.source) for part in missing if part.source is not None]
         if len(sources) < len(missing):
-            raise DeployError("a bundle that it hosts is damaged there; name it with --bundle again")
+            raise DeployError("a bundle that it hosts is damaged there", remedy="name it with --bundle again")
         if not sources:
             return
         self.outcome.sent_bytes = sum(part.size_bytes for part in missing)

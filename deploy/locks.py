@@ -42,7 +42,9 @@ def lock_path(target: Target, backend: str) -> Path:
     """The lock file for a target; `UnfitError` where there is none."""
     path = FOLDER / f"{backend}-{target.name}.txt"
     if not path.is_file():
-        raise UnfitError(f"there is no lock for {target.name} with the backend {backend}; there are: {_known()}")
+        raise UnfitError(
+            f"there is no lock for {target.name} with the backend {backend}", remedy=f"choose one of {_known()}"
+        )
     return path
 
 

@@ -115,7 +115,10 @@ def make_release(program: str, target: Target, wheels: Iterable[Path], parts: It
     for part in (*wheel_parts, *system_parts(program), *parts):
         plain = part.path.replace("/", "").replace("-", "").replace("_", "").replace(".", "").replace("+", "")
         if not plain.isalnum() or not plain.isascii() or ".." in part.path.split("/"):
-            raise UsageError(f"{part.path}: use letters, digits, dot, dash and underscore in a bundle's names")
+            raise UsageError(
+                f"{part.path}: a name that cannot be sent",
+                remedy="use letters, digits, dot, dash and underscore in a bundle's names",
+            )
         known = by_path.get(part.path)
         by_path[part.path] = part if known is None or known.source is None else known
     return Release(program, python, tuple(sorted(by_path.values())))
@@ -127,4 +130,6 @@ def _refuse_new_glibc(target: Target, wheels: Iterable[Part]) -> None:
         tags = wheel.path.removesuffix(".whl").rsplit("-", 1)[1].split(".")
         if fitting.isdisjoint(tags):
             glibc = ".".join(map(str, target.glibc))
-            raise UnfitError(f"its glibc is {glibc}, and {wheel.path} needs a newer one; use a newer system")
+            raise UnfitError(
+                f"its glibc is {glibc}, and {wheel.path} needs a newer one", remedy="use a newer system"
+            )

@@ -119,6 +119,7 @@ def _error(code: int, complaint: str, step: str) -> DeployError:
     what = " ".join(lines[-3:]) or "no reason given"
     if code == _SSH_FAILED:
         return UnreachableError(
-            f"the connection broke during '{step}' ({what}); run the same command again: what is done is kept"
+            f"the connection broke during '{step}' ({what})",
+            remedy="run the same command again: what is done is kept",
         )
     return _ERRORS.get(code, DeployError)(what if code in _ERRORS else f"step '{step}' failed ({code}): {what}")

@@ -138,13 +138,14 @@ def choose_target(facts: Facts) -> Target:
     _refuse_architecture(facts)
     if facts.glibc is None:
         raise UnfitError(
-            "its C library is not glibc, and there are no wheels for another; use a Debian-like system"
+            "its C library is not glibc, and there are no wheels for another", remedy="use a Debian-like system"
         )
     if not facts.systemd:
-        raise UnfitError("it does not run systemd, which the service needs")
+        raise UnfitError("it does not run systemd, which the service needs", remedy="use a system with systemd")
     if not facts.root:
         raise NotAllowedError(
-            "'sudo -n' is refused: let this user use sudo without a password, or deploy as root (root@HOST)"
+            "'sudo -n' is refused",
+            remedy="let this user use sudo without a password, or deploy as root (root@HOST)",
         )
     return Target(facts.machine, _choose_python(facts.pythons), facts.glibc)
 
@@ -154,11 +155,14 @@ def _refuse_architecture(facts: Facts) -> None:
     if facts.machine.startswith("arm") or facts.machine in ("i686", "i586") or narrow:
         what = f"{facts.machine} with a 32-bit system" if narrow else f"{facts.machine} is a 32-bit system"
         raise UnfitError(
-            f"{what}: there are no 32-bit wheels of ai-edge-litert and others of our dependencies; "
-            "install a 64-bit system (on a Raspberry Pi 3 or newer: 64-bit Raspberry Pi OS)"
+            f"{what}: there are no 32-bit wheels of ai-edge-litert and others of our dependencies",
+            remedy="install a 64-bit system (on a Raspberry Pi 3 or newer: 64-bit Raspberry Pi OS)",
         )
     if facts.machine not in ARCHITECTURES:
-        raise UnfitError(f"its processor is {facts.machine or 'unknown'}; we have wheels for x86_64 and aarch64")
+        raise UnfitError(
+            f"its processor is {facts.machine or 'unknown'}, for which there are no wheels",
+            remedy="use x86_64 or aarch64",
+        )
 
 
 def _choose_python(pythons: tuple[Python, ...]) -> Python:
@@ -166,10 +170,12 @@ def _choose_python(pythons: tuple[Python, ...]) -> Python:
     known = [python for python in wide if python.version in PYTHONS]
     if not known:
         there = ", ".join(".".join(map(str, python.version)) for python in wide) or "none"
-        raise UnfitError(f"it needs Python 3.10 to 3.13 and has {there}; install python3 there, or a newer system")
+        raise UnfitError(
+            f"it needs Python 3.10 to 3.13 and has {there}", remedy="install python3 there, or a newer system"
+        )
     fit = [python for python in known if python.venv]
     if not fit:
-        raise UnfitError(f"{known[0].path} has no module venv; run 'sudo apt install python3-venv' there")
+        raise UnfitError(f"{known[0].path} has no module venv", remedy="run 'sudo apt install python3-venv' there")
     return max(fit, key=lambda python: python.version)
 
 

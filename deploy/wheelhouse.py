@@ -128,6 +128,6 @@ def _pip_command() -> list[str]:
         if made.returncode:
             shutil.rmtree(folder, ignore_errors=True)
             raise MissingError(
-                "this machine's Python has neither pip nor venv; install python3-pip or python3-venv"
+                "this machine's Python has neither pip nor venv", remedy="install python3-pip or python3-venv"
             )
     return [str(python), "-m", "pip"]

@@ -6,49 +6,33 @@
         answer = client.ask(picture)
         print(answer.outcome, answer.top)
 
-Needs pyzmq, msgspec and NumPy, and nothing else of the device program.
+Needs NumPy and nothing else that is not in Python's standard library.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-import zmq
 from numpy.typing import ArrayLike, NDArray
 
-from edge_runtime.local_api import messages as wire
-from split_model.errors import ProtocolError, SplitModelError
+from edge_runtime.local_api import framing
+from edge_runtime.local_api.connection import Connection, LostError, NoAnswerError
+from edge_runtime.local_api.replies import BusyError, Description, RefusedError, TensorHeader
+from edge_runtime.local_api.tensors import Spec, nbytes_of, specs_of, tensors_of, values_of
+from split_model.errors import BadInputError, NotAllowedError, ProtocolError
 
-__all__ = ["Answer", "BusyError", "Client", "NoAnswerError", "RefusedError", "subscribe"]
+__all__ = [
+    "Answer", "BusyError", "Client", "Description", "LostError", "NoAnswerError", "NotAllowedError", "RefusedError",
+    "TensorHeader", "subscribe",
+]  # fmt: skip
 
-_HEADERS = msgspec.msgpack.Decoder(wire.Tensors)
-
-
-class RefusedError(SplitModelError):
-    """The device program does not answer this submission. ``code`` as in docs/local-socket.md; ``id`` of which."""
-
-    def __init__(self, refusal: wire.Refusal) -> None:
-        super().__init__(f"{refusal.code}: {refusal.text}")
-        self.code = refusal.code
-        self.id = refusal.id
-
-
-class BusyError(RefusedError):
-    """Too many submissions wait already; submit it again later."""
-
-
-class NoAnswerError(SplitModelError, TimeoutError):
-    """Nothing came in time, or nobody is there."""
-
-    def __str__(self) -> str:  # TimeoutError would print an errno tuple
-        return str(self.args[0]) if self.args else ""
+_RETRY_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -75,21 +59,22 @@ class Answer:
 
 
 class Client:
-    """One connection. Not to be shared between threads: a thread of its own makes one of its own.
+    """One connection, made when it is first needed. A thread of its own needs a client of its own.
 
     ``timeout_s``: how long every call waits, unless it is told otherwise.
+
+    Every call raises `NotAllowedError` where this user may not use the socket, and `NoAnswerError` where nobody
+    serves it.
     """
 
-    def __init__(self, path: str | Path = wire.DEFAULT_PATH, *, timeout_s: float = 10.0) -> None:
-        self._path = path
+    def __init__(self, path: str | Path = framing.FRAMES_PATH, *, timeout_s: float = 10.0) -> None:
+        self._path = Path(path)
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # what is sent while nobody is there must not be sent later
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        self._socket.connect(f"ipc://{path}")
+        self._connection: Connection | None = None
+        self._description: Description | None = None
+        self._awaited: set[int] = set()
+        self._lost = ""
 
     def __enter__(self) -> Client:  # noqa: PYI034  Self is not in Python 3.10
         return self
@@ -99,78 +84,198 @@ class Client:
 
     def close(self) -> None:
         """Give up what is still awaited."""
-        self._socket.close()
-        self._context.term()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._awaited.clear()
 
-    def describe(self, *, timeout_s: float | None = None) -> wire.Description:
-        """What the model takes. Call it while no answer is awaited."""
-        self._send(wire.Describe(wire.VERSION), (), timeout_s)
-        message, _ = self._receive(timeout_s)
-        if not isinstance(message, wire.Description):
-            raise ProtocolError(f"{type(message).__name__} where a description was expected")
-        return message
+    def describe(self, *, timeout_s: float | None = None) -> Description:
+        """What the model takes, and the limits."""
+        self._connected(self._deadline(timeout_s))
+        assert self._description is not None
+        return self._description
 
     def ask(self, *tensors: ArrayLike, name: str = "", timeout_s: float | None = None) -> Answer:
-        """Submit one frame, all inputs of the model, and wait for its answer.
+        """Submit one frame, all inputs of the model, and wait for its answer. See `send`.
 
-        Raises `BusyError`, `RefusedError`, or `NoAnswerError` when the time is up. Answers to what was asked before
-        and given up are dropped.
+        Answers to what was asked before and given up are dropped.
+
+        Raises:
+            BusyError: Too many submissions wait.
+            RefusedError: There will be no answer, for the reason that ``code`` and the text tell.
+            NoAnswerError: Nothing came in time.
+
         """
-        deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        mine = self.send(*tensors, name=name, timeout_s=timeout_s)
+        deadline_s = self._deadline(timeout_s)
+        mine = self._send(tensors, name, deadline_s)
         while True:
-            answer = self.receive(timeout_s=max(0.0, deadline_s - time.monotonic()), only=mine)
+            answer = self._receive(deadline_s, only=mine)
             if answer.id == mine:
                 return answer
 
     def send(self, *tensors: ArrayLike, name: str = "", timeout_s: float | None = None) -> int:
-        """Submit one frame without waiting for its answer; returns the id that the answer will have."""
-        arrays = [np.asarray(tensor) for tensor in tensors]
-        submit = wire.Submit(wire.VERSION, next(self._ids), wire.headers_of(arrays), name)
-        self._send(submit, wire.values_of(arrays), timeout_s)
-        return submit.id
+        """Submit one frame without waiting for its answer; returns the id that the answer will have.
 
-    def receive(self, *, timeout_s: float | None = None, only: int | None = None) -> Answer:
-        """The next answer to anything that was sent. ``only``: refusals of other ids are passed over."""
-        deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        Each tensor is an array or nested lists. Floating-point numbers of other sizes are sent as float32, whole
+        numbers as the model's element type; a value that it cannot hold is refused.
+        """
+        return self._send(tensors, name, self._deadline(timeout_s))
+
+    def receive(self, *, timeout_s: float | None = None) -> Answer:
+        """The next answer to anything that was sent. Raises as `ask` does; ``id`` tells what was refused."""
+        if self._lost:
+            text, self._lost = self._lost, ""
+            raise LostError(text)
+        return self._receive(self._deadline(timeout_s), only=None)
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+
+    def _send(self, given: tuple[ArrayLike, ...], name: str, deadline_s: float) -> int:
+        connection = self._connected(deadline_s)
+        description = self._description
+        assert description is not None
+        mine = next(self._ids)
+        if len(given) == len(description.inputs):
+            wanted: tuple[TensorHeader | None, ...] = description.inputs
+        else:  # the device program says what is wrong
+            wanted = (None,) * len(given)
+        tensors = [_as_taken(value, spec, description) for value, spec in zip(given, wanted, strict=True)]
+        specs = specs_of(tensors)
+        if (over := max(map(nbytes_of, specs), default=0)) > description.max_tensor_bytes:
+            limit = description.max_tensor_bytes
+            text = f"a tensor of {over} bytes, the device program takes at most {limit} (max_tensor_bytes)"
+            raise RefusedError(mine, "bad_input", text)
+        connection.send(["submit", mine, specs, name], values_of(tensors), deadline_s)
+        self._awaited.add(mine)
+        return mine
+
+    def _receive(self, deadline_s: float, *, only: int | None) -> Answer:
+        """The next answer. ``only``: refusals of other ids are passed over."""
         while True:
-            message, values = self._receive(max(0.0, deadline_s - time.monotonic()))
-            if isinstance(message, wire.Answer):
-                return Answer(message.id, wire.tensors_of(message.tensors, values), message.record)
-            if isinstance(message, wire.Refusal) and (only is None or message.id in (only, None)):
-                raise (BusyError if message.code == "busy" else RefusedError)(message)
+            connection = self._connection or self._connected(deadline_s)
+            try:
+                header, body = connection.receive(deadline_s)
+            except LostError as error:
+                raise LostError(self._lose(str(error))) from None
+            if header[0] == "answer":
+                _, id_, record, specs = header
+                self._awaited.discard(id_)
+                return Answer(id_, tensors_of(_specs(specs), body), record)
+            if header[0] == "refusal" and (only is None or header[1] in (only, None)):
+                self._awaited.discard(header[1])
+                raise _refused(header)
 
-    def _send(self, message: wire.ToDevice, values: Sequence[memoryview], timeout_s: float | None) -> None:
-        wait_s = self._timeout_s if timeout_s is None else timeout_s
-        if not self._socket.poll(int(wait_s * 1000), zmq.POLLOUT):
-            raise NoAnswerError(f"{self._path}: nobody is there; is the device program running, with this socket?")
-        self._socket.send_multipart([wire.encode(message), *values])
+    def _connected(self, deadline_s: float) -> Connection:
+        """The connection, made anew where it was lost."""
+        if self._connection is not None and not self._connection.is_alive():
+            some = bool(self._awaited)
+            text = self._lose(f"{self._path}: the device program closed the connection")
+            self._lost = text if some else self._lost
+        if self._connection is None:
+            self._connection, self._description = _introduce(self._path, deadline_s)
+        return self._connection
 
-    def _receive(self, timeout_s: float | None) -> tuple[wire.ToClient, list[bytes]]:
-        wait_s = self._timeout_s if timeout_s is None else timeout_s
-        if not self._socket.poll(int(wait_s * 1000), zmq.POLLIN):
-            raise NoAnswerError(f"{self._path}: no answer within {wait_s:g} s")
-        header, *values = self._socket.recv_multipart()
-        return wire.decode_to_client(header), values
+    def _lose(self, why: str) -> str:
+        """Close the connection; returns ``why``, and what was lost with it."""
+        assert self._connection is not None
+        self._connection.close()
+        self._connection = None
+        count = len(self._awaited)
+        self._awaited.clear()
+        return f"{why}; {count} submission{'s' * (count > 1)} got no answer" if count else why
 
 
 def subscribe(
-    path: str | Path = "/run/edge-runtime/answers.sock", *, topic: str = "", timeout_s: float | None = None
+    path: str | Path = framing.ANSWERS_PATH, *, topic: str = "", timeout_s: float | None = None
 ) -> Iterator[tuple[dict[str, Any], tuple[NDArray[Any], ...]]]:
     """Records as a sink of kind ``pub`` publishes them, each with the model's raw outputs, from now on.
 
-    ``topic``: the beginning of what is wanted, as ``frame`` or ``frame.door``. Ends when nothing came for
-    ``timeout_s``; waits without end if that is None.
+    ``topic``: how the wanted topics begin, as ``frame`` or ``frame.door``. Ends when nothing came for
+    ``timeout_s``; waits without end if that is None. A connection that is lost is made again.
+
+    Raises:
+        NotAllowedError: This user may not use the socket.
+        NoAnswerError: Nobody serves it when the time is up.
+
     """
-    context = zmq.Context()
-    socket = context.socket(zmq.SUB)
+    deadline_s = _ever(timeout_s)
+    while True:
+        connection = None
+        try:
+            connection = Connection(Path(path), deadline_s)
+            connection.send(["subscribe", topic], (), deadline_s)
+            while True:
+                header, body = _expect(path, "record", connection, deadline_s)
+                yield header[2], tensors_of(_specs(header[3]), body)
+                deadline_s = _ever(timeout_s)
+        except LostError:
+            if time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_RETRY_S)
+        except NoAnswerError:
+            if connection is None:
+                raise
+            return
+        finally:
+            if connection is not None:
+                connection.close()
+
+
+def _ever(timeout_s: float | None) -> float:
+    return float("inf") if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _introduce(path: Path, deadline_s: float) -> tuple[Connection, Description]:
+    """Connect and learn what the model takes."""
+    connection = Connection(path, deadline_s)
     try:
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
-        socket.connect(f"ipc://{path}")
-        while socket.poll(None if timeout_s is None else int(timeout_s * 1000)):
-            _, record, headers, *values = socket.recv_multipart()
-            yield msgspec.json.decode(record), wire.tensors_of(_HEADERS.decode(headers), values)
-    finally:
-        socket.close()
-        context.term()
+        connection.send(["describe"], (), deadline_s)
+        header, _ = _expect(path, "description", connection, deadline_s)
+        model, inputs, outputs, *limits = header[1:]
+        taken, given = (tuple(TensorHeader(*spec) for spec in _specs(specs)) for specs in (inputs, outputs))
+        return connection, Description(model, taken, given, *limits)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _expect(path: str | Path, kind: str, connection: Connection, deadline_s: float) -> tuple[list[Any], memoryview]:
+    """The next message, which must be of this kind, unless it is a refusal, which is raised."""
+    header, body = connection.receive(deadline_s)
+    if header[0] == "refusal":
+        raise _refused(header)
+    if header[0] != kind:
+        raise ProtocolError(f"{path}: {header[0]!r} where a {kind} was expected")
+    return header, body
+
+
+def _refused(header: list[Any]) -> RefusedError:
+    _, id_, code, text = header
+    return (BusyError if code == "busy" else RefusedError)(id_, code, text)
+
+
+def _specs(found: list[Any]) -> tuple[Spec, ...]:
+    return tuple((dtype, tuple(shape)) for dtype, shape in found)
+
+
+def _as_taken(value: ArrayLike, wanted: TensorHeader | None, description: Description) -> NDArray[Any]:
+    """An array of an element type that the model takes, where that changes no value but its precision."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise BadInputError(f"not an array: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise BadInputError(f"an array of {array.dtype.name}", remedy="give numbers")
+    if array.dtype.kind == "f":
+        dtype = wanted.dtype if wanted is not None and wanted.dtype.startswith("float") else "float32"
+        with np.errstate(over="ignore"):  # the device program refuses what is not finite
+            return array.astype(dtype, copy=False)
+    if wanted is None or array.dtype.name == wanted.dtype or (array.dtype == np.uint8 and description.pictures):
+        return array
+    is_input = array.shape in (wanted.shape, wanted.shape[1:])
+    dtype = wanted.dtype if is_input or not description.pictures else "uint8"
+    converted = array.astype(dtype)
+    if not np.array_equal(converted, array):
+        raise BadInputError(f"holds whole numbers from {array.min()} to {array.max()}, which {dtype} does not")
+    return converted

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
-import json
 import logging
 import os
 import sys
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         notifier=Notifier.from_environment(),
     )
     faulthandler.enable(2)  # the watchdog kills with SIGABRT: where every thread was then is in the journal
-    return daemon.run(device, service=service)
+    return daemon.run(device, service)
 
 
 def _status_path(args: argparse.Namespace, device: Config | None) -> Path:
@@ -78,16 +78,16 @@ def bench(args: argparse.Namespace) -> int:
     """Measure the cuts on this board, and the link."""
     import msgspec
 
+    from edge_runtime.bench import program
     from edge_runtime.bench.command import Options
     from edge_runtime.bench.table import render
     from edge_runtime.config import config
-    from edge_runtime.daemon import bench_program
     from split_model.errors import ServerUnreachableError
 
     options = Options(
         runs=args.runs, server=not args.no_link, power_meter=args.power_meter, power_baud=args.power_baud
     )
-    report = bench_program.run(config.load(args.config), options)
+    report = program.run(config.load(args.config), options)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
     if args.server and report.link is not None and not report.link.reachable:
         raise ServerUnreachableError(f"the link was not measured: {report.link.trouble}")
@@ -126,19 +126,22 @@ def keys_rotate(args: argparse.Namespace) -> int:
 def keys_switch(args: argparse.Namespace) -> int:
     """Take up the next key pair, once the server accepts it."""
     from edge_runtime.config import config
-    from edge_runtime.daemon.assembly import open_bundle
-    from edge_runtime.daemon.greeting import greet
+    from edge_runtime.daemon.device import open_link
+    from edge_runtime.daemon.plan import Plan
+    from edge_runtime.link.greeting import greet
     from split_model.errors import NotAllowedError, ServerUnreachableError
     from split_model.protocol.keys import read_next, switch_to_next
 
     device = config.load(args.config)
     fresh = read_next(device.device.key)
     if not args.untried:
-        view = greet(device, open_bundle(device), fresh)
+        with contextlib.ExitStack() as closing:
+            link = open_link(Plan.of(device), fresh, closing, boot_id=os.urandom(16).hex())
+            view = greet(link, server_keys=len(device.server_keys))
         if not view.up:
             refused = view.trouble.exit_code == NotAllowedError.exit_code
             error = NotAllowedError if refused else ServerUnreachableError
-            raise error(f"key not switched: {view.trouble_line}")
+            raise error(f"key not switched: {view.problem}", remedy=view.remedy)
     switch_to_next(device.device.key)
     print(fresh.public.decode())
     print("restart the program to use it: systemctl restart edge-runtime", file=sys.stderr)
@@ -169,10 +172,13 @@ def ledger(args: argparse.Namespace) -> int:
 def config_check(args: argparse.Namespace) -> int:
     """Check the config and everything it names."""
     from edge_runtime.config import config
-    from edge_runtime.daemon import daemon
+    from edge_runtime.daemon.plan import Plan
 
     device, layers = config.load_layers(args.config)
-    daemon.check(device, with_key=not args.without_key)
+    plan = Plan.of(device)
+    plan.check()
+    if not args.without_key:  # systemd lets nobody but the running service read it
+        plan.read_keys()
     print(f"{', '.join(map(str, layers.files))}: good")
     return 0
 
@@ -180,12 +186,10 @@ def config_check(args: argparse.Namespace) -> int:
 def config_show(args: argparse.Namespace) -> int:
     """Print every key with its value and origin."""
     from edge_runtime.config import config
-    from split_model.service.config_file import as_plain, for_terminal, origin_rows
+    from split_model.service.config_file import as_plain
+    from split_model.service.config_show import as_json, as_toml
 
     device, layers = config.load_layers(args.config)
     plain = as_plain(device)
-    if args.json:
-        print(json.dumps({**plain, "origins": origin_rows(plain, layers)}, indent=1))
-    else:
-        print(for_terminal(plain, layers, dumps=json.dumps))
+    print(as_json(plain, layers) if args.json else as_toml(plain, layers))
     return 0

@@ -10,9 +10,8 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from split_model.arrays import Array
 
 RELU = schema.ActivationFunctionType.RELU
 RELU6 = schema.ActivationFunctionType.RELU6

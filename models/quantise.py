@@ -30,7 +30,7 @@ def static_int8(model: bytes, pictures: Path, preprocess: ImagePreprocess, *, ou
         quantizer = importlib.import_module("litert_quantizer.quantizer")
         recipe = importlib.import_module("litert_quantizer.recipe")
     except ImportError as error:
-        raise BackendError(f"--int8 needs the quantiser ({error}); pip install '{REQUIREMENT}'") from None
+        raise BackendError(f"--int8 needs the quantiser ({error})", remedy=f"pip install '{REQUIREMENT}'") from None
     float_model = open_interpreter(model)
     spec = float_model.inputs[0]
     samples = [{spec.name: sample.tensors[0]} for sample in open_data(pictures, (spec,), preprocess)]

@@ -7,7 +7,6 @@ them is used at run time and never committed.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from split_model.errors import BadInputError, OutputError, ServerUnreachableError
+from split_model.service import atomic_file
 
 CACHE = Path(__file__).resolve().parents[1] / "build" / "wheels"
 
@@ -55,11 +55,11 @@ def fetch(wheel: Wheel, cache: Path = CACHE) -> Path:
             found = _sha256(got)
             if found != wheel.sha256:
                 raise BadInputError(
-                    f"{wheel.requirement}: SHA-256 of the wheel is {found}, pinned is {wheel.sha256}; not used"
+                    f"{wheel.requirement}: SHA-256 of the wheel is {found}, pinned is {wheel.sha256}; not used",
                 )
             got.replace(kept)
     except PermissionError as error:
-        raise OutputError(f"{cache}: {error.strerror}; make the folder writable") from None
+        raise OutputError(f"{cache}: {error.strerror}", remedy="make the folder writable") from None
     return kept
 
 
@@ -69,24 +69,18 @@ def member(wheel_path: Path, name: str) -> bytes:
         with zipfile.ZipFile(wheel_path) as archive:
             return archive.read(name)
     except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise BadInputError(f"{wheel_path}: cannot read {name}: {error}; delete the wheel and try again") from None
+        raise BadInputError(
+            f"{wheel_path}: cannot read {name}: {error}", remedy="delete the wheel and try again"
+        ) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, making its folder where needed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            Path(scratch).chmod(0o644)
-            Path(scratch).replace(path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        atomic_file.write_atomically(path, content)
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}; choose a folder you can write to") from None
+        raise OutputError(f"{path}: {error.strerror or error}", remedy="choose a folder you can write to") from None
 
 
 def _sha256(path: Path) -> str:
@@ -101,5 +95,6 @@ def _pip_download(wheel: Wheel, folder: str) -> None:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         cause = errors[-1].strip() if errors else f"exit code {done.returncode}"
         raise ServerUnreachableError(
-            f"pip cannot download {wheel.requirement}: {cause}; is the package index reachable?"
+            f"pip cannot download {wheel.requirement}: {cause}",
+            remedy="look whether the package index is reachable",
         )

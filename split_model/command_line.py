@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse for whatever does not parse."""
-        raise UsageError(f"{message}; see '{self.prog} --help'")
+        raise UsageError(message, remedy=f"see '{self.prog} --help'")
 
 
 class _Formatter(logging.Formatter):

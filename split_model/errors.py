@@ -1,7 +1,6 @@
-"""Every error a user can meet, each with the exit code its program ends with.
+"""Every error a user can meet: the problem, the remedy, and the exit code its program ends with.
 
-The text of an error is one line: what is wrong, where, and what to do. Library
-callers can catch either our class or the built-in it stands for.
+Library callers can catch either our class or the built-in it stands for.
 """
 
 from __future__ import annotations
@@ -10,9 +9,23 @@ import os
 
 
 class SplitModelError(Exception):
-    """Something the user can mend; ``str(error)`` is the one line to print."""
+    """Something the user can mend; ``str(error)`` is one line, ``problem; remedy``.
+
+    Args:
+        problem: What is wrong, and where: the file, the key, the value.
+        remedy: What to do about it, with the valid choices. Empty where the problem already says it.
+
+    """
 
     exit_code: int = os.EX_SOFTWARE
+
+    def __init__(self, problem: str = "", *, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:  # those that are an OSError too would print an errno tuple
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
 class UsageError(SplitModelError, ValueError):
@@ -44,9 +57,6 @@ class MissingInputError(SplitModelError, FileNotFoundError):
 
     exit_code = os.EX_NOINPUT
 
-    def __str__(self) -> str:  # FileNotFoundError would print an errno tuple
-        return str(self.args[0]) if self.args else ""
-
 
 class BackendError(SplitModelError, RuntimeError):
     """No TFLite backend, or one that cannot run this model (69)."""
@@ -71,9 +81,6 @@ class NotAllowedError(SplitModelError, PermissionError):
 
     exit_code = os.EX_NOPERM
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 class ConfigError(SplitModelError, ValueError):
     """A config file with an unknown key or an impossible value (78)."""
@@ -85,6 +92,3 @@ class OutputError(SplitModelError, OSError):
     """A file that cannot be written: disk full, no permission, already there (73)."""
 
     exit_code = os.EX_CANTCREAT
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""

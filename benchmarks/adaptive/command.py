@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     traces = sorted(options.traces.glob("*.csv"), key=lambda path: (path.stem not in TUNED_ON, path.stem))
     if not traces:
-        raise MissingInputError(f"{options.traces}: no .csv file there; see benchmarks/traces for recorded ones")
+        raise MissingInputError(
+            f"{options.traces}: no .csv file there", remedy="see benchmarks/traces for recorded ones"
+        )
     if options.plot:
         _draw(traces, options.plot)
         if options.only_plot:

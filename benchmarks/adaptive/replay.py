@@ -129,7 +129,7 @@ def _scene(window: Window, real: Sequence[dict[str, Any]], phase_s: float, profi
         jpeg_decode_s=server.jpeg_decode_s,
         jpeg_bytes=server.jpeg_bytes,
     )
-    # In virtual time the first counted frame is captured so long after the warm-up.
+    # In virtual time the first counted frame is captured this long after the warm-up.
     first_s = -(-WARM_UP_S // INTERVAL_S) * INTERVAL_S - WARM_UP_S
     return Scene(
         trace=load_trace(TRACES / f"{window.trace}.csv"),

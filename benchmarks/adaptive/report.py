@@ -9,9 +9,9 @@ from typing import Any
 from benchmarks.adaptive.simulator.comparison import FORESIGHT_S, Compared
 
 MEAN_GOAL, P95_GOAL, SINGLE_SIDE_GOAL = 1.10, 1.25, 1.03
-#: A claim on the oracle's latency is made where it uses so many splits, each for a tenth of the frames or more.
+#: A claim on the oracle's latency is made where it uses at least this many splits, each for a tenth of the frames.
 MOVING_SPLITS = 3
-#: Our own program with what it cannot know: the capacity of this moment, or that of the time to come.
+#: Our own program with knowledge that it cannot have: the capacity of this moment, or of the time to come.
 KNOWING = ("ours, knowing the rate", *(f"ours, seeing {s:g} s" for s in FORESIGHT_S))
 #: Columns of the tables, and whose figures they hold.
 _OURS = {
@@ -31,7 +31,7 @@ _OTHERS = {
 }
 LEGEND = """\
 mean/p95 latency in ms; x: ours over the oracle's; * the oracle uses three or more splits, each for a tenth or more
-hedged: ours with planner.hedge = true; anew: with device.rest_memory_mb = 0, local runs begin anew;
+hedged: ours with planner.hedge = true; anew: with device.local_tail_memory_mb = 0, local runs begin anew;
 knowing, sees: ours, knowing the present capacity, or the mean of the time to come; last, static: ours,
 believing the newest sample, or one measured at the start; perfect rate: knows the present capacity, hysteresis,
 no local rescue;
@@ -40,7 +40,7 @@ probes: share of the link; extra: local runs beside a transfer, per frame"""
 
 
 def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
-    """The issue's goals, scene by scene. One that is missed says what it is with knowledge that we cannot have."""
+    """The goals, scene by scene. A missed one has beside it the figure with knowledge that we cannot have."""
     return [claim for result in results for claim in _scene_claims(result)]
 
 

@@ -78,7 +78,7 @@ def slowdown_here(bundle: Bundle) -> float:
 def device_text(window: Window, address: str, server_key: str, slowdown: float) -> str:
     """The defaults as shipped, but for what makes the scene."""
     hedge = "hedge = true\n" if window.hedge else ""
-    anew = "rest_memory_mb = 0\n" if window.anew else ""
+    anew = "local_tail_memory_mb = 0\n" if window.anew else ""
     return (
         f'[device]\nbundle = {json.dumps(str(BUNDLE.resolve()))}\nkey = "device.key"\nstate = "state"\n{anew}'
         f'[server]\naddress = "{address}"\npublic_keys = [{json.dumps(server_key)}]\n'
@@ -170,7 +170,7 @@ def _agreement(name: str, ratio: float) -> dict[str, Any]:
 
 
 def batches(count: int) -> Iterator[Sequence[Window]]:
-    """The first windows, so many at a time."""
+    """The first windows, in groups of this size."""
     for begin in range(0, count, AT_ONCE):
         yield WINDOWS[begin : min(begin + AT_ONCE, count)]
 
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if not 1 <= options.windows <= len(WINDOWS):
-            raise UsageError(f"--windows {options.windows}: give 1 to {len(WINDOWS)}")
+            raise UsageError(f"--windows {options.windows}", remedy=f"give 1 to {len(WINDOWS)}")
         prepare_all()
         outcomes = [
             outcome

@@ -4,7 +4,7 @@
 
 One server and several devices run as real processes on loopback, each device behind its own emulated link,
 all links playing the same recorded trace in step: one device moves the split point, one runs everything
-itself, and each of the others keeps one fixed cut. What is emulated (the slow board, the link) is labelled so.
+itself, and each of the others keeps one fixed cut. The emulated parts (the slow board, the link) are labelled.
 """
 
 from __future__ import annotations

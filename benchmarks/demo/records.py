@@ -35,7 +35,7 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What is shown. ``answers``: by photograph, its file, true label and unprotected answer.
+    """The facts of a run. ``answers``: by photograph, its file, true label and unprotected answer.
 
     Frames captured from ``epoch_s`` on for ``seconds`` count; before that the devices warm up.
     """

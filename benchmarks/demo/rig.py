@@ -101,7 +101,7 @@ class Rig:
         return program, first
 
     def run(self, name: str, *arguments: str) -> str:
-        """Run a command to its end and return what it printed; `RigError` where it fails."""
+        """Run a command to its end and return its output; `RigError` where it fails."""
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines()

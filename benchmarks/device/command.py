@@ -50,7 +50,7 @@ def claim(name: str, value: float, goal: float, *, at_least: bool = False) -> Cl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for; returns the exit code."""
+    """Run the chosen parts; return the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.device", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print details as JSON, too")
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=tuple(PARTS), help="some of it")
@@ -148,9 +148,9 @@ def _middle_cut() -> int:
 
 
 def rates(frames: Sequence[dict[str, Any]], mbit: float) -> tuple[float, float, dict[str, Any]]:
-    """Frames a second in the steady part, and what its slowest stage allows.
+    """Frames a second in the steady part, and the limit of its slowest stage.
 
-    Means, not medians: a stage that takes so long on average lets so many frames through, however it is spread.
+    Means, not medians: the mean time of a stage alone limits its frames a second.
     """
     steady = [frame for frame in frames if frame["outcome"] == "offloaded"][20:]
     done_s = sorted(frame["captured_s"] + frame["latency_s"] for frame in steady)

@@ -2,7 +2,7 @@
 
 Serial: packets of several shapes through `Decoder` in the pieces that a driver hands out, in CPU time, as a share
 of a core that a line at 921600 baud would take. Socket: the round trip of a tensor through source, intake and back,
-without a model, beside a bare ZeroMQ echo of the same bytes over the same kind of socket, in turn. Folder: one look
+without a model, beside a bare echo of the same bytes over the same kind of socket, in turn. Folder: one look
 at a folder of 10,000 files that are all answered. Ends with one line of claims.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import platform
+import socket
 import statistics
 import sys
 import tempfile
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zmq
 from numpy.typing import NDArray
 
 from edge_runtime.client import Client
@@ -42,7 +42,7 @@ PICTURE = TensorSpec(name="picture", shape=(1, 96, 96, 3), dtype="uint8")
 
 
 def serial_shares(rounds: int) -> dict[str, float]:
-    """The share of a core at 921600 baud, by what is sent."""
+    """The share of a core at 921600 baud, by kind of packet."""
     random = np.random.default_rng(0)
     tensors: dict[str, NDArray[Any]] = {
         "float32[4]": random.normal(size=4).astype(np.float32),
@@ -90,44 +90,44 @@ class Ours(threading.Thread):
 
 
 class Echo(threading.Thread):
-    """The peer: ZeroMQ alone."""
+    """The peer: a Unix stream alone, whose server echoes a fixed number of bytes, a fixed number of times."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, nbytes: int) -> None:
         super().__init__()
-        self.stop = threading.Event()
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 0
-        self._socket.bind(f"ipc://{path}")
+        self._nbytes = nbytes
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
         self.start()
 
     def run(self) -> None:
-        """Send back what comes, until stopped."""
-        while not self.stop.is_set():
-            if self._socket.poll(200):
-                self._socket.send_multipart(self._socket.recv_multipart())
+        """Send back what comes, until the other end closes."""
+        connection, _ = self._listener.accept()
+        with connection, self._listener:
+            while len(data := receive(connection, self._nbytes)) == self._nbytes:
+                connection.sendall(data)
 
-    def end(self) -> None:
-        """Stop, and close the socket."""
-        self.stop.set()
-        self.join()
-        self._socket.close()
-        self._context.term()
+
+def receive(connection: socket.socket, nbytes: int) -> bytearray:
+    """So many bytes, fewer where the other end closed."""
+    data, count = bytearray(nbytes), 0
+    while count < nbytes and (more := connection.recv_into(memoryview(data)[count:])):
+        count += more
+    return data[:count]
 
 
 def round_trips_ms(folder: Path, rounds: int) -> dict[str, float]:
     """Median round trips of one picture: ours, and a bare echo's."""
-    servers = (Ours(folder / "ours.sock"), Echo(folder / "echo.sock"))
+    ours = Ours(folder / "ours.sock")
+    echo = Echo(folder / "echo.sock", PICTURE.nbytes)
     picture = np.random.default_rng(0).integers(0, 256, PICTURE.shape, np.uint8)
     taken: dict[str, list[float]] = {"ours": [], "echo": []}
-    context = zmq.Context()
-    with Client(folder / "ours.sock") as client, context.socket(zmq.DEALER) as peer:
-        peer.linger = 0
-        peer.connect(f"ipc://{folder}/echo.sock")
+    with Client(folder / "ours.sock") as client, socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(f"{folder}/echo.sock")
 
         def bare() -> None:
-            peer.send_multipart([b"header", picture.data])
-            peer.recv_multipart()
+            peer.sendall(picture.data)
+            receive(peer, picture.nbytes)
 
         sides: dict[str, Callable[[], object]] = {"ours": lambda: client.ask(picture), "echo": bare}
         for number in range(rounds + 10):
@@ -136,9 +136,8 @@ def round_trips_ms(folder: Path, rounds: int) -> dict[str, float]:
                 side()
                 if number >= 10:
                     taken[name].append((time.perf_counter() - start_s) * 1e3)
-    context.term()
-    for server in servers:
-        server.end()
+    ours.end()
+    echo.join()
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
@@ -181,7 +180,7 @@ def main() -> int:
         folder_ms = look_ms(Path(folder), max(3, args.rounds // 20))
     ratio = trips_ms["ours"] / trips_ms["echo"]
     if not args.json:
-        print(f"{platform.machine()}, Python {platform.python_version()}, pyzmq {zmq.__version__}")
+        print(f"{platform.machine()}, Python {platform.python_version()}")
         for name, share in shares.items():
             print(f"serial {name}: {share:.2%} of a core at 921600 baud")
         ours_ms, echo_ms = trips_ms["ours"], trips_ms["echo"]

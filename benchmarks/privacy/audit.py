@@ -2,13 +2,13 @@
 
 usage: python -m benchmarks.privacy.audit [--trials N] [--json]
 
-Small instances, so that a few thousand frames can tell: two feature values under noise, and codebooks of 16 words
+Small instances, so that a few thousand frames can tell: two feature values under noise, codebooks of 16 codewords
 in one group and in two. Frames that hold one of the two inputs that are furthest apart are released in random order
 and sent by the device's own link over TCP and CURVE. From the bytes that arrive, their length and the time since
 the last answer, `split_model.audit` works out a lower bound on the true epsilon, wrong with probability 10^-6 at
 most. It must stay below the claim for the releases as they are, and rise above it for every bug planted here:
 half the noise, a channel left out, a generator that is seeded at every start, a length and a time that follow the
-content, a word kept too often, a group left out.
+content, a codeword kept too often, a group left out.
 """
 
 from __future__ import annotations
@@ -44,17 +44,16 @@ from split_model.privacy import (
     NoiseSpec,
     RandomisedResponse,
 )
-from split_model.privacy.codebook_file import Finder, Grouping, Meanings, check_groups, write
+from split_model.privacy.codebook_file import Decoder, Encoder, Grouping, check_groups, write
 from split_model.privacy.packing import unpack
 
-Array = NDArray[Any]
 Entropy = Callable[[int], bytes]
 
 #: Frames between two starts of the device, where a seed would be used again.
 FRAMES_A_START = 64
 #: What a release that waits for bright pictures would add; far more than a branch costs, far less than a frame.
 WAIT_S = 0.002
-WORDS = 16
+CODEWORDS = 16
 CODEBOOK_EPSILON = 2.0
 
 TENSOR = TensorSpec(name="tiny", shape=(1, 2), dtype="float32")
@@ -67,7 +66,7 @@ CUT = Cut(index=1, head=_FILE, tail=_FILE, tensors=(TENSOR,), head_macs=0, tail_
 
 @dataclass(frozen=True)
 class Case:
-    """One release and what it is said to cost; ``bug`` says what was planted."""
+    """One release and its claimed epsilon; ``bug``: whether an error was planted."""
 
     name: str
     claim: float
@@ -83,8 +82,8 @@ def read_noise(payload: bytes) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def read_words(payload: bytes) -> NDArray[np.int64]:
-    """The words of a codebook, a byte each."""
+def read_codewords(payload: bytes) -> NDArray[np.int64]:
+    """The codewords of a codebook, a byte each."""
     return np.frombuffer(payload, np.uint8).astype(np.int64)
 
 
@@ -144,46 +143,48 @@ def time_that_follows(wait_s: float = WAIT_S, plan: NoisePlan = PLAN) -> Releasi
 
 
 def codebook(groups: int) -> tuple[Release, CodebookRelease]:
-    """The device's release of words, as it is, and the mechanism in it; the two frames are words 0 and 15."""
+    """The device's release of codewords, and the mechanism in it; the two frames are codewords 0 and 15."""
     grouping = Grouping((TENSOR,), (1,), check_groups(groups, (TENSOR,)))
     near, far = (grouping.inputs([frame]) for frame in FEATURES)
-    points = [np.linspace(one, other, WORDS, dtype=np.float32) for one, other in zip(near, far, strict=True)]
+    points = [np.linspace(one, other, CODEWORDS, dtype=np.float32) for one, other in zip(near, far, strict=True)]
     # The nearest point has the largest p.x - p.p/2.
-    finder = Finder(grouping, tuple(points), tuple(-(point**2).sum(axis=1) / 2 for point in points))
-    meanings = Meanings((TENSOR,), grouping.groups, (np.zeros((WORDS, *TENSOR.shape), np.float16),))
+    encoder = Encoder(grouping, tuple(points), tuple(-(point**2).sum(axis=1) / 2 for point in points))
+    decoder = Decoder((TENSOR,), grouping.groups, (np.zeros((CODEWORDS, *TENSOR.shape), np.float16),))
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder) / "words.npz", finder, meanings)
-        file = file_ref(Path(folder), "words.npz")
-        book = Codebook(words=WORDS, groups=groups, file=file, lookup=1.0, chance=0.0, samples=1, truth="model")
+        write(Path(folder) / "codewords.npz", encoder, decoder)
+        file = file_ref(Path(folder), "codewords.npz")
+        book = Codebook(
+            codewords=CODEWORDS, groups=groups, file=file, lookup=1.0, chance=0.0, samples=1, truth="model"
+        )
         cut = msgspec.structs.replace(CUT, codebooks=(book,))
-        plan = CodebookPlan.make(CodebookSpec(epsilon=CODEBOOK_EPSILON, words=WORDS, groups=groups), cut)
+        plan = CodebookPlan.make(CodebookSpec(epsilon=CODEBOOK_EPSILON, codewords=CODEWORDS, groups=groups), cut)
         release = Release(cut, plan, entropy=os.urandom, root=Path(folder))
     mechanism = release._mechanism  # noqa: SLF001  bugs are planted inside
     assert isinstance(mechanism, CodebookRelease)
     return release, mechanism
 
 
-def words(groups: int) -> Releasing:
+def codewords(groups: int) -> Releasing:
     """As it is."""
     release, _ = codebook(groups)
     return lambda bit: release([FEATURES[bit].copy()])
 
 
-def word_kept_too_often() -> Releasing:
+def codeword_kept_too_often() -> Releasing:
     """The response was made for another epsilon."""
     release, mechanism = codebook(1)
-    loud = RandomisedResponse(WORDS, 2 * CODEBOOK_EPSILON, entropy=os.urandom)
+    loud = RandomisedResponse(CODEWORDS, 2 * CODEBOOK_EPSILON, entropy=os.urandom)
     mechanism._response = loud  # noqa: SLF001
     return lambda bit: release([FEATURES[bit].copy()])
 
 
 def group_left_out() -> Releasing:
-    """The second group's word is sent as it is."""
+    """The second group's codeword is sent as it is."""
     release, mechanism = codebook(2)
     honest, sent = mechanism._response, itertools.cycle((True, False))  # noqa: SLF001
 
-    def forgetful(word: int) -> int:
-        return honest(word) if next(sent) else word
+    def forgetful(codeword: int) -> int:
+        return honest(codeword) if next(sent) else codeword
 
     mechanism._response = forgetful  # type: ignore[assignment]  # noqa: SLF001
     return lambda bit: release([FEATURES[bit].copy()])
@@ -200,10 +201,10 @@ def cases() -> list[Case]:
         Case("noise: seeded at every start", whole, seeded(), read_noise),
         Case("noise: length follows the content", whole, length_that_follows(), read_noise),
         Case("noise: time follows the content", whole, time_that_follows(), read_noise),
-        Case("codebook", CODEBOOK_EPSILON, words(1), read_words, bug=False),
-        Case("codebook of two groups", CODEBOOK_EPSILON, words(2), read_words, bug=False),
-        Case("codebook: the word kept too often", CODEBOOK_EPSILON, word_kept_too_often(), read_words),
-        Case("codebook: a group left out", CODEBOOK_EPSILON, group_left_out(), read_words),
+        Case("codebook", CODEBOOK_EPSILON, codewords(1), read_codewords, bug=False),
+        Case("codebook of two groups", CODEBOOK_EPSILON, codewords(2), read_codewords, bug=False),
+        Case("codebook: the codeword kept too often", CODEBOOK_EPSILON, codeword_kept_too_often(), read_codewords),
+        Case("codebook: a group left out", CODEBOOK_EPSILON, group_left_out(), read_codewords),
     ]
 
 
@@ -213,7 +214,7 @@ def audit(case: Case, pipe: Pipe, *, trials: int) -> Finding:
 
 
 def holds(case: Case, finding: Finding) -> bool:
-    """Whether the audit says what it should."""
+    """Whether the audit finds the planted errors, and no others."""
     return (finding.epsilon > case.claim) == case.bug
 
 

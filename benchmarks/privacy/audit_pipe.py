@@ -2,7 +2,7 @@
 
 The device's side is the product's: the release, the link thread, the protocol session, CURVE over TCP. The
 server's side is the product's protocol session behind a socket that takes any key. It answers each request at
-once, and the device then releases the next frame: so what it sees of time is from its answer to the next payload.
+once, and the device then releases the next frame: so the time it sees is from its answer to the next payload.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Pipe:
             raise TimeoutError(f"no answer to request {self._requests}: {outcome}")
 
     def observe(self, release: Releasing, read: Reading, *, trials: int) -> tuple[Observed, Observed]:
-        """Release ``trials`` frames of each of two secrets, in random order; what was seen of each."""
+        """Release ``trials`` frames of each of two secrets, in random order; return the observations of each."""
         bits = np.random.default_rng().permutation(np.repeat([False, True], trials))
         self.send(release(False))  # the first has no answer before it
         self.server.payloads.clear()

@@ -18,7 +18,7 @@ PHOTOGRAPHS = BUILD / "photographs"
 FASHION = ROOT / "models" / "fashion"
 #: That the noise-aware tails were trained with.
 FASHION_CLIP_QUANTILE = 0.8
-#: CUT:WORDS; the device takes the best one for its epsilon.
+#: CUT:CODEWORDS; the device takes the best one for its epsilon.
 FASHION_CODEBOOKS = ("7:10", "7:12", "7:16", "11:10", "11:16", "13:10", "13:16")
 
 
@@ -81,7 +81,7 @@ def fashion() -> Bundle:
 def fashion_pictures(part: str) -> tuple[Path, str]:
     """``train`` or ``test`` as labelled DATA, and which it is: all of Fashion-MNIST where it is installed.
 
-    Of the training file only what trained the network: the pictures that chose among recipes teach no words.
+    Of the training file only what trained the network: the pictures that chose among recipes teach no codewords.
     """
     if not fashion_mnist.FOLDER.is_dir():
         name = {"train": "public.npz", "test": "test.npz"}[part]

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.privacy.bundles import fashion, fashion_pictures
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.features.data import open_data
 from split_model.interpreter import Interpreter, open_interpreter
@@ -45,9 +46,8 @@ from split_model.privacy import (
     recover_codebook,
     settle_codebook,
 )
-from split_model.privacy.codebook_file import Finder, Meanings, read_finder, read_meanings
+from split_model.privacy.codebook_file import Decoder, Encoder, read_decoder, read_encoder
 
-Array = NDArray[Any]
 Hits = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 Through = Callable[[list[Array]], Sequence[Array]]
@@ -66,7 +66,7 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Line:
-    """One way to release: its name, what it costs, and how often each picture's answer was right, 0 to 1."""
+    """One way to release: its name, its cost, and the share of right answers of each picture, 0 to 1."""
 
     cut: int | None
     way: str
@@ -143,14 +143,14 @@ class Page:
             assert spec is not None
             plan = CodebookPlan.make(spec, cut)
             path = self.bundle.path(plan.book.file)
-            finder = read_finder(path, plan.book, cut.tensors)
-            meanings = read_meanings(path, plan.book, cut.tensors)
-            known = self.right(tail, partial(_look_up, finder, meanings), features)
-            hits = self.drawn(tail, partial(_codebook, plan, finder, meanings), features)
+            encoder = read_encoder(path, plan.book, cut.tensors)
+            decoder = read_decoder(path, plan.book, cut.tensors)
+            known = self.right(tail, partial(_look_up, encoder, decoder), features)
+            hits = self.drawn(tail, partial(_codebook, plan, encoder, decoder), features)
             whole = plan.whole_input_epsilon
             lines += [
-                Line(cut.index, f"local lookup, {spec.words} words", known),
-                Line(cut.index, f"codebook, {spec.words} words", hits, whole, whole, plan.payload_bytes),
+                Line(cut.index, f"local lookup, {spec.codewords} codewords", known),
+                Line(cut.index, f"codebook, {spec.codewords} codewords", hits, whole, whole, plan.payload_bytes),
             ]
         return lines
 
@@ -172,13 +172,13 @@ class Page:
         return lines
 
 
-def _look_up(finder: Finder, meanings: Meanings, features: list[Array]) -> Sequence[Array]:
-    return meanings(finder(features))
+def _look_up(encoder: Encoder, decoder: Decoder, features: list[Array]) -> Sequence[Array]:
+    return decoder(encoder(features))
 
 
-def _codebook(plan: CodebookPlan, finder: Finder, meanings: Meanings, entropy: Entropy) -> Through:
-    release = CodebookRelease(plan, finder, entropy=entropy)
-    return lambda features: recover_codebook(plan, meanings, release(features))
+def _codebook(plan: CodebookPlan, encoder: Encoder, decoder: Decoder, entropy: Entropy) -> Through:
+    release = CodebookRelease(plan, encoder, entropy=entropy)
+    return lambda features: recover_codebook(plan, decoder, release(features))
 
 
 def _noise(plan: NoisePlan, entropy: Entropy) -> Through:
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.privacy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=10_000, help="at most so many test pictures (10,000)")
+    parser.add_argument("--pictures", type=int, default=10_000, help="maximum number of test pictures (10,000)")
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a page")
     options = parser.parse_args(arguments)
     bundle = fashion()

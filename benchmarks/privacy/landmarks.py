@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.privacy.bundles import face_landmark, photographs
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.evaluation import Mean
 from split_model.interpreter import Interpreter, open_interpreter
@@ -30,8 +31,6 @@ from split_model.privacy import ALLOCATIONS, NoisePlan, NoiseRelease, NoiseSpec,
 EPSILONS = (32.0, 16.0, 8.0, 4.0)
 USUAL = 16.0
 CHANCE = 0.03
-
-Array = NDArray[Any]
 
 
 def landmarks(tail: Interpreter, features: Sequence[Array]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Attacks on the releases of the fashion model: what a server that knows everything but the frame makes of it.
+"""Attack the releases of the fashion model: a server that knows everything but the frame reconstructs it.
 
 Four attackers, all of whom know the head, the mechanism and public pictures:
 
@@ -11,220 +11,37 @@ Four attackers, all of whom know the head, the mechanism and public pictures:
 Each sees one release of a frame, and the first two also 16 releases of the same one: noise averages out. SSIM of 1
 is the picture itself; He et al. (ACSAC 2019) call one below 0.3 unrecognisable. As references: features that go out
 unprotected; the mean public picture, which needs no release at all; and the mean public picture of the class
-that the whole model answers, which is what the answer itself gives away, however it was come by.
+that the whole model answers, which the answer alone gives away.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks import ROOT
-from split_model.audit import linear
-from split_model.audit.likelihood import CodebookLikelihood, NoiseLikelihood, identification_bound
-from split_model.audit.posterior import guess
-from split_model.bundle import Bundle
-from split_model.interpreter import open_interpreter
+from benchmarks.privacy.attacks import (
+    CODEBOOK_CUT,
+    CODEWORDS,
+    CUTS,
+    MODEL,
+    REPEATS,
+    Attack,
+    Floats,
+    Pictures,
+    read_pictures,
+    references,
+    variants,
+)
 from split_model.prepare.codebook.codebooks import CodebookWish
 from split_model.prepare.pipeline import PrepareOptions, prepare
-from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover
-from split_model.privacy.codebook import CodebookPlan, CodebookRelease, CodebookSpec, recover_codebook
-from split_model.privacy.codebook_file import read_finder, read_meanings
-
-MODEL = ROOT / "models" / "fashion"
-TRAINING = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
-CUTS = (4, 7, 11)
-CODEBOOK_CUT, WORDS, CODEBOOK_EPSILON = 7, 32, 8.0
-REPEATS = 16
-SIDE = 28
-Floats = NDArray[np.float32]
-Features = list[NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way features go out at one cut: ``send`` gives a payload, ``read`` what the server makes of one."""
-
-    name: str
-    cut: int
-    whole_input_epsilon: float
-    send: Callable[[Features], NDArray[Any]]
-    read: Callable[[NDArray[Any]], Features]
-    likelihood: Callable[[Sequence[Features]], Callable[[Sequence[NDArray[Any]]], NDArray[np.float64]]] | None
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """float32 [n, 28, 28] in 0 to 1: what the attackers know, and the frames they attack."""
-
-    public: Floats
-    victims: Floats
-    source: str
-
-
-def read_pictures(count: int, victims: int) -> Pictures:
-    """Public ones from the data set's training file where it is installed, else the committed thousand."""
-    if TRAINING.is_file():
-        with gzip.open(TRAINING) as file:
-            public = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, SIDE, SIDE)[:count]
-        source = f"{len(public)} training pictures"
-    else:
-        public = np.load(MODEL / "public.npz")["pictures"][:count]
-        source = f"{len(public)} pictures of public.npz (dataset-fashion-mnist is not installed)"
-    attacked = np.load(MODEL / "test.npz")["pictures"][:victims]
-    return Pictures(_scaled(public), _scaled(attacked), source)
-
-
-def _scaled(pictures: NDArray[np.uint8]) -> Floats:
-    scaled: Floats = pictures.astype(np.float32)
-    scaled /= 255
-    return scaled
-
-
-def ways(bundle: Bundle, epsilons: Sequence[float]) -> list[Way]:
-    """Unprotected, under noise at each per-value epsilon, and as a word."""
-    found = []
-    for cut in (bundle.cut(index) for index in CUTS):
-        found.append(Way("unprotected", cut.index, np.inf, lambda f: f[0].copy(), lambda p: [p], None))
-        for epsilon in epsilons:
-            plan = NoisePlan.make(
-                NoiseSpec(epsilon=epsilon, allocation="uniform"), cut.tensors, cut.calibration or ()
-            )
-            release = NoiseRelease(plan, entropy=os.urandom)
-            found.append(
-                Way(
-                    f"noise, {epsilon:g} a value", cut.index, plan.whole_input_epsilon, release,
-                    partial(recover, plan), partial(NoiseLikelihood, plan),
-                )
-            )  # fmt: skip
-    cut = bundle.cut(CODEBOOK_CUT)
-    book = CodebookPlan.make(CodebookSpec(epsilon=CODEBOOK_EPSILON, words=WORDS), cut)
-    path = bundle.path(book.book.file)
-    finder, meanings = read_finder(path, book.book, cut.tensors), read_meanings(path, book.book, cut.tensors)
-    found.append(
-        Way(
-            f"codebook of {WORDS}", cut.index, book.whole_input_epsilon,
-            CodebookRelease(book, finder, entropy=os.urandom),
-            partial(recover_codebook, book, meanings), partial(CodebookLikelihood, book, finder),
-        )
-    )  # fmt: skip
-    return found
-
-
-class Attack:
-    """All attackers against one way out, for the same victims."""
-
-    def __init__(self, bundle: Bundle, pictures: Pictures, options: argparse.Namespace) -> None:
-        self._options = options
-        self._pictures = pictures
-        self._generator = np.random.default_rng(0)
-        self._heads = {
-            cut.index: open_interpreter(bundle.path(cut.head))
-            for cut in (bundle.cut(index) for index in CUTS)
-            if cut.head is not None
-        }
-        self._known: dict[int, tuple[list[Features], list[Features]]] = {}
-
-    def features(self, cut: int) -> tuple[list[Features], list[Features]]:
-        """(of the public pictures, of the victims) at a cut."""
-        if cut not in self._known:
-            head = self._heads[cut]
-            sides = (self._pictures.public, self._pictures.victims)
-            public, victims = ([head.run([one[None, :, :, None]]) for one in side] for side in sides)
-            self._known = {cut: (public, victims)}  # of one cut at a time: they are large
-        return self._known[cut]
-
-    def __call__(self, way: Way) -> dict[str, Any]:
-        """One row of the report; pictures under ``_pictures``."""
-        public, victims = self.features(way.cut)
-        row: dict[str, Any] = {"cut": way.cut, "release": way.name, "whole_input_epsilon": way.whole_input_epsilon}
-        shown: dict[str, Floats] = {}
-        if way.likelihood is not None:
-            for count in (1, REPEATS):
-                payloads = [[way.send(_copied(one)) for _ in range(count)] for one in victims]
-                row |= self._identify(way, victims, payloads, count)
-                shown[f"posterior_{count}"] = self._posterior(way, public, payloads)
-        released = np.stack([way.read(way.send(_copied(one)))[0][0] for one in public]).astype(np.float32)
-        arrived = np.stack([way.read(way.send(_copied(one)))[0][0] for one in victims]).astype(np.float32)
-        flat = self._pictures.public.reshape(len(public), -1)
-        few = slice(self._options.linear)
-        inverse = linear.fit(released[few].reshape(len(released[few]), -1), flat[few])
-        shown["linear"] = inverse(arrived.reshape(len(arrived), -1)).reshape(-1, SIDE, SIDE)
-        if self._options.network:
-            from benchmarks.privacy import inverse_network
-
-            network = inverse_network.train(released, self._pictures.public, epochs=self._options.epochs)
-            shown["network"] = network(arrived)
-        for name, found in shown.items():
-            row[f"{name}_ssim"], row[f"{name}_psnr_db"] = quality(np.clip(found, 0, 1), self._pictures.victims)
-        return row | {"_pictures": shown}
-
-    def _identify(
-        self, way: Way, victims: list[Features], payloads: list[list[NDArray[Any]]], count: int
-    ) -> dict[str, Any]:
-        """How often the frame is found among all victims, each as likely as the other."""
-        assert way.likelihood is not None
-        likelihood = way.likelihood(victims)
-        none = np.zeros((len(victims), 1), np.float32)
-        found = [
-            guess(likelihood(seen), none, generator=self._generator).candidate == at
-            for at, seen in enumerate(payloads)
-        ]
-        bound = identification_bound(way.whole_input_epsilon * count, len(victims))
-        return {f"identified_{count}": float(np.mean(found)), f"bound_{count}": bound}
-
-    def _posterior(self, way: Way, public: list[Features], payloads: list[list[NDArray[Any]]]) -> Floats:
-        assert way.likelihood is not None
-        few = self._options.candidates
-        likelihood = way.likelihood(public[:few])
-        known = self._pictures.public[:few]
-        return np.stack([guess(likelihood(seen), known, generator=self._generator).picture for seen in payloads])
-
-
-def references(bundle: Bundle, pictures: Pictures) -> dict[str, tuple[float, float]]:
-    """SSIM and PSNR of what needs no release: the mean picture, and the mean picture of the answer's class."""
-    model = open_interpreter(bundle.path(bundle.manifest.model))
-    sides = (pictures.public, pictures.victims)
-    public, victims = (np.array([model.run([one[None, :, :, None]])[0].argmax() for one in side]) for side in sides)
-    mean = pictures.public.mean(0)
-    of_class = [
-        pictures.public[public == answer].mean(0) if (public == answer).any() else mean for answer in victims
-    ]
-    return {
-        "mean picture": quality(np.broadcast_to(mean, pictures.victims.shape), pictures.victims),
-        "mean picture of the answer's class": quality(np.stack(of_class), pictures.victims),
-    }
-
-
-def _copied(features: Features) -> Features:
-    return [one.copy() for one in features]
-
-
-def quality(found: Floats, truth: Floats) -> tuple[float, float]:
-    """Mean SSIM (Gaussian window of sigma 1.5, as Wang et al. 2004) and mean PSNR in dB."""
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-
-    pairs = list(zip(found, truth, strict=True))
-    similar = [
-        structural_similarity(
-            one, other, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
-        for one, other in pairs
-    ]
-    noise = [peak_signal_noise_ratio(other, one, data_range=1.0) for one, other in pairs]
-    return round(float(np.mean(similar)), 3), round(float(np.mean(noise)), 2)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -316,15 +133,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 preprocess=MODEL / "preprocess.json",
                 labels=MODEL / "labels.txt",
                 calibration=MODEL / "public.npz",
-                codebooks=(CodebookWish(CODEBOOK_CUT, WORDS),),
+                codebooks=(CodebookWish(CODEBOOK_CUT, CODEWORDS),),
             ),
             lambda *_: None,
         )
         attack = Attack(bundle, pictures, options)
         rows = []
-        for way in sorted(ways(bundle, options.epsilon or (16.0, 4.0, 1.0)), key=lambda way: way.cut):
-            rows.append(attack(way))
-            print(f"cut {way.cut}, {way.name}", file=sys.stderr, flush=True)
+        for variant in sorted(
+            variants(bundle, options.epsilon or (16.0, 4.0, 1.0)), key=lambda variant: variant.cut
+        ):
+            rows.append(attack(variant))
+            print(f"cut {variant.cut}, {variant.name}", file=sys.stderr, flush=True)
         without = references(bundle, pictures)
     if options.pictures is not None:
         draw(options.pictures, rows, pictures)

@@ -1,4 +1,4 @@
-"""Does the sampler draw what it says? 10^8 draws of each law, judged by chi-square and by its tails.
+"""Test the sampler's distribution: 10^8 draws of each law, judged by chi-square and by its tails.
 
 usage: python -m benchmarks.privacy.sampler_draws [--draws 100000000] [--json]
 
@@ -23,19 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.bundle import TensorSpec
-from split_model.privacy import GaussianGrid, Grid, make_gaussian_grid, make_grid
+from split_model.privacy import Grid, make_grid
 from split_model.privacy.layout import lay_out
-from split_model.privacy.sampler import FIRST_BITS, NoiseSampler
+from split_model.privacy.sampler import FIRST_BITS, LaplaceSampler
 
 SIGNIFICANCE = 1e-6
 ROWS = 65_536
-GRIDS: tuple[Grid | GaussianGrid, ...] = (
+GRIDS: tuple[Grid, ...] = (
     make_grid(1.0, 8),
     make_grid(8.0, 8),
     make_grid(16.0, 6),
     make_grid(16.0, 4),
-    make_gaussian_grid(0.5, 8),
-    make_gaussian_grid(8.0, 5),
 )
 
 
@@ -54,13 +52,10 @@ class Verdict:
         return self.p_value > SIGNIFICANCE and self.worst_tail < self.allowed
 
 
-def probabilities(grid: Grid | GaussianGrid) -> NDArray[np.float64]:
+def probabilities(grid: Grid) -> NDArray[np.float64]:
     """Of -bound..bound, what lies beyond counted into the ends, by the formula of the law."""
     reach = np.arange(-60 * grid.wire_max, 60 * grid.wire_max + 1)
-    if isinstance(grid, Grid):
-        weights = np.exp(-grid.epsilon / grid.steps * np.abs(reach))
-    else:
-        weights = np.exp(-grid.rho / grid.steps**2 * reach.astype(np.float64) ** 2)
+    weights = np.exp(-grid.epsilon / grid.steps * np.abs(reach))
     weights /= math.fsum(weights.tolist())
     middle = reach.size // 2
     inside: NDArray[np.float64] = weights[middle - grid.bound : middle + grid.bound + 1].copy()
@@ -71,7 +66,7 @@ def probabilities(grid: Grid | GaussianGrid) -> NDArray[np.float64]:
 
 def count(draws: int) -> list[NDArray[np.int64]]:
     """How often each outcome of each law came, in ``draws`` draws of it."""
-    sampler = NoiseSampler(GRIDS, entropy=os.urandom)
+    sampler = LaplaceSampler(GRIDS, entropy=os.urandom)
     tensor = TensorSpec(name="noise", shape=(1, ROWS, len(GRIDS)), dtype="float32")
     layout = lay_out([tensor])[0]
     rows = layout.tiled([index << FIRST_BITS for index in range(len(GRIDS))], np.uint16)
@@ -104,7 +99,7 @@ def tail_exponent(often: int, draws: int, probability: float) -> float:
     return draws * sum(a * math.log(a / b) for a, b in pairs if a > 0)
 
 
-def judge(grid: Grid | GaussianGrid, seen: NDArray[np.int64]) -> Verdict:
+def judge(grid: Grid, seen: NDArray[np.int64]) -> Verdict:
     """The counts of one law against its formula."""
     law = probabilities(grid)
     draws = int(seen.sum())
@@ -112,9 +107,8 @@ def judge(grid: Grid | GaussianGrid, seen: NDArray[np.int64]) -> Verdict:
     above, tails = seen[::-1].cumsum()[:-1], law[::-1].cumsum()[:-1]
     pairs = [*zip(below.tolist(), cdf.tolist(), strict=True), *zip(above.tolist(), tails.tolist(), strict=True)]
     small = [(often, probability) for often, probability in pairs if probability <= 0.5]
-    kind, rate = ("Laplace, epsilon", grid.epsilon) if isinstance(grid, Grid) else ("Gaussian, rho", grid.rho)
     return Verdict(
-        name=f"discrete {kind} {rate:g} over {grid.steps} steps",
+        name=f"discrete Laplace, epsilon {grid.epsilon:g} over {grid.steps} steps",
         draws=draws,
         p_value=chi_square_p(seen, law * draws),
         worst_tail=max(tail_exponent(often, draws, probability) for often, probability in small),

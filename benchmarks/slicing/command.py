@@ -52,7 +52,7 @@ def copy_s(folder: Path, scratch: Path) -> float:
 
 
 def measure(model: Path, rounds: int) -> list[dict[str, float]]:
-    """One row a round: the command, and a copy of what it wrote."""
+    """One row a round: the command, and a copy of its output."""
     rows = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(dir=ROOT / "build") as scratch:

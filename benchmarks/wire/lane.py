@@ -36,7 +36,7 @@ class Quantum(Generic[To]):
 class Lane(Generic[To]):
     """First in, first out: each quantum's finishing time is known when it enters, so nothing drifts.
 
-    ``delay_s`` in seconds, ``limit_bytes`` bounds the queue (what is still to be transmitted).
+    ``delay_s`` in seconds, ``limit_bytes`` bounds the queue (bytes not yet transmitted).
     ``busy_s`` is the time spent transmitting, blackouts of the trace with bytes waiting included.
     """
 

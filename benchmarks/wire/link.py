@@ -1,4 +1,4 @@
-"""The emulated link as a command, one process a link (see ``shaper`` for what it emulates and what not).
+"""The emulated link as a command, one process a link (see ``shaper`` for its limits).
 
     python -m benchmarks.wire.link --trace benchmarks/traces/verizon-lte.csv --upstream 127.0.0.1:5555
 
@@ -77,14 +77,14 @@ def _uplink(options: argparse.Namespace) -> Trace:
 
 def _positive(value: float, name: str, *, zero: bool = False) -> float:
     if not (0 < value < float("inf") or (zero and value == 0)):
-        raise UsageError(f"{name} {value:g}: give a number {'of zero or more' if zero else 'above zero'}")
+        raise UsageError(f"{name} {value:g}", remedy=f"give a number {'of zero or more' if zero else 'above zero'}")
     return value
 
 
 def _address(text: str, name: str) -> Address:
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise UsageError(f"{name} {text!r}: give HOST:PORT, for example 127.0.0.1:5555")
+        raise UsageError(f"{name} {text!r}", remedy="give HOST:PORT, for example 127.0.0.1:5555")
     return host, int(port)
 
 

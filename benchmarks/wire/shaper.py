@@ -5,7 +5,7 @@ Device to server, all connections share one queue drained at the trace's capacit
 device at a constant rate; each way also has a fixed delay. Finishing times are virtual (see
 ``lane``): a late wake-up of this process delays a quantum but loses no rate.
 
-What it is not: loss and headers are not emulated (capacity is payload), a connection is
+Limits: loss and headers are not emulated (capacity is payload), a connection is
 accepted at loopback speed, and the kernel's own view of a socket (TCP_INFO) sees the
 loopback, so round trips must be measured by the programs themselves. The sender's own socket
 buffer comes before this link's queue and is not bounded by it. As a command: ``link``.
@@ -38,7 +38,7 @@ SOCKET_BUFFER_BYTES = 16_384
 
 @dataclass(eq=False)
 class End:
-    """One side of a forwarded connection; what is read here is written, later, at ``peer``."""
+    """One side of a forwarded connection; bytes read here are written, later, at ``peer``."""
 
     sock: socket.socket
     outgoing: Lane[End]
@@ -94,7 +94,7 @@ class Link:
         except OSError as error:
             self._close()
             raise OutputError(
-                f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}; choose port 0"
+                f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}", remedy="choose port 0"
             ) from None
         self._listener.listen()
         self._listener.setblocking(False)
@@ -124,7 +124,7 @@ class Link:
         self._ask(self._cut)
 
     def restore(self) -> None:
-        """End a cut: what was queued goes on its way."""
+        """End a cut: queued bytes go on their way."""
         self._ask(self._restore)
 
     def toggle(self) -> None:

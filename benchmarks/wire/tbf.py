@@ -12,9 +12,9 @@ from types import TracebackType
 from benchmarks.wire.traces import Trace
 from split_model.errors import NotAllowedError
 
-#: Of what the bucket lets through, so much is payload: 1448 of 1514 bytes a packet.
+#: The payload's share of the bytes that pass the bucket: 1448 of 1514 bytes a packet.
 PAYLOAD_SHARE = 1448 / 1514
-#: What the bucket holds, as little as it may for packets of 1514 bytes: after a pause so much passes at once.
+#: The bucket's size, the least for packets of 1514 bytes: after a pause this much passes at once.
 BURST_BYTES = 1600
 #: The kernel has no rate of zero; this much is as good as none.
 _LEAST_MBIT = 0.008
@@ -38,7 +38,7 @@ class Namespace:
 
     def __enter__(self) -> Namespace:  # noqa: PYI034  nobody subclasses it
         if os.geteuid() != 0:
-            raise NotAllowedError("network namespaces need root; leave --tbf out")
+            raise NotAllowedError("network namespaces need root", remedy="leave --tbf out")
         _run("ip", "netns", "add", self._name)
         _run("ip", "link", "add", self._outside, "type", "veth", "peer", "name", self._inside, "netns", self._name)
         _run("ip", "addr", "add", f"{self.server_address}/24", "dev", self._outside)

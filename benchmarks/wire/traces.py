@@ -130,24 +130,30 @@ def load_trace(path: Path, *, loop: bool = True, start_s: float = 0.0) -> Trace:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such trace; see benchmarks/traces for recorded ones") from None
+        raise MissingInputError(
+            f"{path}: no such trace", remedy="see benchmarks/traces for recorded ones"
+        ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInputError(f"{path}: cannot be read as a CSV trace ({error}); give a text file") from None
+        raise BadInputError(f"{path}: cannot be read as a CSV trace ({error})", remedy="give a text file") from None
     if not rows or [cell.strip() for cell in rows[0]] != HEADER:
-        raise BadInputError(f"{path}: line 1 is not the header '{','.join(HEADER)}'; add it")
+        raise BadInputError(f"{path}: line 1 is not the header '{','.join(HEADER)}'", remedy="add it")
     times_s: list[float] = []
     rates: list[float] = []
     for line, row in enumerate(rows[1:], start=2):
         if row:
             time_s, rate = _parse_row(path, line, row)
             if times_s and time_s <= times_s[-1]:
-                raise BadInputError(f"{path}: line {line}: time {time_s:g} s does not grow; sort the rows by time")
+                raise BadInputError(
+                    f"{path}: line {line}: time {time_s:g} s does not grow", remedy="sort the rows by time"
+                )
             times_s.append(time_s)
             rates.append(rate)
     if not any(rates):
-        raise BadInputError(f"{path}: no row has a capacity above zero; nothing would ever pass")
+        raise BadInputError(
+            f"{path}: no row has a capacity above zero, so nothing would ever pass", remedy="give one that has"
+        )
     if not 0 <= start_s < math.inf:
-        raise BadInputError(f"{path}: start {start_s:g} s; give a start of zero or more seconds")
+        raise BadInputError(f"{path}: start {start_s:g} s", remedy="give a start of zero or more seconds")
     last_s = times_s[-1] - times_s[-2] if len(times_s) > 1 else LONE_ROW_S
     edges_s = (*(time_s - times_s[0] for time_s in times_s), times_s[-1] - times_s[0] + last_s)
     return Trace(edges_s=edges_s, mbit_s=tuple(rates), name=path.stem, loop=loop, start_s=start_s)
@@ -157,7 +163,12 @@ def _parse_row(path: Path, line: int, row: list[str]) -> tuple[float, float]:
     try:
         time_s, rate = (float(cell) for cell in row)
     except ValueError:
-        raise BadInputError(f"{path}: line {line}: '{','.join(row)}' is not two numbers; mend that row") from None
+        raise BadInputError(
+            f"{path}: line {line}: '{','.join(row)}' is not two numbers", remedy="mend that row"
+        ) from None
     if not (math.isfinite(time_s) and math.isfinite(rate) and rate >= 0):
-        raise BadInputError(f"{path}: line {line}: need a finite time and a capacity of zero or more Mbit/s")
+        raise BadInputError(
+            f"{path}: line {line}: not a time and a capacity",
+            remedy="give a finite time and a capacity of zero or more Mbit/s",
+        )
     return time_s, rate

@@ -174,7 +174,7 @@ def _timing(cut: CutFigures) -> SplitTiming:
     return SplitTiming(
         split=cut.split,
         head_s=cut.head.p50_s,
-        head_p95_s=cut.head.p99_s,
+        head_p95_s=cut.head.p95_s,
         release_s=cut.release.p50_s,
         payload_bytes=cut.payload_bytes,
     )

@@ -6,9 +6,6 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
 
 from edge_runtime.bench.figures import CutFigures, Spread
 from edge_runtime.bench.power import Meter
@@ -17,9 +14,8 @@ from edge_runtime.board.sensors import Readings, Sensors
 from edge_runtime.inference.heads import Head, Heads
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import plausible
+from split_model.arrays import Array
 from split_model.bundle import Bundle
-
-Array = NDArray[Any]
 
 _MOST_WARM_UPS = 8
 #: Two runs in a row that differ by no more than this share are steady.

@@ -20,6 +20,7 @@ class Spread(_Record, frozen=True):
 
     p50_s: float
     p90_s: float
+    p95_s: float
     p99_s: float
 
     @classmethod
@@ -27,7 +28,10 @@ class Spread(_Record, frozen=True):
         """Of at least one time."""
         ordered = sorted(times_s)
         return cls(
-            **{f"p{percent}_s": ordered[math.ceil(percent * len(ordered) / 100) - 1] for percent in (50, 90, 99)}
+            **{
+                f"p{percent}_s": ordered[math.ceil(percent * len(ordered) / 100) - 1]
+                for percent in (50, 90, 95, 99)
+            }
         )
 
 

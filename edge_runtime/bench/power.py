@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from split_model.errors import BadInputError, MissingInputError
+from split_model.service.stoppable_thread import STOP_S, StoppableThread
 
 log = logging.getLogger(__name__)
 
@@ -83,30 +84,30 @@ class Samples:
         return joules
 
 
-class SerialMeter(threading.Thread):
+class SerialMeter(StoppableThread):
     """Reads a meter's lines beside the measurement."""
 
     def __init__(self, device: str, *, baud: int, now: Callable[[], float] = time.monotonic) -> None:
         import serial
 
-        super().__init__(name="meter", daemon=True)
+        super().__init__("meter")
         self._device = device
         self._now = now
         self._samples = Samples()
-        self._stopping = threading.Event()
         self._heard = threading.Event()
         try:
             self._port = serial.Serial(device, baud, timeout=_READ_TIMEOUT_S)
         except (serial.SerialException, OSError) as error:
             reason = getattr(error, "strerror", None) or "it cannot be opened"
             raise MissingInputError(
-                f"power meter {device}: {reason}; check the cable and --power-meter, and that you may read it"
+                f"power meter {device}: {reason}",
+                remedy="check the cable and --power-meter, and that you may read it",
             ) from None
 
     def run(self) -> None:
         """Read lines until `stop` or until the meter is unplugged."""
         held = b""
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             try:
                 held += self._port.read(max(1, self._port.in_waiting))
             except OSError as error:  # serial.SerialException is one
@@ -124,7 +125,8 @@ class SerialMeter(threading.Thread):
         """`BadInputError` where the meter says nothing we understand in that time."""
         if not self._heard.wait(timeout_s):
             raise BadInputError(
-                f"power meter {self._device}: no watts read in {timeout_s:g} s; check its baud rate, --power-baud"
+                f"power meter {self._device}: no watts read in {timeout_s:g} s",
+                remedy="check its baud rate, --power-baud",
             )
 
     def joules(self, from_s: float, to_s: float) -> float | None:
@@ -135,8 +137,9 @@ class SerialMeter(threading.Thread):
         """How many it has given so far."""
         return len(self._samples)
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float = STOP_S) -> bool:
         """End the thread and close the port."""
-        self._stopping.set()
-        self.join()
-        self._port.close()
+        ended = super().stop(timeout_s)
+        if ended:
+            self._port.close()
+        return ended

@@ -11,19 +11,21 @@ import contextlib
 import logging
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from split_model.service.stoppable_thread import StoppableThread
+
 log = logging.getLogger(__name__)
 
 SYSFS = Path("/sys")
 _PI_THROTTLED = "devices/platform/soc/soc:firmware/get_throttled"
+_UNDER_VOLTAGE, _OVER_CURRENT = "under-voltage", "over-current"
 #: Bits of Raspberry Pi's get_throttled, now; the same shifted by 16 tell of the time since boot.
-THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+THROTTLE_BITS = {0: _UNDER_VOLTAGE, 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 _SINCE_BOOT = 16
 _VCGENCMD_TIMEOUT_S = 1.0
 #: Zones named like this are not the processor's temperature: Jetson's PMIC zone always shows 100 degrees.
@@ -37,6 +39,11 @@ class Throttling:
 
     now: tuple[str, ...]
     since_boot: tuple[str, ...]
+
+    @property
+    def by_power(self) -> bool:
+        """Whether the power supply is a reason, at any time since the boot."""
+        return not {_UNDER_VOLTAGE, _OVER_CURRENT}.isdisjoint((*self.now, *self.since_boot))
 
 
 @dataclass(frozen=True)
@@ -178,33 +185,27 @@ class Sensors:
             if (_number(cooler / "cur_state") or 0) > 0
         )
         over_current = any((_number(path) or 0) > 0 for path in alerts)
-        return Throttling(now=now, since_boot=("over-current",) if over_current else ())
+        return Throttling(now=now, since_boot=(_OVER_CURRENT,) if over_current else ())
 
     def _glob(self, pattern: str) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             yield from sorted(self._sysfs.glob(pattern))
 
 
-class Watch(threading.Thread):
+class Watch(StoppableThread):
     """Reads the sensors every ``every_s`` seconds beside the frame loop, so that no frame waits for one."""
 
     def __init__(self, sensors: Sensors, *, every_s: float = 2.0) -> None:
-        super().__init__(name="sensors", daemon=True)
+        super().__init__("sensors")
         self.latest = Readings()
         self._sensors = sensors
         self._every_s = every_s
-        self._stopping = threading.Event()
 
     def run(self) -> None:
         """Read until `stop`."""
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             self.latest = self._sensors.read()
-            self._stopping.wait(self._every_s)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopping.set()
-        self.join()
+            self.stopping.wait(self._every_s)
 
 
 def _cpu_times() -> tuple[float, float]:

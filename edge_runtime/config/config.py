@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ import msgspec
 
 from edge_runtime.config.kinds import with_kinds
 from edge_runtime.config.release import Positive, ReleaseTable, Table, check_release
+from edge_runtime.config.renamed_keys import with_new_names
 from edge_runtime.planner.planner import Hysteresis
 from edge_runtime.privacy.ledger.amounts import epsilon_units
 from edge_runtime.privacy.ledger.state import Limits
@@ -23,6 +25,8 @@ from split_model.errors import BadInputError, ConfigError
 from split_model.protocol.keys import parse_public
 from split_model.service.config_file import Layers, read_layers
 
+log = logging.getLogger(__name__)
+
 # libzmq takes no host that begins otherwise.
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
@@ -32,8 +36,8 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 class DeviceTable(Table, frozen=True):
     """``[device]``: what runs here. ``state`` is a folder this program may write to.
 
-    ``head_memory_mb``: for heads that are ready. ``rest_memory_mb``: for what is left of the model behind them, to
-    finish frames here with; 0 for none. ``status``: the file that ``edge-runtime status`` reads.
+    ``head_memory_mb``: for heads that are ready. ``local_tail_memory_mb``: for the tails behind them, with which
+    frames are finished here; 0 for none. ``status``: the file that ``edge-runtime status`` reads.
     """
 
     bundle: Path
@@ -42,7 +46,7 @@ class DeviceTable(Table, frozen=True):
     backend: Literal["ai-edge-litert", "tflite-runtime"] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     head_memory_mb: Positive | None = None
-    rest_memory_mb: NotNegative = 96.0
+    local_tail_memory_mb: NotNegative = 96.0
     status: Path | None = None
 
 
@@ -152,9 +156,13 @@ def load(path: Path, *, check_server_keys: bool = True) -> Config:
     return load_layers(path, check_server_keys=check_server_keys)[0]
 
 
-def load_layers(path: Path, *, check_server_keys: bool = True) -> tuple[Config, Layers]:
-    """`load`, and where every value is from."""
-    layers = read_layers(path)
+def load_layers(
+    path: Path, *, check_server_keys: bool = True, warn: Callable[[str], None] = log.warning
+) -> tuple[Config, Layers]:
+    """`load`, and where every value is from; ``warn`` hears of each key that is called by its old name."""
+    layers, warnings = with_new_names(read_layers(path))
+    for text in warnings:
+        warn(text)
     widened, tree = with_kinds(Config, layers.tree, where=layers.where("source"))
     layers = replace(layers, tree=tree)
     config = layers.parse(widened)
@@ -164,31 +172,39 @@ def load_layers(path: Path, *, check_server_keys: bool = True) -> tuple[Config, 
     if address is None or not 0 < int(address["port"]) < 1 << 16:
         where = layers.where("server.address")
         raise ConfigError(
-            f"{where}: server.address: {config.server.address!r} does not look like 'tcp://HOST:5555'"
+            f"{where}: server.address: {config.server.address!r} is no address",
+            remedy="write it as 'tcp://HOST:5555'",
         )
     if (key := config.device.key).suffix != ".key":
         where = layers.where("device.key")
-        raise ConfigError(f"{where}: device.key: {key} must end in '.key'; the public key lies beside")
+        raise ConfigError(
+            f"{where}: device.key: {key} does not end in '.key'",
+            remedy="name the secret key; the public one lies beside it",
+        )
     if config.emulation.slowdown > 1.0 and config.device.threads > 1:
         where = layers.where("emulation.slowdown")
-        raise ConfigError(f"{where}: emulation.slowdown stretches one thread's time; set device.threads = 1")
+        raise ConfigError(
+            f"{where}: emulation.slowdown stretches one thread's time", remedy="set device.threads = 1"
+        )
     _check_privacy(config, str(path))
     where = layers.where("server.public_keys")
     try:
         for index, public_key in enumerate(config.server.public_keys if check_server_keys else ()):
             parse_public(public_key, f"{where}: server.public_keys[{index}]")
     except BadInputError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(error.problem, remedy=error.remedy) from None
     return config, layers
 
 
 def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: str) -> None:
     if table == "source" and not tables:
-        raise ConfigError(f"{where}: source: is empty; name one")
+        raise ConfigError(f"{where}: source: is empty", remedy="name one source")
     labels = [entry.label for entry in tables]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{where}: {table}: {labels.count(twice)} are called {twice!r}; give each its own 'name'")
+        raise ConfigError(
+            f"{where}: {table}: {labels.count(twice)} are called {twice!r}", remedy="give each its own 'name'"
+        )
 
 
 def _check_privacy(config: Config, where: str) -> None:
@@ -198,35 +214,41 @@ def _check_privacy(config: Config, where: str) -> None:
     if privacy is None:
         if release.mechanism != "none" and config.planner.split != "local":
             raise ConfigError(
-                f"{where}: privacy.whole_input_budget is not set: say how much whole-input epsilon this device may "
-                'release in its life, a number or "unlimited"; a frame of noise costs thousands, of a codebook '
-                "release.whole_input_epsilon"
+                f"{where}: privacy.whole_input_budget is not set",
+                remedy="say how much whole-input epsilon this device may release in its life, a number or "
+                '"unlimited" (a frame of noise costs thousands, of a codebook release.whole_input_epsilon)',
             )
     else:
         _check_budgets(privacy, where)
         bounded = config.limits.bounded
         if bounded and release.mechanism == "none":
             raise ConfigError(
-                f"{where}: release.mechanism = 'none' has no finite epsilon, so no budget can hold: set "
-                'privacy.whole_input_budget = "unlimited" alone, or protect the features'
+                f"{where}: release.mechanism = 'none' has no finite epsilon, so no budget can hold",
+                remedy='set privacy.whole_input_budget = "unlimited" alone, or protect the features',
             )
         if bounded and release.preset == "cis":
             raise ConfigError(
-                f"{where}: release.preset = 'cis' costs thousands of epsilon a frame and keeps no budget: "
-                'set privacy.whole_input_budget = "unlimited" alone to accept that, or leave the preset out'
+                f"{where}: release.preset = 'cis' costs thousands of epsilon a frame and keeps no budget",
+                remedy='set privacy.whole_input_budget = "unlimited" alone to accept that, or leave the preset out',
             )
     if release.preset == "cis" and (privacy is None or release.mechanism != "noise"):
         raise ConfigError(
-            f"{where}: release.preset = 'cis' is noise, and needs privacy.whole_input_budget = \"unlimited\""
+            f"{where}: release.preset = 'cis' is noise, which no finite budget allows",
+            remedy='set privacy.whole_input_budget = "unlimited"',
         )
     if release.preset == "cis" and release.allocation not in (None, "rank"):
-        raise ConfigError(f"{where}: release.preset = 'cis' shares by rank; leave release.allocation out")
+        raise ConfigError(f"{where}: release.preset = 'cis' shares by rank", remedy="leave release.allocation out")
 
 
 def _check_budgets(privacy: PrivacyTable, where: str) -> None:
     for name in ("whole_input_budget", "subject_budget", "window_s", "window_budget"):
         value = getattr(privacy, name)
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f'{where}: privacy.{name} = {value}: give a number, or "unlimited" for the first')
+            raise ConfigError(
+                f"{where}: privacy.{name} = {value}",
+                remedy='give a number, or "unlimited" for privacy.whole_input_budget',
+            )
     if (privacy.window_s is None) != (privacy.window_budget is None):
-        raise ConfigError(f"{where}: privacy.window_s and privacy.window_budget go together; set both or neither")
+        raise ConfigError(
+            f"{where}: privacy.window_s and privacy.window_budget go together", remedy="set both or neither"
+        )

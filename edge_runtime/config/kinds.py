@@ -39,15 +39,24 @@ class Registry:
             hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(sorted(found)) or 'none'}"
             if self.default not in found:
                 hint = "this package's metadata is missing or of an older version; install it again"
-            raise ConfigError(f"{where}: there is no kind {kind!r}; {hint}")
+            raise ConfigError(f"{where}: there is no kind {kind!r}", remedy=hint)
         try:
             loaded = found[kind].load()
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{where}: kind {kind!r} ({found[kind].value}) does not load: {error}") from None
+            raise ConfigError(
+                f"{where}: kind {kind!r} ({found[kind].value}) does not load: {error}",
+                remedy="install what it needs, or leave it out",
+            ) from None
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
-            raise ConfigError(f"{where}: kind {kind!r} ({found[kind].value}) is no {self.base.__name__}")
+            raise ConfigError(
+                f"{where}: kind {kind!r} ({found[kind].value}) is no {self.base.__name__}",
+                remedy=f"derive it from {self.base.__name__}",
+            )
         if loaded.__struct_config__.tag != kind:  # type: ignore[attr-defined]
-            raise ConfigError(f"{where}: kind {kind!r} ({found[kind].value}) must be declared with tag={kind!r}")
+            raise ConfigError(
+                f"{where}: kind {kind!r} ({found[kind].value}) has another tag",
+                remedy=f"declare it with tag={kind!r}",
+            )
         return loaded
 
 

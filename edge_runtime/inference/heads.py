@@ -10,20 +10,18 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.inference.memory import give_back
 from edge_runtime.privacy.release import Release
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut, sha256_of
 from split_model.errors import BadBundleError
 from split_model.interpreter import Interpreter, open_interpreter
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[Any]
 
 _TABLE_BYTES = 2 << 20
 
@@ -102,7 +100,7 @@ class Heads:
             interpreter = open_interpreter(path, backend=self._backend, threads=self._threads)
             made = [(spec.dtype, spec.shape) for spec in interpreter.outputs]
             if sha256_of(path) != cut.head.sha256 or made != [(spec.dtype, spec.shape) for spec in cut.tensors]:
-                raise BadBundleError(f"{path}: changed since this program started; start it again")
+                raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
         head = Head(cut, interpreter, self._make_release(cut))
         head.features([np.zeros(spec.shape, spec.dtype) for spec in self._bundle.manifest.inputs])
         give_back(self.whole, *([] if interpreter is None else [interpreter]))

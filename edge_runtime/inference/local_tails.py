@@ -18,7 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.profile import Profile
 from edge_runtime.planner.prediction import SplitProfile
 from split_model.bundle import Bundle, sha256_of
 from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
@@ -76,7 +78,7 @@ class Rests:
     def apply(self, profile: SplitProfile) -> SplitProfile:
         """The profile with what is left behind its head, if that is at hand."""
         at_hand = profile.split == 0 or profile.split in self._kept
-        return replace(profile, rest_s=self._costs[profile.split].seconds if at_hand else None)
+        return replace(profile, local_tail_s=self._costs[profile.split].seconds if at_hand else None)
 
     def behind(self, split: int) -> Model | None:
         """What to run on the features of this cut, or None: then it is on its way, if there is room for it."""
@@ -127,6 +129,34 @@ def memory_bytes_of(tail_bytes: int, features_bytes: int) -> int:
     return int(2.1 * tail_bytes) + 4 * features_bytes
 
 
+def open_tails(
+    bundle: Bundle,
+    heads: Heads,
+    profile: Profile,
+    *,
+    backend: str | None,
+    threads: int,
+    memory_bytes: int,
+    loader: Executor,
+) -> Rests | None:
+    """The local tails of a bundle; None where they are worth nothing: no memory for them, or a fast board."""
+    whole_s = profile.local.head_s
+    if whole_s < WORTH_IT_S or memory_bytes == 0:
+        return None
+    head_s = {timing.split: timing.head_s for timing in profile.splits}
+    costs = {
+        cut.index: RestCost(
+            memory_bytes_of(cut.tail.size_bytes, cut.raw_bytes), max(0.0, whole_s - head_s[cut.index])
+        )
+        for cut in bundle.manifest.cuts
+    }
+
+    def load(split: int) -> Interpreter:
+        return load_rest(bundle, split, backend=backend, threads=threads)
+
+    return Rests(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
+
+
 def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) -> Interpreter:
     """Load one now, with its warm-up inference; its file is checked again, as a head's is.
 
@@ -138,7 +168,7 @@ def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) 
     wanted = [(spec.dtype, spec.shape) for spec in (*cut.tensors, *bundle.manifest.outputs)]
     made = [(spec.dtype, spec.shape) for spec in (*rest.inputs, *rest.outputs)]
     if sha256_of(path) != cut.tail.sha256 or made != wanted:
-        raise BadBundleError(f"{path}: changed since this program started; start it again")
+        raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
     rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
     give_back(rest)
     return rest

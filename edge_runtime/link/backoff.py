@@ -9,6 +9,8 @@ from edge_runtime.link.trouble import Trouble
 _FIRST_S = 0.5
 #: A connection that was up for this long is a good one: what went wrong before it is forgotten.
 SETTLED_S = 10.0
+#: The longest pause before the server welcomed us: whoever lets us in should not have to wait long to see it.
+_MOST_UNTIL_WELCOME_S = 5.0
 #: Doubling stops here at the latest; a float has no room for it for ever.
 _MOST_DOUBLINGS = 10
 
@@ -35,7 +37,7 @@ class Backoff:
         if self._welcomed_s + SETTLED_S <= now_s:
             self._thrown_out = 0
         if self._welcomed_s == math.inf:
-            strikes, most_s = self._refused - pause.free, min(pause.most_s, Trouble.KEY_REFUSED.pause.most_s)
+            strikes, most_s = self._refused - pause.free, min(pause.most_s, _MOST_UNTIL_WELCOME_S)
             self._refused += 1
         else:
             strikes, most_s = self._thrown_out - pause.free, pause.most_s

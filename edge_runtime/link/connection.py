@@ -202,7 +202,7 @@ class Connection:
         elif event.code == "protocol":
             actions += self.reservations.refuse_sent(event, now_s)
         if event.code == "revoked":
-            return actions + self._fail(Trouble.KEY_REVOKED, now_s)
+            return actions + self._fail(Trouble.KEY_REFUSED, now_s)
         if event.request_id is not None:
             return actions
         if event.code == "version":

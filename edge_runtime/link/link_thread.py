@@ -81,13 +81,13 @@ class Link(threading.Thread):
         """See `FrameLink.reserve`."""
         with self._lock:
             number = self._connection.reservations.reserve(self._now(), offloaded=offloaded)
+        self._pending.open(number)
         return Reservation(self, number)
 
     def submit(self, number: int, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """See `Reservation.send`."""
         with self._lock:
             self._connection.reservations.submit(number, request, payload, due_at_s=due_at_s)
-            self._pending.open(number)
         self._transport.wake()
 
     def release(self, number: int) -> None:
@@ -121,7 +121,7 @@ class Link(threading.Thread):
 
     @property
     def pending(self) -> int:
-        """How many requests have been sent, and neither taken nor released."""
+        """How many reservations are neither released nor have given their outcome."""
         return len(self._pending)
 
     def wait_until_open(self) -> None:

@@ -1,4 +1,4 @@
-"""Requests that somebody waits for. The link thread and the frame loop's thread meet here: call it from any."""
+"""Requests that somebody waits for, or will. The link thread and the frame loop's meet here: safe from any."""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ class Transport:
             socket.connect(self.address)
         except zmq.ZMQError as error:
             self.close()
-            raise ConfigError(f"server.address {self.address}: {error}; write it as tcp://HOST:PORT") from None
+            raise ConfigError(
+                f"server.address {self.address}: {error}", remedy="write it as tcp://HOST:PORT"
+            ) from None
 
     def close(self) -> None:
         """Close the socket at once, dropping what it still held."""

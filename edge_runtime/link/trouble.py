@@ -9,8 +9,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 
-#: Longest text of the server's that is repeated to the user, in characters.
-_DETAIL_CHARACTERS = 200
+from split_model.protocol.messages import shown
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,6 @@ class Trouble(Enum):
     KEY_REFUSED = (
         "{address} refuses this device's key",
         "allow it there with cloud-server devices allow -c FILE NAME '{public_key}'",
-        _REFUSED,
-    )
-    KEY_REVOKED = (
-        "{address} refuses this device's key, which was allowed before",
-        "allow it there with cloud-server devices allow -c FILE NAME '{public_key}'",
         _THROWN_OUT,
     )
     HANDSHAKE_BROKEN = (
@@ -88,7 +82,7 @@ class Trouble(Enum):
     @property
     def exit_code(self) -> int:
         """What a command ends with that needs the link."""
-        return os.EX_NOPERM if self in (Trouble.KEY_REFUSED, Trouble.KEY_REVOKED) else os.EX_UNAVAILABLE
+        return os.EX_NOPERM if self is Trouble.KEY_REFUSED else os.EX_UNAVAILABLE
 
     def describe(self, *, address: str, public_key: str, detail: str = "") -> tuple[str, str]:
         """Problem and remedy for the user.
@@ -96,9 +90,8 @@ class Trouble(Enum):
         Args:
             address: The server's.
             public_key: This device's.
-            detail: What else is known; the server's text is cut, and what does not print in it is escaped.
+            detail: What else is known; it may come from the server.
 
         """
-        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in detail)
-        names = {"address": address, "public_key": public_key, "detail": shown[:_DETAIL_CHARACTERS]}
+        names = {"address": address, "public_key": public_key, "detail": shown(detail)}
         return self.problem.format(**names), self.remedy.format(**names)

@@ -1,65 +1,96 @@
-"""ZeroMQ sockets in the file system: who may use them is who may open the file."""
+"""Unix sockets in the file system: whoever may open the file may connect."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import socket
+import stat
 from pathlib import Path
-
-import zmq
 
 from split_model.errors import ConfigError, NotAllowedError, OutputError
 
 #: Longer names do not fit into a socket's address.
 _MAX_PATH_BYTES = 107
+#: Connections that wait to be accepted.
+_BACKLOG = 64
 
 
 def check(path: Path, group: str | None, where: str) -> None:
     """Raise `ConfigError` where the path is too long or the group does not exist. ``where`` opens each error."""
     _group_id(group, where)
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
-        raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long; set a shorter one")
+        raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long", remedy="set a shorter one")
 
 
-def bind(bound: zmq.Socket[bytes], path: Path, group: str | None, where: str) -> None:
-    """Bind at ``path``, for this user and, where set, ``group``; in place of what a killed program left there."""
-    group_id = _group_id(group, where)
-    if _is_served(path):
-        raise NotAllowedError(f"{where}: another program serves {path}; stop it or set another path")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        before = os.umask(0o177)  # nobody else may connect before the group is set
+class Listener:
+    """A listening socket and its file, which this user and, where set, ``group`` may open.
+
+    Takes the place of the file that a killed program left. ``where`` opens each error.
+    """
+
+    def __init__(self, path: Path, group: str | None, where: str) -> None:
+        group_id = _group_id(group, where)
+        self._path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            bound.bind(f"ipc://{path}")
-        finally:
-            os.umask(before)
-        if group_id is not None:
-            if path.stat().st_gid != group_id:  # a hardened service may not call chown, and need not
-                os.chown(path, -1, group_id)
-            path.chmod(0o660)
-    except PermissionError:
-        whose = f" for group {group}" if group else ""
-        raise NotAllowedError(f"{where}: no permission to make {path}{whose}; set another path") from None
-    except (OSError, zmq.ZMQError) as error:
-        raise OutputError(f"{where}: {path}: {error.strerror}; set another path") from None
+            _make_way(path, where)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.fchmod(self.socket.fileno(), 0o600)  # nobody else may connect before the group is set
+            self.socket.bind(os.fspath(path))
+            if group_id is not None:
+                if path.stat().st_gid != group_id:  # a hardened service may not call chown, and need not
+                    os.chown(path, -1, group_id)
+                path.chmod(0o660)
+            self.socket.listen(_BACKLOG)
+            self._file = _identity(path)
+        except (NotAllowedError, OutputError):
+            self.socket.close()
+            raise
+        except PermissionError:
+            self.socket.close()
+            whose = f" for group {group}" if group else ""
+            raise NotAllowedError(
+                f"{where}: no permission to make {path}{whose}", remedy="set another path"
+            ) from None
+        except OSError as error:
+            self.socket.close()
+            raise OutputError(f"{where}: {path}: {error.strerror}", remedy="set another path") from None
+
+    def close(self) -> None:
+        """Close the socket and remove its file, unless another program's lies there by now."""
+        self.socket.close()
+        with contextlib.suppress(OSError):
+            if _identity(self._path) == self._file:
+                self._path.unlink()
 
 
-def remove(path: Path) -> None:
-    """Remove the file of a socket that was bound there and is closed: ZeroMQ leaves it."""
-    path.unlink(missing_ok=True)
+def _make_way(path: Path, where: str) -> None:
+    """Remove a socket file that nobody listens at. Anything else stays, and is an error."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OutputError(f"{where}: {path} is there and no socket", remedy="remove it or set another path")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(os.fspath(path)) in (0, errno.EAGAIN):
+            raise NotAllowedError(f"{where}: another program serves {path}", remedy="stop it or set another path")
+    path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
 
 
 def _group_id(group: str | None, where: str) -> int | None:
     try:
         return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise ConfigError(f"{where}: there is no group {group!r} on this machine") from None
-
-
-def _is_served(path: Path) -> bool:
-    """Whether somebody listens there: the socket of a program that was killed is only a file."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(os.fspath(path)) in (0, zmq.EAGAIN)
+        raise ConfigError(
+            f"{where}: there is no group {group!r} on this machine", remedy="make it, or name another"
+        ) from None

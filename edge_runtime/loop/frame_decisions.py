@@ -158,7 +158,7 @@ class FrameDecisions:
 
     def left_s(self, split: int, *, has_tail: bool) -> float:
         """Seconds of the local run that is left when the head of this cut is done."""
-        tail_s = self.planner.profile(split).rest_s if has_tail else None
+        tail_s = self.planner.profile(split).local_tail_s if has_tail else None
         return self.local_s if tail_s is None else tail_s * self.load.factor
 
     def plan(self, frame: Frame, moment: Moment, waits: BoardWaits) -> Plan:

@@ -6,6 +6,8 @@ import logging
 import math
 from collections import Counter
 
+from split_model.service.throttle import PER_FRAME
+
 log = logging.getLogger(__name__)
 
 #: Until a server has other bundles, or a damaged file is replaced; twice as long each time in a row, up to an hour.
@@ -29,7 +31,7 @@ class CutBackoff:
 
     def avoid(self, split: int, why: str, *, now_s: float, seconds: float = _LONG_S) -> None:
         """Do not use a cut for some time, and say why."""
-        log.warning("cut %d is not used for %.1f s: %s", split, seconds, why)
+        log.warning("cut %d is not used for %.1f s: %s", split, seconds, why, extra=PER_FRAME)
         self._until_s[split] = now_s + seconds
 
     def refused(self, split: int, code: str, text: str, *, now_s: float) -> None:

@@ -6,20 +6,22 @@ the program's ``main`` and by nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.config.release import ReleaseTable
+from split_model.arrays import Array
 from split_model.bundle import Cut
 from split_model.errors import ConfigError
 from split_model.privacy import CodebookPlan, CodebookRelease, CodebookSpec, NoisePlan, NoiseRelease, NoiseSpec
-from split_model.privacy.codebook_file import read_finder
+from split_model.privacy.codebook_file import read_encoder
 from split_model.protocol import messages as wire
 
 Entropy = Callable[[int], bytes]
+#: Every cut's release plan, by the cut's op index; None where features leave unprotected.
+ReleasePlans = dict[int, NoisePlan | CodebookPlan | None]
 
 
 def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | CodebookPlan | None:
@@ -30,10 +32,16 @@ def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | Cod
         return CodebookPlan.make(spec, cut)
     if cut.calibration is None:
         raise ConfigError(
-            f"cut {cut.index} has no calibration, so nothing may leave at it: prepare the bundle with "
-            "--calibration, or set release.mechanism = 'none' if the features need no protection"
+            f"cut {cut.index} has no calibration, so nothing may leave at it",
+            remedy="prepare the bundle with --calibration, or set release.mechanism = 'none' if the features need "
+            "no protection",
         )
     return NoisePlan.make(spec, cut.tensors, cut.calibration)
+
+
+def plans_for(cuts: Iterable[Cut], release: ReleaseTable) -> ReleasePlans:
+    """Every cut's plan, made once: a head that comes back after a while needs it again. Raises as `plan_for`."""
+    return {cut.index: plan_for(cut, release.spec_at(cut)) for cut in cuts}
 
 
 class Release:
@@ -57,15 +65,15 @@ class Release:
             self.descriptor = wire.Noise(spec=plan.spec, digest=plan.digest)
         elif plan is not None:
             assert root is not None  # who has a codebook has a bundle
-            finder = read_finder(root / plan.book.file.path, plan.book, cut.tensors)
-            self._mechanism = CodebookRelease(plan, finder, entropy=entropy)
+            encoder = read_encoder(root / plan.book.file.path, plan.book, cut.tensors)
+            self._mechanism = CodebookRelease(plan, encoder, entropy=entropy)
             self.descriptor = wire.Codebook(spec=plan.spec, digest=plan.digest)
         if plan is not None:
             self.payload_bytes = plan.payload_bytes
             self.per_value_epsilon_max = plan.per_value_epsilon_max
             self.whole_input_epsilon = plan.whole_input_epsilon
 
-    def __call__(self, features: Sequence[NDArray[Any]]) -> memoryview:
+    def __call__(self, features: Sequence[Array]) -> memoryview:
         """The payload of one frame, ``payload_bytes`` long whatever the content. Spends the features' arrays."""
         if self._mechanism is not None:
             return self._mechanism(features).data

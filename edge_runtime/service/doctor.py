@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,25 +15,25 @@ import zmq
 from edge_runtime.board.sensors import Readings, Sensors
 from edge_runtime.config import config as configuration
 from edge_runtime.config.config import Config
-from edge_runtime.daemon.assembly import allowed_cuts, check_sources, make_plans, open_bundle
-from edge_runtime.daemon.greeting import greet
+from edge_runtime.daemon.device import open_link
+from edge_runtime.daemon.models import open_heads
+from edge_runtime.daemon.plan import Plan
+from edge_runtime.link.greeting import greet
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.privacy.ledger import read, system_now
 from edge_runtime.privacy.ledger.status import ledger_status
 from edge_runtime.service import status as states
+from edge_runtime.service.network import reach
 from split_model import __version__
-from split_model.bundle import Bundle
 from split_model.errors import MissingInputError, SplitModelError
-from split_model.interpreter import open_interpreter
 from split_model.protocol.keys import KeyPair, read_pair
 from split_model.service import status_file
 from split_model.service.config_file import Layers
-from split_model.service.findings import Finding, attempt, failure, good, of_clock, of_disk, warning
+from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
 
 _HOT_C = 80.0
 _LITTLE_MEMORY_BYTES = 100 << 20
-_CONNECT_S = 4.0
 
 
 def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Iterator[Finding]:
@@ -40,27 +41,32 @@ def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Ite
     yield _software()
     loaded: list[tuple[Config, Layers]] = []
 
+    old_names: list[str] = []
+
     def load() -> str:
-        loaded.append(configuration.load_layers(path))
+        loaded.append(configuration.load_layers(path, warn=old_names.append))
         return ", ".join(map(str, loaded[0][1].files))
 
-    yield attempt("config", load)
+    finding = attempt("config", load)
+    yield finding
+    for text in old_names:
+        problem, _, remedy = text.partition("; ")
+        yield warning("config", problem, remedy)
     if not loaded:
         yield from _of_the_board()
         return
     config = loaded[0][0]
-    bundles: list[Bundle] = []
+    plans: list[Plan] = []
 
-    def open_it() -> str:
-        bundles.append(open_bundle(config))
-        make_plans(config, bundles[0])
-        cuts = len(allowed_cuts(config, bundles[0]))
-        return f"{bundles[0].manifest.name} ({bundles[0].identity[:12]}), {cuts} cuts may be used"
+    def work_out() -> str:
+        plans.append(Plan.of(config))
+        bundle = plans[0].bundle
+        return f"{bundle.manifest.name} ({bundle.identity[:12]}), {len(plans[0].allowed)} cuts may be used"
 
-    yield attempt("bundle", open_it)
-    if bundles:
-        yield attempt("backend", lambda: _run_once(config, bundles[0]))
-        yield attempt("source", lambda: _sources(config, bundles[0]))
+    yield attempt("bundle", work_out)
+    if plans:
+        yield attempt("backend", lambda: _run_once(plans[0]))
+        yield attempt("source", lambda: _sources(plans[0]))
     keys: list[KeyPair] = []
     yield _key(config, keys)
     yield from of_disk(config.device.state)
@@ -68,7 +74,7 @@ def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Ite
     yield from _of_the_board()
     yield _program(status_path)
     if server:
-        yield from _server(config, bundles[0] if bundles else None, keys[0] if keys else None)
+        yield from _server(config, plans[0] if plans else None, keys[0] if keys else None)
 
 
 def _software() -> Finding:
@@ -76,20 +82,19 @@ def _software() -> Finding:
     return good("software", text + f"ZeroMQ {zmq.zmq_version()}, NumPy {np.__version__}")
 
 
-def _run_once(config: Config, bundle: Bundle) -> str:
-    whole = open_interpreter(
-        bundle.path(bundle.manifest.model), backend=config.device.backend, threads=config.device.threads
-    )
-    inputs = [np.zeros(spec.shape, spec.dtype) for spec in bundle.manifest.inputs]
-    whole.run(inputs)
-    started_s = time.monotonic()
-    whole.run(inputs)
-    return f"{whole.backend}: the whole model takes {(time.monotonic() - started_s) * 1e3:.1f} ms"
+def _run_once(plan: Plan) -> str:
+    inputs = [np.zeros(spec.shape, spec.dtype) for spec in plan.bundle.manifest.inputs]
+    with contextlib.ExitStack() as closing:
+        whole = open_heads(plan, closing).whole
+        whole.run(inputs)
+        started_s = time.monotonic()
+        whole.run(inputs)
+        return f"{whole.backend}: the whole model takes {(time.monotonic() - started_s) * 1e3:.1f} ms"
 
 
-def _sources(config: Config, bundle: Bundle) -> str:
-    check_sources(config, bundle)
-    return ", ".join(source.label for source in config.sources)
+def _sources(plan: Plan) -> str:
+    plan.check_sources()
+    return ", ".join(source.label for source in plan.config.sources)
 
 
 def _key(config: Config, keys: list[KeyPair]) -> Finding:
@@ -101,11 +106,9 @@ def _key(config: Config, keys: list[KeyPair]) -> Finding:
             return warning(
                 "key", f"{path}: this user may not read it", "run doctor with sudo, to check the server too"
             )
-        return failure("key", str(error), f"edge-runtime keys make -c {path.parent}/config.toml",
-                       exit_code=error.exit_code)  # fmt: skip
+        return failed("key", error, remedy=f"edge-runtime keys make -c {path.parent}/config.toml")
     except SplitModelError as error:
-        text, _, remedy = str(error).partition("; ")
-        return failure("key", text, remedy, exit_code=error.exit_code)
+        return failed("key", error)
     return good("key", f"{path}, public key {keys[0].public.decode()}")
 
 
@@ -113,10 +116,9 @@ def _ledger(config: Config) -> Finding:
     try:
         books = read(config.device.state)
     except MissingInputError as error:
-        return warning("ledger", str(error), "run doctor with sudo")
+        return warning("ledger", error.problem, "run doctor with sudo")
     except SplitModelError as error:
-        return failure("ledger", str(error), "until then frames are answered here, and nothing leaves",
-                       exit_code=error.exit_code)  # fmt: skip
+        return failed("ledger", error, remedy=f"{error.remedy}; until then nothing leaves this board")
     if books is None:
         return good("ledger", "none yet: it begins at the first start")
     status = ledger_status(books, config.limits, system_now()())
@@ -155,9 +157,7 @@ def _throttling(readings: Readings) -> Finding:
     throttling = readings.throttling
     if throttling is None:
         return good("power", "this board does not tell whether it is throttled")
-    remedy = "use the board's own power supply and a short cable" if any(
-        "voltage" in why or "current" in why for why in (*throttling.now, *throttling.since_boot)
-    ) else "cool it"  # fmt: skip
+    remedy = "use the board's own power supply and a short cable" if throttling.by_power else "cool it"
     if throttling.now:
         return warning("power", f"throttled now: {', '.join(throttling.now)}", remedy)
     if throttling.since_boot:
@@ -171,7 +171,7 @@ def _program(path: Path | None) -> Finding:
     try:
         found = status_file.read(path, states.Status, key=states.KEY)
     except SplitModelError as error:
-        return warning("program", str(error), "systemctl start edge-runtime, or edge-runtime run")
+        return warning("program", error.problem, "systemctl start edge-runtime, or edge-runtime run")
     condition = condition_now(found)
     if condition in ("dead", "hanging", "stopped"):
         return warning("program", condition, "systemctl status edge-runtime; journalctl -u edge-runtime")
@@ -183,18 +183,20 @@ def _program(path: Path | None) -> Finding:
     return good("program", f"{condition}, {states.headline(found)}")
 
 
-def _server(config: Config, bundle: Bundle | None, keys: KeyPair | None) -> Iterator[Finding]:
+def _server(config: Config, plan: Plan | None, keys: KeyPair | None) -> Iterator[Finding]:
     """Step by step, so that the first that fails is the one to mend."""
     address = config.server.address
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    reached = _connect(host.strip("[]"), int(port), address)
+    reached = reach(address)
     yield reached
     if reached.level != "ok":
         return
-    if keys is None or bundle is None:
+    if keys is None or plan is None:
         yield warning("server", "whether it accepts this device was not tried", "mend key and bundle first")
         return
-    view = greet(config, bundle, keys)
+    bundle = plan.bundle
+    with contextlib.ExitStack() as closing:
+        link = open_link(plan, keys, closing, boot_id=os.urandom(16).hex())
+        view = greet(link, server_keys=len(config.server_keys))
     if not view.up:
         text, remedy = view.problem, view.remedy
         if view.trouble in (Trouble.NOT_YET, Trouble.AWAY):  # but the port was open just now
@@ -210,29 +212,3 @@ def _server(config: Config, bundle: Bundle | None, keys: KeyPair | None) -> Iter
         hosted = ", ".join(f"{offer.name} ({offer.identity[:12]})" for offer in view.offers) or "nothing"
         yield warning("hosted", f"it does not host this bundle ({bundle.identity[:12]}), but {hosted}",
                       "copy the bundle there and reload it; everything runs here until then")  # fmt: skip
-
-
-def _connect(host: str, port: int, address: str) -> Finding:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        return failure("network", f"{host} has no address: {error.strerror or error}",
-                       "check server.address, and the board's DNS (resolvectl status)")  # fmt: skip
-    why = ""
-    for family, kind, protocol, _, target in found:
-        with socket.socket(family, kind, protocol) as attempted:
-            attempted.settimeout(_CONNECT_S)
-            try:
-                attempted.connect(target)
-            except ConnectionRefusedError:
-                why = f"{address}: nothing listens on that port"
-                remedy = "start the cloud-server there, or mend the port in server.address"
-            except TimeoutError:
-                why = f"{address}: no answer within {_CONNECT_S:.0f} s"
-                remedy = "check the address, and that no firewall drops the port"
-            except OSError as error:
-                why = f"{address}: {error.strerror or error}"
-                remedy = "check the board's network (ip route, ping)"
-            else:
-                return good("network", f"{address} takes connections")
-    return failure("network", why, remedy)

@@ -12,10 +12,8 @@ import msgspec
 from edge_runtime.service import status as states
 from split_model.errors import MissingInputError
 from split_model.service import status_file
-from split_model.service.status_file import boot_s, condition_now
+from split_model.service.status_file import SERVING, boot_s, condition_now
 
-#: In these it answers frames.
-_GOOD = ("running", "reloading", "draining")
 _HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 
@@ -45,4 +43,4 @@ def _once(path: Path, *, as_json: bool, waiting: bool) -> tuple[str, bool]:
         text = msgspec.json.encode({"condition": condition, **msgspec.to_builtins(found)}).decode()
     else:
         text = states.for_terminal(found, condition, age_s=boot_s() - found.written_boot_s)
-    return text, condition in _GOOD
+    return text, condition in SERVING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from numpy.typing import NDArray
 
 from edge_runtime.sinks.sink import Sink, SinkTable
+from split_model.arrays import Array
 from split_model.errors import OutputError
 
 
@@ -20,6 +21,11 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     """Records as JSON lines, appended to ``path`` or written to standard output."""
 
     path: Path | None = None
+
+    def check(self) -> None:
+        """A folder cannot be written to as a file, nor can anything below a file."""
+        if self.path is not None and (reason := _not_a_file(self.path)):
+            raise OutputError(f"{self.path}: {reason}", remedy="set sink.path to a file you can write")
 
     def open(self) -> JsonLines:
         """Open the file, or standard output."""
@@ -40,9 +46,9 @@ class JsonLines(Sink):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
-            raise OutputError(f"{path}: {error.strerror}; set sink.path to a file you can write") from None
+            raise OutputError(f"{path}: {error.strerror}", remedy="set sink.path to a file you can write") from None
 
-    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:  # noqa: ARG002
+    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:  # noqa: ARG002
         """Write one record; `OutputError` where it cannot be written, for example on a full disk."""
         line = memoryview(self._encoder.encode(record) + b"\n")
         written = 0
@@ -53,7 +59,9 @@ class JsonLines(Sink):
             raise
         except OSError as error:
             self._take_back(written)
-            raise OutputError(f"{self._name}: {error.strerror}; make room, or set sink.path elsewhere") from None
+            raise OutputError(
+                f"{self._name}: {error.strerror}", remedy="make room, or set sink.path elsewhere"
+            ) from None
 
     def close(self) -> None:
         """Close the file; standard output stays open."""
@@ -65,3 +73,11 @@ class JsonLines(Sink):
         status = os.fstat(self._file)
         if written and stat.S_ISREG(status.st_mode):
             os.ftruncate(self._file, status.st_size - written)
+
+
+def _not_a_file(path: Path) -> str:
+    """Why a path can be no file for anybody, or empty."""
+    if path.is_dir():
+        return os.strerror(errno.EISDIR)
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    return "" if nearest.is_dir() else os.strerror(errno.ENOTDIR)

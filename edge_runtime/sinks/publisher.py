@@ -1,7 +1,6 @@
-"""The kind ``pub``: every record to whoever listens on a local ZeroMQ PUB socket; docs/local-socket.md.
+"""The kind ``pub``: every record to whoever subscribes at a local Unix socket; docs/local-socket.md.
 
-A message is ``[topic, record as JSON, headers of the outputs as MessagePack, values of each output]``. A subscriber
-that does not keep up misses messages, as PUB sockets have it; the records' ``index`` shows the gap.
+A subscriber that does not keep up misses records, and the gap shows in their ``index``. It never slows the program.
 """
 
 from __future__ import annotations
@@ -11,26 +10,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import zmq
 from numpy.typing import NDArray
 
-from edge_runtime.local_api import messages as wire
-from edge_runtime.local_api import socket_files
+from edge_runtime.local_api import framing, messages, socket_files
+from edge_runtime.local_api.publications import Publications
+from edge_runtime.local_api.server import Server
+from edge_runtime.local_api.tensors import specs_of, values_of
 from edge_runtime.sinks.sink import Sink, SinkTable
-
-_LINGER_MS = 500
+from split_model.errors import OutputError
 
 
 class PublisherTable(SinkTable, frozen=True, tag="pub"):
     """``path`` is the socket; this user and, where set, ``group`` may listen.
 
-    ``outputs``: whether the model's raw outputs go along. ``queue_messages`` are kept for a slow subscriber.
+    ``outputs``: whether the model's raw outputs go along. The latest ``queue_messages`` records, of at most
+    ``queue_bytes`` in all, are kept for slow subscribers. ``max_clients``: connections at a time, shared among
+    users.
     """
 
-    path: Path = Path("/run/edge-runtime/answers.sock")
+    path: Path = Path(framing.ANSWERS_PATH)
     group: str | None = None
     outputs: bool = True
     queue_messages: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
+    queue_bytes: Annotated[int, msgspec.Meta(ge=64 << 10, le=1 << 40)] = 16 << 20
+    max_clients: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
 
     def check(self) -> None:
         """Path and group."""
@@ -43,42 +46,47 @@ class PublisherTable(SinkTable, frozen=True, tag="pub"):
 
 
 class Publisher(Sink):
-    """``published``: messages handed to ZeroMQ, whether or not anybody listens."""
+    """``published``: records, whether or not anybody listens. ``lost``: those that slow subscribers missed.
+
+    ``subscribers``: there are now. ``disconnected``: connections that were turned away or ended.
+    """
 
     def __init__(self, table: PublisherTable) -> None:
-        self._path = table.path
+        where = f"sink {table.label}"
         self._outputs = table.outputs
-        self._published = 0
-        self._encoder = msgspec.json.Encoder()
-        self._headers = msgspec.msgpack.Encoder()
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUB)
-        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
-        self._socket.setsockopt(zmq.SNDHWM, table.queue_messages)
-        try:
-            socket_files.bind(self._socket, table.path, table.group, f"sink {table.label}")
-        except BaseException:
-            self._end()
-            raise
+        self._publications = Publications(queue_messages=table.queue_messages, queue_bytes=table.queue_bytes)
+        self._server = Server(
+            socket_files.Listener(table.path, table.group, where),
+            self._publications,
+            max_clients=table.max_clients,
+            woken=self._publications.feed,
+            where=where,
+        )
+        self._server.start()
 
     def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:
         """Publish it under ``frame.`` and the source's name, or under its kind."""
+        if (error := self._server.error) is not None:
+            raise OutputError(f"{self._server.where}: its thread ended: {error}") from error
+        if not self._publications.subscribers:
+            self._publications.pass_over()
+            return
         topic = str(record["kind"]) + (f".{record['source']}" if "source" in record else "")
         tensors = outputs if self._outputs else ()
-        parts: list[bytes | memoryview] = [topic.encode(), self._encoder.encode(record)]
-        parts.append(self._headers.encode(wire.headers_of(tensors)))
-        self._socket.send_multipart([*parts, *wire.values_of(tensors)], zmq.DONTWAIT)
-        self._published += 1
+        message = messages.Record(topic, dict(record), specs_of(tensors))  # type: ignore[arg-type]
+        self._publications.publish(topic, framing.framed(messages.encode(message), values_of(tensors)))
+        self._server.wake()
 
     def counters(self) -> dict[str, int]:
         """See the class."""
-        return {"published": self._published}
+        told, server = self._publications, self._server
+        return {
+            "published": told.published,
+            "lost": told.lost,
+            "subscribers": told.subscribers,
+            "disconnected": server.disconnected,
+        }
 
     def close(self) -> None:
         """Send what subscribers still take."""
-        self._end()
-        socket_files.remove(self._path)
-
-    def _end(self) -> None:
-        self._socket.close()
-        self._context.term()
+        self._server.close()

@@ -6,29 +6,30 @@ then gets its answers over the line that it asked on.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import re
 import select
 import termios
 import threading
 import time
-import tty
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from numpy.typing import NDArray
+import serial
 
+from edge_runtime.board.reconnecting import Reconnecting, reason
 from edge_runtime.sinks.sink import Sink, SinkTable
+from split_model.arrays import Array
 from split_model.errors import ConfigError
-
-log = logging.getLogger(__name__)
+from split_model.service.stoppable_thread import StoppableThread
 
 _RETRY_S = (0.25, 2.0)
 _WRITE_S = 2.0
 _CLOSE_S = 1.0
+_POLL_S = 0.05
 _MAX_VALUES = 16
 _UNSAFE = re.compile(r"[^A-Za-z0-9._\[\]-]")
 
@@ -46,9 +47,12 @@ class SerialLineTable(SinkTable, frozen=True, tag="serial"):
     queue_lines: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
 
     def check(self) -> None:
-        """The speed must be one that termios knows."""
-        if not hasattr(termios, f"B{self.baud}"):
-            raise ConfigError(f"sink {self.label}: baud = {self.baud} is none of the usual speeds, as 115200")
+        """The speed must be a usual one."""
+        if self.baud not in serial.Serial.BAUDRATES:
+            raise ConfigError(
+                f"sink {self.label}: baud = {self.baud} is none of the usual speeds",
+                remedy="take one of them, as 115200",
+            )
 
     def open(self) -> SerialLine:
         """Start the thread; it opens the port."""
@@ -65,15 +69,19 @@ class SerialLine(Sink):
         self._lines: deque[bytes] = deque()
         self._written = 0
         self._lost = 0
-        self._opened = 0
-        self._told = ""
         self._closing_s: float | None = None
-        self._port: int | None = None
+        self._port: Reconnecting[Any] = Reconnecting(
+            f"sink {table.label}: {table.port}",
+            ready=f"sink {table.label}: writing {table.port} at {table.baud} baud",
+            make=lambda: _SharedPort(table.port, table.baud, timeout=0, write_timeout=0),
+            release=_release,
+            retry_s=_RETRY_S,
+        )
         self._encoder = msgspec.json.Encoder()
-        self._thread = threading.Thread(target=self._run, name=f"sink-{table.label}", daemon=True)
+        self._thread = StoppableThread(f"sink-{table.label}", self._run)
         self._thread.start()
 
-    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:
+    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
         """Queue the line of a frame; never waits."""
         if record["kind"] != "frame":
             return
@@ -89,34 +97,35 @@ class SerialLine(Sink):
     def counters(self) -> dict[str, int]:
         """See the class."""
         with self._changed:
-            return {"written": self._written, "lost": self._lost, "reconnects": max(0, self._opened - 1)}
+            return {"written": self._written, "lost": self._lost, "reconnects": self._port.reconnects}
 
     def close(self) -> None:
         """Write what is queued, for a second at most."""
         with self._changed:
             self._closing_s = time.monotonic() + _CLOSE_S
             self._changed.notify()
-        self._thread.join()
+        self._thread.stop(_CLOSE_S + 2 * _WRITE_S)
         with self._changed:
             self._lost += len(self._lines)
             self._lines.clear()
 
     def _run(self) -> None:
-        retry_s = _RETRY_S[0]
         while (line := self._next()) is not None:
-            if self._port is None and not self._open():
+            port = self._port.get(self._rest)
+            if port is None:
                 with self._changed:
                     self._lines.appendleft(line)
-                self._rest(retry_s)
-                retry_s = min(2 * retry_s, _RETRY_S[1])
                 continue
-            retry_s = _RETRY_S[0]
-            done = self._put(line)
+            done = self._put(port, line)
             with self._changed:
                 self._written += done
                 self._lost += not done
-        if self._port is not None:
-            os.close(self._port)
+        port = self._port.device
+        if port is not None:
+            with contextlib.suppress(OSError):
+                while port.out_waiting and time.monotonic() < (self._closing_s or 0.0):
+                    time.sleep(_POLL_S)
+        self._port.close()
 
     def _next(self) -> bytes | None:
         with self._changed:
@@ -132,53 +141,61 @@ class SerialLine(Sink):
             while (left_s := min(deadline_s, self._closing_s or deadline_s) - time.monotonic()) > 0:
                 self._changed.wait(left_s)
 
-    def _open(self) -> bool:
-        table = self._table
-        try:
-            port = os.open(table.port, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            self._tell(f"cannot be opened ({error.strerror})")
-            return False
-        try:
-            tty.setraw(port, termios.TCSANOW)
-            settings = termios.tcgetattr(port)
-            settings[4] = settings[5] = getattr(termios, f"B{table.baud}")
-            settings[2] |= termios.CLOCAL
-            termios.tcsetattr(port, termios.TCSANOW, settings)
-        except termios.error as error:
-            os.close(port)
-            self._tell(f"cannot be set to {table.baud} baud ({error.args[-1]})")
-            return False
-        self._port, self._told = port, ""
-        self._opened += 1
-        log.info("sink %s: writing %s at %d baud", table.label, table.port, table.baud)
-        return True
-
-    def _put(self, line: bytes) -> bool:
+    def _put(self, port: Any, line: bytes) -> bool:
         """Write a line whole; False if the port went away, or took nothing for a while."""
-        assert self._port is not None
         rest = memoryview(line)
+        stuck_s = time.monotonic() + _WRITE_S
         try:
             while rest:
-                if not select.select([], [self._port], [], _WRITE_S)[1]:
+                count = _write_some(port.fileno(), rest)
+                if count:
+                    rest, stuck_s = rest[count:], time.monotonic() + _WRITE_S
+                elif time.monotonic() >= stuck_s:
                     raise TimeoutError(f"takes nothing for {_WRITE_S:g} s")
-                rest = rest[os.write(self._port, rest) :]
-        except BlockingIOError:
-            return False
         except OSError as error:
-            os.close(self._port)
-            self._port = None
-            self._tell(f"is gone ({error.strerror or error})")
+            self._port.lose(f"is gone ({reason(error)})")
             return False
+        self._port.worked()
         return True
 
-    def _tell(self, what: str) -> None:
-        if what != self._told:
-            log.warning("sink %s: %s %s; waiting for it", self._table.label, self._table.port, what)
-        self._told = what
+
+class _SharedPort(serial.Serial):  # type: ignore[misc]  # pyserial has no types
+    """A port that a source may be reading: opening it throws away nothing, and leaves the flow control as it is."""
+
+    def _reset_input_buffer(self) -> None:
+        pass
+
+    def _reconfigure_port(self, force_update: bool = False) -> None:
+        with contextlib.suppress(termios.error):  # what is no serial port is refused by pyserial's own code
+            self._rtscts = bool(termios.tcgetattr(self.fd)[2] & termios.CRTSCTS)
+        super()._reconfigure_port(force_update)
 
 
-def compact(record: Mapping[str, Any], outputs: Sequence[NDArray[Any]]) -> bytes:
+def _write_some(descriptor: int, data: memoryview) -> int:
+    """Write what the port takes now, after a wait at most; 0 if it takes nothing.
+
+    pyserial's write would spin where a port without a timeout takes nothing, and with one it does not tell how much
+    went out.
+    """
+    if not select.select([], [descriptor], [], _POLL_S)[1]:
+        return 0
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        time.sleep(_POLL_S)
+        return 0
+
+
+def _release(port: Any) -> None:
+    """Close a port. The kernel would hold the program for what the other end does not take: that is thrown away."""
+    with contextlib.suppress(OSError, termios.error):
+        if port.out_waiting:
+            port.reset_output_buffer()
+    with contextlib.suppress(OSError):
+        port.close()
+
+
+def compact(record: Mapping[str, Any], outputs: Sequence[Array]) -> bytes:
     """A line as GPS receivers write theirs: ``$``, fields, ``*`` and the XOR of what is between, in hexadecimal.
 
     ``A,name,how,class,score`` with the best class; ``A,name,how,value,...`` with the first values of the first

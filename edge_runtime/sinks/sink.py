@@ -7,9 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from numpy.typing import NDArray
-
 from edge_runtime.config.kind_table import KindTable
+from split_model.arrays import Array
 from split_model.errors import ConfigError
 
 
@@ -17,7 +16,7 @@ class Sink(ABC):
     """Takes records in the frame loop's thread. What may take long or go away and come back is not waited for."""
 
     @abstractmethod
-    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:
+    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
         """Take a record, of kind ``frame`` with the model's raw outputs, and none where the frame failed.
 
         Raises `OutputError` where a file cannot be written; a peer that is away is counted and not an error.
@@ -39,7 +38,9 @@ class SinkTable(KindTable, frozen=True, kw_only=True):
 
     def open(self) -> Sink:
         """Open the sink, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
-        raise ConfigError(f"sink {self.label}: kind {self.kind!r} has no way to be opened")
+        raise ConfigError(
+            f"sink {self.label}: kind {self.kind!r} has no method 'open'", remedy="define it in the kind's class"
+        )
 
 
 class Sinks(Sink):
@@ -53,7 +54,7 @@ class Sinks(Sink):
                 closing.callback(self._sinks[table.label].close)
             self._closing = closing.pop_all()
 
-    def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:
+    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
         """Give a record to all of them."""
         for sink in self._sinks.values():
             sink.write(record, outputs)

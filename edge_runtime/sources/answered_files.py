@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from split_model.errors import BadInputError, OutputError
+from split_model.service.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,9 @@ class Memory:
         """
         before = self._attempted[2] if self._attempted[:2] == (name, stamp) else 0
         if before >= _ATTEMPTS:
-            raise SetAsideError(f"{name}: reading it ended this program {before} times; it is set aside, remove it")
+            raise SetAsideError(
+                f"{name}: reading it ended this program {before} times, so it is set aside", remedy="remove it"
+            )
         self._write_attempt((name, stamp, before + 1))
         try:
             yield
@@ -86,20 +89,15 @@ class Memory:
     def keep_only(self, names: AbstractSet[str]) -> None:
         """Forget files that are gone. The file is written anew when it has more than twice the lines it needs.
 
-        It is written beside, then put in its place: a kill or a power cut leaves the one or the other, whole.
+        A kill or a power cut leaves the one or the other, whole.
         """
         for name in self._done.keys() - names:
             del self._done[name]
         if self._lines <= 2 * len(self._done) + _SPARE_LINES:
             return
-        beside = self._path.with_suffix(".new")
         lines = (json.dumps([name, *stamp, samples]) + "\n" for name, (stamp, samples) in self._done.items())
         try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
+            write_atomically(self._path, "".join(lines).encode())
         except OSError as error:
             self._warn(error, "it grows until it can be written anew")
             return
@@ -137,12 +135,14 @@ class Memory:
         except FileNotFoundError:
             pass
         except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"{self._path}: {error}; remove it, and all files will be answered again") from None
+            raise OutputError(
+                f"{self._path}: {error}", remedy="remove it, and all files will be answered again"
+            ) from None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"{self._path.parent}: {error.strerror}; make room, or set another device.state"
+                f"{self._path.parent}: {error.strerror}", remedy="make room, or set another device.state"
             ) from None
         return ""
 

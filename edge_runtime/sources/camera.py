@@ -7,7 +7,6 @@ into the model's input. A camera that goes away is waited for.
 from __future__ import annotations
 
 import importlib
-import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,17 +14,14 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.board.reconnecting import Reconnecting, pause_unless
 from edge_runtime.sources.source import Frame, Policy, Source, SourceTable, Wanted
+from split_model.arrays import Picture
 from split_model.errors import BackendError, BadInputError, ConfigError
 
-log = logging.getLogger(__name__)
-
 _RETRY_S = (0.5, 5.0)
-_NAP_S = 0.2
 
-Picture = NDArray[np.uint8]
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
 
 
@@ -47,12 +43,13 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
         if wanted.preprocess is None:
             raise ConfigError(
                 f"source {self.label}: a camera gives pictures, and the bundle does not say how they become the "
-                "model's input; prepare it again with --preprocess"
+                "model's input",
+                remedy="prepare it again with --preprocess",
             )
         if (self.width is None) != (self.height is None):
-            raise ConfigError(f"source {self.label}: width and height go together; set both or neither")
+            raise ConfigError(f"source {self.label}: width and height go together", remedy="set both or neither")
         if self.backend == "picamera2" and not isinstance(self.device, int):
-            raise ConfigError(f"source {self.label}: picamera2 knows cameras by number; set device = 0")
+            raise ConfigError(f"source {self.label}: picamera2 knows cameras by number", remedy="set device = 0")
         library(self.backend)
 
     def open(self, wanted: Wanted) -> Camera:
@@ -79,7 +76,7 @@ def library(backend: str) -> Any:
         return importlib.import_module("cv2") if backend == "opencv" else importlib.import_module("picamera2")
     except ImportError as error:
         hint = "install this package with [camera]" if backend == "opencv" else "apt install python3-picamera2"
-        raise BackendError(f"a camera needs {backend}, which cannot be imported ({error}); {hint}") from None
+        raise BackendError(f"a camera needs {backend}, which cannot be imported ({error})", remedy=hint) from None
 
 
 class Camera(Source):
@@ -95,37 +92,35 @@ class Camera(Source):
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._table = table
         self._wanted = wanted
-        self._make = make
         self._now = now
         self._pictures = 0
-        self._opened = 0
-        self._told = ""
+        self._camera = Reconnecting(
+            f"source {table.label}: camera {table.device}",
+            ready=f"source {table.label}: reading camera {table.device}",
+            make=make,
+            release=lambda grabber: grabber.close(),
+            retry_s=_RETRY_S,
+        )
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Callable[[], Frame]]:
         """Pictures as they come, until stopped."""
-        retry_s = _RETRY_S[0]
         while not stopped():
-            grabber = self._open()
+            grabber = self._camera.get(lambda seconds: pause_unless(stopped, seconds))
             if grabber is None:
-                deadline_s = time.monotonic() + retry_s
-                while not stopped() and (left_s := deadline_s - time.monotonic()) > 0:
-                    time.sleep(min(left_s, _NAP_S))
-                retry_s = min(2 * retry_s, _RETRY_S[1])
                 continue
             try:
                 while not stopped() and (picture := grabber.read()) is not None:
-                    retry_s = _RETRY_S[0]
+                    self._camera.worked()
                     yield self._later(picture)
             finally:
-                grabber.close()
+                self._camera.close()
             if not stopped():
-                self._tell("gives no more pictures")
+                self._camera.lose("gives no more pictures")
 
     def counters(self) -> dict[str, int]:
         """See the class."""
-        return {"pictures": self._pictures, "reconnects": max(0, self._opened - 1)}
+        return {"pictures": self._pictures, "reconnects": self._camera.reconnects}
 
     def _later(self, picture: Picture) -> Callable[[], Frame]:
         captured_s, number = self._now(), self._pictures
@@ -139,22 +134,6 @@ class Camera(Source):
                 return Frame(0, name, (), None, captured_s, error=f"picture {name}: {error}")
 
         return make
-
-    def _open(self) -> Grabber | None:
-        try:
-            grabber = self._make()
-        except (OSError, RuntimeError) as error:
-            self._tell(f"cannot be opened ({error})")
-            return None
-        log.info("source %s: reading camera %s", self._table.label, self._table.device)
-        self._told = ""
-        self._opened += 1
-        return grabber
-
-    def _tell(self, what: str) -> None:
-        if what != self._told:
-            log.warning("source %s: camera %s %s; waiting for it", self._table.label, self._table.device, what)
-        self._told = what
 
 
 class OpenCvGrabber:

@@ -85,7 +85,7 @@ def frames(
                 yield Frame(index, sample.name, sample.tensors, sample.label, due_s)
             index += 1
         if not good:
-            raise BadInputError("not one sample of the source could be read; see the errors above")
+            raise BadInputError("not one sample of the source could be read", remedy="see the errors above")
         round_ += 1
 
 

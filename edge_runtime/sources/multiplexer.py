@@ -1,7 +1,8 @@
 """All sources as one stream of frames: a thread each, and the rule by which a source's frames wait or give way.
 
 Sources take turns: one that is always ready does not keep another one waiting for more than a frame. When the
-program is told to stop, or a source fails, what has been accepted by then is still handed out.
+program is told to stop, or a source fails, what has been accepted by then is still handed out; a source that does
+not end then, as a camera whose driver hangs, is left behind.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from edge_runtime.sources.source import Answer, Frame, Source
+from split_model.service.stoppable_thread import STOP_S, StoppableThread
 
 log = logging.getLogger(__name__)
 
+#: A source whose thread has not ended and gives nothing for this long after the stop is stuck.
+_STUCK_AFTER_S = 5.0
+#: How often a wait for the next frame looks whether it is to end.
+_LOOK_EVERY_S = 0.5
+
 
 class _Lane:
-    """One source and what it has given that nobody took yet."""
+    """One source and what it has given that nobody took yet; its ``thread``, once that runs."""
 
     def __init__(self, name: str, source: Source, subject: str) -> None:
         self.name = name
@@ -29,6 +37,8 @@ class _Lane:
         self.frames = 0
         self.dropped = 0
         self.ended = False
+        self.is_stuck = False
+        self.thread: StoppableThread | None = None
 
 
 class Intake:
@@ -54,7 +64,6 @@ class Intake:
         self._turn: deque[_Lane] = deque(self._lanes.values())
         self._error: BaseException | None = None
         self._closed = False
-        self._threads: list[threading.Thread] = []
         self._index = 0
 
     @property
@@ -82,23 +91,25 @@ class Intake:
             yield from self._straight(lanes[0])
             return
         for lane in lanes:
-            thread = threading.Thread(target=self._run, args=(lane,), name=f"source-{lane.name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            lane.thread = StoppableThread(f"source-{lane.name}", partial(self._run, lane))
+            lane.thread.start()
         while (taken := self._take()) is not None:
             yield self._finished(*taken)
         if self._error is not None:
             raise self._error
 
-    def close(self) -> None:
-        """End the threads, whatever still waits, and close the sources."""
+    def close(self, timeout_s: float = STOP_S) -> None:
+        """End the threads, whatever still waits, and close the sources, but for those whose thread hangs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        deadline_s = time.monotonic() + timeout_s
         for lane in self._lanes.values():
-            lane.source.close()
+            ended = not lane.is_stuck
+            if lane.thread is not None and ended:
+                ended = lane.thread.stop(deadline_s - time.monotonic())
+            if ended:  # else its thread still uses it
+                lane.source.close()
 
     def _straight(self, lane: _Lane) -> Iterator[Frame]:
         for item in lane.source.frames(self._must_end):
@@ -142,6 +153,7 @@ class Intake:
             return True
 
     def _take(self) -> tuple[_Lane, Frame | Callable[[], Frame]] | None:
+        ending_s: float | None = None  # since when nothing has come although all sources are to end
         with self._changed:
             while True:
                 for lane in self._turn:
@@ -152,4 +164,15 @@ class Intake:
                         return lane, lane.waiting.popleft()
                 if self._closed or all(lane.ended for lane in self._turn):
                     return None
-                self._changed.wait()
+                if self._must_end():
+                    ending_s = self._now() if ending_s is None else ending_s
+                    if self._now() - ending_s >= _STUCK_AFTER_S:
+                        for lane in self._turn:
+                            if not lane.ended:
+                                self._leave_behind(lane)
+                        continue
+                self._changed.wait(_LOOK_EVERY_S)
+
+    def _leave_behind(self, lane: _Lane) -> None:
+        log.error("source %s does not stop: going on without it", lane.name)
+        lane.ended = lane.is_stuck = True

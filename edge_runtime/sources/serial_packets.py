@@ -17,10 +17,10 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from split_model.arrays import Array
 
 VERSION = 1
 #: The codes of the element types.
@@ -38,7 +38,7 @@ class Packet:
     """An intact packet: its tensor, or what its sender did wrong."""
 
     sequence: int
-    tensor: NDArray[Any] | None
+    tensor: Array | None
     error: str = ""
 
 
@@ -128,7 +128,7 @@ def read_packet(piece: bytearray) -> Packet | None:
     return Packet(sequence, tensor.astype(kind.newbyteorder("="), copy=False))
 
 
-def write_packet(tensor: NDArray[Any], sequence: int) -> bytes:
+def write_packet(tensor: Array, sequence: int) -> bytes:
     """A packet with its zeros, as a microcontroller would send it."""
     if tensor.dtype.name not in DTYPES or tensor.ndim > MAX_RANK or max(tensor.shape, default=0) >= 1 << 16:
         raise ValueError(f"{tensor.dtype.name}{list(tensor.shape)} does not go into a packet")

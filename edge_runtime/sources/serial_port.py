@@ -6,7 +6,6 @@ A line that goes away is waited for. Pseudo-terminals, which have neither modem 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import select
 import struct
@@ -17,11 +16,11 @@ from typing import Annotated, Any
 
 import msgspec
 
+from edge_runtime.board.reconnecting import Reconnecting, pause_unless, reason
 from edge_runtime.sources.serial_packets import Decoder, Packet
-from edge_runtime.sources.source import Array, Frame, Policy, Source, SourceTable, Wanted
+from edge_runtime.sources.source import Frame, Policy, Source, SourceTable, Wanted
+from split_model.arrays import Array
 from split_model.errors import BadInputError, ConfigError, NotAllowedError
-
-log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16
 _WAIT_S = 0.2
@@ -52,19 +51,20 @@ class SerialTable(SourceTable, frozen=True, tag="serial"):
         """The model must take one input; a port that is not there yet is waited for, one that is must be ours."""
         if len(wanted.inputs) != 1:
             raise ConfigError(
-                f"source {self.label}: a packet holds one tensor, the model takes {len(wanted.inputs)}; "
-                "use kind 'socket'"
+                f"source {self.label}: a packet holds one tensor, the model takes {len(wanted.inputs)}",
+                remedy="use kind 'socket'",
             )
         least_bytes = wanted.inputs[0].nbytes
         if self.max_packet_bytes < least_bytes and wanted.preprocess is None:
             raise ConfigError(
                 f"source {self.label}: max_packet_bytes = {self.max_packet_bytes}, and the model's input alone "
-                f"has {least_bytes}"
+                f"has {least_bytes}",
+                remedy=f"set it to {least_bytes} or more",
             )
         if Path(self.port).exists() and not os.access(self.port, os.R_OK | os.W_OK):
             raise NotAllowedError(
-                f"source {self.label}: no permission to use {self.port}; add this user to the port's group, "
-                "most often 'dialout'"
+                f"source {self.label}: no permission to use {self.port}",
+                remedy="add this user to the port's group, most often 'dialout'",
             )
 
     def open(self, wanted: Wanted) -> SerialSource:
@@ -76,7 +76,7 @@ class SerialTable(SourceTable, frozen=True, tag="serial"):
 class SerialSource(Source):
     """``overruns``: times that the driver lost bytes before anybody could read them, where it counts them.
 
-    ``reconnects``: times that the port came back. The others are `Decoder`'s. ``opened``: times that it was opened.
+    ``reconnects``: times that the port came back. The others are `Decoder`'s.
     """
 
     def __init__(
@@ -94,30 +94,38 @@ class SerialSource(Source):
         self._now = now
         self._counts = counts or error_counts
         self._decoder = Decoder(max_packet_bytes=table.max_packet_bytes)
-        self._port: Any = None
-        self.opened = 0
-        self._told = ""
+        self._port: Reconnecting[Any] = Reconnecting(
+            f"source {table.label}: {table.port}",
+            ready=f"source {table.label}: reading {table.port} at {table.baud} baud",
+            make=self._open,
+            release=lambda port: port.close(),
+            retry_s=_RETRY_S,
+        )
         self._overruns = 0
         self._overruns_at_open = 0
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
         """Packets as they come, until stopped."""
-        retry_s = _RETRY_S[0]
         while not stopped():
-            if self._port is None and not self._open():
-                _pause(retry_s, stopped)
-                retry_s = min(2 * retry_s, _RETRY_S[1])
+            port = self._port.get(lambda seconds: pause_unless(stopped, seconds))
+            if port is None:
                 continue
-            retry_s = _RETRY_S[0]
             try:
-                data = self._read()
+                data = self._read(port)
             except OSError as error:
-                self._lost(str(error.strerror or error))
+                self._decoder.reset()
+                self._port.lose(f"is gone ({reason(error)})")
                 continue
             if data:
+                self._port.worked()
                 captured_s = self._now()
                 for packet in self._decoder.feed(data):
                     yield self._frame(packet, captured_s)
+
+    @property
+    def opened(self) -> int:
+        """Times that the port was opened."""
+        return self._port.opened
 
     def counters(self) -> dict[str, int]:
         """See the class."""
@@ -127,15 +135,12 @@ class SerialSource(Source):
             "missing": self._decoder.missing,
             "restarts": self._decoder.restarts,
             "overruns": self._overruns,
-            "reconnects": max(0, self.opened - 1),
+            "reconnects": self._port.reconnects,
         }
 
     def close(self) -> None:
         """Close the port."""
-        if self._port is not None:
-            self._note_overruns()
-            self._port.close()
-            self._port = None
+        self._port.close()
 
     def _frame(self, packet: Packet, captured_s: float) -> Frame:
         name = str(packet.sequence)
@@ -148,30 +153,22 @@ class SerialSource(Source):
                 error = str(misfit)
         return Frame(0, name, tensors, None, captured_s, error=error and f"packet {name}: {error}")
 
-    def _open(self) -> bool:
+    def _open(self) -> Any:
         import serial
 
         table = self._table
-        try:
-            # A lock keeps a second program from taking every other byte.
-            self._port = serial.Serial(
-                table.port, table.baud, timeout=0, write_timeout=0, rtscts=table.rtscts, exclusive=True
-            )
-        except (OSError, ValueError) as error:
-            # pyserial repeats the port and an errno tuple in its text.
-            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-            self._tell(f"cannot be opened ({why})")
-            return False
-        log.info("source %s: reading %s at %d baud", table.label, table.port, table.baud)
-        self._told = ""
-        self.opened += 1
-        self._overruns_at_open = self._driver_overruns() - self._overruns
-        return True
+        # A lock keeps a second program from taking every other byte.
+        port = serial.Serial(
+            table.port, table.baud, timeout=0, write_timeout=0, rtscts=table.rtscts, exclusive=True
+        )
+        self._overruns_at_open = self._driver_overruns(port) - self._overruns
+        return port
 
-    def _read(self) -> bytes:
-        descriptor = self._port.fileno()
+    def _read(self, port: Any) -> bytes:
+        """What is there, after a wait at most; `OSError` where the port is gone."""
+        descriptor = port.fileno()
+        self._overruns = max(self._overruns, self._driver_overruns(port) - self._overruns_at_open)
         if not select.select([descriptor], [], [], _WAIT_S)[0]:
-            self._note_overruns()
             return b""
         try:
             data = os.read(descriptor, _READ_BYTES)
@@ -181,23 +178,9 @@ class SerialSource(Source):
             raise OSError("the other end hung up")
         return data
 
-    def _lost(self, why: str) -> None:
-        self._port.close()
-        self._port = None
-        self._decoder.reset()
-        self._tell(f"is gone ({why})")
-
-    def _tell(self, what: str) -> None:
-        if what != self._told:
-            log.warning("source %s: %s %s; waiting for it", self._table.label, self._table.port, what)
-        self._told = what
-
-    def _driver_overruns(self) -> int:
-        counts = self._counts(self._port.fileno())
+    def _driver_overruns(self, port: Any) -> int:
+        counts = self._counts(port.fileno())
         return 0 if counts is None else sum(counts[place] for place in _OVERRUNS)
-
-    def _note_overruns(self) -> None:
-        self._overruns = max(self._overruns, self._driver_overruns() - self._overruns_at_open)
 
 
 def error_counts(descriptor: int) -> tuple[int, ...] | None:
@@ -207,9 +190,3 @@ def error_counts(descriptor: int) -> tuple[int, ...] | None:
     except OSError:
         return None
     return _COUNTS.unpack(answer)
-
-
-def _pause(seconds: float, stopped: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + seconds
-    while not stopped() and (left_s := deadline_s - time.monotonic()) > 0:
-        time.sleep(min(left_s, _WAIT_S))

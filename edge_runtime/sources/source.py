@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.config.kind_table import KindTable, Label
+from split_model.arrays import Array
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, ConfigError
 from split_model.features.preprocess import picture_tensor, to_stored
-
-Array: TypeAlias = NDArray[Any]
 
 #: ``all``: every frame is answered, and a source that is faster than the answers has to wait. ``latest``: a frame
 #: that nobody has taken yet gives way to the next one, counted as ``dropped``.
@@ -139,4 +137,7 @@ class SourceTable(KindTable, frozen=True, kw_only=True):
 
     def open(self, wanted: Wanted) -> Source:
         """Open the source, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
-        raise ConfigError(f"source {self.label}: kind {self.kind!r} has no way to be opened ({wanted.inputs})")
+        raise ConfigError(
+            f"source {self.label}: kind {self.kind!r} has no method 'open' ({wanted.inputs})",
+            remedy="define it in the kind's class",
+        )

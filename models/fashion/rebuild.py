@@ -25,7 +25,7 @@ _INSIDE = "--inside"
 
 def main() -> int:
     """Make the environment and run the steps inside it; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="models.fashion.rebuild", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--output", type=Path, default=HERE, metavar="DIR", help="default: this folder")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

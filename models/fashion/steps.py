@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import msgspec
@@ -63,6 +64,6 @@ def noise_tails(work: Path, output: Path) -> None:
 
 def _keep(net: object, path: Path) -> None:
     arrays = {name: value.numpy() for name, value in net.state_dict().items()}  # type: ignore[attr-defined]
-    scratch = path.with_suffix(".part.npz")
-    np.savez(scratch, **arrays)
-    scratch.replace(path)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    wheels.write_atomically(path, content.getvalue())

@@ -6,17 +6,15 @@ No torch here: weights are NumPy arrays by their names in the checkpoint, kernel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
 from models import flatbuffer
 from models.fashion.layers import CLASSES, EXTRA, LAYERS, NAMES, SIDE, named
 from models.fashion.layers import after as layers_after
+from split_model.arrays import Array
 
-Array = NDArray[Any]
 _EPSILON = 1e-5  # of the batch norms, as trained
 
 

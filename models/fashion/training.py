@@ -1,7 +1,7 @@
 """Train the network: cosine schedule, label smoothing, bent pictures, a linear reader at each of the three cuts.
 
-The readers are thrown away after training. Those that read noised features make the head put what it
-knows into many values, near the ends of their range; the one that reads the plain features of the middle
+The readers are thrown away after training. Those that read noised features make the head spread its
+information over many values, near the ends of their range; the one that reads the plain features of the middle
 cut makes the classes linearly separable there, which is what a codebook can use.
 """
 

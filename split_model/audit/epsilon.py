@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.audit.bounds import at_least, at_most
 
 _THRESHOLDS = 33
@@ -30,10 +30,10 @@ Event = Callable[["Observed"], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of some trials: payload values [trials, values], payload bytes [trials], seconds [trials]."""
+    """Observations of trials: payload values [trials, values], payload bytes [trials], seconds [trials]."""
 
-    values: NDArray[Any]
-    lengths: NDArray[Any]
+    values: Array
+    lengths: Array
     seconds: NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -110,11 +110,11 @@ def _events(one: Observed, other: Observed) -> Iterator[tuple[str, Event]]:
         )
 
 
-def _cuts(values: NDArray[Any]) -> list[float]:
+def _cuts(values: Array) -> list[float]:
     return [float(value) for value in np.unique(np.quantile(values, np.linspace(0, 1, _THRESHOLDS)))]
 
 
-def _sides(name: str, read: Callable[[Observed], NDArray[Any]], threshold: float) -> Iterator[tuple[str, Event]]:
+def _sides(name: str, read: Callable[[Observed], Array], threshold: float) -> Iterator[tuple[str, Event]]:
     yield f"{name} >= {threshold:g}", lambda seen: read(seen) >= threshold
     yield f"{name} < {threshold:g}", lambda seen: read(seen) < threshold
 
@@ -122,7 +122,7 @@ def _sides(name: str, read: Callable[[Observed], NDArray[Any]], threshold: float
 class _Score:
     """The sum over the values of the logarithm of how much likelier each is under the one input than the other."""
 
-    def __init__(self, one: NDArray[Any], other: NDArray[Any]) -> None:
+    def __init__(self, one: Array, other: Array) -> None:
         self._tables = []
         for column in range(one.shape[1]):
             low, high = (f(np.concatenate([one[:, column], other[:, column]])) for f in (np.min, np.max))
@@ -133,7 +133,7 @@ class _Score:
             ratio = np.log((counts[0] + 0.5) / len(one)) - np.log((counts[1] + 0.5) / len(other))
             self._tables.append((edges, ratio))
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
+    def __call__(self, values: Array) -> NDArray[np.float64]:
         total = np.zeros(len(values))
         for column, (edges, ratio) in enumerate(self._tables):
             total += ratio[np.digitize(values[:, column], edges)]

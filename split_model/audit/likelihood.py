@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.errors import BadInputError
 from split_model.privacy import NoisePlan
-from split_model.privacy.codebook import CodebookPlan, word_bytes
-from split_model.privacy.codebook_file import Finder
+from split_model.privacy.codebook import CodebookPlan, codeword_bytes
+from split_model.privacy.codebook_file import Encoder
 from split_model.privacy.layout import lay_out
 from split_model.privacy.packing import unpack
 from split_model.privacy.plan import QUANTISED
 from split_model.privacy.release import channel_numbers
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 
@@ -83,24 +83,24 @@ def on_grid(plan: NoisePlan, features: Sequence[Array]) -> NDArray[np.uint8]:
 
 
 class CodebookLikelihood:
-    """Of the codebook release: a word is kept with e^ε/(e^ε + M - 1), any other comes with 1/(e^ε + M - 1)."""
+    """Of the codebook release: a codeword is kept with e^ε/(e^ε + M - 1), any other comes with 1/(e^ε + M - 1)."""
 
-    def __init__(self, plan: CodebookPlan, finder: Finder, candidates: Sequence[Sequence[Array]]) -> None:
+    def __init__(self, plan: CodebookPlan, encoder: Encoder, candidates: Sequence[Sequence[Array]]) -> None:
         self._plan = plan
-        self._words = np.array([finder(features) for features in candidates])
+        self._codewords = np.array([encoder(features) for features in candidates])
 
     def __call__(self, payloads: Sequence[Array]) -> Floats:
         """See `Likelihood`."""
-        dtype = np.dtype(f"<u{word_bytes(self._plan.spec.words)}")
-        total = np.zeros(len(self._words))
+        dtype = np.dtype(f"<u{codeword_bytes(self._plan.spec.codewords)}")
+        total = np.zeros(len(self._codewords))
         for payload in payloads:
             sent = np.frombuffer(payload, dtype)
-            total += self._plan.spec.group_epsilon * (self._words == sent).sum(axis=1)
+            total += self._plan.spec.group_epsilon * (self._codewords == sent).sum(axis=1)
         return total
 
 
 def identification_bound(whole_input_epsilon: float, candidates: int) -> float:
-    """No attacker finds the frame among so many equally likely ones more often, under pure ε.
+    """The highest probability of finding the frame among equally likely candidates, under pure ε.
 
     Let m(y) = max_j P(y|j). Every P(y|j) ≥ e^-ε·m(y), so 1·N = Σ_y Σ_j P(y|j) ≥ (1 + (N - 1)·e^-ε)·Σ_y m(y), and
     P(right) = Σ_y m(y)/N ≤ e^ε/(e^ε + N - 1). Randomised response over the candidates themselves reaches it.

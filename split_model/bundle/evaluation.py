@@ -7,8 +7,6 @@ identity nor anything on the server. It names the bundle instead: figures of ano
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +16,14 @@ from split_model.bundle import Bundle
 from split_model.bundle.store import open_regular
 from split_model.errors import BadBundleError, MissingInputError, OutputError
 from split_model.privacy import CodebookSpec, NoiseSpec
+from split_model.service.atomic_file import write_atomically
 
 FORMAT = 1
 FILE = "evaluation.json"
 _MAX_BYTES = 16 << 20
 
 #: ``clip``: clipped to the public ranges and nothing else, which no device does; it tells what clipping costs.
-#: ``lookup``: a codebook's own word, without randomised response: what the device could answer by itself.
+#: ``lookup``: a codebook's own codeword, without randomised response: the device could look it up itself.
 Mechanism = Literal["clip", "noise", "lookup", "codebook"]
 
 
@@ -80,19 +79,19 @@ class Row(_Record, frozen=True):
 
     @property
     def key(self) -> tuple[int, Mechanism, NoiseSpec | None, CodebookSpec | None]:
-        """What was measured."""
+        """The cut and the release that the row is of."""
         return self.cut, self.mechanism, self.spec, self.codebook
 
     @property
     def measured(self) -> tuple[str, Share] | None:
-        """What a floor is compared with: the accuracy, without labels the agreement; None without either."""
+        """The share to compare with a floor: the accuracy, without labels the agreement; None without either."""
         if self.accuracy is not None:
             return "accuracy", self.accuracy
         return None if self.agreement is None else ("agreement", self.agreement)
 
 
 class DataRecord(_Record, frozen=True):
-    """What was measured with. ``sha256``: of all inputs and labels; it tells data of the same name apart."""
+    """The data of an evaluation. ``sha256``: of all inputs and labels; it tells data of the same name apart."""
 
     name: str
     sha256: str
@@ -111,7 +110,7 @@ class Evaluation(_Record, frozen=True):
     made_by: str = ""
 
     def find(self, cut: int, spec: NoiseSpec | CodebookSpec) -> Row | None:
-        """What was measured of exactly this release at a cut."""
+        """The rows of exactly this release at a cut."""
         key = (cut, "codebook", None, spec) if isinstance(spec, CodebookSpec) else (cut, "noise", spec, None)
         return next((row for row in self.rows if row.key == key), None)
 
@@ -124,27 +123,29 @@ def path_of(bundle: Bundle) -> Path:
 def load(bundle: Bundle) -> Evaluation | None:
     """The stored evaluation of a bundle; None where there is none, or one of another bundle.
 
-    Raises `BadBundleError` where the file cannot be read as what it should be.
+    Raises `BadBundleError` where the file is no evaluation.
     """
     path = path_of(bundle)
     try:
         with open_regular(path) as file:
             raw = file.read(_MAX_BYTES + 1)
         if len(raw) > _MAX_BYTES:
-            raise BadBundleError(f"{path}: over {_MAX_BYTES >> 20} MiB; remove it and evaluate again")
+            raise BadBundleError(f"{path}: over {_MAX_BYTES >> 20} MiB", remedy="remove it and evaluate again")
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror or error}") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror or error}", remedy="evaluate the bundle, or make the file readable"
+        ) from None
     try:
         head = msgspec.json.decode(raw, type=_Head)
         if head.format != FORMAT:
             raise BadBundleError(
-                f"{path}: format {head.format}, this version reads {FORMAT}; remove it and evaluate again"
+                f"{path}: format {head.format}, this version reads {FORMAT}", remedy="remove it and evaluate again"
             )
         found = msgspec.json.decode(raw, type=Evaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadBundleError(f"{path}: {error}; remove it and evaluate again") from None
+        raise BadBundleError(f"{path}: {error}", remedy="remove it and evaluate again") from None
     return found if found.bundle == bundle.identity else None
 
 
@@ -159,17 +160,12 @@ def store(bundle: Bundle, evaluation: Evaluation) -> Evaluation:
         rows = {row.key: row for row in (*before.rows, *evaluation.rows)}
         evaluation = msgspec.structs.replace(evaluation, rows=tuple(sorted(rows.values(), key=_order)))
     path = path_of(bundle)
-    scratch = path.with_suffix(".part")
     try:
-        with scratch.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise OutputError(f"{path}: {error.strerror or error}; make the bundle's folder writable") from None
+        raise OutputError(
+            f"{path}: {error.strerror or error}", remedy="make the bundle's folder writable"
+        ) from None
     return evaluation
 
 
@@ -180,6 +176,6 @@ class _Head(msgspec.Struct, frozen=True):
 def _order(row: Row) -> tuple[int, str, str, float, int, int]:
     spec, book = row.spec, row.codebook
     if book is not None:
-        return (row.cut, row.mechanism, "", -book.epsilon, book.words, book.groups)
+        return (row.cut, row.mechanism, "", -book.epsilon, book.codewords, book.groups)
     named = ("", 0.0, 0) if spec is None else (spec.allocation, -spec.epsilon, spec.bits)
     return (row.cut, row.mechanism, *named, 0)

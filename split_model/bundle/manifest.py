@@ -3,10 +3,10 @@
 A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
 
     manifest.json          this, as JSON
-    model.tflite           the whole model, byte for byte what was prepared
+    model.tflite           the whole model, byte for byte as it was prepared
     cut-012/head.tflite    ops 0..11
     cut-012/tail.tflite    ops 12..
-    cut-012/codebook-32x1.npz   words to release at this cut, where they were asked for
+    cut-012/codebook-32x1.npz   a codebook to release with at this cut, where one was asked for
     cut-012/noise-tail-2.tflite a tail trained on noised features, where one was given
     labels.txt             where the answer names one
     reference.bin          what the whole model answered to random inputs where it was prepared
@@ -23,8 +23,8 @@ from typing import Literal
 import msgspec
 
 FORMAT = 1
-#: Of a codebook: words a group, and groups.
-MAX_WORDS, MAX_GROUPS = 1 << 16, 256
+#: Of a codebook: codewords a group, and groups.
+MAX_CODEWORDS, MAX_GROUPS = 1 << 16, 256
 
 #: How a noise release may share its budget among channels; see `split_model.privacy.allocation`.
 Allocation = Literal["uniform", "rank", "optimal"]
@@ -113,15 +113,15 @@ class AllocationChoice(_Record, frozen=True):
 
 
 class Codebook(_Record, frozen=True):
-    """Learned words for the strict release at one cut: of each of ``groups`` groups of channels, ``words`` words.
+    """A codebook for the strict release at one cut: ``codewords`` for each of ``groups`` groups of channels.
 
-    ``file``: the matrices that find a frame's words and the features each word stands for. What was measured on
-    held-out public samples: ``lookup``, how often the answer is right when the device's own words arrive, and
-    ``chance``, how often when every word is drawn at random; right by ``truth``, their labels or the whole model.
+    ``file``: the encoder's matrices and the decoder's features. Measured on held-out public samples: ``lookup``,
+    the share of right answers when the device's own codewords arrive, and ``chance``, when they are drawn at
+    random; right by ``truth``, their labels or the whole model.
     Outputs that are no classes have the share of their variance that is kept instead of ``lookup``.
     """
 
-    words: int
+    codewords: int = msgspec.field(name="words")  # the manifest's key, as in bundles of before
     groups: int
     file: FileRef
     lookup: float
@@ -134,7 +134,7 @@ class NoiseTail(_Record, frozen=True):
     """A tail that was trained on the features of this cut under noise of mean per-value ``epsilon``.
 
     It takes the place of the plain tail for the noise release at exactly this epsilon, however it is shared;
-    ``allocation``: what is best with it.
+    ``allocation``: the best one with it.
     """
 
     epsilon: float
@@ -161,7 +161,7 @@ class Cut(_Record, frozen=True):
     noise_tails: tuple[NoiseTail, ...] = ()
 
     def allocation_at(self, epsilon: float) -> AllocationChoice | None:
-        """What was measured to be best with the tail that is used under noise of this mean per-value epsilon."""
+        """The allocation measured to be best with the tail for noise of this mean per-value epsilon."""
         aware = (noisy.allocation for noisy in self.noise_tails if noisy.epsilon == epsilon)
         return next(aware, self.allocation)
 
@@ -197,7 +197,7 @@ class TopK(_Record, frozen=True):
 
 
 class OutputSchema(_Record, frozen=True):
-    """What one output of the model holds: its values as ``shape`` (as many as the tensor has), and what they mean.
+    """One output of the model: its values as ``shape`` (of the tensor's size), and their meaning.
 
     ``meaning`` is for people: order, unit and range of the values, as "x, y, z in pixels of the input". ``weight``:
     how much an error in this output counts beside the others', when the budget is shared and when it is measured.

@@ -32,12 +32,16 @@ def open_regular(path: Path) -> BinaryIO:
 
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise BadBundleError(f"{path}: not a regular file; copy or prepare the bundle again, without links")
+        raise BadBundleError(
+            f"{path}: not a regular file", remedy="copy or prepare the bundle again, without links"
+        )
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # put there a moment ago
         file.close()
-        raise BadBundleError(f"{path}: not a regular file; copy or prepare the bundle again, without links")
+        raise BadBundleError(
+            f"{path}: not a regular file", remedy="copy or prepare the bundle again, without links"
+        )
     return file
 
 
@@ -83,20 +87,24 @@ class Bundle:
             with open_regular(path) as file:
                 raw = file.read(_MAX_MANIFEST_BYTES + 1)
             if len(raw) > _MAX_MANIFEST_BYTES:
-                raise BadBundleError(f"{path}: manifest is over {_MAX_MANIFEST_BYTES >> 20} MiB; prepare again")
+                raise BadBundleError(
+                    f"{path}: manifest is over {_MAX_MANIFEST_BYTES >> 20} MiB", remedy="prepare the bundle again"
+                )
         except (FileNotFoundError, NotADirectoryError):
             raise MissingInputError(
-                f"{root}: not a bundle (no {MANIFEST}); make one with 'split-model prepare'"
+                f"{root}: not a bundle (no {MANIFEST})", remedy="make one with 'split-model prepare'"
             ) from None
         except OSError as error:
-            raise MissingInputError(f"{path}: {error.strerror or error}") from None
+            raise MissingInputError(
+                f"{path}: {error.strerror or error}", remedy="name a bundle that you can read"
+            ) from None
         try:
             manifest = msgspec.json.decode(raw, type=Manifest)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadBundleError(f"{path}: {error}; prepare the bundle again") from None
+            raise BadBundleError(f"{path}: {error}", remedy="prepare the bundle again") from None
         if manifest.format != FORMAT:
             raise BadBundleError(
-                f"{path}: format {manifest.format}, this version reads {FORMAT}; prepare the bundle again"
+                f"{path}: format {manifest.format}, this version reads {FORMAT}", remedy="prepare the bundle again"
             )
         check_manifest(str(path), manifest)
         bundle = cls(root, manifest, hashlib.sha256(raw).hexdigest())
@@ -111,19 +119,24 @@ class Bundle:
             path = self.path(ref)
             try:
                 if path.parent.resolve() != (folder / ref.path).parent:
-                    raise BadBundleError(f"{path}: behind a link; copy or prepare the bundle again, without links")
+                    raise BadBundleError(
+                        f"{path}: behind a link", remedy="copy or prepare the bundle again, without links"
+                    )
                 with open_regular(path) as file:
                     size = os.fstat(file.fileno()).st_size
                     if size != ref.size_bytes:
                         raise BadBundleError(
-                            f"{path}: {size} bytes, the manifest says {ref.size_bytes}; copy or prepare it again"
+                            f"{path}: {size} bytes, the manifest says {ref.size_bytes}",
+                            remedy="copy or prepare the bundle again",
                         )
                     found = _sha256_of(file)
             except OSError as error:
-                raise BadBundleError(f"{path}: {error.strerror}; copy or prepare the bundle again") from None
+                raise BadBundleError(
+                    f"{path}: {error.strerror}", remedy="copy or prepare the bundle again"
+                ) from None
             if found != ref.sha256:
                 raise BadBundleError(
-                    f"{path}: SHA-256 differs from the manifest's; copy or prepare the bundle again"
+                    f"{path}: SHA-256 differs from the manifest's", remedy="copy or prepare the bundle again"
                 )
 
     def read(self, ref: FileRef) -> bytes:
@@ -138,9 +151,11 @@ class Bundle:
             with open_regular(path) as file:
                 content = file.read(ref.size_bytes + 1)
         except OSError as error:
-            raise BadBundleError(f"{path}: {error.strerror}; copy or prepare the bundle again") from None
+            raise BadBundleError(f"{path}: {error.strerror}", remedy="copy or prepare the bundle again") from None
         if hashlib.sha256(content).hexdigest() != ref.sha256:
-            raise BadBundleError(f"{path}: SHA-256 differs from the manifest's; copy or prepare the bundle again")
+            raise BadBundleError(
+                f"{path}: SHA-256 differs from the manifest's", remedy="copy or prepare the bundle again"
+            )
         return content
 
     def path(self, ref: FileRef) -> Path:
@@ -166,7 +181,7 @@ class Bundle:
 def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A scratch folder beside ``target`` that takes its place when the block ends well, and is gone otherwise."""
     if target.exists() and not replace:
-        raise OutputError(f"{target}: exists already; remove it, choose another name, or pass --force")
+        raise OutputError(f"{target}: exists already", remedy="remove it, choose another name, or pass --force")
     try:
         _refuse_what_is_no_bundle(target)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -175,14 +190,16 @@ def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{target}: {error.strerror}; choose a folder you can write to") from None
+        raise OutputError(f"{target}: {error.strerror}", remedy="choose a folder you can write to") from None
     try:
         yield scratch
         _put(scratch, target)
     except SplitModelError:  # some of ours are OSErrors too, and say what is wrong by themselves
         raise
     except OSError as error:
-        raise OutputError(f"{target}: {error.strerror or error}; make room, or choose another folder") from None
+        raise OutputError(
+            f"{target}: {error.strerror or error}", remedy="make room, or choose another folder"
+        ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -193,7 +210,7 @@ def _refuse_what_is_no_bundle(target: Path) -> None:
         target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
     )
     if target.is_symlink() or not replaceable:
-        raise OutputError(f"{target}: is not a bundle, so it is not replaced; choose another name")
+        raise OutputError(f"{target}: is not a bundle, so it is not replaced", remedy="choose another name")
 
 
 def _put(scratch: Path, target: Path) -> None:

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from split_model.bundle.manifest import (
+    MAX_CODEWORDS,
     MAX_GROUPS,
-    MAX_WORDS,
     AllocationChoice,
     ChannelCalibration,
     Codebook,
@@ -87,10 +87,16 @@ def check_answer_schema(where: str, manifest: Manifest) -> None:
     sizes = [math.prod(entry.shape) for entry in manifest.answer_schema]
     expected = [output.size for output in manifest.outputs]
     if sizes != expected:
-        raise BadBundleError(f"{where}: the answer schema has outputs of {sizes} values, the model {expected}")
+        raise BadBundleError(
+            f"{where}: the answer schema has outputs of {sizes} values, the model {expected}",
+            remedy="prepare the bundle again",
+        )
     weights = [entry.weight for entry in manifest.answer_schema]
     if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-        raise BadBundleError(f"{where}: the answer schema has weights {weights}; they are 0 or more, not all 0")
+        raise BadBundleError(
+            f"{where}: the answer schema has weights {weights}; they must be 0 or more, and not all 0",
+            remedy="prepare the bundle again",
+        )
 
 
 def _check_reference(where: str, reference: Reference, *, outputs: int) -> None:
@@ -163,7 +169,7 @@ def _check_channels(where: str, tensor: TensorSpec, channels: ChannelCalibration
 
 def _check_releases(where: str, cut: Cut) -> None:
     """Codebooks and noise-aware tails are told apart by the fields that name them on the wire."""
-    names = [(book.words, book.groups) for book in cut.codebooks]
+    names = [(book.codewords, book.groups) for book in cut.codebooks]
     epsilons = [noisy.epsilon for noisy in cut.noise_tails]
     if len(set(names)) != len(names) or len(set(epsilons)) != len(epsilons):
         raise _bad(where, "two codebooks or noise-aware tails for the same release")
@@ -177,8 +183,8 @@ def _check_releases(where: str, cut: Cut) -> None:
 
 
 def _check_codebook(where: str, book: Codebook) -> None:
-    if not (2 <= book.words <= MAX_WORDS and 1 <= book.groups <= MAX_GROUPS):
-        raise _bad(where, f"a codebook of {book.words} words and {book.groups} groups")
+    if not (2 <= book.codewords <= MAX_CODEWORDS and 1 <= book.groups <= MAX_GROUPS):
+        raise _bad(where, f"a codebook of {book.codewords} codewords and {book.groups} groups")
     if book.samples < 0 or not (math.isfinite(book.lookup) and math.isfinite(book.chance)):
         raise _bad(where, f"a codebook measured on {book.samples} samples as {book.lookup} and {book.chance}")
     if book.lookup > 1.0 or (book.truth != "variance" and not (book.lookup >= 0.0 and 0.0 <= book.chance <= 1.0)):
@@ -216,4 +222,4 @@ def _all_within(values: Iterable[float], low: float) -> bool:
 
 
 def _bad(where: str, problem: str) -> BadBundleError:
-    return BadBundleError(f"{where}: {problem}; prepare the bundle again")
+    return BadBundleError(f"{where}: {problem}", remedy="prepare the bundle again")

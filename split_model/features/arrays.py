@@ -10,20 +10,19 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
 from split_model.features.picture_files import MAX_PIXELS
 from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
-Array = NDArray[Any]
 _PICTURES, _LABELS = "pictures", "labels"
-#: Labels are looked at so many at a time, before the first sample is read.
+#: Labels are checked in groups of this size, before the first sample is read.
 _BLOCK_ROWS = 1 << 16
 # What NumPy was seen to raise on damaged headers, and zipfile on damaged members.
 _HEADER_ERRORS = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, tokenize.TokenError)
@@ -51,13 +50,16 @@ class ArrayFile(Data):
                     _check_pictures(path, member, spec)
             counts = {member.shape[0] for member in headers}
             if len(counts) != 1:
-                raise BadInputError(f"{path}: its inputs have different numbers of samples, {sorted(counts)}")
+                raise BadInputError(
+                    f"{path}: its inputs have different numbers of samples, {sorted(counts)}",
+                    remedy="write it again",
+                )
             self._count = counts.pop()
             self._labelled = f"{_LABELS}.npy" in archive.namelist()
             if self._labelled:
                 _check_labels(path, _Member(archive, path, _LABELS, stack), self._count)
         if self._count == 0:
-            raise BadInputError(f"{path}: holds no samples")
+            raise BadInputError(f"{path}: holds no samples", remedy="give one sample at least")
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -80,7 +82,7 @@ class ArrayFile(Data):
                     pairs = zip(rows, self.inputs, strict=True)
                     tensors = tuple(self._as_input(index, row, spec) for row, spec in pairs)
                 except BadInputError as error:
-                    yield BadSampleError(name, str(error))
+                    yield BadSampleError(error.problem, name=name, remedy=error.remedy)
                     continue
                 yield Sample(name=name, tensors=tensors, label=label)
 
@@ -94,7 +96,9 @@ def _npz(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except _DAMAGED as error:
-        raise BadInputError(f"{path}: not an .npz file ({_line(error)}); write it with numpy.savez") from None
+        raise BadInputError(
+            f"{path}: not an .npz file ({_line(error)})", remedy="write it with numpy.savez"
+        ) from None
 
 
 class _Member:
@@ -105,27 +109,35 @@ class _Member:
         self._path = path
         if f"{name}.npy" not in archive.namelist():
             found = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist())) or "nothing"
-            raise BadInputError(f"{path}: has no array {name!r}, found {found[:200]}")
+            raise BadInputError(
+                f"{path}: has no array {name!r}, found {found[:200]}", remedy=f"write the samples as {name!r}"
+            )
         info = archive.getinfo(f"{name}.npy")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BadInputError(f"{path}: array {name!r} is compressed in an odd way; write it with numpy.savez")
+            raise BadInputError(
+                f"{path}: array {name!r} is compressed in an odd way", remedy="write it with numpy.savez"
+            )
         try:
             self._file: IO[bytes] = stack.enter_context(archive.open(f"{name}.npy"))
             version = np.lib.format.read_magic(self._file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             self.shape, column_major, self.dtype = read(self._file)
         except _DAMAGED as error:
-            raise BadInputError(f"{path}: array {name!r} is damaged ({_line(error)}); write it again") from None
+            raise BadInputError(
+                f"{path}: array {name!r} is damaged ({_line(error)})", remedy="write it again"
+            ) from None
         if self.dtype.hasobject or self.dtype.fields is not None or not self.shape:
             raise BadInputError(
                 f"{path}: array {name!r} is {self.dtype}{list(self.shape)}, expected rows of numbers"
             )
         if not all(0 <= side <= sys.maxsize for side in self.shape):
-            raise BadInputError(f"{path}: array {name!r} claims to be {list(self.shape)}; write it again")
+            raise BadInputError(f"{path}: array {name!r} claims to be {list(self.shape)}", remedy="write it again")
         if self.shape[0] > info.file_size:  # fewer may be missing, too: the rows before are given
-            raise BadInputError(f"{path}: array {name!r} is cut short; write it again")
+            raise BadInputError(f"{path}: array {name!r} is cut short", remedy="write it again")
         if column_major and len(self.shape) > 1:
-            raise BadInputError(f"{path}: array {name!r} is column-major; save numpy.ascontiguousarray of it")
+            raise BadInputError(
+                f"{path}: array {name!r} is column-major", remedy="save numpy.ascontiguousarray of it"
+            )
 
     def row(self) -> Array:
         """The next row, in the machine's byte order."""
@@ -139,9 +151,11 @@ class _Member:
         try:
             raw = self._file.read(size)
         except _DAMAGED as error:
-            raise BadInputError(f"{self._path}: array {self.name!r} is damaged ({_line(error)})") from None
+            raise BadInputError(
+                f"{self._path}: array {self.name!r} is damaged ({_line(error)})", remedy="write it again"
+            ) from None
         if len(raw) != size:
-            raise BadInputError(f"{self._path}: array {self.name!r} is cut short; write it again")
+            raise BadInputError(f"{self._path}: array {self.name!r} is cut short", remedy="write it again")
         found: Array = np.frombuffer(raw, self.dtype).reshape(shape).astype(self.dtype.newbyteorder("="))
         return found
 
@@ -158,7 +172,7 @@ def _check_rows(path: Path, member: _Member, spec: TensorSpec) -> None:
 def _declared(path: Path, inputs: Sequence[TensorSpec], preprocess: ImagePreprocess | None) -> ImagePreprocess:
     if preprocess is None or len(inputs) != 1:
         why = "declares no pre-processing" if preprocess is None else f"takes {len(inputs)} inputs"
-        raise BadInputError(f"{path}: holds {_PICTURES!r}, but the model {why}; give 'inputs'")
+        raise BadInputError(f"{path}: holds {_PICTURES!r}, but the model {why}", remedy="give 'inputs'")
     check_preprocess(preprocess, inputs[0])
     return preprocess
 
@@ -172,10 +186,11 @@ def _check_pictures(path: Path, member: _Member, spec: TensorSpec) -> None:
             f"{path}: {member.name!r} is {member.dtype}{list(member.shape)}, "
             f"expected uint8[samples, height, width, {channels}]"
         )
-    if math.prod(member.shape[1:3]) > MAX_PIXELS:  # what is compressed well may claim to be of any size
+    if math.prod(member.shape[1:3]) > MAX_PIXELS:  # a well compressed member may claim any size
         height, width = member.shape[1:3]
         raise BadInputError(
-            f"{path}: pictures of {height} x {width} are over {MAX_PIXELS >> 20} megapixels; scale them down"
+            f"{path}: pictures of {height} x {width} are over {MAX_PIXELS >> 20} megapixels",
+            remedy="scale them down",
         )
 
 
@@ -187,7 +202,9 @@ def _sample_of(found: Sample | BadSampleError) -> Sample:
 
 def _as_input(path: Path, index: int, row: Array, spec: TensorSpec) -> Array:
     if row.dtype.kind == "f" and not np.isfinite(row).all():
-        raise BadInputError(f"{path}: sample {index} holds values that are not finite")
+        raise BadInputError(
+            f"{path}: sample {index} holds values that are not finite", remedy="take it out, or mend its values"
+        )
     shaped = row.reshape(spec.shape)
     return shaped if shaped.dtype == spec.dtype else to_stored(shaped, spec)
 
@@ -200,7 +217,7 @@ def _check_labels(path: Path, member: _Member, count: int) -> None:
     for first in range(0, count, _BLOCK_ROWS):
         least = int(member.rows(min(_BLOCK_ROWS, count - first)).min())
         if least < 0:
-            raise BadInputError(f"{path}: 'labels' holds {least}; class indices start at 0")
+            raise BadInputError(f"{path}: 'labels' holds {least}", remedy="number the classes from 0")
 
 
 def _line(error: Exception) -> str:

@@ -43,7 +43,10 @@ class ImageFolder(Data):
         self._files = tuple(_pictures(root, labels))
         if not self._files:
             endings = " ".join(sorted(SUFFIXES))
-            raise BadInputError(f"{root}: holds no pictures ({endings}), nor sub-folders with pictures")
+            raise BadInputError(
+                f"{root}: holds no pictures ({endings}), nor sub-folders with pictures",
+                remedy="name another folder",
+            )
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -62,7 +65,7 @@ class ImageFolder(Data):
         try:
             tensor = load_tensor(file.path, self.preprocess, self.inputs[0])
         except (BadInputError, MissingInputError) as error:
-            raise BadSampleError(file.name, str(error)) from None
+            raise BadSampleError(error.problem, name=file.name, remedy=error.remedy) from None
         return Sample(name=file.name, tensors=(tensor,), label=file.label, path=file.path)
 
 
@@ -81,12 +84,18 @@ def open_data(
     if path.is_dir():
         if preprocess is None or len(inputs) != 1:
             why = "declares no pre-processing" if preprocess is None else f"takes {len(inputs)} inputs"
-            raise BadInputError(f"{path}: a folder of pictures, but the model {why}; give an .npz of 'inputs'")
+            raise BadInputError(
+                f"{path}: a folder of pictures, but the model {why}", remedy="give an .npz of 'inputs'"
+            )
         return ImageFolder(path, inputs[0], preprocess, labels)
     if not path.exists():
-        raise MissingInputError(f"{path}: no such folder or .npz file")
+        raise MissingInputError(
+            f"{path}: no such folder or .npz file", remedy="give a folder of pictures, or an .npz file"
+        )
     if path.suffix.lower() != ".npz":
-        raise BadInputError(f"{path}: data is a folder of pictures or an .npz file")
+        raise BadInputError(
+            f"{path}: neither a folder nor an .npz file", remedy="give a folder of pictures, or an .npz file"
+        )
     return ArrayFile(path, inputs, preprocess)
 
 
@@ -95,11 +104,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such labels file") from None
+        raise MissingInputError(
+            f"{path}: no such labels file", remedy="name a text file with one class name a line"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path}: not a labels file (UTF-8 text, one name a line): {error}") from None
+        raise BadInputError(
+            f"{path}: not a labels file: {error}", remedy="write UTF-8 text, one class name a line"
+        ) from None
     if not lines:
-        raise BadInputError(f"{path}: an empty labels file")
+        raise BadInputError(f"{path}: an empty labels file", remedy="write one class name a line")
     return tuple(line.strip() for line in lines)
 
 
@@ -114,7 +127,9 @@ def _pictures(root: Path, labels: Sequence[str] | None) -> Iterator[_File]:
             elif _is_picture(entry):
                 yield _File(spelled(entry.name), entry, None)
     except PermissionError as error:
-        raise MissingInputError(f"{error.filename}: no permission to read it") from None
+        raise MissingInputError(
+            f"{error.filename}: no permission to read it", remedy="make it readable for this user"
+        ) from None
 
 
 def _is_picture(path: Path) -> bool:
@@ -126,12 +141,17 @@ def _class_index(folder: Path, labels: Sequence[str] | None) -> int | None:
     if name.isascii() and name.isdigit():
         index = int(name)
         if labels is not None and index >= len(labels):
-            raise BadInputError(f"{folder}: class index {index}, the model has classes 0 to {len(labels) - 1}")
+            raise BadInputError(
+                f"{folder}: class index {index}, the model has classes 0 to {len(labels) - 1}",
+                remedy="name the folder by its class index or its label",
+            )
         return index
     if labels is None:
         return None
     matches = [index for index, label in enumerate(labels) if label.casefold() == name.casefold()]
     if len(matches) != 1:
         problem = "is no class of the model" if not matches else f"names classes {matches}"
-        raise BadInputError(f"{folder}: {name!r} {problem}; name the folder by its class index or its label")
+        raise BadInputError(
+            f"{folder}: {name!r} {problem}", remedy="name the folder by its class index or its label"
+        )
     return matches[0]

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Picture
 from split_model.bundle.manifest import ImagePreprocess
 from split_model.errors import BackendError, BadInputError, MissingInputError
-
-Picture = NDArray[np.uint8]
 
 #: A board has little memory: larger pictures are refused before they are decoded, as a whole and a side.
 MAX_PIXELS = 64 << 20
@@ -51,7 +49,7 @@ def pillow(name: str) -> Any:
         return importlib.import_module(f"PIL.{name}")
     except ImportError:
         raise BackendError(
-            "pictures need Pillow, which is not installed; install this package with [images]"
+            "pictures need Pillow, which is not installed", remedy="install this package with [images]"
         ) from None
 
 
@@ -80,16 +78,20 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
     except BadInputError:
         raise
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such picture") from None
+        raise MissingInputError(f"{path}: no such picture", remedy="name one that exists") from None
     except PermissionError:
-        raise MissingInputError(f"{path}: no permission to read it") from None
+        raise MissingInputError(
+            f"{path}: no permission to read it", remedy="make it readable for this user"
+        ) from None
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning):
         raise BadInputError(
-            f"{path}: claims over {MAX_PIXELS >> 20} megapixels; scale it down or remove it"
+            f"{path}: claims over {MAX_PIXELS >> 20} megapixels", remedy="scale it down or remove it"
         ) from None
     except _DAMAGED as error:
         reason = "not a picture" if type(error).__name__ == "UnidentifiedImageError" else "a damaged picture"
-        raise BadInputError(f"{path}: {reason} (reads {', '.join(_FORMATS)}); remove or replace it") from None
+        raise BadInputError(
+            f"{path}: {reason} (reads {', '.join(_FORMATS)})", remedy="remove or replace it"
+        ) from None
 
 
 def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
@@ -97,16 +99,15 @@ def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise BadInputError(
-            f"{path}: {width} x {height} is over {MAX_PIXELS >> 20} megapixels, or over {MAX_SIDE} on a side; "
-            "scale it down"
+            f"{path}: {width} x {height} is over {MAX_PIXELS >> 20} megapixels, or over {MAX_SIDE} on a side",
+            remedy="scale it down",
         )
     if image.mode.startswith(("I", "F")):
-        raise BadInputError(f"{path}: more than 8 bits a channel ({image.mode}); save it with 8")
+        raise BadInputError(f"{path}: more than 8 bits a channel ({image.mode})", remedy="save it with 8")
     coefficients = 0
     if image.format == "JPEG":
-        if image.info.get(
-            "progressive"
-        ):  # every coefficient is kept, two bytes each, at whatever size it is decoded
+        # Every coefficient of a progressive one is kept, two bytes each, at whatever size it is decoded.
+        if image.info.get("progressive"):
             coefficients = 2 * width * height * len(image.getbands())
         if width * height > _DRAFT_PIXELS:
             short = _DRAFT_MARGIN * preprocess.resize
@@ -116,8 +117,9 @@ def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
     cost = coefficients + _bytes_of(image, mode=mode, turned=turned)
     if cost > MAX_DECODE_BYTES:
         raise BadInputError(
-            f"{path}: {width} x {height} ({image.format}, {image.mode}) takes {cost >> 20} MiB to decode, over "
-            f"{MAX_DECODE_BYTES >> 20}; scale it down"
+            f"{path}: {width} x {height} ({image.format}, {image.mode}) takes {cost >> 20} MiB to decode, "
+            f"over {MAX_DECODE_BYTES >> 20}",
+            remedy="scale it down",
         )
     image.load()
     if turned:

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array, Picture
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
-from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, Picture, open_image, pillow
-
-Array = NDArray[Any]
+from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, open_image, pillow
 
 #: Bytes a pixel of the copy that is scaled.
 _IMAGE_BYTES = 4
@@ -30,19 +29,27 @@ def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
     expected = (1, *preprocess.crop, channels)
     if spec.shape != expected:
         raise BadInputError(
-            f"pre-processing makes {list(expected)}, the model's input {spec.name!r} is {list(spec.shape)}; "
-            "declare the crop and colour that the model was trained with"
+            f"pre-processing makes {list(expected)}, the model's input {spec.name!r} is {list(spec.shape)}",
+            remedy="declare the crop and colour that the model was trained with",
         )
     if spec.dtype not in {"float32", "float16", "int8", "uint8"}:
-        raise BadInputError(f"pictures go into float or 8-bit inputs, the model's {spec.name!r} is {spec.dtype}")
+        raise BadInputError(
+            f"pictures go into float or 8-bit inputs, the model's {spec.name!r} is {spec.dtype}",
+            remedy="give it arrays, not pictures",
+        )
     for name, values in (("mean", preprocess.mean), ("scale", preprocess.scale)):
         if len(values) not in {1, channels} or not np.isfinite(values).all():
-            raise BadInputError(f"pre-processing {name} {values} is not one finite number, or one a channel")
+            raise BadInputError(
+                f"pre-processing {name} is {values}", remedy="declare one finite number, or one a channel"
+            )
     if 0.0 in preprocess.scale:
-        raise BadInputError("pre-processing scale is 0; it is what pixels are divided by")
+        raise BadInputError(
+            "pre-processing scale is 0, and pixels are divided by it", remedy="declare another scale"
+        )
     if preprocess.resize < 1 or min(preprocess.crop) < 1:
         raise BadInputError(
-            f"pre-processing resize {preprocess.resize} and crop {preprocess.crop} must be positive"
+            f"pre-processing resize {preprocess.resize} and crop {preprocess.crop} must be positive",
+            remedy="declare them in pixels, 1 or more",
         )
 
 
@@ -51,7 +58,7 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
 
     ``picture`` is uint8 [height, width, 3] (or [height, width] or [height, width, 1] for grey), in
     the order of colours RGB as cameras and files give it; the result has ``spec``'s shape and dtype.
-    `BadInputError` for what is no such picture, or is so long and narrow that it cannot be scaled.
+    `BadInputError` for anything else, or for a picture too long and narrow to scale.
     """
     check_preprocess(preprocess, spec)
     channels = spec.shape[-1]
@@ -65,7 +72,8 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
     height, width = pixels.shape[:2]
     if height * width * _IMAGE_BYTES > MAX_DECODE_BYTES:
         raise BadInputError(
-            f"a picture of {height} x {width} takes over {MAX_DECODE_BYTES >> 20} MiB to scale; scale it down"
+            f"a picture of {height} x {width} takes over {MAX_DECODE_BYTES >> 20} MiB to scale",
+            remedy="scale it down",
         )
     if min(height, width) == preprocess.resize:
         return _normalised(pixels, preprocess, spec)
@@ -120,8 +128,9 @@ def _scaled(image: Any, preprocess: ImagePreprocess) -> Picture:
         size = (round(width * preprocess.resize / short), round(height * preprocess.resize / short))
         if size[0] * size[1] > MAX_PIXELS:  # a strip: a few pixels of it would fill the memory of a board
             raise BadInputError(
-                f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is over "
-                f"{MAX_PIXELS >> 20} megapixels; cut it to less extreme proportions"
+                f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is "
+                f"over {MAX_PIXELS >> 20} megapixels",
+                remedy="cut it to less extreme proportions",
             )
         image = image.resize(size, pillow("Image").Resampling[preprocess.filter.upper()])
     pixels: Picture = np.asarray(image, dtype=np.uint8)
@@ -132,8 +141,8 @@ def _centre(pixels: Picture, crop: tuple[int, int]) -> Picture:
     height, width = pixels.shape[:2]
     if height < crop[0] or width < crop[1]:
         raise BadInputError(
-            f"a picture of {height} x {width} is smaller than the crop of {crop[0]} x {crop[1]}; "
-            "declare a larger resize"
+            f"a picture of {height} x {width} is smaller than the crop of {crop[0]} x {crop[1]}",
+            remedy="declare a larger resize",
         )
     top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
     return pixels[top : top + crop[0], left : left + crop[1]]

@@ -7,13 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
+from split_model.arrays import Array
 from split_model.errors import BadInputError
-
-Array = NDArray[Any]
 
 
 def spelled(text: str) -> str:
@@ -38,8 +34,8 @@ class Sample:
 class BadSampleError(BadInputError):
     """One damaged sample among others; ``name`` is the sample's."""
 
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, problem: str, *, name: str = "", remedy: str = "") -> None:
+        super().__init__(problem, remedy=remedy)
         self.name = name
 
 

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BackendError, BadInputError, BadModelError, MissingInputError
 from split_model.interpreter.mapped import Range, mapped_at
-
-Array = NDArray[Any]
 
 #: Backend name -> module of its Interpreter, in order of preference.
 BACKENDS = {
@@ -38,20 +36,32 @@ def available_backends() -> tuple[str, ...]:
     return tuple(name for name, module in BACKENDS.items() if importlib.util.find_spec(module.split(".")[0]))
 
 
-def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
+def choose_backend(backend: str | None) -> str:
+    """The name of the backend that ``backend`` stands for, None for the best; nothing is imported.
+
+    Raises `BackendError` where it is not installed.
+    """
     if backend is not None and backend not in BACKENDS:
-        raise BackendError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+        raise BackendError(f"backend {backend!r} is unknown", remedy=f"choose one of {', '.join(BACKENDS)}")
     installed = available_backends()
     name = backend or (installed[0] if installed else None)
     if name is None or name not in installed:
         extra = "legacy" if name == "tflite-runtime" else "litert"
         raise BackendError(
-            f"TFLite backend {name or 'ai-edge-litert'} is not installed; install this package with [{extra}]"
+            f"TFLite backend {name or 'ai-edge-litert'} is not installed",
+            remedy=f"install this package with [{extra}]",
         )
+    return name
+
+
+def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
+    name = choose_backend(backend)
     try:
         return name, importlib.import_module(BACKENDS[name]).Interpreter
     except ImportError as error:
-        raise BackendError(f"TFLite backend {name} is installed but does not import: {error}") from None
+        raise BackendError(
+            f"TFLite backend {name} is installed but does not import: {error}", remedy="install it again"
+        ) from None
 
 
 class Interpreter:
@@ -118,9 +128,9 @@ def open_interpreter(
     else:
         source = str(model)
         if not model.is_file():
-            raise MissingInputError(f"{source}: no such model file")
+            raise MissingInputError(f"{source}: no such model file", remedy="name a .tflite file that exists")
         if not os.access(model, os.R_OK):
-            raise MissingInputError(f"{source}: no permission to read it")
+            raise MissingInputError(f"{source}: no permission to read it", remedy="make it readable for this user")
         arguments = {"model_path": source}
     try:
         with _mapping:
@@ -129,7 +139,9 @@ def open_interpreter(
             mapped = frozenset() if isinstance(model, bytes) else mapped_at(model) - before
         raw.allocate_tensors()
     except SystemError:
-        raise BackendError(f"{name} does not work with NumPy {np.__version__}; install 'numpy<2'") from None
+        raise BackendError(
+            f"{name} does not work with NumPy {np.__version__}", remedy="install 'numpy<2'"
+        ) from None
     except ValueError as error:
         raise BadModelError(f"{source}: not a model that {name} can read: {_one_line(error)}") from None
     except RuntimeError as error:

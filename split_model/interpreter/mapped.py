@@ -12,7 +12,7 @@ Range = tuple[int, int]
 
 
 def mapped_at(file: Path) -> frozenset[Range]:
-    """Every mapping of a file that there is now, whoever made it; see proc(5) for what is read."""
+    """Every mapping of a file in this process now, whoever made it, from /proc/self/maps; see proc(5)."""
     path = os.fsencode(os.path.realpath(file))
     try:
         with _MAPS.open("rb") as lines:  # line by line: hundreds of them, at the moment when memory is shortest

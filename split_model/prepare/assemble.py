@@ -25,7 +25,7 @@ from split_model.prepare.tflite.macs import total_macs
 from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.slicing import Part, head_part, pack_part, tail_part
 
-#: What is being done, how many are done, of how many.
+#: Called with the name of the step, the items done, and all items.
 Progress = Callable[[str, int, int], None]
 
 
@@ -36,7 +36,9 @@ def choose(cuts: Cuts, indices: Sequence[int]) -> list[CutPoint]:
     for index in indices:
         if index not in legal:
             reason = reasons.get(index, "nothing changes there, or it lies outside the model")
-            raise UsageError(f"cut {index} is not possible: {reason}; 'split-model inspect' lists the cuts")
+            raise UsageError(
+                f"cut {index} is not possible: {reason}", remedy="'split-model inspect' lists the cuts"
+            )
     return [legal[index] for index in sorted(set(indices))]
 
 
@@ -111,7 +113,7 @@ def _specs(graph: Graph, indices: Sequence[int]) -> tuple[TensorSpec, ...]:
     for tensor in tensors:
         if tensor.dtype not in ITEM_BYTES:
             raise BadModelError(
-                f"{graph.source}: {tensor.name!r} is {tensor.dtype}; "
-                f"inputs and outputs can be {', '.join(ITEM_BYTES)}"
+                f"{graph.source}: {tensor.name!r} is {tensor.dtype}",
+                remedy=f"inputs and outputs can be {', '.join(ITEM_BYTES)}",
             )
     return tuple(map(tensor_spec, tensors))

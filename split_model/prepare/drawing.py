@@ -15,7 +15,7 @@ SUFFIXES = (".png", ".svg")
 def check_plot_path(path: Path) -> None:
     """`UsageError` for a file that is neither ``.png`` nor ``.svg``; asked before the work starts."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--plot {path}: draws {' or '.join(SUFFIXES)} files; name one of those")
+        raise UsageError(f"--plot {path}: draws {' or '.join(SUFFIXES)} files", remedy="name one of those")
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def drawn(path: Path, size_inches: tuple[float, float]) -> Iterator[Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise BackendError("--plot needs matplotlib; install this package with [tools]") from None
+        raise BackendError("--plot needs matplotlib", remedy="install this package with [tools]") from None
     # Text stays text, and identifiers in an .svg do not change from run to run.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "split-model"}):
         figure = Figure(figsize=size_inches, layout="constrained")
@@ -39,7 +39,9 @@ def drawn(path: Path, size_inches: tuple[float, float]) -> Iterator[Any]:
         try:
             figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
         except OSError as error:
-            raise OutputError(f"{path}: {error.strerror or error}; choose a folder you can write to") from None
+            raise OutputError(
+                f"{path}: {error.strerror or error}", remedy="choose a folder you can write to"
+            ) from None
 
 
 def plain(text: str) -> str:

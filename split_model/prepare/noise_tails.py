@@ -34,20 +34,31 @@ def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
     try:
         entries = msgspec.json.decode(listed.read_bytes(), type=tuple[NoiseTailEntry, ...])
     except OSError as error:
-        raise MissingInputError(f"{listed}: {error.strerror}; give a JSON list of noise-aware tails") from None
+        raise MissingInputError(
+            f"{listed}: {error.strerror}", remedy="give a JSON list of noise-aware tails"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{listed}: not a list of noise-aware tails: {error}") from None
+        raise BadInputError(f"{listed}: not a list of noise-aware tails: {error}", remedy="mend it") from None
     offered = {cut.index: cut for cut in manifest.cuts}
     for entry in entries:
         if entry.cut not in offered:
-            raise UsageError(f"{listed}: a tail for cut {entry.cut}; the bundle offers the cuts {list(offered)}")
+            raise UsageError(
+                f"{listed}: a tail for cut {entry.cut}, which there is not",
+                remedy=f"the bundle offers the cuts {list(offered)}",
+            )
         cut = offered[entry.cut]
         source = listed.parent / entry.tail
         tail = open_interpreter(source)
         if _kinds(tail.inputs) != _kinds(cut.tensors) or _kinds(tail.outputs) != _kinds(manifest.outputs):
-            raise BadInputError(f"{source}: its inputs or outputs are not those of a tail at cut {cut.index}")
+            raise BadInputError(
+                f"{source}: its inputs or outputs are not those of a tail at cut {cut.index}",
+                remedy="train it on that cut",
+            )
         if not 0 < entry.epsilon < float("inf") or entry.epsilon in {one.epsilon for one in cut.noise_tails}:
-            raise BadInputError(f"{listed}: epsilon {entry.epsilon:g} at cut {cut.index} is not one of its own")
+            raise BadInputError(
+                f"{listed}: epsilon {entry.epsilon:g} at cut {cut.index} is there twice, or not above 0 and finite",
+                remedy="mend that entry",
+            )
         name = f"cut-{cut.index:03d}/noise-tail-{entry.epsilon:g}.tflite"
         shutil.copyfile(source, root / name)
         added = NoiseTail(epsilon=entry.epsilon, tail=file_ref(root, name))

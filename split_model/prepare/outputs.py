@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import Manifest
 from split_model.features.preprocess import to_real
 from split_model.interpreter import Interpreter
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 _LEAST = 1e-12  # of an output that is zero everywhere

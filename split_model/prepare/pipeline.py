@@ -29,7 +29,7 @@ from split_model.errors import BadBundleError, BadInputError, MissingInputError,
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
-from split_model.prepare.calibrate.augmentation import Views, calibration_samples
+from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibration_samples
 from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
@@ -95,7 +95,7 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
         try:
             check_answer_schema(str(options.answer), manifest)
         except BadBundleError as error:
-            raise BadInputError(str(error)) from None
+            raise BadInputError(error.problem, remedy=error.remedy) from None
         quantised = any(tensor.quantised and not tensor.constant for tensor in model.graph.tensors)
         reference = make_reference(scratch, manifest, quantised=quantised)
         manifest = msgspec.structs.replace(manifest, reference=reference)
@@ -133,9 +133,9 @@ def _read_json(path: Path | None, kind: type[T], what: str) -> T | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; give a JSON file, {what}") from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy=f"give a JSON file, {what}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path}: not {what}: {error}") from None
+        raise BadInputError(f"{path}: not {what}: {error}", remedy="mend it") from None
 
 
 def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | None:
@@ -146,7 +146,8 @@ def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | 
     classes = model.graph.tensors[model.graph.outputs[0]].shape[-1]
     if len(labels) != classes:
         raise BadInputError(
-            f"{options.labels}: {len(labels)} labels, the model's first output has {classes} classes"
+            f"{options.labels}: {len(labels)} labels, the model's first output has {classes} classes",
+            remedy="give one label a class",
         )
     shutil.copyfile(options.labels, scratch / "labels.txt")
     return TopK(output=0, k=min(options.top_k, classes), labels=file_ref(scratch, "labels.txt"))
@@ -155,11 +156,13 @@ def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | 
 def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:
     path = options.codebook_data or options.calibration
     if path is None:
-        raise UsageError("--codebook needs public data to learn from: give --calibration or --codebook-data")
+        raise UsageError(
+            "--codebook needs public data to learn from", remedy="give --calibration or --codebook-data"
+        )
     named = None if manifest.answer is None or options.labels is None else read_labels(options.labels)
     data = open_data(path, manifest.inputs, manifest.preprocess, named)
     least = _CODEBOOK_SAMPLES
-    return Views(data, least=least) if isinstance(data, ImageFolder) and len(data) < least else data
+    return AugmentedPictures(data, least=least) if isinstance(data, ImageFolder) and len(data) < least else data
 
 
 def _calibrated(

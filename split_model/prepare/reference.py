@@ -1,10 +1,10 @@
-"""What the whole model answered where it was prepared, against what it answers on this backend and processor.
+"""Compare the whole model's answers where it was prepared with those on this backend and processor.
 
 Within one backend on one machine head and tail equal the whole bit for bit; between backends and
 processors they need not. A bundle holds the whole model's outputs on random inputs, and `check_reference`
 says how far this machine is from them. As head∘tail equals the whole here, that holds for every cut.
 
-The tolerances, and what was measured between ai-edge-litert 2.3 and tflite-runtime 2.14 on 31 models:
+The tolerances, and the measured differences between ai-edge-litert 2.3 and tflite-runtime 2.14 on 31 models:
 float models 1e-4 of the largest value of the output (measured: at most 3e-6); integer outputs 8 codes
 (measured: 3 in EfficientNet-Lite0, 4 in a mixed face_landmark, 6 there with a head on one backend and the
 tail on the other); float outputs of a model that is quantised inside 8/255 of the largest value. For
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Manifest, Reference, file_ref
 from split_model.errors import BadBundleError
 from split_model.interpreter import open_interpreter
-from split_model.interpreter.backend import Array
 from split_model.prepare.verify import random_inputs
 
 FILE = "reference.bin"
@@ -125,7 +125,10 @@ def _stored(bundle: Bundle, reference: Reference) -> list[list[Array]]:
     raw = bundle.path(reference.outputs).read_bytes()
     specs = bundle.manifest.outputs
     if len(raw) != reference.sets * sum(spec.nbytes for spec in specs):
-        raise BadBundleError(f"{bundle.root / reference.outputs.path}: not the outputs of the model; prepare again")
+        raise BadBundleError(
+            f"{bundle.root / reference.outputs.path}: not the outputs of the model",
+            remedy="prepare the bundle again",
+        )
     answers: list[list[Array]] = []
     at = 0
     for _ in range(reference.sets):

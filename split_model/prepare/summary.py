@@ -1,4 +1,4 @@
-"""What ``split-model prepare`` says of the bundle it made: cuts, size, what was left out, what sharing costs."""
+"""The summary that ``split-model prepare`` prints: cuts, size, omissions, the cost of sharing the budget."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from split_model.arrays import Array
 from split_model.bundle import Bundle, ImagePreprocess, TensorSpec
 from split_model.errors import BackendError, BadInputError, BadModelError
 from split_model.interpreter import Interpreter, open_interpreter
-from split_model.interpreter.backend import Array
 
-#: What is being done, how many are done, of how many.
+#: Called with the name of the step, the items done, and all items.
 Progress = Callable[[str, int, int], None]
 InputSet = Sequence[Array]
 
@@ -28,7 +28,7 @@ InputSet = Sequence[Array]
 class CutCheck:
     """The verdict on one cut. ``max_abs_difference`` is over all outputs and inputs; NaN where it has no meaning.
 
-    ``message`` says what is wrong, and is empty for a cut that is identical.
+    ``message`` names the error, and is empty for a cut that is identical.
     """
 
     index: int

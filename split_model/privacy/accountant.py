@@ -1,9 +1,9 @@
-"""What events of pure DP cost: ε in both units, composed over frames; and the ρ that a pure ε implies.
+"""The price of events in pure ε, in both units, and in the ρ (zCDP) that a pure ε implies.
 
 *Per-value ε*: one feature value replaced by any other, all else equal. *Whole-input ε*: one frame
 replaced by any other frame; since that may change every feature value, the values of a frame compose in
 sequence, never in parallel. Both are pure (δ = 0). Sums are exact rational numbers; a float is always
-the nearest one that is not smaller, so that what is printed never understates.
+the nearest one that is not smaller, so that printed figures never understate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 
-from split_model.privacy.events import LaplaceEvent
+import msgspec
+
+from split_model.privacy.events import Event, LaplaceEvent
 
 
 def round_up(value: Fraction) -> float:
@@ -28,6 +30,24 @@ def round_down(value: Fraction) -> float:
     return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
 
 
+class Guarantee(msgspec.Struct, frozen=True):
+    """Whole-input ε and ρ of a sequence of events, without rounding; each is a bound of its own on all of them."""
+
+    pure_epsilon: Fraction = Fraction(0)
+    pure_rho: Fraction = Fraction(0)
+
+
+def whole_input(events: Iterable[Event]) -> Guarantee:
+    """Compose events: all values of a frame and all frames in sequence.
+
+    A scene that is sent k times is k events, because its noise averages out.
+    """
+    parts = [part for event in events for part in _parts(event)]
+    return Guarantee(
+        pure_epsilon=_sum(parts), pure_rho=sum((count * rho_of_pure(one) for count, one in parts), Fraction(0))
+    )
+
+
 def per_value_epsilon_max(event: LaplaceEvent) -> float:
     """Pure ε of the least protected feature value (one feature value replaced by any other)."""
     return max((channel.epsilon for channel in event.channels), default=0.0)
@@ -36,25 +56,23 @@ def per_value_epsilon_max(event: LaplaceEvent) -> float:
 def per_value_epsilon_mean(event: LaplaceEvent) -> float:
     """Mean over all values of the frame of their pure per-value ε; a budget, not a guarantee."""
     values = sum(channel.values for channel in event.channels)
-    return round_up(whole_input_epsilon_exact([event]) / values) if values else 0.0
+    return round_up(_sum(_parts(event)) / values) if values else 0.0
 
 
-def whole_input_epsilon(event: LaplaceEvent) -> float:
+def whole_input_epsilon(event: Event) -> float:
     """Pure ε of the frame as a whole (one frame replaced by any other)."""
-    return round_up(whole_input_epsilon_exact([event]))
+    return round_up(_sum(_parts(event)))
 
 
-def composed_whole_input_epsilon(events: Iterable[LaplaceEvent]) -> float:
-    """Pure ε of a sequence of frames together (all of them replaced by any others): the sum."""
-    return round_up(whole_input_epsilon_exact(events))
+def _parts(event: Event) -> list[tuple[int, float]]:
+    """How often each pure ε occurs within one event."""
+    if isinstance(event, LaplaceEvent):
+        return [(channel.values, channel.epsilon) for channel in event.channels]
+    return [(event.groups, event.epsilon)]
 
 
-def whole_input_epsilon_exact(events: Iterable[LaplaceEvent]) -> Fraction:
-    """The sum over frames and over all values of a frame, without rounding."""
-    return sum(
-        (channel.values * Fraction(channel.epsilon) for event in events for channel in event.channels),
-        Fraction(0),
-    )
+def _sum(parts: Iterable[tuple[int, float]]) -> Fraction:
+    return sum((count * Fraction(epsilon) for count, epsilon in parts), Fraction(0))
 
 
 def rho_of_pure(epsilon: float) -> Fraction:

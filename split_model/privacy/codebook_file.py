@@ -1,12 +1,12 @@
-"""The file of a codebook: which word a frame's features are, and which features a word stands for.
+"""The file of a codebook: an encoder of features to codewords, and a decoder of codewords to features.
 
-An ``.npz`` of plain arrays. The device reads the finder, the server the meanings::
+An ``.npz`` of plain arrays. The device reads the encoder, the server the decoder::
 
-    pool       [tensors]            each tensor's map is averaged over blocks of so many rows and columns
-    groups     [groups + 1]         group g takes the channels groups[g]..groups[g+1]-1, counted over all tensors
-    weights_g  [words, inputs_g]    float32; the word of group g is the row with the largest weights·x + bias
-    bias_g     [words]              float32
-    meaning_t  [words, *shape]      of tensor t, in its dtype or float16: channel by channel the features of a word
+    pool       [tensors]              each tensor's map is averaged over blocks of this many rows and columns
+    groups     [groups + 1]           group g takes the channels groups[g]..groups[g+1]-1, counted over all tensors
+    weights_g  [codewords, inputs_g]  float32; the codeword of group g is the row with the largest weights·x + bias
+    bias_g     [codewords]            float32
+    meaning_t  [codewords, *shape]    of tensor t, in its dtype or float16: a codeword's features, by channel
 
 x are a group's averaged features in real units, tensor after tensor, each flattened with its channels last.
 """
@@ -18,18 +18,17 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import Codebook, TensorSpec
 from split_model.bundle.store import sha256_of
 from split_model.errors import BadBundleError, BadInputError
 from split_model.features.preprocess import to_real
 from split_model.privacy.layout import channels_of
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 
@@ -78,15 +77,15 @@ def _averaged(real: Floats, by: int) -> Floats:
 
 
 @dataclass(frozen=True)
-class Finder:
-    """The device's half: features to words."""
+class Encoder:
+    """The device's half: features to codewords."""
 
     grouping: Grouping
     weights: tuple[Floats, ...]
     bias: tuple[Floats, ...]
 
     def __call__(self, features: Sequence[Array]) -> list[int]:
-        """The word of each group. Any features give words, NaN and infinities too."""
+        """The codeword of each group. Any features give codewords, NaN and infinities too."""
         with np.errstate(all="ignore"):
             return [
                 int(np.argmax(weights @ inputs + bias))
@@ -97,60 +96,62 @@ class Finder:
 
 
 @dataclass(frozen=True)
-class Meanings:
-    """The server's half: words to features."""
+class Decoder:
+    """The server's half: codewords to features."""
 
     tensors: tuple[TensorSpec, ...]
     groups: tuple[int, ...]
     tables: tuple[Array, ...]
 
-    def __call__(self, words: Sequence[int]) -> list[Array]:
-        """Arrays of the tensors' shapes and dtypes, each channel as the word of its group has it."""
+    def __call__(self, codewords: Sequence[int]) -> list[Array]:
+        """Arrays of the tensors' shapes and dtypes, each channel as the codeword of its group has it."""
         found, first = [], 0
         for spec, table in zip(self.tensors, self.tables, strict=True):
             channels = np.arange(first, first + channels_of(spec))
             group_of = np.searchsorted(self.groups, channels, side="right") - 1
-            chosen = table[np.asarray(words)[group_of], ..., np.arange(len(channels))]  # channels come first here
+            chosen = table[
+                np.asarray(codewords)[group_of], ..., np.arange(len(channels))
+            ]  # channels come first here
             found.append(np.ascontiguousarray(np.moveaxis(chosen, 0, -1), dtype=spec.dtype))
             first += len(channels)
         return found
 
 
-def write(path: Path, finder: Finder, meanings: Meanings) -> None:
+def write(path: Path, encoder: Encoder, decoder: Decoder) -> None:
     """Write both halves; the same arrays give the same bytes."""
     arrays: dict[str, Array] = {
-        "pool": np.array(finder.grouping.pool, np.int32),
-        "groups": np.array(finder.grouping.groups, np.int32),
+        "pool": np.array(encoder.grouping.pool, np.int32),
+        "groups": np.array(encoder.grouping.groups, np.int32),
     }
-    for group, (weights, bias) in enumerate(zip(finder.weights, finder.bias, strict=True)):
+    for group, (weights, bias) in enumerate(zip(encoder.weights, encoder.bias, strict=True)):
         arrays |= {f"weights_{group}": weights.astype(np.float32), f"bias_{group}": bias.astype(np.float32)}
-    arrays |= {f"meaning_{at}": table for at, table in enumerate(meanings.tables)}
+    arrays |= {f"meaning_{at}": table for at, table in enumerate(decoder.tables)}
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def read_finder(path: Path, book: Codebook, tensors: Sequence[TensorSpec]) -> Finder:
+def read_encoder(path: Path, book: Codebook, tensors: Sequence[TensorSpec]) -> Encoder:
     """The device's half of a bundle's codebook; `BadBundleError` where the file is not what the manifest says."""
     pool, groups, arrays = _open(path, book, tensors, ("weights_", "bias_"))
     grouping = Grouping(tuple(tensors), pool, groups)
     sizes = [one.size for one in grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in tensors])]
-    shapes = [(book.words, size) for size in sizes]
+    shapes = [(book.codewords, size) for size in sizes]
     weights = [_array(path, arrays, f"weights_{g}", shape, np.float32) for g, shape in enumerate(shapes)]
-    bias = [_array(path, arrays, f"bias_{g}", (book.words,), np.float32) for g in range(book.groups)]
-    return Finder(grouping, tuple(weights), tuple(bias))
+    bias = [_array(path, arrays, f"bias_{g}", (book.codewords,), np.float32) for g in range(book.groups)]
+    return Encoder(grouping, tuple(weights), tuple(bias))
 
 
-def read_meanings(path: Path, book: Codebook, tensors: Sequence[TensorSpec]) -> Meanings:
-    """The server's half; errors as `read_finder`."""
+def read_decoder(path: Path, book: Codebook, tensors: Sequence[TensorSpec]) -> Decoder:
+    """The server's half; errors as `read_encoder`."""
     _, groups, arrays = _open(path, book, tensors, ("meaning_",))
     tables = [
-        _array(path, arrays, f"meaning_{at}", (book.words, *spec.shape), stored_dtype(spec))
+        _array(path, arrays, f"meaning_{at}", (book.codewords, *spec.shape), stored_dtype(spec))
         for at, spec in enumerate(tensors)
     ]
-    return Meanings(tuple(tensors), groups, tuple(tables))
+    return Decoder(tuple(tensors), groups, tuple(tables))
 
 
 def stored_dtype(spec: TensorSpec) -> type[np.generic]:
-    """In what a word's features are kept: floats as float16, the rest as they are."""
+    """The dtype of a codeword's stored features: float16 for floats, the tensor's own for the rest."""
     return np.float16 if spec.dtype in ("float32", "float16") else np.dtype(spec.dtype).type
 
 
@@ -159,20 +160,24 @@ def _open(
 ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Array]]:
     try:
         if sha256_of(path) != book.file.sha256:
-            raise BadBundleError(f"{path}: changed since the bundle was made; copy or prepare it again")
+            raise BadBundleError(
+                f"{path}: changed since the bundle was made", remedy="copy or prepare the bundle again"
+            )
         with np.load(path, allow_pickle=False) as archive:
             names = [name for name in archive.files if name.startswith(("pool", "groups", *half))]
             arrays = {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, BadBundleError):
             raise
-        raise BadBundleError(f"{path}: not a codebook ({error}); prepare the bundle again") from None
+        raise BadBundleError(f"{path}: not a codebook ({error})", remedy="prepare the bundle again") from None
     pool = _array(path, arrays, "pool", (len(tensors),), np.int32).tolist()
     groups = _array(path, arrays, "groups", (book.groups + 1,), np.int32).tolist()
     ends = (0, sum(map(channels_of, tensors)))
     fits = all(by == 1 or (by > 1 and len(spec.shape) == 4) for by, spec in zip(pool, tensors, strict=True))
     if not fits or (groups[0], groups[-1]) != ends or groups != sorted(set(groups)):
-        raise BadBundleError(f"{path}: its groups are not those of the cut's channels; prepare the bundle again")
+        raise BadBundleError(
+            f"{path}: its groups are not those of the cut's channels", remedy="prepare the bundle again"
+        )
     return tuple(pool), tuple(groups), arrays
 
 
@@ -181,7 +186,9 @@ def _array(
 ) -> Array:
     found = arrays.get(name)
     if found is None or found.shape != shape or found.dtype != dtype:
-        raise BadBundleError(f"{path}: no {name!r} of {np.dtype(dtype)}{list(shape)}; prepare the bundle again")
+        raise BadBundleError(
+            f"{path}: no {name!r} of {np.dtype(dtype)}{list(shape)}", remedy="prepare the bundle again"
+        )
     return found
 
 
@@ -189,5 +196,5 @@ def check_groups(groups: int, tensors: Sequence[TensorSpec]) -> tuple[int, ...]:
     """The bounds of ``groups`` groups of about as many channels each; `BadInputError` where there are too few."""
     channels = sum(map(channels_of, tensors))
     if not 1 <= groups <= channels:
-        raise BadInputError(f"{groups} groups of {channels} channels; a codebook takes 1 to {channels} here")
+        raise BadInputError(f"{groups} groups of {channels} channels", remedy=f"take 1 to {channels} groups")
     return tuple(group * channels // groups for group in range(groups + 1))

@@ -15,7 +15,6 @@ from collections.abc import Callable
 _SLACK = 1e-12
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _SEARCH_STEPS = 200
-_LEAST_LOG = -80.0  # ln(α - 1) is searched from here: α nearer to 1 never is best in floats
 
 
 def zcdp_epsilon(rho: float, delta: float) -> float:
@@ -36,28 +35,14 @@ def zcdp_epsilon(rho: float, delta: float) -> float:
         # (α - 1)·ε = α(α - 1)ρ + ln(1/δ) + α·ln((α - 1)/α) - ln(α - 1)
         return alpha * rho + (-math.log(delta) + excess * log_excess - alpha * math.log1p(excess)) / excess
 
-    best_log = math.log(math.sqrt(-math.log(delta) / rho))  # what is best for the loose conversion
+    best_log = math.log(math.sqrt(-math.log(delta) / rho))  # the best one for the loose conversion
     least = _minimum(of, min(best_log, 0.0) - 8.0, max(best_log, 0.0) + 8.0)
     return max(0.0, least + _SLACK * (1 + abs(least)))
 
 
-def zcdp_delta(rho: float, epsilon: float) -> float:
-    """The least δ found for which ρ-zCDP with ``rho`` ≥ 0 gives (``epsilon``, δ), ε ≥ 0."""
-    if rho < 0 or epsilon < 0:
-        raise ValueError(f"rho = {rho:g}, epsilon = {epsilon:g}: both are at least 0")
-    if rho == 0:
-        return 0.0
-    if math.isinf(rho):
-        return 1.0
-
-    def log_of(log_excess: float) -> float:
-        excess = math.exp(log_excess)
-        alpha = 1 + excess
-        return excess * (alpha * rho - epsilon) + excess * log_excess - alpha * math.log1p(excess)
-
-    # For α - 1 beyond (ε + 1)/ρ the first term alone is growing.
-    least = _minimum(log_of, _LEAST_LOG, max(0.0, math.log((epsilon + 1) / (2 * rho))) + 8.0)
-    return min(1.0, math.exp(least + _SLACK * (1 + abs(least))))
+def epsilon_at_delta(pure_epsilon: float, rho: float, delta: float) -> float:
+    """The least ε at ``delta`` of releases that have pure ε ``pure_epsilon`` and are ``rho``-zCDP."""
+    return min(pure_epsilon, zcdp_epsilon(rho, delta))
 
 
 def _minimum(of: Callable[[float], float], low: float, high: float) -> float:

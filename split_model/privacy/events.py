@@ -1,4 +1,4 @@
-"""What happened, for the books: immutable events, apart from the accountant that prices them.
+"""Immutable events for the ledger, apart from the accountant that prices them.
 
 An event says what a mechanism did to one frame. It holds no feature, no noise and no clock. The neighbouring
 relations are the accountant's: one feature value replaced by any other, and one frame replaced by any other.
@@ -23,27 +23,14 @@ class LaplaceEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     channels: tuple[ChannelNoise, ...]
 
 
-class ChannelRho(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``values`` feature values of one channel, each released with per-value ρ ``rho`` (zCDP)."""
-
-    values: int
-    rho: float
-
-
-class GaussianEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gaussian"):
-    """One frame released once by the discrete Gaussian mechanism, channel by channel. It has no pure ε."""
-
-    channels: tuple[ChannelRho, ...]
-
-
 class ResponseEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="response"):
-    """One frame released once as ``groups`` words, each by k-ary randomised response with pure ε ``epsilon``.
+    """One frame released once as ``groups`` codewords, each by k-ary randomised response with pure ε ``epsilon``.
 
-    Every word may depend on every value of the frame, so both units are the same.
+    Every codeword may depend on every value of the frame, so both units are the same.
     """
 
     groups: int
     epsilon: float
 
 
-Event = LaplaceEvent | GaussianEvent | ResponseEvent
+Event = LaplaceEvent | ResponseEvent

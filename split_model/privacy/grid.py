@@ -1,4 +1,4 @@
-"""The integer grid of one value: how fine it is, how far the noise may reach, what that costs.
+"""The integer grid of one value: its steps, and the reach of the noise on the wire.
 
 A clipped value becomes an integer 0..L (``steps``). Discrete Laplace noise with P(x) ∝ exp(-abs(x)·ε/L)
 is added and the sum is clamped to the wire range [-T, 2^bits - 1 - T], T = ``tail``. Clamping comes after
@@ -12,13 +12,12 @@ import math
 from fractions import Fraction
 
 import msgspec
-import numpy as np
 
 from split_model.errors import ConfigError
 from split_model.privacy.laplace_cdf import cdf_floors
 
 #: The wire carries the noise up to this many noise scales (L/ε) beyond either rim; exp(-6) of it lies outside.
-#: Measured with `grid_cost` at ε = 1..64: a value at the rim is then biased by at most 0.13 % of a noise
+#: Computed for ε = 1..64: a value at the rim is then biased by at most 0.13 % of a noise
 #: scale for 4 to 8 bits (1 % with 4 scales, 2.4 % with 3), and the energy is that of 8 scales within 3 %
 #: from 5 bits on. Fewer scales buy a finer grid whose rounding was no matter (at 8 bits 0.4 % at most).
 TAIL_SCALES = 6
@@ -57,11 +56,12 @@ def make_grid(epsilon: float, bits: int) -> Grid:
     `least_epsilon`, where even L = 1 would lose the tails of the noise.
     """
     if not MIN_BITS <= bits <= MAX_BITS:
-        raise ConfigError(f"bits = {bits}: a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
+        raise ConfigError(f"bits = {bits}", remedy=f"a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
     if epsilon < least_epsilon(bits):
         raise ConfigError(
             f"per-value epsilon {epsilon:g} is too small for {bits} bits a value, whose least is "
-            f"{least_epsilon(bits):.3g}; raise epsilon or bits"
+            f"{least_epsilon(bits):.3g}",
+            remedy="raise epsilon or bits",
         )
     wire_max = (1 << bits) - 1
     scales = TAIL_SCALES / Fraction(epsilon)
@@ -71,37 +71,3 @@ def make_grid(epsilon: float, bits: int) -> Grid:
 
 def _needed(steps: int, scales: Fraction) -> int:
     return steps + 2 * math.ceil(scales * steps)
-
-
-class GridCost(msgspec.Struct, frozen=True):
-    """What a grid does to the error of a value, in units of the continuous Laplace mechanism of equal ε.
-
-    ``relative_energy``: mean squared error over 2·(width/ε)², with values spread evenly over the clip
-    range; below 1 is possible, as the discrete mechanism is the better one when L is near ε.
-    ``rounding_share``: the part of that error that comes from rounding to L + 1 levels.
-    ``rim_bias``: the mean error of a value at the rim of the clip range, in noise scales (width/ε).
-    """
-
-    relative_energy: float
-    rounding_share: float
-    rim_bias: float
-
-
-def grid_cost(epsilon: float, bits: int) -> GridCost:
-    """Weigh ``bits``: what quantising and the finite wire range add to the noise at per-value ``epsilon``."""
-    grid = make_grid(epsilon, bits)
-    rate = epsilon / grid.steps
-    noise = np.arange(-grid.bound, grid.bound + 1)
-    tails = np.exp(-rate * np.abs(noise))
-    probability = tails * np.tanh(rate / 2)
-    probability[[0, -1]] = tails[0] / (1 + np.exp(-rate))  # all that lies beyond
-    value = np.arange(grid.steps + 1)[:, None]
-    error = np.clip(value + noise, -grid.tail, grid.wire_max - grid.tail) - value
-    rounding = 1 / 12
-    energy = float(np.mean((error.astype(float) ** 2) @ probability)) + rounding
-    scale = grid.steps / epsilon
-    return GridCost(
-        relative_energy=energy / (2 * scale**2),
-        rounding_share=rounding / energy,
-        rim_bias=float(error[0] @ probability) / scale,
-    )

@@ -8,12 +8,12 @@ piece by piece: a handful of passes over a piece stays in a small cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 
 _ROW_VALUES = 2048
@@ -38,7 +38,7 @@ class TensorLayout(msgspec.Struct, frozen=True):
     row: int
     pieces: tuple[Piece, ...]
 
-    def tiled(self, per_channel: Sequence[float] | NDArray[np.float64], dtype: type[np.generic]) -> NDArray[Any]:
+    def tiled(self, per_channel: Sequence[float] | NDArray[np.float64], dtype: type[np.generic]) -> Array:
         """``per_channel`` [C] repeated to [row]."""
         return np.tile(np.asarray(per_channel, dtype), self.row // self.channels)
 

@@ -71,7 +71,8 @@ def unpack(packed: Bytes, values: int, bits: int) -> Bytes:
     """uint8 [packed_bytes(values)] back to uint8 [values]; raises `ProtocolError` on another length."""
     if packed.size != packed_bytes(values, bits):
         raise ProtocolError(
-            f"features of {packed.size} bytes where the plan has {packed_bytes(values, bits)}; make the same plan"
+            f"features of {packed.size} bytes where the plan has {packed_bytes(values, bits)}",
+            remedy="make the same plan",
         )
     if bits == 8:
         return packed

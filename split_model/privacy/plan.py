@@ -49,16 +49,20 @@ class NoiseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= MAX_EPSILON:  # refuses NaN too
             raise ConfigError(
-                f"epsilon = {self.epsilon:g}: per-value epsilon must be above 0 and at most {MAX_EPSILON:g}"
+                f"epsilon = {self.epsilon:g}",
+                remedy=f"per-value epsilon must be above 0 and at most {MAX_EPSILON:g}",
             )
         if self.allocation not in ("uniform", "rank", "optimal"):
-            raise ConfigError(f"allocation = {self.allocation!r}: choose uniform, rank or optimal")
+            raise ConfigError(f"allocation = {self.allocation!r}", remedy="choose uniform, rank or optimal")
         if not MIN_BITS <= self.bits <= MAX_BITS:
-            raise ConfigError(f"bits = {self.bits}: a value takes {MIN_BITS} to {MAX_BITS} bits on the wire")
+            raise ConfigError(
+                f"bits = {self.bits}", remedy=f"a value takes {MIN_BITS} to {MAX_BITS} bits on the wire"
+            )
         if self.epsilon < least_epsilon(self.bits):
             raise ConfigError(
                 f"epsilon = {self.epsilon:g} is too small for {self.bits} bits a value, whose least per-value "
-                f"epsilon is {least_epsilon(self.bits):.3g}; raise epsilon or bits"
+                f"epsilon is {least_epsilon(self.bits):.3g}",
+                remedy="raise epsilon or bits",
             )
 
 
@@ -139,7 +143,7 @@ def cut_channels(tensors: Sequence[TensorSpec], calibration: Sequence[ChannelCal
     """All channels of a cut, tensor after tensor, as the allocators want them; errors as `NoisePlan.make`."""
     if len(tensors) != len(calibration) or not tensors:
         raise BadBundleError(
-            f"{len(calibration)} calibrations for {len(tensors)} tensors; prepare the bundle again"
+            f"{len(calibration)} calibrations for {len(tensors)} tensors", remedy="prepare the bundle again"
         )
     channels = []
     for tensor, known in zip(tensors, calibration, strict=True):
@@ -158,15 +162,16 @@ def cut_channels(tensors: Sequence[TensorSpec], calibration: Sequence[ChannelCal
 def _check_tensor(tensor: TensorSpec) -> None:
     if tensor.dtype not in FLOATS + QUANTISED:
         raise BadInputError(
-            f"tensor {tensor.name!r} of dtype {tensor.dtype} cannot be released with noise; cut elsewhere"
+            f"tensor {tensor.name!r} of dtype {tensor.dtype} cannot be released with noise", remedy="cut elsewhere"
         )
     if tensor.dtype in QUANTISED and not (math.isfinite(tensor.scale) and tensor.scale > 0):
         raise BadInputError(
-            f"tensor {tensor.name!r} of dtype {tensor.dtype} has no scale and cannot be released; cut elsewhere"
+            f"tensor {tensor.name!r} of dtype {tensor.dtype} has no scale and cannot be released",
+            remedy="cut elsewhere",
         )
     if tensor.size < 1:
         raise BadInputError(
-            f"tensor {tensor.name!r} of shape {tensor.shape} has no values to release; cut elsewhere"
+            f"tensor {tensor.name!r} of shape {tensor.shape} has no values to release", remedy="cut elsewhere"
         )
 
 
@@ -174,12 +179,13 @@ def _check_calibration(tensor: TensorSpec, known: ChannelCalibration) -> None:
     columns = (known.clip_low, known.clip_high, known.rank, known.weight)
     if any(len(column) != channels_of(tensor) for column in columns):
         raise BadBundleError(
-            f"tensor {tensor.name!r} and its calibration differ in channels; prepare the bundle again"
+            f"tensor {tensor.name!r} and its calibration differ in channels", remedy="prepare the bundle again"
         )
     for low, high, rank, weight in zip(*columns, strict=True):
         if not (-_MAX_BOUND <= low <= high <= _MAX_BOUND and 0 <= rank < math.inf and 0 <= weight < math.inf):
             raise BadBundleError(
-                f"tensor {tensor.name!r} has a calibration that is not finite and ordered; prepare the bundle again"
+                f"tensor {tensor.name!r} has a calibration that is not finite and ordered",
+                remedy="prepare the bundle again",
             )
 
 

@@ -1,15 +1,15 @@
-"""k-ary randomised response: one of k words out, the true one with odds e^ε to 1 against any other. Exact.
+"""Exact k-ary randomised response: one of k codewords, the true one with odds e^ε to 1 against any other.
 
-The true word is kept with probability p = e^ε/(e^ε + k - 1), else one of the k - 1 others is sent, each alike. So
-the probabilities of any output under any two inputs differ by a factor of e^ε at most: pure ε in the whole input,
-whatever was computed from the input to find the word.
+The true codeword is kept with probability p = e^ε/(e^ε + k - 1), else one of the k - 1 others is sent, each alike.
+So the probabilities of any output under any two inputs differ by a factor of e^ε at most: pure ε in the whole
+input, whatever the encoder computes.
 """
 
 from __future__ import annotations
 
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
-from split_model.bundle.manifest import MAX_WORDS
+from split_model.bundle.manifest import MAX_CODEWORDS
 from split_model.errors import BadInputError, ConfigError, SplitModelError
 from split_model.privacy.events import ResponseEvent
 from split_model.privacy.sampler import Entropy
@@ -19,7 +19,7 @@ _BITS = 64
 _BYTES = _BITS // 8
 
 
-def keep_floor(epsilon: float, words: int, bits: int) -> int:
+def keep_floor(epsilon: float, codewords: int, bits: int) -> int:
     """floor(2^bits · p), p = 1/(1 + (k - 1)·e^-ε), proven by directed rounding.
 
     ``epsilon`` is taken as the exact dyadic rational that the float is. As it is not 0, e^-ε is transcendental
@@ -27,7 +27,7 @@ def keep_floor(epsilon: float, words: int, bits: int) -> int:
     """
     digits = int(bits * 0.302) + 16
     rate = Decimal(epsilon).copy_negate()
-    others = Decimal(words - 1)
+    others = Decimal(codewords - 1)
     scale = Decimal(1 << bits)
     while True:
         down = Context(prec=digits, rounding=ROUND_FLOOR, Emin=MIN_EMIN, Emax=MAX_EMAX)
@@ -41,36 +41,37 @@ def keep_floor(epsilon: float, words: int, bits: int) -> int:
 
 
 class RandomisedResponse:
-    """``words`` k of 2 to 65,536, pure ``epsilon`` above 0 and at most 64; `ConfigError` otherwise.
+    """``codewords`` k of 2 to 65,536, pure ``epsilon`` above 0 and at most 64; `ConfigError` otherwise.
 
     ``entropy(n)`` gives n fresh bytes from a source fit for cryptography, such as `os.urandom`. The same draws are
-    made whether the word is kept or not and whichever it is, so the time taken tells nothing of either.
+    made whether the codeword is kept or not and whichever it is, so the time taken tells nothing of either.
     """
 
-    def __init__(self, words: int, epsilon: float, *, entropy: Entropy) -> None:
-        if not 2 <= words <= MAX_WORDS:
-            raise ConfigError(f"words = {words}: randomised response takes 2 to {MAX_WORDS}")
+    def __init__(self, codewords: int, epsilon: float, *, entropy: Entropy) -> None:
+        if not 2 <= codewords <= MAX_CODEWORDS:
+            raise ConfigError(f"codewords = {codewords}", remedy=f"randomised response takes 2 to {MAX_CODEWORDS}")
         if not 0 < epsilon <= MAX_EPSILON:
             raise ConfigError(
-                f"epsilon = {epsilon:g}: randomised response takes more than 0 and at most {MAX_EPSILON:g}"
+                f"epsilon = {epsilon:g}",
+                remedy=f"randomised response takes more than 0 and at most {MAX_EPSILON:g}",
             )
-        self.words = words
+        self.codewords = codewords
         self.epsilon = epsilon
         self._entropy = entropy
-        self._floor = keep_floor(epsilon, words, _BITS)
+        self._floor = keep_floor(epsilon, codewords, _BITS)
 
     def event(self, groups: int = 1) -> ResponseEvent:
-        """What sending ``groups`` words of one frame does, for the accountant."""
+        """The event of sending ``groups`` codewords of one frame, for the accountant."""
         return ResponseEvent(groups=groups, epsilon=self.epsilon)
 
-    def __call__(self, word: int) -> int:
-        """The word to send in place of ``word``, 0..k-1, with fresh randomness."""
-        if not 0 <= word < self.words:
-            raise BadInputError(f"word {word} of {self.words}; the codebook and the response differ")
+    def __call__(self, codeword: int) -> int:
+        """The codeword to send in place of ``codeword``, 0..k-1, with fresh randomness."""
+        if not 0 <= codeword < self.codewords:
+            raise BadInputError(f"codeword {codeword} of {self.codewords}: the codebook and the response differ")
         keep = int(self._keep())
-        other = self._below(self.words - 1)
-        other += int(other >= word)
-        return keep * word + (1 - keep) * other
+        other = self._below(self.codewords - 1)
+        other += int(other >= codeword)
+        return keep * codeword + (1 - keep) * other
 
     def _keep(self) -> bool:
         """True with probability p, exactly: a uniform number is revealed until its side of p is clear."""
@@ -78,7 +79,7 @@ class RandomisedResponse:
         while prefix == floor:
             bits += _BITS
             prefix = prefix << _BITS | self._fresh()
-            floor = keep_floor(self.epsilon, self.words, bits)
+            floor = keep_floor(self.epsilon, self.codewords, bits)
         return prefix < floor
 
     def _below(self, count: int) -> int:
@@ -91,5 +92,7 @@ class RandomisedResponse:
     def _fresh(self) -> int:
         block = self._entropy(_BYTES)
         if len(block) != _BYTES:
-            raise SplitModelError(f"entropy source gave {len(block)} bytes of {_BYTES}; nothing is released")
+            raise SplitModelError(
+                f"entropy source gave {len(block)} bytes of {_BYTES}", remedy="nothing is released"
+            )
         return int.from_bytes(block, "little")

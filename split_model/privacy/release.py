@@ -11,14 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BadInputError
 from split_model.privacy.layout import TensorLayout, lay_out, piece_values
 from split_model.privacy.packing import pack, padded_values, unpack
 from split_model.privacy.plan import QUANTISED, NoisePlan
 from split_model.privacy.sampler import FIRST_BITS, Entropy, LaplaceSampler
-
-Array = NDArray[np.generic]
 
 _TINY = 1e-30  # a narrower clip range is no range: the channel is released as noise around its one value
 

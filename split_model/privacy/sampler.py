@@ -1,4 +1,4 @@
-"""Discrete noise, exact, by inversion with fresh entropy: of any law whose CDF has proven floors.
+"""Exact discrete Laplace noise, by inversion of a CDF with proven floors, from fresh entropy.
 
 A uniform number U in [0, 1) is revealed bit by bit until it is clear between which two values of the
 CDF it lies. Its first 12 bits index a small table that stays in cache; a cell that lies inside one
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,31 +30,20 @@ UNDECIDED = -(1 << 15)
 _LOOP_BITS = 64
 
 
-class Law(Protocol):
-    """A distribution on the integers from ``-bound`` to ``bound``; what lies beyond is counted into the ends."""
-
-    @property
-    def bound(self) -> int:
-        """The largest outcome."""
-
-    def floors(self, bits: int) -> list[int]:
-        """floor(2^bits · P(X ≤ x)) for x = -bound..bound-1, exactly."""
-
-
-class NoiseSampler:
-    """Noise for up to 16 classes, each clamped to ± its ``bound``; 136 KiB of tables a class.
+class LaplaceSampler:
+    """Discrete Laplace noise on up to 16 grids, each clamped to ± its ``bound``; 136 KiB of tables a grid.
 
     ``entropy(n)`` returns n fresh bytes from a source fit for cryptography. Not for use from two threads.
     """
 
-    def __init__(self, laws: Sequence[Law], *, entropy: Entropy) -> None:
-        if not 0 < len(laws) <= MAX_CLASSES:
-            raise ValueError(f"{len(laws)} classes of noise; 1 to {MAX_CLASSES} fit")
-        self._laws = tuple(laws)
+    def __init__(self, grids: Sequence[Grid], *, entropy: Entropy) -> None:
+        if not 0 < len(grids) <= MAX_CLASSES:
+            raise ValueError(f"{len(grids)} classes of noise; 1 to {MAX_CLASSES} fit")
+        self._grids = tuple(grids)
         self._entropy = entropy
         self._block = memoryview(b"")
-        floors = [law.floors(PREFIX_BITS) for law in laws]
-        bounds = [law.bound for law in laws]
+        floors = [grid.floors(PREFIX_BITS) for grid in grids]
+        bounds = [grid.bound for grid in grids]
         self.first = np.concatenate([_table(*pair, FIRST_BITS) for pair in zip(floors, bounds, strict=True)])
         self.second = np.concatenate([_table(*pair, SECOND_BITS) for pair in zip(floors, bounds, strict=True)])
         self.keys: NDArray[np.uint64] = np.array(
@@ -73,17 +61,19 @@ class NoiseSampler:
         return sum(counts) + (sum(counts) + 1) // 2 + math.ceil(expected) + 64
 
     def _open_share(self, table: NDArray[np.int16]) -> NDArray[np.float64]:
-        share: NDArray[np.float64] = (table.reshape(len(self._laws), -1) == UNDECIDED).mean(axis=1)
+        share: NDArray[np.float64] = (table.reshape(len(self._grids), -1) == UNDECIDED).mean(axis=1)
         return share
 
     def fetch(self, count: int) -> None:
-        """Ask for the entropy of a frame in one block; what was left of the last block is forgotten."""
+        """Ask for the entropy of a frame in one block; the rest of the last block is dropped."""
         self._block = memoryview(self._fresh(count))
 
     def _fresh(self, count: int) -> bytes:
         block = self._entropy(count)
         if len(block) != count:
-            raise SplitModelError(f"entropy source gave {len(block)} bytes of {count}; nothing is released")
+            raise SplitModelError(
+                f"entropy source gave {len(block)} bytes of {count}", remedy="nothing is released"
+            )
         return block
 
     def _take(self, count: int) -> memoryview:
@@ -143,22 +133,15 @@ class NoiseSampler:
 
     def decide(self, index: int, prefix: int) -> int:
         """The outcome of class ``index`` for a U that begins with the 60 bits ``prefix``, exactly."""
-        law = self._laws[index]
+        grid = self._grids[index]
         bits = PREFIX_BITS
         while True:
-            floors = law.floors(bits)
+            floors = grid.floors(bits)
             above = bisect_right(floors, prefix)
             if above == 0 or floors[above - 1] != prefix:
-                return above - law.bound
+                return above - grid.bound
             prefix = prefix << _LOOP_BITS | int.from_bytes(self._fresh(_LOOP_BITS // 8), "little")
             bits += _LOOP_BITS
-
-
-class LaplaceSampler(NoiseSampler):
-    """Discrete Laplace noise on up to 16 grids."""
-
-    def __init__(self, grids: Sequence[Grid], *, entropy: Entropy) -> None:
-        super().__init__(grids, entropy=entropy)
 
 
 def _table(floors: Sequence[int], bound: int, bits: int) -> NDArray[np.int16]:

@@ -55,7 +55,7 @@ class Outgoing:
         self.sent_bytes -= len(chunk)
 
     def acknowledge(self, received_bytes: int) -> None:
-        """Note how much has arrived; an acknowledgement of what was never sent is a `ProtocolError`."""
+        """Note the bytes that arrived; `ProtocolError` for an acknowledgement of more than was sent."""
         if received_bytes > self.sent_bytes:
             raise ProtocolError(f"{received_bytes} bytes acknowledged of {self.sent_bytes} sent")
         self.acked_bytes = max(self.acked_bytes, received_bytes)

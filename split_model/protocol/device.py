@@ -17,46 +17,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import Outgoing
-
-
-class State(Enum):
-    """Where the connection stands."""
-
-    CLOSED = auto()
-    GREETING = auto()
-    READY = auto()
-    REFUSED = auto()
-
-
-class Input(Enum):
-    """What can happen to a connection."""
-
-    CONNECTED = auto()
-    WELCOME = auto()
-    HELLO_FIRST = auto()
-    VERSION = auto()
-    DISCONNECTED = auto()
-
-
-TRANSITIONS: dict[tuple[State, Input], State] = {
-    (State.CLOSED, Input.CONNECTED): State.GREETING,
-    (State.GREETING, Input.CONNECTED): State.GREETING,
-    (State.GREETING, Input.WELCOME): State.READY,
-    (State.GREETING, Input.VERSION): State.REFUSED,
-    (State.GREETING, Input.HELLO_FIRST): State.GREETING,
-    (State.READY, Input.HELLO_FIRST): State.GREETING,
-    (State.READY, Input.CONNECTED): State.GREETING,
-    (State.REFUSED, Input.CONNECTED): State.GREETING,
-    **{(state, Input.DISCONNECTED): State.CLOSED for state in State},
-}
+from split_model.protocol.device_states import TRANSITIONS, Input, State
+from split_model.protocol.under_way import OpenProbe, Progress, Upload
 
 
 @dataclass(frozen=True)
@@ -79,7 +48,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Refused:
-    """The server's no to one request, or to the connection where ``request_id`` is None."""
+    """The server's no to one request, or to the connection where ``request_id`` is None; ``text`` may be logged."""
 
     request_id: int | None
     code: str
@@ -108,52 +77,8 @@ class Forgotten:
     """The server does not know us any more; the greeting and every open request are queued again."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far an open request has come.
-
-    ``first_sent_s``: when its first chunk went out on this connection, None if it has not. ``others_bytes``: what
-    was acknowledged of other requests since then, and ``others_at_s`` when that was last.
-    """
-
-    total_bytes: int
-    acked_bytes: int = 0
-    first_sent_s: float | None = None
-    others_bytes: int = 0
-    others_at_s: float = -math.inf
-
-
 Event = Welcomed | Answered | Refused | Probed | Late | Forgotten
 Frames = tuple[bytes, memoryview | None]
-
-
-@dataclass
-class _Pending:
-    request: wire.Request
-    outgoing: Outgoing
-    due_at_s: float
-    first_sent_s: float | None = None
-    others_bytes: int = 0
-    others_at_s: float = -math.inf
-
-    def unsend(self, chunk: memoryview) -> None:
-        """Take back the chunk that was handed out last."""
-        self.outgoing.unsend(chunk)
-        if self.outgoing.sent_bytes == 0:
-            self.first_sent_s = None
-
-
-@dataclass
-class _Probe:
-    total_bytes: int
-    sent_s: float | None = None
-    outgoing: Outgoing = field(default_factory=lambda: Outgoing(memoryview(b"")))
-
-    def unsend(self, chunk: memoryview) -> None:
-        """Take back the chunk that was handed out last."""
-        self.outgoing.unsend(chunk)
-        if self.outgoing.sent_bytes == 0:
-            self.sent_s = None
 
 
 class DeviceSession:
@@ -166,10 +91,10 @@ class DeviceSession:
         self.window_bytes = wire.CHUNK_BYTES * 4
         self._hello = wire.Hello(versions=versions, boot_id=boot_id, software=software)
         self._control: deque[Frames] = deque()
-        self._pending: dict[int, _Pending] = {}
-        self._probes: dict[int, _Probe] = {}
+        self._pending: dict[int, Upload] = {}
+        self._probes: dict[int, OpenProbe] = {}
         self._next_probe_id = 0
-        self._handed_out: _Pending | _Probe | None = None  # whose chunk `next_message` gave last
+        self._handed_out: Upload | OpenProbe | None = None  # whose chunk `next_message` gave last
 
     def connected(self) -> None:
         """The transport is up: greet, and start every open request over."""
@@ -217,7 +142,7 @@ class DeviceSession:
 
     def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """Queue a request; ``request.due_in_s`` is rewritten when its first chunk goes out."""
-        self._pending[request.request_id] = _Pending(request, Outgoing(payload), due_at_s)
+        self._pending[request.request_id] = Upload(request, Outgoing(payload), due_at_s)
 
     def cancel(self, request_id: int) -> None:
         """Nobody waits for this answer any more; unsent chunks stay unsent."""
@@ -226,9 +151,11 @@ class DeviceSession:
             self._control.append((wire.encode(wire.Cancel(request_id=request_id)), None))
 
     def probe(self, total_bytes: int) -> None:
-        """Queue a probe of so many content-free bytes; 0 is a ping."""
+        """Queue a probe of ``total_bytes`` content-free bytes; 0 is a ping."""
         if self.state is State.READY:
-            self._probes[self._next_probe_id] = _Probe(total_bytes, None, Outgoing(memoryview(bytes(total_bytes))))
+            self._probes[self._next_probe_id] = OpenProbe(
+                total_bytes, None, Outgoing(memoryview(bytes(total_bytes)))
+            )
             self._next_probe_id += 1
 
     def next_message(self, now_s: float) -> Frames | None:
@@ -253,7 +180,7 @@ class DeviceSession:
 
     def receive(self, frames: list[memoryview], now_s: float) -> list[Event]:
         """One message from the server. Raises `ProtocolError` for one that breaks the protocol."""
-        if not 1 <= len(frames) <= 2:
+        if not 1 <= len(frames) <= wire.MAX_FRAMES:
             raise ProtocolError(f"message of {len(frames)} frames from the server")
         message = wire.decode_from_server(frames[0])
         if isinstance(message, wire.Answer):
@@ -304,7 +231,7 @@ class DeviceSession:
                 return []
         elif message.code == "hello_first":
             # While greeting, this answers a message from before our hello: a second hello would make a second
-            # welcome, and the server would throw away what it got between the two.
+            # welcome, and the server would drop everything between the two.
             greeting = self.state is State.GREETING
             self._step(Input.HELLO_FIRST)
             if greeting:
@@ -313,19 +240,20 @@ class DeviceSession:
             return [Forgotten()]
         elif message.code == "version":
             self._step(Input.VERSION)
-        return [Refused(message.request_id, message.code, message.text)]
+        return [Refused(message.request_id, message.code, wire.shown(message.text))]
 
     def _answered(self, message: wire.Answer, frames: list[memoryview], now_s: float) -> Event:
         if len(frames) != 2:
             raise ProtocolError("answer without a payload")
-        pending = self._pending.pop(message.request_id, None)
-        if pending is None or pending.first_sent_s is None:
+        pending = self._pending.get(message.request_id)
+        if pending is None or pending.first_sent_s is None:  # not asked here yet: it is sent all the same
             return Late(message.request_id)
+        del self._pending[message.request_id]
         self._others_see(pending, pending.outgoing.unacked_bytes, now_s)
         elapsed_s = now_s - pending.first_sent_s
         return Answered(message.request_id, message, frames[1], pending.outgoing.total_bytes, elapsed_s)
 
-    def _others_see(self, arrived: _Pending, arrived_bytes: int, now_s: float) -> None:
+    def _others_see(self, arrived: Upload, arrived_bytes: int, now_s: float) -> None:
         """Note beside every other request under way that the link carried this meanwhile."""
         for pending in self._pending.values():
             if pending is not arrived and pending.first_sent_s is not None and arrived_bytes > 0:

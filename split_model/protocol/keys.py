@@ -40,7 +40,9 @@ def parse_public(text: str, where: str) -> bytes:
             return key
     except (KeyError, ValueError, struct.error):
         pass  # not Z85: the one message below covers it
-    raise BadInputError(f"{where}: not a CURVE public key (40 characters of Z85); put in what 'keys show' prints")
+    raise BadInputError(
+        f"{where}: not a CURVE public key (40 characters of Z85)", remedy="put in what 'keys show' prints"
+    )
 
 
 def read_public(path: Path) -> bytes:
@@ -48,9 +50,11 @@ def read_public(path: Path) -> bytes:
     try:
         return parse_public(path.read_text("ascii"), str(path))
     except UnicodeDecodeError:
-        raise BadInputError(f"{path}: not a CURVE public key (40 characters of Z85); copy it again") from None
+        raise BadInputError(
+            f"{path}: not a CURVE public key (40 characters of Z85)", remedy="copy it again"
+        ) from None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; make keys with the 'keys' command") from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy="make keys with the 'keys' command") from None
 
 
 def credential(path: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -71,13 +75,17 @@ def read_pair(path: Path) -> KeyPair:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             secret = file.read(_KEY_CHARS + 2).strip()
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; make keys with the 'keys' command") from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy="make keys with the 'keys' command") from None
     if mode & 0o077 and loaded is None:
-        raise NotAllowedError(f"{path}: others can read this secret key (mode {mode:04o}); run 'chmod 600 {path}'")
+        raise NotAllowedError(
+            f"{path}: others can read this secret key (mode {mode:04o})", remedy=f"run 'chmod 600 {path}'"
+        )
     try:
         return KeyPair(public=zmq.curve_public(secret), secret=secret)
     except (zmq.ZMQError, ValueError):
-        raise BadInputError(f"{path}: not a CURVE secret key (40 characters of Z85); make new keys") from None
+        raise BadInputError(
+            f"{path}: not a CURVE secret key (40 characters of Z85)", remedy="make new keys"
+        ) from None
 
 
 def make_pair(folder: Path, name: str) -> KeyPair:
@@ -96,9 +104,11 @@ def make_pair(folder: Path, name: str) -> KeyPair:
             file.write(secret + b"\n")
         (folder / f"{name}.pub").write_bytes(public + b"\n")
     except FileExistsError:
-        raise OutputError(f"{secret_path}: exists already; move it away first if you want a new key") from None
+        raise OutputError(
+            f"{secret_path}: exists already", remedy="move it away first if you want a new key"
+        ) from None
     except OSError as error:
-        raise OutputError(f"{secret_path}: {error.strerror}; choose a folder you can write to") from None
+        raise OutputError(f"{secret_path}: {error.strerror}", remedy="choose a folder you can write to") from None
     return KeyPair(public=public, secret=secret)
 
 
@@ -117,7 +127,7 @@ def read_next(path: Path) -> KeyPair:
     """The pair that `make_next` made; `MissingInputError` where there is none."""
     fresh = _stage(path, "next")
     if not fresh.exists():
-        raise MissingInputError(f"{fresh}: not there; 'keys rotate' makes it")
+        raise MissingInputError(f"{fresh}: not there", remedy="'keys rotate' makes it")
     return read_pair(fresh)
 
 
@@ -141,5 +151,5 @@ def switch_to_next(path: Path) -> KeyPair:
                 spare.replace(old)
             fresh.replace(now)
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}; run this as a user who may write there") from None
+        raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
     return pair

@@ -19,8 +19,12 @@ from split_model.privacy import CodebookSpec, NoiseSpec
 #: The protocol versions this code speaks, best first.
 VERSIONS = (1,)
 
+#: No message has more frames than this.
+MAX_FRAMES = 2
 #: No header is larger than this.
 MAX_HEADER_BYTES = 64 << 10
+#: So much of a peer's text is repeated in a log.
+SHOWN_CHARACTERS = 200
 #: No chunk carries more payload than this; the server's ``MAXMSGSIZE`` follows from it.
 MAX_CHUNK_BYTES = 64 << 10
 #: A request's features are cut into chunks of this size at most, so that control traffic gets between them.
@@ -47,6 +51,12 @@ RefusalCode = Literal[
     "revoked",  # the key is no longer on the allow-list
     "failed",  # the tail failed at inference
 ]
+
+
+def shown(text: str) -> str:
+    """A peer's text as it may stand in a log: short, in one line, with what does not print escaped."""
+    escaped = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return escaped[:SHOWN_CHARACTERS]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
@@ -138,7 +148,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
 
 
 class Ack(_Message, frozen=True, tag="ack"):
-    """Server: so many bytes of this request have arrived."""
+    """Server: the number of bytes of this request that have arrived."""
 
     request_id: Id
     received_bytes: Size
@@ -200,7 +210,7 @@ def encode(message: FromDevice | FromServer) -> bytes:
 
 
 def decode_from_device(header: bytes | memoryview) -> FromDevice:
-    """Validate a header that a device sent; `ProtocolError` says what is wrong with it."""
+    """Validate a header that a device sent; `ProtocolError` names the mistake."""
     _check_length(header)
     try:
         return _from_device.decode(header)
@@ -209,7 +219,7 @@ def decode_from_device(header: bytes | memoryview) -> FromDevice:
 
 
 def decode_from_server(header: bytes | memoryview) -> FromServer:
-    """Validate a header that a server sent; `ProtocolError` says what is wrong with it."""
+    """Validate a header that a server sent; `ProtocolError` names the mistake."""
     _check_length(header)
     try:
         return _from_server.decode(header)

@@ -108,10 +108,10 @@ class PeerSession:
             return [_refuse(request_id, "protocol", str(error))], []
 
     def _receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
-        if not 1 <= len(frames) <= 2:
+        if not 1 <= len(frames) <= wire.MAX_FRAMES:
             raise ProtocolError(f"message of {len(frames)} frames")
         message = wire.decode_from_device(frames[0])
-        payload = frames[1] if len(frames) == 2 else None
+        payload = frames[1] if len(frames) > 1 else None
         if isinstance(message, wire.Hello):
             return self._hello(message)
         if self.peer_boot_id is None:

@@ -92,14 +92,16 @@ def read_bench(path: Path) -> Bench:
         bench = msgspec.json.decode(path.read_bytes(), type=Bench)
     except FileNotFoundError:
         raise MissingInputError(
-            f"{path}: there is no such file; make one with 'edge-runtime bench --json'"
+            f"{path}: there is no such file", remedy="make one with 'edge-runtime bench --json'"
         ) from None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInputError(
-            f"{path}: not a result of 'edge-runtime bench --json': {error}; measure again"
+            f"{path}: not a result of 'edge-runtime bench --json': {error}", remedy="measure again"
         ) from None
     if bench.format != FORMAT:
-        raise BadInputError(f"{path}: format {bench.format}, this program reads {FORMAT}; update split-model")
+        raise BadInputError(
+            f"{path}: format {bench.format}, this program reads {FORMAT}", remedy="update split-model"
+        )
     return bench
 
 

@@ -182,18 +182,18 @@ def read_log(path: Path) -> RunLog:
     runs = lines.of(RunLine)
     if len(runs) != 1:
         raise BadInputError(
-            f"{path}: {len(runs)} lines of kind 'run' where there must be one; record the run again"
+            f"{path}: {len(runs)} lines of kind 'run' where there must be one", remedy="record the run again"
         )
     policies = [policy for _, policy in lines.of(Policy)]
     frames: dict[str, list[Frame]] = {policy.name: [] for policy in policies}
     for number, frame in lines.of(Frame):
         if frame.policy not in frames:
             raise BadInputError(
-                f"{path}: line {number}: no line of kind 'policy' introduces {frame.policy!r}; add one"
+                f"{path}: line {number}: no line of kind 'policy' introduces {frame.policy!r}", remedy="add one"
             )
         frames[frame.policy].append(frame)
     if not any(frames.values()):
-        raise BadInputError(f"{path}: has no frames to report; record the run again")
+        raise BadInputError(f"{path}: has no frames to report", remedy="record the run again")
     for of_policy in frames.values():
         of_policy.sort(key=lambda frame: (frame.at_s, frame.index))
     return RunLog(
@@ -212,9 +212,11 @@ def _decode(path: Path) -> _Lines:
     try:
         raw = path.read_bytes().splitlines()
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such run log; give the RUN.jsonl that a run has written") from None
+        raise MissingInputError(
+            f"{path}: no such run log", remedy="give the RUN.jsonl that a run has written"
+        ) from None
     except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}; give a run log") from None
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}", remedy="give a run log") from None
     for number, line in enumerate(raw, start=1):
         if line.strip():
             record = _record(path, number, line)
@@ -230,10 +232,10 @@ def _record(path: Path, number: int, line: bytes) -> msgspec.Struct | None:
     try:
         tree = msgspec.json.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise BadInputError(f"{where}: not JSON ({error}); record the run again") from None
+        raise BadInputError(f"{where}: not JSON ({error})", remedy="record the run again") from None
     kind = tree.get("kind") if isinstance(tree, dict) else None
     if not isinstance(kind, str):
-        raise BadInputError(f"{where}: has no 'kind'; give a run log")
+        raise BadInputError(f"{where}: has no 'kind'", remedy="give a run log")
     if kind not in TYPES:
         return None
     if kind == "frame" and "outcome" not in tree and "how" in tree:  # as logs of earlier versions have it
@@ -241,7 +243,7 @@ def _record(path: Path, number: int, line: bytes) -> msgspec.Struct | None:
     try:
         return msgspec.convert(tree, TYPES[kind])
     except msgspec.ValidationError as error:
-        raise BadInputError(f"{where}: kind {json.dumps(kind)}: {error}; record the run again") from None
+        raise BadInputError(f"{where}: kind {json.dumps(kind)}: {error}", remedy="record the run again") from None
 
 
 def _summaries(path: Path, lines: _Lines, frames: dict[str, list[Frame]]) -> dict[str, Summary]:
@@ -253,12 +255,13 @@ def _summaries(path: Path, lines: _Lines, frames: dict[str, list[Frame]]) -> dic
     for number, line in lines.of(SummaryLine):
         if line.policy not in frames:
             raise BadInputError(
-                f"{path}: line {number}: no line of kind 'policy' introduces {line.policy!r}; add one"
+                f"{path}: line {number}: no line of kind 'policy' introduces {line.policy!r}", remedy="add one"
             )
         if line.policy in counted and line.frames != len(frames[line.policy]):
             raise BadInputError(
                 f"{path}: line {number}: counts {line.frames} frames of {line.policy!r} where the log has"
-                f" {len(frames[line.policy])}; record the run again"
+                f" {len(frames[line.policy])}",
+                remedy="record the run again",
             )
         counted[line.policy] = Summary(
             frames=line.frames,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from split_model.errors import OutputError
 from split_model.report.log import read_log
+from split_model.service.atomic_file import write_atomically
 
 
 def write_report(run: Path, output: Path) -> None:
@@ -26,17 +25,9 @@ def write_report(run: Path, output: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or as it was before. Raises OutputError."""
-    scratch: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        scratch = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.chmod(0o644)
-        scratch.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another place with -o") from None
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror}", remedy="choose another place with -o"
+        ) from None

@@ -1,1 +1,1 @@
-"""What makes a program a good service: systemd hears of it, what is stuck is found, its state can be read."""
+"""Parts of a service: config files, systemd notification, detection of stuck work, the status file."""

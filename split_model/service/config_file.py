@@ -36,13 +36,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             raw = file.read(_MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; name a config file with -c") from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy="name a config file with -c") from None
     if len(raw) > _MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: over {_MAX_CONFIG_BYTES >> 20} MiB, so not a config file; name another with -c")
+        raise ConfigError(
+            f"{path}: over {_MAX_CONFIG_BYTES >> 20} MiB, so not a config file", remedy="name another with -c"
+        )
     try:
         return tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}", remedy="mend that line") from None
 
 
 def parse_tree(
@@ -104,7 +106,7 @@ def _type_of(name: str, info: msgspec.inspect.Type, where: str) -> msgspec.inspe
         return msgspec.inspect.AnyType()
     known = {field.encode_name: field.type for field in info.fields}
     if name not in known:
-        raise ConfigError(f"{where}: unknown key{_suggestion(name, list(known))}")
+        raise ConfigError(f"{where}: unknown key", remedy=_suggestion(name, list(known)))
     return known[name]
 
 
@@ -122,8 +124,8 @@ def _chosen(value: Any, info: msgspec.inspect.UnionType) -> msgspec.inspect.Type
 def _suggestion(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known here: {', '.join(sorted(known))}" if known else ""
+        return f"did you mean '{close[0]}'?"
+    return f"known here: {', '.join(sorted(known))}" if known else ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Layers:
         return self.path.absolute().parent
 
     def where(self, key: str) -> str:
-        """The file to name in an error about a key path; list indices and what is below a value are let go."""
+        """The file to name in an error about a key path; list indices, and keys below a value, do not count."""
         while key:
             found = self.origins.get(key)
             if found is not None:
@@ -186,42 +188,3 @@ def _forget(key: str, origins: dict[str, Path]) -> None:
     """A value takes a table's place, or the other way round."""
     for known in [known for known in origins if known.startswith(f"{key}.")]:
         del origins[known]
-
-
-def origin_rows(plain: Mapping[str, Any], layers: Layers) -> dict[str, str]:
-    """For ``config show``: of every key path of a plain config the file that its value is from, or ``default``."""
-    rows: dict[str, str] = {}
-    for table, entries in plain.items():
-        if isinstance(entries, dict):
-            for name in entries:
-                found = layers.origins.get(f"{table}.{name}")
-                rows[f"{table}.{name}"] = str(found) if found is not None else "default"
-        else:
-            found = layers.origins.get(table)
-            rows[table] = str(found) if found is not None else "default"
-    return rows
-
-
-def for_terminal(plain: Mapping[str, Any], layers: Layers, *, dumps: Any) -> str:
-    """For ``config show``: the config as TOML, each value with its origin. ``dumps`` writes one value."""
-    origins = origin_rows(plain, layers)
-    lines = [f"# {file}" for file in layers.files]
-    for table, entries in plain.items():
-        if entries is None:
-            lines += ["", f"# [{table}] is not set"]
-            continue
-        if isinstance(entries, dict):
-            lines += ["", f"[{table}]"]
-            lines += [_line(name, value, origins[f"{table}.{name}"], dumps) for name, value in entries.items()]
-            continue
-        for entry in entries:
-            lines += ["", f"[[{table}]]  # {origins[table]}"]
-            lines += [_line(name, value, "", dumps) for name, value in entry.items()]
-    return "\n".join(lines)
-
-
-def _line(name: str, value: Any, origin: str, dumps: Any) -> str:
-    if value is None:
-        return f"# {name} is not set"
-    text = f"{name} = {dumps(value)}"
-    return f"{text:<48} # {origin}" if origin else text

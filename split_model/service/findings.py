@@ -51,12 +51,16 @@ def failure(about: str, text: str, remedy: str, *, exit_code: int = os.EX_UNAVAI
 
 
 def attempt(about: str, look: Callable[[], str]) -> Finding:
-    """Good with what ``look`` returns; the one line of a `SplitModelError` says what is wrong and what to do."""
+    """Good with what ``look`` returns; a `SplitModelError` is a failure with its problem and its remedy."""
     try:
         return good(about, look())
     except SplitModelError as error:
-        text, _, remedy = str(error).rpartition("; ")
-        return failure(about, text or str(error), remedy if text else "", exit_code=error.exit_code)
+        return failed(about, error)
+
+
+def failed(about: str, error: SplitModelError, *, remedy: str = "") -> Finding:
+    """The failure that an error tells of. ``remedy`` takes the place of the error's own."""
+    return failure(about, error.problem, remedy or error.remedy, exit_code=error.exit_code)
 
 
 def of_disk(folder: Path) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Finds what is stuck: everything that is to be over by some time says so beforehand, and again when it is.
+"""Find stuck work: every task states its deadline beforehand, and reports when it is done.
 
 A thread that waits for work has nothing to say, and nothing is expected of it: idle is progress.
 """
@@ -26,7 +26,7 @@ class Heartbeats:
         self._numbers = 0
 
     def expect(self, name: str, *, within_s: float) -> None:
-        """It is to be `done`, or expected anew, within so many seconds."""
+        """Set the deadline, in seconds from now, for `done` or the next call."""
         with self._lock:
             self._due[name] = self._now() + within_s
 
@@ -37,7 +37,7 @@ class Heartbeats:
 
     @contextmanager
     def work(self, name: str, *, within_s: float) -> Iterator[None]:
-        """A piece of work that is to be over within so many seconds; several of one name may go on at a time."""
+        """A task with a deadline in seconds from now; several of one name may run at a time."""
         key = self._key(name)
         self.expect(key, within_s=within_s)
         try:

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
-#: How long a manager that does not listen is waited for, where what it is told comes once.
+#: Patience with a manager that does not listen, for messages that are sent once.
 _PATIENCE_S = 5.0
 
 
 class Notifier:
     """Tells the service manager at ``address`` (a path, or a name in the abstract namespace that opens with ``@``).
 
-    ``watchdog_s``: the service is killed when `alive` was not called for so long; None where nobody watches.
+    ``watchdog_s``: the service is killed when `alive` was not called for this time; None where nobody watches.
     Safe from any thread: each call is one datagram.
     """
 
@@ -51,7 +51,7 @@ class Notifier:
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", f"STATUS={status}")
 
     def stopping(self, status: str) -> None:
-        """It finishes what it has accepted."""
+        """The service finishes its accepted work."""
         self._tell("STOPPING=1", f"STATUS={status}")
 
     def status(self, text: str) -> None:
@@ -68,7 +68,7 @@ class Notifier:
         self._tell(f"EXTEND_TIMEOUT_USEC={int(within_s * 1e6)}", f"STATUS={status}")
 
     def close(self) -> None:
-        """Close the socket; what is told later goes nowhere."""
+        """Close the socket; later messages are dropped."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

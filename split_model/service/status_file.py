@@ -7,8 +7,6 @@ ticks since the boot: the wall clock of a board without a battery jumps by years
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -16,11 +14,14 @@ from typing import TypeVar
 import msgspec
 
 from split_model.errors import BadInputError, MissingInputError, OutputError
+from split_model.service.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound="Written")
 
+#: Conditions in which the program does its work.
+SERVING = frozenset({"running", "reloading", "draining"})
 #: ``run`` writes it this often; one that is much older belongs to a program that hangs.
 WRITE_EVERY_S = 1.0
 _STALE_S = 10.0
@@ -74,17 +75,9 @@ def write(path: Path, status: Written, *, key: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(msgspec.json.encode(status) + b"\n")
-            Path(scratch).replace(path)
-        except OSError:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        write_atomically(path, msgspec.json.encode(status) + b"\n", durable=False)
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}; set {key} to a file that can be written") from None
+        raise OutputError(f"{path}: {error.strerror}", remedy=f"set {key} to a file that can be written") from None
 
 
 class Publisher:
@@ -111,11 +104,18 @@ def read(path: Path, type: type[T], *, key: str) -> T:  # noqa: A002  (the word 
     try:
         return msgspec.json.decode(path.read_bytes(), type=type)
     except PermissionError:
-        raise MissingInputError(f"{path}: permission denied; join the service's group, or use sudo") from None
+        raise MissingInputError(
+            f"{path}: permission denied", remedy="join the service's group, or use sudo"
+        ) from None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; nothing runs with this config") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror}; nothing runs with this config",
+            remedy="start it, or name its config with -c",
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path}: not a status file: {error}; is {key} another file?") from None
+        raise BadInputError(
+            f"{path}: not a status file: {error}", remedy=f"set {key} to a file of its own"
+        ) from None
 
 
 def condition(status: Written, *, now_boot_s: float, ticks: int | None) -> str:

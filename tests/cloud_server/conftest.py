@@ -43,7 +43,10 @@ PATIENCE_S = 20.0
 
 
 def dense_model(weights: list[np.ndarray]) -> bytes:
-    """FULLY_CONNECTED layers, one a weight matrix [out, in], as a .tflite; ReLU after all but the ten-wide one."""
+    """FULLY_CONNECTED layers, one a weight matrix [out, in], as a .tflite; ReLU after all but the ten-wide one.
+
+    A matrix that is in the list again is stored once.
+    """
     model, graph = schema.ModelT(), schema.SubGraphT()
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
@@ -61,10 +64,13 @@ def dense_model(weights: list[np.ndarray]) -> bytes:
         graph.tensors.append(made)
         return len(graph.tensors) - 1
 
+    stored: dict[int, int] = {}
     last = first = tensor("in", (1, weights[0].shape[1]))
     for number, matrix in enumerate(weights):
         operator = schema.OperatorT()
-        operator.inputs = [last, tensor(f"weights{number}", matrix.shape, matrix)]
+        if id(matrix) not in stored:
+            stored[id(matrix)] = tensor(f"weights{number}", matrix.shape, matrix)
+        operator.inputs = [last, stored[id(matrix)]]
         last = tensor(f"out{number}", (1, matrix.shape[0]))
         operator.outputs = [last]
         operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
@@ -78,10 +84,12 @@ def dense_model(weights: list[np.ndarray]) -> bytes:
     return bytes(builder.Output())
 
 
-def write_bundle(root: Path, seed: int = 1) -> Bundle:
-    """A bundle with the cuts 0 and 1, as ``prepare`` would write it."""
+def write_bundle(root: Path, seed: int = 1, *, middle: int = 0) -> Bundle:
+    """A bundle with the cuts 0 and 1, as ``prepare`` would write it; ``middle`` layers more make the tail slow."""
     rng = np.random.default_rng(seed)
-    weights = [rng.normal(size=(HIDDEN, INPUTS)) * 0.3, rng.normal(size=(OUTPUTS, HIDDEN)) * 0.05]
+    weights = [rng.normal(size=(HIDDEN, INPUTS)) * 0.3]
+    weights += [rng.random(size=(HIDDEN, HIDDEN), dtype=np.float32) * 1e-3] * middle
+    weights += [rng.normal(size=(OUTPUTS, HIDDEN)) * 0.05]
     files = {"model.tflite": weights, "cut-001/head.tflite": weights[:1], "cut-001/tail.tflite": weights[1:]}
     for name, layers in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,13 +100,13 @@ def write_bundle(root: Path, seed: int = 1) -> Bundle:
     calibration = ChannelCalibration(
         clip_low=(0.0,) * HIDDEN, clip_high=(3.0,) * HIDDEN, rank=(1.0,) * HIDDEN, weight=(1.0,) * HIDDEN
     )
-    macs = (HIDDEN * INPUTS, OUTPUTS * HIDDEN)
+    macs = (HIDDEN * INPUTS, OUTPUTS * HIDDEN + middle * HIDDEN**2)
     write_manifest(
         root,
         Manifest(
             format=FORMAT,
             name=f"two-layers-{seed}",
-            ops=2,
+            ops=2 + middle,
             macs=sum(macs),
             model=whole,
             inputs=(taken,),
@@ -164,14 +172,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture(scope="session")
-def make_bundle() -> Callable[[Path, int], Bundle]:
+def make_bundle() -> Callable[..., Bundle]:
     return write_bundle
 
 
 class Device:
     """A device's link: a real CURVE socket around the protocol's session."""
 
-    def __init__(self, endpoint: str, server_key: bytes, keys: KeyPair, *, boot_id: str = "boot") -> None:
+    def __init__(
+        self, endpoint: str, server_key: bytes, keys: KeyPair, *, boot_id: str = "boot", routing_id: bytes = b""
+    ) -> None:
         self.keys = keys
         self.session = DeviceSession(boot_id=boot_id, software="test")
         self.events: list[Event] = []
@@ -179,6 +189,8 @@ class Device:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 0
+        if routing_id:
+            self.socket.routing_id = routing_id
         self.socket.curve_serverkey = server_key
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.public, keys.secret
         self._monitor = self.socket.get_monitor_socket()
@@ -191,17 +203,23 @@ class Device:
             assert time.monotonic() < deadline_s, (self.events, self.monitored, self.session.state)
             self.step()
 
-    def step(self) -> None:
-        while self._monitor.poll(0):
-            self._transport(zmq.Event(recv_monitor_message(self._monitor)["event"]).name)
+    def step(self, *, wait_ms: int = 5) -> None:
+        while event := self.next_event():
+            self._transport(event)
         while self.socket.poll(0, zmq.POLLOUT):
             frames = self.session.next_message(time.monotonic())
             if frames is None:
                 break
             self.socket.send_multipart([part for part in frames if part is not None])
-        if self.socket.poll(5):
+        if self.socket.poll(wait_ms):
             parts = [memoryview(part) for part in self.socket.recv_multipart()]
             self.events += self.session.receive(parts, time.monotonic())
+
+    def next_event(self) -> str | None:
+        """What else happened to the connection."""
+        if not self._monitor.poll(0):
+            return None
+        return zmq.Event(recv_monitor_message(self._monitor)["event"]).name
 
     def _transport(self, event: str) -> None:
         self.monitored.append(event)
@@ -355,7 +373,7 @@ def connect() -> Iterator[Callable[..., Device]]:
     """Connect a device to a server; closed at the end."""
     devices: list[Device] = []
 
-    def make(server: Server, keys: KeyPair, **options: str) -> Device:
+    def make(server: Server, keys: KeyPair, **options: str | bytes) -> Device:
         devices.append(Device(server.endpoint, server.public_key, keys, **options))
         return devices[-1]
 

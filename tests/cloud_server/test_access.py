@@ -18,22 +18,34 @@ KNOWN = "k" * 40
 GOOD = [b"1.0", b"7", access.DOMAIN, b"10.0.0.1", b"", b"CURVE", z85.decode(KNOWN)]
 
 
+def only_known(key):
+    return b"an id of ours" if key == KNOWN else "refused"
+
+
 def status(frames):
-    reply, _ = access.decide(frames, lambda key: key == KNOWN)
+    reply, _ = access.decide(frames, only_known)
     return reply[2]
 
 
-def test_a_known_key_is_admitted_under_its_own_name():
-    reply, refused = access.decide(GOOD, lambda key: key == KNOWN)
-    assert reply == [b"1.0", b"7", b"200", b"OK", KNOWN.encode(), b""]
+def test_a_known_key_is_admitted_under_its_own_name_and_an_id_of_ours():
+    reply, refused = access.decide(GOOD, only_known)
+    assert reply[:5] == [b"1.0", b"7", b"200", b"OK", KNOWN.encode()]
+    assert reply[5] == b"\x08Identity\x00\x00\x00\x0dan id of ours"
     assert refused is None
 
 
 def test_an_unknown_key_is_refused_and_named():
-    reply, refused = access.decide(GOOD, lambda key: False)
+    reply, refused = access.decide(GOOD, lambda key: "refused")
     assert reply[2] == b"400"
     assert reply[4] == b""
     assert refused == KNOWN
+
+
+def test_a_key_with_too_many_handshakes_is_told_nothing_so_that_it_tries_again():
+    reply, refused = access.decide(GOOD, lambda key: "later")
+    assert reply[2] == b"300"
+    assert reply[4:] == [b"", b""]
+    assert refused is None
 
 
 @pytest.mark.parametrize(
@@ -88,7 +100,7 @@ def test_no_start_when_nobody_is_admitted(gateway, monkeypatch):
 
 def test_no_start_when_zap_does_not_answer(gateway, monkeypatch):
     monkeypatch.setattr(access, "_SELF_TEST_S", 0.2)
-    monkeypatch.setattr(access.Gatekeeper, "answer_all", lambda self: self.socket.recv_multipart())
+    monkeypatch.setattr(access.Gatekeeper, "answer_all", lambda self: None)
     with pytest.raises(AccessControlError, match="left without an answer"):
         gateway()
 
@@ -116,12 +128,25 @@ def test_no_start_where_libzmq_fails_open(gateway, monkeypatch):
 def test_no_start_when_identities_get_mixed_up(gateway, monkeypatch):
     decide = access.decide
 
-    def mixed(frames, admits):
-        reply, refused = decide(frames, admits)
-        return [*reply[:4], b"somebody else" if reply[4] else b"", b""], refused
+    def mixed(frames, admit):
+        reply, refused = decide(frames, admit)
+        return [*reply[:4], b"somebody else" if reply[4] else b"", reply[5]], refused
 
     monkeypatch.setattr(access, "decide", mixed)
     with pytest.raises(AccessControlError, match="somebody else"):
+        gateway()
+
+
+def test_no_start_where_a_peer_chooses_its_own_routing_id(gateway, monkeypatch):
+    """What libzmq does by itself: without our id in the reply, it takes the peer's."""
+    decide = access.decide
+
+    def without_id(frames, admit):
+        reply, refused = decide(frames, admit)
+        return [*reply[:5], b""], refused
+
+    monkeypatch.setattr(access, "decide", without_id)
+    with pytest.raises(AccessControlError, match="let a peer choose its own routing id"):
         gateway()
 
 

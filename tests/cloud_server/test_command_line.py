@@ -11,9 +11,11 @@ import sys
 import pytest
 import zmq
 
-from cloud_server import cli
+from cloud_server import cli, status
+from cloud_server.counters import Counters
 from split_model import command_line
 from split_model.protocol.keys import make_pair
+from split_model.service import status_file
 
 
 @pytest.fixture
@@ -117,7 +119,10 @@ def test_config_is_checked_and_shown_with_every_value(run, config, tmp_path):
         ({"limits_que": 3}, "limits.que: unknown key; did you mean 'queue'?"),
         ({"threads": 0}, "server.threads: expected `int` >= 1"),
         ({"bundles": []}, "server.bundles: "),
-        ({"listen": "0.0.0.0:5555"}, "server.listen: '0.0.0.0:5555' does not look like 'tcp://0.0.0.0:5555'"),
+        (
+            {"listen": "0.0.0.0:5555"},
+            "server.listen: '0.0.0.0:5555' is no address; write it as 'tcp://0.0.0.0:5555'",
+        ),
         ({"key": "server.pub"}, "server.key: "),
     ],
 )
@@ -166,6 +171,30 @@ def test_status_tells_running_stopped_and_dead_apart(run, start):
     server.stop()
     code, output, _ = run("status", "-c", server.config)
     assert (code, output.split()[0]) == (os.EX_UNAVAILABLE, "stopped")
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("running", 0),
+        ("reloading", 0),
+        ("draining", 0),
+        ("starting", os.EX_UNAVAILABLE),
+        ("stopped", os.EX_UNAVAILABLE),
+    ],
+)
+def test_status_is_good_while_devices_are_answered(run, tmp_path, model, config_file, state, code):
+    config = config_file(tmp_path, model, status="status.json")
+    ours = os.getpid()
+    found = status.Status(
+        state=state, pid=ours, process_ticks=status_file.process_ticks(ours) or 0,
+        written_boot_s=status_file.boot_s(), written_unix_s=0.0, uptime_s=1.0, software="x", listen="tcp://x:1",
+        public_key="", bundles={}, tails=0, threads=1, devices=0, peers=0, queued=0, running=0, held_bytes=0,
+        counters=Counters(), refused_keys={},
+    )  # fmt: skip
+    status_file.write(tmp_path / "status.json", found, key=status.KEY)
+    assert run("status", "-c", config)[0] == code
+    assert json.loads(run("status", "--json", "-c", config)[1])["condition"] == state
 
 
 def test_status_of_a_killed_server_is_dead(run, start):

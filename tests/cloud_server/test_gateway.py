@@ -11,7 +11,8 @@ import zmq
 from cloud_server.allow_list import AllowList
 from cloud_server.counters import Counters
 from cloud_server.engine import Failed
-from cloud_server.gateway import Gateway, Mailbox
+from cloud_server.gateway import Gateway
+from cloud_server.mailbox import Mailbox
 from cloud_server.sessions import Reply
 from split_model.protocol import messages as wire
 from split_model.protocol.keys import KeyPair

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Failed, Job
-from cloud_server.sessions import Hub, HubLimits
+from cloud_server.limits import HubLimits
+from cloud_server.sessions import Hub
 from cloud_server.tails import TailSet
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Limits
@@ -154,12 +155,6 @@ def test_a_revoked_device_gets_no_answer_any_more(bench):
     assert codes(bench.begin(rid(1), 3)) == ["hello_first"]
 
 
-def test_a_routing_id_of_the_peers_own_choice_is_refused(bench):
-    """Such an id could be that of a device that has just gone and whose answer is on its way."""
-    assert codes(bench.hello(b"anna")) == ["protocol"]
-    assert bench.hub.peers == 0
-
-
 def test_a_routing_id_taken_over_by_another_key_inherits_nothing(bench):
     bench.hello(rid(1), key=ANNA)
     bench.whole(rid(1), 1)
@@ -183,8 +178,25 @@ def test_features_of_all_devices_together_are_bounded(model):
     bench.hello(rid(1), key=ANNA)
     bench.hello(rid(2), key=BERT)
     assert codes(bench.whole(rid(1), 1)) == []  # held by the engine
-    assert codes(bench.begin(rid(1), 2)) == []  # half arrived
-    assert codes(bench.begin(rid(2), 1, key=BERT)) == ["busy"]
+    assert codes(bench.begin(rid(2), 1, key=BERT)) == []  # half arrived
+    assert codes(bench.begin(rid(2), 2, key=BERT)) == ["busy"]
+    assert bench.hub.held_bytes == 2 * TOTAL
+
+
+def test_one_key_cannot_hold_all_the_features_whatever_its_connections(model):
+    bench = Bench(model, held_bytes=9 * TOTAL, peer=Limits(open_requests=8))
+    for connection in (1, 2, 3):
+        bench.hello(rid(connection), boot_id=f"boot{connection}")
+    refused = [
+        codes(bench.begin(rid(number % 3 + 1), number, boot_id=f"boot{number % 3 + 1}")) for number in range(9)
+    ]
+    assert refused == [[]] * 5 + [["busy"]] * 4
+    bench.hello(rid(9), key=BERT)
+    assert [codes(bench.begin(rid(9), number, key=BERT)) for number in range(3)] == [[], [], ["busy"]]
+    for connection in (1, 2, 3):
+        bench.hub.drop(rid(connection))
+    assert bench.hub.held_bytes == 2 * TOTAL
+    assert codes(bench.begin(rid(9), 3, key=BERT)) == []
 
 
 def test_a_connection_cannot_fill_the_queue_alone(model):

@@ -193,14 +193,14 @@ def request_for(bundle, release, total_bytes):
 
 def test_a_word_is_welcome_with_the_same_plan_and_becomes_features(fashion):
     tails = TailSet([fashion])
-    plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, words=10), fashion.cut(11))
+    plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, codewords=10), fashion.cut(11))
     release = wire.Codebook(spec=plan.spec, digest=plan.digest)
     request = request_for(fashion, release, 1)
     assert code(tails, request) is None
     assert code(tails, msgspec.structs.replace(request, total_bytes=2)) == "size"
     other = msgspec.structs.replace(request, release=wire.Codebook(spec=plan.spec, digest="0" * 16))
     assert code(tails, other) == "unknown_release"
-    missing = CodebookSpec(epsilon=6.0, words=12)
+    missing = CodebookSpec(epsilon=6.0, codewords=12)
     assert code(tails, msgspec.structs.replace(request, release=wire.Codebook(spec=missing, digest="0"))) == (
         "unknown_release"
     )
@@ -219,7 +219,7 @@ def test_made_up_codebooks_push_no_noise_plan_out(fashion, monkeypatch):
     noise = NoiseSpec(epsilon=2.0, allocation="uniform")
     tails._plan(tail, noise, device=DEVICE)
     for number in range(5):
-        spec = CodebookSpec(epsilon=1.0 + number / 8, words=10)
+        spec = CodebookSpec(epsilon=1.0 + number / 8, codewords=10)
         made_up = request_for(fashion, wire.Codebook(spec=spec, digest="0" * 16), 1)
         assert code(tails, made_up) == "unknown_release"
         plan = CodebookPlan.make(spec, fashion.cut(11))
@@ -230,15 +230,15 @@ def test_made_up_codebooks_push_no_noise_plan_out(fashion, monkeypatch):
 
 def test_codebooks_in_memory_are_bounded_in_bytes(fashion, monkeypatch):
     tails = TailSet([fashion])
-    plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, words=10), fashion.cut(11))
+    plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, codewords=10), fashion.cut(11))
     table_bytes = 10 * 7 * 7 * 64 * 2
-    monkeypatch.setattr("cloud_server.tails._MEANINGS_BYTES", 2 * table_bytes)
+    monkeypatch.setattr("cloud_server.tails._DECODERS_BYTES", 2 * table_bytes)
     for number in range(4):  # the same codebook, as that of several tails
         tails._meaning(Tail(fashion, fashion.cut(11), float(number)), plan)
-    assert [key[0][2] for key in tails._meanings] == [2.0, 3.0]
-    monkeypatch.setattr("cloud_server.tails._MEANINGS_BYTES", 1)
+    assert [key[0][2] for key in tails._decoders] == [2.0, 3.0]
+    monkeypatch.setattr("cloud_server.tails._DECODERS_BYTES", 1)
     tails._meaning(Tail(fashion, fashion.cut(11), 9.0), plan)
-    assert [key[0][2] for key in tails._meanings] == [9.0]  # the one that is needed
+    assert [key[0][2] for key in tails._decoders] == [9.0]  # the one that is needed
 
 
 def test_the_tail_for_a_noise_is_the_one_trained_for_exactly_this_epsilon(fashion):

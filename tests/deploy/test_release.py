@@ -83,7 +83,7 @@ def test_a_damaged_bundle_does_not_get_as_far_as_a_board(tmp_path: Path) -> None
     (root / "manifest.json").write_text("{")
     with pytest.raises(BadBundleError, match="not a bundle's manifest"):
         read_bundle(root)
-    with pytest.raises(MissingError, match="--bundle wants a folder"):
+    with pytest.raises(MissingError, match="give --bundle a folder"):
         read_bundle(tmp_path / "nowhere")
 
 

@@ -61,7 +61,7 @@ def test_a_64_bit_kernel_under_a_32_bit_system_is_a_32_bit_system() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"machine": "riscv64"}, UnfitError, "riscv64; we have wheels for x86_64 and aarch64"),
+        ({"machine": "riscv64"}, UnfitError, "riscv64, for which there are no wheels; use x86_64 or aarch64"),
         ({"glibc": ""}, UnfitError, "not glibc"),
         ({"init": "busybox"}, UnfitError, "does not run systemd"),
         ({"root": ""}, NotAllowedError, "sudo -n"),

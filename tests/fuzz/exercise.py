@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from split_model.errors import SplitModelError
 from split_model.prepare.inspection import inspect_model, render
 from split_model.prepare.tflite.cuts import find_cuts
 from split_model.prepare.tflite.reading import ModelFile, parse_model
-from split_model.prepare.tflite.slicing import slice_model
+from tests.split_model.prepare.made_models import ModelBuilder, residual
+from tests.split_model.prepare.sides import slice_model
 
 #: Slices of one file: the first, the last and some between them.
 _MOST_SLICES = 4
@@ -43,20 +43,13 @@ def exercise(data: bytes) -> str:
 
 def seeds(wheels: Path | None = None) -> list[bytes]:
     """Small models with every feature the reader knows, then real ones from the wheels that ``wheels`` holds."""
-    path = Path(__file__).parents[1] / "split_model" / "prepare" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("prepare_fixtures", path)
-    assert spec is not None
-    assert spec.loader is not None
-    fixtures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fixtures)
-    residual = fixtures._residual
-    made = [residual(), residual(half=True), residual(external=True), _rich(fixtures.ModelBuilder)]
+    made = [residual(), residual(half=True), residual(external=True), _rich()]
     return made + _real(wheels)
 
 
-def _rich(model_builder: Any) -> bytes:
+def _rich() -> bytes:
     """Several outputs, quantisation, signatures, metadata, open shapes."""
-    build = model_builder()
+    build = ModelBuilder()
     image = build.tensor([1, 4, 4, 2], name="image", signature=[-1, 4, 4, 2])
     left, right = build.tensor([1, 4, 4, 1]), build.tensor([1, 4, 4, 1])
     build.op("SPLIT", [build.tensor([], np.int32(3), dtype="int32"), image], [left, right])

@@ -83,7 +83,7 @@ class TooSlow(Exception):  # the fuzzer's own signal, no error of the product
     """A mutant ran over its limit."""
 
 
-def _alarm(_number: int, _frame: Any) -> None:
+def alarm(_number: int, _frame: Any) -> None:
     raise TooSlow
 
 
@@ -120,7 +120,7 @@ def whole(data: bytes, limit_s: float) -> str | None:
 
 
 def work(first: int, last: int, options: argparse.Namespace, at: Any, results: Any) -> None:
-    signal.signal(signal.SIGPROF, _alarm)
+    signal.signal(signal.SIGPROF, alarm)
     seeds = fuzz.seeds(WHEELS)
     mutator = Mutator(seeds, 4)
     tally: collections.Counter[str] = collections.Counter()
@@ -172,7 +172,9 @@ class Worker:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="tests.fuzz.mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)

@@ -43,7 +43,7 @@ def test_an_exception_and_a_loop_without_end_are_found(mutator, monkeypatch):
         while True:
             time.sleep(0)
 
-    before = signal.signal(signal.SIGPROF, mutants._alarm)
+    before = signal.signal(signal.SIGPROF, mutants.alarm)
     try:
         monkeypatch.setattr(mutants.fuzz, "exercise", broken)
         assert "ZeroDivisionError" in mutants.run_one(mutator, 3, 1.0, collections.Counter())

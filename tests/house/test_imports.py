@@ -15,7 +15,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("split_model", "edge_runtime", "cloud_server")
 #: The workstation's half of `split_model`, and its command, which imports it.
-WORKSTATION = ("split_model.prepare", "split_model.audit", "split_model.report", "split_model.cli")
+WORKSTATION = (
+    "split_model.prepare",
+    "split_model.audit",
+    "split_model.report",
+    "split_model.cli",
+    "split_model.arguments",
+)
 
 #: Import name -> name of the distribution, where they differ.
 DISTRIBUTIONS = {

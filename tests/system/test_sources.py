@@ -106,6 +106,7 @@ def test_the_service_serves_who_it_should(device: Service) -> None:
     for program in ("ask", "listen"):
         denied = board.run(f"runuser -u pi -- {PYTHON} /opt/{program}.py", check=False)
         assert denied.returncode != 0, denied.stdout
+        assert "permission denied; join the group of the socket (edge-clients?)" in denied.stderr
     board.run("usermod -aG edge-clients pi")
     assert board.run(f"runuser -u pi -- {PYTHON} /opt/ask.py").stdout == "local (1, 10)\n"
     assert board.run(f"runuser -u pi -- {PYTHON} /opt/listen.py").stdout == "serial (1, 10)\n"

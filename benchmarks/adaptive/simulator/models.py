@@ -14,7 +14,9 @@ from edge_runtime.config.config import DeviceTable
 from edge_runtime.inference.local_tails import RestCost, Rests, memory_bytes_of
 from edge_runtime.planner.prediction import SplitProfile
 
-LOCAL_TAIL_MEMORY_MB = next(f.default for f in msgspec.structs.fields(DeviceTable) if f.name == "rest_memory_mb")
+LOCAL_TAIL_MEMORY_MB = next(
+    f.default for f in msgspec.structs.fields(DeviceTable) if f.name == "local_tail_memory_mb"
+)
 
 
 class _Virtual:

@@ -39,7 +39,7 @@ class Lane:
         self._capacity = capacity
         self._delay_s = delay_s
         self._burst_bits = burst_bytes * 8
-        self._free_s = 0.0
+        self._free_s = self._there_s = 0.0
         self._queued: deque[tuple[float, int]] = deque()
         self._queued_bytes = 0
         self.sent_bytes = 0
@@ -68,7 +68,10 @@ class Lane:
         self._queued_bytes += size_bytes
         self.sent_bytes += size_bytes
         there_s = self._capacity.finish_s(self._free_s, _HALF_SEGMENT_BYTES * 8) if more else self._free_s
-        self._clock.at(there_s + self._delay_s, arrive)
+        self._there_s = max(
+            self._there_s, there_s
+        )  # nothing overtakes: a cancellation is not there before its request
+        self._clock.at(self._there_s + self._delay_s, arrive)
 
 
 def wire_bytes(frames: Frames) -> int:

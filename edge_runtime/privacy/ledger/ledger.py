@@ -59,7 +59,7 @@ class Ledger:
         """Takes over both files and ``ahead``. Raises `LedgerError`, or OSError where the disk does not take it."""
         self._guard = threading.Condition()
         self._ahead = ahead
-        self._under_way = False
+        self._under_way = self._closed = False
         self._file = file
         self._lock = lock
         self._limits = limits
@@ -110,7 +110,10 @@ class Ledger:
             os.close(lock)
             if isinstance(error, OutputError):
                 raise
-            raise OutputError(f"{state}: the privacy ledger cannot be written: {error.strerror}") from None
+            raise OutputError(
+                f"{state}: the privacy ledger cannot be written: {error.strerror}",
+                remedy="make room, or make the folder writable",
+            ) from None
         except BaseException:
             os.close(lock)
             raise
@@ -166,10 +169,13 @@ class Ledger:
             return None
 
     def close(self) -> None:
-        """Give the rest of the blocks back and let go of the files."""
+        """Give the rest of the blocks back and let go of the files; a second call does nothing."""
         with self._guard:
             while self._under_way:
                 self._guard.wait()
+            if self._closed:
+                return
+            self._closed = True
             if self._broken is None:
                 self._write(pure.advanced(self._used, self._now()))
             self._broken = Refusal("ledger", "the ledger is closed")
@@ -254,12 +260,15 @@ def _lock(state: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise OutputError(f"{folder}: {error.strerror}; the state folder must be writable") from None
+        raise OutputError(
+            f"{folder}: {error.strerror}", remedy="make device.state a folder that this program may write to"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         raise NotAllowedError(
-            f"{folder}: another edge-runtime has the privacy ledger; stop it, or give this one its own device.state"
+            f"{folder}: another edge-runtime has the privacy ledger",
+            remedy="stop it, or give this one its own device.state",
         ) from None
     return lock

@@ -8,7 +8,7 @@ import msgspec
 
 from edge_runtime.privacy.ledger.amounts import Amount, as_float
 from edge_runtime.privacy.ledger.state import Books, Limits, Now, advanced, rolled, total_of
-from split_model.privacy.conversion import zcdp_epsilon
+from split_model.privacy.conversion import epsilon_at_delta
 
 #: The δ of the (ε, δ) figure: the chance with which its ε may fail to hold.
 DELTA = 1e-6
@@ -82,11 +82,11 @@ def ledger_status(books: Books, limits: Limits, now: Now) -> LedgerStatus:
 
 
 def _amount(amount: Amount) -> AmountStatus:
-    rho = as_float(amount.rho)
+    epsilon, rho = as_float(amount.epsilon), as_float(amount.rho)
     return AmountStatus(
-        whole_input_epsilon=as_float(amount.epsilon),
+        whole_input_epsilon=epsilon,
         whole_input_rho=rho,
-        whole_input_epsilon_at_delta=min(as_float(amount.epsilon), zcdp_epsilon(rho, DELTA)),
+        whole_input_epsilon_at_delta=epsilon_at_delta(epsilon, rho, DELTA),
         delta=DELTA,
         releases=amount.releases,
         unprotected_releases=amount.unprotected,

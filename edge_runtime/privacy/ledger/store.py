@@ -23,6 +23,7 @@ import msgspec
 
 from edge_runtime.privacy.ledger.state import Books
 from split_model.errors import MissingInputError, OutputError, SplitModelError
+from split_model.service.atomic_file import sync_folder, write_atomically
 
 SLOT_BYTES = 16 << 10
 FILE_BYTES = 2 * SLOT_BYTES
@@ -52,7 +53,9 @@ def encode(books: Books, sequence: int) -> bytes:
     body = json.dumps(msgspec.to_builtins(books), separators=(",", ":")).encode()
     record = _HEAD.pack(_MAGIC, sequence, len(body), _digest(sequence, body)) + body
     if len(record) > SLOT_BYTES:
-        raise LedgerError(f"the books take {len(record)} bytes and a slot has {SLOT_BYTES}; use fewer subjects")
+        raise LedgerError(
+            f"the books take {len(record)} bytes and a slot has {SLOT_BYTES}", remedy="use fewer subjects"
+        )
     return record
 
 
@@ -99,8 +102,8 @@ class SlotFile:
         newest = decode(os.pread(self._file, FILE_BYTES, 0))
         if newest is None:
             raise LedgerError(
-                f"{self._path}: no slot of the privacy ledger is valid, so nobody knows what was spent; "
-                "restore the file, or give the device a new state folder if its data have never left it"
+                f"{self._path}: no slot of the privacy ledger is valid, so nobody knows what was spent",
+                remedy="restore the file, or give the device a new state folder if its data have never left it",
             )
         os.posix_fallocate(self._file, 0, FILE_BYTES)
         self._sequence, books = newest
@@ -129,7 +132,8 @@ def create(state: Path, books: Books) -> None:
     if marker.exists():
         raise LedgerError(
             f"{path}: the privacy ledger is gone ({marker.name} says there was one), so nobody knows what was "
-            "spent; restore it from a backup"
+            "spent",
+            remedy="restore it from a backup",
         )
     fresh = path.with_suffix(".new")
     try:
@@ -147,7 +151,9 @@ def create(state: Path, books: Books) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
-        raise OutputError(f"{path}: the privacy ledger cannot be made: {error.strerror}; free some space") from None
+        raise OutputError(
+            f"{path}: the privacy ledger cannot be made: {error.strerror}", remedy="free some space"
+        ) from None
 
 
 def mark(state: Path) -> None:
@@ -155,20 +161,7 @@ def mark(state: Path) -> None:
     marker = marker_path(state)
     if marker.exists():
         return
-    with marker.open("w", encoding="utf-8") as file:
-        file.write(_MARKER_TEXT)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(state)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder last through a power cut."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    write_atomically(marker, _MARKER_TEXT.encode())
 
 
 def read(state: Path) -> Books | None:
@@ -181,13 +174,16 @@ def read(state: Path) -> Books | None:
         image = path.read_bytes()
     except FileNotFoundError:
         if marker_path(state).exists():
-            raise LedgerError(f"{path}: the privacy ledger is gone; restore it from a backup") from None
+            raise LedgerError(f"{path}: the privacy ledger is gone", remedy="restore it from a backup") from None
         return None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; run as the user of the device program") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror}", remedy="run as the user of the device program"
+        ) from None
     newest = decode(image)
     if newest is None:
         raise LedgerError(
-            f"{path}: no slot of the privacy ledger is valid; nothing is released until it is restored"
+            f"{path}: no slot of the privacy ledger is valid, so nothing is released",
+            remedy="restore it from a backup",
         )
     return newest[1]

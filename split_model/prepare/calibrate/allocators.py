@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import Allocation, AllocationChoice, AllocationTrial, ChannelCalibration, Cut
 from split_model.errors import BadInputError, UsageError
 from split_model.interpreter import Interpreter, open_interpreter
@@ -32,8 +31,6 @@ from split_model.privacy import (
     recover,
     relative_cost,
 )
-
-Array = NDArray[Any]
 
 #: Measured errors that differ by less are taken as equal.
 _CHANCE = 0.03
@@ -58,7 +55,7 @@ class TrialOptions:
         """Refuse what means nothing."""
         NoiseSpec(epsilon=self.epsilon, bits=self.bits)
         if min(self.samples, self.draws) < 1:
-            raise UsageError("allocations are tried with at least one sample and one draw")
+            raise UsageError("allocations are tried with no sample or no draw", remedy="give one of each at least")
 
 
 def try_allocations(
@@ -109,7 +106,7 @@ def try_allocations(
 
 
 def _best(trials: Sequence[AllocationTrial]) -> Allocation:
-    """The one of least error; but what is best by formula stays, unless another is better by more than chance."""
+    """The one of least error; but the best by formula stays, unless another is better by more than chance."""
     least = min(trials, key=lambda trial: trial.output_error)
     formula = next(trial for trial in trials if trial.allocation == "optimal")
     chosen = formula if formula.output_error <= (1 + _CHANCE) * least.output_error else least

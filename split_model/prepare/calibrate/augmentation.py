@@ -1,4 +1,4 @@
-"""Views of public data to calibrate with: a few photographs give many by cropping and mirroring them.
+"""Augment public pictures to calibrate with: crops and mirror images of a few photographs.
 
 Quantiles of a vector have one value a sample and channel, so a dozen photographs are too few.
 Crops and mirror images of a photograph are again photographs.
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.features.data import Data, ImageFolder, Sample
 from split_model.features.picture_files import open_picture
 from split_model.features.preprocess import picture_tensor
-
-Array = NDArray[Any]
 
 DEFAULT_SAMPLES = 128
 _MOST_VIEWS = 16
@@ -44,7 +42,7 @@ def calibration_samples(data: Data, *, count: int = DEFAULT_SAMPLES, seed: int =
     return samples
 
 
-class Views(Data):
+class AugmentedPictures(Data):
     """Pictures and crops of them, ``least`` samples together, but no more than 16 of a picture.
 
     A crop has its picture's name and label. They are made when they are asked for, always the same.

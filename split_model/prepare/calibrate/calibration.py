@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no stubs
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import ChannelCalibration, TensorSpec
 from split_model.errors import BadInputError, BadModelError, UsageError
 from split_model.features.data import Data
@@ -35,7 +35,6 @@ from split_model.prepare.calibrate.augmentation import DEFAULT_SAMPLES, calibrat
 from split_model.prepare.calibrate.statistics import ChannelStatistics
 from split_model.prepare.outputs import Spread, real_outputs
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
 Progress = Callable[[int, int], None]
@@ -58,7 +57,7 @@ class CalibrationOptions:
     ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and
     at one less it. ``values``: how many values a channel's
     quantiles are taken over. ``rank_samples`` and ``weight_samples``: how many samples ranks and
-    weights are means over. ``tail_runs``: at most so many runs of a tail a cut, but always one a
+    weights are means over. ``tail_runs``: the most runs of a tail a cut, but always one a
     channel. ``epsilon``: the per-value epsilon whose noise the weights are measured with.
     ``output_weights``: how much each of several outputs counts; alike where it is None.
     """
@@ -78,7 +77,7 @@ class CalibrationOptions:
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
         if not 0.5 < self.quantile <= 1.0:
-            raise UsageError(f"clip quantile {self.quantile:g} must be above 0.5 and at most 1")
+            raise UsageError(f"clip quantile {self.quantile:g}", remedy="it must be above 0.5 and at most 1")
         counts = (self.samples, self.values, self.rank_samples, self.weight_samples, self.tail_runs, self.threads)
         if min(counts) < 1 or not self.epsilon > 0:
             raise UsageError("calibration options must be positive")
@@ -106,7 +105,7 @@ def calibrate(
     if isinstance(samples, Data):
         samples = calibration_samples(samples, count=options.samples, seed=options.seed)
     if not samples:
-        raise BadInputError("calibration needs at least one sample")
+        raise BadInputError("there is no calibration sample", remedy="give one at least")
     steps = _Steps(sum(_runs(cut, len(samples), options) for cut in cuts), progress)
     done: dict[int, tuple[ChannelCalibration, ...]] = {}
     # The ranks are SVDs of many small matrices: with its own threads on busy cores, BLAS was seen to take
@@ -246,7 +245,9 @@ def _weights(
 def _outputs(cut: CutModels, tail: Interpreter, features: Sequence[Array]) -> list[Floats]:
     outputs = real_outputs(tail, features)
     if not all(np.isfinite(output).all() for output in outputs):
-        raise BadModelError(f"cut {cut.index}: the tail's outputs are not finite under noise; leave this cut out")
+        raise BadModelError(
+            f"cut {cut.index}: the tail's outputs are not finite under noise", remedy="leave this cut out"
+        )
     return outputs
 
 

@@ -1,4 +1,4 @@
-"""Calibration that survives an interruption: what was found of each finished cut lies beside the output.
+"""Calibration that survives an interruption: the results of finished cuts lie beside the output.
 
 Calibrating is the part of ``prepare`` that takes minutes; everything else is done again in seconds.
 Each cut's numbers are kept in a file whose name is a hash of all that they depend on: head, tail,
@@ -12,15 +12,15 @@ import importlib.metadata
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import ChannelCalibration, Cut
 from split_model.errors import OutputError
 from split_model.interpreter import available_backends
 from split_model.prepare.calibrate.calibration import CalibrationOptions
+from split_model.service.atomic_file import write_atomically
 
 Found = tuple[ChannelCalibration, ...]
 
@@ -28,9 +28,7 @@ Found = tuple[ChannelCalibration, ...]
 class KeptCalibration:
     """The folder ``.NAME.calibration`` beside the bundle ``NAME``; `discard` it once the bundle is whole."""
 
-    def __init__(
-        self, target: Path, samples: Sequence[tuple[NDArray[Any], ...]], options: CalibrationOptions
-    ) -> None:
+    def __init__(self, target: Path, samples: Sequence[tuple[Array, ...]], options: CalibrationOptions) -> None:
         self._folder = target.parent / f".{target.name}.calibration"
         digest = hashlib.sha256(repr((options, _versions())).encode())
         for sample in samples:
@@ -47,15 +45,15 @@ class KeptCalibration:
             return None  # not there, or cut short by a power failure: it is calibrated again
 
     def keep(self, cut: Cut, found: Found) -> None:
-        """Write what was found; a file that is there is whole. Raises `OutputError`."""
+        """Write the results; a file that is there is whole. Raises `OutputError`."""
         path = self._path(cut)
-        scratch = path.with_suffix(".part")
         try:
             self._folder.mkdir(exist_ok=True)
-            scratch.write_bytes(msgspec.json.encode(found))
-            scratch.replace(path)
+            write_atomically(path, msgspec.json.encode(found))
         except OSError as error:
-            raise OutputError(f"{path}: {error.strerror or error}; make room or choose another folder") from None
+            raise OutputError(
+                f"{path}: {error.strerror or error}", remedy="make room or choose another folder"
+            ) from None
 
     def discard(self) -> None:
         """Remove the folder."""

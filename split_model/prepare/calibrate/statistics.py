@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BadModelError
 from split_model.features.preprocess import to_real
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 _RELATIVE_WIDTH = 1e-3  # of the tensor's median clip width: what a constant channel gets
@@ -37,7 +35,9 @@ class ChannelStatistics:
         """Take note of sample ``index``; raises `BadModelError` where it is not finite."""
         real = to_real(stored, self._spec)
         if not np.isfinite(real).all():
-            raise BadModelError(f"{self._where}: not finite for calibration sample {index}; leave this cut out")
+            raise BadModelError(
+                f"{self._where}: not finite for calibration sample {index}", remedy="leave this cut out"
+            )
         rows = real.reshape(-1, real.shape[-1])
         if len(rows) > self._take:
             generator = np.random.default_rng((*self._key, index))

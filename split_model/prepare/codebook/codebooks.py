@@ -1,7 +1,7 @@
 """Codebooks for the strict release: learned from public data against the whole model's own answers.
 
-A part of the data is held out, to say how often the answer is right when the device looks it up by itself: that is
-what is printed beside every codebook. With labels, words are fitted to these and to the model's outputs alike.
+A part of the data is held out, to measure how often the device's own lookup is right; `prepare` prints that beside
+every codebook. With labels, codewords are fitted to these and to the model's outputs alike.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,44 +19,45 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from split_model.bundle import Codebook, Cut, Manifest, file_ref
 from split_model.errors import BadInputError, ConfigError, UsageError
 from split_model.features.samples import Data
-from split_model.prepare.codebook.decoder import find_meanings
+from split_model.prepare.codebook.decoder import make_decoder
 from split_model.prepare.codebook.samples import CodebookSamples, Halves, group_channels, read_samples
-from split_model.prepare.codebook.training import Scores, cluster, learn_words
+from split_model.prepare.codebook.training import Scores, cluster, learn_codewords
 from split_model.privacy.codebook import CodebookSpec, expected_share
-from split_model.privacy.codebook_file import Finder, Grouping, Meanings, write
+from split_model.privacy.codebook_file import Decoder, Encoder, Grouping, write
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 _HELD_OUT = 0.1
 _LEAST_SAMPLES = 20
-_KEPT = 0.99  # words are fitted to the epsilon at which randomised response keeps this share of them
-_MOST_JUDGED = 2000  # held-out samples that go through the tail, where the words of several groups are put together
+_KEPT = 0.99  # codewords are fitted to the epsilon at which randomised response keeps this share of them
+_MOST_JUDGED = (
+    2000  # held-out samples that go through the tail, where the codewords of several groups are put together
+)
 
 
 @dataclass(frozen=True)
 class CodebookWish:
-    """One codebook to learn: ``--codebook CUT:WORDS[:GROUPS]``."""
+    """One codebook to learn: ``--codebook CUT:CODEWORDS[:GROUPS]``."""
 
     cut: int
-    words: int
+    codewords: int
     groups: int = 1
 
     @classmethod
     def parse(cls, text: str) -> CodebookWish:
-        """Read CUT:WORDS[:GROUPS]; `UsageError` says what is wrong."""
+        """Read CUT:CODEWORDS[:GROUPS]; `UsageError` names the mistake."""
         try:
             numbers = [int(part) for part in text.split(":")]
         except ValueError:
             numbers = []
         if len(numbers) not in (2, 3):
-            raise UsageError(f"--codebook {text}: give CUT:WORDS or CUT:WORDS:GROUPS, as 7:32")
+            raise UsageError(f"--codebook {text}", remedy="give CUT:CODEWORDS or CUT:CODEWORDS:GROUPS, as 7:32")
         wish = cls(*numbers)
         try:
-            CodebookSpec(epsilon=1.0, words=wish.words, groups=wish.groups)
+            CodebookSpec(epsilon=1.0, codewords=wish.codewords, groups=wish.groups)
         except ConfigError as error:
-            raise UsageError(f"--codebook {text}: {error}") from None
+            raise UsageError(f"--codebook {text}: {error.problem}", remedy=error.remedy) from None
         return wish
 
 
@@ -74,7 +74,7 @@ def add_codebooks(
     """
     read: CutReading | None = None
     for wish in wishes:
-        name = f"learning {wish.words} words at cut {wish.cut}"
+        name = f"learning {wish.codewords} codewords at cut {wish.cut}"
         steps = _Steps(lambda done, total, name=name: progress(name, done, total), 2 * len(data))  # type: ignore[misc]
         if read is None or (read.halves.cut.index, len(read.samples.rows)) != (wish.cut, wish.groups):
             read = read_cut(root, manifest, wish, data, advance=steps.advance)
@@ -113,7 +113,10 @@ def read_cut(
     cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
     if cut is None:
         offered = [cut.index for cut in manifest.cuts]
-        raise UsageError(f"--codebook {wish.cut}:{wish.words}: the bundle offers the cuts {offered}")
+        raise UsageError(
+            f"--codebook {wish.cut}:{wish.codewords}: there is no such cut",
+            remedy=f"the bundle offers the cuts {offered}",
+        )
     halves = Halves(root, manifest, cut, backend)
     grouping = group_channels(cut, wish.groups)
     return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
@@ -129,20 +132,22 @@ def learn_codebook(
     halves, grouping, samples = read.halves, read.grouping, read.samples
     root, cut = halves.root, halves.cut
     count = len(samples.outputs)
-    least = max(_LEAST_SAMPLES, 2 * wish.words)
+    least = max(_LEAST_SAMPLES, 2 * wish.codewords)
     if count < least:
-        raise BadInputError(f"{count} samples are too few to learn {wish.words} words from; give at least {least}")
+        raise BadInputError(
+            f"{count} samples are too few to learn {wish.codewords} codewords from", remedy=f"give at least {least}"
+        )
     held, known = _held_out(samples.origins, seed)
     with threadpool_limits(1, user_api="blas"):
         scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)
-    words = np.column_stack([one.words(rows) for one, rows in zip(scores, samples.rows, strict=True)])
-    meanings = find_meanings(halves, grouping, samples, words, known=known, count=wish.words, advance=advance)
-    lookup, chance, judged = _judge(halves, samples, words, held, meanings=meanings, wish=wish, seed=seed)
-    name = f"cut-{cut.index:03d}/codebook-{wish.words}x{wish.groups}.npz"
-    finder = Finder(grouping, tuple(one.weights for one in scores), tuple(one.bias for one in scores))
-    write(root / name, finder, meanings)
+    codewords = np.column_stack([one.codewords(rows) for one, rows in zip(scores, samples.rows, strict=True)])
+    decoder = make_decoder(halves, grouping, samples, codewords, known=known, count=wish.codewords, advance=advance)
+    lookup, chance, judged = _judge(halves, samples, codewords, held, decoder=decoder, wish=wish, seed=seed)
+    name = f"cut-{cut.index:03d}/codebook-{wish.codewords}x{wish.groups}.npz"
+    encoder = Encoder(grouping, tuple(one.weights for one in scores), tuple(one.bias for one in scores))
+    write(root / name, encoder, decoder)
     return Codebook(
-        words=wish.words,
+        codewords=wish.codewords,
         groups=wish.groups,
         file=file_ref(root, name),
         lookup=round(lookup, 6),
@@ -183,13 +188,13 @@ def _scores(
     seed: int,
 ) -> list[Scores]:
     if wish.groups == 1:
-        epsilon = math.log((wish.words - 1) * _KEPT / (1 - _KEPT))
+        epsilon = math.log((wish.codewords - 1) * _KEPT / (1 - _KEPT))
         targets = samples.targets(known, halves)
         rows = samples.rows[0][known]
-        return [learn_words(rows, targets, wish.words, epsilon, classes=samples.classes, seed=seed)]
+        return [learn_codewords(rows, targets, wish.codewords, epsilon, classes=samples.classes, seed=seed)]
     scales = _sensitivities(halves.cut, samples, grouping)
     found = [
-        cluster(rows[known] * scale, wish.words, seed=seed)
+        cluster(rows[known] * scale, wish.codewords, seed=seed)
         for rows, scale in zip(samples.rows, scales, strict=True)
     ]
     return [
@@ -212,22 +217,22 @@ def _sensitivities(cut: Cut, samples: CodebookSamples, grouping: Grouping) -> li
 def _judge(
     halves: Halves,
     samples: CodebookSamples,
-    words: NDArray[np.int64],
+    codewords: NDArray[np.int64],
     held: NDArray[np.int64],
     *,
-    meanings: Meanings,
+    decoder: Decoder,
     wish: CodebookWish,
     seed: int,
 ) -> tuple[float, float, int]:
-    """(right with the frame's own words, right with words drawn at random, samples), on the held-out ones."""
+    """Shares of right answers with the frames' own codewords and with random ones, and their number."""
     held = held if wish.groups == 1 else held[:_MOST_JUDGED]
-    drawn = np.random.default_rng((seed, 1)).integers(wish.words, size=(len(held), wish.groups))
+    drawn = np.random.default_rng((seed, 1)).integers(wish.codewords, size=(len(held), wish.groups))
     known: dict[tuple[int, ...], Floats] = {}
 
     def answers(chosen: NDArray[np.int64]) -> Floats:
         for key in map(tuple, chosen.tolist()):
             if key not in known:
-                known[key] = halves.answer(meanings(key))
+                known[key] = halves.answer(decoder(key))
         return np.array([known[tuple(key)] for key in chosen.tolist()])
 
     if not samples.classes:
@@ -235,13 +240,13 @@ def _judge(
         energy = max(float(outputs.var(0).sum()), 1e-12)
         own, random = (
             max(0.0, 1.0 - float(((answers(chosen) - outputs) ** 2).mean(0).sum()) / energy)
-            for chosen in (words[held], drawn)
+            for chosen in (codewords[held], drawn)
         )
         return own, random, len(held)
     right = samples.right[held]
-    own = float((answers(words[held]).argmax(1) == right).mean())
-    if wish.groups == 1:  # over all words, not those that were drawn
-        every = answers(np.arange(wish.words)[:, None]).argmax(1)
+    own = float((answers(codewords[held]).argmax(1) == right).mean())
+    if wish.groups == 1:  # over all codewords, not those that were drawn
+        every = answers(np.arange(wish.codewords)[:, None]).argmax(1)
         return own, float((every[None] == right[:, None]).mean()), len(held)
     return own, float((answers(drawn).argmax(1) == right).mean()), len(held)
 
@@ -258,7 +263,7 @@ def render(cuts: Sequence[Cut]) -> str:
             }[book.truth]
             at = ", ".join(f"{expected_share(book, epsilon):.3f} at {epsilon:g}" for epsilon in (4.0, 6.0, 8.0))
             lines.append(
-                f"cut {cut.index}: codebook of {book.words} words"
+                f"cut {cut.index}: codebook of {book.codewords} codewords"
                 + (f" in each of {book.groups} groups" if book.groups > 1 else "")
                 + f"; looked up on the device itself {book.lookup:.3f} {what} ({book.samples} held-out samples); "
                 f"expected through the release at whole-input epsilon: {at}"

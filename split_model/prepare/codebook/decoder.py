@@ -1,4 +1,4 @@
-"""Which features a word stands for on the server.
+"""Learn the decoder of a codebook: the features that each codeword stands for on the server.
 
 The mean of the features of its samples; or, with one group, those of a typical sample where the tail answers these
 more like the samples' own answers on the average: a mean of features need not be features of anything.
@@ -7,41 +7,39 @@ more like the samples' own answers on the average: a mean of features need not b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import TensorSpec
 from split_model.features.preprocess import to_stored
 from split_model.prepare.codebook.samples import CodebookSamples, Halves
-from split_model.privacy.codebook_file import Grouping, Meanings, stored_dtype
-
-Array = NDArray[Any]
+from split_model.privacy.codebook_file import Decoder, Grouping, stored_dtype
 
 _TYPICAL = 6
 _FLOAT16 = 65504.0
 
 
-def find_meanings(
+def make_decoder(
     halves: Halves,
     grouping: Grouping,
     samples: CodebookSamples,
-    words: NDArray[np.int64],
+    codewords: NDArray[np.int64],
     *,
     known: NDArray[np.int64],
     count: int,
     advance: Callable[[], None],
-) -> Meanings:
-    """``words`` [n, groups] of all samples, of which those in ``known`` may be learned from; ``count`` words."""
+) -> Decoder:
+    """Learn from the samples ``known``; ``codewords`` [n, groups] are those of all samples, 0..``count`` - 1."""
     tensors = halves.cut.tensors
-    groups = words.shape[1]
+    groups = codewords.shape[1]
     group_of = np.searchsorted(grouping.groups, np.arange(grouping.groups[-1]), side="right") - 1
-    typical = _typical(samples, words[:, 0], known, count) if groups == 1 else {}
+    typical = _typical(samples, codewords[:, 0], known, count) if groups == 1 else {}
     sums = [np.zeros((count, *spec.shape)) for spec in tensors]
     sizes = np.zeros((groups, count), np.int64)
     tried: dict[int, list[list[Array]]] = {}
-    mine = np.zeros(len(words), bool)
+    mine = np.zeros(len(codewords), bool)
     mine[known] = True
     for at, real in enumerate(samples.features(halves, grouping)):
         advance()
@@ -50,36 +48,36 @@ def find_meanings(
         first = 0
         for total, one in zip(sums, real, strict=True):
             channels = np.arange(one.shape[-1])
-            total[words[at][group_of[first + channels]], ..., channels] += np.moveaxis(one, -1, 0)
+            total[codewords[at][group_of[first + channels]], ..., channels] += np.moveaxis(one, -1, 0)
             first += len(channels)
-        sizes[np.arange(groups), words[at]] += 1
+        sizes[np.arange(groups), codewords[at]] += 1
         if at in typical:
             tried.setdefault(typical[at], []).append(real)
     tables = _means(sums, sizes, group_of)
     if groups == 1:
-        _choose(tables, tried, halves, samples, words=words[known, 0], known=known)
+        _choose(tables, tried, halves, samples, codewords=codewords[known, 0], known=known)
     stored = tuple(_stored(table, spec) for table, spec in zip(tables, tensors, strict=True))
-    return Meanings(tensors, grouping.groups, stored)
+    return Decoder(tensors, grouping.groups, stored)
 
 
 def _typical(
-    samples: CodebookSamples, words: NDArray[np.int64], known: NDArray[np.int64], count: int
+    samples: CodebookSamples, codewords: NDArray[np.int64], known: NDArray[np.int64], count: int
 ) -> dict[int, int]:
-    """The samples of each word whose answers are nearest to the mean answer of the word's samples, and the word."""
+    """The codeword of each typical sample, whose answer is near the mean answer of its codeword's samples."""
     found: dict[int, int] = {}
-    for word in range(count):
-        mine = known[words[known] == word]
+    for codeword in range(count):
+        mine = known[codewords[known] == codeword]
         if len(mine):
             away = ((samples.outputs[mine] - samples.outputs[mine].mean(0)) ** 2).sum(1)
-            found |= {int(at): word for at in mine[np.argsort(away, kind="stable")[:_TYPICAL]]}
+            found |= {int(at): codeword for at in mine[np.argsort(away, kind="stable")[:_TYPICAL]]}
     return found
 
 
 def _means(sums: Sequence[Array], sizes: NDArray[np.int64], group_of: NDArray[np.int64]) -> list[Array]:
-    """Means of the words' samples, channel by channel; a word without samples means the mean of all."""
+    """Means of the codewords' samples, channel by channel; a codeword without samples means the mean of all."""
     tables, first = [], 0
     for total in sums:
-        shares = sizes[group_of[first : first + total.shape[-1]]].T  # [words, channels]
+        shares = sizes[group_of[first : first + total.shape[-1]]].T  # [codewords, channels]
         shares = shares.reshape(len(shares), *(1,) * (total.ndim - 2), -1)
         overall = total.sum(0) / max(1, int(sizes[0].sum()))
         tables.append(np.where(shares > 0, total / np.maximum(shares, 1), overall))
@@ -93,17 +91,17 @@ def _choose(
     halves: Halves,
     samples: CodebookSamples,
     *,
-    words: NDArray[np.int64],
+    codewords: NDArray[np.int64],
     known: NDArray[np.int64],
 ) -> None:
-    """Put the best candidate of each word into the tables: the one whose answer is right for most of its samples,
+    """Put the best candidate of each codeword into the tables: its answer is right for most of the samples,
     and among equals the one whose answer is nearest to theirs.
     """
     tensors = halves.cut.tensors
-    for word, candidates in tried.items():
-        mine = known[words == word]
+    for codeword, candidates in tried.items():
+        mine = known[codewords == codeword]
         scored: list[tuple[float, float, int]] = []
-        for candidate in [[table[word] for table in tables], *candidates]:
+        for candidate in [[table[codeword] for table in tables], *candidates]:
             stored = [_stored(one[None], spec)[0] for one, spec in zip(candidate, tensors, strict=True)]
             answer = halves.answer([one.astype(spec.dtype) for one, spec in zip(stored, tensors, strict=True)])
             hits = float((samples.right[mine] == answer.argmax()).mean()) if samples.classes else 0.0
@@ -111,7 +109,7 @@ def _choose(
         best = min(scored)[2]
         if best:
             for table, one in zip(tables, candidates[best - 1], strict=True):
-                table[word] = one
+                table[codeword] = one
 
 
 def _stored(table: Array, spec: TensorSpec) -> Array:

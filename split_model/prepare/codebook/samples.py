@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import Cut, Manifest
 from split_model.errors import BadInputError
 from split_model.features.preprocess import to_real
@@ -17,7 +18,6 @@ from split_model.features.samples import Data
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.privacy.codebook_file import Grouping, check_groups
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
@@ -106,7 +106,7 @@ class CodebookSamples:
                 yield [to_real(one, spec) for one, spec in pairs]
 
     def targets(self, chosen: NDArray[np.int64], halves: Halves) -> Floats:
-        """What words are fitted to: probabilities, half the labels' where there are labels; or scaled outputs."""
+        """Targets of the codewords: probabilities, half the labels' where there are labels; or scaled outputs."""
         outputs = self.outputs[chosen]
         if not self.classes:
             scaled: Floats = (outputs - outputs.mean(0)) / np.maximum(outputs.std(0), 1e-6)
@@ -133,7 +133,9 @@ def group_channels(cut: Cut, groups: int) -> Grouping:
         sizes = [one.size for one in grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in cut.tensors])]
         if max(sizes) <= _MOST_INPUTS:
             return grouping
-    raise BadInputError(f"cut {cut.index}: {max(sizes)} inputs a word are too many even averaged; take more groups")
+    raise BadInputError(
+        f"cut {cut.index}: {max(sizes)} inputs a codeword are too many even averaged", remedy="take more groups"
+    )
 
 
 def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callable[[], None]) -> CodebookSamples:
@@ -161,10 +163,15 @@ def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callab
             labels.append(sample.label)
         advance()
     if not all(np.isfinite(part).all() for part in (*rows, *outputs)):
-        raise BadInputError(f"cut {cut.index}: features or outputs are not finite; it can have no codebook")
+        raise BadInputError(
+            f"cut {cut.index}: features or outputs are not finite", remedy="choose another cut for the codebook"
+        )
     labelled = len(labels) == len(outputs)
     if labelled and max(labels) >= outputs[0].size:
-        raise BadInputError(f"label {max(labels)}, the model has classes 0 to {outputs[0].size - 1}")
+        raise BadInputError(
+            f"label {max(labels)}, the model has classes 0 to {outputs[0].size - 1}",
+            remedy="label the data by class index",
+        )
     return CodebookSamples(
         data=data,
         taken=taken,

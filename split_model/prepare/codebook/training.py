@@ -1,9 +1,9 @@
-"""Learning which word a frame is: matrices over features, fitted to what the whole model answers.
+"""Train the encoder of a codebook: matrices over features, fitted to the whole model's answers.
 
-One group (`learn_words`): a linear map to one score a word, trained with the channel in the loop. Word m is sent as
-m' with the probabilities K of randomised response, and q(m') is what m' comes to mean; the loss of a frame with
-target t under the softmax p over its words is -Σ t·log(K'p·q) for classes, Σ (K'p)·|t - q|² for other outputs. So
-words that are confused at this epsilon are not relied on.
+One group (`learn_codewords`): a linear map to one score a codeword, trained with the channel in the loop.
+Codeword m is sent as m' with the probabilities K of randomised response, and q(m') is the learned meaning of m'.
+The loss of a frame with target t under the softmax p over its codewords is -Σ t·log(K'p·q) for classes and
+Σ (K'p)·|t - q|² for other outputs. So training does not rely on codewords that are confused at this epsilon.
 
 Several groups (`cluster`): k-means in the principal components of each group's features, as product quantisers do.
 
@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.privacy.codebook import keep_probability
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 COMPONENTS = 384
@@ -30,19 +29,19 @@ _STEPS = (1200, 4000)  # at least, at most
 _RATE = 2e-3
 _DECAY = 0.02
 _RIDGE = 0.01
-_SUB_COMPONENTS = 32  # that tell the words of one class apart
+_SUB_COMPONENTS = 32  # that tell the codewords of one class apart
 _LEAST = 1e-9
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One score a word, ``weights``·x + ``bias``: float32 [words, inputs] and [words]."""
+    """One score a codeword, ``weights``·x + ``bias``: float32 [codewords, inputs] and [codewords]."""
 
     weights: Floats
     bias: Floats
 
-    def words(self, rows: Floats) -> NDArray[np.int64]:
-        """The word of each row of [n, inputs]."""
+    def codewords(self, rows: Floats) -> NDArray[np.int64]:
+        """The codeword of each row of [n, inputs]."""
         return np.concatenate([np.argmax(part @ self.weights.T + self.bias, axis=1) for part in _parts(rows)])
 
 
@@ -57,7 +56,7 @@ class Components:
         return np.concatenate([(part - self.mean) @ self.basis for part in _parts(rows)])
 
     def scores(self, weights: Floats, bias: Floats) -> Scores:
-        """Scores of z [components, words] as scores of x."""
+        """Scores of z [components, codewords] as scores of x."""
         folded = self.basis @ weights
         return Scores(np.ascontiguousarray(folded.T), (bias - self.mean @ folded).astype(np.float32))
 
@@ -104,59 +103,61 @@ def kmeans(rows: Array, count: int, *, seed: int, rounds: int = 20) -> tuple[NDA
     return found, centres
 
 
-def cluster(rows: Floats, words: int, *, seed: int) -> Scores:
-    """Words as the cells of a k-means in the leading components of the rows."""
+def cluster(rows: Floats, codewords: int, *, seed: int) -> Scores:
+    """Codewords as the cells of a k-means in the leading components of the rows."""
     found = components(rows, _SUB_COMPONENTS, seed=seed)
     plain = found.basis / np.maximum(np.linalg.norm(found.basis, axis=0), 1e-12)  # distances as in the features
     unscaled = Components(found.mean, plain.astype(np.float32))
-    _, centres = kmeans(unscaled.of(rows).astype(np.float64), words, seed=seed)
+    _, centres = kmeans(unscaled.of(rows).astype(np.float64), codewords, seed=seed)
     return unscaled.scores((2 * centres.T).astype(np.float32), -(centres**2).sum(1).astype(np.float32))
 
 
-def learn_words(rows: Floats, targets: Floats, words: int, epsilon: float, *, classes: bool, seed: int) -> Scores:
-    """Words for randomised response at ``epsilon`` from rows of features [n, inputs] and their targets [n, d].
+def learn_codewords(
+    rows: Floats, targets: Floats, codewords: int, epsilon: float, *, classes: bool, seed: int
+) -> Scores:
+    """Codewords for randomised response at ``epsilon`` from rows of features [n, inputs] and their targets [n, d].
 
     ``classes``: the targets are probabilities; other targets are taken as they are, by squared error.
     """
     found = components(rows, COMPONENTS, seed=seed)
     inner = found.of(rows)
-    start, centres = _start(inner, targets, words, classes=classes, seed=seed)
-    weights, bias = _Fit(targets, start, words, epsilon, classes=classes, centres=centres).run(inner, seed=seed)
+    start, centres = _start(inner, targets, codewords, classes=classes, seed=seed)
+    weights, bias = Fit(targets, start, codewords, epsilon, classes=classes, centres=centres).run(inner, seed=seed)
     return found.scores(weights, bias)
 
 
 def _start(
-    inner: Floats, targets: Floats, words: int, *, classes: bool, seed: int
+    inner: Floats, targets: Floats, codewords: int, *, classes: bool, seed: int
 ) -> tuple[NDArray[np.int64], Array | None]:
-    """A word for every row to begin with: each class gets its share of the words, told apart by the features.
+    """A first codeword for every row: each class gets its share of the codewords, told apart by the features.
 
-    Where there are more classes than words, or none, words are clusters of targets, whose centres come along.
+    With more classes than codewords, or none, codewords are clusters of targets, whose centres are returned too.
     """
     names, classed = np.unique(targets.argmax(axis=1), return_inverse=True)
-    if not classes or len(names) > words:
-        return kmeans(targets.astype(np.float64), words, seed=seed)
+    if not classes or len(names) > codewords:
+        return kmeans(targets.astype(np.float64), codewords, seed=seed)
     start = np.zeros(len(inner), np.int64)
     first = 0
     for number in range(len(names)):
         mine = np.flatnonzero(classed == number)
-        share = words // len(names) + (number < words % len(names))
+        share = codewords // len(names) + (number < codewords % len(names))
         rows = inner[mine][:, :_SUB_COMPONENTS].astype(np.float64)
         start[mine] = first + (kmeans(rows, share, seed=seed, rounds=8)[0] if share > 1 else 0)
         first += share
     return start, None
 
 
-class _Fit:
-    """Adam on weights, bias and meanings, from a ridge regression onto the starting words.
+class Fit:
+    """Adam on weights, bias and meanings, from a ridge regression onto the starting codewords.
 
-    With ``centres``, from a regression onto the targets and the nearest centre to what it predicts.
+    With ``centres``, from a regression onto the targets and the centre nearest to its prediction.
     """
 
     def __init__(
         self,
         targets: Floats,
         start: NDArray[np.int64],
-        words: int,
+        codewords: int,
         epsilon: float,
         *,
         classes: bool,
@@ -165,13 +166,14 @@ class _Fit:
         self._centres = centres
         self._targets = targets
         self._start = start
-        self._words = words
+        self._codewords = codewords
         self._classes = classes
-        keep = keep_probability(words, epsilon)
-        self._channel = np.full((words, words), (1 - keep) / (words - 1), np.float32)
-        np.fill_diagonal(self._channel, keep)
+        keep = keep_probability(codewords, epsilon)
+        self.channel = np.full((codewords, codewords), (1 - keep) / (codewords - 1), np.float32)
+        np.fill_diagonal(self.channel, keep)
 
     def run(self, inner: Floats, *, seed: int) -> tuple[Floats, Floats]:
+        """Fit to rows of components [n, components]; return weights and bias."""
         parts = self._begin(inner)
         first = [np.zeros_like(part) for part in parts]
         second = [np.zeros_like(part) for part in parts]
@@ -180,8 +182,8 @@ class _Fit:
         steps = min(max(_STEPS[0], 16 * len(inner) // batch), _STEPS[1])
         for step in range(1, steps + 1):
             chosen = generator.integers(len(inner), size=batch)
-            sharpness = 1.0 + step / steps  # words are chosen for good in the end, not by chance
-            slopes = self._slopes(parts, inner[chosen], self._targets[chosen], sharpness)
+            sharpness = 1.0 + step / steps  # codewords are chosen for good in the end, not by chance
+            slopes = self.slopes(parts, inner[chosen], self._targets[chosen], sharpness)
             rate = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, step / 50)
             parts[0] *= 1 - rate * _DECAY
             for at, slope in enumerate(slopes):
@@ -195,11 +197,11 @@ class _Fit:
         rows = np.column_stack([inner, np.ones(len(inner), np.float32)])
         square = (rows.T @ rows).astype(np.float64)
         square[np.diag_indices_from(square)] += _RIDGE * len(rows)
-        wanted = np.eye(self._words, dtype=np.float32)[self._start]
+        wanted = np.eye(self._codewords, dtype=np.float32)[self._start]
         if self._centres is None:
             fitted = 8 * np.linalg.solve(square, (rows.T @ wanted).astype(np.float64))
         else:
-            # -|predicted - centre|² over the mean square from the centres, but for what all words have in common.
+            # -|predicted - centre|² over the mean square from the centres, without the terms that codewords share.
             fitted = 2 * np.linalg.solve(square, (rows.T @ self._targets).astype(np.float64)) @ self._centres.T
             fitted[-1] -= (self._centres**2).sum(1)
             fitted /= max(float(((self._targets - self._centres[self._start]) ** 2).sum(1).mean()), 1e-6)
@@ -210,10 +212,11 @@ class _Fit:
         meanings = np.log(means + 1e-3).astype(np.float32) if self._classes else means
         return [fitted[:-1].copy(), fitted[-1].copy(), meanings]
 
-    def _slopes(self, parts: list[Floats], rows: Floats, targets: Floats, sharpness: float) -> list[Floats]:
+    def slopes(self, parts: list[Floats], rows: Floats, targets: Floats, sharpness: float) -> list[Floats]:
+        """The gradient of the loss by weights, bias and meanings, for rows of features and their targets."""
         weights, bias, meanings = parts
         share = _softmax((rows @ weights + bias) * np.float32(sharpness))
-        arrives = share @ self._channel
+        arrives = share @ self.channel
         if self._classes:
             meant = _softmax(meanings)
             slope = -targets / np.maximum(arrives @ meant, _LEAST) / len(rows)
@@ -221,11 +224,11 @@ class _Fit:
             to_meanings = meant * (back - (back * meant).sum(1, keepdims=True))
             to_arrives = slope @ meant.T
         else:
-            squares = (meanings**2).sum(1) - 2 * targets @ meanings.T  # without |t|², the same for every word
+            squares = (meanings**2).sum(1) - 2 * targets @ meanings.T  # without |t|², the same for every codeword
             to_arrives = squares / len(rows)
             weight = arrives.sum(0)[:, None]
             to_meanings = 2 * (weight * meanings - arrives.T @ targets) / len(rows)
-        to_share = to_arrives @ self._channel
+        to_share = to_arrives @ self.channel
         to_scores = share * (to_share - (to_share * share).sum(1, keepdims=True)) * np.float32(sharpness)
         return [rows.T @ to_scores, to_scores.sum(0), to_meanings.astype(np.float32)]
 

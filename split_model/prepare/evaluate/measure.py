@@ -1,4 +1,4 @@
-"""How often the answer through a noise release is still the answer, by cut and epsilon.
+"""Measure how often the answer through a release is still the same, by cut and epsilon.
 
 Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them;
 and the error of the outputs says the same of answers that are no classes. Every sample is released several times
@@ -27,17 +27,16 @@ from split_model.prepare.assemble import Progress
 from split_model.prepare.evaluate.variants import (
     Halves,
     Known,
-    Way,
+    Variant,
     bootstrap,
     clipped,
-    codebook_ways,
-    noise_ways,
+    codebook_variants,
+    noise_variants,
     wilson,
 )
 from split_model.prepare.outputs import Spread, output_weights, real_outputs
 from split_model.privacy import AllocationWish, NoiseSpec, settle
 
-Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 
@@ -69,15 +68,15 @@ def evaluate(
     `BadBundleError` where the bundle has no calibration.
     """
     if draws < 1:
-        raise UsageError(f"draws = {draws}: at least one release a sample is needed")
+        raise UsageError(f"draws = {draws}", remedy="take one release a sample at least")
     answer = class_output(bundle.manifest)
-    ways: list[Way] = []
+    variants: list[Variant] = []
     for cut in _chosen(bundle, cuts, codebooks=bool(whole_input_epsilons) and not epsilons):
         halves = Halves(bundle, cut, backend)
         if cut.calibration is not None:
             specs = _specs(cut, epsilons, allocations, bits)
-            ways += noise_ways(halves, specs, draws, entropy)
-        ways += codebook_ways(halves, whole_input_epsilons, draws, entropy)
+            variants += noise_variants(halves, specs, draws, entropy)
+        variants += codebook_variants(halves, whole_input_epsilons, draws, entropy)
     name = str(data) if isinstance(data, Path) else ""
     data = open_for(bundle, data) if isinstance(data, Path) else data
     whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
@@ -89,8 +88,8 @@ def evaluate(
         spread.add(known.outputs)
         if sample.label is not None:
             correct.append(known.check_label(sample.name))
-        for way in ways:
-            way.count(sample.tensors, known)
+        for variant in variants:
+            variant.count(sample.tensors, known)
         if progress is not None:
             progress("evaluating", done + 1, len(data))
     return Evaluation(
@@ -98,7 +97,7 @@ def evaluate(
         bundle=bundle.identity,
         data=DataRecord(name=name, sha256=digest.hexdigest(), samples=len(data), labelled=len(correct)),
         unprotected_accuracy=wilson(sum(correct) / len(correct), len(correct)) if correct else None,
-        rows=tuple(way.row(len(data), len(correct), spread) for way in ways),
+        rows=tuple(variant.row(len(data), len(correct), spread) for variant in variants),
         made_by=f"split-model {__version__}",
     )
 
@@ -117,7 +116,8 @@ def class_output(manifest: Manifest) -> int | None:
         return None if manifest.answer_schema else 0
     if not 0 <= manifest.answer.output < len(manifest.outputs):
         raise BadBundleError(
-            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}; prepare it again"
+            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",
+            remedy="prepare the bundle again",
         )
     return manifest.answer.output
 
@@ -132,29 +132,32 @@ def _chosen(bundle: Bundle, cuts: Sequence[int] | None, *, codebooks: bool) -> l
     offered = [cut.index for cut in bundle.manifest.cuts]
     missing = sorted(set(cuts or ()) - set(offered))
     if missing:
-        raise UsageError(f"{bundle.root}: cut {missing[0]} is not offered; choose among {offered}")
+        raise UsageError(f"{bundle.root}: cut {missing[0]} is not offered", remedy=f"choose among {offered}")
     chosen = [cut for cut in bundle.manifest.cuts if cuts is None or cut.index in cuts]
     if codebooks:
         with_books = [cut for cut in chosen if cut.codebooks]
         if not with_books:
-            raise BadBundleError(f"{bundle.root}: no codebook there; prepare the bundle with --codebook")
+            raise BadBundleError(f"{bundle.root}: no codebook there", remedy="prepare the bundle with --codebook")
         return with_books
     uncalibrated = [cut.index for cut in chosen if cut.calibration is None]
     if cuts is None:
         chosen = [cut for cut in chosen if cut.calibration is not None]
     elif uncalibrated:
         raise BadBundleError(
-            f"{bundle.root}: cut {uncalibrated[0]} has no calibration; prepare the bundle with --calibration"
+            f"{bundle.root}: cut {uncalibrated[0]} has no calibration",
+            remedy="prepare the bundle with --calibration",
         )
     if not chosen:
-        raise BadBundleError(f"{bundle.root}: no cut has a calibration; prepare the bundle with --calibration")
+        raise BadBundleError(
+            f"{bundle.root}: no cut has a calibration", remedy="prepare the bundle with --calibration"
+        )
     return chosen
 
 
 def _specs(
     cut: Cut, epsilons: Sequence[float], allocations: Sequence[AllocationWish], bits: int
 ) -> list[NoiseSpec]:
-    """What was asked for at one cut; ``auto`` beside what it stands for is measured once."""
+    """The requested releases at one cut; ``auto`` beside the allocation that it stands for is measured once."""
     return [
         NoiseSpec(epsilon=epsilon, allocation=allocation, bits=bits)
         for epsilon in epsilons

@@ -1,4 +1,4 @@
-"""The picture of ``split-model evaluate --plot``: what is kept of the answers over the epsilon.
+"""The picture of ``split-model evaluate --plot``: the share of answers kept over the epsilon.
 
 A panel for each cut's noise, over the per-value epsilon, and one for each cut's codebooks, over the whole-input
 epsilon: the two units never share an axis.
@@ -87,13 +87,15 @@ def _draw_noise(axes: Any, rows: Sequence[Row], name: str) -> None:
 
 
 def _draw_codebooks(axes: Any, rows: Sequence[Row], name: str) -> None:
-    books = sorted({(row.codebook.words, row.codebook.groups) for row in rows if row.codebook is not None})
-    for number, (words, groups) in enumerate(books):
+    books = sorted({(row.codebook.codewords, row.codebook.groups) for row in rows if row.codebook is not None})
+    for number, (codewords, groups) in enumerate(books):
         colour = _BOOK_COLOURS[number % len(_BOOK_COLOURS)]
         of_one = [
-            row for row in rows if row.codebook and (row.codebook.words, row.codebook.groups) == (words, groups)
+            row
+            for row in rows
+            if row.codebook and (row.codebook.codewords, row.codebook.groups) == (codewords, groups)
         ]
-        label = f"{words} words" + (f", {groups} groups" if groups > 1 else "")
+        label = f"{codewords} codewords" + (f", {groups} groups" if groups > 1 else "")
         _line(axes, _points([row for row in of_one if row.mechanism == "codebook"], name), colour, "o", label)
         for _, figure in _points([row for row in of_one if row.mechanism == "lookup"], name):
             axes.axhline(figure.value, color=colour, linestyle=":", linewidth=1, label="its local lookup")

@@ -36,7 +36,7 @@ def _line(row: Row, columns: list[str]) -> str:
         release = f"{row.spec.allocation} eps={row.spec.epsilon:g}{' (aware)' if row.noise_aware else ''}"
     elif row.codebook is not None:
         book = row.codebook
-        size = f"{book.words} words" + (f" x {book.groups}" if book.groups > 1 else "")
+        size = f"{book.codewords} codewords" + (f" x {book.groups}" if book.groups > 1 else "")
         release = f"codebook {size}" if row.mechanism == "codebook" else f"local lookup {size}"
     largest = "-" if row.per_value_epsilon_max is None else f"{row.per_value_epsilon_max:.4g}"
     total = "-" if row.whole_input_epsilon is None else f"{row.whole_input_epsilon:.6g}"

@@ -1,14 +1,13 @@
-"""The ways to release one cut that `evaluate` compares, each counting how its answers do."""
+"""The variants of releasing one cut that `evaluate` compares; each counts its right answers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.evaluation import Mean, Mechanism, Row, Share
 from split_model.errors import BadBundleError, BadInputError
@@ -25,10 +24,9 @@ from split_model.privacy import (
     recover,
     recover_codebook,
 )
-from split_model.privacy.codebook_file import Finder, Meanings, read_finder, read_meanings
+from split_model.privacy.codebook_file import Decoder, Encoder, read_decoder, read_encoder
 from split_model.privacy.randomised_response import MAX_EPSILON
 
-Array = NDArray[Any]
 Entropy = Callable[[int], bytes]
 
 _Z95 = 1.959963984540054
@@ -68,16 +66,19 @@ class Known:
         """Whether the unprotected answer is right; `BadInputError` for a label that the model cannot give."""
         if self.answer is None:
             raise BadInputError(
-                f"{name}: has a label, and this model's answer is no class; give data without labels"
+                f"{name}: has a label, and this model's answer is no class", remedy="give data without labels"
             )
         classes = self.outputs[self.answer].size
         if self.label is None or self.label >= classes:
-            raise BadInputError(f"{name}: label {self.label}, the model has classes 0 to {classes - 1}")
+            raise BadInputError(
+                f"{name}: label {self.label}, the model has classes 0 to {classes - 1}",
+                remedy="label the data by class index",
+            )
         return self.best == self.label
 
 
 class Halves:
-    """Head and tails of one cut; the head runs once a sample, however many ways want its features."""
+    """Head and tails of one cut; the head runs once a sample, however many variants want its features."""
 
     def __init__(self, bundle: Bundle, cut: Cut, backend: str | None) -> None:
         self.bundle = bundle
@@ -97,8 +98,8 @@ class Halves:
         return self._features
 
 
-class Way:
-    """One cut released in one way, and how it did so far. ``facts``: what its row says besides."""
+class Variant:
+    """One variant of a release at one cut, and its results so far. ``facts``: the further fields of its row."""
 
     def __init__(
         self,
@@ -159,16 +160,16 @@ class Way:
 def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
     """Features clipped to the calibrated ranges and nothing else: what clipping alone costs."""
     if cut.calibration is None:
-        raise BadBundleError(f"cut {cut.index} has no calibration; prepare the bundle with --calibration")
+        raise BadBundleError(f"cut {cut.index} has no calibration", remedy="prepare the bundle with --calibration")
     return [
         to_stored(np.clip(to_real(feature, spec), np.array(known.clip_low), np.array(known.clip_high)), spec)
         for feature, spec, known in zip(features, cut.tensors, cut.calibration, strict=True)
     ]
 
 
-def noise_ways(halves: Halves, specs: Sequence[NoiseSpec], draws: int, entropy: Entropy) -> list[Way]:
+def noise_variants(halves: Halves, specs: Sequence[NoiseSpec], draws: int, entropy: Entropy) -> list[Variant]:
     cut = halves.cut
-    ways = [Way(halves, "clip", lambda features: clipped(features, cut), draws=1)]
+    variants = [Variant(halves, "clip", lambda features: clipped(features, cut), draws=1)]
     for spec in specs:
         plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
         release = NoiseRelease(plan, entropy=entropy)
@@ -178,39 +179,41 @@ def noise_ways(halves: Halves, specs: Sequence[NoiseSpec], draws: int, entropy: 
         ) -> Sequence[Array]:
             return recover(plan, release(features))
 
-        ways.append(Way(halves, "noise", through, draws=draws, plan=plan))
-    return ways
+        variants.append(Variant(halves, "noise", through, draws=draws, plan=plan))
+    return variants
 
 
-def codebook_ways(halves: Halves, epsilons: Sequence[float], draws: int, entropy: Entropy) -> list[Way]:
+def codebook_variants(halves: Halves, epsilons: Sequence[float], draws: int, entropy: Entropy) -> list[Variant]:
     """Through every codebook of the cut, at every epsilon that it takes; and the lookup without a response."""
-    ways = []
+    variants = []
     for book in halves.cut.codebooks if epsilons else ():
         path = halves.bundle.path(book.file)
-        finder = read_finder(path, book, halves.cut.tensors)
-        meanings = read_meanings(path, book, halves.cut.tensors)
+        encoder = read_encoder(path, book, halves.cut.tensors)
+        decoder = read_decoder(path, book, halves.cut.tensors)
 
         def look_up(
-            features: Sequence[Array], finder: Finder = finder, meanings: Meanings = meanings
+            features: Sequence[Array], encoder: Encoder = encoder, decoder: Decoder = decoder
         ) -> Sequence[Array]:
-            return meanings(finder(features))
+            return decoder(encoder(features))
 
         most = MAX_EPSILON * book.groups
         for epsilon in (None, *(epsilon for epsilon in epsilons if epsilon <= most)):
-            spec = CodebookSpec(epsilon=most if epsilon is None else epsilon, words=book.words, groups=book.groups)
+            spec = CodebookSpec(
+                epsilon=most if epsilon is None else epsilon, codewords=book.codewords, groups=book.groups
+            )
             plan = CodebookPlan.make(spec, halves.cut)
             if epsilon is None:
-                ways.append(Way(halves, "lookup", look_up, draws=1, plan=plan))
+                variants.append(Variant(halves, "lookup", look_up, draws=1, plan=plan))
                 continue
-            release = CodebookRelease(plan, finder, entropy=entropy)
+            release = CodebookRelease(plan, encoder, entropy=entropy)
 
             def through(
                 features: Sequence[Array],
                 plan: CodebookPlan = plan,
                 release: CodebookRelease = release,
-                meanings: Meanings = meanings,
+                decoder: Decoder = decoder,
             ) -> Sequence[Array]:
-                return recover_codebook(plan, meanings, release(features))
+                return recover_codebook(plan, decoder, release(features))
 
-            ways.append(Way(halves, "codebook", through, draws=draws, plan=plan))
-    return ways
+            variants.append(Variant(halves, "codebook", through, draws=draws, plan=plan))
+    return variants

@@ -127,7 +127,10 @@ def make_graph(
     for index, (name, _, _) in enumerate(ops):
         _refuse_op(source, index, name)
     if not inputs or not outputs:
-        raise BadModelError(f"{source}: has {len(inputs)} inputs and {len(outputs)} outputs; it needs one of each")
+        raise BadModelError(
+            f"{source}: has {len(inputs)} inputs and {len(outputs)} outputs",
+            remedy="convert it with one of each at least",
+        )
     derived = _constant_ops(source, tensors, ops, inputs, outputs)
     needed = _needed_ops(ops, outputs)
     return Graph(
@@ -152,18 +155,18 @@ def make_graph(
 def _refuse_op(source: str, index: int, name: str) -> None:
     if name in CONTROL_FLOW:
         raise BadModelError(
-            f"{source}: op {index} {name} runs another subgraph, which cannot be cut; "
-            "convert the model without control flow"
+            f"{source}: op {index} {name} runs another subgraph, which cannot be cut",
+            remedy="convert the model without control flow",
         )
     if name in STATEFUL:
         raise BadModelError(
-            f"{source}: op {index} {name} keeps state between frames, which cannot be cut; "
-            "convert the model with its state as an input and an output"
+            f"{source}: op {index} {name} keeps state between frames, which cannot be cut",
+            remedy="convert the model with its state as an input and an output",
         )
     if name in RANDOM:
         raise BadModelError(
-            f"{source}: op {index} {name} draws random numbers, so no cut can be verified; "
-            "convert the model without it"
+            f"{source}: op {index} {name} draws random numbers, so no cut can be verified",
+            remedy="convert the model without it",
         )
 
 
@@ -179,20 +182,23 @@ def _constant_ops(
     constants = {tensor.index for tensor in tensors if tensor.constant or tensor.size == 0} - set(inputs)
     written = set(inputs)
     if len(written) != len(inputs) or any(tensors[index].constant for index in inputs):
-        raise BadModelError(f"{source}: lists an input twice or a constant as an input; convert the model again")
+        raise BadModelError(
+            f"{source}: lists an input twice or a constant as an input", remedy="convert the model again"
+        )
     derived: set[int] = set()
     for index, (name, reads, writes) in enumerate(ops):
         for tensor in reads:
             if tensor not in constants and tensor not in written:
                 raise BadModelError(
-                    f"{source}: op {index} {name} reads tensor {tensors[tensor].name!r} before any op "
-                    "writes it; convert the model again"
+                    f"{source}: op {index} {name} reads tensor {tensors[tensor].name!r} before any op writes it",
+                    remedy="convert the model again",
                 )
         for tensor in writes:
             if tensor in written or tensors[tensor].constant:
                 raise BadModelError(
                     f"{source}: op {index} {name} writes tensor {tensors[tensor].name!r}, which has a value "
-                    "already; models that work in place cannot be cut"
+                    "already",
+                    remedy="models that work in place cannot be cut",
                 )
             written.add(tensor)
         if constants.issuperset(reads):
@@ -202,7 +208,9 @@ def _constant_ops(
             constants.difference_update(writes)
     for tensor in outputs:
         if tensor not in constants and tensor not in written:
-            raise BadModelError(f"{source}: output {tensors[tensor].name!r} is written by no op; convert it again")
+            raise BadModelError(
+                f"{source}: output {tensors[tensor].name!r} is written by no op", remedy="convert it again"
+            )
     return derived
 
 

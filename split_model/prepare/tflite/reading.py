@@ -74,7 +74,7 @@ def read_model(path: Path) -> ModelFile:
                 memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else b""
             )
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror or error}; name a .tflite file") from None
+        raise MissingInputError(f"{path}: {error.strerror or error}", remedy="name a .tflite file") from None
     return parse_model(data, source=str(path))
 
 
@@ -82,14 +82,16 @@ def parse_model(data: bytes | memoryview, *, source: str = "model in memory") ->
     """Parse bytes, which must stay alive and unchanged as long as the result. Errors as in `read_model`."""
     schema = load_schema()
     if len(data) < 16 or bytes(data[4:8]) != _IDENTIFIER:
-        raise BadModelError(f"{source}: not a .tflite file (no {_IDENTIFIER.decode()} mark); name a TFLite model")
+        raise BadModelError(
+            f"{source}: not a .tflite file (no {_IDENTIFIER.decode()} mark)", remedy="name a TFLite model"
+        )
     try:
         return _Reader(schema, data, source).model()
     except BadModelError:
         raise
     except _READER_ERRORS as error:
         raise BadModelError(
-            f"{source}: damaged .tflite file ({type(error).__name__} while reading it); get it again"
+            f"{source}: damaged .tflite file ({type(error).__name__} while reading it)", remedy="get it again"
         ) from None
 
 
@@ -139,8 +141,8 @@ class _Reader(TableReader):
         )
         if model.SubgraphsLength() > 1:
             raise BadModelError(
-                f"{self.source}: has {model.SubgraphsLength()} subgraphs, and only one can be cut; "
-                "convert the model as a single graph"
+                f"{self.source}: has {model.SubgraphsLength()} subgraphs, and only one can be cut",
+                remedy="convert the model as a single graph",
             )
         return ModelFile(
             graph=made,
@@ -159,7 +161,7 @@ class _Reader(TableReader):
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
         name = self.op_names.get(number)
         if name is None:
-            raise BadModelError(f"{self.source}: builtin op {number} is unknown; upgrade ai-edge-litert")
+            raise BadModelError(f"{self.source}: builtin op {number} is unknown", remedy="upgrade ai-edge-litert")
         return name if name != "CUSTOM" else f"CUSTOM:{printable(self.text('custom op', code.customCode))}"
 
     def value(self, index: int, tensor: Any, buffers: tuple[NDArray[np.uint8], ...]) -> Tensor:
@@ -168,16 +170,19 @@ class _Reader(TableReader):
         name = self.text(where, tensor.name)
         if tensor.isVariable:
             raise BadModelError(
-                f"{self.source}: tensor {name!r} is a variable, kept between frames, which cannot be cut; "
-                "convert the model with its state as an input and an output"
+                f"{self.source}: tensor {name!r} is a variable, kept between frames, which cannot be cut",
+                remedy="convert the model with its state as an input and an output",
             )
         dtype = self.dtype_names.get(tensor.type)
         if dtype is None:
-            raise BadModelError(f"{self.source}: tensor {name!r} has type {tensor.type}; upgrade ai-edge-litert")
+            raise BadModelError(
+                f"{self.source}: tensor {name!r} has type {tensor.type}", remedy="upgrade ai-edge-litert"
+            )
         shape = tuple(_list(tensor.shape))
         if any(side < 0 for side in shape):
             raise BadModelError(
-                f"{self.source}: tensor {name!r} has the open shape {list(shape)}; convert it with fixed shapes"
+                f"{self.source}: tensor {name!r} has the open shape {list(shape)}",
+                remedy="convert it with fixed shapes",
             )
         if math.prod(shape) * _ITEM_BYTES.get(dtype, 4) >= MAX_TENSOR_BYTES:
             raise self.damaged(f"tensor {name!r} has the absurd shape {list(shape)}")
@@ -199,7 +204,10 @@ class _Reader(TableReader):
         if found is None:
             return [], []
         if found.detailsType not in (0, 1):  # 1: custom bytes. The others name tensors by index.
-            raise BadModelError(f"{self.source}: tensor {name!r} is quantised block-wise, which is not sliced")
+            raise BadModelError(
+                f"{self.source}: tensor {name!r} is quantised block-wise, which cannot be cut",
+                remedy="quantise it per channel",
+            )
         scales, zero_points = _list(found.scale), _list(found.zeroPoint)
         if not all(math.isfinite(scale) and scale >= 0 for scale in scales):
             raise self.damaged(f"tensor {name!r} has a scale that is negative or no number")

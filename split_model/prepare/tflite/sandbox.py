@@ -1,6 +1,6 @@
-"""A first run of a foreign model in a process of its own, because backends can crash on a damaged one.
+"""Run a foreign model once in a process of its own: backends can crash on a damaged one.
 
-Our reader refuses what it can see is wrong. A file may still be valid in form and send a backend's
+Our reader refuses the damage that it can see. A file may still be valid in form and send a backend's
 native code astray; then only the child dies, and the user reads one line. The child is this module,
 run as a program.
 """
@@ -32,7 +32,8 @@ def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 12
         )
     except subprocess.TimeoutExpired:
         raise BadModelError(
-            f"{model}: one inference took longer than {timeout_s:.0f} s; the file is damaged or too large"
+            f"{model}: one inference took longer than {timeout_s:.0f} s: the file is damaged or too large",
+            remedy="get it again, or take a smaller model",
         ) from None
     if done.returncode == 0:
         return
@@ -40,7 +41,7 @@ def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 12
     if done.returncode in (os.EX_DATAERR, os.EX_UNAVAILABLE) and lines:
         raise (BadModelError if done.returncode == os.EX_DATAERR else BackendError)(lines[-1])
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    raise BadModelError(f"{model}: crashes the TFLite backend ({how}); the file is damaged, get it again")
+    raise BadModelError(f"{model}: crashes the TFLite backend ({how})", remedy="get the file again; it is damaged")
 
 
 def main(arguments: list[str]) -> int:

@@ -44,21 +44,21 @@ def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelErro
         name = op.name.removeprefix("CUSTOM:")
         if name != op.name and name in reason:
             return BadModelError(
-                f"{graph.source}: op {op.index} {name} is a custom op that this TFLite backend lacks; "
-                f"convert the model without it, or try the other backend ({_excerpt(reason)})"
+                f"{graph.source}: op {op.index} {name} is a custom op that this TFLite backend lacks",
+                remedy=f"convert the model without it, or try the other backend ({_excerpt(reason)})",
             )
     if "find op for builtin" in reason:
         return BadModelError(
-            f"{graph.source}: has an op that this TFLite backend is too old for; "
-            f"upgrade it, or try the other backend ({_excerpt(reason)})"
+            f"{graph.source}: has an op that this TFLite backend is too old for",
+            remedy=f"upgrade it, or try the other backend ({_excerpt(reason)})",
         )
     return _unresolved(graph, error) if graph.dynamic else error
 
 
 def _unresolved(graph: Graph, error: Exception) -> BadModelError:
     return BadModelError(
-        f"{graph.source}: has dynamic shapes that do not resolve; "
-        f"convert it with fixed input shapes ({_excerpt(printable(str(error)))})"
+        f"{graph.source}: has dynamic shapes that do not resolve",
+        remedy=f"convert it with fixed input shapes ({_excerpt(printable(str(error)))})",
     )
 
 

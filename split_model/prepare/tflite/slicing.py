@@ -1,4 +1,4 @@
-"""Cut a parsed model in two: pack the ops of one side, and what they need, as a ``.tflite`` of its own.
+"""Cut a parsed model in two: pack the ops of one side with their tensors as a ``.tflite`` file.
 
 A head takes the model's inputs and gives the live tensors; a tail takes the live tensors and gives
 the model's outputs. Tensors, buffers and operator codes that a side does not use are left out.
@@ -61,12 +61,6 @@ def _ops_between(graph: Graph, given: Iterable[int], wanted: Iterable[int]) -> t
     return tuple(sorted(ops))
 
 
-def slice_model(model: ModelFile, cut: CutPoint) -> tuple[bytes | None, bytes]:
-    """Head and tail of one cut; no head for cut 0. `BadModelError` if a side outgrows the format's 2 GiB."""
-    head = None if cut.index == 0 else bytes(pack_part(model, head_part(model.graph, cut)))
-    return head, bytes(pack_part(model, tail_part(model.graph, cut)))
-
-
 def pack_part(model: ModelFile, part: Part) -> memoryview:
     """The flatbuffer of one part, as a view that can go to a file without another copy."""
     import flatbuffers
@@ -86,7 +80,8 @@ def pack_part(model: ModelFile, part: Part) -> memoryview:
 
 def _too_large(model: ModelFile) -> BadModelError:
     return BadModelError(
-        f"{model.graph.source}: one side of the cut is over 2 GiB, more than a .tflite can hold; quantise the model"
+        f"{model.graph.source}: one side of the cut is over 2 GiB, more than a .tflite can hold",
+        remedy="quantise the model",
     )
 
 

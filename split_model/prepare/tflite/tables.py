@@ -31,7 +31,7 @@ def load_schema() -> Any:
         from ai_edge_litert import schema_py_generated
     except ImportError:
         raise BackendError(
-            "slicing needs the TFLite schema of ai-edge-litert; install this package with [tools]"
+            "slicing needs the TFLite schema of ai-edge-litert", remedy="install this package with [tools]"
         ) from None
     return schema_py_generated
 
@@ -51,7 +51,7 @@ class TableReader:
         self.budget = BUDGET_FACTOR * len(data) + BUDGET_EXTRA
 
     def damaged(self, what: str) -> BadModelError:
-        return BadModelError(f"{self.source}: damaged .tflite file: {what}; get it again")
+        return BadModelError(f"{self.source}: damaged .tflite file: {what}", remedy="get it again")
 
     def items(self, what: str, count: int, get: Callable[[int], Any], limit: int) -> Iterator[Any]:
         """The tables of a vector, counted before they are visited."""
@@ -93,7 +93,10 @@ class TableReader:
         if tensor.ShapeLength() > MAX_RANK or tensor.ShapeSignatureLength() > MAX_RANK:
             raise self.damaged(f"{where} has {tensor.ShapeLength()} dimensions (limit {MAX_RANK})")
         if tensor.VariantTensorsLength():
-            raise BadModelError(f"{self.source}: {where} holds other tensors (VARIANT), which cannot be cut")
+            raise BadModelError(
+                f"{self.source}: {where} holds other tensors (VARIANT), which cannot be cut",
+                remedy="convert the model without it",
+            )
         sparsity = tensor.Sparsity()
         if sparsity is not None and sparsity.DimMetadataLength() > 4 * MAX_RANK:
             raise self.damaged(f"{where} has {sparsity.DimMetadataLength()} sparse dimensions")
@@ -101,7 +104,9 @@ class TableReader:
         if not 0 <= unpacked.buffer < max(buffers, 1):
             raise self.damaged(f"{where} names buffer {unpacked.buffer} of {buffers}")
         if getattr(unpacked, "externalBuffer", 0):
-            raise BadModelError(f"{self.source}: {where} keeps its values in another file; convert it as one file")
+            raise BadModelError(
+                f"{self.source}: {where} keeps its values in another file", remedy="convert it as one file"
+            )
         return unpacked
 
     def op(self, index: int, op: Any, codes: int, tensors: int) -> Any:
@@ -117,8 +122,8 @@ class TableReader:
         ):
             if kind and options is None:
                 raise BadModelError(
-                    f"{self.source}: {where} has options of kind {kind}, which this schema does not know; "
-                    "upgrade ai-edge-litert"
+                    f"{self.source}: {where} has options of kind {kind}, which this schema does not know",
+                    remedy="upgrade ai-edge-litert",
                 )
         start, size = unpacked.largeCustomOptionsOffset, unpacked.largeCustomOptionsSize
         if start > 1 and size:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 
 from benchmarks.adaptive.simulator import ideal
 from benchmarks.adaptive.simulator.board import Hog
+from benchmarks.adaptive.simulator.clock import Clock
+from benchmarks.adaptive.simulator.network import Lane
 from benchmarks.adaptive.simulator.program import DEFAULTS, run_program
 from benchmarks.adaptive.simulator.scene import WARM_UP_S, Run, Scene, load_profiles, pooled
 from benchmarks.wire.traces import Trace, constant
@@ -108,3 +111,17 @@ def test_profiles_scale_with_the_board() -> None:
     assert [s.head_s / f.head_s for s, f in zip(slow.splits[1:], fast.splits[1:], strict=True)] == pytest.approx(
         [4.0] * (len(slow.splits) - 1)
     )
+
+
+def test_messages_arrive_in_the_order_in_which_they_were_sent() -> None:
+    """A small one behind a large one that goes on would else overtake it, as nothing does on a connection."""
+    clock = Clock()
+    arrived: list[int] = []
+    lane = Lane(clock, constant(0.5), 0.02)
+    for number, (size_bytes, more) in enumerate(
+        [(1400, True), (40, False), (1400, True), (1400, False), (40, False)]
+    ):
+        lane.send(size_bytes, functools.partial(arrived.append, number), more=more)
+    clock.run_until(10.0)
+    assert arrived == sorted(arrived)
+    assert len(arrived) == 5

@@ -46,7 +46,7 @@ def test_a_time_that_follows_the_content_is_found(pipe):
 
 
 def test_the_pipe_tells_the_two_secrets_apart_by_their_order_alone(pipe):
-    one, other = pipe.observe(lambda bit: memoryview(bytes([bit])), audit.read_words, trials=50)
+    one, other = pipe.observe(lambda bit: memoryview(bytes([bit])), audit.read_codewords, trials=50)
     assert one.values.tolist() == [[0]] * 50
     assert other.values.tolist() == [[1]] * 50
     assert (one.lengths == 1).all()

@@ -49,7 +49,7 @@ def test_the_board_alone(rig: Any, command: Command) -> None:
     offered = [cut.index for cut in rig.parts.bundle.manifest.cuts]
     assert [cut["split"] for cut in report["cuts"]] == [*offered, rig.parts.bundle.local]
     for cut in report["cuts"]:
-        assert cut["head"]["p50_s"] <= cut["head"]["p90_s"] <= cut["head"]["p99_s"]
+        assert cut["head"]["p50_s"] <= cut["head"]["p90_s"] <= cut["head"]["p95_s"]
         assert cut["runs"] == 3
     assert report["link"] is None
     assert report["recommendation"]["ranges"][0]["from_mbit_s"] == 0.0
@@ -59,10 +59,12 @@ def test_the_board_alone(rig: Any, command: Command) -> None:
 
 def test_the_daemon_uses_what_it_measured(rig: Any, command: Command) -> None:
     config = rig.configure(source_repeat=1, device_state="own")
-    report = bench(command, config, "--no-link")
+    report = bench(command, config, "--no-link", "--runs", "41")  # so many that p95 is not the slowest run
     (kept,) = (config.parent / "own").glob("profile-*.json")
     profile = json.loads(kept.read_text())
     assert [s["head_s"] for s in profile["splits"]] == [cut["head"]["p50_s"] for cut in report["cuts"]]
+    assert [s["head_p95_s"] for s in profile["splits"]] == [cut["head"]["p95_s"] for cut in report["cuts"]]
+    assert report["cuts"][-1]["head"]["p95_s"] < report["cuts"][-1]["head"]["p99_s"]
     before = kept.read_bytes()
     device = rig.device(source_repeat=1, device_state="own")
     assert device.ended() == 0

@@ -68,6 +68,7 @@ def test_raspberry_pi(tmp_path: Path) -> None:
     assert readings.cpu_max_mhz == 1500.0
     both = ("under-voltage", "throttled")
     assert readings.throttling == Throttling(now=both, since_boot=both)
+    assert readings.throttling.by_power
     assert readings.throttled is True
 
 
@@ -78,6 +79,7 @@ def test_sysfs_is_asked_before_the_dear_command(tmp_path: Path) -> None:
     put(tmp_path, **{"devices/platform/soc/soc:firmware/get_throttled": "80000"})
     readings = Sensors(tmp_path, ask_firmware=never).read()
     assert readings.throttling == Throttling(now=(), since_boot=("soft temperature limit",))
+    assert not readings.throttling.by_power
     assert readings.throttled is False
 
 
@@ -85,6 +87,7 @@ def test_jetson(tmp_path: Path) -> None:
     readings = Sensors(tree(tmp_path, JETSON), ask_firmware=nobody).read()
     assert readings.temperature_c == 52.5
     assert readings.throttling == Throttling(now=("cpu",), since_boot=("over-current",))
+    assert readings.throttling.by_power
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "999999999", "-300000"])

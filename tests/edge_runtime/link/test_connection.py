@@ -204,7 +204,7 @@ class Malicious(Driven):
         ("hello_first", 12, Trouble.GREETED_AGAIN),
         ("greeted at once", 12, Trouble.GREETED_AGAIN),
         ("lost", 320, Trouble.LOST),
-        ("revoked", 12, Trouble.KEY_REVOKED),
+        ("revoked", 12, Trouble.KEY_REFUSED),
         ("busy", 12, Trouble.REFUSED),
         ("broken", 12, Trouble.PROTOCOL_BROKEN),
     ],

@@ -10,7 +10,8 @@ from edge_runtime.link.estimator import LinkEstimator
 from edge_runtime.link.monitor import KNOCK_BYTES, PROBE_BYTES, PROBE_SHARE, LinkMonitor
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import BURST_BYTES
-from split_model.protocol.device import Answered, Probed, Progress
+from split_model.protocol.device import Answered, Probed
+from split_model.protocol.under_way import Progress
 
 RATE = 100_000.0
 
@@ -24,12 +25,12 @@ def answered(*, queue_s: float = 0.0, tail_s: float = 0.0, rtt_s: float = 0.05) 
     return Answered(1, answer, cast("Any", None), 100_000, elapsed_s)
 
 
-def meter() -> LinkMonitor:
+def monitor() -> LinkMonitor:
     return LinkMonitor(LinkEstimator(), now_s=0.0)
 
 
 def test_an_answer_tells_rate_round_trip_and_queue() -> None:
-    link = meter()
+    link = monitor()
     link.answered(answered(queue_s=0.4, tail_s=0.1), 10.0)
     assert link.estimate(10.0).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
     assert link.estimate(10.0).rtt_s == pytest.approx(0.05)
@@ -37,7 +38,7 @@ def test_an_answer_tells_rate_round_trip_and_queue() -> None:
 
 
 def test_a_queue_of_long_ago_is_forgotten() -> None:
-    link = meter()
+    link = monitor()
     for _ in range(10):
         link.answered(answered(queue_s=5.0), 10.0)
     assert link.queue_s(10.0) > 4.9
@@ -45,7 +46,7 @@ def test_a_queue_of_long_ago_is_forgotten() -> None:
 
 
 def test_a_request_given_up_half_way_lowers_the_rate() -> None:
-    link = meter()
+    link = monitor()
     link.answered(answered(), 10.0)
     link.given_up(Progress(100_000, 1000, 20.0), 22.0)
     rate = link.estimate(22.0).uplink_bytes_s
@@ -56,7 +57,7 @@ def test_a_request_given_up_half_way_lowers_the_rate() -> None:
 
 def test_a_request_given_up_within_a_round_trip_says_nothing() -> None:
     """A local run on a fast board is done before any acknowledgement can be back."""
-    link = meter()
+    link = monitor()
     link.answered(answered(rtt_s=0.2), 10.0)
     link.given_up(Progress(100_000, 0, 20.0), 20.15)
     assert link.estimate(20.15).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
@@ -64,7 +65,7 @@ def test_a_request_given_up_within_a_round_trip_says_nothing() -> None:
 
 
 def test_a_request_that_had_arrived_blames_the_server_not_the_link() -> None:
-    link = meter()
+    link = monitor()
     link.answered(answered(), 10.0)
     link.given_up(Progress(100_000, 100_000, 10.0), 14.0)
     assert link.estimate(14.0).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
@@ -72,7 +73,7 @@ def test_a_request_that_had_arrived_blames_the_server_not_the_link() -> None:
 
 
 def test_a_new_connection_is_probed_then_pinged_at_once() -> None:
-    link = meter()
+    link = monitor()
     link.connected()
     assert link.next_probe_bytes(0.3) == 2 * BURST_BYTES  # enough to time one burst after another
     assert link.next_probe_bytes(0.4) == 0
@@ -80,7 +81,7 @@ def test_a_new_connection_is_probed_then_pinged_at_once() -> None:
 
 
 def test_probes_take_a_small_share_of_the_link() -> None:
-    link = meter()
+    link = monitor()
     link.connected()
     link.next_probe_bytes(0.3)
     link.probed(Probed(PROBE_BYTES[0], 2688, 2688 / RATE, 0.1), 0.5)
@@ -91,7 +92,7 @@ def test_probes_take_a_small_share_of_the_link() -> None:
 
 def test_requests_given_up_one_after_another_do_not_fill_the_link_with_probes() -> None:
     """Each asks for a probe at once, which holds up the requests behind it, so that they are given up as well."""
-    link, rate, seconds = meter(), 60_000.0, 20
+    link, rate, seconds = monitor(), 60_000.0, 20
     link.connected()
     link.probed(Probed(8192, 4096, 4096 / rate, 0.1), 0.0)
     sent, now_s = [], 0.0
@@ -111,7 +112,7 @@ def test_requests_given_up_one_after_another_do_not_fill_the_link_with_probes() 
 
 
 def test_a_request_given_up_is_followed_by_a_probe_at_once() -> None:
-    link = meter()
+    link = monitor()
     link.answered(answered(), 10.0)
     link.given_up(Progress(100_000, 0, 20.0), 22.0)
     assert (link.next_probe_bytes(22.0) or 0) > KNOCK_BYTES
@@ -119,7 +120,7 @@ def test_a_request_given_up_is_followed_by_a_probe_at_once() -> None:
 
 def test_the_round_trip_is_known_though_probes_keep_coming_back() -> None:
     """Without a ping of its own, an idle link would never tell its round trip."""
-    link = meter()
+    link = monitor()
     link.connected()
     pings = 0
     for step in range(100):
@@ -135,7 +136,7 @@ def test_the_round_trip_is_known_though_probes_keep_coming_back() -> None:
 
 
 def test_requests_save_the_pings() -> None:
-    link = meter()
+    link = monitor()
     link.answered(answered(), 10.0)
     assert link.next_probe_bytes(10.2) is None
     link.answered(answered(), 11.9)
@@ -143,8 +144,44 @@ def test_requests_save_the_pings() -> None:
 
 
 def test_the_window_follows_the_link_within_what_the_server_takes() -> None:
-    link = meter()
+    link = monitor()
     assert link.window_bytes(1 << 20, 0.0) is None
     link.answered(answered(), 10.0)
     assert link.window_bytes(1 << 20, 10.0) == pytest.approx(RATE * 0.35, rel=0.01)
     assert link.window_bytes(16 << 10, 10.0) == 16 << 10
+
+
+def test_a_request_given_up_behind_others_is_not_held_against_the_link() -> None:
+    """It only had to wait for its turn: the link carried the others meanwhile, and that is what it can do."""
+    link = monitor()
+    link.answered(answered(), 10.0)
+    link.given_up(Progress(100_000, 0, 20.0, others_bytes=180_000, others_at_s=21.95), 22.0)
+    assert link.estimate(22.0).silent_s == 0.0
+    assert link.estimate(22.0).uplink_bytes_s == pytest.approx(RATE, rel=0.1)
+
+
+def test_a_request_given_up_behind_others_that_stand_still_is() -> None:
+    link = monitor()
+    link.answered(answered(), 10.0)
+    link.given_up(Progress(100_000, 0, 20.0, others_bytes=20_000, others_at_s=20.2), 24.0)
+    assert link.estimate(24.0).silent_s == pytest.approx(3.8)
+
+
+def test_a_request_that_never_left_says_nothing() -> None:
+    link = monitor()
+    link.answered(answered(), 10.0)
+    before = link.estimate(30.0)
+    link.given_up(Progress(100_000), 30.0)
+    assert link.estimate(30.0) == before
+
+
+def test_the_link_is_free_when_the_last_frame_lets_go() -> None:
+    link = monitor()
+    link.connected()
+    for _ in range(3):
+        link.hold()
+    for _ in range(2):
+        link.let_go()
+        assert link.probe_due_s(1.0) == float("inf")
+    link.let_go()
+    assert link.probe_due_s(1.0) < float("inf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_runtime.planner.cut_backoff import CutBackoff
+from split_model.service.throttle import Throttle
 
 
 def pause_s(backoff: CutBackoff, *, now_s: float) -> float:
@@ -54,3 +55,13 @@ def test_what_cannot_mend_itself_is_asked_ever_more_seldom():
         while not backoff.allows(2, now_s=now_s):
             now_s += 10.0
     assert asked < 40  # a release is charged each time
+
+
+def test_a_server_that_refuses_for_ever_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It may take and refuse requests in turn, so that no pause grows."""
+    backoff, throttle = CutBackoff(), Throttle(now=lambda: 0.0)
+    for _ in range(1000):
+        backoff.refused(2, "busy", "queue full", now_s=0.0)
+        backoff.answered(2)
+    shown = sum(throttle.filter(record) for record in caplog.records)
+    assert 1 <= shown <= 10

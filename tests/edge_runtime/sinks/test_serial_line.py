@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import termios
 import time
 from functools import reduce
 from operator import xor
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import serial
 
 from edge_runtime.sinks.serial_line import SerialLine, SerialLineTable, compact
 from edge_runtime.sources.serial_packets import write_packet
@@ -99,7 +101,7 @@ def test_what_is_no_serial_port_is_waited_for(tmp_path: Path, caplog: Any) -> No
     (tmp_path / "file").touch()
     sink = SerialLineTable(port=str(tmp_path / "file")).open()
     sink.write(record())
-    until(lambda: "cannot be set to 115200 baud" in caplog.text)
+    until(lambda: "Inappropriate ioctl" in caplog.text)
     sink.close()
     assert sink.counters() == {"written": 0, "lost": 1, "reconnects": 0}
     assert isinstance(sink, SerialLine)
@@ -128,6 +130,31 @@ def test_a_microcontroller_asks_and_hears_over_one_line(rig: Any, line: Any) -> 
     expected = [record["top"][0]["class"] for record in device.records() if "top" in record]
     assert [int(field[3]) for field in fields[:20]] == expected
     assert "sink serial: written=21 lost=0 reconnects=0" in device.log()
+
+
+def test_opening_the_port_leaves_what_a_source_has_yet_to_read_and_its_flow_control(line: Any) -> None:
+    source = serial.Serial(str(line.port), 9600, rtscts=True, exclusive=True, timeout=PATIENCE_S)
+    line.send(b"asked before")
+    sink = SerialLineTable(port=str(line.port), baud=9600).open()
+    sink.write(record())
+    assert line.receive().startswith(b"$A")
+    assert source.read(12) == b"asked before"
+    assert termios.tcgetattr(source.fileno())[2] & termios.CRTSCTS
+    sink.close()
+    source.close()
+
+
+def test_a_slow_reader_gets_every_line_whole(line: Any) -> None:
+    sink = SerialLineTable(port=str(line.port), format="json", queue_lines=3000).open()
+    for number in range(1500):
+        sink.write(record(str(number), padding="x" * 100))
+    text = b""
+    while text.count(b"\n") < 1500:
+        text += line.receive()
+        time.sleep(0.001)
+    sink.close()
+    assert [json.loads(one)["name"] for one in text.splitlines()] == [str(number) for number in range(1500)]
+    assert sink.counters() == {"written": 1500, "lost": 0, "reconnects": 0}
 
 
 def test_ports_need_no_modem_lines(line: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from edge_runtime.sources import Wanted
 from edge_runtime.sources import camera as module
-from edge_runtime.sources.camera import Camera, CameraTable, OpenCvGrabber, PiGrabber
+from edge_runtime.sources.camera import CameraTable, OpenCvGrabber, PiGrabber
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import BackendError, ConfigError
 
@@ -127,17 +127,22 @@ class MadeUpPiCamera:
 
 def test_picamera2_is_asked_for_rgb() -> None:
     table = CameraTable(backend="picamera2", device=1, width=64, height=48, fps=5.0)
-    grabber = PiGrabber(table, SimpleNamespace(Picamera2=MadeUpPiCamera), grey=False)
-    assert tuple(grabber.read()[0, 0]) == (200, 100, 50)
-    grabber._grey = True
-    assert grabber.read().shape == (48, 64, 1)
-    assert grabber.read()[0, 0, 0] == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    made: list[MadeUpPiCamera] = []
+
+    def make(number: int) -> MadeUpPiCamera:
+        made.append(MadeUpPiCamera(number))
+        return made[-1]
+
+    grabber = PiGrabber(table, SimpleNamespace(Picamera2=make), grey=False)
+    assert [tuple(grabber.read()[0, 0]) for _ in range(3)] == [(200, 100, 50)] * 3
     assert grabber.read() is None
     grabber.close()
-    camera = grabber._camera
-    assert camera.number == 1
+    assert made[0].number == 1
     asked = {"main": {"format": "BGR888", "size": (64, 48)}, "controls": {"FrameRate": 5.0}}
-    assert camera.calls == [asked, "start", "close"]
+    assert made[0].calls == [asked, "start", "close"]
+    grey = PiGrabber(table, SimpleNamespace(Picamera2=make), grey=True).read()
+    assert grey.shape == (48, 64, 1)
+    assert grey[0, 0, 0] == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +170,10 @@ def test_a_library_that_is_missing_is_named(monkeypatch: Any) -> None:
         CameraTable().check(WANTED)
 
 
-def test_a_camera_that_is_not_there_is_an_oserror() -> None:
+def test_a_camera_that_is_not_there_is_an_oserror_and_waited_for(caplog: Any) -> None:
     with pytest.raises(OSError, match="no camera there"):
         OpenCvGrabber(CameraTable(device="/dev/video99"), cv2, grey=False)
     source = CameraTable(device="/dev/video99").open(WANTED)
-    assert isinstance(source, Camera)
-    assert source._open() is None
+    looks = iter([False, False, True])
+    assert list(source.frames(lambda: next(looks, True))) == []
+    assert "no camera there" in caplog.text

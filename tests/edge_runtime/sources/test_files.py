@@ -78,7 +78,7 @@ class Broken:
 
     def read(self, name: str) -> Sample:
         if name not in self.good:
-            raise BadSampleError(name, f"{name}: not a picture")
+            raise BadSampleError(f"{name}: not a picture", name=name)
         return sample(name)
 
 

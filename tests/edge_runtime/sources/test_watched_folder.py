@@ -369,11 +369,13 @@ def test_a_memory_that_cannot_be_written_anew_stays_as_it_is(tmp_path: Path, cap
     memory = Memory(tmp_path / "memory.jsonl")
     for number in range(300):
         memory.note(f"{number}.png", (1, 2), None)
-    (tmp_path / "memory.new").mkdir()
+    (tmp_path / "memory.jsonl").rename(tmp_path / "aside")
+    (tmp_path / "memory.jsonl").mkdir()
     memory.keep_only({"7.png"})
     assert "it grows until" in caplog.text
+    (tmp_path / "memory.jsonl").rmdir()
+    (tmp_path / "aside").rename(tmp_path / "memory.jsonl")
     assert Memory(tmp_path / "memory.jsonl").done("8.png", (1, 2)) is None
-    (tmp_path / "memory.new").rmdir()
     memory.keep_only({"7.png"})
     assert (tmp_path / "memory.jsonl").read_text() == '["7.png", 1, 2, null]\n'
 
@@ -498,7 +500,7 @@ def test_a_file_that_ended_the_program_twice_is_set_aside_and_those_behind_it_ar
     watch.picture("4-good.png")
     watch.restart()
     aside, good = watch.look()
-    assert aside == "3-worse.png: 3-worse.png: reading it ended this program 2 times; it is set aside, remove it"
+    assert aside == "3-worse.png: 3-worse.png: reading it ended this program 2 times, so it is set aside; remove it"
     assert good == "4-good.png"
     watch.restart()
     assert watch.look() == []

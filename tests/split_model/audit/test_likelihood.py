@@ -15,7 +15,7 @@ from split_model.audit.posterior import guess
 from split_model.bundle import ChannelCalibration, Codebook, Cut, FileRef, TensorSpec
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec
 from split_model.privacy.codebook import CodebookPlan, CodebookRelease, CodebookSpec
-from split_model.privacy.codebook_file import Finder, Grouping
+from split_model.privacy.codebook_file import Encoder, Grouping
 from split_model.privacy.packing import pack, padded_values, unpack
 
 TENSOR = TensorSpec(name="f", shape=(1, 2, 1, 2), dtype="float32")
@@ -81,35 +81,36 @@ def test_the_attacker_puts_features_on_the_grid_as_the_device_does():
     assert unpack(payload, 4, 8).tolist() == on_grid(plan, features).tolist()
 
 
-def codebook_plan(words: int, epsilon: float) -> CodebookPlan:
+def codebook_plan(codewords: int, epsilon: float) -> CodebookPlan:
     file = FileRef(path="book.npz", sha256="0" * 64, size_bytes=1)
-    book = Codebook(words=words, groups=1, file=file, lookup=1.0, chance=0.1, samples=1, truth="model")
+    book = Codebook(codewords=codewords, groups=1, file=file, lookup=1.0, chance=0.1, samples=1, truth="model")
     cut = Cut(index=1, head=file, tail=file, tensors=(TENSOR,), head_macs=1, tail_macs=1, codebooks=(book,))
-    return CodebookPlan.make(CodebookSpec(epsilon=epsilon, words=words), cut)
+    return CodebookPlan.make(CodebookSpec(epsilon=epsilon, codewords=codewords), cut)
 
 
-def finder_of(words: int) -> Finder:
-    """The word is the first value, rounded."""
-    weights = np.zeros((words, 4), np.float32)
-    weights[:, 0] = np.arange(words)
-    bias = (-(np.arange(words) ** 2) / 2).astype(np.float32)
-    return Finder(Grouping((TENSOR,), (1,), (0, 2)), (weights,), (bias,))
+def encoder_of(codewords: int) -> Encoder:
+    """The codeword is the first value, rounded."""
+    weights = np.zeros((codewords, 4), np.float32)
+    weights[:, 0] = np.arange(codewords)
+    bias = (-(np.arange(codewords) ** 2) / 2).astype(np.float32)
+    return Encoder(Grouping((TENSOR,), (1,), (0, 2)), (weights,), (bias,))
 
 
 def test_nobody_finds_a_frame_of_a_codebook_more_often_than_the_bound_and_the_likelihood_reaches_it():
-    words, epsilon, frames = 8, 2.0, 4000
-    plan = codebook_plan(words, epsilon)
-    finder = finder_of(words)
-    candidates = [frame(float(word), 0, 0, 0) for word in range(words)]
-    release = CodebookRelease(plan, finder, entropy=os.urandom)
-    likelihood = CodebookLikelihood(plan, finder, candidates)
+    codewords, epsilon, frames = 8, 2.0, 4000
+    plan = codebook_plan(codewords, epsilon)
+    encoder = encoder_of(codewords)
+    candidates = [frame(float(codeword), 0, 0, 0) for codeword in range(codewords)]
+    release = CodebookRelease(plan, encoder, entropy=os.urandom)
+    likelihood = CodebookLikelihood(plan, encoder, candidates)
     generator = np.random.default_rng(0)
-    nothing = np.zeros((words, 1), np.float32)
+    nothing = np.zeros((codewords, 1), np.float32)
     right = sum(
-        guess(likelihood([release(candidates[at % words])]), nothing, generator=generator).candidate == at % words
+        guess(likelihood([release(candidates[at % codewords])]), nothing, generator=generator).candidate
+        == at % codewords
         for at in range(frames)
     )
-    bound = identification_bound(plan.whole_input_epsilon, words)
+    bound = identification_bound(plan.whole_input_epsilon, codewords)
     spread = math.sqrt(bound * (1 - bound) / frames)
     assert abs(right / frames - bound) < 6 * spread
 

@@ -52,7 +52,9 @@ def make(root: Path) -> Path:
         tail_macs=20,
         calibration=(channels,),
         codebooks=(
-            Codebook(words=4, groups=1, file=refs["words.npz"], lookup=0.9, chance=0.1, samples=50, truth="labels"),
+            Codebook(
+                codewords=4, groups=1, file=refs["words.npz"], lookup=0.9, chance=0.1, samples=50, truth="labels"
+            ),
         ),
         noise_tails=(NoiseTail(epsilon=2.0, tail=refs["cut-001/tail.tflite"]),),
     )

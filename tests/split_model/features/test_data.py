@@ -150,7 +150,7 @@ WRONG = {
     "column-major": ({"inputs": np.asfortranarray(GOOD)}, "column-major"),
     "label count": ({"inputs": GOOD, "labels": np.zeros(3, int)}, "'labels' is"),
     "label dtype": ({"inputs": GOOD, "labels": np.zeros(2)}, "'labels' is float64"),
-    "label range": ({"inputs": GOOD, "labels": np.array([0, -1])}, "start at 0"),
+    "label range": ({"inputs": GOOD, "labels": np.array([0, -1])}, "number the classes from 0"),
 }
 
 
@@ -285,7 +285,7 @@ def test_files_that_are_no_npz_are_refused(tmp_path):
         open_data(path, [SPEC], None)
     other = tmp_path / "data.csv"
     other.write_text("1,2")
-    with pytest.raises(BadInputError, match=r"folder of pictures or an \.npz"):
+    with pytest.raises(BadInputError, match=r"folder of pictures, or an \.npz"):
         open_data(other, [SPEC], None)
 
 

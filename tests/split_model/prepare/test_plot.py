@@ -51,8 +51,8 @@ def test_the_two_units_of_an_evaluation_never_share_an_axis(tmp_path):
     rows = (
         row("clip"),
         row("noise", spec=NoiseSpec(epsilon=8.0)),
-        row("lookup", codebook=CodebookSpec(epsilon=64.0, words=16)),
-        row("codebook", codebook=CodebookSpec(epsilon=6.0, words=16)),
+        row("lookup", codebook=CodebookSpec(epsilon=64.0, codewords=16)),
+        row("codebook", codebook=CodebookSpec(epsilon=6.0, codewords=16)),
     )
     data = DataRecord(name="d", sha256="d", samples=40, labelled=0)
     evaluation = Evaluation(format=1, bundle="b", data=data, unprotected_accuracy=None, rows=rows)
@@ -63,7 +63,7 @@ def test_the_two_units_of_an_evaluation_never_share_an_axis(tmp_path):
         "cut 7, codebook",
         "mean per-value epsilon",
         "whole-input epsilon",
-        "16 words",
+        "16 codewords",
         "clip only",
     ):
         assert f">{said}<" in text

@@ -1,4 +1,4 @@
-"""The file of a codebook: what finds a frame's words, what words stand for, and files that lie."""
+"""The file of a codebook: what finds a frame's codewords, what codewords stand for, and files that lie."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from split_model.bundle import Codebook, FileRef, TensorSpec
 from split_model.errors import BadBundleError, BadInputError
 from split_model.privacy.codebook_file import (
-    Finder,
+    Decoder,
+    Encoder,
     Grouping,
-    Meanings,
     check_groups,
-    read_finder,
-    read_meanings,
+    read_decoder,
+    read_encoder,
     stored_dtype,
     write,
 )
@@ -26,27 +26,27 @@ MAP = TensorSpec(name="map", shape=(1, 5, 4, 6), dtype="float32")
 VECTOR = TensorSpec(name="vector", shape=(1, 3), dtype="int8", scale=0.5, zero_point=-4)
 
 
-def codebook(path, words=5, groups=2, seed=0):
+def codebook(path, codewords=5, groups=2, seed=0):
     """A random codebook over both tensors, written; and the manifest's record of it."""
     rng = np.random.default_rng(seed)
     tensors = (MAP, VECTOR)
     grouping = Grouping(tensors, (2, 1), check_groups(groups, tensors))
     sizes = [one.size for one in grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in tensors])]
-    finder = Finder(
+    encoder = Encoder(
         grouping,
-        tuple(rng.normal(size=(words, size)).astype(np.float32) for size in sizes),
-        tuple(rng.normal(size=words).astype(np.float32) for _ in sizes),
+        tuple(rng.normal(size=(codewords, size)).astype(np.float32) for size in sizes),
+        tuple(rng.normal(size=codewords).astype(np.float32) for _ in sizes),
     )
     tables = (
-        rng.normal(size=(words, *MAP.shape)).astype(np.float16),
-        rng.integers(-128, 128, (words, *VECTOR.shape), np.int8),
+        rng.normal(size=(codewords, *MAP.shape)).astype(np.float16),
+        rng.integers(-128, 128, (codewords, *VECTOR.shape), np.int8),
     )
-    write(path, finder, Meanings(tensors, grouping.groups, tables))
+    write(path, encoder, Decoder(tensors, grouping.groups, tables))
     raw = path.read_bytes()
     ref = FileRef(path=path.name, sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw))
     return (
-        Codebook(words=words, groups=groups, file=ref, lookup=0.9, chance=0.1, samples=10, truth="labels"),
-        finder,
+        Codebook(codewords=codewords, groups=groups, file=ref, lookup=0.9, chance=0.1, samples=10, truth="labels"),
+        encoder,
         tables,
     )
 
@@ -57,19 +57,19 @@ def features(seed):
 
 
 def test_what_was_written_finds_the_same_words_and_means_the_same(tmp_path):
-    book, finder, _ = codebook(tmp_path / "book.npz")
-    read = read_finder(tmp_path / "book.npz", book, (MAP, VECTOR))
+    book, encoder, _ = codebook(tmp_path / "book.npz")
+    read = read_encoder(tmp_path / "book.npz", book, (MAP, VECTOR))
     for seed in range(20):
-        assert read(features(seed)) == finder(features(seed))
+        assert read(features(seed)) == encoder(features(seed))
     assert codebook(tmp_path / "again.npz")[0].file.sha256 == book.file.sha256
 
 
 def test_each_group_reads_its_own_channels_only(tmp_path):
-    _, finder, _ = codebook(tmp_path / "book.npz", groups=3)  # of 9 channels: 0..2, 3..5, and the vector's 3
-    before = finder.grouping.inputs(features(0))
+    _, encoder, _ = codebook(tmp_path / "book.npz", groups=3)  # of 9 channels: 0..2, 3..5, and the vector's 3
+    before = encoder.grouping.inputs(features(0))
     changed = features(0)
     changed[0][..., 4] += 1
-    after = finder.grouping.inputs(changed)
+    after = encoder.grouping.inputs(changed)
     assert [np.array_equal(one, other) for one, other in zip(before, after, strict=True)] == [True, False, True]
 
 
@@ -87,12 +87,12 @@ def test_quantised_tensors_are_read_in_real_units():
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=2))
-def test_every_channel_is_as_the_word_of_its_group_has_it(tmp_path_factory, words):
+def test_every_channel_is_as_the_word_of_its_group_has_it(tmp_path_factory, codewords):
     path = tmp_path_factory.mktemp("book") / "book.npz"
     book, _, tables = codebook(path)
-    found = read_meanings(path, book, (MAP, VECTOR))(words)
+    found = read_decoder(path, book, (MAP, VECTOR))(codewords)
     assert [(one.shape, one.dtype.name) for one in found] == [(MAP.shape, "float32"), (VECTOR.shape, "int8")]
-    first, second = words  # nine channels: four of the map belong to the first group
+    first, second = codewords  # nine channels: four of the map belong to the first group
     np.testing.assert_array_equal(found[0][..., :4], tables[0][first][..., :4].astype(np.float32))
     np.testing.assert_array_equal(found[0][..., 4:], tables[0][second][..., 4:].astype(np.float32))
     np.testing.assert_array_equal(found[1], tables[1][second])
@@ -100,17 +100,17 @@ def test_every_channel_is_as_the_word_of_its_group_has_it(tmp_path_factory, word
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_features_that_are_not_finite_still_give_words(tmp_path, value):
-    _, finder, _ = codebook(tmp_path / "book.npz")
+    _, encoder, _ = codebook(tmp_path / "book.npz")
     odd = features(0)
     odd[0][:] = value
-    assert all(0 <= word < 5 for word in finder(odd))
+    assert all(0 <= codeword < 5 for codeword in encoder(odd))
 
 
 def test_a_file_that_changed_is_refused_by_both_sides(tmp_path):
     path = tmp_path / "book.npz"
     book, *_ = codebook(path)
     codebook(path, seed=1)
-    for read in (read_finder, read_meanings):
+    for read in (read_encoder, read_decoder):
         with pytest.raises(BadBundleError, match="changed since"):
             read(path, book, (MAP, VECTOR))
 
@@ -135,12 +135,12 @@ def test_a_file_that_does_not_fit_the_cut_is_refused_in_one_line(tmp_path, chang
         np.savez(path, **(dict(archive) | change))
     raw = path.read_bytes()
     book = Codebook(
-        words=5, groups=3, lookup=0.9, chance=0.1, samples=10, truth="model",
+        codewords=5, groups=3, lookup=0.9, chance=0.1, samples=10, truth="model",
         file=FileRef(path="book.npz", sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw)),
     )  # fmt: skip
     with pytest.raises(BadBundleError) as caught:  # noqa: PT012  # each side reads its own half
-        read_finder(path, book, (MAP, VECTOR))
-        read_meanings(path, book, (MAP, VECTOR))
+        read_encoder(path, book, (MAP, VECTOR))
+        read_decoder(path, book, (MAP, VECTOR))
     assert "\n" not in str(caught.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -11,9 +12,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from split_model.errors import ConfigError
-from split_model.privacy.grid import TAIL_SCALES, grid_cost, least_epsilon, make_grid
+from split_model.privacy.grid import TAIL_SCALES, least_epsilon, make_grid
 
 BITS = st.integers(4, 8)
+
+
+@dataclass(frozen=True)
+class GridCost:
+    """The error of a value on a grid, in units of the continuous Laplace mechanism of equal ε.
+
+    ``relative_energy``: mean squared error over 2·(width/ε)², with values spread evenly over the clip
+    range; below 1 is possible, as the discrete mechanism is the better one when L is near ε.
+    ``rounding_share``: the part of that error that comes from rounding to L + 1 levels.
+    ``rim_bias``: the mean error of a value at the rim of the clip range, in noise scales (width/ε).
+    """
+
+    relative_energy: float
+    rounding_share: float
+    rim_bias: float
+
+
+def grid_cost(epsilon: float, bits: int) -> GridCost:
+    """The cost of quantising and of the finite wire range at per-value ``epsilon``."""
+    grid = make_grid(epsilon, bits)
+    rate = epsilon / grid.steps
+    noise = np.arange(-grid.bound, grid.bound + 1)
+    tails = np.exp(-rate * np.abs(noise))
+    probability = tails * np.tanh(rate / 2)
+    probability[[0, -1]] = tails[0] / (1 + np.exp(-rate))  # all that lies beyond
+    value = np.arange(grid.steps + 1)[:, None]
+    error = np.clip(value + noise, -grid.tail, grid.wire_max - grid.tail) - value
+    rounding = 1 / 12
+    energy = float(np.mean((error.astype(float) ** 2) @ probability)) + rounding
+    scale = grid.steps / epsilon
+    return GridCost(
+        relative_energy=energy / (2 * scale**2),
+        rounding_share=rounding / energy,
+        rim_bias=float(error[0] @ probability) / scale,
+    )
 
 
 @given(bits=BITS, epsilon=st.floats(0.9, 1e6))

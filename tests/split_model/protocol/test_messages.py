@@ -35,7 +35,9 @@ FROM_DEVICE = [
     wire.Hello(versions=(1,), boot_id="b", software="s"),
     REQUEST,
     msgspec.structs.replace(REQUEST, release=wire.NoRelease()),
-    msgspec.structs.replace(REQUEST, release=wire.Codebook(spec=CodebookSpec(epsilon=8.0, words=16), digest="d")),
+    msgspec.structs.replace(
+        REQUEST, release=wire.Codebook(spec=CodebookSpec(epsilon=8.0, codewords=16), digest="d")
+    ),
     wire.Chunk(request_id=1, offset=10),
     wire.Cancel(request_id=1),
     wire.Probe(probe_id=1, offset=0, total_bytes=0),

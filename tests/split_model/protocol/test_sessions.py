@@ -14,17 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol import server as server_side
-from split_model.protocol.device import (
-    TRANSITIONS,
-    Answered,
-    DeviceSession,
-    Input,
-    Late,
-    Probed,
-    Refused,
-    State,
-    Welcomed,
-)
+from split_model.protocol.device import Answered, DeviceSession, Late, Probed, Refused, Welcomed
+from split_model.protocol.device_states import TRANSITIONS, Input, State
 
 LIMITS = server_side.Limits(request_bytes=20_000, open_requests=3, open_probes=2, window_bytes=4096)
 

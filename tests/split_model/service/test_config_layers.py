@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from split_model.errors import ConfigError, MissingInputError
-from split_model.service.config_file import as_plain, for_terminal, origin_rows, read_layers
+from split_model.service.config_file import as_plain, read_layers
+from split_model.service.config_show import as_toml, origin_rows
 
 
 class Planner(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ def test_a_list_is_replaced_as_a_whole(write) -> None:
     layers = read_layers(config)
     assert layers.parse(Config).source == (Planner(split=9),)
     assert layers.where("source[0].split") == str(late)
-    shown = for_terminal(as_plain(layers.parse(Config)), layers, dumps=json.dumps)
+    shown = as_toml(as_plain(layers.parse(Config)), layers)
     assert f"[[source]]  # {late}" in shown
 
 
@@ -94,5 +94,5 @@ def test_conf_d_alone_is_no_config(write, tmp_path: Path) -> None:
 def test_what_is_shown_can_be_read_again(write) -> None:
     config = write("config.toml", '[planner]\nsplit = 3\nhome = "a#b"\n')
     layers = read_layers(config)
-    again = write("again.toml", for_terminal(as_plain(layers.parse(Config)), layers, dumps=json.dumps))
+    again = write("again.toml", as_toml(as_plain(layers.parse(Config)), layers))
     assert as_plain(read_layers(again).parse(Config)) == as_plain(layers.parse(Config))

@@ -26,11 +26,11 @@ def test_the_first_failure_gives_the_exit_code_and_a_warning_gives_none(capsys: 
 
 def test_an_error_of_ours_is_a_failure_with_its_remedy_and_code() -> None:
     def broken() -> str:
-        raise ConfigError("file: planner.split = 9: not offered; change it")
+        raise ConfigError("file: planner.split = 9: not offered; it has 3", remedy="change it; or not")
 
     found = attempt("config", broken)
     assert (found.level, found.exit_code) == ("fail", os.EX_CONFIG)
-    assert (found.text, found.remedy) == ("file: planner.split = 9: not offered", "change it")
+    assert (found.text, found.remedy) == ("file: planner.split = 9: not offered; it has 3", "change it; or not")
 
 
 @pytest.mark.parametrize(("free", "level"), [(1 << 20, "fail"), (50 << 20, "warn"), (1 << 30, "ok")])

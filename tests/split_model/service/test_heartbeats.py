@@ -45,6 +45,29 @@ def test_two_pieces_of_work_of_one_name_are_two() -> None:
     assert beats.overdue() == []
 
 
+def test_two_that_live_under_one_name_are_told_apart() -> None:
+    """As two links to one server do during a reload: neither hides that the other is stuck, nor ends its watch."""
+    clock = Clock()
+    beats = Heartbeats(now=clock)
+    with beats.alive("the link", within_s=1.0) as stuck:
+        with beats.alive("the link", within_s=1.0) as well:
+            stuck()
+            well()
+            clock.now_s = 2.0
+            well()
+            assert [name.split(" #")[0] for name in beats.overdue()] == ["the link"]
+        assert [name.split(" #")[0] for name in beats.overdue()] == ["the link"]
+    assert beats.overdue() == []
+
+
+def test_what_has_not_begun_to_beat_is_not_late() -> None:
+    clock = Clock()
+    beats = Heartbeats(now=clock)
+    with beats.alive("the link", within_s=1.0):
+        clock.now_s = 9.0
+        assert beats.overdue() == []
+
+
 def test_work_that_fails_is_over_too() -> None:
     clock = Clock()
     beats = Heartbeats(now=clock)

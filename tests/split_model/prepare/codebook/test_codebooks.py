@@ -14,13 +14,13 @@ from split_model.bundle import Bundle
 from split_model.errors import BadBundleError, BadInputError, UsageError
 from split_model.features.data import open_data
 from split_model.interpreter import open_interpreter
-from split_model.prepare.calibrate.augmentation import Views
+from split_model.prepare.calibrate.augmentation import AugmentedPictures
 from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.codebook.codebooks import CodebookWish, learn_codebook, read_cut, render
 from split_model.prepare.evaluate.measure import evaluate
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.pipeline import PrepareOptions, prepare
-from split_model.privacy.codebook_file import read_finder, read_meanings
+from split_model.privacy.codebook_file import read_decoder, read_encoder
 
 FOLDER = Path(__file__).resolve().parents[4] / "models" / "fashion"
 
@@ -60,7 +60,7 @@ def judged(bundle, tmp_path_factory):
 
 def test_sixteen_words_learned_from_a_thousand_pictures_name_most_others_rightly(bundle, judged):
     one, several = bundle.cut(7).codebooks
-    assert (one.words, one.groups, one.truth, one.samples) == (16, 1, "labels", 100)
+    assert (one.codewords, one.groups, one.truth, one.samples) == (16, 1, "labels", 100)
     lookup = next(row for row in judged.rows if row.mechanism == "lookup" and row.codebook.groups == 1)
     assert lookup.accuracy.value > 0.8
     assert abs(lookup.accuracy.value - one.lookup) < 0.12  # what `prepare` printed is what it is on other pictures
@@ -95,12 +95,12 @@ def test_an_evaluation_of_codebooks_is_kept_and_found_again(bundle, judged):
 
 def test_a_word_means_features_that_the_tail_answers_as_the_words_samples(bundle):
     book = bundle.cut(7).codebooks[0]
-    meanings = read_meanings(bundle.path(book.file), book, bundle.cut(7).tensors)
-    finder = read_finder(bundle.path(book.file), book, bundle.cut(7).tensors)
+    decoder = read_decoder(bundle.path(book.file), book, bundle.cut(7).tensors)
+    encoder = read_encoder(bundle.path(book.file), book, bundle.cut(7).tensors)
     tail = open_interpreter(bundle.path(bundle.cut(7).tail))
-    answers = {int(tail.run(meanings([word]))[0].argmax()) for word in range(16)}
+    answers = {int(tail.run(decoder([codeword]))[0].argmax()) for codeword in range(16)}
     assert answers == set(range(10))
-    assert all(0 <= finder(meanings([word]))[0] < 16 for word in range(16))
+    assert all(0 <= encoder(decoder([codeword]))[0] < 16 for codeword in range(16))
 
 
 def test_the_same_pictures_give_the_same_bundle(bundle, tmp_path):
@@ -113,7 +113,7 @@ def test_the_same_pictures_give_the_same_bundle(bundle, tmp_path):
 
 def test_the_printed_line_has_the_lookup_beside_the_expected(bundle):
     first = render(bundle.manifest.cuts).splitlines()[0]
-    assert "cut 7: codebook of 16 words" in first
+    assert "cut 7: codebook of 16 codewords" in first
     assert f"{bundle.cut(7).codebooks[0].lookup:.3f} right by the labels (100 held-out samples)" in first
     assert "whole-input epsilon" in first
 
@@ -154,7 +154,13 @@ def test_outputs_that_are_no_classes_are_judged_by_their_variance(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("7", "CUT:WORDS"), ("7:x", "CUT:WORDS"), ("7:8:2:1", "CUT:WORDS"), ("7:1", "2 to"), ("7:8:0", "1 to")],
+    [
+        ("7", "CUT:CODEWORDS"),
+        ("7:x", "CUT:CODEWORDS"),
+        ("7:8:2:1", "CUT:CODEWORDS"),
+        ("7:1", "2 to"),
+        ("7:8:0", "1 to"),
+    ],
 )
 def test_a_wish_that_cannot_be_read_says_how_to_write_it(text, said):
     with pytest.raises(UsageError, match=said):
@@ -215,7 +221,7 @@ def test_noise_aware_tails_are_taken_in_beside_the_plain_one(bundle, tmp_path):
         ([(9, 2.0, "tail.tflite")], UsageError, "cut 9"),
         ([(7, 2.0, "whole.tflite")], BadInputError, "not those of a tail"),
         ([(7, 0.0, "tail.tflite")], BadInputError, "epsilon 0"),
-        ([(7, 2.0, "tail.tflite")] * 2, BadInputError, "not one of its own"),
+        ([(7, 2.0, "tail.tflite")] * 2, BadInputError, "is there twice"),
     ],
 )
 def test_a_tail_that_does_not_fit_is_refused(bundle, tmp_path, lines, error, said):
@@ -237,7 +243,7 @@ def test_few_pictures_are_eked_out_with_crops_and_none_of_a_held_out_picture_tea
     (book,) = made.cut(11).codebooks
     assert (book.samples, book.truth) == (3 * 16, "labels")
     model = open_interpreter(FOLDER / "fashion_f32.tflite")
-    views = Views(open_data(folder, model.inputs, made.manifest.preprocess), least=100)
+    views = AugmentedPictures(open_data(folder, model.inputs, made.manifest.preprocess), least=100)
     samples = list(views)
     assert len(samples) == len(views) == 120
     assert len({sample.name for sample in samples}) == 30

@@ -1,11 +1,11 @@
-"""Learning words: the slopes are those of the loss, and what can be told apart is told apart."""
+"""Learning codewords: the slopes are those of the loss, and what can be told apart is told apart."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from split_model.prepare.codebook.training import _Fit, cluster, components, kmeans, learn_words
+from split_model.prepare.codebook.training import Fit, cluster, components, kmeans, learn_codewords
 
 
 def blobs(classes, per, *, inputs=30, spread=0.3, seed=0):
@@ -16,32 +16,35 @@ def blobs(classes, per, *, inputs=30, spread=0.3, seed=0):
     return rows.astype(np.float32), labels
 
 
-def purity(words, labels):
-    """How often the commonest class of a row's word is the row's class."""
-    best = {word: np.bincount(labels[words == word]).argmax() for word in np.unique(words)}
-    return np.mean([best[word] == label for word, label in zip(words, labels, strict=True)])
+def purity(codewords, labels):
+    """How often the commonest class of a row's codeword is the row's class."""
+    best = {codeword: np.bincount(labels[codewords == codeword]).argmax() for codeword in np.unique(codewords)}
+    return np.mean([best[codeword] == label for codeword, label in zip(codewords, labels, strict=True)])
 
 
 @pytest.mark.parametrize("classes", [True, False])
 def test_the_slopes_are_those_of_the_loss(classes):
     rng = np.random.default_rng(0)
-    words, inputs, targets = 4, 5, 3
+    codewords, inputs, targets = 4, 5, 3
     rows = rng.normal(size=(7, inputs)).astype(np.float64)
     wanted = rng.dirichlet(np.ones(targets), 7) if classes else rng.normal(size=(7, targets))
-    fit = _Fit(wanted, np.zeros(7, np.int64), words, 2.0, classes=classes)
-    fit._channel = fit._channel.astype(np.float64)
-    parts = [rng.normal(size=(inputs, words)), rng.normal(size=words), rng.normal(size=(words, targets))]
+    fit = Fit(wanted, np.zeros(7, np.int64), codewords, 2.0, classes=classes)
+    parts = [
+        rng.normal(size=(inputs, codewords)),
+        rng.normal(size=codewords),
+        rng.normal(size=(codewords, targets)),
+    ]
 
     def loss(parts):
         scores = 1.3 * (rows @ parts[0] + parts[1])
         share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-        arrives = share @ fit._channel
+        arrives = share @ fit.channel
         if classes:
             meant = np.exp(parts[2]) / np.exp(parts[2]).sum(1, keepdims=True)
             return -(wanted * np.log(arrives @ meant)).sum() / len(rows)
         return (arrives * ((wanted[:, None] - parts[2]) ** 2).sum(2)).sum() / len(rows)
 
-    slopes = fit._slopes(parts, rows, wanted, 1.3)
+    slopes = fit.slopes(parts, rows, wanted, 1.3)
     for at, part in enumerate(parts):
         numeric = np.zeros_like(part)
         for where in np.ndindex(part.shape):
@@ -55,10 +58,10 @@ def test_the_slopes_are_those_of_the_loss(classes):
 
 def test_classes_that_can_be_told_apart_get_words_of_their_own():
     rows, labels = blobs(6, 60)
-    scores = learn_words(rows, np.eye(6, dtype=np.float32)[labels], 12, 6.0, classes=True, seed=0)
+    scores = learn_codewords(rows, np.eye(6, dtype=np.float32)[labels], 12, 6.0, classes=True, seed=0)
     assert scores.weights.shape == (12, 30)
     fresh, truth = blobs(6, 20, seed=0)
-    assert purity(scores.words(fresh), truth) > 0.98
+    assert purity(scores.codewords(fresh), truth) > 0.98
 
 
 def test_fewer_words_than_classes_are_shared_by_what_the_model_confuses():
@@ -66,8 +69,10 @@ def test_fewer_words_than_classes_are_shared_by_what_the_model_confuses():
     soft = np.full((8, 8), 0.02, np.float32)
     soft[np.arange(8), np.arange(8)] = 0.5
     soft[np.arange(8), np.arange(8) ^ 1] = 0.5  # pairs of classes are the same to the model
-    words = learn_words(rows, soft[labels] / soft[labels].sum(1, keepdims=True), 4, 6.0, classes=True, seed=0)
-    found = words.words(rows)
+    codewords = learn_codewords(
+        rows, soft[labels] / soft[labels].sum(1, keepdims=True), 4, 6.0, classes=True, seed=0
+    )
+    found = codewords.codewords(rows)
     assert purity(found, labels // 2) > 0.98
     assert len(np.unique(found)) == 4
 
@@ -77,22 +82,24 @@ def test_outputs_that_are_no_classes_are_told_apart_by_their_values():
     value = rng.uniform(-1, 1, 800)
     rows = np.outer(value, rng.normal(size=20)) + 0.01 * rng.normal(size=(800, 20))
     targets = np.column_stack([value, -value]).astype(np.float32)
-    found = learn_words(rows.astype(np.float32), targets, 8, 6.0, classes=False, seed=0).words(
+    found = learn_codewords(rows.astype(np.float32), targets, 8, 6.0, classes=False, seed=0).codewords(
         rows.astype(np.float32)
     )
-    means = np.array([value[found == word].mean() if (found == word).any() else 0.0 for word in range(8)])
+    means = np.array(
+        [value[found == codeword].mean() if (found == codeword).any() else 0.0 for codeword in range(8)]
+    )
     assert np.mean((value - means[found]) ** 2) < 0.05 * np.var(value)
 
 
 def test_clusters_of_features_are_found_without_targets():
     rows, labels = blobs(5, 50, spread=0.1)
-    assert purity(cluster(rows, 10, seed=0).words(rows), labels) > 0.98
+    assert purity(cluster(rows, 10, seed=0).codewords(rows), labels) > 0.98
 
 
 def test_the_same_rows_and_seed_give_the_same_words():
     rows, labels = blobs(3, 40)
     one, other = (
-        learn_words(rows, np.eye(3, dtype=np.float32)[labels], 6, 4.0, classes=True, seed=5) for _ in "ab"
+        learn_codewords(rows, np.eye(3, dtype=np.float32)[labels], 6, 4.0, classes=True, seed=5) for _ in "ab"
     )
     np.testing.assert_array_equal(one.weights, other.weights)
 

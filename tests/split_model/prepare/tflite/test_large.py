@@ -12,7 +12,7 @@ from split_model.cli import main
 from split_model.errors import BadModelError
 from split_model.prepare.tflite.cuts import find_cuts
 from split_model.prepare.tflite.reading import read_model
-from split_model.prepare.tflite.slicing import slice_model
+from tests.split_model.prepare.sides import slice_model
 
 #: [in, out] of three dense layers; their weights are 0.8, 0.8 and 0.6 GB, and a hole in a sparse file.
 LAYERS = ((10_000, 20_000), (20_000, 10_000), (10_000, 15_000))

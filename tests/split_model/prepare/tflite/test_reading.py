@@ -15,7 +15,7 @@ from split_model.errors import BadModelError, MissingInputError, SplitModelError
 from split_model.prepare.inspection import inspect_model, render
 from split_model.prepare.tflite.cuts import find_cuts
 from split_model.prepare.tflite.reading import parse_model, read_model
-from split_model.prepare.tflite.slicing import slice_model
+from tests.split_model.prepare.sides import slice_model
 
 
 def test_old_files_have_only_the_deprecated_code(residual, builder):

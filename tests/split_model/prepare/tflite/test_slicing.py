@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from split_model.interpreter import open_interpreter
 from split_model.prepare.tflite.cuts import find_cuts
 from split_model.prepare.tflite.reading import parse_model
-from split_model.prepare.tflite.slicing import slice_model
+from tests.split_model.prepare.sides import slice_model
 
 
 def unpack(data):

@@ -1,0 +1,262 @@
+"""The connections of all devices: whose they are, what a key may use, which of them must end. No I/O, no clock.
+
+Every connection gets a random routing id from us, through ZAP. An answer is sent to that id, and no device can
+choose or guess the id of another. Events come in with a time; decisions come out. `cloud_server.descriptors`
+has the system calls and `cloud_server.gateway` joins the two.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+#: Why we ended a connection: the keys of the counter ``ended``.
+Reason = Literal["frames", "budget", "backlog", "no_hello", "revoked"]
+#: A connection's other end, as getpeername gives it.
+Address = object
+
+#: Handshakes a key may make at once, and then in a second. A device that flaps needs fewer.
+HANDSHAKE_BURST = 20
+HANDSHAKES_PER_S = 1.0
+#: A key may use this many seconds of its rate at once.
+BURST_S = 2.0
+#: A key deeper in debt than this ignores our acknowledgements: a device that waits for them never gets there.
+DEBT_S = 2.0
+#: How long a connection may take for its handshake, and how long it may go without a hello.
+HANDSHAKE_S = 5.0
+HELLO_S = 5.0
+#: A revoked device's connection stays open this long, for the refusal to reach it.
+FAREWELL_S = 0.25
+#: After a message with too many frames, the key is shut out for this long.
+SHUT_OUT_S = 60.0
+#: Bytes a connection may be ahead of what we took from it, beyond the windows that its requests have.
+BACKLOG_BYTES = 8 << 20
+#: Bytes of heartbeats and such that a connection may receive between two sweeps without our seeing them.
+_UNSEEN_BYTES = 1 << 10
+#: Issued routing ids of handshakes that were never finished, at most.
+_MAX_ISSUED = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """What one key may use over all its connections, and what one connection may keep us from seeing."""
+
+    bytes_per_s: float = float(128 << 20)
+    messages_per_s: float = 10_000.0
+    window_bytes: int = 8 << 20
+
+
+class Bucket:
+    """A token bucket that may go into debt."""
+
+    def __init__(self, rate: float, burst: float, now_s: float) -> None:
+        self._rate, self._burst, self._level, self._now_s = rate, burst, burst, now_s
+
+    def spend(self, amount: float, now_s: float) -> float:
+        """Take ``amount``. Returns the seconds until the debt, if there is one, is paid."""
+        self._fill(now_s)
+        self._level -= amount
+        return 0.0 if self._level >= 0.0 else -self._level / self._rate
+
+    def try_spend(self, amount: float, now_s: float) -> bool:
+        """Take ``amount`` if that makes no debt."""
+        self._fill(now_s)
+        if self._level < amount:
+            return False
+        self._level -= amount
+        return True
+
+    def _fill(self, now_s: float) -> None:
+        self._level = min(self._burst, self._level + max(0.0, now_s - self._now_s) * self._rate)
+        self._now_s = now_s
+
+
+class KeyUse:
+    """What one key has used."""
+
+    def __init__(self, budgets: Budgets, now_s: float) -> None:
+        self.handshakes = Bucket(HANDSHAKES_PER_S, float(HANDSHAKE_BURST), now_s)
+        self.shut_until_s = now_s
+        self.limit(budgets, now_s)
+
+    def limit(self, budgets: Budgets, now_s: float) -> None:
+        """Take up other budgets."""
+        self._messages = Bucket(budgets.messages_per_s, budgets.messages_per_s * BURST_S, now_s)
+        self._bytes = Bucket(budgets.bytes_per_s, budgets.bytes_per_s * BURST_S, now_s)
+
+    def spend(self, messages: int, size_bytes: int, now_s: float) -> float:
+        """Charge messages. Returns the seconds until the key is out of debt."""
+        return max(self._messages.spend(messages, now_s), self._bytes.spend(size_bytes, now_s))
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One TCP connection. ``routing_id`` and ``key`` are empty until its first message.
+
+    ``since_s``: when it was last known to be greeted, or when it was made. ``taken_bytes``: what we have read of
+    it, as the wire carries it. ``ended``: it was shut down, and what still comes from it is thrown away.
+    """
+
+    fd: int
+    address: Address
+    number: int
+    since_s: float
+    routing_id: bytes = b""
+    key: str = ""
+    use: KeyUse | None = None
+    taken_bytes: int = 0
+    unseen_bytes: int = 0
+    revoked_s: float | None = None
+    ended: bool = False
+
+
+@dataclass(eq=False)
+class Connections:
+    """All connections. ``new_id`` makes routing ids that nobody can guess."""
+
+    new_id: Callable[[], bytes]
+    budgets: Budgets = field(default_factory=Budgets)
+    delayed: int = 0
+
+    def __post_init__(self) -> None:
+        self._number = 0
+        self._issued: OrderedDict[bytes, tuple[str, int]] = OrderedDict()  # routing id -> key, number
+        self._by_fd: dict[int, Connection] = {}
+        self._by_id: dict[bytes, Connection] = {}
+        self._uses: dict[str, KeyUse] = {}
+
+    def limit(self, budgets: Budgets, now_s: float) -> None:
+        """Take up other budgets, for all keys."""
+        if budgets != self.budgets:
+            self.budgets = budgets
+            for use in self._uses.values():
+                use.limit(budgets, now_s)
+
+    def admit(self, key: str, now_s: float) -> bytes | None:
+        """The routing id for a new connection of an allowed key, or None where the key has to wait."""
+        use = self._use(key, now_s)
+        if now_s < use.shut_until_s or use.spend(0, 0, now_s) > 0.0 or not use.handshakes.try_spend(1.0, now_s):
+            self.delayed += 1
+            return None
+        return self.issue(key)
+
+    def issue(self, key: str) -> bytes:
+        """A routing id for a connection of this key, whatever it has used."""
+        routing_id = self.new_id()
+        self._issued[routing_id] = (key, self._next())
+        while len(self._issued) > _MAX_ISSUED:
+            self._issued.popitem(last=False)
+        return routing_id
+
+    def issued_to(self, routing_id: bytes, key: str) -> bool:
+        """Whether this id was made for a connection of this key that has not sent a message yet."""
+        return self._issued.get(routing_id, ("", 0))[0] == key
+
+    def opened(self, fd: int, address: Address, now_s: float) -> None:
+        """A connection was accepted. Descriptor numbers are used again, so this ends an older one."""
+        self.closed(fd)
+        self._by_fd[fd] = Connection(fd, address, self._next(), now_s)
+
+    def closed(self, fd: int) -> None:
+        """A connection is gone."""
+        connection = self._by_fd.pop(fd, None)
+        if connection is not None and connection.routing_id:
+            del self._by_id[connection.routing_id]
+
+    def find(self, routing_id: bytes) -> Connection | None:
+        """The connection with this routing id, if it has sent a message before."""
+        return self._by_id.get(routing_id)
+
+    def meet(self, routing_id: bytes, key: str, fd: int, now_s: float) -> Connection | None:
+        """The connection of a first message. None where it is gone already, or where the id is not from us."""
+        issued_key, number = self._issued.pop(routing_id, (None, 0))
+        connection = self._by_fd.get(fd)
+        if issued_key != key or connection is None or connection.routing_id or number < connection.number:
+            return None  # a lower number: issued to an older connection with the same descriptor
+        connection.routing_id, connection.key, connection.use = routing_id, key, self._use(key, now_s)
+        self._by_id[routing_id] = connection
+        return connection
+
+    def spend(self, connection: Connection, sizes_bytes: list[int], now_s: float) -> float | None:
+        """Charge a message with frames of these sizes to its key.
+
+        Returns:
+            How long to hold back the replies, in seconds. None where the key has overdrawn its budget.
+
+        """
+        assert connection.use is not None
+        connection.taken_bytes += sum(map(_on_the_wire, sizes_bytes))
+        delay_s = connection.use.spend(1, sum(sizes_bytes), now_s)
+        return None if delay_s > DEBT_S else delay_s
+
+    def of_key(self, key: str) -> list[Connection]:
+        """All connections of one key that are not ended."""
+        return [connection for connection in self._by_id.values() if connection.key == key and not connection.ended]
+
+    def shut_out(self, key: str, now_s: float) -> list[Connection]:
+        """A key broke the protocol: it has to wait before its next handshake. Returns what to end now."""
+        self._use(key, now_s).shut_until_s = now_s + SHUT_OUT_S
+        return self.of_key(key)
+
+    def revoke(self, admits: Callable[[str], bool], now_s: float) -> None:
+        """The allow-list has changed: the connections of keys that are not on it end soon."""
+        for connection in self._by_id.values():
+            if admits(connection.key):
+                continue
+            if connection.revoked_s is None:
+                connection.revoked_s = now_s
+        held = {connection.key for connection in self._by_id.values()}
+        for key in [key for key in self._uses if key not in held and not admits(key)]:
+            del self._uses[key]
+
+    def sweep(
+        self,
+        now_s: float,
+        *,
+        greeted: Callable[[bytes], bool],
+        received_bytes: Callable[[Connection], int | None],
+    ) -> Iterator[tuple[Connection, Reason]]:
+        """The connections that must end now, and why.
+
+        Args:
+            now_s: The time.
+            greeted: Whether the peer with a routing id has said hello, and was heard since.
+            received_bytes: What the kernel received on a connection, None where it does not tell.
+
+        """
+        for connection in list(self._by_fd.values()):
+            if connection.ended:
+                continue
+            if connection.routing_id and greeted(connection.routing_id):
+                connection.since_s = now_s
+            if connection.revoked_s is not None and now_s - connection.revoked_s >= FAREWELL_S:
+                yield connection, "revoked"
+            elif now_s - connection.since_s > HELLO_S + (0.0 if connection.routing_id else HANDSHAKE_S):
+                yield connection, "no_hello"
+            elif connection.routing_id and self._behind(connection, received_bytes(connection)):
+                yield connection, "backlog"
+
+    def _behind(self, connection: Connection, received_bytes: int | None) -> bool:
+        """Whether a connection sends a message that does not end, or more than the windows of its requests."""
+        if received_bytes is None:
+            return False
+        behind = received_bytes - connection.taken_bytes - connection.unseen_bytes
+        connection.unseen_bytes += min(behind, _UNSEEN_BYTES)
+        return behind > self.budgets.window_bytes + BACKLOG_BYTES
+
+    def _use(self, key: str, now_s: float) -> KeyUse:
+        use = self._uses.get(key)
+        if use is None:
+            use = self._uses[key] = KeyUse(self.budgets, now_s)
+        return use
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+
+def _on_the_wire(size_bytes: int) -> int:
+    """A frame with CURVE's 33 bytes and ZMTP's short or long header."""
+    return size_bytes + (35 if size_bytes <= 222 else 42)

@@ -1,0 +1,187 @@
+"""The waiting jobs of all devices, served in turn by the worker time each device used.
+
+Pure: no threads, no clock. Start-time fair queueing in whole nanoseconds: every device (its key) has a virtual
+time that grows by the worker time of its jobs, and the device furthest behind goes next. A device that was idle
+starts at the queue's own virtual time, so it brings no credit, and keeps what it is ahead, so it sheds no debt.
+
+What a device states orders its own jobs only: the earliest due goes first. Each device has an equal share of the
+places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
+below its share asks for one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+
+#: Outdated entries that a heap may hold, beyond as many as it has valid ones, before it is rebuilt.
+_STALE = 64
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What became of a job that was offered: whether it waits now, and the jobs that lost their place for it.
+
+    ``expired``: jobs past their due time. ``displaced``: the job of a device above its share, if one had to go.
+    """
+
+    accepted: bool
+    expired: tuple[int, ...] = ()
+    displaced: int | None = None
+
+
+@dataclass(eq=False)
+class _Flow:
+    """One device: its virtual time, and its waiting jobs in order of their due time."""
+
+    key: str
+    virtual_ns: int
+    last_cost_ns: int = 0
+    turn: int = 0
+    waiting: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def entry(self) -> tuple[int, int, str]:
+        return self.virtual_ns, self.turn, self.key
+
+
+class FairQueue:
+    """Waiting jobs by number, each of one key. Each job accepted leaves once: taken, cancelled, expired, displaced.
+
+    A call costs the logarithm of the number of jobs. Equal histories give equal orders. A key that was here once
+    keeps a few bytes: keys must come from a finite set, as the allow-list is. Not safe for several threads.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Make a queue of ``limit`` places."""
+        self._limit = limit
+        self._virtual_ns = 0
+        self._typical_ns = 1
+        self._turns = 0
+        self._flows: dict[str, _Flow] = {}
+        self._jobs: dict[int, tuple[_Flow, float]] = {}
+        self._running: dict[int, tuple[_Flow, int]] = {}
+        self._ready: list[tuple[int, int, str]] = []  # the flows with jobs waiting
+        self._due: list[tuple[float, int]] = []
+        self._by_count: dict[int, dict[str, None]] = {}  # keys by the number of jobs they have waiting
+        self._keys_waiting = 0
+        self._most = 0
+
+    def __len__(self) -> int:
+        """Jobs waiting."""
+        return len(self._jobs)
+
+    def waiting(self, key: str) -> int:
+        """Jobs of one key that wait."""
+        flow = self._flows.get(key)
+        return len(flow.waiting) if flow else 0
+
+    def share(self, key: str) -> int:
+        """Places that are this key's own if it asks for one now, at least one: an equal part of all places."""
+        return max(1, self._limit // (self._keys_waiting + (self.waiting(key) == 0)))
+
+    def offer(self, job_id: int, key: str, *, due_s: float, now_s: float) -> Offered:
+        """Take a job in where there is a place for it, or one that its key may claim.
+
+        A full queue first drops the jobs past their due time. After that a key below its share displaces the last
+        job of the key with the most, and a key at its share keeps those of its jobs that are due first.
+        """
+        full = len(self._jobs) >= self._limit
+        expired = self.expire(now_s) if full else ()
+        displaced: int | None = None
+        if len(self._jobs) >= self._limit:
+            share = self.share(key)
+            own = self.waiting(key) >= share
+            loser = self._flows[key if own else next(reversed(self._by_count[self._most]))]
+            if (due_s >= loser.waiting[-1][0]) if own else (len(loser.waiting) <= share):
+                return Offered(accepted=False, expired=expired)
+            displaced = loser.waiting[-1][1]
+            self.cancel(displaced)
+        self._add(job_id, key, due_s)
+        return Offered(accepted=True, expired=expired, displaced=displaced)
+
+    def cancel(self, job_id: int) -> None:
+        """Forget a waiting job; one that is not waiting is left alone."""
+        if job_id in self._jobs:
+            flow, due_s = self._jobs.pop(job_id)
+            self._recount(flow, -1)
+            del flow.waiting[bisect_left(flow.waiting, (due_s, job_id))]
+
+    def expire(self, now_s: float) -> tuple[int, ...]:
+        """Drop the waiting jobs that were due by ``now_s`` and return them, the earliest first."""
+        expired = []
+        while self._due and self._due[0][0] <= now_s:
+            job_id = heapq.heappop(self._due)[1]
+            if job_id in self._jobs:
+                self.cancel(job_id)
+                expired.append(job_id)
+        return tuple(expired)
+
+    def take(self) -> int | None:
+        """Begin the next job: the earliest due one of the key that is furthest behind. None where nothing waits.
+
+        The key is charged what its last job cost until `finished` says what this one does.
+        """
+        while self._ready:
+            entry = heapq.heappop(self._ready)
+            flow = self._flows[entry[2]]
+            if not flow.waiting or flow.entry != entry:
+                continue  # the entry is outdated
+            job_id = flow.waiting[0][1]
+            self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
+            cost_ns = flow.last_cost_ns or self._typical_ns
+            flow.virtual_ns += cost_ns
+            self._running[job_id] = (flow, cost_ns)
+            self.cancel(job_id)  # no longer waiting
+            self._enter(flow)
+            return job_id
+        return None
+
+    def finished(self, job_id: int, used_s: float) -> None:
+        """Charge the key of a job that was taken the worker time it used."""
+        flow, charged_ns = self._running.pop(job_id)
+        used_ns = max(1, round(used_s * 1e9))
+        flow.virtual_ns += used_ns - charged_ns
+        flow.last_cost_ns = self._typical_ns = used_ns
+        self._enter(flow)
+
+    def _add(self, job_id: int, key: str, due_s: float) -> None:
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = _Flow(key, self._virtual_ns)
+        first = not flow.waiting
+        self._recount(flow, 1)
+        insort(flow.waiting, (due_s, job_id))
+        self._jobs[job_id] = (flow, due_s)
+        if first:
+            flow.virtual_ns = max(flow.virtual_ns, self._virtual_ns)  # being idle earns nothing
+            self._enter(flow)
+        heapq.heappush(self._due, (due_s, job_id))
+        if len(self._due) > 2 * len(self._jobs) + _STALE:
+            self._due = [(due_s, job_id) for job_id, (_, due_s) in self._jobs.items()]
+            heapq.heapify(self._due)
+
+    def _enter(self, flow: _Flow) -> None:
+        """Put a flow with jobs waiting where its virtual time says."""
+        if not flow.waiting:
+            return
+        self._turns += 1
+        flow.turn = self._turns  # among equals, the one that came last goes last
+        heapq.heappush(self._ready, flow.entry)
+        if len(self._ready) > 2 * self._keys_waiting + _STALE:
+            self._ready = [other.entry for other in self._flows.values() if other.waiting]
+            heapq.heapify(self._ready)
+
+    def _recount(self, flow: _Flow, change: int) -> None:
+        """Move a key to the others with as many jobs as it will have; call before the change."""
+        before, after = len(flow.waiting), len(flow.waiting) + change
+        if before:
+            self._by_count[before].pop(flow.key)
+            if not self._by_count[before]:
+                del self._by_count[before]
+        if after:
+            self._by_count.setdefault(after, {})[flow.key] = None
+        self._keys_waiting += (after > 0) - (before > 0)
+        if after > self._most or (before == self._most and before not in self._by_count):
+            self._most = after

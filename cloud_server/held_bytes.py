@@ -1,0 +1,41 @@
+"""What each device's requests hold in memory, as running totals, and the bound on it for one device.
+
+Pure. Half of what is free is there for whoever asks next: a device may hold as much as is left over, so one alone
+gets half of the limit, n of them 1/(n + 1) each, and what they leave is there for one that holds nothing yet.
+"""
+
+from __future__ import annotations
+
+
+class HeldBytes:
+    """Bytes held for each key and for all of them."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._held: dict[str, int] = {}
+
+    def of(self, key: str) -> int:
+        """Bytes held for one key."""
+        return self._held.get(key, 0)
+
+    def change(self, key: str, by_bytes: int) -> None:
+        """Add to what a key holds, or with a negative number take away from it."""
+        self.total += by_bytes
+        held = self.of(key) + by_bytes
+        if held:
+            self._held[key] = held
+        else:
+            self._held.pop(key, None)
+
+    def reason_against(self, key: str, more_bytes: int, *, limit_bytes: int) -> str | None:
+        """Why a key may not hold more now, or None if it may: what it would hold must fit into what is free.
+
+        A key that holds nothing is refused only if there is no room at all.
+        """
+        free = limit_bytes - self.total
+        if self.of(key) + more_bytes <= free:
+            return None
+        return (
+            f"this server holds {self.total} bytes of features, {self.of(key)} of them this device's, "
+            f"and {limit_bytes} is its limit; a device may hold as much as is free"
+        )

@@ -1,0 +1,49 @@
+"""Where worker threads leave outcomes for the gateway."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from contextlib import suppress
+
+from cloud_server.engine import Outcome
+
+
+class Mailbox:
+    """Where worker threads leave outcomes for the gateway; ``fd`` becomes readable when there are some."""
+
+    def __init__(self) -> None:
+        self.fd, self._write_fd = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._write_fd, False)
+        self._outcomes: deque[Outcome] = deque()
+        self._lock = threading.RLock()  # reentrant: a signal may arrive while this very thread holds it
+        self._closed = False
+
+    def put(self, outcome: Outcome) -> None:
+        """Leave an outcome; safe from any thread."""
+        self._outcomes.append(outcome)
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the gateway; safe from any thread, and from a signal handler."""
+        with self._lock, suppress(BlockingIOError):  # the pipe may be full of wake-ups already
+            if not self._closed:
+                os.write(self._write_fd, b"\0")
+
+    def take(self) -> list[Outcome]:
+        """All outcomes so far."""
+        with suppress(BlockingIOError):  # nobody woke us; there may be outcomes all the same
+            os.read(self.fd, 1 << 16)
+        taken = []
+        while self._outcomes:
+            taken.append(self._outcomes.popleft())
+        return taken
+
+    def close(self) -> None:
+        """Outcomes that come later are dropped."""
+        with self._lock:
+            self._closed = True
+            os.close(self.fd)
+            os.close(self._write_fd)

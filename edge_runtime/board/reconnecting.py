@@ -1,0 +1,124 @@
+"""A device that may go away: opened, lost, and opened again after growing pauses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+D = TypeVar("D")
+_NAP_S = 0.2
+
+
+class Reconnecting(Generic[D]):
+    """Holds a serial port, a camera or the like while it is there. For one thread, but for ``opened``.
+
+    The log has one line for each trouble, however often it is met: a device that opens and is lost again at once
+    does not fill it.
+
+    Args:
+        name: The device as log lines begin with it, for example ``source porch: /dev/ttyUSB0``.
+        ready: The log line for a device that was opened.
+        make: Opens the device. `OSError`, `RuntimeError` and `ValueError` say why it cannot.
+        release: Closes it.
+        retry_s: The first pause between attempts, in seconds, and the longest; each is twice the one before.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        ready: str,
+        make: Callable[[], D],
+        release: Callable[[D], None],
+        retry_s: tuple[float, float],
+    ) -> None:
+        self.opened = 0
+        self._name = name
+        self._ready = ready
+        self._make = make
+        self._release = release
+        self._first_s, self._longest_s = retry_s
+        self._pause_s = self._first_s
+        self._device: D | None = None
+        self._worked = True
+        self._told = ""
+        self._flaps = False
+
+    @property
+    def reconnects(self) -> int:
+        """Times that it came back."""
+        return max(0, self.opened - 1)
+
+    @property
+    def device(self) -> D | None:
+        """The device, if it is open."""
+        return self._device
+
+    def get(self, pause: Callable[[float], None]) -> D | None:
+        """The device, opened now if need be; None if it is away, after a pause.
+
+        Args:
+            pause: Waits for some seconds, or less when the caller is to end.
+
+        """
+        if self._device is not None:
+            return self._device
+        if not self._worked:  # it could be opened the last time, and was of no use
+            self._worked = True
+            self._wait(pause)
+            return None
+        try:
+            self._device = self._make()
+        except (OSError, RuntimeError, ValueError) as error:
+            self._tell(f"cannot be opened ({reason(error)})")
+            self._wait(pause)
+            return None
+        self.opened += 1
+        self._worked = False
+        if not self._flaps:
+            log.info("%s", self._ready)
+        return self._device
+
+    def worked(self) -> None:
+        """Note that the device does what it is for: its next trouble is a new one, and tried again at once."""
+        self._pause_s, self._told, self._flaps, self._worked = self._first_s, "", False, True
+
+    def lose(self, what: str) -> None:
+        """Close the device; ``what`` tells the log of it, for example ``is gone (Input/output error)``."""
+        self.close()
+        self._flaps = what == self._told
+        self._tell(what)
+
+    def close(self) -> None:
+        """Close the device, if it is open."""
+        device, self._device = self._device, None
+        if device is not None:
+            self._release(device)
+
+    def _wait(self, pause: Callable[[float], None]) -> None:
+        pause(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, self._longest_s)
+
+    def _tell(self, what: str) -> None:
+        if what != self._told:
+            self._flaps = False
+            log.warning("%s %s; waiting for it", self._name, what)
+        self._told = what
+
+
+def reason(error: Exception) -> str:
+    """Why, in a few words: pyserial's own texts repeat the port and an errno tuple."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+
+
+def pause_unless(stopped: Callable[[], bool], seconds: float) -> None:
+    """Wait for some seconds, or until ``stopped`` holds."""
+    deadline_s = time.monotonic() + seconds
+    while not stopped() and (left_s := deadline_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, _NAP_S))

@@ -1,0 +1,206 @@
+"""The device program's end of one local connection: bytes in, decisions of a service, bytes out. No I/O.
+
+The service decides about every message before its body is read. While a client does not read, it is not read from
+either, so it cannot make the program keep more than the answers to what was accepted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_runtime.local_api import framing, messages
+from split_model.errors import ProtocolError
+
+#: A hello, a message that began, and the reading of an answer must each be over within so many seconds.
+PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class User:
+    """Who connected, as the kernel knows (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} of user {self.uid}"
+
+
+class Service(Protocol):
+    """What is served: told of each message before and after its body is read."""
+
+    def announced(self, peer: Peer, header: bytes, body_bytes: int) -> bool:
+        """Decide whether the body may be read into memory; else it goes by. Replies go to ``peer.send``."""
+
+    def arrived(self, peer: Peer, body: memoryview) -> None:
+        """Take the body that was accepted last."""
+
+    def closed(self, peer: Peer) -> None:
+        """Let go of what the connection holds."""
+
+
+@dataclass
+class _Outgoing:
+    """A message on its way. ``done``: told whether it went out whole."""
+
+    parts: deque[memoryview]
+    done: Callable[[bool], None]
+
+
+class Peer:
+    """One connection. Compared by identity.
+
+    ``ending``: nothing is read any more; the connection is to be closed once `outgoing` is empty. ``trouble``: why,
+    where the client is to blame.
+    """
+
+    def __init__(self, user: User, service: Service, *, now_s: float) -> None:
+        self.user = user
+        self.ending = False
+        self.closed = False
+        self.trouble = ""
+        self._service = service
+        self._greeted = False
+        self._incoming = framing.Incoming()
+        self._outgoing: deque[_Outgoing] = deque()
+        self._began_s: float | None = now_s  # of a hello or a message that is not complete
+        self._unread_s: float | None = None  # since when the client has had the first of `_outgoing` to read
+
+    @property
+    def wants_read(self) -> bool:
+        """Whether more bytes are to be read."""
+        return not self._outgoing and not self.ending and not self.closed
+
+    @property
+    def between(self) -> bool:
+        """Whether no message has begun."""
+        return self._incoming.between
+
+    def room(self) -> memoryview:
+        """Where the next bytes belong."""
+        return self._incoming.room()
+
+    def filled(self, count: int, now_s: float) -> None:
+        """Handle ``count`` bytes that were read into `room`."""
+        if self._began_s is None:
+            self._began_s = now_s
+        try:
+            event = self._incoming.filled(count)
+        except framing.VersionError as error:
+            self._put([framing.hello()], _ignore)
+            self.end(str(error))
+            return
+        except ProtocolError as error:
+            if self._greeted:
+                self.send(messages.refusal(None, "protocol", str(error)))
+            self.end(str(error))
+            return
+        while event is not None:
+            event = self._handle(event)
+        if self._incoming.between:
+            self._began_s = None
+        if self._outgoing and self._unread_s is None:
+            self._unread_s = now_s
+
+    def refuse(self, text: str) -> None:
+        """Turn the connection away before anything was read."""
+        self._put([framing.hello()], _ignore)
+        self.send(messages.refusal(None, "busy", text))
+        self.ending = True
+
+    def send(
+        self,
+        message: messages.ToClient,
+        values: Sequence[framing.Bytes] = (),
+        done: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Queue a message. ``done`` hears whether it went out whole, once that is certain."""
+        self.send_raw(framing.framed(messages.encode(message), values), done)
+
+    def send_raw(self, parts: Sequence[framing.Bytes], done: Callable[[bool], None] | None = None) -> None:
+        """Queue a message that was framed already."""
+        if not self.closed:
+            self._put(parts, done or _ignore)
+        elif done is not None:
+            done(False)
+
+    def outgoing(self) -> list[memoryview]:
+        """The buffers to write next, of one message."""
+        return list(self._outgoing[0].parts) if self._outgoing else []
+
+    def took(self, count: int, now_s: float) -> None:
+        """``count`` bytes of `outgoing` were written, none where the client's buffer is full."""
+        if self._unread_s is None:
+            self._unread_s = now_s
+        message = self._outgoing[0]
+        while count:
+            part = message.parts.popleft()
+            if count < len(part):
+                message.parts.appendleft(part[count:])
+                return
+            count -= len(part)
+        if message.parts:
+            return
+        self._outgoing.popleft()
+        self._unread_s = now_s if self._outgoing else None
+        if not self._outgoing and self._began_s is not None:
+            self._began_s = now_s  # it was not read from meanwhile
+        message.done(True)
+
+    def check(self, now_s: float) -> None:
+        """End the connection of a client that takes too long."""
+        if self._unread_s is not None and now_s - self._unread_s > PATIENCE_S:
+            self.drop(f"it did not read an answer within {PATIENCE_S:g} s")
+        elif self.wants_read and self._began_s is not None and now_s - self._began_s > PATIENCE_S:
+            text = f"it did not finish a message within {PATIENCE_S:g} s"
+            if self._greeted:
+                self.send(messages.refusal(None, "protocol", text))
+                self._unread_s = now_s
+            self.end(text)
+
+    @property
+    def waits(self) -> bool:
+        """Whether `check` has anything to look at."""
+        return self._began_s is not None or self._unread_s is not None
+
+    def end(self, trouble: str) -> None:
+        """Read nothing more, and close once everything queued is sent."""
+        self.ending = True
+        self.trouble = self.trouble or trouble
+
+    def close(self) -> None:
+        """The connection is gone."""
+        if self.closed:
+            return
+        self.closed = True
+        self.drop("")
+        self._service.closed(self)
+
+    def drop(self, trouble: str) -> None:
+        """Close without sending what is queued."""
+        self.end(trouble)
+        waiting, self._outgoing = self._outgoing, deque()
+        for message in waiting:
+            message.done(False)
+
+    def _put(self, parts: Sequence[framing.Bytes], done: Callable[[bool], None]) -> None:
+        self._outgoing.append(_Outgoing(deque(memoryview(part) for part in parts if len(part)), done))
+
+    def _handle(self, event: framing.Event) -> framing.Event | None:
+        if isinstance(event, framing.Hello):
+            self._greeted = True
+            self._put([framing.hello()], _ignore)
+        elif isinstance(event, framing.Body):
+            self._service.arrived(self, event.data)
+        elif isinstance(event, framing.Header):
+            keep = self._service.announced(self, event.data, event.body_bytes)
+            if not self.ending:
+                return self._incoming.accept() if keep else self._incoming.skip()
+        return None
+
+
+def _ignore(_: bool) -> None:
+    """Nobody waits for this message."""

@@ -1,0 +1,239 @@
+"""Serves a Unix socket from one thread: accepts, reads, writes, and ends connections that harm the others.
+
+What is said to a client is up to a `Service` and its `Peer`; here are the socket, the poller and the clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+
+from edge_runtime.local_api.peer import Peer, Service, User
+from edge_runtime.local_api.shares import Shares
+from edge_runtime.local_api.socket_files import Listener
+from split_model.service.throttle import PER_FRAME
+
+log = logging.getLogger(__name__)
+
+#: How often clients that take too long are looked for, while there are any that could.
+_LOOK_S = 0.5
+#: At the end, answers that are queued get so long to go out.
+_FLUSH_S = 0.5
+#: New connections, bytes and reads before the others get their turn.
+_ACCEPTS, _TURN_BYTES, _TURN_READS = 8, 256 << 10, 16
+#: Buffers of one call of sendmsg.
+_MAX_PARTS = 64
+#: Out of file descriptors or memory: connections wait this long to be accepted.
+_SHORT_OF_S = 1.0
+_SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Server:
+    """A thread that serves ``service`` at ``listener``, to ``max_clients`` connections, shared among users.
+
+    ``woken`` runs in this thread after `wake`. ``where`` opens each line in the log. After `close`, and if the
+    thread fails (``error``), every connection is closed.
+    """
+
+    def __init__(
+        self, listener: Listener, service: Service, *, max_clients: int, woken: Callable[[], None], where: str
+    ) -> None:
+        self.error: BaseException | None = None
+        self.disconnected = 0
+        self._listener = listener
+        self._service = service
+        self._woken = woken
+        self.where = where
+        self._places = Shares(max_clients)
+        self._users: set[int] = set()
+        self._peers: dict[socket.socket, Peer] = {}
+        self._masks: dict[socket.socket, int] = {}
+        self._closing = False
+        self._accept_from_s = 0.0
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener.socket, selectors.EVENT_READ)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name=f"clients-{where}".replace(" ", "-"), daemon=True)
+
+    @property
+    def clients(self) -> int:
+        """Connections there are now."""
+        return len(self._peers)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have ``woken`` called. From any thread."""
+        with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
+            os.write(self._wake_write, b"\0")
+
+    def close(self) -> None:
+        """Send what is queued, for a short while, and remove the socket."""
+        self._closing = True
+        self.wake()
+        self._thread.join()
+        self._listener.close()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._turn(self._timeout_s())
+            self._flush()
+        except BaseException as error:  # noqa: BLE001  whoever uses the server raises it, whatever it is
+            self.error = error
+        finally:
+            for connection in list(self._peers):
+                self._hang_up(connection)
+
+    def _timeout_s(self) -> float | None:
+        waits = self._accept_from_s or any(peer.waits for peer in self._peers.values())
+        return _LOOK_S if waits else None
+
+    def _flush(self) -> None:
+        until_s = time.monotonic() + _FLUSH_S
+        if not self._accept_from_s:
+            self._selector.unregister(self._listener.socket)
+        self._accept_from_s = 0.0
+        # What has arrived still gets its reply.
+        while self._turn(0.0) and time.monotonic() < until_s - _FLUSH_S / 2:
+            pass
+        self._woken()
+        for connection, peer in list(self._peers.items()):
+            peer.ending = True
+            self._write(connection, peer)
+        while self._peers and (left_s := until_s - time.monotonic()) > 0:
+            self._turn(left_s)
+
+    def _turn(self, timeout_s: float | None) -> bool:
+        """Wait, and give every connection that has something its turn. Returns whether any had."""
+        ready = self._selector.select(timeout_s)
+        for key, events in ready:
+            if key.fileobj is self._listener.socket:
+                self._accept()
+            elif key.fd == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+                self._woken()
+            elif isinstance(key.fileobj, socket.socket) and (peer := self._peers.get(key.fileobj)) is not None:
+                if events & selectors.EVENT_READ:
+                    self._read(key.fileobj, peer)
+                self._write(key.fileobj, peer)
+        now_s = time.monotonic()
+        for connection, peer in list(self._peers.items()):
+            if peer.waits:
+                peer.check(now_s)
+            if peer.ending or (self._masks[connection] == selectors.EVENT_READ and not peer.wants_read):
+                self._write(connection, peer)
+        if self._accept_from_s and now_s >= self._accept_from_s:
+            self._accept_from_s = 0.0
+            self._selector.register(self._listener.socket, selectors.EVENT_READ)
+        return bool(ready)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                connection, _ = self._listener.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _SHORT_OF:
+                    log.warning("%s: no connection can be accepted: %s", self.where, error, extra=PER_FRAME)
+                    self._selector.unregister(self._listener.socket)
+                    self._accept_from_s = time.monotonic() + _SHORT_OF_S
+                    return
+                continue  # the client left before it was accepted
+            connection.setblocking(False)
+            self._welcome(connection)
+
+    def _welcome(self, connection: socket.socket) -> None:
+        """Take a connection up, or turn it away where there are too many."""
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, uid, _ = _CREDENTIALS.unpack(raw)
+        peer = Peer(User(pid, uid), self._service, now_s=time.monotonic())
+        if self._places.fits(uid):
+            if uid not in self._users:
+                self._users.add(uid)
+                log.info("%s: the first connection of user %d, by process %d", self.where, uid, pid)
+            self._places.take(uid)
+            self._peers[connection] = peer
+            self._masks[connection] = selectors.EVENT_READ
+            self._selector.register(connection, selectors.EVENT_READ)
+            return
+        self.disconnected += 1
+        text = f"{self._places.held(uid)} connections of user {uid}, {self._places.total} in all"
+        log.warning(
+            "%s: a connection of user %d is turned away: max_clients = %d, shared among users",
+            self.where, uid, self._places.limit, extra=PER_FRAME,
+        )  # fmt: skip
+        peer.refuse(f"{text}; max_clients = {self._places.limit} is shared among users; close some")
+        with contextlib.suppress(OSError), connection:
+            while buffers := peer.outgoing():  # a new connection's buffer has room for it
+                peer.took(connection.sendmsg(buffers), time.monotonic())
+
+    def _read(self, connection: socket.socket, peer: Peer) -> None:
+        """Read to the end of a message, or a turn's worth of a long one."""
+        bytes_left = _TURN_BYTES
+        for _ in range(_TURN_READS):
+            if not peer.wants_read or bytes_left <= 0:
+                return
+            try:
+                count = connection.recv_into(peer.room())
+            except BlockingIOError:
+                return
+            except OSError:
+                count = 0
+            if not count:
+                self._hang_up(connection)
+                return
+            bytes_left -= count
+            peer.filled(count, time.monotonic())
+            if peer.between:
+                return  # the poller tells whether there is more
+
+    def _write(self, connection: socket.socket, peer: Peer) -> None:
+        """Write what the client takes; close the connection where that was the end."""
+        if connection not in self._peers:
+            return
+        while buffers := peer.outgoing():
+            try:
+                count = connection.sendmsg(buffers[:_MAX_PARTS])
+            except BlockingIOError:
+                peer.took(0, time.monotonic())
+                break
+            except OSError:
+                self._hang_up(connection)
+                return
+            peer.took(count, time.monotonic())
+        if peer.ending and not peer.outgoing():
+            self._hang_up(connection)
+            return
+        mask = selectors.EVENT_WRITE if peer.outgoing() else selectors.EVENT_READ
+        if mask != self._masks[connection]:
+            self._masks[connection] = mask
+            self._selector.modify(connection, mask)
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        peer = self._peers.pop(connection)
+        del self._masks[connection]
+        self._selector.unregister(connection)
+        connection.close()
+        self._places.give(peer.user.uid)
+        peer.close()
+        if peer.trouble:
+            self.disconnected += 1
+            log.warning("%s: %s is disconnected: %s", self.where, peer.user, peer.trouble, extra=PER_FRAME)

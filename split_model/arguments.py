@@ -1,0 +1,157 @@
+"""The arguments of the command ``split-model``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import get_args
+
+from split_model import __version__
+from split_model.command_line import Parser
+from split_model.interpreter import BACKENDS
+from split_model.privacy import AllocationWish
+
+
+def make_parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
+    """Make the parser.
+
+    Args:
+        run: By the name of each command, what runs it and returns its exit code.
+
+    Returns:
+        A parser whose result has the command's function as ``func``.
+
+    """
+    parser = Parser(
+        prog="split-model",
+        description="Cut any .tflite model into heads for a board and tails for a server.",
+        epilog="Results go to standard output, progress and errors to standard error.",
+    )
+    parser.add_argument("--version", action="version", version=f"split-model {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _inspect_command(commands).set_defaults(func=run["inspect"])
+    _prepare_command(commands).set_defaults(func=run["prepare"])
+    _verify_command(commands).set_defaults(func=run["verify"])
+    _evaluate_command(commands).set_defaults(func=run["evaluate"])
+    _report_command(commands).set_defaults(func=run["report"])
+    return parser
+
+
+def _inspect_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
+    inspect = commands.add_parser("inspect", help="show a model's ops and every place it can be cut")
+    inspect.add_argument("model", type=Path, metavar="MODEL", help=".tflite file")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.add_argument(
+        "--plot", type=Path, metavar="FILE.png|svg", help="draw compute against bytes along the graph"
+    )
+    return inspect
+
+
+def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
+    prepare = commands.add_parser(
+        "prepare",
+        help="make a bundle from a model",
+        description="Cut a model, learn clip ranges, ranks and weights from PUBLIC data, and write a bundle.",
+        epilog="Without --calibration nothing can be released from the bundle but unprotected features.\n"
+        "An interrupted calibration is taken up by the next run with the same inputs.",
+    )
+    prepare.add_argument("model", type=Path, metavar="MODEL", help=".tflite file")
+    prepare.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    prepare.add_argument("--name", help="the bundle's name (default: the model's file name)")
+    prepare.add_argument(
+        "--cuts",
+        default="8",
+        metavar="N|LIST|all",
+        help="how many cuts to choose (default 8), their op indices as 'at:12,21', or 'all'",
+    )
+    prepare.add_argument("--preprocess", type=Path, metavar="JSON", help="how pictures become the model's input")
+    prepare.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
+    prepare.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
+    prepare.add_argument("--answer", type=Path, metavar="JSON", help="name, shape and meaning of each output")
+    prepare.add_argument(
+        "--calibration", type=Path, metavar="DATA", help="public data: a folder of pictures or an .npz"
+    )
+    prepare.add_argument("--clip-quantile", type=float, metavar="Q", help="share of values inside the clip range")
+    prepare.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="the mean per-value epsilon you mean to release with: weights and allocations are measured at it (16)",
+    )
+    prepare.add_argument(
+        "--codebook",
+        action="append",
+        default=[],
+        metavar="CUT:CODEWORDS[:GROUPS]",
+        help="learn a codebook at a cut, for the strict release; may be repeated",
+    )
+    prepare.add_argument(
+        "--codebook-data",
+        type=Path,
+        metavar="DATA",
+        help="public data to learn codebooks from, all of it, with labels or without (default: --calibration)",
+    )
+    prepare.add_argument(
+        "--noise-tails", type=Path, metavar="JSON", help="list of tails trained on noised features, to take in"
+    )
+    prepare.add_argument("--force", action="store_true", help="replace a bundle that is there already")
+    return prepare
+
+
+def _verify_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
+    verify = commands.add_parser(
+        "verify",
+        help="check that head and tail together equal the whole model, bit for bit",
+        description="For a bundle: every file's hash, every offered cut, and how far the whole model's answers\n"
+        "are from those stored when the bundle was made. For a .tflite: every legal cut.",
+    )
+    verify.add_argument("path", type=Path, metavar="BUNDLE|MODEL", help="bundle folder, or .tflite file")
+    verify.add_argument("--all-cuts", action="store_true", help="for a bundle: every legal cut of its model")
+    verify.add_argument("--data", type=Path, metavar="DATA", help="check on this data too")
+    verify.add_argument("--backend", choices=tuple(BACKENDS), help="TFLite backend (default: the first installed)")
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    return verify
+
+
+def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure what a release costs in agreement and accuracy",
+        description="Run data through head, release and tail; compare with the unprotected whole model.",
+    )
+    evaluate.add_argument("bundle", type=Path, metavar="BUNDLE")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DATA", help="labelled or not")
+    evaluate.add_argument("--cut", type=int, action="append", metavar="N", help="only this cut; may be repeated")
+    evaluate.add_argument(
+        "--epsilon", type=float, action="append", metavar="E", help="per-value epsilon; may be repeated (32 16 8 4)"
+    )
+    evaluate.add_argument(
+        "--whole-input-epsilon",
+        type=float,
+        action="append",
+        default=[],
+        metavar="E",
+        help="whole-input epsilon, for every codebook of the bundle; may be repeated",
+    )
+    evaluate.add_argument(
+        "--allocation", action="append", choices=get_args(AllocationWish), help="may be repeated (auto)"
+    )
+    evaluate.add_argument("--bits", type=int, default=8, choices=range(4, 9), metavar="4..8")
+    evaluate.add_argument("--draws", type=int, default=3, metavar="N", help="noise draws a sample (default 3)")
+    evaluate.add_argument(
+        "--store",
+        action="store_true",
+        help="keep the figures in the bundle, for the device's planner.accuracy_floor",
+    )
+    evaluate.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw a panel a cut")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    return evaluate
+
+
+def _report_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
+    report = commands.add_parser("report", help="draw a run as one self-contained page")
+    report.add_argument("run", type=Path, metavar="RUN.jsonl")
+    report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
+    return report

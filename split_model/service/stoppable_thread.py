@@ -1,0 +1,48 @@
+"""A thread that ends when it is asked to, and that nobody waits for without end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+#: How long `StoppableThread.stop` waits, where nothing else is said.
+STOP_S = 5.0
+
+
+class StoppableThread(threading.Thread):
+    """A daemon thread with a `stop` that is timed: work that hangs does not keep the program from ending.
+
+    Args:
+        name: Shown in the log and in tracebacks.
+        target: The work; a subclass may override `run` instead. It looks at ``stopping``, or waits on it.
+        wake: Called by `stop`, for work that waits for something else than ``stopping``.
+
+    """
+
+    def __init__(
+        self, name: str, target: Callable[[], object] | None = None, *, wake: Callable[[], object] | None = None
+    ) -> None:
+        super().__init__(name=name, target=target, daemon=True)
+        self.stopping = threading.Event()
+        self._wake = wake
+
+    def stop(self, timeout_s: float = STOP_S) -> bool:
+        """Ask the thread to end, and wait for it. A thread that was never started has ended.
+
+        Returns:
+            Whether it has ended. One that has not is named in the log and left behind: what it uses must stay
+            open.
+
+        """
+        self.stopping.set()
+        if self._wake is not None:
+            self._wake()
+        if self.is_alive():
+            self.join(max(0.0, timeout_s))
+        if self.is_alive():
+            log.error("thread %s does not end within %.3g s; it is left behind", self.name, timeout_s)
+            return False
+        return True

@@ -1,0 +1,60 @@
+"""Writes TOML, which Python reads but does not write: keys, values and comments, each on one line."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Any
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+
+
+def key(name: str) -> str:
+    """A key, in quotes where TOML needs them. `ValueError` for lone surrogates."""
+    return name if _BARE_KEY.fullmatch(name) else _string(name)
+
+
+def value(of: Any) -> str:
+    """A value: text, number, boolean, date or time, a list of values, or a dict as an inline table.
+
+    Raises `ValueError` for what TOML cannot say: None, lone surrogates (a path that is no UTF-8), time zones
+    of a time without a date or with seconds.
+    """
+    if isinstance(of, str):
+        return _string(of)
+    if isinstance(of, (bool, int, float)):
+        return str(of).lower()  # true, 1e-05, inf, nan
+    if isinstance(of, (dt.datetime, dt.date, dt.time)):
+        return _time(of)
+    if isinstance(of, (list, tuple)):
+        return f"[{', '.join(map(value, of))}]"
+    if isinstance(of, dict):
+        pairs = ", ".join(f"{key(name)} = {value(entry)}" for name, entry in of.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    raise ValueError(f"{type(of).__name__} is no value of TOML")
+
+
+def comment(text: str) -> str:
+    """A text behind ``#``; what is not printable is spelled as an escape."""
+    return "# " + "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
+
+
+def _string(text: str) -> str:
+    text.encode()  # UnicodeEncodeError is a ValueError
+    return (
+        '"' + "".join(_SHORT.get(sign) or (sign if sign.isprintable() else _escaped(sign)) for sign in text) + '"'
+    )
+
+
+def _escaped(sign: str) -> str:
+    return f"\\u{ord(sign):04X}" if ord(sign) < 1 << 16 else f"\\U{ord(sign):08X}"
+
+
+def _time(of: dt.datetime | dt.date | dt.time) -> str:
+    offset = None if not isinstance(of, dt.datetime) else of.utcoffset()
+    if offset is not None and offset % dt.timedelta(minutes=1):
+        raise ValueError(f"{of}: a time zone in TOML has whole minutes")
+    if isinstance(of, dt.time) and of.tzinfo is not None:
+        raise ValueError(f"{of}: a time of day in TOML has no zone")
+    return of.isoformat()
