@@ -18,7 +18,7 @@ from zmq.utils import z85
 
 from split_model.errors import BadInputError, MissingInputError, NotAllowedError, OutputError
 
-_KEY_CHARS = 40
+KEY_CHARS = 40
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def parse_public(text: str, where: str) -> bytes:
     """Check that a text is a public key in Z85; `BadInputError` names ``where`` it came from."""
     key = text.strip().encode("ascii", "replace")
     try:
-        if len(key) == _KEY_CHARS and len(z85.decode(key)) == 32:
+        if len(key) == KEY_CHARS and len(z85.decode(key)) == 32:
             return key
     except (KeyError, ValueError, struct.error):
         pass  # not Z85: the one message below covers it
@@ -73,7 +73,7 @@ def read_pair(path: Path) -> KeyPair:
     try:
         with (loaded or path).open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            secret = file.read(_KEY_CHARS + 2).strip()
+            secret = file.read(KEY_CHARS + 2).strip()
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}", remedy="make keys with the 'keys' command") from None
     if mode & 0o077 and loaded is None:
