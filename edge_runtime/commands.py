@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import logging
 import os
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         notifier=Notifier.from_environment(),
     )
     faulthandler.enable(2)  # the watchdog kills with SIGABRT: where every thread was then is in the journal
-    return daemon.run(device, service=service)
+    return daemon.run(device, service)
 
 
 def _status_path(args: argparse.Namespace, device: Config | None) -> Path:
@@ -77,16 +78,16 @@ def bench(args: argparse.Namespace) -> int:
     """Measure the cuts on this board, and the link."""
     import msgspec
 
+    from edge_runtime.bench import program
     from edge_runtime.bench.command import Options
     from edge_runtime.bench.table import render
     from edge_runtime.config import config
-    from edge_runtime.daemon import bench_program
     from split_model.errors import ServerUnreachableError
 
     options = Options(
         runs=args.runs, server=not args.no_link, power_meter=args.power_meter, power_baud=args.power_baud
     )
-    report = bench_program.run(config.load(args.config), options)
+    report = program.run(config.load(args.config), options)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
     if args.server and report.link is not None and not report.link.reachable:
         raise ServerUnreachableError(f"the link was not measured: {report.link.trouble}")
@@ -125,15 +126,18 @@ def keys_rotate(args: argparse.Namespace) -> int:
 def keys_switch(args: argparse.Namespace) -> int:
     """Take up the next key pair, once the server accepts it."""
     from edge_runtime.config import config
-    from edge_runtime.daemon.assembly import open_bundle
-    from edge_runtime.daemon.greeting import greet
+    from edge_runtime.daemon.device import open_link
+    from edge_runtime.daemon.plan import Plan
+    from edge_runtime.link.greeting import greet
     from split_model.errors import NotAllowedError, ServerUnreachableError
     from split_model.protocol.keys import read_next, switch_to_next
 
     device = config.load(args.config)
     fresh = read_next(device.device.key)
     if not args.untried:
-        view = greet(device, open_bundle(device), fresh)
+        with contextlib.ExitStack() as closing:
+            link = open_link(Plan.of(device), fresh, closing, boot_id=os.urandom(16).hex())
+            view = greet(link, server_keys=len(device.server_keys))
         if not view.up:
             refused = view.trouble.exit_code == NotAllowedError.exit_code
             error = NotAllowedError if refused else ServerUnreachableError
@@ -168,10 +172,13 @@ def ledger(args: argparse.Namespace) -> int:
 def config_check(args: argparse.Namespace) -> int:
     """Check the config and everything it names."""
     from edge_runtime.config import config
-    from edge_runtime.daemon import daemon
+    from edge_runtime.daemon.plan import Plan
 
     device, layers = config.load_layers(args.config)
-    daemon.check(device, with_key=not args.without_key)
+    plan = Plan.of(device)
+    plan.check()
+    if not args.without_key:  # systemd lets nobody but the running service read it
+        plan.read_keys()
     print(f"{', '.join(map(str, layers.files))}: good")
     return 0
 

@@ -80,7 +80,7 @@ def replayed(
     scene = _scene(window, real, real[0]["captured_s"] - zero_s, _as_it_was(profile, real))
     scene = dataclasses.replace(scene, delay_s=0.0, burst_bytes=BURST_BYTES) if tbf else scene
     table = HEDGED if window.hedge else DEFAULTS
-    simulated = run_program("simulated", scene, table=table, rests=not window.anew)
+    simulated = run_program("simulated", scene, table=table, local_tails=not window.anew)
     return Outcome(window, real, dataclasses.replace(simulated, rows=simulated.rows[: len(real)]))
 
 
@@ -156,6 +156,6 @@ def told(outcome: Outcome) -> dict[str, Any]:
         "real_splits": {str(s): sum(r["split"] == s for r in real) for s in splits},
         "simulated_splits": {str(s): sum(row.split == s for row in rows) for s in splits},
         "real_finished_here": sum(r["how"] == "fallback" for r in real),
-        "simulated_finished_here": sum(row.how == "fallback" for row in rows),
+        "simulated_finished_here": sum(row.outcome == "fallback" for row in rows),
         "board_over_its_profile": round(statistics.median(r["load"] for r in real), 3),
     }

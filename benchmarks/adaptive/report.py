@@ -30,7 +30,7 @@ _OTHERS = {
 }
 LEGEND = """\
 mean/p95 latency in ms; x: ours over the oracle's; * the oracle uses three or more splits, each for a tenth or more
-hedged: ours with planner.hedge = true; anew: with device.rest_memory_mb = 0, local runs begin anew;
+hedged: ours with planner.hedge = true; anew: with device.local_tail_memory_mb = 0, local runs begin anew;
 knowing, sees: ours, knowing the present capacity, or the mean of the time to come; last, static: ours,
 believing the newest sample, or one measured at the start; perfect rate: knows the present capacity, hysteresis,
 no local rescue;
@@ -181,7 +181,7 @@ def as_plain(result: Compared) -> dict[str, Any]:
                 "frames": len(run.rows),
                 "splits": {str(s): run.share(s) for s in sorted({row.split for row in run.rows})},
                 "background_runs": run.background_runs,
-                "fallbacks": sum(row.how == "fallback" for row in run.rows),
+                "fallbacks": sum(row.outcome == "fallback" for row in run.rows),
             }
             for name, run in result.runs.items()
         },

@@ -78,7 +78,7 @@ def slowdown_here(bundle: Bundle) -> float:
 def device_text(window: Window, address: str, server_key: str, slowdown: float) -> str:
     """The defaults as shipped, but for what makes the scene."""
     hedge = "hedge = true\n" if window.hedge else ""
-    anew = "rest_memory_mb = 0\n" if window.anew else ""
+    anew = "local_tail_memory_mb = 0\n" if window.anew else ""
     return (
         f'[device]\nbundle = {json.dumps(str(BUNDLE.resolve()))}\nkey = "device.key"\nstate = "state"\n{anew}'
         f'[server]\naddress = "{address}"\npublic_keys = [{json.dumps(server_key)}]\n'

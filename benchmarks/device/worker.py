@@ -2,12 +2,13 @@
 
 local BUNDLE          a locally finished frame and the bare interpreter, in turn
 memory CONFIG [CUT ...]  RSS of the whole device program; with its split going round these cuts
-swaps CONFIG CASE     the device program with its split forced by an argument of `daemon.run`
+swaps CONFIG CASE     the device's parts with their split forced by another planner
 hog BUNDLE            how soon a busy process on the same core moves the load estimate
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -28,12 +29,25 @@ from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.config import config
 from edge_runtime.daemon import daemon
+from edge_runtime.daemon.device import make_loop, open_link
+from edge_runtime.daemon.models import Models
+from edge_runtime.daemon.plan import Plan
+from edge_runtime.daemon.program import Program
 from edge_runtime.inference.heads import Heads
+from edge_runtime.loop.counters import Counters
+from edge_runtime.loop.records import Records
 from edge_runtime.planner.planner import Decision, Hysteresis, Planner
 from edge_runtime.planner.prediction import Conditions, SplitProfile
+from edge_runtime.privacy.ledger import system_now
+from edge_runtime.privacy.ledger.opening import open_account
 from edge_runtime.privacy.release import Release
+from edge_runtime.service.reporter import Reporter
+from edge_runtime.sinks import Sinks
+from edge_runtime.sources import Answer, Frame
 from split_model.bundle import Bundle, Cut
 from split_model.interpreter import open_interpreter
+from split_model.service.heartbeats import Heartbeats
+from split_model.service.notify import Notifier
 
 #: Splits that the swap benchmark forces; without a swap one runs alone.
 CUTS = (20, 42)
@@ -49,13 +63,16 @@ class Forced(Planner):
     def __init__(self, splits: tuple[int, ...], local: int, *, frames_each: int = _FRAMES_EACH) -> None:
         profiles = [SplitProfile(split, 0.01, payload_bytes=1) for split in splits]
         super().__init__([*profiles, SplitProfile(local, 1.0)], local=local, hysteresis=Hysteresis())
+        self._before = local
         self._turns = itertools.cycle([split for split in splits for _ in range(frames_each)])
 
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         """The next in turn, once the server is there."""
         decision = super().decide(conditions, now_s=now_s, ready=ready)
         split = next(self._turns)
-        return Decision(split if split in ready else self.local, True, "forced", decision.predictions)
+        chosen = split if split in ready else self.local
+        moved_from, self._before = (self._before if chosen != self._before else None), chosen
+        return Decision(chosen, moved_from, "forced", decision.predictions)
 
 
 class _Free:
@@ -83,10 +100,9 @@ def local(root: str) -> dict[str, Any]:
     from edge_runtime.inference.profile import Profile, SplitTiming
     from edge_runtime.link.link_thread import Link
     from edge_runtime.link.transport import Transport
-    from edge_runtime.loop.records import Records
-    from edge_runtime.loop.runtime import Runtime
+    from edge_runtime.loop.board_work import Models
+    from edge_runtime.loop.driver import Driver, Outside, Settings
     from edge_runtime.sinks import JsonLines
-    from edge_runtime.sources import Frame
     from split_model.protocol.device import DeviceSession
     from split_model.protocol.keys import KeyPair
 
@@ -102,17 +118,13 @@ def local(root: str) -> dict[str, Any]:
     link = Link(transport, DeviceSession(boot_id="0" * 32, software="bench"))
     link.start()
     board = RealBoard()
-    runtime = Runtime(
-        bundle=bundle,
-        heads=heads,
-        board=board,
+    driver = Driver(
+        Models(bundle, heads),
+        Outside(board=board, account=_Free(), link=link, boot_id="0" * 32),
         planner=Planner([SplitProfile(bundle.local, 0.02)], local=bundle.local, hysteresis=Hysteresis()),
-        link=link,
         profile=profile,
-        boot_id="0" * 32,
-        answer_within_s=1.0,
         load=LoadEstimator(board.cpu_load, cpus=os.cpu_count() or 1, threads=1),
-        account=_Free(),
+        settings=Settings(answer_within_s=1.0),
     )
     records, sink = Records(bundle), JsonLines(Path(os.devnull))
     bare_s: list[float] = []
@@ -125,14 +137,14 @@ def local(root: str) -> dict[str, Any]:
             bare_s.append(time.perf_counter() - started_s)
             yield Frame(index, "random", tuple(inputs), None, time.monotonic())
 
-    steps = iter(runtime.run(frames()))
+    steps = iter(driver.run(frames()))
     for _ in range(_TURNS):
         before = len(bare_s)
         started_s = time.perf_counter()
         for record in records.of(next(steps)):
             sink.write(record)
         ours_s.append(time.perf_counter() - started_s - sum(bare_s[before:]))
-    runtime.close()
+    driver.close()
     link.end()
     transport.terminate()
     heads.close()
@@ -140,11 +152,42 @@ def local(root: str) -> dict[str, Any]:
     return {"bare_s": bare_median_s, "ours_s": ours_median_s, "ratio": ours_median_s / bare_median_s}
 
 
+def _run(loaded: config.Config, planner: Planner) -> None:
+    """The parts of the device program, with another planner: answer the frames of a finite source."""
+    beats = Heartbeats()
+    program = Program(Counters(), beats, 60.0, lambda: False, lambda _: None)
+    with contextlib.ExitStack() as closing:
+        reporter = Reporter(None, config=Path(), notifier=Notifier(), beats=beats, stopped=lambda: False)
+        reporter.start()
+        closing.callback(reporter.stop)
+        plan, boot_id = Plan.of(loaded), os.urandom(16).hex()
+        account = open_account(
+            loaded.device.state, loaded.limits, costs=plan.costs, subjects=["default"], now=system_now()
+        )
+        closing.callback(account.close)
+        models = Models.open(plan, program, closing, keep_profile=True)
+        assert models is not None  # it is never told to stop
+        link = open_link(plan, plan.read_keys(), closing, boot_id=boot_id)
+        loop = make_loop(plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id)
+        sinks = Sinks(loaded.sinks)
+        closing.callback(sinks.close)
+        intake = plan.open_sources(program.stopped)
+        closing.callback(intake.close)
+        records = Records(plan.bundle)
+        for step in loop.run(iter(intake)):
+            *moves, record = records.of(step)
+            for move in moves:
+                sinks.write(move)
+            sinks.write(record, step.result.outputs)
+            intake.answered(Answer(step.result.frame, record, step.result.outputs))
+
+
 def memory(path: str, *cuts: str) -> dict[str, Any]:
     """Run the daemon on a finite source: its RSS at the peak, and the median of the second half of the run."""
     loaded = config.load(Path(path))
     local = Bundle.open(loaded.device.bundle).local
     planner = Forced(tuple(map(int, cuts)), local, frames_each=_FRAMES_EACH_OF_ALL) if cuts else None
+    service = daemon.Service(Path(path), lambda: loaded, Path(path).with_suffix(".status.json"), Notifier())
     sampled_mb: list[float] = []
     over = threading.Event()
 
@@ -154,7 +197,7 @@ def memory(path: str, *cuts: str) -> dict[str, Any]:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    daemon.run(loaded, planner=planner)
+    daemon.run(loaded, service) if planner is None else _run(loaded, planner)
     over.set()
     sampler.join()
     half = sampled_mb[len(sampled_mb) // 2 :]
@@ -168,10 +211,10 @@ def _status_mb(key: str) -> float:
 
 
 def swaps(path: str, case: str) -> dict[str, Any]:
-    """Run the daemon with its splits forced."""
+    """Run the device's parts with their splits forced."""
     loaded = config.load(Path(path))
-    bundle = Bundle.open(loaded.device.bundle)
-    return {"exit_code": daemon.run(loaded, planner=Forced(CASES[case], bundle.local))}
+    _run(loaded, Forced(CASES[case], Bundle.open(loaded.device.bundle).local))
+    return {}
 
 
 def hog(root: str) -> dict[str, Any]:

@@ -6,11 +6,14 @@ taken ``slowdown`` times its CPU time. It ships, is chosen by the config only, a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import psutil
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -74,3 +77,11 @@ class EmulatedBoard:
         if remaining_s > 0:
             time.sleep(remaining_s)
         return result, time.monotonic() - started_s
+
+
+def make_board(slowdown: float) -> Board:
+    """The real board, or the emulated one where ``slowdown`` is not 1."""
+    if slowdown == 1.0:
+        return RealBoard()
+    log.warning("EMULATED board: %g times slower than this machine", slowdown)
+    return EmulatedBoard(slowdown)

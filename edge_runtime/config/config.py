@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ import msgspec
 
 from edge_runtime.config.kinds import with_kinds
 from edge_runtime.config.release import Positive, ReleaseTable, Table, check_release
+from edge_runtime.config.renamed_keys import with_new_names
 from edge_runtime.planner.planner import Hysteresis
 from edge_runtime.privacy.ledger.amounts import epsilon_units
 from edge_runtime.privacy.ledger.state import Limits
@@ -23,6 +25,8 @@ from split_model.errors import BadInputError, ConfigError
 from split_model.protocol.keys import parse_public
 from split_model.service.config_file import Layers, read_layers
 
+log = logging.getLogger(__name__)
+
 # libzmq takes no host that begins otherwise.
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
@@ -32,8 +36,8 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 class DeviceTable(Table, frozen=True):
     """``[device]``: what runs here. ``state`` is a folder this program may write to.
 
-    ``head_memory_mb``: for heads that are ready. ``rest_memory_mb``: for what is left of the model behind them, to
-    finish frames here with; 0 for none. ``status``: the file that ``edge-runtime status`` reads.
+    ``head_memory_mb``: for heads that are ready. ``local_tail_memory_mb``: for the tails behind them, with which
+    frames are finished here; 0 for none. ``status``: the file that ``edge-runtime status`` reads.
     """
 
     bundle: Path
@@ -42,7 +46,7 @@ class DeviceTable(Table, frozen=True):
     backend: Literal["ai-edge-litert", "tflite-runtime"] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     head_memory_mb: Positive | None = None
-    rest_memory_mb: NotNegative = 96.0
+    local_tail_memory_mb: NotNegative = 96.0
     status: Path | None = None
 
 
@@ -152,9 +156,13 @@ def load(path: Path, *, check_server_keys: bool = True) -> Config:
     return load_layers(path, check_server_keys=check_server_keys)[0]
 
 
-def load_layers(path: Path, *, check_server_keys: bool = True) -> tuple[Config, Layers]:
-    """`load`, and where every value is from."""
-    layers = read_layers(path)
+def load_layers(
+    path: Path, *, check_server_keys: bool = True, warn: Callable[[str], None] = log.warning
+) -> tuple[Config, Layers]:
+    """`load`, and where every value is from; ``warn`` hears of each key that is called by its old name."""
+    layers, warnings = with_new_names(read_layers(path))
+    for text in warnings:
+        warn(text)
     widened, tree = with_kinds(Config, layers.tree, where=layers.where("source"))
     layers = replace(layers, tree=tree)
     config = layers.parse(widened)

@@ -1,4 +1,4 @@
-"""Takes up a changed config while frames flow: what can change, and the thread that builds it beside the old."""
+"""Takes up a changed config while frames flow: which device answers, and how another takes its place."""
 
 from __future__ import annotations
 
@@ -10,49 +10,89 @@ import time
 from collections.abc import Callable
 
 from edge_runtime.config.config import Config
-from edge_runtime.daemon.assembly import make_plans, open_bundle
-from edge_runtime.daemon.opening import reopen_account
-from edge_runtime.daemon.serving import InForce, Program, Serving
-from edge_runtime.loop.records import labels_of
-from edge_runtime.privacy.ledger import system_now
+from edge_runtime.daemon.device import Device
+from edge_runtime.daemon.program import Program
+from edge_runtime.loop.counters import Counters
 from edge_runtime.service.reporter import Reporter
-from split_model.bundle import Bundle
-from split_model.errors import ConfigError, SplitModelError
-from split_model.protocol.keys import read_pair
-from split_model.service.config_file import as_plain
+from split_model.errors import SplitModelError
 
 log = logging.getLogger(__name__)
 
-#: Tables and keys that belong to the start: another source would begin anew, and there is one ledger.
-FIXED = ("source", "sink", "device.state", "device.status")
 #: The new link gets so long to come up before it takes over from one that is up.
 _LINK_WITHIN_S = 3.0
+#: At the end a replaced device, or a reload under way, is waited for this long.
+_END_WITHIN_S = 5.0
 
 
-def fixed_changes(old: Config, new: Config) -> list[str]:
-    """The keys of `FIXED` that differ."""
-    before, after = as_plain(old), as_plain(new)
-    changed = []
-    for path in FIXED:
-        table, _, key = path.partition(".")
-        was, will = before[table], after[table]
-        if key:
-            changed += [path] if was[key] != will[key] else []
-        elif isinstance(was, dict) and isinstance(will, dict):
-            changed += [f"{table}.{name}" for name in sorted({*was, *will}) if was.get(name) != will.get(name)]
-        elif was != will:
-            changed.append(table)
-    return changed
+class InForce:
+    """Which `Device` answers: the frame loop takes turns with it, and another one can be put in its place.
 
+    Every device that was handed in is closed once: when it is replaced, or with `close`.
+    """
 
-def refuse_other_inputs(old: Bundle, new: Bundle) -> None:
-    """The source goes on as it was opened: `ConfigError` where the new model wants something else of it."""
-    was, will = old.manifest, new.manifest
-    if (was.inputs, was.preprocess, labels_of(old)) != (will.inputs, will.preprocess, labels_of(new)):
-        raise ConfigError(
-            f"device.bundle: {new.root} takes other inputs, pre-processing or labels than the bundle in force; "
-            "restart the service to change to it"
-        )
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._lock = threading.Lock()  # whoever takes one out of its place, and only they, retires it
+        self._turn: Device | None = None
+        self._retiring: list[threading.Thread] = []
+        self._closed = False
+
+    @property
+    def device(self) -> Device:
+        """The one in force."""
+        return self._device
+
+    @property
+    def changed(self) -> bool:
+        """Whether the frame loop's turn is with one that is no longer in force."""
+        return self._turn is not self._device
+
+    def put(self, device: Device) -> None:
+        """Another one, from the next frame on; one that never got a turn is closed, or that comes after `close`."""
+        with self._lock:
+            if self._closed:
+                self._retire(device)
+                return
+            left, self._device = self._device, device
+            if left is not self._turn:
+                self._retire(left)
+
+    def take_turn(self, counters: Counters) -> Device:
+        """The one in force. The one before is closed meanwhile: no frame has to wait for that."""
+        with self._lock:
+            left, self._turn = self._turn, self._device
+            taken = self._turn
+            if left is not None and left is not taken:
+                view = left.link.view()
+                counters.link(late=view.late, reconnects=view.reconnects)
+                counters.next_link()
+                self._retire(left)
+        return taken
+
+    def close(self) -> None:
+        """Close what is or was in force, and the ledger, even where a reload or an older device still has it."""
+        with self._lock:
+            self._closed = True
+        until_s = time.monotonic() + _END_WITHIN_S
+        for thread in self._retiring:
+            thread.join(max(0.0, until_s - time.monotonic()))
+            if thread.is_alive():
+                log.error("a device that was replaced does not end; going on without it")
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.close_ledger)
+            closing.callback(self._device.close)
+            if self._turn is not None and self._turn is not self._device:
+                closing.callback(self._turn.close)
+
+    def close_ledger(self) -> None:
+        """Give back what the ledger has reserved: nothing leaves any more."""
+        self._device.account.close_ledger()
+
+    def _retire(self, left: Device) -> None:
+        self._retiring = [thread for thread in self._retiring if thread.is_alive()]
+        thread = threading.Thread(target=left.close, name="retiring", daemon=True)
+        thread.start()
+        self._retiring.append(thread)
 
 
 class Reloader(threading.Thread):
@@ -77,9 +117,11 @@ class Reloader(threading.Thread):
         self._reporter = reporter
 
     def stop(self) -> None:
-        """End the thread, after the reload that it is at."""
+        """End the thread, after the reload that it is at; one that hangs is not waited for."""
         self._hangups.put(False)
-        self.join()
+        self.join(_END_WITHIN_S)
+        if self.is_alive():
+            log.error("the reload under way does not end; going on without it")
 
     def run(self) -> None:
         """Reload, until `stop`."""
@@ -103,42 +145,27 @@ class Reloader(threading.Thread):
         log.error("the changed config is not taken up, the one before stays in force: %s", why)
 
     def _reload(self) -> None:
-        config, old = self._reread(), self._in_force.serving
-        if changed := fixed_changes(old.config, config):
-            raise ConfigError(f"{', '.join(changed)} cannot change while the program runs; restart the service")
-        bundle = open_bundle(config)
-        refuse_other_inputs(old.bundle, bundle)
-        plans = make_plans(config, bundle)
-        keys = read_pair(config.device.key)
-        with contextlib.ExitStack() as undo:
-            account = reopen_account(old.account, config, plans, now=system_now())
-            if old.account.books is None:  # else the ledger is that of the config in force
-                undo.callback(account.close)
-            started = Serving.start(
-                config,
-                bundle,
-                plans=plans,
-                keys=keys,
-                account=account,
-                program=self._program,
-                keep_profile=False,
-            )
-            if started is None:
-                return
-            undo.callback(started.abandon)
-            started.link.wait_until_open()
+        old = self._in_force.device
+        device = Device.open(self._reread(), self._program, replaces=old)
+        if device is None:
+            return
+        try:
             if old.link.view().up:
-                self._wait_for_link(started)
-            account.limit(config.limits)
-            undo.pop_all()
-        self._in_force.put(started)
-        self._reporter.serve(started)
+                self._wait_for_link(device)
+            device.account.limit(device.config.limits)
+        except BaseException:
+            device.close()
+            raise
+        self._in_force.put(device)
+        self._reporter.serve(device)
         self._reporter.reloads += 1
         self._reporter.reload_error = ""
-        log.info("the changed config is in force from the next frame on; bundle %s", bundle.manifest.name)
+        log.info(
+            "the changed config is in force from the next frame on; bundle %s", device.plan.bundle.manifest.name
+        )
 
-    def _wait_for_link(self, started: Serving) -> None:
+    def _wait_for_link(self, device: Device) -> None:
         """So that no frame falls back to this board only because of the reload."""
         until_s = time.monotonic() + _LINK_WITHIN_S
-        while not started.link.view().up and time.monotonic() < until_s and not self._program.stopped():
+        while not device.link.view().up and time.monotonic() < until_s and not self._program.stopped():
             time.sleep(0.02)

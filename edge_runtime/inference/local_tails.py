@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_runtime.inference.local_runs import Model
+from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.profile import Profile
 from edge_runtime.planner.prediction import SplitProfile
 from split_model.bundle import Bundle, sha256_of
 from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
@@ -29,6 +32,14 @@ log = logging.getLogger(__name__)
 WORTH_IT_S = 0.05
 #: One that was used within so long is not dropped for another: else two that do not fit would be loaded in turns.
 _IDLE_S = 30.0
+
+
+class Model(Protocol):
+    """Of an interpreter, what is needed here."""
+
+    def run(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """One inference."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,34 @@ def memory_bytes_of(tail_bytes: int, features_bytes: int) -> int:
     EfficientNet-Lite0 (5 to 18 MB of file): 10 to 40 MB measured.
     """
     return int(2.1 * tail_bytes) + 4 * features_bytes
+
+
+def open_tails(
+    bundle: Bundle,
+    heads: Heads,
+    profile: Profile,
+    *,
+    backend: str | None,
+    threads: int,
+    memory_bytes: int,
+    loader: Executor,
+) -> Rests | None:
+    """The local tails of a bundle; None where they are worth nothing: no memory for them, or a fast board."""
+    whole_s = profile.local.head_s
+    if whole_s < WORTH_IT_S or memory_bytes == 0:
+        return None
+    head_s = {timing.split: timing.head_s for timing in profile.splits}
+    costs = {
+        cut.index: RestCost(
+            memory_bytes_of(cut.tail.size_bytes, cut.raw_bytes), max(0.0, whole_s - head_s[cut.index])
+        )
+        for cut in bundle.manifest.cuts
+    }
+
+    def load(split: int) -> Interpreter:
+        return load_rest(bundle, split, backend=backend, threads=threads)
+
+    return Rests(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
 
 
 def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) -> Interpreter:

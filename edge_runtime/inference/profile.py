@@ -136,6 +136,51 @@ def _wave(shape: tuple[int, ...], dtype: str) -> Array:
     return (low + (wave + 1.0) * ((high - low) / 2)).astype(kind)
 
 
+def path_in(state: Path, identity: str) -> Path:
+    """Where the profile of a bundle is kept in a state folder."""
+    return state / f"profile-{identity[:16]}.json"
+
+
+def find(
+    path: Path,
+    bundle: Bundle,
+    heads: Heads,
+    board: Board,
+    *,
+    release: str,
+    threads: int,
+    stopped: Callable[[], bool],
+    progress: Callable[[str], None],
+    keep: bool,
+) -> Profile | None:
+    """The stored profile where it still fits, else a new one; None if ``stopped`` held before it was there.
+
+    Args:
+        path: Where profiles of this bundle are stored.
+        bundle: The bundle with the cuts that are offered.
+        heads: Its heads.
+        board: What they run on.
+        release: The release's name.
+        threads: CPU threads of one inference.
+        stopped: Asked between two cuts.
+        progress: Hears what is being measured.
+        keep: Store a new profile. One that a board measures while it answers frames must not be used later.
+
+    """
+    stored = load(path)
+    splits = [*(cut.index for cut in bundle.manifest.cuts), bundle.local]
+    wanted = (bundle.identity, heads.whole.backend, threads, board.slowdown, release)
+    if stored is not None and [timing.split for timing in stored.splits] == splits:
+        found = (stored.bundle, stored.backend, stored.threads, stored.slowdown, stored.release)
+        if found == wanted:
+            return stored
+    progress(f"{len(bundle.manifest.cuts)} cuts to measure")
+    profile = measure(bundle, heads, board, release=release, threads=threads, stopped=stopped, progress=progress)
+    if profile is not None and keep:
+        store(path, profile)
+    return profile
+
+
 def load(path: Path) -> Profile | None:
     """A stored profile, or None where there is none or it cannot be read (it is then measured again)."""
     try:

@@ -1,4 +1,4 @@
-"""The board thread: it does the board's work and nothing else, so that one piece begins where the last one ends.
+"""A thread that does the board's work and nothing else, so that one piece begins where the last one ends.
 
 Planning, paying, sending and writing down go on beside it, in the frame loop's thread. An interpreter and NumPy let
 go of Python's lock while they compute, so the two really run at the same time where there is a core for both.
@@ -6,132 +6,115 @@ go of Python's lock while they compute, so the two really run at the same time w
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 @dataclass(frozen=True)
-class _Piece:
-    work: Callable[[], Any]
-    expected_s: float
-    future: Future[Any]
+class Ended:
+    """How a piece of work ended: its ``value``, or the ``error`` that it raised, or ``skipped``."""
+
+    piece: int
+    value: Any = None
+    error: BaseException | None = None
+    skipped: bool = False
 
 
 class BoardThread:
     """Give it pieces of work with `do`, from one other thread; `close` it at the end.
 
-    ``done`` is called in the board thread each time that a future has its result. By then the next piece is the one
-    that `left_s` and ``waiting`` speak of: who is woken by ``done`` sees the board as it is. Each piece is done
-    within a ``watch()``.
+    Args:
+        name: of the thread, which starts with the first piece.
+        ended: called in the thread when a piece has ended, in the order in which they do.
+        watch: each piece is done within a ``watch()``.
+
     """
 
     def __init__(
         self,
-        done: Callable[[], None],
+        name: str,
+        ended: Callable[[Ended], None],
         *,
-        now: Callable[[], float] = time.monotonic,
         watch: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._done = done
+        self._name = name
+        self._ended = ended
         self._watch = watch
-        self._now = now
         self._changed = threading.Condition()
-        self._present: _Piece | None = None
-        self._present_until_s = -math.inf
-        self._waiting: deque[_Piece] = deque()
-        self._urgent = 0  # so many of those that wait go first
+        self._waiting: deque[tuple[int, Callable[[], Any]]] = deque()
+        self._urgent = 0  # those that go first of the ones that wait
+        self._busy = False
+        self._unwanted: set[int] = set()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="board", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
-    @property
-    def waiting(self) -> int:
-        """Pieces that are not to begin yet."""
+    def do(self, piece: int, work: Callable[[], Any], *, first: bool = False) -> None:
+        """Do a piece of work after those that wait or, with ``first``, before those that are not ``first``."""
         with self._changed:
-            return len(self._waiting)
-
-    def left_s(self) -> tuple[float, float]:
-        """How long until one that is put ``first`` begins, and how long the present piece takes in all.
-
-        Zeros where there is none. Of a piece that takes longer than was expected nothing is left.
-        """
-        with self._changed:
-            if self._present is None:
-                return 0.0, 0.0
-            urgent = [
-                piece.expected_s for piece in islice(self._waiting, self._urgent) if not piece.future.cancelled()
-            ]
-            return max(0.0, self._present_until_s - self._now()) + sum(urgent), self._present.expected_s
-
-    def do(self, work: Callable[[], T], *, expected_s: float, first: bool = False) -> Future[T]:
-        """Do a piece of work after those that wait or, with ``first``, before them; it may be cancelled.
-
-        ``expected_s``: what it will take.
-        """
-        piece = _Piece(work, expected_s, Future())
-        with self._changed:
-            if self._present is None:
-                self._begin(piece)
-                self._changed.notify()
-            elif first:
-                self._waiting.insert(self._urgent, piece)
+            if first and self._busy:
+                self._waiting.insert(self._urgent, (piece, work))
                 self._urgent += 1
             else:
-                self._waiting.append(piece)
-        return piece.future
+                self._waiting.append((piece, work))
+            if not self._busy:  # it is the next one, whatever is put first from now on
+                self._busy = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def skip(self, piece: int) -> None:
+        """Do not begin a piece; where it has begun, it goes on."""
+        with self._changed:
+            if any(number == piece for number, _ in self._waiting):
+                self._unwanted.add(piece)
 
     def close(self) -> None:
-        """Wait for a piece that goes on; what has not begun is cancelled."""
+        """Begin nothing more, and wait for the piece that goes on."""
         with self._changed:
             self._closing = True
-            left = [*self._waiting] if self._present is None else [self._present, *self._waiting]
             self._waiting.clear()
             self._changed.notify()
-        for piece in left:
-            piece.future.cancel()
-        self._thread.join()
-
-    def _begin(self, piece: _Piece) -> None:
-        self._present, self._present_until_s = piece, self._now() + piece.expected_s
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self) -> None:
-        while (piece := self._take()) is not None:
-            with self._watch():
-                tell = _ran(piece)
-            with self._changed:
-                self._present = None
-                if self._waiting:
-                    self._begin(self._waiting.popleft())
-                    self._urgent = max(0, self._urgent - 1)
-            tell()
-            self._done()
-            del piece, tell  # nothing of it is held while the next one goes on
+        while (taken := self._take()) is not None:
+            piece, work = taken
+            del taken
+            if self._is_unwanted(piece):
+                ended = Ended(piece, skipped=True)
+            else:
+                with self._watch():
+                    ended = _ran(piece, work)
+            self._ended(ended)
+            del work, ended  # nothing of it is held while the next one goes on
 
-    def _take(self) -> _Piece | None:
+    def _take(self) -> tuple[int, Callable[[], Any]] | None:
         with self._changed:
-            while self._present is None and not self._closing:
+            while not self._waiting and not self._closing:
+                self._busy = False
                 self._changed.wait()
-            return None if self._closing else self._present
+            if self._closing:
+                return None
+            self._busy = True
+            self._urgent = max(0, self._urgent - 1)
+            return self._waiting.popleft()
+
+    def _is_unwanted(self, piece: int) -> bool:
+        with self._changed:
+            if piece in self._unwanted:
+                self._unwanted.discard(piece)
+                return True
+            return False
 
 
-def _ran(piece: _Piece) -> Callable[[], None]:
-    """Do a piece; returns what hands its result, or what it raised, to whoever asks for it."""
-    future = piece.future
-    if not future.set_running_or_notify_cancel():
-        return lambda: None
+def _ran(piece: int, work: Callable[[], Any]) -> Ended:
     try:
-        result = piece.work()
-    except BaseException as error:  # noqa: BLE001  whatever it is, the future raises it in the frame loop
-        raised = error
-        return lambda: future.set_exception(raised)
-    return lambda: future.set_result(result)
+        return Ended(piece, work())
+    except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
+        return Ended(piece, error=error)

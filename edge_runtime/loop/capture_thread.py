@@ -1,4 +1,4 @@
-"""The frames of a source, taken in a thread of its own, so that nobody has to wait for one."""
+"""Takes the frames of a source: in the caller's thread where it waits anyway, else in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,41 +9,56 @@ from collections.abc import Callable, Iterable
 from edge_runtime.sources import Frame
 
 
-class Captured:
-    """Takes frames from a source in a thread of its own; ``arrived`` hears of each and of the end.
+class CaptureThread:
+    """The frames of a source; ``arrived`` hears of each that the thread has taken, and of the end.
 
-    None is taken before it is asked for: of a live source, what waits here would grow old while newer ones come.
-    What is dear to read is read ahead by the source's own thread.
+    None is taken before it is asked for: of a live source, a frame that waits here would grow old while newer ones
+    come. A source that takes long to read reads ahead in its own thread. The thread starts when it is needed first.
     """
 
     def __init__(self, frames: Iterable[Frame], arrived: Callable[[], None]) -> None:
-        self._frames = frames
+        self._frames = iter(frames)
         self._arrived = arrived
         self._queue: queue.SimpleQueue[Frame | BaseException | None] = queue.SimpleQueue()
         self._wanted = threading.Semaphore(0)
         self._asked = False
         self._closed = False
+        self._thread: threading.Thread | None = None
         self.ended = False
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
-        self._thread.start()
 
     @property
-    def waiting(self) -> bool:
-        """Whether `take` would give something at once, be it the news that there is no more."""
+    def has_news(self) -> bool:
+        """Whether the thread has a frame, or the news that there is no more."""
         return not self._queue.empty()
 
-    def take(self, *, wait: bool) -> Frame | None:
-        """The next frame; None if there is none yet, or no more (``ended``, by ``error`` if the source raised)."""
+    def take(self) -> Frame | None:
+        """The next frame, waited for; None if there is no more (``ended``, by ``error`` if the source raised)."""
+        if self.ended:
+            return None
+        return self._told(self._queue.get() if self._asked else self._next())
+
+    def poll(self) -> Frame | None:
+        """The next frame if it is there; else the thread waits for it, and `take` or `poll` get it later."""
         if self.ended:
             return None
         if not self._asked:
             self._asked = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
+                self._thread.start()
             self._wanted.release()
         try:
-            taken = self._queue.get(block=wait)
+            return self._told(self._queue.get_nowait())
         except queue.Empty:
             return None
+
+    def close(self) -> None:
+        """Let the thread end after the frame it is at; not waited for, as a source may be stuck."""
+        self._closed = self.ended = True
+        self._wanted.release()
+
+    def _told(self, taken: Frame | BaseException | None) -> Frame | None:
         self._asked = False
         if isinstance(taken, BaseException):
             self.ended, self.error = True, taken
@@ -51,22 +66,18 @@ class Captured:
         self.ended = taken is None
         return taken
 
-    def close(self) -> None:
-        """Let the thread end after the frame it is at."""
-        self._closed = self.ended = True
-        self._wanted.release()
+    def _next(self) -> Frame | BaseException | None:
+        try:
+            return next(self._frames, None)
+        except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
+            return error
 
     def _capture(self) -> None:
-        frames = iter(self._frames)
         while True:
             self._wanted.acquire()
             if self._closed:
                 return
-            taken: Frame | BaseException | None = None
-            try:
-                taken = next(frames, None)
-            except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
-                taken = error
+            taken = self._next()
             self._queue.put(taken)
             self._arrived()
             if taken is None or isinstance(taken, BaseException):

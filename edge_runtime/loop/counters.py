@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
+from typing import Literal, get_args
 
-How = Literal["offloaded", "local", "fallback", "failed", "dropped_by_policy"]
+Outcome = Literal["offloaded", "local", "fallback", "failed", "dropped_by_policy"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class Counters:
@@ -13,7 +14,7 @@ class Counters:
 
     ``whole_input_epsilon``: the sum over all releases made, per frame composed by addition (pure ε, whole input);
     of this run, for the log: the ledger has the exact total of the device's life. ``ledger_refused``: frames that
-    stayed here while the ledger could not pay for one cut or more.
+    stayed here while the ledger could not pay for one cut or more. ``moves``: decisions that moved the split point.
     """
 
     def __init__(self) -> None:
@@ -27,11 +28,11 @@ class Counters:
         self.late = 0
         self.reconnects = 0
         self._links_before = (0, 0)
-        self._ends: Counter[How] = Counter()
+        self._ends: Counter[Outcome] = Counter()
 
-    def ended(self, how: How) -> None:
+    def ended(self, outcome: Outcome) -> None:
         """One frame is done."""
-        self._ends[how] += 1
+        self._ends[outcome] += 1
 
     def dropped(self, total: int) -> None:
         """So many frames were dropped by their sources' policy since the start: accepted, and ended."""
@@ -60,10 +61,9 @@ class Counters:
 
     def as_dict(self) -> dict[str, int | float]:
         """All counters under the names they have everywhere."""
-        ends: tuple[How, ...] = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
         return {
             "frames_in": self.frames_in,
-            **{how: self._ends[how] for how in ends},
+            **{outcome: self._ends[outcome] for outcome in OUTCOMES},
             "late": self.late,
             "moves": self.moves,
             "reconnects": self.reconnects,

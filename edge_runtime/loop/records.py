@@ -34,7 +34,6 @@ class Records:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._labels = labels_of(bundle)
-        self._split = bundle.local
 
     def of(self, step: Step) -> list[dict[str, Any]]:
         """The records of one step; the frame's is the last."""
@@ -42,7 +41,6 @@ class Records:
         if step.decision.moved:
             records.append(self._decision(step))
         records.append(self._frame(step))
-        self._split = step.decision.split
         return records
 
     def _frame(self, step: Step) -> dict[str, Any]:
@@ -55,7 +53,7 @@ class Records:
             "source": result.frame.source,
             "captured_s": result.frame.captured_s,
             "split": result.split,
-            "how": result.how,
+            "how": result.outcome,
             "latency_s": result.latency_s,
             "payload_bytes": result.payload_bytes,
             "uplink_mbit_s": None if rate is None else rate * 8e-6,
@@ -77,7 +75,7 @@ class Records:
         return {
             "kind": "decision",
             "at_s": step.result.frame.captured_s,
-            "from": self._split,
+            "from": decision.moved_from,
             "to": decision.split,
             "why": decision.why,
             "saw": None if decision.seen is None else _seen(decision.seen),

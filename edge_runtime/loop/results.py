@@ -1,19 +1,15 @@
-"""What the frame loop hands on: a frame's result, the step around it, and a frame that is under way."""
+"""What the frame loop hands on: a frame's result, and the step around it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
-from edge_runtime.inference.heads import Head
-from edge_runtime.link.frame_link import Reservation
 from edge_runtime.link.view import LinkView
-from edge_runtime.loop.counters import How
-from edge_runtime.planner.deadline import InFlight
+from edge_runtime.loop.counters import Outcome
 from edge_runtime.planner.planner import Decision
-from edge_runtime.planner.prediction import Prediction
 from edge_runtime.sources import Frame
 
 Array = NDArray[Any]
@@ -27,7 +23,7 @@ class Result:
     """
 
     frame: Frame
-    how: How
+    outcome: Outcome
     split: int
     outputs: list[Array]
     latency_s: float
@@ -39,33 +35,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Step:
-    """What the loop hands to its caller after each frame."""
+    """What the loop hands to its caller for each frame that is done; ``view``: the link when it was planned."""
 
     result: Result
     decision: Decision
     view: LinkView
     load: float
     cpu_load: float
-
-
-@dataclass
-class Sent:
-    """A frame whose release is on its way to the server; ``expected`` is what was predicted for it."""
-
-    frame: Frame
-    head: Head
-    reservation: Reservation
-    expected: Prediction | None
-    submitted_s: float
-    parts: dict[str, float]
-    hedged: bool = False
-
-    def in_flight(self, since_s: float, acked_bytes: int = 0) -> InFlight:
-        """As the deadlines see it, with the link for itself since then."""
-        request = InFlight(since_s, 0.0, self.head.release.payload_bytes, acked_bytes)
-        if (expected := self.expected) is None:
-            return request
-        expected_s = expected.total_s - expected.head_s
-        return replace(
-            request, expected_s=expected_s, transfer_s=expected.transfer_s, round_trip_s=expected.round_trip_s
-        )

@@ -18,8 +18,8 @@ _SHORT_S = 0.5
 _PASSING = {"busy", "expired"}
 
 
-class Shunned:
-    """Which cuts, until when. What the server refuses costs a release each time, so it is not asked each frame."""
+class CutBackoff:
+    """Which cuts to avoid, and until when. Asking again costs a release each time, so it is not done each frame."""
 
     def __init__(self) -> None:
         self._until_s: dict[int, float] = {}
@@ -29,7 +29,7 @@ class Shunned:
         """Whether a cut may be used."""
         return self._until_s.get(split, -math.inf) <= now_s
 
-    def shun(self, split: int, why: str, *, now_s: float, seconds: float = _LONG_S) -> None:
+    def avoid(self, split: int, why: str, *, now_s: float, seconds: float = _LONG_S) -> None:
         """Do not use a cut for some time, and say why."""
         log.warning("cut %d is not used for %.1f s: %s", split, seconds, why, extra=PER_FRAME)
         self._until_s[split] = now_s + seconds
@@ -41,7 +41,7 @@ class Shunned:
         first_s, longest_s = (_SHORT_S, _LONG_S) if code in _PASSING else (_LONG_S, _LONGEST_S)
         seconds = min(longest_s, first_s * 2.0 ** min(self._in_a_row[split], 16))
         self._in_a_row[split] += 1
-        self.shun(split, f"refused by the server ({code}): {text}", now_s=now_s, seconds=seconds)
+        self.avoid(split, f"refused by the server ({code}): {text}", now_s=now_s, seconds=seconds)
 
     def answered(self, split: int) -> None:
         """The server answered a request at this cut."""

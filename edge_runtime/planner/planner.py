@@ -22,23 +22,33 @@ from edge_runtime.planner.prediction import Conditions, Objective, Prediction, S
 class Decision:
     """The split point from now on, and why: what was seen and what it predicts for every split there was.
 
-    ``moved`` says whether it differs from the one before; ``hedge``, whether to go on here behind the head as well.
+    ``moved_from``: the split point before, None where it stays. ``hedge``: whether to go on here behind the head as
+    well.
     """
 
     split: int
-    moved: bool
+    moved_from: int | None
     why: str
     predictions: tuple[Prediction, ...]
     seen: Conditions | None = None
     hedge: bool = False
 
+    @property
+    def moved(self) -> bool:
+        """Whether the split point differs from the one before."""
+        return self.moved_from is not None
+
 
 @dataclass(frozen=True)
-class Seam:
-    """The head is done: send what it made, or go on here? ``expected``: what is known of sending it now."""
+class AfterHead:
+    """The offload decision after the head: ``send`` what it made, or go on here.
+
+    ``expected``: the prediction for sending it now. ``hedge``: whether to go on here as well.
+    """
 
     send: bool
     expected: Prediction | None
+    hedge: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class Planner:
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         """Choose among the splits in ``ready`` (those whose tail the server hosts; ``local`` always is)."""
         if self.objective == "throughput":  # our own frames queue up before a slow tail: that is its time, no more
-            conditions = replace(conditions, queue_s=0.0)
+            conditions = replace(conditions, queue_s=0.0, uplink_busy_s=0.0)
         if self.objective == "throughput" or self.is_fixed:
             conditions = replace(conditions, may_hedge=False)
         candidates = [p for split, p in self._profiles.items() if split in ready or split == self.local]
@@ -112,7 +122,7 @@ class Planner:
         best = min(predictions, key=lambda prediction: prediction.cost_s(self.objective))
         present = by_split.get(self.split)
         if present is None or math.isinf(present.total_s):
-            why = "the link is down" if not conditions.link_up else "the split in force is not to be had"
+            why = "the link is down" if not conditions.link_up else "the current split is unavailable"
             return self._move(best.split, why, predictions, conditions, now_s)
         present_s = present.cost_s(self.objective)
         gain_s = present_s - best.cost_s(self.objective)
@@ -124,7 +134,7 @@ class Planner:
         why = f"saves {gain_s * 1e3:.0f} ms of {present_s * 1e3:.0f} ms"
         return self._move(best.split, why, predictions, conditions, now_s)
 
-    def at_seam(self, split: int, conditions: Conditions, *, was_local: bool) -> Seam:
+    def after_head(self, split: int, conditions: Conditions, *, was_local: bool) -> AfterHead:
         """Decide again once the head of ``split`` is done, with the link as it is by now.
 
         A frame that was meant for the server is finished here where that will be sooner. One that was meant to stay
@@ -136,14 +146,15 @@ class Planner:
         rest_s = local_s if profile.rest_s is None else profile.rest_s * conditions.load
         left_s = conditions.local_wait_s + rest_s
         needed_s = max(self._hysteresis.min_gain * left_s, self._hysteresis.min_gain_s) if was_local else 0.0
-        return Seam(expected.cost_s("latency") <= left_s - needed_s, expected)
+        send = expected.cost_s("latency") <= left_s - needed_s
+        return AfterHead(send=send, expected=expected, hedge=expected.hedged)
 
     def _move(
         self, split: int, why: str, predictions: tuple[Prediction, ...], seen: Conditions, now_s: float
     ) -> Decision:
-        moved = split != self.split
-        if moved:
+        moved_from = self.split if split != self.split else None
+        if moved_from is not None:
             self.split = split
             self._moved_s = now_s
         hedge = any(prediction.hedged for prediction in predictions if prediction.split == split)
-        return Decision(split, moved, why, predictions, seen, hedge)
+        return Decision(split, moved_from, why, predictions, seen, hedge)

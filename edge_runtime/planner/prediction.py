@@ -54,7 +54,7 @@ class Conditions:
 
     ``load``: how many times longer work takes here than in the profile. ``local_wait_s``: so long a local run of an
     earlier frame still goes on. ``may_hedge``: the user wants hedges where they pay. ``next_frame_s``: in so many
-    seconds the next frame is there, at the soonest.
+    seconds the next frame is there, at the soonest. ``uplink_busy_s``: until earlier requests are through.
     """
 
     link: LinkEstimate
@@ -64,15 +64,16 @@ class Conditions:
     local_wait_s: float = 0.0
     may_hedge: bool = False
     next_frame_s: float = math.inf
+    uplink_busy_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Predicted latency of a frame at one split, in parts that add up to ``total_s``.
 
-    ``wait_s``: until an earlier frame's local run is done, before this one's. ``doubt``: the chance that a local
-    run started together with the frame would be done before. ``hedged``: what is left of one is started right
-    behind the head, which costs ``price_s``.
+    ``wait_s``: until an earlier frame's local run is done, before this one's, or its transfer. ``doubt``: the
+    chance that a local run started together with the frame would be done before. ``hedged``: what is left of one is
+    started right behind the head, which costs ``price_s``.
     """
 
     split: int
@@ -114,12 +115,15 @@ def predict(profile: SplitProfile, conditions: Conditions, *, local_s: float = m
     least, most = _SPREAD
     spread = 0.0 if link.rate_spread == 0.0 else min(most, math.hypot(link.rate_spread, least))
     wait_s = max(0.0, conditions.local_wait_s - head_s)
+    busy_s = max(0.0, conditions.uplink_busy_s - head_s)
     rest_s = local_s if profile.rest_s is None else profile.rest_s * conditions.load
     rescued_s = likely_s * _RESCUED_AFTER + _RESCUED_AFTER_S + wait_s + rest_s
     transfer_s = _expected_least(likely_s, spread, rescued_s)
-    fixed_s = head_s + rtt_s + server_s
+    fixed_s = head_s + busy_s + rtt_s + server_s
     doubt = _chance_above(likely_s, spread, conditions.local_wait_s + local_s - fixed_s)
-    plain = Prediction(profile.split, fixed_s + transfer_s, head_s, transfer_s, rtt_s, server_s, doubt=doubt)
+    plain = Prediction(
+        profile.split, fixed_s + transfer_s, head_s, transfer_s, rtt_s, server_s, wait_s=busy_s, doubt=doubt
+    )
     if profile.rest_s is None or not conditions.may_hedge:
         return plain
     hedged = _hedged(plain, conditions, likely_s, spread, rest_s)
@@ -132,7 +136,7 @@ def _hedged(
     """The same with the rest of a local run right behind the head; None where that is more likely to be first."""
     if plain.doubt > _MOST_DOUBT:
         return None
-    fixed_s = plain.head_s + plain.round_trip_s + plain.server_s
+    fixed_s = plain.head_s + plain.wait_s + plain.round_trip_s + plain.server_s
     done_s = max(plain.head_s, conditions.local_wait_s) + rest_s
     if done_s <= fixed_s:
         return None

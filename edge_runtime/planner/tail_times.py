@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_runtime.planner.prediction import SplitProfile
-from split_model.bundle import Bundle
 
 #: Without any answer for so long, what is known of the tails begins to fade ...
 _FRESH_S = 10.0
@@ -14,15 +14,15 @@ _HALVED_S = 10.0
 
 
 class TailTimes:
-    """Learns from the ``tail_s`` that comes with every answer. Pure.
+    """Learns from the ``tail_s`` that comes with every answer. Pure. ``tail_macs``: by cut.
 
     Until the first answer the tails are taken to cost nothing: the planner then tries the server once and
     knows, where any pessimistic guess could keep it from ever finding out. For the same reason what was heard
     long ago counts less and less: a server that was slow once is tried again.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
+    def __init__(self, tail_macs: Mapping[int, int]) -> None:
+        self._macs = dict(tail_macs)
         self._seconds_per_mac = 0.0
         self._measured: dict[int, float] = {}
         self._heard_s = 0.0

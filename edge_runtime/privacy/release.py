@@ -6,11 +6,12 @@ the program's ``main`` and by nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from edge_runtime.config.release import ReleaseTable
 from split_model.arrays import Array
 from split_model.bundle import Cut
 from split_model.errors import ConfigError
@@ -19,6 +20,8 @@ from split_model.privacy.codebook_file import read_encoder
 from split_model.protocol import messages as wire
 
 Entropy = Callable[[int], bytes]
+#: Every cut's release plan, by the cut's op index; None where features leave unprotected.
+ReleasePlans = dict[int, NoisePlan | CodebookPlan | None]
 
 
 def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | CodebookPlan | None:
@@ -34,6 +37,11 @@ def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | Cod
             "no protection",
         )
     return NoisePlan.make(spec, cut.tensors, cut.calibration)
+
+
+def plans_for(cuts: Iterable[Cut], release: ReleaseTable) -> ReleasePlans:
+    """Every cut's plan, made once: a head that comes back after a while needs it again. Raises as `plan_for`."""
+    return {cut.index: plan_for(cut, release.spec_at(cut)) for cut in cuts}
 
 
 class Release:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -13,17 +15,17 @@ import zmq
 from edge_runtime.board.sensors import Readings, Sensors
 from edge_runtime.config import config as configuration
 from edge_runtime.config.config import Config
-from edge_runtime.daemon.assembly import allowed_cuts, check_sources, make_plans, open_bundle
-from edge_runtime.daemon.greeting import greet
+from edge_runtime.daemon.device import open_link
+from edge_runtime.daemon.models import open_heads
+from edge_runtime.daemon.plan import Plan
+from edge_runtime.link.greeting import greet
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.privacy.ledger import read, system_now
 from edge_runtime.privacy.ledger.status import ledger_status
 from edge_runtime.service import status as states
 from edge_runtime.service.network import reach
 from split_model import __version__
-from split_model.bundle import Bundle
 from split_model.errors import MissingInputError, SplitModelError
-from split_model.interpreter import open_interpreter
 from split_model.protocol.keys import KeyPair, read_pair
 from split_model.service import status_file
 from split_model.service.config_file import Layers
@@ -39,27 +41,32 @@ def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Ite
     yield _software()
     loaded: list[tuple[Config, Layers]] = []
 
+    old_names: list[str] = []
+
     def load() -> str:
-        loaded.append(configuration.load_layers(path))
+        loaded.append(configuration.load_layers(path, warn=old_names.append))
         return ", ".join(map(str, loaded[0][1].files))
 
-    yield attempt("config", load)
+    finding = attempt("config", load)
+    yield finding
+    for text in old_names:
+        problem, _, remedy = text.partition("; ")
+        yield warning("config", problem, remedy)
     if not loaded:
         yield from _of_the_board()
         return
     config = loaded[0][0]
-    bundles: list[Bundle] = []
+    plans: list[Plan] = []
 
-    def open_it() -> str:
-        bundles.append(open_bundle(config))
-        make_plans(config, bundles[0])
-        cuts = len(allowed_cuts(config, bundles[0]))
-        return f"{bundles[0].manifest.name} ({bundles[0].identity[:12]}), {cuts} cuts may be used"
+    def work_out() -> str:
+        plans.append(Plan.of(config))
+        bundle = plans[0].bundle
+        return f"{bundle.manifest.name} ({bundle.identity[:12]}), {len(plans[0].allowed)} cuts may be used"
 
-    yield attempt("bundle", open_it)
-    if bundles:
-        yield attempt("backend", lambda: _run_once(config, bundles[0]))
-        yield attempt("source", lambda: _sources(config, bundles[0]))
+    yield attempt("bundle", work_out)
+    if plans:
+        yield attempt("backend", lambda: _run_once(plans[0]))
+        yield attempt("source", lambda: _sources(plans[0]))
     keys: list[KeyPair] = []
     yield _key(config, keys)
     yield from of_disk(config.device.state)
@@ -67,7 +74,7 @@ def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Ite
     yield from _of_the_board()
     yield _program(status_path)
     if server:
-        yield from _server(config, bundles[0] if bundles else None, keys[0] if keys else None)
+        yield from _server(config, plans[0] if plans else None, keys[0] if keys else None)
 
 
 def _software() -> Finding:
@@ -75,20 +82,19 @@ def _software() -> Finding:
     return good("software", text + f"ZeroMQ {zmq.zmq_version()}, NumPy {np.__version__}")
 
 
-def _run_once(config: Config, bundle: Bundle) -> str:
-    whole = open_interpreter(
-        bundle.path(bundle.manifest.model), backend=config.device.backend, threads=config.device.threads
-    )
-    inputs = [np.zeros(spec.shape, spec.dtype) for spec in bundle.manifest.inputs]
-    whole.run(inputs)
-    started_s = time.monotonic()
-    whole.run(inputs)
-    return f"{whole.backend}: the whole model takes {(time.monotonic() - started_s) * 1e3:.1f} ms"
+def _run_once(plan: Plan) -> str:
+    inputs = [np.zeros(spec.shape, spec.dtype) for spec in plan.bundle.manifest.inputs]
+    with contextlib.ExitStack() as closing:
+        whole = open_heads(plan, closing).whole
+        whole.run(inputs)
+        started_s = time.monotonic()
+        whole.run(inputs)
+        return f"{whole.backend}: the whole model takes {(time.monotonic() - started_s) * 1e3:.1f} ms"
 
 
-def _sources(config: Config, bundle: Bundle) -> str:
-    check_sources(config, bundle)
-    return ", ".join(source.label for source in config.sources)
+def _sources(plan: Plan) -> str:
+    plan.check_sources()
+    return ", ".join(source.label for source in plan.config.sources)
 
 
 def _key(config: Config, keys: list[KeyPair]) -> Finding:
@@ -177,17 +183,20 @@ def _program(path: Path | None) -> Finding:
     return good("program", f"{condition}, {states.headline(found)}")
 
 
-def _server(config: Config, bundle: Bundle | None, keys: KeyPair | None) -> Iterator[Finding]:
+def _server(config: Config, plan: Plan | None, keys: KeyPair | None) -> Iterator[Finding]:
     """Step by step, so that the first that fails is the one to mend."""
     address = config.server.address
     reached = reach(address)
     yield reached
     if reached.level != "ok":
         return
-    if keys is None or bundle is None:
+    if keys is None or plan is None:
         yield warning("server", "whether it accepts this device was not tried", "mend key and bundle first")
         return
-    view = greet(config, bundle, keys)
+    bundle = plan.bundle
+    with contextlib.ExitStack() as closing:
+        link = open_link(plan, keys, closing, boot_id=os.urandom(16).hex())
+        view = greet(link, server_keys=len(config.server_keys))
     if not view.up:
         text, remedy = view.problem, view.remedy
         if view.trouble in (Trouble.NOT_YET, Trouble.AWAY):  # but the port was open just now

@@ -9,11 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_runtime.board import sensors
-from edge_runtime.daemon.serving import Serving
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.stream import Feed
 from edge_runtime.privacy.ledger import system_now
@@ -27,6 +27,9 @@ from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
 from split_model.service.status_file import WRITE_EVERY_S, Publisher, boot_s, process_ticks
 from split_model.service.stoppable_thread import STOP_S, StoppableThread
+
+if TYPE_CHECKING:  # the device's parts are opened elsewhere; here they are only looked at
+    from edge_runtime.daemon.device import Device
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ class Reporter(StoppableThread):
         self._stopped = stopped
         self._now = now
         self._started_s = now()
-        self._serving: Serving | None = None
+        self._device: Device | None = None
         self._state: State = "starting"
         self._doing = "starting"
         self._ticks = process_ticks(os.getpid()) or 0
@@ -84,18 +87,17 @@ class Reporter(StoppableThread):
         """What a program that starts is at."""
         self._doing = what
 
-    def serve(self, serving: Serving) -> None:
-        """Another config is in force from now on."""
+    def serve(self, device: Device) -> None:
+        """Another device is in force from now on."""
         with self._lock:
-            self._serving, self._step, self._moved = serving, None, None
+            self._device, self._step, self._moved = device, None, None
             self._latencies_s.clear()
 
     def note(self, step: Step) -> None:
         """A frame has been answered; called by the frame loop's thread, so quick."""
         with self._lock:
-            if step.decision.moved:
-                before = self._step.decision.split if self._step is not None else step.decision.split
-                self._moved = (self._now(), before, step.decision.split, step.decision.why)
+            if step.decision.moved_from is not None:
+                self._moved = (self._now(), step.decision.moved_from, step.decision.split, step.decision.why)
             self._step = step
             self._latencies_s.append(step.result.latency_s)
 
@@ -162,9 +164,9 @@ class Reporter(StoppableThread):
             reloads=self.reloads,
             reload_error=self.reload_error,
         )
-        serving, feed = self._serving, self.feed
-        if serving is not None:
-            self._add_serving(status, serving)
+        device, feed = self._device, self.feed
+        if device is not None:
+            self._add_device(status, device)
         if feed is not None:
             status.under_way = feed.under_way
         if self.intake is not None:
@@ -173,15 +175,15 @@ class Reporter(StoppableThread):
             status.sinks = self.sinks.counters_by_sink()
         return status
 
-    def _add_serving(self, status: Status, serving: Serving) -> None:
-        manifest = serving.bundle.manifest
+    def _add_device(self, status: Status, device: Device) -> None:
+        bundle = device.plan.bundle
         with self._lock:
             step, moved, latencies_s = self._step, self._moved, sorted(self._latencies_s)
         status.bundle = states.BundleStatus(
-            name=manifest.name, identity=serving.bundle.identity, folder=str(serving.bundle.root)
+            name=bundle.manifest.name, identity=bundle.identity, folder=str(bundle.root)
         )
-        status.local = serving.bundle.local
-        status.counters = dict(serving.runtime.counters.as_dict())
+        status.local = bundle.local
+        status.counters = dict(device.loop.counters.as_dict())
         status.split = None if step is None else step.result.split
         if moved is not None:
             at_s, before, after, why = moved
@@ -195,7 +197,7 @@ class Reporter(StoppableThread):
                 median_s=float(np.median(latencies_s)),
                 p95_s=latencies_s[min(count - 1, int(0.95 * count))],
             )
-        status.link = _link(serving)
+        status.link = _link(device)
         readings = self._sensors.latest
         status.board = states.BoardStatus(
             load=1.0 if step is None else step.load,
@@ -205,18 +207,18 @@ class Reporter(StoppableThread):
             memory_available_bytes=readings.memory_available_bytes,
             rss_bytes=readings.rss_bytes,
         )
-        status.ledger = self._ledger_status(serving)
-        status.ledger_trouble = serving.account.trouble
+        status.ledger = self._ledger_status(device)
+        status.ledger_trouble = device.account.trouble
 
-    def _ledger_status(self, serving: Serving) -> LedgerStatus | None:
-        books = serving.account.books
-        return None if books is None else ledger_status(books, serving.config.limits, self._ledger_now())
+    def _ledger_status(self, device: Device) -> LedgerStatus | None:
+        books = device.account.books
+        return None if books is None else ledger_status(books, device.config.limits, self._ledger_now())
 
 
-def _link(serving: Serving) -> states.LinkStatus:
-    address = serving.config.server.address
+def _link(device: Device) -> states.LinkStatus:
+    address = device.config.server.address
     try:
-        view = serving.link.view()
+        view = device.link.view()
     except Exception as error:  # noqa: BLE001  what ended the link thread is raised in the frame loop's thread
         return states.LinkStatus(
             address=address, up=False, hosted=False, trouble=str(error), trouble_kind="thread_ended",
@@ -226,7 +228,7 @@ def _link(serving: Serving) -> states.LinkStatus:
     return states.LinkStatus(
         address=address,
         up=view.up,
-        hosted=any(offer.identity == serving.bundle.identity for offer in view.offers),
+        hosted=any(offer.identity == device.plan.bundle.identity for offer in view.offers),
         trouble=view.trouble_line,
         trouble_kind=view.trouble.name.lower(),
         uplink_mbit_s=None if rate is None else rate * 8e-6,

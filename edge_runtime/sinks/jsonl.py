@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -20,6 +21,11 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     """Records as JSON lines, appended to ``path`` or written to standard output."""
 
     path: Path | None = None
+
+    def check(self) -> None:
+        """A folder cannot be written to as a file, nor can anything below a file."""
+        if self.path is not None and (reason := _not_a_file(self.path)):
+            raise OutputError(f"{self.path}: {reason}", remedy="set sink.path to a file you can write")
 
     def open(self) -> JsonLines:
         """Open the file, or standard output."""
@@ -67,3 +73,11 @@ class JsonLines(Sink):
         status = os.fstat(self._file)
         if written and stat.S_ISREG(status.st_mode):
             os.ftruncate(self._file, status.st_size - written)
+
+
+def _not_a_file(path: Path) -> str:
+    """Why a path can be no file for anybody, or empty."""
+    if path.is_dir():
+        return os.strerror(errno.EISDIR)
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    return "" if nearest.is_dir() else os.strerror(errno.ENOTDIR)

@@ -1,7 +1,8 @@
 """All sources as one stream of frames: a thread each, and the rule by which a source's frames wait or give way.
 
 Sources take turns: one that is always ready does not keep another one waiting for more than a frame. When the
-program is told to stop, or a source fails, what has been accepted by then is still handed out.
+program is told to stop, or a source fails, what has been accepted by then is still handed out; a source that does
+not end then, as a camera whose driver hangs, is left behind.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ from split_model.service.stoppable_thread import STOP_S, StoppableThread
 
 log = logging.getLogger(__name__)
 
+#: A source whose thread has not ended and gives nothing for this long after the stop is stuck.
+_STUCK_AFTER_S = 5.0
+#: How often a wait for the next frame looks whether it is to end.
+_LOOK_EVERY_S = 0.5
+
 
 class _Lane:
-    """One source and what it has given that nobody took yet."""
+    """One source and what it has given that nobody took yet; its ``thread``, once that runs."""
 
     def __init__(self, name: str, source: Source, subject: str) -> None:
         self.name = name
@@ -31,6 +37,8 @@ class _Lane:
         self.frames = 0
         self.dropped = 0
         self.ended = False
+        self.is_stuck = False
+        self.thread: StoppableThread | None = None
 
 
 class Intake:
@@ -56,7 +64,6 @@ class Intake:
         self._turn: deque[_Lane] = deque(self._lanes.values())
         self._error: BaseException | None = None
         self._closed = False
-        self._threads: dict[str, StoppableThread] = {}
         self._index = 0
 
     @property
@@ -84,8 +91,8 @@ class Intake:
             yield from self._straight(lanes[0])
             return
         for lane in lanes:
-            self._threads[lane.name] = StoppableThread(f"source-{lane.name}", partial(self._run, lane))
-            self._threads[lane.name].start()
+            lane.thread = StoppableThread(f"source-{lane.name}", partial(self._run, lane))
+            lane.thread.start()
         while (taken := self._take()) is not None:
             yield self._finished(*taken)
         if self._error is not None:
@@ -98,8 +105,10 @@ class Intake:
             self._changed.notify_all()
         deadline_s = time.monotonic() + timeout_s
         for lane in self._lanes.values():
-            thread = self._threads.get(lane.name)
-            if thread is None or thread.stop(deadline_s - time.monotonic()):
+            ended = not lane.is_stuck
+            if lane.thread is not None and ended:
+                ended = lane.thread.stop(deadline_s - time.monotonic())
+            if ended:  # else its thread still uses it
                 lane.source.close()
 
     def _straight(self, lane: _Lane) -> Iterator[Frame]:
@@ -144,6 +153,7 @@ class Intake:
             return True
 
     def _take(self) -> tuple[_Lane, Frame | Callable[[], Frame]] | None:
+        ending_s: float | None = None  # since when nothing has come although all sources are to end
         with self._changed:
             while True:
                 for lane in self._turn:
@@ -154,4 +164,15 @@ class Intake:
                         return lane, lane.waiting.popleft()
                 if self._closed or all(lane.ended for lane in self._turn):
                     return None
-                self._changed.wait()
+                if self._must_end():
+                    ending_s = self._now() if ending_s is None else ending_s
+                    if self._now() - ending_s >= _STUCK_AFTER_S:
+                        for lane in self._turn:
+                            if not lane.ended:
+                                self._leave_behind(lane)
+                        continue
+                self._changed.wait(_LOOK_EVERY_S)
+
+    def _leave_behind(self, lane: _Lane) -> None:
+        log.error("source %s does not stop: going on without it", lane.name)
+        lane.ended = lane.is_stuck = True

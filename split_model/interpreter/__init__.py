@@ -1,5 +1,11 @@
 """One way to run a ``.tflite`` file on either TFLite backend."""
 
-from split_model.interpreter.backend import BACKENDS, Interpreter, available_backends, open_interpreter
+from split_model.interpreter.backend import (
+    BACKENDS,
+    Interpreter,
+    available_backends,
+    choose_backend,
+    open_interpreter,
+)
 
-__all__ = ["BACKENDS", "Interpreter", "available_backends", "open_interpreter"]
+__all__ = ["BACKENDS", "Interpreter", "available_backends", "choose_backend", "open_interpreter"]

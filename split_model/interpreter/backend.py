@@ -36,7 +36,11 @@ def available_backends() -> tuple[str, ...]:
     return tuple(name for name, module in BACKENDS.items() if importlib.util.find_spec(module.split(".")[0]))
 
 
-def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
+def choose_backend(backend: str | None) -> str:
+    """The name of the backend that ``backend`` stands for, None for the best; nothing is imported.
+
+    Raises `BackendError` where it is not installed.
+    """
     if backend is not None and backend not in BACKENDS:
         raise BackendError(f"backend {backend!r} is unknown", remedy=f"choose one of {', '.join(BACKENDS)}")
     installed = available_backends()
@@ -47,6 +51,11 @@ def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
             f"TFLite backend {name or 'ai-edge-litert'} is not installed",
             remedy=f"install this package with [{extra}]",
         )
+    return name
+
+
+def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
+    name = choose_backend(backend)
     try:
         return name, importlib.import_module(BACKENDS[name]).Interpreter
     except ImportError as error:

@@ -15,7 +15,8 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
 from edge_runtime.inference.profile import Profile, SplitTiming
 from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
-from edge_runtime.loop.frame_loop import FrameLoop
+from edge_runtime.loop.board_work import Models
+from edge_runtime.loop.driver import Driver, Outside, Settings
 from edge_runtime.loop.results import Step
-from edge_runtime.loop.runtime import Runtime
 from edge_runtime.planner.planner import Decision, Hysteresis, Planner
-from edge_runtime.planner.prediction import Conditions, SplitProfile
+from edge_runtime.planner.prediction import Conditions, Objective, SplitProfile
 from edge_runtime.privacy.ledger import Paying
 from edge_runtime.privacy.release import Release, plan_for
 from edge_runtime.sources import Frame
@@ -513,8 +514,8 @@ def scripted(parts: Parts) -> Iterator[ScriptedServer]:
 class Forced(Planner):
     """Does what the test wants, while the link is up and the cut is offered."""
 
-    def __init__(self, profiles: list[SplitProfile], *, local: int) -> None:
-        super().__init__(profiles, local=local, hysteresis=Hysteresis())
+    def __init__(self, profiles: list[SplitProfile], *, local: int, objective: Objective) -> None:
+        super().__init__(profiles, local=local, hysteresis=Hysteresis(), objective=objective)
         self.wanted = local
         self.hedge = self.pinned = False
 
@@ -525,8 +526,8 @@ class Forced(Planner):
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         del now_s
         split = self.wanted if conditions.link_up and self.wanted in ready else self.local
-        moved, self.split = split != self.split, split
-        return Decision(split, moved, "forced", (), hedge=self.hedge and split != self.local)
+        moved_from, self.split = (self.split if split != self.split else None), split
+        return Decision(split, moved_from, "forced", (), hedge=self.hedge and split != self.local)
 
 
 @dataclass
@@ -534,10 +535,11 @@ class Inside:
     """The device's loop and link thread in this process, frame by frame."""
 
     parts: Parts
-    runtime: FrameLoop
+    driver: Driver
     link: Link
     planner: Forced
     heads: Heads
+    local_tails: Rests
     transport: Transport
     index: int = 0
 
@@ -548,14 +550,14 @@ class Inside:
 
     def step(self, frame: Frame | None = None) -> Step:
         """One frame, to its end."""
-        (step,) = self.runtime.run([frame or self.frame()])
-        assert self.runtime.counters.adds_up
+        (step,) = self.driver.run([frame or self.frame()])
+        assert self.driver.counters.adds_up
         return step
 
     def until(self, holds: Callable[[], Any]) -> Any:
         deadline_s = time.monotonic() + PATIENCE_S
         while not (value := holds()):
-            assert time.monotonic() < deadline_s, (self.link.view(), self.runtime.counters.as_dict())
+            assert time.monotonic() < deadline_s, (self.link.view(), self.driver.counters.as_dict())
             time.sleep(0.005)
         return value
 
@@ -568,7 +570,7 @@ class Inside:
         return self
 
     def close(self) -> None:
-        self.runtime.close()
+        self.driver.close()
         self.link.end()
         self.transport.terminate()
         self.heads.close()
@@ -587,18 +589,20 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         spec: NoiseSpec | None = None,
         memory_bytes: int = 1 << 26,
         answer_within_s: float = PATIENCE_S,
-        finisher: Executor | None = None,
         account: Paying | None = None,
-        loop: type[FrameLoop] = Runtime,
+        objective: Objective = "latency",
         goes_on: bool = False,
+        watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Inside:
         bundle = parts.bundle
+        loader = ThreadPoolExecutor(1, thread_name_prefix="heads")
         heads = Heads(
             bundle,
             lambda cut: Release(cut, plan_for(cut, spec), entropy=os.urandom),
             backend=None,
             threads=1,
             memory_bytes=memory_bytes,
+            loader=loader,
         )
         splits = [*(cut.index for cut in bundle.manifest.cuts), bundle.local]
         timings = tuple(
@@ -608,7 +612,11 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         profile = Profile(
             bundle=bundle.identity, backend="", threads=1, slowdown=1.0, release="none", splits=timings
         )
-        planner = Forced([SplitProfile(split, 1e-4, payload_bytes=1) for split in splits], local=bundle.local)
+        planner = Forced(
+            [SplitProfile(split, 1e-4, payload_bytes=1) for split in splits],
+            local=bundle.local,
+            objective=objective,
+        )
         transport = Transport(
             address,
             keys=keys or KeyPair(*zmq.curve_keypair()),
@@ -622,24 +630,24 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             {cut.index: RestCost(1, 1e-4) for cut in bundle.manifest.cuts},
             whole=heads.whole,
             memory_bytes=memory_bytes,
-            loader=heads._worker,
+            loader=loader,
         )
-        runtime = loop(
-            bundle=bundle,
-            heads=heads,
-            board=board,
+        driver = Driver(
+            Models(bundle, heads, rests if goes_on else None),
+            Outside(
+                board=board,
+                account=account or Free(),
+                link=link,
+                boot_id="inside",
+                watch=watch,
+            ),
             planner=planner,
-            link=link,
             profile=profile,
-            boot_id="inside",
-            answer_within_s=answer_within_s,
             load=LoadEstimator(board.cpu_load, cpus=1, threads=1),
-            account=account or Free(),
-            finisher=finisher,
-            rests=rests if goes_on else None,
+            settings=Settings(answer_within_s),
         )
         link.start()
-        made.append(Inside(parts, runtime, link, planner, heads, transport))
+        made.append(Inside(parts, driver, link, planner, heads, rests, transport))
         return made[-1]
 
     yield make

@@ -8,6 +8,7 @@ A number in the file ``clock_offset_s`` there is added to the wall clock: a year
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -16,9 +17,9 @@ from edge_runtime import cli
 from edge_runtime.board.board import RealBoard
 from edge_runtime.daemon import daemon
 
+run = daemon.run
 FOLDER = Path(sys.argv[sys.argv.index("-c") + 1]).parent
 true_time = time.time
-true_run = daemon.run
 
 
 class HangingBoard(RealBoard):
@@ -35,8 +36,8 @@ def shifted_time() -> float:
     return true_time() + (float(offset.read_text()) if offset.exists() else 0.0)
 
 
-def run_with_a_fault(config, **options):
-    return true_run(config, **options, board=HangingBoard())
+def run_with_a_fault(config, service):
+    return run(config, dataclasses.replace(service, make_board=lambda _: HangingBoard()))
 
 
 time.time = shifted_time

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks.adaptive.simulator.clock import Clock
-
-T = TypeVar("T")
+from edge_runtime.loop.actions import Run
+from edge_runtime.loop.board_queue import Worker
 
 
 @dataclass(frozen=True)
@@ -39,87 +38,67 @@ class Hog:
 
 
 class VirtualBoard:
-    """Stands in for `edge_runtime.board.board`: work says what it costs, and that much time passes."""
-
-    slowdown = 1.0
+    """The board's two workers, heads and releases, and local runs: at the same time, neither of them slower."""
 
     def __init__(self, clock: Clock, hog: Hog) -> None:
-        self.clock = clock
-        self.hog = hog
-        self._background_s: float | None = None
-        self._charged_s = 0.0
+        self._clock = clock
+        self._hog = hog
+        self._waiting: dict[Worker, deque[_Piece]] = {worker: deque() for worker in Worker}
+        self._urgent = dict.fromkeys(Worker, 0)
+        self._busy: set[Worker] = set()
+        self._unwanted: set[int] = set()
 
     def cpu_load(self) -> float:
         """What others leave of four cores' time is not seen here; the head's own times tell the load."""
         return 0.0
 
-    def charge(self, work_s: float) -> None:
-        """Called by the work: so long does it take on an idle board."""
-        self._charged_s += work_s
+    def do(self, run: Run, *, work_s: Sequence[float], ended: Callable[[tuple[float, ...] | None], None]) -> None:
+        """Do a piece of work whose parts take ``work_s`` on an idle board.
 
-    def run(self, work: Callable[[], T]) -> tuple[T, float]:
-        """Do the work; its seconds pass, unless they do so in the background."""
-        self._charged_s = 0.0
-        result = work()
-        took_s = self.hog.took_s(self._charged_s, self.clock.now_s)
-        if self._background_s is None:
-            self.clock.run_until(self.clock.now_s + took_s)
+        ``ended`` hears what each part took, or None where it was skipped. The piece begins behind those that wait
+        for its worker or, where it goes first, before them.
+        """
+        worker = run.work.worker
+        piece = _Piece(run.piece, tuple(work_s), ended)
+        if run.first:
+            self._waiting[worker].insert(self._urgent[worker], piece)
+            self._urgent[worker] += 1
         else:
-            self._background_s = took_s
-        return result, took_s
+            self._waiting[worker].append(piece)
+        if worker not in self._busy:
+            self._next(worker)
 
-    def run_beside(self, work: Callable[[], T]) -> tuple[T, float]:
-        """Do the work, whose `run` lets no time pass; the seconds that this took, or will have taken."""
-        self._background_s = 0.0
-        result = work()
-        took_s, self._background_s = self._background_s, None
-        return result, took_s
+    def skip(self, number: int) -> None:
+        """Do not begin a piece that waits."""
+        self._unwanted.add(number)
+
+    def _next(self, worker: Worker) -> None:
+        self._busy.discard(worker)
+        if not self._waiting[worker]:
+            return
+        piece = self._waiting[worker].popleft()
+        self._urgent[worker] = max(0, self._urgent[worker] - 1)
+        self._busy.add(worker)
+        took: list[float] = []
+        done_s = self._clock.now_s
+        unwanted = piece.number in self._unwanted
+        if not unwanted:
+            for part_s in piece.work_s:
+                took.append(self._hog.took_s(part_s, done_s))
+                done_s += took[-1]
+
+        def over() -> None:
+            self._next(worker)
+            piece.ended(None if unwanted else tuple(took))
+
+        self._clock.at(done_s, over)
 
 
-class _VirtualFuture(Future[Any]):
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._clock = clock
-
-    def result(self, timeout: float | None = None) -> Any:
-        self._clock.run_until(math.inf, self.done)
-        return super().result(timeout)
-
-
-class BackgroundRuns(Executor):
-    """One thread beside the frame loop, in virtual time: a run takes what it charges the board."""
-
-    def __init__(self, board: VirtualBoard) -> None:
-        self._board = board
-        self._waiting: deque[tuple[_VirtualFuture, Callable[[], Any]]] = deque()
-        self._busy = False
-        self.runs = 0
-        self.busy_s = 0.0
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start now, or after what is under way."""
-        future = _VirtualFuture(self._board.clock)
-        self._waiting.append((future, lambda: fn(*args, **kwargs)))
-        if not self._busy:
-            self._next()
-        return future
-
-    def _next(self) -> None:
-        while self._waiting:
-            future, work = self._waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                result, took_s = self._board.run_beside(work)
-                self._busy = True
-                self.runs += 1
-                self.busy_s += took_s
-                clock = self._board.clock
-                clock.at(clock.now_s + took_s, lambda: self._done(future, result))  # noqa: B023 we return
-                return
-
-    def _done(self, future: _VirtualFuture, result: Any) -> None:
-        self._busy = False
-        future.set_result(result)
-        self._next()
+@dataclass(frozen=True)
+class _Piece:
+    number: int
+    work_s: tuple[float, ...]
+    ended: Callable[[tuple[float, ...] | None], None]
 
 
 class BackgroundLoads(Executor):
@@ -132,7 +111,7 @@ class BackgroundLoads(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """It is there after what was asked for before."""
-        future = _VirtualFuture(self._clock)
+        future: Future[Any] = Future()
         self._free_s = max(self._free_s, self._clock.now_s) + self._each_s
         self._clock.at(self._free_s, lambda: future.set_result(fn(*args, **kwargs)))
         return future

@@ -111,7 +111,7 @@ def policies() -> dict[str, Callable[[Scene], Run]]:
         "oracle": ideal.run_oracle,
         "ours": lambda scene: run_program("ours", scene),
         "ours, hedged": lambda scene: run_program("ours, hedged", scene, table=HEDGED),
-        "ours, anew": lambda scene: run_program("ours, anew", scene, rests=False),
+        "ours, anew": lambda scene: run_program("ours, anew", scene, local_tails=False),
         "perfect rate": ideal.run_perfect_rate,
         "ours, knowing the rate": believing("ours, knowing the rate", lambda scene: TruthfulEstimator(scene.link)),
         **{f"ours, seeing {s:g} s": believing(f"ours, seeing {s:g} s", foresight(s)) for s in FORESIGHT_S},

@@ -33,7 +33,7 @@ def draw(title: str, scene: Scene, runs: Mapping[str, Run], path: Path) -> None:
         split.step(times, [names.index(row.split) for row in rows[name]], color=color, where="post", label=name)
         label = f"{name}: mean {run.mean_s * 1e3:.0f} ms, p95 {run.p95_s * 1e3:.0f} ms"
         latency.step(times, [row.latency_s * 1e3 for row in rows[name]], color=color, where="post", label=label)
-    fallbacks: list[Row] = [row for row in rows["ours"] if row.how == "fallback"]
+    fallbacks: list[Row] = [row for row in rows["ours"] if row.outcome == "fallback"]
     if fallbacks:
         times = [row.captured_s for row in fallbacks]
         latency.plot(times, [row.latency_s * 1e3 for row in fallbacks], "r.", label="finished here after all")

@@ -91,7 +91,7 @@ class Row:
 
     captured_s: float
     split: int
-    how: str
+    outcome: str
     latency_s: float
     believed_mbit_s: float | None = None
 

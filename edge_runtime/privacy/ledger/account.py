@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -27,10 +28,37 @@ class Paying(Protocol):
         """Pay for one release of a subject at a cut; False: nothing may leave."""
 
 
-class Account:
-    """``costs``: of one frame, by cut. ``ledger``: a `Ledger`, or why there is none, and then nothing leaves."""
+class _Holders:
+    """Counts the accounts that share one ledger. Safe from several threads."""
 
-    def __init__(self, ledger: Ledger | Refusal, *, costs: Mapping[int, Amount]) -> None:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._accounts = 0
+
+    def joins(self) -> None:
+        """One more account."""
+        with self._lock:
+            self._accounts += 1
+
+    def leaves(self) -> bool:
+        """One account less; True where that was the last."""
+        with self._lock:
+            self._accounts -= 1
+            return self._accounts == 0
+
+
+class Account:
+    """``costs``: of one frame, by cut. ``ledger``: a `Ledger`, or why there is none, and then nothing leaves.
+
+    Several accounts may share a ledger, see `sharing`; it is closed with the last of them.
+    """
+
+    def __init__(
+        self, ledger: Ledger | Refusal, *, costs: Mapping[int, Amount], holders: _Holders | None = None
+    ) -> None:
+        self._holders = holders or _Holders()
+        self._holders.joins()
+        self._closed = False
         self._ledger = ledger
         self._costs = dict(costs)
         self._said: dict[str, frozenset[int]] = {}
@@ -65,9 +93,9 @@ class Account:
         """What was really charged, without the reserve; None without a ledger."""
         return None if isinstance(self._ledger, Refusal) else self._ledger.used
 
-    def renewed(self, costs: Mapping[int, Amount]) -> Account:
-        """Another account of the same ledger; close one of the two."""
-        return Account(self._ledger, costs=costs)
+    def sharing(self, costs: Mapping[int, Amount]) -> Account:
+        """Another account of the same ledger, at other costs; each of the two is to be closed."""
+        return Account(self._ledger, costs=costs, holders=self._holders)
 
     def limit(self, limits: Limits) -> None:
         """Other budgets from now on; what was spent counts against them."""
@@ -75,7 +103,13 @@ class Account:
             self._ledger.limit(limits)
 
     def close(self) -> None:
-        """Give back what was reserved."""
+        """Let go of the ledger; the last account gives back what was reserved. A second call does nothing."""
+        closed, self._closed = self._closed, True
+        if not closed and self._holders.leaves():
+            self.close_ledger()
+
+    def close_ledger(self) -> None:
+        """Give back what was reserved now, whoever shares the ledger: nothing leaves any more."""
         if isinstance(self._ledger, Ledger):
             self._ledger.close()
 

@@ -59,7 +59,7 @@ class Ledger:
         """Takes over both files and ``ahead``. Raises `LedgerError`, or OSError where the disk does not take it."""
         self._guard = threading.Condition()
         self._ahead = ahead
-        self._under_way = False
+        self._under_way = self._closed = False
         self._file = file
         self._lock = lock
         self._limits = limits
@@ -169,10 +169,13 @@ class Ledger:
             return None
 
     def close(self) -> None:
-        """Give the rest of the blocks back and let go of the files."""
+        """Give the rest of the blocks back and let go of the files; a second call does nothing."""
         with self._guard:
             while self._under_way:
                 self._guard.wait()
+            if self._closed:
+                return
+            self._closed = True
             if self._broken is None:
                 self._write(pure.advanced(self._used, self._now()))
             self._broken = Refusal("ledger", "the ledger is closed")

@@ -42,7 +42,7 @@ def test_on_a_steady_link_it_does_as_the_oracle(mbit: float) -> None:
     there = scene(steady(mbit))
     ours, oracle = run_program("ours", there), ideal.run_oracle(there)
     assert ours.mean_s == pytest.approx(oracle.mean_s, rel=0.03)
-    assert {row.how for row in ours.rows} == {"offloaded"}
+    assert {row.outcome for row in ours.rows} == {"offloaded"}
 
 
 def test_every_frame_is_answered_once_and_one_play_is_the_whole_trace() -> None:
@@ -57,15 +57,15 @@ def test_an_outage_costs_a_frame_or_two_and_no_more() -> None:
     there = scene(outage(3.0, 10.0, 20.0))
     ours = run_program("ours", there)
     in_outage = [row for row in ours.rows if 11.5 < row.captured_s < 20.0]
-    assert {row.how for row in in_outage} == {"local"}
-    assert sum(row.how == "fallback" for row in ours.rows) <= 2
+    assert {row.outcome for row in in_outage} == {"local"}
+    assert sum(row.outcome == "fallback" for row in ours.rows) <= 2
     assert max(row.latency_s for row in ours.rows) < 1.2
 
 
 def test_a_rescue_goes_on_behind_the_head() -> None:
     """A frame that an outage catches is answered sooner than by a local run that begins anew."""
     there = scene(outage(3.0, 20.0, 24.0))
-    behind, anew = (run_program("ours", there, rests=rests) for rests in (True, False))
+    behind, anew = (run_program("ours", there, local_tails=local_tails) for local_tails in (True, False))
     assert behind.mean_s < anew.mean_s
     assert max(row.latency_s for row in behind.rows) < max(row.latency_s for row in anew.rows) - 0.1
 
@@ -74,13 +74,13 @@ def test_a_fixed_split_waits_for_its_answer() -> None:
     """On a link where a local run would be done sooner, each frame is answered by the server all the same."""
     there = dataclasses.replace(scene(steady(0.25)), answer_within_s=2.0, interval_s=1.5)
     fixed = run_program("fixed 20", there, fixed=20)
-    assert {row.how for row in fixed.rows} == {"offloaded"}
+    assert {row.outcome for row in fixed.rows} == {"offloaded"}
     assert fixed.background_runs == 0
 
 
 def test_a_fixed_split_is_finished_here_when_the_answer_would_be_late() -> None:
     fixed = run_program("fixed 20", scene(outage(3.0, 10.0, 14.0)), fixed=20)
-    finished = [row for row in fixed.rows if row.how == "fallback"]
+    finished = [row for row in fixed.rows if row.outcome == "fallback"]
     assert finished
     assert all(9.0 < row.captured_s < 15.0 for row in finished)
 

@@ -1,16 +1,18 @@
-"""The board thread: pieces in order, none waiting for anybody, nothing held, nothing left behind."""
+"""The board's threads: pieces in order, none waiting for anybody, nothing held, nothing left behind."""
 
 from __future__ import annotations
 
 import gc
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from typing import Any
 
 import pytest
 
-from edge_runtime.loop.board_thread import BoardThread
+from edge_runtime.loop.board_queue import BoardQueue, Piece, Work
+from edge_runtime.loop.board_thread import BoardThread, Ended
 
 PATIENCE_S = 10.0
 
@@ -28,12 +30,30 @@ class Gate:
         return "done"
 
 
+class Heard:
+    """What a thread tells of its pieces, in order."""
+
+    def __init__(self) -> None:
+        self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+
+    def __call__(self, ended: Ended) -> None:
+        self._ended.put(ended)
+
+    def next(self) -> Ended:
+        return self._ended.get(timeout=PATIENCE_S)
+
+
 @pytest.fixture
-def make() -> Iterator[Callable[..., BoardThread]]:
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def make(heard: Heard) -> Iterator[Callable[..., BoardThread]]:
     made: list[BoardThread] = []
 
-    def board(done: Callable[[], None] = lambda: None, **options: object) -> BoardThread:
-        made.append(BoardThread(done, **options))  # type: ignore[arg-type]
+    def board(**options: Any) -> BoardThread:
+        made.append(BoardThread("board", heard, **options))
         return made[-1]
 
     yield board
@@ -42,107 +62,106 @@ def make() -> Iterator[Callable[..., BoardThread]]:
     assert [thread for thread in threading.enumerate() if thread.name == "board"] == []
 
 
-def test_pieces_are_done_in_order_but_for_the_one_that_is_first(make: Callable[..., BoardThread]) -> None:
+def test_pieces_are_done_in_order_but_for_those_that_are_first(
+    make: Callable[..., BoardThread], heard: Heard
+) -> None:
+    """Frames that the server left come back in the order of their deadlines."""
     board, gate, order = make(), Gate(), []
-    board.do(gate, expected_s=1.0)
+    board.do(0, gate)
     gate.begun.wait(PATIENCE_S)
-    futures = [board.do(lambda n=n: order.append(n), expected_s=1.0) for n in (1, 2)]  # type: ignore[misc]
-    futures.append(board.do(lambda: order.append(0), expected_s=1.0, first=True))
-    assert board.waiting == 3
+    for number in (9, 1, 2, 3):
+        board.do(number, lambda number=number: order.append(number), first=number < 4)
+    board.skip(2)
     gate.may_end.set()
-    for future in futures:
-        future.result(PATIENCE_S)
-    assert order == [0, 1, 2]
+    ended = [heard.next() for _ in range(5)]
+    assert order == [1, 3, 9]
+    assert [one.piece for one in ended] == [0, 1, 2, 3, 9]
+    assert [one.piece for one in ended if one.skipped] == [2]
 
 
-def test_of_those_that_are_first_the_older_one_is(make: Callable[..., BoardThread]) -> None:
-    """Frames that the server left come back in the order of their deadlines, each told how long it has to wait."""
-    clock = [10.0]
-    board, gate, order = make(now=lambda: clock[0]), Gate(), []
-    board.do(gate, expected_s=1.0)
-    gate.begun.wait(PATIENCE_S)
-    futures = [
-        board.do(lambda n=n: order.append(n), expected_s=2.0, first=n < 4)  # type: ignore[misc]
-        for n in (9, 1, 2, 3)
-    ]
-    assert futures.pop(2).cancel()
-    assert board.left_s() == (5.0, 1.0)
-    gate.may_end.set()
-    for future in futures:
-        future.result(PATIENCE_S)
-    last = board.do(lambda: order.append(0), expected_s=1.0)
-    last.result(PATIENCE_S)
-    assert order == [1, 3, 9, 0]
-
-
-def test_what_a_piece_raises_is_for_who_asks_for_it_and_the_next_one_goes_on(
-    make: Callable[..., BoardThread],
+def test_what_a_piece_raises_is_told_and_the_next_one_goes_on(
+    make: Callable[..., BoardThread], heard: Heard
 ) -> None:
     board = make()
 
     def fail() -> None:
         raise ZeroDivisionError
 
-    failed, good = board.do(fail, expected_s=0.1), board.do(lambda: 7, expected_s=0.1)
-    assert good.result(PATIENCE_S) == 7
-    with pytest.raises(ZeroDivisionError):
-        failed.result(PATIENCE_S)
+    board.do(1, fail)
+    board.do(2, lambda: 7)
+    assert isinstance(heard.next().error, ZeroDivisionError)
+    assert heard.next() == Ended(2, 7)
 
 
-def test_who_hears_of_an_end_sees_the_next_piece_as_the_present_one(make: Callable[..., BoardThread]) -> None:
-    """Else the frame loop would believe that there is no room for another frame, and let the board wait."""
-    clock, seen = [10.0], []
-    board = make(lambda: seen.append((ended.done(), board.left_s(), board.waiting)), now=lambda: clock[0])
-    assert board.left_s() == (0.0, 0.0)
-    first, second = Gate(), Gate()
-    ended = board.do(first, expected_s=1.0)
-    last = board.do(second, expected_s=2.0)
-    clock[0] = 10.5
-    assert board.left_s() == (0.5, 1.0)
-    assert board.waiting == 1
-    clock[0] = 20.0
-    assert board.left_s() == (0.0, 1.0)
-    first.may_end.set()
-    second.begun.wait(PATIENCE_S)
-    assert seen == [(True, (2.0, 2.0), 0)]
-    second.may_end.set()
-    last.result(PATIENCE_S)
-
-
-def test_a_result_that_was_taken_is_held_by_nobody(make: Callable[..., BoardThread]) -> None:
+def test_a_result_that_was_taken_is_held_by_nobody(make: Callable[..., BoardThread], heard: Heard) -> None:
     class Payload:
         pass
 
     board, gate = make(), Gate()
-    future = board.do(Payload, expected_s=0.1)
-    held = weakref.ref(future.result(PATIENCE_S))
-    board.do(gate, expected_s=0.1)
+    board.do(1, Payload)
+    held = weakref.ref(heard.next().value)
+    board.do(2, gate)
     gate.begun.wait(PATIENCE_S)
-    del future
     gc.collect()
     assert held() is None
     gate.may_end.set()
 
 
-def test_closing_waits_for_what_goes_on_and_cancels_the_rest(make: Callable[..., BoardThread]) -> None:
+def test_closing_waits_for_what_goes_on_and_begins_nothing(make: Callable[..., BoardThread], heard: Heard) -> None:
     board, gate, order = make(), Gate(), []
-    going_on = board.do(gate, expected_s=1.0)
+    board.do(1, gate)
     gate.begun.wait(PATIENCE_S)
-    waiting = board.do(lambda: order.append(1), expected_s=1.0)
+    board.do(2, lambda: order.append(1))
     threading.Timer(0.05, gate.may_end.set).start()
     board.close()
-    assert going_on.result(0) == "done"
-    with pytest.raises(CancelledError):
-        waiting.result(0)
+    assert heard.next() == Ended(1, "done")
     assert order == []
 
 
-def test_a_cancelled_piece_is_not_done(make: Callable[..., BoardThread]) -> None:
-    board, gate, order = make(), Gate(), []
-    board.do(gate, expected_s=1.0)
+def test_a_piece_that_has_begun_is_not_skipped(make: Callable[..., BoardThread], heard: Heard) -> None:
+    board, gate = make(), Gate()
+    board.do(1, gate)
     gate.begun.wait(PATIENCE_S)
-    assert board.do(lambda: order.append(1), expected_s=1.0).cancel()
-    last = board.do(lambda: order.append(2), expected_s=1.0)
+    board.skip(1)
     gate.may_end.set()
-    last.result(PATIENCE_S)
-    assert order == [2]
+    assert heard.next() == Ended(1, "done")
+
+
+def test_a_thread_starts_with_its_first_piece(make: Callable[..., BoardThread], heard: Heard) -> None:
+    board = make()
+    assert [thread for thread in threading.enumerate() if thread.name == "board"] == []
+    board.do(1, lambda: None)
+    heard.next()
+
+
+def piece(number: int, expected_s: float = 1.0) -> Piece:
+    return Piece(number, number, Work.HEAD, expected_s)
+
+
+def test_how_long_a_piece_waits_is_said_by_those_before_it() -> None:
+    work = BoardQueue()
+    assert (work.left_s(10.0), work.wait_s(10.0)) == ((0.0, 0.0), 0.0)
+    work.put(piece(0), now_s=10.0)
+    for number in (9, 1, 2, 3):
+        work.put(piece(number, 2.0), now_s=10.0, first=number < 4)
+    work.cancel(2)
+    assert (work.left_s(10.0), work.wait_s(10.0)) == ((5.0, 1.0), 7.0)
+    assert work.waiting == 3
+    assert work.left_s(10.5) == (4.5, 1.0)
+    assert work.left_s(20.0) == (4.0, 1.0)  # of one that takes longer than was expected nothing is left
+    order = [0]
+    for at_s in (11.0, 13.0, 13.1, 15.0):
+        work.ended(order[-1], now_s=at_s)
+        order.append(work.pieces()[0])
+    assert order == [0, 1, 2, 3, 9]
+
+
+def test_a_worker_may_be_faster_than_what_is_heard_of_it() -> None:
+    """Two ends are told at once, and a piece that was put first between them came too late."""
+    work = BoardQueue()
+    work.put(piece(1), now_s=0.0)
+    work.put(piece(2), now_s=0.0)
+    work.put(piece(3), now_s=0.5, first=True)
+    assert work.ended(2, now_s=1.0).number == 2
+    assert work.ended(1, now_s=1.0).number == 1
+    assert work.pieces() == [3]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from edge_runtime.inference.heads import Head
-from edge_runtime.planner.cut_backoff import Shunned
-from edge_runtime.planner.planner import Seam
+from edge_runtime.planner.cut_backoff import CutBackoff
+from edge_runtime.planner.planner import AfterHead
 from edge_runtime.planner.prediction import predict
 from split_model.errors import BackendError
 
 
 class Seeing:
-    """A device whose planner tells what it saw, and decides at the seam what the test says: ``send``."""
+    """A device whose planner tells what it saw, and decides after the head what the test says: ``send``."""
 
     def __init__(self, device: Any) -> None:
         self.device = device
@@ -25,7 +25,7 @@ class Seeing:
         self.asked: list[tuple[int, bool]] = []
         self._decide = device.planner.decide
         device.planner.decide = self.decide
-        device.planner.at_seam = self.at_seam
+        device.planner.after_head = self.after_head
 
     def decide(self, conditions: Any, *, now_s: float, ready: frozenset[int]) -> Any:
         decision = self._decide(conditions, now_s=now_s, ready=ready)
@@ -33,9 +33,9 @@ class Seeing:
         predictions = tuple(predict(planner.profile(split), conditions) for split in (*ready, planner.local))
         return replace(decision, seen=conditions, predictions=predictions)
 
-    def at_seam(self, split: int, conditions: Any, *, was_local: bool) -> Seam:
+    def after_head(self, split: int, conditions: Any, *, was_local: bool) -> AfterHead:
         self.asked.append((split, was_local))
-        return Seam(self.send, predict(self.device.planner.profile(split), conditions))
+        return AfterHead(self.send, predict(self.device.planner.profile(split), conditions))
 
     def goes_local(self) -> None:
         """The next frames are meant to stay, behind the head that ran last."""
@@ -59,7 +59,7 @@ class Purse:
 def seeing(scripted: Any, inside: Any) -> Any:
     def make(**settings: Any) -> Seeing:
         device = inside(scripted.address, scripted.public, goes_on=True, **settings).connect(2)
-        device.until(lambda: device.runtime._rests.behind(2))
+        device.until(lambda: device.local_tails.behind(2))
         return Seeing(device)
 
     return make
@@ -76,21 +76,21 @@ def test_a_frame_that_stays_at_the_seam_leaves_the_link_to_probes(scripted: Any,
     planned.send = False
     frame = device.frame()
     result = device.step(frame).result
-    assert (result.how, result.split, planned.asked) == ("local", device.planner.local, [(2, False)])
+    assert (result.outcome, result.split, planned.asked) == ("local", device.planner.local, [(2, False)])
     answers_as_the_whole_model(device, frame, result.outputs)
-    assert (scripted.arrived, device.runtime.counters.releases) == ([], 0)
-    before = scripted.probed
-    device.until(lambda: scripted.probed > before)
+    assert (scripted.arrived, device.driver.counters.releases) == ([], 0)
+    probes = scripted.probed
+    device.until(lambda: scripted.probed > probes)
 
 
 def test_a_frame_that_is_not_paid_for_leaves_the_link_to_probes(scripted: Any, seeing: Any) -> None:
     purse = Purse(frozenset({2}))
     device = seeing(account=purse).device
     purse.charge = lambda cut, subject: False  # type: ignore[method-assign]
-    assert device.step().result.how == "local"
-    before = scripted.probed
-    device.until(lambda: scripted.probed > before)
-    assert device.runtime.counters.ledger_refused == 1
+    assert device.step().result.outcome == "local"
+    probes = scripted.probed
+    device.until(lambda: scripted.probed > probes)
+    assert device.driver.counters.ledger_refused == 1
 
 
 def test_a_local_frame_goes_through_the_head_and_is_sent_if_that_is_better_by_then(
@@ -101,13 +101,13 @@ def test_a_local_frame_goes_through_the_head_and_is_sent_if_that_is_better_by_th
     device.step()
     planned.goes_local()
     result = device.step().result
-    assert (result.how, result.split, planned.asked[-1]) == ("offloaded", 2, (2, True))
+    assert (result.outcome, result.split, planned.asked[-1]) == ("offloaded", 2, (2, True))
     planned.send = False
     frame = device.frame()
     result = device.step(frame).result
-    assert (result.how, planned.asked[-1]) == ("local", (2, True))
+    assert (result.outcome, planned.asked[-1]) == ("local", (2, True))
     answers_as_the_whole_model(device, frame, result.outputs)
-    assert len(scripted.arrived) == device.runtime.counters.releases == 2
+    assert len(scripted.arrived) == device.driver.counters.releases == 2
 
 
 def test_a_frame_that_is_sent_after_all_did_not_stay_for_the_ledger(scripted: Any, seeing: Any) -> None:
@@ -116,11 +116,11 @@ def test_a_frame_that_is_sent_after_all_did_not_stay_for_the_ledger(scripted: An
     device = planned.device
     device.step()
     planned.goes_local()
-    assert device.step().result.how == "offloaded"
-    assert device.runtime.counters.ledger_refused == 0
+    assert device.step().result.outcome == "offloaded"
+    assert device.driver.counters.ledger_refused == 0
     planned.send = False
-    assert device.step().result.how == "local"
-    assert device.runtime.counters.ledger_refused == 1
+    assert device.step().result.outcome == "local"
+    assert device.driver.counters.ledger_refused == 1
 
 
 def test_a_local_frame_that_the_ledger_refuses_twice_counts_once(seeing: Any) -> None:
@@ -130,8 +130,8 @@ def test_a_local_frame_that_the_ledger_refuses_twice_counts_once(seeing: Any) ->
     device.step()
     planned.goes_local()
     purse.charge = lambda cut, subject: False  # type: ignore[method-assign]
-    assert device.step().result.how == "local"
-    assert device.runtime.counters.ledger_refused == 1
+    assert device.step().result.outcome == "local"
+    assert device.driver.counters.ledger_refused == 1
 
 
 def test_a_head_that_failed_is_not_what_local_frames_go_through(
@@ -146,10 +146,10 @@ def test_a_head_that_failed_is_not_what_local_frames_go_through(
         raise BackendError("no memory")
 
     monkeypatch.setattr(Head, "features", fails)
-    assert device.step().result.how == "local"
-    device.runtime._shunned = Shunned()  # a while later
+    assert device.step().result.outcome == "local"
+    monkeypatch.setattr(CutBackoff, "allows", lambda *_, **__: True)  # a while later
     planned.goes_local()
     ran: list[Head] = []
     monkeypatch.setattr(Head, "features", lambda head, _: (ran.append(head), fails())[1])
-    assert device.step().result.how == "local"
+    assert device.step().result.outcome == "local"
     assert ran == []

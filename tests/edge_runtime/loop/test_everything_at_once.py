@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.inference.heads import Head
-from edge_runtime.loop.pipeline import Pipeline
-from edge_runtime.loop.runtime import Runtime
+from edge_runtime.link.frame_link import Reservation
+from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.sources import Frame
 from split_model.errors import BackendError
 
@@ -55,25 +55,24 @@ def fickle(scripted: Any, chance: random.Random) -> None:
     scripted.admit = lambda _: chance.choice([None] * 8 + [("busy", "later"), ("expired", "too late")])
 
 
-@pytest.mark.parametrize("loop", [Runtime, Pipeline])
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
 @pytest.mark.parametrize("memory_bytes", [1, 1 << 26])  # for one head, for all
 def test_each_frame_has_one_answer_and_it_is_its_own(
-    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch, loop: type, memory_bytes: int
+    scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch, objective: str, memory_bytes: int
 ) -> None:
     chance = random.Random(memory_bytes)
-    purse, goes_on = Purse(chance), loop is Runtime
+    purse = Purse(chance)
     device = inside(
         scripted.address,
         scripted.public,
-        loop=loop,
-        goes_on=goes_on,
+        objective=objective,
+        goes_on=objective == "latency",
         answer_within_s=0.1,
         account=purse,
         memory_bytes=memory_bytes,
     ).connect(2)
-    runtime, planner = device.runtime, device.planner
-    features, submit = Head.features, runtime._submit
-    sent: dict[int, tuple[Frame, Head]] = {}
+    planner, features, send = device.planner, Head.features, Reservation.send
+    sent: list[int] = []
 
     def unsteady(head: Head, inputs: Any) -> Any:
         if chance.random() < 0.02:
@@ -81,32 +80,44 @@ def test_each_frame_has_one_answer_and_it_is_its_own(
         time.sleep(chance.choice([0.0, 0.0, 0.02]))
         return features(head, inputs)
 
-    def noted(frame: Frame, head: Head, payload: memoryview, reservation: Any) -> Any:
-        request_id = submit(frame, head, payload, reservation)
-        sent[request_id] = frame, head
-        return request_id
+    def noted(link: Reservation, request: Any, payload: memoryview, *, due_at_s: float) -> None:
+        assert purse.paid == len(sent) + 1
+        sent.append(request.request_id)
+        send(link, request, payload, due_at_s=due_at_s)
 
     def frames() -> Iterator[Frame]:
         for _ in range(FRAMES):
             planner.wanted = chance.choice([1, 2, 2, 3, planner.local])
             planner.hedge = chance.random() < 0.3
-            runtime._shunned._until_s.clear()  # what was refused is tried again at once
+            if chance.random() < 0.7:  # else most frames would meet a link that is down
+                device.until(lambda: device.link.view().up)
             yield device.frame()
 
+    monkeypatch.setattr(CutBackoff, "allows", lambda *_, **__: True)  # what was refused is tried again at once
     monkeypatch.setattr(Head, "features", unsteady)
-    monkeypatch.setattr(runtime, "_submit", noted)
+    monkeypatch.setattr(Reservation, "send", noted)
     fickle(scripted, chance)
-    results = [step.result for step in runtime.run(frames())]
+    results = [step.result for step in device.driver.run(frames())]
 
     assert sorted(result.frame.index for result in results) == list(range(FRAMES))
-    assert {result.how for result in results} == {"offloaded", "local", "fallback"}
-    assert runtime.counters.adds_up
-    assert len(sent) == runtime.counters.releases == purse.paid
+    assert {result.outcome for result in results} == {"offloaded", "local", "fallback"}
+    assert device.driver.counters.adds_up
+    assert len(sent) == len(set(sent)) == device.driver.counters.releases == purse.paid
     for result in results:
         expected = device.heads.whole.run(result.frame.tensors)[0]
-        if result.how == "offloaded":
+        if result.outcome == "offloaded":
             expected = scripted.outputs.reshape(expected.shape)
         np.testing.assert_array_equal(result.outputs[0], expected)
-    for arrived in scripted.arrived:
-        frame, head = sent[arrived.request.request_id]
-        assert bytes(arrived.payload) == b"".join(part.tobytes() for part in features(head, frame.tensors))
+    monkeypatch.setattr(Head, "features", features)
+    of_frame = {
+        (cut, b"".join(part.tobytes() for part in head.features(result.frame.tensors))): result.frame.index
+        for cut, head in ((cut, device.heads.load(cut)) for cut in (1, 2, 3))
+        for result in results
+    }
+    arrived = {one.request.request_id: (one.request.cut, bytes(one.payload)) for one in scripted.arrived}
+    whose = {request_id: of_frame[payload] for request_id, payload in arrived.items()}
+    assert len(set(whose.values())) == len(whose)  # no frame's features left twice
+    for one in scripted.arrived:  # nor were other bytes sent again
+        assert arrived[one.request.request_id] == (one.request.cut, bytes(one.payload))
+    assert {r.frame.index for r in results if r.outcome == "offloaded"} <= set(whose.values())
+    assert {r.frame.index for r in results if r.outcome == "local"}.isdisjoint(whose.values())

@@ -6,7 +6,6 @@ import itertools
 import logging
 import subprocess
 import sys
-from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,6 @@ from edge_runtime.sources import Frame
 from split_model.errors import BackendError, BadModelError, ConfigError
 from split_model.interpreter import open_interpreter
 from split_model.privacy import NoiseSpec
-
-
-class NeverDone(Executor):
-    """A board that is never done with a local run, so that only the server can answer."""
-
-    def submit(self, *_: Any, **__: Any) -> Future[Any]:
-        return Future()
 
 
 def test_two_hundred_forced_moves_under_load(rig: Any, inside: Any, parts: Any) -> None:
@@ -41,26 +33,27 @@ def test_two_hundred_forced_moves_under_load(rig: Any, inside: Any, parts: Any) 
         hows: dict[str, int] = {}
         wanted = itertools.cycle([1, 2, 3, device.planner.local, 0, 3, 1])
         device.planner.wanted = next(wanted)
-        while device.runtime.counters.moves < 200:
+        while device.driver.counters.moves < 200:
             frame = device.frame()
             result = device.step(frame).result
             assert result.frame is frame
-            assert np.array_equal(result.outputs[0], whole.run(list(frame.tensors))[0]), result.how
-            hows[result.how] = hows.get(result.how, 0) + 1
+            assert np.array_equal(result.outputs[0], whole.run(list(frame.tensors))[0]), result.outcome
+            hows[result.outcome] = hows.get(result.outcome, 0) + 1
             if result.split == device.planner.wanted:
                 device.planner.wanted = next(wanted)
             assert device.index < 5000
     finally:
         hog.kill()
         hog.wait()
-    counters = device.runtime.counters.as_dict()
+    counters = device.driver.counters.as_dict()
     assert counters["frames_in"] == device.index == sum(hows.values())
     assert {how: counters[how] for how in hows} == hows
     assert hows["offloaded"] > 80
 
 
 def test_same_bytes_again_after_a_reconnection(scripted: Any, inside: Any) -> None:
-    device = inside(scripted.address, scripted.public, spec=NoiseSpec(epsilon=8.0), finisher=NeverDone()).connect(2)
+    device = inside(scripted.address, scripted.public, spec=NoiseSpec(epsilon=8.0)).connect(2)
+    device.planner.pinned = True  # only the server answers
 
     def break_once(_: Any) -> bool:
         if len(scripted.arrived) == 1:
@@ -69,17 +62,19 @@ def test_same_bytes_again_after_a_reconnection(scripted: Any, inside: Any) -> No
         return True
 
     scripted.answer = break_once
-    assert device.step().result.how == "offloaded"
+    assert device.step().result.outcome == "offloaded"
     first, second = scripted.arrived
     assert first.payload == second.payload
     assert first.request.request_id == second.request.request_id
-    assert device.runtime.counters.releases == 1
+    assert device.driver.counters.releases == 1
     # A frame of its own is noised by itself.
     assert (
-        device.step(Frame(1, "the same", (np.ones((1, 8, 8, 3), np.float32),), None, 0.0)).result.how == "offloaded"
+        device.step(Frame(1, "the same", (np.ones((1, 8, 8, 3), np.float32),), None, 0.0)).result.outcome
+        == "offloaded"
     )
     assert (
-        device.step(Frame(2, "the same", (np.ones((1, 8, 8, 3), np.float32),), None, 0.0)).result.how == "offloaded"
+        device.step(Frame(2, "the same", (np.ones((1, 8, 8, 3), np.float32),), None, 0.0)).result.outcome
+        == "offloaded"
     )
     assert scripted.arrived[2].payload != scripted.arrived[3].payload
 
@@ -88,25 +83,26 @@ def test_late_answer_is_counted_and_dropped(scripted: Any, inside: Any) -> None:
     device = inside(scripted.address, scripted.public, answer_within_s=0.3).connect(2)
     scripted.answer = lambda _: False
     step = device.step()
-    assert step.result.how == "fallback"
+    assert step.result.outcome == "fallback"
     assert step.result.outputs[0].tobytes() != scripted.outputs.tobytes()
     scripted.do(lambda: scripted.send_answer(1))
     device.until(lambda: device.link.view().late == 1)
     scripted.answer = lambda _: True
     device.step()
-    assert device.runtime.counters.as_dict()["frames_in"] == 2
-    assert device.runtime.counters.late == 1
+    assert device.driver.counters.as_dict()["frames_in"] == 2
+    assert device.driver.counters.late == 1
 
 
 def test_answer_that_comes_twice_answers_once(scripted: Any, inside: Any) -> None:
-    device = inside(scripted.address, scripted.public, finisher=NeverDone()).connect(2)
+    device = inside(scripted.address, scripted.public).connect(2)
+    device.planner.pinned = True  # only the server answers
 
     def twice(arrived: Any) -> bool:
         scripted.send_answer(arrived.request.request_id)
         return True
 
     scripted.answer = twice
-    assert [device.step().result.how for _ in range(3)] == ["offloaded"] * 3
+    assert [device.step().result.outcome for _ in range(3)] == ["offloaded"] * 3
     device.until(lambda: device.link.view().late == 3)
 
 
@@ -114,10 +110,10 @@ def test_answer_that_comes_twice_answers_once(scripted: Any, inside: Any) -> Non
 def test_refusal_is_shown_and_survived(scripted: Any, inside: Any, caplog: Any, code: Any) -> None:
     device = inside(scripted.address, scripted.public).connect(2)
     scripted.admit = lambda _: (code, "the reason it gives")
-    hows = [device.step().result.how for _ in range(5)]
+    hows = [device.step().result.outcome for _ in range(5)]
     # Once is enough: no more features go to a server that does not take them.
     assert hows == ["fallback", "local", "local", "local", "local"]
-    assert device.runtime.counters.releases == 1
+    assert device.driver.counters.releases == 1
     shown = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(shown) == 1
     assert code in shown[0]
@@ -128,16 +124,16 @@ def test_refusal_is_shown_and_survived(scripted: Any, inside: Any, caplog: Any, 
 def test_passing_refusal_is_tried_again(scripted: Any, inside: Any, code: Any) -> None:
     device = inside(scripted.address, scripted.public).connect(2)
     scripted.admit = lambda _: (code, "not now")
-    assert device.step().result.how == "fallback"
+    assert device.step().result.outcome == "fallback"
     scripted.admit = lambda _: None
-    device.until(lambda: device.step().result.how == "offloaded")
+    device.until(lambda: device.step().result.outcome == "offloaded")
 
 
 def test_server_of_another_version_is_named(scripted: Any, inside: Any, caplog: Any) -> None:
     scripted.versions_refused = True
     device = inside(scripted.address, scripted.public)
     device.until(lambda: device.link.view().trouble is Trouble.OTHER_VERSION)
-    assert device.step().result.how == "local"
+    assert device.step().result.outcome == "local"
     scripted.versions_refused = False
     device.until(lambda: device.link.view().up)
     assert sum("upgrade the older side" in record.getMessage() for record in caplog.records) == 1
@@ -148,7 +144,7 @@ def test_server_without_our_bundle_is_named_once(scripted: Any, inside: Any, cap
     device = inside(scripted.address, scripted.public)
     device.until(lambda: device.link.view().up)
     device.planner.wanted = 2
-    assert [device.step().result.how for _ in range(3)] == ["local"] * 3
+    assert [device.step().result.outcome for _ in range(3)] == ["local"] * 3
     assert sum("does not host bundle" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -160,7 +156,7 @@ def test_answer_of_another_shape_is_not_taken(scripted: Any, inside: Any, caplog
         return False
 
     scripted.answer = crooked
-    assert device.step().result.how == "fallback"
+    assert device.step().result.outcome == "fallback"
     assert "does not have the model's outputs" in caplog.text
 
 
@@ -171,16 +167,16 @@ def test_head_that_fails_is_left_for_local_runs(scripted: Any, inside: Any, monk
         raise BackendError("no such op")
 
     monkeypatch.setattr(Head, "features", fail)
-    assert [device.step().result.how for _ in range(2)] == ["local", "local"]
+    assert [device.step().result.outcome for _ in range(2)] == ["local", "local"]
     assert caplog.text.count("its head fails: no such op") == 1
-    assert device.runtime.counters.releases == 0
+    assert device.driver.counters.releases == 0
 
 
 def test_head_that_does_not_load_leaves_others_alone(
     scripted: Any, inside: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     device = inside(scripted.address, scripted.public).connect(2)
-    device.until(lambda: device.step().result.how == "offloaded")
+    device.until(lambda: device.step().result.outcome == "offloaded")
     load = device.heads.load
 
     def fail(split: int) -> Any:
@@ -191,10 +187,10 @@ def test_head_that_does_not_load_leaves_others_alone(
     monkeypatch.setattr(device.heads, "load", fail)
     device.planner.wanted = 3
     # Until it turns out, the head in use goes on; then the planner is told that cut 3 is not to be had.
-    device.until(lambda: device.step().result.how == "local")
+    device.until(lambda: device.step().result.outcome == "local")
     assert caplog.text.count("cut 3 is not used") == 1
     device.planner.wanted = 2
-    device.until(lambda: device.step().result.how == "offloaded")
+    device.until(lambda: device.step().result.outcome == "offloaded")
 
 
 def test_whole_model_that_fails_is_a_failed_frame(scripted: Any, inside: Any, monkeypatch: Any) -> None:
@@ -206,19 +202,19 @@ def test_whole_model_that_fails_is_a_failed_frame(scripted: Any, inside: Any, mo
     monkeypatch.setattr(device.heads.whole, "run", fail)
     device.planner.wanted = device.planner.local
     step = device.step()
-    assert (step.result.how, step.result.error) == ("failed", "out of memory")
+    assert (step.result.outcome, step.result.error) == ("failed", "out of memory")
     device.planner.wanted = 2
     scripted.answer = lambda _: False
-    assert device.step().result.how == "failed"
+    assert device.step().result.outcome == "failed"
     device.until(lambda: scripted.cancelled)  # the request is not left open
     scripted.answer = lambda _: True
-    device.until(lambda: device.step().result.how == "offloaded")
+    device.until(lambda: device.step().result.outcome == "offloaded")
 
 
 def test_unreadable_sample_is_a_failed_frame(scripted: Any, inside: Any) -> None:
     device = inside(scripted.address, scripted.public)
     result = device.step(Frame(0, "broken.png", (), None, 0.0, error="broken.png: not a picture")).result
-    assert (result.how, result.error) == ("failed", "broken.png: not a picture")
+    assert (result.outcome, result.error) == ("failed", "broken.png: not a picture")
 
 
 def test_link_thread_that_dies_is_not_missed(inside: Any) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from edge_runtime.inference.heads import Head
-from edge_runtime.loop.capture_thread import Captured
-from edge_runtime.loop.in_flight_limit import WINDOW, Admitted, window_for
-from edge_runtime.loop.pipeline import Pipeline
+from edge_runtime.loop.capture_thread import CaptureThread
+from edge_runtime.loop.in_flight_limit import IN_FLIGHT, Admitted, limit_for
 from edge_runtime.planner.prediction import Prediction
 from edge_runtime.sources import Frame, Source
 from edge_runtime.sources.multiplexer import Intake
@@ -43,7 +42,7 @@ def test_every_frame_of_a_finite_source_is_answered_once(rig: Any) -> None:
 
 def test_frames_overlap(scripted: Any, inside: Any) -> None:
     """At the server: from a request's arrival until the device takes it back."""
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
     open_at_once = []
 
     def unanswered(_: Any) -> bool:
@@ -51,7 +50,7 @@ def test_frames_overlap(scripted: Any, inside: Any) -> None:
         return False
 
     scripted.answer = unanswered
-    steps = list(device.runtime.run([device.frame() for _ in range(20)]))
+    steps = list(device.driver.run([device.frame() for _ in range(20)]))
     assert len(steps) == 20
     device.until(lambda: len(scripted.cancelled) == len(scripted.arrived))
     assert max(open_at_once) > 1
@@ -61,7 +60,7 @@ def test_the_next_frame_is_taken_and_planned_while_the_board_works(
     scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the board would wait for it. The second head is held back until the loop has asked for a third frame."""
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
     taken = [threading.Event() for _ in range(3)]
     features = Head.features
 
@@ -77,14 +76,14 @@ def test_the_next_frame_is_taken_and_planned_while_the_board_works(
     heads = itertools.count()
     monkeypatch.setattr(Head, "features", slow)
     scripted.answer = lambda arrived: True
-    steps = list(device.runtime.run(source()))
-    assert [step.result.how for step in steps] == ["offloaded"] * 3
+    steps = list(device.driver.run(source()))
+    assert [step.result.outcome for step in steps] == ["offloaded"] * 3
 
 
 def test_the_board_works_on_while_a_record_is_written(
     scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
     first_answered, second_done = threading.Event(), threading.Event()
     features = Head.features
 
@@ -96,7 +95,7 @@ def test_the_board_works_on_while_a_record_is_written(
 
     heads = itertools.count()
     monkeypatch.setattr(Head, "features", slow)
-    steps = iter(device.runtime.run([device.frame() for _ in range(2)]))
+    steps = iter(device.driver.run([device.frame() for _ in range(2)]))
     next(steps)
     first_answered.set()
     assert second_done.wait(20)  # nobody has asked for another step
@@ -122,23 +121,23 @@ class Purse:
 
 def test_what_arrives_was_paid_for_before_and_what_is_not_paid_for_stays(scripted: Any, inside: Any) -> None:
     purse, paid_on_arrival = Purse(5), []
-    device = inside(scripted.address, scripted.public, loop=Pipeline, account=purse).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput", account=purse).connect(2)
 
     def answer(_: Any) -> bool:
         paid_on_arrival.append(len(purse.paid))
         return True
 
     scripted.answer = answer
-    steps = list(device.runtime.run([device.frame() for _ in range(9)]))
-    assert sorted(step.result.how for step in steps) == ["local"] * 4 + ["offloaded"] * 5
+    steps = list(device.driver.run([device.frame() for _ in range(9)]))
+    assert sorted(step.result.outcome for step in steps) == ["local"] * 4 + ["offloaded"] * 5
     assert all(paid >= arrived for arrived, paid in enumerate(paid_on_arrival, start=1))
-    assert len(scripted.arrived) == device.runtime.counters.releases == 5
-    assert device.runtime.counters.ledger_refused == 4
-    assert device.runtime.counters.adds_up
+    assert len(scripted.arrived) == device.driver.counters.releases == 5
+    assert device.driver.counters.ledger_refused == 4
+    assert device.driver.counters.adds_up
 
 
 def test_the_split_moves_between_frames(scripted: Any, inside: Any) -> None:
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(3).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(3).connect(2)
     splits = [2, 2, 3, 3, device.planner.local] * 6
 
     def source() -> Iterator[Frame]:
@@ -146,22 +145,22 @@ def test_the_split_moves_between_frames(scripted: Any, inside: Any) -> None:
             device.planner.wanted = split
             yield device.frame()
 
-    steps = list(device.runtime.run(source()))
+    steps = list(device.driver.run(source()))
     by_index = {step.result.frame.index: step.result for step in steps}
     assert len(by_index) == len(steps) == len(splits)
     assert [by_index[index].split for index in sorted(by_index)] == splits
     assert [arrived.request.cut for arrived in scripted.arrived] == [
         split for split in splits if split != device.planner.local
     ]
-    moves = sum(one != other for one, other in itertools.pairwise(splits))
-    assert device.runtime.counters.moves == moves
+    moves = sum(one != other for one, other in itertools.pairwise([device.planner.local, *splits]))
+    assert device.driver.counters.moves == moves
 
 
 def test_of_the_server_and_a_local_run_the_first_is_the_answer(
     scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The frame is overdue, so the board begins to run it as well; then the server answers after all."""
-    device = inside(scripted.address, scripted.public, loop=Pipeline, answer_within_s=0.2).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput", answer_within_s=0.2).connect(2)
     begun, may_end = threading.Event(), threading.Event()
     run = device.heads.whole.run
 
@@ -172,7 +171,7 @@ def test_of_the_server_and_a_local_run_the_first_is_the_answer(
 
     monkeypatch.setattr(device.heads.whole, "run", slow)
     scripted.answer = lambda _: False
-    steps = iter(device.runtime.run([device.frame()]))
+    steps = iter(device.driver.run([device.frame()]))
 
     def late_answer() -> None:
         assert begun.wait(20)
@@ -181,19 +180,24 @@ def test_of_the_server_and_a_local_run_the_first_is_the_answer(
     threading.Thread(target=late_answer).start()
     result = next(steps).result
     may_end.set()
-    assert result.how == "offloaded"
+    assert result.outcome == "offloaded"
     assert list(steps) == []
-    assert device.runtime.counters.adds_up
+    assert device.driver.counters.adds_up
 
 
 def test_a_run_that_hangs_is_found_though_its_frame_is_answered(
     scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for it any more but the end of the loop, which comes with a reload too."""
-    device = inside(scripted.address, scripted.public, loop=Pipeline, answer_within_s=0.2).connect(2)
+    """Nobody waits for it any more but who closes the loop, which comes with a reload too."""
     clock_s, begun, may_end = [0.0], threading.Event(), threading.Event()
     beats = Heartbeats(now=lambda: clock_s[0])
-    device.runtime._watch = lambda: beats.work("the board", within_s=1.0)
+    device = inside(
+        scripted.address,
+        scripted.public,
+        objective="throughput",
+        answer_within_s=0.2,
+        watch=lambda: beats.work("the board", within_s=1.0),
+    ).connect(2)
     run = device.heads.whole.run
 
     def hangs(tensors: Any) -> Any:
@@ -208,56 +212,59 @@ def test_a_run_that_hangs_is_found_though_its_frame_is_answered(
     monkeypatch.setattr(device.heads.whole, "run", hangs)
     scripted.answer = lambda _: False
     threading.Thread(target=late_answer).start()
-    steps = iter(device.runtime.run([device.frame()]))
-    assert next(steps).result.how == "offloaded"
+    steps = iter(device.driver.run([device.frame()]))
+    assert next(steps).result.outcome == "offloaded"
     clock_s[0] = 2.0
     assert [name.partition(" #")[0] for name in beats.overdue()] == ["the board"]
     may_end.set()
     assert list(steps) == []
+    device.driver.close()
     assert beats.overdue() == []
 
 
 def test_a_head_that_fails_is_left_for_local_runs(
     scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
 
     def fail(*_: Any) -> None:
         raise BackendError("no such op")
 
     monkeypatch.setattr(Head, "features", fail)
-    steps = list(device.runtime.run([device.frame() for _ in range(6)]))
-    assert [step.result.how for step in steps] == ["local"] * 6
+    steps = list(device.driver.run([device.frame() for _ in range(6)]))
+    assert [step.result.outcome for step in steps] == ["local"] * 6
     assert [step.result.frame.index for step in steps] == list(range(6))
-    assert device.runtime.counters.releases == 0
+    assert device.driver.counters.releases == 0
 
 
 def test_a_whole_model_that_fails_is_a_failed_frame(
     scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
 
     def fail(*_: Any) -> None:
         raise BackendError("out of memory")
 
     monkeypatch.setattr(device.heads.whole, "run", fail)
     scripted.answer = lambda _: False
-    steps = list(device.runtime.run([device.frame() for _ in range(3)]))
-    assert [(step.result.how, step.result.error) for step in steps] == [("failed", "out of memory")] * 3
+    steps = list(device.driver.run([device.frame() for _ in range(3)]))
+    assert [(step.result.outcome, step.result.error) for step in steps] == [("failed", "out of memory")] * 3
     device.until(lambda: len(scripted.cancelled) == 3)  # no request is left open
-    assert device.runtime.counters.adds_up
+    assert device.driver.counters.adds_up
 
 
 def test_a_loop_that_is_left_early_leaves_no_thread(scripted: Any, inside: Any) -> None:
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
-    steps = iter(device.runtime.run([device.frame() for _ in range(9)]))
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
+    steps = iter(device.driver.run([device.frame() for _ in range(9)]))
     next(steps)
     steps.close()
-    assert [thread.name for thread in threading.enumerate() if thread.name == "board"] == []
+    device.driver.close()
+    left = [thread.name for thread in threading.enumerate() if thread.name in {"board", "local", "capture"}]
+    assert left == []
 
 
 def test_frames_under_way_are_answered_before_what_the_source_raises(scripted: Any, inside: Any) -> None:
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
     scripted.answer = lambda _: False
 
     def source() -> Any:
@@ -266,13 +273,13 @@ def test_frames_under_way_are_answered_before_what_the_source_raises(scripted: A
 
     steps = []
     with pytest.raises(OSError, match="unplugged"):
-        steps.extend(iter(device.runtime.run(source())))
-    assert [step.result.how for step in steps] == ["fallback"]
-    assert device.runtime.counters.adds_up
+        steps.extend(iter(device.driver.run(source())))
+    assert [step.result.outcome for step in steps] == ["fallback"]
+    assert device.driver.counters.adds_up
 
 
 def test_a_dead_link_is_not_waited_for(scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
     device.planner.pinned = True  # else the frame may be finished here before the link's thread is at it again
 
     def broken() -> None:
@@ -285,7 +292,7 @@ def test_a_dead_link_is_not_waited_for(scripted: Any, inside: Any, monkeypatch: 
     scripted.answer = unanswered
     frames = (device.frame() for _ in range(2000))  # the first may be done here before the link's thread has ended
     with pytest.raises(RuntimeError, match="the link is broken"):
-        list(device.runtime.run(frames))
+        list(device.driver.run(frames))
 
 
 def test_server_killed_with_frames_under_way(rig: Any) -> None:
@@ -326,14 +333,14 @@ def prediction(head_s: float, transfer_s: float, rtt_s: float) -> Prediction:
 @pytest.mark.parametrize(
     ("predicted", "window"),
     [
-        (prediction(0.1, 0.0, 0.0), WINDOW[0]),
+        (prediction(0.1, 0.0, 0.0), IN_FLIGHT[0]),
         (prediction(0.1, 0.1, 0.1), 4),
-        (prediction(0.01, 0.01, 1.0), WINDOW[1]),
-        (prediction(0.1, float("inf"), 0.0), WINDOW[0]),
+        (prediction(0.01, 0.01, 1.0), IN_FLIGHT[1]),
+        (prediction(0.1, float("inf"), 0.0), IN_FLIGHT[0]),
     ],
 )
 def test_window_holds_what_fits_into_one_frames_time(predicted: Prediction, window: int) -> None:
-    assert window_for(predicted) == window
+    assert limit_for(predicted) == window
 
 
 def test_a_server_that_admits_few_is_not_sent_more(
@@ -341,7 +348,7 @@ def test_a_server_that_admits_few_is_not_sent_more(
 ) -> None:
     """Each refusal is a release for nothing: one teaches how many the server takes."""
     monkeypatch.setattr("edge_runtime.planner.cut_backoff._SHORT_S", 0.0)
-    device = inside(scripted.address, scripted.public, loop=Pipeline).connect(2)
+    device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
     refused = []
 
     def admit(request: Any) -> Any:
@@ -352,20 +359,20 @@ def test_a_server_that_admits_few_is_not_sent_more(
 
     scripted.admit = admit
     scripted.answer = lambda _: False
-    list(device.runtime.run([device.frame() for _ in range(20)]))
-    assert device.runtime.counters.releases == 20
+    list(device.driver.run([device.frame() for _ in range(20)]))
+    assert device.driver.counters.releases == 20
     assert len(refused) == 1
 
 
 def test_room_at_the_server_is_learned_from_refusals_and_tried_again() -> None:
     admitted = Admitted()
-    assert admitted.frames(1e6) == WINDOW[1]
+    assert admitted.frames(1e6) == IN_FLIGHT[1]
     admitted.busy(ahead=5, now_s=1e6)
     admitted.busy(ahead=3, now_s=1e6)
     admitted.busy(ahead=4, now_s=1e6)
     assert admitted.frames(1e6) == 3
     assert admitted.frames(1e6 + 61.0) == 4
-    assert admitted.frames(1e6 + 1e4) == WINDOW[1]
+    assert admitted.frames(1e6 + 1e4) == IN_FLIGHT[1]
     admitted.busy(ahead=0, now_s=1e6 + 70.0)
     assert admitted.frames(1e6 + 71.0) == 1
 
@@ -385,10 +392,10 @@ def test_of_a_live_source_the_newest_frame_is_taken() -> None:
                 time.sleep(0.001)
 
     intake = Intake({"live": (Live(), "default")}, stopped=lambda: False)
-    captured = Captured(intake, lambda: None)
+    captured = CaptureThread(intake, lambda: None)
     for _ in range(5):
         before = given
-        taken = captured.take(wait=True)
+        taken = captured.take()
         assert before - 1 <= int(taken.name) <= given
         while given < before + 30:
             time.sleep(0.001)
@@ -401,8 +408,8 @@ def test_what_a_source_raises_comes_out_after_its_frames() -> None:
         yield "first"
         raise OSError("camera unplugged")
 
-    captured = Captured(source(), lambda: None)
-    assert captured.take(wait=True) == "first"
-    assert captured.take(wait=True) is None
+    captured = CaptureThread(source(), lambda: None)
+    assert captured.take() == "first"
+    assert captured.take() is None
     assert captured.ended
     assert str(captured.error) == "camera unplugged"

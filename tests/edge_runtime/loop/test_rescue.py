@@ -16,7 +16,7 @@ from split_model.privacy import NoiseSpec
 def goes_on(inside: Any, scripted: Any, **settings: Any) -> Any:
     """A device with what is behind the head of cut 2 at hand."""
     device = inside(scripted.address, scripted.public, goes_on=True, **settings).connect(2)
-    device.until(lambda: device.runtime._rests.behind(2))
+    device.until(lambda: device.local_tails.behind(2))
     return device
 
 
@@ -24,11 +24,11 @@ def test_what_is_finished_behind_the_head_is_what_the_whole_model_answers(script
     device = goes_on(inside, scripted, answer_within_s=0.5, spec=NoiseSpec(epsilon=0.5))
     ran: list[str] = []
     watch(device.heads.whole, "whole", ran)
-    watch(device.runtime._rests.behind(2), "rest", ran)
+    watch(device.local_tails.behind(2), "tail", ran)
     scripted.answer = lambda _: False
     frame = device.frame()
     result = device.step(frame).result
-    assert (result.how, ran) == ("fallback", ["rest"])
+    assert (result.outcome, ran) == ("fallback", ["tail"])
     (expected,) = device.heads.whole.run(frame.tensors)
     np.testing.assert_array_equal(result.outputs[0], expected)  # not of the features that left under noise
 
@@ -36,37 +36,29 @@ def test_what_is_finished_behind_the_head_is_what_the_whole_model_answers(script
 def test_a_hedged_frame_goes_on_here_behind_its_head(scripted: Any, inside: Any, monkeypatch: Any) -> None:
     device = goes_on(inside, scripted)
     device.planner.hedge = True
-    features, seen = Head.features, []
-
-    def watched(head: Head, inputs: Any) -> Any:
-        seen.append(device.runtime._local_runs.has_started(device.index - 1))
-        return features(head, inputs)
-
-    monkeypatch.setattr(Head, "features", watched)
+    features, ran = Head.features, []
+    watch(device.local_tails.behind(2), "tail", ran)
+    monkeypatch.setattr(Head, "features", lambda head, inputs: (ran.append("head"), features(head, inputs))[1])
     scripted.answer = lambda _: False
     result = device.step().result
-    assert (result.how, result.hedged, seen) == ("fallback", True, [False])
-    assert device.runtime.counters.releases == 1
+    assert (result.outcome, result.hedged, ran) == ("fallback", True, ["head", "tail"])
+    assert device.driver.counters.releases == 1
 
 
 def test_the_server_may_still_win_a_hedged_frame(scripted: Any, inside: Any, monkeypatch: Any) -> None:
     device = goes_on(inside, scripted)
     device.planner.hedge = True
-    rest, take = device.runtime._rests.behind(2), device.runtime._take
-    run, answered = rest.run, threading.Event()
+    tail, answered = device.local_tails.behind(2), threading.Event()
+    run = tail.run
 
     def slow(tensors: Any) -> Any:
         answered.wait(10)
         return run(tensors)
 
-    def taken(sent: Any, outcome: Any) -> Any:
-        answered.set()
-        return take(sent, outcome)
-
-    monkeypatch.setattr(rest, "run", slow)
-    monkeypatch.setattr(device.runtime, "_take", taken)
+    monkeypatch.setattr(tail, "run", slow)
     result = device.step().result
-    assert (result.how, result.hedged) == ("offloaded", True)
+    answered.set()
+    assert (result.outcome, result.hedged) == ("offloaded", True)
 
 
 def test_where_what_is_behind_the_head_does_not_run_the_whole_model_does(
@@ -77,14 +69,14 @@ def test_where_what_is_behind_the_head_does_not_run_the_whole_model_does(
     def fails(_: Any) -> Any:
         raise BackendError("out of memory")
 
-    monkeypatch.setattr(device.runtime._rests.behind(2), "run", fails)
+    monkeypatch.setattr(device.local_tails.behind(2), "run", fails)
     scripted.answer = lambda _: False
     frame = device.frame()
     result = device.step(frame).result
-    assert result.how == "fallback"
+    assert result.outcome == "fallback"
     np.testing.assert_array_equal(result.outputs[0], device.heads.whole.run(frame.tensors)[0])
-    assert device.runtime._rests.behind(2) is None  # nor is it tried again
-    assert device.step().result.how == "fallback"
+    assert device.local_tails.behind(2) is None  # nor is it tried again
+    assert device.step().result.outcome == "fallback"
 
 
 def watch(model: Any, name: str, ran: list[str]) -> None:
@@ -100,6 +92,6 @@ def test_a_fixed_split_is_finished_here_only_when_the_answer_is_overdue(
     device.planner.pinned = pinned
     scripted.answer = lambda _: False
     result = device.step().result
-    assert result.how == "fallback"
+    assert result.outcome == "fallback"
     # Nothing comes back at all: the planner's own choice is given up soon, the user's when time is up.
     assert (result.latency_s > 0.7) == pinned

@@ -145,10 +145,10 @@ def test_a_board_that_is_busy_computes_less() -> None:
     assert plans.decide(Conditions(link, True, load=3.0), now_s=1.0, ready=frozenset(CUTS)).split == 6
 
 
-def at_seam(seen: Conditions, *, was_local: bool, rest_s: float | None = 0.2) -> bool:
+def after_head(seen: Conditions, *, was_local: bool, rest_s: float | None = 0.2) -> bool:
     """Whether cut 20 is sent once its head is done."""
     cuts = CUTS | {20: replace(CUTS[20], rest_s=rest_s)}
-    return planner(cuts=cuts).at_seam(20, seen, was_local=was_local).send
+    return planner(cuts=cuts).after_head(20, seen, was_local=was_local).send
 
 
 @pytest.mark.parametrize("was_local", [False, True])
@@ -156,12 +156,12 @@ def at_seam(seen: Conditions, *, was_local: bool, rest_s: float | None = 0.2) ->
 def test_behind_the_head_it_goes_where_the_frame_is_done_first(was_local: bool, rest_s: float | None) -> None:
     good, silent = LinkEstimate(5e6, 0.02, 0.1, 0.0), LinkEstimate(5e6, 0.02, 0.1, 0.0, silent_s=2.0)
     slow = LinkEstimate(2e4, 0.02, 0.1, 0.0)
-    assert at_seam(Conditions(good, True), was_local=was_local, rest_s=rest_s)
-    assert not at_seam(Conditions(silent, True), was_local=was_local, rest_s=rest_s)
-    assert not at_seam(Conditions(slow, True), was_local=was_local, rest_s=rest_s)
-    assert not at_seam(Conditions(good, False), was_local=was_local, rest_s=rest_s)
+    assert after_head(Conditions(good, True), was_local=was_local, rest_s=rest_s)
+    assert not after_head(Conditions(silent, True), was_local=was_local, rest_s=rest_s)
+    assert not after_head(Conditions(slow, True), was_local=was_local, rest_s=rest_s)
+    assert not after_head(Conditions(good, False), was_local=was_local, rest_s=rest_s)
 
 
 @given(conditions)
 def test_a_frame_that_was_to_stay_is_sent_only_if_one_that_was_to_go_would_be(seen: Conditions) -> None:
-    assert at_seam(seen, was_local=False) or not at_seam(seen, was_local=True)
+    assert after_head(seen, was_local=False) or not after_head(seen, was_local=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 
 from edge_runtime.planner.prediction import SplitProfile
@@ -12,8 +9,7 @@ from edge_runtime.planner.tail_times import TailTimes
 
 
 def tails(**macs: int) -> TailTimes:
-    cuts = [SimpleNamespace(index=int(name.removeprefix("cut")), tail_macs=count) for name, count in macs.items()]
-    return TailTimes(cast("Any", SimpleNamespace(manifest=SimpleNamespace(cuts=cuts))))
+    return TailTimes({int(name.removeprefix("cut")): count for name, count in macs.items()})
 
 
 def tail_s(times: TailTimes, split: int, *, now_s: float = 0.0) -> float:

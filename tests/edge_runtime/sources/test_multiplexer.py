@@ -140,6 +140,63 @@ def test_what_one_source_raises_comes_after_the_frames_of_all() -> None:
     assert "last words" in names
 
 
+class Hanging(Scripted):
+    """Hangs after what it gave, until the test lets it go."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.let_go = threading.Event()
+
+    def frames(self, stopped: Callable[[], bool]) -> Iterator[Any]:
+        yield from super().frames(stopped)
+        self.let_go.wait()
+
+
+class Clock:
+    """Goes on by itself, and jumps when the test says so."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stuck_source_is_left_behind_once_all_are_to_end(fails: bool, caplog: pytest.LogCaptureFixture) -> None:
+    stop, clock = threading.Event(), Clock()
+    stuck, other = Hanging(["s0"]), Scripted(["o0", "o1"], queue_frames=2, ends=fails)
+    other.error = OSError("gone for good") if fails else None
+    intake = Intake({"stuck": (stuck, "a"), "other": (other, "b")}, stopped=stop.is_set, now=clock)
+    names: list[str] = []
+    errors: list[OSError] = []
+
+    def take() -> None:
+        try:
+            names.extend(found.name for found in intake)
+        except OSError as error:
+            errors.append(error)
+
+    taking = threading.Thread(target=take)
+    taking.start()
+    until(lambda: len(names) == 3)
+    if not fails:
+        clock.ahead_s += 3600.0  # idle for long is not stuck
+        time.sleep(0.7)
+        assert taking.is_alive()
+        stop.set()
+        time.sleep(0.7)
+    assert taking.is_alive()
+    until(lambda: (setattr(clock, "ahead_s", clock.ahead_s + 10.0), not taking.is_alive())[1])
+    assert sorted(names) == ["o0", "o1", "s0"]
+    assert len(errors) == fails
+    assert "source stuck does not stop" in caplog.text
+    intake.close()
+    assert (stuck.closed, other.closed) == (False, True)  # its thread still uses it
+    stuck.let_go.set()
+    until(lambda: all(thread.name != "source-stuck" for thread in threading.enumerate()))
+
+
 def test_closing_ends_threads_whose_frames_nobody_takes() -> None:
     before = threading.active_count()
     intake = make({"a": Scripted(["0", "1", "2"]), "b": Scripted([], ends=False)})

@@ -1,4 +1,4 @@
-"""Puts the benchmark together from the device's config: its rim, as the daemon is that of `run`."""
+"""Measures a device of the config: opens what the benchmark needs of it, and keeps the profile for `run`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,13 @@ from edge_runtime.bench import command
 from edge_runtime.bench.command import Options, Parts
 from edge_runtime.bench.figures import LinkFigures, Report
 from edge_runtime.bench.link import LinkBench, Sample
+from edge_runtime.board.board import make_board
 from edge_runtime.board.sensors import Sensors
 from edge_runtime.config.config import Config
-from edge_runtime.daemon.assembly import (
-    allowed_cuts,
-    make_board,
-    make_heads,
-    make_link,
-    make_plans,
-    open_bundle,
-    profile_path,
-    release_name,
-)
+from edge_runtime.daemon.device import open_link
+from edge_runtime.daemon.models import open_heads
+from edge_runtime.daemon.plan import Plan
 from edge_runtime.inference import profile as profiles
-from split_model.protocol.keys import read_pair
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +26,15 @@ def run(config: Config, options: Options) -> Report:
     """Measure this board and, unless told not to, the link; keep the profile for `run`."""
     sensors = Sensors()
     rss_before_bytes = sensors.read().rss_bytes
-    bundle = open_bundle(config)
-    allowed = allowed_cuts(config, bundle)
+    plan = Plan.of(config)
     with contextlib.ExitStack() as closing:
-        heads = make_heads(config, bundle, make_plans(config, bundle))
-        closing.callback(heads.close)
         parts = Parts(
-            bundle=bundle,
-            heads=heads,
-            board=make_board(config),
+            bundle=plan.bundle,
+            heads=open_heads(plan, closing),
+            board=make_board(config.emulation.slowdown),
             sensors=sensors,
-            allowed=allowed,
-            release=release_name(config),
+            allowed=plan.allowed,
+            release=config.release.name,
             threads=config.device.threads,
             objective=config.planner.objective,
             rss_before_bytes=rss_before_bytes,
@@ -52,11 +42,9 @@ def run(config: Config, options: Options) -> Report:
 
         def measure_link(samples: Mapping[int, Sample]) -> tuple[LinkFigures, dict[int, float]]:
             boot_id = os.urandom(16).hex()
-            link = make_link(config, bundle, read_pair(config.device.key), boot_id, closing)
-            link.start()
-            closing.callback(link.end)
-            return LinkBench(link, config.server.address, bundle.identity, boot_id).measure(samples)
+            link = open_link(plan, plan.read_keys(), closing, boot_id=boot_id)
+            return LinkBench(link, config.server.address, plan.bundle.identity, boot_id).measure(samples)
 
         report, profile = command.run(parts, options, measure_link, log.info)
-    profiles.store(profile_path(config, bundle), profile)
+    profiles.store(profiles.path_in(config.device.state, plan.bundle.identity), profile)
     return report

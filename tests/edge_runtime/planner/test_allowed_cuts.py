@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_runtime.config import config
-from edge_runtime.daemon.accuracy import accurate_cuts
+from edge_runtime.daemon.plan import Plan
 from split_model.bundle import Bundle, evaluation
 from split_model.bundle.evaluation import DataRecord, Evaluation, Mean, Row, Share
 from split_model.errors import ConfigError
@@ -55,8 +55,15 @@ def load(rig: Any, bundle: Bundle, **changes: Any) -> config.Config:
 
 def test_cuts_below_the_floor_are_not_used(rig: Any, bundle: Bundle) -> None:
     stored(bundle)
-    for floor, cuts in ((None, [0, 1, 2, 3]), (0.0, [0, 1, 2, 3]), (0.8, [2, 3]), (0.81, [3]), (1.0, [])):
-        assert accurate_cuts(load(rig, bundle, planner_accuracy_floor=floor), bundle, bundle.manifest.cuts) == cuts
+    for floor, cuts in ((None, {0, 1, 2, 3}), (0.0, {0, 1, 2, 3}), (0.8, {2, 3}), (0.81, {3}), (1.0, set())):
+        assert Plan.of(load(rig, bundle, planner_accuracy_floor=floor)).allowed == cuts
+
+
+def test_cuts_before_the_earliest_are_not_used_however_accurate(rig: Any, bundle: Bundle) -> None:
+    stored(bundle)
+    for earliest, floor, cuts in ((1, None, {1, 2, 3}), (3, 0.8, {3}), (9, None, set())):
+        config_of = load(rig, bundle, planner_earliest_cut=earliest, planner_accuracy_floor=floor)
+        assert Plan.of(config_of).allowed == cuts
 
 
 def test_the_device_keeps_to_it_and_says_so(rig: Any, bundle: Bundle) -> None:
@@ -85,7 +92,7 @@ def test_a_missing_figure_is_an_error_that_says_what_to_run(rig: Any, bundle: Bu
             f"split-model evaluate {bundle.root} --data DATA --epsilon 8 --allocation auto --bits 6 --store" in last
         )
     with pytest.raises(ConfigError, match="nothing was measured of cut 0"):
-        accurate_cuts(config.load(path), bundle, bundle.manifest.cuts)
+        Plan.of(config.load(path))
 
 
 def test_the_command_it_names_mends_it(rig: Any, parts: Any, bundle: Bundle, command: Any) -> None:
@@ -102,21 +109,21 @@ def test_figures_of_another_bundle_count_as_missing(rig: Any, bundle: Bundle) ->
     raw = json.loads(evaluation.path_of(bundle).read_bytes())
     evaluation.path_of(bundle).write_text(json.dumps(raw | {"bundle": "0" * 64}))
     with pytest.raises(ConfigError, match="nothing was measured"):
-        accurate_cuts(load(rig, bundle, planner_accuracy_floor=0.5), bundle, bundle.manifest.cuts)
+        Plan.of(load(rig, bundle, planner_accuracy_floor=0.5))
 
 
 def test_a_floor_on_an_answer_that_is_no_class_is_refused(rig: Any, bundle: Bundle) -> None:
     stored(bundle, classes=False)
     with pytest.raises(ConfigError, match="no class"):
-        accurate_cuts(load(rig, bundle, planner_accuracy_floor=0.5), bundle, bundle.manifest.cuts)
+        Plan.of(load(rig, bundle, planner_accuracy_floor=0.5))
 
 
 def test_where_nothing_is_released_the_floor_asks_for_nothing(rig: Any, bundle: Bundle) -> None:
-    every = [cut.index for cut in bundle.manifest.cuts]
+    every = {cut.index for cut in bundle.manifest.cuts}
     unprotected = load(rig, bundle, planner_accuracy_floor=0.99, release_mechanism="none")
-    assert accurate_cuts(unprotected, bundle, bundle.manifest.cuts) == every
+    assert Plan.of(unprotected).allowed == every
     path = rig.configure(device_bundle=str(bundle.root), planner_split="local", planner_accuracy_floor=0.99)
-    assert accurate_cuts(config.load(path), bundle, bundle.manifest.cuts) == every
+    assert Plan.of(config.load(path)).allowed == every
 
 
 def test_a_fixed_split_below_the_floor_is_refused(rig: Any, bundle: Bundle, command: Any) -> None:

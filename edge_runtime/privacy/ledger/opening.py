@@ -1,12 +1,12 @@
-"""From the config to an `Account`: opens the ledger, says what it has left, and what a frame takes of that."""
+"""Opens the ledger of a device as an `Account`: what it has left, and what a frame takes of that."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from edge_runtime.config.config import Config
 from edge_runtime.privacy.ledger.account import Account
 from edge_runtime.privacy.ledger.amounts import UNPROTECTED, Amount, as_float, of_event
 from edge_runtime.privacy.ledger.ledger import Ledger
@@ -24,39 +24,38 @@ def costs_of(plans: Mapping[int, NoisePlan | CodebookPlan | None]) -> dict[int, 
 
 
 def open_account(
-    config: Config, plans: Mapping[int, NoisePlan | CodebookPlan | None], *, now: Callable[[], Now]
+    state: Path,
+    limits: Limits,
+    *,
+    costs: Mapping[int, Amount],
+    subjects: Sequence[str],
+    now: Callable[[], Now],
 ) -> Account:
-    """The account of this run. Where the ledger cannot be opened, one that refuses every release, and an error in
-    the log: frames are answered all the same. Raises `NotAllowedError` where another program has the ledger.
+    """The account of this run.
+
+    Args:
+        state: The folder that holds the ledger.
+        limits: The budgets.
+        costs: What one frame costs, by cut.
+        subjects: The subjects of all sources, one or more.
+        now: The boot clock.
+
+    Returns:
+        The account. Where the ledger cannot be opened the log has an error and the account refuses every release:
+        frames are answered all the same.
+
+    Raises:
+        NotAllowedError: Another program has the ledger.
+
     """
-    costs = costs_of(plans)
-    if config.release.preset == "cis":
-        log.warning(
-            "release.preset = 'cis': no budget bounds what leaves; a frame costs whole-input epsilon %.6g or more",
-            as_float(min(cost.epsilon for cost in costs.values())),
-        )
     ahead = ThreadPoolExecutor(1, thread_name_prefix="ledger")
     try:
-        ledger = Ledger.open_in(config.device.state, config.limits, now=now, ahead=ahead)
+        ledger = Ledger.open_in(state, limits, now=now, ahead=ahead)
     except (LedgerError, OutputError) as error:
         log.error("%s", error)  # noqa: TRY400  one line; the cause is in it
         return Account(Refusal("ledger", "the privacy ledger could not be opened"), costs=costs)
-    _say(ledger, config.limits, sorted({source.subject for source in config.sources}), costs)
+    _say(ledger, limits, sorted(set(subjects)), costs)
     return Account(ledger, costs=costs)
-
-
-def reopen_account(
-    account: Account,
-    config: Config,
-    plans: Mapping[int, NoisePlan | CodebookPlan | None],
-    *,
-    now: Callable[[], Now],
-) -> Account:
-    """The account of another config in the same run, with the same ledger; one that was not there is tried anew.
-
-    Its budgets hold as soon as they are handed to `Account.limit`.
-    """
-    return open_account(config, plans, now=now) if account.books is None else account.renewed(costs_of(plans))
 
 
 def _say(ledger: Ledger, limits: Limits, subjects: Sequence[str], costs: Mapping[int, Amount]) -> None:

@@ -1,0 +1,163 @@
+"""Drives the product's scheduler in virtual time, as `edge_runtime.loop.driver` does with threads."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+
+from benchmarks.adaptive.simulator.board import VirtualBoard
+from benchmarks.adaptive.simulator.clock import Clock
+from benchmarks.adaptive.simulator.link import VirtualLink
+from benchmarks.adaptive.simulator.scene import LOOP_S, Scene
+from edge_runtime.inference.profile import SplitTiming
+from edge_runtime.link.frame_link import Reservation
+from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.board_queue import Work, Worker
+from edge_runtime.loop.frame_decisions import Moment
+from edge_runtime.loop.results import Step
+from edge_runtime.loop.scheduler import Scheduler
+from edge_runtime.sources import Frame
+from split_model.protocol import messages as wire
+
+
+class VirtualDriver:
+    """Iterate over `run`: virtual time passes as far as the next result. ``background_runs``: beside a transfer."""
+
+    def __init__(
+        self, scheduler: Scheduler, scene: Scene, *, clock: Clock, board: VirtualBoard, link: VirtualLink
+    ) -> None:
+        self.background_runs = 0
+        self._scheduler = scheduler
+        self._scene = scene
+        self._clock = clock
+        self._board = board
+        self._link = link
+        self._timings: dict[int, SplitTiming] = {timing.split: timing for timing in scene.profile.splits}
+        self._reservations: dict[int, Reservation] = {}
+        self._at_server: set[int] = set()
+        self._request_id = 0
+        self._index = 0
+        self._ended: deque[tuple[Run, tuple[float, ...] | None]] = deque()
+        self._arriving: deque[Frame] = deque()
+        self._arrives_s: float | None = None
+        self._steps: deque[Step] = deque()
+
+    def run(self) -> Iterator[Step]:
+        """All frames of the scene: one every interval, or back-to-back whenever the scheduler takes one."""
+        while True:
+            self._hear()
+            while self._steps:
+                yield self._steps.popleft()
+            due_s = self._next_due_s()
+            if due_s <= self._clock.now_s:
+                self._take()
+                continue
+            idle = not self._scheduler.under_way and self._arrives_s is None
+            if due_s == math.inf and idle:  # an idle loop has room, so there are no more frames
+                return
+            until_s = min(due_s, self._scheduler.wake_s(self._moment()), self._arrives_s or math.inf)
+            self._clock.run_until(until_s, self._has_news)
+
+    def _captured_s(self) -> float:
+        """When the next frame is captured."""
+        return self._index * self._scene.interval_s if self._scene.interval_s else self._clock.now_s
+
+    def _next_due_s(self) -> float:
+        """When the next frame is taken, as far as is known now; infinite where there is none, or no room."""
+        captured_s = self._captured_s()
+        if self._arrives_s is not None or captured_s >= self._scene.end_s or self._clock.now_s >= self._scene.end_s:
+            return math.inf
+        return max(captured_s, self._scheduler.frame_due_s(self._moment()))
+
+    def _take(self) -> None:
+        """Take a frame; the loop's own work passes until it is planned."""
+        self._arriving.append(Frame(self._index, "frame", (), None, self._captured_s()))
+        self._index += 1
+        self._arrives_s = self._clock.now_s + LOOP_S
+
+    def _has_news(self) -> bool:
+        return bool(self._ended) or any(self._reservations[key].has_ended for key in self._at_server)
+
+    def _moment(self) -> Moment:
+        return Moment(self._clock.now_s, self._link.view())
+
+    def _hear(self) -> None:
+        while self._ended:
+            run, took = self._ended.popleft()
+            if took is None:
+                self._do(self._scheduler.work_skipped(run.piece, self._moment()))
+                continue
+            payload_bytes = 0 if run.work.worker is Worker.LOCAL_RUNS else self._timing(run).payload_bytes
+            done = Done(took[0], release_s=took[-1], payload_bytes=payload_bytes)
+            self._do(self._scheduler.work_done(run.piece, done, self._moment()))
+        for key in sorted(self._at_server):
+            outcome = self._reservations[key].wait(until_s=-math.inf)
+            if outcome is None:
+                continue
+            self._at_server.discard(key)
+            if outcome.answered is not None:
+                self._do(self._scheduler.answered(key, [], outcome.answered, self._moment()))
+            elif outcome.refusal is not None:
+                refusal = outcome.refusal
+                self._do(self._scheduler.refused(key, refusal.code, refusal.text, self._moment()))
+        if self._at_server:
+            acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
+            self._do(self._scheduler.time_passed(acked_bytes, self._moment()))
+        if self._arrives_s is not None and self._clock.now_s >= self._arrives_s:
+            self._arrives_s = None
+            self._do(self._scheduler.frame_arrived(self._arriving.popleft(), self._moment()))
+
+    def _do(self, actions: list[Action]) -> None:
+        todo = deque(actions)
+        while todo:
+            action = todo.popleft()
+            if isinstance(action, Run):
+                self._run(action)
+            elif isinstance(action, Reserve):
+                self._reservations[action.key] = self._link.reserve(offloaded=action.offloaded)
+            elif isinstance(action, PayAndSend):
+                todo.extend(self._send(action))
+            elif isinstance(action, FreeLink):
+                self._at_server.discard(action.key)
+                self._reservations[action.key].release()
+            elif isinstance(action, Skip):
+                self._board.skip(action.piece)
+            else:
+                self._emit(action)
+
+    def _timing(self, run: Run) -> SplitTiming:
+        return self._timings[self._scene.local if run.head is None else int(str(run.head))]
+
+    def _run(self, run: Run) -> None:
+        timing, whole_s = self._timing(run), self._scene.profile.local.head_s
+        work_s = {
+            Work.HEAD: (timing.head_s,),
+            Work.RELEASE: (timing.release_s,),
+            Work.HEAD_AND_RELEASE: (timing.head_s, timing.release_s),
+            Work.LOCAL_TAIL: (max(0.0, whole_s - timing.head_s),),
+            Work.WHOLE_MODEL: (whole_s,),
+        }[run.work]
+        self.background_runs += run.work.worker is Worker.LOCAL_RUNS and not run.alone
+        self._board.do(run, work_s=work_s, ended=lambda took: self._ended.append((run, took)))
+
+    def _send(self, action: PayAndSend) -> list[Action]:
+        self._request_id += 1
+        payload = memoryview(bytes(self._timings[action.cut].payload_bytes))
+        request = wire.Request(
+            request_id=self._request_id,
+            boot_id="1" * 32,
+            version=wire.VERSIONS[0],
+            bundle=self._scene.profile.bundle,
+            cut=action.cut,
+            release=wire.NoRelease(),
+            total_bytes=len(payload),
+            due_in_s=max(0.0, action.due_at_s - self._clock.now_s),
+        )
+        self._reservations[action.key].send(request, payload, due_at_s=action.due_at_s)
+        self._at_server.add(action.key)
+        return self._scheduler.sent(action.key, self._moment())
+
+    def _emit(self, emit: Emit) -> None:
+        self._reservations.pop(emit.key, None)
+        self._steps.append(emit.step)

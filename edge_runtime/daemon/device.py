@@ -1,0 +1,201 @@
+"""The composition root: each part of a device is made here, once, in order, and closed in reverse.
+
+    plan      bundle, cuts, release plans: `daemon.plan`
+    account   the ledger, and what a frame costs
+    models    board, heads, measured profile, local tails
+    link      the connection to the server
+    planner
+    loop      the frame loop
+
+`run` and a reload open all of it with `Device.open`. `bench`, `doctor`, `config check` and `keys switch` need a
+part of it, and open that part with the same functions: `Plan.of`, `models.open_heads`, `open_link`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.config.config import Config
+from edge_runtime.daemon.models import Models
+from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
+from edge_runtime.daemon.program import Program
+from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.profile import Profile
+from edge_runtime.link.link_thread import Link
+from edge_runtime.link.transport import Transport
+from edge_runtime.link.view import LinkView
+from edge_runtime.loop import board_work
+from edge_runtime.loop.driver import Driver, Outside, Settings
+from edge_runtime.loop.records import Records
+from edge_runtime.planner.planner import Planner
+from edge_runtime.planner.prediction import SplitProfile
+from edge_runtime.privacy.claims import claims
+from edge_runtime.privacy.ledger import Account, system_now
+from edge_runtime.privacy.ledger.opening import open_account
+from split_model import __version__
+from split_model.protocol.device import DeviceSession
+from split_model.protocol.keys import KeyPair
+
+log = logging.getLogger(__name__)
+
+#: Work counts as stuck after this many times its expected duration.
+_STUCK_AFTER = 20.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """One config at work. Make it with `open`, iterate over ``loop.run``, `close` it at the end."""
+
+    plan: Plan
+    account: Account
+    models: Models
+    link: Link
+    loop: Driver
+    records: Records
+    closing: contextlib.ExitStack
+
+    @classmethod
+    def open(cls, config: Config, program: Program, *, replaces: Device | None = None) -> Device | None:
+        """Open every part in order, ready for the first frame; what is open is closed where a later part fails.
+
+        Args:
+            config: What to open.
+            program: What the device shares with those before and after it.
+            replaces: The device in force, for a reload: the new one is opened beside it, on the same ledger.
+
+        Returns:
+            The device, its link thread running, or None if the program was told to stop before it was ready.
+
+        Raises:
+            SplitModelError: A part cannot be opened, or a running program cannot take up this config.
+
+        """
+        plan = Plan.of(config)
+        if replaces is None:
+            plan.check()
+        else:
+            refuse_what_cannot_change(replaces.plan, plan)
+        keys = plan.read_keys()
+        for line in claims(plan.bundle.manifest.cuts, plan.releases, config.release):
+            log.log(line.level, "%s", line.text)
+        with contextlib.ExitStack() as closing:
+            account = _account(plan, replaces)
+            closing.callback(account.close)
+            models = Models.open(plan, program, closing, keep_profile=replaces is None)
+            if models is None:
+                return None
+            boot_id = os.urandom(16).hex()
+            # Under a name of its own: during a reload two links to one address are up.
+            alive = program.beats.alive(f"the link to {config.server.address}", within_s=program.patience_s)
+            beat = closing.enter_context(alive)
+            link = open_link(plan, keys, closing, boot_id=boot_id, beat=beat)
+            planner = make_planner(plan, models.profile)
+            loop = make_loop(
+                plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id
+            )
+            link.wait_until_open()
+            device = cls(plan, account, models, link, loop, Records(plan.bundle), closing.pop_all())
+        gc.collect()
+        give_back(models.heads.whole)
+        return device
+
+    @property
+    def config(self) -> Config:
+        """The config that is at work here."""
+        return self.plan.config
+
+    @property
+    def frame_within_s(self) -> float:
+        """How long one frame may take before something must be stuck: its deadline, and local runs behind it."""
+        return self.config.planner.answer_within_s + _STUCK_AFTER * self.models.profile.local.head_p95_s
+
+    def stop_link(self) -> LinkView:
+        """End the link; its last view, for its counts. Raises what ended the link thread, if something did."""
+        return self.link.stop()
+
+    def close(self) -> None:
+        """Close every part, the last one opened first; the ledger is closed with the last device that has it."""
+        self.closing.close()
+
+
+def open_link(
+    plan: Plan,
+    keys: KeyPair,
+    closing: contextlib.ExitStack,
+    *,
+    boot_id: str,
+    beat: Callable[[], None] = lambda: None,
+) -> Link:
+    """The link to the server, its thread running. ``beat`` is called at every turn of that thread."""
+    transport = Transport(
+        plan.config.server.address,
+        keys=keys,
+        server_keys=plan.config.server_keys,
+        max_answer_bytes=sum(spec.nbytes for spec in plan.bundle.manifest.outputs),
+    )
+    closing.callback(transport.terminate)
+    link = Link(transport, DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}"), beat=beat)
+    link.start()
+    closing.callback(link.end)
+    return link
+
+
+def make_planner(plan: Plan, profile: Profile) -> Planner:
+    """The planner over the cuts that the config allows."""
+    local, table = plan.bundle.local, plan.config.planner
+    splits = [
+        SplitProfile(timing.split, timing.head_s, timing.release_s, timing.payload_bytes)
+        for timing in profile.splits
+        if timing.split in plan.allowed or timing.split == local
+    ]
+    fixed = {"auto": None, "local": local}.get(table.split) if isinstance(table.split, str) else table.split
+    return Planner(splits, local=local, hysteresis=table.hysteresis, fixed=fixed, objective=table.objective)
+
+
+def make_loop(
+    plan: Plan,
+    account: Account,
+    models: Models,
+    link: Link,
+    planner: Planner,
+    *,
+    program: Program,
+    closing: contextlib.ExitStack,
+    boot_id: str,
+) -> Driver:
+    """The frame loop over all the other parts."""
+    table, beats = plan.config.planner, program.beats
+    run_s = max(program.patience_s, _STUCK_AFTER * models.profile.local.head_p95_s)
+    cpus, threads = os.cpu_count() or 1, plan.config.device.threads
+    loop = Driver(
+        board_work.Models(plan.bundle, models.heads, models.tails),
+        Outside(
+            board=models.board,
+            account=account,
+            link=link,
+            boot_id=boot_id,
+            watch=lambda: beats.work("the board", within_s=run_s),
+        ),
+        planner=planner,
+        profile=models.profile,
+        load=LoadEstimator(models.board.cpu_load, cpus=cpus, threads=threads),
+        settings=Settings(table.answer_within_s, may_hedge=table.hedge),
+        counters=program.counters,
+    )
+    closing.callback(loop.close)
+    return loop
+
+
+def _account(plan: Plan, replaces: Device | None) -> Account:
+    """Pays from the ledger of the device in force; one that could not be opened is tried again."""
+    if replaces is not None and replaces.account.books is not None:
+        return replaces.account.sharing(plan.costs)
+    config = plan.config
+    subjects = [source.subject for source in config.sources]
+    return open_account(config.device.state, config.limits, costs=plan.costs, subjects=subjects, now=system_now())

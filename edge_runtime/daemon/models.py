@@ -1,0 +1,109 @@
+"""The models of a device, opened: the board they run on, heads, measured profile, and local tails."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.board.board import Board
+from edge_runtime.daemon.plan import Plan
+from edge_runtime.daemon.program import Program
+from edge_runtime.inference import profile as profiles
+from edge_runtime.inference.heads import Heads
+from edge_runtime.inference.local_tails import Rests, open_tails
+from edge_runtime.inference.profile import Profile
+from edge_runtime.privacy.release import Release
+from split_model.service.heartbeats import WatchedPool
+
+log = logging.getLogger(__name__)
+
+#: A head must be loaded within this time, whatever card its file is on.
+_HEAD_WITHIN_S = 300.0
+
+
+@dataclass(frozen=True)
+class Models:
+    """The board, and what it runs: heads, local tails, and how long they take. ``loader`` loads them."""
+
+    board: Board
+    heads: Heads
+    profile: Profile
+    tails: Rests | None
+
+    @classmethod
+    def open(
+        cls, plan: Plan, program: Program, closing: contextlib.ExitStack, *, keep_profile: bool
+    ) -> Models | None:
+        """Load the whole model, measure the board unless that was done, and run the model once.
+
+        None if the program was told to stop meanwhile. ``keep_profile``: store a profile that had to be measured;
+        false where the board answers frames at the same time.
+        """
+        config, bundle = plan.config, plan.bundle
+        board = program.make_board(config.emulation.slowdown)
+        program.doing("loading the model")
+        loader = WatchedPool("heads", program.beats, within_s=lambda: _HEAD_WITHIN_S)
+        heads = open_heads(plan, closing, loader=loader)
+        profile = _profile(plan, heads, board, program, keep=keep_profile)
+        if profile is None:
+            return None
+        # A stored profile says nothing of whether the model runs today.
+        heads.whole.run([np.zeros(spec.shape, spec.dtype) for spec in bundle.manifest.inputs])
+        decides_late = config.planner.split == "auto" and config.planner.objective == "latency"
+        tails = None if not decides_late else open_tails(
+            bundle,
+            heads,
+            profile,
+            backend=config.device.backend,
+            threads=config.device.threads,
+            memory_bytes=int(config.device.local_tail_memory_mb * 1e6),
+            loader=loader,
+        )  # fmt: skip
+        return cls(board, heads, profile, tails)
+
+
+def open_heads(plan: Plan, closing: contextlib.ExitStack, *, loader: Executor | None = None) -> Heads:
+    """The heads of a bundle, the whole model loaded; ``loader`` loads the others in the background."""
+    config, bundle = plan.config, plan.bundle
+    memory_mb = config.device.head_memory_mb
+    heads = Heads(
+        bundle,
+        lambda cut: Release(cut, plan.releases[cut.index], entropy=os.urandom, root=bundle.root),
+        backend=config.device.backend,
+        threads=config.device.threads,
+        memory_bytes=None if memory_mb is None else int(memory_mb * 1e6),
+        loader=loader,
+    )
+    closing.callback(heads.close)
+    return heads
+
+
+def _profile(plan: Plan, heads: Heads, board: Board, program: Program, *, keep: bool) -> Profile | None:
+    """What the splits cost on this board, measured where no stored profile fits."""
+    measuring = "measuring this board"
+
+    def progress(text: str) -> None:
+        program.doing(f"{measuring}: {text}")
+        program.beats.expect(measuring, within_s=_HEAD_WITHIN_S)
+        log.info("%s", text)
+
+    config = plan.config
+    try:
+        return profiles.find(
+            profiles.path_in(config.device.state, plan.bundle.identity),
+            plan.bundle,
+            heads,
+            board,
+            release=config.release.name,
+            threads=config.device.threads,
+            stopped=program.stopped,
+            progress=progress,
+            keep=keep,
+        )
+    finally:  # a reload that is refused must not starve the watchdog of the device in force
+        program.beats.done(measuring)

@@ -1,0 +1,115 @@
+"""The way out: a program that was told to stop ends in time, its ledger closed, whatever hangs.
+
+A source, a sink, a disk or an inference can block for ever, in the main thread too. systemd would then kill the
+program, and what the ledger had reserved for frames to come would be lost.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+log = logging.getLogger(__name__)
+
+#: Without an answer for this long the ledger is closed: nothing leaves any more, frames are finished here.
+LEDGER_AFTER_S = 10.0
+#: Without an answer for this long the program is ended. The unit's TimeoutStopSec is longer.
+EXIT_AFTER_S = 20.0
+#: However many answers still come, by then the ledger is closed: systemd does not wait much longer.
+LEDGER_BY_S = 25.0
+#: A disk that does not take the ledger's last words is not waited for any longer.
+_CLOSE_WITHIN_S = 3.0
+_LOOK_EVERY_S = 0.25
+
+
+Step = Literal["wait", "close the ledger", "leave"]
+
+
+def next_step(*, running_s: float, quiet_s: float, frame_within_s: float, is_ledger_open: bool) -> Step:
+    """What to do about a program that was told to end and has not yet.
+
+    Args:
+        running_s: Seconds since it was told.
+        quiet_s: Seconds since the last answer, or since it was told.
+        frame_within_s: How long one frame may take.
+        is_ledger_open: Whether the ledger was not closed by an earlier step.
+
+    """
+    if is_ledger_open and (quiet_s >= LEDGER_AFTER_S or running_s >= LEDGER_BY_S):
+        return "close the ledger"
+    return "leave" if quiet_s >= max(EXIT_AFTER_S, frame_within_s) else "wait"
+
+
+class WayOut(threading.Thread):
+    """Start it with the program, `begin` the way out (also from a signal handler), and say when it is `over`."""
+
+    def __init__(self) -> None:
+        super().__init__(name="way-out", daemon=True)
+        # A lock, as an Event has, could be taken twice by a signal handler; this queue's `put` may be called there.
+        self._begun: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._answered_s = -math.inf
+        self._close_ledger: Callable[[], None] = lambda: None
+        self._frame_within_s: Callable[[], float] = lambda: 0.0
+
+    def guard(self, close_ledger: Callable[[], None], *, frame_within_s: Callable[[], float]) -> None:
+        """Frames are answered from now on.
+
+        Args:
+            close_ledger: Gives back what the ledger has reserved.
+            frame_within_s: How long one frame may take, in seconds; the program is not ended before that.
+
+        """
+        self._close_ledger, self._frame_within_s = close_ledger, frame_within_s
+
+    def begin(self) -> None:
+        """The program is to end from now on. Doing it twice does no harm."""
+        self._begun.put(True)
+
+    def answered(self) -> None:
+        """A frame was answered: the program is still at work."""
+        self._answered_s = time.monotonic()
+
+    def over(self) -> None:
+        """Everything is closed, and the thread ends."""
+        self._over.set()
+        self._begun.put(True)
+        if self.is_alive():
+            self.join(_CLOSE_WITHIN_S)
+
+    def run(self) -> None:
+        """Wait for `begin`, then until `over` or until nothing goes on any more."""
+        self._begun.get()
+        began_s = time.monotonic()
+        is_ledger_open = True
+        while not self._over.wait(_LOOK_EVERY_S):
+            now_s = time.monotonic()
+            quiet_s = now_s - max(began_s, self._answered_s)
+            step = next_step(
+                running_s=now_s - began_s,
+                quiet_s=quiet_s,
+                frame_within_s=self._frame_within_s(),
+                is_ledger_open=is_ledger_open,
+            )
+            if step == "close the ledger":
+                is_ledger_open = False
+                log.warning("not ended after %.0f s: the ledger is closed, nothing leaves", now_s - began_s)
+                self._close()
+            elif step == "leave":
+                log.error("nothing was answered for %.0f s: ended without waiting for what hangs", quiet_s)
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(os.EX_SOFTWARE)  # no exit handler may wait for what hangs
+
+    def _close(self) -> None:
+        closing = threading.Thread(target=self._close_ledger, name="ledger-close", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_WITHIN_S)
+        if closing.is_alive():
+            log.error("the ledger does not close within %.0f s; what it reserved is lost", _CLOSE_WITHIN_S)

@@ -1,0 +1,111 @@
+"""The board's work on one frame: head, release and local runs, with the models that do them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_runtime.board.board import Board
+from edge_runtime.inference.heads import Head, Heads
+from edge_runtime.inference.local_tails import Rests
+from edge_runtime.link.frame_link import Reservation
+from edge_runtime.loop.actions import Done, Run
+from edge_runtime.loop.board_queue import Work
+from edge_runtime.loop.results import Array
+from edge_runtime.planner.prediction import SplitProfile
+from edge_runtime.sources import Frame
+from split_model.bundle import Bundle
+from split_model.errors import BackendError
+
+
+@dataclass(frozen=True)
+class Models:
+    """The bundle and its models on this board, as `frame_decisions.LoadedModels`.
+
+    ``local_tails``: None where no local run goes on behind a head.
+    """
+
+    bundle: Bundle
+    heads: Heads
+    local_tails: Rests | None = None
+
+    def head(self, split: int) -> object | None:
+        """The head of a cut, None while it loads; raises what its loading raised."""
+        return self.heads.prepared(split)
+
+    def has_local_tail(self, split: int) -> bool:
+        """Whether the local tail behind the head of this cut can run now; else it loads, if there is room."""
+        return self.local_tails is not None and self.local_tails.behind(split) is not None
+
+    def with_local_tail(self, profile: SplitProfile) -> SplitProfile:
+        """The profile with the seconds of its local tail, if that is loaded."""
+        return profile if self.local_tails is None else self.local_tails.apply(profile)
+
+    def failed(self, run: Run, error: BackendError) -> None:
+        """A head or a local tail does not run: let go of it."""
+        if isinstance(run.head, Head):
+            if run.work is Work.LOCAL_TAIL and self.local_tails is not None:
+                self.local_tails.failed(run.head.cut.index, error)
+            elif run.work is not Work.WHOLE_MODEL:
+                self.heads.forget(run.head.cut.index)
+
+
+@dataclass(eq=False)
+class Held:
+    """A frame under way, its reservation of the link, and what the board has made of it.
+
+    ``features`` are spent by the release; ``kept`` are the same, for a local tail.
+    """
+
+    frame: Frame
+    link: Reservation
+    features: list[Array] | None = None
+    kept: list[Array] | None = None
+    payload: memoryview | None = None
+
+
+class BoardWork:
+    """Makes the pieces of work that the scheduler asks for; each is called once, in whatever thread."""
+
+    def __init__(self, models: Models, board: Board) -> None:
+        self._models = models
+        self._board = board
+
+    def piece(self, run: Run, held: Held) -> Callable[[], Done]:
+        """A piece of work on a frame. Call this in the frame loop's thread, and what it returns anywhere.
+
+        The piece raises `BackendError` where the backend fails.
+        """
+        if run.work is Work.WHOLE_MODEL:
+            whole, inputs = self._models.heads.whole, held.frame.tensors
+            return lambda: self._outputs(lambda: whole.run(inputs))
+        head = run.head
+        assert isinstance(head, Head)
+        if run.work is Work.LOCAL_TAIL:
+            tails, features = self._models.local_tails, held.kept
+            tail = None if tails is None else tails.behind(head.cut.index)
+            assert tail is not None  # the scheduler has asked for it
+            assert features is not None
+            return lambda: self._outputs(lambda: tail.run(features))
+        if run.work is Work.RELEASE:
+            return lambda: self._release(head, held, 0.0)
+        if run.work is Work.HEAD:
+            return lambda: Done(self._head(head, held, keep=run.keep))
+        return lambda: self._release(head, held, self._head(head, held, keep=run.keep))
+
+    def _outputs(self, work: Callable[[], list[Array]]) -> Done:
+        outputs, took_s = self._board.run(work)
+        return Done(took_s, outputs=outputs)
+
+    def _head(self, head: Head, held: Held, *, keep: bool) -> float:
+        held.features, took_s = self._board.run(lambda: head.features(held.frame.tensors))
+        if keep:  # now: the next frame through this head makes others
+            held.kept = list(head.made(held.frame.tensors))
+        return took_s
+
+    def _release(self, head: Head, held: Held, head_s: float) -> Done:
+        features, held.features = held.features, None
+        assert features is not None
+        payload, release_s = self._board.run(lambda: head.release(features))
+        held.payload = payload
+        return Done(head_s, release_s=release_s, payload_bytes=len(payload))

@@ -1,0 +1,309 @@
+"""What is decided on a frame: its split when it is there, and when its head is done whether it is sent. Pure.
+
+Composes the planner with what else is known: the cuts that the server offers and those that it refused lately, how
+long its tails take, what the ledger can pay for, the load of the board, and which heads and local tails are loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.inference.profile import Profile, SplitTiming
+from edge_runtime.link.view import LinkView
+from edge_runtime.loop.policies import policy_for
+from edge_runtime.planner.cut_backoff import CutBackoff
+from edge_runtime.planner.planner import AfterHead, Decision, Planner
+from edge_runtime.planner.prediction import Conditions, Prediction, SplitProfile
+from edge_runtime.planner.tail_times import TailTimes
+from edge_runtime.sources import Frame
+from split_model.bundle import Bundle
+from split_model.errors import SplitModelError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happened, in seconds of the loop's clock, and the link as it was then."""
+
+    now_s: float
+    link: LinkView
+
+
+class LoadedModels(Protocol):
+    """Which heads and local tails are loaded. Asking for one that is not makes it load in the background."""
+
+    def head(self, split: int) -> object | None:
+        """The head of a cut, None while it loads. `SplitModelError` where it does not load."""
+
+    def has_local_tail(self, split: int) -> bool:
+        """Whether the local tail behind the head of this cut can run now."""
+
+    def with_local_tail(self, profile: SplitProfile) -> SplitProfile:
+        """A cut's profile with the seconds of its local tail, if that is loaded; loads nothing."""
+
+
+class Payable(Protocol):
+    """Which cuts can still be paid for."""
+
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
+        """Those of some cuts at which a frame of this subject can be paid for."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model as the decisions see it.
+
+    Args:
+        identity: the bundle's hash, by which the server offers its cuts.
+        name: for the log.
+        local: the split that runs everything on this board.
+        profile: what heads and the whole model take on this board when idle.
+        tail_macs: multiply-accumulates of the tail behind each cut.
+
+    """
+
+    identity: str
+    name: str
+    local: int
+    profile: Profile
+    tail_macs: dict[int, int]
+
+    @classmethod
+    def of(cls, bundle: Bundle, profile: Profile) -> Model:
+        """A bundle, as measured on this board."""
+        tail_macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
+        return cls(bundle.identity, bundle.manifest.name, bundle.local, profile, tail_macs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with a frame: the split that it takes and, unless that is local, the head."""
+
+    decision: Decision
+    split: int
+    head: object | None = None
+    was_local: bool = False
+    unpaid: bool = False
+
+
+@dataclass(frozen=True)
+class BoardWaits:
+    """What a frame has to wait for: an earlier one's local run, and what is still to cross the uplink before it."""
+
+    local_s: float = 0.0
+    uplink_s: float = 0.0
+
+
+class FrameDecisions:
+    """See the module. One for each frame loop; it remembers what was learned of cuts, tails and load."""
+
+    def __init__(
+        self,
+        model: Model,
+        planner: Planner,
+        *,
+        loaded: LoadedModels,
+        account: Payable,
+        load: LoadEstimator,
+        may_hedge: bool,
+    ) -> None:
+        self.planner = planner
+        self.load = load
+        self.backoff = CutBackoff()
+        self.local_p95 = RecentRuns(model.profile.local.head_p95_s)
+        self.loaded = loaded
+        self.policy = policy_for(planner.objective)
+        self._model = model
+        self._account = account
+        self._may_hedge = may_hedge
+        self._timings = {timing.split: timing for timing in model.profile.splits}
+        self._tails = TailTimes(model.tail_macs)
+        self._hosted = True
+        self._captured_s = math.nan
+        self._interval_s = math.inf
+        self._active: tuple[int, object] | None = None
+        self._through: tuple[int, object] | None = None
+
+    @property
+    def local(self) -> int:
+        """The split that runs everything on this board."""
+        return self._model.local
+
+    @property
+    def decides_after_head(self) -> bool:
+        """Whether a frame's way is still open while its head runs."""
+        return self.policy.decides_after_head and not self.planner.is_fixed
+
+    def timing(self, split: int) -> SplitTiming:
+        """What a split takes on this board when idle."""
+        return self._timings[split]
+
+    @property
+    def local_s(self) -> float:
+        """Seconds of a local run of the whole model now."""
+        return self._timings[self.local].head_s * self.load.factor
+
+    def head_s(self, split: int) -> float:
+        """Seconds of a cut's head and release now, or of the whole model."""
+        timing = self._timings[split]
+        return (timing.head_s + timing.release_s) * self.load.factor
+
+    def left_s(self, split: int, *, has_tail: bool) -> float:
+        """Seconds of the local run that is left when the head of this cut is done."""
+        tail_s = self.planner.profile(split).rest_s if has_tail else None
+        return self.local_s if tail_s is None else tail_s * self.load.factor
+
+    def plan(self, frame: Frame, moment: Moment, waits: BoardWaits) -> Plan:
+        """Choose the split of a frame that is there, and the head that it runs through."""
+        now_s, link = moment.now_s, moment.link
+        if not math.isnan(self._captured_s):
+            self._interval_s = max(0.0, frame.captured_s - self._captured_s)
+        self._captured_s = frame.captured_s
+        ready = self._ready(moment)
+        payable = self._account.payable(ready, frame.subject)
+        conditions = Conditions(
+            link=link.estimate,
+            link_up=link.up,
+            load=self.load.estimate(now_s),
+            queue_s=link.queue_s,
+            local_wait_s=waits.local_s,
+            may_hedge=self._may_hedge,
+            next_frame_s=self._next_frame_s(now_s),
+            uplink_busy_s=waits.uplink_s,
+        )
+        decision = self.planner.decide(conditions, now_s=now_s, ready=payable)
+        unpaid = payable != ready and decision.split == self.local
+        if frame.error:
+            return Plan(decision, decision.split, unpaid=unpaid)
+        chosen = self._head_for(decision.split, payable, now_s)
+        was_local = chosen is None
+        if chosen is None:
+            chosen = self._through_head(decision)
+        if chosen is None:
+            return Plan(decision, self.local, unpaid=unpaid)
+        return Plan(decision, chosen[0], chosen[1], was_local=was_local, unpaid=unpaid)
+
+    def after_head(self, plan: Plan, moment: Moment, waits: BoardWaits) -> AfterHead:
+        """Whether to send what the head has made, with the link as it is by now."""
+        cut, decision = plan.split, plan.decision
+        if cut:  # at cut 0 there is nothing to run while the link may come back
+            self._through = (cut, plan.head)
+        if not self.decides_after_head or decision.seen is None:
+            return AfterHead(send=True, expected=expected_at(decision, cut), hedge=decision.hedge)
+        link = moment.link
+        if not link.up:  # then nothing is sent, however it was planned
+            return AfterHead(send=False, expected=None)
+        seen = replace(
+            decision.seen,
+            link=link.estimate,
+            link_up=link.up,
+            load=self.load.factor,
+            queue_s=link.queue_s,
+            local_wait_s=waits.local_s,
+            next_frame_s=self._next_frame_s(moment.now_s),
+            uplink_busy_s=waits.uplink_s,
+        )
+        return self.planner.after_head(cut, seen, was_local=plan.was_local)
+
+    def head_failed(self, split: int, error: str, *, now_s: float) -> None:
+        """A head does not run: its cut is left alone for a while."""
+        self._through = None
+        if self._active is not None and self._active[0] == split:
+            self._active = None
+        self.backoff.avoid(split, f"its head fails: {error}", now_s=now_s)
+
+    def answered(self, split: int, tail_s: float, *, now_s: float) -> None:
+        """The server answered at this cut."""
+        self.backoff.answered(split)
+        self._tails.observed(split, tail_s, at_s=now_s)
+
+    def ran_head(self, split: int, took_s: float, release_s: float | None, *, now_s: float, beside: bool) -> None:
+        """A head took so long and, where one was made, its release; ``beside`` a local run or alone."""
+        known = self._timings[split]
+        known_s = known.head_s if release_s is None else known.head_s + known.release_s
+        self.load.observed(took_s + (release_s or 0.0), known_s, now_s=now_s, beside=beside)
+
+    def ran_whole(self, took_s: float, *, now_s: float, beside: bool) -> None:
+        """The whole model took so long."""
+        self.local_p95.ran(took_s)
+        self.load.observed(took_s, self._timings[self.local].head_s, now_s=now_s, beside=beside)
+
+    def _ready(self, moment: Moment) -> frozenset[int]:
+        """The cuts that the server offers, fit into its limits, and were not refused lately."""
+        now_s, link = moment.now_s, moment.link
+        offered = next((offer.cuts for offer in link.offers if offer.identity == self._model.identity), ())
+        hosted = bool(offered) or not link.up
+        if self._hosted and not hosted:
+            log.warning("the server does not host bundle %s (%s); everything runs here until it does",
+                        self._model.name, self._model.identity[:12])  # fmt: skip
+        self._hosted = hosted
+        ready = frozenset(
+            cut
+            # A server may offer whatever it likes; "local" is ours, not a cut.
+            for cut in self.planner.splits.intersection(offered) - {self.local}
+            if self.backoff.allows(cut, now_s=now_s) and self._timings[cut].payload_bytes <= link.request_bytes
+        )
+        for cut in ready:
+            profile = self._tails.apply(self.planner.profile(cut), now_s=now_s)
+            self.planner.update_profile(self.loaded.with_local_tail(profile))
+        return ready
+
+    def _head_for(self, split: int, usable: frozenset[int], now_s: float) -> tuple[int, object] | None:
+        """The head to use: the chosen one if it is loaded, else the one in use; None means the whole model."""
+        if split == self.local:
+            self._active = None
+            return None
+        head = None
+        try:
+            head = self.loaded.head(split)
+        except SplitModelError as error:
+            self.backoff.avoid(split, f"its head does not load: {error}", now_s=now_s)
+        if head is not None:
+            self._active = (split, head)
+        elif self._active is not None and self._active[0] not in usable:
+            self._active = None
+        return self._active
+
+    def _through_head(self, decision: Decision) -> tuple[int, object] | None:
+        """The head to run a local frame through, so that it can still be sent if the link is back by then.
+
+        It is the one that ran last, if the link is there, its cut may be used, and its local tail is loaded.
+        """
+        through = self._through
+        if through is None or decision.seen is None or not decision.seen.link_up or not self.decides_after_head:
+            return None
+        usable = any(prediction.split == through[0] for prediction in decision.predictions)
+        return through if usable and self.loaded.has_local_tail(through[0]) else None
+
+    def _next_frame_s(self, now_s: float) -> float:
+        """Seconds until the next frame, if frames go on coming as the last two did; infinite for the first."""
+        return max(0.0, self._captured_s + self._interval_s - now_s)
+
+
+class RecentRuns:
+    """The 95th percentile of the recent runs of the whole model."""
+
+    def __init__(self, p95_s: float) -> None:
+        self._recent: deque[float] = deque([p95_s], maxlen=32)
+
+    def ran(self, took_s: float) -> None:
+        """A run took so long."""
+        self._recent.append(took_s)
+
+    @property
+    def seconds(self) -> float:
+        """The percentile."""
+        runs = sorted(self._recent)
+        return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]
+
+
+def expected_at(decision: Decision, split: int) -> Prediction | None:
+    """What a decision predicts for one split, None where it does not say."""
+    return next((prediction for prediction in decision.predictions if prediction.split == split), None)

@@ -1,0 +1,166 @@
+"""The states of one frame, from its plan to its result, and every step between two of them.
+
+A frame is in exactly one state; what is not in `TRANSITIONS` cannot happen::
+
+    PLANNED ──► HEAD ──► RELEASE ──► PAYING ──► AWAY ◄──► RACING
+       │         │          │          │         │          │
+       └─────────┴──────────┴──► LOCAL ◄─────────┴──────────┤
+                                  │              │          │
+                                  └──────► DONE ◄┴──────────┘
+
+AWAY: only the server can answer. RACING: a local run as well, and the first one done is the answer. LOCAL: only a
+local run can.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from edge_runtime.link.view import LinkView
+from edge_runtime.loop.frame_decisions import Plan
+from edge_runtime.planner.deadline import InFlight
+from edge_runtime.planner.prediction import Prediction
+from edge_runtime.sources import Frame
+
+
+class State(Enum):
+    """Where a frame is."""
+
+    PLANNED = auto()
+    HEAD = auto()
+    RELEASE = auto()
+    PAYING = auto()
+    AWAY = auto()
+    RACING = auto()
+    LOCAL = auto()
+    DONE = auto()
+
+
+class Input(Enum):
+    """What can happen to a frame."""
+
+    BEGINS = auto()
+    """Its head is to run."""
+    STAYS = auto()
+    """It is finished on this board: planned so, decided after the head, or its head or release failed."""
+    RELEASES = auto()
+    """The head is done, and its features are to be released."""
+    RELEASED = auto()
+    """The release is made; it is paid for before anything is sent."""
+    UNPAID = auto()
+    SENT = auto()
+    OVERDUE = auto()
+    """A local run begins beside the server: a hedge, or because the answer would be late."""
+    ANSWERED = auto()
+    REFUSED = auto()
+    """The server will not answer this request."""
+    RAN = auto()
+    """The local run is done."""
+    FAILED = auto()
+    """No answer is possible: the source could not read it, or the whole model fails."""
+
+
+TRANSITIONS: dict[tuple[State, Input], State] = {
+    (State.PLANNED, Input.BEGINS): State.HEAD,
+    (State.PLANNED, Input.STAYS): State.LOCAL,
+    (State.PLANNED, Input.FAILED): State.DONE,
+    (State.HEAD, Input.STAYS): State.LOCAL,
+    (State.HEAD, Input.RELEASES): State.RELEASE,
+    (State.HEAD, Input.RELEASED): State.PAYING,
+    (State.RELEASE, Input.STAYS): State.LOCAL,
+    (State.RELEASE, Input.RELEASED): State.PAYING,
+    (State.PAYING, Input.UNPAID): State.LOCAL,
+    (State.PAYING, Input.SENT): State.AWAY,
+    (State.AWAY, Input.OVERDUE): State.RACING,
+    (State.AWAY, Input.ANSWERED): State.DONE,
+    (State.AWAY, Input.REFUSED): State.LOCAL,
+    (State.RACING, Input.ANSWERED): State.DONE,
+    (State.RACING, Input.REFUSED): State.LOCAL,
+    (State.RACING, Input.RAN): State.DONE,
+    (State.RACING, Input.FAILED): State.DONE,
+    (State.LOCAL, Input.RAN): State.DONE,
+    (State.LOCAL, Input.FAILED): State.DONE,
+}
+
+#: The server may still answer.
+ON_THE_LINK = frozenset({State.AWAY, State.RACING})
+
+
+@dataclass(eq=False)
+class UnderWay:
+    """One frame and what is known of it.
+
+    Args:
+        link: as it was when the frame was planned.
+        unpaid: it stays here while the ledger cannot pay for every cut.
+        beside: its head ran beside a local run.
+        keeps_features: a local tail can go on behind its head.
+        hedge: a local run is to begin with the transfer; ``hedged``: it has begun.
+        expected: the prediction for sending it when its head was done.
+        local_piece: the number of its local run on the board.
+        ahead: frames that were at the server before it; ``first_s``: since when none is.
+        progress_s: when ``acked_bytes`` last grew.
+
+    """
+
+    key: int
+    frame: Frame
+    plan: Plan
+    link: LinkView
+    unpaid: bool = False
+    beside: bool = False
+    keeps_features: bool = False
+    hedge: bool = False
+    hedged: bool = False
+    state: State = State.PLANNED
+    head_s: float = 0.0
+    release_s: float | None = None
+    payload_bytes: int = 0
+    expected: Prediction | None = None
+    local_piece: int | None = None
+    sent_s: float | None = None
+    ahead: int = 0
+    first_s: float = -math.inf
+    acked_bytes: int = 0
+    progress_s: float = -math.inf
+
+    @property
+    def split(self) -> int:
+        """The cut whose head it takes, or the split that runs everything here."""
+        return self.plan.split
+
+    @property
+    def on_the_link(self) -> bool:
+        """Whether the server may still answer it."""
+        return self.state in ON_THE_LINK
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What its head and its release took, of a frame that was sent."""
+        return {} if self.release_s is None else {"head_s": self.head_s, "release_s": self.release_s}
+
+    def step(self, what: Input) -> None:
+        """Go to the next state; `ValueError` for what is not in the table."""
+        try:
+            self.state = TRANSITIONS[self.state, what]
+        except KeyError:
+            raise ValueError(
+                f"frame {self.frame.index}: {what.name} cannot happen while it is {self.state.name}"
+            ) from None
+
+    def request(self, *, silent: bool = False) -> InFlight:
+        """The request as the deadlines see it; only for a frame that was sent."""
+        assert self.sent_s is not None
+        since_s = self.first_s if self.first_s > -math.inf else self.sent_s
+        request = InFlight(since_s, 0.0, self.payload_bytes, self.acked_bytes)
+        request = replace(request, progress_s=self.progress_s, silent=silent)
+        if (expected := self.expected) is None:
+            return request
+        expected_s = expected.total_s - expected.head_s
+        if self.first_s == -math.inf:  # it has to wait for those before it
+            return replace(request, expected_s=expected_s + self.ahead * expected.bottleneck_s)
+        # When the bytes of one that had others before it began to flow is not known.
+        transfer_s = math.inf if self.ahead else expected.transfer_s
+        return replace(request, expected_s=expected_s, transfer_s=transfer_s, round_trip_s=expected.round_trip_s)

@@ -1,0 +1,37 @@
+"""What the objectives ``latency`` and ``throughput`` differ in: values of one frame loop, not code paths of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_runtime.loop.in_flight_limit import IN_FLIGHT
+from edge_runtime.planner.prediction import Objective
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a frame loop trades a frame's latency against frames a second.
+
+    Args:
+        objective: the cost that the planner weighs.
+        most: frames under way at the same time at most.
+        decides_after_head: whether to send what the head made is decided once more when it is done.
+        plans_ahead: the next frame is taken and planned while the board works on another one, so that the board
+            never waits. Else it is taken where that delays neither it nor an earlier one, and a frame that is the
+            only one under way is worked on in the thread that iterates.
+
+    """
+
+    objective: Objective
+    most: int
+    decides_after_head: bool
+    plans_ahead: bool
+
+
+LATENCY = Policy("latency", IN_FLIGHT[1], decides_after_head=True, plans_ahead=False)
+THROUGHPUT = Policy("throughput", IN_FLIGHT[1], decides_after_head=False, plans_ahead=True)
+
+
+def policy_for(objective: Objective) -> Policy:
+    """The policy of an objective."""
+    return THROUGHPUT if objective == "throughput" else LATENCY

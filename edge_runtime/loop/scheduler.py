@@ -1,0 +1,336 @@
+"""The frame loop without I/O: events in, actions out; a driver has the threads, the link and the models.
+
+Every accepted frame gets exactly one result. Its split is decided when it is there, and once more when its head is
+done; a frame that the server does not answer in time is finished here, and of the server and this board the first
+to be done is the answer. Every step of a frame is in `frame_states.TRANSITIONS`.
+
+Frames may overlap: while one is at the server the next one's head runs, if that delays nobody (see `frame_due_s`).
+Results come in the order in which they are done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker
+from edge_runtime.loop.counters import Counters, Outcome
+from edge_runtime.loop.frame_decisions import BoardWaits, FrameDecisions, Moment
+from edge_runtime.loop.frame_states import Input, State, UnderWay
+from edge_runtime.loop.in_flight_limit import IN_FLIGHT, Admitted, limit_for
+from edge_runtime.loop.results import Result, Step
+from edge_runtime.loop.server_wait import CHECK_EVERY_S, ServerWait, uplink_busy_s
+from edge_runtime.sources import Frame
+from split_model.protocol.device import Answered
+
+#: Where a policy plans ahead, the next frame is taken when the board's present work is expected to take so much
+#: longer: at least, and as a share of that work. Taken earlier it would only grow old, later the board would wait.
+_AHEAD_S = 0.02
+_AHEAD = 0.5
+
+
+class Scheduler:
+    """See the module. Tell it what happens, and do what it says, in this order, before the next event."""
+
+    def __init__(self, decisions: FrameDecisions, *, answer_within_s: float, counters: Counters) -> None:
+        self.counters = counters
+        self._decisions = decisions
+        self._policy = decisions.policy
+        self._answer_within_s = answer_within_s
+        self._under_way: dict[int, UnderWay] = {}
+        self._sent: list[int] = []  # the keys of frames that were sent, oldest first
+        self._queues = {worker: BoardQueue() for worker in Worker}
+        self._admitted = Admitted()
+        self._fitting = IN_FLIGHT[0]
+        self._keys = self._pieces = 0
+        self._waiting = ServerWait(decisions, self._queues[Worker.LOCAL_RUNS], answer_within_s=answer_within_s)
+
+    @property
+    def under_way(self) -> int:
+        """Frames that have no result yet."""
+        return len(self._under_way)
+
+    @property
+    def _at_server(self) -> list[UnderWay]:
+        """The frames that the server may still answer, in the order in which they were sent."""
+        return [self._under_way[key] for key in self._sent if self._under_way[key].on_the_link]
+
+    def frame_due_s(self, moment: Moment) -> float:
+        """When to take the next frame, in seconds of the loop's clock; infinite while there is no room for one.
+
+        A policy that plans ahead takes it when the board is about to be free. Else, while earlier frames are at the
+        server, it is taken when its head would be done as the uplink is free again (sooner it would only wait), and
+        only if all it may need of the board is over before the latest local start of those frames: it delays none.
+        """
+        now_s = moment.now_s
+        if not self._under_way:
+            return now_s
+        if len(self._under_way) >= min(self._policy.most, self._fitting, self._admitted.frames(now_s)):
+            return math.inf
+        return self._board_due_s(now_s) if self._policy.plans_ahead else self._overlap_due_s(moment)
+
+    def _board_due_s(self, now_s: float) -> float:
+        """When the board is about to be free for another frame."""
+        if any(queue.waiting for queue in self._queues.values()):
+            return math.inf
+        is_local = self._decisions.planner.split == self._decisions.local
+        left_s, whole_s = self._queues[Worker.LOCAL_RUNS if is_local else Worker.HEADS].left_s(now_s)
+        return now_s + left_s - max(_AHEAD_S, _AHEAD * whole_s)
+
+    def _overlap_due_s(self, moment: Moment) -> float:
+        """When another frame delays none of those at the server, nor would only wait for their transfers."""
+        busy = any(queue.busy for queue in self._queues.values())
+        away = [one for one in self._under_way.values() if one.state is State.AWAY]
+        if busy or len(away) < len(self._under_way) or moment.link.estimate.silent_s > 0.0:
+            return math.inf
+        head_s = self._decisions.head_s(self._decisions.planner.split)
+        due_s = moment.now_s + max(0.0, uplink_busy_s(away, moment.link.estimate) - head_s)
+        needs_s = head_s if self._decisions.planner.is_fixed else max(head_s, self._decisions.local_s)
+        return due_s if due_s + needs_s <= self._waiting.first_local_start_s(away, moment.now_s) else math.inf
+
+    def wake_s(self, moment: Moment) -> float:
+        """When `time_passed` is to be called next, if nothing happens before."""
+        if not (at_server := self._at_server):
+            return math.inf
+        away = [one for one in at_server if one.state is State.AWAY]
+        return min(moment.now_s + CHECK_EVERY_S, self._waiting.first_local_start_s(away, moment.now_s))
+
+    def frame_arrived(self, frame: Frame, moment: Moment) -> list[Action]:
+        """A frame was taken from the source."""
+        self.counters.frames_in += 1
+        plan = self._decisions.plan(frame, moment, self._waits(moment))
+        self.counters.moves += plan.decision.moved
+        self._keys += 1
+        one = UnderWay(self._keys, frame, plan, moment.link, unpaid=plan.unpaid)
+        self._under_way[one.key] = one
+        if frame.error:
+            one.step(Input.FAILED)
+            return self._fail(one, frame.error, moment)
+        actions: list[Action] = [Reserve(one.key, offloaded=plan.head is not None and not plan.was_local)]
+        if plan.head is None:
+            one.step(Input.STAYS)
+            return actions + self._run_here(one, moment)
+        one.step(Input.BEGINS)
+        one.beside = self._queues[Worker.LOCAL_RUNS].busy
+        one.keeps_features = self._decisions.loaded.has_local_tail(one.split)
+        late = self._decisions.decides_after_head
+        work = Work.HEAD if late else Work.HEAD_AND_RELEASE
+        return [*actions, self._run(one, work, self._decisions.head_s(one.split), moment)]
+
+    def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
+        """A piece of work is done."""
+        ended = self._ended(piece, moment)
+        if ended.work is Work.WHOLE_MODEL:
+            self._decisions.ran_whole(done.took_s, now_s=moment.now_s, beside=self._queues[Worker.HEADS].busy)
+        one = self._wanted(ended)
+        if one is None:
+            return []
+        if ended.work is Work.HEAD:
+            return self._head_done(one, done.took_s, moment)
+        if ended.work.worker is Worker.HEADS:
+            if ended.work is Work.HEAD_AND_RELEASE:
+                one.head_s = done.took_s
+                after = self._decisions.after_head(one.plan, moment, self._waits(moment))
+                one.expected, one.hedge = after.expected, after.hedge
+            return self._released(one, done, moment)
+        one.step(Input.RAN)
+        return self._ran_here(one, done, moment)
+
+    def work_failed(self, piece: int, error: str, moment: Moment) -> list[Action]:
+        """A piece of work raised an error of the backend."""
+        ended = self._ended(piece, moment)
+        one = self._wanted(ended)
+        if one is None:
+            return []
+        if ended.work.worker is Worker.HEADS:
+            self._decisions.head_failed(one.split, error, now_s=moment.now_s)
+            one.keeps_features = False
+            one.step(Input.STAYS)
+            return [FreeLink(one.key), *self._run_here(one, moment, first=True)]
+        if ended.work is Work.LOCAL_TAIL:
+            one.keeps_features = False
+            return self._run_here(one, moment, first=True)
+        one.step(Input.FAILED)
+        return self._fail(one, error, moment)
+
+    def work_skipped(self, piece: int, moment: Moment) -> list[Action]:
+        """A piece of work was left out, as it was told to be."""
+        self._ended(piece, moment)
+        return []
+
+    def sent(self, key: int, moment: Moment) -> list[Action]:
+        """A release was paid for, and is on its way to the server."""
+        one = self._under_way[key]
+        one.ahead = len(self._at_server)
+        one.step(Input.SENT)
+        self._sent.append(key)
+        one.sent_s = moment.now_s
+        if not one.ahead:
+            one.first_s = moment.now_s
+        self._fitting = IN_FLIGHT[0] if one.expected is None else limit_for(one.expected)
+        if not one.hedge or not self._waiting.goes_on_behind_head(one):
+            return []
+        one.hedged = True
+        one.step(Input.OVERDUE)
+        return self._run_here(one, moment)
+
+    def unpaid(self, key: int, moment: Moment) -> list[Action]:
+        """A release was not paid for: nothing of it leaves, the frame is finished here."""
+        one = self._under_way[key]
+        one.unpaid, one.release_s = True, None
+        one.step(Input.UNPAID)
+        return [FreeLink(key), *self._run_here(one, moment, first=True)]
+
+    def answered(self, key: int, outputs: list[Any] | None, answered: Answered, moment: Moment) -> list[Action]:
+        """The server answered; ``outputs`` None where that is not what the model gives."""
+        one = self._under_way.get(key)
+        if one is None or not one.on_the_link:
+            return []
+        if outputs is None:
+            why = "the server's answer does not have the model's outputs"
+            self._decisions.backoff.avoid(one.split, why, now_s=moment.now_s)
+            return self._refused(one, moment)
+        answer = answered.answer
+        self._decisions.answered(one.split, answer.tail_s, now_s=moment.now_s)
+        one.step(Input.ANSWERED)
+        parts = {"offload_s": answered.elapsed_s, "queue_s": answer.queue_s, "tail_s": answer.tail_s}
+        return self._end(one, self._result(one, "offloaded", outputs, moment, parts=parts | one.parts), moment)
+
+    def refused(self, key: int, code: str, text: str, moment: Moment) -> list[Action]:
+        """The server refused a request."""
+        one = self._under_way.get(key)
+        if one is None or not one.on_the_link:
+            return []
+        if code == "busy":
+            self._admitted.busy(ahead=one.ahead, now_s=moment.now_s)
+        self._decisions.backoff.refused(one.split, code, text, now_s=moment.now_s)
+        return self._refused(one, moment)
+
+    def time_passed(self, acked_bytes: Mapping[int, int], moment: Moment) -> list[Action]:
+        """Look at the frames at the server: how far they have come (bytes by key), and which are overdue."""
+        for key, acked in acked_bytes.items():
+            one = self._under_way.get(key)
+            if one is not None and acked > one.acked_bytes:
+                one.acked_bytes, one.progress_s = acked, moment.now_s
+        actions: list[Action] = []
+        for one in (at_server := self._at_server):
+            is_oldest = one is at_server[0]
+            if is_oldest and one.first_s == -math.inf:
+                one.first_s = moment.now_s
+            if one.state is State.AWAY and self._waiting.is_over(one, moment, is_oldest=is_oldest):
+                one.step(Input.OVERDUE)
+                actions += self._run_here(one, moment, first=True)
+        return actions
+
+    def abandon(self) -> list[Action]:
+        """Nobody wants the frames under way any more: free the link, and begin no work for them."""
+        actions: list[Action] = [FreeLink(key) for key in self._under_way]
+        for worker, queue in self._queues.items():
+            for number in queue.pieces():
+                queue.cancel(number)
+                actions.append(Skip(number, worker))
+        self._under_way.clear()
+        self._sent.clear()
+        return actions
+
+    def _head_done(self, one: UnderWay, took_s: float, moment: Moment) -> list[Action]:
+        one.head_s = took_s
+        after = self._decisions.after_head(one.plan, moment, self._waits(moment))
+        if not after.send:
+            self._decisions.ran_head(one.split, took_s, None, now_s=moment.now_s, beside=one.beside)
+            one.step(Input.STAYS)
+            return [FreeLink(one.key), *self._run_here(one, moment, first=True)]
+        one.expected, one.hedge = after.expected, after.hedge
+        one.unpaid = False  # if it is, the driver says so
+        one.step(Input.RELEASES)
+        expected_s = self._decisions.timing(one.split).release_s * self._decisions.load.factor
+        return [self._run(one, Work.RELEASE, expected_s, moment, first=True)]
+
+    def _released(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:
+        one.release_s, one.payload_bytes = done.release_s, done.payload_bytes
+        self._decisions.ran_head(one.split, one.head_s, one.release_s, now_s=moment.now_s, beside=one.beside)
+        one.step(Input.RELEASED)
+        # A frame that had to wait is late already, but its answer is still wanted.
+        due_at_s = max(one.frame.captured_s, moment.now_s) + self._answer_within_s
+        assert one.plan.head is not None
+        return [PayAndSend(one.key, one.plan.head, one.split, due_at_s)]
+
+    def _refused(self, one: UnderWay, moment: Moment) -> list[Action]:
+        racing = one.state is State.RACING
+        one.step(Input.REFUSED)
+        free = FreeLink(one.key)
+        return [free] if racing else [free, *self._run_here(one, moment, first=True)]
+
+    def _run_here(self, one: UnderWay, moment: Moment, *, first: bool = False) -> list[Action]:
+        """Finish a frame on this board: behind its head with the local tail, or with the whole model."""
+        behind = self._waiting.goes_on_behind_head(one)
+        work = Work.LOCAL_TAIL if behind else Work.WHOLE_MODEL
+        run = self._run(one, work, self._decisions.left_s(one.split, has_tail=behind), moment, first=first)
+        one.local_piece = run.piece
+        return [run]
+
+    def _run(self, one: UnderWay, work: Work, expected_s: float, moment: Moment, *, first: bool = False) -> Run:
+        queue = self._queues[work.worker]
+        alone = not (self._policy.plans_ahead or one.on_the_link or len(self._under_way) > 1 or queue.busy)
+        self._pieces += 1
+        queue.put(Piece(self._pieces, one.key, work, expected_s), now_s=moment.now_s, first=first)
+        keep = one.keeps_features and work in (Work.HEAD, Work.HEAD_AND_RELEASE)
+        return Run(self._pieces, one.key, work, one.plan.head, first=first, alone=alone, keep=keep)
+
+    def _ended(self, number: int, moment: Moment) -> Piece:
+        for queue in self._queues.values():
+            if queue.holds(number):
+                return queue.ended(number, now_s=moment.now_s)
+        raise ValueError(f"piece {number} of the board's work is not under way")
+
+    def _wanted(self, piece: Piece) -> UnderWay | None:
+        """The frame that a piece was for, None where that is done without it."""
+        one = self._under_way.get(piece.key)
+        if one is None or (piece.work.worker is Worker.LOCAL_RUNS and one.local_piece != piece.number):
+            return None
+        return one
+
+    def _waits(self, moment: Moment) -> BoardWaits:
+        return BoardWaits(
+            self._queues[Worker.LOCAL_RUNS].wait_s(moment.now_s),
+            uplink_busy_s(self._at_server, moment.link.estimate),
+        )
+
+    def _ran_here(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:
+        outputs = list(done.outputs)
+        if one.sent_s is None:
+            parts = {"head_s": one.head_s + done.took_s}
+            return self._end(one, self._result(one, "local", outputs, moment, parts=parts), moment)
+        return self._end(one, self._result(one, "fallback", outputs, moment, parts=one.parts), moment)
+
+    def _fail(self, one: UnderWay, why: str, moment: Moment) -> list[Action]:
+        result = self._result(one, "failed", [], moment, parts={})
+        result.error = why
+        return self._end(one, result, moment)
+
+    def _result(
+        self, one: UnderWay, outcome: Outcome, outputs: list[Any], moment: Moment, *, parts: dict[str, float]
+    ) -> Result:
+        split = {"local": self._decisions.local, "failed": one.plan.decision.split}.get(outcome, one.split)
+        result = Result(one.frame, outcome, split, outputs, moment.now_s - one.frame.captured_s, parts=parts)
+        if one.sent_s is not None:
+            result.payload_bytes, result.hedged = one.payload_bytes, one.hedged
+        return result
+
+    def _end(self, one: UnderWay, result: Result, moment: Moment) -> list[Action]:
+        """Hand on a result; what was begun for this frame and is not wanted any more is given up."""
+        del self._under_way[one.key]
+        if one.key in self._sent:
+            self._sent.remove(one.key)
+        self.counters.ended(result.outcome)
+        self.counters.ledger_refused += one.unpaid
+        self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
+        actions: list[Action] = [FreeLink(one.key)]
+        local_runs = self._queues[Worker.LOCAL_RUNS]
+        if one.local_piece is not None and local_runs.holds(one.local_piece):
+            local_runs.cancel(one.local_piece)
+            actions.append(Skip(one.local_piece, Worker.LOCAL_RUNS))
+        load = self._decisions.load
+        return [*actions, Emit(one.key, Step(result, one.plan.decision, one.link, load.factor, load.cpu_load))]
