@@ -11,7 +11,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo attack test test-serial test-oracles test-attacker test-system test-link test-arm64 lint types fix clean
+.PHONY: demo attack test test-serial test-scheduler test-oracles test-attacker test-system test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m benchmarks.demo
@@ -40,6 +40,10 @@ test-attacker: build/efficientnet_lite0/efficientnet_lite0_f32.tflite
 
 build/efficientnet_lite0/efficientnet_lite0_f32.tflite: $(VENV)/ready
 	$(BIN)/python -m models.efficientnet_lite0.recipe -o $(@D)
+
+# A hundred thousand random events for the frame loop's scheduler; some minutes.
+test-scheduler: $(VENV)/ready
+	SCHEDULER_STEPS=100000 $(BIN)/python -m pytest tests/edge_runtime/loop/test_scheduler_machine.py
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready

@@ -4,7 +4,7 @@
 
     with Client() as client:
         answer = client.ask(picture)
-        print(answer.how, answer.top)
+        print(answer.outcome, answer.top)
 
 Needs NumPy and nothing else that is not in Python's standard library.
 """
@@ -48,9 +48,9 @@ class Answer:
     record: dict[str, Any]
 
     @property
-    def how(self) -> str:
+    def outcome(self) -> str:
         """``offloaded``, ``local`` or ``fallback``: who answered."""
-        return str(self.record["how"])
+        return str(self.record["outcome"])
 
     @property
     def top(self) -> list[dict[str, Any]]:
@@ -169,19 +169,21 @@ class Client:
     def _connected(self, deadline_s: float) -> Connection:
         """The connection, made anew where it was lost."""
         if self._connection is not None and not self._connection.is_alive():
-            self._lost = self._lose(f"{self._path}: the device program closed the connection")
+            some = bool(self._awaited)
+            text = self._lose(f"{self._path}: the device program closed the connection")
+            self._lost = text if some else self._lost
         if self._connection is None:
             self._connection, self._description = _introduce(self._path, deadline_s)
         return self._connection
 
     def _lose(self, why: str) -> str:
-        """Close the connection; returns what was lost with it, empty for nothing."""
+        """Close the connection; returns ``why``, and what was lost with it."""
         assert self._connection is not None
         self._connection.close()
         self._connection = None
         count = len(self._awaited)
         self._awaited.clear()
-        return f"{why}; {count} submissions get no answer" if count else ""
+        return f"{why}; {count} submission{'s' * (count > 1)} got no answer" if count else why
 
 
 def subscribe(

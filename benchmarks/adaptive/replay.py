@@ -94,7 +94,7 @@ def _as_it_was(profile: Profile, real: Sequence[dict[str, Any]]) -> Profile:
     ratios = [
         (r["head_s"] + r.get("release_s", 0.0)) / known[r["split"]]
         for r in real
-        if r["how"] in ("offloaded", "local") and not r["hedged"] and "head_s" in r
+        if r["outcome"] in ("offloaded", "local") and not r["hedged"] and "head_s" in r
     ]
     pace = statistics.fmean(ratios)
     return msgspec.structs.replace(profile, splits=tuple(at_pace(timing, pace) for timing in profile.splits))
@@ -155,7 +155,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
         "simulated_p95_ms": round(outcome.simulated.p95_s * 1e3, 1),
         "real_splits": {str(s): sum(r["split"] == s for r in real) for s in splits},
         "simulated_splits": {str(s): sum(row.split == s for row in rows) for s in splits},
-        "real_finished_here": sum(r["how"] == "fallback" for r in real),
+        "real_finished_here": sum(r["outcome"] == "fallback" for r in real),
         "simulated_finished_here": sum(row.outcome == "fallback" for row in rows),
         "board_over_its_profile": round(statistics.median(r["load"] for r in real), 3),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from benchmarks.adaptive.simulator.comparison import FORESIGHT_S, Compared
@@ -122,7 +123,7 @@ def table(results: Sequence[Compared]) -> str:
 
 
 def markdown(results: Sequence[Compared]) -> str:
-    """The same as two tables for the documentation: ours and the oracle; the others."""
+    """Three tables for the documentation: ours and the oracle; the others; answers a second, back-to-back."""
     ours = [["", "scene", "oracle", "ours", "mean x", "p95 x", *_OURS, "extra"]]
     others = [["scene", "ours", *_OTHERS, "best fixed"]]
     for result in results:
@@ -130,7 +131,21 @@ def markdown(results: Sequence[Compared]) -> str:
         star = "\\*" if len(result.used) >= MOVING_SPLITS else ""
         ours.append([star, name, *_own(result), _extra(result)])
         others.append([name, _cell(result, "ours"), *_cells(result, _OTHERS), _best_fixed(result)])
-    return "\n\n".join("\n".join(_lines(rows)) for rows in (ours, others))
+    pace = [["scene", "one at a time", "ours", "slowest stage", "latency x"], *_paces(results)]
+    return "\n\n".join("\n".join(_lines(rows)) for rows in (ours, others, pace))
+
+
+def _paces(results: Sequence[Compared]) -> list[list[str]]:
+    """Answers a second of the back-to-back scenes, and ours' mean latency over that of one frame at a time."""
+    return [
+        [
+            result.setting.name + (" (held out)" if result.setting.held_out else ""),
+            *(f"{value:.2f}" for value in (found.alone, found.ours, found.bound)),
+            f"{result.runs['ours'].mean_s / found.alone_mean_s:.3f}",
+        ]
+        for result in results
+        if (found := result.answers_s) is not None
+    ]
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -174,6 +189,7 @@ def as_plain(result: Compared) -> dict[str, Any]:
         "oracle_uses": list(result.used),
         "best_fixed": result.best_fixed,
         "probe_share_of_link": result.probe_share,
+        "answers_s": None if result.answers_s is None else asdict(result.answers_s),
         "policies": {
             name: {
                 "mean_s": run.mean_s if run.rows else None,

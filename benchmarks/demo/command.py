@@ -202,7 +202,7 @@ def _live(scene: Scene, record: dict[str, Any]) -> None:
     print(
         f"{record['captured_s'] - scene.epoch_s:5.1f}s  {record['name'].split('/')[-1]:<16.16} {answer:<22.22} "
         f"{split_name(record):>6} {'-' if uplink is None else f'{uplink:.1f}':>11} "
-        f"{record['latency_s'] * 1e3:5.0f} ms  {record['how']}",
+        f"{record['latency_s'] * 1e3:5.0f} ms  {record['outcome']}",
         flush=True,
     )
 

@@ -83,7 +83,7 @@ def read_records(scene: Scene, policy: Policy, path: Path) -> list[Record]:
 
 def split_name(frame: Record) -> str:
     """How people call a frame's split point."""
-    return "local" if frame["how"] == "local" else f"cut {frame['split']}"
+    return "local" if frame["outcome"] == "local" else f"cut {frame['split']}"
 
 
 def write_run(path: Path, scene: Scene, records: dict[str, list[Record]]) -> dict[str, Record]:

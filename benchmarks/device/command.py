@@ -116,8 +116,8 @@ def _rss_mb(bundle: Path, backend: str, python: str) -> dict[str, dict[str, floa
                 name=case.replace(" ", "-"),
             )  # fmt: skip
             found[case] = worker(python, "memory", str(config), *forced)
-            hows = collections.Counter(frame["how"] for frame in frames_of(config.parent / "answers.jsonl"))
-            found[case] |= {"offloaded": hows["offloaded"], "local": hows["local"]}
+            outcomes = collections.Counter(frame["outcome"] for frame in frames_of(config.parent / "answers.jsonl"))
+            found[case] |= {"offloaded": outcomes["offloaded"], "local": outcomes["local"]}
     return found
 
 
@@ -152,7 +152,7 @@ def rates(frames: Sequence[dict[str, Any]], mbit: float) -> tuple[float, float, 
 
     Means, not medians: the mean time of a stage alone limits its frames a second.
     """
-    steady = [frame for frame in frames if frame["how"] == "offloaded"][20:]
+    steady = [frame for frame in frames if frame["outcome"] == "offloaded"][20:]
     done_s = sorted(frame["captured_s"] + frame["latency_s"] for frame in steady)
     rate = (len(done_s) - 1) / (done_s[-1] - done_s[0])
     head_s = statistics.fmean(frame["head_s"] + frame["release_s"] for frame in steady)

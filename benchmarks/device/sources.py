@@ -80,7 +80,7 @@ class Ours(threading.Thread):
     def run(self) -> None:
         """Answer, until stopped."""
         for frame in self.intake:
-            self.intake.answered(Answer(frame, {"kind": "frame", "how": "local"}, frame.tensors))
+            self.intake.answered(Answer(frame, {"kind": "frame", "outcome": "local"}, frame.tensors))
 
     def end(self) -> None:
         """Stop, and close the socket."""

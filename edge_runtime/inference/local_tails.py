@@ -78,7 +78,7 @@ class Rests:
     def apply(self, profile: SplitProfile) -> SplitProfile:
         """The profile with what is left behind its head, if that is at hand."""
         at_hand = profile.split == 0 or profile.split in self._kept
-        return replace(profile, rest_s=self._costs[profile.split].seconds if at_hand else None)
+        return replace(profile, local_tail_s=self._costs[profile.split].seconds if at_hand else None)
 
     def behind(self, split: int) -> Model | None:
         """What to run on the features of this cut, or None: then it is on its way, if there is room for it."""

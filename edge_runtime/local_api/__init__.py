@@ -1,1 +1,5 @@
-"""What programs on the board and the device program share: messages and socket files."""
+"""The local API: what programs on the board, the source ``socket`` and the sink ``pub`` say to each other.
+
+Both sides have `framing` and `tensors`, the client has `connection` and `replies`. In the device program `peer`,
+`messages`, `submissions`, `publications` and `shares` decide without I/O; `server` and `socket_files` are the rim.
+"""

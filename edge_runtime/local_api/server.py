@@ -63,7 +63,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener.socket, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name=where.replace(" ", "-"), daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"clients-{where}".replace(" ", "-"), daemon=True)
 
     @property
     def clients(self) -> int:
@@ -109,6 +109,9 @@ class Server:
         if not self._accept_from_s:
             self._selector.unregister(self._listener.socket)
         self._accept_from_s = 0.0
+        # What has arrived still gets its reply.
+        while self._turn(0.0) and time.monotonic() < until_s - _FLUSH_S / 2:
+            pass
         self._woken()
         for connection, peer in list(self._peers.items()):
             peer.ending = True
@@ -116,9 +119,10 @@ class Server:
         while self._peers and (left_s := until_s - time.monotonic()) > 0:
             self._turn(left_s)
 
-    def _turn(self, timeout_s: float | None) -> None:
-        """Wait, and give every connection that has something its turn."""
-        for key, events in self._selector.select(timeout_s):
+    def _turn(self, timeout_s: float | None) -> bool:
+        """Wait, and give every connection that has something its turn. Returns whether any had."""
+        ready = self._selector.select(timeout_s)
+        for key, events in ready:
             if key.fileobj is self._listener.socket:
                 self._accept()
             elif key.fd == self._wake_read:
@@ -138,6 +142,7 @@ class Server:
         if self._accept_from_s and now_s >= self._accept_from_s:
             self._accept_from_s = 0.0
             self._selector.register(self._listener.socket, selectors.EVENT_READ)
+        return bool(ready)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS):

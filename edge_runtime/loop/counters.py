@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal, get_args
 
-Outcome = Literal["offloaded", "local", "fallback", "failed", "dropped_by_policy"]
+Outcome = Literal["offloaded", "local", "fallback", "failed", "dropped"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -36,8 +36,8 @@ class Counters:
 
     def dropped(self, total: int) -> None:
         """So many frames were dropped by their sources' policy since the start: accepted, and ended."""
-        self.frames_in += total - self._ends["dropped_by_policy"]
-        self._ends["dropped_by_policy"] = total
+        self.frames_in += total - self._ends["dropped"]
+        self._ends["dropped"] = total
 
     def released(self, *, protected: bool, whole_input_epsilon: float, per_value_epsilon_max: float) -> None:
         """Features are about to leave; counted before the first byte is sent."""

@@ -29,6 +29,7 @@ from edge_runtime.loop.board_work import BoardWork, Held, Models
 from edge_runtime.loop.capture_thread import CaptureThread
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.frame_decisions import FrameDecisions, Model, Moment
+from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.scheduler import Scheduler
 from edge_runtime.planner.planner import Planner
@@ -93,6 +94,7 @@ class Driver:
         decisions = FrameDecisions(
             Model.of(models.bundle, profile),
             planner,
+            policy=policy_for(planner.objective),
             loaded=models,
             account=outside.account,
             load=load,

@@ -16,7 +16,7 @@ from typing import Protocol
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.profile import Profile, SplitTiming
 from edge_runtime.link.view import LinkView
-from edge_runtime.loop.policies import policy_for
+from edge_runtime.loop.policies import Policy
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.planner.planner import AfterHead, Decision, Planner
 from edge_runtime.planner.prediction import Conditions, Prediction, SplitProfile
@@ -109,6 +109,7 @@ class FrameDecisions:
         model: Model,
         planner: Planner,
         *,
+        policy: Policy,
         loaded: LoadedModels,
         account: Payable,
         load: LoadEstimator,
@@ -119,7 +120,7 @@ class FrameDecisions:
         self.backoff = CutBackoff()
         self.local_p95 = RecentRuns(model.profile.local.head_p95_s)
         self.loaded = loaded
-        self.policy = policy_for(planner.objective)
+        self.policy = policy
         self._model = model
         self._account = account
         self._may_hedge = may_hedge
@@ -157,7 +158,7 @@ class FrameDecisions:
 
     def left_s(self, split: int, *, has_tail: bool) -> float:
         """Seconds of the local run that is left when the head of this cut is done."""
-        tail_s = self.planner.profile(split).rest_s if has_tail else None
+        tail_s = self.planner.profile(split).local_tail_s if has_tail else None
         return self.local_s if tail_s is None else tail_s * self.load.factor
 
     def plan(self, frame: Frame, moment: Moment, waits: BoardWaits) -> Plan:

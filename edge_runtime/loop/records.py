@@ -53,7 +53,7 @@ class Records:
             "source": result.frame.source,
             "captured_s": result.frame.captured_s,
             "split": result.split,
-            "how": result.outcome,
+            "outcome": result.outcome,
             "latency_s": result.latency_s,
             "payload_bytes": result.payload_bytes,
             "uplink_mbit_s": None if rate is None else rate * 8e-6,
@@ -81,7 +81,7 @@ class Records:
             "saw": None if decision.seen is None else _seen(decision.seen),
             "predicted_s": {str(p.split): _rounded(p.total_s) for p in decision.predictions},
             "hedge": decision.hedge,
-            "local_wins": {str(p.split): _rounded(p.doubt) for p in decision.predictions},
+            "p_local_first": {str(p.split): _rounded(p.doubt) for p in decision.predictions},
         }
 
 

@@ -143,8 +143,8 @@ class Planner:
         profile = self._profiles[split]
         local_s = self._profiles[self.local].head_s * conditions.load
         expected = predict(replace(profile, head_s=0.0), conditions, local_s=local_s)
-        rest_s = local_s if profile.rest_s is None else profile.rest_s * conditions.load
-        left_s = conditions.local_wait_s + rest_s
+        local_tail_s = local_s if profile.local_tail_s is None else profile.local_tail_s * conditions.load
+        left_s = conditions.local_wait_s + local_tail_s
         needed_s = max(self._hysteresis.min_gain * left_s, self._hysteresis.min_gain_s) if was_local else 0.0
         send = expected.cost_s("latency") <= left_s - needed_s
         return AfterHead(send=send, expected=expected, hedge=expected.hedged)

@@ -36,8 +36,8 @@ _MOST_DOUBT = 0.5
 class SplitProfile:
     """What one split costs: head and release on this board when idle, payload, tail on the server.
 
-    The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``. ``rest_s``: what is left of a local
-    run once the head is done; None where it would have to begin anew.
+    The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``. ``local_tail_s``: the local tail's time
+    once the head is done; None where a local run would have to begin anew.
     """
 
     split: int
@@ -45,7 +45,7 @@ class SplitProfile:
     release_s: float = 0.0
     payload_bytes: int = 0
     tail_s: float = 0.0
-    rest_s: float | None = None
+    local_tail_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,35 +116,35 @@ def predict(profile: SplitProfile, conditions: Conditions, *, local_s: float = m
     spread = 0.0 if link.rate_spread == 0.0 else min(most, math.hypot(link.rate_spread, least))
     wait_s = max(0.0, conditions.local_wait_s - head_s)
     busy_s = max(0.0, conditions.uplink_busy_s - head_s)
-    rest_s = local_s if profile.rest_s is None else profile.rest_s * conditions.load
-    rescued_s = likely_s * _RESCUED_AFTER + _RESCUED_AFTER_S + wait_s + rest_s
+    local_tail_s = local_s if profile.local_tail_s is None else profile.local_tail_s * conditions.load
+    rescued_s = likely_s * _RESCUED_AFTER + _RESCUED_AFTER_S + wait_s + local_tail_s
     transfer_s = _expected_least(likely_s, spread, rescued_s)
     fixed_s = head_s + busy_s + rtt_s + server_s
     doubt = _chance_above(likely_s, spread, conditions.local_wait_s + local_s - fixed_s)
     plain = Prediction(
         profile.split, fixed_s + transfer_s, head_s, transfer_s, rtt_s, server_s, wait_s=busy_s, doubt=doubt
     )
-    if profile.rest_s is None or not conditions.may_hedge:
+    if profile.local_tail_s is None or not conditions.may_hedge:
         return plain
-    hedged = _hedged(plain, conditions, likely_s, spread, rest_s)
+    hedged = _hedged(plain, conditions, likely_s, spread, local_tail_s)
     return plain if hedged is None or hedged.cost_s("latency") >= plain.total_s else hedged
 
 
 def _hedged(
-    plain: Prediction, conditions: Conditions, likely_s: float, spread: float, rest_s: float
+    plain: Prediction, conditions: Conditions, likely_s: float, spread: float, local_tail_s: float
 ) -> Prediction | None:
     """The same with the rest of a local run right behind the head; None where that is more likely to be first."""
     if plain.doubt > _MOST_DOUBT:
         return None
     fixed_s = plain.head_s + plain.wait_s + plain.round_trip_s + plain.server_s
-    done_s = max(plain.head_s, conditions.local_wait_s) + rest_s
+    done_s = max(plain.head_s, conditions.local_wait_s) + local_tail_s
     if done_s <= fixed_s:
         return None
     transfer_s = _expected_least(likely_s, spread, done_s - fixed_s)
     total_s = fixed_s + transfer_s
     # The next frame may be in doubt as well, and would find the board taken.
     blocked_s = max(0.0, done_s - max(total_s, conditions.next_frame_s))
-    price_s = _HEDGE_PRICE * rest_s + plain.doubt * blocked_s
+    price_s = _HEDGE_PRICE * local_tail_s + plain.doubt * blocked_s
     return replace(plain, total_s=total_s, transfer_s=transfer_s, hedged=True, price_s=price_s)
 
 

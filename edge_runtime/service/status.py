@@ -154,7 +154,7 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
 
 def _frames(status: Status) -> list[tuple[str, str]]:
     count = {name: int(value) for name, value in status.counters.items()}
-    ends = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+    ends = ("offloaded", "local", "fallback", "failed", "dropped")
     shares = ", ".join(f"{count.get(end, 0)} {end}" for end in ends)
     lines = [("split", split_name(status.split, status.local))]
     if (moved := status.decision) is not None:

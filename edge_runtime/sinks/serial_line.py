@@ -37,7 +37,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._\[\]-]")
 class SerialLineTable(SinkTable, frozen=True, tag="serial"):
     """A serial ``port`` at ``baud``, one of the usual speeds.
 
-    ``format``: ``compact`` is ``$A,NAME,HOW,CLASS,SCORE*XX`` (docs/sources.md), ``json`` the whole record.
+    ``format``: ``compact`` is ``$A,NAME,OUTCOME,CLASS,SCORE*XX`` (docs/sources.md), ``json`` the whole record.
     ``queue_lines`` wait for the port; when there are more, the oldest are lost.
     """
 
@@ -206,9 +206,9 @@ def compact(record: Mapping[str, Any], outputs: Sequence[Array]) -> bytes:
         fields = ["E", name]
     elif "top" in record:
         best = record["top"][0]
-        fields = ["A", name, record["how"], str(best["class"]), f"{best['score']:.4f}"]
+        fields = ["A", name, record["outcome"], str(best["class"]), f"{best['score']:.4f}"]
     else:
-        fields = ["A", name, record["how"], *(f"{value:.6g}" for value in outputs[0].reshape(-1)[:_MAX_VALUES])]
+        fields = ["A", name, record["outcome"], *(f"{value:.6g}" for value in outputs[0].reshape(-1)[:_MAX_VALUES])]
     body = ",".join(fields).encode()
     check = 0
     for byte in body:

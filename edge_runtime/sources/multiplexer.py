@@ -73,10 +73,10 @@ class Intake:
             return sum(lane.dropped for lane in self._lanes.values())
 
     def counters_by_source(self) -> dict[str, dict[str, int]]:
-        """``frames`` that a source gave, those of them ``dropped_by_policy``, and its own counters."""
+        """``frames`` that a source gave, those of them ``dropped``, and its own counters."""
         with self._changed:
             return {
-                name: {"frames": lane.frames, "dropped_by_policy": lane.dropped} | lane.source.counters()
+                name: {"frames": lane.frames, "dropped": lane.dropped} | lane.source.counters()
                 for name, lane in self._lanes.items()
             }
 

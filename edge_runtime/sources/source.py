@@ -17,7 +17,7 @@ from split_model.errors import BadInputError, ConfigError
 from split_model.features.preprocess import picture_tensor, to_stored
 
 #: ``all``: every frame is answered, and a source that is faster than the answers has to wait. ``latest``: a frame
-#: that nobody has taken yet gives way to the next one, counted as ``dropped_by_policy``.
+#: that nobody has taken yet gives way to the next one, counted as ``dropped``.
 Policy: TypeAlias = Literal["all", "latest"]
 
 

@@ -80,10 +80,10 @@ def _pass(frame: Frame) -> str:
         score = "" if frame.answer[0].score is None else f" <small>{percent(frame.answer[0].score)}</small>"
         answer = escape(frame.label) + score
         mark = _mark(frame.label == wanted, against) if wanted is not None else ""
-    where = "" if frame.how == "local" else f" · {escape(frame.split_label)}"
+    where = "" if frame.outcome == "local" else f" · {escape(frame.split_label)}"
     return (
         f'<div class="pass"><div class="answer"><span>{mark} {answer}</span><small>{frame.at_s:.1f} s</small></div>'
-        f'<div class="how"><span class="tag {frame.how}">{frame.how}</span>{where} · '
+        f'<div class="outcome"><span class="tag {frame.outcome}">{frame.outcome}</span>{where} · '
         f"{milliseconds(frame.latency_s)}</div></div>"
     )
 

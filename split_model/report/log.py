@@ -73,7 +73,7 @@ class Frame(msgspec.Struct, frozen=True):
     policy: str
     at_s: float
     split: int
-    how: Literal["offloaded", "local", "fallback", "failed"]
+    outcome: Literal["offloaded", "local", "fallback", "failed"]
     latency_s: NotNegative
     payload_bytes: Count = 0
     index: int = 0
@@ -238,6 +238,8 @@ def _record(path: Path, number: int, line: bytes) -> msgspec.Struct | None:
         raise BadInputError(f"{where}: has no 'kind'", remedy="give a run log")
     if kind not in TYPES:
         return None
+    if kind == "frame" and "outcome" not in tree and "how" in tree:  # as logs of earlier versions have it
+        tree["outcome"] = tree.pop("how")
     try:
         return msgspec.convert(tree, TYPES[kind])
     except msgspec.ValidationError as error:

@@ -20,7 +20,7 @@ WIDTH_IN = 10.5
 LOG_ABOVE = 6.0
 """Latencies are drawn on a logarithmic axis when the largest is this many times the median."""
 MARKERS = {"offloaded": "o", "local": "s", "fallback": "v", "failed": "X"}
-HOW_TEXT = {
+OUTCOME_TEXT = {
     "offloaded": "offloaded",
     "local": "local",
     "fallback": "fallback: finished locally in time",
@@ -94,20 +94,22 @@ def link_and_split(figure: Figure, log: RunLog, theme: Theme) -> None:
 
 
 def _splits(axes: Axes, frames: Sequence[Frame], theme: Theme) -> None:
-    names = {frame.split: frame.split_label for frame in sorted(frames, key=lambda frame: frame.how == "fallback")}
+    names = {
+        frame.split: frame.split_label for frame in sorted(frames, key=lambda frame: frame.outcome == "fallback")
+    }
     rows = {split: row for row, split in enumerate(sorted(names))}
     at_s = [frame.at_s for frame in frames]
     axes.step(at_s, [rows[frame.split] for frame in frames], where="post", color=theme.other, linewidth=1.2)
-    for how, marker in MARKERS.items():
-        chosen = [frame for frame in frames if frame.how == how]
+    for outcome, marker in MARKERS.items():
+        chosen = [frame for frame in frames if frame.outcome == outcome]
         if chosen:
             axes.scatter(
                 [frame.at_s for frame in chosen],
                 [rows[frame.split] for frame in chosen],
                 s=20,
                 marker=marker,
-                color=theme.of_how(how),
-                label=HOW_TEXT[how],
+                color=theme.of_outcome(outcome),
+                label=OUTCOME_TEXT[outcome],
                 zorder=3,
             )
     axes.set_yticks(list(rows.values()), [names[split] for split in rows])
@@ -120,8 +122,8 @@ def latency_over_time(figure: Figure, log: RunLog, theme: Theme) -> None:
     """Each frame's latency under each policy."""
     axes = figure.subplots()
     for policy, colour, emphasis in _styled(log, theme):
-        frames = [frame for frame in log.frames[policy.name] if frame.how != "failed"]
-        failed = [frame for frame in log.frames[policy.name] if frame.how == "failed"]
+        frames = [frame for frame in log.frames[policy.name] if frame.outcome != "failed"]
+        failed = [frame for frame in log.frames[policy.name] if frame.outcome == "failed"]
         at_s, latency_ms = [frame.at_s for frame in frames], [frame.latency_s * 1e3 for frame in frames]
         axes.plot(
             at_s,
@@ -147,7 +149,7 @@ def distribution_and_bytes(figure: Figure, log: RunLog, theme: Theme) -> None:
     """Latency's cumulative distribution, and the bytes a frame sends, per policy."""
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     for policy, colour, emphasis in _styled(log, theme):
-        latency_ms = sorted(f.latency_s * 1e3 for f in log.frames[policy.name] if f.how != "failed")
+        latency_ms = sorted(f.latency_s * 1e3 for f in log.frames[policy.name] if f.outcome != "failed")
         if latency_ms:
             share = np.arange(len(latency_ms) + 1) / len(latency_ms) * 100
             left.plot(
@@ -198,7 +200,7 @@ def _styled(log: RunLog, theme: Theme) -> list[tuple[Policy, str, bool]]:
 
 def _latency_axis(axes: Axes, log: RunLog, axis: str) -> None:
     values_s = [
-        f.latency_s for frames in log.frames.values() for f in frames if f.how != "failed" and f.latency_s > 0
+        f.latency_s for frames in log.frames.values() for f in frames if f.outcome != "failed" and f.latency_s > 0
     ]
     if values_s and max(values_s) > LOG_ABOVE * float(np.median(values_s)):
         (axes.set_yscale if axis == "y" else axes.set_xscale)("log")

@@ -14,7 +14,7 @@ from split_model.report.figures import (
     percent,
 )
 from split_model.report.log import Policy, Privacy, RunLog
-from split_model.report.summary import HOW, Summary
+from split_model.report.summary import OUTCOMES, Summary
 
 LINK_CAPTION = (
     "Above: what the emulated uplink could carry, and what the board believed when it answered a frame. "
@@ -84,8 +84,12 @@ def _fact_cards(log: RunLog, policy: Policy, ours: Summary) -> list[str]:
     frames = log.frames[policy.name]
     labelled = sum(frame.truth is not None for frame in frames)
     judged = sum(frame.unprotected_top1 is not None for frame in frames)
-    splits = {frame.split: frame.split_label for frame in frames if frame.how != "failed"}
-    ways = [f"{ours['counts'].get(how, 0)} {how}" for how in HOW if ours["counts"].get(how, 0) or how != "failed"]
+    splits = {frame.split: frame.split_label for frame in frames if frame.outcome != "failed"}
+    ways = [
+        f"{ours['counts'].get(outcome, 0)} {outcome}"
+        for outcome in OUTCOMES
+        if ours["counts"].get(outcome, 0) or outcome != "failed"
+    ]
     return [
         _fact("Agreement", percent(ours["agreement"]), f"first label as the unprotected model's, {judged} frames"),
         _fact("Accuracy", percent(ours["accuracy"]), f"first label true, {labelled} frames with a label"),
@@ -174,7 +178,7 @@ def policies_table(log: RunLog) -> str:
         for policy in log.policies
         if policy.name in log.summaries
     )
-    heads = ("policy", "frames", "mean", "p50", "p95", "sent/frame", "agreement", "accuracy", *HOW)
+    heads = ("policy", "frames", "mean", "p50", "p95", "sent/frame", "agreement", "accuracy", *OUTCOMES)
     return f"<section><h2>All policies</h2>{_table(heads, lines)}</section>"
 
 
@@ -189,7 +193,7 @@ def _policy_row(policy: Policy, summary: Summary, best: bool) -> str:
         kilobytes(summary["bytes_per_frame"]),
         percent(summary["agreement"]),
         percent(summary["accuracy"]),
-        *(count(summary["counts"].get(how, 0)) for how in HOW),
+        *(count(summary["counts"].get(outcome, 0)) for outcome in OUTCOMES),
     ]
     row = ' class="ours"' if policy.role == "adaptive" else ""
     return f"<tr{row}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -23,9 +23,9 @@ class Theme:
     bad: str
     link: str
 
-    def of_how(self, how: str) -> str:
-        """Return the colour of how a frame was finished."""
-        return {"offloaded": self.adaptive, "local": self.local, "fallback": self.bad}.get(how, self.bad)
+    def of_outcome(self, outcome: str) -> str:
+        """Return the colour of a frame's outcome."""
+        return {"offloaded": self.adaptive, "local": self.local, "fallback": self.bad}.get(outcome, self.bad)
 
 
 LIGHT = Theme(
@@ -128,7 +128,7 @@ summary{cursor:pointer;color:var(--muted);font-size:.88rem}
 .pass{border-top:1px solid var(--line);padding:5px 0}
 .answer{font-weight:600;line-height:1.3;display:flex;justify-content:space-between;gap:6px}
 .answer small{font-weight:400;white-space:nowrap;color:var(--muted)}
-.how{color:var(--muted);font-size:.78rem}
+.outcome{color:var(--muted);font-size:.78rem}
 .right{color:var(--fixed)}
 .wrong{color:var(--bad)}
 .tag{font-size:.74rem;font-weight:600}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-HOW = ("offloaded", "local", "fallback", "failed")
+OUTCOMES = ("offloaded", "local", "fallback", "failed")
 
 
 class Summary(TypedDict):
@@ -43,7 +43,7 @@ def summarise(frames: Sequence[Mapping[str, Any]]) -> Summary:
     """
     if not frames:
         raise ValueError("no frames to summarise")
-    latency_s = [float(frame["latency_s"]) for frame in frames if frame["how"] != "failed"]
+    latency_s = [float(frame["latency_s"]) for frame in frames if frame["outcome"] != "failed"]
     return Summary(
         frames=len(frames),
         latency_mean_s=math.fsum(latency_s) / len(latency_s) if latency_s else None,
@@ -52,7 +52,7 @@ def summarise(frames: Sequence[Mapping[str, Any]]) -> Summary:
         bytes_per_frame=sum(int(frame["payload_bytes"]) for frame in frames) / len(frames),
         agreement=_share_equal(frames, "unprotected_top1"),
         accuracy=_share_equal(frames, "truth"),
-        counts={how: sum(frame["how"] == how for frame in frames) for how in HOW},
+        counts={outcome: sum(frame["outcome"] == outcome for frame in frames) for outcome in OUTCOMES},
     )
 
 

@@ -232,13 +232,13 @@ class Device(Process):
         lines = self.answers.read_bytes().split(b"\n")[:-1] if self.answers.exists() else []
         return [record for line in lines if (record := json.loads(line))["kind"] == kind]
 
-    def count(self, how: str) -> int:
-        return sum(record["how"] == how for record in self.records())
+    def count(self, outcome: str) -> int:
+        return sum(record["outcome"] == outcome for record in self.records())
 
-    def wait_more(self, how: str, more: int = 3) -> None:
+    def wait_more(self, outcome: str, more: int = 3) -> None:
         """Wait until so many more frames ended in a certain way."""
-        target = self.count(how) + more
-        self.until(lambda: self.count(how) >= target, f"{more} more frames {how}")
+        target = self.count(outcome) + more
+        self.until(lambda: self.count(outcome) >= target, f"{more} more frames {outcome}")
 
     def counters(self) -> dict[str, float]:
         """From the last line of the log, once the program has ended."""

@@ -191,7 +191,7 @@ def test_bad_picture_among_good_ones_is_a_failed_frame(rig: Any, parts: Any, tmp
     device = rig.device(source_path=str(folder), source_repeat=1, planner_split="local")
     assert device.ended() == 0
     frames = device.records()
-    assert [frame["how"] for frame in frames] == ["local", "failed", "failed", "local"]
+    assert [frame["outcome"] for frame in frames] == ["local", "failed", "failed", "local"]
     assert [frame["name"] for frame in frames] == ["0.png", "1.png", "2.png", "3.png"]
     assert str(folder / "1.png") in frames[1]["error"]
     assert str(folder / "1.png") in device.log()
@@ -254,7 +254,7 @@ def test_reader_that_goes_away(rig: Any) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as popen:
         assert popen.stdout is not None
         assert popen.stderr is not None
-        assert json.loads(popen.stdout.readline())["how"] == "local"
+        assert json.loads(popen.stdout.readline())["outcome"] == "local"
         popen.stdout.close()
         log = popen.stderr.read().decode()
         assert popen.wait(30) == 128 + 13

@@ -30,7 +30,7 @@ NEEDED = ("ip", "tc", "iptables")
 INTERVAL_S, CUT, HIDDEN = 0.05, 1, 1500
 ANSWER_WITHIN_S = 0.5
 RECOVERED_WITHIN_S = 2.0
-ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+ENDS = ("offloaded", "local", "fallback", "failed", "dropped")
 
 
 @dataclass
@@ -64,14 +64,16 @@ class Pair:
     def offloading(self, since_s: float, count: int = 5) -> None:
         self.until(lambda: self.count("offloaded", since_s) >= count, "frames offloaded")
 
-    def count(self, how: str, since_s: float) -> int:
-        return sum(record["how"] == how for record in self.records(since_s))
+    def count(self, outcome: str, since_s: float) -> int:
+        return sum(record["outcome"] == outcome for record in self.records(since_s))
 
     def recovered_s(self, back_s: float) -> float:
         """From the link's return until the first answer of the server."""
 
         def first() -> float | None:
-            ends = [r["captured_s"] + r["latency_s"] for r in self.records(back_s - 5) if r["how"] == "offloaded"]
+            ends = [
+                r["captured_s"] + r["latency_s"] for r in self.records(back_s - 5) if r["outcome"] == "offloaded"
+            ]
             return next((end for end in ends if end > back_s), None)
 
         return float(self.until(first, "an answer of the server")) - back_s
@@ -178,7 +180,7 @@ def test_an_outage(pair: Pair, fault: str, dead_s: float) -> None:
     dead = [record for record in pair.records(began_s + 0.5) if record["captured_s"] < back_s - ANSWER_WITHIN_S]
     print(f"{fault}, {dead_s:g} s: server's answers again after {recovered_s:.2f} s; {len(dead)} frames meanwhile")
     pair.check()
-    assert all(record["how"] in ("local", "fallback") for record in dead)
+    assert all(record["outcome"] in ("local", "fallback") for record in dead)
     assert recovered_s <= RECOVERED_WITHIN_S
 
 
@@ -207,5 +209,5 @@ def test_at_the_end_the_counters_add_up(pair: Pair) -> None:
     frames = pair.records()
     assert counters["frames_in"] == sum(counters[end] for end in ENDS) == len(frames)
     for end in ENDS:
-        assert counters[end] == sum(frame["how"] == end for frame in frames)
+        assert counters[end] == sum(frame["outcome"] == end for frame in frames)
     print({end: int(counters[end]) for end in ENDS}, f"reconnects {counters['reconnects']:.0f}")

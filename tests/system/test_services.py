@@ -283,7 +283,7 @@ def test_stop_drains_and_gives_the_rest_of_the_block_back(pair: Pair) -> None:
     assert int(pair.device.show("ExecMainStatus")) == 0
     done = pair.device.log().rsplit("done: ", 1)[1].split("\n")[0]
     counters = {key: float(value) for key, value in (pair_.split("=") for pair_ in done.split())}
-    ends = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+    ends = ("offloaded", "local", "fallback", "failed", "dropped")
     assert counters["frames_in"] == sum(counters[end] for end in ends) == pair.answers()
     ledger = pair.device.machine.run("edge-runtime ledger --json").stdout
     assert '"reserved":{"whole_input_epsilon":0.0' in ledger

@@ -17,7 +17,7 @@ from benchmarks.adaptive.simulator.estimators import (
     TruthfulEstimator,
 )
 from benchmarks.adaptive.simulator.program import HEDGED, run_program
-from benchmarks.adaptive.simulator.scene import Run, Scene, load_profiles, pooled
+from benchmarks.adaptive.simulator.scene import WARM_UP_S, Row, Run, Scene, load_profiles, pooled
 from benchmarks.wire.traces import load_trace
 from edge_runtime.link.estimator import LinkEstimator
 
@@ -79,6 +79,20 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class AnswersASecond:
+    """Of back-to-back frames: with one under way at a time, as ours overlaps them, and the bound of our splits.
+
+    ``bound``: if the slowest stage of each answer (board, uplink or server) were all that takes time.
+    ``alone_mean_s``: mean latency with one at a time.
+    """
+
+    alone: float
+    ours: float
+    bound: float
+    alone_mean_s: float
+
+
+@dataclass(frozen=True)
 class Compared:
     """All policies on one scene."""
 
@@ -87,6 +101,7 @@ class Compared:
     best_fixed: str
     used: tuple[int, ...]
     probe_share: float
+    answers_s: AnswersASecond | None = None
 
     def ratio(self, policy: str, to: str, *, p95: bool = False) -> float:
         """Latency over another policy's."""
@@ -136,7 +151,8 @@ def compare(setting: Setting) -> Compared:
     first = scenes[0]
     splits = [timing.split for timing in first.profile.splits]
     chosen = policies() | {f"fixed {split}": fixed(split) for split in splits[:-1]}
-    runs = {name: pooled([policy(scene) for scene in scenes]) for name, policy in chosen.items()}
+    plays = {name: [policy(scene) for scene in scenes] for name, policy in chosen.items()}
+    runs = {name: pooled(played) for name, played in plays.items()}
     link_bytes = sum(scene.link.bits_between(0.0, scene.end_s) / 8 for scene in scenes)
     return Compared(
         setting=setting,
@@ -144,7 +160,26 @@ def compare(setting: Setting) -> Compared:
         best_fixed=min((f"fixed {split}" for split in splits[:-1]), key=lambda name: runs[name].mean_s),
         used=tuple(split for split in splits if runs["oracle"].share(split) >= USED_SHARE),
         probe_share=runs["ours"].probe_bytes / link_bytes,
+        answers_s=None if setting.paced else _answers_a_second(scenes, plays["ours"]),
     )
+
+
+def _answers_a_second(scenes: Sequence[Scene], ours: Sequence[Run]) -> AnswersASecond:
+    alone = pooled([run_program("alone", scene, overlap=False) for scene in scenes])
+    slowest_s = sum(_slowest_s(scene, row) for scene, run in zip(scenes, ours, strict=True) for row in run.rows)
+    total_s = scenes[0].trace.duration_s * len(scenes)
+    frames = sum(len(run.rows) for run in ours)
+    return AnswersASecond(len(alone.rows) / total_s, frames / total_s, frames / slowest_s, alone.mean_s)
+
+
+def _slowest_s(scene: Scene, row: Row) -> float:
+    """What the slowest stage took that this answer came through."""
+    way = {way.split: way for way in ideal.ways(scene)}[row.split]
+    if row.outcome == "fallback" or not way.payload_bytes:
+        return scene.profile.local.head_s
+    sends_s = WARM_UP_S + row.captured_s + way.board_s
+    transfer_s = scene.link.finish_s(sends_s, ideal.sent_bytes(way.payload_bytes) * 8) - sends_s
+    return max(way.board_s, transfer_s, way.tail_s)
 
 
 def settings(traces: Sequence[Path], *, full: bool) -> list[Setting]:

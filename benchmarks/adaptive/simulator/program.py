@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.adaptive.simulator.board import VirtualBoard
 from benchmarks.adaptive.simulator.clock import Clock
 from benchmarks.adaptive.simulator.driver import VirtualDriver
@@ -15,6 +17,7 @@ from edge_runtime.config.config import PlannerTable
 from edge_runtime.link.estimator import LinkEstimator
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.frame_decisions import FrameDecisions, Model
+from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.scheduler import Scheduler
 from edge_runtime.planner.planner import Planner
 from edge_runtime.planner.prediction import SplitProfile
@@ -25,15 +28,20 @@ HEDGED = PlannerTable(hedge=True)
 
 
 def run_program(
-    policy: str,
+    name: str,
     scene: Scene,
     *,
     estimator: LinkEstimator | None = None,
     fixed: int | None = None,
     table: PlannerTable = DEFAULTS,
     local_tails: bool = True,
+    overlap: bool = True,
 ) -> Run:
-    """The device's scheduler over the scene's frames; without ``local_tails`` local runs always begin anew."""
+    """The device's scheduler over the scene's frames.
+
+    Without ``local_tails`` local runs always begin anew; without ``overlap`` a frame is under way alone.
+    """
+    policy = policy_for(table.objective)
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
     up = Lane(clock, scene.link, scene.one_way_s, burst_bytes=scene.burst_bytes)
@@ -49,6 +57,7 @@ def run_program(
     decisions = FrameDecisions(
         Model(scene.profile.bundle, "simulated", scene.local, scene.profile, tail_macs),
         planner,
+        policy=policy if overlap else replace(policy, most=1),
         loaded=models,
         account=Free(),
         load=LoadEstimator(board.cpu_load, cpus=4, threads=1),
@@ -69,4 +78,4 @@ def run_program(
         if row.captured_s >= 0:
             rows.append(row)
     rows.sort(key=lambda row: row.captured_s)
-    return Run(policy, tuple(rows), up.sent_bytes, transport.probe_bytes, driver.background_runs)
+    return Run(name, tuple(rows), up.sent_bytes, transport.probe_bytes, driver.background_runs)

@@ -66,17 +66,17 @@ def test_head_and_what_is_behind_it_answer_as_the_whole_model_does(parts: Any) -
 
 def test_one_that_is_not_at_hand_is_loaded_and_until_then_a_local_run_begins_anew() -> None:
     store = Store()
-    assert store.rests.apply(SplitProfile(2, 0.1)).rest_s is None
+    assert store.rests.apply(SplitProfile(2, 0.1)).local_tail_s is None
     assert store.rests.behind(2) is None
     assert store.rests.behind(2) == 2
-    assert store.rests.apply(SplitProfile(2, 0.1)).rest_s == pytest.approx(0.2)
+    assert store.rests.apply(SplitProfile(2, 0.1)).local_tail_s == pytest.approx(0.2)
     assert store.loaded == [2]
 
 
 def test_at_cut_0_the_whole_model_is_left() -> None:
     store = Store(memory_bytes=0)
     assert store.rests.behind(0) == "whole"
-    assert store.rests.apply(SplitProfile(0, 0.0)).rest_s is not None
+    assert store.rests.apply(SplitProfile(0, 0.0)).local_tail_s is not None
     assert store.behind(1, at_s=0.0) is None
 
 
@@ -88,7 +88,7 @@ def test_no_more_are_kept_than_fit_and_none_is_dropped_that_was_wanted_lately() 
         assert store.behind(2, at_s=at_s) == 2
     assert store.loaded == [1, 2]
     assert store.behind(3, at_s=60.0) == 3
-    assert store.rests.apply(SplitProfile(1, 0.1)).rest_s is None
+    assert store.rests.apply(SplitProfile(1, 0.1)).local_tail_s is None
     assert store.behind(2, at_s=61.0) == 2
 
 

@@ -119,7 +119,7 @@ class Board:
         """The program answers another user at once."""
         with self.polite() as client:
             for _ in range(asks):
-                assert client.ask(PICTURE).how == "local"
+                assert client.ask(PICTURE).outcome == "local"
 
     def close(self) -> None:
         for attacker in self._attackers:
@@ -294,7 +294,7 @@ while time.monotonic() < until:
 """)
     with board.polite() as client:
         for _ in range(100):
-            assert client.ask(PICTURE).how == "local"
+            assert client.ask(PICTURE).outcome == "local"
     assert "busy" not in board.device.log()
 
 
@@ -367,12 +367,12 @@ for number in range(300):
 
 def test_a_reload_keeps_clients_connected(board: Board) -> None:
     with board.polite() as client:
-        assert client.ask(PICTURE).how == "local"
+        assert client.ask(PICTURE).outcome == "local"
         waiting = [client.send(PICTURE) for _ in range(3)]
         board.device.popen.send_signal(signal.SIGHUP)
         board.device.until(lambda: "the changed config is in force" in board.device.log())
         assert [client.receive().id for _ in waiting] == waiting
-        assert client.ask(PICTURE).how == "local"
+        assert client.ask(PICTURE).outcome == "local"
     assert board.device.log().count("the first connection of user") == 1
 
 
@@ -397,4 +397,4 @@ def _ended(client: Client) -> tuple[Any, str]:
         answer = client.receive()
     except RefusedError as error:
         return error.id, error.code
-    return answer.id, answer.how
+    return answer.id, answer.outcome

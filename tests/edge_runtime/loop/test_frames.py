@@ -30,7 +30,7 @@ def test_two_hundred_forced_moves_under_load(rig: Any, inside: Any, parts: Any) 
     device.until(lambda: device.link.view().up)
     hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        hows: dict[str, int] = {}
+        outcomes: dict[str, int] = {}
         wanted = itertools.cycle([1, 2, 3, device.planner.local, 0, 3, 1])
         device.planner.wanted = next(wanted)
         while device.driver.counters.moves < 200:
@@ -38,7 +38,7 @@ def test_two_hundred_forced_moves_under_load(rig: Any, inside: Any, parts: Any) 
             result = device.step(frame).result
             assert result.frame is frame
             assert np.array_equal(result.outputs[0], whole.run(list(frame.tensors))[0]), result.outcome
-            hows[result.outcome] = hows.get(result.outcome, 0) + 1
+            outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
             if result.split == device.planner.wanted:
                 device.planner.wanted = next(wanted)
             assert device.index < 5000
@@ -46,9 +46,9 @@ def test_two_hundred_forced_moves_under_load(rig: Any, inside: Any, parts: Any) 
         hog.kill()
         hog.wait()
     counters = device.driver.counters.as_dict()
-    assert counters["frames_in"] == device.index == sum(hows.values())
-    assert {how: counters[how] for how in hows} == hows
-    assert hows["offloaded"] > 80
+    assert counters["frames_in"] == device.index == sum(outcomes.values())
+    assert {outcome: counters[outcome] for outcome in outcomes} == outcomes
+    assert outcomes["offloaded"] > 80
 
 
 def test_same_bytes_again_after_a_reconnection(scripted: Any, inside: Any) -> None:
@@ -110,9 +110,9 @@ def test_answer_that_comes_twice_answers_once(scripted: Any, inside: Any) -> Non
 def test_refusal_is_shown_and_survived(scripted: Any, inside: Any, caplog: Any, code: Any) -> None:
     device = inside(scripted.address, scripted.public).connect(2)
     scripted.admit = lambda _: (code, "the reason it gives")
-    hows = [device.step().result.outcome for _ in range(5)]
+    outcomes = [device.step().result.outcome for _ in range(5)]
     # Once is enough: no more features go to a server that does not take them.
-    assert hows == ["fallback", "local", "local", "local", "local"]
+    assert outcomes == ["fallback", "local", "local", "local", "local"]
     assert device.driver.counters.releases == 1
     shown = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(shown) == 1

@@ -19,7 +19,7 @@ from edge_runtime.sources.multiplexer import Intake
 from split_model.errors import BackendError
 from split_model.service.heartbeats import Heartbeats
 
-ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+ENDS = ("offloaded", "local", "fallback", "failed", "dropped")
 THROUGHPUT = {"planner_objective": "throughput", "source_interval_s": 0.0}
 
 
@@ -322,7 +322,7 @@ def test_a_camera_is_answered_while_it_waits_for_its_next_frame(rig: Any) -> Non
     device.wait_more("offloaded", 3)
     device.stop()
     check_every_frame_once(device)
-    latencies = [f["latency_s"] for f in device.records() if f["how"] == "offloaded"]
+    latencies = [f["latency_s"] for f in device.records() if f["outcome"] == "offloaded"]
     assert min(latencies) < 0.45
 
 

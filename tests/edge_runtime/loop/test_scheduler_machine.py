@@ -24,6 +24,7 @@ from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.frame_decisions import FrameDecisions, Model, Moment
 from edge_runtime.loop.frame_states import TRANSITIONS, Input, State
+from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.scheduler import Scheduler
 from edge_runtime.planner.planner import AfterHead, Decision, Hysteresis, Planner
@@ -135,6 +136,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         decisions = FrameDecisions(
             Model(IDENTITY, "model", LOCAL, profile, {0: 100, 2: 70, 5: 30}),
             self.planner,
+            policy=policy_for(self.objective),
             loaded=self.loaded,
             account=self.purse,
             load=LoadEstimator(lambda: 0.0, cpus=4, threads=1),

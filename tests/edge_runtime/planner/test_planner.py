@@ -145,21 +145,21 @@ def test_a_board_that_is_busy_computes_less() -> None:
     assert plans.decide(Conditions(link, True, load=3.0), now_s=1.0, ready=frozenset(CUTS)).split == 6
 
 
-def after_head(seen: Conditions, *, was_local: bool, rest_s: float | None = 0.2) -> bool:
+def after_head(seen: Conditions, *, was_local: bool, local_tail_s: float | None = 0.2) -> bool:
     """Whether cut 20 is sent once its head is done."""
-    cuts = CUTS | {20: replace(CUTS[20], rest_s=rest_s)}
+    cuts = CUTS | {20: replace(CUTS[20], local_tail_s=local_tail_s)}
     return planner(cuts=cuts).after_head(20, seen, was_local=was_local).send
 
 
 @pytest.mark.parametrize("was_local", [False, True])
-@pytest.mark.parametrize("rest_s", [None, 0.2])
-def test_behind_the_head_it_goes_where_the_frame_is_done_first(was_local: bool, rest_s: float | None) -> None:
+@pytest.mark.parametrize("local_tail_s", [None, 0.2])
+def test_behind_the_head_it_goes_where_the_frame_is_done_first(was_local: bool, local_tail_s: float | None) -> None:
     good, silent = LinkEstimate(5e6, 0.02, 0.1, 0.0), LinkEstimate(5e6, 0.02, 0.1, 0.0, silent_s=2.0)
     slow = LinkEstimate(2e4, 0.02, 0.1, 0.0)
-    assert after_head(Conditions(good, True), was_local=was_local, rest_s=rest_s)
-    assert not after_head(Conditions(silent, True), was_local=was_local, rest_s=rest_s)
-    assert not after_head(Conditions(slow, True), was_local=was_local, rest_s=rest_s)
-    assert not after_head(Conditions(good, False), was_local=was_local, rest_s=rest_s)
+    assert after_head(Conditions(good, True), was_local=was_local, local_tail_s=local_tail_s)
+    assert not after_head(Conditions(silent, True), was_local=was_local, local_tail_s=local_tail_s)
+    assert not after_head(Conditions(slow, True), was_local=was_local, local_tail_s=local_tail_s)
+    assert not after_head(Conditions(good, False), was_local=was_local, local_tail_s=local_tail_s)
 
 
 @given(conditions)

@@ -38,7 +38,7 @@ profiles = st.builds(
     release_s=st.floats(0.0, 0.1),
     payload_bytes=st.integers(100, 200_000),
     tail_s=st.floats(0.0, 0.1),
-    rest_s=st.none() | seconds,
+    local_tail_s=st.none() | seconds,
 )
 
 
@@ -72,18 +72,18 @@ def test_a_hedge_is_chosen_only_where_it_pays(profile: SplitProfile, seen: Condi
     assert found.cost_s("latency") <= alone.cost_s("latency")
     if found.hedged:
         assert seen.may_hedge
-        assert profile.rest_s is not None
+        assert profile.local_tail_s is not None
         assert found.price_s > 0.0
         assert found.doubt <= 0.5  # what is released is to be of use
-        assert found.total_s <= max(found.head_s, seen.local_wait_s) + profile.rest_s * seen.load + 1e-9
+        assert found.total_s <= max(found.head_s, seen.local_wait_s) + profile.local_tail_s * seen.load + 1e-9
 
 
 @given(profiles, conditions, seconds)
 def test_a_rescue_that_goes_on_behind_the_head_is_never_worse_than_one_that_begins_anew(
     profile: SplitProfile, seen: Conditions, local_s: float
 ) -> None:
-    anew = predict(replace(profile, rest_s=None), seen, local_s=local_s)
-    behind = predict(replace(profile, rest_s=0.5 * local_s / seen.load), seen, local_s=local_s)
+    anew = predict(replace(profile, local_tail_s=None), seen, local_s=local_s)
+    behind = predict(replace(profile, local_tail_s=0.5 * local_s / seen.load), seen, local_s=local_s)
     assert behind.cost_s("latency") <= anew.cost_s("latency") + 1e-9
 
 

@@ -75,7 +75,7 @@ def test_a_budget_of_a_thousand_lasts_and_answers_come_from_words(rig, fashion, 
     device = rig.device(rig.server(bundle=bundle), **settings)
     device.wait_more("offloaded", FRAMES)
     assert device.stop() == 0
-    sent = [record for record in device.records() if record["how"] == "offloaded"]
+    sent = [record for record in device.records() if record["outcome"] == "offloaded"]
     assert {record["payload_bytes"] for record in sent} == {1}
     names = (FOLDER / "labels.txt").read_text().splitlines()
     with np.load(frames) as data:
@@ -105,7 +105,7 @@ def test_a_codebook_of_many_words_takes_two_bytes(rig, fashion, settings):
     device = rig.device(rig.server(bundle=fashion[0]), **settings | changes)
     device.wait_more("offloaded", 5)
     assert device.stop() == 0
-    assert {record["payload_bytes"] for record in device.records() if record["how"] == "offloaded"} == {2}
+    assert {record["payload_bytes"] for record in device.records() if record["outcome"] == "offloaded"} == {2}
 
 
 def test_the_benchmark_measures_and_sends_words(rig, fashion, settings, command):
@@ -199,7 +199,7 @@ def test_noise_of_exactly_its_epsilon_is_answered_by_the_tail_trained_for_it(rig
         device = rig.device(server, name=name, **noise, release_epsilon=epsilon)
         device.wait_more("offloaded", 12)
         assert device.stop() == 0
-        return {record["top"][0]["label"] for record in device.records() if record["how"] == "offloaded"}
+        return {record["top"][0]["label"] for record in device.records() if record["outcome"] == "offloaded"}
 
     assert answers("trained", 64.0) == {"bag"}
     assert len(answers("other", 63.0)) > 3

@@ -23,7 +23,7 @@ PATIENCE_S = 20.0
 
 def record(name: str = "x.png", **fields: Any) -> dict[str, Any]:
     best = {"class": 3, "label": "cat", "score": 0.5}
-    return {"kind": "frame", "name": name, "how": "local", "top": [best]} | fields
+    return {"kind": "frame", "name": name, "outcome": "local", "top": [best]} | fields
 
 
 def until(holds: Any) -> None:

@@ -17,7 +17,7 @@ from edge_runtime.sources.serial_packets import write_packet
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV: the extra 'camera'")
 
-ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+ENDS = ("offloaded", "local", "fallback", "failed", "dropped")
 PICTURES = 12
 
 
@@ -89,7 +89,7 @@ def test_all_kinds_flow_together_and_what_was_accepted_is_answered(
     found = answered()
     assert counters["frames_in"] == sum(counters[end] for end in ENDS)
     assert counters["failed"] == 0
-    assert found.total() == counters["frames_in"] - counters["dropped_by_policy"]
+    assert found.total() == counters["frames_in"] - counters["dropped"]
     assert counters["offloaded"] > 0
     log = device.log()
     told = {}
@@ -99,8 +99,8 @@ def test_all_kinds_flow_together_and_what_was_accepted_is_answered(
                 pairs = text.split(f"source {source}: ")[1].split()
                 told[source] = {key: int(value) for key, value in (pair.split("=") for pair in pairs)}
     # Whatever a source gave was answered, or dropped and counted, by the policy of its kind.
-    assert {name: one["frames"] - one["dropped_by_policy"] for name, one in told.items()} == dict(found)
-    assert all(told[name]["dropped_by_policy"] == 0 for name in ("files", "watch", "serial", "socket"))
+    assert {name: one["frames"] - one["dropped"] for name, one in told.items()} == dict(found)
+    assert all(told[name]["dropped"] == 0 for name in ("files", "watch", "serial", "socket"))
     assert told["serial"]["packets"] == told["serial"]["frames"]
     # The programs got an answer to everything that was accepted, and were told when it was over.
     assert told["socket"]["undeliverable"] == 0

@@ -40,7 +40,7 @@ from split_model.interpreter import open_interpreter
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "local-socket.md"
 PATIENCE_S = 20.0
-ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+ENDS = ("offloaded", "local", "fallback", "failed", "dropped")
 SPEC = TensorSpec(name="in", shape=(1, 2, 3), dtype="float32")
 
 
@@ -68,7 +68,7 @@ class Loop(threading.Thread):
         for frame in self.intake:
             self.go.wait(PATIENCE_S)
             self.names.append(frame.name)
-            record = {"kind": "frame", "how": "local", "name": frame.name, "outputs": "left out"}
+            record = {"kind": "frame", "outcome": "local", "name": frame.name, "outputs": "left out"}
             if frame.name == "breaks":
                 record["error"] = "the model failed"
             self.intake.answered(Answer(frame, record, [2 * tensor for tensor in frame.tensors]))
@@ -104,7 +104,7 @@ def test_an_answer_is_that_of_the_question(loop: Any, tmp_path: Path) -> None:
     with Client(tmp_path / "frames.sock") as client:
         answer = client.ask(tensor(), name="first")
         assert np.array_equal(answer.outputs[0], 2 * tensor()[None])
-        assert answer.record == {"kind": "frame", "how": "local", "name": "first"}
+        assert answer.record == {"kind": "frame", "outcome": "local", "name": "first"}
         ids = [client.send(tensor(seed)) for seed in range(5)]
         answers = [client.receive() for _ in ids]
         assert [answer.id for answer in answers] == ids
@@ -122,7 +122,7 @@ def test_three_clients_at_once_each_get_their_own(rig: Any, parts: Any) -> None:
     path = device.config.parent / "frames.sock"
     device.until(path.exists)
     wrong: list[str] = []
-    hows: list[str] = []
+    outcomes: list[str] = []
 
     def ask(number: int) -> None:
         rng = np.random.default_rng(number)
@@ -131,10 +131,10 @@ def test_three_clients_at_once_each_get_their_own(rig: Any, parts: Any) -> None:
                 pixels = rng.random((1, 8, 8, 3), np.float32)
                 answer = client.ask(pixels, name=f"{number}-{count}")
                 expected = whole_run(pixels)
-                hows.append(answer.how)
+                outcomes.append(answer.outcome)
                 if answer.record["name"] != f"{number}-{count}":
                     wrong.append(answer.record["name"])
-                if answer.how == "local" and not np.array_equal(answer.outputs[0], expected):
+                if answer.outcome == "local" and not np.array_equal(answer.outputs[0], expected):
                     wrong.append(f"{number}-{count}: another one's answer")
 
     lock = threading.Lock()
@@ -149,7 +149,7 @@ def test_three_clients_at_once_each_get_their_own(rig: Any, parts: Any) -> None:
     for thread in threads:
         thread.join(PATIENCE_S)
     assert wrong == []
-    assert len(hows) == 120
+    assert len(outcomes) == 120
     assert device.stop() == 0
     counters = device.counters()
     assert counters["frames_in"] == 120 == sum(counters[end] for end in ENDS)
@@ -207,7 +207,7 @@ def test_a_full_queue_is_busy_and_nothing_is_lost(loop: Any, tmp_path: Path) -> 
         program.go.set()
         assert [first.receive().id for _ in range(3)] == mine[:3]
         assert second.receive().id == 1
-        assert second.ask(tensor(1)).how == "local"
+        assert second.ask(tensor(1)).outcome == "local"
         counted = program.source.counters()
     assert counted == {"refused": 3, "busy": 3, "undeliverable": 0, "clients": 2, "disconnected": 0}
     assert len(program.names) == 5
@@ -244,7 +244,7 @@ def test_a_submission_of_half_a_message_is_not_waited_for_at_the_stop(loop: Any,
     ("given", "named"),
     [
         ([np.zeros((3, 2), np.float32)], r"float32\[3, 2\], the model takes float32\[1, 2, 3\]"),
-        ([np.zeros((2, 3), np.complex64)], "complex64; numbers are needed"),
+        ([np.zeros((2, 3), np.complex64)], "complex64; give numbers"),
         ([[[1, 2, 3], [4, 5]]], "not an array"),
         ([np.full((2, 3), 1e300)], "not finite"),
         ([[[16777217, 0, 0], [0, 0, 0]]], "whole numbers from 0 to 16777217, which float32 does not"),
@@ -258,7 +258,7 @@ def test_bad_input_is_refused_with_the_reason(loop: Any, tmp_path: Path, given: 
     with Client(tmp_path / "frames.sock") as client:
         with pytest.raises((RefusedError, BadInputError), match=named):
             client.ask(*given)
-        assert client.ask(tensor()).how == "local"
+        assert client.ask(tensor()).outcome == "local"
     assert len(program.names) == 1
 
 
@@ -382,7 +382,7 @@ def test_who_speaks_something_else_is_closed_with_a_line_in_the_log(
     assert f"process {os.getpid()} of user {os.getuid()} is disconnected" in caplog.text
     assert program.source.counters()["disconnected"] == 1
     with Client(tmp_path / "frames.sock") as client:
-        assert client.ask(tensor()).how == "local"
+        assert client.ask(tensor()).outcome == "local"
 
 
 def test_newer_versions_of_a_client_are_welcome_where_they_speak_ours(loop: Any, tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_the_zeromq_client_of_before_does_no_harm(loop: Any, tmp_path: Path, cap
     old.connect(f"ipc://{tmp_path}/frames.sock")
     until(lambda: "speaks ZeroMQ" in caplog.text)
     with Client(tmp_path / "frames.sock") as client:
-        assert client.ask(tensor()).how == "local"
+        assert client.ask(tensor()).outcome == "local"
     old.close()
     context.term()
 
@@ -444,7 +444,7 @@ def test_what_goes_wrong_with_one_message_is_refused_to_its_sender(
     with Client(tmp_path / "frames.sock") as client, Client(tmp_path / "frames.sock") as other:
         with pytest.raises(RefusedError, match=r"failed: it could not be read \(MemoryError: no room\)"):
             client.ask(np.full((2, 3), 13.0, np.float32))
-        assert client.ask(tensor()).how == other.ask(tensor()).how == "local"
+        assert client.ask(tensor()).outcome == other.ask(tensor()).outcome == "local"
     assert program.source.counters()["refused"] == 1
     assert "a client's message could not be read" in caplog.text
 
@@ -455,7 +455,7 @@ def test_a_strip_of_a_picture_is_refused(loop: Any, tmp_path: Path) -> None:
     with Client(tmp_path / "frames.sock", timeout_s=PATIENCE_S) as client:
         with pytest.raises(RefusedError, match=r"bad_input: .* less extreme proportions"):
             client.ask(np.zeros((1, 100_000, 3), np.uint8))
-        assert client.ask(np.zeros((20, 30, 3), np.uint8)).how == "local"
+        assert client.ask(np.zeros((20, 30, 3), np.uint8)).outcome == "local"
 
 
 def test_what_is_over_a_limit_is_refused_by_the_client_at_once(loop: Any, tmp_path: Path) -> None:
@@ -465,7 +465,7 @@ def test_what_is_over_a_limit_is_refused_by_the_client_at_once(loop: Any, tmp_pa
     with Client(tmp_path / "frames.sock") as client:
         with pytest.raises(RefusedError, match=r"bad_input: a tensor of 30000 bytes, .* at most 4096"):
             client.ask(np.zeros((100, 100, 3), np.uint8))
-        assert client.ask(np.zeros((30, 40, 3), np.uint8)).how == "local"
+        assert client.ask(np.zeros((30, 40, 3), np.uint8)).outcome == "local"
     assert program.source.counters()["refused"] == 0
 
 
@@ -476,7 +476,7 @@ def test_a_body_that_is_too_large_costs_its_sender_the_connection(loop: Any, tmp
         bad.send(framing.framed(header((2, [["uint8", [4097]]])), [b"x" * 4097]))
         assert bad.next()[0][:3] == ["refusal", 7, "bad_input"]
         assert bad.is_closed()
-        assert good.ask(tensor(3)).how == "local"
+        assert good.ask(tensor(3)).outcome == "local"
 
 
 def test_a_client_that_does_not_read_is_not_read_from(loop: Any, tmp_path: Path) -> None:
@@ -493,7 +493,7 @@ def test_a_client_that_does_not_read_is_not_read_from(loop: Any, tmp_path: Path)
                 time.sleep(0)
             pytest.fail("everything was read")
         for _ in range(5):
-            assert keen.ask(np.ones(1 << 20, np.uint8)).how == "local"
+            assert keen.ask(np.ones(1 << 20, np.uint8)).outcome == "local"
         assert program.names.count("lazy") < 60
 
 
@@ -539,7 +539,7 @@ def test_a_program_that_comes_back_is_found_again(loop: Any, tmp_path: Path) -> 
         with pytest.raises(NoAnswerError, match="nobody is there"):
             client.ask(tensor(), timeout_s=0.2)
         loop()
-        assert client.ask(tensor(2)).how == "local"
+        assert client.ask(tensor(2)).outcome == "local"
 
 
 def test_a_client_learns_what_got_lost_with_the_program(tmp_path: Path) -> None:
@@ -561,7 +561,7 @@ def test_a_client_learns_what_got_lost_with_the_program(tmp_path: Path) -> None:
         with Client(tmp_path / "frames.sock") as client:
             client.send(tensor())
             client.send(tensor())
-            with pytest.raises(LostError, match="2 submissions get no answer"):
+            with pytest.raises(LostError, match="2 submissions got no answer"):
                 client.receive()
         thread.join()
 

@@ -72,7 +72,7 @@ def test_a_live_source_drops_all_but_the_latest_and_counts_them() -> None:
     rest = [found.name for found in stream]
     assert rest == ([] if first.name == "99" else ["99"])
     assert intake.dropped == 100 - 1 - len(rest)
-    assert intake.counters_by_source() == {"cam": {"frames": 100, "dropped_by_policy": intake.dropped}}
+    assert intake.counters_by_source() == {"cam": {"frames": 100, "dropped": intake.dropped}}
 
 
 def test_nothing_is_lost_of_a_source_that_waits() -> None:
@@ -234,10 +234,10 @@ def test_every_frame_is_handed_out_or_counted_as_dropped(shapes: list[tuple[str,
     for taken in intake:
         handed[taken.source].append(int(taken.name))
     for name, counters in intake.counters_by_source().items():
-        assert counters["frames"] == len(sources[name].names) == len(handed[name]) + counters["dropped_by_policy"]
+        assert counters["frames"] == len(sources[name].names) == len(handed[name]) + counters["dropped"]
         assert handed[name] == sorted(set(handed[name]))
         if sources[name].policy == "all":
-            assert counters["dropped_by_policy"] == 0
+            assert counters["dropped"] == 0
 
 
 class Stuck(Scripted):

@@ -27,7 +27,7 @@ from split_model.interpreter import open_interpreter
 #: How many packets go over the line in the long test.
 PACKETS = int(os.environ.get("SERIAL_PACKETS", "20000"))
 PATIENCE_S = 20.0
-ENDS = ("offloaded", "local", "fallback", "failed", "dropped_by_policy")
+ENDS = ("offloaded", "local", "fallback", "failed", "dropped")
 #: What happens to a packet, and how often: half of them are left alone.
 FATES = ("whole", "garbage before", "no last zero", "flip", "burst", "drop", "add", "cut", "split")
 WEIGHTS = (0.5, 0.1, 0.05, 0.1, 0.05, 0.05, 0.05, 0.05, 0.05)
@@ -44,7 +44,7 @@ class Record(msgspec.Struct):
     kind: str
     name: str = ""
     source: str = ""
-    how: str = ""
+    outcome: str = ""
     error: str = ""
     top: list[Top] = []
 
@@ -70,7 +70,7 @@ class Answers(threading.Thread):
             sequence = int(record.name)
             self.count[sequence] += 1
             self.total += 1
-            if record.how != "local" or record.top[0].cls != self._expected[sequence % len(self._expected)]:
+            if record.outcome != "local" or record.top[0].cls != self._expected[sequence % len(self._expected)]:
                 self.wrong.append(record)
 
 
@@ -219,7 +219,7 @@ def test_the_latest_packet_wins_and_the_others_are_counted(rig: Any, line: Any) 
         program.stdout.close()
     counters, source = numbers(config, "done"), numbers(config, "source mcu")
     assert source["packets"] == sent + 1 == counters["frames_in"] == sum(counters[end] for end in ENDS)
-    assert counters["dropped_by_policy"] == source["dropped_by_policy"] == sent + 1 - len(names) > 0
+    assert counters["dropped"] == source["dropped"] == sent + 1 - len(names) > 0
     assert [int(name) for name in names] == sorted({int(name) for name in names})
 
 
@@ -236,7 +236,11 @@ def test_what_does_not_fit_the_model_is_an_answer_that_says_why(rig: Any, line: 
         program.kill()
         program.wait()
         program.stdout.close()
-    assert [(record.name, record.how) for record in records] == [("1", "failed"), ("2", "failed"), ("3", "local")]
+    assert [(record.name, record.outcome) for record in records] == [
+        ("1", "failed"),
+        ("2", "failed"),
+        ("3", "local"),
+    ]
     assert "int16[8, 8, 3]" in records[0].error
     assert "not finite" in records[1].error
 

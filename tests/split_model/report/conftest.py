@@ -54,7 +54,7 @@ def frame(policy: str, at_s: float, **fields: Any) -> dict[str, Any]:
         "at_s": at_s,
         "split": 12,
         "split_name": "cut 12",
-        "how": "offloaded",
+        "outcome": "offloaded",
         "latency_s": 0.25,
         "payload_bytes": 15_680,
         "uplink_mbit_s": 4.0,
@@ -74,7 +74,9 @@ def simulated(
         split = choose(estimate)
         head_s, size = CUTS[split]
         latency_s = head_s * dice.uniform(0.97, 1.1) + (size * 8e-6 / rate + 0.06 if size else 0.0)
-        how = "local" if split == LOCAL else "fallback" if latency_s > 1.5 and policy == "adaptive" else "offloaded"
+        outcome = (
+            "local" if split == LOCAL else "fallback" if latency_s > 1.5 and policy == "adaptive" else "offloaded"
+        )
         truth = LABELS[len(found) % len(LABELS)]
         answer = truth if dice.random() < 0.9 else "wallaby"
         found.append(
@@ -85,8 +87,8 @@ def simulated(
                 image=pictures[len(found) % len(pictures)],
                 split=split,
                 split_name="local" if split == LOCAL else f"cut {split}",
-                how=how,
-                latency_s=min(latency_s, 1.45) if how == "fallback" else latency_s,
+                outcome=outcome,
+                latency_s=min(latency_s, 1.45) if outcome == "fallback" else latency_s,
                 payload_bytes=size,
                 uplink_mbit_s=round(estimate, 3) if policy == "adaptive" else None,
                 answer=[{"label": answer, "score": dice.uniform(0.3, 0.95), "class": 1}],
@@ -151,7 +153,14 @@ def save_log() -> Callable[[Path, dict[str, float]], Path]:
         for name, latency_s in latencies_s.items():
             records.append({"kind": "policy", "name": name, "role": name.split()[0]})
             records.append(
-                {"kind": "frame", "policy": name, "at_s": 0, "split": 3, "how": "offloaded", "latency_s": latency_s}
+                {
+                    "kind": "frame",
+                    "policy": name,
+                    "at_s": 0,
+                    "split": 3,
+                    "outcome": "offloaded",
+                    "latency_s": latency_s,
+                }
             )
         return save(folder / "RUN.jsonl", records)
 

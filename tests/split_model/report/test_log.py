@@ -12,7 +12,7 @@ from split_model.report.log import read_log
 
 RUN = {"kind": "run", "title": "t"}
 POLICY = {"kind": "policy", "name": "adaptive", "role": "adaptive"}
-FRAME = {"kind": "frame", "policy": "adaptive", "at_s": 1, "split": 3, "how": "local", "latency_s": 0.5}
+FRAME = {"kind": "frame", "policy": "adaptive", "at_s": 1, "split": 3, "outcome": "local", "latency_s": 0.5}
 
 
 def write(folder, *records):
@@ -28,6 +28,11 @@ def test_bare_log_is_enough_and_summary_is_counted(tmp_path):
     assert [frame.at_s for frame in log.frames["adaptive"]] == [0, 1]
     assert log.summaries["adaptive"]["latency_p50_s"] == 0.1
     assert log.unknown == 1
+
+
+def test_log_of_an_earlier_version_is_read(tmp_path):
+    old = {"how" if key == "outcome" else key: value for key, value in FRAME.items()}
+    assert [frame.outcome for frame in read_log(write(tmp_path, RUN, POLICY, old)).frames["adaptive"]] == ["local"]
 
 
 def test_told_summary_is_taken(tmp_path):
@@ -54,7 +59,7 @@ def test_best_fixed_has_the_lowest_mean(tmp_path):
         ([RUN, POLICY, "[" * 100_000], "line 3"),
         ([RUN, POLICY, [1]], "line 3: has no 'kind'"),
         ([RUN, POLICY, FRAME | {"latency_s": -1}], "line 3.*latency_s"),
-        ([RUN, POLICY, FRAME | {"how": "lost"}], "line 3.*how"),
+        ([RUN, POLICY, FRAME | {"outcome": "lost"}], "line 3.*outcome"),
         ([RUN, POLICY, {k: v for k, v in FRAME.items() if k != "split"}], "line 3.*split"),
         ([RUN, POLICY, FRAME | {"policy": "other"}], "line 3.*other"),
         ([RUN, POLICY, FRAME, {"kind": "summary", "policy": "adaptive", "frames": 2}], "line 4: counts 2"),

@@ -13,7 +13,7 @@ from split_model.report.summary import percentile, summarise
 
 
 def frame(**fields):
-    return {"how": "offloaded", "latency_s": 0.2, "payload_bytes": 100, "answer": [{"label": "cat"}]} | fields
+    return {"outcome": "offloaded", "latency_s": 0.2, "payload_bytes": 100, "answer": [{"label": "cat"}]} | fields
 
 
 @given(values=st.lists(st.floats(0, 100), min_size=1), share=st.sampled_from([0.01, 0.5, 0.95, 1.0]))
@@ -37,9 +37,9 @@ def test_summary_by_hand():
     summary = summarise(
         [
             frame(truth="cat", unprotected_top1="cat"),
-            frame(truth="dog", unprotected_top1="cat", how="local", payload_bytes=0, latency_s=0.4),
-            frame(truth="cat", unprotected_top1=None, how="fallback", latency_s=0.6),
-            frame(truth="cat", unprotected_top1="cat", how="failed", answer=[], latency_s=9.0),
+            frame(truth="dog", unprotected_top1="cat", outcome="local", payload_bytes=0, latency_s=0.4),
+            frame(truth="cat", unprotected_top1=None, outcome="fallback", latency_s=0.6),
+            frame(truth="cat", unprotected_top1="cat", outcome="failed", answer=[], latency_s=9.0),
         ]
     )
     assert summary["frames"] == 4
@@ -53,7 +53,7 @@ def test_summary_by_hand():
 
 
 def test_what_cannot_be_counted_is_none_not_zero():
-    summary = summarise([frame(how="failed", answer=[])])
+    summary = summarise([frame(outcome="failed", answer=[])])
     assert (
         summary["latency_mean_s"] is summary["latency_p95_s"] is summary["accuracy"] is summary["agreement"] is None
     )
