@@ -29,9 +29,9 @@ class ReleaseTable(Table, frozen=True):
     shared among channels; ``auto``, the default, takes at each cut what `prepare` measured to be best there. The
     preset ``cis`` is noise with ``rank``.
 
-    ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``words`` and
-    ``groups`` say which of a cut's codebooks; else it is the one that is expected to be right most. Cuts without
-    one are not used.
+    ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``codewords`` and
+    ``groups`` choose among a cut's codebooks; the default is the one that is expected to be right most. Cuts
+    without one are not used.
     """
 
     mechanism: Literal["noise", "codebook", "none"] = "noise"
@@ -40,7 +40,7 @@ class ReleaseTable(Table, frozen=True):
     allocation: AllocationWish | None = None
     bits: Annotated[int, msgspec.Meta(ge=4, le=8)] | None = None
     whole_input_epsilon: Positive | None = None
-    words: Annotated[int, msgspec.Meta(ge=2, le=MAX_CODEWORDS)] | None = None
+    codewords: Annotated[int, msgspec.Meta(ge=2, le=MAX_CODEWORDS)] | None = None
     groups: Annotated[int, msgspec.Meta(ge=1, le=MAX_GROUPS)] | None = None
 
     @property
@@ -64,7 +64,9 @@ class ReleaseTable(Table, frozen=True):
         if self.mechanism == "none":
             return "none"
         if self.mechanism == "codebook":
-            which = [f"{key}={value}" for key, value in (("words", self.words), ("groups", self.groups)) if value]
+            which = [
+                f"{key}={value}" for key, value in (("codewords", self.codewords), ("groups", self.groups)) if value
+            ]
             return " ".join([f"codebook whole_input_epsilon={self.whole_input_epsilon or 0:g}", *which])
         return f"noise epsilon={self.noise_epsilon:g} {self.wish} bits={self.noise_bits}"
 
@@ -82,10 +84,10 @@ class ReleaseTable(Table, frozen=True):
                 bits=self.noise_bits,
             )
         assert self.whole_input_epsilon is not None  # the config was checked
-        spec = settle_codebook(cut, self.whole_input_epsilon, codewords=self.words, groups=self.groups)
+        spec = settle_codebook(cut, self.whole_input_epsilon, codewords=self.codewords, groups=self.groups)
         if spec is None:
             raise ConfigError(
-                f"cut {cut.index} has no codebook that fits release.whole_input_epsilon, words and groups",
+                f"cut {cut.index} has no codebook that fits release.whole_input_epsilon, codewords and groups",
                 remedy="prepare the bundle with --codebook",
             )
         return spec
@@ -94,15 +96,17 @@ class ReleaseTable(Table, frozen=True):
         """Whether anything may leave at a cut: under ``codebook``, only where the bundle has one that fits."""
         if self.mechanism != "codebook" or self.whole_input_epsilon is None:
             return True
-        return settle_codebook(cut, self.whole_input_epsilon, codewords=self.words, groups=self.groups) is not None
+        return (
+            settle_codebook(cut, self.whole_input_epsilon, codewords=self.codewords, groups=self.groups) is not None
+        )
 
 
 def check_release(release: ReleaseTable, where: str) -> None:
     """An epsilon of the other mechanism has another unit, and must not pass for this one's: `ConfigError`."""
     others = {
-        "noise": ("codebook", ("whole_input_epsilon", "words", "groups")),
+        "noise": ("codebook", ("whole_input_epsilon", "codewords", "groups")),
         "codebook": ("noise", ("epsilon", "allocation", "bits")),
-        "none": ("codebook", ("whole_input_epsilon", "words", "groups")),
+        "none": ("codebook", ("whole_input_epsilon", "codewords", "groups")),
     }
     units = {"epsilon": " is per value and", "whole_input_epsilon": " is of a frame as a whole and"}
     other, names = others[release.mechanism]
@@ -116,7 +120,7 @@ def check_release(release: ReleaseTable, where: str) -> None:
     if release.mechanism == "codebook" and release.whole_input_epsilon is None:
         raise ConfigError(
             f"{where}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what one frame costs",
-            remedy="set it: 6 to 8 for a few dozen words",
+            remedy="set it: 6 to 8 for a few dozen codewords",
         )
     for name in ("epsilon", "whole_input_epsilon"):
         value = getattr(release, name)

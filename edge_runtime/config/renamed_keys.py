@@ -18,6 +18,7 @@ from split_model.service.config_file import Layers
 #: as ``[[source]]``, is renamed in every entry.
 RENAMED: Mapping[str, str] = {
     "device.rest_memory_mb": "device.local_tail_memory_mb",
+    "release.words": "release.codewords",
 }
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from edge_runtime.local_api.tensors import Array, nbytes_of, specs_of
+from edge_runtime.local_api.tensors import nbytes_of, specs_of
+from split_model.arrays import Array
 from split_model.errors import ProtocolError
 
 MAX_TENSORS = 16

@@ -16,7 +16,8 @@ from edge_runtime.local_api import messages
 from edge_runtime.local_api.framing import framed
 from edge_runtime.local_api.peer import Peer
 from edge_runtime.local_api.shares import Shares
-from edge_runtime.local_api.tensors import Array, nbytes_of, tensors_of, values_of
+from edge_runtime.local_api.tensors import nbytes_of, tensors_of, values_of
+from split_model.arrays import Array
 from split_model.errors import BadInputError, ProtocolError
 
 log = logging.getLogger(__name__)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from split_model.arrays import Array
 from split_model.errors import ProtocolError
-
-Array: TypeAlias = NDArray[Any]
 
 #: One tensor in a header: element type, dimensions.
 Spec: TypeAlias = "tuple[str, tuple[int, ...]]"

@@ -5,7 +5,7 @@ done; a frame that the server does not answer in time is finished here, and of t
 to be done is the answer. Every step of a frame is in `frame_states.TRANSITIONS`.
 
 Frames may overlap: while one is at the server the next one's head runs, if that delays nobody (see `frame_due_s`).
-Results come in the order in which they are done.
+Results come in the order in which they are done or, where the policy says so, in which the frames came.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Scheduler:
         self._policy = decisions.policy
         self._answer_within_s = answer_within_s
         self._under_way: dict[int, UnderWay] = {}
+        self._held: list[tuple[UnderWay, Result]] = []  # done, behind an earlier frame that is not
         self._sent: list[int] = []  # the keys of frames that were sent, oldest first
         self._queues = {worker: BoardQueue() for worker in Worker}
         self._admitted = Admitted()
@@ -50,11 +51,13 @@ class Scheduler:
     @property
     def under_way(self) -> int:
         """Frames that have no result yet."""
-        return len(self._under_way)
+        return len(self._under_way) + len(self._held)
 
     @property
     def _at_server(self) -> list[UnderWay]:
         """The frames that the server may still answer, in the order in which they were sent."""
+        if not self._sent:
+            return []
         return [self._under_way[key] for key in self._sent if self._under_way[key].on_the_link]
 
     def frame_due_s(self, moment: Moment) -> float:
@@ -67,7 +70,7 @@ class Scheduler:
         now_s = moment.now_s
         if not self._under_way:
             return now_s
-        if len(self._under_way) >= min(self._policy.most, self._fitting, self._admitted.frames(now_s)):
+        if self.under_way >= min(self._policy.most, self._fitting, self._admitted.frames(now_s)):
             return math.inf
         return self._board_due_s(now_s) if self._policy.plans_ahead else self._overlap_due_s(moment)
 
@@ -232,6 +235,7 @@ class Scheduler:
                 queue.cancel(number)
                 actions.append(Skip(number, worker))
         self._under_way.clear()
+        self._held.clear()
         self._sent.clear()
         return actions
 
@@ -320,17 +324,27 @@ class Scheduler:
         return result
 
     def _end(self, one: UnderWay, result: Result, moment: Moment) -> list[Action]:
-        """Hand on a result; what was begun for this frame and is not wanted any more is given up."""
+        """A frame has its result: hand it on, and give up what was begun for it and is not wanted any more."""
         del self._under_way[one.key]
         if one.key in self._sent:
             self._sent.remove(one.key)
-        self.counters.ended(result.outcome)
-        self.counters.ledger_refused += one.unpaid
-        self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
         actions: list[Action] = [FreeLink(one.key)]
         local_runs = self._queues[Worker.LOCAL_RUNS]
         if one.local_piece is not None and local_runs.holds(one.local_piece):
             local_runs.cancel(one.local_piece)
             actions.append(Skip(one.local_piece, Worker.LOCAL_RUNS))
+        self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
+        if not (self._policy.in_order and self._under_way) and not self._held:
+            return [*actions, self._emit(one, result, moment)]
+        self._held.append((one, result))
+        oldest = min(self._under_way, default=self._keys + 1) if self._policy.in_order else self._keys + 1
+        ready = sorted((held for held in self._held if held[0].key < oldest), key=lambda held: held[0].key)
+        self._held = [held for held in self._held if held[0].key >= oldest]
+        return actions + [self._emit(held, of, moment) for held, of in ready]
+
+    def _emit(self, one: UnderWay, result: Result, moment: Moment) -> Emit:
+        result.latency_s = moment.now_s - one.frame.captured_s
+        self.counters.ended(result.outcome)
+        self.counters.ledger_refused += one.unpaid
         load = self._decisions.load
-        return [*actions, Emit(one.key, Step(result, one.plan.decision, one.link, load.factor, load.cpu_load))]
+        return Emit(one.key, Step(result, one.plan.decision, one.link, load.factor, load.cpu_load))

@@ -17,6 +17,8 @@ CHECK_EVERY_S = 0.04
 
 def uplink_busy_s(at_server: Sequence[UnderWay], link: LinkEstimate) -> float:
     """Seconds until the uplink is through with these frames; infinite where its rate is unknown."""
+    if not at_server:
+        return 0.0
     left_bytes = sum(
         wire_bytes(one.payload_bytes - one.acked_bytes, one.payload_bytes)
         for one in at_server

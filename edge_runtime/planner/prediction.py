@@ -36,8 +36,8 @@ _MOST_DOUBT = 0.5
 class SplitProfile:
     """What one split costs: head and release on this board when idle, payload, tail on the server.
 
-    The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``. ``local_tail_s``: the local tail's time
-    once the head is done; None where a local run would have to begin anew.
+    The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``. ``local_tail_s``: the local tail's
+    time once the head is done; None where a local run would have to begin anew.
     """
 
     split: int

@@ -19,8 +19,8 @@ from edge_runtime.local_api import framing, messages, socket_files
 from edge_runtime.local_api.server import Server
 from edge_runtime.local_api.shares import Turns
 from edge_runtime.local_api.submissions import OVERHEAD_BYTES, Room, Submissions, Ticket
-from edge_runtime.local_api.tensors import Array
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
+from split_model.arrays import Array
 from split_model.errors import ConfigError
 
 _WAIT_S = 0.2

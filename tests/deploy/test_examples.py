@@ -53,7 +53,7 @@ TABLES = {
     },
     "server": {"server": server_config.ServerTable, "limits": server_config.LimitsTable},
 }
-CODEBOOKS = {"release.whole_input_epsilon", "release.words", "release.groups"}
+CODEBOOKS = {"release.whole_input_epsilon", "release.codewords", "release.groups"}
 #: Each needs another that is off too, or forbids what is on.
 TOGETHER = {"privacy.window_s", "privacy.window_budget", "release.preset", *CODEBOOKS}
 #: Of the machine, so that no example can show it.

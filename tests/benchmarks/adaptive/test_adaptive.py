@@ -67,7 +67,8 @@ def test_a_bound_is_out_of_reach_only_if_who_knows_the_present_misses_it_too(kno
 
 
 def test_the_tables_have_a_line_for_every_scene_and_no_empty_cell() -> None:
-    first, second = report.markdown([compared(oracle=1.0, ours=1.15)] * 2).split("\n\n")
+    first, second, paces = report.markdown([compared(oracle=1.0, ours=1.15)] * 2).split("\n\n")
+    assert len(paces.splitlines()) == 2  # of back-to-back scenes alone
     for text in (first, second):
         head, rule, *rows = text.splitlines()
         assert len(rows) == 2

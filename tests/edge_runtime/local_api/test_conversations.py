@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from edge_runtime.local_api import framing, messages
 from edge_runtime.local_api.peer import PATIENCE_S, Peer, User
 from edge_runtime.local_api.submissions import Room, Submissions, Ticket
-from edge_runtime.local_api.tensors import Array
+from split_model.arrays import Array
 from split_model.errors import BadInputError
 
 ROOM = Room(queue_frames=8, client_frames=3, queue_bytes=400_000, body_bytes=2000, input_bytes=24, answer_bytes=24)

@@ -101,7 +101,7 @@ def test_what_the_budget_cannot_pay_for_is_answered_on_the_device(rig, fashion, 
 
 
 def test_a_codebook_of_many_words_takes_two_bytes(rig, fashion, settings):
-    changes = {"planner_split": 11, "release_words": 300, "release_whole_input_epsilon": 14.0}
+    changes = {"planner_split": 11, "release_codewords": 300, "release_whole_input_epsilon": 14.0}
     device = rig.device(rig.server(bundle=fashion[0]), **settings | changes)
     device.wait_more("offloaded", 5)
     assert device.stop() == 0
@@ -131,7 +131,7 @@ def test_the_benchmark_measures_and_sends_words(rig, fashion, settings, command)
         ({"release_allocation": "rank"}, "release.allocation belongs to"),
         ({"release_preset": "cis"}, "release.preset = 'cis'"),
         ({"release_whole_input_epsilon": -1.0}, "release.whole_input_epsilon"),
-        ({"release_words": 1}, "release.words"),
+        ({"release_codewords": 1}, "release.codewords"),
     ],
 )
 def test_the_two_units_cannot_be_taken_for_each_other(rig, settings, changes, said):
@@ -145,7 +145,7 @@ def test_the_two_units_cannot_be_taken_for_each_other(rig, settings, changes, sa
     ("changes", "said"),
     [
         ({"planner_split": 4}, r"the bundle offers \[7, 11\]"),
-        ({"release_words": 64}, "no cut of the bundle has a codebook that fits"),
+        ({"release_codewords": 64}, "no cut of the bundle has a codebook that fits"),
         ({"release_whole_input_epsilon": 65.0}, "no cut of the bundle has a codebook that fits"),
     ],
 )
