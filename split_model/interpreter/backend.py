@@ -60,7 +60,8 @@ def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
         return name, importlib.import_module(BACKENDS[name]).Interpreter
     except ImportError as error:
         raise BackendError(
-            f"TFLite backend {name} is installed but does not import: {error}", remedy="install it again"
+            f"TFLite backend {name} is installed but does not import: {error}",
+            remedy="install it again, or give this program more memory",
         ) from None
 
 

@@ -7,16 +7,12 @@ show inside a line. So a comment could hold an entry that nobody sees. Such char
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from split_model.errors import BadInputError, SplitModelError
 
 _MARK = "\ufeff".encode()
-#: What may stand in a line; its other characters that are no text, or end a line for some programs, are strays.
-_TAB = "\t"
-_NO_TEXT = frozenset({"Cc", "Zl", "Zp"})
 _NAMES = {
     "\0": "null",
     "\r": "carriage return",
@@ -83,8 +79,13 @@ def _line(number: int, raw: bytes) -> Line:
         found = raw.decode()
     except UnicodeDecodeError as error:
         return Line(number, raw.decode(errors="replace"), f"byte 0x{raw[error.start]:02x} is not UTF-8")
-    stray = next((sign for sign in found if sign != _TAB and unicodedata.category(sign) in _NO_TEXT), None)
+    stray = next((sign for sign in found if _is_no_text(sign)), None)
     if stray is None:
         return Line(number, found)
     name = _NAMES.get(stray, "control character")
     return Line(number, found, f"character U+{ord(stray):04X} ({name}) in a line of text")
+
+
+def _is_no_text(sign: str) -> bool:
+    """Whether it is a control character but the tab, or ends a line or a paragraph in Unicode."""
+    return (sign < " " and sign != "\t") or "\x7f" <= sign <= "\x9f" or sign in "\u2028\u2029"
