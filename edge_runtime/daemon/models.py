@@ -15,7 +15,7 @@ from edge_runtime.daemon.plan import Plan
 from edge_runtime.daemon.program import Program
 from edge_runtime.inference import profile as profiles
 from edge_runtime.inference.heads import Heads
-from edge_runtime.inference.local_tails import Rests, open_tails
+from edge_runtime.inference.local_tails import LocalTails, open_tails
 from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import Profile
 from edge_runtime.privacy.release import Release
@@ -34,7 +34,7 @@ class Models:
     board: Board
     heads: Heads
     profile: Profile
-    tails: Rests | None
+    tails: LocalTails | None
 
     @classmethod
     def open(

@@ -44,14 +44,14 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class RestCost:
-    """About what the rest behind one head holds, and what it takes on this board when idle."""
+class TailCost:
+    """About what the local tail behind one head holds, and what it takes on this board when idle."""
 
     memory_bytes: int
     seconds: float
 
 
-class Rests:
+class LocalTails:
     """Loads them in the background as they are wanted, and keeps as many as fit into ``memory_bytes``.
 
     ``whole``: the model itself, which is what is left at cut 0. ``loader``: one thread. Called in the frame loop's.
@@ -60,7 +60,7 @@ class Rests:
     def __init__(
         self,
         load: Callable[[int], Model],
-        costs: Mapping[int, RestCost],
+        costs: Mapping[int, TailCost],
         *,
         whole: Model,
         memory_bytes: int,
@@ -123,7 +123,7 @@ class Rests:
 
 
 def memory_bytes_of(tail_bytes: int, features_bytes: int) -> int:
-    """About what a loaded rest holds: weights packed by the backend beside its file, and its arena.
+    """About what a loaded local tail holds: weights packed by the backend beside its file, and its arena.
 
     EfficientNet-Lite0 (5 to 18 MB of file): 10 to 40 MB measured.
     """
@@ -139,14 +139,14 @@ def open_tails(
     threads: int,
     memory_bytes: int,
     loader: Executor,
-) -> Rests | None:
+) -> LocalTails | None:
     """The local tails of a bundle; None where they are worth nothing: no memory for them, or a fast board."""
     whole_s = profile.local.head_s
     if whole_s < WORTH_IT_S or memory_bytes == 0:
         return None
     head_s = {timing.split: timing.head_s for timing in profile.splits}
     costs = {
-        cut.index: RestCost(
+        cut.index: TailCost(
             memory_bytes_of(cut.tail.size_bytes, cut.raw_bytes), max(0.0, whole_s - head_s[cut.index])
         )
         for cut in bundle.manifest.cuts
@@ -155,7 +155,7 @@ def open_tails(
     def load(split: int) -> Interpreter:
         return load_rest(heads.files, split, backend=backend, threads=threads)
 
-    return Rests(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
+    return LocalTails(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
 
 
 def load_rest(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
@@ -173,13 +173,13 @@ def load_rest(files: ModelFiles, split: int, *, backend: str | None, threads: in
 def _load_rest(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
     bundle = files.bundle
     cut = bundle.cut(split)
-    rest = files.open(cut.tail, backend=backend, threads=threads)
+    tail = files.open(cut.tail, backend=backend, threads=threads)
     wanted = [(spec.dtype, spec.shape) for spec in (*cut.tensors, *bundle.manifest.outputs)]
-    made = [(spec.dtype, spec.shape) for spec in (*rest.inputs, *rest.outputs)]
+    made = [(spec.dtype, spec.shape) for spec in (*tail.inputs, *tail.outputs)]
     if made != wanted:
         raise BadBundleError(
-            f"{rest.source}: its tensors are not those of cut {split}", remedy="prepare the bundle again"
+            f"{tail.source}: its tensors are not those of cut {split}", remedy="prepare the bundle again"
         )
-    rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
-    give_back(rest)
-    return rest
+    tail.run([np.zeros(spec.shape, spec.dtype) for spec in tail.inputs])
+    give_back(tail)
+    return tail

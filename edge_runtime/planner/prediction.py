@@ -4,7 +4,7 @@ The uplink is not a number but a distribution (log-normal), looked at as of when
 ``bytes / uplink`` is an expectation: a slow second costs more than a fast one gains, but no more than a local run,
 which is started when the answer is overdue. What is silent is expected to stay so for as long again.
 
-Where what is left of a local run behind the head is at hand (see `rests`) that is all a rescue takes. It may also
+Where what is left of a local run behind the head is at hand (see `local_tails`) that is all a rescue takes. It may also
 be started right behind the head (a hedge), while the link is at work: then no answer is later than a local run's.
 That has a price, in seconds: the energy is spent, and the next frame may find the board still busy.
 """
@@ -133,7 +133,7 @@ def predict(profile: SplitProfile, conditions: Conditions, *, local_s: float = m
 def _hedged(
     plain: Prediction, conditions: Conditions, likely_s: float, spread: float, local_tail_s: float
 ) -> Prediction | None:
-    """The same with the rest of a local run right behind the head; None where that is more likely to be first."""
+    """The same with the local tail right behind the head; None where that is more likely to be first."""
     if plain.doubt > _MOST_DOUBT:
         return None
     fixed_s = plain.head_s + plain.wait_s + plain.round_trip_s + plain.server_s

@@ -32,7 +32,7 @@ from cloud_server import allow_list
 from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Heads
-from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
+from edge_runtime.inference.local_tails import LocalTails, TailCost, load_rest
 from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import Profile, SplitTiming
 from edge_runtime.link.link_thread import Link
@@ -540,7 +540,7 @@ class Inside:
     link: Link
     planner: Forced
     heads: Heads
-    local_tails: Rests
+    local_tails: LocalTails
     transport: Transport
     index: int = 0
 
@@ -627,9 +627,9 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         )
         link = Link(transport, DeviceSession(boot_id="inside", software="test"))
         board = RealBoard()
-        rests = Rests(
+        rests = LocalTails(
             lambda split: load_rest(files, split, backend=None, threads=1),
-            {cut.index: RestCost(1, 1e-4) for cut in bundle.manifest.cuts},
+            {cut.index: TailCost(1, 1e-4) for cut in bundle.manifest.cuts},
             whole=heads.whole,
             memory_bytes=memory_bytes,
             loader=loader,
