@@ -77,9 +77,8 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
     """Parse ``argv``, run the command's ``func(args)``, and return the exit code.
 
     A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code, and so does too little memory
-    (71). An option ``verbose``, where
-    the parser has one, turns on debug messages and the traceback behind such an error. ``func`` returns an
-    exit code or None for 0; a command line without a command prints the help (exit 64).
+    (71). An option ``verbose``, where the parser has one, turns on debug messages and the traceback behind such an
+    error. ``func`` returns an exit code or None for 0; a command line without a command prints the help (exit 64).
     """
     verbose = False
     os.umask(os.umask(_LEAST_UMASK) | _LEAST_UMASK)
@@ -98,15 +97,14 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
         # Names out of a foreign file must not steer the terminal.
         print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
         return error.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and str(error) != _NO_THREAD:
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if isinstance(error, RuntimeError) and str(error) != _NO_THREAD:
             raise
         logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
-        print(f"{prog}: error: not enough memory; {_MORE_MEMORY}", file=sys.stderr)
-        return os.EX_OSERR
-    except ImportError as error:  # a library that does not fit into memory, or is damaged
-        logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
-        print(f"{prog}: error: {_printable(str(error))}; {_MORE_MEMORY}, or install it again", file=sys.stderr)
+        line = f"not enough memory; {_MORE_MEMORY}"
+        if isinstance(error, ImportError):  # a library that does not fit into memory, or is damaged
+            line = f"{_printable(str(error))}; {_MORE_MEMORY}, or install it again"
+        print(f"{prog}: error: {line}", file=sys.stderr)
         return os.EX_OSERR
     except BrokenPipeError:
         # Python flushes stdout once more at exit; give it somewhere to go.
