@@ -155,11 +155,11 @@ def ledger(args: argparse.Namespace) -> int:
     from edge_runtime.privacy.ledger.status import as_text, ledger_status
 
     device = config.load(args.config)
-    books = read(device.device.state)
-    if books is None:
+    ledger_state = read(device.device.state)
+    if ledger_state is None:
         print("null" if args.json else "no ledger yet: this device has never been started")
         return 0
-    status = ledger_status(books, device.limits, system_now()())
+    status = ledger_status(ledger_state, device.limits, system_now()())
     if args.json:
         import msgspec
 

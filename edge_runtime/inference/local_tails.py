@@ -43,14 +43,14 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class RestCost:
-    """About what the rest behind one head holds, and what it takes on this board when idle."""
+class LocalTailCost:
+    """Estimated memory of the local tail of one cut, and its time on the idle board."""
 
     memory_bytes: int
     seconds: float
 
 
-class Rests:
+class LocalTails:
     """Loads them in the background as they are wanted, and keeps as many as fit into ``memory_bytes``.
 
     ``whole``: the model itself, which is what is left at cut 0. ``loader``: one thread. Called in the frame loop's.
@@ -59,7 +59,7 @@ class Rests:
     def __init__(
         self,
         load: Callable[[int], Model],
-        costs: Mapping[int, RestCost],
+        costs: Mapping[int, LocalTailCost],
         *,
         whole: Model,
         memory_bytes: int,
@@ -122,7 +122,7 @@ class Rests:
 
 
 def memory_bytes_of(tail_bytes: int, features_bytes: int) -> int:
-    """About what a loaded rest holds: weights packed by the backend beside its file, and its arena.
+    """Estimated memory of a loaded local tail: weights packed by the backend beside its file, and its arena.
 
     EfficientNet-Lite0 (5 to 18 MB of file): 10 to 40 MB measured.
     """
@@ -138,37 +138,37 @@ def open_tails(
     threads: int,
     memory_bytes: int,
     loader: Executor,
-) -> Rests | None:
+) -> LocalTails | None:
     """The local tails of a bundle; None where they are worth nothing: no memory for them, or a fast board."""
     whole_s = profile.local.head_s
     if whole_s < WORTH_IT_S or memory_bytes == 0:
         return None
     head_s = {timing.split: timing.head_s for timing in profile.splits}
     costs = {
-        cut.index: RestCost(
+        cut.index: LocalTailCost(
             memory_bytes_of(cut.tail.size_bytes, cut.raw_bytes), max(0.0, whole_s - head_s[cut.index])
         )
         for cut in bundle.manifest.cuts
     }
 
     def load(split: int) -> Interpreter:
-        return load_rest(bundle, split, backend=backend, threads=threads)
+        return load_local_tail(bundle, split, backend=backend, threads=threads)
 
-    return Rests(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
+    return LocalTails(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
 
 
-def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) -> Interpreter:
+def load_local_tail(bundle: Bundle, split: int, *, backend: str | None, threads: int) -> Interpreter:
     """Load one now, with its warm-up inference; its file is checked again, as a head's is.
 
     Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`.
     """
     cut = bundle.cut(split)
     path = bundle.path(cut.tail)
-    rest = open_interpreter(path, backend=backend, threads=threads)
+    tail = open_interpreter(path, backend=backend, threads=threads)
     wanted = [(spec.dtype, spec.shape) for spec in (*cut.tensors, *bundle.manifest.outputs)]
-    made = [(spec.dtype, spec.shape) for spec in (*rest.inputs, *rest.outputs)]
+    made = [(spec.dtype, spec.shape) for spec in (*tail.inputs, *tail.outputs)]
     if sha256_of(path) != cut.tail.sha256 or made != wanted:
         raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
-    rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
-    give_back(rest)
-    return rest
+    tail.run([np.zeros(spec.shape, spec.dtype) for spec in tail.inputs])
+    give_back(tail)
+    return tail

@@ -4,7 +4,7 @@ The uplink is not a number but a distribution (log-normal), looked at as of when
 ``bytes / uplink`` is an expectation: a slow second costs more than a fast one gains, but no more than a local run,
 which is started when the answer is overdue. What is silent is expected to stay so for as long again.
 
-Where what is left of a local run behind the head is at hand (see `rests`) that is all a rescue takes. It may also
+Where the local tail is loaded (see `local_tails`), a rescue takes only its time. It may also
 be started right behind the head (a hedge), while the link is at work: then no answer is later than a local run's.
 That has a price, in seconds: the energy is spent, and the next frame may find the board still busy.
 """

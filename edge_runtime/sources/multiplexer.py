@@ -41,7 +41,7 @@ class _Lane:
         self.thread: StoppableThread | None = None
 
 
-class Intake:
+class Multiplexer:
     """Iterate over it in one thread. Ends when every source has ended; then raises what a source raised, if any.
 
     ``sources``: by name, with their subjects. ``stopped``: whether no more is to be accepted. ``ahead``: a single

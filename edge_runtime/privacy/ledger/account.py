@@ -9,7 +9,7 @@ from typing import Protocol
 
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.ledger import Ledger
-from edge_runtime.privacy.ledger.state import Books, Limits, Refusal
+from edge_runtime.privacy.ledger.state import LedgerState, Limits, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Account:
         return self._ledger.text if isinstance(self._ledger, Refusal) else self._ledger.trouble
 
     @property
-    def books(self) -> Books | None:
+    def ledger_state(self) -> LedgerState | None:
         """What was really charged, without the reserve; None without a ledger."""
         return None if isinstance(self._ledger, Refusal) else self._ledger.used
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -16,9 +15,9 @@ from pathlib import Path
 from edge_runtime.privacy.ledger import state as pure
 from edge_runtime.privacy.ledger import store
 from edge_runtime.privacy.ledger.amounts import Amount, as_float
-from edge_runtime.privacy.ledger.state import Books, Limits, Now, Refusal
-from edge_runtime.privacy.ledger.store import LedgerError, SlotFile
-from split_model.errors import NotAllowedError, OutputError
+from edge_runtime.privacy.ledger.state import LedgerState, Limits, Now, Refusal
+from edge_runtime.privacy.ledger.store import LedgerError, LedgerStore
+from split_model.errors import OutputError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Ledger:
 
     def __init__(
         self,
-        file: SlotFile,
+        file: LedgerStore,
         lock: int,
         limits: Limits,
         now: Callable[[], Now],
@@ -94,13 +93,13 @@ class Ledger:
         Raises `NotAllowedError` while another program has it, `LedgerError` where it is lost or damaged, and
         `OutputError` where the disk does not take it.
         """
-        lock = _lock(state)
+        lock = store.take_lock(state)
         try:
-            if not store.slots_path(state).exists():
-                store.create(state, pure.new_books(now(), since_unix_s=int(unix_s())))
-                log.warning("%s: first start, a new privacy ledger begins at zero", store.slots_path(state))
+            if not store.store_path(state).exists():
+                store.create(state, pure.new_state(now(), since_unix_s=int(unix_s())))
+                log.warning("%s: first start, a new privacy ledger begins at zero", store.store_path(state))
             store.mark(state)
-            file = SlotFile(store.slots_path(state))
+            file = LedgerStore(store.store_path(state))
             try:
                 return cls(file, lock, limits, now, ahead=ahead)
             except BaseException:
@@ -119,7 +118,7 @@ class Ledger:
             raise
 
     @property
-    def used(self) -> Books:
+    def used(self) -> LedgerState:
         """What was really charged, without the reserve."""
         with self._guard:
             return self._used
@@ -200,7 +199,7 @@ class Ledger:
             self._under_way = False  # nobody is there who would say that it is over
             raise
 
-    def _write_ahead(self, used: Books, reserves: dict[str, Amount]) -> None:
+    def _write_ahead(self, used: LedgerState, reserves: dict[str, Amount]) -> None:
         """In the executor's thread: write what was bought when ``used`` was all that had been charged."""
         try:
             failed = self._broken or self._store(pure.with_reserves(used, reserves))
@@ -224,7 +223,7 @@ class Ledger:
                 self._under_way = False
                 self._guard.notify_all()
 
-    def _note_age(self, current: Books) -> None:
+    def _note_age(self, current: LedgerState) -> None:
         """While a window is spent nothing else is written, and its age would be lost with the power."""
         window_s = self._limits.window_s
         if window_s is None or self._under_way:
@@ -234,15 +233,15 @@ class Ledger:
             self._reserves = {}
             self._write(current)
 
-    def _write(self, books: Books) -> Refusal | None:
+    def _write(self, ledger_state: LedgerState) -> Refusal | None:
         if self._broken is None:
-            self._broken = self._store(books)
-            self._noted_age_s = books.window_age_s
+            self._broken = self._store(ledger_state)
+            self._noted_age_s = ledger_state.window_age_s
         return self._broken
 
-    def _store(self, books: Books) -> Refusal | None:
+    def _store(self, ledger_state: LedgerState) -> Refusal | None:
         try:
-            self._file.store(books)
+            self._file.store(ledger_state)
         except (OSError, LedgerError) as error:
             # After a failed sync nobody knows what the disk holds; only opening it anew can tell.
             why = (error.strerror if isinstance(error, OSError) else None) or error
@@ -252,23 +251,3 @@ class Ledger:
 
 def _unwritable(why: str) -> Refusal:
     return Refusal("ledger", f"the privacy ledger cannot be written ({why}); nothing leaves until the next start")
-
-
-def _lock(state: Path) -> int:
-    folder = store.slots_path(state).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: {error.strerror}", remedy="make device.state a folder that this program may write to"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise NotAllowedError(
-            f"{folder}: another edge-runtime has the privacy ledger",
-            remedy="stop it, or give this one its own device.state",
-        ) from None
-    return lock
