@@ -10,7 +10,7 @@ from split_model.privacy.codebook_file import Decoder
 
 
 class DecoderCache:
-    """At least one decoder, and as many as fit ``limit_bytes``. Safe for several threads.
+    """At least one decoder; more while they fit ``limit_bytes``. Safe for several threads.
 
     A decoder has two bytes for each codeword and feature of a frame.
     """

@@ -27,7 +27,7 @@ from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: A tail that takes so long to load and run is stuck.
+#: A tail that takes longer to load and run is stuck.
 _TAIL_WITHIN_S = 120.0
 
 
@@ -126,7 +126,7 @@ class LocalEngine:
         ]
 
     def start(self, *, preload: bool) -> None:
-        """Start the workers; with ``preload``, load and run every tail first and raise what is wrong with one."""
+        """Start the workers; with ``preload``, load and run every tail first and raise its error if one fails."""
         for loaded in self._loaded if preload else ():
             for tail in self._tails.every():
                 interpreter = loaded.get(tail)

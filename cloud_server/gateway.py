@@ -79,9 +79,9 @@ class Gateway:
         self.mailbox.wake()
 
     def run(self, sessions: Sessions, *, drain_s: float, on_sweep: Callable[[], list[Reply]]) -> None:
-        """Serve until `stop`, then answer what was accepted, for ``drain_s`` at most.
+        """Serve until `stop`, then answer the accepted requests, for ``drain_s`` at most.
 
-        ``on_sweep`` is called twice a second; what it returns is sent.
+        ``on_sweep`` is called twice a second; the replies that it returns are sent.
         """
         poller = zmq.Poller()
         for source in (self._router, *self.gate.sockets, self._monitor.socket, self.mailbox.fd):

@@ -18,7 +18,7 @@ from split_model.service.stoppable_thread import StoppableThread
 
 _log = logging.getLogger(__name__)
 
-#: What belongs to the start: sockets, keys, threads and what was allotted to them.
+#: Keys that need a restart: sockets, key pair, threads and their shares.
 FIXED = {
     "server": ("listen", "key", "devices", "threads", "tail_threads", "status", "drain_s"),
     "limits": ("queue", "tail_cache_mib"),
@@ -92,7 +92,7 @@ class Reloader:
         self._requested = True
 
     def take_up(self) -> list[Reply]:
-        """Start what was requested, and put in force what has been opened; returns what the devices are to hear."""
+        """Start a requested reload, or switch to a config that is open; returns the replies for the devices."""
         if self._thread is not None:
             if self._thread.is_alive():
                 return []

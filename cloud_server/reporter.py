@@ -89,7 +89,7 @@ class Reporter:
         elif self._state == "reloading":
             self._notifier.reloading("reading the config again")
         else:
-            self._notifier.stopping("answering what was accepted")
+            self._notifier.stopping("answering the accepted requests")
 
     def _status(self, state: states.State) -> states.Status:
         return states.Status(

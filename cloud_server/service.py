@@ -25,7 +25,7 @@ from split_model.service.notify import Notifier
 
 _log = logging.getLogger(__name__)
 
-#: Time that systemd is asked for to open and load what is hosted.
+#: Time that systemd is asked for to open and load the bundles.
 _START_S = 600.0
 
 

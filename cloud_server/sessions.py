@@ -160,7 +160,7 @@ class Sessions:
         return self._count(replies)
 
     def host(self, tails: TailSet, limits: ServerLimits) -> list[Reply]:
-        """Other tails and limits from now on. Devices are asked to greet anew, and send again what was open."""
+        """Other tails and limits from now on. Devices are asked to greet anew, and send open requests again."""
         self.tails, self._limits = tails, limits
         text = "this server hosts other bundles now"
         replies = [

@@ -1,4 +1,4 @@
-"""All tails this server hosts: what is on offer, which requests fit it, and how payloads become features."""
+"""The tails this server hosts: the offers, the check of requests, and features from payloads."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class TailSet:
         return self.tails[key]
 
     def admit(self, request: wire.Request) -> Reason | None:
-        """Why a request does not fit what is hosted here (code and text), or None where it does.
+        """Check a request against the hosted tails: the refusal's code and text, or None if it fits.
 
         Quick, for it stands in the gateway's way: a noise plan nobody has asked for yet is left to `features`.
         """

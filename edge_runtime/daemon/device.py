@@ -62,7 +62,7 @@ class Device:
 
     @classmethod
     def open(cls, config: Config, program: Program, *, replaces: Device | None = None) -> Device | None:
-        """Open every part in order, ready for the first frame; what is open is closed where a later part fails.
+        """Open every part in order, ready for the first frame; if one fails, the parts before it are closed.
 
         Args:
             config: What to open.

@@ -19,7 +19,7 @@ from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
 
-#: The new link gets so long to come up before it takes over from one that is up.
+#: Time for the new link to come up before it takes over from one that is up.
 _LINK_WITHIN_S = 3.0
 #: At the end, the time that replaced devices have to close.
 _END_WITHIN_S = 5.0
@@ -71,7 +71,7 @@ class InForce:
         return taken
 
     def close(self) -> None:
-        """Close what is or was in force, and the ledger, even where a reload or an older device still has it."""
+        """Close every device and the ledger, even where a reload or an older device still has it."""
         with self._lock:
             self._closed = True
         until_s = time.monotonic() + _END_WITHIN_S

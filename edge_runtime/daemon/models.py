@@ -28,7 +28,7 @@ _HEAD_WITHIN_S = 300.0
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """The board, and what it runs: heads, local tails, and how long they take. ``loader`` loads them."""
+    """The board, and its heads, local tails and profile. ``loader`` loads them."""
 
     board: Board
     heads: Heads

@@ -1,4 +1,4 @@
-"""A config worked out: bundle, cuts, release plans, and what they cost. Needs no hardware, holds nothing open.
+"""A config worked out: bundle, cuts, release plans and their costs. Needs no hardware, holds nothing open.
 
 `run`, a reload, `bench`, `doctor` and `config check` all begin here, so that what one of them accepts or refuses
 the others do too.
@@ -50,7 +50,7 @@ class Plan:
         """Read the bundle and work everything out.
 
         Raises:
-            SplitModelError: The bundle is missing or damaged, or the config asks for what it does not have.
+            SplitModelError: The bundle is missing or damaged, or lacks something that the config names.
 
         """
         planner, release = config.planner, config.release
@@ -78,7 +78,7 @@ class Plan:
         return cls(config, bundle, allowed, releases, costs_of(releases), wanted)
 
     def check(self) -> None:
-        """Raise what is wrong with the backend, a source or a sink; touches nothing that a running program uses."""
+        """Raise the fault of the backend, a source or a sink; touches nothing that a running program uses."""
         choose_backend(self.config.device.backend)
         self.check_sources()
         for sink in self.config.sinks:

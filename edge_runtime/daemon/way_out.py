@@ -108,4 +108,4 @@ class WayOut(StoppableThread):
         closing = StoppableThread("ledger-close", self._close_ledger)
         closing.start()
         if not closing.stop(_CLOSE_WITHIN_S):
-            log.error("the ledger does not close within %.0f s; what it reserved is lost", _CLOSE_WITHIN_S)
+            log.error("the ledger does not close within %.0f s; its reserve is lost", _CLOSE_WITHIN_S)

@@ -1,4 +1,4 @@
-"""What is left of the model behind each head, kept ready: a local run goes on from where the head stopped.
+"""Local tails: the model behind each cut, kept ready, so that a local run goes on where the head stopped.
 
 It is the tail that the server runs too; the bundle on the board has it, and head and tail make the whole model bit
 for bit. So a frame that was sent and is finished here after all takes the board no longer than a local run from the
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 #: Where a local run takes less there is nothing to gain that would be worth the memory.
 WORTH_IT_S = 0.05
-#: One that was used within so long is not dropped for another: else two that do not fit would be loaded in turns.
+#: One used more recently is not dropped for another: else two that do not fit would be loaded in turns.
 _IDLE_S = 30.0
 
 
 class Model(Protocol):
-    """Of an interpreter, what is needed here."""
+    """The part of an interpreter that is used here."""
 
     def run(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """One inference."""
@@ -51,9 +51,9 @@ class LocalTailCost:
 
 
 class LocalTails:
-    """Loads them in the background as they are wanted, and keeps as many as fit into ``memory_bytes``.
+    """Loads local tails in the background as they are wanted, and keeps those that fit ``memory_bytes``.
 
-    ``whole``: the model itself, which is what is left at cut 0. ``loader``: one thread. Called in the frame loop's.
+    ``whole``: the model itself, the local tail of cut 0. ``loader``: one thread. Called in the frame loop's.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class LocalTails:
         self._under_way: tuple[int, Future[Model]] | None = None
 
     def apply(self, profile: SplitProfile) -> SplitProfile:
-        """The profile with what is left behind its head, if that is at hand."""
+        """The profile with the time of its local tail, if that is loaded."""
         at_hand = profile.split == 0 or profile.split in self._kept
         return replace(profile, local_tail_s=self._costs[profile.split].seconds if at_hand else None)
 
     def behind(self, split: int) -> Model | None:
-        """What to run on the features of this cut, or None: then it is on its way, if there is room for it."""
+        """The local tail of this cut, or None: then it is being loaded, if there is room for it."""
         self._collect()
         if split == 0:
             return self._whole
@@ -95,8 +95,8 @@ class LocalTails:
         return None
 
     def failed(self, split: int, error: Exception) -> None:
-        """What is behind this cut does not load or run: it is not tried again."""
-        log.warning("cut %d: what is behind it does not run here (%s); the whole model does", split, error)
+        """The local tail of this cut does not load or run: it is not tried again."""
+        log.warning("cut %d: its local tail does not run here (%s); the whole model does", split, error)
         self._kept.pop(split, None)
         if split:
             del self._costs[split]
@@ -111,7 +111,7 @@ class LocalTails:
             self.failed(split, error)
 
     def _make_room(self, needed_bytes: int) -> bool:
-        """Drop what was not wanted for long, oldest first; whether so much fits now."""
+        """Drop tails that were idle for long, oldest first. Returns whether there is room now."""
         held = {split: self._costs[split].memory_bytes for split in self._kept}
         idle = [split for split, (_, wanted_s) in self._kept.items() if self._now() - wanted_s >= _IDLE_S]
         while needed_bytes + sum(held.values()) > self._memory_bytes:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: How often clients that take too long are looked for, while there are any that could.
 _LOOK_S = 0.5
-#: At the end, answers that are queued get so long to go out.
+#: Time for the queued answers to go out at the end.
 _FLUSH_S = 0.5
 #: New connections, bytes and reads before the others get their turn.
 _ACCEPTS, _TURN_BYTES, _TURN_READS = 8, 256 << 10, 16

@@ -1,4 +1,4 @@
-"""``edge-runtime doctor``: looks at everything a device needs, says what is not well, and what to do about it."""
+"""``edge-runtime doctor``: checks everything a device needs, and prints the faults with their remedies."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _RECENT_FRAMES = 128
 #: Some boards are asked by starting a program.
 _SENSORS_EVERY_S = 5.0
-#: While the start goes on, systemd is asked for so much more time, again and again.
+#: While the start goes on, systemd is asked again and again for this much more time.
 _START_EXTENSION_S = 60.0
 
 

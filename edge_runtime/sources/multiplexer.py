@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 0.5
 
 
 class _Lane:
-    """One source and what it has given that nobody took yet; its ``thread``, once that runs."""
+    """One source and its waiting frames; its ``thread``, once that runs."""
 
     def __init__(self, name: str, source: Source, subject: str) -> None:
         self.name = name

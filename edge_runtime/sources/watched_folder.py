@@ -62,7 +62,7 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
             )
 
     def open(self, wanted: Wanted) -> WatchedFolder:
-        """Read what was answered before."""
+        """Open the source, with the files that were answered before."""
         self.check(wanted)
         name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:16]
         return WatchedFolder(self, wanted, AnsweredFiles(wanted.state / f"watched-{name}.jsonl"))

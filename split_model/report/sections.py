@@ -30,7 +30,7 @@ LITTLE_PROTECTION = 100.0
 
 
 def header(log: RunLog) -> str:
-    """Return the page's head: what was run, on which trace, when."""
+    """Return the page's head: bundle, trace and time of the run."""
     run = log.run
     told = [f"bundle <b>{escape(run.bundle)}</b>", f"trace <b>{escape(run.trace)}</b>", escape(run.started)]
     return f'<header><h1>{escape(run.title)}</h1><p class="muted">{" · ".join(told)}</p></header>'
@@ -115,7 +115,7 @@ def emulated(log: RunLog) -> str:
 
 
 def privacy(log: RunLog) -> str:
-    """Return both kinds of ε with their units, and what they mean."""
+    """Return both kinds of ε with their units and their meaning."""
     release, rows = log.run.release, log.run.privacy
     if release is None and not rows:
         return (

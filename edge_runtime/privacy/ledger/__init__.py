@@ -1,4 +1,4 @@
-"""The privacy ledger: what this device has released since its first start, and what it still may."""
+"""The privacy ledger: releases of this device since its first start, and the budgets left."""
 
 from edge_runtime.privacy.ledger.account import Account, Paying
 from edge_runtime.privacy.ledger.amounts import Amount, epsilon_units, of_event

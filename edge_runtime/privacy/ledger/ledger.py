@@ -40,7 +40,7 @@ def system_now() -> Callable[[], Now]:
 class Ledger:
     """Open it with `open_in`, `charge` before every release, `close` at the end. Safe from several threads.
 
-    What is on the disk is at least what was charged: releases are paid from a block, one for each subject, that was
+    The total on the disk is never below the charges: releases are paid from a block, one for each subject, that was
     written and synced before. `close` gives the rest of the blocks back; a crash forfeits it. With ``ahead``, an
     executor of one thread, the next block is written there before the last one is used up, and no frame waits for
     the disk: while it is being written, the slot that is whole holds the old block, which is all that is paid from.
@@ -66,7 +66,7 @@ class Ledger:
         stored = file.load()
         if (lost := pure.total_of(stored.reserved)) != Amount():
             log.warning(
-                "the last run did not give back what it had reserved; "
+                "the last run did not give its reserve back; "
                 "%d releases, whole-input epsilon %.6g together, "
                 "count as made",
                 lost.releases,
@@ -130,7 +130,7 @@ class Ledger:
             return "" if self._broken is None else self._broken.text
 
     def limit(self, limits: Limits) -> None:
-        """Other budgets from now on; what was spent counts against them."""
+        """Other budgets from now on; earlier releases count against them."""
         with self._guard:
             self._limits = limits
 
@@ -150,7 +150,7 @@ class Ledger:
                 if refused is not None:
                     self._note_age(current)
                     return refused
-                # In a new window the old blocks are not paid for: what is on the disk counts them for the old.
+                # In a new window the old blocks are not paid for: on the disk they count for the old one.
                 window_began = current is not aged
                 if not window_began and self._reserves.get(subject, Amount()).covers(cost):
                     break
@@ -200,7 +200,7 @@ class Ledger:
             raise
 
     def _write_ahead(self, used: LedgerState, reserves: dict[str, Amount]) -> None:
-        """In the executor's thread: write what was bought when ``used`` was all that had been charged."""
+        """In the executor's thread: write blocks that were bought when ``used`` was the charged total."""
         try:
             failed = self._broken or self._store(pure.with_reserves(used, reserves))
             with self._guard:

@@ -1,4 +1,4 @@
-"""Opens the ledger of a device as an `Account`: what it has left, and what a frame takes of that."""
+"""Opens the ledger of a device as an `Account`, with the cost of a frame at each cut."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def new_state(now: Now, *, since_unix_s: int) -> LedgerState:
 
 
 def opened(state: LedgerState, now: Now) -> LedgerState:
-    """The state at the start of a program: what the last one had reserved and not given back is spent."""
+    """The state at the start of a program: the reserve that the last one did not give back is spent."""
     state = advanced(state, now)
     return msgspec.structs.replace(state, reserved={}, run_at=now, run_epsilon=state.total.epsilon)
 

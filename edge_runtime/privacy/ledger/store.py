@@ -1,7 +1,7 @@
 """The ledger's file: two preallocated slots, each a whole copy of the state with a sequence number and a checksum.
 
 A change is written to the older slot and synced, then to the other and synced. So at every moment at least one
-slot is whole and states no less than what was released: while one is being written the other holds; at rest both
+slot is whole and states no less than the releases: while one is being written the other holds; at rest both
 do, and either may rot. Neither write needs new blocks on the disk, so a full disk stops nothing.
 
     ledger/slots     slot 0 at byte 0, slot 1 at byte 16384, each: magic, sequence number, length, SHA-256, JSON
@@ -34,7 +34,7 @@ _MARKER_TEXT = "A privacy ledger was made here. Without ledger/slots beside this
 
 
 class LedgerError(SplitModelError, ValueError):
-    """A ledger that is lost or damaged, so that nobody knows what was spent (65). Nothing is released."""
+    """A ledger that is lost or damaged, so that the spent budget is unknown (65). Nothing is released."""
 
     exit_code = os.EX_DATAERR
 
@@ -103,7 +103,7 @@ class LedgerStore:
         newest = decode(os.pread(self._file, FILE_BYTES, 0))
         if newest is None:
             raise LedgerError(
-                f"{self._path}: no slot of the privacy ledger is valid, so nobody knows what was spent",
+                f"{self._path}: no slot of the privacy ledger is valid, so the spent budget is unknown",
                 remedy="restore the file, or give the device a new state folder if its data have never left it",
             )
         os.posix_fallocate(self._file, 0, FILE_BYTES)
@@ -159,8 +159,8 @@ def create(state: Path, ledger_state: LedgerState) -> None:
     path, marker = store_path(state), marker_path(state)
     if marker.exists():
         raise LedgerError(
-            f"{path}: the privacy ledger is gone ({marker.name} says there was one), so nobody knows what was "
-            "spent",
+            f"{path}: the privacy ledger is gone ({marker.name} says there was one), so the spent "
+            "budget is unknown",
             remedy="restore it from a backup",
         )
     fresh = path.with_suffix(".new")

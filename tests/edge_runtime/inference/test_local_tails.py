@@ -98,7 +98,7 @@ def test_one_that_does_not_load_is_not_tried_again(caplog: Any) -> None:
     assert store.behind(1, at_s=0.0) is None
     store.broken.clear()
     assert store.behind(1, at_s=1.0) is None
-    assert "cut 1: what is behind it does not run here (changed)" in caplog.text
+    assert "cut 1: its local tail does not run here (changed)" in caplog.text
 
 
 def test_a_file_that_changed_is_refused(parts: Any, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_truncated_file_is_mended_or_refused_but_never_less(tmp_path, size):
         assert read(tmp_path).total == ONE * 3
         assert store_path(tmp_path).stat().st_size == FILE_BYTES
     else:
-        with pytest.raises(LedgerError, match="nobody knows what was spent"):
+        with pytest.raises(LedgerError, match="the spent budget is unknown"):
             Ledger.open_in(tmp_path, Limits(), now=now)
         with pytest.raises(LedgerError, match="no slot"):
             read(tmp_path)
@@ -219,7 +219,7 @@ def test_a_truncated_file_is_mended_or_refused_but_never_less(tmp_path, size):
 def test_no_valid_slot_is_refused_and_not_mistaken_for_a_first_start(tmp_path):
     Ledger.open_in(tmp_path, Limits(), now=now).close()
     store_path(tmp_path).write_bytes(bytes(FILE_BYTES))
-    with pytest.raises(LedgerError, match="nobody knows what was spent"):
+    with pytest.raises(LedgerError, match="the spent budget is unknown"):
         Ledger.open_in(tmp_path, Limits(), now=now)
     assert store_path(tmp_path).read_bytes() == bytes(FILE_BYTES)
 
