@@ -85,7 +85,7 @@ def doctor(args: argparse.Namespace) -> int:
 def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
     """The allow-list by key, and its faults; an empty one where there is no file yet."""
     try:
-        return allow_list.parse(path.read_text("utf-8", "replace"), str(path))
+        return allow_list.parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         return {}, []
     except OSError as error:

@@ -126,6 +126,8 @@ class Reloader(StoppableThread):
                 self._reload()
             except SplitModelError as error:
                 self._refused(str(error))
+            except MemoryError:
+                self._refused("not enough memory to open it beside the one in force")
             except Exception as error:
                 log.exception("reload")
                 self._refused(f"{type(error).__name__}: {error}")

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import Profile
 from edge_runtime.planner.prediction import SplitProfile
-from split_model.bundle import Bundle, sha256_of
+from split_model.bundle import Bundle
 from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
-from split_model.interpreter import Interpreter, open_interpreter
+from split_model.interpreter import Interpreter
 
 log = logging.getLogger(__name__)
 
@@ -152,23 +153,33 @@ def open_tails(
     }
 
     def load(split: int) -> Interpreter:
-        return load_local_tail(bundle, split, backend=backend, threads=threads)
+        return load_local_tail(heads.files, split, backend=backend, threads=threads)
 
     return LocalTails(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
 
 
-def load_local_tail(bundle: Bundle, split: int, *, backend: str | None, threads: int) -> Interpreter:
+def load_local_tail(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
     """Load one now, with its warm-up inference; its file is checked again, as a head's is.
 
-    Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`.
+    Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`; not to be read and not enough
+    memory are among them.
     """
+    try:
+        return _load_local_tail(files, split, backend=backend, threads=threads)
+    except MemoryError:
+        raise BackendError(f"cut {split}: not enough memory for its local tail") from None
+
+
+def _load_local_tail(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
+    bundle = files.bundle
     cut = bundle.cut(split)
-    path = bundle.path(cut.tail)
-    tail = open_interpreter(path, backend=backend, threads=threads)
+    tail = files.open(cut.tail, backend=backend, threads=threads)
     wanted = [(spec.dtype, spec.shape) for spec in (*cut.tensors, *bundle.manifest.outputs)]
     made = [(spec.dtype, spec.shape) for spec in (*tail.inputs, *tail.outputs)]
-    if sha256_of(path) != cut.tail.sha256 or made != wanted:
-        raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
+    if made != wanted:
+        raise BadBundleError(
+            f"{tail.source}: its tensors are not those of cut {split}", remedy="prepare the bundle again"
+        )
     tail.run([np.zeros(spec.shape, spec.dtype) for spec in tail.inputs])
     give_back(tail)
     return tail

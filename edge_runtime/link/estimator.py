@@ -1,10 +1,10 @@
 """What really crossed the link, turned into an estimate of its uplink and round trip. Pure: no clock, no socket.
 
 A cellular uplink wanders about a mean: half a second later its rate is mostly the same, some seconds later it is
-any of its usual rates. So the logarithm of the rate is followed as a mean-reverting random walk (Ornstein-Uhlenbeck)
-with a scalar Kalman filter: the older the last sample, the more the prediction leans towards the mean, the wider it
-gets, and the more the next sample counts. An outage is not a rate: it is told apart as silence, so that the link is
-remembered as it was when it comes back. See docs/splitting.md.
+any of its usual rates. So the logarithm of the rate is followed as a mean-reverting random walk (Ornstein-
+Uhlenbeck), by a scalar Kalman filter: the older the last sample, the more the prediction leans towards the mean,
+the wider it gets, and the more the next sample counts. An outage is not a rate: it is told apart as silence, so
+that the link is remembered as it was when it comes back. See docs/splitting.md.
 """
 
 from __future__ import annotations

@@ -13,12 +13,13 @@ import pytest
 
 from edge_runtime.board.board import RealBoard
 from edge_runtime.inference.heads import Head, Heads, memory_bytes_of
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import measure
 from edge_runtime.privacy.release import Release
 from split_model.bundle import Cut
 
 
-class WatchedFolder(Heads):
+class Watched(Heads):
     """Heads that tell how many of them were alive at each moment a load ended, and that can be held up."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -50,14 +51,14 @@ def _unprotected(cut: Cut) -> Release:
 
 
 @pytest.fixture
-def heads(parts: Any) -> Iterator[WatchedFolder]:
-    made = WatchedFolder(parts.bundle, _unprotected, backend=None, threads=1)
+def heads(parts: Any) -> Iterator[Watched]:
+    made = Watched(ModelFiles(parts.bundle), _unprotected, backend=None, threads=1)
     yield made
     made.go.set()
     made.close()
 
 
-def test_the_split_goes_to_and_fro_without_loading_again(heads: WatchedFolder, parts: Any) -> None:
+def test_the_split_goes_to_and_fro_without_loading_again(heads: Watched, parts: Any) -> None:
     sizes = {cut.index: memory_bytes_of(parts.bundle, cut) for cut in parts.bundle.manifest.cuts}
     one, other = sorted(sizes, key=lambda split: sizes[split])[-2:]
     for split in (one, other, one, other, one):
@@ -67,14 +68,14 @@ def test_the_split_goes_to_and_fro_without_loading_again(heads: WatchedFolder, p
 
 def test_room_is_made_before_a_head_is_loaded(parts: Any) -> None:
     """With memory for one head there are two at most: the one in use, and the one that is to take its place."""
-    heads = WatchedFolder(parts.bundle, _unprotected, backend=None, threads=1, memory_bytes=1)
+    heads = Watched(ModelFiles(parts.bundle), _unprotected, backend=None, threads=1, memory_bytes=1)
     for split in [cut.index for cut in parts.bundle.manifest.cuts] * 2:
         heads.until_prepared(split)
     heads.close()
     assert heads.at_most == 2
 
 
-def test_one_head_is_loaded_at_a_time(heads: WatchedFolder, parts: Any) -> None:
+def test_one_head_is_loaded_at_a_time(heads: Watched, parts: Any) -> None:
     """A split that moves faster than heads load does not fill the memory with heads that nobody wants any more."""
     first, *others = [cut.index for cut in parts.bundle.manifest.cuts]
     heads.go.clear()
@@ -85,7 +86,7 @@ def test_one_head_is_loaded_at_a_time(heads: WatchedFolder, parts: Any) -> None:
     assert heads.loaded == [first]
 
 
-def test_measuring_holds_one_head_at_a_time(heads: WatchedFolder, parts: Any) -> None:
+def test_measuring_holds_one_head_at_a_time(heads: Watched, parts: Any) -> None:
     profile = measure(parts.bundle, heads, RealBoard(), release="none", threads=1, runs=1)
     assert profile is not None
     assert [timing.split for timing in profile.splits[:-1]] == heads.loaded
