@@ -85,7 +85,7 @@ def _fact_cards(log: RunLog, policy: Policy, ours: Summary) -> list[str]:
     labelled = sum(frame.truth is not None for frame in frames)
     judged = sum(frame.unprotected_top1 is not None for frame in frames)
     splits = {frame.split: frame.split_label for frame in frames if frame.outcome != "failed"}
-    ways = [
+    outcomes = [
         f"{ours['counts'].get(outcome, 0)} {outcome}"
         for outcome in OUTCOMES
         if ours["counts"].get(outcome, 0) or outcome != "failed"
@@ -97,7 +97,7 @@ def _fact_cards(log: RunLog, policy: Policy, ours: Summary) -> list[str]:
         _fact(
             "Split points used",
             str(len(splits)),
-            escape(", ".join(splits[split] for split in sorted(splits))) + f"<br>{', '.join(ways)}",
+            escape(", ".join(splits[split] for split in sorted(splits))) + f"<br>{', '.join(outcomes)}",
         ),
     ]
 

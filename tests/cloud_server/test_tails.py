@@ -203,7 +203,7 @@ def request_for(bundle, release, total_bytes):
     )  # fmt: skip
 
 
-def test_a_word_is_welcome_with_the_same_plan_and_becomes_features(fashion):
+def test_a_codeword_is_welcome_with_the_same_plan_and_becomes_features(fashion):
     tails = TailSet([fashion])
     plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, codewords=10), fashion.cut(11))
     release = wire.Codebook(spec=plan.spec, digest=plan.digest)
@@ -220,7 +220,7 @@ def test_a_word_is_welcome_with_the_same_plan_and_becomes_features(fashion):
     assert tail.epsilon is None
     (features,) = tails.features(tail, release, bytearray(b"\x03"), device=DEVICE)
     assert features.shape == (1, 7, 7, 64)
-    with pytest.raises(ProtocolError, match="word 10 of 10"):
+    with pytest.raises(ProtocolError, match="codeword 10 of 10"):
         tails.features(tail, release, bytearray(b"\x0a"), device=DEVICE)
 
 
