@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,11 +22,12 @@ from split_model.errors import SplitModelError
 from split_model.interpreter import Interpreter
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
+from split_model.service.stoppable_thread import StoppableThread
 from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: A tail that takes so long to load and run is stuck.
+#: A tail that takes longer to load and run is stuck.
 _TAIL_WITHIN_S = 120.0
 
 
@@ -119,12 +121,12 @@ class LocalEngine:
         self._changed = threading.Condition()
         self._loaded = [LoadedTails(tail_threads, cache_bytes // threads) for _ in range(threads)]
         self._threads = [
-            threading.Thread(target=self._work, args=(loaded,), name=f"tail-{number}", daemon=True)
+            StoppableThread(f"tail-{number}", partial(self._work, loaded))
             for number, loaded in enumerate(self._loaded)
         ]
 
     def start(self, *, preload: bool) -> None:
-        """Start the workers; with ``preload``, load and run every tail first and raise what is wrong with one."""
+        """Start the workers; with ``preload``, load and run every tail first and raise its error if one fails."""
         for loaded in self._loaded if preload else ():
             for tail in self._tails.every():
                 interpreter = loaded.get(tail)
@@ -180,10 +182,9 @@ class LocalEngine:
             self._changed.notify_all()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the workers after `close`."""
+        """Wait for the workers after `close`; one whose tail still runs by then is left behind."""
         for thread in self._threads:
-            if thread.is_alive():
-                thread.join(timeout_s / len(self._threads))
+            thread.stop(timeout_s / len(self._threads))
 
     def _next(self) -> Job | None:
         while True:

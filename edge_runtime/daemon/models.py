@@ -28,8 +28,8 @@ _HEAD_WITHIN_S = 300.0
 
 
 @dataclass(frozen=True)
-class Models:
-    """The board, and what it runs: heads, local tails, and how long they take. ``loader`` loads them."""
+class LoadedModels:
+    """The board, and its heads, local tails and profile. ``loader`` loads them."""
 
     board: Board
     heads: Heads
@@ -39,7 +39,7 @@ class Models:
     @classmethod
     def open(
         cls, plan: Plan, program: Program, closing: contextlib.ExitStack, *, keep_profile: bool
-    ) -> Models | None:
+    ) -> LoadedModels | None:
         """Load the whole model, measure the board unless that was done, and run the model once.
 
         None if the program was told to stop meanwhile. ``keep_profile``: store a profile that had to be measured;

@@ -34,7 +34,7 @@ class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """Timings of all offered splits, ``local`` last, and what they are valid for."""
+    """Timings of all offered splits, ``local`` last, and their conditions."""
 
     bundle: str
     backend: str
@@ -129,7 +129,7 @@ def _wave(shape: tuple[int, ...], dtype: str) -> Array:
     wave: Array = np.sin(np.arange(math.prod(shape), dtype=np.float32) * np.float32(0.7)).reshape(shape)
     if kind.kind == "f":
         return wave.astype(kind)
-    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths: what they point into has at least two entries
+    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths, into something with at least two entries
         return (wave > 0).astype(kind)
     limits = np.iinfo(kind)
     low, high = max(limits.min, -128), min(limits.max, 127)
@@ -163,7 +163,7 @@ def find(
         release: The release's name.
         threads: CPU threads of one inference.
         stopped: Asked between two cuts.
-        progress: Hears what is being measured.
+        progress: Called with the name of each measurement.
         keep: Store a new profile. One that a board measures while it answers frames must not be used later.
 
     """

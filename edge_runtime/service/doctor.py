@@ -1,4 +1,4 @@
-"""``edge-runtime doctor``: looks at everything a device needs, says what is not well, and what to do about it."""
+"""``edge-runtime doctor``: checks everything a device needs, and prints the faults with their remedies."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ def _key(config: Config, keys: list[KeyPair]) -> Finding:
 
 def _ledger(config: Config) -> Finding:
     try:
-        books = read(config.device.state)
+        ledger_state = read(config.device.state)
     except MissingInputError as error:
         return warning("ledger", error.problem, "run doctor with sudo")
     except SplitModelError as error:
         return failed("ledger", error, remedy=f"{error.remedy}; until then nothing leaves this board")
-    if books is None:
+    if ledger_state is None:
         return good("ledger", "none yet: it begins at the first start")
-    status = ledger_status(books, config.limits, system_now()())
+    status = ledger_status(ledger_state, config.limits, system_now()())
     spent = f"whole-input epsilon {status.spent.whole_input_epsilon:.6g} spent in {status.spent.releases} releases"
     if status.lifetime is None:
         return good("ledger", f"{spent}, no lifetime budget")

@@ -33,7 +33,7 @@ class SetAsideError(BadInputError):
     """A file that is not read any more, because reading it ends the program."""
 
 
-class Memory:
+class AnsweredFiles:
     """Which files have been answered: name, stamp, and how many of its samples, None for all. One line each."""
 
     def __init__(self, path: Path) -> None:
