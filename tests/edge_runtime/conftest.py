@@ -270,7 +270,7 @@ class Rig:
         bundles = [str((bundle or self.parts.bundle).root)]
         own = {"listen": address, "key": "server.key", "devices": "devices", "bundles": bundles}
         config.write_text(toml({"server": own | {"status": "status.json", "preload": True, "threads": 1} | server}))
-        popen, log = self._start(folder, "cloud_server", "run", "-c", str(config))
+        popen, log = self.start(folder, "cloud_server", "run", "-c", str(config))
         made = Server(config, popen, log, folder, (folder / "server.pub").read_bytes().strip())
         self.processes.append(made)
         made.until(status.exists, "server ready")
@@ -294,7 +294,7 @@ class Rig:
         public = (folder / "device.pub").read_bytes().strip()
         if server is not None and allowed:
             server.allow(name, public)
-        popen, log = self._start(folder, "edge_runtime", "run", "-c", str(config))
+        popen, log = self.start(folder, "edge_runtime", "run", "-c", str(config))
         made = Device(config, popen, log, public, folder / "answers.jsonl")
         self.processes.append(made)
         return made
@@ -343,7 +343,13 @@ class Rig:
     def pair(folder: Path) -> KeyPair:
         return read_pair(folder / "device.key")
 
-    def _start(self, folder: Path, module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
+    def watch(self, config: Path, popen: subprocess.Popen[bytes], log: Path) -> Process:
+        """A program that a test has started itself."""
+        made = Process(config, popen, log)
+        self.processes.append(made)
+        return made
+
+    def start(self, folder: Path, module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
         log = folder / "log"
         with log.open("wb") as stderr:
             popen = subprocess.Popen(

@@ -19,6 +19,7 @@ from edge_runtime.privacy.ledger.amounts import Amount, as_float
 from edge_runtime.privacy.ledger.state import Books, Limits, Now, Refusal
 from edge_runtime.privacy.ledger.store import LedgerError, SlotFile
 from split_model.errors import NotAllowedError, OutputError
+from split_model.service.state_folder import make_state_folder
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +258,7 @@ def _unwritable(why: str) -> Refusal:
 def _lock(state: Path) -> int:
     folder = store.slots_path(state).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_state_folder(folder)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise OutputError(

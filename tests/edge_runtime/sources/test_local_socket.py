@@ -699,7 +699,7 @@ def test_the_examples_of_the_documentation_run_word_by_word(rig: Any, parts: Any
         return words.replace("/run/edge-runtime", str(folder)).replace('group = "edge-clients"', "")
 
     config.write_text(tables + "\n".join(here(words) for words in configs))
-    popen, log = rig._start(folder, "edge_runtime", "run", "-c", str(config))
+    popen, log = rig.start(folder, "edge_runtime", "run", "-c", str(config))
     try:
         until((folder / "frames.sock").exists)
         records: list[str] = []
