@@ -77,9 +77,8 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
     """Parse ``argv``, run the command's ``func(args)``, and return the exit code.
 
     A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code, and so does too little memory
-    (71). An option ``verbose``, where
-    the parser has one, turns on debug messages and the traceback behind such an error. ``func`` returns an
-    exit code or None for 0; a command line without a command prints the help (exit 64).
+    (71). An option ``verbose``, where the parser has one, turns on debug messages and the traceback behind such an
+    error. ``func`` returns an exit code or None for 0; a command line without a command prints the help (exit 64).
     """
     verbose = False
     os.umask(os.umask(_LEAST_UMASK) | _LEAST_UMASK)

@@ -19,7 +19,7 @@ from zmq.utils import z85
 from split_model.errors import BadInputError, MissingInputError, NotAllowedError, OutputError
 from split_model.service import text_file
 
-_KEY_CHARS = 40
+KEY_CHARS = 40
 #: More than any editor makes of a key file.
 _MAX_FILE_BYTES = 256
 
@@ -39,7 +39,7 @@ def parse_public(text: str, where: str) -> bytes:
     """Check that a text is a public key in Z85; `BadInputError` names ``where`` it came from."""
     key = text.strip().encode("ascii", "replace")
     try:
-        if len(key) == _KEY_CHARS and len(z85.decode(key)) == 32:
+        if len(key) == KEY_CHARS and len(z85.decode(key)) == 32:
             return key
     except (KeyError, ValueError, struct.error):
         pass  # not Z85: the one message below covers it
