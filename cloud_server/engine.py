@@ -7,6 +7,7 @@ It knows nothing of devices and sockets; a cluster can stand in for it behind th
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,6 +27,9 @@ from split_model.service.stoppable_thread import StoppableThread
 from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
+
+#: The folders of an absolute path in a text.
+_FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^\s/:;,'\"()]+/)+")
 
 #: A tail that takes longer to load and run is stuck.
 _TAIL_WITHIN_S = 120.0
@@ -211,7 +215,9 @@ class LocalEngine:
             except UnknownReleaseError as error:
                 outcome = _failed(job, str(error), code="unknown_release")
             except SplitModelError as error:
-                outcome = _failed(job, str(error))
+                bundle = job.tail.bundle.manifest.name
+                _log.warning("tail %s of %s: %s", job.tail.cut.index, bundle, error, extra=PER_FRAME)
+                outcome = _failed(job, error.problem)
             except Exception as error:  # noqa: BLE001  (one bad tail must not end the worker; the device is told)
                 bundle = job.tail.bundle.manifest.name
                 _log.exception("tail %s of %s", job.tail.cut.index, bundle, extra=PER_FRAME)
@@ -262,4 +268,6 @@ def _expired(job: Job) -> Failed:
 
 
 def _failed(job: Job, text: str, *, code: wire.RefusalCode = "failed") -> Failed:
-    return Failed(job_id=job.job_id, code=code, text=" ".join(text.split())[:1000])
+    """What the device is told: the problem, and nothing of where files lie on this machine."""
+    told = text.replace(f"{job.tail.bundle.root}/", "")
+    return Failed(job_id=job.job_id, code=code, text=" ".join(_FOLDERS.sub("", told).split())[:1000])

@@ -17,6 +17,7 @@ from split_model.bundle import Bundle, Cut
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import OutputError
 from split_model.service.atomic_file import write_atomically
+from split_model.service.state_folder import make_state_folder
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def find(
     progress(f"{len(bundle.manifest.cuts)} cuts to measure")
     profile = measure(bundle, heads, board, release=release, threads=threads, stopped=stopped, progress=progress)
     if profile is not None and keep:
-        store(path, profile)
+        keep_for_later(path, profile)
     return profile
 
 
@@ -192,10 +193,18 @@ def load(path: Path) -> Profile | None:
         return None
 
 
+def keep_for_later(path: Path, profile: Profile) -> None:
+    """Store a profile; a disk that does not take it costs the next start some time, and is said in the log."""
+    try:
+        store(path, profile)
+    except OutputError as error:
+        log.warning("%s; the board is measured again at the next start", error)
+
+
 def store(path: Path, profile: Profile) -> None:
     """Write a profile so that it is there whole or not at all. `OutputError` where it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_state_folder(path.parent)
         write_atomically(path, msgspec.json.format(msgspec.json.encode(profile), indent=1))
     except OSError as error:
         raise OutputError(

@@ -175,11 +175,19 @@ def _program(path: Path | None) -> Finding:
     condition = condition_now(found)
     if condition in ("dead", "hanging", "stopped"):
         return warning("program", condition, "systemctl status edge-runtime; journalctl -u edge-runtime")
-    if found.reload_error:
-        return warning("program", f"the changed config was refused: {found.reload_error}",
-                       "mend it, then systemctl reload edge-runtime")  # fmt: skip
-    if found.overdue:
-        return warning("program", f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it")
+    for problem, remedy in (
+        (
+            found.reload_error and f"the changed config was refused: {found.reload_error}",
+            "mend it, then systemctl reload edge-runtime",
+        ),
+        (
+            found.ledger_trouble and f"{condition}, and nothing leaves this board: {found.ledger_trouble}",
+            "mend that, then systemctl reload edge-runtime",
+        ),
+        (found.overdue and f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it"),
+    ):
+        if problem:
+            return warning("program", str(problem), remedy)
     return good("program", f"{condition}, {states.headline(found)}")
 
 

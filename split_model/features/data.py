@@ -82,14 +82,18 @@ def open_data(
     whose name is no number gives samples without a label. Raises `MissingInputError` where there
     is nothing at ``path`` and `BadInputError` where it does not fit the model.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # a disk that fails
+        raise BadInputError(f"{path}: {error.strerror}", remedy="look after that disk, or copy the file") from None
+    if is_folder:
         if preprocess is None or len(inputs) != 1:
             why = "declares no pre-processing" if preprocess is None else f"takes {len(inputs)} inputs"
             raise BadInputError(
                 f"{path}: a folder of pictures, but the model {why}", remedy="give an .npz of 'inputs'"
             )
         return ImageFolder(path, inputs[0], preprocess, labels)
-    if not path.exists():
+    if not is_there:
         raise MissingInputError(
             f"{path}: no such folder or .npz file", remedy="give a folder of pictures, or an .npz file"
         )

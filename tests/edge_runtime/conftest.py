@@ -343,6 +343,12 @@ class Rig:
     def pair(folder: Path) -> KeyPair:
         return read_pair(folder / "device.key")
 
+    def watch(self, config: Path, popen: subprocess.Popen[bytes], log: Path) -> Process:
+        """A program that a test has started itself."""
+        made = Process(config, popen, log)
+        self.processes.append(made)
+        return made
+
     def start_program(self, folder: Path, module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
         log = folder / "log"
         with log.open("wb") as stderr:

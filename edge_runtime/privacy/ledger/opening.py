@@ -53,7 +53,7 @@ def open_account(
         ledger = Ledger.open_in(state, limits, now=now, ahead=ahead)
     except (LedgerError, OutputError) as error:
         log.error("%s", error)  # noqa: TRY400  one line; the cause is in it
-        return Account(Refusal("ledger", "the privacy ledger could not be opened"), costs=costs)
+        return Account(Refusal("ledger", f"the privacy ledger could not be opened: {error.problem}"), costs=costs)
     _say(ledger, limits, sorted(set(subjects)), costs)
     return Account(ledger, costs=costs)
 

@@ -25,6 +25,7 @@ import msgspec
 from edge_runtime.privacy.ledger.state import LedgerState
 from split_model.errors import MissingInputError, NotAllowedError, OutputError, SplitModelError
 from split_model.service.atomic_file import sync_folder, write_atomically
+from split_model.service.state_folder import make_state_folder
 
 SLOT_BYTES = 16 << 10
 FILE_BYTES = 2 * SLOT_BYTES
@@ -137,7 +138,7 @@ def take_lock(state: Path) -> int:
     """
     folder = store_path(state).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_state_folder(folder)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise OutputError(
