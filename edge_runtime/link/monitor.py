@@ -45,7 +45,7 @@ _MIN_WINDOW_BYTES = 32 << 10
 
 
 class LinkMonitor:
-    """Feed it what came back from the server; ask it for the link, the queue, and what to send next to measure."""
+    """Learns from the server's replies; tells the link, the queue, and the next probe or ping to send."""
 
     def __init__(self, estimator: LinkEstimator, *, now_s: float) -> None:
         self._estimator = estimator

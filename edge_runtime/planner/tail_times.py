@@ -51,7 +51,7 @@ class RecentRuns:
         self._recent: deque[float] = deque([p95_s], maxlen=32)
 
     def ran(self, took_s: float) -> None:
-        """A run took so long."""
+        """Learn from the seconds of one run."""
         self._recent.append(took_s)
 
     @property

@@ -75,7 +75,7 @@ class JsonLines(Sink):
 
     def _take_back(self, written: int) -> None:
         """Half a line would spoil the whole file for those who read it."""
-        with contextlib.suppress(OSError):  # a disk that fails altogether; what is told is why it does
+        with contextlib.suppress(OSError):  # a disk that fails altogether; its first error is reported
             status = os.fstat(self._file)
             if written and stat.S_ISREG(status.st_mode):
                 os.ftruncate(self._file, status.st_size - written)
