@@ -49,6 +49,9 @@ record() { # FILE PATH SHA256; an empty hash forgets
 }
 listed() { awk -v kind="$2" '$1 == kind { print $2, $3 }' "$home/releases/$1/manifest"; }
 current() { [ ! -L "$home/current" ] || basename "$(readlink "$home/current")"; }
+# Another deployment, between two steps of this one, may have removed what it did not need.
+came_between() { fail "another deployment came between; run the same command again"; }
+installed() { [ -d "$home/releases/$1" ] || came_between; }
 
 # --- facts: what this machine is, and what is here already. Needs no root and changes nothing. ---------------------
 
@@ -140,6 +143,7 @@ step_install() {
         system) path=$partial/system/$path ;;
         *) continue ;;
         esac
+        [ -f "$home/store/$hash" ] || came_between
         mkdir -p "$(dirname "$path")"
         ln "$home/store/$hash" "$path"
         chmod a-w "$path" # the program maps models that nobody may write to where they lie, and copies others
@@ -155,7 +159,10 @@ make_environment() {
     python=$(awk '$1 == "python" { print $3 }' "$2")
     rm -rf "$environment" "$wheels"
     mkdir -p "$wheels"
-    awk '$1 == "wheel" { print $2, $3 }' "$2" | while read -r hash name; do ln "$home/store/$hash" "$wheels/$name"; done
+    awk '$1 == "wheel" { print $2, $3 }' "$2" | while read -r hash name; do
+        [ -f "$home/store/$hash" ] || came_between
+        ln "$home/store/$hash" "$wheels/$name"
+    done
     "$python" -m venv --without-pip "$environment"
     # pip runs out of its own wheel, so the board's may be old or missing, and the environment needs none.
     pip=$(ls "$wheels"/pip-*.whl)
@@ -172,6 +179,7 @@ make_environment() {
 
 step_keys() { # RELEASE
     release=$1
+    installed "$release"
     mkdir -p "$(dirname "$key")"
     if [ ! -f "$key" ]; then
         # The private key never leaves this machine; it is written with mode 0600 under another name first.
@@ -277,6 +285,7 @@ unconfined() {
 
 step_trial() {
     release=$1
+    installed "$release"
     rm -rf "$home/trial"
     mkdir -p "$home/trial"
     {
@@ -381,6 +390,7 @@ discard() {
 
 step_activate() {
     release=$1
+    installed "$release"
     shift
     rm -rf "$home/configs"
     mkdir -p "$home/configs"

@@ -9,14 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.system.rig import Machine, Wire
 from tests.system.rig.bundles import tiny_bundle, with_a_head_that_does_not_run
-from tests.system.rig.deployed import Deployed, ask, board_status
+from tests.system.rig.deployed import Deployed
+from tests.system.rig.house import BOARD, House
 from tests.system.rig.workstation import Workstation
-
-BOARD = ("--server", "hall", "--whole-input-budget", "unlimited")
 
 #: Takes the place of a program in the release's environment: says as an error who it is, and what it can do.
 PROBE = r"""#!/bin/sh
@@ -54,54 +51,39 @@ END
 """
 
 
-class Yard:
-    """A board and its server, deployed and running, and a workstation."""
-
-    def __init__(self, board: Machine, hall: Machine, desk: Workstation, wire: Wire, bundle: Path) -> None:
-        self.board, self.hall, self.desk, self.wire, self.bundle = board, hall, desk, wire, bundle
-
-    def deploy(self, bundle: Path, *more: str, code: int = 0) -> Any:
-        return self.desk.deploy("board", "--bundle", bundle, *BOARD, *more, code=code)
-
-    def replace(self, machine: Machine, program: str, script: str) -> None:
-        """Put a script in the place of a program in the environment that the next release shares with this one."""
-        place = machine.run(f"readlink -f /opt/{program}/current/bin/{program}").stdout.strip()
-        machine.run(f"mv {place} {place}.real")
-        machine.put(place, script, 0o755)
-
-    def probe(self, machine: Machine, program: str, command: str) -> None:
-        secrets = [f"/etc/{program}/{'device' if program == 'edge-runtime' else 'server'}.key", "/run/credentials",
-                   f"/run/credentials/{program}.service", f"/var/lib/{program}", "/etc/shadow"]  # fmt: skip
-        python = f"/opt/{program}/current/venv/bin/python"
-        self.replace(machine, program, PROBE.format(
-            command=command, python=python, program=program, server=self.wire.cloud_address, secrets=secrets,
-        ))  # fmt: skip
-
-    def release(self) -> str:
-        return self.board.run("readlink /opt/edge-runtime/current").stdout.strip()
-
-    def unharmed(self, release: str, process: str) -> None:
-        """The release before is still the one in use, never restarted, and answers."""
-        assert (self.release(), self.board.state("edge-runtime", "MainPID")) == (release, process)
-        assert ask(self.board) in ("local", "offloaded", "fallback")
-        assert self.board.run("ls /opt/edge-runtime/releases").stdout.split() == [release.rpartition("/")[2]]
-        assert (
-            self.board.run("ls /run/systemd/system | grep trial; ls -d /opt/edge-runtime/trial", check=False).stdout
-            == ""
-        )
+def replace(machine: Machine, program: str, script: str) -> None:
+    """Put a script in the place of a program in the environment that the next release shares with this one."""
+    place = machine.run(f"readlink -f /opt/{program}/current/bin/{program}").stdout.strip()
+    machine.run(f"mv {place} {place}.real")
+    machine.put(place, script, 0o755)
 
 
-@pytest.fixture
-def yard(
-    deployed: Deployed,
-    make_machine: Callable[..., Machine],
-    make_workstation: Callable[..., Workstation],
-    wire: Wire,
-) -> Yard:
-    hall = make_machine("hall", wire, cloud=True, layers=(deployed.server,))
-    board = make_machine("board", wire, layers=(deployed.board,))
-    board.until(lambda: board_status(board).get("condition") == "running", "the service is not running")
-    return Yard(board, hall, make_workstation(board, hall), wire, deployed.bundle)
+def probe(house: House, machine: Machine, program: str, command: str) -> None:
+    """Have a command of the program say who it is instead."""
+    key = "device" if program == "edge-runtime" else "server"
+    secrets = [f"/etc/{program}/{key}.key", "/run/credentials", f"/run/credentials/{program}.service",
+               f"/var/lib/{program}", "/etc/shadow"]  # fmt: skip
+    python = f"/opt/{program}/current/venv/bin/python"
+    server = house.wire.cloud_address
+    script = PROBE.format(command=command, python=python, program=program, server=server, secrets=secrets)
+    replace(machine, program, script)
+
+
+class Before:
+    """The release in use, and that it is unharmed after something."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._was = house.release(), house.process()
+
+    def check(self) -> None:
+        """It is still in use, was never restarted, and answers; nothing of the other one is left."""
+        house = self._house
+        assert (house.release(), house.process()) == self._was
+        house.answers()
+        assert house.board.run("ls /opt/edge-runtime/releases").stdout.split() == [self._was[0].rpartition("/")[2]]
+        left = house.board.run("ls /run/systemd/system | grep trial; ls -d /opt/edge-runtime/trial", check=False)
+        assert left.stdout == ""
 
 
 def told(output: str) -> dict[str, Any]:
@@ -111,11 +93,11 @@ def told(output: str) -> dict[str, Any]:
     return dict(json.loads(match[1]))
 
 
-def test_what_a_bundle_brings_is_tried_by_a_user_who_can_do_nothing_else(yard: Yard, tmp_path: Path) -> None:
-    release, process = yard.release(), yard.board.state("edge-runtime", "MainPID")
-    service_uid = int(yard.board.run("id -u edge-runtime").stdout)
-    yard.probe(yard.board, "edge-runtime", "bench")
-    found = told(yard.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR).stdout)
+def test_what_a_bundle_brings_is_tried_by_a_user_who_can_do_nothing_else(house: House, tmp_path: Path) -> None:
+    before = Before(house)
+    service_uid = int(house.board.run("id -u edge-runtime").stdout)
+    probe(house, house.board, "edge-runtime", "bench")
+    found = told(house.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR).stdout)
     assert found["uid"] not in (0, service_uid)
     assert found["caps"] == [""]
     assert (found["nnp"], found["seccomp"]) == ("1", "2")
@@ -124,47 +106,47 @@ def test_what_a_bundle_brings_is_tried_by_a_user_who_can_do_nothing_else(yard: Y
     assert found["sees"] == []  # so it can neither end nor read the running service
     assert {folder.split("/")[1] for folder in found["writes"]} <= {"tmp", "var"}
     assert all(re.match(r"/(var/)?tmp(/|$)", folder) for folder in found["writes"]), found["writes"]
-    yard.unharmed(release, process)
+    before.check()
 
 
-def test_a_server_tries_its_bundles_as_nobody_either(yard: Yard, tmp_path: Path) -> None:
-    yard.probe(yard.hall, "cloud-server", "config check -c config.toml")
-    done = yard.desk.deploy_server("hall", "--bundle", tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR)
+def test_a_server_tries_its_bundles_as_nobody_either(house: House, tmp_path: Path) -> None:
+    probe(house, house.hall, "cloud-server", "config check -c config.toml")
+    done = house.desk.deploy_server("hall", "--bundle", tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR)
     found = told(done.stdout)
-    assert found["uid"] not in (0, int(yard.hall.run("id -u cloud-server").stdout))
+    assert found["uid"] not in (0, int(house.hall.run("id -u cloud-server").stdout))
     assert (found["caps"], found["nnp"], found["network"], found["reads"]) == ([""], "1", False, [])
 
 
-def test_the_config_is_checked_as_the_services_user_who_reads_no_key(yard: Yard, tmp_path: Path) -> None:
-    release, process = yard.release(), yard.board.state("edge-runtime", "MainPID")
-    yard.probe(yard.board, "edge-runtime", "config check")
-    found = told(yard.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR).stdout)
-    assert found["uid"] == int(yard.board.run("id -u edge-runtime").stdout)
+def test_the_config_is_checked_as_the_services_user_who_reads_no_key(house: House, tmp_path: Path) -> None:
+    before = Before(house)
+    probe(house, house.board, "edge-runtime", "config check")
+    found = told(house.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR).stdout)
+    assert found["uid"] == int(house.board.run("id -u edge-runtime").stdout)
     assert (found["caps"], found["nnp"], found["network"], found["key"]) == ([""], "1", False, True)
     assert "/etc/edge-runtime/device.key" not in found["reads"]
     assert all(re.match(r"/(var/)?tmp|/dev/|/var/lib/edge-runtime", folder) for folder in found["writes"])
-    yard.unharmed(release, process)
+    before.check()
 
 
-def test_a_trial_that_hangs_ends_and_all_that_it_started(yard: Yard, tmp_path: Path) -> None:
-    release, process = yard.release(), yard.board.state("edge-runtime", "MainPID")
-    yard.replace(
-        yard.board,
+def test_a_trial_that_hangs_ends_and_all_that_it_started(house: House, tmp_path: Path) -> None:
+    before = Before(house)
+    replace(
+        house.board,
         "edge-runtime",
         '#!/bin/sh\n[ "$1" = bench ] || exec "$0.real" "$@"\ntrap "" TERM HUP\nsleep 4321 & sleep 4321\nwait\n',
     )
-    yard.board.put("/etc/systemd/system/edge-runtime-trial.service.d/quick.conf", "[Service]\nTimeoutStartSec=3\n")
-    done = yard.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR)
+    house.board.put("/etc/systemd/system/edge-runtime-trial.service.d/quick.conf", "[Service]\nTimeoutStartSec=3\n")
+    done = house.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR)
     assert "the trial did not come to its end within its time" in done.stdout
-    assert yard.board.run("pgrep -f 'sleep 4321'", check=False).stdout == ""
-    yard.unharmed(release, process)
+    assert house.board.run("pgrep -f 'sleep 4321'", check=False).stdout == ""
+    before.check()
 
 
-def test_where_the_trial_cannot_be_confined_nothing_runs(yard: Yard, tmp_path: Path) -> None:
+def test_where_the_trial_cannot_be_confined_nothing_runs(house: House, tmp_path: Path) -> None:
     """A property that this systemd does not know is passed over; bounds that it cannot set end the deployment."""
-    release, process = yard.release(), yard.board.state("edge-runtime", "MainPID")
-    yard.board.put("/etc/systemd/system/edge-runtime.service.d/own.conf", "[Service]\nProtectFuture=yes\n")
-    yard.board.run("systemctl daemon-reload")
+    before = Before(house)
+    house.board.put("/etc/systemd/system/edge-runtime.service.d/own.conf", "[Service]\nProtectFuture=yes\n")
+    house.board.run("systemctl daemon-reload")
     weak = "/etc/systemd/system/edge-runtime-trial.service.d/weak.conf"
     for line, why in (
         ("PrivateNetwork=no", "it would have the network"),
@@ -173,29 +155,29 @@ def test_where_the_trial_cannot_be_confined_nothing_runs(yard: Yard, tmp_path: P
         ("DynamicUser=no\nUser=root", "it would run as root"),
         ("RootDirectory=/not/there", "exit-code 226|200"),
     ):
-        yard.board.put(weak, f"[Service]\n{line}\n")
-        done = yard.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_SOFTWARE)
+        house.board.put(weak, f"[Service]\n{line}\n")
+        done = house.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_SOFTWARE)
         assert "the trial could not be confined, and does not run without" in done.stdout, line
         assert re.search(why, done.stdout), (line, done.stdout)
-        yard.unharmed(release, process)
-    yard.board.run(f"rm {weak}")
-    assert re.search(r"^board .* deployed$", yard.deploy(tiny_bundle(tmp_path, seed=2)).stdout, re.MULTILINE)
+        before.check()
+    house.board.run(f"rm {weak}")
+    assert re.search(r"^board .* deployed$", house.deploy(tiny_bundle(tmp_path, seed=2)).stdout, re.MULTILINE)
 
 
-def test_edits_of_the_unit_hold_for_the_trial_too(yard: Yard, tmp_path: Path) -> None:
+def test_edits_of_the_unit_hold_for_the_trial_too(house: House, tmp_path: Path) -> None:
     """Only what bounds it: what an edit has the service do beside is not done for a trial."""
-    yard.board.put(
+    house.board.put(
         "/etc/systemd/system/edge-runtime.service.d/own.conf",
         "[Unit]\nOnFailure=never.service\n[Service]\nLimitNOFILE=321\nExecStartPre=/bin/sh -c 'echo >> /tmp/pre'\n",
     )
-    yard.board.run("systemctl daemon-reload")
-    yard.replace(
-        yard.board,
+    house.board.run("systemctl daemon-reload")
+    replace(
+        house.board,
         "edge-runtime",
         '#!/bin/sh\n[ "$1" = bench ] || exec "$0.real" "$@"\n'
         'echo "error: limit $(ulimit -n), $(ls /tmp)"\nexit 1\n',
     )
-    done = yard.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR)
+    done = house.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR)
     assert "limit 321," in done.stdout
     assert " pre" not in done.stdout
 
@@ -218,15 +200,15 @@ def test_a_bundle_that_does_not_run_ends_on_the_first_board_too(
     assert board.run("ls /opt/edge-runtime/releases").stdout == ""
 
 
-def test_doctor_and_bench_with_sudo_run_the_model_as_the_services_user(yard: Yard) -> None:
+def test_doctor_and_bench_with_sudo_run_the_model_as_the_services_user(house: House) -> None:
     owned = "find /var/lib/edge-runtime ! -user edge-runtime"
-    assert "FAIL" not in yard.board.ssh("sudo edge-runtime doctor").stdout
-    assert yard.board.run(owned).stdout == ""
-    yard.board.run("rm -f /var/lib/edge-runtime/profile*")
-    assert "local" in yard.board.ssh("sudo edge-runtime bench --runs 1").stdout
-    assert yard.board.run(owned).stdout == ""
-    yard.board.run("systemctl restart edge-runtime")
-    done = yard.board.ssh("sudo edge-runtime run", check=False)
+    assert "FAIL" not in house.board.ssh("sudo edge-runtime doctor").stdout
+    assert house.board.run(owned).stdout == ""
+    house.board.run("rm -f /var/lib/edge-runtime/profile*")
+    assert "local" in house.board.ssh("sudo edge-runtime bench --runs 1").stdout
+    assert house.board.run(owned).stdout == ""
+    house.board.run("systemctl restart edge-runtime")
+    done = house.board.ssh("sudo edge-runtime run", check=False)
     assert done.returncode == os.EX_NOPERM
     assert "/var/lib/edge-runtime belongs to edge-runtime, and this is root" in done.stderr
-    assert "FAIL" not in yard.hall.run("cloud-server doctor").stdout
+    assert "FAIL" not in house.hall.run("cloud-server doctor").stdout
