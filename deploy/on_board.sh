@@ -238,6 +238,7 @@ PrivateNetwork=yes
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=
+ReadOnlyPaths=/run
 LimitFSIZE=64M
 OOMScoreAdjust=1000
 WorkingDirectory=/
@@ -342,7 +343,7 @@ refuse() { echo "error: $1" && exit 71; }
 grep -q '^NoNewPrivs:[[:space:]]*1$' /proc/self/status || refuse "it could gain privileges"
 ! grep '^Cap...:' /proc/self/status | grep -qv '[[:space:]]0*$' || refuse "it would have capabilities"
 [ "$(readlink /proc/self/ns/net)" != "$1" ] || refuse "it would have the network"
-[ ! -w / ] && [ -w /tmp ] || refuse "it could write outside of its folder, or not in it"
+[ ! -w / ] && [ ! -w /run/lock ] && [ -w /tmp ] || refuse "it could write outside of its folder, or not in it"
 cd /tmp
 CHECK
 }

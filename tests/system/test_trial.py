@@ -104,8 +104,7 @@ def test_what_a_bundle_brings_is_tried_by_a_user_who_can_do_nothing_else(house: 
     assert found["network"] is False
     assert found["reads"] == []
     assert found["sees"] == []  # so it can neither end nor read the running service
-    assert {folder.split("/")[1] for folder in found["writes"]} <= {"tmp", "var"}
-    assert all(re.match(r"/(var/)?tmp(/|$)", folder) for folder in found["writes"]), found["writes"]
+    assert [folder for folder in found["writes"] if not re.match(r"/(var/)?tmp(/|$)", folder)] == []
     before.check()
 
 
@@ -124,7 +123,8 @@ def test_the_config_is_checked_as_the_services_user_who_reads_no_key(house: Hous
     assert found["uid"] == int(house.board.run("id -u edge-runtime").stdout)
     assert (found["caps"], found["nnp"], found["network"], found["key"]) == ([""], "1", False, True)
     assert "/etc/edge-runtime/device.key" not in found["reads"]
-    assert all(re.match(r"/(var/)?tmp|/dev/|/var/lib/edge-runtime", folder) for folder in found["writes"])
+    own = r"/(var/)?tmp|/dev/|/var/lib/edge-runtime"
+    assert [folder for folder in found["writes"] if not re.match(own, folder)] == []
     before.check()
 
 
@@ -138,7 +138,7 @@ def test_a_trial_that_hangs_ends_and_all_that_it_started(house: House, tmp_path:
     house.board.put("/etc/systemd/system/edge-runtime-trial.service.d/quick.conf", "[Service]\nTimeoutStartSec=3\n")
     done = house.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_DATAERR)
     assert "the trial did not come to its end within its time" in done.stdout
-    assert house.board.run("pgrep -f 'sleep 4321'", check=False).stdout == ""
+    assert house.board.run("pgrep -f '[s]leep 4321'", check=False).stdout == ""
     before.check()
 
 
@@ -147,6 +147,7 @@ def test_where_the_trial_cannot_be_confined_nothing_runs(house: House, tmp_path:
     before = Before(house)
     house.board.put("/etc/systemd/system/edge-runtime.service.d/own.conf", "[Service]\nProtectFuture=yes\n")
     house.board.run("systemctl daemon-reload")
+    second = tiny_bundle(tmp_path, seed=2)
     weak = "/etc/systemd/system/edge-runtime-trial.service.d/weak.conf"
     for line, why in (
         ("PrivateNetwork=no", "it would have the network"),
@@ -156,12 +157,12 @@ def test_where_the_trial_cannot_be_confined_nothing_runs(house: House, tmp_path:
         ("RootDirectory=/not/there", "exit-code 226|200"),
     ):
         house.board.put(weak, f"[Service]\n{line}\n")
-        done = house.deploy(tiny_bundle(tmp_path, seed=2), code=os.EX_SOFTWARE)
+        done = house.deploy(second, code=os.EX_SOFTWARE)
         assert "the trial could not be confined, and does not run without" in done.stdout, line
         assert re.search(why, done.stdout), (line, done.stdout)
         before.check()
     house.board.run(f"rm {weak}")
-    assert re.search(r"^board .* deployed$", house.deploy(tiny_bundle(tmp_path, seed=2)).stdout, re.MULTILINE)
+    assert re.search(r"^board .* deployed$", house.deploy(second).stdout, re.MULTILINE)
 
 
 def test_edits_of_the_unit_hold_for_the_trial_too(house: House, tmp_path: Path) -> None:
