@@ -430,7 +430,7 @@ check_config() {
         shift 2
     done
     confined "$candidate" <<UNIT
-ReadWritePaths=-/var/lib/$program
+ReadWritePaths=-/var/lib/$program -/run/$program
 BindReadOnlyPaths=$home/releases/$candidate:$home/releases/$old $home/trial/etc:/etc/$program
 ExecStart=$home/current/bin/$program config check --without-key -c $config
 UNIT
