@@ -75,7 +75,7 @@ print("python", os.path.realpath(sys.argv[1]), version, struct.calcsize("P") * 8
 PYTHON
     done
     echo "release $(current)"
-    { [ ! -f "$home/before/complete" ] && [ ! -f "$home/undone" ]; } || echo "unfinished yes"
+    { [ ! -f "$home/before/complete" ] && [ ! -f "$home/undone" ] && [ ! -f "$undo" ]; } || echo "unfinished yes"
     echo "active $(systemctl is-active "$unit" 2>/dev/null || true)"
     [ ! -d "$home/store" ] || find "$home/store" -type f -printf 'stored %f\n'
     [ ! -d "$home/environments" ] || find "$home/environments" -mindepth 2 -maxdepth 2 -name complete -printf 'environment %h\n' |
