@@ -124,11 +124,14 @@ class Gatekeeper:
     def answer_all(self) -> None:
         """Answer the handshakes that the I/O thread has gone on from, and see that it goes on from the new ones."""
         for _ in range(_BATCH):
-            if not self._socket.poll(0):
+            try:
+                self._arrived.append(self._socket.recv_multipart(zmq.DONTWAIT))
+            except zmq.Again:
                 break
-            self._arrived.append(self._socket.recv_multipart())
         if not self._barrier.passed():
             return
+        if self._behind_barrier:
+            self.allow_list.refresh()
         for message in self._behind_barrier:
             self._answer(message)
         self._behind_barrier, self._arrived = self._arrived, []
@@ -136,7 +139,6 @@ class Gatekeeper:
             self._barrier.raise_()
 
     def _answer(self, message: list[bytes]) -> None:
-        self.allow_list.refresh()
         envelope = message.index(b"") + 1 if b"" in message else len(message)
         reply, refused = decide(message[envelope:], self._admit)
         self._socket.send_multipart([*message[:envelope], *reply])

@@ -7,6 +7,7 @@ It knows nothing of devices and sockets; a cluster can stand in for it behind th
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,6 +28,10 @@ _log = logging.getLogger(__name__)
 
 #: A tail that takes so long to load and run is stuck.
 _TAIL_WITHIN_S = 120.0
+#: How much nicer workers are than the gateway: it has little to do, and everybody waits for it.
+_NICER = 5
+#: A worker that may take none of the waiting jobs looks again after this time.
+_LOOK_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ class LocalEngine:
         self._tails = tails
         self._deliver = deliver
         self._clock = clock
-        self._queue = FairQueue(queue)
+        self._queue = FairQueue(queue, workers=threads)
         self._jobs: dict[int, Job] = {}
         self._running = 0
         self._closed = False
@@ -188,20 +193,23 @@ class LocalEngine:
     def _next(self) -> Job | None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._jobs)
                 if self._closed:
                     return None
-                expired = [self._jobs.pop(job_id) for job_id in self._queue.expire(self._clock())]
-                job_id = self._queue.take()
+                now_s = self._clock()
+                expired = [self._jobs.pop(job_id) for job_id in self._queue.expire(now_s)]
+                job_id = self._queue.take(now_s)
                 job = None if job_id is None else self._jobs.pop(job_id)
                 self._running += job is not None
+                if job is None and not expired:
+                    self._changed.wait(_LOOK_AGAIN_S if self._jobs else None)
             for waiting in expired:
                 self._deliver(_expired(waiting))
             if job is not None:
                 return job
 
     def _work(self, loaded: LoadedTails) -> None:
-        name = threading.current_thread().name
+        name, thread = threading.current_thread().name, threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICER)
         while (job := self._next()) is not None:
             taken_s = self._clock()
             try:
@@ -218,6 +226,7 @@ class LocalEngine:
             with self._changed:
                 self._running -= 1
                 self._queue.finished(job.job_id, self._clock() - taken_s)  # loading and plans are its time too
+                self._changed.notify()  # its key may have been kept from another worker
             self._deliver(outcome)
 
     def _run(self, job: Job, loaded: LoadedTails) -> Outcome:

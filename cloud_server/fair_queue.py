@@ -7,14 +7,20 @@ starts at the queue's own virtual time, so it brings no credit, and keeps what i
 What a device states orders its own jobs only: the earliest due goes first. Each device has an equal share of the
 places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
 below its share asks for one.
+
+A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, the last free worker
+is kept for keys that have nothing running, while there are other keys.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
+#: How long a key counts as being here after its last request.
+HERE_S = 1.0
 #: Outdated entries that a heap may hold, beyond as many as it has valid ones, before it is rebuilt.
 _STALE = 64
 
@@ -38,6 +44,7 @@ class _Flow:
     key: str
     virtual_ns: int
     last_cost_ns: int = 0
+    running: int = 0
     turn: int = 0
     waiting: list[tuple[float, int]] = field(default_factory=list)
 
@@ -53,9 +60,11 @@ class FairQueue:
     keeps a few bytes: keys must come from a finite set, as the allow-list is. Not safe for several threads.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Make a queue of ``limit`` places."""
+    def __init__(self, limit: int, *, workers: int = 1) -> None:
+        """Make a queue of ``limit`` places before so many workers, each of which runs one job at a time."""
         self._limit = limit
+        self._workers = workers
+        self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last request
         self._virtual_ns = 0
         self._typical_ns = 1
         self._turns = 0
@@ -87,6 +96,8 @@ class FairQueue:
         A full queue first drops the jobs past their due time. After that a key below its share displaces the last
         job of the key with the most, and a key at its share keeps those of its jobs that are due first.
         """
+        self._here[key] = now_s
+        self._here.move_to_end(key)
         full = len(self._jobs) >= self._limit
         expired = self.expire(now_s) if full else ()
         displaced: int | None = None
@@ -118,29 +129,52 @@ class FairQueue:
                 expired.append(job_id)
         return tuple(expired)
 
-    def take(self) -> int | None:
-        """Begin the next job: the earliest due one of the key that is furthest behind. None where nothing waits.
+    def take(self, now_s: float) -> int | None:
+        """Begin the next job: the earliest due one of the key that is furthest behind and may have a worker.
 
         The key is charged what its last job cost until `finished` says what this one does.
+
+        Returns:
+            The job, or None where nothing waits, or where what waits must leave the last free worker to others.
+
         """
-        while self._ready:
+        last = 1 <= len(self._running) == self._workers - 1 and self._several_here(now_s)
+        kept: list[tuple[int, int, str]] = []
+        job_id: int | None = None
+        while self._ready and job_id is None:
             entry = heapq.heappop(self._ready)
             flow = self._flows[entry[2]]
             if not flow.waiting or flow.entry != entry:
                 continue  # the entry is outdated
-            job_id = flow.waiting[0][1]
-            self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
-            cost_ns = flow.last_cost_ns or self._typical_ns
-            flow.virtual_ns += cost_ns
-            self._running[job_id] = (flow, cost_ns)
-            self.cancel(job_id)  # no longer waiting
-            self._enter(flow)
-            return job_id
-        return None
+            if last and flow.running:
+                kept.append(entry)
+                continue
+            job_id = self._begin(flow)
+        for entry in kept:
+            heapq.heappush(self._ready, entry)
+        return job_id
+
+    def _begin(self, flow: _Flow) -> int:
+        job_id = flow.waiting[0][1]
+        self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
+        cost_ns = flow.last_cost_ns or self._typical_ns
+        flow.virtual_ns += cost_ns
+        flow.running += 1
+        self._running[job_id] = (flow, cost_ns)
+        self.cancel(job_id)  # no longer waiting
+        self._enter(flow)
+        return job_id
+
+    def _several_here(self, now_s: float) -> bool:
+        """Whether more than one key had a request of late."""
+        while self._here and next(iter(self._here.values())) < now_s - HERE_S:
+            self._here.popitem(last=False)
+        return len(self._here) > 1
 
     def finished(self, job_id: int, used_s: float) -> None:
         """Charge the key of a job that was taken the worker time it used."""
         flow, charged_ns = self._running.pop(job_id)
+        flow.running -= 1
         used_ns = max(1, round(used_s * 1e9))
         flow.virtual_ns += used_ns - charged_ns
         flow.last_cost_ns = self._typical_ns = used_ns

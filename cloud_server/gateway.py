@@ -30,7 +30,7 @@ from split_model.service.throttle import PER_FRAME
 _log = logging.getLogger(__name__)
 
 #: Messages taken from devices before handshakes and results get their turn again.
-_BATCH = 64
+_BATCH = 16
 _SWEEP_S = 0.5
 #: Room for CURVE's and ZMTP's framing around the largest chunk.
 _FRAMING_BYTES = 1 << 10
@@ -59,6 +59,7 @@ class Gateway:
         self.connections = Connections(_new_routing_id)
         self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
         self._held_number = 0
+        self._heeded_version = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
         self._router = self._context.socket(zmq.ROUTER)
         try:
@@ -118,6 +119,7 @@ class Gateway:
         self.mailbox.close()
 
     def _receive(self, hub: Hub) -> None:
+        self._heed_allow_list(hub)
         for _ in range(_BATCH):
             try:
                 routing_id = self._router.recv(zmq.DONTWAIT, copy=False)
@@ -142,8 +144,6 @@ class Gateway:
         if connection is None or connection.ended:
             hub.counters.strays += 1
             return
-        if self.allow_list.refresh():
-            self._revoke(hub)
         parts = [frame.buffer for frame in frames]
         now_s = self._clock()
         delay_s = self.connections.spend(connection, [part.nbytes for part in parts], now_s)
@@ -190,14 +190,18 @@ class Gateway:
                 name = self.allow_list.name_of(connection.key) or "a device"
                 _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
 
-    def _revoke(self, hub: Hub) -> None:
+    def _heed_allow_list(self, hub: Hub) -> None:
+        """Read the list if it has changed. It may have been read for a handshake already."""
+        self.allow_list.refresh()
+        if self.allow_list.version == self._heeded_version:
+            return
+        self._heeded_version = self.allow_list.version
         self.connections.revoke(self.gate.admits, self._clock())
         self._send_all(hub, hub.revoke())
 
     def _sweep(self, hub: Hub, now_s: float) -> None:
         hub.sweep(now_s)
-        if self.allow_list.refresh():
-            self._revoke(hub)
+        self._heed_allow_list(hub)
         self.connections.limit(hub.budgets, now_s)
         hub.counters.delayed = self.connections.delayed
         overdue = self.connections.sweep(now_s, greeted=hub.greeted, received_bytes=_received_bytes)

@@ -17,7 +17,7 @@ LATE_S = 1e9
 def order(queue: FairQueue, cost_s: float = 1.0) -> list[int]:
     """The jobs in the order in which one worker runs them, each for so long."""
     taken = []
-    while (job_id := queue.take()) is not None:
+    while (job_id := queue.take(0.0)) is not None:
         queue.finished(job_id, cost_s)
         taken.append(job_id)
     return taken
@@ -41,7 +41,7 @@ def test_who_was_idle_for_long_gets_no_more_than_its_turn():
     assert order(queue) == [0]
     fill(queue, "busy", range(1, 51))
     for _ in range(40):
-        queue.finished(queue.take(), 1.0)
+        queue.finished(queue.take(0.0), 1.0)
     fill(queue, "idle", range(60, 65))
     assert order(queue)[:8] in ([60, 41, 61, 42, 62, 43, 63, 44], [41, 60, 42, 61, 43, 62, 44, 63])
 
@@ -50,7 +50,7 @@ def test_a_long_tail_is_paid_with_waiting_and_going_away_pays_nothing():
     queue = FairQueue(100)
     fill(queue, "slow", range(1))
     fill(queue, "quick", range(100, 120))
-    slow = queue.take()
+    slow = queue.take(0.0)
     assert slow == 0
     queue.finished(slow, 10.0)
     fill(queue, "slow", range(1, 2))
@@ -63,7 +63,7 @@ def test_a_new_key_does_not_make_the_old_ones_wait_for_it_to_catch_up():
     queue = FairQueue(100)
     fill(queue, "old", range(40))
     for _ in range(20):
-        queue.finished(queue.take(), 1.0)
+        queue.finished(queue.take(0.0), 1.0)
     fill(queue, "new", range(50, 60))
     first = order(queue)[:10]
     assert sum(job_id < 40 for job_id in first) >= 4
@@ -111,11 +111,11 @@ def test_a_key_that_waits_is_reached_within_a_round_of_the_keys_that_come_and_go
     """The others never have a second job waiting, so each is idle, and forgotten, between its turns."""
     queue = FairQueue(8)
     fill(queue, "old", range(1))
-    queue.finished(queue.take(), 1.0)
+    queue.finished(queue.take(0.0), 1.0)
     fill(queue, "old", range(1, 2))
     for number in range(100, 114):
         queue.offer(number, f"guest{number % 12}", due_s=1.0, now_s=0.0)
-        taken = queue.take()
+        taken = queue.take(0.0)
         queue.finished(taken, 1.0)
         if taken == 1:
             return
@@ -143,7 +143,7 @@ def test_keys_with_jobs_all_the_time_get_equal_time(keys, workers, costs, seed):
                 number += 1
                 queue.offer(number * 10 + key, str(key), due_s=now_s + 2 + chance.random() * key, now_s=0.0)
         while len(running) < workers:
-            job_id = queue.take()
+            job_id = queue.take(0.0)
             assert job_id is not None
             running.append((now_s + costs[job_id % 10] * chance.uniform(0.5, 1.0), job_id, now_s))
         now_s, job_id, began_s = min(running)
@@ -238,8 +238,8 @@ class Traffic(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) < self.WORKERS)
     @rule()
     def take(self):
-        job_id = self.queue.take()
-        assert self.shadow.take() == job_id
+        job_id = self.queue.take(0.0)
+        assert self.shadow.take(0.0) == job_id
         assert (job_id is None) == (not self.waiting)
         if job_id is None:
             return
