@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 _TAIL_WITHIN_S = 120.0
 #: How much nicer workers are than the gateway: it has little to do, and everybody waits for it.
 _NICER = 5
+#: And the other workers than the one that is kept for keys that do not use much.
+_NICEST = 10
 #: A worker that may take none of the waiting jobs looks again after this time.
 _LOOK_AGAIN_S = 0.1
 
@@ -117,14 +119,14 @@ class LocalEngine:
         self._tails = tails
         self._deliver = deliver
         self._clock = clock
-        self._queue = FairQueue(queue, workers=threads)
+        self._queue = FairQueue(queue)
         self._jobs: dict[int, Job] = {}
         self._running = 0
         self._closed = False
         self._changed = threading.Condition()
         self._loaded = [LoadedTails(tail_threads, cache_bytes // threads) for _ in range(threads)]
         self._threads = [
-            threading.Thread(target=self._work, args=(loaded,), name=f"tail-{number}", daemon=True)
+            threading.Thread(target=self._work, args=(loaded, number == 0), name=f"tail-{number}", daemon=True)
             for number, loaded in enumerate(self._loaded)
         ]
 
@@ -151,7 +153,7 @@ class LocalEngine:
             displaced = None if offered.displaced is None else self._jobs.pop(offered.displaced)
             if offered.accepted:
                 self._jobs[job.job_id] = job
-                self._changed.notify()
+                self._changed.notify_all()  # not every worker may take it
         for waiting in expired:
             self._deliver(_expired(waiting))
         if displaced is not None:
@@ -190,14 +192,14 @@ class LocalEngine:
             if thread.is_alive():
                 thread.join(timeout_s / len(self._threads))
 
-    def _next(self) -> Job | None:
+    def _next(self, *, kept: bool) -> Job | None:
         while True:
             with self._changed:
                 if self._closed:
                     return None
                 now_s = self._clock()
                 expired = [self._jobs.pop(job_id) for job_id in self._queue.expire(now_s)]
-                job_id = self._queue.take(now_s)
+                job_id = self._queue.take(now_s, kept=kept)
                 job = None if job_id is None else self._jobs.pop(job_id)
                 self._running += job is not None
                 if job is None and not expired:
@@ -207,10 +209,10 @@ class LocalEngine:
             if job is not None:
                 return job
 
-    def _work(self, loaded: LoadedTails) -> None:
-        name, thread = threading.current_thread().name, threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICER)
-        while (job := self._next()) is not None:
+    def _work(self, loaded: LoadedTails, first: bool) -> None:  # noqa: FBT001  (of a thread)
+        name = threading.current_thread().name
+        _be_nicer(_NICER if first else _NICEST)
+        while (job := self._next(kept=first and len(self._loaded) > 1)) is not None:
             taken_s = self._clock()
             try:
                 with self._beats.work(f"{name}, cut {job.tail.cut.index}", within_s=_TAIL_WITHIN_S):
@@ -225,8 +227,9 @@ class LocalEngine:
                 outcome = _failed(job, f"{type(error).__name__}: {error}")
             with self._changed:
                 self._running -= 1
-                self._queue.finished(job.job_id, self._clock() - taken_s)  # loading and plans are its time too
-                self._changed.notify()  # its key may have been kept from another worker
+                now_s = self._clock()
+                self._queue.finished(job.job_id, now_s - taken_s, now_s)  # loading and plans are its time too
+                self._changed.notify_all()  # its key may have been kept from the other workers
             self._deliver(outcome)
 
     def _run(self, job: Job, loaded: LoadedTails) -> Outcome:
@@ -263,6 +266,15 @@ class LoadedTails:
         interpreter = tail.load(threads=self._tail_threads)
         self._loaded[tail.id] = (interpreter, size)
         return interpreter
+
+
+def _be_nicer(by: int) -> None:
+    """Let the other threads go before this one."""
+    thread = threading.get_native_id()
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)
+    except PermissionError:
+        _log.warning("may not set the priority of its threads; allow the system call setpriority", extra=PER_FRAME)
 
 
 def _expired(job: Job) -> Failed:

@@ -8,8 +8,8 @@ What a device states orders its own jobs only: the earliest due goes first. Each
 places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
 below its share asks for one.
 
-A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, the last free worker
-is kept for keys that have nothing running, while there are other keys.
+A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, one worker is kept for
+keys that have nothing running and do not use much, while there are several keys.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from dataclasses import dataclass, field
 
 #: How long a key counts as being here after its last request.
 HERE_S = 1.0
+#: Worker time is remembered for about this long, to tell which keys use much.
+USE_S = 1.0
+#: A key uses much if it used more than this many equal parts of what all keys used.
+MUCH = 1.5
 #: Outdated entries that a heap may hold, beyond as many as it has valid ones, before it is rebuilt.
 _STALE = 64
 
@@ -37,6 +41,21 @@ class Offered:
     displaced: int | None = None
 
 
+class Use:
+    """Worker time used of late: it fades by half in `USE_S`."""
+
+    def __init__(self) -> None:
+        self._used_s = self._at_s = 0.0
+
+    def add(self, used_s: float, now_s: float) -> None:
+        """Add what was just used."""
+        self._used_s, self._at_s = self.at(now_s) + used_s, now_s
+
+    def at(self, now_s: float) -> float:
+        """What is left of it, in seconds."""
+        return self._used_s * 0.5 ** (max(0.0, now_s - self._at_s) / USE_S)
+
+
 @dataclass(eq=False)
 class _Flow:
     """One device: its virtual time, and its waiting jobs in order of their due time."""
@@ -45,6 +64,7 @@ class _Flow:
     virtual_ns: int
     last_cost_ns: int = 0
     running: int = 0
+    use: Use = field(default_factory=Use)
     turn: int = 0
     waiting: list[tuple[float, int]] = field(default_factory=list)
 
@@ -60,10 +80,10 @@ class FairQueue:
     keeps a few bytes: keys must come from a finite set, as the allow-list is. Not safe for several threads.
     """
 
-    def __init__(self, limit: int, *, workers: int = 1) -> None:
-        """Make a queue of ``limit`` places before so many workers, each of which runs one job at a time."""
+    def __init__(self, limit: int) -> None:
+        """Make a queue of ``limit`` places."""
         self._limit = limit
-        self._workers = workers
+        self._use = Use()
         self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last request
         self._virtual_ns = 0
         self._typical_ns = 1
@@ -129,28 +149,33 @@ class FairQueue:
                 expired.append(job_id)
         return tuple(expired)
 
-    def take(self, now_s: float) -> int | None:
-        """Begin the next job: the earliest due one of the key that is furthest behind and may have a worker.
+    def take(self, now_s: float, *, kept: bool = False) -> int | None:
+        """Begin the next job: the earliest due one of the key that is furthest behind and may have this worker.
 
         The key is charged what its last job cost until `finished` says what this one does.
 
+        Args:
+            now_s: The time.
+            kept: Whether this is the worker that is kept for keys that have nothing running and do not use much.
+
         Returns:
-            The job, or None where nothing waits, or where what waits must leave the last free worker to others.
+            The job, or None where nothing waits, or nothing that this worker may take.
 
         """
-        last = 1 <= len(self._running) == self._workers - 1 and self._several_here(now_s)
-        kept: list[tuple[int, int, str]] = []
+        kept = kept and self._several_here(now_s)
+        much_s = MUCH * self._use.at(now_s) / len(self._here) if kept else 0.0
+        passed_over: list[tuple[int, int, str]] = []
         job_id: int | None = None
         while self._ready and job_id is None:
             entry = heapq.heappop(self._ready)
             flow = self._flows[entry[2]]
             if not flow.waiting or flow.entry != entry:
                 continue  # the entry is outdated
-            if last and flow.running:
-                kept.append(entry)
+            if kept and (flow.running or flow.use.at(now_s) > much_s):
+                passed_over.append(entry)
                 continue
             job_id = self._begin(flow)
-        for entry in kept:
+        for entry in passed_over:
             heapq.heappush(self._ready, entry)
         return job_id
 
@@ -171,12 +196,14 @@ class FairQueue:
             self._here.popitem(last=False)
         return len(self._here) > 1
 
-    def finished(self, job_id: int, used_s: float) -> None:
+    def finished(self, job_id: int, used_s: float, now_s: float) -> None:
         """Charge the key of a job that was taken the worker time it used."""
         flow, charged_ns = self._running.pop(job_id)
         flow.running -= 1
         used_ns = max(1, round(used_s * 1e9))
         flow.virtual_ns += used_ns - charged_ns
+        flow.use.add(used_s, now_s)
+        self._use.add(used_s, now_s)
         flow.last_cost_ns = self._typical_ns = used_ns
         self._enter(flow)
 

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 #: Messages taken from devices before handshakes and results get their turn again.
 _BATCH = 16
 _SWEEP_S = 0.5
+#: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
+_READING_S = 30e-6
 #: Room for CURVE's and ZMTP's framing around the largest chunk.
 _FRAMING_BYTES = 1 << 10
 #: Replies waiting for one device: an acknowledgement for every chunk of a window, and the answers.
@@ -51,8 +53,10 @@ class Gateway:
         keys: KeyPair,
         allow_list: AllowList,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._stop = False
         self.mailbox = Mailbox()
         self.allow_list = allow_list
@@ -144,13 +148,19 @@ class Gateway:
         if connection is None or connection.ended:
             hub.counters.strays += 1
             return
+        began_s = self._cpu_clock()
+        self._take(hub, connection, frames)
+        now_s = self._clock()
+        self.connections.spend_gateway(connection, self._cpu_clock() - began_s + _READING_S, now_s)
+
+    def _take(self, hub: Hub, connection: Connection, frames: list[zmq.Frame]) -> None:
         parts = [frame.buffer for frame in frames]
         now_s = self._clock()
         delay_s = self.connections.spend(connection, [part.nbytes for part in parts], now_s)
         if delay_s is None:
-            self._end(hub, self.connections.of_key(user_id), "budget")
+            self._end(hub, self.connections.of_key(connection.key), "budget")
             return
-        replies = hub.receive(routing_id, user_id, parts, now_s)
+        replies = hub.receive(connection.routing_id, connection.key, parts, now_s)
         if delay_s == 0.0:
             self._send_all(hub, replies)
         elif replies:
@@ -227,7 +237,8 @@ class Gateway:
 
 _REASONS: dict[Reason, str] = {
     "frames": "it sent a message with more frames than the protocol has",
-    "budget": "it sends more than limits.device_mib_per_s or device_messages_per_s, and does not wait for us",
+    "budget": "it sends more than limits.device_mib_per_s, device_messages_per_s or device_gateway_percent let it, "
+    "and does not wait for us",
     "backlog": "it sends a message without an end, or more than limits.window_kib lets it",
     "no_hello": "it did not say hello in time, or was not let in",
 }
