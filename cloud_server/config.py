@@ -66,7 +66,7 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     tail_cache_mib: Mebibytes = 1024
     device_mib_per_s: Annotated[int, msgspec.Meta(ge=8, le=1 << 20)] = 128
     device_messages_per_s: Annotated[int, msgspec.Meta(ge=1000, le=1 << 24)] = 10_000
-    device_gateway_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
+    device_gateway_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,8 @@ HANDSHAKE_BURST = 20
 HANDSHAKES_PER_S = 1.0
 #: A key may use this many seconds of its rate at once.
 BURST_S = 2.0
+#: And of its share of the gateway's time: others wait meanwhile.
+GATEWAY_BURST_S = 1.0
 #: A key deeper in debt than this ignores our acknowledgements: a device that waits for them never gets there.
 DEBT_S = 2.0
 #: A key counts as sending messages for this long after its last one.
@@ -50,7 +52,7 @@ class Budgets:
 
     bytes_per_s: float = float(128 << 20)
     messages_per_s: float = 10_000.0
-    gateway_share: float = 0.2
+    gateway_share: float = 0.1
     window_bytes: int = 8 << 20
 
 
@@ -91,7 +93,7 @@ class KeyUse:
         """Take up other budgets."""
         self._messages = Bucket(budgets.messages_per_s, budgets.messages_per_s * BURST_S, now_s)
         self._bytes = Bucket(budgets.bytes_per_s, budgets.bytes_per_s * BURST_S, now_s)
-        self._gateway = Bucket(budgets.gateway_share, budgets.gateway_share * BURST_S, now_s)
+        self._gateway = Bucket(budgets.gateway_share, budgets.gateway_share * GATEWAY_BURST_S, now_s)
 
     def spend(self, messages: int, size_bytes: int, now_s: float) -> float:
         """Charge messages. Returns the seconds until the key is out of debt."""
@@ -204,6 +206,11 @@ class Connections:
         connection.taken_bytes += sum(map(_on_the_wire, sizes_bytes))
         delay_s = connection.use.spend(1, sum(sizes_bytes), now_s)
         return None if delay_s > DEBT_S else delay_s
+
+    def delay_s(self, routing_id: bytes, now_s: float) -> float:
+        """How long to hold back an answer: until the key is out of debt, so that one that waits for it gets slower."""
+        connection = self._by_id.get(routing_id)
+        return 0.0 if connection is None or connection.use is None else connection.use.spend(0, 0, now_s)
 
     def spend_gateway(self, connection: Connection, seconds: float, now_s: float) -> None:
         """Charge a key the gateway's time that a message took, if other keys send messages too."""

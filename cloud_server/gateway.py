@@ -98,7 +98,7 @@ class Gateway:
             self._hear_of_connections()  # before their handshakes are answered
             self.gate.answer_all()
             for outcome in self.mailbox.take():
-                self._send_all(hub, hub.finished(outcome))
+                self._finished(hub, hub.finished(outcome))
             self._receive(hub)
             now_s = self._clock()
             while self._held and self._held[0][0] <= now_s:
@@ -160,7 +160,14 @@ class Gateway:
         if delay_s is None:
             self._end(hub, self.connections.of_key(connection.key), "budget")
             return
-        replies = hub.receive(connection.routing_id, connection.key, parts, now_s)
+        self._send_later(hub, hub.receive(connection.routing_id, connection.key, parts, now_s), delay_s, now_s)
+
+    def _finished(self, hub: Hub, replies: list[Reply]) -> None:
+        now_s = self._clock()
+        for reply in replies:
+            self._send_later(hub, [reply], self.connections.delay_s(reply.routing_id, now_s), now_s)
+
+    def _send_later(self, hub: Hub, replies: list[Reply], delay_s: float, now_s: float) -> None:
         if delay_s == 0.0:
             self._send_all(hub, replies)
         elif replies:
