@@ -17,6 +17,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 import zmq
@@ -123,11 +124,9 @@ class Gatekeeper:
 
     def answer_all(self) -> None:
         """Answer the handshakes that the I/O thread has gone on from, and see that it goes on from the new ones."""
-        for _ in range(_BATCH):
-            try:
+        with suppress(zmq.Again):
+            for _ in range(_BATCH):
                 self._arrived.append(self._socket.recv_multipart(zmq.DONTWAIT))
-            except zmq.Again:
-                break
         if not self._barrier.passed():
             return
         if self._behind_barrier:

@@ -98,7 +98,9 @@ class KeyUse:
     def spend(self, messages: int, size_bytes: int, now_s: float) -> float:
         """Charge messages. Returns the seconds until the key is out of debt."""
         return max(
-            self._messages.spend(messages, now_s), self._bytes.spend(size_bytes, now_s), self._gateway.spend(0, now_s)
+            self._messages.spend(messages, now_s),
+            self._bytes.spend(size_bytes, now_s),
+            self._gateway.spend(0, now_s),
         )
 
     def spend_gateway(self, seconds: float, now_s: float) -> None:
@@ -208,7 +210,7 @@ class Connections:
         return None if delay_s > DEBT_S else delay_s
 
     def delay_s(self, routing_id: bytes, now_s: float) -> float:
-        """How long to hold back an answer: until the key is out of debt, so that one that waits for it gets slower."""
+        """How long to hold back an answer: until the key is out of debt. Who waits for answers gets slower by that."""
         connection = self._by_id.get(routing_id)
         return 0.0 if connection is None or connection.use is None else connection.use.spend(0, 0, now_s)
 

@@ -209,7 +209,7 @@ class LocalEngine:
             if job is not None:
                 return job
 
-    def _work(self, loaded: LoadedTails, first: bool) -> None:  # noqa: FBT001  (of a thread)
+    def _work(self, loaded: LoadedTails, first: bool) -> None:
         name = threading.current_thread().name
         _be_nicer(_NICER if first else _NICEST)
         while (job := self._next(kept=first and len(self._loaded) > 1)) is not None:

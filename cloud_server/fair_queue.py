@@ -8,8 +8,8 @@ What a device states orders its own jobs only: the earliest due goes first. Each
 places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
 below its share asks for one.
 
-A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, one worker is kept for
-keys that have nothing running and do not use much, while there are several keys.
+A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, one worker is kept
+for keys that have nothing running and do not use much, while there are several keys.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 HERE_S = 1.0
 #: Worker time is remembered for about this long, to tell which keys use much.
 USE_S = 1.0
-#: A key uses much if it used more than this many equal parts of what all keys used.
-MUCH = 1.5
+#: A key uses much if it used more than this many equal parts of what all keys used, and more than so many seconds.
+MUCH, MUCH_S = 1.5, 0.25
 #: Outdated entries that a heap may hold, beyond as many as it has valid ones, before it is rebuilt.
 _STALE = 64
 
@@ -163,7 +163,7 @@ class FairQueue:
 
         """
         kept = kept and self._several_here(now_s)
-        much_s = MUCH * self._use.at(now_s) / len(self._here) if kept else 0.0
+        much_s = max(MUCH_S, MUCH * self._use.at(now_s) / len(self._here)) if kept else 0.0
         passed_over: list[tuple[int, int, str]] = []
         job_id: int | None = None
         while self._ready and job_id is None:

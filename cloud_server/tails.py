@@ -15,7 +15,15 @@ from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut, FileRef
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
-from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec, PlanMaker, recover, recover_codebook
+from split_model.privacy import (
+    CodebookPlan,
+    CodebookSpec,
+    NoisePlan,
+    NoiseSpec,
+    PlanMaker,
+    recover,
+    recover_codebook,
+)
 from split_model.privacy.codebook import codeword_bytes
 from split_model.privacy.codebook_file import Decoder, read_decoder
 from split_model.privacy.packing import packed_bytes
@@ -104,7 +112,8 @@ class TailSet:
                 remedy="host fewer on one server, or give them shorter names",
             )
         self._plans = PlanCache(_PLANS)
-        self._makers: dict[tuple[str, int], PlanMaker] = {}  # a new epsilon must not cost much: any device may ask for it
+        # Any device may ask for a plan of a new epsilon, so that must not cost much.
+        self._makers: dict[tuple[str, int], PlanMaker] = {}
         self._decoders: OrderedDict[tuple[TailId, int, int], Decoder] = OrderedDict()
         self._lock = threading.Lock()
 

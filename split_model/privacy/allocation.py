@@ -123,7 +123,7 @@ class Sharing:
 
 
 class _Classed(msgspec.Struct, frozen=True):
-    """The class of each channel; of each class its values, its shares in all, and whether it stands at the floor."""
+    """The class of each channel; of each class its values, their shares in all, and whether it is at the floor."""
 
     class_of: list[int]
     sizes: list[int]

@@ -222,9 +222,7 @@ def _range_bytes(tensor: TensorSpec, ranges: ChannelCalibration) -> bytes:
     )
 
 
-def _digest(
-    bits: int, ranges: Sequence[bytes], classes: Sequence[Grid], class_of: Sequence[Sequence[int]]
-) -> str:
+def _digest(bits: int, ranges: Sequence[bytes], classes: Sequence[Grid], class_of: Sequence[Sequence[int]]) -> str:
     """16 hex digits over the mechanism and every number the receiver computes with; floats by their bits."""
     known = hashlib.sha256(_MECHANISM)
     known.update(struct.pack("<II", bits, len(ranges)))

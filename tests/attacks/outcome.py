@@ -38,7 +38,7 @@ def latencies_of(rig: Rig, within: list[tuple[float, float]]) -> tuple[list[floa
 
 
 def _spent_of(rig: Rig, within: list[tuple[float, float]]) -> dict[str, float | None]:
-    """95th percentiles, in ms, of how long answers waited for a worker, of how long their tails ran, and of the rest.
+    """95th percentiles in ms: of the wait for a worker, of the tail, and of the rest of an answer's latency.
 
     The rest is the way there and back: both programs' loops, and waiting for the processor.
     """
@@ -46,7 +46,8 @@ def _spent_of(rig: Rig, within: list[tuple[float, float]]) -> dict[str, float | 
         line
         for number in range(POLITE)
         for line in rig.lines(f"polite{number}")
-        if line.get("how") == "answered" and not line["dropped"] and any(a <= line["asked_s"] < b for a, b in within)
+        if line.get("how") == "answered" and not line["dropped"]
+        if any(a <= line["asked_s"] < b for a, b in within)
     ]
     spent = {
         "queue": [line["queue_s"] for line in lines],
