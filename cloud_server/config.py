@@ -52,8 +52,8 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     of our acknowledgement. ``held_mib``: payloads of all requests together; one device may hold as much as is free.
     ``tail_cache_mib``: model files kept loaded.
     ``device_mib_per_s`` and ``device_messages_per_s``: what one device may send. Who sends more is slowed down by
-    later acknowledgements and answers; who ignores that is disconnected. ``device_gateway_percent``: the same for the
-    time that one device's messages take the gateway, while other devices send some too.
+    later acknowledgements and answers; who ignores that is disconnected.
+    ``device_gateway_percent``: the same for the time its messages take the gateway, while others send some.
     """
 
     queue: Count = 64

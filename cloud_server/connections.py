@@ -210,7 +210,7 @@ class Connections:
         return None if delay_s > DEBT_S else delay_s
 
     def delay_s(self, routing_id: bytes, now_s: float) -> float:
-        """How long to hold back an answer: until the key is out of debt. Who waits for answers gets slower by that."""
+        """How long to hold back an answer: until its key is out of debt, so that who waits gets slower."""
         connection = self._by_id.get(routing_id)
         return 0.0 if connection is None or connection.use is None else connection.use.spend(0, 0, now_s)
 
