@@ -2,7 +2,7 @@
 
 Pure: no threads, no clock. Start-time fair queueing in whole nanoseconds: every device (its key) has a virtual
 time that grows by the worker time of its jobs, and the device furthest behind goes next. A device that was idle
-starts at the queue's own virtual time, so it brings no credit, and keeps what it is ahead, so it sheds no debt.
+starts at the queue's own virtual time, so it brings no credit, and keeps its lead over it, so it sheds no debt.
 
 What a device states orders its own jobs only: the earliest due goes first. Each device has an equal share of the
 places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
@@ -15,6 +15,7 @@ for keys that have nothing running and do not use much, while there are several 
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ HERE_S = 1.0
 USE_S = 1.0
 #: A key uses much if it used more than this many equal parts of what all keys used, and more than so many seconds.
 MUCH, MUCH_S = 1.5, 0.25
-#: Outdated entries that a heap may hold, beyond as many as it has valid ones, before it is rebuilt.
+#: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
 
 
@@ -42,7 +43,7 @@ class Offered:
 
 
 class Use:
-    """Worker time used of late: it fades by half in `USE_S`."""
+    """Worker time used of late: it fades with the time constant `USE_S`."""
 
     def __init__(self) -> None:
         self._used_s = self._at_s = 0.0
@@ -53,7 +54,7 @@ class Use:
 
     def at(self, now_s: float) -> float:
         """What is left of it, in seconds."""
-        return self._used_s * 0.5 ** (max(0.0, now_s - self._at_s) / USE_S)
+        return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
 
 
 @dataclass(eq=False)

@@ -1,13 +1,15 @@
-"""How long the server takes for each tail: as it reported, and until then in proportion to the tail's MACs."""
+"""How long tails and local runs take: as the server reported and as they took here."""
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_runtime.planner.prediction import SplitProfile
 
-#: Without any answer for so long, what is known of the tails begins to fade ...
+#: Without any answer for this long, the measured times of the tails begin to fade ...
 _FRESH_S = 10.0
 #: ... and halves every so often.
 _HALVED_S = 10.0
@@ -17,8 +19,8 @@ class TailTimes:
     """Learns from the ``tail_s`` that comes with every answer. Pure. ``tail_macs``: by cut.
 
     Until the first answer the tails are taken to cost nothing: the planner then tries the server once and
-    knows, where any pessimistic guess could keep it from ever finding out. For the same reason what was heard
-    long ago counts less and less: a server that was slow once is tried again.
+    knows, where any pessimistic guess could keep it from ever finding out. For the same reason an old
+    measurement counts less and less: a server that was slow once is tried again.
     """
 
     def __init__(self, tail_macs: Mapping[int, int]) -> None:
@@ -28,7 +30,7 @@ class TailTimes:
         self._heard_s = 0.0
 
     def observed(self, split: int, tail_s: float, *, at_s: float) -> None:
-        """One tail took so long."""
+        """Learn from the seconds of one tail."""
         self._heard_s = at_s
         before = self._measured.get(split, tail_s)
         self._measured[split] = 0.7 * before + 0.3 * tail_s
@@ -40,3 +42,20 @@ class TailTimes:
         tail_s = self._measured.get(profile.split, self._macs[profile.split] * self._seconds_per_mac)
         silent_s = max(0.0, now_s - self._heard_s - _FRESH_S)
         return replace(profile, tail_s=tail_s * 0.5 ** (silent_s / _HALVED_S))
+
+
+class RecentRuns:
+    """The 95th percentile of the recent runs of the whole model."""
+
+    def __init__(self, p95_s: float) -> None:
+        self._recent: deque[float] = deque([p95_s], maxlen=32)
+
+    def ran(self, took_s: float) -> None:
+        """Learn from the seconds of one run."""
+        self._recent.append(took_s)
+
+    @property
+    def seconds(self) -> float:
+        """The percentile."""
+        runs = sorted(self._recent)
+        return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edge_runtime.sources.answered_files import Memory, SetAsideError, Stamp
+from edge_runtime.sources.answered_files import AnsweredFiles, SetAsideError, Stamp
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.data import BadSampleError, Data, open_data, spelled
@@ -61,11 +61,11 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
                 remedy="give it to this user, or set path",
             )
 
-    def open(self, wanted: Wanted) -> Watched:
-        """Read what was answered before."""
+    def open(self, wanted: Wanted) -> WatchedFolder:
+        """Open the source, with the files that were answered before."""
         self.check(wanted)
         name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:16]
-        return Watched(self, wanted, Memory(wanted.state / f"watched-{name}.jsonl"))
+        return WatchedFolder(self, wanted, AnsweredFiles(wanted.state / f"watched-{name}.jsonl"))
 
 
 @dataclass
@@ -84,7 +84,7 @@ class _File:
     failed: bool = False
 
 
-class Watched(Source):
+class WatchedFolder(Source):
     """``files``: answered to the end. ``unreadable``: answered with an error. ``vanished``: gone before that."""
 
     on_demand = True
@@ -93,14 +93,14 @@ class Watched(Source):
         self,
         table: WatchTable,
         wanted: Wanted,
-        memory: Memory,
+        answered_files: AnsweredFiles,
         *,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._table = table
         self._wanted = wanted
-        self._memory = memory
+        self._answered_files = answered_files
         self._now = now
         self._sleep = sleep
         self._guard = threading.Lock()
@@ -142,7 +142,7 @@ class Watched(Source):
         with self._guard:
             for file in self._under_way.values():
                 if file.answered == file.given > 0:
-                    self._memory.note(file.name, file.stamp, file.answered)
+                    self._answered_files.note(file.name, file.stamp, file.answered)
 
     def _ready(self, now_s: float) -> list[tuple[str, Stamp]]:
         """Files that are complete as far as can be seen, and not answered, oldest first."""
@@ -151,7 +151,7 @@ class Watched(Source):
             return []
         with self._guard:
             if found:  # an empty folder is more likely that of a disk that is not mounted
-                self._memory.keep_only(found.keys())
+                self._answered_files.keep_only(found.keys())
             busy = set(self._under_way)
         ready = []
         for name, stamp in found.items():
@@ -159,7 +159,7 @@ class Watched(Source):
             since_s = now_s if before is None or before[0] != stamp else before[1]
             self._seen[name] = (stamp, since_s)
             settled = now_s - since_s >= self._table.settle_s
-            if settled and name not in busy and self._memory.done(name, stamp) is not None:
+            if settled and name not in busy and self._answered_files.done(name, stamp) is not None:
                 ready.append((name, stamp))
         self._seen = {name: seen for name, seen in self._seen.items() if name in found}
         self._unreadable = {name: seen for name, seen in self._unreadable.items() if name in found}
@@ -191,7 +191,7 @@ class Watched(Source):
 
     def _frames_of(self, name: str, stamp: Stamp, now_s: float) -> Iterator[Frame]:
         file = _File(name, stamp)
-        start = file.given = file.answered = self._memory.done(name, stamp) or 0
+        start = file.given = file.answered = self._answered_files.done(name, stamp) or 0
         try:
             for frame, is_last in self._read(file, start=start):
                 self._give(file, whole=is_last)
@@ -230,17 +230,17 @@ class Watched(Source):
         path = self._table.path / file.name
         wanted, now_s = self._wanted, self._now()
         if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
-            with self._memory.reading(file.name, file.stamp):
+            with self._answered_files.reading(file.name, file.stamp):
                 tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
             yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file), True
             return
-        with self._memory.reading(file.name, file.stamp):
+        with self._answered_files.reading(file.name, file.stamp):
             data: Data = open_data(path, wanted.inputs, wanted.preprocess)
         samples = iter(data)
         for number in range(len(data)):
             is_last = number == len(data) - 1
             try:
-                with self._memory.reading(file.name, file.stamp):
+                with self._answered_files.reading(file.name, file.stamp):
                     sample = next(samples)
             except BadSampleError as error:
                 file.failed = True  # also one that was answered before a restart
@@ -271,7 +271,7 @@ class Watched(Source):
                 log.warning("source %s: %s: %s; remembered instead", self._table.label, file.name, error.strerror)
             else:
                 return
-        self._memory.note(file.name, file.stamp, None)
+        self._answered_files.note(file.name, file.stamp, None)
 
 
 def _stamp_of(status: os.stat_result) -> Stamp:

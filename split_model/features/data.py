@@ -20,6 +20,7 @@ from split_model.features.arrays import ArrayFile
 from split_model.features.picture_files import SUFFIXES
 from split_model.features.preprocess import check_preprocess, load_tensor
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
+from split_model.service import text_file
 
 __all__ = ["ArrayFile", "BadSampleError", "Data", "ImageFolder", "Sample", "open_data", "read_labels", "spelled"]
 
@@ -81,14 +82,18 @@ def open_data(
     whose name is no number gives samples without a label. Raises `MissingInputError` where there
     is nothing at ``path`` and `BadInputError` where it does not fit the model.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # a disk that fails
+        raise BadInputError(f"{path}: {error.strerror}", remedy="look after that disk, or copy the file") from None
+    if is_folder:
         if preprocess is None or len(inputs) != 1:
             why = "declares no pre-processing" if preprocess is None else f"takes {len(inputs)} inputs"
             raise BadInputError(
                 f"{path}: a folder of pictures, but the model {why}", remedy="give an .npz of 'inputs'"
             )
         return ImageFolder(path, inputs[0], preprocess, labels)
-    if not path.exists():
+    if not is_there:
         raise MissingInputError(
             f"{path}: no such folder or .npz file", remedy="give a folder of pictures, or an .npz file"
         )
@@ -102,18 +107,20 @@ def open_data(
 def read_labels(path: Path) -> tuple[str, ...]:
     """The class names of a labels file: one a line, the line's number less one is the class index."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [line.strip() for line in text_file.text(path.read_bytes(), str(path)).split("\n")]
     except FileNotFoundError:
         raise MissingInputError(
             f"{path}: no such labels file", remedy="name a text file with one class name a line"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise BadInputError(
-            f"{path}: not a labels file: {error}", remedy="write UTF-8 text, one class name a line"
+            f"{path}: not a labels file: {error.strerror}", remedy="write UTF-8 text, one class name a line"
         ) from None
+    if not lines[-1]:  # behind the last newline
+        lines.pop()
     if not lines:
         raise BadInputError(f"{path}: an empty labels file", remedy="write one class name a line")
-    return tuple(line.strip() for line in lines)
+    return tuple(lines)
 
 
 def _pictures(root: Path, labels: Sequence[str] | None) -> Iterator[_File]:

@@ -39,6 +39,7 @@ from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.cuts import CutPoint, find_cuts, offered
 from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.shapes import open_model
+from split_model.service import text_file
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -131,10 +132,10 @@ def _read_json(path: Path | None, kind: type[T], what: str) -> T | None:
     if path is None:
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(text_file.text(path.read_bytes(), str(path)), type=kind)
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}", remedy=f"give a JSON file, {what}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise BadInputError(f"{path}: not {what}: {error}", remedy="mend it") from None
 
 
