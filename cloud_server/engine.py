@@ -87,8 +87,8 @@ class Engine(Protocol):
     def submit(self, job: Job) -> bool:
         """Take a job, or return False if the queue has no place for this device."""
 
-    def cancel(self, job_id: int) -> None:
-        """Nobody wants this job any more; one that runs already may still deliver its outcome."""
+    def cancel(self, job_id: int) -> bool:
+        """Nobody wants this job any more. Returns whether it runs already, and so will deliver its outcome."""
 
     @property
     def queued(self) -> int:
@@ -127,7 +127,7 @@ class LocalEngine:
         self._clock = clock
         self._queue = FairQueue(queue)
         self._jobs: dict[int, Job] = {}
-        self._running = 0
+        self._running: set[int] = set()
         self._closed = False
         self._changed = threading.Condition()
         self._loaded = [LoadedTails(tail_threads, cache_bytes // threads) for _ in range(threads)]
@@ -167,11 +167,12 @@ class LocalEngine:
             self._deliver(_failed(displaced, text, code="busy"))
         return offered.accepted
 
-    def cancel(self, job_id: int) -> None:
+    def cancel(self, job_id: int) -> bool:
         """See `Engine.cancel`."""
         with self._changed:
             self._queue.cancel(job_id)
             self._jobs.pop(job_id, None)
+            return job_id in self._running
 
     @property
     def queued(self) -> int:
@@ -181,7 +182,7 @@ class LocalEngine:
     @property
     def running(self) -> int:
         """Jobs being run."""
-        return self._running
+        return len(self._running)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -206,8 +207,9 @@ class LocalEngine:
                 expired = [self._jobs.pop(job_id) for job_id in self._queue.expire(now_s)]
                 job_id = self._queue.take(now_s, kept=kept)
                 job = None if job_id is None else self._jobs.pop(job_id)
-                self._running += job is not None
-                if job is None and not expired:
+                if job is not None:
+                    self._running.add(job.job_id)
+                elif not expired:
                     self._changed.wait(_LOOK_AGAIN_S if self._jobs else None)
             for waiting in expired:
                 self._deliver(_expired(waiting))
@@ -233,7 +235,7 @@ class LocalEngine:
                 _log.exception("tail %s of %s", job.tail.cut.index, bundle, extra=PER_FRAME)
                 outcome = _failed(job, f"{type(error).__name__}: {error}")
             with self._changed:
-                self._running -= 1
+                self._running.remove(job.job_id)
                 now_s = self._clock()
                 self._queue.finished(job.job_id, now_s - taken_s, now_s)  # loading and plans are its time too
                 self._changed.notify_all()  # its key may have been kept from the other workers
