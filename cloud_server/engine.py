@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +19,9 @@ from typing import Protocol
 import numpy as np
 
 from cloud_server.fair_queue import FairQueue
-from cloud_server.tails import Tail, TailId, TailSet, UnknownReleaseError
+from cloud_server.loaded_tails import LoadedTails
+from cloud_server.tails import Tail, TailSet, UnknownReleaseError
 from split_model.errors import SplitModelError
-from split_model.interpreter import Interpreter
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.stoppable_thread import StoppableThread
@@ -126,6 +126,7 @@ class LocalEngine:
         self._deliver = deliver
         self._clock = clock
         self._queue = FairQueue(queue)
+        self._tail_threads = tail_threads
         self._jobs: dict[int, Job] = {}
         self._running: set[int] = set()
         self._closed = False
@@ -220,7 +221,7 @@ class LocalEngine:
         name = threading.current_thread().name
         _be_nicer(_NICER if first else _NICEST)
         while (job := self._next(kept=first and len(self._loaded) > 1)) is not None:
-            taken_s = self._clock()
+            taken_s, taken_cpu_s, loads = self._clock(), time.thread_time(), loaded.loads
             try:
                 with self._beats.work(f"{name}, cut {job.tail.cut.index}", within_s=_TAIL_WITHIN_S):
                     outcome = self._run(job, loaded)
@@ -237,7 +238,10 @@ class LocalEngine:
             with self._changed:
                 self._running.remove(job.job_id)
                 now_s = self._clock()
-                self._queue.finished(job.job_id, now_s - taken_s, now_s)  # loading and plans are its time too
+                used_s = now_s - taken_s  # loading and plans are its time too
+                if loads == loaded.loads:  # but not waiting for a processor, for that says nothing about the job
+                    used_s = min(used_s, (time.thread_time() - taken_cpu_s) * self._tail_threads)
+                self._queue.finished(job.job_id, used_s, now_s)
                 self._changed.notify_all()  # its key may have been kept from the other workers
             self._deliver(outcome)
 
@@ -254,27 +258,6 @@ class LocalEngine:
             queue_s=max(0.0, started_s - job.queued_s),
             tail_s=max(0.0, self._clock() - started_s),
         )
-
-
-class LoadedTails:
-    """One worker's interpreters: the last used ones whose files fit ``cache_bytes``, and at least one."""
-
-    def __init__(self, tail_threads: int, cache_bytes: int) -> None:
-        self._tail_threads = tail_threads
-        self._cache_bytes = cache_bytes
-        self._loaded: OrderedDict[TailId, tuple[Interpreter, int]] = OrderedDict()
-
-    def get(self, tail: Tail) -> Interpreter:
-        """The tail's interpreter, loaded if need be."""
-        if tail.id in self._loaded:
-            self._loaded.move_to_end(tail.id)
-            return self._loaded[tail.id][0]
-        size = tail.file.size_bytes
-        while self._loaded and sum(held for _, held in self._loaded.values()) + size > self._cache_bytes:
-            self._loaded.popitem(last=False)
-        interpreter = tail.load(threads=self._tail_threads)
-        self._loaded[tail.id] = (interpreter, size)
-        return interpreter
 
 
 def _be_nicer(by: int) -> None:

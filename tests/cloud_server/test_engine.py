@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from cloud_server.engine import Done, Failed, Job, LoadedTails, LocalEngine, Outcome
+from cloud_server.engine import Done, Failed, Job, LocalEngine, Outcome
+from cloud_server.loaded_tails import LoadedTails
 from cloud_server.tails import TailSet
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError
