@@ -140,6 +140,24 @@ def test_a_device_that_fills_the_queue_gives_places_back_and_its_lost_jobs_are_t
     assert bench.engine.queued == 4
 
 
+def test_a_device_is_not_charged_for_the_time_that_its_tail_waited_for_a_processor(make):
+    bench = make(queue=20)
+    bench.occupy()
+    bench.gate.release()
+    bench.results(1)  # the tail is loaded
+    assert bench.engine.submit(bench.job(1, device="unlucky"))
+    assert bench.at_gate.acquire(timeout=PATIENCE_S)
+    bench.now_s += 50.0
+    bench.gate.release()
+    bench.results(1)
+    bench.occupy()
+    assert bench.engine.submit(bench.job(2, device="unlucky"))
+    for number in range(10, 18):
+        assert bench.engine.submit(bench.job(number, device="other"))
+    bench.gate.release(10)
+    assert [outcome.job_id for outcome in bench.results(10)][-1] != 2
+
+
 def test_a_cancelled_job_is_skipped_and_leaves_no_place_behind(make):
     bench = make()
     bench.occupy()
