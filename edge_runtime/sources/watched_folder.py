@@ -27,13 +27,15 @@ from edge_runtime.sources.answered_files import AnsweredFiles, SetAsideError, St
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.data import BadSampleError, Data, open_data, spelled
-from split_model.features.picture_files import SUFFIXES
+from split_model.features.picture_formats import describe_passed_over, is_picture, readable_endings
 from split_model.features.preprocess import load_tensor
 
 log = logging.getLogger(__name__)
 
 _UNREADABLE_S = 10.0
 _NAP_S = 0.2
+#: Endings of files that are passed over which the log tells of; others are only counted.
+_MOST_TOLD = 16
 
 
 class WatchTable(SourceTable, frozen=True, tag="watch"):
@@ -85,7 +87,10 @@ class _File:
 
 
 class WatchedFolder(Source):
-    """``files``: answered to the end. ``unreadable``: answered with an error. ``vanished``: gone before that."""
+    """``files``: answered to the end. ``unreadable``: answered with an error. ``vanished``: gone before that.
+
+    ``passed_over``: files that are no input; the log tells of each ending once.
+    """
 
     on_demand = True
 
@@ -107,7 +112,9 @@ class WatchedFolder(Source):
         self._under_way: dict[str, _File] = {}
         self._seen: dict[str, tuple[Stamp, float]] = {}  # since when it has been so
         self._unreadable: dict[str, tuple[Stamp, float]] = {}
-        self._counts = {"files": 0, "unreadable": 0, "vanished": 0}
+        self._counts = {"files": 0, "unreadable": 0, "vanished": 0, "passed_over": 0}
+        self._others: dict[str, tuple[Stamp, bool]] = {}  # files that are no input by their names, and if counted
+        self._told_endings: set[str] = set()
         self._told = ""
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
@@ -159,29 +166,57 @@ class WatchedFolder(Source):
             since_s = now_s if before is None or before[0] != stamp else before[1]
             self._seen[name] = (stamp, since_s)
             settled = now_s - since_s >= self._table.settle_s
-            if settled and name not in busy and self._answered_files.done(name, stamp) is not None:
+            if not settled or name in busy or self._answered_files.done(name, stamp) is None:
+                continue
+            if self._is_input(name, stamp):
                 ready.append((name, stamp))
+        self._tell_passed_over()
         self._seen = {name: seen for name, seen in self._seen.items() if name in found}
+        self._others = {name: other for name, other in self._others.items() if name in found}
         self._unreadable = {name: seen for name, seen in self._unreadable.items() if name in found}
         return sorted(ready, key=lambda file: (file[1][1], file[0]))
 
     def _look(self) -> dict[str, Stamp] | None:
-        endings = SUFFIXES | {".npz"} if self._wanted.preprocess is not None else {".npz"}
         found = {}
         try:
             with os.scandir(self._table.path) as entries:
                 for entry in entries:
-                    name = entry.name
-                    if name[0] == "." or name[name.rfind(".") :].lower() not in endings:
+                    if entry.name[0] == ".":
                         continue
                     with contextlib.suppress(FileNotFoundError):  # it went while we looked
                         if entry.is_file():
-                            found[name] = _stamp_of(entry.stat())
+                            found[entry.name] = _stamp_of(entry.stat())
         except OSError as error:
             self._away(error)
             return None
         self._told = ""
         return found
+
+    def _is_input(self, name: str, stamp: Stamp) -> bool:
+        """Whether a settled file is one that we answer; one without an ending is looked into."""
+        known = self._others.get(name)
+        if known is not None and known[0] == stamp:
+            return False
+        ending = name[name.rfind(".") :].lower() if "." in name else ""
+        if ending == ".npz":
+            return True
+        if self._wanted.preprocess is not None and (
+            ending in readable_endings() or (not ending and is_picture(self._table.path / name))
+        ):
+            return True
+        self._others[name] = (stamp, known is not None)
+        return False
+
+    def _tell_passed_over(self) -> None:
+        """Count what was not counted before, and tell of endings that were not told before."""
+        fresh = [name for name, (_, counted) in self._others.items() if not counted]
+        self._counts["passed_over"] += len(fresh)
+        for name in fresh:
+            self._others[name] = (self._others[name][0], True)
+        told = [name for name in fresh if Path(name).suffix.lower() not in self._told_endings]
+        if told and len(self._told_endings) < _MOST_TOLD:
+            log.warning("source %s: %s: %s", self._table.label, self._table.path, describe_passed_over(told))
+            self._told_endings.update(Path(name).suffix.lower() for name in told)
 
     def _away(self, error: OSError) -> None:
         """A folder that is gone may be a disk that comes back."""

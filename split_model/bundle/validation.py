@@ -207,6 +207,8 @@ def _check_preprocess(where: str, preprocess: ImagePreprocess) -> None:
         raise _bad(where, "a mean or a scale is not finite")
     if 0.0 in preprocess.scale:
         raise _bad(where, "a scale of 0")
+    if not 0 <= preprocess.pad <= 255:
+        raise _bad(where, f"pad {preprocess.pad} is not within 0..255")
 
 
 def _check_answer(where: str, answer: TopK, outputs: Sequence[TensorSpec]) -> None:
@@ -214,6 +216,9 @@ def _check_answer(where: str, answer: TopK, outputs: Sequence[TensorSpec]) -> No
         raise _bad(where, f"reads output {answer.output} of {len(outputs)}")
     if answer.k < 1:
         raise _bad(where, f"the best {answer.k} classes")
+    shape = outputs[answer.output].shape
+    if not shape or math.prod(shape) != max(shape):
+        raise _bad(where, f"reads output {answer.output} of {list(shape)} as classes, which is no single vector")
 
 
 def _all_within(values: Iterable[float], low: float) -> bool:

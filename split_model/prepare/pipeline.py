@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 from split_model import __version__
 from split_model.bundle import (
     Bundle,
     ChannelCalibration,
     Cut,
-    ImagePreprocess,
     Manifest,
     OutputSchema,
-    TopK,
-    file_ref,
     write_manifest,
     writing,
 )
+from split_model.bundle.manifest import Scores
 from split_model.bundle.validation import check_answer_schema
-from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
+from split_model.errors import BadBundleError, BadInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
+from split_model.features.preprocess import check_preprocess
+from split_model.interpreter import open_interpreter
+from split_model.prepare.answer import ScoreCheck, declared_answer, describe
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
 from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibration_samples
 from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
+from split_model.prepare.declaration import read_json
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.outputs import output_weights
+from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.cuts import CutPoint, find_cuts, offered
-from split_model.prepare.tflite.reading import ModelFile
-from split_model.prepare.tflite.shapes import open_model
-from split_model.service import text_file
+from split_model.prepare.tflite.ending import Ending
+from split_model.prepare.tflite.reading import ModelFile, read_model
+from split_model.prepare.tflite.shapes import open_model, with_input_shape
+from split_model.prepare.verify import random_inputs
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
+#: Answers that scores are checked on: to random inputs, and to samples of the public data.
+_CHECKED_RANDOM, _CHECKED_SAMPLES = 4, 32
 _CODEBOOK_SAMPLES = 2000  # fewer pictures than this are eked out with crops of them
 
 
@@ -56,8 +62,12 @@ class PrepareOptions:
     name: str | None = None
     cuts: int | tuple[int, ...] | None = 8
     preprocess: Path | None = None
+    input: InputWish = field(default_factory=InputWish)
+    input_shape: tuple[int, ...] | None = None
     labels: Path | None = None
     top_k: int = 5
+    scores: Scores | None = None
+    labels_output: int | None = None
     answer: Path | None = None
     calibration: Path | None = None
     calibration_options: CalibrationOptions = field(default_factory=CalibrationOptions)
@@ -75,15 +85,43 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
     interrupted run leaves the calibration of its finished cuts behind, and the next one takes it up.
     The same inputs give the same bytes on the same machine.
     """
-    model = open_model(options.model)
+    with tempfile.TemporaryDirectory(prefix="split-model-") as folder:
+        return _prepared(options, _settled(options, Path(folder)), progress)
+
+
+def _settled(options: PrepareOptions, folder: Path) -> Path:
+    """The model's file, or one in ``folder`` whose open input shape is the one that was asked for."""
+    if options.input_shape is None:
+        return options.model
+    path = folder / options.model.name
+    path.write_bytes(with_input_shape(read_model(options.model), options.input_shape))
+    return path
+
+
+def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> Bundle:
+    original = read_model(options.model)
+    if options.input_shape is None:
+        check_settled(original)
+    model = open_model(model_path)
+    # A model that was given its input shape has another path, and has lost its metadata.
+    model = replace(model, graph=replace(model.graph, source=str(options.model)))
     points = _chosen(model, options)
-    preprocess = _read_json(options.preprocess, ImagePreprocess, "a pre-processing declaration")
-    schema = _read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
+    folders = any(path is not None and path.is_dir() for path in (options.calibration, options.codebook_data))
+    told = replace(model, metadata=original.metadata, buffers=original.buffers)
+    preprocess = declared_preprocess(told, options.preprocess, options.input, pictures=folders)
+    schema = read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
     with writing(options.output, replace=options.replace) as scratch:
-        answer = _answer(options, model, scratch)
+        answer, ending = declared_answer(
+            model.graph,
+            scratch,
+            labels=options.labels,
+            top_k=options.top_k,
+            scores=options.scores,
+            output=options.labels_output,
+        )
         manifest = write_bundle(
             scratch,
-            model_path=options.model,
+            model_path=model_path,
             model=model,
             cuts=points,
             name=options.name or options.model.stem,
@@ -92,6 +130,8 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
             made_by=f"split-model {__version__}",
             progress=progress,
         )
+        if preprocess is not None:
+            check_preprocess(preprocess, manifest.inputs[0])
         manifest = msgspec.structs.replace(manifest, answer_schema=schema or ())
         try:
             check_answer_schema(str(options.answer), manifest)
@@ -100,6 +140,8 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
         quantised = any(tensor.quantised and not tensor.constant for tensor in model.graph.tensors)
         reference = make_reference(scratch, manifest, quantised=quantised)
         manifest = msgspec.structs.replace(manifest, reference=reference)
+        if ending is not None:
+            _check_scores(scratch, manifest, ending, options)
         kept = None
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
@@ -128,30 +170,22 @@ def _chosen(model: ModelFile, options: PrepareOptions) -> list[CutPoint]:
     return choose(cuts, options.cuts)
 
 
-def _read_json(path: Path | None, kind: type[T], what: str) -> T | None:
-    if path is None:
-        return None
-    try:
-        return msgspec.json.decode(text_file.text(path.read_bytes(), str(path)), type=kind)
-    except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}", remedy=f"give a JSON file, {what}") from None
-    except msgspec.DecodeError as error:
-        raise BadInputError(f"{path}: not {what}: {error}", remedy="mend it") from None
-
-
-def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | None:
-    """The answer schema, where the user gives labels: they must fit the first output."""
-    if options.labels is None:
-        return None
-    labels = read_labels(options.labels)
-    classes = model.graph.tensors[model.graph.outputs[0]].shape[-1]
-    if len(labels) != classes:
-        raise BadInputError(
-            f"{options.labels}: {len(labels)} labels, the model's first output has {classes} classes",
-            remedy="give one label a class",
-        )
-    shutil.copyfile(options.labels, scratch / "labels.txt")
-    return TopK(output=0, k=min(options.top_k, classes), labels=file_ref(scratch, "labels.txt"))
+def _check_scores(scratch: Path, manifest: Manifest, ending: Ending, options: PrepareOptions) -> None:
+    """Compare what the scores are declared to be with the model's answers to random inputs and public data."""
+    assert manifest.answer is not None
+    whole = open_interpreter(scratch / manifest.model.path)
+    found = ScoreCheck(manifest.answer, manifest.outputs[manifest.answer.output], ending)
+    generator = np.random.default_rng(0)
+    for _ in range(_CHECKED_RANDOM):
+        found.add(whole.run(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)))
+    if options.calibration is not None:
+        for sample in islice(
+            open_data(options.calibration, manifest.inputs, manifest.preprocess), _CHECKED_SAMPLES
+        ):
+            found.add(whole.run(sample.tensors))
+    _log.info("%s", describe(manifest.answer, ending, declared=options.scores is not None))
+    if advice := found.check():
+        _log.warning("%s", advice)
 
 
 def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:

@@ -105,7 +105,38 @@ def test_each_file_is_answered_once_oldest_first(watch: Watch) -> None:
     assert watch.look() == []
     watch.picture("d.png")
     assert watch.look() == ["d.png"]
-    assert watch.source.counters() == {"files": 4, "unreadable": 0, "vanished": 0}
+    assert watch.source.counters() == {"files": 4, "unreadable": 0, "vanished": 0, "passed_over": 1}
+
+
+def test_pictures_of_other_endings_and_of_none_are_answered(watch: Watch) -> None:
+    for age, name in enumerate(["a.jfif", "b.gif", "c.avif", "d"]):
+        image = Image.new("RGB", (8, 8), (9, 9, 9))
+        image.save(watch.folder / name, {".gif": "GIF", ".avif": "AVIF"}.get(Path(name).suffix, "JPEG"))
+        os.utime(watch.folder / name, (1000 + age, 1000 + age))
+    assert watch.look() == ["a.jfif", "b.gif", "c.avif", "d"]
+    assert watch.look() == []
+    assert watch.source.counters()["passed_over"] == 0
+
+
+def test_each_file_that_is_passed_over_is_counted_once_and_each_ending_told_once(
+    watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch.picture("a.png")
+    for name in ("b.mp4", "c.mp4", "d"):
+        (watch.folder / name).write_text("no picture")
+    assert watch.look() == ["a.png"]
+    (watch.folder / "e.mp4").write_text("no picture")
+    assert watch.look() == []
+    assert watch.source.counters()["passed_over"] == 4
+    (told,) = caplog.messages
+    assert "3 passed over (2 .mp4, 1 without an ending; the first: b.mp4)" in told
+
+
+def test_a_file_without_an_ending_is_looked_at_again_when_it_has_changed(watch: Watch) -> None:
+    (watch.folder / "a").write_bytes(b"")
+    assert watch.look() == []
+    Image.new("RGB", (8, 8)).save(watch.folder / "a", "PNG")
+    assert watch.look() == ["a"]
 
 
 def test_names_that_are_no_utf8_can_be_written_into_records(tmp_path: Path) -> None:
@@ -413,7 +444,7 @@ def test_a_picture_that_may_not_be_read_is_an_error_once(watch: Watch, monkeypat
     monkeypatch.setattr(Image, "open", refuse)
     (found,) = watch.look(30.0)
     assert "no permission to read it" in found
-    assert watch.source.counters() == {"files": 1, "unreadable": 1, "vanished": 0}
+    assert watch.source.counters() == {"files": 1, "unreadable": 1, "vanished": 0, "passed_over": 0}
     watch.restart()
     assert watch.look(30.0) == []
 
