@@ -123,7 +123,7 @@ def local(root: str) -> dict[str, Any]:
         Outside(board=board, account=_Free(), link=link, boot_id="0" * 32),
         planner=Planner([SplitProfile(bundle.local, 0.02)], local=bundle.local, hysteresis=Hysteresis()),
         profile=profile,
-        load=LoadEstimator(board.cpu_load, cpus=os.cpu_count() or 1, threads=1),
+        load=LoadEstimator(),
         settings=Settings(answer_within_s=1.0),
     )
     records, sink = Records(bundle), JsonLines(Path(os.devnull))

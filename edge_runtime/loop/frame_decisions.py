@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -118,7 +117,6 @@ class FrameDecisions:
         self.planner = planner
         self.load = load
         self.backoff = CutBackoff()
-        self.local_p95 = RecentRuns(model.profile.local.head_p95_s)
         self.loaded = loaded
         self.policy = policy
         self._model = model
@@ -151,6 +149,11 @@ class FrameDecisions:
         """Seconds of a local run of the whole model now."""
         return self._timings[self.local].head_s * self.load.factor
 
+    @property
+    def local_p95_s(self) -> float:
+        """The 95th percentile of a local run's seconds: from the profile, not from what runs on frames took."""
+        return self._timings[self.local].head_p95_s * self.load.factor
+
     def head_s(self, split: int) -> float:
         """Seconds of a cut's head and release now, or of the whole model."""
         timing = self._timings[split]
@@ -172,7 +175,7 @@ class FrameDecisions:
         conditions = Conditions(
             link=link.estimate,
             link_up=link.up,
-            load=self.load.estimate(now_s),
+            load=self.load.factor,
             queue_s=link.queue_s,
             local_wait_s=waits.local_s,
             may_hedge=self._may_hedge,
@@ -225,17 +228,6 @@ class FrameDecisions:
         self.backoff.answered(split)
         self._tails.observed(split, tail_s, at_s=now_s)
 
-    def ran_head(self, split: int, took_s: float, release_s: float | None, *, now_s: float, beside: bool) -> None:
-        """A head took so long and, where one was made, its release; ``beside`` a local run or alone."""
-        known = self._timings[split]
-        known_s = known.head_s if release_s is None else known.head_s + known.release_s
-        self.load.observed(took_s + (release_s or 0.0), known_s, now_s=now_s, beside=beside)
-
-    def ran_whole(self, took_s: float, *, now_s: float, beside: bool) -> None:
-        """The whole model took so long."""
-        self.local_p95.ran(took_s)
-        self.load.observed(took_s, self._timings[self.local].head_s, now_s=now_s, beside=beside)
-
     def _ready(self, moment: Moment) -> frozenset[int]:
         """The cuts that the server offers, fit into its limits, and were not refused lately."""
         now_s, link = moment.now_s, moment.link
@@ -286,23 +278,6 @@ class FrameDecisions:
     def _next_frame_s(self, now_s: float) -> float:
         """Seconds until the next frame, if frames go on coming as the last two did; infinite for the first."""
         return max(0.0, self._captured_s + self._interval_s - now_s)
-
-
-class RecentRuns:
-    """The 95th percentile of the recent runs of the whole model."""
-
-    def __init__(self, p95_s: float) -> None:
-        self._recent: deque[float] = deque([p95_s], maxlen=32)
-
-    def ran(self, took_s: float) -> None:
-        """A run took so long."""
-        self._recent.append(took_s)
-
-    @property
-    def seconds(self) -> float:
-        """The percentile."""
-        runs = sorted(self._recent)
-        return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]
 
 
 def expected_at(decision: Decision, split: int) -> Prediction | None:
