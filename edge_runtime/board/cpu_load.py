@@ -5,13 +5,15 @@ processor several times as long), and the server sees what is decided with the l
 here. The factor is the product of
 
     contention   1 + waiting / running of the inference threads: how long they were ready without a CPU. Both grow
-                 with the work, so their ratio does not tell how much work it was. Without work: the CPU time of
-                 other programs.
+                 with the work, so their ratio does not tell how much work it was. Work that is shorter than the
+                 time slice of a scheduler still waits for a whole one of others: so running counts as at least
+                 `_SLICE_S` each time that a thread got a CPU. Without work: the CPU time of other programs.
     slowness     the clock's limit when profiled over the limit now or, without one, the CPU time of a fixed piece
                  of work (`Spin`) over its profiled time.
 
-What is left of the content is noise of the ratio: a short run's share of the delay at its wake-up. A delay of
-`_WAKE_S` for each time slice is not counted, less than `_LEAST` is no load, and less than `_CHANGE` no change.
+What is left of the content is noise of the ratio, from delays at wake-ups and from slices that are not as long as
+`_SLICE_S`. So less than `_LEAST` is no load, and less than `_CHANGE` no change: on a board without other load the
+factor is 1 whatever the frames are.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: How much of the wait before a time slice is its wake-up and not another program's doing.
-_WAKE_S = 0.0001
+#: What Linux lets a thread run before it lets others: a tick of 4 ms, or a base slice of about 3 ms.
+_SLICE_S = 0.004
 #: Intervals in which the inference threads ran for less say nothing of contention.
 _LEAST_RUN_S = 0.001
 #: Contention is that of so many intervals between two readings, as long as none of them is older than so long.
@@ -90,12 +92,18 @@ class CpuReadings:
 
 @dataclass
 class _Interval:
-    run_s: float
-    wait_s: float
+    """Between two readings; ``granted_s``: what the time slices were, or would have been for longer work."""
+
+    run_s: float = 0.0
+    granted_s: float = 0.0
+    wait_s: float = 0.0
 
     @property
     def contention(self) -> float:
-        return 1.0 + self.wait_s / self.run_s
+        return 1.0 + self.wait_s / self.granted_s
+
+    def __add__(self, other: _Interval) -> _Interval:
+        return _Interval(self.run_s + other.run_s, self.granted_s + other.granted_s, self.wait_s + other.wait_s)
 
 
 @dataclass
@@ -113,11 +121,11 @@ class _Contention:
         span_s, self.at_s = at_s - self.at_s, at_s
         if before is None or not before.keys() >= threads.keys():  # of a new one it is not known what is old
             return
-        deltas = [_delta(before[thread], now) for thread, now in threads.items()]
+        deltas = [_interval(before[thread], now) for thread, now in threads.items()]
         # More of our own threads than CPUs wait for each other; that is no load, and would go with the work.
-        if sum(run_s + wait_s > 0.1 * span_s for run_s, wait_s in deltas) > self.cpus:
+        if sum(one.run_s + one.wait_s > 0.1 * span_s for one in deltas) > self.cpus:
             return
-        interval = _Interval(sum(run_s for run_s, _ in deltas), sum(wait_s for _, wait_s in deltas))
+        interval = sum(deltas, start=_Interval())
         if interval.run_s < _LEAST_RUN_S:
             return
         is_full = interval.run_s + interval.wait_s >= _FULL_S
@@ -128,8 +136,7 @@ class _Contention:
 
     @property
     def factor(self) -> float:
-        run_s = sum(interval.run_s for interval in self.intervals)
-        return 1.0 + sum(interval.wait_s for interval in self.intervals) / run_s
+        return sum(self.intervals, start=_Interval()).contention
 
 
 class LoadEstimator:
@@ -197,10 +204,9 @@ class LoadEstimator:
         return now_s / (self._profiled.spin_s or known_s)
 
 
-def _delta(then: ThreadTimes, now: ThreadTimes) -> tuple[float, float]:
-    """How long a thread ran since, and how long it waited beside its wake-ups."""
-    wait_s = now.wait_s - then.wait_s - _WAKE_S * (now.slices - then.slices)
-    return now.run_s - then.run_s, max(0.0, wait_s)
+def _interval(then: ThreadTimes, now: ThreadTimes) -> _Interval:
+    run_s = now.run_s - then.run_s
+    return _Interval(run_s, max(run_s, _SLICE_S * (now.slices - then.slices)), now.wait_s - then.wait_s)
 
 
 def _apart(one: float, other: float) -> float:

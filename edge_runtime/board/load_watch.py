@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from edge_runtime.board.board import RealBoard
-from edge_runtime.board.cpu_load import CpuReadings, LoadEstimator, ThreadTimes
+from edge_runtime.board.cpu_load import CpuReadings, LoadEstimator, Spin, ThreadTimes
 from edge_runtime.board.cpu_speed import clock_limit_mhz, spin
 from split_model.service.stoppable_thread import StoppableThread
 
@@ -42,6 +42,7 @@ class LoadReader:
         has_pool: inferences have more threads than the one that calls.
         tasks: where the kernel has this process's threads.
         clock_mhz: reads the clock's limit.
+        make_spin: does the fixed piece of work.
 
     """
 
@@ -52,11 +53,13 @@ class LoadReader:
         has_pool: bool = False,
         tasks: Path = _TASKS,
         clock_mhz: Callable[[], float | None] = clock_limit_mhz,
+        make_spin: Callable[[], Spin] = spin,
     ) -> None:
         self._board = board
         self._has_pool = has_pool
         self._tasks = tasks
         self._clock_mhz = clock_mhz
+        self._spin = make_spin
         self._has_times = (tasks / str(threading.get_native_id()) / "schedstat").is_file()
         if not self._has_times:
             log.warning(
@@ -77,7 +80,7 @@ class LoadReader:
             others, cpu_load = self._usage()
             self._latest_clock = self._clock_mhz()
         if now_s - self._spun_s >= (_SPIN_WITHIN_S if self._board.busy else _REST_EVERY_S):
-            self._spun_s, made = now_s, spin()
+            self._spun_s, made = now_s, self._spin()
         threads = self._threads() if self._has_times else None
         return CpuReadings(time.monotonic(), threads, others, cpu_load, self._latest_clock, made)
 
