@@ -139,6 +139,7 @@ class VirtualDriver:
             Work.WHOLE_MODEL: (whole_s,),
         }[run.work]
         self.background_runs += run.work.worker is Worker.LOCAL_RUNS and not run.alone
+        work_s = tuple(part_s * self._scene.content for part_s in work_s)
         self._board.do(run, work_s=work_s, ended=lambda took: self._ended.append((run, took)))
 
     def _send(self, action: PayAndSend) -> list[Action]:

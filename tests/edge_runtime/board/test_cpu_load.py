@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,18 +23,16 @@ class Board:
     turn: int = 0
     times: dict[int, ThreadTimes] = field(default_factory=lambda: {1: ThreadTimes(0.0, 0.0, 0)})
 
-    def turns(self, number: int, *, run_s: float, wait_s: float = 0.0, slices: int = 1, thread: int = 1,
-              clock_mhz: float | None = None, others: float | None = None, spin: Spin | None = None) -> float:  # fmt: skip
+    def turns(
+        self, number: int, *, run_s: float, wait_s: float = 0.0, slices: int = 1, thread: int = 1, **told: Any
+    ) -> float:
+        """So many turns; ``told``: what else the readings say."""
         for _ in range(number):
             self.turn += 1
             before = self.times.get(thread, ThreadTimes(0.0, 0.0, 0))
             self.times[thread] = ThreadTimes(before.run_s + run_s, before.wait_s + wait_s, before.slices + slices)
-            self.look(clock_mhz=clock_mhz, others=others, spin=spin)
+            self.estimator.read(CpuReadings(self.turn * EVERY_S, dict(self.times), **told))
         return self.estimator.factor
-
-    def look(self, *, clock_mhz: float | None, others: float | None, spin: Spin | None) -> None:
-        at_s = self.turn * EVERY_S
-        self.estimator.read(CpuReadings(at_s, dict(self.times), others, clock_mhz=clock_mhz, spin=spin))
 
 
 @pytest.fixture
