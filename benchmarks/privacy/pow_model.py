@@ -35,10 +35,10 @@ def build(pows: int) -> bytes:
 
 
 def prepared(folder: Path, *, pows: int = 120) -> Bundle:
-    """Its bundle, cut after the first POW and after half of them, calibrated on random numbers."""
+    """Its bundle, cut after half of the POWs, calibrated on random numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     model, data = folder / "powers.tflite", folder / "public.npz"
     model.write_bytes(build(pows))
     np.savez(data, inputs=np.random.default_rng(1).random((32, *SHAPE[1:]), np.float32))
-    options = PrepareOptions(model=model, output=folder / "bundle", calibration=data, cuts=(2, pows), replace=True)
+    options = PrepareOptions(model=model, output=folder / "bundle", calibration=data, cuts=(pows,), replace=True)
     return prepare(options, lambda *_: None)

@@ -11,13 +11,13 @@ from benchmarks.privacy import pow_model
 from benchmarks.privacy.blocks import CHOICES, differs
 from benchmarks.privacy.server_view import compare, kinds, opened
 
-PAIRS, BLOCK = 10, 5
-LEVEL = 0.003  # of ten pairs, the least p is 0.002: each exchange the same way
+PAIRS, BLOCK = 12, 10
+LEVEL = 0.001  # of twelve pairs, the least p is 0.0005: each exchange the same way
 
 
 def test_denormal_frames_are_sent_as_often_as_others(tmp_path: Path) -> None:
     """POW takes five times as long on them."""
-    bundle = pow_model.prepared(tmp_path / "model", pows=40)
+    bundle = pow_model.prepared(tmp_path / "model", pows=160)
     makers = kinds(bundle)
     with opened(bundle, tmp_path / "device") as (device, server):
         pair = makers["denormal"], makers["noise"]
