@@ -25,9 +25,9 @@ _MANY = 8
 _DEVICE = """\
 Put the device program and a bundle onto boards and start it there as a service.
 
-Each board is checked, gets what it has not got yet (it needs no internet), makes its keys, is enrolled at the
+Each board is checked, gets the missing files (it needs no internet), makes its keys, is enrolled at the
 server, tries the new release beside the one in use, switches to it, and goes back by itself if it does not answer.
-Running the same command again changes nothing, or finishes what was cut off.
+Running the same command again changes nothing, or finishes an interrupted run.
 """
 _DEVICE_EXAMPLES = """\
 examples:
@@ -87,7 +87,7 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     add("--backend", choices=sorted(BACKENDS), default="litert", help=backend)
     add("--dry-run", action="store_true", help="check, and say what would be done")
     add("--uninstall", action="store_true", help="remove the program; keeps config, keys and state")
-    purge = "with --uninstall: remove those too, and with them the count of what was released"
+    purge = "with --uninstall: remove those too, and with them the privacy ledger"
     add("--purge", action="store_true", help=purge)
     add("-F", dest="ssh_config", metavar="FILE", help="as ssh -F")
     add("-o", dest="ssh_options", metavar="OPTION", action="append", default=[], help="as ssh -o")
@@ -143,7 +143,7 @@ class _Connections:
 def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote]) -> Job:
     device = program == "edge-runtime"
     main = configs.config_path(program)
-    texts = {main: args.config.read_text()} if args.config else {}
+    texts = {main: _read_config(args.config)} if args.config else {}
     server = None
     if device:
         first = configs.device_config(budget=args.whole_input_budget or "")
@@ -170,6 +170,16 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
         keep_hosted=not device and not args.only,
         dry_run=args.dry_run,
     )
+
+
+def _read_config(path: Path) -> str:
+    """The user's config, to the last byte; the program there reads it as strictly as any."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}: byte 0x{error.object[error.start]:02x} is not UTF-8", remedy="save the file as UTF-8 text"
+        ) from None
 
 
 def _look(args: argparse.Namespace, connect: Callable[[str], Remote]) -> enrol.Server:

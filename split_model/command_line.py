@@ -16,10 +16,15 @@ from typing import Any, NoReturn
 from split_model.errors import SplitModelError, UsageError
 from split_model.service.throttle import Throttle
 
+#: What Python raises, as a RuntimeError, where there is no memory for a thread's stack.
+_NO_THREAD = "can't start new thread"
+_MORE_MEMORY = "stop other programs, use a smaller model, or raise the memory limit of this one"
 #: Exit code of a program that ended because nobody reads its output any more (as if by SIGPIPE), or by Ctrl-C.
 _BROKEN_PIPE = 128 + 13
 _INTERRUPTED = 128 + 2
 
+#: Others may never write to what a program makes, whatever its caller forgot to set.
+_LEAST_UMASK = 0o022
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
 
 
@@ -71,11 +76,12 @@ def set_up_logging(*, verbose: bool = False) -> None:
 def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, run the command's ``func(args)``, and return the exit code.
 
-    A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code. An option ``verbose``, where
-    the parser has one, turns on debug messages and the traceback behind such an error. ``func`` returns an
-    exit code or None for 0; a command line without a command prints the help (exit 64).
+    A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code, and so does too little memory
+    (71). An option ``verbose``, where the parser has one, turns on debug messages and the traceback behind such an
+    error. ``func`` returns an exit code or None for 0; a command line without a command prints the help (exit 64).
     """
     verbose = False
+    os.umask(os.umask(_LEAST_UMASK) | _LEAST_UMASK)
     try:
         args = parser.parse_args(argv)
         verbose = bool(getattr(args, "verbose", False))
@@ -97,7 +103,27 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        line, failed = _of_the_machine(error)
+        if not line:
+            raise
+        logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
+        print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
+        return failed
     return code or 0
+
+
+def _of_the_machine(error: Exception) -> tuple[str, int]:
+    """A line and an exit code where the machine may be the reason of an error; an empty line for any other."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError):  # a library that does not fit into memory, or is damaged
+        return f"{text}; {_MORE_MEMORY}, or install it again", os.EX_OSERR
+    if isinstance(error, MemoryError) or text == _NO_THREAD:
+        return f"not enough memory; {_MORE_MEMORY}", os.EX_OSERR
+    if isinstance(error, OSError):  # a disk or a device that fails where nobody could go on without it
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or text}", os.EX_IOERR
+    return "", os.EX_SOFTWARE
 
 
 def _printable(line: str) -> str:

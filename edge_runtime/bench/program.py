@@ -52,5 +52,5 @@ def run(config: Config, options: Options) -> Report:
 
         report, profile = command.run(parts, options, measure_link, log.info)
     profile = msgspec.structs.replace(profile, spin_s=speed.spin_s, clock_mhz=speed.clock_mhz)
-    profiles.store(profiles.path_in(config.device.state, plan.bundle.identity), profile)
+    profiles.keep_for_later(profiles.path_in(config.device.state, plan.bundle.identity), profile)
     return report

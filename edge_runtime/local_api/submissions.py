@@ -1,4 +1,4 @@
-"""Decides about submissions over the local socket: what is accepted, refused, and answered to whom. No I/O.
+"""Decides about submissions over the local socket: accept or refuse, and who gets which answer. No I/O.
 
 No submission is dropped: it is refused at once with the reason, or accepted and then answered. Memory for a
 submission and its answer is reserved before the body is read, within the limits of the client and of its user.
@@ -117,6 +117,8 @@ class Submissions:
             code, text = "stopping", "the program is about to end"
         except BadInputError as error:
             code, text = "bad_input", str(error)
+        except MemoryError:
+            code, text = "failed", "not enough memory to take it"
         except Exception as error:
             # One client's message must not end the source of all others, whatever is wrong with it.
             log.exception("%s: a client's message could not be read; refused", self.where)

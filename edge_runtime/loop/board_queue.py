@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -172,3 +173,11 @@ class _Expected:
             if self._pieces:
                 self._urgent = max(0, self._urgent - 1)
                 self._until_s += self._pieces[0].expected_s
+
+
+def end_piece(queues: Mapping[Worker, BoardQueue], number: int) -> Piece:
+    """A piece of one of these queues has ended, see `BoardQueue.ended`; `ValueError` for one that is in none."""
+    for queue in queues.values():
+        if queue.holds(number):
+            return queue.ended(number)
+    raise ValueError(f"piece {number} of the board's work is not under way")

@@ -47,6 +47,7 @@ class BoardThread:
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, Callable[[], Any]]] = deque()
         self._urgent = 0  # those that go first of the ones that wait
+        self._next = 0  # 1 while the one that an idle thread was given is not taken: none goes before it
         self._busy = False
         self._unwanted: set[int] = set()
         self._closing = False
@@ -56,12 +57,13 @@ class BoardThread:
         """Do a piece of work after those that wait or, with ``first``, before those that are not ``first``."""
         with self._changed:
             if first and self._busy:
-                self._waiting.insert(self._urgent, (piece, work))
+                self._waiting.insert(self._next + self._urgent, (piece, work))
                 self._urgent += 1
             else:
                 self._waiting.append((piece, work))
-            if not self._busy:  # it is the next one, whatever is put first from now on
+            if not self._busy:
                 self._busy = True
+                self._next = 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
@@ -101,8 +103,10 @@ class BoardThread:
                 self._changed.wait()
             if self._closing:
                 return None
-            self._busy = True
-            self._urgent = max(0, self._urgent - 1)
+            if self._next:
+                self._next = 0
+            else:
+                self._urgent = max(0, self._urgent - 1)
             return self._waiting.popleft()
 
     def _is_unwanted(self, piece: int) -> bool:

@@ -19,6 +19,7 @@ class Policy:
         plans_ahead: the next frame is taken and planned while the board works on another one, so that the board
             never waits. Else it is taken where that delays neither it nor an earlier one, and a frame that is the
             only one under way is worked on in the thread that iterates.
+        in_order: results are handed on in the order in which the frames came, not in which they are done.
         paced: work on the board ends in slots of its expected time, not when it is done (``release.pace``).
 
     """
@@ -27,11 +28,12 @@ class Policy:
     most: int
     decides_after_head: bool
     plans_ahead: bool
+    in_order: bool
     paced: bool = False
 
 
-LATENCY = Policy("latency", IN_FLIGHT[1], decides_after_head=True, plans_ahead=False)
-THROUGHPUT = Policy("throughput", IN_FLIGHT[1], decides_after_head=False, plans_ahead=True)
+LATENCY = Policy("latency", IN_FLIGHT[1], decides_after_head=True, plans_ahead=False, in_order=True)
+THROUGHPUT = Policy("throughput", IN_FLIGHT[1], decides_after_head=False, plans_ahead=True, in_order=False)
 
 
 def policy_for(objective: Objective, *, paced: bool = False) -> Policy:

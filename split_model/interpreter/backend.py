@@ -26,7 +26,7 @@ BACKENDS = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "tflite-runtime": "tflite_runtime.interpreter",
 }
-#: One file is mapped at a time: what is new then is whose it is, while others let theirs go.
+#: One file is mapped at a time, so that a new mapping is known to be its, even while others are unmapped.
 _mapping = threading.Lock()
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
 
@@ -60,7 +60,8 @@ def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
         return name, importlib.import_module(BACKENDS[name]).Interpreter
     except ImportError as error:
         raise BackendError(
-            f"TFLite backend {name} is installed but does not import: {error}", remedy="install it again"
+            f"TFLite backend {name} is installed but does not import: {error}",
+            remedy="install it again, or give this program more memory",
         ) from None
 
 
@@ -115,23 +116,24 @@ class Interpreter:
 
 
 def open_interpreter(
-    model: Path | bytes, *, backend: str | None = None, threads: int = 1, source: str = "model in memory"
+    model: Path | bytes, *, backend: str | None = None, threads: int = 1, source: str = ""
 ) -> Interpreter:
-    """Load a model from a file (memory-mapped by the backend) or from bytes, which messages call ``source``.
+    """Load a model from a file (memory-mapped by the backend) or from bytes; messages call it ``source``.
 
     Raises `BackendError` where no backend is installed or the backend lacks an op, `BadModelError`
     where the file is not a model, `MissingInputError` where there is no file.
     """
     name, make = _interpreter_class(backend)
     if isinstance(model, bytes):
+        source = source or "model in memory"
         arguments: dict[str, Any] = {"model_content": model}
     else:
-        source = str(model)
+        source = source or str(model)
         if not model.is_file():
             raise MissingInputError(f"{source}: no such model file", remedy="name a .tflite file that exists")
         if not os.access(model, os.R_OK):
             raise MissingInputError(f"{source}: no permission to read it", remedy="make it readable for this user")
-        arguments = {"model_path": source}
+        arguments = {"model_path": str(model)}
     try:
         with _mapping:
             before = frozenset() if isinstance(model, bytes) else mapped_at(model)

@@ -182,3 +182,14 @@ def test_a_worker_may_be_faster_than_what_is_heard_of_it() -> None:
     assert work.ended(2).number == 2
     assert work.ended(1).number == 1
     assert work.pieces() == [3]
+
+
+def test_of_two_that_are_first_an_idle_thread_begins_with_the_first(make: Callable[..., BoardThread]) -> None:
+    for _ in range(50):
+        board = make()
+        order: list[int] = []
+        done = threading.Event()
+        board.do(1, lambda order=order: order.append(1), first=True)
+        board.do(2, lambda order=order, done=done: (order.append(2), done.set()), first=True)
+        assert done.wait(PATIENCE_S)
+        assert order == [1, 2]

@@ -22,7 +22,8 @@ from edge_runtime.link.view import LinkView
 from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.counters import Counters
-from edge_runtime.loop.frame_decisions import FrameDecisions, Model, Moment
+from edge_runtime.loop.decision_inputs import Model, Moment
+from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.frame_states import TRANSITIONS, Input, State
 from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.results import Step
@@ -145,6 +146,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(decisions, answer_within_s=ANSWER_WITHIN_S, counters=self.counters)
         self.most = decisions.policy.most
         self.plans_ahead = decisions.policy.plans_ahead
+        self.in_order = decisions.policy.in_order
         self.now_s = 100.0
         self.up, self.rate, self.silent_s = True, 1e5, 0.0
         self.offered: tuple[int, ...] = (*CUTS, LOCAL)  # a server may offer what is no cut
@@ -161,26 +163,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         offers = (wire.Offer(identity=IDENTITY, name="model", cuts=self.offered),) if self.up else ()
         return Moment(self.now_s, LinkView(self.up, Trouble.NONE, "", "", offers, 1 << 20, estimate, 0.0, 0, 0))
 
-    def do(self, actions: list[Action], frame: Frame | None = None) -> None:
+    def do(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Emit):
-                known = self.known.setdefault(action.key, Known(frame or Frame(-1, "", (), None, 0.0)))
+                known = self.known[action.key]
                 assert known.step is None, "a second result"
                 assert not known.reserved or known.freed
                 known.step = action.step
+                if self.in_order:
+                    assert all(other.step for key, other in self.known.items() if key < action.key)
                 self.check_result(known)
                 continue
             if isinstance(action, Reserve):
-                assert frame is not None
-                assert action.key not in self.known
-                self.known[action.key] = Known(frame, reserved=True)
+                assert not self.known[action.key].reserved
+                self.known[action.key].reserved = True
             elif isinstance(action, Skip):
                 self.skip(action)
             elif isinstance(action, Run):
                 self.begin(action)
             elif isinstance(action, FreeLink):
-                if action.key in self.known:
-                    self.known[action.key].freed = True
+                self.known[action.key].freed = True
             else:
                 assert self.known[action.key].step is None
                 self.pay(action)
@@ -193,7 +195,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert run.head in self.loaded.tails
         if run.alone:
             assert not self.plans_ahead
-            assert self.scheduler.under_way == 1
+            others = [known for key, known in self.known.items() if key != run.key and not known.step]
+            assert all(known.freed for known in others)
             assert not self.work[worker]
             assert known.sent == 0 or known.freed
         waiting = len(self.work[worker])
@@ -248,10 +251,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def a_frame_is_there(self, late_s: float, readable: bool) -> None:
         frame = Frame(self.arrived, "", (), None, self.now_s - late_s, error="" if readable else "not a picture")
         self.arrived += 1
+        self.known[self.arrived] = Known(frame)  # the scheduler counts frames from 1
         before = self.scheduler.under_way
         actions = self.scheduler.frame_arrived(frame, self.moment())
         assert before < self.most
-        self.do(actions, frame)
+        self.do(actions)
 
     @precondition(lambda self: any(self.work.values()))
     @rule(worker=st.sampled_from(Worker), fails=st.sampled_from((False,) * 7 + (True,)))
