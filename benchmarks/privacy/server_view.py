@@ -42,8 +42,10 @@ from split_model.features.data import open_data
 from split_model.protocol.keys import make_pair
 from split_model.service.heartbeats import Heartbeats
 
-#: A frame every so many local runs (slots, where work is done in them); answers come after this many.
-_INTERVAL, _DELAY = 8.0, 1.0
+#: A frame every so many local runs, and answers after so many. Where work takes its slot frames are to be sent, or
+#: there would be no departure times to compare.
+INTERVAL = {"free": 8.0, "fixed": 2.0}
+DELAY = {"free": 1.0, "fixed": 0.25}
 _BLOCK = 20
 _LEVEL = 0.01
 _UP_WITHIN_S = 30.0
@@ -152,12 +154,12 @@ def run(
     *,
     frames: int,
     block: int = _BLOCK,
-    interval: float = _INTERVAL,
+    pace: str = "free",
     seed: int = 0,
 ) -> list[tuple[Block, Block]]:
     """Play ``frames`` of each kind, in blocks; the pairs of blocks, the first kind's first."""
     local_s = max(device.models.profile.local.head_s, _runs_now_s(device, pair[1]))
-    server.delay_s, interval_s = _DELAY * local_s, interval * local_s
+    server.delay_s, interval_s = DELAY[pace] * local_s, INTERVAL[pace] * local_s
     rng = np.random.default_rng(seed)
     pairs: list[tuple[Block, Block]] = []
     index = 0
@@ -267,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                             server,
                             (maker, makers["noise"]),
                             frames=options.frames,
-                            interval=_INTERVAL if pace == "free" else 1.5 + _DELAY,
+                            pace=pace,
                         )
                         results.append(Compared(name, pace, kind, options.frames, found[2], found[0], found[1]))
                         if not options.json:
