@@ -165,10 +165,14 @@ def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) 
     cut = bundle.cut(split)
     path = bundle.path(cut.tail)
     rest = open_interpreter(path, backend=backend, threads=threads)
-    wanted = [(spec.dtype, spec.shape) for spec in (*cut.tensors, *bundle.manifest.outputs)]
-    made = [(spec.dtype, spec.shape) for spec in (*rest.inputs, *rest.outputs)]
-    if sha256_of(path) != cut.tail.sha256 or made != wanted:
+    wanted = [(spec.dtype, spec.shape) for spec in cut.tensors]
+    if sha256_of(path) != cut.tail.sha256 or [(spec.dtype, spec.shape) for spec in rest.inputs] != wanted:
         raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
-    rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
+    made = rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
+    outputs = bundle.manifest.outputs
+    if len(made) != len(outputs) or not all(
+        spec.fits(one.dtype.name, one.shape) for spec, one in zip(outputs, made, strict=True)
+    ):
+        raise BadBundleError(f"{path}: does not make the outputs of the model", remedy="prepare the bundle again")
     give_back(rest)
     return rest
