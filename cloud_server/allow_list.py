@@ -1,6 +1,7 @@
 """The list of devices that may connect: a text file, one ``NAME PUBLICKEY`` a line, re-read when it changes.
 
-Lines that open with ``#`` and empty lines are kept as they are when the commands rewrite the file.
+Lines are what an editor shows as lines (`text_file`): no other character ends a comment or begins an entry. The
+commands that rewrite the file keep every byte of the lines that they do not change.
 """
 
 from __future__ import annotations
@@ -15,25 +16,36 @@ from pathlib import Path
 
 from split_model.errors import BadInputError, MissingInputError, OutputError, UsageError
 from split_model.protocol.keys import parse_public
+from split_model.service import text_file
 from split_model.service.atomic_file import write_atomically
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def parse(text: str, where: str) -> tuple[dict[str, str], list[str]]:
-    """Public key (Z85) -> name, and one complaint for each line that says neither; such a line admits nobody."""
+def parse(raw: bytes, where: str) -> tuple[dict[str, str], list[str]]:
+    """Public key (Z85) -> name, and one complaint for each line that is no entry; such a line admits nobody.
+
+    Args:
+        raw: The file's bytes.
+        where: The file, which opens each complaint.
+
+    """
     devices: dict[str, str] = {}
     complaints = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
+    for line in text_file.lines(raw):
+        if line.stray:
+            complaints.append(f"{where}:{line.number}: {line.stray}; this line admits nobody")
             continue
-        name, _, key = line.strip().partition(" ")
+        entry = line.text.strip()
+        if not entry or entry.startswith("#"):
+            continue
+        name, _, key = entry.partition(" ")
         if not _NAME.fullmatch(name):
-            complaints.append(f"{where}:{number}: not 'NAME PUBLICKEY'; this line admits nobody")
+            complaints.append(f"{where}:{line.number}: not 'NAME PUBLICKEY'; this line admits nobody")
             continue
         try:
-            devices[parse_public(key, f"{where}:{number}").decode()] = name
+            devices[parse_public(key, f"{where}:{line.number}").decode()] = name
         except BadInputError as error:
             complaints.append(str(error))
     return devices, complaints
@@ -56,7 +68,7 @@ class AllowList:
         devices: dict[str, str] = {}
         if stamp is not None:
             try:
-                devices, complaints = parse(self.path.read_text("utf-8", "replace"), str(self.path))
+                devices, complaints = parse(self.path.read_bytes(), str(self.path))
             except OSError as error:
                 stamp, complaints = None, [f"{self.path}: {error.strerror}; nobody is admitted"]
         else:
@@ -85,7 +97,7 @@ def allow(path: Path, name: str, key: str) -> None:
         )
     public = parse_public(key, f"key of {name}").decode()
     with _editing(path) as lines:
-        devices, _ = parse("".join(lines), str(path))
+        devices, _ = parse(b"".join(lines), str(path))
         if public in devices:
             raise UsageError(
                 f"{path}: this key is allowed already, as {devices[public]}",
@@ -95,9 +107,9 @@ def allow(path: Path, name: str, key: str) -> None:
             raise UsageError(
                 f"{path}: there is a device {name} already", remedy="revoke it first or choose another name"
             )
-        if lines and not lines[-1].endswith("\n"):
-            lines[-1] += "\n"
-        lines.append(f"{name} {public}\n")
+        if lines and not lines[-1].endswith(b"\n"):
+            lines[-1] += b"\n"
+        lines.append(f"{name} {public}\n".encode())
 
 
 def revoke(path: Path, name: str) -> None:
@@ -107,32 +119,37 @@ def revoke(path: Path, name: str) -> None:
             f"{path}: not there, so no device is allowed", remedy="name the server's config with -c"
         )
     with _editing(path) as lines:
-        kept = [line for line in lines if line.split()[:1] != [name]]
+        kept = [line for line in lines if _name_in(line) != name]
         if len(kept) == len(lines):
             raise MissingInputError(f"{path}: no device {name}", remedy="see 'cloud-server devices list'")
         lines[:] = kept
 
 
 @contextmanager
-def _editing(path: Path) -> Iterator[list[str]]:
-    """The file's lines, to change in place; written back whole, by one writer at a time."""
+def _editing(path: Path) -> Iterator[list[bytes]]:
+    """The file's lines with their ends, to change in place; written back whole, by one writer at a time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+            raw = path.read_bytes() if path.exists() else b""
+            lines = [line for line in re.split(rb"(?<=\n)", raw) if line]
             yield lines
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-            write_atomically(path, "".join(lines).encode(), mode=mode)
+            write_atomically(path, b"".join(lines), mode=mode)
         finally:
             os.close(folder)
-    except UnicodeDecodeError:
-        raise BadInputError(f"{path}: not a text file", remedy="restore it or move it away") from None
     except OSError as error:
         if isinstance(error, (MissingInputError, OutputError)):
             raise
         raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
+
+
+def _name_in(raw: bytes) -> str:
+    """The first word of a line, or empty."""
+    words = "".join(line.text for line in text_file.lines(raw)).split()
+    return words[0] if words else ""
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:

@@ -94,7 +94,7 @@ def _devices(config: Config) -> Finding:
     path = config.server.devices
     remedy = "cloud-server devices allow NAME 'KEY', with what 'edge-runtime keys show' prints on the board"
     try:
-        devices, complaints = allow_list.parse(path.read_text("utf-8", "replace"), str(path))
+        devices, complaints = allow_list.parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         return warning("devices", f"{path}: not there, so nobody may connect", remedy)
     except OSError as error:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cloud_server import revocation
 from cloud_server.connections import Budgets
 from cloud_server.counters import Counters
-from cloud_server.engine import Done, Engine, Job, Outcome
+from cloud_server.engine import Done, Engine, Outcome
 from cloud_server.held_bytes import HeldBytes
 from cloud_server.limits import HubLimits
+from cloud_server.open_requests import OpenRequests
 from cloud_server.tails import Reason, TailSet
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
@@ -39,13 +40,6 @@ class _Peer:
     session: protocol.PeerSession
     arriving: frozenset[int] = frozenset()  # request ids
     arriving_bytes: int = 0
-    jobs: dict[int, int] = field(default_factory=dict)  # request id -> job id
-
-
-@dataclass(frozen=True)
-class _Open:
-    peer: _Peer
-    arrived: protocol.Arrived
 
 
 class Hub:
@@ -69,9 +63,8 @@ class Hub:
         self._boot_id = boot_id
         self._limits = limits
         self._peers: dict[bytes, _Peer] = {}
-        self._jobs: dict[int, _Open] = {}
         self._held = HeldBytes()
-        self._next_job_id = 0
+        self._open = OpenRequests(engine, self._held)
 
     @property
     def budgets(self) -> Budgets:
@@ -86,7 +79,7 @@ class Hub:
     @property
     def open_jobs(self) -> int:
         """Requests that the engine has and that somebody waits for."""
-        return len(self._jobs)
+        return len(self._open)
 
     @property
     def held_bytes(self) -> int:
@@ -129,26 +122,24 @@ class Hub:
 
     def finished(self, outcome: Outcome) -> list[Reply]:
         """What the engine made of a job."""
-        job = self._end(outcome.job_id)
-        if job is None:
+        ended = self._open.finish(outcome.job_id)
+        if ended is None:
             self.counters.late += 1
             return []
-        request_id = job.arrived.request.request_id
-        del job.peer.jobs[request_id]
         if not isinstance(outcome, Done):
-            refusal = wire.Refusal(request_id=request_id, code=outcome.code, text=outcome.text)
+            refusal = wire.Refusal(request_id=ended.request_id, code=outcome.code, text=outcome.text)
             self.counters.failed += 1
-            return self._count([Reply(job.peer.routing_id, refusal)])
+            return self._count([Reply(ended.routing_id, refusal)])
         self.counters.answered += 1
         answer = wire.Answer(
-            request_id=request_id,
+            request_id=ended.request_id,
             tensors=outcome.tensors,
-            timed_bytes=job.arrived.timed_bytes,
-            receive_s=job.arrived.receive_s,
+            timed_bytes=ended.arrived.timed_bytes,
+            receive_s=ended.arrived.receive_s,
             queue_s=outcome.queue_s,
             tail_s=outcome.tail_s,
         )
-        return [Reply(job.peer.routing_id, answer, outcome.payload)]
+        return [Reply(ended.routing_id, answer, outcome.payload)]
 
     def sweep(self, now_s: float) -> None:
         """Drop the peers that have been silent for too long."""
@@ -163,7 +154,7 @@ class Hub:
         for routing_id, peer in list(self._peers.items()):
             if self._name_of(peer.session.user_id) is not None:
                 continue
-            waiting = list(peer.jobs)
+            waiting = self._open.of(routing_id)
             self.drop(routing_id)
             replies += [Reply(routing_id, revocation.refusal(request_id)) for request_id in [*waiting, None]]
         return self._count(replies)
@@ -186,7 +177,7 @@ class Hub:
         if peer is not None:
             self.counters.dropped += len(peer.arriving)
             self._hold_arriving(peer, 0)
-            self._cancel_all(peer)
+            self.counters.dropped += self._open.cancel_all(routing_id)
 
     def _add(self, routing_id: bytes, user_id: str, now_s: float) -> _Peer:
         session = protocol.PeerSession(
@@ -212,9 +203,10 @@ class Hub:
     def _admit(self, peer: _Peer, request: wire.Request) -> Reason | None:
         if self.draining:
             return "busy", "this server is stopping"
-        if request.request_id in peer.jobs:
+        running = self._open.of(peer.routing_id)
+        if request.request_id in running:
             return "protocol", f"request {request.request_id} is open already"
-        open_requests = len(peer.jobs) + len(peer.arriving)
+        open_requests = len(running) + len(peer.arriving)
         if open_requests >= self._limits.peer.open_requests:
             return "busy", f"{open_requests} requests of yours are open already"
         reason = self.tails.admit(request)
@@ -245,31 +237,16 @@ class Hub:
 
     def _arrived(self, peer: _Peer, event: protocol.Arrived, now_s: float) -> list[Reply]:
         request = event.request
-        job_id = self._next_job_id
-        self._next_job_id += 1
-        job = Job(
-            job_id=job_id,
-            device=peer.session.user_id,
-            tail=self.tails.tail_for(request),
-            release=request.release,
-            payload=event.payload,
-            queued_s=now_s,
-            due_s=event.started_s + request.due_in_s,
-        )
-        peer.jobs[request.request_id] = job_id
-        self._jobs[job_id] = _Open(peer, event)
-        self._held.change(peer.session.user_id, request.total_bytes)
-        if self._engine.submit(job):
+        tail = self.tails.tail_for(request)
+        if self._open.submit(peer.routing_id, peer.session.user_id, event, tail, now_s=now_s):
             return []
-        del peer.jobs[request.request_id]
-        self._end(job_id)
         self.counters.failed += 1
         text = f"{self._engine.queued} requests wait already, and this device has its share of the queue"
         return [Reply(peer.routing_id, wire.Refusal(request_id=request.request_id, code="busy", text=text))]
 
     def _greeted(self, peer: _Peer, event: protocol.Greeted) -> None:
         """A hello starts over: on this connection, and on the one that the device had before."""
-        self._cancel_all(peer)
+        self.counters.dropped += self._open.cancel_all(peer.routing_id)
         user_id = peer.session.user_id
         for routing_id, other in list(self._peers.items()):
             same = other.session.user_id == user_id and other.session.peer_boot_id == event.boot_id
@@ -279,25 +256,7 @@ class Hub:
         _log.info(text, self._name_of(user_id), event.software, event.boot_id, extra=PER_FRAME)
 
     def _cancelled(self, peer: _Peer, request_id: int) -> None:
-        job_id = peer.jobs.pop(request_id, None)
-        if job_id is not None:
-            self.counters.cancelled += 1
-            self._end(job_id)
-            self._engine.cancel(job_id)
-
-    def _cancel_all(self, peer: _Peer) -> None:
-        self.counters.dropped += len(peer.jobs)
-        for job_id in peer.jobs.values():
-            self._end(job_id)
-            self._engine.cancel(job_id)
-        peer.jobs.clear()
-
-    def _end(self, job_id: int) -> _Open | None:
-        """Forget an open job and what it held."""
-        job = self._jobs.pop(job_id, None)
-        if job is not None:
-            self._held.change(job.peer.session.user_id, -job.arrived.request.total_bytes)
-        return job
+        self.counters.cancelled += self._open.cancel(peer.routing_id, request_id)
 
     def _hold_arriving(self, peer: _Peer, held_bytes: int) -> None:
         self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)

@@ -143,7 +143,7 @@ class _Connections:
 def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote]) -> Job:
     device = program == "edge-runtime"
     main = configs.config_path(program)
-    texts = {main: args.config.read_text()} if args.config else {}
+    texts = {main: _read_config(args.config)} if args.config else {}
     server = None
     if device:
         first = configs.device_config(budget=args.whole_input_budget or "")
@@ -170,6 +170,16 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
         keep_hosted=not device and not args.only,
         dry_run=args.dry_run,
     )
+
+
+def _read_config(path: Path) -> str:
+    """The user's config, to the last byte; the program there reads it as strictly as any."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}: byte 0x{error.object[error.start]:02x} is not UTF-8", remedy="save the file as UTF-8 text"
+        ) from None
 
 
 def _look(args: argparse.Namespace, connect: Callable[[str], Remote]) -> enrol.Server:

@@ -139,7 +139,7 @@ class Installation:
             files = []
             for sha256, _, text in offers:
                 path = Path(scratch) / sha256
-                path.write_text(text)
+                path.write_bytes(text.encode())
                 files.append((sha256, path))
             arguments = [word for sha256, path, _ in offers for word in (sha256, path)]
             return self._remote.step(_SCRIPT, release.program, "activate", release.name, *arguments, files=files)

@@ -142,6 +142,7 @@ step_install() {
         esac
         mkdir -p "$(dirname "$path")"
         ln "$home/store/$hash" "$path"
+        chmod a-w "$path" # the program maps models that nobody may write to where they lie, and copies others
     done <"$partial/manifest"
     sync -f "$partial"
     mv "$partial" "$home/releases/$release"

@@ -16,10 +16,15 @@ from typing import Any, NoReturn
 from split_model.errors import SplitModelError, UsageError
 from split_model.service.throttle import Throttle
 
+#: What Python raises, as a RuntimeError, where there is no memory for a thread's stack.
+_NO_THREAD = "can't start new thread"
+_MORE_MEMORY = "stop other programs, use a smaller model, or raise the memory limit of this one"
 #: Exit code of a program that ended because nobody reads its output any more (as if by SIGPIPE), or by Ctrl-C.
 _BROKEN_PIPE = 128 + 13
 _INTERRUPTED = 128 + 2
 
+#: Others may never write to what a program makes, whatever its caller forgot to set.
+_LEAST_UMASK = 0o022
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
 
 
@@ -71,11 +76,12 @@ def set_up_logging(*, verbose: bool = False) -> None:
 def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, run the command's ``func(args)``, and return the exit code.
 
-    A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code. An option ``verbose``, where
-    the parser has one, turns on debug messages and the traceback behind such an error. ``func`` returns an
-    exit code or None for 0; a command line without a command prints the help (exit 64).
+    A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code, and so does too little memory
+    (71). An option ``verbose``, where the parser has one, turns on debug messages and the traceback behind such an
+    error. ``func`` returns an exit code or None for 0; a command line without a command prints the help (exit 64).
     """
     verbose = False
+    os.umask(os.umask(_LEAST_UMASK) | _LEAST_UMASK)
     try:
         args = parser.parse_args(argv)
         verbose = bool(getattr(args, "verbose", False))
@@ -91,6 +97,15 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
         # Names out of a foreign file must not steer the terminal.
         print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if isinstance(error, RuntimeError) and str(error) != _NO_THREAD:
+            raise
+        logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
+        line = f"not enough memory; {_MORE_MEMORY}"
+        if isinstance(error, ImportError):  # a library that does not fit into memory, or is damaged
+            line = f"{_printable(str(error))}; {_MORE_MEMORY}, or install it again"
+        print(f"{prog}: error: {line}", file=sys.stderr)
+        return os.EX_OSERR
     except BrokenPipeError:
         # Python flushes stdout once more at exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

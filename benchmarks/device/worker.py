@@ -34,6 +34,7 @@ from edge_runtime.daemon.models import Models
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.daemon.program import Program
 from edge_runtime.inference.heads import Heads
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.records import Records
 from edge_runtime.planner.planner import Decision, Hysteresis, Planner
@@ -108,7 +109,7 @@ def local(root: str) -> dict[str, Any]:
 
     bundle = Bundle.open(Path(root))
     inputs = _inputs(bundle)
-    heads = Heads(bundle, _no_release, backend=None, threads=1, memory_bytes=1)
+    heads = Heads(ModelFiles(bundle), _no_release, backend=None, threads=1, memory_bytes=1)
     bare = open_interpreter(bundle.path(bundle.manifest.model))
     timing = SplitTiming(split=bundle.local, head_s=0.02, head_p95_s=0.03, release_s=0.0, payload_bytes=0)
     profile = Profile(bundle=bundle.identity, backend="", threads=1, slowdown=1.0, release="none", splits=(timing,))

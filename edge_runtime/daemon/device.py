@@ -101,6 +101,7 @@ class Device:
             )
             link.wait_until_open()
             device = cls(plan, account, models, link, loop, Records(plan.bundle), closing.pop_all())
+        models.heads.files.prune()
         gc.collect()
         give_back(models.heads.whole)
         return device

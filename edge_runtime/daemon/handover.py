@@ -134,6 +134,8 @@ class Reloader(threading.Thread):
                 self._reload()
             except SplitModelError as error:
                 self._refused(str(error))
+            except MemoryError:
+                self._refused("not enough memory to open it beside the one in force")
             except Exception as error:
                 log.exception("reload")
                 self._refused(f"{type(error).__name__}: {error}")

@@ -16,6 +16,7 @@ from edge_runtime.daemon.program import Program
 from edge_runtime.inference import profile as profiles
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import Rests, open_tails
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import Profile
 from edge_runtime.privacy.release import Release
 from split_model.service.heartbeats import WatchedPool
@@ -67,12 +68,17 @@ class Models:
         return cls(board, heads, profile, tails)
 
 
-def open_heads(plan: Plan, closing: contextlib.ExitStack, *, loader: Executor | None = None) -> Heads:
-    """The heads of a bundle, the whole model loaded; ``loader`` loads the others in the background."""
+def open_heads(
+    plan: Plan, closing: contextlib.ExitStack, *, loader: Executor | None = None, keep_copies: bool = True
+) -> Heads:
+    """The heads of a bundle, the whole model loaded; ``loader`` loads the others in the background.
+
+    ``keep_copies``: see `ModelFiles`; false for a command that is to leave the state folder as it is.
+    """
     config, bundle = plan.config, plan.bundle
     memory_mb = config.device.head_memory_mb
     heads = Heads(
-        bundle,
+        ModelFiles(bundle, config.device.state if keep_copies else None),
         lambda cut: Release(cut, plan.releases[cut.index], entropy=os.urandom, root=bundle.root),
         backend=config.device.backend,
         threads=config.device.threads,

@@ -14,11 +14,12 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import numpy as np
 
 from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.privacy.release import Release
 from split_model.arrays import Array
-from split_model.bundle import Bundle, Cut, sha256_of
-from split_model.errors import BadBundleError
-from split_model.interpreter import Interpreter, open_interpreter
+from split_model.bundle import Bundle, Cut
+from split_model.errors import BackendError, BadBundleError
+from split_model.interpreter import Interpreter
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,12 @@ class Heads:
     """All heads of a bundle. ``memory_bytes`` bounds about what the prepared ones take, but one is always kept.
 
     By default the two largest fit, so that the split can go to and fro between any two without loading again.
-    ``loader``: one thread that prepares them, closed with this.
+    ``files``: opens the models. ``loader``: one thread that prepares them, closed with this.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
+        files: ModelFiles,
         make_release: Callable[[Cut], Release],
         *,
         backend: str | None,
@@ -73,7 +74,8 @@ class Heads:
         memory_bytes: int | None = None,
         loader: Executor | None = None,
     ) -> None:
-        self._bundle = bundle
+        self.files = files
+        self._bundle = bundle = files.bundle
         self._make_release = make_release
         self._backend = backend
         self._threads = threads
@@ -84,23 +86,32 @@ class Heads:
         self._under_way: dict[int, Future[Head]] = {}
         self._worker = loader or ThreadPoolExecutor(1, thread_name_prefix="heads")
         give_back()  # what the imports needed
-        self.whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend, threads=threads)
+        self.whole = files.open(bundle.manifest.model, backend=backend, threads=threads)
         give_back(self.whole)  # before more is loaded: what the backend has packed is there twice
 
     def load(self, split: int) -> Head:
         """Load a head now, with its warm-up inference; not kept. Also called by the background thread.
 
         Its file is checked again: a bundle that was replaced under a running program is not the one whose tails the
-        server runs. Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`.
+        server runs. Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`; not to be read
+        and not enough memory are among them.
         """
+        try:
+            return self._load(split)
+        except MemoryError:
+            raise BackendError(f"cut {split}: not enough memory for its head") from None
+
+    def _load(self, split: int) -> Head:
         cut = self._bundle.cut(split)
         interpreter = None
         if cut.head is not None:
-            path = self._bundle.path(cut.head)
-            interpreter = open_interpreter(path, backend=self._backend, threads=self._threads)
+            interpreter = self.files.open(cut.head, backend=self._backend, threads=self._threads)
             made = [(spec.dtype, spec.shape) for spec in interpreter.outputs]
-            if sha256_of(path) != cut.head.sha256 or made != [(spec.dtype, spec.shape) for spec in cut.tensors]:
-                raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
+            if made != [(spec.dtype, spec.shape) for spec in cut.tensors]:
+                raise BadBundleError(
+                    f"{interpreter.source}: its outputs are not the live tensors of cut {split}",
+                    remedy="prepare the bundle again",
+                )
         head = Head(cut, interpreter, self._make_release(cut))
         head.features([np.zeros(spec.shape, spec.dtype) for spec in self._bundle.manifest.inputs])
         give_back(self.whole, *([] if interpreter is None else [interpreter]))

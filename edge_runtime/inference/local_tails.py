@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import Profile
 from edge_runtime.planner.prediction import SplitProfile
-from split_model.bundle import Bundle, sha256_of
+from split_model.bundle import Bundle
 from split_model.errors import BackendError, BadBundleError, BadModelError, MissingInputError
-from split_model.interpreter import Interpreter, open_interpreter
+from split_model.interpreter import Interpreter
 
 log = logging.getLogger(__name__)
 
@@ -152,27 +153,35 @@ def open_tails(
     }
 
     def load(split: int) -> Interpreter:
-        return load_rest(bundle, split, backend=backend, threads=threads)
+        return load_rest(heads.files, split, backend=backend, threads=threads)
 
     return Rests(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
 
 
-def load_rest(bundle: Bundle, split: int, *, backend: str | None, threads: int) -> Interpreter:
+def load_rest(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
     """Load one now, with its warm-up inference; its file is checked again, as a head's is.
 
-    Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`.
+    Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`; not to be read and not enough
+    memory are among them.
     """
+    try:
+        return _load_rest(files, split, backend=backend, threads=threads)
+    except MemoryError:
+        raise BackendError(f"cut {split}: not enough memory for its local tail") from None
+
+
+def _load_rest(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
+    bundle = files.bundle
     cut = bundle.cut(split)
-    path = bundle.path(cut.tail)
-    rest = open_interpreter(path, backend=backend, threads=threads)
-    wanted = [(spec.dtype, spec.shape) for spec in cut.tensors]
-    if sha256_of(path) != cut.tail.sha256 or [(spec.dtype, spec.shape) for spec in rest.inputs] != wanted:
-        raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
-    made = rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs])
+    rest = files.open(cut.tail, backend=backend, threads=threads)
+    inputs = [(spec.dtype, spec.shape) for spec in rest.inputs] == [(spec.dtype, spec.shape) for spec in cut.tensors]
     outputs = bundle.manifest.outputs
+    made = rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs]) if inputs else []
     if len(made) != len(outputs) or not all(
         spec.fits(one.dtype.name, one.shape) for spec, one in zip(outputs, made, strict=True)
     ):
-        raise BadBundleError(f"{path}: does not make the outputs of the model", remedy="prepare the bundle again")
+        raise BadBundleError(
+            f"{rest.source}: its tensors are not those of cut {split}", remedy="prepare the bundle again"
+        )
     give_back(rest)
     return rest

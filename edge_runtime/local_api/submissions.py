@@ -117,6 +117,8 @@ class Submissions:
             code, text = "stopping", "the program is about to end"
         except BadInputError as error:
             code, text = "bad_input", str(error)
+        except MemoryError:
+            code, text = "failed", "not enough memory to take it"
         except Exception as error:
             # One client's message must not end the source of all others, whatever is wrong with it.
             log.exception("%s: a client's message could not be read; refused", self.where)

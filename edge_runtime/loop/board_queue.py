@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -126,3 +127,11 @@ class BoardQueue:
 
     def _begin(self, piece: Piece, now_s: float) -> None:
         self._present, self._until_s = piece, now_s + piece.expected_s
+
+
+def end_piece(queues: Mapping[Worker, BoardQueue], number: int, *, now_s: float) -> Piece:
+    """A piece of one of these queues has ended, see `BoardQueue.ended`; `ValueError` for one that is in none."""
+    for queue in queues.values():
+        if queue.holds(number):
+            return queue.ended(number, now_s=now_s)
+    raise ValueError(f"piece {number} of the board's work is not under way")

@@ -28,7 +28,8 @@ from edge_runtime.loop.board_thread import BoardThread, Ended
 from edge_runtime.loop.board_work import BoardWork, Held, Models
 from edge_runtime.loop.capture_thread import CaptureThread
 from edge_runtime.loop.counters import Counters
-from edge_runtime.loop.frame_decisions import FrameDecisions, Model, Moment
+from edge_runtime.loop.decision_inputs import Model, Moment
+from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.scheduler import Scheduler

@@ -8,78 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from edge_runtime.board.cpu_load import LoadEstimator
-from edge_runtime.inference.profile import Profile, SplitTiming
-from edge_runtime.link.view import LinkView
+from edge_runtime.inference.profile import SplitTiming
+from edge_runtime.loop.decision_inputs import BoardWaits, LoadedModels, Model, Moment, Payable
 from edge_runtime.loop.policies import Policy
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.planner.planner import AfterHead, Decision, Planner
-from edge_runtime.planner.prediction import Conditions, Prediction, SplitProfile
-from edge_runtime.planner.tail_times import TailTimes
+from edge_runtime.planner.prediction import Conditions, Prediction
+from edge_runtime.planner.tail_times import RecentRuns, TailTimes
 from edge_runtime.sources import Frame
-from split_model.bundle import Bundle
 from split_model.errors import SplitModelError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When something happened, in seconds of the loop's clock, and the link as it was then."""
-
-    now_s: float
-    link: LinkView
-
-
-class LoadedModels(Protocol):
-    """Which heads and local tails are loaded. Asking for one that is not makes it load in the background."""
-
-    def head(self, split: int) -> object | None:
-        """The head of a cut, None while it loads. `SplitModelError` where it does not load."""
-
-    def has_local_tail(self, split: int) -> bool:
-        """Whether the local tail behind the head of this cut can run now."""
-
-    def with_local_tail(self, profile: SplitProfile) -> SplitProfile:
-        """A cut's profile with the seconds of its local tail, if that is loaded; loads nothing."""
-
-
-class Payable(Protocol):
-    """Which cuts can still be paid for."""
-
-    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
-        """Those of some cuts at which a frame of this subject can be paid for."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model as the decisions see it.
-
-    Args:
-        identity: the bundle's hash, by which the server offers its cuts.
-        name: for the log.
-        local: the split that runs everything on this board.
-        profile: what heads and the whole model take on this board when idle.
-        tail_macs: multiply-accumulates of the tail behind each cut.
-
-    """
-
-    identity: str
-    name: str
-    local: int
-    profile: Profile
-    tail_macs: dict[int, int]
-
-    @classmethod
-    def of(cls, bundle: Bundle, profile: Profile) -> Model:
-        """A bundle, as measured on this board."""
-        tail_macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
-        return cls(bundle.identity, bundle.manifest.name, bundle.local, profile, tail_macs)
 
 
 @dataclass(frozen=True)
@@ -91,14 +33,6 @@ class Plan:
     head: object | None = None
     was_local: bool = False
     unpaid: bool = False
-
-
-@dataclass(frozen=True)
-class BoardWaits:
-    """What a frame has to wait for: an earlier one's local run, and what is still to cross the uplink before it."""
-
-    local_s: float = 0.0
-    uplink_s: float = 0.0
 
 
 class FrameDecisions:
@@ -286,23 +220,6 @@ class FrameDecisions:
     def _next_frame_s(self, now_s: float) -> float:
         """Seconds until the next frame, if frames go on coming as the last two did; infinite for the first."""
         return max(0.0, self._captured_s + self._interval_s - now_s)
-
-
-class RecentRuns:
-    """The 95th percentile of the recent runs of the whole model."""
-
-    def __init__(self, p95_s: float) -> None:
-        self._recent: deque[float] = deque([p95_s], maxlen=32)
-
-    def ran(self, took_s: float) -> None:
-        """A run took so long."""
-        self._recent.append(took_s)
-
-    @property
-    def seconds(self) -> float:
-        """The percentile."""
-        runs = sorted(self._recent)
-        return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]
 
 
 def expected_at(decision: Decision, split: int) -> Prediction | None:

@@ -15,20 +15,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
-from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker
+from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker, end_piece
 from edge_runtime.loop.counters import Counters, Outcome
-from edge_runtime.loop.frame_decisions import BoardWaits, FrameDecisions, Moment
+from edge_runtime.loop.decision_inputs import BoardWaits, Moment
+from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.frame_states import Input, State, UnderWay
 from edge_runtime.loop.in_flight_limit import IN_FLIGHT, Admitted, limit_for
+from edge_runtime.loop.pacing import board_due_s, overlap_due_s
+from edge_runtime.loop.result_order import ResultOrder
 from edge_runtime.loop.results import Result, Step
-from edge_runtime.loop.server_wait import CHECK_EVERY_S, ServerWait, uplink_busy_s
+from edge_runtime.loop.server_wait import CHECK_EVERY_S, ServerWait, note_progress, uplink_busy_s
 from edge_runtime.sources import Frame
 from split_model.protocol.device import Answered
-
-#: Where a policy plans ahead, the next frame is taken when the board's present work is expected to take so much
-#: longer: at least, and as a share of that work. Taken earlier it would only grow old, later the board would wait.
-_AHEAD_S = 0.02
-_AHEAD = 0.5
 
 
 class Scheduler:
@@ -40,7 +38,7 @@ class Scheduler:
         self._policy = decisions.policy
         self._answer_within_s = answer_within_s
         self._under_way: dict[int, UnderWay] = {}
-        self._held: list[tuple[UnderWay, Result]] = []  # done, behind an earlier frame that is not
+        self._order: ResultOrder[tuple[UnderWay, Result]] = ResultOrder(in_order=decisions.policy.in_order)
         self._sent: list[int] = []  # the keys of frames that were sent, oldest first
         self._queues = {worker: BoardQueue() for worker in Worker}
         self._admitted = Admitted()
@@ -51,7 +49,7 @@ class Scheduler:
     @property
     def under_way(self) -> int:
         """Frames that have no result yet."""
-        return len(self._under_way) + len(self._held)
+        return len(self._under_way) + self._order.held
 
     @property
     def _at_server(self) -> list[UnderWay]:
@@ -61,37 +59,16 @@ class Scheduler:
         return [self._under_way[key] for key in self._sent if self._under_way[key].on_the_link]
 
     def frame_due_s(self, moment: Moment) -> float:
-        """When to take the next frame, in seconds of the loop's clock; infinite while there is no room for one.
-
-        A policy that plans ahead takes it when the board is about to be free. Else, while earlier frames are at the
-        server, it is taken when its head would be done as the uplink is free again (sooner it would only wait), and
-        only if all it may need of the board is over before the latest local start of those frames: it delays none.
-        """
+        """When to take the next frame, in seconds of the loop's clock; infinite while there is no room for one."""
         now_s = moment.now_s
         if not self._under_way:
             return now_s
         if self.under_way >= min(self._policy.most, self._fitting, self._admitted.frames(now_s)):
             return math.inf
-        return self._board_due_s(now_s) if self._policy.plans_ahead else self._overlap_due_s(moment)
-
-    def _board_due_s(self, now_s: float) -> float:
-        """When the board is about to be free for another frame."""
-        if any(queue.waiting for queue in self._queues.values()):
-            return math.inf
-        is_local = self._decisions.planner.split == self._decisions.local
-        left_s, whole_s = self._queues[Worker.LOCAL_RUNS if is_local else Worker.HEADS].left_s(now_s)
-        return now_s + left_s - max(_AHEAD_S, _AHEAD * whole_s)
-
-    def _overlap_due_s(self, moment: Moment) -> float:
-        """When another frame delays none of those at the server, nor would only wait for their transfers."""
-        busy = any(queue.busy for queue in self._queues.values())
-        away = [one for one in self._under_way.values() if one.state is State.AWAY]
-        if busy or len(away) < len(self._under_way) or moment.link.estimate.silent_s > 0.0:
-            return math.inf
-        head_s = self._decisions.head_s(self._decisions.planner.split)
-        due_s = moment.now_s + max(0.0, uplink_busy_s(away, moment.link.estimate) - head_s)
-        needs_s = head_s if self._decisions.planner.is_fixed else max(head_s, self._decisions.local_s)
-        return due_s if due_s + needs_s <= self._waiting.first_local_start_s(away, moment.now_s) else math.inf
+        if self._policy.plans_ahead:
+            is_local = self._decisions.planner.split == self._decisions.local
+            return board_due_s(self._queues, is_local=is_local, now_s=now_s)
+        return overlap_due_s(list(self._under_way.values()), self._queues, self._waiting, self._decisions, moment)
 
     def wake_s(self, moment: Moment) -> float:
         """When `time_passed` is to be called next, if nothing happens before."""
@@ -124,11 +101,10 @@ class Scheduler:
 
     def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
         """A piece of work is done."""
-        ended = self._ended(piece, moment)
+        ended = end_piece(self._queues, piece, now_s=moment.now_s)
         if ended.work is Work.WHOLE_MODEL:
             self._decisions.ran_whole(done.took_s, now_s=moment.now_s, beside=self._queues[Worker.HEADS].busy)
-        one = self._wanted(ended)
-        if one is None:
+        if (one := self._wanted(ended)) is None:
             return []
         if ended.work is Work.HEAD:
             return self._head_done(one, done.took_s, moment)
@@ -143,9 +119,8 @@ class Scheduler:
 
     def work_failed(self, piece: int, error: str, moment: Moment) -> list[Action]:
         """A piece of work raised an error of the backend."""
-        ended = self._ended(piece, moment)
-        one = self._wanted(ended)
-        if one is None:
+        ended = end_piece(self._queues, piece, now_s=moment.now_s)
+        if (one := self._wanted(ended)) is None:
             return []
         if ended.work.worker is Worker.HEADS:
             self._decisions.head_failed(one.split, error, now_s=moment.now_s)
@@ -160,7 +135,7 @@ class Scheduler:
 
     def work_skipped(self, piece: int, moment: Moment) -> list[Action]:
         """A piece of work was left out, as it was told to be."""
-        self._ended(piece, moment)
+        end_piece(self._queues, piece, now_s=moment.now_s)
         return []
 
     def sent(self, key: int, moment: Moment) -> list[Action]:
@@ -188,8 +163,7 @@ class Scheduler:
 
     def answered(self, key: int, outputs: list[Any] | None, answered: Answered, moment: Moment) -> list[Action]:
         """The server answered; ``outputs`` None where that is not what the model gives."""
-        one = self._under_way.get(key)
-        if one is None or not one.on_the_link:
+        if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
         if outputs is None:
             why = "the server's answer does not have the model's outputs"
@@ -199,12 +173,11 @@ class Scheduler:
         self._decisions.answered(one.split, answer.tail_s, now_s=moment.now_s)
         one.step(Input.ANSWERED)
         parts = {"offload_s": answered.elapsed_s, "queue_s": answer.queue_s, "tail_s": answer.tail_s}
-        return self._end(one, self._result(one, "offloaded", outputs, moment, parts=parts | one.parts), moment)
+        return self._end(one, self._result(one, "offloaded", outputs, parts | one.parts), moment)
 
     def refused(self, key: int, code: str, text: str, moment: Moment) -> list[Action]:
         """The server refused a request."""
-        one = self._under_way.get(key)
-        if one is None or not one.on_the_link:
+        if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
         if code == "busy":
             self._admitted.busy(ahead=one.ahead, now_s=moment.now_s)
@@ -213,18 +186,11 @@ class Scheduler:
 
     def time_passed(self, acked_bytes: Mapping[int, int], moment: Moment) -> list[Action]:
         """Look at the frames at the server: how far they have come (bytes by key), and which are overdue."""
-        for key, acked in acked_bytes.items():
-            one = self._under_way.get(key)
-            if one is not None and acked > one.acked_bytes:
-                one.acked_bytes, one.progress_s = acked, moment.now_s
+        note_progress(self._under_way, acked_bytes, now_s=moment.now_s)
         actions: list[Action] = []
-        for one in (at_server := self._at_server):
-            is_oldest = one is at_server[0]
-            if is_oldest and one.first_s == -math.inf:
-                one.first_s = moment.now_s
-            if one.state is State.AWAY and self._waiting.is_over(one, moment, is_oldest=is_oldest):
-                one.step(Input.OVERDUE)
-                actions += self._run_here(one, moment, first=True)
+        for one in self._waiting.overdue(self._at_server, moment):
+            one.step(Input.OVERDUE)
+            actions += self._run_here(one, moment, first=True)
         return actions
 
     def abandon(self) -> list[Action]:
@@ -235,7 +201,7 @@ class Scheduler:
                 queue.cancel(number)
                 actions.append(Skip(number, worker))
         self._under_way.clear()
-        self._held.clear()
+        self._order.clear()
         self._sent.clear()
         return actions
 
@@ -283,12 +249,6 @@ class Scheduler:
         keep = one.keeps_features and work in (Work.HEAD, Work.HEAD_AND_RELEASE)
         return Run(self._pieces, one.key, work, one.plan.head, first=first, alone=alone, keep=keep)
 
-    def _ended(self, number: int, moment: Moment) -> Piece:
-        for queue in self._queues.values():
-            if queue.holds(number):
-                return queue.ended(number, now_s=moment.now_s)
-        raise ValueError(f"piece {number} of the board's work is not under way")
-
     def _wanted(self, piece: Piece) -> UnderWay | None:
         """The frame that a piece was for, None where that is done without it."""
         one = self._under_way.get(piece.key)
@@ -303,25 +263,20 @@ class Scheduler:
         )
 
     def _ran_here(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:
-        outputs = list(done.outputs)
-        if one.sent_s is None:
-            parts = {"head_s": one.head_s + done.took_s}
-            return self._end(one, self._result(one, "local", outputs, moment, parts=parts), moment)
-        return self._end(one, self._result(one, "fallback", outputs, moment, parts=one.parts), moment)
+        outcome: Outcome = "local" if one.sent_s is None else "fallback"
+        parts = {"head_s": one.head_s + done.took_s} if one.sent_s is None else one.parts
+        return self._end(one, self._result(one, outcome, list(done.outputs), parts), moment)
 
     def _fail(self, one: UnderWay, why: str, moment: Moment) -> list[Action]:
-        result = self._result(one, "failed", [], moment, parts={})
+        result = self._result(one, "failed", [], {})
         result.error = why
         return self._end(one, result, moment)
 
-    def _result(
-        self, one: UnderWay, outcome: Outcome, outputs: list[Any], moment: Moment, *, parts: dict[str, float]
-    ) -> Result:
+    def _result(self, one: UnderWay, outcome: Outcome, outputs: list[Any], parts: dict[str, float]) -> Result:
+        """The result of a frame; its latency is known when it is handed on."""
         split = {"local": self._decisions.local, "failed": one.plan.decision.split}.get(outcome, one.split)
-        result = Result(one.frame, outcome, split, outputs, moment.now_s - one.frame.captured_s, parts=parts)
-        if one.sent_s is not None:
-            result.payload_bytes, result.hedged = one.payload_bytes, one.hedged
-        return result
+        sent = one.sent_s is not None
+        return Result(one.frame, outcome, split, outputs, 0.0, one.payload_bytes * sent, one.hedged, parts=parts)
 
     def _end(self, one: UnderWay, result: Result, moment: Moment) -> list[Action]:
         """A frame has its result: hand it on, and give up what was begun for it and is not wanted any more."""
@@ -334,12 +289,7 @@ class Scheduler:
             local_runs.cancel(one.local_piece)
             actions.append(Skip(one.local_piece, Worker.LOCAL_RUNS))
         self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
-        if not (self._policy.in_order and self._under_way) and not self._held:
-            return [*actions, self._emit(one, result, moment)]
-        self._held.append((one, result))
-        oldest = min(self._under_way, default=self._keys + 1) if self._policy.in_order else self._keys + 1
-        ready = sorted((held for held in self._held if held[0].key < oldest), key=lambda held: held[0].key)
-        self._held = [held for held in self._held if held[0].key >= oldest]
+        ready = self._order.ended(one.key, (one, result), oldest=min(self._under_way, default=None))
         return actions + [self._emit(held, of, moment) for held, of in ready]
 
     def _emit(self, one: UnderWay, result: Result, moment: Moment) -> Emit:

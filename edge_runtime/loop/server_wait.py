@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edge_runtime.link.estimator import LinkEstimate, wire_bytes
 from edge_runtime.loop.board_queue import BoardQueue
-from edge_runtime.loop.frame_decisions import FrameDecisions, Moment
-from edge_runtime.loop.frame_states import UnderWay
+from edge_runtime.loop.decision_inputs import Moment
+from edge_runtime.loop.frame_decisions import FrameDecisions
+from edge_runtime.loop.frame_states import State, UnderWay
 from edge_runtime.planner.deadline import is_stalled, local_start_s
 
 #: How often frames at the server are looked at, for deadlines.
@@ -29,6 +30,14 @@ def uplink_busy_s(at_server: Sequence[UnderWay], link: LinkEstimate) -> float:
     return math.inf if link.uplink_bytes_s is None else left_bytes / link.uplink_bytes_s
 
 
+def note_progress(under_way: Mapping[int, UnderWay], acked_bytes: Mapping[int, int], *, now_s: float) -> None:
+    """Note how many bytes of each request have arrived, by the frames' keys."""
+    for key, acked in acked_bytes.items():
+        one = under_way.get(key)
+        if one is not None and acked > one.acked_bytes:
+            one.acked_bytes, one.progress_s = acked, now_s
+
+
 class ServerWait:
     """When a frame at the server is to be finished on the board, whose ``local_runs`` it would wait for."""
 
@@ -45,7 +54,17 @@ class ServerWait:
         """The latest moment at which the board must be free for one of these frames; infinite for none."""
         return min((self._local_start_s(one, now_s) for one in at_server), default=math.inf)
 
-    def is_over(self, one: UnderWay, moment: Moment, *, is_oldest: bool) -> bool:
+    def overdue(self, at_server: Sequence[UnderWay], moment: Moment) -> list[UnderWay]:
+        """The frames, of these in the order in which they were sent, that a local run is to begin for now."""
+        if at_server and at_server[0].first_s == -math.inf:
+            at_server[0].first_s = moment.now_s
+        return [
+            one
+            for one in at_server
+            if one.state is State.AWAY and self._is_over(one, moment, is_oldest=one is at_server[0])
+        ]
+
+    def _is_over(self, one: UnderWay, moment: Moment, *, is_oldest: bool) -> bool:
         """Whether to finish this frame here: it would be late, or it is the oldest at the server and stuck."""
         if moment.now_s >= self._local_start_s(one, moment.now_s):
             return True

@@ -41,7 +41,7 @@ class Memory:
         self._done: dict[str, tuple[Stamp, int | None]] = {}
         self._told = self._told_attempt = False
         text = self._text()
-        for line in text.splitlines():
+        for line in text.split("\n"):
             self._read(line)
         self._lines = text.count("\n")
         self._is_torn = text != "" and not text.endswith("\n")  # a new line must not go on where half of one is

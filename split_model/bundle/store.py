@@ -85,7 +85,8 @@ class Bundle:
         path = root / MANIFEST
         try:
             with open_regular(path) as file:
-                raw = file.read(_MAX_MANIFEST_BYTES + 1)
+                size_bytes = os.fstat(file.fileno()).st_size  # to ask for the most would take the most of memory
+                raw = file.read(min(size_bytes, _MAX_MANIFEST_BYTES) + 1)
             if len(raw) > _MAX_MANIFEST_BYTES:
                 raise BadBundleError(
                     f"{path}: manifest is over {_MAX_MANIFEST_BYTES >> 20} MiB", remedy="prepare the bundle again"

@@ -150,6 +150,8 @@ class _Member:
         size = math.prod(shape) * self.dtype.itemsize
         try:
             raw = self._file.read(size)
+        except MemoryError:  # the size is that of the model's input, and no fault of the file
+            raise
         except _DAMAGED as error:
             raise BadInputError(
                 f"{self._path}: array {self.name!r} is damaged ({_line(error)})", remedy="write it again"

@@ -20,6 +20,7 @@ from split_model.features.arrays import ArrayFile
 from split_model.features.picture_files import SUFFIXES
 from split_model.features.preprocess import check_preprocess, load_tensor
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
+from split_model.service import text_file
 
 __all__ = ["ArrayFile", "BadSampleError", "Data", "ImageFolder", "Sample", "open_data", "read_labels", "spelled"]
 
@@ -102,18 +103,20 @@ def open_data(
 def read_labels(path: Path) -> tuple[str, ...]:
     """The class names of a labels file: one a line, the line's number less one is the class index."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [line.strip() for line in text_file.text(path.read_bytes(), str(path)).split("\n")]
     except FileNotFoundError:
         raise MissingInputError(
             f"{path}: no such labels file", remedy="name a text file with one class name a line"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise BadInputError(
-            f"{path}: not a labels file: {error}", remedy="write UTF-8 text, one class name a line"
+            f"{path}: not a labels file: {error.strerror}", remedy="write UTF-8 text, one class name a line"
         ) from None
+    if not lines[-1]:  # behind the last newline
+        lines.pop()
     if not lines:
         raise BadInputError(f"{path}: an empty labels file", remedy="write one class name a line")
-    return tuple(line.strip() for line in lines)
+    return tuple(lines)
 
 
 def _pictures(root: Path, labels: Sequence[str] | None) -> Iterator[_File]:

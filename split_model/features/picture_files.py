@@ -40,7 +40,7 @@ _UPRIGHT = 1
 _ORIENTATION = 0x0112  # Exif's tag
 # What Pillow's decoders were seen to raise on damaged files.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError)
-_DAMAGED = (*_DECODER_ERRORS, struct.error, zlib.error, MemoryError, RuntimeError)
+_DAMAGED = (*_DECODER_ERRORS, struct.error, zlib.error, RuntimeError)
 
 
 def pillow(name: str) -> Any:
@@ -87,6 +87,8 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
         raise BadInputError(
             f"{path}: claims over {MAX_PIXELS >> 20} megapixels", remedy="scale it down or remove it"
         ) from None
+    except MemoryError:
+        raise BadInputError(f"{path}: not enough memory to decode it", remedy="scale it down") from None
     except _DAMAGED as error:
         reason = "not a picture" if type(error).__name__ == "UnidentifiedImageError" else "a damaged picture"
         raise BadInputError(

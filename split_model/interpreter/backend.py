@@ -60,7 +60,8 @@ def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
         return name, importlib.import_module(BACKENDS[name]).Interpreter
     except ImportError as error:
         raise BackendError(
-            f"TFLite backend {name} is installed but does not import: {error}", remedy="install it again"
+            f"TFLite backend {name} is installed but does not import: {error}",
+            remedy="install it again, or give this program more memory",
         ) from None
 
 
@@ -137,10 +138,10 @@ def open_interpreter(
     *,
     backend: str | None = None,
     threads: int = 1,
-    source: str = "model in memory",
+    source: str = "",
     fused: bool = True,
 ) -> Interpreter:
-    """Load a model from a file (memory-mapped by the backend) or from bytes, which messages call ``source``.
+    """Load a model from a file (memory-mapped by the backend) or from bytes; messages call it ``source``.
 
     With ``fused`` off each op runs by itself, slowly: then the backend knows the shape of every tensor.
     Raises `BackendError` where no backend is installed or the backend lacks an op, `BadModelError`
@@ -149,14 +150,15 @@ def open_interpreter(
     name, make = _interpreter_class(backend)
     arguments: dict[str, Any]
     if isinstance(model, bytes):
+        source = source or "model in memory"
         arguments = {"model_content": model}
     else:
-        source = str(model)
+        source = source or str(model)
         if not model.is_file():
             raise MissingInputError(f"{source}: no such model file", remedy="name a .tflite file that exists")
         if not os.access(model, os.R_OK):
             raise MissingInputError(f"{source}: no permission to read it", remedy="make it readable for this user")
-        arguments = {"model_path": source}
+        arguments = {"model_path": str(model)}
     if not fused:
         resolvers = importlib.import_module(BACKENDS[name]).OpResolverType
         arguments["experimental_op_resolver_type"] = resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES

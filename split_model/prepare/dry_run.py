@@ -6,6 +6,7 @@ one that the bundle was made for, and unprotected. A cut at which any of it fail
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ import numpy as np
 
 from split_model.arrays import Array
 from split_model.bundle import Cut, LeftOut, Manifest, TensorSpec
-from split_model.errors import BackendError, BadBundleError, BadInputError, BadModelError, ConfigError
+from split_model.errors import (
+    BackendError,
+    BadBundleError,
+    BadInputError,
+    BadModelError,
+    ConfigError,
+    SplitModelError,
+)
 from split_model.features.preprocess import to_real
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.tflite.tables import printable
@@ -40,7 +48,7 @@ Progress = Callable[[str, int, int], None]
 _Way = Callable[[Sequence[Array]], Sequence[Array]]
 
 #: Samples that go through every release, and those among which features must differ at all.
-_RELEASED, _COMPARED = 4, 16
+_RELEASED, SAMPLES = 4, 16
 #: Whole-input epsilon at which a codebook is tried.
 _CODEBOOK_EPSILON = 8.0
 #: Of reasons: they come from backends too.
@@ -78,7 +86,7 @@ def dry_run(
         try:
             trial.run(samples, epsilons, bits)
         except FAILURES as error:
-            found[cut.index] = one_line(error)
+            found[cut.index] = one_line(error, root)
     progress("trying every cut", len(manifest.cuts), len(manifest.cuts))
     return found
 
@@ -105,10 +113,9 @@ def without(root: Path, manifest: Manifest, reasons: Mapping[int, str]) -> Manif
     )
 
 
-def one_line(error: Exception | str) -> str:
-    """A reason as one printable line."""
-    text = getattr(error, "problem", None) or str(error)
-    return printable(str(text))[:_MOST_LETTERS]
+def one_line(error: SplitModelError, root: Path) -> str:
+    """What is wrong as one printable line, which names files as they will be in the bundle."""
+    return printable(error.problem.replace(f"{root}{os.sep}", ""))[:_MOST_LETTERS]
 
 
 @dataclass
@@ -125,7 +132,7 @@ class _Trial:
         cut = self.cut
         head = None if cut.head is None else open_interpreter(self.root / cut.head.path)
         tail = open_interpreter(self.root / cut.tail.path)
-        features = [self._features(head, one) for one in samples[:_COMPARED]]
+        features = [self._features(head, one) for one in samples[:SAMPLES]]
         if cut.calibration is not None:
             self._check_values(samples, features)
         for one in features[:_RELEASED]:

@@ -16,6 +16,7 @@ import numpy as np
 from split_model.bundle import Manifest, NoiseTail, TensorSpec, file_ref
 from split_model.errors import BadInputError, MissingInputError, UsageError
 from split_model.interpreter import Interpreter, open_interpreter
+from split_model.service import text_file
 
 
 class NoiseTailEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,12 +34,13 @@ def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
     takes other tensors than the cut has or gives others than the model.
     """
     try:
-        entries = msgspec.json.decode(listed.read_bytes(), type=tuple[NoiseTailEntry, ...])
+        listing = text_file.text(listed.read_bytes(), str(listed))
+        entries = msgspec.json.decode(listing, type=tuple[NoiseTailEntry, ...])
     except OSError as error:
         raise MissingInputError(
             f"{listed}: {error.strerror}", remedy="give a JSON list of noise-aware tails"
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise BadInputError(f"{listed}: not a list of noise-aware tails: {error}", remedy="mend it") from None
     offered = {cut.index: cut for cut in manifest.cuts}
     for entry in entries:

@@ -6,10 +6,12 @@ import logging
 import shutil
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 from split_model import __version__
 from split_model.bundle import (
@@ -17,6 +19,7 @@ from split_model.bundle import (
     ChannelCalibration,
     Cut,
     ImagePreprocess,
+    LeftOut,
     Manifest,
     OutputSchema,
     TopK,
@@ -25,7 +28,7 @@ from split_model.bundle import (
     writing,
 )
 from split_model.bundle.validation import check_answer_schema
-from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
+from split_model.errors import BadBundleError, BadInputError, BadModelError, MissingInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
@@ -33,12 +36,18 @@ from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibr
 from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
+from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.outputs import output_weights
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.cuts import CutPoint, find_cuts, offered
+from split_model.prepare.tflite.index_uses import unreleasable
 from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.shapes import open_model
+from split_model.prepare.tflite.tables import printable
+from split_model.prepare.verify import random_inputs
+from split_model.privacy.plan import why_unreleasable
+from split_model.service import text_file
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -58,6 +67,7 @@ class PrepareOptions:
     labels: Path | None = None
     top_k: int = 5
     answer: Path | None = None
+    without: tuple[int, ...] = ()
     calibration: Path | None = None
     calibration_options: CalibrationOptions = field(default_factory=CalibrationOptions)
     trial_options: TrialOptions = field(default_factory=TrialOptions)
@@ -75,7 +85,7 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
     The same inputs give the same bytes on the same machine.
     """
     model = open_model(options.model)
-    points = _chosen(model, options)
+    points, left_out = _chosen(model, options)
     preprocess = _read_json(options.preprocess, ImagePreprocess, "a pre-processing declaration")
     schema = _read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
     with writing(options.output, replace=options.replace) as scratch:
@@ -91,7 +101,7 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
             made_by=f"split-model {__version__}",
             progress=progress,
         )
-        manifest = msgspec.structs.replace(manifest, answer_schema=schema or ())
+        manifest = msgspec.structs.replace(manifest, answer_schema=schema or (), left_out=left_out)
         try:
             check_answer_schema(str(options.answer), manifest)
         except BadBundleError as error:
@@ -108,6 +118,7 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
             manifest = add_codebooks(
                 scratch, manifest, options.codebooks, _codebook_data(options, manifest), progress
             )
+        manifest = _tried(scratch, manifest, options, progress)
         write_manifest(scratch, manifest)
         Bundle.open(scratch)
     if kept is not None:
@@ -115,26 +126,58 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
     return Bundle.open(options.output, check_files=False)
 
 
-def _chosen(model: ModelFile, options: PrepareOptions) -> list[CutPoint]:
+def _chosen(model: ModelFile, options: PrepareOptions) -> tuple[list[CutPoint], tuple[LeftOut, ...]]:
+    """The cuts to offer, and those that were left out of the choice.
+
+    A bundle that is calibrated is one to release from with noise, so what noise cannot be put on is no choice in it,
+    unless a codebook is wanted there.
+    """
     cuts = find_cuts(model.graph)
     if not cuts.legal:
         reason = cuts.excluded[0][1] if cuts.excluded else "it has no ops"
         raise UsageError(f"{options.model}: no position to cut at: {reason}")
-    if options.cuts is None:
-        return list(cuts.legal)
-    if isinstance(options.cuts, int):
-        return offered(cuts.legal, options.cuts)
-    return choose(cuts, options.cuts)
+    reasons = {cut.index: "left out by --without" for cut in choose(cuts, options.without)}
+    if options.calibration is not None:
+        with_codebook = {wish.cut for wish in options.codebooks}
+        candidates = [cut for cut in cuts.legal if cut.index not in reasons and cut.index not in with_codebook]
+        reasons |= unreleasable(model.graph, candidates)
+    asked = choose(cuts, options.cuts) if isinstance(options.cuts, tuple) else cuts.legal
+    usable = [cut for cut in asked if cut.index not in reasons]
+    if not usable:
+        index, reason = next((cut.index, reasons[cut.index]) for cut in asked)
+        raise BadModelError(
+            f"{options.model}: no cut is left; cut {index}: {reason}",
+            remedy="take other cuts ('split-model inspect' lists them), or prepare it without --calibration to send "
+            "features unprotected",
+        )
+    left_out = tuple(
+        LeftOut(index=cut.index, reason=printable(reasons[cut.index])) for cut in asked if cut.index in reasons
+    )
+    return offered(usable, options.cuts) if isinstance(options.cuts, int) else usable, left_out
+
+
+def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
+    """The manifest without the cuts that do not work, which their dry run tells."""
+    if options.calibration is None:
+        generator = np.random.default_rng(0)
+        samples = [tuple(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)) for _ in range(2)]
+    else:
+        data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
+        samples = [sample.tensors for sample in islice(data, SAMPLES)]
+    trial = options.trial_options
+    epsilons = (trial.epsilon,) if options.calibration is not None else ()
+    reasons = dry_run(scratch, manifest, samples, epsilons=epsilons, bits=trial.bits, progress=progress)
+    return without(scratch, manifest, reasons) if reasons else manifest
 
 
 def _read_json(path: Path | None, kind: type[T], what: str) -> T | None:
     if path is None:
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(text_file.text(path.read_bytes(), str(path)), type=kind)
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}", remedy=f"give a JSON file, {what}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise BadInputError(f"{path}: not {what}: {error}", remedy="mend it") from None
 
 
@@ -175,24 +218,30 @@ def _calibrated(
     calibration = replace(options.calibration_options, output_weights=weights)
     samples = calibration_samples(data, count=calibration.samples, seed=calibration.seed)
     kept = KeptCalibration(options.output, samples, calibration)
+    usable = [cut for cut in manifest.cuts if not any(map(why_unreleasable, cut.tensors))]
+    reasons: dict[int, str] = {}
     found: dict[int, tuple[ChannelCalibration, ...]] = {
-        cut.index: known for cut in manifest.cuts if (known := kept.load(cut)) is not None
+        cut.index: known for cut in usable if (known := kept.load(cut)) is not None
     }
     if found:
-        _log.info("calibration of %d of %d cuts from an interrupted run taken up", len(found), len(manifest.cuts))
-    models = {cut.index: _models(scratch, cut) for cut in manifest.cuts}
-    rest = {cut.index: cut for cut in manifest.cuts if cut.index not in found}
+        _log.info("calibration of %d of %d cuts from an interrupted run taken up", len(found), len(usable))
+    models = {cut.index: _models(scratch, cut) for cut in usable}
+    rest = {cut.index: cut for cut in usable if cut.index not in found}
     found |= calibrate(
         [models[index] for index in rest],
         samples,
         options=calibration,
         progress=lambda done, total: progress("calibrating", done, total),
         finished=lambda index, numbers: kept.keep(rest[index], numbers),
+        failed=lambda index, error: reasons.update({index: one_line(error, scratch)}),
     )
     trial = replace(options.trial_options, output_weights=weights)
     cuts = []
     for done, cut in enumerate(manifest.cuts):
         progress("trying allocations", done, len(manifest.cuts))
+        if cut.index not in found:
+            cuts.append(cut)
+            continue
         try_one = partial(
             try_allocations,
             models[cut.index],
@@ -200,22 +249,27 @@ def _calibrated(
             samples,
             answer=None if manifest.answer is None else manifest.answer.output,
         )
-        tails = tuple(
-            msgspec.structs.replace(
-                noisy,
-                allocation=try_one(
-                    options=replace(trial, epsilon=noisy.epsilon), noise_tail=scratch / noisy.tail.path
-                ),
+        try:
+            tails = tuple(
+                msgspec.structs.replace(
+                    noisy,
+                    allocation=try_one(
+                        options=replace(trial, epsilon=noisy.epsilon), noise_tail=scratch / noisy.tail.path
+                    ),
+                )
+                for noisy in cut.noise_tails
             )
-            for noisy in cut.noise_tails
-        )
+            best = try_one(options=trial)
+        except FAILURES as error:
+            reasons[cut.index] = one_line(error, scratch)
+            cuts.append(cut)
+            continue
         cuts.append(
-            msgspec.structs.replace(
-                cut, calibration=found[cut.index], allocation=try_one(options=trial), noise_tails=tails
-            )
+            msgspec.structs.replace(cut, calibration=found[cut.index], allocation=best, noise_tails=tails)
         )
     progress("trying allocations", len(cuts), len(cuts))
-    return msgspec.structs.replace(manifest, cuts=tuple(cuts)), kept
+    manifest = msgspec.structs.replace(manifest, cuts=tuple(cuts))
+    return without(scratch, manifest, reasons) if reasons else manifest, kept
 
 
 def _models(root: Path, cut: Cut) -> CutModels:

@@ -17,8 +17,11 @@ import zmq
 from zmq.utils import z85
 
 from split_model.errors import BadInputError, MissingInputError, NotAllowedError, OutputError
+from split_model.service import text_file
 
-_KEY_CHARS = 40
+KEY_CHARS = 40
+#: More than any editor makes of a key file.
+_MAX_FILE_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def parse_public(text: str, where: str) -> bytes:
     """Check that a text is a public key in Z85; `BadInputError` names ``where`` it came from."""
     key = text.strip().encode("ascii", "replace")
     try:
-        if len(key) == _KEY_CHARS and len(z85.decode(key)) == 32:
+        if len(key) == KEY_CHARS and len(z85.decode(key)) == 32:
             return key
     except (KeyError, ValueError, struct.error):
         pass  # not Z85: the one message below covers it
@@ -48,11 +51,8 @@ def parse_public(text: str, where: str) -> bytes:
 def read_public(path: Path) -> bytes:
     """Read a ``.pub`` file."""
     try:
-        return parse_public(path.read_text("ascii"), str(path))
-    except UnicodeDecodeError:
-        raise BadInputError(
-            f"{path}: not a CURVE public key (40 characters of Z85)", remedy="copy it again"
-        ) from None
+        with path.open("rb") as file:
+            return parse_public(text_file.text(file.read(_MAX_FILE_BYTES), str(path)), str(path))
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}", remedy="make keys with the 'keys' command") from None
 
@@ -73,13 +73,14 @@ def read_pair(path: Path) -> KeyPair:
     try:
         with (loaded or path).open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            secret = file.read(_KEY_CHARS + 2).strip()
+            raw = file.read(_MAX_FILE_BYTES)
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}", remedy="make keys with the 'keys' command") from None
     if mode & 0o077 and loaded is None:
         raise NotAllowedError(
             f"{path}: others can read this secret key (mode {mode:04o})", remedy=f"run 'chmod 600 {path}'"
         )
+    secret = text_file.text(raw, str(path)).strip().encode()
     try:
         return KeyPair(public=zmq.curve_public(secret), secret=secret)
     except (zmq.ZMQError, ValueError):

@@ -210,7 +210,7 @@ def read_log(path: Path) -> RunLog:
 def _decode(path: Path) -> _Lines:
     lines = _Lines()
     try:
-        raw = path.read_bytes().splitlines()
+        raw = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         raise MissingInputError(
             f"{path}: no such run log", remedy="give the RUN.jsonl that a run has written"

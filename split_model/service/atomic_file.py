@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
@@ -22,10 +24,17 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, durable: 
         OSError: It cannot be written. ``path`` is as before, and nothing is left beside it.
 
     """
+    with replacing(path, mode=mode, durable=durable) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[BinaryIO]:
+    """Write a file piece by piece; it takes its place when the block ends well. See `write_atomically`."""
     descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fchmod(descriptor, mode)
             if durable:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from split_model.errors import ConfigError, MissingInputError
+from split_model.service import text_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,8 +43,8 @@ def read_toml(path: Path) -> dict[str, Any]:
             f"{path}: over {_MAX_CONFIG_BYTES >> 20} MiB, so not a config file", remedy="name another with -c"
         )
     try:
-        return tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return tomllib.loads(text_file.text(raw, str(path), error=ConfigError))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}", remedy="mend that line") from None
 
 

@@ -33,7 +33,7 @@ def test_a_file_without_a_last_newline_is_not_spoilt(path, key):
     other = zmq.curve_keypair()[0].decode()
     path.write_text(f"one {other}")
     allow(path, "two", key)
-    assert parse(path.read_text(), "")[0] == {other: "one", key: "two"}
+    assert parse(path.read_bytes(), "")[0] == {other: "one", key: "two"}
 
 
 def test_a_name_or_key_that_is_there_already_is_refused(path, key):
@@ -66,7 +66,7 @@ def test_revoking_the_unknown_is_an_error(path, key):
 
 def test_a_broken_line_admits_nobody_and_spares_the_others(path, key):
     path.write_text(f"porch {key}\nroof {key[:-1]}\nnonsense\n")
-    devices, complaints = parse(path.read_text(), "devices")
+    devices, complaints = parse(path.read_bytes(), "devices")
     assert devices == {key: "porch"}
     assert [complaint.split(":")[1] for complaint in complaints] == ["2", "3"]
 
@@ -106,3 +106,34 @@ def test_a_file_that_is_gone_admits_nobody(path, key):
     assert listed.refresh()
     assert listed.name_of(key) is None
     assert not listed.refresh()  # and is not complained of at every message
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"])
+def test_an_entry_inside_of_a_comment_admits_nobody(path, key, odd):
+    other = zmq.curve_keypair()[0].decode()
+    path.write_bytes(f"# the porch{odd}mallory {key}\nporch {other}\n".encode())
+    devices, complaints = parse(path.read_bytes(), "devices")
+    assert devices == {other: "porch"}
+    assert len(complaints) == 1
+    assert complaints[0].startswith(f"devices:1: character U+{ord(odd):04X}")
+
+
+def test_a_byte_order_mark_does_not_lock_out_the_first_line(path, key):
+    path.write_bytes(b"\xef\xbb\xbf" + f"porch {key}\r\n".encode())
+    assert parse(path.read_bytes(), "") == ({key: "porch"}, [])
+
+
+def test_a_line_that_is_no_utf8_admits_nobody_and_the_others_stay(path, key):
+    path.write_bytes(b"# K\xfcche\n" + f"porch {key}\n".encode())
+    devices, complaints = parse(path.read_bytes(), "devices")
+    assert devices == {key: "porch"}
+    assert complaints == ["devices:1: byte 0xfc is not UTF-8; this line admits nobody"]
+
+
+def test_the_commands_change_no_byte_of_other_lines(path, key):
+    before = b"\xef\xbb\xbf# the fleet\x0b\r\n\r\n# K\xfcche \xe2\x80\xa8 \n"
+    path.write_bytes(before)
+    allow(path, "porch", key)
+    assert path.read_bytes() == before + f"porch {key}\n".encode()
+    revoke(path, "porch")
+    assert path.read_bytes() == before

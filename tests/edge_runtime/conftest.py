@@ -33,6 +33,7 @@ from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import Profile, SplitTiming
 from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
@@ -596,8 +597,9 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
     ) -> Inside:
         bundle = parts.bundle
         loader = ThreadPoolExecutor(1, thread_name_prefix="heads")
+        files = ModelFiles(bundle)
         heads = Heads(
-            bundle,
+            files,
             lambda cut: Release(cut, plan_for(cut, spec), entropy=os.urandom),
             backend=None,
             threads=1,
@@ -626,7 +628,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         link = Link(transport, DeviceSession(boot_id="inside", software="test"))
         board = RealBoard()
         rests = Rests(
-            lambda split: load_rest(bundle, split, backend=None, threads=1),
+            lambda split: load_rest(files, split, backend=None, threads=1),
             {cut.index: RestCost(1, 1e-4) for cut in bundle.manifest.cuts},
             whole=heads.whole,
             memory_bytes=memory_bytes,

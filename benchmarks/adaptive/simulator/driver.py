@@ -14,7 +14,7 @@ from edge_runtime.inference.profile import SplitTiming
 from edge_runtime.link.frame_link import Reservation
 from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import Work, Worker
-from edge_runtime.loop.frame_decisions import Moment
+from edge_runtime.loop.decision_inputs import Moment
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.scheduler import Scheduler
 from edge_runtime.sources import Frame

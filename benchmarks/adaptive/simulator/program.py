@@ -16,7 +16,8 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.config.config import PlannerTable
 from edge_runtime.link.estimator import LinkEstimator
 from edge_runtime.loop.counters import Counters
-from edge_runtime.loop.frame_decisions import FrameDecisions, Model
+from edge_runtime.loop.decision_inputs import Model
+from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.scheduler import Scheduler
 from edge_runtime.planner.planner import Planner

@@ -13,6 +13,7 @@ import pytest
 
 from edge_runtime.board.board import RealBoard
 from edge_runtime.inference.heads import Head, Heads, memory_bytes_of
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import measure
 from edge_runtime.privacy.release import Release
 from split_model.bundle import Cut
@@ -51,7 +52,7 @@ def _unprotected(cut: Cut) -> Release:
 
 @pytest.fixture
 def heads(parts: Any) -> Iterator[Watched]:
-    made = Watched(parts.bundle, _unprotected, backend=None, threads=1)
+    made = Watched(ModelFiles(parts.bundle), _unprotected, backend=None, threads=1)
     yield made
     made.go.set()
     made.close()
@@ -67,7 +68,7 @@ def test_the_split_goes_to_and_fro_without_loading_again(heads: Watched, parts: 
 
 def test_room_is_made_before_a_head_is_loaded(parts: Any) -> None:
     """With memory for one head there are two at most: the one in use, and the one that is to take its place."""
-    heads = Watched(parts.bundle, _unprotected, backend=None, threads=1, memory_bytes=1)
+    heads = Watched(ModelFiles(parts.bundle), _unprotected, backend=None, threads=1, memory_bytes=1)
     for split in [cut.index for cut in parts.bundle.manifest.cuts] * 2:
         heads.until_prepared(split)
     heads.close()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
+from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.planner.prediction import SplitProfile
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError
@@ -60,7 +61,7 @@ def test_head_and_what_is_behind_it_answer_as_the_whole_model_does(parts: Any) -
         if cut.head is None:
             continue
         features = open_interpreter(parts.bundle.path(cut.head)).run([picture])
-        (found,) = load_rest(parts.bundle, cut.index, backend=None, threads=1).run(features)
+        (found,) = load_rest(ModelFiles(parts.bundle), cut.index, backend=None, threads=1).run(features)
         np.testing.assert_array_equal(found, whole.run([picture])[0])
 
 
@@ -106,5 +107,6 @@ def test_a_file_that_changed_is_refused(parts: Any, tmp_path: Path) -> None:
     bundle = Bundle.open(tmp_path / "bundle")
     path = bundle.path(bundle.cut(2).tail)
     path.write_bytes(bundle.path(bundle.cut(3).tail).read_bytes())
-    with pytest.raises(BadBundleError, match="changed since this program started"):
-        load_rest(bundle, 2, backend=None, threads=1)
+    for files in (ModelFiles(bundle), ModelFiles(bundle, tmp_path / "state")):
+        with pytest.raises(BadBundleError, match=r"SHA-256 differs|changed since this program started"):
+            load_rest(files, 2, backend=None, threads=1)

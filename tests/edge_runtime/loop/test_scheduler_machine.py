@@ -22,7 +22,8 @@ from edge_runtime.link.view import LinkView
 from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.counters import Counters
-from edge_runtime.loop.frame_decisions import FrameDecisions, Model, Moment
+from edge_runtime.loop.decision_inputs import Model, Moment
+from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.frame_states import TRANSITIONS, Input, State
 from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.results import Step

@@ -138,6 +138,16 @@ def test_the_answer_schema_goes_into_the_bundle_and_must_fit(model, tmp_path, ca
     assert "not an answer schema" in capsys.readouterr().err
 
 
+def test_a_json_file_that_an_editor_has_saved(model, tmp_path, capsys):
+    path = tmp_path / "answer.json"
+    schema = json.dumps([{"name": "map", "shape": [4, 4, 2], "meaning": "scores"}], indent=1)
+    path.write_bytes(b"\xef\xbb\xbf" + schema.replace("\n", "\r\n").encode())
+    assert run("prepare", model, "-o", tmp_path / "b", "--answer", path) == 0
+    path.write_text(schema.replace("map", "m\u2028ap"))
+    assert run("prepare", model, "-o", tmp_path / "c", "--answer", path) == 65
+    assert "answer.json:3: character U+2028 (line separator)" in capsys.readouterr().err
+
+
 @pytest.fixture
 def bundle(model, tmp_path):
     assert run("prepare", model, "-o", tmp_path / "b") == 0

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol import server as server_side
-from split_model.protocol.device import Answered, DeviceSession, Late, Probed, Refused, Welcomed
+from split_model.protocol.device import Answered, DeviceSession, Forgotten, Late, Probed, Refused, Welcomed
 from split_model.protocol.device_states import TRANSITIONS, Input, State
 
 LIMITS = server_side.Limits(request_bytes=20_000, open_requests=3, open_probes=2, window_bytes=4096)
@@ -254,7 +254,7 @@ class Conversation(RuleBasedStateMachine):
                     assert event.request_id is not None, event
                     self._end(event.request_id, "refused")
                 else:
-                    assert isinstance(event, (Welcomed, Probed, Late))
+                    assert isinstance(event, (Welcomed, Probed, Late, Forgotten))
 
     def _end(self, number: int, how: str) -> None:
         assert number not in self.ended, f"request {number} was {self.ended.get(number)}, and now {how}"

@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
     with pytest.raises(MissingInputError):
         read_layers(tmp_path).parse(Config)
     (tmp_path / "picture").write_bytes(b"\x89PNG\xff")
-    with pytest.raises(ConfigError, match="not TOML"):
+    with pytest.raises(ConfigError, match="picture:1: byte 0x89 is not UTF-8"):
         read_layers(tmp_path / "picture").parse(Config)
     (tmp_path / "film").write_bytes(b"#" * (1 << 21))
     with pytest.raises(ConfigError, match="over 1 MiB"):

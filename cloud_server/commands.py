@@ -1,0 +1,204 @@
+"""The commands of ``cloud-server``. Slow imports are left to the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloud_server import allow_list
+from cloud_server import config as configuration
+from cloud_server.status import KEY, Status
+from split_model.errors import BadInputError, ConfigError, MissingInputError, SplitModelError
+from split_model.protocol.keys import KEY_CHARS, make_next, make_pair, read_pair, read_public, switch_to_next
+from split_model.service import status_file, toml_text
+from split_model.service.config_file import as_plain
+from split_model.service.config_show import as_json, as_toml
+from split_model.service.notify import Notifier
+from split_model.service.status_file import SERVING, boot_s, condition_now
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve until the program is told to stop."""
+    from cloud_server.service import serve
+
+    config = configuration.load(args.config)
+    faulthandler.enable(2)  # the watchdog kills with SIGABRT: where every thread was then is in the journal
+    serve(
+        config,
+        _status_path(config, args),
+        ready_fd=args.ready_fd,
+        reread=lambda: configuration.load(args.config),
+        notifier=Notifier.from_environment(),
+    )
+
+
+def status(args: argparse.Namespace) -> int:
+    """Show what the running server tells of itself; 69 where it does not run."""
+    try:
+        config: configuration.Config | None = configuration.load(args.config)
+    except ConfigError:  # a program that runs with an older config is still found in systemd's folder
+        config = None
+    found = status_file.read(_status_path(config, args), Status, key=KEY)
+    condition = condition_now(found)
+    if args.json:
+        _print_json({"condition": condition, **msgspec.to_builtins(found)})
+    else:
+        counters = found.counters
+        refused = ", ".join(f"{code} {count}" for code, count in sorted(counters.refused.items())) or "none"
+        print(f"{condition}   pid {found.pid}, {found.software}, up {found.uptime_s:.0f} s")
+        print(f"listen    {found.listen}   public key {found.public_key}")
+        print(f"hosting   {len(found.bundles)} bundles, {found.tails} tails on {found.threads} threads")
+        print(f"devices   {found.devices} allowed, {found.peers} connected")
+        print(f"holding   {found.held_bytes} bytes, {found.queued} requests waiting, {found.running} running")
+        print(f"requests  {counters.requests}: {counters.answered} answered, {counters.failed} failed, ", end="")
+        print(f"{counters.cancelled} cancelled, {counters.dropped} dropped")
+        print(f"refusals  {refused}")
+        for key, times in found.refused_keys.items():
+            remedy = f"cloud-server devices allow -c {args.config} NAME '{key}'"
+            print(f"refused   an unknown device, {times} times; to admit it: {remedy}")
+        if found.reload_error:
+            print(f"reload    REFUSED, the config before is in force: {found.reload_error}")
+        if condition not in ("running", "stopped"):
+            print(f"written   {boot_s() - found.written_boot_s:.0f} s ago")
+    return 0 if condition in SERVING else os.EX_UNAVAILABLE
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Check everything the server needs and print the findings."""
+    from cloud_server.doctor import examine
+    from split_model.service.findings import show
+
+    try:
+        path: Path | None = _status_path(configuration.load(args.config), args)
+    except SplitModelError:  # doctor reports it
+        path = None
+    return show(examine(args.config, path), as_json=args.json)
+
+
+def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The allow-list by key, and its faults; an empty one where there is no file yet."""
+    try:
+        return allow_list.parse(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return {}, []
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}", remedy="run this as a user who may read it") from None
+
+
+def devices_list(args: argparse.Namespace) -> None:
+    """Print the allow-list."""
+    devices, complaints = _read_devices(configuration.load(args.config).server.devices)
+    if args.json:
+        _print_json([{"name": name, "public_key": key} for key, name in devices.items()])
+    else:
+        for key, name in devices.items():
+            print(name, key)
+    if complaints:
+        raise BadInputError("; ".join(complaints))
+
+
+def devices_allow(args: argparse.Namespace) -> None:
+    """Put a device on the allow-list."""
+    path = Path(args.key)
+    if len(args.key) != KEY_CHARS and not path.is_file():
+        raise BadInputError(
+            f"{args.key}: neither a public key ({KEY_CHARS} characters of Z85) nor a .pub file",
+            remedy="put it in 'single quotes'",
+        )
+    key = args.key if len(args.key) == KEY_CHARS else read_public(path).decode()
+    allow_list.allow(configuration.load(args.config).server.devices, args.name, key)
+    print(f"{args.name} may connect; a running server needs no restart")
+
+
+def devices_revoke(args: argparse.Namespace) -> None:
+    """Take a device off the allow-list."""
+    allow_list.revoke(configuration.load(args.config).server.devices, args.name)
+    print(f"{args.name} is refused from its next message on")
+
+
+def models_list(args: argparse.Namespace) -> None:
+    """Print the hosted bundles and their cuts."""
+    from cloud_server.tails import TailSet
+
+    tails = TailSet.open(configuration.load(args.config).server.bundles)
+    rows = []
+    for identity, bundle in tails.bundles.items():
+        name, cuts = bundle.manifest.name, [cut.index for cut in bundle.manifest.cuts]
+        tail_bytes = sum(cut.tail.size_bytes for cut in bundle.manifest.cuts)
+        rows.append(
+            {"name": name, "identity": identity, "folder": str(bundle.root), "cuts": cuts, "tail_bytes": tail_bytes}
+        )
+        if not args.json:
+            print(f"{name}   {identity[:12]}   {tail_bytes / 2**20:.1f} MiB of tails   {bundle.root}")
+            print(f"  cuts {' '.join(map(str, cuts))}")
+    if args.json:
+        _print_json(rows)
+
+
+def keys_make(args: argparse.Namespace) -> None:
+    """Make the key pair and print the public key."""
+    path = configuration.load(args.config).server.key
+    print(make_pair(path.parent, path.stem).public.decode())
+
+
+def keys_show(args: argparse.Namespace) -> None:
+    """Print the public key."""
+    public = read_pair(configuration.load(args.config).server.key).public.decode()
+    if args.json:
+        _print_json({"public_key": public})
+    else:
+        print(public)
+
+
+def keys_rotate(args: argparse.Namespace) -> None:
+    """Make the next key pair and print its public key."""
+    print(make_next(configuration.load(args.config).server.key).public.decode())
+
+
+def keys_switch(args: argparse.Namespace) -> None:
+    """Replace the key pair by the next one."""
+    print(switch_to_next(configuration.load(args.config).server.key).public.decode())
+    print("restart the program to use it: systemctl restart cloud-server", file=sys.stderr)
+
+
+def config_check(args: argparse.Namespace) -> None:
+    """Check the config file, the allow-list and the bundles."""
+    from cloud_server.reload import hub_limits
+    from cloud_server.tails import TailSet
+
+    config = configuration.load(args.config)
+    hub_limits(config)
+    if not args.without_key:
+        read_pair(config.server.key)
+    _, complaints = _read_devices(config.server.devices)
+    if complaints:
+        raise BadInputError("; ".join(complaints))
+    bundles = TailSet.open(config.server.bundles).bundles.values()
+    print(f"{args.config}: good; hosts {', '.join(bundle.manifest.name for bundle in bundles)}")
+
+
+def config_show(args: argparse.Namespace) -> None:
+    """Print every key with its value in force."""
+    config, layers = configuration.load_layers(args.config)
+    plain = as_plain(config)
+    status_path = _status_path(config, args)
+    if args.json:
+        print(as_json(plain, layers, status_file=str(status_path)))
+    else:
+        print(as_toml(plain, layers))
+        print(f"\n{toml_text.comment(f'status file: {status_path}')}")
+
+
+def _status_path(config: configuration.Config | None, args: argparse.Namespace) -> Path:
+    return configuration.status_path(config, args.config, runtime_directory=os.environ.get("RUNTIME_DIRECTORY"))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))

@@ -1,0 +1,101 @@
+"""The requests that the engine has and that a device waits for, with the bytes they hold.
+
+No I/O. A request is known to its device by a request id, to the engine by a job id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloud_server.engine import Engine, Job
+from cloud_server.held_bytes import HeldBytes
+from cloud_server.tails import Tail
+from split_model.protocol.server import Arrived
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRequest:
+    """A request whose features have arrived; ``routing_id``: the connection that the answer leaves by."""
+
+    job_id: int
+    routing_id: bytes
+    device: str
+    arrived: Arrived
+
+    @property
+    def request_id(self) -> int:
+        """The device's number of the request."""
+        return self.arrived.request.request_id
+
+
+class OpenRequests:
+    """Hands requests to the engine and remembers whose they are, until they end.
+
+    Args:
+        engine: Runs the tails.
+        held: Charged with the bytes of each request while it is open.
+
+    """
+
+    def __init__(self, engine: Engine, held: HeldBytes) -> None:
+        self._engine = engine
+        self._held = held
+        self._by_job: dict[int, OpenRequest] = {}
+        self._by_connection: dict[bytes, dict[int, int]] = {}  # routing id -> request id -> job id
+        self._next_job_id = 0
+
+    def __len__(self) -> int:
+        return len(self._by_job)
+
+    def of(self, routing_id: bytes) -> list[int]:
+        """The request ids that are open on a connection, oldest first."""
+        return list(self._by_connection.get(routing_id, ()))
+
+    def submit(self, routing_id: bytes, device: str, arrived: Arrived, tail: Tail, *, now_s: float) -> bool:
+        """Hand a request to the engine. Returns False, and forgets it, where the engine has no place for it."""
+        job_id = self._next_job_id
+        self._next_job_id += 1
+        request = arrived.request
+        self._by_job[job_id] = OpenRequest(job_id=job_id, routing_id=routing_id, device=device, arrived=arrived)
+        self._by_connection.setdefault(routing_id, {})[request.request_id] = job_id
+        self._held.change(device, request.total_bytes)
+        job = Job(
+            job_id=job_id,
+            device=device,
+            tail=tail,
+            release=request.release,
+            payload=arrived.payload,
+            queued_s=now_s,
+            due_s=arrived.started_s + request.due_in_s,
+        )
+        if self._engine.submit(job):
+            return True
+        self.finish(job_id)
+        return False
+
+    def finish(self, job_id: int) -> OpenRequest | None:
+        """Forget a request that has its outcome. Returns None where nobody waits for it any more."""
+        ended = self._by_job.pop(job_id, None)
+        if ended is not None:
+            self._held.change(ended.device, -ended.arrived.request.total_bytes)
+            left = self._by_connection[ended.routing_id]
+            del left[ended.request_id]
+            if not left:
+                del self._by_connection[ended.routing_id]
+        return ended
+
+    def cancel(self, routing_id: bytes, request_id: int) -> bool:
+        """Cancel one request. Returns whether it was open."""
+        job_id = self._by_connection.get(routing_id, {}).get(request_id)
+        if job_id is None:
+            return False
+        self.finish(job_id)
+        self._engine.cancel(job_id)
+        return True
+
+    def cancel_all(self, routing_id: bytes) -> int:
+        """Cancel every request of a connection. Returns their number."""
+        request_ids = self.of(routing_id)
+        for request_id in request_ids:
+            self.cancel(routing_id, request_id)
+        return len(request_ids)

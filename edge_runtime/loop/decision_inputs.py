@@ -1,0 +1,74 @@
+"""What a frame's decisions are made from: the moment, the model, what is loaded and can be paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_runtime.inference.profile import Profile
+from edge_runtime.link.view import LinkView
+from edge_runtime.planner.prediction import SplitProfile
+from split_model.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happened, in seconds of the loop's clock, and the link as it was then."""
+
+    now_s: float
+    link: LinkView
+
+
+class LoadedModels(Protocol):
+    """Which heads and local tails are loaded. Asking for one that is not makes it load in the background."""
+
+    def head(self, split: int) -> object | None:
+        """The head of a cut, None while it loads. `SplitModelError` where it does not load."""
+
+    def has_local_tail(self, split: int) -> bool:
+        """Whether the local tail behind the head of this cut can run now."""
+
+    def with_local_tail(self, profile: SplitProfile) -> SplitProfile:
+        """A cut's profile with the seconds of its local tail, if that is loaded; loads nothing."""
+
+
+class Payable(Protocol):
+    """Which cuts can still be paid for."""
+
+    def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
+        """Those of some cuts at which a frame of this subject can be paid for."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model as the decisions see it.
+
+    Args:
+        identity: the bundle's hash, by which the server offers its cuts.
+        name: for the log.
+        local: the split that runs everything on this board.
+        profile: what heads and the whole model take on this board when idle.
+        tail_macs: multiply-accumulates of the tail behind each cut.
+
+    """
+
+    identity: str
+    name: str
+    local: int
+    profile: Profile
+    tail_macs: dict[int, int]
+
+    @classmethod
+    def of(cls, bundle: Bundle, profile: Profile) -> Model:
+        """A bundle, as measured on this board."""
+        tail_macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
+        return cls(bundle.identity, bundle.manifest.name, bundle.local, profile, tail_macs)
+
+
+@dataclass(frozen=True)
+class BoardWaits:
+    """What a frame has to wait for: an earlier one's local run, and what is still to cross the uplink before it."""
+
+    local_s: float = 0.0
+    uplink_s: float = 0.0
