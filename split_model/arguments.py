@@ -66,9 +66,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         metavar="N|LIST|all",
         help="how many cuts to choose (default 8), their op indices as 'at:12,21', or 'all'",
     )
-    prepare.add_argument(
-        "--without", default="", metavar="LIST", help="op indices of cuts to leave out, as '4,7'"
-    )
+    prepare.add_argument("--without", default="", metavar="LIST", help="op indices of cuts to leave out, as '4,7'")
     prepare.add_argument("--preprocess", type=Path, metavar="JSON", help="how pictures become the model's input")
     prepare.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
     prepare.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")

@@ -16,7 +16,6 @@ from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON, why_unreleas
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
 
-
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of all tables of the config but those of kinds."""
 

@@ -174,7 +174,9 @@ def _load_rest(files: ModelFiles, split: int, *, backend: str | None, threads: i
     bundle = files.bundle
     cut = bundle.cut(split)
     rest = files.open(cut.tail, backend=backend, threads=threads)
-    inputs = [(spec.dtype, spec.shape) for spec in rest.inputs] == [(spec.dtype, spec.shape) for spec in cut.tensors]
+    inputs = [(spec.dtype, spec.shape) for spec in rest.inputs] == [
+        (spec.dtype, spec.shape) for spec in cut.tensors
+    ]
     outputs = bundle.manifest.outputs
     made = rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs]) if inputs else []
     if len(made) != len(outputs) or not all(

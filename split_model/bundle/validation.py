@@ -60,9 +60,8 @@ def check_manifest(where: str, manifest: Manifest) -> None:
     for ref in manifest.files():
         _check_file(where, ref)
     _check_tensors(f"{where}: inputs", manifest.inputs)
-    if any(tensor.open_axes for tensor in manifest.inputs):
-        raise _bad(where, "an input of open size")
     _check_tensors(f"{where}: outputs", manifest.outputs)
+    _check_left_out(where, manifest)
     indices = [cut.index for cut in manifest.cuts]
     if indices != sorted(set(indices)) or any(not 0 <= index < manifest.ops for index in indices):
         raise _bad(where, f"cuts {indices} are not ascending in 0..{manifest.ops - 1}")
@@ -73,10 +72,15 @@ def check_manifest(where: str, manifest: Manifest) -> None:
     if manifest.answer is not None:
         _check_answer(f"{where}: answer", manifest.answer, manifest.outputs)
     check_answer_schema(where, manifest)
-    if any(not 0 <= left.index < manifest.ops or not left.reason.isprintable() for left in manifest.left_out):
-        raise _bad(where, f"a cut that was left out lies outside 0..{manifest.ops - 1}, or has an odd reason")
     if manifest.reference is not None:
         _check_reference(where, manifest.reference, outputs=len(manifest.outputs))
+
+
+def _check_left_out(where: str, manifest: Manifest) -> None:
+    if any(not 0 <= left.index < manifest.ops or not left.reason.isprintable() for left in manifest.left_out):
+        raise _bad(where, f"a cut that was left out lies outside 0..{manifest.ops - 1}, or has an odd reason")
+    if any(tensor.open_axes for tensor in manifest.inputs):
+        raise _bad(where, "an input whose size is open")
 
 
 def check_answer_schema(where: str, manifest: Manifest) -> None:

@@ -114,8 +114,8 @@ def _check_bounds(graph: Graph) -> None:
         tensor = graph.tensors[index]
         if not tensor.bounded or not all(tensor.shape):
             raise BadModelError(
-                f"{graph.source}: output {tensor.name!r} has a size that depends on the data, and no bound was found",
-                remedy="convert the model with outputs of a fixed size, such as boxes padded to the most there can be",
+                f"{graph.source}: the size of output {tensor.name!r} depends on the data, and nothing bounds it",
+                remedy="convert the model with outputs of a fixed size, as boxes padded to the most there can be",
             )
 
 

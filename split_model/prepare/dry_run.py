@@ -108,9 +108,7 @@ def without(root: Path, manifest: Manifest, reasons: Mapping[int, str]) -> Manif
             shutil.rmtree((root / cut.tail.path).parent)
     left = {one.index: one for one in manifest.left_out}
     left |= {index: LeftOut(index=index, reason=reason) for index, reason in reasons.items()}
-    return msgspec.structs.replace(
-        manifest, cuts=kept, left_out=tuple(left[index] for index in sorted(left))
-    )
+    return msgspec.structs.replace(manifest, cuts=kept, left_out=tuple(left[index] for index in sorted(left)))
 
 
 def one_line(error: SplitModelError, root: Path) -> str:

@@ -31,7 +31,7 @@ def real_outputs(interpreter: Interpreter, tensors: Sequence[Array]) -> list[Flo
 
 
 def squared_errors(outputs: Sequence[Floats], truth: Sequence[Floats]) -> list[float]:
-    """Per output, the sum over its values of the squared error; rows that only one of them has count against zero."""
+    """Per output, the sum over its values of the squared error; a row that one of them lacks is zero."""
     return [_squared(output, was) for output, was in zip(outputs, truth, strict=True)]
 
 
@@ -41,7 +41,7 @@ def _squared(output: Floats, was: Floats) -> float:
 
 
 def _alike(one: Floats, other: Floats) -> tuple[Floats, Floats]:
-    """Both with the longer of their sides, filled up with zeros: outputs may have a size that depends on the data."""
+    """Both with the longer of their sides, filled up with zeros: the size of an output may depend on the data."""
     if one.shape == other.shape:
         return one, other
     shape = tuple(map(max, one.shape, other.shape))

@@ -39,13 +39,13 @@ from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
 from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.outputs import output_weights
+from split_model.prepare.random_inputs import random_inputs
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.cuts import CutPoint, find_cuts, offered
 from split_model.prepare.tflite.index_uses import unreleasable
 from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.shapes import open_model
 from split_model.prepare.tflite.tables import printable
-from split_model.prepare.verify import random_inputs
 from split_model.privacy.plan import why_unreleasable
 from split_model.service import text_file
 
@@ -129,8 +129,8 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
 def _chosen(model: ModelFile, options: PrepareOptions) -> tuple[list[CutPoint], tuple[LeftOut, ...]]:
     """The cuts to offer, and those that were left out of the choice.
 
-    A bundle that is calibrated is one to release from with noise, so what noise cannot be put on is no choice in it,
-    unless a codebook is wanted there.
+    A bundle that is calibrated is one to release from with noise, so what noise cannot be put on is no choice in
+    it, unless a codebook is wanted there.
     """
     cuts = find_cuts(model.graph)
     if not cuts.legal:
@@ -147,8 +147,8 @@ def _chosen(model: ModelFile, options: PrepareOptions) -> tuple[list[CutPoint], 
         index, reason = next((cut.index, reasons[cut.index]) for cut in asked)
         raise BadModelError(
             f"{options.model}: no cut is left; cut {index}: {reason}",
-            remedy="take other cuts ('split-model inspect' lists them), or prepare it without --calibration to send "
-            "features unprotected",
+            remedy="take other cuts ('split-model inspect' lists them), or prepare it without --calibration to send"
+            " features unprotected",
         )
     left_out = tuple(
         LeftOut(index=cut.index, reason=printable(reasons[cut.index])) for cut in asked if cut.index in reasons
@@ -160,7 +160,9 @@ def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress:
     """The manifest without the cuts that do not work, which their dry run tells."""
     if options.calibration is None:
         generator = np.random.default_rng(0)
-        samples = [tuple(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)) for _ in range(2)]
+        samples = [
+            tuple(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)) for _ in range(2)
+        ]
     else:
         data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
         samples = [sample.tensors for sample in islice(data, SAMPLES)]
@@ -264,9 +266,7 @@ def _calibrated(
             reasons[cut.index] = one_line(error, scratch)
             cuts.append(cut)
             continue
-        cuts.append(
-            msgspec.structs.replace(cut, calibration=found[cut.index], allocation=best, noise_tails=tails)
-        )
+        cuts.append(msgspec.structs.replace(cut, calibration=found[cut.index], allocation=best, noise_tails=tails))
     progress("trying allocations", len(cuts), len(cuts))
     manifest = msgspec.structs.replace(manifest, cuts=tuple(cuts))
     return without(scratch, manifest, reasons) if reasons else manifest, kept

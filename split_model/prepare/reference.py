@@ -26,7 +26,7 @@ from split_model.bundle import Bundle, Manifest, Reference, TensorSpec, file_ref
 from split_model.errors import BadBundleError
 from split_model.interpreter import open_interpreter
 from split_model.prepare.outputs import filled
-from split_model.prepare.verify import random_inputs
+from split_model.prepare.random_inputs import random_inputs
 
 FILE = "reference.bin"
 SETS = 2
@@ -60,7 +60,9 @@ def make_reference(scratch: Path, manifest: Manifest, *, quantised: bool, backen
     whole = open_interpreter(scratch / manifest.model.path, backend=backend)
     inputs = _inputs(manifest)
     answers = [whole.run(one) for one in inputs]
-    stored = [_filled(output, spec) for answer in answers for output, spec in zip(answer, manifest.outputs, strict=True)]
+    stored = [
+        _filled(output, spec) for answer in answers for output, spec in zip(answer, manifest.outputs, strict=True)
+    ]
     (scratch / FILE).write_bytes(b"".join(_little(output).tobytes() for output in stored))
     return Reference(
         outputs=file_ref(scratch, FILE),

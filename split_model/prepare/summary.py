@@ -51,7 +51,8 @@ def left_out_lines(manifest: Manifest) -> tuple[str, ...]:
     for left in manifest.left_out:
         reasons.setdefault(left.reason, []).append(str(left.index))
     return tuple(
-        f"cut{'s' if len(cuts) > 1 else ''} {', '.join(cuts)} left out: {reason}" for reason, cuts in reasons.items()
+        f"cut{'s' if len(cuts) > 1 else ''} {', '.join(cuts)} left out: {reason}"
+        for reason, cuts in reasons.items()
     )
 
 

@@ -33,7 +33,7 @@ MAX_EPSILON = float(1 << 20)
 #: The release of a device whose config does not say: mean per-value epsilon, and bits a value.
 DEFAULT_EPSILON, DEFAULT_BITS = 8.0, 8
 _MECHANISM = b"discrete-laplace-1"
-_MAX_BOUND = 1e30  # keeps every product of the hot path inside float32
+MAX_BOUND = 1e30  # keeps every product of the hot path inside float32
 
 
 class NoiseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,7 +185,7 @@ def _check_calibration(tensor: TensorSpec, known: ChannelCalibration) -> None:
             f"tensor {tensor.name!r} and its calibration differ in channels", remedy="prepare the bundle again"
         )
     for low, high, rank, weight in zip(*columns, strict=True):
-        if not (-_MAX_BOUND <= low <= high <= _MAX_BOUND and 0 <= rank < math.inf and 0 <= weight < math.inf):
+        if not (-MAX_BOUND <= low <= high <= MAX_BOUND and 0 <= rank < math.inf and 0 <= weight < math.inf):
             raise BadBundleError(
                 f"tensor {tensor.name!r} has a calibration that is not finite and ordered",
                 remedy="prepare the bundle again",

@@ -76,5 +76,7 @@ def _why_not(graph: Graph, index: int, uses: dict[int, Op]) -> str | None:
     spec: TensorSpec = tensor_spec(graph.tensors[index])
     if index in uses:
         op = uses[index]
-        return f"tensor {spec.name!r} ({spec.dtype}) holds indices or sizes for op {op.index} {op.name}, not features"
+        return (
+            f"tensor {spec.name!r} ({spec.dtype}) holds indices or sizes for op {op.index} {op.name}, not features"
+        )
     return why_unreleasable(spec)

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     import numpy as np
 
     from split_model.interpreter import open_interpreter
-    from split_model.prepare.verify import random_inputs
+    from split_model.prepare.random_inputs import random_inputs
 
     resource.setrlimit(resource.RLIMIT_AS, (MAX_CHILD_BYTES, MAX_CHILD_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -32,6 +32,8 @@ def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -
     except BackendError as error:
         raise _explained(model.graph, error) from None
     return with_open_axes(resolve_shapes(model, seen), seen)
+
+
 def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelError:
     """Why a backend refused this model, where the model is the cause; the same error where it is not."""
     reason = printable(str(error))
