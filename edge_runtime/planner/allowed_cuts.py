@@ -34,6 +34,8 @@ def releasable_cuts(
     """
     reasons = {cut.index: release.why_unusable(cut) for cut in cuts}
     usable = [index for index, reason in reasons.items() if reason is None]
+    if not usable and split != "local":
+        raise _nothing_usable(reasons, release)
     if isinstance(split, int) and split not in usable:
         why = reasons.get(split) or next((left.reason for left in left_out if left.index == split), None)
         raise ConfigError(
@@ -41,8 +43,6 @@ def releasable_cuts(
             f"the bundle offers {usable}, 'local' or 'auto'",
             remedy=_remedy(why),
         )
-    if not usable and split != "local":
-        raise _nothing_usable(reasons, release)
     for index, reason in reasons.items():
         if reason is not None and release.mechanism == "noise":
             log.warning("cut %d is not used: %s%s", index, "it " if reason.startswith("has ") else "", reason)

@@ -213,4 +213,4 @@ def _finite(array: Array, spec: TensorSpec) -> bool:
 
 def _levels(sets: Sequence[Sequence[Array]]) -> int:
     """How many different ones there are among sets of arrays."""
-    return len({tuple(array.tobytes() for array in one) for one in sets})
+    return len({tuple((array + 0).tobytes() for array in one) for one in sets})  # -0 is 0

@@ -174,7 +174,7 @@ def _gap(left: Array, right: Array) -> float:
     if left.shape != right.shape:
         return float("inf")
     with np.errstate(invalid="ignore"):
-        gaps = np.abs(left.astype(np.float64) - right.astype(np.float64))
+        gaps = np.asarray(np.abs(left.astype(np.float64) - right.astype(np.float64)))  # of scalars it is no array
     gaps[(left == right) | ((left != left) & (right != right))] = 0.0  # noqa: PLR0124  # NaN equals no number
     return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0))
 

@@ -182,6 +182,6 @@ def _gap(left: Array, right: Array) -> float:
         return math.nan
     left64, right64 = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        gaps = np.abs(left64 - right64)
+        gaps = np.asarray(np.abs(left64 - right64))  # of scalars it is no array
     gaps[(left == right) | (np.isnan(left64) & np.isnan(right64))] = 0.0  # equal infinities, NaN on both sides
     return float(gaps.max(initial=0.0))
