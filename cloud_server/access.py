@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal
 
@@ -27,6 +26,7 @@ from cloud_server.allow_list import AllowList
 from cloud_server.connections import Connections
 from cloud_server.descriptors import IoBarrier
 from cloud_server.errors import AccessControlError
+from cloud_server.refused_keys import RefusedKeys
 from split_model.protocol.keys import KeyPair
 from split_model.service.throttle import PER_FRAME
 
@@ -34,10 +34,10 @@ _log = logging.getLogger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 DOMAIN = b"cloud-server"
-_SELF_TEST_S = 5.0
+#: The self-test's patience with each of its two handshakes, and with its message.
+SELF_TEST_S = 5.0
 #: The routing id that the self-test's client asks for, and must not get.
 _CHOSEN_ID = b"chosen by the peer"
-_REMEMBERED = 32
 #: Handshakes taken from libzmq before messages and results get their turn again.
 _BATCH = 64
 
@@ -96,7 +96,7 @@ class Gatekeeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.allow_list = allow_list
-        self.refused: OrderedDict[str, int] = OrderedDict()
+        self.refused = RefusedKeys()
         self.test_key: str | None = None
         self._connections = connections
         self._clock = clock
@@ -119,7 +119,7 @@ class Gatekeeper:
     @property
     def still_refused(self) -> dict[str, int]:
         """Keys that were turned away, with how often, and that would be again."""
-        return {key: times for key, times in self.refused.items() if not self.admits(key)}
+        return {key: times for key, times in self.refused.times.items() if not self.admits(key)}
 
     def answer_all(self) -> None:
         """Answer the handshakes that the I/O thread has gone on from, and see that it goes on from the new ones."""
@@ -152,12 +152,9 @@ class Gatekeeper:
 
     def _note_refusal(self, key: str) -> None:
         """Say it once a key, because a device tries again and again, and a stranger may try with many."""
-        if key not in self.refused and self.test_key is None:
+        if self.refused.note(key) and self.test_key is None:
             text = "refused a device; to admit it: cloud-server devices allow -c FILE NAME '%s'"
             _log.warning(text, key, extra=PER_FRAME)  # who makes keys up must not fill the journal
-        self.refused[key] = self.refused.pop(key, 0) + 1
-        while len(self.refused) > _REMEMBERED:
-            self.refused.popitem(last=False)
 
 
 def self_test(
@@ -166,6 +163,8 @@ def self_test(
     gate: Gatekeeper,
     connections: Connections,
     server_key: bytes,
+    *,
+    within_s: float = SELF_TEST_S,
 ) -> None:
     """Prove on ``router`` that a stranger is refused, an admitted key is not, and nobody chooses a routing id.
 
@@ -181,17 +180,17 @@ def self_test(
         public, secret = zmq.curve_keypair()
         gate.test_key = ""  # nobody's, but it keeps the test's own refusal out of the log
         knock = _Knock(context, endpoint, KeyPair(public, secret), server_key)
-        outcome = knock.wait(gate)
+        outcome = knock.wait(gate, within_s=within_s)
         knock.close()
         if outcome != "refused":
             raise AccessControlError(
                 f"self-test: a key that is not on the allow-list was {outcome}, not refused; not starting"
             )
-        gate.refused.pop(public.decode(), None)
+        gate.refused.forget(public.decode())
         gate.test_key = public.decode()
         knock = _Knock(context, endpoint, KeyPair(public, secret), server_key)
-        outcome = knock.wait(gate)
-        seen, routing_id = knock.message_user(router) if outcome == "admitted" else (None, b"")
+        outcome = knock.wait(gate, within_s=within_s)
+        seen, routing_id = knock.message_user(router, within_s=within_s) if outcome == "admitted" else (None, b"")
         knock.close()
         if seen != gate.test_key:
             raise AccessControlError(f"self-test: an admitted key was {outcome} and seen as {seen}; not starting")
@@ -220,13 +219,13 @@ class _Knock:
         self._monitor = self._client.get_monitor_socket(sum(_OUTCOMES))
         self._client.connect(endpoint)
 
-    def wait(self, gate: Gatekeeper) -> str:
+    def wait(self, gate: Gatekeeper, *, within_s: float) -> str:
         """Serve the handshake and say how it ended for the client."""
         poller = zmq.Poller()
         poller.register(self._monitor, zmq.POLLIN)
         for socket in gate.sockets:
             poller.register(socket, zmq.POLLIN)
-        deadline_s = time.monotonic() + _SELF_TEST_S
+        deadline_s = time.monotonic() + within_s
         while (left_s := deadline_s - time.monotonic()) > 0:
             ready = dict(poller.poll(int(left_s * 1000) + 1))
             gate.answer_all()
@@ -234,10 +233,10 @@ class _Knock:
                 return _OUTCOMES.get(int(recv_monitor_message(self._monitor)["event"]), "broken off")
         return "left without an answer"
 
-    def message_user(self, router: zmq.Socket[bytes]) -> tuple[str | None, bytes]:
+    def message_user(self, router: zmq.Socket[bytes], *, within_s: float) -> tuple[str | None, bytes]:
         """Send a message and say whose the server takes it for, and by which routing id it would answer."""
         self._client.send(b"self-test")
-        if not router.poll(int(_SELF_TEST_S * 1000)):
+        if not router.poll(int(within_s * 1000)):
             return None, b""
         frames = router.recv_multipart(copy=False)
         return user_of(frames[-1]), frames[0].bytes

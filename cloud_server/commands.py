@@ -170,11 +170,11 @@ def keys_switch(args: argparse.Namespace) -> None:
 
 def config_check(args: argparse.Namespace) -> None:
     """Check the config file, the allow-list and the bundles."""
-    from cloud_server.reload import hub_limits
+    from cloud_server.reload import server_limits
     from cloud_server.tails import TailSet
 
     config = configuration.load(args.config)
-    hub_limits(config)
+    server_limits(config)
     if not args.without_key:
         read_pair(config.server.key)
     _, complaints = _read_devices(config.server.devices)

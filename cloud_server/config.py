@@ -1,4 +1,4 @@
-"""The server's config file: what the keys are called, what they mean, what they are where they are left out."""
+"""The server's config file: the keys, their meaning and their defaults."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
 
     ``threads``: inferences at a time, by default one a core; ``tail_threads``: cores one inference may use.
     ``preload``: load every tail at start, in every thread, rather than at its first request.
-    ``peer_timeout_s``: a device silent for so long is dropped with all it holds here (devices ping every 2 s).
-    ``drain_s``: how long a stopping server goes on answering what it has accepted.
+    ``peer_timeout_s``: a device silent for longer is dropped with all it holds here (devices ping every 2 s).
+    ``drain_s``: how long a stopping server goes on answering accepted requests.
     """
 
     listen: str = "tcp://0.0.0.0:5555"

@@ -1,4 +1,4 @@
-"""``cloud-server doctor``: looks at everything a server needs, says what is not well, and what to do about it."""
+"""``cloud-server doctor``: checks everything a server needs, and prints the faults with their remedies."""
 
 from __future__ import annotations
 

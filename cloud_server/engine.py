@@ -7,10 +7,12 @@ It knows nothing of devices and sockets; a cluster can stand in for it behind th
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,11 +23,15 @@ from split_model.errors import SplitModelError
 from split_model.interpreter import Interpreter
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
+from split_model.service.stoppable_thread import StoppableThread
 from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: A tail that takes so long to load and run is stuck.
+#: The folders of an absolute path in a text.
+_FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^\s/:;,'\"()]+/)+")
+
+#: A tail that takes longer to load and run is stuck.
 _TAIL_WITHIN_S = 120.0
 
 
@@ -119,12 +125,12 @@ class LocalEngine:
         self._changed = threading.Condition()
         self._loaded = [LoadedTails(tail_threads, cache_bytes // threads) for _ in range(threads)]
         self._threads = [
-            threading.Thread(target=self._work, args=(loaded,), name=f"tail-{number}", daemon=True)
+            StoppableThread(f"tail-{number}", partial(self._work, loaded))
             for number, loaded in enumerate(self._loaded)
         ]
 
     def start(self, *, preload: bool) -> None:
-        """Start the workers; with ``preload``, load and run every tail first and raise what is wrong with one."""
+        """Start the workers; with ``preload``, load and run every tail first and raise its error if one fails."""
         for loaded in self._loaded if preload else ():
             for tail in self._tails.every():
                 interpreter = loaded.get(tail)
@@ -180,10 +186,9 @@ class LocalEngine:
             self._changed.notify_all()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the workers after `close`."""
+        """Wait for the workers after `close`; one whose tail still runs by then is left behind."""
         for thread in self._threads:
-            if thread.is_alive():
-                thread.join(timeout_s / len(self._threads))
+            thread.stop(timeout_s / len(self._threads))
 
     def _next(self) -> Job | None:
         while True:
@@ -210,7 +215,9 @@ class LocalEngine:
             except UnknownReleaseError as error:
                 outcome = _failed(job, str(error), code="unknown_release")
             except SplitModelError as error:
-                outcome = _failed(job, str(error))
+                bundle = job.tail.bundle.manifest.name
+                _log.warning("tail %s of %s: %s", job.tail.cut.index, bundle, error, extra=PER_FRAME)
+                outcome = _failed(job, error.problem)
             except Exception as error:  # noqa: BLE001  (one bad tail must not end the worker; the device is told)
                 bundle = job.tail.bundle.manifest.name
                 _log.exception("tail %s of %s", job.tail.cut.index, bundle, extra=PER_FRAME)
@@ -261,4 +268,6 @@ def _expired(job: Job) -> Failed:
 
 
 def _failed(job: Job, text: str, *, code: wire.RefusalCode = "failed") -> Failed:
-    return Failed(job_id=job.job_id, code=code, text=" ".join(text.split())[:1000])
+    """What the device is told: the problem, and nothing of where files lie on this machine."""
+    told = text.replace(f"{job.tail.bundle.root}/", "")
+    return Failed(job_id=job.job_id, code=code, text=" ".join(_FOLDERS.sub("", told).split())[:1000])

@@ -2,7 +2,7 @@
 
 Pure: no threads, no clock. Start-time fair queueing in whole nanoseconds: every device (its key) has a virtual
 time that grows by the worker time of its jobs, and the device furthest behind goes next. A device that was idle
-starts at the queue's own virtual time, so it brings no credit, and keeps what it is ahead, so it sheds no debt.
+starts at the queue's own virtual time, so it brings no credit, and keeps its lead over it, so it sheds no debt.
 
 What a device states orders its own jobs only: the earliest due goes first. Each device has an equal share of the
 places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
@@ -15,7 +15,7 @@ import heapq
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-#: Outdated entries that a heap may hold, beyond as many as it has valid ones, before it is rebuilt.
+#: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
 
 

@@ -16,13 +16,13 @@ from collections.abc import Callable
 import zmq
 
 from cloud_server import descriptors
-from cloud_server.access import Gatekeeper, endpoint_of, secure, self_test, user_of
+from cloud_server.access import SELF_TEST_S, Gatekeeper, endpoint_of, secure, self_test, user_of
 from cloud_server.allow_list import AllowList
 from cloud_server.connections import HANDSHAKE_S, Connection, Connections, Reason
 from cloud_server.descriptors import ConnectionMonitor
 from cloud_server.errors import ListenError
 from cloud_server.mailbox import Mailbox
-from cloud_server.sessions import Hub, Reply
+from cloud_server.sessions import Reply, Sessions
 from split_model.protocol import messages as wire
 from split_model.protocol.keys import KeyPair
 from split_model.service.throttle import PER_FRAME
@@ -51,6 +51,7 @@ class Gateway:
         keys: KeyPair,
         allow_list: AllowList,
         clock: Callable[[], float] = time.monotonic,
+        self_test_s: float = SELF_TEST_S,
     ) -> None:
         self._clock = clock
         self._stop = False
@@ -66,7 +67,7 @@ class Gateway:
             self.gate = Gatekeeper(self._context, allow_list, self.connections, clock)
             _configure(self._router, keys, ipv6="[" in listen)
             allow_list.refresh()
-            self_test(self._context, self._router, self.gate, self.connections, keys.public)
+            self_test(self._context, self._router, self.gate, self.connections, keys.public, within_s=self_test_s)
             self.endpoint = _bind(self._router, listen)
         except BaseException:
             self.close()
@@ -77,10 +78,10 @@ class Gateway:
         self._stop = True
         self.mailbox.wake()
 
-    def run(self, hub: Hub, *, drain_s: float, on_sweep: Callable[[], list[Reply]]) -> None:
-        """Serve until `stop`, then answer what was accepted, for ``drain_s`` at most.
+    def run(self, sessions: Sessions, *, drain_s: float, on_sweep: Callable[[], list[Reply]]) -> None:
+        """Serve until `stop`, then answer the accepted requests, for ``drain_s`` at most.
 
-        ``on_sweep`` is called twice a second; what it returns is sent.
+        ``on_sweep`` is called twice a second; the replies that it returns are sent.
         """
         poller = zmq.Poller()
         for source in (self._router, *self.gate.sockets, self._monitor.socket, self.mailbox.fd):
@@ -93,19 +94,19 @@ class Gateway:
             self._hear_of_connections()  # before their handshakes are answered
             self.gate.answer_all()
             for outcome in self.mailbox.take():
-                self._send_all(hub, hub.finished(outcome))
-            self._receive(hub)
+                send_replies(self._router, sessions, sessions.finished(outcome))
+            self._receive(sessions)
             now_s = self._clock()
             while self._held and self._held[0][0] <= now_s:
-                self._send_all(hub, heapq.heappop(self._held)[2])
+                send_replies(self._router, sessions, heapq.heappop(self._held)[2])
             if now_s >= sweep_s:
                 sweep_s = now_s + _SWEEP_S
-                self._sweep(hub, now_s)
-                self._send_all(hub, on_sweep())
+                self._sweep(sessions, now_s)
+                send_replies(self._router, sessions, on_sweep())
             if self._stop and drained_s is None:
-                drained_s, hub.draining = now_s + drain_s, True
-                _log.info("stopping: %d requests to answer first", hub.open_jobs)
-            if drained_s is not None and (hub.open_jobs == 0 or now_s >= drained_s):
+                drained_s, sessions.draining = now_s + drain_s, True
+                _log.info("stopping: %d requests to answer first", sessions.open_jobs)
+            if drained_s is not None and (sessions.open_jobs == 0 or now_s >= drained_s):
                 return
 
     def close(self) -> None:
@@ -117,7 +118,7 @@ class Gateway:
         self._context.destroy(linger=0)  # all other sockets
         self.mailbox.close()
 
-    def _receive(self, hub: Hub) -> None:
+    def _receive(self, sessions: Sessions) -> None:
         for _ in range(_BATCH):
             try:
                 routing_id = self._router.recv(zmq.DONTWAIT, copy=False)
@@ -129,30 +130,30 @@ class Gateway:
                 part = self._router.recv(copy=False)
                 frames.append(part)
             if part.more:
-                self._too_many_frames(hub, routing_id.bytes, part)
+                self._too_many_frames(sessions, routing_id.bytes, part)
             elif frames:
-                self._message(hub, routing_id.bytes, frames)
+                self._message(sessions, routing_id.bytes, frames)
 
-    def _message(self, hub: Hub, routing_id: bytes, frames: list[zmq.Frame]) -> None:
+    def _message(self, sessions: Sessions, routing_id: bytes, frames: list[zmq.Frame]) -> None:
         user_id = user_of(frames[-1])
         if user_id is None:
-            hub.counters.unauthenticated += 1
+            sessions.counters.unauthenticated += 1
             return
         connection = self._connection_of(routing_id, user_id, frames[-1])
         if connection is None or connection.ended:
-            hub.counters.strays += 1
+            sessions.counters.strays += 1
             return
         if self.allow_list.refresh():
-            self._revoke(hub)
+            self._revoke(sessions)
         parts = [frame.buffer for frame in frames]
         now_s = self._clock()
         delay_s = self.connections.spend(connection, [part.nbytes for part in parts], now_s)
         if delay_s is None:
-            self._end(hub, self.connections.of_key(user_id), "budget")
+            self._end(sessions, self.connections.of_key(user_id), "budget")
             return
-        replies = hub.receive(routing_id, user_id, parts, now_s)
+        replies = sessions.receive(routing_id, user_id, parts, now_s)
         if delay_s == 0.0:
-            self._send_all(hub, replies)
+            send_replies(self._router, sessions, replies)
         elif replies:
             self._held_number += 1
             heapq.heappush(self._held, (now_s + delay_s, self._held_number, replies))
@@ -164,11 +165,11 @@ class Gateway:
         self._hear_of_connections()
         return self.connections.meet(routing_id, user_id, descriptors.fd_of(frame), self._clock())
 
-    def _too_many_frames(self, hub: Hub, routing_id: bytes, part: zmq.Frame) -> None:
+    def _too_many_frames(self, sessions: Sessions, routing_id: bytes, part: zmq.Frame) -> None:
         """End all connections of the key at once; the rest of the message is read and thrown away."""
         user_id = user_of(part)
         if user_id is not None and self._connection_of(routing_id, user_id, part) is not None:
-            self._end(hub, self.connections.shut_out(user_id, self._clock()), "frames")
+            self._end(sessions, self.connections.shut_out(user_id, self._clock()), "frames")
         while part.more:
             part = self._router.recv(copy=False)
 
@@ -180,45 +181,47 @@ class Gateway:
             else:
                 self.connections.opened(fd, address, self._clock())
 
-    def _end(self, hub: Hub, connections: list[Connection], reason: Reason) -> None:
+    def _end(self, sessions: Sessions, connections: list[Connection], reason: Reason) -> None:
         for connection in connections:
             connection.ended = True
             descriptors.shut(connection.fd, connection.address)
-            hub.drop(connection.routing_id)
-            hub.counters.end(reason)
+            sessions.drop(connection.routing_id)
+            sessions.counters.end(reason)
             if reason != "revoked":
                 name = self.allow_list.name_of(connection.key) or "a device"
                 _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
 
-    def _revoke(self, hub: Hub) -> None:
+    def _revoke(self, sessions: Sessions) -> None:
         self.connections.revoke(self.gate.admits, self._clock())
-        self._send_all(hub, hub.revoke())
+        send_replies(self._router, sessions, sessions.revoke())
 
-    def _sweep(self, hub: Hub, now_s: float) -> None:
-        hub.sweep(now_s)
+    def _sweep(self, sessions: Sessions, now_s: float) -> None:
+        sessions.sweep(now_s)
         if self.allow_list.refresh():
-            self._revoke(hub)
-        self.connections.limit(hub.budgets, now_s)
-        hub.counters.delayed = self.connections.delayed
-        overdue = self.connections.sweep(now_s, greeted=hub.greeted, received_bytes=_received_bytes)
+            self._revoke(sessions)
+        self.connections.limit(sessions.budgets, now_s)
+        sessions.counters.delayed = self.connections.delayed
+        overdue = self.connections.sweep(now_s, greeted=sessions.greeted, received_bytes=_received_bytes)
         for connection, reason in overdue:
-            self._end(hub, [connection], reason)
+            self._end(sessions, [connection], reason)
 
-    def _send_all(self, hub: Hub, replies: list[Reply]) -> None:
-        for reply in replies:
-            parts = [reply.routing_id, wire.encode(reply.message)]
-            if reply.payload is not None:
-                parts.append(reply.payload)
-            try:
-                self._router.send_multipart(parts, zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                hub.counters.congested += 1
-                hub.drop(reply.routing_id)
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EHOSTUNREACH:
-                    raise
-                hub.counters.unroutable += 1
-                hub.drop(reply.routing_id)
+
+def send_replies(router: zmq.Socket[bytes], sessions: Sessions, replies: list[Reply]) -> None:
+    """Send every reply without waiting; a peer that is gone, or does not read, is dropped and counted."""
+    for reply in replies:
+        parts = [reply.routing_id, wire.encode(reply.message)]
+        if reply.payload is not None:
+            parts.append(reply.payload)
+        try:
+            router.send_multipart(parts, zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            sessions.counters.congested += 1
+            sessions.drop(reply.routing_id)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            sessions.counters.unroutable += 1
+            sessions.drop(reply.routing_id)
 
 
 _REASONS: dict[Reason, str] = {

@@ -1,7 +1,7 @@
-"""What each device's requests hold in memory, as running totals, and the bound on it for one device.
+"""The memory that each device's requests hold, as running totals, and the bound for one device.
 
-Pure. Half of what is free is there for whoever asks next: a device may hold as much as is left over, so one alone
-gets half of the limit, n of them 1/(n + 1) each, and what they leave is there for one that holds nothing yet.
+Pure. A device may hold as many bytes as are free: one device alone gets half of the limit, n devices get
+1/(n + 1) each, and the remaining share is free for a device that holds nothing yet.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class HeldBytes:
             self._held.pop(key, None)
 
     def reason_against(self, key: str, more_bytes: int, *, limit_bytes: int) -> str | None:
-        """Why a key may not hold more now, or None if it may: what it would hold must fit into what is free.
+        """Why a key may not hold more now, or None: the key's new total must fit into the free bytes.
 
         A key that holds nothing is refused only if there is no room at all.
         """

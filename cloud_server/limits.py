@@ -9,7 +9,7 @@ from split_model.protocol import server as protocol
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubLimits:
+class ServerLimits:
     """Bounds over all peers; ``peer`` are those of one connection."""
 
     peer: protocol.Limits = field(default_factory=protocol.Limits)

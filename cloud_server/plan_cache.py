@@ -12,10 +12,10 @@ Made = NoisePlan | str
 
 
 class PlanCache:
-    """Plans by what they were made from. Each device that used one holds it; the last that lets go takes it along.
+    """Plans by their bundle, cut and spec. A plan is kept while a device that used it holds it.
 
-    Where there are more than ``limit``, the device that holds most lets go of what it used longest ago: one that
-    makes up a new epsilon for every request loses its own plans. Not safe for several threads.
+    Where there are more than ``limit``, the device that holds most lets go of its least recently used plan: one
+    that makes up a new epsilon for every request loses its own plans. Not safe for several threads.
     """
 
     def __init__(self, limit: int) -> None:

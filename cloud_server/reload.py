@@ -8,8 +8,8 @@ from functools import partial
 
 from cloud_server.config import Config
 from cloud_server.engine import LocalEngine
-from cloud_server.limits import HubLimits
-from cloud_server.sessions import Hub, Reply
+from cloud_server.limits import ServerLimits
+from cloud_server.sessions import Reply, Sessions
 from cloud_server.tails import TailSet
 from split_model.errors import ConfigError, SplitModelError
 from split_model.protocol.server import Limits
@@ -18,17 +18,17 @@ from split_model.service.stoppable_thread import StoppableThread
 
 _log = logging.getLogger(__name__)
 
-#: What belongs to the start: sockets, keys, threads and what was allotted to them.
+#: Keys that need a restart: sockets, key pair, threads and their shares.
 FIXED = {
     "server": ("listen", "key", "devices", "threads", "tail_threads", "status", "drain_s"),
     "limits": ("queue", "tail_cache_mib"),
 }
 
 
-def hub_limits(config: Config) -> HubLimits:
+def server_limits(config: Config) -> ServerLimits:
     """The limits of a config file in bytes."""
     limits = config.limits
-    return HubLimits(
+    return ServerLimits(
         peer=Limits(
             request_bytes=limits.request_mib << 20,
             open_requests=limits.open_requests,
@@ -69,12 +69,14 @@ class Reloader:
     ``error``: why the last reload changed nothing, or empty.
     """
 
-    def __init__(self, config: Config, reread: Callable[[], Config] | None, hub: Hub, engine: LocalEngine) -> None:
+    def __init__(
+        self, config: Config, reread: Callable[[], Config] | None, sessions: Sessions, engine: LocalEngine
+    ) -> None:
         self.error = ""
         self.reloads = 0
         self._config = config
         self._reread = reread
-        self._hub = hub
+        self._sessions = sessions
         self._engine = engine
         self._requested = False
         self._thread: StoppableThread | None = None
@@ -90,7 +92,7 @@ class Reloader:
         self._requested = True
 
     def take_up(self) -> list[Reply]:
-        """Start what was requested, and put in force what has been opened; returns what the devices are to hear."""
+        """Start a requested reload, or switch to a config that is open; returns the replies for the devices."""
         if self._thread is not None:
             if self._thread.is_alive():
                 return []
@@ -124,12 +126,12 @@ class Reloader:
         _log.error("the changed config is not taken up, the one before stays in force: %s", why)
 
     def _put_in_force(self, config: Config, tails: TailSet) -> list[Reply]:
-        same = tails.offers == self._hub.tails.offers and hub_limits(config) == hub_limits(self._config)
+        same = tails.offers == self._sessions.tails.offers and server_limits(config) == server_limits(self._config)
         self._config, self._opened, self.error = config, None, ""
         self.reloads += 1
         _log.info("the changed config is in force; %d bundles", len(tails.bundles))
         self._engine.host(tails)
         if same:  # they may lie in another folder now; no device need hear of it
-            self._hub.tails = tails
+            self._sessions.tails = tails
             return []
-        return self._hub.host(tails, hub_limits(config))
+        return self._sessions.host(tails, server_limits(config))

@@ -12,7 +12,7 @@ from cloud_server import status as states
 from cloud_server.engine import LocalEngine
 from cloud_server.gateway import Gateway
 from cloud_server.reload import Reloader
-from cloud_server.sessions import Hub
+from cloud_server.sessions import Sessions
 from split_model import __version__
 from split_model.protocol.keys import KeyPair
 from split_model.service.heartbeats import Heartbeats
@@ -30,7 +30,7 @@ class Reporter:
         path: Path,
         *,
         gateway: Gateway,
-        hub: Hub,
+        sessions: Sessions,
         engine: LocalEngine,
         keys: KeyPair,
         reloader: Reloader,
@@ -41,7 +41,7 @@ class Reporter:
     ) -> None:
         self._publisher = Publisher(path, key=states.KEY)
         self._gateway = gateway
-        self._hub = hub
+        self._sessions = sessions
         self._engine = engine
         self._keys = keys
         self._reloader = reloader
@@ -56,9 +56,9 @@ class Reporter:
 
     def headline(self) -> str:
         """One line for ``systemctl status``."""
-        counters = self._hub.counters
+        counters = self._sessions.counters
         return (
-            f"{len(self._hub.tails.bundles)} bundles, {self._hub.peers} devices connected, "
+            f"{len(self._sessions.tails.bundles)} bundles, {self._sessions.peers} devices connected, "
             f"{counters.answered} of {counters.requests} requests answered"
         )
 
@@ -71,7 +71,7 @@ class Reporter:
         if not stuck:
             self._notifier.alive()
         if self._clock() - self._written_s >= WRITE_EVERY_S:
-            self.write("draining" if self._hub.draining else "running")
+            self.write("draining" if self._sessions.draining else "running")
 
     def write(self, state: states.State) -> None:
         """Write now."""
@@ -89,7 +89,7 @@ class Reporter:
         elif self._state == "reloading":
             self._notifier.reloading("reading the config again")
         else:
-            self._notifier.stopping("answering what was accepted")
+            self._notifier.stopping("answering the accepted requests")
 
     def _status(self, state: states.State) -> states.Status:
         return states.Status(
@@ -102,15 +102,15 @@ class Reporter:
             software=f"cloud-server {__version__}",
             listen=self._gateway.endpoint,
             public_key=self._keys.public.decode(),
-            bundles={identity: bundle.manifest.name for identity, bundle in self._hub.tails.bundles.items()},
-            tails=len(self._hub.tails.every()),
+            bundles={identity: bundle.manifest.name for identity, bundle in self._sessions.tails.bundles.items()},
+            tails=len(self._sessions.tails.every()),
             threads=self._threads,
             devices=len(self._gateway.allow_list.devices),
-            peers=self._hub.peers,
+            peers=self._sessions.peers,
             queued=self._engine.queued,
             running=self._engine.running,
-            held_bytes=self._hub.held_bytes,
-            counters=self._hub.counters,
+            held_bytes=self._sessions.held_bytes,
+            counters=self._sessions.counters,
             refused_keys=self._gateway.gate.still_refused,
             reloads=self._reloader.reloads,
             reload_error=self._reloader.error,

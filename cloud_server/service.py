@@ -16,16 +16,16 @@ from cloud_server.config import Config
 from cloud_server.counters import Counters
 from cloud_server.engine import LocalEngine
 from cloud_server.gateway import Gateway
-from cloud_server.reload import Reloader, hub_limits, open_tails
+from cloud_server.reload import Reloader, open_tails, server_limits
 from cloud_server.reporter import Reporter
-from cloud_server.sessions import Hub, Reply
+from cloud_server.sessions import Reply, Sessions
 from split_model.protocol.keys import read_pair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
 
 _log = logging.getLogger(__name__)
 
-#: Time that systemd is asked for to open and load what is hosted.
+#: Time that systemd is asked for to open and load the bundles.
 _START_S = 600.0
 
 
@@ -61,19 +61,19 @@ def serve(
         if server.preload:
             notifier.starting("loading every tail", within_s=_START_S)
         engine.start(preload=server.preload)
-        hub = Hub(
+        sessions = Sessions(
             tails=tails,
             engine=engine,
             name_of=gateway.allow_list.name_of,
             boot_id=secrets.token_hex(8),
-            limits=hub_limits(config),
+            limits=server_limits(config),
             counters=Counters(),
         )
-        reloader = Reloader(config, reread, hub, engine)
+        reloader = Reloader(config, reread, sessions, engine)
         reporter = Reporter(
             status_path,
             gateway=gateway,
-            hub=hub,
+            sessions=sessions,
             engine=engine,
             keys=keys,
             reloader=reloader,
@@ -97,10 +97,10 @@ def serve(
             os.write(ready_fd, gateway.endpoint.encode() + b"\n")
             os.close(ready_fd)
         try:
-            gateway.run(hub, drain_s=server.drain_s, on_sweep=sweep)
+            gateway.run(sessions, drain_s=server.drain_s, on_sweep=sweep)
         finally:
             engine.close()
             engine.join(timeout_s=1.0)
             reloader.close()
             reporter.write("stopped")
-    _log.info("stopped: %d requests, %d answered", hub.counters.requests, hub.counters.answered)
+    _log.info("stopped: %d requests, %d answered", sessions.counters.requests, sessions.counters.answered)

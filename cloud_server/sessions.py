@@ -1,7 +1,7 @@
 """All peers of the server and their requests, as decisions without I/O: messages in, messages out.
 
 The gateway brings every message with the key its sender has proved to hold; answers leave by the routing id.
-Who a device is follows from its key alone. What all of them hold here is bounded by `HubLimits`.
+Who a device is follows from its key alone. What all of them hold here is bounded by `ServerLimits`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cloud_server.connections import Budgets
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Engine, Outcome
 from cloud_server.held_bytes import HeldBytes
-from cloud_server.limits import HubLimits
+from cloud_server.limits import ServerLimits
 from cloud_server.open_requests import OpenRequests
 from cloud_server.tails import Reason, TailSet
 from split_model.protocol import messages as wire
@@ -42,7 +42,7 @@ class _Peer:
     arriving_bytes: int = 0
 
 
-class Hub:
+class Sessions:
     """The server between gateway and engine."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Hub:
         engine: Engine,
         name_of: Callable[[str], str | None],
         boot_id: str,
-        limits: HubLimits,
+        limits: ServerLimits,
         counters: Counters,
     ) -> None:
         self.counters = counters
@@ -159,8 +159,8 @@ class Hub:
             replies += [Reply(routing_id, revocation.refusal(request_id)) for request_id in [*waiting, None]]
         return self._count(replies)
 
-    def host(self, tails: TailSet, limits: HubLimits) -> list[Reply]:
-        """Other tails and limits from now on. Devices are asked to greet anew, and send again what was open."""
+    def host(self, tails: TailSet, limits: ServerLimits) -> list[Reply]:
+        """Other tails and limits from now on. Devices are asked to greet anew, and send open requests again."""
         self.tails, self._limits = tails, limits
         text = "this server hosts other bundles now"
         replies = [

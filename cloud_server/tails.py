@@ -1,15 +1,15 @@
-"""All tails this server hosts: what is on offer, which requests fit it, and how payloads become features."""
+"""The tails this server hosts: the offers, the check of requests, and features from payloads."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cloud_server.decoder_cache import DecoderCache
 from cloud_server.plan_cache import PlanCache
 from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut, FileRef
@@ -27,8 +27,9 @@ Reason = tuple[wire.RefusalCode, str]
 Spec = NoiseSpec | CodebookSpec
 Plan = NoisePlan | CodebookPlan
 
-_PLANS = 64
-_DECODERS_BYTES = 128 << 20  # codebooks in memory; each has two bytes for each codeword and feature of a frame
+#: Noise plans in memory.
+PLANS = 64
+_DECODERS_BYTES = 128 << 20
 
 
 class UnknownReleaseError(ProtocolError):
@@ -76,9 +77,12 @@ class Tail:
 
 
 class TailSet:
-    """The tails of all bundles. Safe for several threads; only the caches of plans and codebooks ever change."""
+    """The tails of all bundles. Safe for several threads; only the caches of plans and codebooks ever change.
 
-    def __init__(self, bundles: Iterable[Bundle]) -> None:
+    ``plans``: the limit of noise plans in memory, over all devices.
+    """
+
+    def __init__(self, bundles: Iterable[Bundle], *, plans: int = PLANS) -> None:
         self.bundles = {bundle.identity: bundle for bundle in bundles}
         self.tails = {
             (identity, cut.index): Tail(bundle, cut)
@@ -103,8 +107,8 @@ class TailSet:
                 f"server.bundles: the list of {len(self.bundles)} bundles is too long for a device to take",
                 remedy="host fewer on one server, or give them shorter names",
             )
-        self._plans = PlanCache(_PLANS)
-        self._decoders: OrderedDict[tuple[TailId, int, int], Decoder] = OrderedDict()
+        self._plans = PlanCache(plans)
+        self._decoders = DecoderCache(_DECODERS_BYTES)
         self._lock = threading.Lock()
 
     def _largest_welcome(self) -> wire.Welcome:
@@ -128,7 +132,7 @@ class TailSet:
         return self.tails[key]
 
     def admit(self, request: wire.Request) -> Reason | None:
-        """Why a request does not fit what is hosted here (code and text), or None where it does.
+        """Check a request against the hosted tails: the refusal's code and text, or None if it fits.
 
         Quick, for it stands in the gateway's way: a noise plan nobody has asked for yet is left to `features`.
         """
@@ -169,7 +173,7 @@ class TailSet:
         if not isinstance(release, wire.NoRelease):
             plan = _check_plan(self._plan(tail, release.spec, device=device), release)
             if isinstance(plan, CodebookPlan):
-                return recover_codebook(plan, self._meaning(tail, plan), payload)
+                return recover_codebook(plan, self._decoder(tail, plan), payload)
             return list(recover(plan, payload))
         arrays: list[Array] = []
         offset = 0
@@ -179,18 +183,10 @@ class TailSet:
             offset += tensor.nbytes
         return arrays
 
-    def _meaning(self, tail: Tail, plan: CodebookPlan) -> Decoder:
+    def _decoder(self, tail: Tail, plan: CodebookPlan) -> Decoder:
         key = (tail.id, plan.spec.codewords, plan.spec.groups)
-        with self._lock:
-            known = self._decoders.get(key)
-        if known is None:
-            known = read_decoder(tail.bundle.path(plan.book.file), plan.book, plan.tensors)
-        with self._lock:
-            self._decoders[key] = known
-            self._decoders.move_to_end(key)
-            while len(self._decoders) > 1 and sum(map(_held_bytes, self._decoders.values())) > _DECODERS_BYTES:
-                self._decoders.popitem(last=False)
-        return known
+        path = tail.bundle.path(plan.book.file)
+        return self._decoders.get(key, lambda: read_decoder(path, plan.book, plan.tensors))
 
     def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str | None:
         with self._lock:
@@ -226,10 +222,6 @@ def _codebook_plan(tail: Tail, spec: CodebookSpec) -> CodebookPlan | str:
         return CodebookPlan.make(spec, tail.cut)
     except SplitModelError as error:
         return str(error)
-
-
-def _held_bytes(decoder: Decoder) -> int:
-    return sum(table.nbytes for table in decoder.tables)
 
 
 def _check_plan(plan: Plan | str, release: wire.Release) -> Plan:

@@ -25,9 +25,9 @@ _MANY = 8
 _DEVICE = """\
 Put the device program and a bundle onto boards and start it there as a service.
 
-Each board is checked, gets what it has not got yet (it needs no internet), makes its keys, is enrolled at the
+Each board is checked, gets the missing files (it needs no internet), makes its keys, is enrolled at the
 server, tries the new release beside the one in use, switches to it, and goes back by itself if it does not answer.
-Running the same command again changes nothing, or finishes what was cut off.
+Running the same command again changes nothing, or finishes an interrupted run.
 """
 _DEVICE_EXAMPLES = """\
 examples:
@@ -87,7 +87,7 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     add("--backend", choices=sorted(BACKENDS), default="litert", help=backend)
     add("--dry-run", action="store_true", help="check, and say what would be done")
     add("--uninstall", action="store_true", help="remove the program; keeps config, keys and state")
-    purge = "with --uninstall: remove those too, and with them the count of what was released"
+    purge = "with --uninstall: remove those too, and with them the privacy ledger"
     add("--purge", action="store_true", help=purge)
     add("-F", dest="ssh_config", metavar="FILE", help="as ssh -F")
     add("-o", dest="ssh_options", metavar="OPTION", action="append", default=[], help="as ssh -o")

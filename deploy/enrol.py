@@ -102,9 +102,9 @@ def free_name(server: Server, name: str, key: str, *, earlier: str = "", replace
 
 
 def enrol(server: Server, name: str, key: str, *, earlier: str = "", replace: bool = False) -> str:
-    """Let the board connect; what was done, or an empty text if it was allowed already.
+    """Let the board connect. Returns the change as a text, empty if it was allowed already.
 
-    Which other key it may take the place of is said by ``earlier`` and ``replace``, as in `free_name`.
+    ``earlier`` and ``replace`` say which other key it may take the place of, as in `free_name`.
     """
     if server.enrolled(key):
         return ""

@@ -71,7 +71,7 @@ class Installation:
         self._now = now
 
     def run(self) -> Outcome:
-        """Do what is needed; a `DeployError` becomes the outcome's result."""
+        """Run the necessary steps; a `DeployError` becomes the outcome's result."""
         started_s = time.monotonic()
         try:
             self._run()
@@ -228,7 +228,7 @@ class Installation:
                 )
                 self.outcome.result = "dry run: would uninstall"
             else:
-                self._revoke(facts)  # first: what is gone from here can no longer say its key
+                self._revoke(facts)  # first: once uninstalled, the board cannot tell its key
                 for line in self._step("uninstall", *(["purge"] if purge else [])).splitlines():
                     self._say(line)
                 self.outcome.result = "uninstalled"
@@ -239,7 +239,7 @@ class Installation:
         return self.outcome
 
     def _revoke(self, facts: Facts) -> None:
-        """Take every key of this board off the server's list; what is left to do there is pending."""
+        """Take every key of this board off the server's list; the steps left to do there are pending."""
         server, config = self._job.server, self._job.server_config
         keys = {facts.public_key, facts.earlier_key, facts.next_key} - {""}
         if self._job.program != "edge-runtime" or not (keys or facts.release):

@@ -23,7 +23,7 @@ from deploy.target import Target
 from deploy.wheelhouse import sha256_of
 
 _KINDS = ("wheel", "bundle", "system")
-#: Installed, a wheel takes about so many times its own size, compiled bytecode included.
+#: Size of an installed wheel over its own size, compiled bytecode included.
 _UNPACKED = 4
 
 

@@ -39,7 +39,7 @@ class Remote:
         self._said = scratch / f"{self._socket.parent.name}.log"
 
     def connect(self) -> None:
-        """Open the connection; ssh asks on the terminal what it has to. `UnreachableError` says why it did not."""
+        """Open the connection; ssh may ask for a passphrase on the terminal. May raise `UnreachableError`."""
         command = ["ssh", *self._options, "-o", f"ConnectTimeout={_CONNECT_S}", "-o", "ControlMaster=yes",
                    "-o", f"ControlPath={self._socket}", "-o", "ControlPersist=no", "-N",
                    self.destination]  # fmt: skip
@@ -75,7 +75,7 @@ class Remote:
         text: str = "",
         files: Iterable[tuple[str, Path]] | None = None,
     ) -> str:
-        """Run one step of a script of ours there and return what it prints.
+        """Run one step of a script of ours there and return its output.
 
         ``arguments``: for ``on_board.sh`` the program, the step, and the step's own. ``text`` or a tar of ``files``
         (name, path) is its standard input. Raises `UnreachableError` if the connection breaks, and what the step's
@@ -120,6 +120,6 @@ def _error(code: int, complaint: str, step: str) -> DeployError:
     if code == _SSH_FAILED:
         return UnreachableError(
             f"the connection broke during '{step}' ({what})",
-            remedy="run the same command again: what is done is kept",
+            remedy="run the same command again: finished steps are kept",
         )
     return _ERRORS.get(code, DeployError)(what if code in _ERRORS else f"step '{step}' failed ({code}): {what}")

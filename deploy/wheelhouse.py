@@ -24,7 +24,7 @@ CACHE = ROOT / "build" / "deploy"
 PACKAGES = ("split_model", "edge_runtime", "cloud_server")
 #: Besides the packages, all that the wheel is made from.
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
-#: Time stamp of every file in our wheel: a wheel's hash is to say what is in it, not when it was made.
+#: Time stamp of every file in our wheel: a wheel's hash depends on its content, not on when it was made.
 _EPOCH_S = 1577836800
 _TIMEOUT_S = 1800
 

@@ -20,7 +20,7 @@ first time on a board:
   edge-runtime keys make             prints KEY; on the server: cloud-server devices allow NAME 'KEY'
   edge-runtime config check          the config, and everything it names
   edge-runtime bench                 every cut on this board, the link, where to cut
-  edge-runtime doctor                what is not well, and what to do about it
+  edge-runtime doctor                faults of this board, and their remedies
   edge-runtime run > answers.jsonl   or: systemctl enable --now edge-runtime
 
 Answers and tables go to standard output, the log to standard error. Exit codes: 64 usage, 65 bad bundle or data,
@@ -47,7 +47,7 @@ examples:
 _ROTATION = """\
 to change the key without an outage:
   sudo edge-runtime keys rotate                   on the board: makes the next key, prints its public half
-  sudo cloud-server devices allow porch-2 'KEY'   on the server, with what was printed
+  sudo cloud-server devices allow porch-2 'KEY'   on the server, with the printed key
   sudo edge-runtime keys switch                   on the board: tries it at the server, then takes it up
   sudo systemctl restart edge-runtime
   sudo cloud-server devices revoke porch          on the server: the old key is worth nothing now
@@ -74,7 +74,7 @@ _DOCTOR_TELLS = (
     "program would, with this device's key. Exit code 0 unless something fails, then that of the first."
 )
 _LEDGER_TELLS = (
-    "Read the privacy ledger: what is spent and left, in whole-input epsilon, and when it will be spent "
+    "Read the privacy ledger: spent and left, in whole-input epsilon, and when the budget will be spent "
     "at this rate. Does not disturb a running device."
 )
 _BENCH_TELLS = (
@@ -128,7 +128,7 @@ def _add_looking(adding: Adding[Parser]) -> None:
         adding,
         "doctor",
         commands.doctor,
-        "what is not well on this board, and what to do about it",
+        "faults of this board, and their remedies",
         description=_DOCTOR_TELLS,
         epilog=_DOCTOR,
     )
@@ -138,7 +138,7 @@ def _add_looking(adding: Adding[Parser]) -> None:
         adding,
         "ledger",
         commands.ledger,
-        "what this device has released, and what it still may",
+        "privacy budget: spent and left",
         description=_LEDGER_TELLS,
     )
     ledger.add_argument("--json", action="store_true", help="print JSON")

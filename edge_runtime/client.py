@@ -83,7 +83,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give up what is still awaited."""
+        """Close the connection; answers that are still awaited are given up."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -98,7 +98,7 @@ class Client:
     def ask(self, *tensors: ArrayLike, name: str = "", timeout_s: float | None = None) -> Answer:
         """Submit one frame, all inputs of the model, and wait for its answer. See `send`.
 
-        Answers to what was asked before and given up are dropped.
+        Answers to earlier frames that were given up are dropped.
 
         Raises:
             BusyError: Too many submissions wait.
@@ -122,7 +122,7 @@ class Client:
         return self._send(tensors, name, self._deadline(timeout_s))
 
     def receive(self, *, timeout_s: float | None = None) -> Answer:
-        """The next answer to anything that was sent. Raises as `ask` does; ``id`` tells what was refused."""
+        """The next answer to any sent frame. Raises as `ask` does; ``id`` names the refused frame."""
         if self._lost:
             text, self._lost = self._lost, ""
             raise LostError(text)
@@ -138,7 +138,7 @@ class Client:
         mine = next(self._ids)
         if len(given) == len(description.inputs):
             wanted: tuple[TensorHeader | None, ...] = description.inputs
-        else:  # the device program says what is wrong
+        else:  # the device program refuses it with the reason
             wanted = (None,) * len(given)
         tensors = [_as_taken(value, spec, description) for value, spec in zip(given, wanted, strict=True)]
         specs = specs_of(tensors)
@@ -177,7 +177,7 @@ class Client:
         return self._connection
 
     def _lose(self, why: str) -> str:
-        """Close the connection; returns ``why``, and what was lost with it."""
+        """Close the connection; returns ``why``, and the frames that were lost with it."""
         assert self._connection is not None
         self._connection.close()
         self._connection = None
@@ -269,7 +269,7 @@ def _as_taken(value: ArrayLike, wanted: TensorHeader | None, description: Descri
         raise BadInputError(f"an array of {array.dtype.name}", remedy="give numbers")
     if array.dtype.kind == "f":
         dtype = wanted.dtype if wanted is not None and wanted.dtype.startswith("float") else "float32"
-        with np.errstate(over="ignore"):  # the device program refuses what is not finite
+        with np.errstate(over="ignore"):  # the device program refuses values that are not finite
             return array.astype(dtype, copy=False)
     if wanted is None or array.dtype.name == wanted.dtype or (array.dtype == np.uint8 and description.pictures):
         return array

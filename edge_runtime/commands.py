@@ -59,7 +59,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Look at everything, and say what is not well."""
+    """Check everything the device needs and print the findings."""
     from edge_runtime.config import config
     from edge_runtime.service.doctor import examine
     from split_model.errors import SplitModelError
@@ -67,10 +67,10 @@ def doctor(args: argparse.Namespace) -> int:
 
     try:
         status = _status_path(args, config.load(args.config, check_server_keys=False))
-    except SplitModelError:  # doctor says what is wrong with it
+    except SplitModelError:  # doctor reports it
         status = None
     if not args.verbose:
-        logging.getLogger().setLevel(logging.CRITICAL)  # what is wrong stands in the findings
+        logging.getLogger().setLevel(logging.CRITICAL)  # the findings have the errors
     return show(examine(args.config, status, server=not args.no_server), as_json=args.json)
 
 
@@ -149,17 +149,17 @@ def keys_switch(args: argparse.Namespace) -> int:
 
 
 def ledger(args: argparse.Namespace) -> int:
-    """Print what was released."""
+    """Print the privacy ledger."""
     from edge_runtime.config import config
     from edge_runtime.privacy.ledger import read, system_now
     from edge_runtime.privacy.ledger.status import as_text, ledger_status
 
     device = config.load(args.config)
-    books = read(device.device.state)
-    if books is None:
+    ledger_state = read(device.device.state)
+    if ledger_state is None:
         print("null" if args.json else "no ledger yet: this device has never been started")
         return 0
-    status = ledger_status(books, device.limits, system_now()())
+    status = ledger_status(ledger_state, device.limits, system_now()())
     if args.json:
         import msgspec
 

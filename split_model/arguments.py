@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from split_model import __version__
+from split_model.bundle.manifest import Scores
 from split_model.command_line import Parser
 from split_model.interpreter import BACKENDS
 from split_model.privacy import AllocationWish
@@ -69,6 +70,17 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     prepare.add_argument("--without", default="", metavar="LIST", help="op indices of cuts to leave out, as '4,7'")
     prepare.add_argument("--preprocess", type=Path, metavar="JSON", help="how pictures become the model's input")
     prepare.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
+    prepare.add_argument(
+        "--scores",
+        choices=get_args(Scores),
+        help="what the labelled output's values are (default: by the end of the graph)",
+    )
+    prepare.add_argument(
+        "--labels-output",
+        type=int,
+        metavar="N",
+        help="the output that the labels name (default: the first they fit)",
+    )
     prepare.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
     prepare.add_argument("--answer", type=Path, metavar="JSON", help="name, shape and meaning of each output")
     prepare.add_argument(

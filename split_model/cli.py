@@ -114,6 +114,8 @@ def _prepare(args: argparse.Namespace) -> int:
         preprocess=args.preprocess,
         labels=args.labels,
         top_k=args.top_k,
+        scores=args.scores,
+        labels_output=args.labels_output,
         answer=args.answer,
         calibration=args.calibration,
         calibration_options=calibration,

@@ -97,22 +97,33 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
         # Names out of a foreign file must not steer the terminal.
         print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
         return error.exit_code
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if isinstance(error, RuntimeError) and str(error) != _NO_THREAD:
-            raise
-        logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
-        line = f"not enough memory; {_MORE_MEMORY}"
-        if isinstance(error, ImportError):  # a library that does not fit into memory, or is damaged
-            line = f"{_printable(str(error))}; {_MORE_MEMORY}, or install it again"
-        print(f"{prog}: error: {line}", file=sys.stderr)
-        return os.EX_OSERR
     except BrokenPipeError:
         # Python flushes stdout once more at exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        line, failed = _of_the_machine(error)
+        if not line:
+            raise
+        logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
+        print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
+        return failed
     return code or 0
+
+
+def _of_the_machine(error: Exception) -> tuple[str, int]:
+    """A line and an exit code where the machine may be the reason of an error; an empty line for any other."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError):  # a library that does not fit into memory, or is damaged
+        return f"{text}; {_MORE_MEMORY}, or install it again", os.EX_OSERR
+    if isinstance(error, MemoryError) or text == _NO_THREAD:
+        return f"not enough memory; {_MORE_MEMORY}", os.EX_OSERR
+    if isinstance(error, OSError):  # a disk or a device that fails where nobody could go on without it
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or text}", os.EX_IOERR
+    return "", os.EX_SOFTWARE
 
 
 def _printable(line: str) -> str:

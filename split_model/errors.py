@@ -47,7 +47,7 @@ class BadBundleError(SplitModelError, ValueError):
 
 
 class BadInputError(SplitModelError, ValueError):
-    """An image, array or run log that is not what it should be (65)."""
+    """A damaged or unsuitable image, array or run log (65)."""
 
     exit_code = os.EX_DATAERR
 

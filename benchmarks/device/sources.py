@@ -1,8 +1,8 @@
 """What the sources cost: decoding a serial line, asking over the local socket, looking through a folder.
 
 Serial: packets of several shapes through `Decoder` in the pieces that a driver hands out, in CPU time, as a share
-of a core that a line at 921600 baud would take. Socket: the round trip of a tensor through source, intake and back,
-without a model, beside a bare echo of the same bytes over the same kind of socket, in turn. Folder: one look
+of a core that a line at 921600 baud would take. Socket: the round trip of a tensor through source, multiplexer and
+back, without a model, beside a bare echo of the same bytes over the same kind of socket, in turn. Folder: one look
 at a folder of 10,000 files that are all answered. Ends with one line of claims.
 """
 
@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from edge_runtime.client import Client
 from edge_runtime.sources import Answer, Wanted
-from edge_runtime.sources.answered_files import Memory
+from edge_runtime.sources.answered_files import AnsweredFiles
 from edge_runtime.sources.local_socket import SocketTable
-from edge_runtime.sources.multiplexer import Intake
+from edge_runtime.sources.multiplexer import Multiplexer
 from edge_runtime.sources.serial_packets import Decoder, write_packet
-from edge_runtime.sources.watched_folder import Watched, WatchTable
+from edge_runtime.sources.watched_folder import WatchedFolder, WatchTable
 from split_model.bundle import ImagePreprocess, TensorSpec
 
 BYTES_S = 92160  # 921600 baud, ten bits a byte
@@ -68,25 +68,25 @@ def serial_shares(rounds: int) -> dict[str, float]:
 
 
 class Ours(threading.Thread):
-    """A socket source and an intake whose frames are answered with themselves."""
+    """A socket source and a multiplexer whose frames are answered with themselves."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.stop = threading.Event()
         source = SocketTable(path=path).open(Wanted((PICTURE,), (PICTURE,)))
-        self.intake = Intake({"socket": (source, "bench")}, stopped=self.stop.is_set)
+        self.multiplexer = Multiplexer({"socket": (source, "bench")}, stopped=self.stop.is_set)
         self.start()
 
     def run(self) -> None:
         """Answer, until stopped."""
-        for frame in self.intake:
-            self.intake.answered(Answer(frame, {"kind": "frame", "outcome": "local"}, frame.tensors))
+        for frame in self.multiplexer:
+            self.multiplexer.answered(Answer(frame, {"kind": "frame", "outcome": "local"}, frame.tensors))
 
     def end(self) -> None:
         """Stop, and close the socket."""
         self.stop.set()
         self.join()
-        self.intake.close()
+        self.multiplexer.close()
 
 
 class Echo(threading.Thread):
@@ -146,7 +146,7 @@ def look_ms(folder: Path, rounds: int) -> float:
     incoming, state = folder / "incoming", folder / "state"
     incoming.mkdir()
     state.mkdir()
-    memory = Memory(state / "memory")
+    memory = AnsweredFiles(state / "memory")
     for number in range(FILES):
         path = incoming / f"{number:06}.jpg"
         path.touch()
@@ -159,7 +159,7 @@ def look_ms(folder: Path, rounds: int) -> float:
         clock[0] += 3600.0
 
     table = WatchTable(path=incoming, settle_s=0.0)
-    source = Watched(table, wanted, memory, now=lambda: clock[0], sleep=sleep)
+    source = WatchedFolder(table, wanted, memory, now=lambda: clock[0], sleep=sleep)
     assert not list(source.frames(lambda: len(marks) > rounds + 1))
     first, *others = (after - before for before, after in itertools.pairwise(marks))
     assert first > 0  # it tidies up the memory as well

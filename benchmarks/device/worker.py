@@ -30,7 +30,7 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.config import config
 from edge_runtime.daemon import daemon
 from edge_runtime.daemon.device import make_loop, open_link
-from edge_runtime.daemon.models import Models
+from edge_runtime.daemon.models import LoadedModels
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.daemon.program import Program
 from edge_runtime.inference.heads import Heads
@@ -146,7 +146,7 @@ def local(root: str) -> dict[str, Any]:
             sink.write(record)
         ours_s.append(time.perf_counter() - started_s - sum(bare_s[before:]))
     driver.close()
-    link.end()
+    link.stop()
     transport.terminate()
     heads.close()
     bare_median_s, ours_median_s = statistics.median(bare_s[20:]), statistics.median(ours_s[20:])
@@ -166,21 +166,21 @@ def _run(loaded: config.Config, planner: Planner) -> None:
             loaded.device.state, loaded.limits, costs=plan.costs, subjects=["default"], now=system_now()
         )
         closing.callback(account.close)
-        models = Models.open(plan, program, closing, keep_profile=True)
+        models = LoadedModels.open(plan, program, closing, keep_profile=True)
         assert models is not None  # it is never told to stop
         link = open_link(plan, plan.read_keys(), closing, boot_id=boot_id)
         loop = make_loop(plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id)
         sinks = Sinks(loaded.sinks)
         closing.callback(sinks.close)
-        intake = plan.open_sources(program.stopped)
-        closing.callback(intake.close)
+        multiplexer = plan.open_sources(program.stopped)
+        closing.callback(multiplexer.close)
         records = Records(plan.bundle)
-        for step in loop.run(iter(intake)):
+        for step in loop.run(iter(multiplexer)):
             *moves, record = records.of(step)
             for move in moves:
                 sinks.write(move)
             sinks.write(record, step.result.outputs)
-            intake.answered(Answer(step.result.frame, record, step.result.outputs))
+            multiplexer.answered(Answer(step.result.frame, record, step.result.outputs))
 
 
 def memory(path: str, *cuts: str) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class Pipe:
 
     def close(self) -> None:
         """End both sides."""
-        self._link.end()
+        self._link.stop()
         self._transport.terminate()
         self.server.stop()
 

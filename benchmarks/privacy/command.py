@@ -160,15 +160,15 @@ class Page:
         aware = {one.epsilon: open_interpreter(self.bundle.path(one.tail)) for one in cut.noise_tails}
         lines = []
         for epsilon in PER_VALUE:
-            ways = [(name, f"noise, {name}", plain) for name in ALLOCATIONS]
+            variants = [(name, f"noise, {name}", plain) for name in ALLOCATIONS]
             if epsilon in aware:
-                ways.append(("uniform", f"noise, uniform, {AWARE}", aware[epsilon]))
-            for allocation, way, tail in ways:
+                variants.append(("uniform", f"noise, uniform, {AWARE}", aware[epsilon]))
+            for allocation, variant, tail in variants:
                 spec = NoiseSpec(epsilon=epsilon, allocation=allocation)
                 plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
                 hits = self.drawn(tail, partial(_noise, plan), features)
                 costs = plan.per_value_epsilon_max, plan.whole_input_epsilon
-                lines.append(Line(cut.index, way, hits, *costs, plan.payload_bytes))
+                lines.append(Line(cut.index, variant, hits, *costs, plan.payload_bytes))
         return lines
 
 

@@ -71,7 +71,7 @@ class Bench:
         )
 
     def _stages(self, head: Head) -> tuple[Callable[[], float], Callable[[], float]]:
-        """Run head, then release on what it gave; each returns its seconds."""
+        """Two functions: run the head, then the release of its features; each returns its seconds."""
         inputs = self.inputs
         features: list[Array] = []
 

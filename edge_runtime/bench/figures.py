@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-#: Raised when a key changes its meaning; readers refuse what they do not know.
+#: Raised when a key changes its meaning; readers refuse an unknown format.
 FORMAT = 1
 
 

@@ -24,7 +24,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _WITH_UNIT = re.compile(rf"({_NUMBER})\s*(mW|W)(?![A-Za-z])")
 _ALONE = re.compile(rf"\s*(?:[A-Za-z_]+\s*[:=]\s*)?({_NUMBER})\s*")
 _UNITS = {"W": 1.0, "mW": 1e-3}
-#: A reading says nothing of what was taken so long after it.
+#: A reading older than this says nothing of the present power.
 _STALE_S = 3.0
 _READ_TIMEOUT_S = 0.2
 

@@ -46,5 +46,5 @@ def run(config: Config, options: Options) -> Report:
             return LinkBench(link, config.server.address, plan.bundle.identity, boot_id).measure(samples)
 
         report, profile = command.run(parts, options, measure_link, log.info)
-    profiles.store(profiles.path_in(config.device.state, plan.bundle.identity), profile)
+    profiles.keep_for_later(profiles.path_in(config.device.state, plan.bundle.identity), profile)
     return report

@@ -75,7 +75,7 @@ class PrivacyTable(Table, frozen=True):
 class PlannerTable(Table, frozen=True):
     """``[planner]``: ``split`` is ``auto``, ``local``, or the op index of an offered cut.
 
-    ``answer_within_s``: an answer is of use for so long after the frame was captured. ``earliest_cut``: cuts
+    ``answer_within_s``: an answer later than this after the capture is of no use. ``earliest_cut``: cuts
     before this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
     ``accuracy_floor``: cuts whose measured accuracy under this release (agreement with the whole model, where there
     were no labels) is below it are not used; `split-model evaluate --store` measures it.
@@ -101,7 +101,7 @@ class PlannerTable(Table, frozen=True):
 
 
 class EmulationTable(Table, frozen=True):
-    """``[emulation]``: play a board so many times slower than this machine. For demonstrations and tests."""
+    """``[emulation]``: play a board that is ``slowdown`` times slower. For demonstrations and tests."""
 
     slowdown: Annotated[float, msgspec.Meta(ge=1.0)] = 1.0
 

@@ -45,7 +45,7 @@ class Registry:
         except (ImportError, AttributeError) as error:
             raise ConfigError(
                 f"{where}: kind {kind!r} ({found[kind].value}) does not load: {error}",
-                remedy="install what it needs, or leave it out",
+                remedy="install its dependencies, or leave it out",
             ) from None
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
             raise ConfigError(

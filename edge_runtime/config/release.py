@@ -58,7 +58,7 @@ class ReleaseTable(Table, frozen=True):
 
     @property
     def name(self) -> str:
-        """What a profile's timings are valid for; what is chosen at each cut is part of the bundle."""
+        """Name of the release that a profile's timings are valid for; the choice at each cut is the bundle's."""
         if self.mechanism == "none":
             return "none"
         if self.mechanism == "codebook":

@@ -23,11 +23,11 @@ from edge_runtime.daemon.way_out import WayOut
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.results import Step
-from edge_runtime.loop.stream import Feed
+from edge_runtime.loop.stream import FrameStream
 from edge_runtime.service.reporter import Reporter
 from edge_runtime.sinks import Sinks
 from edge_runtime.sources import Answer
-from edge_runtime.sources.multiplexer import Intake
+from edge_runtime.sources.multiplexer import Multiplexer
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
 
@@ -96,37 +96,41 @@ def run(config: Config, service: Service) -> int:
         way_out.guard(in_force.close_ledger, frame_within_s=lambda: in_force.device.frame_within_s)
         sinks = Sinks(config.sinks)
         closing.callback(sinks.close)
-        intake = device.plan.open_sources(program.stopped)
-        closing.callback(intake.close)
+        multiplexer = device.plan.open_sources(program.stopped)
+        closing.callback(multiplexer.close)
         reloader = Reloader(service.reread, hangups, in_force, program, reporter)
         reloader.start()
         closing.callback(reloader.stop)
         reporter.serve(device)
-        feed = Feed(iter(intake), beats, within_s=lambda: max(program.patience_s, in_force.device.frame_within_s))
-        reporter.feed, reporter.intake, reporter.sinks = feed, intake, sinks
+        stream = FrameStream(
+            iter(multiplexer), beats, within_s=lambda: max(program.patience_s, in_force.device.frame_within_s)
+        )
+        reporter.stream, reporter.multiplexer, reporter.sinks = stream, multiplexer, sinks
         reporter.enter("running")
 
         def note(step: Step) -> None:
             way_out.answered()
             reporter.note(step)
 
-        device = _answer(feed, intake=intake, sinks=sinks, in_force=in_force, counters=program.counters, note=note)
+        device = _answer(
+            stream, multiplexer=multiplexer, sinks=sinks, in_force=in_force, counters=program.counters, note=note
+        )
         way_out.begin()
         # Answers may have come late after the last frame.
         view = device.stop_link()
         program.counters.link(late=view.late, reconnects=view.reconnects)
     if view.trouble is Trouble.NOT_YET:  # any other trouble was told when it came
         log.warning("%s was not reached before the last frame", device.config.server.address)
-    _say_counters("source", intake.counters_by_source())
+    _say_counters("source", multiplexer.counters_by_source())
     _say_counters("sink", sinks.counters_by_sink())
     log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in program.counters.as_dict().items()))
     return os.EX_OK
 
 
 def _answer(
-    feed: Feed,
+    stream: FrameStream,
     *,
-    intake: Intake,
+    multiplexer: Multiplexer,
     sinks: Sinks,
     in_force: InForce,
     counters: Counters,
@@ -135,18 +139,18 @@ def _answer(
     """Answer every frame there is, by the device that is in force then; returns the last."""
     while True:
         device = in_force.take_turn(counters)
-        for step in device.loop.run(feed.until(lambda: in_force.changed)):
+        for step in device.loop.run(stream.until(lambda: in_force.changed)):
             result = step.result
             *moves, record = device.records.of(step)
             for move in moves:
                 sinks.write(move)
             sinks.write(record, result.outputs)
-            intake.answered(Answer(result.frame, record, result.outputs))
-            counters.dropped(intake.dropped)
-            feed.answered(result.frame)
+            multiplexer.answered(Answer(result.frame, record, result.outputs))
+            counters.dropped(multiplexer.dropped)
+            stream.answered(result.frame)
             note(step)
-        if feed.ended:
-            counters.dropped(intake.dropped)
+        if stream.ended:
+            counters.dropped(multiplexer.dropped)
             return device
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.config.config import Config
-from edge_runtime.daemon.models import Models
+from edge_runtime.daemon.models import LoadedModels
 from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
 from edge_runtime.daemon.program import Program
 from edge_runtime.inference.memory import give_back
@@ -54,7 +54,7 @@ class Device:
 
     plan: Plan
     account: Account
-    models: Models
+    models: LoadedModels
     link: Link
     loop: Driver
     records: Records
@@ -62,7 +62,7 @@ class Device:
 
     @classmethod
     def open(cls, config: Config, program: Program, *, replaces: Device | None = None) -> Device | None:
-        """Open every part in order, ready for the first frame; what is open is closed where a later part fails.
+        """Open every part in order, ready for the first frame; if one fails, the parts before it are closed.
 
         Args:
             config: What to open.
@@ -87,7 +87,7 @@ class Device:
         with contextlib.ExitStack() as closing:
             account = _account(plan, replaces)
             closing.callback(account.close)
-            models = Models.open(plan, program, closing, keep_profile=replaces is None)
+            models = LoadedModels.open(plan, program, closing, keep_profile=replaces is None)
             if models is None:
                 return None
             boot_id = os.urandom(16).hex()
@@ -118,7 +118,8 @@ class Device:
 
     def stop_link(self) -> LinkView:
         """End the link; its last view, for its counts. Raises what ended the link thread, if something did."""
-        return self.link.stop()
+        self.link.stop()
+        return self.link.view()
 
     def close(self) -> None:
         """Close every part, the last one opened first; the ledger is closed with the last device that has it."""
@@ -140,10 +141,14 @@ def open_link(
         server_keys=plan.config.server_keys,
         max_answer_bytes=sum(spec.nbytes for spec in plan.bundle.manifest.outputs),
     )
-    closing.callback(transport.terminate)
     link = Link(transport, DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}"), beat=beat)
+
+    def close() -> None:
+        if link.stop():  # else its thread still uses the sockets
+            transport.terminate()
+
+    closing.callback(close)
     link.start()
-    closing.callback(link.end)
     return link
 
 
@@ -162,7 +167,7 @@ def make_planner(plan: Plan, profile: Profile) -> Planner:
 def make_loop(
     plan: Plan,
     account: Account,
-    models: Models,
+    models: LoadedModels,
     link: Link,
     planner: Planner,
     *,
@@ -195,7 +200,7 @@ def make_loop(
 
 def _account(plan: Plan, replaces: Device | None) -> Account:
     """Pays from the ledger of the device in force; one that could not be opened is tried again."""
-    if replaces is not None and replaces.account.books is not None:
+    if replaces is not None and replaces.account.ledger_state is not None:
         return replaces.account.sharing(plan.costs)
     config = plan.config
     subjects = [source.subject for source in config.sources]

@@ -15,12 +15,13 @@ from edge_runtime.daemon.program import Program
 from edge_runtime.loop.counters import Counters
 from edge_runtime.service.reporter import Reporter
 from split_model.errors import SplitModelError
+from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
 
-#: The new link gets so long to come up before it takes over from one that is up.
+#: Time for the new link to come up before it takes over from one that is up.
 _LINK_WITHIN_S = 3.0
-#: At the end a replaced device, or a reload under way, is waited for this long.
+#: At the end, the time that replaced devices have to close.
 _END_WITHIN_S = 5.0
 
 
@@ -34,7 +35,7 @@ class InForce:
         self._device = device
         self._lock = threading.Lock()  # whoever takes one out of its place, and only they, retires it
         self._turn: Device | None = None
-        self._retiring: list[threading.Thread] = []
+        self._retiring: list[StoppableThread] = []
         self._closed = False
 
     @property
@@ -70,14 +71,12 @@ class InForce:
         return taken
 
     def close(self) -> None:
-        """Close what is or was in force, and the ledger, even where a reload or an older device still has it."""
+        """Close every device and the ledger, even where a reload or an older device still has it."""
         with self._lock:
             self._closed = True
         until_s = time.monotonic() + _END_WITHIN_S
         for thread in self._retiring:
-            thread.join(max(0.0, until_s - time.monotonic()))
-            if thread.is_alive():
-                log.error("a device that was replaced does not end; going on without it")
+            thread.stop(until_s - time.monotonic())
         with contextlib.ExitStack() as closing:
             closing.callback(self.close_ledger)
             closing.callback(self._device.close)
@@ -90,12 +89,12 @@ class InForce:
 
     def _retire(self, left: Device) -> None:
         self._retiring = [thread for thread in self._retiring if thread.is_alive()]
-        thread = threading.Thread(target=left.close, name="retiring", daemon=True)
+        thread = StoppableThread("close-replaced-device", left.close)
         thread.start()
         self._retiring.append(thread)
 
 
-class Reloader(threading.Thread):
+class Reloader(StoppableThread):
     """Reads the config again for each item in ``hangups``, and puts what comes of it in force.
 
     ``reread`` reads the config. Whatever is wrong with it, the one in force stays in force.
@@ -109,22 +108,15 @@ class Reloader(threading.Thread):
         program: Program,
         reporter: Reporter,
     ) -> None:
-        super().__init__(name="reload", daemon=True)
+        super().__init__("reload", wake=lambda: hangups.put(False))
         self._reread = reread
         self._hangups = hangups
         self._in_force = in_force
         self._program = program
         self._reporter = reporter
 
-    def stop(self) -> None:
-        """End the thread, after the reload that it is at; one that hangs is not waited for."""
-        self._hangups.put(False)
-        self.join(_END_WITHIN_S)
-        if self.is_alive():
-            log.error("the reload under way does not end; going on without it")
-
     def run(self) -> None:
-        """Reload, until `stop`."""
+        """Reload, until `stop`; a reload under way is finished first."""
         while self._hangups.get():
             while not self._hangups.empty():  # several signals in a row ask for the same
                 if not self._hangups.get():

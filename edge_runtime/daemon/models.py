@@ -15,7 +15,7 @@ from edge_runtime.daemon.plan import Plan
 from edge_runtime.daemon.program import Program
 from edge_runtime.inference import profile as profiles
 from edge_runtime.inference.heads import Heads
-from edge_runtime.inference.local_tails import Rests, open_tails
+from edge_runtime.inference.local_tails import LocalTails, open_tails
 from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import Profile
 from edge_runtime.privacy.release import Release
@@ -28,18 +28,18 @@ _HEAD_WITHIN_S = 300.0
 
 
 @dataclass(frozen=True)
-class Models:
-    """The board, and what it runs: heads, local tails, and how long they take. ``loader`` loads them."""
+class LoadedModels:
+    """The board, and its heads, local tails and profile. ``loader`` loads them."""
 
     board: Board
     heads: Heads
     profile: Profile
-    tails: Rests | None
+    tails: LocalTails | None
 
     @classmethod
     def open(
         cls, plan: Plan, program: Program, closing: contextlib.ExitStack, *, keep_profile: bool
-    ) -> Models | None:
+    ) -> LoadedModels | None:
         """Load the whole model, measure the board unless that was done, and run the model once.
 
         None if the program was told to stop meanwhile. ``keep_profile``: store a profile that had to be measured;

@@ -1,4 +1,4 @@
-"""A config worked out: bundle, cuts, release plans, and what they cost. Needs no hardware, holds nothing open.
+"""A config worked out: bundle, cuts, release plans and their costs. Needs no hardware, holds nothing open.
 
 `run`, a reload, `bench`, `doctor` and `config check` all begin here, so that what one of them accepts or refuses
 the others do too.
@@ -18,7 +18,7 @@ from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
 from edge_runtime.privacy.release import ReleasePlans, plans_for
 from edge_runtime.sources import Source, Wanted
-from edge_runtime.sources.multiplexer import Intake
+from edge_runtime.sources.multiplexer import Multiplexer
 from split_model.bundle import Bundle, evaluation
 from split_model.errors import ConfigError
 from split_model.interpreter import choose_backend
@@ -50,7 +50,7 @@ class Plan:
         """Read the bundle and work everything out.
 
         Raises:
-            SplitModelError: The bundle is missing or damaged, or the config asks for what it does not have.
+            SplitModelError: The bundle is missing or damaged, or lacks something that the config names.
 
         """
         planner, release = config.planner, config.release
@@ -81,7 +81,7 @@ class Plan:
         return cls(config, bundle, allowed, releases, costs_of(releases), wanted)
 
     def check(self) -> None:
-        """Raise what is wrong with the backend, a source or a sink; touches nothing that a running program uses."""
+        """Raise the fault of the backend, a source or a sink; touches nothing that a running program uses."""
         choose_backend(self.config.device.backend)
         self.check_sources()
         for sink in self.config.sinks:
@@ -96,7 +96,7 @@ class Plan:
         """The device's key pair. Its secret half is for the service's user alone to read."""
         return read_pair(self.config.device.key)
 
-    def open_sources(self, stopped: Callable[[], bool]) -> Intake:
+    def open_sources(self, stopped: Callable[[], bool]) -> Multiplexer:
         """All sources, open; they start when frames are taken."""
         opened: dict[str, tuple[Source, str]] = {}
         with contextlib.ExitStack() as undo:
@@ -105,7 +105,7 @@ class Plan:
                 undo.callback(source.close)
                 opened[table.label] = source, table.subject
             undo.pop_all()
-        return Intake(opened, stopped=stopped, ahead=self.config.planner.objective == "throughput")
+        return Multiplexer(opened, stopped=stopped, ahead=self.config.planner.objective == "throughput")
 
 
 def refuse_what_cannot_change(old: Plan, new: Plan) -> None:

@@ -11,10 +11,11 @@ import logging
 import math
 import os
 import queue
-import threading
 import time
 from collections.abc import Callable
 from typing import Literal
+
+from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +48,13 @@ def next_step(*, running_s: float, quiet_s: float, frame_within_s: float, is_led
     return "leave" if quiet_s >= max(EXIT_AFTER_S, frame_within_s) else "wait"
 
 
-class WayOut(threading.Thread):
+class WayOut(StoppableThread):
     """Start it with the program, `begin` the way out (also from a signal handler), and say when it is `over`."""
 
     def __init__(self) -> None:
-        super().__init__(name="way-out", daemon=True)
+        super().__init__("way-out", wake=self.begin)
         # A lock, as an Event has, could be taken twice by a signal handler; this queue's `put` may be called there.
         self._begun: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._over = threading.Event()
         self._answered_s = -math.inf
         self._close_ledger: Callable[[], None] = lambda: None
         self._frame_within_s: Callable[[], float] = lambda: 0.0
@@ -79,17 +79,14 @@ class WayOut(threading.Thread):
 
     def over(self) -> None:
         """Everything is closed, and the thread ends."""
-        self._over.set()
-        self._begun.put(True)
-        if self.is_alive():
-            self.join(_CLOSE_WITHIN_S)
+        self.stop(_CLOSE_WITHIN_S)
 
     def run(self) -> None:
         """Wait for `begin`, then until `over` or until nothing goes on any more."""
         self._begun.get()
         began_s = time.monotonic()
         is_ledger_open = True
-        while not self._over.wait(_LOOK_EVERY_S):
+        while not self.stopping.wait(_LOOK_EVERY_S):
             now_s = time.monotonic()
             quiet_s = now_s - max(began_s, self._answered_s)
             step = next_step(
@@ -108,8 +105,7 @@ class WayOut(threading.Thread):
                 os._exit(os.EX_SOFTWARE)  # no exit handler may wait for what hangs
 
     def _close(self) -> None:
-        closing = threading.Thread(target=self._close_ledger, name="ledger-close", daemon=True)
+        closing = StoppableThread("ledger-close", self._close_ledger)
         closing.start()
-        closing.join(_CLOSE_WITHIN_S)
-        if closing.is_alive():
-            log.error("the ledger does not close within %.0f s; what it reserved is lost", _CLOSE_WITHIN_S)
+        if not closing.stop(_CLOSE_WITHIN_S):
+            log.error("the ledger does not close within %.0f s; its reserve is lost", _CLOSE_WITHIN_S)

@@ -1,1 +1,1 @@
-"""Heads, local tails and the whole model on this board; what they cost and hold."""
+"""Heads, local tails and the whole model on this board; their costs and memory."""

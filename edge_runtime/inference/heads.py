@@ -152,7 +152,7 @@ class Heads:
                 self.keep(self._under_way.pop(split).result())
 
     def _make_room(self, needed_bytes: int) -> None:
-        """Before a head is loaded, not after: what it replaces would still be there at the peak."""
+        """Before a head is loaded, not after: else both would be in memory at the peak."""
         while len(self._prepared) > 1 and needed_bytes + self._held_bytes() > self._memory_bytes:
             dropped, _ = self._prepared.popitem(last=False)
             log.debug("head of cut %d dropped to save memory", dropped)

@@ -1,4 +1,4 @@
-"""What is left of the model behind each head, kept ready: a local run goes on from where the head stopped.
+"""Local tails: the model behind each cut, kept ready, so that a local run goes on where the head stopped.
 
 It is the tail that the server runs too; the bundle on the board has it, and head and tail make the whole model bit
 for bit. So a frame that was sent and is finished here after all takes the board no longer than a local run from the
@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 
 #: Where a local run takes less there is nothing to gain that would be worth the memory.
 WORTH_IT_S = 0.05
-#: One that was used within so long is not dropped for another: else two that do not fit would be loaded in turns.
+#: One used more recently is not dropped for another: else two that do not fit would be loaded in turns.
 _IDLE_S = 30.0
 
 
 class Model(Protocol):
-    """Of an interpreter, what is needed here."""
+    """The part of an interpreter that is used here."""
 
     def run(self, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """One inference."""
@@ -44,23 +44,23 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class RestCost:
-    """About what the rest behind one head holds, and what it takes on this board when idle."""
+class LocalTailCost:
+    """Estimated memory of the local tail of one cut, and its time on the idle board."""
 
     memory_bytes: int
     seconds: float
 
 
-class Rests:
-    """Loads them in the background as they are wanted, and keeps as many as fit into ``memory_bytes``.
+class LocalTails:
+    """Loads local tails in the background as they are wanted, and keeps those that fit ``memory_bytes``.
 
-    ``whole``: the model itself, which is what is left at cut 0. ``loader``: one thread. Called in the frame loop's.
+    ``whole``: the model itself, the local tail of cut 0. ``loader``: one thread. Called in the frame loop's.
     """
 
     def __init__(
         self,
         load: Callable[[int], Model],
-        costs: Mapping[int, RestCost],
+        costs: Mapping[int, LocalTailCost],
         *,
         whole: Model,
         memory_bytes: int,
@@ -77,12 +77,12 @@ class Rests:
         self._under_way: tuple[int, Future[Model]] | None = None
 
     def apply(self, profile: SplitProfile) -> SplitProfile:
-        """The profile with what is left behind its head, if that is at hand."""
+        """The profile with the time of its local tail, if that is loaded."""
         at_hand = profile.split == 0 or profile.split in self._kept
         return replace(profile, local_tail_s=self._costs[profile.split].seconds if at_hand else None)
 
     def behind(self, split: int) -> Model | None:
-        """What to run on the features of this cut, or None: then it is on its way, if there is room for it."""
+        """The local tail of this cut, or None: then it is being loaded, if there is room for it."""
         self._collect()
         if split == 0:
             return self._whole
@@ -96,8 +96,8 @@ class Rests:
         return None
 
     def failed(self, split: int, error: Exception) -> None:
-        """What is behind this cut does not load or run: it is not tried again."""
-        log.warning("cut %d: what is behind it does not run here (%s); the whole model does", split, error)
+        """The local tail of this cut does not load or run: it is not tried again."""
+        log.warning("cut %d: its local tail does not run here (%s); the whole model does", split, error)
         self._kept.pop(split, None)
         if split:
             del self._costs[split]
@@ -112,7 +112,7 @@ class Rests:
             self.failed(split, error)
 
     def _make_room(self, needed_bytes: int) -> bool:
-        """Drop what was not wanted for long, oldest first; whether so much fits now."""
+        """Drop tails that were idle for long, oldest first. Returns whether there is room now."""
         held = {split: self._costs[split].memory_bytes for split in self._kept}
         idle = [split for split, (_, wanted_s) in self._kept.items() if self._now() - wanted_s >= _IDLE_S]
         while needed_bytes + sum(held.values()) > self._memory_bytes:
@@ -123,7 +123,7 @@ class Rests:
 
 
 def memory_bytes_of(tail_bytes: int, features_bytes: int) -> int:
-    """About what a loaded rest holds: weights packed by the backend beside its file, and its arena.
+    """Estimated memory of a loaded local tail: weights packed by the backend beside its file, and its arena.
 
     EfficientNet-Lite0 (5 to 18 MB of file): 10 to 40 MB measured.
     """
@@ -139,51 +139,50 @@ def open_tails(
     threads: int,
     memory_bytes: int,
     loader: Executor,
-) -> Rests | None:
+) -> LocalTails | None:
     """The local tails of a bundle; None where they are worth nothing: no memory for them, or a fast board."""
     whole_s = profile.local.head_s
     if whole_s < WORTH_IT_S or memory_bytes == 0:
         return None
     head_s = {timing.split: timing.head_s for timing in profile.splits}
     costs = {
-        cut.index: RestCost(
+        cut.index: LocalTailCost(
             memory_bytes_of(cut.tail.size_bytes, cut.raw_bytes), max(0.0, whole_s - head_s[cut.index])
         )
         for cut in bundle.manifest.cuts
     }
 
     def load(split: int) -> Interpreter:
-        return load_rest(heads.files, split, backend=backend, threads=threads)
+        return load_local_tail(heads.files, split, backend=backend, threads=threads)
 
-    return Rests(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
+    return LocalTails(load, costs, whole=heads.whole, memory_bytes=memory_bytes, loader=loader)
 
 
-def load_rest(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
+def load_local_tail(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
     """Load one now, with its warm-up inference; its file is checked again, as a head's is.
 
     Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`; not to be read and not enough
     memory are among them.
     """
     try:
-        return _load_rest(files, split, backend=backend, threads=threads)
+        return _load_local_tail(files, split, backend=backend, threads=threads)
     except MemoryError:
         raise BackendError(f"cut {split}: not enough memory for its local tail") from None
 
 
-def _load_rest(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
+def _load_local_tail(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
     bundle = files.bundle
     cut = bundle.cut(split)
-    rest = files.open(cut.tail, backend=backend, threads=threads)
-    inputs = [(spec.dtype, spec.shape) for spec in rest.inputs] == [
-        (spec.dtype, spec.shape) for spec in cut.tensors
-    ]
+    tail = files.open(cut.tail, backend=backend, threads=threads)
+    inputs = [(spec.dtype, spec.shape) for spec in tail.inputs]
+    fits = inputs == [(spec.dtype, spec.shape) for spec in cut.tensors]
     outputs = bundle.manifest.outputs
-    made = rest.run([np.zeros(spec.shape, spec.dtype) for spec in rest.inputs]) if inputs else []
+    made = tail.run([np.zeros(spec.shape, spec.dtype) for spec in tail.inputs]) if fits else []
     if len(made) != len(outputs) or not all(
         spec.fits(one.dtype.name, one.shape) for spec, one in zip(outputs, made, strict=True)
     ):
         raise BadBundleError(
-            f"{rest.source}: its tensors are not those of cut {split}", remedy="prepare the bundle again"
+            f"{tail.source}: its tensors are not those of cut {split}", remedy="prepare the bundle again"
         )
-    give_back(rest)
-    return rest
+    give_back(tail)
+    return tail

@@ -3,7 +3,7 @@
 Loading the TFLite backend and a model touches far more of their files than running does: initialisers, op tables,
 weights that the backend has packed into a form of its own. Such pages stay in the process until memory is short.
 They are the file's own and unchanged, so letting them go loses nothing: one that is needed again comes back from
-the page cache. Only mappings that hold no page of the process's own are touched: what was written is never lost.
+the page cache. Only mappings that hold no page of the process's own are touched: written data are never lost.
 Nor is what another thread puts where a file lay a moment ago: only what stays where it is meanwhile is touched, the
 program's own code and the models that the caller holds.
 """

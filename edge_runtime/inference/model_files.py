@@ -61,7 +61,7 @@ class ModelFiles:
         path = self.bundle.path(ref)
         try:
             file = self._fixed(ref, path)
-        except SplitModelError:  # some are OSErrors too, and say what is wrong by themselves
+        except SplitModelError:  # some are OSErrors too, and have their own text
             raise
         except OSError as error:
             raise BadBundleError(f"{path}: {error.strerror or error}", remedy=_REMEDY) from None

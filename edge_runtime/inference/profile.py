@@ -17,6 +17,7 @@ from split_model.bundle import Bundle, Cut
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import OutputError
 from split_model.service.atomic_file import write_atomically
+from split_model.service.state_folder import make_state_folder
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """Timings of all offered splits, ``local`` last, and what they are valid for."""
+    """Timings of all offered splits, ``local`` last, and their conditions."""
 
     bundle: str
     backend: str
@@ -129,7 +130,7 @@ def _wave(shape: tuple[int, ...], dtype: str) -> Array:
     wave: Array = np.sin(np.arange(math.prod(shape), dtype=np.float32) * np.float32(0.7)).reshape(shape)
     if kind.kind == "f":
         return wave.astype(kind)
-    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths: what they point into has at least two entries
+    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths, into something with at least two entries
         return (wave > 0).astype(kind)
     limits = np.iinfo(kind)
     low, high = max(limits.min, -128), min(limits.max, 127)
@@ -163,7 +164,7 @@ def find(
         release: The release's name.
         threads: CPU threads of one inference.
         stopped: Asked between two cuts.
-        progress: Hears what is being measured.
+        progress: Called with the name of each measurement.
         keep: Store a new profile. One that a board measures while it answers frames must not be used later.
 
     """
@@ -177,7 +178,7 @@ def find(
     progress(f"{len(bundle.manifest.cuts)} cuts to measure")
     profile = measure(bundle, heads, board, release=release, threads=threads, stopped=stopped, progress=progress)
     if profile is not None and keep:
-        store(path, profile)
+        keep_for_later(path, profile)
     return profile
 
 
@@ -192,10 +193,18 @@ def load(path: Path) -> Profile | None:
         return None
 
 
+def keep_for_later(path: Path, profile: Profile) -> None:
+    """Store a profile; a disk that does not take it costs the next start some time, and is said in the log."""
+    try:
+        store(path, profile)
+    except OutputError as error:
+        log.warning("%s; the board is measured again at the next start", error)
+
+
 def store(path: Path, profile: Profile) -> None:
     """Write a profile so that it is there whole or not at all. `OutputError` where it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_state_folder(path.parent)
         write_atomically(path, msgspec.json.format(msgspec.json.encode(profile), indent=1))
     except OSError as error:
         raise OutputError(

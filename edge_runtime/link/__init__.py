@@ -1,1 +1,1 @@
-"""The connection to the server: its thread, its sockets, and what is known of the link."""
+"""The connection to the server: its thread, its sockets, and the estimate of the link."""

@@ -1,10 +1,10 @@
 """What really crossed the link, turned into an estimate of its uplink and round trip. Pure: no clock, no socket.
 
-A cellular uplink wanders about a mean: half a second later its rate is mostly what it was, some seconds later it is
-anything it ever is. So the logarithm of the rate is followed as a mean-reverting random walk (Ornstein-Uhlenbeck)
-with a scalar Kalman filter: the older the last sample, the more the prediction leans towards the mean, the wider it
-gets, and the more the next sample counts. An outage is not a rate: it is told apart as silence, so that the link is
-remembered as it was when it comes back. See docs/splitting.md.
+A cellular uplink wanders about a mean: half a second later its rate is mostly the same, some seconds later it is
+any of its usual rates. So the logarithm of the rate is followed as a mean-reverting random walk (Ornstein-
+Uhlenbeck), by a scalar Kalman filter: the older the last sample, the more the prediction leans towards the mean,
+the wider it gets, and the more the next sample counts. An outage is not a rate: it is told apart as silence, so
+that the link is remembered as it was when it comes back. See docs/splitting.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_BYTES_S = 1.25e8
 MIN_BYTES_S = 100.0
 #: Headers of a chunk on the wire: two frames of ZMTP and CURVE, and our own.
 CHUNK_OVERHEAD_BYTES = 80
-#: A timing is off by about half a packet: what a few packets say is taken with so much more doubt.
+#: A timing is off by about half a packet: the fewer packets, the more doubt.
 _GRAIN_BYTES = 600.0
 #: A gap between samples counts for no more than this in the mean: during an outage there is no rate to average.
 _LONGEST_GAP_S = 2.0
@@ -39,7 +39,7 @@ class LinkEstimate:
 
     ``rate_spread``: standard deviation of the logarithm of the rate, growing with the age of the last sample.
     ``mean_bytes_s`` and ``mean_spread``: where both go as the sample ages; ``coherence_s``: in which time.
-    ``silent_s``: for so long something has been overdue from the server; 0 while nothing is.
+    ``silent_s``: seconds for which something has been overdue from the server; 0 while nothing is.
     """
 
     uplink_bytes_s: float | None
@@ -52,7 +52,7 @@ class LinkEstimate:
     silent_s: float = 0.0
 
     def ahead(self, seconds: float) -> LinkEstimate:
-        """The prediction for so many seconds later, if nothing is measured meanwhile."""
+        """The prediction for a time ``seconds`` later, if nothing is measured meanwhile."""
         if self.uplink_bytes_s is None or self.mean_bytes_s is None:
             return self
         left = math.exp(-max(0.0, seconds) / self.coherence_s)
@@ -62,10 +62,10 @@ class LinkEstimate:
 
 
 class LinkEstimator:
-    """Feed it what was observed; ask it for the link now.
+    """Learns from observations of the link; `estimate` gives its present state.
 
-    ``coherence_s``: after so long a sample keeps 1/e of its say against the mean. ``noise``: standard deviation of
-    a sample's logarithm for a link that stands still. ``memory_s``: how fast mean and spread follow the samples.
+    ``coherence_s``: the age at which a sample keeps 1/e of its weight against the mean. ``noise``: standard
+    deviation of a sample's logarithm for a link that stands still. ``memory_s``: how fast mean and spread follow.
     ``prior_spread``: the spread about the mean until samples tell.
     """
 
@@ -88,9 +88,9 @@ class LinkEstimator:
         self._rtts: deque[float] = deque(maxlen=8)
 
     def transferred(self, on_wire_bytes: float, seconds: float, *, at_s: float, grain: bool = True) -> None:
-        """So many bytes, headers included, took so long to arrive.
+        """Learn from bytes, headers included, that took ``seconds`` to arrive.
 
-        Without ``grain`` few bytes are as certain as many: what was given up was slow, however little came.
+        Without ``grain`` few bytes are as certain as many: a request that was given up was slow, however few came.
         """
         if seconds <= 0.0 and on_wire_bytes <= 0.0:
             return
@@ -114,7 +114,7 @@ class LinkEstimator:
         self._at_s = max(self._at_s, at_s)
 
     def round_trip(self, seconds: float) -> None:
-        """A message and its answer took so long, transfer and service times already taken off."""
+        """Learn from the seconds of a message and its answer, less transfer and service times."""
         self._rtts.append(max(0.0, seconds))
 
     def estimate(self, now_s: float) -> LinkEstimate:

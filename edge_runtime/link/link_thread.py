@@ -22,13 +22,14 @@ from edge_runtime.link.trouble import Trouble
 from edge_runtime.link.view import LinkView, Outcome
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
+from split_model.service.stoppable_thread import StoppableThread
 from split_model.service.throttle import PER_FRAME
 
 log = logging.getLogger(__name__)
 
 
-class Link(threading.Thread):
-    """Start it, `reserve` it for each frame, `end` it. It is a `FrameLink`, and the `Carrier` of its reservations.
+class Link(StoppableThread):
+    """Start it, `reserve` it for each frame, `stop` it. It is a `FrameLink`, and the `Carrier` of its reservations.
 
     Args:
         transport: The socket; the link thread opens and closes it.
@@ -50,7 +51,7 @@ class Link(threading.Thread):
         beat: Callable[[], None] = lambda: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(name="link", daemon=True)
+        super().__init__("link", wake=lambda: self._transport.wake() if self.is_alive() else None)
         self._transport = transport
         self._now = now
         self._beat = beat
@@ -64,7 +65,6 @@ class Link(threading.Thread):
             estimator=estimator,
         )
         self._pending = PendingRequests(now=now)
-        self._stopping = False
         self._opened = threading.Event()
         self._error: BaseException | None = None
 
@@ -129,26 +129,14 @@ class Link(threading.Thread):
         self._opened.wait()
         self.view()
 
-    def stop(self) -> LinkView:
-        """`end`, and the last view, for its counts."""
-        self.end()
-        return self.view()
-
-    def end(self) -> None:
-        """End the thread; unfinished requests stay without an outcome. Doing it twice does no harm."""
-        self._stopping = True
-        if self.is_alive():
-            self._transport.wake()
-        self.join()
-
     # The link thread.
 
     def run(self) -> None:
-        """Serve the socket until `end`."""
+        """Serve the socket until `stop`. Requests that are unfinished then stay without an outcome."""
         try:
             self._tick()
             self._opened.set()
-            while not self._stopping:
+            while not self.stopping.is_set():
                 self._turn()
         except BaseException as error:  # noqa: BLE001  whatever it is, `view` raises it in the frame loop's thread
             self._error = error

@@ -32,20 +32,20 @@ KNOCK_BYTES = 1
 #: So long after a request or a probe timed the link there is nothing new to learn.
 _FRESH_S = 0.25
 _PING_EVERY_S = 2.0
-#: A probe or a ping is overdue after so many times its predicted time and this much more.
+#: A probe or a ping is overdue after its predicted time, times the first plus the second.
 _OVERDUE = 1.5
 _OVERDUE_S = 0.04
 _UNKNOWN_RTT_S = 0.1
-#: A probe is back so long before the next frame is expected, with its predicted time on top.
+#: A probe is sent early enough to be back this long before the next frame is expected.
 _LEAD_S = 0.03
-#: Rather so much early than one frame later.
+#: A probe may go out this much early rather than one frame later.
 _EARLY_S = 0.1
 _WINDOW_S = 0.3
 _MIN_WINDOW_BYTES = 32 << 10
 
 
 class LinkMonitor:
-    """Feed it what came back from the server; ask it for the link, the queue, and what to send next to measure."""
+    """Learns from the server's replies; tells the link, the queue, and the next probe or ping to send."""
 
     def __init__(self, estimator: LinkEstimator, *, now_s: float) -> None:
         self._estimator = estimator
@@ -125,8 +125,8 @@ class LinkMonitor:
         """Nobody waits for a request any more: without this a dying link would keep its old estimate.
 
         One that had arrived whole says nothing bad of the link, but that the server takes its time. Any other means
-        silence until something is heard again, and asks for a probe at once, behind what is still on its way; but
-        not where it only stood behind others, which the link goes on carrying.
+        silence until something is heard again, and asks for a probe at once, behind the requests still on their
+        way; but not where it only stood behind others, which the link goes on carrying.
         """
         if progress.first_sent_s is None:  # it never left
             return

@@ -17,7 +17,7 @@ from split_model.protocol.device import DeviceSession, Refused
 
 @dataclass
 class _Reserved:
-    """``holds``: probes keep out of its way. ``request_id``: of what was sent and has no outcome yet."""
+    """``holds``: probes keep out of its way. ``request_id``: of the sent request that has no outcome yet."""
 
     holds: bool = False
     used: bool = False
@@ -83,7 +83,7 @@ class Reservations:
     def refuse_sent(self, refusal: Refused, now_s: float) -> list[Finish]:
         """The server objects to one of our messages, not saying which: sent again, it would be refused again.
 
-        It takes them in order and acknowledges what it takes, so it means the first that it did not acknowledge;
+        It takes them in order and acknowledges each, so it means the first that it did not acknowledge;
         those behind go out again on the next connection.
         """
         progress = {request_id: self._session.progress(request_id) for request_id in self._owners}

@@ -60,7 +60,7 @@ class OpenSocket:
 
 @dataclass(frozen=True)
 class CloseSocket:
-    """Close the socket at once; what it still held is dropped."""
+    """Close the socket at once; its queued messages are dropped."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 What of it is used, and why no more (`refined`):
 
-- ``min_rtt_s`` bounds the round trip from below. The application's figure is what is left of an exchange after
-  transfer, queue and tail are taken off, and may come out too small; no answer is ever back before that.
+- ``min_rtt_s`` bounds the round trip from below. The application's figure is the time of an exchange less
+  transfer, queue and tail, and may come out too small; no answer is ever back before that.
 - ``waiting_bytes`` (not sent yet, or not acknowledged) stand before the next frame, for example those of a
   request that was given up on a dying link. They add to the time that the next one waits.
 

@@ -69,7 +69,7 @@ class Transport:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.linger = 0
         socket.sndtimeo = 0
-        # The session's window bounds what is under way; these only bound it once more, in messages.
+        # The session's window bounds the bytes under way; these bound the messages as well.
         socket.sndhwm = 256
         socket.rcvhwm = 256
         # A large kernel buffer would hide a slow link from us and make cancelling useless.
@@ -101,7 +101,7 @@ class Transport:
             ) from None
 
     def close(self) -> None:
-        """Close the socket at once, dropping what it still held."""
+        """Close the socket at once, dropping its queued messages."""
         self._tcp.detach()
         if self._socket is not None:
             self._socket.disable_monitor()

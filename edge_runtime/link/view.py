@@ -16,7 +16,7 @@ class LinkView:
     """The link at one moment.
 
     ``trouble`` says why it is not up, ``problem`` and ``remedy`` say it to the user; all empty while it is up.
-    ``queue_s``: how long a new request waits, in our own socket behind what is left there, and at the server.
+    ``queue_s``: how long a new request waits, behind others in our own socket, and at the server.
     ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
     Both only grow.
     """

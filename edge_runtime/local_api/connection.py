@@ -30,7 +30,7 @@ class NoAnswerError(SplitModelError, TimeoutError):
 
 
 class LostError(NoAnswerError):
-    """The connection ended; what was under way on it gets no answer."""
+    """The connection ended; its frames under way get no answer."""
 
 
 class Connection:
@@ -63,7 +63,7 @@ class Connection:
         self._socket.close()
 
     def is_alive(self) -> bool:
-        """Whether the other side has not closed it. Reads what is there."""
+        """Whether the other side has not closed it. Reads the bytes that have arrived."""
         self._read()
         return not self._ended
 

@@ -1,7 +1,7 @@
 """The device program's end of one local connection: bytes in, decisions of a service, bytes out. No I/O.
 
 The service decides about every message before its body is read. While a client does not read, it is not read from
-either, so it cannot make the program keep more than the answers to what was accepted.
+either, so it cannot make the program keep more than the answers to its accepted frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 from edge_runtime.local_api import framing, messages
 from split_model.errors import ProtocolError
 
-#: A hello, a message that began, and the reading of an answer must each be over within so many seconds.
+#: A hello, a message that began, and the reading of an answer must each be over within this many seconds.
 PATIENCE_S = 10.0
 
 
@@ -180,7 +180,7 @@ class Peer:
         self._service.closed(self)
 
     def drop(self, trouble: str) -> None:
-        """Close without sending what is queued."""
+        """Close without sending the queued answers."""
         self.end(trouble)
         waiting, self._outgoing = self._outgoing, deque()
         for message in waiting:

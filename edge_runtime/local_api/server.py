@@ -12,20 +12,20 @@ import os
 import selectors
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
 
 from edge_runtime.local_api.peer import Peer, Service, User
 from edge_runtime.local_api.shares import Shares
 from edge_runtime.local_api.socket_files import Listener
+from split_model.service.stoppable_thread import StoppableThread
 from split_model.service.throttle import PER_FRAME
 
 log = logging.getLogger(__name__)
 
 #: How often clients that take too long are looked for, while there are any that could.
 _LOOK_S = 0.5
-#: At the end, answers that are queued get so long to go out.
+#: Time for the queued answers to go out at the end.
 _FLUSH_S = 0.5
 #: New connections, bytes and reads before the others get their turn.
 _ACCEPTS, _TURN_BYTES, _TURN_READS = 8, 256 << 10, 16
@@ -57,13 +57,12 @@ class Server:
         self._users: set[int] = set()
         self._peers: dict[socket.socket, Peer] = {}
         self._masks: dict[socket.socket, int] = {}
-        self._closing = False
         self._accept_from_s = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener.socket, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name=f"clients-{where}".replace(" ", "-"), daemon=True)
+        self._thread = StoppableThread(f"clients-{where}".replace(" ", "-"), self._run, wake=self.wake)
 
     @property
     def clients(self) -> int:
@@ -80,10 +79,9 @@ class Server:
             os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
-        """Send what is queued, for a short while, and remove the socket."""
-        self._closing = True
-        self.wake()
-        self._thread.join()
+        """Send the queued answers, for a short while, and remove the socket, unless the thread hangs."""
+        if not self._thread.stop():
+            return
         self._listener.close()
         self._selector.close()
         os.close(self._wake_read)
@@ -91,7 +89,7 @@ class Server:
 
     def _run(self) -> None:
         try:
-            while not self._closing:
+            while not self._thread.stopping.is_set():
                 self._turn(self._timeout_s())
             self._flush()
         except BaseException as error:  # noqa: BLE001  whoever uses the server raises it, whatever it is

@@ -26,7 +26,7 @@ class Shares:
         return self._held[user]
 
     def fits(self, user: int, amount: int = 1) -> bool:
-        """Whether the user may take so much more."""
+        """Whether the user may take ``amount`` more."""
         return self._held[user] + amount <= self.limit - self.total
 
     def take(self, user: int, amount: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Decides about submissions over the local socket: what is accepted, refused, and answered to whom. No I/O.
+"""Decides about submissions over the local socket: accept or refuse, and who gets which answer. No I/O.
 
 No submission is dropped: it is refused at once with the reason, or accepted and then answered. Memory for a
 submission and its answer is reserved before the body is read, within the limits of the client and of its user.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edge_runtime.board.board import Board
 from edge_runtime.inference.heads import Head, Heads
-from edge_runtime.inference.local_tails import Rests
+from edge_runtime.inference.local_tails import LocalTails
 from edge_runtime.link.frame_link import Reservation
 from edge_runtime.loop.actions import Done, Run
 from edge_runtime.loop.board_queue import Work
@@ -27,7 +27,7 @@ class Models:
 
     bundle: Bundle
     heads: Heads
-    local_tails: Rests | None = None
+    local_tails: LocalTails | None = None
 
     def head(self, split: int) -> object | None:
         """The head of a cut, None while it loads; raises what its loading raised."""

@@ -113,7 +113,8 @@ def answer_fields(
 ) -> dict[str, Any]:
     """The answer as the schema reads it: ``top`` with class, label and score, or the raw ``outputs``.
 
-    Scores are probabilities: of quantised outputs in real units, of logits after a softmax.
+    Scores are probabilities: of quantised outputs in real units, of logits after a softmax, or a sigmoid of each
+    where classes do not exclude each other. Those declared as ``values`` are shown as they are.
     """
     if schema is None:
         return {"outputs": [_raw(tensor) for tensor in outputs]}
@@ -125,6 +126,8 @@ def answer_fields(
     best, scores = best_of(stored, schema.k)
     if schema.scores == "logits":
         scores = _probabilities(stored, scores)
+    elif schema.scores == "multilabel-logits":
+        scores = [_sigmoid(score) for score in scores]
     return {
         "top": [
             {"class": i, "label": labels[i] if i < len(labels) else str(i), "score": round(score, 4)}
@@ -162,6 +165,14 @@ def _probabilities(logits: Array, best: list[float]) -> list[float]:
         return [math.nan] * len(best)
     total = float(np.exp(logits - highest).sum())
     return [math.exp(value - highest) / total for value in best]
+
+
+def _sigmoid(logit: float) -> float:
+    """Without overflow; NaN stays NaN."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    power = math.exp(logit)
+    return power / (1 + power)
 
 
 def _raw(tensor: Array) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from edge_runtime.sources import Frame
 from split_model.service.heartbeats import Heartbeats
 
 
-class Feed:
+class FrameStream:
     """Hand `until` to a frame loop; call `answered` for each frame that has gone to the sink.
 
     ``within_s()``: how long a frame may take from the moment when a loop takes it.

@@ -99,7 +99,7 @@ def allowed_cuts(
         accuracy_floor: Cuts measured below it are not used; None for no floor.
         release: The release in force.
         bundle: Theirs; error texts name it.
-        evaluation: Loads what was measured of the bundle; called only where there is a floor to hold against.
+        evaluation: Loads the bundle's evaluation; called only where there is an accuracy floor.
 
     Raises:
         ConfigError: ``split`` is not among them, or a figure is missing, with the command that measures it.

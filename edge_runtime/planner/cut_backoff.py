@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 #: Until a server has other bundles, or a damaged file is replaced; twice as long each time in a row, up to an hour.
 _LONG_S = 30.0
 _LONGEST_S = 3600.0
-#: Where it will pass by itself: so long the first time, twice as long each time in a row.
+#: Where it will pass by itself: this long the first time, twice as long each time in a row.
 _SHORT_S = 0.5
 _PASSING = {"busy", "expired"}
 

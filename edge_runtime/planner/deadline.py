@@ -14,7 +14,7 @@ from split_model.protocol.chunks import chunk_bytes_for
 
 #: An answer is late when it takes this many times longer than predicted ...
 _PATIENCE = 1.2
-#: ... and at least so much longer: small delays say nothing.
+#: ... and at least this much longer: small delays say nothing.
 _SLACK_S = 0.02
 #: The same for the time from one acknowledgement to the next.
 _ACK_PATIENCE = 1.5

@@ -20,7 +20,7 @@ from edge_runtime.planner.prediction import Conditions, Objective, Prediction, S
 
 @dataclass(frozen=True)
 class Decision:
-    """The split point from now on, and why: what was seen and what it predicts for every split there was.
+    """The split point from now on, with the observed conditions and the prediction for every candidate.
 
     ``moved_from``: the split point before, None where it stays. ``hedge``: whether to go on here behind the head as
     well.
@@ -41,7 +41,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class AfterHead:
-    """The offload decision after the head: ``send`` what it made, or go on here.
+    """The offload decision after the head: ``send`` its features, or go on here.
 
     ``expected``: the prediction for sending it now. ``hedge``: whether to go on here as well.
     """
@@ -61,7 +61,7 @@ class Hysteresis:
 
 
 class Planner:
-    """Remembers the split point in force and when it moved; decides from what it is handed.
+    """Remembers the split point in force and when it moved; decides from its arguments.
 
     ``profiles`` must include ``local``; ``fixed`` pins the split, for comparison and for those who know better.
     """
@@ -86,7 +86,7 @@ class Planner:
         self._moved_s = -math.inf
 
     def update_profile(self, profile: SplitProfile) -> None:
-        """Replace what is known of one split, as measurements come in."""
+        """Replace the profile of one split, as measurements come in."""
         self._profiles[profile.split] = profile
 
     @property

@@ -4,9 +4,9 @@ The uplink is not a number but a distribution (log-normal), looked at as of when
 ``bytes / uplink`` is an expectation: a slow second costs more than a fast one gains, but no more than a local run,
 which is started when the answer is overdue. What is silent is expected to stay so for as long again.
 
-Where what is left of a local run behind the head is at hand (see `rests`) that is all a rescue takes. It may also
-be started right behind the head (a hedge), while the link is at work: then no answer is later than a local run's.
-That has a price, in seconds: the energy is spent, and the next frame may find the board still busy.
+Where the local tail is loaded (see `local_tails`), a rescue takes only its time. It may also be started right after
+the head (a hedge), while the link is at work: then no answer is later than a local run's. That has a price, in
+seconds: the energy is spent, and the next frame may find the board still busy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Objective = Literal["latency", "throughput"]
 _UNKNOWN_RTT_S = 0.1
 #: No link is believed to be better known than this, standard deviation of the logarithm of its rate, nor worse.
 _SPREAD = (0.3, 2.0)
-#: A local run is started when an answer is overdue by about this share of its transfer time, and so many seconds.
+#: A local run is started when an answer is overdue by about this share of its transfer time plus these seconds.
 _RESCUED_AFTER = 0.5
 _RESCUED_AFTER_S = 0.05
 #: What a second of a hedge must save at least.
@@ -52,9 +52,9 @@ class SplitProfile:
 class Conditions:
     """The world as the planner sees it.
 
-    ``load``: how many times longer work takes here than in the profile. ``local_wait_s``: so long a local run of an
-    earlier frame still goes on. ``may_hedge``: the user wants hedges where they pay. ``next_frame_s``: in so many
-    seconds the next frame is there, at the soonest. ``uplink_busy_s``: until earlier requests are through.
+    ``load``: how many times longer work takes here than in the profile. ``local_wait_s``: until the local run
+    of an earlier frame ends. ``may_hedge``: the user wants hedges where they pay. ``next_frame_s``: until the next
+    frame comes, at the soonest. ``uplink_busy_s``: until earlier requests are through. All in seconds.
     """
 
     link: LinkEstimate
@@ -72,8 +72,8 @@ class Prediction:
     """Predicted latency of a frame at one split, in parts that add up to ``total_s``.
 
     ``wait_s``: until an earlier frame's local run is done, before this one's, or its transfer. ``doubt``: the
-    chance that a local run started together with the frame would be done before. ``hedged``: what is left of one is
-    started right behind the head, which costs ``price_s``.
+    chance that a local run started together with the frame would be done before. ``hedged``: the local tail
+    is started right behind the head, which costs ``price_s``.
     """
 
     split: int
@@ -100,7 +100,7 @@ class Prediction:
 def predict(profile: SplitProfile, conditions: Conditions, *, local_s: float = math.inf) -> Prediction:
     """The latency of one frame at one split; infinite where the link is needed and not there.
 
-    ``local_s``: what a local run takes now. By that, or by what is left of it, a stalled transfer is rescued.
+    ``local_s``: seconds of a local run now. A stalled transfer is rescued by one, or by its local tail.
     """
     head_s = (profile.head_s + profile.release_s) * conditions.load
     if profile.payload_bytes == 0:
@@ -133,7 +133,7 @@ def predict(profile: SplitProfile, conditions: Conditions, *, local_s: float = m
 def _hedged(
     plain: Prediction, conditions: Conditions, likely_s: float, spread: float, local_tail_s: float
 ) -> Prediction | None:
-    """The same with the rest of a local run right behind the head; None where that is more likely to be first."""
+    """The same with the local tail right behind the head; None where that is more likely to be first."""
     if plain.doubt > _MOST_DOUBT:
         return None
     fixed_s = plain.head_s + plain.wait_s + plain.round_trip_s + plain.server_s

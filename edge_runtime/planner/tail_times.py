@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from edge_runtime.planner.prediction import SplitProfile
 
-#: Without any answer for so long, what is known of the tails begins to fade ...
+#: Without any answer for this long, the measured times of the tails begin to fade ...
 _FRESH_S = 10.0
 #: ... and halves every so often.
 _HALVED_S = 10.0
@@ -19,8 +19,8 @@ class TailTimes:
     """Learns from the ``tail_s`` that comes with every answer. Pure. ``tail_macs``: by cut.
 
     Until the first answer the tails are taken to cost nothing: the planner then tries the server once and
-    knows, where any pessimistic guess could keep it from ever finding out. For the same reason what was heard
-    long ago counts less and less: a server that was slow once is tried again.
+    knows, where any pessimistic guess could keep it from ever finding out. For the same reason an old
+    measurement counts less and less: a server that was slow once is tried again.
     """
 
     def __init__(self, tail_macs: Mapping[int, int]) -> None:
@@ -30,7 +30,7 @@ class TailTimes:
         self._heard_s = 0.0
 
     def observed(self, split: int, tail_s: float, *, at_s: float) -> None:
-        """One tail took so long."""
+        """Learn from the seconds of one tail."""
         self._heard_s = at_s
         before = self._measured.get(split, tail_s)
         self._measured[split] = 0.7 * before + 0.3 * tail_s
@@ -51,7 +51,7 @@ class RecentRuns:
         self._recent: deque[float] = deque([p95_s], maxlen=32)
 
     def ran(self, took_s: float) -> None:
-        """A run took so long."""
+        """Learn from the seconds of one run."""
         self._recent.append(took_s)
 
     @property

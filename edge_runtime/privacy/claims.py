@@ -1,4 +1,4 @@
-"""What the log says of each cut's privacy: both claims, per value and whole input, and what they rest on. Pure."""
+"""The privacy claims of each cut in the log, per value and whole input, with their assumptions. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edge-runtime doctor``: looks at everything a device needs, says what is not well, and what to do about it."""
+"""``edge-runtime doctor``: checks everything a device needs, and prints the faults with their remedies."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ def _key(config: Config, keys: list[KeyPair]) -> Finding:
 
 def _ledger(config: Config) -> Finding:
     try:
-        books = read(config.device.state)
+        ledger_state = read(config.device.state)
     except MissingInputError as error:
         return warning("ledger", error.problem, "run doctor with sudo")
     except SplitModelError as error:
         return failed("ledger", error, remedy=f"{error.remedy}; until then nothing leaves this board")
-    if books is None:
+    if ledger_state is None:
         return good("ledger", "none yet: it begins at the first start")
-    status = ledger_status(books, config.limits, system_now()())
+    status = ledger_status(ledger_state, config.limits, system_now()())
     spent = f"whole-input epsilon {status.spent.whole_input_epsilon:.6g} spent in {status.spent.releases} releases"
     if status.lifetime is None:
         return good("ledger", f"{spent}, no lifetime budget")
@@ -175,11 +175,19 @@ def _program(path: Path | None) -> Finding:
     condition = condition_now(found)
     if condition in ("dead", "hanging", "stopped"):
         return warning("program", condition, "systemctl status edge-runtime; journalctl -u edge-runtime")
-    if found.reload_error:
-        return warning("program", f"the changed config was refused: {found.reload_error}",
-                       "mend it, then systemctl reload edge-runtime")  # fmt: skip
-    if found.overdue:
-        return warning("program", f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it")
+    for problem, remedy in (
+        (
+            found.reload_error and f"the changed config was refused: {found.reload_error}",
+            "mend it, then systemctl reload edge-runtime",
+        ),
+        (
+            found.ledger_trouble and f"{condition}, and nothing leaves this board: {found.ledger_trouble}",
+            "mend that, then systemctl reload edge-runtime",
+        ),
+        (found.overdue and f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it"),
+    ):
+        if problem:
+            return warning("program", str(problem), remedy)
     return good("program", f"{condition}, {states.headline(found)}")
 
 

@@ -15,13 +15,13 @@ import numpy as np
 
 from edge_runtime.board import sensors
 from edge_runtime.loop.results import Step
-from edge_runtime.loop.stream import Feed
+from edge_runtime.loop.stream import FrameStream
 from edge_runtime.privacy.ledger import system_now
 from edge_runtime.privacy.ledger.status import LedgerStatus, ledger_status
 from edge_runtime.service import status as states
 from edge_runtime.service.status import State, Status
 from edge_runtime.sinks import Sinks
-from edge_runtime.sources.multiplexer import Intake
+from edge_runtime.sources.multiplexer import Multiplexer
 from split_model import __version__
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 _RECENT_FRAMES = 128
 #: Some boards are asked by starting a program.
 _SENSORS_EVERY_S = 5.0
-#: While the start goes on, systemd is asked for so much more time, again and again.
+#: While the start goes on, systemd is asked again and again for this much more time.
 _START_EXTENSION_S = 60.0
 
 
 class Reporter(StoppableThread):
     """Start it first, stop it last. ``path``: the status file, or None.
 
-    ``feed``, ``intake`` and ``sinks``: set them when they are there.
+    ``stream``, ``multiplexer`` and ``sinks``: set them when they are there.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Reporter(StoppableThread):
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__("reporter")
-        self.feed: Feed | None = None
-        self.intake: Intake | None = None
+        self.stream: FrameStream | None = None
+        self.multiplexer: Multiplexer | None = None
         self.sinks: Sinks | None = None
         self.reloads = 0
         self.reload_error = ""
@@ -164,13 +164,13 @@ class Reporter(StoppableThread):
             reloads=self.reloads,
             reload_error=self.reload_error,
         )
-        device, feed = self._device, self.feed
+        device, stream = self._device, self.stream
         if device is not None:
             self._add_device(status, device)
-        if feed is not None:
-            status.under_way = feed.under_way
-        if self.intake is not None:
-            status.sources = self.intake.counters_by_source()
+        if stream is not None:
+            status.under_way = stream.under_way
+        if self.multiplexer is not None:
+            status.sources = self.multiplexer.counters_by_source()
         if self.sinks is not None:
             status.sinks = self.sinks.counters_by_sink()
         return status
@@ -211,8 +211,10 @@ class Reporter(StoppableThread):
         status.ledger_trouble = device.account.trouble
 
     def _ledger_status(self, device: Device) -> LedgerStatus | None:
-        books = device.account.books
-        return None if books is None else ledger_status(books, device.config.limits, self._ledger_now())
+        ledger_state = device.account.ledger_state
+        return (
+            None if ledger_state is None else ledger_status(ledger_state, device.config.limits, self._ledger_now())
+        )
 
 
 def _link(device: Device) -> states.LinkStatus:

@@ -20,7 +20,7 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[J"
 def show(path: Path, *, as_json: bool, watch_s: float | None) -> int:
     """Print the status, and return the exit code: 0 while frames are answered, else 69.
 
-    ``watch_s``: print it again every so many seconds, until Ctrl-C. `MissingInputError` where there is no file.
+    ``watch_s``: print it again at this interval, until Ctrl-C. Raises `MissingInputError` where there is no file.
     """
     clear = _HOME_AND_CLEAR if watch_s is not None and sys.stdout.isatty() and not as_json else ""
     while True:

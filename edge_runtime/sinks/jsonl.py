@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -65,14 +66,19 @@ class JsonLines(Sink):
 
     def close(self) -> None:
         """Close the file; standard output stays open."""
-        if self._owned:
+        if not self._owned:
+            return
+        try:
             os.close(self._file)
+        except OSError as error:
+            raise OutputError(f"{self._name}: {error.strerror}", remedy="look after that disk") from None
 
     def _take_back(self, written: int) -> None:
         """Half a line would spoil the whole file for those who read it."""
-        status = os.fstat(self._file)
-        if written and stat.S_ISREG(status.st_mode):
-            os.ftruncate(self._file, status.st_size - written)
+        with contextlib.suppress(OSError):  # a disk that fails altogether; its first error is reported
+            status = os.fstat(self._file)
+            if written and stat.S_ISREG(status.st_mode):
+                os.ftruncate(self._file, status.st_size - written)
 
 
 def _not_a_file(path: Path) -> str:

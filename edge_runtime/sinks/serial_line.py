@@ -100,7 +100,7 @@ class SerialLine(Sink):
             return {"written": self._written, "lost": self._lost, "reconnects": self._port.reconnects}
 
     def close(self) -> None:
-        """Write what is queued, for a second at most."""
+        """Write the queued lines, for a second at most."""
         with self._changed:
             self._closing_s = time.monotonic() + _CLOSE_S
             self._changed.notify()
@@ -166,7 +166,7 @@ class _SharedPort(serial.Serial):  # type: ignore[misc]  # pyserial has no types
         pass
 
     def _reconfigure_port(self, force_update: bool = False) -> None:
-        with contextlib.suppress(termios.error):  # what is no serial port is refused by pyserial's own code
+        with contextlib.suppress(termios.error):  # pyserial's own code refuses a device that is no serial port
             self._rtscts = bool(termios.tcgetattr(self.fd)[2] & termios.CRTSCTS)
         super()._reconfigure_port(force_update)
 
@@ -196,7 +196,7 @@ def _release(port: Any) -> None:
 
 
 def compact(record: Mapping[str, Any], outputs: Sequence[Array]) -> bytes:
-    """A line as GPS receivers write theirs: ``$``, fields, ``*`` and the XOR of what is between, in hexadecimal.
+    """A line as GPS receivers write theirs: ``$``, fields, ``*`` and the XOR of the bytes between, in hexadecimal.
 
     ``A,name,how,class,score`` with the best class; ``A,name,how,value,...`` with the first values of the first
     output where the model has no classes; ``E,name`` for a frame that failed.

@@ -27,14 +27,14 @@ class Sink(ABC):
         return {}
 
     def close(self) -> None:  # noqa: B027  some hold nothing
-        """Write what is still to be written, for a short while, and let go."""
+        """Write the waiting answers, for a short while, and let go."""
 
 
 class SinkTable(KindTable, frozen=True, kw_only=True):
     """A sink in the config. A kind of sink is a subclass with its own keys and ``tag=`` its name."""
 
     def check(self) -> None:
-        """Raise what is wrong with the config, touching nothing that a running program uses."""
+        """Raise a fault of the config, touching nothing that a running program uses."""
 
     def open(self) -> Sink:
         """Open the sink, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""

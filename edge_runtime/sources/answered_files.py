@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from split_model.errors import BadInputError, OutputError
 from split_model.service.atomic_file import write_atomically
+from split_model.service.state_folder import make_state_folder
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class SetAsideError(BadInputError):
     """A file that is not read any more, because reading it ends the program."""
 
 
-class Memory:
+class AnsweredFiles:
     """Which files have been answered: name, stamp, and how many of its samples, None for all. One line each."""
 
     def __init__(self, path: Path) -> None:
@@ -77,6 +78,7 @@ class Memory:
         self._done[name] = (stamp, samples)
         line = json.dumps([name, *stamp, samples]) + "\n"
         try:
+            make_state_folder(self._path.parent)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write("\n" + line if self._is_torn else line)
         except OSError as error:
@@ -97,6 +99,7 @@ class Memory:
             return
         lines = (json.dumps([name, *stamp, samples]) + "\n" for name, (stamp, samples) in self._done.items())
         try:
+            make_state_folder(self._path.parent)
             write_atomically(self._path, "".join(lines).encode())
         except OSError as error:
             self._warn(error, "it grows until it can be written anew")
@@ -116,6 +119,7 @@ class Memory:
         name, stamp, attempts = attempt
         line = json.dumps([name, *stamp, attempts]).encode().ljust(_ATTEMPT_BYTES)
         try:
+            make_state_folder(self._path.parent)
             descriptor = os.open(self._attempt_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.pwrite(descriptor, line, 0)
@@ -129,22 +133,15 @@ class Memory:
             self._told_attempt = True
 
     def _text(self) -> str:
-        """What the file holds; where there is none, its folder is made."""
+        """What the file holds, or empty where there is none."""
         try:
             return self._path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            pass
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
         except (OSError, UnicodeDecodeError) as error:
             raise OutputError(
                 f"{self._path}: {error}", remedy="remove it, and all files will be answered again"
             ) from None
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{self._path.parent}: {error.strerror}", remedy="make room, or set another device.state"
-            ) from None
-        return ""
 
     def _warn(self, error: OSError, what: str) -> None:
         if not self._told:

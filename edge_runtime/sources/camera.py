@@ -29,7 +29,7 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
     """``device``: a number, a path as ``/dev/v4l/by-id/...``, or a video file, played at its own pace without end.
 
     ``backend``: ``opencv`` (extra ``camera``), or ``picamera2`` of Raspberry Pi OS, whose cameras have numbers.
-    ``width``, ``height`` and ``fps`` are asked of the camera, which may give what is nearest.
+    ``width``, ``height`` and ``fps`` are asked of the camera, which may give the nearest it has.
     """
 
     device: int | str = 0

@@ -47,6 +47,10 @@ class Files(Source):
         """See `frames`."""
         return frames(self._data, repeat=self._repeat, interval_s=self._interval_s, stopped=stopped)
 
+    def counters(self) -> dict[str, int]:
+        """``passed_over``: files of the folder that are no pictures that can be read; the log has told which."""
+        return {"passed_over": len(self._data.passed_over)} if self._data.passed_over else {}
+
 
 def frames(
     data: Data,

@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 0.5
 
 
 class _Lane:
-    """One source and what it has given that nobody took yet; its ``thread``, once that runs."""
+    """One source and its waiting frames; its ``thread``, once that runs."""
 
     def __init__(self, name: str, source: Source, subject: str) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class _Lane:
         self.thread: StoppableThread | None = None
 
 
-class Intake:
+class Multiplexer:
     """Iterate over it in one thread. Ends when every source has ended; then raises what a source raised, if any.
 
     ``sources``: by name, with their subjects. ``stopped``: whether no more is to be accepted. ``ahead``: a single

@@ -60,7 +60,7 @@ class Decoder:
         self._sequence: int | None = None
 
     def feed(self, data: bytes) -> list[Packet]:
-        """Take what was read; the packets that are complete with it."""
+        """Take bytes as they were read; returns the packets that they complete."""
         first, *others = data.split(b"\0")
         self._add(first)
         found = []

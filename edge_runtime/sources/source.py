@@ -1,4 +1,4 @@
-"""What every source has in common: the frames it makes, its table in the config, what it hears of answers."""
+"""The interface of every source: its frames, its table in the config, and the answers it is told of."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Answer:
 class Wanted:
     """What a source has to bring: tensors of these ``inputs``, or pictures where the model has ``preprocess``.
 
-    ``outputs``: what the answers are made of. ``labels``: the names of the classes, if the model has any.
-    ``state``: a folder where a source may remember what it has done. ``model``: the bundle's name.
+    ``outputs``: the tensors of an answer. ``labels``: the names of the classes, if the model has any.
+    ``state``: a folder where a source may keep its state. ``model``: the bundle's name.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -95,8 +95,8 @@ class Wanted:
 class Source(ABC):
     """Makes frames in a thread of its own. What is wrong for good is raised; what comes back is waited for.
 
-    ``on_demand``: a frame counts as captured when it is taken, as those of a file do. ``queue_frames``: so many may
-    wait under the policy ``all``.
+    ``on_demand``: a frame counts as captured when it is taken, as those of a file do. ``queue_frames``: the limit
+    of waiting frames under the policy ``all``.
     """
 
     policy: Policy = "all"
@@ -109,8 +109,8 @@ class Source(ABC):
 
         Their ``index``, ``source`` and ``subject`` are set by whoever takes them.
 
-        Ends soon (within a quarter of a second) once ``stopped()`` holds, but not before it has given what it has
-        already accepted from others.
+        Ends soon (within a quarter of a second) once ``stopped()`` holds, but not before it has given the
+        frames that it has already accepted.
         """
 
     def answered(self, answer: Answer) -> None:  # noqa: B027  most sources do not care
@@ -121,7 +121,7 @@ class Source(ABC):
         return {}
 
     def close(self) -> None:  # noqa: B027  most sources hold nothing
-        """Let go of what it holds; `frames` has ended, and no answer will come any more."""
+        """Let go of its resources; `frames` has ended, and no answer will come any more."""
 
 
 class SourceTable(KindTable, frozen=True, kw_only=True):
@@ -133,7 +133,7 @@ class SourceTable(KindTable, frozen=True, kw_only=True):
     subject: Label = "default"
 
     def check(self, wanted: Wanted) -> None:
-        """Raise what is wrong with the config or the board, touching nothing that a running program uses."""
+        """Raise a fault of the config or the board, touching nothing that a running program uses."""
 
     def open(self, wanted: Wanted) -> Source:
         """Open the source, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""

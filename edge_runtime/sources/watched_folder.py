@@ -23,17 +23,19 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edge_runtime.sources.answered_files import Memory, SetAsideError, Stamp
+from edge_runtime.sources.answered_files import AnsweredFiles, SetAsideError, Stamp
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.data import BadSampleError, Data, open_data, spelled
-from split_model.features.picture_files import SUFFIXES
+from split_model.features.picture_formats import describe_passed_over, is_picture, readable_endings
 from split_model.features.preprocess import load_tensor
 
 log = logging.getLogger(__name__)
 
 _UNREADABLE_S = 10.0
 _NAP_S = 0.2
+#: Endings of files that are passed over which the log tells of; others are only counted.
+_MOST_TOLD = 16
 
 
 class WatchTable(SourceTable, frozen=True, tag="watch"):
@@ -61,11 +63,11 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
                 remedy="give it to this user, or set path",
             )
 
-    def open(self, wanted: Wanted) -> Watched:
-        """Read what was answered before."""
+    def open(self, wanted: Wanted) -> WatchedFolder:
+        """Open the source, with the files that were answered before."""
         self.check(wanted)
         name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:16]
-        return Watched(self, wanted, Memory(wanted.state / f"watched-{name}.jsonl"))
+        return WatchedFolder(self, wanted, AnsweredFiles(wanted.state / f"watched-{name}.jsonl"))
 
 
 @dataclass
@@ -84,8 +86,11 @@ class _File:
     failed: bool = False
 
 
-class Watched(Source):
-    """``files``: answered to the end. ``unreadable``: answered with an error. ``vanished``: gone before that."""
+class WatchedFolder(Source):
+    """``files``: answered to the end. ``unreadable``: answered with an error. ``vanished``: gone before that.
+
+    ``passed_over``: files that are no input; the log tells of each ending once.
+    """
 
     on_demand = True
 
@@ -93,21 +98,23 @@ class Watched(Source):
         self,
         table: WatchTable,
         wanted: Wanted,
-        memory: Memory,
+        answered_files: AnsweredFiles,
         *,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._table = table
         self._wanted = wanted
-        self._memory = memory
+        self._answered_files = answered_files
         self._now = now
         self._sleep = sleep
         self._guard = threading.Lock()
         self._under_way: dict[str, _File] = {}
         self._seen: dict[str, tuple[Stamp, float]] = {}  # since when it has been so
         self._unreadable: dict[str, tuple[Stamp, float]] = {}
-        self._counts = {"files": 0, "unreadable": 0, "vanished": 0}
+        self._counts = {"files": 0, "unreadable": 0, "vanished": 0, "passed_over": 0}
+        self._others: dict[str, tuple[Stamp, bool]] = {}  # files that are no input by their names, and if counted
+        self._told_endings: set[str] = set()
         self._told = ""
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
@@ -142,7 +149,7 @@ class Watched(Source):
         with self._guard:
             for file in self._under_way.values():
                 if file.answered == file.given > 0:
-                    self._memory.note(file.name, file.stamp, file.answered)
+                    self._answered_files.note(file.name, file.stamp, file.answered)
 
     def _ready(self, now_s: float) -> list[tuple[str, Stamp]]:
         """Files that are complete as far as can be seen, and not answered, oldest first."""
@@ -151,7 +158,7 @@ class Watched(Source):
             return []
         with self._guard:
             if found:  # an empty folder is more likely that of a disk that is not mounted
-                self._memory.keep_only(found.keys())
+                self._answered_files.keep_only(found.keys())
             busy = set(self._under_way)
         ready = []
         for name, stamp in found.items():
@@ -159,29 +166,57 @@ class Watched(Source):
             since_s = now_s if before is None or before[0] != stamp else before[1]
             self._seen[name] = (stamp, since_s)
             settled = now_s - since_s >= self._table.settle_s
-            if settled and name not in busy and self._memory.done(name, stamp) is not None:
+            if not settled or name in busy or self._answered_files.done(name, stamp) is None:
+                continue
+            if self._is_input(name, stamp):
                 ready.append((name, stamp))
+        self._tell_passed_over()
         self._seen = {name: seen for name, seen in self._seen.items() if name in found}
+        self._others = {name: other for name, other in self._others.items() if name in found}
         self._unreadable = {name: seen for name, seen in self._unreadable.items() if name in found}
         return sorted(ready, key=lambda file: (file[1][1], file[0]))
 
     def _look(self) -> dict[str, Stamp] | None:
-        endings = SUFFIXES | {".npz"} if self._wanted.preprocess is not None else {".npz"}
         found = {}
         try:
             with os.scandir(self._table.path) as entries:
                 for entry in entries:
-                    name = entry.name
-                    if name[0] == "." or name[name.rfind(".") :].lower() not in endings:
+                    if entry.name[0] == ".":
                         continue
                     with contextlib.suppress(FileNotFoundError):  # it went while we looked
                         if entry.is_file():
-                            found[name] = _stamp_of(entry.stat())
+                            found[entry.name] = _stamp_of(entry.stat())
         except OSError as error:
             self._away(error)
             return None
         self._told = ""
         return found
+
+    def _is_input(self, name: str, stamp: Stamp) -> bool:
+        """Whether a settled file is one that we answer; one without an ending is looked into."""
+        known = self._others.get(name)
+        if known is not None and known[0] == stamp:
+            return False
+        ending = name[name.rfind(".") :].lower() if "." in name else ""
+        if ending == ".npz":
+            return True
+        if self._wanted.preprocess is not None and (
+            ending in readable_endings() or (not ending and is_picture(self._table.path / name))
+        ):
+            return True
+        self._others[name] = (stamp, known is not None)
+        return False
+
+    def _tell_passed_over(self) -> None:
+        """Count what was not counted before, and tell of endings that were not told before."""
+        fresh = [name for name, (_, counted) in self._others.items() if not counted]
+        self._counts["passed_over"] += len(fresh)
+        for name in fresh:
+            self._others[name] = (self._others[name][0], True)
+        told = [name for name in fresh if Path(name).suffix.lower() not in self._told_endings]
+        if told and len(self._told_endings) < _MOST_TOLD:
+            log.warning("source %s: %s: %s", self._table.label, self._table.path, describe_passed_over(told))
+            self._told_endings.update(Path(name).suffix.lower() for name in told)
 
     def _away(self, error: OSError) -> None:
         """A folder that is gone may be a disk that comes back."""
@@ -191,7 +226,7 @@ class Watched(Source):
 
     def _frames_of(self, name: str, stamp: Stamp, now_s: float) -> Iterator[Frame]:
         file = _File(name, stamp)
-        start = file.given = file.answered = self._memory.done(name, stamp) or 0
+        start = file.given = file.answered = self._answered_files.done(name, stamp) or 0
         try:
             for frame, is_last in self._read(file, start=start):
                 self._give(file, whole=is_last)
@@ -230,17 +265,17 @@ class Watched(Source):
         path = self._table.path / file.name
         wanted, now_s = self._wanted, self._now()
         if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
-            with self._memory.reading(file.name, file.stamp):
+            with self._answered_files.reading(file.name, file.stamp):
                 tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
             yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file), True
             return
-        with self._memory.reading(file.name, file.stamp):
+        with self._answered_files.reading(file.name, file.stamp):
             data: Data = open_data(path, wanted.inputs, wanted.preprocess)
         samples = iter(data)
         for number in range(len(data)):
             is_last = number == len(data) - 1
             try:
-                with self._memory.reading(file.name, file.stamp):
+                with self._answered_files.reading(file.name, file.stamp):
                     sample = next(samples)
             except BadSampleError as error:
                 file.failed = True  # also one that was answered before a restart
@@ -271,7 +306,7 @@ class Watched(Source):
                 log.warning("source %s: %s: %s; remembered instead", self._table.label, file.name, error.strerror)
             else:
                 return
-        self._memory.note(file.name, file.stamp, None)
+        self._answered_files.note(file.name, file.stamp, None)
 
 
 def _stamp_of(status: os.stat_result) -> Stamp:

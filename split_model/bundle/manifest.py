@@ -204,13 +204,19 @@ class ImagePreprocess(_Record, frozen=True):
     filter: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
 
 
+#: What the values of a class output are. ``logits``: a softmax makes probabilities of them. ``probabilities``: one
+#: did in the model. ``multilabel-logits`` and ``multilabel-probabilities``: the same, by a sigmoid of each class.
+#: ``values``: shown as they are.
+Scores = Literal["logits", "probabilities", "multilabel-logits", "multilabel-probabilities", "values"]
+
+
 class TopK(_Record, frozen=True):
     """How to read one output as classes: the ``k`` largest of ``output``, named by the lines of ``labels``."""
 
     output: int = 0
     k: int = 5
     labels: FileRef | None = None
-    scores: Literal["logits", "probabilities"] = "logits"
+    scores: Scores = "logits"
 
 
 class OutputSchema(_Record, frozen=True):

@@ -195,7 +195,7 @@ def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield scratch
         _put(scratch, target)
-    except SplitModelError:  # some of ours are OSErrors too, and say what is wrong by themselves
+    except SplitModelError:  # some of ours are OSErrors too, and have their own text
         raise
     except OSError as error:
         raise OutputError(
@@ -206,7 +206,7 @@ def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _refuse_what_is_no_bundle(target: Path) -> None:
-    """A link is not followed: what is behind it is not what was named."""
+    """A link is refused, not followed: its target was not named."""
     replaceable = not target.exists() or (
         target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
     )

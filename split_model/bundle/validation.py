@@ -224,6 +224,9 @@ def _check_answer(where: str, answer: TopK, outputs: Sequence[TensorSpec]) -> No
         raise _bad(where, f"reads output {answer.output} of {len(outputs)}")
     if answer.k < 1:
         raise _bad(where, f"the best {answer.k} classes")
+    shape = outputs[answer.output].shape
+    if not shape or math.prod(shape) != max(shape):
+        raise _bad(where, f"reads output {answer.output} of {list(shape)} as classes, which is no single vector")
 
 
 def _all_within(values: Iterable[float], low: float) -> bool:

@@ -10,6 +10,7 @@ or in) and may hold ``labels`` (whole numbers, [samples]). Models of several inp
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from pathlib import Path
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.arrays import ArrayFile
-from split_model.features.picture_files import SUFFIXES
+from split_model.features.picture_formats import describe_passed_over, is_picture, readable_endings
 from split_model.features.preprocess import check_preprocess, load_tensor
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 from split_model.service import text_file
 
 __all__ = ["ArrayFile", "BadSampleError", "Data", "ImageFolder", "Sample", "open_data", "read_labels", "spelled"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,10 @@ class _File:
 
 
 class ImageFolder(Data):
-    """Pictures of a folder, sorted by their path below it."""
+    """Pictures of a folder, sorted by their path below it.
+
+    ``passed_over``: names of what lies there and is no picture that can be read. The log tells it once.
+    """
 
     def __init__(
         self, root: Path, spec: TensorSpec, preprocess: ImagePreprocess, labels: Sequence[str] | None = None
@@ -41,11 +47,16 @@ class ImageFolder(Data):
         self.inputs = (spec,)
         check_preprocess(preprocess, spec)
         self.preprocess = preprocess
-        self._files = tuple(_pictures(root, labels))
+        others: list[str] = []
+        self._files = tuple(_pictures(root, labels, others))
+        self.passed_over = tuple(others)
+        self._root = root
+        self._has_told = False
         if not self._files:
-            endings = " ".join(sorted(SUFFIXES))
+            endings = " ".join(sorted(readable_endings()))
+            told = f"; {describe_passed_over(others)}" if others else ""
             raise BadInputError(
-                f"{root}: holds no pictures ({endings}), nor sub-folders with pictures",
+                f"{root}: holds no pictures ({endings}), nor sub-folders with pictures{told}",
                 remedy="name another folder",
             )
 
@@ -60,6 +71,9 @@ class ImageFolder(Data):
 
     def __iter__(self) -> Iterator[Sample]:
         """Decode one picture after the other. After a `BadSampleError` the iterator goes on with the next one."""
+        if self.passed_over and not self._has_told:
+            _log.warning("%s: %s", self._root, describe_passed_over(self.passed_over))
+        self._has_told = True
         return map(self._sample, self._files)
 
     def _sample(self, file: _File) -> Sample:
@@ -82,14 +96,18 @@ def open_data(
     whose name is no number gives samples without a label. Raises `MissingInputError` where there
     is nothing at ``path`` and `BadInputError` where it does not fit the model.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # a disk that fails
+        raise BadInputError(f"{path}: {error.strerror}", remedy="look after that disk, or copy the file") from None
+    if is_folder:
         if preprocess is None or len(inputs) != 1:
             why = "declares no pre-processing" if preprocess is None else f"takes {len(inputs)} inputs"
             raise BadInputError(
                 f"{path}: a folder of pictures, but the model {why}", remedy="give an .npz of 'inputs'"
             )
         return ImageFolder(path, inputs[0], preprocess, labels)
-    if not path.exists():
+    if not is_there:
         raise MissingInputError(
             f"{path}: no such folder or .npz file", remedy="give a folder of pictures, or an .npz file"
         )
@@ -119,24 +137,31 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _pictures(root: Path, labels: Sequence[str] | None) -> Iterator[_File]:
+def _pictures(root: Path, labels: Sequence[str] | None, others: list[str]) -> Iterator[_File]:
+    """The pictures, and in ``others`` the names of what is none."""
     try:
-        entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-        for entry in entries:
+        for entry in _visible(root):
             if entry.is_dir():
-                inside = sorted(path for path in entry.iterdir() if _is_picture(path))
+                inside = []
+                for path in _visible(entry):
+                    if path.is_file() and is_picture(path):
+                        inside.append(path)
+                    else:
+                        others.append(f"{entry.name}/{path.name}")
                 label = _class_index(entry, labels) if inside else None
                 yield from (_File(spelled(f"{entry.name}/{path.name}"), path, label) for path in inside)
-            elif _is_picture(entry):
+            elif entry.is_file() and is_picture(entry):
                 yield _File(spelled(entry.name), entry, None)
+            else:
+                others.append(entry.name)
     except PermissionError as error:
         raise MissingInputError(
             f"{error.filename}: no permission to read it", remedy="make it readable for this user"
         ) from None
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _class_index(folder: Path, labels: Sequence[str] | None) -> int | None:

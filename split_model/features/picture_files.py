@@ -1,9 +1,10 @@
-"""Decodes picture files upright, within a bound on memory that holds whatever a file claims.
+"""Decodes picture files upright and as a viewer shows them, within a bound on memory whatever a file claims.
 
 A file of a few bytes can claim a picture of gigabytes. What decoding costs follows from the header: sides, the
-mode's bytes a pixel, and copies for turning and converting. It is bounded before anything is decoded. JPEG files
-that are much larger than the model needs are decoded at a half, a quarter or an eighth of their size, which the
-format offers. Pillow is imported when the first picture is opened.
+mode's bytes a pixel, the decoder's own copies, and those for turning and converting. It is bounded before anything
+is decoded. JPEG files that are much larger than the model needs are decoded at a half, a quarter or an eighth of
+their size, which the format offers. The colours are those of `picture_colours`: in sRGB, on white. Of a moving
+picture the first frame counts. Pillow is imported when the first picture is opened.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import numpy as np
 from split_model.arrays import Picture
 from split_model.bundle.manifest import ImagePreprocess
 from split_model.errors import BackendError, BadInputError, MissingInputError
+from split_model.features.picture_colours import as_seen, check_colour_code, depth_of, extra_bytes
+from split_model.features.picture_formats import ENDINGS, HEAD_BYTES, format_of, missing, register
 
 #: A board has little memory: larger pictures are refused before they are decoded, as a whole and a side.
 MAX_PIXELS = 64 << 20
@@ -30,12 +33,18 @@ MAX_DECODE_BYTES = 192 << 20
 _DRAFT_PIXELS = 16 << 20
 #: ... whose shorter side is this many times the declared one at least: scaling needs detail to average.
 _DRAFT_MARGIN = 2
-#: File name endings that are taken for pictures when a folder is read.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _MODES = {"rgb": "RGB", "bgr": "RGB", "grey": "L"}
 #: Bytes that Pillow keeps for a pixel; all modes that are not named take 4.
-_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1}
+_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+#: Bytes a pixel that a decoder takes beside the image while it decodes, and keeps until the file is closed: its
+#: planes and canvases, and the bytes handed over. Measured, with 3 more for planes of 10 bits.
+_DECODER_BYTES = {"WEBP": (12, 8), "AVIF": (12, 8), "HEIF": (12, 8), "GIF": (1, 1)}
+#: These are read as a whole before their size is known.
+_MAX_FILE_BYTES = 32 << 20
+_COLOUR_BOX = b"colrnclx"
+_COLOUR_CHUNK = b"cICP"
+#: Where a file names its colours, if it does.
+_COLOUR_BYTES = 4096
 _UPRIGHT = 1
 _ORIENTATION = 0x0112  # Exif's tag
 # What Pillow's decoders were seen to raise on damaged files.
@@ -73,8 +82,9 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which changes no pixel
             warnings.simplefilter("error", image_module.DecompressionBombWarning)
-            with image_module.open(path, formats=_FORMATS) as image:
-                return _decoded(path, image, preprocess)
+            head = _head_of(path)
+            with image_module.open(path, formats=(_format(path, head),)) as image:
+                return _decoded(path, image, head, preprocess)
     except BadInputError:
         raise
     except FileNotFoundError:
@@ -90,13 +100,36 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
     except MemoryError:
         raise BadInputError(f"{path}: not enough memory to decode it", remedy="scale it down") from None
     except _DAMAGED as error:
-        reason = "not a picture" if type(error).__name__ == "UnidentifiedImageError" else "a damaged picture"
+        reason = _excerpt(error) if "nsupported" in str(error) or "unknown" in str(error) else ""
         raise BadInputError(
-            f"{path}: {reason} (reads {', '.join(_FORMATS)})", remedy="remove or replace it"
+            f"{path}: a damaged picture, or a kind of its format that cannot be read{reason}",
+            remedy="remove or replace it",
         ) from None
 
 
-def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
+def _excerpt(error: Exception) -> str:
+    return f" ({' '.join(str(error).split())[:80]})"
+
+
+def _head_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_COLOUR_BYTES)
+
+
+def _format(path: Path, head: bytes) -> str:
+    """What the content is. Raises `BadInputError` for what cannot be read, or only as a whole and is too large."""
+    name = format_of(head[:HEAD_BYTES])
+    if name is None:
+        raise BadInputError(f"{path}: not a picture (reads {', '.join(ENDINGS)})", remedy="remove or replace it")
+    if remedy := missing(name):
+        raise BadInputError(f"{path}: a picture in {name}, which is not installed", remedy=remedy)
+    if name in _DECODER_BYTES and path.stat().st_size > _MAX_FILE_BYTES:
+        raise BadInputError(f"{path}: {name} file of over {_MAX_FILE_BYTES >> 20} MiB", remedy="scale it down")
+    register(name)
+    return name
+
+
+def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -> Any:
     """The image upright and in the wanted mode, after its cost has been found to be within the bound."""
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
@@ -104,10 +137,13 @@ def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
             f"{path}: {width} x {height} is over {MAX_PIXELS >> 20} megapixels, or over {MAX_SIDE} on a side",
             remedy="scale it down",
         )
-    if image.mode.startswith(("I", "F")):
-        raise BadInputError(f"{path}: more than 8 bits a channel ({image.mode})", remedy="save it with 8")
+    try:
+        depth = depth_of(image, head)
+        _check_colours(image, head)
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {error.problem}", remedy=error.remedy) from None
     coefficients = 0
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "MPO"):
         # Every coefficient of a progressive one is kept, two bytes each, at whatever size it is decoded.
         if image.info.get("progressive"):
             coefficients = 2 * width * height * len(image.getbands())
@@ -125,14 +161,33 @@ def _decoded(path: Path, image: Any, preprocess: ImagePreprocess) -> Any:
         )
     image.load()
     if turned:
-        image = pillow("ImageOps").exif_transpose(image)
-    return image if image.mode == mode else image.convert(mode)
+        pillow("ImageOps").exif_transpose(image, in_place=True)
+    try:
+        return as_seen(image, depth, mode)
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {error.problem}", remedy=error.remedy) from None
+
+
+def _check_colours(image: Any, head: bytes) -> None:
+    """Colours that a file declares by numbers rather than by a profile."""
+    if image.info.get("icc_profile"):
+        return
+    if image.format in ("AVIF", "HEIF"):
+        at = head.find(_COLOUR_BOX)
+        if at >= 0:
+            codes = head[at + len(_COLOUR_BOX) :][:4].ljust(4, b"\0")
+            check_colour_code(int.from_bytes(codes[:2], "big"), int.from_bytes(codes[2:], "big"))
+    elif image.format == "PNG":
+        at = head.find(_COLOUR_CHUNK)
+        if at >= 0:
+            codes = head[at + len(_COLOUR_CHUNK) :][:2].ljust(2, b"\0")
+            check_colour_code(codes[0], codes[1])
 
 
 def _bytes_of(image: Any, *, mode: str, turned: bool) -> int:
-    """Memory of the decoded image and of its largest copy at the same time."""
+    """Memory of the decoded image and of all that stands beside it at the same time."""
     pixels = image.width * image.height
     stored = _PIXEL_BYTES.get(image.mode, 4)
-    frame = 12 if image.format == "WEBP" else 0  # libwebp's two canvases, and the bytes handed over
-    converted = _PIXEL_BYTES.get(mode, 4) if image.mode != mode else 0
-    return int(pixels * (stored + max(frame, converted, stored if turned else 0)))
+    decoding, kept = _DECODER_BYTES.get(image.format, (0, 0))
+    after = max(stored if turned else 0, extra_bytes(image, mode))
+    return int(pixels * (stored + max(decoding, kept + after)))

@@ -40,7 +40,12 @@ class BadSampleError(BadInputError):
 
 
 class Data(ABC):
-    """A data set whose names, labels and sizes are known and whose samples are read when iterated over."""
+    """A data set whose names, labels and sizes are known and whose samples are read when iterated over.
+
+    ``passed_over``: names of files that lie among its own and are no samples.
+    """
+
+    passed_over: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ BACKENDS = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "tflite-runtime": "tflite_runtime.interpreter",
 }
-#: One file is mapped at a time: what is new then is whose it is, while others let theirs go.
+#: One file is mapped at a time, so that a new mapping is known to be its, even while others are unmapped.
 _mapping = threading.Lock()
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
 

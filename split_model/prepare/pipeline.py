@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -22,14 +21,15 @@ from split_model.bundle import (
     LeftOut,
     Manifest,
     OutputSchema,
-    TopK,
-    file_ref,
     write_manifest,
     writing,
 )
+from split_model.bundle.manifest import Scores
 from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, BadModelError, MissingInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
+from split_model.interpreter import open_interpreter
+from split_model.prepare.answer import ScoreCheck, declared_answer, describe
 from split_model.prepare.assemble import Progress, choose, write_bundle
 from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
 from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibration_samples
@@ -42,6 +42,7 @@ from split_model.prepare.outputs import output_weights
 from split_model.prepare.random_inputs import random_inputs
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.cuts import CutPoint, find_cuts, offered
+from split_model.prepare.tflite.ending import Ending
 from split_model.prepare.tflite.index_uses import unreleasable
 from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.shapes import open_model
@@ -52,6 +53,8 @@ from split_model.service import text_file
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
+#: Answers that scores are checked on: to random inputs, and to samples of the public data.
+_CHECKED_RANDOM, _CHECKED_SAMPLES = 4, 32
 _CODEBOOK_SAMPLES = 2000  # fewer pictures than this are eked out with crops of them
 
 
@@ -66,6 +69,8 @@ class PrepareOptions:
     preprocess: Path | None = None
     labels: Path | None = None
     top_k: int = 5
+    scores: Scores | None = None
+    labels_output: int | None = None
     answer: Path | None = None
     without: tuple[int, ...] = ()
     calibration: Path | None = None
@@ -89,7 +94,14 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
     preprocess = _read_json(options.preprocess, ImagePreprocess, "a pre-processing declaration")
     schema = _read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
     with writing(options.output, replace=options.replace) as scratch:
-        answer = _answer(options, model, scratch)
+        answer, ending = declared_answer(
+            model.graph,
+            scratch,
+            labels=options.labels,
+            top_k=options.top_k,
+            scores=options.scores,
+            output=options.labels_output,
+        )
         manifest = write_bundle(
             scratch,
             model_path=options.model,
@@ -109,6 +121,8 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
         quantised = any(tensor.quantised and not tensor.constant for tensor in model.graph.tensors)
         reference = make_reference(scratch, manifest, quantised=quantised)
         manifest = msgspec.structs.replace(manifest, reference=reference)
+        if ending is not None:
+            _check_scores(scratch, manifest, ending, options)
         kept = None
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
@@ -183,19 +197,22 @@ def _read_json(path: Path | None, kind: type[T], what: str) -> T | None:
         raise BadInputError(f"{path}: not {what}: {error}", remedy="mend it") from None
 
 
-def _answer(options: PrepareOptions, model: ModelFile, scratch: Path) -> TopK | None:
-    """The answer schema, where the user gives labels: they must fit the first output."""
-    if options.labels is None:
-        return None
-    labels = read_labels(options.labels)
-    classes = model.graph.tensors[model.graph.outputs[0]].shape[-1]
-    if len(labels) != classes:
-        raise BadInputError(
-            f"{options.labels}: {len(labels)} labels, the model's first output has {classes} classes",
-            remedy="give one label a class",
-        )
-    shutil.copyfile(options.labels, scratch / "labels.txt")
-    return TopK(output=0, k=min(options.top_k, classes), labels=file_ref(scratch, "labels.txt"))
+def _check_scores(scratch: Path, manifest: Manifest, ending: Ending, options: PrepareOptions) -> None:
+    """Compare what the scores are declared to be with the model's answers to random inputs and public data."""
+    assert manifest.answer is not None
+    whole = open_interpreter(scratch / manifest.model.path)
+    found = ScoreCheck(manifest.answer, manifest.outputs[manifest.answer.output], ending)
+    generator = np.random.default_rng(0)
+    for _ in range(_CHECKED_RANDOM):
+        found.add(whole.run(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)))
+    if options.calibration is not None:
+        for sample in islice(
+            open_data(options.calibration, manifest.inputs, manifest.preprocess), _CHECKED_SAMPLES
+        ):
+            found.add(whole.run(sample.tensors))
+    _log.info("%s", describe(manifest.answer, ending, declared=options.scores is not None))
+    if advice := found.check():
+        _log.warning("%s", advice)
 
 
 def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:

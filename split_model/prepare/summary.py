@@ -32,8 +32,8 @@ def summarise(bundle: Bundle) -> str:
         lines.append(f"no calibration: only release.mechanism = {others} can use this bundle")
     if tried := allocators.render(manifest.cuts):
         lines.append(tried)
-    if books := codebooks.render(manifest.cuts):
-        lines.append(books)
+    if rendered := codebooks.render(manifest.cuts):
+        lines.append(rendered)
     for cut in manifest.cuts:
         if cut.noise_tails:
             epsilons = " and ".join(f"{noisy.epsilon:g}{_auto(noisy)}" for noisy in cut.noise_tails)

@@ -30,14 +30,14 @@ from split_model.protocol.under_way import OpenProbe, Progress, Upload
 
 @dataclass(frozen=True)
 class Welcomed:
-    """The server accepts us and says what it hosts."""
+    """The server accepts us and lists the bundles it hosts."""
 
     welcome: wire.Welcome
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The answer of a request, with what it showed of the link; ``elapsed_s`` since its first chunk went out."""
+    """The answer of a request, with its timings of the link; ``elapsed_s`` since its first chunk went out."""
 
     request_id: int
     answer: wire.Answer

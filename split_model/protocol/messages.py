@@ -75,7 +75,7 @@ class Noise(msgspec.Struct, frozen=True, tag="noise", forbid_unknown_fields=True
 
 
 class Codebook(msgspec.Struct, frozen=True, tag="codebook", forbid_unknown_fields=True, kw_only=True):
-    """A word of each group by randomised response; ``digest`` as in `Noise`."""
+    """A codeword of each group by randomised response; ``digest`` as in `Noise`."""
 
     spec: CodebookSpec
     digest: Token

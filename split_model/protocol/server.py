@@ -1,6 +1,6 @@
 """The server's side of one connection as a state machine that does no I/O.
 
-The gateway hands it every message of one peer, and sends what it returns. What a peer can make us hold is
+The gateway hands it every message of one peer, and sends the replies. The memory that a peer can make us hold is
 bounded by `Limits`, whatever it sends: nothing is stored for it before its request was admitted.
 """
 

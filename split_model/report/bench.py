@@ -87,7 +87,7 @@ class Bench(msgspec.Struct, frozen=True):
 
 
 def read_bench(path: Path) -> Bench:
-    """Read a result. Raises MissingInputError and BadInputError naming what is wrong with it."""
+    """Read a result. Raises MissingInputError and BadInputError, which name the fault."""
     try:
         bench = msgspec.json.decode(path.read_bytes(), type=Bench)
     except FileNotFoundError:

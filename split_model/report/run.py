@@ -39,7 +39,7 @@ def _plots(log: RunLog) -> Sequence[str]:
     drawn = (
         (plots.link_and_split, 5.2, "The link and the split point", sections.LINK_CAPTION),
         (plots.latency_over_time, 3.9, "Latency of every frame", sections.LATENCY_CAPTION),
-        (plots.distribution_and_bytes, 3.7, "How latency is distributed, and what is sent", sections.SHARE_CAPTION),
+        (plots.distribution_and_bytes, 3.7, "Distribution of latency, and bytes sent", sections.SHARE_CAPTION),
     )
     return [
         f"<section><h2>{heading}</h2><figure>"

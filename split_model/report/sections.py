@@ -30,7 +30,7 @@ LITTLE_PROTECTION = 100.0
 
 
 def header(log: RunLog) -> str:
-    """Return the page's head: what was run, on which trace, when."""
+    """Return the page's head: bundle, trace and time of the run."""
     run = log.run
     told = [f"bundle <b>{escape(run.bundle)}</b>", f"trace <b>{escape(run.trace)}</b>", escape(run.started)]
     return f'<header><h1>{escape(run.title)}</h1><p class="muted">{" · ".join(told)}</p></header>'
@@ -85,7 +85,7 @@ def _fact_cards(log: RunLog, policy: Policy, ours: Summary) -> list[str]:
     labelled = sum(frame.truth is not None for frame in frames)
     judged = sum(frame.unprotected_top1 is not None for frame in frames)
     splits = {frame.split: frame.split_label for frame in frames if frame.outcome != "failed"}
-    ways = [
+    outcomes = [
         f"{ours['counts'].get(outcome, 0)} {outcome}"
         for outcome in OUTCOMES
         if ours["counts"].get(outcome, 0) or outcome != "failed"
@@ -97,7 +97,7 @@ def _fact_cards(log: RunLog, policy: Policy, ours: Summary) -> list[str]:
         _fact(
             "Split points used",
             str(len(splits)),
-            escape(", ".join(splits[split] for split in sorted(splits))) + f"<br>{', '.join(ways)}",
+            escape(", ".join(splits[split] for split in sorted(splits))) + f"<br>{', '.join(outcomes)}",
         ),
     ]
 
@@ -115,7 +115,7 @@ def emulated(log: RunLog) -> str:
 
 
 def privacy(log: RunLog) -> str:
-    """Return both kinds of ε with their units, and what they mean."""
+    """Return both kinds of ε with their units and their meaning."""
     release, rows = log.run.release, log.run.privacy
     if release is None and not rows:
         return (

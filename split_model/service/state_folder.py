@@ -1,4 +1,4 @@
-"""Makes the folders in which a program keeps what is its own, whatever the umask."""
+"""Makes a program's own folders, whatever the umask."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class StoppableThread(threading.Thread):
         """Ask the thread to end, and wait for it. A thread that was never started has ended.
 
         Returns:
-            Whether it has ended. One that has not is named in the log and left behind: what it uses must stay
-            open.
+            Whether it has ended. One that has not is named in the log and left behind: leave open whatever it
+            uses.
 
         """
         self.stopping.set()

@@ -1,4 +1,4 @@
-"""Reads text files that people edit: what is a line here is a line in their editor.
+"""Reads text files that people edit; its lines are those of their editor.
 
 UTF-8; a byte order mark at the start is dropped. A line ends at a newline, with or without a carriage return before
 it, and nowhere else: Python's ``splitlines`` also ends lines at U+2028, a form feed and seven others, which editors

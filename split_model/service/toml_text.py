@@ -36,7 +36,7 @@ def value(of: Any) -> str:
 
 
 def comment(text: str) -> str:
-    """A text behind ``#``; what is not printable is spelled as an escape."""
+    """A text behind ``#``; unprintable characters are spelled as escapes."""
     return "# " + "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
 
 

@@ -12,6 +12,7 @@ from cloud_server import access
 from cloud_server.allow_list import AllowList, allow
 from cloud_server.errors import AccessControlError, ListenError
 from cloud_server.gateway import Gateway
+from cloud_server.refused_keys import RefusedKeys
 from split_model.protocol.keys import KeyPair
 
 KNOWN = "k" * 40
@@ -68,10 +69,9 @@ def gateway(tmp_path):
     """Make a gateway on a free port; closed at the end."""
     made = []
 
-    def make(listen="tcp://127.0.0.1:0"):
-        made.append(
-            Gateway(listen=listen, keys=KeyPair(*zmq.curve_keypair()), allow_list=AllowList(tmp_path / "d"))
-        )
+    def make(listen="tcp://127.0.0.1:0", **options):
+        keys, allow_list = KeyPair(*zmq.curve_keypair()), AllowList(tmp_path / "d")
+        made.append(Gateway(listen=listen, keys=keys, allow_list=allow_list, **options))
         return made[-1]
 
     yield make
@@ -82,7 +82,7 @@ def gateway(tmp_path):
 def test_the_self_test_passes_and_leaves_nothing_behind(gateway):
     made = gateway()
     assert made.gate.test_key is None
-    assert not made.gate.refused
+    assert not made.gate.refused.times
     assert not made.endpoint.endswith(":0")
 
 
@@ -99,17 +99,15 @@ def test_no_start_when_nobody_is_admitted(gateway, monkeypatch):
 
 
 def test_no_start_when_zap_does_not_answer(gateway, monkeypatch):
-    monkeypatch.setattr(access, "_SELF_TEST_S", 0.2)
     monkeypatch.setattr(access.Gatekeeper, "answer_all", lambda self: None)
     with pytest.raises(AccessControlError, match="left without an answer"):
-        gateway()
+        gateway(self_test_s=0.2)
 
 
 def test_no_start_without_a_zap_handler(gateway, monkeypatch):
-    monkeypatch.setattr(access, "_SELF_TEST_S", 0.2)
     monkeypatch.setattr(access, "ZAP_ENDPOINT", "inproc://elsewhere")
     with pytest.raises(AccessControlError, match=r"(broken off|without an answer), not refused"):
-        gateway()
+        gateway(self_test_s=0.2)
 
 
 def test_no_start_where_libzmq_fails_open(gateway, monkeypatch):
@@ -168,8 +166,9 @@ def test_an_address_in_use_or_impossible_is_one_line(gateway):
         gateway("tcp://no such host:1")
 
 
-def test_the_keys_remembered_as_refused_are_bounded(gateway):
-    gate = gateway().gate
+def test_the_keys_remembered_as_refused_are_bounded():
+    refused = RefusedKeys()
+    assert [refused.note(key) for key in ("again", "again")] == [True, False]
     for number in range(1000):
-        gate._note_refusal(str(number))
-    assert len(gate.refused) == 32
+        refused.note(str(number))
+    assert list(refused.times) == [str(number) for number in range(968, 1000)]

@@ -260,3 +260,18 @@ def test_raw_features_come_in_the_order_of_the_live_tensors(model):
     for got, wanted in zip(found, (one, two), strict=True):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_device_is_told_the_problem_and_not_where_the_servers_files_lie(make_bundle, tmp_path, caplog):
+    bundle = make_bundle(tmp_path / "a folder" / "bundle")
+    bench = Bench(bundle)
+    bench.engine.start(preload=False)
+    tail = bundle.path(bundle.cut(1).tail)
+    tail.write_bytes(tail.read_bytes()[:-1] + b"\x55")
+    assert bench.engine.submit(bench.job(1))
+    (outcome,) = bench.results(1)
+    assert isinstance(outcome, Failed)
+    assert outcome.text == f"{bundle.cut(1).tail.path}: SHA-256 differs from the manifest's"
+    assert str(tail) in caplog.text
+    bench.engine.close()
+    bench.engine.join(PATIENCE_S)

@@ -8,14 +8,12 @@ import threading
 import pytest
 import zmq
 
-from cloud_server.allow_list import AllowList
 from cloud_server.counters import Counters
 from cloud_server.engine import Failed
-from cloud_server.gateway import Gateway
+from cloud_server.gateway import send_replies
 from cloud_server.mailbox import Mailbox
 from cloud_server.sessions import Reply
 from split_model.protocol import messages as wire
-from split_model.protocol.keys import KeyPair
 
 
 class Router:
@@ -29,7 +27,7 @@ class Router:
 
 
 class Recorder:
-    """Stands for the hub: remembers who was dropped."""
+    """Stands for the sessions: remembers who was dropped."""
 
     def __init__(self) -> None:
         self.counters = Counters()
@@ -39,32 +37,20 @@ class Recorder:
         self.dropped.append(routing_id)
 
 
-@pytest.fixture
-def gateway(tmp_path):
-    made = Gateway(
-        listen="tcp://127.0.0.1:0", keys=KeyPair(*zmq.curve_keypair()), allow_list=AllowList(tmp_path / "devices")
-    )
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize(
     ("error", "counter"), [(zmq.Again(), "congested"), (zmq.ZMQError(zmq.EHOSTUNREACH), "unroutable")]
 )
-def test_a_peer_that_takes_no_replies_is_counted_and_dropped(gateway, monkeypatch, error, counter):
-    hub = Recorder()
-    with monkeypatch.context() as patch:
-        patch.setattr(gateway, "_router", Router(error))
-        gateway._send_all(hub, [Reply(b"peer", wire.Ack(request_id=1, received_bytes=1))] * 2)
-    assert hub.dropped == [b"peer"] * 2
-    assert getattr(hub.counters, counter) == 2
+def test_a_peer_that_takes_no_replies_is_counted_and_dropped(error, counter):
+    sessions = Recorder()
+    send_replies(Router(error), sessions, [Reply(b"peer", wire.Ack(request_id=1, received_bytes=1))] * 2)
+    assert sessions.dropped == [b"peer"] * 2
+    assert getattr(sessions.counters, counter) == 2
 
 
-def test_any_other_fault_of_the_socket_is_not_swallowed(gateway, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(gateway, "_router", Router(zmq.ZMQError(zmq.ENOTSOCK)))
-        with pytest.raises(zmq.ZMQError):
-            gateway._send_all(Recorder(), [Reply(b"peer", wire.Ack(request_id=1, received_bytes=1))])
+def test_any_other_fault_of_the_socket_is_not_swallowed():
+    router = Router(zmq.ZMQError(zmq.ENOTSOCK))
+    with pytest.raises(zmq.ZMQError):
+        send_replies(router, Recorder(), [Reply(b"peer", wire.Ack(request_id=1, received_bytes=1))])
 
 
 def test_outcomes_of_many_threads_all_arrive_and_wake_the_reader():

@@ -11,8 +11,8 @@ import msgspec
 from cloud_server.config import load
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Job, LocalEngine
-from cloud_server.reload import Reloader, hub_limits, open_tails
-from cloud_server.sessions import Hub
+from cloud_server.reload import Reloader, open_tails, server_limits
+from cloud_server.sessions import Sessions
 from split_model.protocol import messages as wire
 
 KEY = "A" * 40
@@ -29,18 +29,18 @@ def test_bundles_that_were_moved_are_used_where_they_are_now_and_no_device_hears
     engine = LocalEngine(
         tails, deliver=delivered.put, clock=time.monotonic, threads=1, tail_threads=1, queue=4, cache_bytes=1 << 20
     )
-    hub = Hub(
+    sessions = Sessions(
         tails=tails,
         engine=engine,
         name_of={KEY: "anna"}.get,
         boot_id="server",
-        limits=hub_limits(config),
+        limits=server_limits(config),
         counters=Counters(),
     )
     hello = wire.Hello(versions=(1,), boot_id="boot", software="t")
-    hub.receive(b"\0\0\0\0\1", KEY, [memoryview(wire.encode(hello))], 0.0)
+    sessions.receive(b"\0\0\0\0\1", KEY, [memoryview(wire.encode(hello))], 0.0)
     moved = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, bundles=(new,)))
-    reloader = Reloader(config, lambda: moved, hub, engine)
+    reloader = Reloader(config, lambda: moved, sessions, engine)
 
     old.rename(new)
     reloader.request()
@@ -52,7 +52,7 @@ def test_bundles_that_were_moved_are_used_where_they_are_now_and_no_device_hears
         time.sleep(0.01)
     assert (reloader.error, reloader.reloads) == ("", 1)
     assert replies == []
-    assert hub.peers == 1
+    assert sessions.peers == 1
 
     engine.start(preload=False)
     request = model.request(1)
@@ -60,7 +60,7 @@ def test_bundles_that_were_moved_are_used_where_they_are_now_and_no_device_hears
     job = Job(
         job_id=1,
         device="some device",
-        tail=hub.tails.tail_for(request),
+        tail=sessions.tails.tail_for(request),
         release=request.release,
         payload=bytearray(features.tobytes()),
         queued_s=time.monotonic(),

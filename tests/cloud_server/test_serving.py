@@ -234,11 +234,9 @@ def test_a_noise_plan_that_differs_is_refused(shared_server, connect, model):
 
 def test_no_common_version_is_said_in_words(shared_server, connect):
     device = connect(shared_server, shared_server.new_keys("future"))
-    device.session._hello = wire.Hello(versions=(8, 9), boot_id="b", software="t")
-    device.pump(lambda: device.session.state is State.REFUSED)
-    (event,) = device.events
-    assert event.code == "version"
-    assert "you speak 8, 9" in event.text
+    refused = refusal(device.raw(wire.encode(wire.Hello(versions=(8, 9), boot_id="b", software="t"))))
+    assert refused.code == "version"
+    assert "you speak 8, 9" in refused.text
 
 
 def test_who_has_not_greeted_is_asked_to(shared_server, connect, model):

@@ -1,4 +1,4 @@
-"""The hub without sockets: who may hold what, and how every request ends."""
+"""The sessions without sockets: who may hold what, and how every request ends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Failed, Job
-from cloud_server.limits import HubLimits
-from cloud_server.sessions import Hub
+from cloud_server.limits import ServerLimits
+from cloud_server.sessions import Sessions
 from cloud_server.tails import TailSet
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Limits
@@ -52,18 +52,18 @@ class SlowEngine:
 
 
 class Bench:
-    """A hub, its engine, and peers that send whatever a test wants."""
+    """A sessions, its engine, and peers that send whatever a test wants."""
 
     def __init__(self, model, *, engine_limit: int = 100, **limits: object) -> None:
         self.model = model
         self.allowed = {ANNA: "anna", BERT: "bert"}
         self.engine = SlowEngine(engine_limit)
-        self.hub = Hub(
+        self.sessions = Sessions(
             tails=TailSet([model.bundle]),
             engine=self.engine,
             name_of=self.allowed.get,
             boot_id="server",
-            limits=HubLimits(**limits),
+            limits=ServerLimits(**limits),
             counters=Counters(),
         )
 
@@ -71,7 +71,9 @@ class Bench:
         frames = [memoryview(wire.encode(message))]
         if payload is not None:
             frames.append(memoryview(payload))
-        return [(reply.routing_id, reply.message) for reply in self.hub.receive(routing_id, key, frames, now_s)]
+        return [
+            (reply.routing_id, reply.message) for reply in self.sessions.receive(routing_id, key, frames, now_s)
+        ]
 
     def hello(self, routing_id, *, key=ANNA, boot_id="boot", now_s=0.0):
         return self.send(routing_id, wire.Hello(versions=(1,), boot_id=boot_id, software="t"), key=key, now_s=now_s)
@@ -100,35 +102,35 @@ def test_a_device_that_comes_back_leaves_nothing_of_its_old_connection(bench):
     bench.hello(rid(1))
     bench.whole(rid(1), 1)
     bench.begin(rid(1), 2)
-    assert bench.hub.held_bytes == 2 * TOTAL
+    assert bench.sessions.held_bytes == 2 * TOTAL
     bench.hello(rid(2))
-    assert bench.hub.peers == 1
-    assert bench.hub.held_bytes == 0
+    assert bench.sessions.peers == 1
+    assert bench.sessions.held_bytes == 0
     assert not bench.engine.jobs
-    assert bench.hub.counters.dropped == 2
+    assert bench.sessions.counters.dropped == 2
 
 
 def test_two_boots_of_one_key_are_two_devices(bench):
     bench.hello(rid(1), boot_id="one")
     bench.hello(rid(2), boot_id="two")
-    assert bench.hub.peers == 2
+    assert bench.sessions.peers == 2
 
 
 def test_the_same_boot_id_under_another_key_touches_nobody(bench):
     bench.hello(rid(1), key=ANNA)
     bench.begin(rid(1), 1)
     bench.hello(rid(2), key=BERT)
-    assert bench.hub.peers == 2
-    assert bench.hub.held_bytes == TOTAL
+    assert bench.sessions.peers == 2
+    assert bench.sessions.held_bytes == TOTAL
 
 
 def test_a_silent_device_is_dropped_with_its_half_sent_features(bench):
     bench.hello(rid(1), now_s=100.0)
     bench.begin(rid(1), 1, now_s=100.0)
-    bench.hub.sweep(115.0)
-    assert bench.hub.held_bytes == TOTAL
-    bench.hub.sweep(115.1)
-    assert (bench.hub.held_bytes, bench.hub.peers) == (0, 0)
+    bench.sessions.sweep(115.0)
+    assert bench.sessions.held_bytes == TOTAL
+    bench.sessions.sweep(115.1)
+    assert (bench.sessions.held_bytes, bench.sessions.peers) == (0, 0)
     assert codes(bench.finish(rid(1), 1)) == ["hello_first"]
 
 
@@ -138,17 +140,17 @@ def test_an_answer_nobody_waits_for_is_counted_and_dropped(bench):
     (job,) = bench.engine.jobs.values()
     bench.send(rid(1), wire.Cancel(request_id=1))
     assert not bench.engine.jobs
-    assert bench.hub.finished(Done(job_id=job.job_id, tensors=(), payload=b"", queue_s=0, tail_s=0)) == []
-    assert (bench.hub.counters.cancelled, bench.hub.counters.late) == (1, 1)
+    assert bench.sessions.finished(Done(job_id=job.job_id, tensors=(), payload=b"", queue_s=0, tail_s=0)) == []
+    assert (bench.sessions.counters.cancelled, bench.sessions.counters.late) == (1, 1)
 
 
 def test_a_revoked_device_gets_no_answer_any_more(bench):
     bench.hello(rid(1))
     bench.whole(rid(1), 1)
     del bench.allowed[ANNA]
-    replies = bench.hub.revoke()
+    replies = bench.sessions.revoke()
     assert [(r.message.code, r.message.request_id) for r in replies] == [("revoked", 1), ("revoked", None)]
-    assert bench.hub.held_bytes == 0
+    assert bench.sessions.held_bytes == 0
     assert codes(bench.begin(rid(1), 2)) == ["revoked"]
     assert codes(bench.finish(rid(1), 2)) == []
     bench.allowed[ANNA] = "anna"
@@ -159,7 +161,7 @@ def test_a_routing_id_taken_over_by_another_key_inherits_nothing(bench):
     bench.hello(rid(1), key=ANNA)
     bench.whole(rid(1), 1)
     assert codes(bench.begin(rid(1), 2, key=BERT)) == ["hello_first"]
-    assert bench.hub.held_bytes == 0
+    assert bench.sessions.held_bytes == 0
     assert not bench.engine.jobs
 
 
@@ -170,7 +172,7 @@ def test_connections_are_bounded_in_all_and_for_one_key(model):
     assert codes(bench.hello(rid(2), boot_id="boot2")) == ["busy"]
     bench.hello(rid(3), key=BERT)
     assert codes(bench.hello(rid(4), key=BERT, boot_id="other")) == ["busy"]
-    assert bench.hub.peers == 3
+    assert bench.sessions.peers == 3
 
 
 def test_features_of_all_devices_together_are_bounded(model):
@@ -180,7 +182,7 @@ def test_features_of_all_devices_together_are_bounded(model):
     assert codes(bench.whole(rid(1), 1)) == []  # held by the engine
     assert codes(bench.begin(rid(2), 1, key=BERT)) == []  # half arrived
     assert codes(bench.begin(rid(2), 2, key=BERT)) == ["busy"]
-    assert bench.hub.held_bytes == 2 * TOTAL
+    assert bench.sessions.held_bytes == 2 * TOTAL
 
 
 def test_one_key_cannot_hold_all_the_features_whatever_its_connections(model):
@@ -194,8 +196,8 @@ def test_one_key_cannot_hold_all_the_features_whatever_its_connections(model):
     bench.hello(rid(9), key=BERT)
     assert [codes(bench.begin(rid(9), number, key=BERT)) for number in range(3)] == [[], [], ["busy"]]
     for connection in (1, 2, 3):
-        bench.hub.drop(rid(connection))
-    assert bench.hub.held_bytes == 2 * TOTAL
+        bench.sessions.drop(rid(connection))
+    assert bench.sessions.held_bytes == 2 * TOTAL
     assert codes(bench.begin(rid(9), 3, key=BERT)) == []
 
 
@@ -211,7 +213,7 @@ def test_a_full_engine_says_busy_and_holds_nothing(model):
     bench.hello(rid(1))
     bench.whole(rid(1), 1)
     assert codes(bench.whole(rid(1), 2)) == ["busy"]
-    assert bench.hub.held_bytes == TOTAL
+    assert bench.sessions.held_bytes == TOTAL
 
 
 def test_a_request_is_due_when_its_device_said(bench):
@@ -224,7 +226,7 @@ def test_a_request_is_due_when_its_device_said(bench):
 
 def test_a_stopping_server_takes_nothing_new(bench):
     bench.hello(rid(1))
-    bench.hub.draining = True
+    bench.sessions.draining = True
     assert codes(bench.begin(rid(1), 1)) == ["busy"]
 
 
@@ -233,8 +235,8 @@ def test_a_hello_in_between_starts_over(bench):
     bench.whole(rid(1), 1)
     bench.begin(rid(1), 2)
     bench.hello(rid(1))
-    assert bench.hub.held_bytes == 0
-    assert bench.hub.counters.dropped == 2
+    assert bench.sessions.held_bytes == 0
+    assert bench.sessions.counters.dropped == 2
     assert codes(bench.whole(rid(1), 1)) == []
 
 
@@ -251,7 +253,7 @@ STEPS = st.one_of(
 def test_every_request_ends_once_and_what_is_held_is_bounded(model, steps):
     """requests = answered + failed + cancelled + dropped + open, whatever happens in whatever order."""
     bench = Bench(model, engine_limit=3, held_bytes=6 * TOTAL, peer=Limits(open_requests=3))
-    hub, now_s = bench.hub, 0.0
+    sessions, now_s = bench.sessions, 0.0
     refusals: Counter[str] = Counter()
     for what, peer, number in steps:
         key = ANNA if peer < 2 else BERT
@@ -267,7 +269,9 @@ def test_every_request_ends_once_and_what_is_held_is_bounded(model, steps):
             replies = bench.send(rid(peer), wire.Cancel(request_id=number), key=key, now_s=now_s)
         elif what == "malformed":
             frames = [memoryview(msgspec.msgpack.encode(["chunk", number, "no offset"])), memoryview(b"x")]
-            replies = [(reply.routing_id, reply.message) for reply in hub.receive(rid(peer), key, frames, now_s)]
+            replies = [
+                (reply.routing_id, reply.message) for reply in sessions.receive(rid(peer), key, frames, now_s)
+            ]
         elif what in ("done", "failed") and bench.engine.jobs:
             job_id = next(iter(bench.engine.jobs))
             del bench.engine.jobs[job_id]
@@ -276,22 +280,22 @@ def test_every_request_ends_once_and_what_is_held_is_bounded(model, steps):
                 if what == "done"
                 else Failed(job_id=job_id, code="failed", text="")
             )
-            replies = [(reply.routing_id, reply.message) for reply in hub.finished(outcome)]
+            replies = [(reply.routing_id, reply.message) for reply in sessions.finished(outcome)]
         elif what == "drop":
-            hub.drop(rid(peer))
+            sessions.drop(rid(peer))
         elif what == "revoke":
             name = bench.allowed.pop(key)
-            replies = [(reply.routing_id, reply.message) for reply in hub.revoke()]
+            replies = [(reply.routing_id, reply.message) for reply in sessions.revoke()]
             bench.allowed[key] = name
         elif what == "silence":
             now_s += 20.0
-            hub.sweep(now_s)
+            sessions.sweep(now_s)
         refusals.update(codes(replies))
-        counters = hub.counters
+        counters = sessions.counters
         ended = counters.answered + counters.failed + counters.cancelled + counters.dropped
-        assert counters.requests == ended + hub.held_bytes // TOTAL
-        assert hub.held_bytes <= 6 * TOTAL
-        assert len(bench.engine.jobs) == hub.open_jobs <= 3
+        assert counters.requests == ended + sessions.held_bytes // TOTAL
+        assert sessions.held_bytes <= 6 * TOTAL
+        assert len(bench.engine.jobs) == sessions.open_jobs <= 3
         assert counters.refused == refusals
-    hub.sweep(now_s + 1000.0)
-    assert (hub.held_bytes, hub.peers, bench.engine.jobs) == (0, 0, {})
+    sessions.sweep(now_s + 1000.0)
+    assert (sessions.held_bytes, sessions.peers, bench.engine.jobs) == (0, 0, {})

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from cloud_server.decoder_cache import DecoderCache
 from cloud_server.tails import Tail, TailSet, UnknownReleaseError, find_bundles
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError
@@ -20,6 +21,7 @@ from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.codebook.codebooks import CodebookWish
 from split_model.prepare.pipeline import PrepareOptions, prepare
 from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec
+from split_model.privacy.codebook_file import read_decoder
 from split_model.protocol import messages as wire
 
 DEVICE = "the key of some device"
@@ -77,20 +79,31 @@ def test_a_cut_that_no_noise_fits_is_refused_by_the_workers_and_then_at_the_door
     assert code(tails, model.request(1, release=release, total_bytes=payload.nbytes)) == "unknown_release"
 
 
-def test_plans_are_kept_but_not_without_bound(model, monkeypatch):
-    monkeypatch.setattr("cloud_server.tails._PLANS", 3)
-    tails = TailSet([model.bundle])
+def knows(tails, model, spec):
+    """Whether the plan is in memory: then a digest that differs is refused at the door."""
+    made_up = wire.Noise(spec=spec, digest="0" * 16)
+    plan = NoisePlan.make(spec, model.bundle.cut(1).tensors, model.bundle.cut(1).calibration)
+    return code(tails, model.request(1, release=made_up, total_bytes=plan.payload_bytes)) == "unknown_release"
+
+
+def make_up(tails, model, spec, *, device):
+    """Have a plan made by asking with a digest that cannot be right."""
     tail = tails.tails[model.bundle.identity, 1]
-    for number in range(5):
-        tails._plan(tail, NoiseSpec(epsilon=100.0 + number, allocation="uniform"), device=DEVICE)
-    assert len(tails._plans) == 3
-    assert tails._known_plan(tail, NoiseSpec(epsilon=104.0, allocation="uniform")) is not None
+    with pytest.raises(UnknownReleaseError):
+        tails.features(tail, wire.Noise(spec=spec, digest="0" * 16), bytearray(), device=device)
 
 
-def test_made_up_epsilons_push_only_the_plans_of_who_makes_them_up_out(model, monkeypatch):
+def test_plans_are_kept_but_not_without_bound(model):
+    tails = TailSet([model.bundle], plans=3)
+    specs = [NoiseSpec(epsilon=100.0 + number, allocation="uniform") for number in range(5)]
+    for spec in specs:
+        make_up(tails, model, spec, device=DEVICE)
+    assert [knows(tails, model, spec) for spec in specs] == [False, False, True, True, True]
+
+
+def test_made_up_epsilons_push_only_the_plans_of_who_makes_them_up_out(model):
     """A device that asks for another epsilon with every request would cost the others their plans each time."""
-    monkeypatch.setattr("cloud_server.tails._PLANS", 8)
-    tails = TailSet([model.bundle])
+    tails = TailSet([model.bundle], plans=8)
     tail = tails.tails[model.bundle.identity, 1]
     features = model.features(model.frame(0))
     decent = [
@@ -100,14 +113,13 @@ def test_made_up_epsilons_push_only_the_plans_of_who_makes_them_up_out(model, mo
     for number, releases in enumerate(decent):
         for release, payload in releases:
             tails.features(tail, release, bytearray(payload), device=f"decent {number}")
-    for number in range(20):
-        spec = NoiseSpec(epsilon=100.0 + number, allocation="uniform")
-        with pytest.raises(UnknownReleaseError):
-            tails.features(tail, wire.Noise(spec=spec, digest="0" * 16), bytearray(payload), device="mad")
-    assert len(tails._plans) == 8
+    made_up = [NoiseSpec(epsilon=100.0 + number, allocation="uniform") for number in range(20)]
+    for spec in made_up:
+        make_up(tails, model, spec, device="mad")
     for release, _ in itertools.chain(*decent):
-        assert tails._known_plan(tail, release.spec) is not None
-    assert tails._known_plan(tail, spec) is not None  # and the last of the others, until the next
+        assert knows(tails, model, release.spec)
+    # Five plans of the decent devices, and the last of the others, until the next.
+    assert [knows(tails, model, spec) for spec in made_up] == [False] * 16 + [True] * 4
 
 
 def test_a_plan_of_a_noise_aware_tail_that_differs_is_refused_at_the_door(fashion):
@@ -191,7 +203,7 @@ def request_for(bundle, release, total_bytes):
     )  # fmt: skip
 
 
-def test_a_word_is_welcome_with_the_same_plan_and_becomes_features(fashion):
+def test_a_codeword_is_welcome_with_the_same_plan_and_becomes_features(fashion):
     tails = TailSet([fashion])
     plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, codewords=10), fashion.cut(11))
     release = wire.Codebook(spec=plan.spec, digest=plan.digest)
@@ -208,16 +220,17 @@ def test_a_word_is_welcome_with_the_same_plan_and_becomes_features(fashion):
     assert tail.epsilon is None
     (features,) = tails.features(tail, release, bytearray(b"\x03"), device=DEVICE)
     assert features.shape == (1, 7, 7, 64)
-    with pytest.raises(ProtocolError, match="word 10 of 10"):
+    with pytest.raises(ProtocolError, match="codeword 10 of 10"):
         tails.features(tail, release, bytearray(b"\x0a"), device=DEVICE)
 
 
-def test_made_up_codebooks_push_no_noise_plan_out(fashion, monkeypatch):
-    monkeypatch.setattr("cloud_server.tails._PLANS", 2)
-    tails = TailSet([fashion])
+def test_made_up_codebooks_push_no_noise_plan_out(fashion):
+    tails = TailSet([fashion], plans=2)
     tail = tails.tails[fashion.identity, 11]
-    noise = NoiseSpec(epsilon=2.0, allocation="uniform")
-    tails._plan(tail, noise, device=DEVICE)
+    noise = wire.Noise(spec=NoiseSpec(epsilon=2.0, allocation="uniform"), digest="0" * 16)
+    noisy = NoisePlan.make(noise.spec, fashion.cut(11).tensors, fashion.cut(11).calibration)
+    with pytest.raises(UnknownReleaseError):
+        tails.features(tail, noise, bytearray(), device=DEVICE)
     for number in range(5):
         spec = CodebookSpec(epsilon=1.0 + number / 8, codewords=10)
         made_up = request_for(fashion, wire.Codebook(spec=spec, digest="0" * 16), 1)
@@ -225,20 +238,36 @@ def test_made_up_codebooks_push_no_noise_plan_out(fashion, monkeypatch):
         plan = CodebookPlan.make(spec, fashion.cut(11))
         release = wire.Codebook(spec=spec, digest=plan.digest)
         tails.features(tail, release, bytearray(b"\x03"), device=DEVICE)
-    assert tails._known_plan(tail, noise) is not None
+    # Still in memory: the digest that differs is refused at the door.
+    assert code(tails, request_for(fashion, noise, noisy.payload_bytes)) == "unknown_release"
 
 
-def test_codebooks_in_memory_are_bounded_in_bytes(fashion, monkeypatch):
-    tails = TailSet([fashion])
+def test_codebooks_in_memory_are_bounded_in_bytes(fashion):
     plan = CodebookPlan.make(CodebookSpec(epsilon=6.0, codewords=10), fashion.cut(11))
+    reads = []
+
+    def get(cache, number):
+        """The same codebook, as that of several tails."""
+
+        def read():
+            reads.append(number)
+            return read_decoder(fashion.path(plan.book.file), plan.book, plan.tensors)
+
+        cache.get(number, read)
+
     table_bytes = 10 * 7 * 7 * 64 * 2
-    monkeypatch.setattr("cloud_server.tails._DECODERS_BYTES", 2 * table_bytes)
-    for number in range(4):  # the same codebook, as that of several tails
-        tails._meaning(Tail(fashion, fashion.cut(11), float(number)), plan)
-    assert [key[0][2] for key in tails._decoders] == [2.0, 3.0]
-    monkeypatch.setattr("cloud_server.tails._DECODERS_BYTES", 1)
-    tails._meaning(Tail(fashion, fashion.cut(11), 9.0), plan)
-    assert [key[0][2] for key in tails._decoders] == [9.0]  # the one that is needed
+    cache = DecoderCache(2 * table_bytes)
+    for number in (0, 1, 2, 3, 3, 2, 3):
+        get(cache, number)
+    assert reads == [0, 1, 2, 3]  # the last two are in memory
+    get(cache, 1)
+    get(cache, 2)
+    assert reads[4:] == [1, 2]
+    reads.clear()
+    small = DecoderCache(1)
+    for number in (8, 9, 9):
+        get(small, number)
+    assert reads == [8, 9]  # the one that is needed is kept
 
 
 def test_the_tail_for_a_noise_is_the_one_trained_for_exactly_this_epsilon(fashion):

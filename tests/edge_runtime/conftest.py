@@ -32,7 +32,7 @@ from cloud_server import allow_list
 from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Heads
-from edge_runtime.inference.local_tails import RestCost, Rests, load_rest
+from edge_runtime.inference.local_tails import LocalTailCost, LocalTails, load_local_tail
 from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.inference.profile import Profile, SplitTiming
 from edge_runtime.link.link_thread import Link
@@ -270,7 +270,7 @@ class Rig:
         bundles = [str((bundle or self.parts.bundle).root)]
         own = {"listen": address, "key": "server.key", "devices": "devices", "bundles": bundles}
         config.write_text(toml({"server": own | {"status": "status.json", "preload": True, "threads": 1} | server}))
-        popen, log = self._start(folder, "cloud_server", "run", "-c", str(config))
+        popen, log = self.start_program(folder, "cloud_server", "run", "-c", str(config))
         made = Server(config, popen, log, folder, (folder / "server.pub").read_bytes().strip())
         self.processes.append(made)
         made.until(status.exists, "server ready")
@@ -294,7 +294,7 @@ class Rig:
         public = (folder / "device.pub").read_bytes().strip()
         if server is not None and allowed:
             server.allow(name, public)
-        popen, log = self._start(folder, "edge_runtime", "run", "-c", str(config))
+        popen, log = self.start_program(folder, "edge_runtime", "run", "-c", str(config))
         made = Device(config, popen, log, public, folder / "answers.jsonl")
         self.processes.append(made)
         return made
@@ -343,7 +343,13 @@ class Rig:
     def pair(folder: Path) -> KeyPair:
         return read_pair(folder / "device.key")
 
-    def _start(self, folder: Path, module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
+    def watch(self, config: Path, popen: subprocess.Popen[bytes], log: Path) -> Process:
+        """A program that a test has started itself."""
+        made = Process(config, popen, log)
+        self.processes.append(made)
+        return made
+
+    def start_program(self, folder: Path, module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
         log = folder / "log"
         with log.open("wb") as stderr:
             popen = subprocess.Popen(
@@ -540,7 +546,7 @@ class Inside:
     link: Link
     planner: Forced
     heads: Heads
-    local_tails: Rests
+    local_tails: LocalTails
     transport: Transport
     index: int = 0
 
@@ -572,7 +578,7 @@ class Inside:
 
     def close(self) -> None:
         self.driver.close()
-        self.link.end()
+        self.link.stop()
         self.transport.terminate()
         self.heads.close()
 
@@ -627,15 +633,15 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         )
         link = Link(transport, DeviceSession(boot_id="inside", software="test"))
         board = RealBoard()
-        rests = Rests(
-            lambda split: load_rest(files, split, backend=None, threads=1),
-            {cut.index: RestCost(1, 1e-4) for cut in bundle.manifest.cuts},
+        local_tails = LocalTails(
+            lambda split: load_local_tail(files, split, backend=None, threads=1),
+            {cut.index: LocalTailCost(1, 1e-4) for cut in bundle.manifest.cuts},
             whole=heads.whole,
             memory_bytes=memory_bytes,
             loader=loader,
         )
         driver = Driver(
-            Models(bundle, heads, rests if goes_on else None),
+            Models(bundle, heads, local_tails if goes_on else None),
             Outside(
                 board=board,
                 account=account or Free(),
@@ -649,7 +655,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             settings=Settings(answer_within_s),
         )
         link.start()
-        made.append(Inside(parts, driver, link, planner, heads, rests, transport))
+        made.append(Inside(parts, driver, link, planner, heads, local_tails, transport))
         return made[-1]
 
     yield make

@@ -45,10 +45,10 @@ def test_memory_that_runs_out_while_frames_flow(rig: Any, large_pictures: Path) 
     log = device.log()
     assert "Traceback" not in log
     assert log.splitlines()[-1].startswith("edge-runtime: error: not enough memory; ")
-    books = ledger.read(device.config.parent / "state")
-    assert books is not None
-    assert books.reserved == {}
-    assert books.total.releases >= device.count("offloaded") > 0
+    ledger_state = ledger.read(device.config.parent / "state")
+    assert ledger_state is not None
+    assert ledger_state.reserved == {}
+    assert ledger_state.total.releases >= device.count("offloaded") > 0
 
 
 @pytest.mark.parametrize("limit_mb", range(150, 450, 50))

@@ -38,7 +38,7 @@ def main(address: str, key: str, server_key: str, root: str, interval: str, seco
             time.sleep(0.02)
         _drive(link, bundle, cut.index, payload, float(interval), float(seconds))
     finally:
-        link.end()
+        link.stop()
         transport.terminate()
 
 

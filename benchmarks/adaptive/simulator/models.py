@@ -11,7 +11,7 @@ from benchmarks.adaptive.simulator.board import BackgroundLoads
 from benchmarks.adaptive.simulator.clock import Clock
 from benchmarks.adaptive.simulator.scene import LOAD_RUNS, Scene
 from edge_runtime.config.config import DeviceTable
-from edge_runtime.inference.local_tails import RestCost, Rests, memory_bytes_of
+from edge_runtime.inference.local_tails import LocalTailCost, LocalTails, memory_bytes_of
 from edge_runtime.planner.prediction import SplitProfile
 
 LOCAL_TAIL_MEMORY_MB = next(
@@ -33,13 +33,13 @@ class VirtualModels:
         whole_s = scene.profile.local.head_s
         sizes = {tail.split: tail.tail_bytes for tail in scene.server.tails}
         costs = {
-            timing.split: RestCost(
+            timing.split: LocalTailCost(
                 memory_bytes_of(sizes[timing.split], timing.payload_bytes), max(0.0, whole_s - timing.head_s)
             )
             for timing in scene.profile.splits[:-1]
         }
         self._local_tails = (
-            Rests(
+            LocalTails(
                 lambda _: _Virtual(),
                 costs,
                 whole=_Virtual(),

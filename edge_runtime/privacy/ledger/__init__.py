@@ -1,17 +1,17 @@
-"""The privacy ledger: what this device has released since its first start, and what it still may."""
+"""The privacy ledger: releases of this device since its first start, and the budgets left."""
 
 from edge_runtime.privacy.ledger.account import Account, Paying
 from edge_runtime.privacy.ledger.amounts import Amount, epsilon_units, of_event
 from edge_runtime.privacy.ledger.ledger import Ledger, system_now
-from edge_runtime.privacy.ledger.state import Books, Limits, Now, Refusal
+from edge_runtime.privacy.ledger.state import LedgerState, Limits, Now, Refusal
 from edge_runtime.privacy.ledger.store import LedgerError, read
 
 __all__ = [
     "Account",
     "Amount",
-    "Books",
     "Ledger",
     "LedgerError",
+    "LedgerState",
     "Limits",
     "Now",
     "Paying",

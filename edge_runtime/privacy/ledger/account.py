@@ -9,7 +9,7 @@ from typing import Protocol
 
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.ledger import Ledger
-from edge_runtime.privacy.ledger.state import Books, Limits, Refusal
+from edge_runtime.privacy.ledger.state import LedgerState, Limits, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Account:
         return self._ledger.text if isinstance(self._ledger, Refusal) else self._ledger.trouble
 
     @property
-    def books(self) -> Books | None:
+    def ledger_state(self) -> LedgerState | None:
         """What was really charged, without the reserve; None without a ledger."""
         return None if isinstance(self._ledger, Refusal) else self._ledger.used
 
@@ -98,18 +98,18 @@ class Account:
         return Account(self._ledger, costs=costs, holders=self._holders)
 
     def limit(self, limits: Limits) -> None:
-        """Other budgets from now on; what was spent counts against them."""
+        """Other budgets from now on; earlier releases count against them."""
         if isinstance(self._ledger, Ledger):
             self._ledger.limit(limits)
 
     def close(self) -> None:
-        """Let go of the ledger; the last account gives back what was reserved. A second call does nothing."""
+        """Let go of the ledger; the last account gives the reserve back. A second call does nothing."""
         closed, self._closed = self._closed, True
         if not closed and self._holders.leaves():
             self.close_ledger()
 
     def close_ledger(self) -> None:
-        """Give back what was reserved now, whoever shares the ledger: nothing leaves any more."""
+        """Give the reserve back now, whoever shares the ledger: nothing leaves any more."""
         if isinstance(self._ledger, Ledger):
             self._ledger.close()
 
@@ -119,7 +119,7 @@ class Account:
         return self._ledger.refusal(self._costs[cut], subject)
 
     def _say(self, refusals: Mapping[int, Refusal], subject: str) -> None:
-        """Tell what is news: of the device's budgets once, of a subject's once for each subject."""
+        """Log new refusals: of the device's budgets once, of a subject's once for each subject."""
         whose = {cut: subject if refused.why in _PER_SUBJECT else _DEVICE for cut, refused in refusals.items()}
         news = sorted(cut for cut in refusals if cut not in self._said.get(whose[cut], frozenset()))
         if news:

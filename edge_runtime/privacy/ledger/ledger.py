@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -16,9 +15,9 @@ from pathlib import Path
 from edge_runtime.privacy.ledger import state as pure
 from edge_runtime.privacy.ledger import store
 from edge_runtime.privacy.ledger.amounts import Amount, as_float
-from edge_runtime.privacy.ledger.state import Books, Limits, Now, Refusal
-from edge_runtime.privacy.ledger.store import LedgerError, SlotFile
-from split_model.errors import NotAllowedError, OutputError
+from edge_runtime.privacy.ledger.state import LedgerState, Limits, Now, Refusal
+from edge_runtime.privacy.ledger.store import LedgerError, LedgerStore
+from split_model.errors import OutputError
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def system_now() -> Callable[[], Now]:
 class Ledger:
     """Open it with `open_in`, `charge` before every release, `close` at the end. Safe from several threads.
 
-    What is on the disk is at least what was charged: releases are paid from a block, one for each subject, that was
+    The total on the disk is never below the charges: releases are paid from a block, one for each subject, that was
     written and synced before. `close` gives the rest of the blocks back; a crash forfeits it. With ``ahead``, an
     executor of one thread, the next block is written there before the last one is used up, and no frame waits for
     the disk: while it is being written, the slot that is whole holds the old block, which is all that is paid from.
@@ -49,7 +48,7 @@ class Ledger:
 
     def __init__(
         self,
-        file: SlotFile,
+        file: LedgerStore,
         lock: int,
         limits: Limits,
         now: Callable[[], Now],
@@ -67,7 +66,7 @@ class Ledger:
         stored = file.load()
         if (lost := pure.total_of(stored.reserved)) != Amount():
             log.warning(
-                "the last run did not give back what it had reserved; "
+                "the last run did not give its reserve back; "
                 "%d releases, whole-input epsilon %.6g together, "
                 "count as made",
                 lost.releases,
@@ -94,13 +93,13 @@ class Ledger:
         Raises `NotAllowedError` while another program has it, `LedgerError` where it is lost or damaged, and
         `OutputError` where the disk does not take it.
         """
-        lock = _lock(state)
+        lock = store.take_lock(state)
         try:
-            if not store.slots_path(state).exists():
-                store.create(state, pure.new_books(now(), since_unix_s=int(unix_s())))
-                log.warning("%s: first start, a new privacy ledger begins at zero", store.slots_path(state))
+            if not store.store_path(state).exists():
+                store.create(state, pure.new_state(now(), since_unix_s=int(unix_s())))
+                log.warning("%s: first start, a new privacy ledger begins at zero", store.store_path(state))
             store.mark(state)
-            file = SlotFile(store.slots_path(state))
+            file = LedgerStore(store.store_path(state))
             try:
                 return cls(file, lock, limits, now, ahead=ahead)
             except BaseException:
@@ -119,7 +118,7 @@ class Ledger:
             raise
 
     @property
-    def used(self) -> Books:
+    def used(self) -> LedgerState:
         """What was really charged, without the reserve."""
         with self._guard:
             return self._used
@@ -131,7 +130,7 @@ class Ledger:
             return "" if self._broken is None else self._broken.text
 
     def limit(self, limits: Limits) -> None:
-        """Other budgets from now on; what was spent counts against them."""
+        """Other budgets from now on; earlier releases count against them."""
         with self._guard:
             self._limits = limits
 
@@ -151,7 +150,7 @@ class Ledger:
                 if refused is not None:
                     self._note_age(current)
                     return refused
-                # In a new window the old blocks are not paid for: what is on the disk counts them for the old.
+                # In a new window the old blocks are not paid for: on the disk they count for the old one.
                 window_began = current is not aged
                 if not window_began and self._reserves.get(subject, Amount()).covers(cost):
                     break
@@ -200,8 +199,8 @@ class Ledger:
             self._under_way = False  # nobody is there who would say that it is over
             raise
 
-    def _write_ahead(self, used: Books, reserves: dict[str, Amount]) -> None:
-        """In the executor's thread: write what was bought when ``used`` was all that had been charged."""
+    def _write_ahead(self, used: LedgerState, reserves: dict[str, Amount]) -> None:
+        """In the executor's thread: write blocks that were bought when ``used`` was the charged total."""
         try:
             failed = self._broken or self._store(pure.with_reserves(used, reserves))
             with self._guard:
@@ -224,7 +223,7 @@ class Ledger:
                 self._under_way = False
                 self._guard.notify_all()
 
-    def _note_age(self, current: Books) -> None:
+    def _note_age(self, current: LedgerState) -> None:
         """While a window is spent nothing else is written, and its age would be lost with the power."""
         window_s = self._limits.window_s
         if window_s is None or self._under_way:
@@ -234,15 +233,15 @@ class Ledger:
             self._reserves = {}
             self._write(current)
 
-    def _write(self, books: Books) -> Refusal | None:
+    def _write(self, ledger_state: LedgerState) -> Refusal | None:
         if self._broken is None:
-            self._broken = self._store(books)
-            self._noted_age_s = books.window_age_s
+            self._broken = self._store(ledger_state)
+            self._noted_age_s = ledger_state.window_age_s
         return self._broken
 
-    def _store(self, books: Books) -> Refusal | None:
+    def _store(self, ledger_state: LedgerState) -> Refusal | None:
         try:
-            self._file.store(books)
+            self._file.store(ledger_state)
         except (OSError, LedgerError) as error:
             # After a failed sync nobody knows what the disk holds; only opening it anew can tell.
             why = (error.strerror if isinstance(error, OSError) else None) or error
@@ -252,23 +251,3 @@ class Ledger:
 
 def _unwritable(why: str) -> Refusal:
     return Refusal("ledger", f"the privacy ledger cannot be written ({why}); nothing leaves until the next start")
-
-
-def _lock(state: Path) -> int:
-    folder = store.slots_path(state).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: {error.strerror}", remedy="make device.state a folder that this program may write to"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise NotAllowedError(
-            f"{folder}: another edge-runtime has the privacy ledger",
-            remedy="stop it, or give this one its own device.state",
-        ) from None
-    return lock

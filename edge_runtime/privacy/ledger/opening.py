@@ -1,4 +1,4 @@
-"""Opens the ledger of a device as an `Account`: what it has left, and what a frame takes of that."""
+"""Opens the ledger of a device as an `Account`, with the cost of a frame at each cut."""
 
 from __future__ import annotations
 
@@ -53,20 +53,24 @@ def open_account(
         ledger = Ledger.open_in(state, limits, now=now, ahead=ahead)
     except (LedgerError, OutputError) as error:
         log.error("%s", error)  # noqa: TRY400  one line; the cause is in it
-        return Account(Refusal("ledger", "the privacy ledger could not be opened"), costs=costs)
+        return Account(Refusal("ledger", f"the privacy ledger could not be opened: {error.problem}"), costs=costs)
     _say(ledger, limits, sorted(set(subjects)), costs)
     return Account(ledger, costs=costs)
 
 
 def _say(ledger: Ledger, limits: Limits, subjects: Sequence[str], costs: Mapping[int, Amount]) -> None:
-    books = ledger.used
-    log.info("privacy ledger: whole-input epsilon %.6g spent since its beginning", as_float(books.total.epsilon))
-    if not lefts(books, limits, subjects[0]):
+    ledger_state = ledger.used
+    log.info(
+        "privacy ledger: whole-input epsilon %.6g spent since its beginning", as_float(ledger_state.total.epsilon)
+    )
+    if not lefts(ledger_state, limits, subjects[0]):
         log.warning("privacy.whole_input_budget is 'unlimited': the ledger counts, and stops nothing")
         return
-    told = {name: left for subject in subjects for _, name, left in lefts(books, limits, subject)}
+    told = {name: left for subject in subjects for _, name, left in lefts(ledger_state, limits, subject)}
     for name, left in told.items():
         log.info("%s: %.6g left", name, as_float(max(0, left)))
     for cut, cost in costs.items():
-        if (frames := min(affordable(books, cost, subject, limits) for subject in subjects)) < limits.block_frames:
+        if (
+            frames := min(affordable(ledger_state, cost, subject, limits) for subject in subjects)
+        ) < limits.block_frames:
             log.warning("cut %d: no more than %d frames can be paid for now", cut, frames)

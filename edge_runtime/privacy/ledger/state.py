@@ -32,7 +32,7 @@ class Now(msgspec.Struct, frozen=True):
     boot_s: float
 
 
-class Books(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LedgerState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the ledger knows. Amounts include ``reserved``, by subject, which is for releases still to come.
 
     ``since_unix_s``: when the ledger was made, as the wall clock said, for people only. ``at``: the moment of the
@@ -80,9 +80,9 @@ def total_of(reserves: Mapping[str, Amount]) -> Amount:
     return sum(reserves.values(), Amount())
 
 
-def new_books(now: Now, *, since_unix_s: int) -> Books:
+def new_state(now: Now, *, since_unix_s: int) -> LedgerState:
     """A ledger with nothing in it."""
-    return Books(
+    return LedgerState(
         since_unix_s=since_unix_s,
         total=Amount(),
         subjects={},
@@ -95,58 +95,58 @@ def new_books(now: Now, *, since_unix_s: int) -> Books:
     )
 
 
-def opened(books: Books, now: Now) -> Books:
-    """The books at the start of a program: what the last one had reserved and not given back is spent."""
-    books = advanced(books, now)
-    return msgspec.structs.replace(books, reserved={}, run_at=now, run_epsilon=books.total.epsilon)
+def opened(state: LedgerState, now: Now) -> LedgerState:
+    """The state at the start of a program: the reserve that the last one did not give back is spent."""
+    state = advanced(state, now)
+    return msgspec.structs.replace(state, reserved={}, run_at=now, run_epsilon=state.total.epsilon)
 
 
-def advanced(books: Books, now: Now) -> Books:
-    """The same books at a later moment: the window has aged by what the boot clock measured, and not by more."""
-    elapsed_s = now.boot_s - books.at.boot_s if now.boot_id == books.at.boot_id else 0.0
+def advanced(state: LedgerState, now: Now) -> LedgerState:
+    """The same state at a later moment: the window has aged by what the boot clock measured, and not by more."""
+    elapsed_s = now.boot_s - state.at.boot_s if now.boot_id == state.at.boot_id else 0.0
     # A boot clock that goes back is a virtual machine taken back to a snapshot; that is no time passed.
-    return msgspec.structs.replace(books, window_age_s=books.window_age_s + max(0.0, elapsed_s), at=now)
+    return msgspec.structs.replace(state, window_age_s=state.window_age_s + max(0.0, elapsed_s), at=now)
 
 
-def rolled(books: Books, limits: Limits) -> Books:
-    """The same books, with a new window where the old one is over."""
-    if limits.window_s is None or books.window_age_s < limits.window_s:
-        return books
-    return msgspec.structs.replace(books, window_epsilon=0, window_age_s=0.0)
+def rolled(state: LedgerState, limits: Limits) -> LedgerState:
+    """The same state, with a new window where the old one is over."""
+    if limits.window_s is None or state.window_age_s < limits.window_s:
+        return state
+    return msgspec.structs.replace(state, window_epsilon=0, window_age_s=0.0)
 
 
-def added(books: Books, amount: Amount, subject: str) -> Books:
-    """The same books with an amount more, for the device, the subject and the window."""
-    known = books.subjects.get(subject, Amount())
+def added(state: LedgerState, amount: Amount, subject: str) -> LedgerState:
+    """The same state with an amount more, for the device, the subject and the window."""
+    known = state.subjects.get(subject, Amount())
     return msgspec.structs.replace(
-        books,
-        total=books.total + amount,
-        subjects=books.subjects | {subject: known + amount},
-        window_epsilon=books.window_epsilon + amount.epsilon,
-        window_age_s=books.window_age_s if books.window_epsilon else 0.0,  # it begins with its first release
+        state,
+        total=state.total + amount,
+        subjects=state.subjects | {subject: known + amount},
+        window_epsilon=state.window_epsilon + amount.epsilon,
+        window_age_s=state.window_age_s if state.window_epsilon else 0.0,  # it begins with its first release
     )
 
 
-def lefts(books: Books, limits: Limits, subject: str) -> list[tuple[Why, str, int]]:
+def lefts(state: LedgerState, limits: Limits, subject: str) -> list[tuple[Why, str, int]]:
     """What each budget has left, in units, with its name for people."""
     left: list[tuple[Why, str, int]] = []
     if limits.budget is not None:
-        left.append(("budget", "privacy.whole_input_budget", limits.budget - books.total.epsilon))
+        left.append(("budget", "privacy.whole_input_budget", limits.budget - state.total.epsilon))
     if limits.subject_budget is not None:
-        spent = books.subjects.get(subject, Amount()).epsilon
+        spent = state.subjects.get(subject, Amount()).epsilon
         left.append(("subject", f"privacy.subject_budget of {subject!r}", limits.subject_budget - spent))
     if limits.window_budget is not None:
-        left.append(("window", "privacy.window_budget", limits.window_budget - books.window_epsilon))
+        left.append(("window", "privacy.window_budget", limits.window_budget - state.window_epsilon))
     return left
 
 
-def refusal(books: Books, cost: Amount, subject: str, limits: Limits) -> Refusal | None:
-    """Why a release may not be made, or None. ``books`` without a reserve, and `rolled`."""
-    if subject not in books.subjects and len(books.subjects) >= MAX_SUBJECTS:
+def refusal(state: LedgerState, cost: Amount, subject: str, limits: Limits) -> Refusal | None:
+    """Why a release may not be made, or None. ``state`` without a reserve, and `rolled`."""
+    if subject not in state.subjects and len(state.subjects) >= MAX_SUBJECTS:
         return Refusal("subjects", f"the ledger has {MAX_SUBJECTS} subjects and no place for {subject!r}")
-    if cost.unprotected and lefts(books, limits, subject):
+    if cost.unprotected and lefts(state, limits, subject):
         return Refusal("unprotected", "features without protection have no finite epsilon, and a budget is set")
-    for why, name, left in lefts(books, limits, subject):
+    for why, name, left in lefts(state, limits, subject):
         if cost.epsilon > left:
             return Refusal(
                 why,
@@ -156,28 +156,28 @@ def refusal(books: Books, cost: Amount, subject: str, limits: Limits) -> Refusal
     return None
 
 
-def affordable(books: Books, cost: Amount, subject: str, limits: Limits) -> int:
+def affordable(state: LedgerState, cost: Amount, subject: str, limits: Limits) -> int:
     """How many releases to reserve at once: a block, or what the budgets have left; 0 only after a `refusal`."""
-    fits = [left // cost.epsilon for _, _, left in lefts(books, limits, subject)] if cost.epsilon else []
+    fits = [left // cost.epsilon for _, _, left in lefts(state, limits, subject)] if cost.epsilon else []
     return max(0, min([limits.block_frames, *fits]))
 
 
-def with_reserves(books: Books, reserves: Mapping[str, Amount]) -> Books:
-    """The books as they are written before the releases are made that ``reserves`` pay for, by subject."""
+def with_reserves(state: LedgerState, reserves: Mapping[str, Amount]) -> LedgerState:
+    """The state as it is written before the releases are made that ``reserves`` pay for, by subject."""
     for subject, amount in reserves.items():
-        books = added(books, amount, subject)
-    return msgspec.structs.replace(books, reserved=dict(reserves))
+        state = added(state, amount, subject)
+    return msgspec.structs.replace(state, reserved=dict(reserves))
 
 
 def bought(
-    books: Books, cost: Amount, subject: str, limits: Limits, others: Mapping[str, Amount]
+    state: LedgerState, cost: Amount, subject: str, limits: Limits, others: Mapping[str, Amount]
 ) -> dict[str, Amount]:
     """The reserves after a block for one subject was added to those of ``others``, which go where money is short.
 
-    ``books`` without a reserve. At least one release is paid for, as there was no `refusal`.
+    ``state`` without a reserve. At least one release is paid for, as there was no `refusal`.
     """
     kept = dict([(name, amount) for name, amount in others.items() if name != subject][1 - MAX_RESERVES :])
-    frames = affordable(with_reserves(books, kept), cost, subject, limits)
+    frames = affordable(with_reserves(state, kept), cost, subject, limits)
     if frames < 1:
-        kept, frames = {}, affordable(books, cost, subject, limits)
+        kept, frames = {}, affordable(state, cost, subject, limits)
     return kept | {subject: cost * frames}

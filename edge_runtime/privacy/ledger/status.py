@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from edge_runtime.privacy.ledger.amounts import Amount, as_float
-from edge_runtime.privacy.ledger.state import Books, Limits, Now, advanced, rolled, total_of
+from edge_runtime.privacy.ledger.state import LedgerState, Limits, Now, advanced, rolled, total_of
 from split_model.privacy.conversion import epsilon_at_delta
 
 #: The δ of the (ε, δ) figure: the chance with which its ε may fail to hold.
@@ -59,23 +59,23 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     window: WindowStatus | None
 
 
-def ledger_status(books: Books, limits: Limits, now: Now) -> LedgerStatus:
-    """The books as read from the disk, against the config's limits."""
-    rate = _rate(books)
-    current = rolled(advanced(books, now), limits)
+def ledger_status(state: LedgerState, limits: Limits, now: Now) -> LedgerStatus:
+    """The state as read from the disk, against the config's limits."""
+    rate = _rate(state)
+    current = rolled(advanced(state, now), limits)
     subjects = {}
     if limits.subject_budget is not None:
         subjects = {
-            name: _left(limits.subject_budget, amount.epsilon, rate if list(books.reserved) == [name] else None)
-            for name, amount in books.subjects.items()
+            name: _left(limits.subject_budget, amount.epsilon, rate if list(state.reserved) == [name] else None)
+            for name, amount in state.subjects.items()
         }
     return LedgerStatus(
-        since_unix_s=books.since_unix_s,
-        spent=_amount(books.total),
-        reserved=_amount(total_of(books.reserved)),
-        subjects={name: _amount(amount) for name, amount in books.subjects.items()},
+        since_unix_s=state.since_unix_s,
+        spent=_amount(state.total),
+        reserved=_amount(total_of(state.reserved)),
+        subjects={name: _amount(amount) for name, amount in state.subjects.items()},
         rate_per_s=rate,
-        lifetime=None if limits.budget is None else _left(limits.budget, books.total.epsilon, rate),
+        lifetime=None if limits.budget is None else _left(limits.budget, state.total.epsilon, rate),
         subject_budgets=subjects,
         window=_window(current, limits),
     )
@@ -93,11 +93,11 @@ def _amount(amount: Amount) -> AmountStatus:
     )
 
 
-def _rate(books: Books) -> float | None:
-    ran_s = books.at.boot_s - books.run_at.boot_s
-    if books.at.boot_id != books.run_at.boot_id or ran_s < _LEAST_RUN_S:
+def _rate(state: LedgerState) -> float | None:
+    ran_s = state.at.boot_s - state.run_at.boot_s
+    if state.at.boot_id != state.run_at.boot_id or ran_s < _LEAST_RUN_S:
         return None
-    return as_float(books.total.epsilon - total_of(books.reserved).epsilon - books.run_epsilon) / ran_s
+    return as_float(state.total.epsilon - total_of(state.reserved).epsilon - state.run_epsilon) / ran_s
 
 
 def _left(budget: int, spent: int, rate: float | None) -> LeftStatus:
@@ -105,13 +105,13 @@ def _left(budget: int, spent: int, rate: float | None) -> LeftStatus:
     return LeftStatus(budget=as_float(budget), left=left, spent_in_s=left / rate if rate else None)
 
 
-def _window(books: Books, limits: Limits) -> WindowStatus | None:
+def _window(state: LedgerState, limits: Limits) -> WindowStatus | None:
     if limits.window_s is None or limits.window_budget is None:
         return None
     return WindowStatus(
         budget=as_float(limits.window_budget),
-        left=as_float(max(0, limits.window_budget - books.window_epsilon)),
-        next_in_s=limits.window_s - books.window_age_s if books.window_epsilon else 0.0,
+        left=as_float(max(0, limits.window_budget - state.window_epsilon)),
+        next_in_s=limits.window_s - state.window_age_s if state.window_epsilon else 0.0,
     )
 
 

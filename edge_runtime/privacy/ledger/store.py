@@ -1,7 +1,7 @@
-"""The ledger's file: two preallocated slots, each a whole copy of the books with a sequence number and a checksum.
+"""The ledger's file: two preallocated slots, each a whole copy of the state with a sequence number and a checksum.
 
 A change is written to the older slot and synced, then to the other and synced. So at every moment at least one
-slot is whole and states no less than what was released: while one is being written the other holds; at rest both
+slot is whole and states no less than the releases: while one is being written the other holds; at rest both
 do, and either may rot. Neither write needs new blocks on the disk, so a full disk stops nothing.
 
     ledger/slots     slot 0 at byte 0, slot 1 at byte 16384, each: magic, sequence number, length, SHA-256, JSON
@@ -12,6 +12,7 @@ do, and either may rot. Neither write needs new blocks on the disk, so a full di
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -21,9 +22,10 @@ from pathlib import Path
 
 import msgspec
 
-from edge_runtime.privacy.ledger.state import Books
-from split_model.errors import MissingInputError, OutputError, SplitModelError
+from edge_runtime.privacy.ledger.state import LedgerState
+from split_model.errors import MissingInputError, NotAllowedError, OutputError, SplitModelError
 from split_model.service.atomic_file import sync_folder, write_atomically
+from split_model.service.state_folder import make_state_folder
 
 SLOT_BYTES = 16 << 10
 FILE_BYTES = 2 * SLOT_BYTES
@@ -33,12 +35,12 @@ _MARKER_TEXT = "A privacy ledger was made here. Without ledger/slots beside this
 
 
 class LedgerError(SplitModelError, ValueError):
-    """A ledger that is lost or damaged, so that nobody knows what was spent (65). Nothing is released."""
+    """A ledger that is lost or damaged, so that the spent budget is unknown (65). Nothing is released."""
 
     exit_code = os.EX_DATAERR
 
 
-def slots_path(state: Path) -> Path:
+def store_path(state: Path) -> Path:
     """Where the slots of the ledger in a state folder are."""
     return state / "ledger" / "slots"
 
@@ -48,24 +50,24 @@ def marker_path(state: Path) -> Path:
     return state / "ledger-started"
 
 
-def encode(books: Books, sequence: int) -> bytes:
+def encode(ledger_state: LedgerState, sequence: int) -> bytes:
     """One slot's bytes; at most `SLOT_BYTES`."""
-    body = json.dumps(msgspec.to_builtins(books), separators=(",", ":")).encode()
+    body = json.dumps(msgspec.to_builtins(ledger_state), separators=(",", ":")).encode()
     record = _HEAD.pack(_MAGIC, sequence, len(body), _digest(sequence, body)) + body
     if len(record) > SLOT_BYTES:
         raise LedgerError(
-            f"the books take {len(record)} bytes and a slot has {SLOT_BYTES}", remedy="use fewer subjects"
+            f"the ledger's state takes {len(record)} bytes and a slot has {SLOT_BYTES}", remedy="use fewer subjects"
         )
     return record
 
 
-def decode(image: bytes) -> tuple[int, Books] | None:
-    """The newest whole slot of a file's bytes: its sequence number and the books; None where there is none."""
+def decode(image: bytes) -> tuple[int, LedgerState] | None:
+    """The newest whole slot of a file's bytes: sequence number and ledger state; None where there is none."""
     found = [slot for at in (0, SLOT_BYTES) if (slot := _decode_slot(image[at : at + SLOT_BYTES])) is not None]
     return max(found, key=lambda slot: slot[0], default=None)
 
 
-def _decode_slot(slot: bytes) -> tuple[int, Books] | None:
+def _decode_slot(slot: bytes) -> tuple[int, LedgerState] | None:
     if len(slot) < _HEAD.size:
         return None
     magic, sequence, length, digest = _HEAD.unpack_from(slot)
@@ -73,7 +75,7 @@ def _decode_slot(slot: bytes) -> tuple[int, Books] | None:
     if magic != _MAGIC or len(body) != length or _digest(sequence, body) != digest:
         return None
     try:
-        return sequence, msgspec.convert(json.loads(body), Books)
+        return sequence, msgspec.convert(json.loads(body), LedgerState)
     except (ValueError, msgspec.ValidationError):
         return None
 
@@ -82,7 +84,7 @@ def _digest(sequence: int, body: bytes) -> bytes:
     return hashlib.sha256(_MAGIC + struct.pack("<QI", sequence, len(body)) + body).digest()
 
 
-class SlotFile:
+class LedgerStore:
     """The file, open for writing. ``pwrite`` and ``fsync`` are handed in, so that tests can cut them short."""
 
     def __init__(
@@ -97,23 +99,23 @@ class SlotFile:
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
-    def load(self) -> Books:
-        """The books; raises `LedgerError` where no slot is valid. Makes sure of the file's place on the disk."""
+    def load(self) -> LedgerState:
+        """Read the newest slot and reserve the file's place on the disk. Raises `LedgerError` if none is valid."""
         newest = decode(os.pread(self._file, FILE_BYTES, 0))
         if newest is None:
             raise LedgerError(
-                f"{self._path}: no slot of the privacy ledger is valid, so nobody knows what was spent",
+                f"{self._path}: no slot of the privacy ledger is valid, so the spent budget is unknown",
                 remedy="restore the file, or give the device a new state folder if its data have never left it",
             )
         os.posix_fallocate(self._file, 0, FILE_BYTES)
-        self._sequence, books = newest
-        return books
+        self._sequence, ledger_state = newest
+        return ledger_state
 
-    def store(self, books: Books) -> None:
+    def store(self, ledger_state: LedgerState) -> None:
         """Write and sync both slots, in turn, the older one first. Raises OSError; nothing may leave after that."""
         for _ in range(2):
             sequence = self._sequence + 1
-            record = memoryview(encode(books, sequence))
+            record = memoryview(encode(ledger_state, sequence))
             offset = sequence % 2 * SLOT_BYTES
             while record:
                 written = self._pwrite(self._file, bytes(record), offset)
@@ -126,13 +128,40 @@ class SlotFile:
         os.close(self._file)
 
 
-def create(state: Path, books: Books) -> None:
+def take_lock(state: Path) -> int:
+    """Lock the ledger of a state folder; returns the descriptor that holds the lock.
+
+    Raises:
+        NotAllowedError: Another program has the ledger.
+        OutputError: The folder cannot be made or written.
+
+    """
+    folder = store_path(state).parent
+    try:
+        make_state_folder(folder)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: {error.strerror}", remedy="make device.state a folder that this program may write to"
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise NotAllowedError(
+            f"{folder}: another edge-runtime has the privacy ledger",
+            remedy="stop it, or give this one its own device.state",
+        ) from None
+    return lock
+
+
+def create(state: Path, ledger_state: LedgerState) -> None:
     """Make the file at a device's first start, whole or not at all; `LedgerError` if there was one before."""
-    path, marker = slots_path(state), marker_path(state)
+    path, marker = store_path(state), marker_path(state)
     if marker.exists():
         raise LedgerError(
-            f"{path}: the privacy ledger is gone ({marker.name} says there was one), so nobody knows what was "
-            "spent",
+            f"{path}: the privacy ledger is gone ({marker.name} says there was one), so the spent "
+            "budget is unknown",
             remedy="restore it from a backup",
         )
     fresh = path.with_suffix(".new")
@@ -141,7 +170,7 @@ def create(state: Path, books: Books) -> None:
         try:
             os.posix_fallocate(file, 0, FILE_BYTES)
             for sequence in (2, 3):
-                os.pwrite(file, encode(books, sequence), sequence % 2 * SLOT_BYTES)
+                os.pwrite(file, encode(ledger_state, sequence), sequence % 2 * SLOT_BYTES)
             os.fsync(file)
         finally:
             os.close(file)
@@ -164,12 +193,12 @@ def mark(state: Path) -> None:
     write_atomically(marker, _MARKER_TEXT.encode())
 
 
-def read(state: Path) -> Books | None:
-    """The books as last written, without a lock and without changing anything; None before a device's first start.
+def read(state: Path) -> LedgerState | None:
+    """Read the state as last written, without a lock and without a change; None before a device's first start.
 
-    Raises `LedgerError` where they are lost or damaged, `MissingInputError` where the file may not be read.
+    Raises `LedgerError` where it is lost or damaged, `MissingInputError` where the file may not be read.
     """
-    path = slots_path(state)
+    path = store_path(state)
     try:
         image = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which way of sharing the budget is best at a cut: every one is tried on the public calibration samples.
+"""Which variant of sharing the budget is best at a cut: every one is tried on the public calibration samples.
 
 The formula of `split_model.privacy.allocation` weighs noise energy by a gradient, which is a proxy. So each
 allocation is measured as well, at equal total budget: the samples go through head, release and tail, and the
@@ -80,8 +80,8 @@ def try_allocations(
     tail = open_interpreter(cut.tail, backend=options.backend)
     noisy = tail if noise_tail is None else open_interpreter(noise_tail, backend=options.backend)
     # The same bits for each: two allocations that come to the same epsilons get the same noise, and the same error.
-    ways = [
-        _Way(each, cut, calibration, options, np.random.default_rng((options.seed, cut.index)))
+    variants = [
+        _Variant(each, cut, calibration, options, np.random.default_rng((options.seed, cut.index)))
         for each in ALLOCATIONS
     ]
     chosen = samples[: options.samples]
@@ -89,11 +89,13 @@ def try_allocations(
     for features in _features(cut, chosen, options.backend):
         base = real_outputs(tail, features)
         spread.add(base)
-        for way in ways:
-            way.count(noisy, features, base, answer)
+        for variant in variants:
+            variant.count(noisy, features, base, answer)
     trials = tuple(
-        way.trial(relative_cost(way.allocation, channels, options.epsilon), spread, classes=answer is not None)
-        for way in ways
+        variant.trial(
+            relative_cost(variant.allocation, channels, options.epsilon), spread, classes=answer is not None
+        )
+        for variant in variants
     )
     return AllocationChoice(
         best=_best(trials),
@@ -114,7 +116,7 @@ def _best(trials: Sequence[AllocationTrial]) -> Allocation:
 
 
 def render(cuts: Sequence[Cut]) -> str:
-    """What each allocation costs at each cut, for a terminal; and in words where ``rank`` loses to ``uniform``."""
+    """Cost of each allocation at each cut, for a terminal, with the cuts where ``rank`` loses to ``uniform``."""
     tried = [(cut.index, cut.allocation) for cut in cuts if cut.allocation is not None]
     if not tried:
         return ""
@@ -150,8 +152,8 @@ def _listed(cuts: Sequence[int]) -> str:
     return f"cut {cuts[0]}" if len(cuts) == 1 else f"cuts {', '.join(map(str, cuts))}"
 
 
-class _Way:
-    """One allocation, and how it did so far."""
+class _Variant:
+    """One allocation, with its errors so far."""
 
     def __init__(
         self,

@@ -58,6 +58,15 @@ class Halves:
         answer = self.manifest.answer
         if answer is not None and answer.scores == "probabilities":
             return outputs
+        if answer is not None and answer.scores.startswith(
+            "multilabel"
+        ):  # how they share what one class would have
+            each = (
+                outputs if answer.scores.endswith("probabilities") else 1 / (1 + np.exp(-np.clip(outputs, -80, 80)))
+            )
+            shares: Floats = np.maximum(each, 1e-6)
+            shares /= shares.sum(axis=1, keepdims=True)
+            return shares
         raised: Floats = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         raised /= raised.sum(axis=1, keepdims=True)
         return raised

@@ -87,8 +87,8 @@ def _draw_noise(axes: Any, rows: Sequence[Row], name: str) -> None:
 
 
 def _draw_codebooks(axes: Any, rows: Sequence[Row], name: str) -> None:
-    books = sorted({(row.codebook.codewords, row.codebook.groups) for row in rows if row.codebook is not None})
-    for number, (codewords, groups) in enumerate(books):
+    sizes = sorted({(row.codebook.codewords, row.codebook.groups) for row in rows if row.codebook is not None})
+    for number, (codewords, groups) in enumerate(sizes):
         colour = _BOOK_COLOURS[number % len(_BOOK_COLOURS)]
         of_one = [
             row

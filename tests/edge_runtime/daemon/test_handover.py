@@ -23,7 +23,7 @@ from edge_runtime.daemon.handover import InForce, Reloader
 from edge_runtime.daemon.program import Program
 from edge_runtime.loop.counters import Counters
 from edge_runtime.privacy.ledger import read
-from edge_runtime.privacy.ledger.store import slots_path
+from edge_runtime.privacy.ledger.store import store_path
 from edge_runtime.service.reporter import Reporter
 from split_model.errors import BackendError, ConfigError
 from split_model.service.heartbeats import Heartbeats
@@ -177,17 +177,17 @@ def test_a_ledger_that_a_refused_reload_opened_can_be_opened_by_the_next(
     serve: Callable[..., Served], rig: Any
 ) -> None:
     served = serve()
-    lost = slots_path(served.config.device.state)
+    lost = store_path(served.config.device.state)
     served.in_force.close()
     whole = lost.read_bytes()
     lost.write_bytes(bytes(len(whole)))
     served = serve()
-    assert served.in_force.device.account.books is None
+    assert served.in_force.device.account.ledger_state is None
     lost.write_bytes(whole)
     refuse(served)
-    assert served.in_force.device.account.books is None
+    assert served.in_force.device.account.ledger_state is None
     assert served.reload(served.config) == ""
-    assert served.in_force.device.account.books is not None
+    assert served.in_force.device.account.ledger_state is not None
 
 
 def test_a_refused_reload_keeps_the_ledger_that_is_in_force(serve: Callable[..., Served]) -> None:

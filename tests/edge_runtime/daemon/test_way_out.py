@@ -115,7 +115,7 @@ def test_a_sink_that_hangs(rig: Any, tmp_path: Path) -> None:
             rig.server(), device_state="state", sink_path=str(pipe), source_interval_s=0.0, source_repeat=0
         )
         state = device.config.parent / "state"
-        device.until(lambda: (books := read(state)) is not None and books.reserved, "a block")
+        device.until(lambda: (ledger_state := read(state)) is not None and ledger_state.reserved, "a block")
         fill(pipe)
         time.sleep(2.0)  # by now it has a record to write
         assert stopped(device, state) == os.EX_SOFTWARE

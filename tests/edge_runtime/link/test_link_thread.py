@@ -78,7 +78,7 @@ def connect() -> Iterator[Callable[[str, bytes], Link]]:
 
     yield make
     for link, transport in made:
-        link.end()
+        link.stop()
         transport.terminate()
 
 
@@ -111,7 +111,7 @@ def test_a_reservation_is_given_back_whatever_became_of_the_link(
     link = connect(malicious.address, malicious.public)
     reservation = link.reserve(offloaded=True)
     reservation.send(request(1), memoryview(bytes(64)), due_at_s=time.monotonic() + 5.0)
-    link.end()
+    link.stop()
     assert reservation.wait(until_s=time.monotonic() + PATIENCE_S) is None
     for _ in range(2):
         reservation.release()

@@ -15,7 +15,7 @@ from edge_runtime.loop.capture_thread import CaptureThread
 from edge_runtime.loop.in_flight_limit import IN_FLIGHT, Admitted, limit_for
 from edge_runtime.planner.prediction import Prediction
 from edge_runtime.sources import Frame, Source
-from edge_runtime.sources.multiplexer import Intake
+from edge_runtime.sources.multiplexer import Multiplexer
 from split_model.errors import BackendError
 from split_model.service.heartbeats import Heartbeats
 
@@ -392,8 +392,8 @@ def test_of_a_live_source_the_newest_frame_is_taken() -> None:
                 yield Frame(0, str(given), (), None, 0.0)
                 time.sleep(0.001)
 
-    intake = Intake({"live": (Live(), "default")}, stopped=lambda: False)
-    captured = CaptureThread(intake, lambda: None)
+    multiplexer = Multiplexer({"live": (Live(), "default")}, stopped=lambda: False)
+    captured = CaptureThread(multiplexer, lambda: None)
     for _ in range(5):
         before = given
         taken = captured.take()
@@ -401,7 +401,7 @@ def test_of_a_live_source_the_newest_frame_is_taken() -> None:
         while given < before + 30:
             time.sleep(0.001)
     captured.close()
-    intake.close()
+    multiplexer.close()
 
 
 def test_what_a_source_raises_comes_out_after_its_frames() -> None:

@@ -1,4 +1,4 @@
-"""The strict release between real programs: a word leaves, its epsilon is spent, an answer comes."""
+"""The strict release between real programs: a codeword leaves, its epsilon is spent, an answer comes."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from edge_runtime.client import (
 from edge_runtime.local_api import framing
 from edge_runtime.sources import Answer, Wanted
 from edge_runtime.sources.local_socket import SocketSource, SocketTable
-from edge_runtime.sources.multiplexer import Intake
+from edge_runtime.sources.multiplexer import Multiplexer
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, ConfigError, OutputError, ProtocolError
 from split_model.interpreter import open_interpreter
@@ -60,24 +60,24 @@ class Loop(threading.Thread):
         self.go = threading.Event()
         self.go.set()
         self.source = SocketSource(SocketTable(path=path, **table), wanted or Wanted((SPEC,), model="twice"))
-        self.intake = Intake({"socket": (self.source, "me")}, stopped=self.stop.is_set)
+        self.multiplexer = Multiplexer({"socket": (self.source, "me")}, stopped=self.stop.is_set)
         self.names: list[str] = []
         self.start()
 
     def run(self) -> None:
-        for frame in self.intake:
+        for frame in self.multiplexer:
             self.go.wait(PATIENCE_S)
             self.names.append(frame.name)
             record = {"kind": "frame", "outcome": "local", "name": frame.name, "outputs": "left out"}
             if frame.name == "breaks":
                 record["error"] = "the model failed"
-            self.intake.answered(Answer(frame, record, [2 * tensor for tensor in frame.tensors]))
+            self.multiplexer.answered(Answer(frame, record, [2 * tensor for tensor in frame.tensors]))
 
     def end(self) -> None:
         self.stop.set()
         self.go.set()
         self.join(PATIENCE_S)
-        self.intake.close()
+        self.multiplexer.close()
         assert not self.is_alive()
 
 
@@ -699,7 +699,7 @@ def test_the_examples_of_the_documentation_run_word_by_word(rig: Any, parts: Any
         return words.replace("/run/edge-runtime", str(folder)).replace('group = "edge-clients"', "")
 
     config.write_text(tables + "\n".join(here(words) for words in configs))
-    popen, log = rig._start(folder, "edge_runtime", "run", "-c", str(config))
+    popen, log = rig.start_program(folder, "edge_runtime", "run", "-c", str(config))
     try:
         until((folder / "frames.sock").exists)
         records: list[str] = []

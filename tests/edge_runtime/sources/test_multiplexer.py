@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.sources import Answer, Frame, Source
-from edge_runtime.sources.multiplexer import Intake
+from edge_runtime.sources.multiplexer import Multiplexer
 
 PATIENCE_S = 20.0
 
@@ -58,42 +58,42 @@ class Scripted(Source):
         self.closed = True
 
 
-def make(sources: dict[str, Source], stop: threading.Event | None = None) -> Intake:
+def make(sources: dict[str, Source], stop: threading.Event | None = None) -> Multiplexer:
     event = stop or threading.Event()
-    return Intake({name: (source, f"of {name}") for name, source in sources.items()}, stopped=event.is_set)
+    return Multiplexer({name: (source, f"of {name}") for name, source in sources.items()}, stopped=event.is_set)
 
 
 def test_a_live_source_drops_all_but_the_latest_and_counts_them() -> None:
     live = Scripted([str(number) for number in range(100)], policy="latest")
-    intake = make({"cam": live})
-    stream = iter(intake)
+    multiplexer = make({"cam": live})
+    stream = iter(multiplexer)
     first = next(stream)  # starts it
     until(lambda: live.given == 100)
     rest = [found.name for found in stream]
     assert rest == ([] if first.name == "99" else ["99"])
-    assert intake.dropped == 100 - 1 - len(rest)
-    assert intake.counters_by_source() == {"cam": {"frames": 100, "dropped": intake.dropped}}
+    assert multiplexer.dropped == 100 - 1 - len(rest)
+    assert multiplexer.counters_by_source() == {"cam": {"frames": 100, "dropped": multiplexer.dropped}}
 
 
 def test_nothing_is_lost_of_a_source_that_waits() -> None:
     source = Scripted([str(number) for number in range(50)], queue_frames=3)
-    intake = make({"line": source})
+    multiplexer = make({"line": source})
     names = []
-    for found in intake:
+    for found in multiplexer:
         names.append(found.name)
         time.sleep(0.001)
         assert source.given <= len(names) + 3
     assert names == source.names
-    assert intake.dropped == 0
+    assert multiplexer.dropped == 0
 
 
 def test_frames_say_where_they_are_from_and_their_source_hears_of_them() -> None:
     sources = {"a": Scripted(["a0", "a1"]), "b": Scripted(["b0"])}
-    intake = make(sources)
+    multiplexer = make(sources)
     found = []
-    for taken in intake:
+    for taken in multiplexer:
         found.append(taken)
-        intake.answered(Answer(taken, {}))
+        multiplexer.answered(Answer(taken, {}))
     assert [taken.index for taken in found] == [0, 1, 2]
     assert {(taken.name, taken.source, taken.subject) for taken in found} == {
         ("a0", "a", "of a"),
@@ -101,7 +101,7 @@ def test_frames_say_where_they_are_from_and_their_source_hears_of_them() -> None
         ("b0", "b", "of b"),
     }
     assert (sources["a"].heard, sources["b"].heard) == (["a0", "a1"], ["b0"])
-    intake.close()
+    multiplexer.close()
     assert sources["a"].closed
     assert sources["b"].closed
 
@@ -109,20 +109,20 @@ def test_frames_say_where_they_are_from_and_their_source_hears_of_them() -> None
 def test_no_source_keeps_another_one_waiting() -> None:
     busy = Scripted([f"busy{number}" for number in range(1000)], queue_frames=50)
     rare = Scripted(["rare"])
-    intake = make({"busy": busy, "rare": rare})
-    stream = iter(intake)
+    multiplexer = make({"busy": busy, "rare": rare})
+    stream = iter(multiplexer)
     names = [next(stream).name]
     until(lambda: rare.given == 1 and busy.given >= 49)
     assert "rare" in names + [next(stream).name for _ in range(2)]
-    intake.close()
+    multiplexer.close()
 
 
 def test_what_was_accepted_before_the_stop_is_handed_out() -> None:
     stop = threading.Event()
     source = Scripted([str(number) for number in range(5)], queue_frames=10, ends=False)
     live = Scripted(["live"], policy="latest", ends=False)
-    intake = make({"line": source, "live": live}, stop)
-    stream = iter(intake)
+    multiplexer = make({"line": source, "live": live}, stop)
+    stream = iter(multiplexer)
     names = [next(stream).name]
     until(lambda: source.given == 5 and live.given == 1)
     stop.set()
@@ -167,13 +167,13 @@ def test_a_stuck_source_is_left_behind_once_all_are_to_end(fails: bool, caplog: 
     stop, clock = threading.Event(), Clock()
     stuck, other = Hanging(["s0"]), Scripted(["o0", "o1"], queue_frames=2, ends=fails)
     other.error = OSError("gone for good") if fails else None
-    intake = Intake({"stuck": (stuck, "a"), "other": (other, "b")}, stopped=stop.is_set, now=clock)
+    multiplexer = Multiplexer({"stuck": (stuck, "a"), "other": (other, "b")}, stopped=stop.is_set, now=clock)
     names: list[str] = []
     errors: list[OSError] = []
 
     def take() -> None:
         try:
-            names.extend(found.name for found in intake)
+            names.extend(found.name for found in multiplexer)
         except OSError as error:
             errors.append(error)
 
@@ -191,7 +191,7 @@ def test_a_stuck_source_is_left_behind_once_all_are_to_end(fails: bool, caplog: 
     assert sorted(names) == ["o0", "o1", "s0"]
     assert len(errors) == fails
     assert "source stuck does not stop" in caplog.text
-    intake.close()
+    multiplexer.close()
     assert (stuck.closed, other.closed) == (False, True)  # its thread still uses it
     stuck.let_go.set()
     until(lambda: all(thread.name != "source-stuck" for thread in threading.enumerate()))
@@ -199,9 +199,9 @@ def test_a_stuck_source_is_left_behind_once_all_are_to_end(fails: bool, caplog: 
 
 def test_closing_ends_threads_whose_frames_nobody_takes() -> None:
     before = threading.active_count()
-    intake = make({"a": Scripted(["0", "1", "2"]), "b": Scripted([], ends=False)})
-    next(iter(intake))
-    intake.close()
+    multiplexer = make({"a": Scripted(["0", "1", "2"]), "b": Scripted([], ends=False)})
+    next(iter(multiplexer))
+    multiplexer.close()
     assert threading.active_count() == before
 
 
@@ -215,8 +215,8 @@ def test_dear_frames_are_made_only_if_they_are_taken() -> None:
                 self.given += 1
 
     lazy = Lazy([str(number) for number in range(20)], policy="latest")
-    intake = make({"cam": lazy})
-    stream = iter(intake)
+    multiplexer = make({"cam": lazy})
+    stream = iter(multiplexer)
     taken = [next(stream).name]
     until(lambda: lazy.given == 20)
     taken += [found.name for found in stream]
@@ -229,11 +229,11 @@ def test_every_frame_is_handed_out_or_counted_as_dropped(shapes: list[tuple[str,
         str(number): Scripted([str(i) for i in range(count)], policy=policy, queue_frames=queue)
         for number, (policy, count, queue) in enumerate(shapes[:4])
     }
-    intake = make(dict(sources))
+    multiplexer = make(dict(sources))
     handed: dict[str, list[int]] = {name: [] for name in sources}
-    for taken in intake:
+    for taken in multiplexer:
         handed[taken.source].append(int(taken.name))
-    for name, counters in intake.counters_by_source().items():
+    for name, counters in multiplexer.counters_by_source().items():
         assert counters["frames"] == len(sources[name].names) == len(handed[name]) + counters["dropped"]
         assert handed[name] == sorted(set(handed[name]))
         if sources[name].policy == "all":
@@ -254,9 +254,9 @@ class Stuck(Scripted):
 
 def test_a_source_that_hangs_keeps_nobody_from_ending(caplog: pytest.LogCaptureFixture) -> None:
     stuck, good = Stuck(), Scripted(["a", "b"], ends=False)
-    intake = make({"stuck": stuck, "good": good})
-    assert next(iter(intake)).name == "a"
-    intake.close(timeout_s=0.2)
+    multiplexer = make({"stuck": stuck, "good": good})
+    assert next(iter(multiplexer)).name == "a"
+    multiplexer.close(timeout_s=0.2)
     assert (good.closed, stuck.closed) == (True, False)  # what a thread still uses stays open
     assert "thread source-stuck does not end" in caplog.text
     stuck.release.set()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +22,8 @@ import pytest
 from PIL import Image
 
 from edge_runtime.sources import Answer, Frame, Wanted
-from edge_runtime.sources.answered_files import Memory
-from edge_runtime.sources.watched_folder import Watched, WatchTable
+from edge_runtime.sources.answered_files import AnsweredFiles
+from edge_runtime.sources.watched_folder import WatchedFolder, WatchTable
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import MissingInputError, OutputError
 
@@ -41,6 +41,11 @@ class Clock:
         self.now_s += seconds
 
 
+def stamp_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
 class Watch:
     """The source with the test's clock; `look` takes what there is to take for so many seconds, and answers it."""
 
@@ -53,9 +58,12 @@ class Watch:
         self.wanted = Wanted((SPEC,), preprocess=prepare, state=root / "state")
         self.source = self.open()
 
-    def open(self) -> Watched:
-        opened = self.table.open(self.wanted)
-        return Watched(self.table, self.wanted, opened._memory, now=self.clock.now, sleep=self.clock.sleep)
+    def open(self) -> WatchedFolder:
+        self.table.check(self.wanted)
+        self.answered_files = AnsweredFiles(self.memory_path())
+        return WatchedFolder(
+            self.table, self.wanted, self.answered_files, now=self.clock.now, sleep=self.clock.sleep
+        )
 
     def memory_path(self) -> Path:
         """Where the source remembers what was answered, as its documentation says."""
@@ -97,7 +105,38 @@ def test_each_file_is_answered_once_oldest_first(watch: Watch) -> None:
     assert watch.look() == []
     watch.picture("d.png")
     assert watch.look() == ["d.png"]
-    assert watch.source.counters() == {"files": 4, "unreadable": 0, "vanished": 0}
+    assert watch.source.counters() == {"files": 4, "unreadable": 0, "vanished": 0, "passed_over": 1}
+
+
+def test_pictures_of_other_endings_and_of_none_are_answered(watch: Watch) -> None:
+    for age, name in enumerate(["a.jfif", "b.gif", "c.avif", "d"]):
+        image = Image.new("RGB", (8, 8), (9, 9, 9))
+        image.save(watch.folder / name, {".gif": "GIF", ".avif": "AVIF"}.get(Path(name).suffix, "JPEG"))
+        os.utime(watch.folder / name, (1000 + age, 1000 + age))
+    assert watch.look() == ["a.jfif", "b.gif", "c.avif", "d"]
+    assert watch.look() == []
+    assert watch.source.counters()["passed_over"] == 0
+
+
+def test_each_file_that_is_passed_over_is_counted_once_and_each_ending_told_once(
+    watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch.picture("a.png")
+    for name in ("b.mp4", "c.mp4", "d"):
+        (watch.folder / name).write_text("no picture")
+    assert watch.look() == ["a.png"]
+    (watch.folder / "e.mp4").write_text("no picture")
+    assert watch.look() == []
+    assert watch.source.counters()["passed_over"] == 4
+    (told,) = caplog.messages
+    assert "3 passed over (2 .mp4, 1 without an ending; the first: b.mp4)" in told
+
+
+def test_a_file_without_an_ending_is_looked_at_again_when_it_has_changed(watch: Watch) -> None:
+    (watch.folder / "a").write_bytes(b"")
+    assert watch.look() == []
+    Image.new("RGB", (8, 8)).save(watch.folder / "a", "PNG")
+    assert watch.look() == ["a"]
 
 
 def test_names_that_are_no_utf8_can_be_written_into_records(tmp_path: Path) -> None:
@@ -174,6 +213,16 @@ def test_what_was_not_answered_before_a_crash_comes_again(watch: Watch) -> None:
     assert watch.look() == ["a.png", "c.png"]
 
 
+def test_the_table_opens_the_source_with_the_files_that_were_answered_before(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, settle_s=0.0, poll_s=0.01)
+    watch.picture("a.png")
+    assert watch.look() == ["a.png"]
+    watch.picture("b.png")
+    asked = itertools.count()
+    found = watch.table.open(watch.wanted).frames(lambda: next(asked) > 20)
+    assert [frame.name for frame in found] == ["b.png"]
+
+
 def test_a_line_that_was_not_written_whole_is_no_line(watch: Watch, tmp_path: Path) -> None:
     watch.picture("a.png")
     watch.picture("b.png")
@@ -198,10 +247,12 @@ def test_files_that_are_gone_are_forgotten_but_not_those_of_a_disk_that_is_away(
     kept.rename(watch.folder)
     watch.restart()
     assert watch.look() == []
+    gone = stamp_of(watch.folder / "a.png")
     (watch.folder / "a.png").unlink()
     watch.restart()
     watch.look()
-    assert watch.source._memory._done.keys() == {"b.png"}
+    assert watch.answered_files.done("a.png", gone) == 0
+    assert watch.answered_files.done("b.png", stamp_of(watch.folder / "b.png")) is None
 
 
 def test_a_folder_that_goes_away_is_waited_for(watch: Watch, caplog: Any) -> None:
@@ -338,24 +389,27 @@ def test_a_file_that_goes_while_we_look_hides_no_other(watch: Watch, monkeypatch
 
 def test_the_memory_does_not_grow_with_files_that_are_gone(watch: Watch, tmp_path: Path) -> None:
     kept = watch.picture("kept.png")
+    gone = {}
     for number in range(400):
         path = watch.picture(f"{number}.png")
+        gone[path.name] = stamp_of(path)
         watch.look(1.5)
         path.unlink()
     (memory,) = (tmp_path / "state").glob("*.jsonl")
     assert len(memory.read_text().splitlines()) <= 110
     watch.look(1.5)
-    assert watch.source._memory._done.keys() == {kept.name}
+    assert watch.answered_files.done(kept.name, stamp_of(kept)) is None
+    assert all(watch.answered_files.done(name, stamp) == 0 for name, stamp in gone.items())
     watch.source = watch.open()
     assert watch.look() == []
 
 
 def test_a_line_after_half_a_line_is_read(tmp_path: Path) -> None:
     path = tmp_path / "memory.jsonl"
-    Memory(path).note("a.png", (1, 2), None)
+    AnsweredFiles(path).note("a.png", (1, 2), None)
     path.write_text(path.read_text() + '["b.png", 3')
-    Memory(path).note("c.png", (5, 6), None)
-    memory = Memory(path)
+    AnsweredFiles(path).note("c.png", (5, 6), None)
+    memory = AnsweredFiles(path)
     assert [
         memory.done(name, stamp) for name, stamp in [("a.png", (1, 2)), ("b.png", (3, 4)), ("c.png", (5, 6))]
     ] == [
@@ -366,7 +420,7 @@ def test_a_line_after_half_a_line_is_read(tmp_path: Path) -> None:
 
 
 def test_a_memory_that_cannot_be_written_anew_stays_as_it_is(tmp_path: Path, caplog: Any) -> None:
-    memory = Memory(tmp_path / "memory.jsonl")
+    memory = AnsweredFiles(tmp_path / "memory.jsonl")
     for number in range(300):
         memory.note(f"{number}.png", (1, 2), None)
     (tmp_path / "memory.jsonl").rename(tmp_path / "aside")
@@ -375,7 +429,7 @@ def test_a_memory_that_cannot_be_written_anew_stays_as_it_is(tmp_path: Path, cap
     assert "it grows until" in caplog.text
     (tmp_path / "memory.jsonl").rmdir()
     (tmp_path / "aside").rename(tmp_path / "memory.jsonl")
-    assert Memory(tmp_path / "memory.jsonl").done("8.png", (1, 2)) is None
+    assert AnsweredFiles(tmp_path / "memory.jsonl").done("8.png", (1, 2)) is None
     memory.keep_only({"7.png"})
     assert (tmp_path / "memory.jsonl").read_text() == '["7.png", 1, 2, null]\n'
 
@@ -390,7 +444,7 @@ def test_a_picture_that_may_not_be_read_is_an_error_once(watch: Watch, monkeypat
     monkeypatch.setattr(Image, "open", refuse)
     (found,) = watch.look(30.0)
     assert "no permission to read it" in found
-    assert watch.source.counters() == {"files": 1, "unreadable": 1, "vanished": 0}
+    assert watch.source.counters() == {"files": 1, "unreadable": 1, "vanished": 0, "passed_over": 0}
     watch.restart()
     assert watch.look(30.0) == []
 
@@ -420,7 +474,7 @@ def test_a_disk_that_is_full_is_a_warning(watch: Watch, tmp_path: Path, caplog: 
     for name in ("a.png", "b.png"):
         watch.picture(name)
     assert watch.look(0.1) == []
-    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "state").write_bytes(b"")  # in its way
     assert watch.look() == ["a.png", "b.png"]
     assert watch.look() == []
     assert caplog.text.count("a restart will answer files again") == 1
@@ -431,7 +485,7 @@ def test_what_cannot_work_is_said_before_the_start(tmp_path: Path) -> None:
         WatchTable(path=tmp_path / "nowhere").check(Wanted((SPEC,)))
     (tmp_path / "memory").mkdir()
     with pytest.raises(OutputError, match="answered again"):
-        Memory(tmp_path / "memory")
+        AnsweredFiles(tmp_path / "memory")
 
 
 def test_the_real_program_through_a_kill_and_a_stop(rig: Any, tmp_path: Path) -> None:
@@ -480,8 +534,9 @@ def killed_while_reading(watch: Watch, path: Path) -> None:
     """A program of its own that is killed in the middle of reading a file, as one that runs out of memory is."""
     status = path.stat()
     code = (
-        "import os, signal, sys; from pathlib import Path; from edge_runtime.sources.answered_files import Memory\n"
-        f"with Memory(Path({str(watch.memory_path())!r})).reading({path.name!r}, "
+        "import os, signal, sys; from pathlib import Path\n"
+        "from edge_runtime.sources.answered_files import AnsweredFiles\n"
+        f"with AnsweredFiles(Path({str(watch.memory_path())!r})).reading({path.name!r}, "
         f"({status.st_size}, {status.st_mtime_ns})): os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False)

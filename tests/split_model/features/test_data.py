@@ -39,6 +39,38 @@ def test_a_folder_is_read_in_order_and_other_files_are_left_alone(tmp_path):
     assert samples[1].path == tmp_path / "b.png"
 
 
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.gif", "a.avif", "a.heic", "a", "a.PNM", "a.mpo"])
+def test_every_picture_that_can_be_decoded_is_read(tmp_path, name):
+    kinds = {".gif": "GIF", ".avif": "AVIF", ".heic": "HEIF", ".pnm": "PPM"}
+    if name.endswith("heic"):
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    image = Image.new("RGB", (16, 16), (200, 10, 10))
+    image.save(tmp_path / name, kinds.get((tmp_path / name).suffix.lower(), "JPEG"))
+    (sample,) = open_data(tmp_path, [SPEC], PREPROCESS)
+    assert sample.name == name
+    assert np.abs(sample.tensors[0][0, 1, 1] - [200, 10, 10]).max() < 12
+
+
+def test_what_is_passed_over_is_counted_and_told_once(tmp_path, caplog):
+    picture(tmp_path / "a.png")
+    for name in ("notes.txt", "b.cr2", "c.cr2", "d", "3/e.svg", "3/deeper/f.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("no picture")
+    (tmp_path / ".hidden.txt").write_text("not told")
+    data = open_data(tmp_path, [SPEC], PREPROCESS)
+    for _ in range(2):
+        assert len(list(data)) == 1
+    assert len(data.passed_over) == 6
+    (told,) = caplog.messages
+    assert "6 passed over (2 without an ending, 2 .cr2, 1 .svg, 1 .txt; the first: 3/deeper)" in told
+
+
+def test_a_folder_without_one_picture_says_what_is_in_it(tmp_path):
+    (tmp_path / "a.mp4").write_text("no picture")
+    with pytest.raises(BadInputError, match=r"holds no pictures .* 1 passed over \(1 \.mp4; the first: a\.mp4\)"):
+        open_data(tmp_path, [SPEC], PREPROCESS)
+
+
 def test_names_that_are_no_utf8_are_spelled_out(tmp_path):
     picture(tmp_path / "3\udcfc" / "a\udcff.png")
     (tmp_path / "z\udcff.png").write_bytes(b"damaged")

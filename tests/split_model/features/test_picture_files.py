@@ -11,6 +11,7 @@ from PIL import Image
 from split_model.bundle import ImagePreprocess
 from split_model.errors import BadInputError
 from split_model.features.picture_files import MAX_DECODE_BYTES, open_picture
+from tests.split_model.features.profiles import ADOBE
 
 RGB = ImagePreprocess(resize=224, crop=(224, 224))
 #: What Python, the allocator and Pillow's encoder tables take beside the pixels.
@@ -19,7 +20,7 @@ SLACK_MIB = 24
 WORKER = """
 import resource, sys
 from pathlib import Path
-import numpy, PIL.Image, PIL.ImageOps
+import numpy, PIL.Image, PIL.ImageCms, PIL.ImageOps
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
 from split_model.features.preprocess import load_tensor
@@ -60,9 +61,23 @@ def cost(path: Path) -> tuple[str, int]:
         ("RGB", (4000, 3000), "photograph.webp", {"lossless": True}, "decoded"),
         ("CMYK", (6000, 4000), "print.tif", {"compression": "tiff_lzw"}, "decoded"),
         ("P", (8000, 4500), "palette.png", {}, "decoded"),
+        ("P", (8000, 4500), "clear.png", {"transparency": 0}, "refused"),
+        ("P", (5000, 4000), "clear.gif", {"transparency": 0}, "decoded"),
+        ("I;16", (7000, 3100), "depth.png", {}, "decoded"),
+        ("RGBA", (6000, 4000), "wide.png", {"icc_profile": ADOBE}, "decoded"),
+        ("LA", (6000, 4000), "clear.tif", {"compression": "tiff_lzw"}, "decoded"),
+        ("LAB", (6000, 4000), "print.tif", {"compression": "tiff_lzw"}, "decoded"),
+        ("RGB", (4000, 3000), "photograph.avif", {"speed": 10}, "decoded"),
+        ("RGB", (4000, 3000), "exact.avif", {"speed": 10, "subsampling": "4:4:4"}, "decoded"),
+        ("RGBA", (4000, 3000), "clear.avif", {"speed": 10}, "decoded"),
+        ("RGB", (8000, 6000), "large.avif", {"speed": 10}, "refused"),
+        ("RGB", (4000, 3000), "photograph.heic", {"quality": 50}, "decoded"),
+        ("RGBA", (4000, 3000), "clear.heic", {"quality": 50}, "decoded"),
     ],
 )
 def test_memory_is_bounded(tmp_path, mode, size, name, options, expected):
+    if name.endswith("heic"):
+        pytest.importorskip("pillow_heif").register_heif_opener()
     Image.new(mode, size).save(tmp_path / name, **options)
     how, mib = cost(tmp_path / name)
     assert how == expected

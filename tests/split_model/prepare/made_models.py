@@ -23,6 +23,9 @@ _OPTIONS = {
     "SPLIT": ("SplitOptions", {"numSplits": 2}),
     "DEQUANTIZE": ("DequantizeOptions", {}),
     "QUANTIZE": ("QuantizeOptions", {}),
+    "SOFTMAX": ("SoftmaxOptions", {"beta": 1.0}),
+    "SQUEEZE": ("SqueezeOptions", {}),
+    "SUM": ("ReducerOptions", {"keepDims": True}),
     "MAX_POOL_2D": ("Pool2DOptions", {"strideW": 2, "strideH": 2, "filterWidth": 2, "filterHeight": 2}),
 }
 

@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime.config import config
 from edge_runtime.privacy.ledger import Account, Amount, Ledger, Limits, Now, of_event, read
-from edge_runtime.privacy.ledger.store import FILE_BYTES, slots_path
+from edge_runtime.privacy.ledger.store import FILE_BYTES, store_path
 from edge_runtime.privacy.release import plan_for
 from split_model.errors import ConfigError
 from split_model.privacy import NoiseSpec
@@ -73,9 +73,9 @@ def test_a_killed_device_has_released_no_more_than_its_ledger_says(rig, command)
         assert json.loads(ledger_command(command, device, "--json"))["spent"]["releases"] >= 4  # while it runs
         device.kill()
         released += device.count("offloaded") + device.count("fallback")
-        books = read(state_of(device))
-        assert books.subjects["door"].releases >= released
-        assert books.total == books.subjects["door"]
+        ledger_state = read(state_of(device))
+        assert ledger_state.subjects["door"].releases >= released
+        assert ledger_state.total == ledger_state.subjects["door"]
 
 
 def test_a_second_device_program_on_the_same_state_is_refused(rig, command):
@@ -92,12 +92,12 @@ def test_without_a_valid_slot_frames_are_answered_and_nothing_leaves(rig, comman
     device = rig.device(server, **OWN, source_repeat=1)
     assert device.ended() == 0
     assert device.count("offloaded") > 0
-    slots_path(state_of(device)).write_bytes(os.urandom(FILE_BYTES))
+    store_path(state_of(device)).write_bytes(os.urandom(FILE_BYTES))
     again = rig.device(server, allowed=False, **OWN, source_repeat=2)
     assert again.ended() == 0
     assert again.counters()["releases"] == 0
     assert again.counters()["local"] == 48
-    assert "nobody knows what was spent" in again.log()
+    assert "the spent budget is unknown" in again.log()
     done = command("edge_runtime", "ledger", "-c", device.config)
     assert done.returncode == os.EX_DATAERR
 

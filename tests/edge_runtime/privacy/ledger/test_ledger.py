@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edge_runtime.privacy.ledger import Amount, Ledger, Limits, Now, epsilon_units, read
-from edge_runtime.privacy.ledger.ledger import _lock
-from edge_runtime.privacy.ledger.store import SlotFile, slots_path
+from edge_runtime.privacy.ledger.store import LedgerStore, store_path, take_lock
 from split_model.errors import NotAllowedError
 
 ONE = Amount(epsilon_units(1.0), 3, 1, 0)
@@ -47,10 +46,12 @@ class World:
         self.wall_s = self.wall_s + off_s if wall_s is None else wall_s
 
 
-def crash(ledger):
-    """What is left of a killed process: its files, closed."""
-    ledger._file.close()
-    os.close(ledger._lock)
+def crash(ledger, folder):
+    """What a killed process leaves: its files as they are now."""
+    left = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    ledger.close()
+    for path, content in left.items():
+        path.write_bytes(content)
 
 
 def open_in(folder, world, *, ahead=None, **limits):
@@ -84,7 +85,7 @@ def test_a_block_takes_one_write(tmp_path):
         writes.append(offset)
         return os.pwrite(file, data, offset)
 
-    ledger = Ledger(SlotFile(slots_path(tmp_path), pwrite=pwrite), _lock(tmp_path), Limits(), world.now)
+    ledger = Ledger(LedgerStore(store_path(tmp_path), pwrite=pwrite), take_lock(tmp_path), Limits(), world.now)
     writes.clear()
     for _ in range(128):
         assert ledger.charge(ONE, "cam") is None
@@ -101,8 +102,8 @@ def counted_writes(tmp_path, world, limits, ahead=None):
         return os.pwrite(file, data, offset)
 
     open_in(tmp_path, world).close()
-    file = SlotFile(slots_path(tmp_path), pwrite=pwrite)
-    ledger = Ledger(file, _lock(tmp_path), limits, world.now, ahead=ahead)
+    file = LedgerStore(store_path(tmp_path), pwrite=pwrite)
+    ledger = Ledger(file, take_lock(tmp_path), limits, world.now, ahead=ahead)
     writes.clear()
     return ledger, writes
 
@@ -140,8 +141,8 @@ def test_no_frame_waits_for_the_disk(tmp_path):
 
     ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
     ledger = Ledger(
-        SlotFile(slots_path(tmp_path), fsync=fsync),
-        _lock(tmp_path),
+        LedgerStore(store_path(tmp_path), fsync=fsync),
+        take_lock(tmp_path),
         Limits(block_frames=16),
         world.now,
         ahead=ahead,
@@ -172,8 +173,8 @@ def test_a_write_ahead_that_fails_stops_the_releases_after_the_block(tmp_path):
             raise OSError(5, "Input/output error")
         os.fsync(file)
 
-    file = SlotFile(slots_path(tmp_path), fsync=fsync)
-    ledger = Ledger(file, _lock(tmp_path), Limits(block_frames=16), world.now, ahead=Inline())
+    file = LedgerStore(store_path(tmp_path), fsync=fsync)
+    ledger = Ledger(file, take_lock(tmp_path), Limits(block_frames=16), world.now, ahead=Inline())
     for _ in range(13):
         assert ledger.charge(ONE, "cam") is None
     trouble.append(1)
@@ -193,9 +194,9 @@ def test_a_write_ahead_that_fails_in_any_other_way_stops_the_releases_too(tmp_pa
             raise MemoryError
         os.fsync(file)
 
-    file = SlotFile(slots_path(tmp_path), fsync=fsync)
+    file = LedgerStore(store_path(tmp_path), fsync=fsync)
     ahead = ThreadPoolExecutor(1)
-    ledger = Ledger(file, _lock(tmp_path), Limits(block_frames=16), world.now, ahead=ahead)
+    ledger = Ledger(file, take_lock(tmp_path), Limits(block_frames=16), world.now, ahead=ahead)
     for _ in range(13):
         assert ledger.charge(ONE, "cam") is None
     trouble.append(1)
@@ -224,7 +225,7 @@ def test_a_crash_forfeits_the_rest_of_the_block_and_no_more(tmp_path):
     ledger = open_in(tmp_path, world, block_frames=10, budget=25 * ONE.epsilon)
     for _ in range(11):
         assert ledger.charge(ONE, "cam") is None
-    crash(ledger)
+    crash(ledger, tmp_path)
     ledger = open_in(tmp_path, world, block_frames=10, budget=25 * ONE.epsilon)
     assert ledger.used.total == ONE * 20
     made = 0
@@ -282,7 +283,7 @@ def test_a_jump_of_the_wall_clock_refills_no_window(tmp_path, jump_s):
 def test_measured_time_refills_a_window_across_restarts_of_the_program(tmp_path):
     world = World()
     ledger, _ = spend_window(tmp_path, world)
-    crash(ledger)
+    crash(ledger, tmp_path)
     world.wait(3600)
     ledger, made = spend_window(tmp_path, world)
     assert made == 5
@@ -296,7 +297,7 @@ def test_what_a_spent_window_has_aged_survives_the_power(tmp_path):
     for _ in range(50):
         world.wait(60)
         assert ledger.charge(ONE, "cam").why == "window"
-    crash(ledger)
+    crash(ledger, tmp_path)
     world.reboot()
     assert read(tmp_path).window_age_s >= 3000 - 3600 / 16
     assert read(tmp_path).window_epsilon == 5 * ONE.epsilon
@@ -315,7 +316,7 @@ def test_a_block_bought_in_one_window_does_not_pay_in_the_next(tmp_path):
     assert ledger.charge(ONE, "cam") is None
     world.wait(10)
     assert ledger.charge(ONE, "cam") is None
-    crash(ledger)
+    crash(ledger, tmp_path)
     ledger = open_in(tmp_path, world, **limits)
     made = 0
     while ledger.charge(ONE, "cam") is None:
@@ -352,8 +353,8 @@ def test_after_a_failed_write_nothing_leaves_any_more(tmp_path):
             raise OSError(5, "Input/output error")
         os.fsync(file)
 
-    file = SlotFile(slots_path(tmp_path), fsync=fsync)
-    ledger = Ledger(file, _lock(tmp_path), Limits(block_frames=2), world.now)
+    file = LedgerStore(store_path(tmp_path), fsync=fsync)
+    ledger = Ledger(file, take_lock(tmp_path), Limits(block_frames=2), world.now)
     assert ledger.charge(ONE, "cam") is None
     trouble.append(1)
     assert ledger.charge(ONE, "cam") is None  # paid for before
@@ -384,10 +385,10 @@ def test_a_killed_program_has_never_released_more_than_the_ledger_says(tmp_path)
         released += len(child.stdout.read())
         child.stdout.close()
         assert child.wait() == -signal.SIGKILL
-        books = read(tmp_path)
-        assert books.total.releases >= released
+        ledger_state = read(tmp_path)
+        assert ledger_state.total.releases >= released
         # A charge that was made but not reported, and a block of two, for every kill.
-        assert books.total.releases <= released + 3 * 6
+        assert ledger_state.total.releases <= released + 3 * 6
 
 
 class Machine(RuleBasedStateMachine):
@@ -431,7 +432,7 @@ class Machine(RuleBasedStateMachine):
         if gentle:
             self.ledger.close()
         else:
-            crash(self.ledger)
+            crash(self.ledger, self.folder.name)
         if boots:
             self.world.reboot(off_s=off_s, wall_s=wall_s)
         self.ledger = open_in(self.folder.name, self.world, **self.limits)
@@ -440,12 +441,12 @@ class Machine(RuleBasedStateMachine):
     def the_disk_knows_all(self):
         if not hasattr(self, "ledger"):
             return
-        books = read(Path(self.folder.name))
-        assert books.total.epsilon >= sum(cost for _, cost, _ in self.released)
-        assert books.total.releases >= len(self.released)
+        ledger_state = read(Path(self.folder.name))
+        assert ledger_state.total.epsilon >= sum(cost for _, cost, _ in self.released)
+        assert ledger_state.total.releases >= len(self.released)
         for subject in ("door", "yard"):
             spent = sum(cost for _, cost, name in self.released if name == subject)
-            assert books.subjects.get(subject, Amount()).epsilon >= spent
+            assert ledger_state.subjects.get(subject, Amount()).epsilon >= spent
 
     @invariant()
     def no_budget_is_exceeded(self):
@@ -462,8 +463,8 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "ledger"):
             self.ledger.close()
-            books = read(Path(self.folder.name))
-            assert books.reserved == {}
+            ledger_state = read(Path(self.folder.name))
+            assert ledger_state.reserved == {}
             self.folder.cleanup()
 
 

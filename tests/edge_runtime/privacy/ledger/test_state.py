@@ -15,7 +15,7 @@ from edge_runtime.privacy.ledger.state import (
     added,
     advanced,
     affordable,
-    new_books,
+    new_state,
     opened,
     refusal,
     rolled,
@@ -25,7 +25,7 @@ from edge_runtime.privacy.ledger.store import SLOT_BYTES, encode
 from split_model.privacy import ChannelNoise, LaplaceEvent
 
 BOOT = Now("boot", 100.0)
-BOOKS = new_books(BOOT, since_unix_s=0)
+EMPTY = new_state(BOOT, since_unix_s=0)
 ONE = Amount(epsilon_units(1.0), 7, 1, 0)
 
 
@@ -51,48 +51,50 @@ def test_a_cost_is_rounded_up_and_a_budget_down(epsilon, values):
 
 def test_a_budget_is_spent_to_the_last_unit_and_no_further():
     limits = Limits(budget=3 * ONE.epsilon)
-    books = added(BOOKS, ONE * 2, "cam")
-    assert refusal(books, ONE, "cam", limits) is None
-    assert affordable(books, ONE, "cam", limits) == 1
-    refused = refusal(books, ONE + Amount(1), "cam", limits)
+    ledger_state = added(EMPTY, ONE * 2, "cam")
+    assert refusal(ledger_state, ONE, "cam", limits) is None
+    assert affordable(ledger_state, ONE, "cam", limits) == 1
+    refused = refusal(ledger_state, ONE + Amount(1), "cam", limits)
     assert refused is not None
     assert refused.why == "budget"
     assert "1 whole-input epsilon left" in refused.text
-    assert refusal(added(books, ONE, "cam"), Amount(1), "cam", limits) is not None
+    assert refusal(added(ledger_state, ONE, "cam"), Amount(1), "cam", limits) is not None
 
 
 def test_each_subject_has_its_own_budget_and_the_device_the_sum():
     limits = Limits(subject_budget=2 * ONE.epsilon)
-    books = added(added(BOOKS, ONE * 2, "door"), ONE, "yard")
-    assert refusal(books, ONE, "door", limits).why == "subject"
-    assert refusal(books, ONE, "yard", limits) is None
-    assert books.total == ONE * 3
+    ledger_state = added(added(EMPTY, ONE * 2, "door"), ONE, "yard")
+    assert refusal(ledger_state, ONE, "door", limits).why == "subject"
+    assert refusal(ledger_state, ONE, "yard", limits) is None
+    assert ledger_state.total == ONE * 3
 
 
 def test_features_without_protection_fit_no_budget_and_are_counted_without_one():
     bare = Amount(releases=1, unprotected=1)
-    assert refusal(BOOKS, bare, "cam", Limits(budget=10**30)).why == "unprotected"
-    assert refusal(BOOKS, bare, "cam", Limits()) is None
-    assert added(BOOKS, bare, "cam").subjects["cam"].unprotected == 1
+    assert refusal(EMPTY, bare, "cam", Limits(budget=10**30)).why == "unprotected"
+    assert refusal(EMPTY, bare, "cam", Limits()) is None
+    assert added(EMPTY, bare, "cam").subjects["cam"].unprotected == 1
 
 
 def test_the_subjects_have_an_end_and_all_of_them_fit_a_slot():
-    books = BOOKS
+    ledger_state = EMPTY
     huge = Amount(1 << 100, 1 << 100, 1 << 60, 1 << 60)
     for number in range(MAX_SUBJECTS):
-        assert refusal(books, huge, f"{number:064}", Limits()) is None
-        books = with_reserves(books, {f"{number:064}": huge * 64})
-    full = msgspec.structs.replace(books, reserved={f"{number:064}": huge * 64 for number in range(MAX_RESERVES)})
+        assert refusal(ledger_state, huge, f"{number:064}", Limits()) is None
+        ledger_state = with_reserves(ledger_state, {f"{number:064}": huge * 64})
+    full = msgspec.structs.replace(
+        ledger_state, reserved={f"{number:064}": huge * 64 for number in range(MAX_RESERVES)}
+    )
     assert len(encode(full, (1 << 64) - 1)) <= SLOT_BYTES
-    assert refusal(books, huge, "one more", Limits()).why == "subjects"
-    assert refusal(books, huge, f"{0:064}", Limits()) is None
+    assert refusal(ledger_state, huge, "one more", Limits()).why == "subjects"
+    assert refusal(ledger_state, huge, f"{0:064}", Limits()) is None
 
 
 WINDOW = Limits(window_s=60.0, window_budget=2 * ONE.epsilon)
 
 
 def test_a_window_begins_with_its_first_release_and_ends_in_measured_time():
-    begun = added(advanced(BOOKS, later(50)), ONE * 2, "cam")
+    begun = added(advanced(EMPTY, later(50)), ONE * 2, "cam")
     almost = rolled(advanced(begun, later(109)), WINDOW)
     assert refusal(almost, ONE, "cam", WINDOW).why == "window"
     over = rolled(advanced(begun, later(110)), WINDOW)
@@ -101,7 +103,7 @@ def test_a_window_begins_with_its_first_release_and_ends_in_measured_time():
 
 
 def test_a_boot_credits_no_time():
-    begun = added(BOOKS, ONE * 2, "cam")
+    begun = added(EMPTY, ONE * 2, "cam")
     rebooted = opened(begun, Now("next", 10_000.0))
     assert rebooted.window_age_s == 0.0
     assert refusal(rolled(rebooted, WINDOW), ONE, "cam", WINDOW).why == "window"
@@ -110,14 +112,14 @@ def test_a_boot_credits_no_time():
 
 def test_a_boot_clock_that_goes_back_credits_no_time_twice():
     """A virtual machine taken back to a snapshot."""
-    begun = advanced(added(BOOKS, ONE * 2, "cam"), later(50))
+    begun = advanced(added(EMPTY, ONE * 2, "cam"), later(50))
     again = advanced(advanced(begun, later(10)), later(19))
     assert again.window_age_s == 59
     assert refusal(rolled(again, WINDOW), ONE, "cam", WINDOW).why == "window"
 
 
 def test_what_was_reserved_and_not_given_back_is_spent():
-    books = opened(with_reserves(BOOKS, {"cam": ONE * 64}), later(1))
-    assert books.total == books.subjects["cam"] == ONE * 64
-    assert books.reserved == {}
-    assert books.window_epsilon == 64 * ONE.epsilon
+    ledger_state = opened(with_reserves(EMPTY, {"cam": ONE * 64}), later(1))
+    assert ledger_state.total == ledger_state.subjects["cam"] == ONE * 64
+    assert ledger_state.reserved == {}
+    assert ledger_state.window_epsilon == 64 * ONE.epsilon

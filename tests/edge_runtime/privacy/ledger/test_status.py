@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_runtime.privacy.ledger import Amount, Limits, Now, epsilon_units
-from edge_runtime.privacy.ledger.state import added, advanced, new_books, opened, with_reserves
+from edge_runtime.privacy.ledger.state import added, advanced, new_state, opened, with_reserves
 from edge_runtime.privacy.ledger.status import as_text, duration, ledger_status
 
 START = Now("boot", 1000.0)
@@ -16,14 +16,14 @@ def later(seconds):
     return Now("boot", 1000.0 + seconds)
 
 
-def books():
+def ledger_state():
     """40 spent before, then 60 frames in an hour for the door, and 10 reserved."""
-    before = opened(added(new_books(START, since_unix_s=7), ONE * 40, "yard"), START)
+    before = opened(added(new_state(START, since_unix_s=7), ONE * 40, "yard"), START)
     return with_reserves(advanced(added(before, ONE * 60, "door"), later(3600)), {"door": ONE * 10})
 
 
 def test_spent_left_and_when_at_this_rate():
-    status = ledger_status(books(), Limits(budget=epsilon_units(230.0)), later(4000))
+    status = ledger_status(ledger_state(), Limits(budget=epsilon_units(230.0)), later(4000))
     assert status.spent.whole_input_epsilon == 110.0
     assert status.reserved.whole_input_epsilon == 10.0
     assert status.rate_per_s == pytest.approx(60 / 3600)
@@ -34,7 +34,7 @@ def test_spent_left_and_when_at_this_rate():
 
 
 def test_a_rate_is_the_subject_s_that_is_being_served():
-    status = ledger_status(books(), Limits(subject_budget=epsilon_units(100.0)), later(4000))
+    status = ledger_status(ledger_state(), Limits(subject_budget=epsilon_units(100.0)), later(4000))
     assert status.subject_budgets["door"].spent_in_s == pytest.approx(30 * 60)
     assert status.subject_budgets["yard"].spent_in_s is None
     assert status.lifetime is None
@@ -42,29 +42,31 @@ def test_a_rate_is_the_subject_s_that_is_being_served():
 
 
 def test_no_rate_is_told_of_a_run_that_only_began():
-    young = with_reserves(opened(books(), later(5000)), {"door": ONE * 10})
+    young = with_reserves(opened(ledger_state(), later(5000)), {"door": ONE * 10})
     status = ledger_status(young, Limits(budget=epsilon_units(1e6)), later(9000))
     assert status.rate_per_s is None
     assert status.lifetime.spent_in_s is None
 
 
 def test_many_small_releases_cost_less_at_a_small_delta():
-    status = ledger_status(books(), Limits(), later(4000))
+    status = ledger_status(ledger_state(), Limits(), later(4000))
     assert status.spent.whole_input_epsilon_at_delta < status.spent.whole_input_epsilon
-    one = ledger_status(added(new_books(START, since_unix_s=0), ONE, "door"), Limits(), START)
+    one = ledger_status(added(new_state(START, since_unix_s=0), ONE, "door"), Limits(), START)
     assert one.spent.whole_input_epsilon_at_delta <= one.spent.whole_input_epsilon == 1.0
 
 
 def test_the_window_and_its_end():
     limits = Limits(window_s=7200.0, window_budget=epsilon_units(200.0))
-    window = ledger_status(books(), limits, later(4000)).window
+    window = ledger_status(ledger_state(), limits, later(4000)).window
     assert (window.left, window.next_in_s) == (90.0, 3200.0)
-    over = ledger_status(books(), limits, later(8000)).window
+    over = ledger_status(ledger_state(), limits, later(8000)).window
     assert (over.left, over.next_in_s) == (200.0, 0.0)
 
 
 def test_a_spent_budget_is_called_so():
-    assert "0 of 50 left: spent" in as_text(ledger_status(books(), Limits(budget=epsilon_units(50.0)), START))
+    assert "0 of 50 left: spent" in as_text(
+        ledger_status(ledger_state(), Limits(budget=epsilon_units(50.0)), START)
+    )
 
 
 @pytest.mark.parametrize(

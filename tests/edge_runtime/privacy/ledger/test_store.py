@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.privacy.ledger import Amount, Ledger, LedgerError, Limits, Now, epsilon_units, read
-from edge_runtime.privacy.ledger.ledger import _lock
 from edge_runtime.privacy.ledger.store import (
     FILE_BYTES,
     SLOT_BYTES,
-    SlotFile,
+    LedgerStore,
     decode,
     encode,
     marker_path,
-    slots_path,
+    store_path,
+    take_lock,
 )
 from split_model.errors import OutputError
 
@@ -44,33 +44,33 @@ def now():
 
 def open_on(state, disk):
     limits = Limits(block_frames=3)
-    if not slots_path(state).exists():
+    if not store_path(state).exists():
         Ledger.open_in(state, limits, now=now).close()
-    return Ledger(SlotFile(slots_path(state), pwrite=disk.pwrite), _lock(state), limits, now)
+    return Ledger(LedgerStore(store_path(state), pwrite=disk.pwrite), take_lock(state), limits, now)
 
 
 def history(state):
     """Two runs with charges for two subjects; the first ends with its block unused, the second gives it back."""
     disk = Disk()
     Ledger.open_in(state, Limits(), now=now).close()
-    before = slots_path(state).read_bytes()
+    before = store_path(state).read_bytes()
     for costs, gentle in (([ONE, ONE, ONE * 5, ONE, ONE], False), ([ONE] * 4, True)):
         ledger = open_on(state, disk)
         for number, cost in enumerate(costs):
             assert ledger.charge(cost, f"subject{number % 2}") is None
             disk.released += cost
-        if gentle:
-            ledger.close()
-        else:  # as a killed process leaves it
-            ledger._file.close()
-            os.close(ledger._lock)
+        left, written = store_path(state).read_bytes(), len(disk.writes)
+        ledger.close()
+        if not gentle:  # as a killed process leaves it: without the last writes
+            store_path(state).write_bytes(left)
+            del disk.writes[written:]
     return before, disk
 
 
 def test_charges_in_the_middle_of_a_write_ahead_are_on_the_disk_at_every_byte(tmp_path):
     """The old block pays for what is released while the next one is being written, cut anywhere."""
     Ledger.open_in(tmp_path, Limits(), now=now).close()
-    image = bytearray(slots_path(tmp_path).read_bytes())
+    image = bytearray(store_path(tmp_path).read_bytes())
     released, writes, depth = [Amount()], [], [0]
 
     def charge():
@@ -94,8 +94,8 @@ def test_charges_in_the_middle_of_a_write_ahead_are_on_the_disk_at_every_byte(tm
             self.busy = False
 
     ahead = Inline()
-    file = SlotFile(slots_path(tmp_path), pwrite=pwrite)
-    ledger = Ledger(file, _lock(tmp_path), Limits(block_frames=24), now, ahead=ahead)
+    file = LedgerStore(store_path(tmp_path), pwrite=pwrite)
+    ledger = Ledger(file, take_lock(tmp_path), Limits(block_frames=24), now, ahead=ahead)
     for _ in range(70):
         charge()
     ledger.close()
@@ -103,8 +103,8 @@ def test_charges_in_the_middle_of_a_write_ahead_are_on_the_disk_at_every_byte(tm
     cuts = 0
     for (data, offset, _), later in zip(writes, at_the_end, strict=True):
         for length in (*range(0, len(data), 7), len(data)):
-            _, books = decode(bytes(image[:offset]) + data[:length] + bytes(image[offset + length :]))
-            assert books.total.covers(later if length == len(data) else written_before(writes, data)), length
+            _, ledger_state = decode(bytes(image[:offset]) + data[:length] + bytes(image[offset + length :]))
+            assert ledger_state.total.covers(later if length == len(data) else written_before(writes, data)), length
             cuts += 1
         image[offset : offset + len(data)] = data
     assert cuts > 500
@@ -123,21 +123,21 @@ def test_a_write_cut_at_any_byte_loses_nothing(tmp_path):
     for data, offset, released in disk.writes:
         for length in range(len(data) + 1):
             torn = bytes(image[:offset]) + data[:length] + bytes(image[offset + length :])
-            _, books = decode(torn)
-            assert books.total.covers(released), (offset, length)
+            _, ledger_state = decode(torn)
+            assert ledger_state.total.covers(released), (offset, length)
             cuts += 1
         image[offset : offset + len(data)] = data
     assert len(disk.writes) > 12
     assert cuts > 3000
-    _, books = decode(bytes(image))
+    _, ledger_state = decode(bytes(image))
     # What the first run had left of its two blocks, of 5 x 3 and of 3, was lost; the second's was given back.
-    assert books.total == disk.released + ONE * (9 + 1)
+    assert ledger_state.total == disk.released + ONE * (9 + 1)
 
 
 def test_a_short_write_is_continued(tmp_path):
     Ledger.open_in(tmp_path, Limits(), now=now).close()
-    file = SlotFile(slots_path(tmp_path), pwrite=lambda fd, data, at: os.pwrite(fd, data[:7], at))
-    ledger = Ledger(file, _lock(tmp_path), Limits(), now)
+    file = LedgerStore(store_path(tmp_path), pwrite=lambda fd, data, at: os.pwrite(fd, data[:7], at))
+    ledger = Ledger(file, take_lock(tmp_path), Limits(), now)
     assert ledger.charge(ONE, "cam") is None
     ledger.close()
     assert read(tmp_path).total == ONE
@@ -177,7 +177,7 @@ def test_one_slot_may_rot_at_rest(tmp_path, slot):
     ledger = open_on(tmp_path, disk)
     for _ in range(4):
         assert ledger.charge(ONE, "cam") is None
-    image = slots_path(tmp_path).read_bytes()
+    image = store_path(tmp_path).read_bytes()
     for at in range(slot * SLOT_BYTES, slot * SLOT_BYTES + len(encode(read(tmp_path), 1))):
         rotten = image[:at] + bytes([image[at] ^ 0x10]) + image[at + 1 :]
         found = decode(rotten)
@@ -191,7 +191,7 @@ def test_a_rotten_slot_is_mended_when_the_ledger_is_opened(tmp_path):
     ledger.charge(ONE, "cam")
     ledger.close()
     for slot in (0, 1):
-        with slots_path(tmp_path).open("r+b") as file:
+        with store_path(tmp_path).open("r+b") as file:
             file.seek(slot * SLOT_BYTES + 30)
             file.write(b"rot")
         Ledger.open_in(tmp_path, Limits(), now=now).close()
@@ -204,13 +204,13 @@ def test_a_truncated_file_is_mended_or_refused_but_never_less(tmp_path, size):
     for _ in range(3):
         ledger.charge(ONE, "cam")
     ledger.close()
-    os.truncate(slots_path(tmp_path), size)
+    os.truncate(store_path(tmp_path), size)
     if size >= SLOT_BYTES - 1:
         Ledger.open_in(tmp_path, Limits(), now=now).close()
         assert read(tmp_path).total == ONE * 3
-        assert slots_path(tmp_path).stat().st_size == FILE_BYTES
+        assert store_path(tmp_path).stat().st_size == FILE_BYTES
     else:
-        with pytest.raises(LedgerError, match="nobody knows what was spent"):
+        with pytest.raises(LedgerError, match="the spent budget is unknown"):
             Ledger.open_in(tmp_path, Limits(), now=now)
         with pytest.raises(LedgerError, match="no slot"):
             read(tmp_path)
@@ -218,24 +218,24 @@ def test_a_truncated_file_is_mended_or_refused_but_never_less(tmp_path, size):
 
 def test_no_valid_slot_is_refused_and_not_mistaken_for_a_first_start(tmp_path):
     Ledger.open_in(tmp_path, Limits(), now=now).close()
-    slots_path(tmp_path).write_bytes(bytes(FILE_BYTES))
-    with pytest.raises(LedgerError, match="nobody knows what was spent"):
+    store_path(tmp_path).write_bytes(bytes(FILE_BYTES))
+    with pytest.raises(LedgerError, match="the spent budget is unknown"):
         Ledger.open_in(tmp_path, Limits(), now=now)
-    assert slots_path(tmp_path).read_bytes() == bytes(FILE_BYTES)
+    assert store_path(tmp_path).read_bytes() == bytes(FILE_BYTES)
 
 
 def test_a_lost_file_is_refused_and_not_mistaken_for_a_first_start(tmp_path):
     Ledger.open_in(tmp_path, Limits(), now=now).close()
-    slots_path(tmp_path).unlink()
+    store_path(tmp_path).unlink()
     for attempt in (lambda: Ledger.open_in(tmp_path, Limits(), now=now), lambda: read(tmp_path)):
         with pytest.raises(LedgerError, match="gone"):
             attempt()
-    assert not slots_path(tmp_path).exists()
+    assert not store_path(tmp_path).exists()
 
 
 def test_a_first_start_that_was_cut_short_can_be_made_again(tmp_path):
-    slots_path(tmp_path).parent.mkdir(parents=True)
-    slots_path(tmp_path).with_suffix(".new").write_bytes(b"half")
+    store_path(tmp_path).parent.mkdir(parents=True)
+    store_path(tmp_path).with_suffix(".new").write_bytes(b"half")
     Ledger.open_in(tmp_path, Limits(), now=now).close()
     assert read(tmp_path).total == Amount()
     marker_path(tmp_path).unlink()  # cut between the file and its marker
@@ -254,7 +254,7 @@ def test_a_full_disk_refuses_a_new_ledger(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OutputError, match="No space left"):
         Ledger.open_in(tmp_path, Limits(), now=now)
-    assert not slots_path(tmp_path).exists()
+    assert not store_path(tmp_path).exists()
     assert not marker_path(tmp_path).exists()
     monkeypatch.undo()
     Ledger.open_in(tmp_path, Limits(), now=now).close()
@@ -262,9 +262,9 @@ def test_a_full_disk_refuses_a_new_ledger(tmp_path, monkeypatch):
 
 def test_charging_never_makes_the_file_grow(tmp_path):
     ledger = Ledger.open_in(tmp_path, Limits(block_frames=1), now=now)
-    before = slots_path(tmp_path).stat()
+    before = store_path(tmp_path).stat()
     for number in range(30):
         assert ledger.charge(ONE, f"subject{number}") is None
-    after = slots_path(tmp_path).stat()
+    after = store_path(tmp_path).stat()
     assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks) == (FILE_BYTES, FILE_BYTES // 512)
     ledger.close()

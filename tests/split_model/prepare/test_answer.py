@@ -1,0 +1,194 @@
+"""Labels and scores: what `prepare` declares of a model's ending, and the scores that an answer then has."""
+
+import numpy as np
+import pytest
+
+from edge_runtime.loop.records import answer_fields
+from split_model.bundle import Bundle
+from split_model.cli import main
+from split_model.features.data import read_labels
+from split_model.interpreter import open_interpreter
+
+LOGITS = np.array([[9.0, 0.0, -2.0, 0.5]], np.float32)
+SOFTMAX = np.exp(LOGITS[0]) / np.exp(LOGITS[0]).sum()
+SIGMOID = 1 / (1 + np.exp(-LOGITS[0]))
+
+
+@pytest.fixture
+def labels(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\ndog\nbird\nfish\n")
+    return path
+
+
+def ints(build, values):
+    return build.tensor([len(values)], np.asarray(values, np.int32), dtype="int32")
+
+
+def endings(build, kind):
+    """A model of [1, 4] in and [1, 4] out, or as many values, that ends as ``kind`` says."""
+    given = build.tensor([1, 4], name="x")
+    x = build.op("ADD", [given, build.tensor([1, 4], np.zeros((1, 4), np.float32))], [1, 4])
+    grid = {"dtype": "uint8", "scale": [1 / 256]}
+    steps = kind.split("+")
+    for step in steps:
+        shape = [int(side) for side in build.graph.tensors[x].shape]
+        if step in ("SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"):
+            x = build.op(step, [x], shape)
+        elif step == "RESHAPE":
+            x = build.op("RESHAPE", [x, ints(build, [1, 1, 1, 4])], [1, 1, 1, 4])
+        elif step == "SQUEEZE":
+            x = build.op("SQUEEZE", [x], [side for side in shape if side > 1])
+        elif step == "QUANTIZE":
+            x = build.op("QUANTIZE", [x], build.tensor(shape, **grid))
+        elif step == "DEQUANTIZE":
+            x = build.op("DEQUANTIZE", [x], shape)
+        elif step == "WRITTEN_OUT":
+            powers = build.op("EXP", [x], shape)
+            x = build.op("DIV", [powers, build.op("SUM", [powers, ints(build, [1])], [1, 1])], shape)
+        elif step == "PAIRS":
+            pairs = build.op("RESHAPE", [x, ints(build, [2, 2])], [2, 2])
+            pairs = build.op("SOFTMAX", [pairs], [2, 2])
+            x = build.op("RESHAPE", [pairs, ints(build, [1, 4])], [1, 4])
+    return given, x
+
+
+def prepared(tmp_path, labels, model, *options):
+    path = tmp_path / "net.tflite"
+    path.write_bytes(model)
+    made = main(["prepare", str(path), "-o", str(tmp_path / "b"), "--labels", str(labels), *options])
+    return made, Bundle.open(tmp_path / "b") if made == 0 else None
+
+
+def scores_of(bundle, inputs=LOGITS):
+    """The scores that a board writes, by label."""
+    outputs = open_interpreter(bundle.path(bundle.manifest.model)).run([inputs])
+    names = read_labels(bundle.path(bundle.manifest.answer.labels))
+    top = answer_fields(outputs, bundle.manifest.outputs, bundle.manifest.answer, names)["top"]
+    return {entry["label"]: entry["score"] for entry in top}
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores", "expected"),
+    [
+        ("PLAIN", "logits", SOFTMAX),
+        ("LOG_SOFTMAX", "logits", SOFTMAX),
+        ("SOFTMAX", "probabilities", SOFTMAX),
+        ("WRITTEN_OUT", "probabilities", SOFTMAX),
+        ("SOFTMAX+RESHAPE", "probabilities", SOFTMAX),
+        ("SOFTMAX+RESHAPE+SQUEEZE", "probabilities", SOFTMAX),
+        ("SOFTMAX+QUANTIZE", "probabilities", SOFTMAX),
+        ("SOFTMAX+QUANTIZE+DEQUANTIZE", "probabilities", SOFTMAX),
+        ("LOGISTIC", "multilabel-probabilities", SIGMOID),
+        ("LOGISTIC+RESHAPE+QUANTIZE+DEQUANTIZE", "multilabel-probabilities", SIGMOID),
+    ],
+)
+def test_the_end_of_the_graph_says_what_scores_are(tmp_path, labels, builder, kind, scores, expected):
+    build = builder()
+    given, out = endings(build, kind)
+    code, bundle = prepared(tmp_path, labels, build.build([given], [out]))
+    assert (code, bundle.manifest.answer.scores) == (0, scores)
+    found = scores_of(bundle)
+    assert found["cat"] == pytest.approx(expected[0], abs=0.005)
+    assert found["fish"] == pytest.approx(expected[3], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores", "match"),
+    [
+        ("PLAIN", "probabilities", "declared as probabilities, but adds up to"),
+        ("LOGISTIC", "probabilities", "declared as probabilities, but adds up to"),
+        ("PAIRS", "probabilities", "declared as probabilities, but adds up to 2 to 2"),
+        ("PLAIN", "multilabel-probabilities", "declared as probabilities of each class, but its values are"),
+    ],
+)
+def test_what_is_no_probability_is_not_declared_one(tmp_path, labels, builder, capsys, kind, scores, match):
+    build = builder()
+    given, out = endings(build, kind)
+    code, _ = prepared(tmp_path, labels, build.build([given], [out]), "--scores", scores)
+    assert code == 65
+    said = capsys.readouterr().err
+    assert match in said
+    assert "declare --scores logits, multilabel-logits or multilabel-probabilities, or values" in said
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(("scores", "expected"), [("multilabel-logits", SIGMOID[0]), ("values", 9.0)])
+def test_declared_scores_are_written_as_they_say(tmp_path, labels, builder, scores, expected):
+    build = builder()
+    given, out = endings(build, "PLAIN")
+    _, bundle = prepared(tmp_path, labels, build.build([given], [out]), "--scores", scores)
+    assert scores_of(bundle)["cat"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_probabilities_that_are_declared_logits_or_not_recognised_are_pointed_out(
+    tmp_path, labels, builder, capsys
+):
+    build = builder()
+    given, out = endings(build, "PAIRS")
+    code, bundle = prepared(tmp_path, labels, build.build([given], [out]))
+    assert (code, bundle.manifest.answer.scores) == (0, "logits")
+    assert "probabilities need --scores multilabel-probabilities" in capsys.readouterr().err
+
+
+def test_of_several_heads_the_one_that_the_labels_fit_is_read(tmp_path, labels, builder):
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    wide = build.op("CONCATENATION", [given, given], [1, 8], axis=1)
+    code, bundle = prepared(tmp_path, labels, build.build([given], [wide, out]))
+    assert (code, bundle.manifest.answer.output, bundle.manifest.answer.scores) == (0, 1, "probabilities")
+    assert scores_of(bundle)["cat"] == pytest.approx(SOFTMAX[0], abs=1e-4)
+
+
+def test_a_head_can_be_named(tmp_path, labels, builder, capsys):
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    code, bundle = prepared(tmp_path, labels, build.build([given], [given, out]), "--labels-output", "1")
+    assert (code, bundle.manifest.answer.output) == (0, 1)
+    code, _ = prepared(tmp_path, labels, build.build([given], [given, out]), "--force", "--labels-output", "2")
+    assert code == 65
+    assert "the model has outputs 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ([1, 8, 8, 4], "a map of 64 places with 4 values each"),
+        ([1, 1, 8, 4], "a map of 8 places"),
+        ([8, 4], "a batch of 8 vectors of 4"),
+        ([1, 8, 4], "several vectors"),
+        ([4, 4], "a batch of 4 vectors of 4"),
+        ([1, 4, 4, 1], "a map of 16 places"),
+    ],
+)
+def test_labels_on_what_is_no_vector_are_refused_with_the_shape(tmp_path, labels, builder, capsys, shape, why):
+    build = builder()
+    given = build.tensor(shape, name="x")
+    out = build.op("LOGISTIC", [given], shape)
+    code, _ = prepared(tmp_path, labels, build.build([given], [out]))
+    assert code == 65
+    said = capsys.readouterr().err
+    assert str(shape) in said
+    assert why in said
+    assert "leave --labels out, and declare the outputs with --answer JSON" in said
+
+
+@pytest.mark.parametrize(("names", "hint"), [("cat\ndog\nbird\n", "background"), ("a\nb\n", "one label a class")])
+def test_as_many_labels_as_classes(tmp_path, labels, builder, capsys, names, hint):
+    labels.write_text(names)
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    code, _ = prepared(tmp_path, labels, build.build([given], [out]))
+    assert code == 65
+    said = capsys.readouterr().err
+    assert "the model's first output has 4 classes" in said
+    assert hint in said
+
+
+def test_labels_from_windows_are_read(tmp_path, labels, builder):
+    labels.write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nbird\r\nfish\r\n")
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    code, bundle = prepared(tmp_path, labels, build.build([given], [out]))
+    assert code == 0
+    assert sorted(scores_of(bundle)) == ["bird", "cat", "dog", "fish"]
