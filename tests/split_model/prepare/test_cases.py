@@ -14,7 +14,7 @@ import pytest
 from split_model.bundle import Bundle
 from split_model.cli import main
 from split_model.interpreter import open_interpreter
-from tests.split_model.prepare.strange_models import MODELS
+from tests.split_model.prepare.strange_models import MODELS, top_k_of_the_data
 
 CASES = Path(__file__).parent / "cases"
 SAMPLES = 24
@@ -201,3 +201,11 @@ def test_every_kind_is_prepared_or_refused_in_one_line(tmp_path, capsys, make):
     measured = ["--data", str(samples), "--epsilon", "16", "--draws", "1"]
     assert main(["evaluate", str(root), *measured]) == 0, capsys.readouterr().err
     assert main(["inspect", str(model)]) == 0
+
+
+def test_labels_name_no_classes_of_an_output_whose_size_depends_on_the_data(tmp_path, capsys):
+    model, labels = tmp_path / "net.tflite", tmp_path / "labels.txt"
+    model.write_bytes(top_k_of_the_data()[0])
+    labels.write_text("".join(f"class {number}\n" for number in range(8)))
+    assert main(["prepare", str(model), "-o", str(tmp_path / "b"), "--labels", str(labels)]) == 65
+    assert "its size depends on the data" in capsys.readouterr().err
