@@ -74,12 +74,14 @@ def doctor(args: argparse.Namespace) -> int:
     """Check everything the server needs and print the findings."""
     from cloud_server.doctor import examine
     from split_model.service.findings import show
+    from split_model.service.privileges import step_down
 
     try:
         path: Path | None = _status_path(configuration.load(args.config), args)
     except SplitModelError:  # doctor reports it
         path = None
-    return show(examine(args.config, path), as_json=args.json)
+    findings = examine(args.config, path, step_down=lambda: step_down("cloud-server", config=args.config))
+    return show(findings, as_json=args.json)
 
 
 def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:

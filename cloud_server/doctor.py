@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,17 @@ from split_model.service.status_file import SERVING, condition_now
 _CONNECT_S = 2.0
 
 
-def examine(path: Path, status_path: Path | None) -> Iterator[Finding]:
-    """Everything, in the order in which it is needed."""
+def examine(
+    path: Path, status_path: Path | None, *, step_down: Callable[[], object] = lambda: None
+) -> Iterator[Finding]:
+    """Everything, in the order in which it is needed.
+
+    Args:
+        path: The config file.
+        status_path: The status file of the running program, if it is known.
+        step_down: Called when the key is read, and before anything of a bundle runs: root becomes somebody else.
+
+    """
     text = f"cloud-server {__version__}, Python {platform.python_version()}, {platform.machine()}, "
     yield good("software", text + f"ZeroMQ {zmq.zmq_version()}, NumPy {np.__version__}")
     yield of_clock()
@@ -42,7 +51,9 @@ def examine(path: Path, status_path: Path | None) -> Iterator[Finding]:
     if not loaded:
         return
     config = loaded[0]
-    yield _key(config)
+    key = _key(config)
+    step_down()
+    yield key
     tails: list[TailSet] = []
 
     def open_tails() -> str:

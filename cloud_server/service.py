@@ -22,6 +22,7 @@ from cloud_server.sessions import Reply, Sessions
 from split_model.protocol.keys import read_pair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
+from split_model.service.privileges import warn_root
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def serve(
 
         reporter.write("running")
         _log.info("listening on %s, public key %s", gateway.endpoint, keys.public.decode())
+        warn_root("cloud-server")
         if ready_fd is not None:
             os.write(ready_fd, gateway.endpoint.encode() + b"\n")
             os.close(ready_fd)

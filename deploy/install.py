@@ -111,7 +111,8 @@ class Installation:
             self._say(
                 "trial    the new release, beside the one in use" if facts.release else "trial    of the release"
             )
-            self._step("trial", release.name)
+            for line in self._step("trial", release.name).splitlines():
+                self._say(line)
         self._enrol(facts, key)
         self._say(f"switch   to release {release.name}")
         for line in self._activate(release, offers).splitlines():

@@ -49,6 +49,9 @@ record() { # FILE PATH SHA256; an empty hash forgets
 }
 listed() { awk -v kind="$2" '$1 == kind { print $2, $3 }' "$home/releases/$1/manifest"; }
 current() { [ ! -L "$home/current" ] || basename "$(readlink "$home/current")"; }
+# Another deployment, between two steps of this one, may have removed what it did not need.
+came_between() { fail "another deployment came between; run the same command again"; }
+installed() { [ -d "$home/releases/$1" ] || came_between; }
 
 # --- facts: what this machine is, and what is here already. Needs no root and changes nothing. ---------------------
 
@@ -58,7 +61,7 @@ step_facts() {
     echo "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)"
     echo "clock_s $(date +%s)"
     echo "init $(cat /proc/1/comm)"
-    if [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; then echo "root yes"; fi
+    if [ "$(id -u)" -eq 0 ] || sudo -n sh -c : 2>/dev/null; then echo "root yes"; fi
     place=$home
     while [ ! -d "$place" ]; do place=$(dirname "$place"); done
     echo "disk_kib $(df -Pk "$place" | awk 'NR == 2 { print $4 }')"
@@ -72,7 +75,7 @@ print("python", os.path.realpath(sys.argv[1]), version, struct.calcsize("P") * 8
 PYTHON
     done
     echo "release $(current)"
-    { [ ! -f "$home/before/complete" ] && [ ! -f "$home/undone" ]; } || echo "unfinished yes"
+    { [ ! -f "$home/before/complete" ] && [ ! -f "$home/undone" ] && [ ! -f "$undo" ]; } || echo "unfinished yes"
     echo "active $(systemctl is-active "$unit" 2>/dev/null || true)"
     [ ! -d "$home/store" ] || find "$home/store" -type f -printf 'stored %f\n'
     [ ! -d "$home/environments" ] || find "$home/environments" -mindepth 2 -maxdepth 2 -name complete -printf 'environment %h\n' |
@@ -140,6 +143,7 @@ step_install() {
         system) path=$partial/system/$path ;;
         *) continue ;;
         esac
+        [ -f "$home/store/$hash" ] || came_between
         mkdir -p "$(dirname "$path")"
         ln "$home/store/$hash" "$path"
         chmod a-w "$path" # the program maps models that nobody may write to where they lie, and copies others
@@ -155,7 +159,10 @@ make_environment() {
     python=$(awk '$1 == "python" { print $3 }' "$2")
     rm -rf "$environment" "$wheels"
     mkdir -p "$wheels"
-    awk '$1 == "wheel" { print $2, $3 }' "$2" | while read -r hash name; do ln "$home/store/$hash" "$wheels/$name"; done
+    awk '$1 == "wheel" { print $2, $3 }' "$2" | while read -r hash name; do
+        [ -f "$home/store/$hash" ] || came_between
+        ln "$home/store/$hash" "$wheels/$name"
+    done
     "$python" -m venv --without-pip "$environment"
     # pip runs out of its own wheel, so the board's may be old or missing, and the environment needs none.
     pip=$(ls "$wheels"/pip-*.whl)
@@ -172,6 +179,7 @@ make_environment() {
 
 step_keys() { # RELEASE
     release=$1
+    installed "$release"
     mkdir -p "$(dirname "$key")"
     if [ ! -f "$key" ]; then
         # The private key never leaves this machine; it is written with mode 0600 under another name first.
@@ -191,50 +199,185 @@ step_keys() { # RELEASE
         "$key"
 }
 
+# --- confined: in the sandbox of a release's own unit, never as root. -------------------------------------------------
+
+cell=$program-trial.service
+
+# The [Service] lines of unit files that bound a process; not those that say what runs, when, and with which secrets.
+bounds() {
+    awk '
+        FNR == 1 { section = held = "" }
+        { line = held $0; held = "" }
+        line ~ /\\$/ { held = substr(line, 1, length(line) - 1) " "; next }
+        line ~ /^[ \t]*\[/ { section = line; next }
+        section !~ /^[ \t]*\[Service\]/ || line !~ /^[ \t]*[A-Za-z]+[ \t]*=/ { next }
+        {
+            name = line
+            gsub(/^[ \t]+|[ \t]*=.*$/, "", name)
+            if (name ~ /^(Exec|Restart|Timeout|Watchdog|Standard|TTY|FileDescriptor|USBFunction)/) next
+            if (name ~ /^(Load|Set|Import)Credential|^(Runtime|State|Cache|Logs|Configuration|Working)Directory/) next
+            if (name ~ /^(Type|NotifyAccess|RemainAfterExit|GuessMainPID|PIDFile|BusName|Sockets|OpenFile)$/) next
+            if (name ~ /^(EnvironmentFile|PassEnvironment|KillMode|KillSignal|RuntimeMaxSec|SuccessExitStatus)$/) next
+            print line
+        }' "$@"
+}
+
+# confined RELEASE: run what standard input says ([Service] lines), bounded as the service of that release will be, and
+# besides. It is a unit file, so systemd reads our unit and the edits of 'systemctl edit' as it does for the service, and
+# passes over a property that it does not know as it does there. Sets $ended: 0, or what it ended with; $result: how.
+confined() {
+    systemctl stop "$cell" 2>/dev/null || true # of a step that was killed
+    edits=$(systemctl show --value --property=DropInPaths "$unit" 2>/dev/null || true)
+    {
+        printf '[Unit]\nDescription=Trial of a release of %s\n\n[Service]\n' "$program"
+        # shellcheck disable=SC2086  # a list
+        bounds "$home/releases/$1/system/etc/systemd/system/$unit" $edits
+        cat <<UNIT
+Type=oneshot
+PrivateNetwork=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ReadOnlyPaths=/run
+LimitFSIZE=64M
+OOMScoreAdjust=1000
+WorkingDirectory=/
+StandardInput=null
+StandardOutput=file:$home/trial/said
+StandardError=inherit
+TimeoutStartSec=$ready_within_s
+TimeoutStopSec=5
+UNIT
+        cat
+    } >"$home/trial/unit"
+    mkdir -p /run/systemd/system
+    cp "$home/trial/unit" "/run/systemd/system/$cell"
+    systemctl daemon-reload
+    case $(systemctl show --value --property=User "$cell") in
+    "" | root | 0) echo "check    as root, like the service: its unit or an edit of it there says so" ;;
+    esac
+    ended=0
+    systemctl start "$cell" 2>>"$home/trial/asked" || ended=$?
+    result=$(systemctl show --value --property=Result "$cell")
+    if [ "$ended" -ne 0 ]; then
+        ended=$(systemctl show --value --property=ExecMainStatus "$cell")
+        [ "${ended:-0}" -ne 0 ] || ended=1 # it never ran, or its time was over
+    fi
+    rm -f "/run/systemd/system/$cell"
+    systemctl daemon-reload
+    systemctl reset-failed "$cell" 2>/dev/null || true
+}
+
+# What it said at last, in one line that steers no terminal.
+complaint() {
+    { grep -a error "$home/trial/said" || cat "$home/trial/said"; } 2>/dev/null |
+        tail -n 1 | cut -c1-500 | tr -cd '\40-\176'
+}
+
+# The sandbox itself is not to be had: systemd says so by an exit code of 200 and more, our own check by 71.
+unconfined() {
+    [ "$result" = exit-code ] && { [ "$ended" -eq 71 ] || [ "$ended" -ge 200 ]; } ||
+        { [ "$result" != exit-code ] && [ ! -e "$home/trial/said" ]; }
+}
+
 # --- trial RELEASE: can this machine run it? The service is not touched. --------------------------------------------
+# What the bundle brings runs here for the first time: as a user that is there for the trial alone and so can neither
+# reach the running service nor read its keys and state, without a network, with nothing to write to but its own /tmp.
 
 step_trial() {
     release=$1
-    trial=$(mktemp -d)
-    trap 'rm -rf "$trial"' EXIT
-    ended=0
-    "trial_$(echo "$program" | tr - _)" "$home/releases/$release" >"$trial/said" 2>&1 || ended=$?
+    installed "$release"
+    rm -rf "$home/trial"
+    mkdir -p "$home/trial"
+    {
+        confinement_check
+        "trial_$(echo "$program" | tr - _)" "$home/releases/$release"
+    } >"$home/trial/run"
+    confined "$release" <<UNIT
+User=$program-trial
+Group=
+SupplementaryGroups=
+DynamicUser=yes
+PrivateTmp=yes
+PrivateDevices=yes
+DeviceAllow=
+ProtectSystem=strict
+ProtectHome=yes
+ReadWritePaths=
+BindPaths=
+InaccessiblePaths=-/dev/shm -/dev/mqueue
+ExecStart=/bin/sh $home/trial/run $(readlink /proc/self/ns/net)
+UNIT
     if [ "$ended" -eq 0 ]; then
         note "trial $release good"
+        rm -rf "$home/trial"
         return
     fi
-    note "trial $release failed"
-    [ "$ended" -ne 124 ] || echo "error: the trial did not come to its end within $ready_within_s s" >>"$trial/said"
-    say "$(grep 'error' "$trial/said" | tail -n 1 || tail -n 1 "$trial/said")"
+    note "trial $release failed: $result $ended"
+    code=65
+    if unconfined; then
+        code=71
+        say "the trial could not be confined, and does not run without: $(complaint) ($result $ended); see 'journalctl -u $cell' there"
+    else
+        case $result in
+        timeout) say "error: the trial did not come to its end within its time" ;;
+        signal | core-dump) say "error: the trial crashed (signal $ended)" ;;
+        oom-kill) say "error: there is not enough memory for the trial" ;;
+        *)
+            said=$(complaint)
+            say "${said:-error: the trial ended with $ended and gave no reason}"
+            ;;
+        esac
+    fi
+    rm -rf "$home/trial"
     discard "$release"
-    exit 65
+    exit "$code"
 }
 
-# Every head of the bundle is loaded and run, and nothing is sent; the ledger of the running service is not opened.
+# Before anything of the release runs: is this what was asked for? An old systemd, or one in a container, may not be able to.
+confinement_check() {
+    cat <<'CHECK'
+set -eu
+refuse() { echo "error: $1" && exit 71; }
+[ "$(id -u)" -ne 0 ] || refuse "it would run as root"
+grep -q '^NoNewPrivs:[[:space:]]*1$' /proc/self/status || refuse "it could gain privileges"
+! grep '^Cap...:' /proc/self/status | grep -qv '[[:space:]]0*$' || refuse "it would have capabilities"
+[ "$(readlink /proc/self/ns/net)" != "$1" ] || refuse "it would have the network"
+[ ! -w / ] && [ ! -w /run/lock ] && [ -w /tmp ] || refuse "it could write outside of its folder, or not in it"
+cd /tmp
+CHECK
+}
+
+# The script that runs there. Every head of the bundle is loaded and run, and nothing is sent; the ledger of the running
+# service is not opened.
 trial_edge_runtime() {
-    python=$1/venv/bin/python
-    "$python" -c 'import sys, pathlib; from split_model.protocol.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")' \
-        "$trial"
-    cat >"$trial/config.toml" <<TOML
-device = { bundle = "$1/bundle", key = "trial.key", state = "state" }
-server = { address = "tcp://127.0.0.1:9", public_keys = ["$(cat "$trial/trial.pub")"] }
-source = { path = "$1/bundle" }
+    cat <<SCRIPT
+release=$1
+make_keys='import sys, pathlib; from split_model.protocol.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")'
+"\$release/venv/bin/python" -c "\$make_keys" .
+cat >config.toml <<TOML
+device = { bundle = "\$release/bundle", key = "trial.key", state = "state" }
+server = { address = "tcp://127.0.0.1:9", public_keys = ["\$(cat trial.pub)"] }
+source = { path = "\$release/bundle" }
 planner = { earliest_cut = 0 }
 release = { mechanism = "none" }
 privacy = { whole_input_budget = "unlimited" }
 TOML
-    timeout "$ready_within_s" "$1/venv/bin/edge-runtime" bench -c "$trial/config.toml" --no-link --runs 1
+exec "\$release/venv/bin/edge-runtime" bench -c config.toml --no-link --runs 1
+SCRIPT
 }
 
 trial_cloud_server() {
-    python=$1/venv/bin/python
-    "$python" -c 'import sys, pathlib; from split_model.protocol.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")' \
-        "$trial"
-    touch "$trial/devices"
-    cat >"$trial/config.toml" <<TOML
-server = { key = "trial.key", devices = "devices", bundles = ["$1/bundles"] }
+    cat <<SCRIPT
+release=$1
+make_keys='import sys, pathlib; from split_model.protocol.keys import make_pair; make_pair(pathlib.Path(sys.argv[1]), "trial")'
+"\$release/venv/bin/python" -c "\$make_keys" .
+: >devices
+cat >config.toml <<TOML
+server = { key = "trial.key", devices = "devices", bundles = ["\$release/bundles"] }
 TOML
-    timeout "$ready_within_s" "$1/venv/bin/cloud-server" config check -c "$trial/config.toml"
+exec "\$release/venv/bin/cloud-server" config check -c config.toml
+SCRIPT
 }
 
 # Forget a release that is not in use.
@@ -248,6 +391,7 @@ discard() {
 
 step_activate() {
     release=$1
+    installed "$release"
     shift
     rm -rf "$home/configs"
     mkdir -p "$home/configs"
@@ -267,33 +411,44 @@ step_activate() {
     follow
 }
 
-# The new release reads the config it would have, while the old one runs: to this command alone, both are in place.
+# The new release reads the config it would have, while the old one runs: to this command alone, both are in place. It is
+# the service's user in the service's sandbox, as with a reload, and reads no key.
 check_config() {
     old=$(current)
     [ -n "$old" ] && [ -f "$config" ] || return 0
     candidate=$1
     shift
     rm -rf "$home/trial"
-    cp -a "/etc/$program" "$home/trial"
+    mkdir -p "$home/trial"
+    cp -a "/etc/$program" "$home/trial/etc"
+    find "$home/trial/etc" -name '*.key' -exec rm -f {} +
     while [ $# -gt 0 ]; do
         if [ ! -f "$2" ] || [ "$(sha256 "$2")" = "$(recorded placed "$2")" ]; then
-            mkdir -p "$home/trial$(dirname "${2#"/etc/$program"}")"
-            cp "$home/configs/$1" "$home/trial${2#"/etc/$program"}"
+            mkdir -p "$home/trial/etc$(dirname "${2#"/etc/$program"}")"
+            cp "$home/configs/$1" "$home/trial/etc${2#"/etc/$program"}"
         fi
         shift 2
     done
-    if unshare --mount sh -c 'mount --bind "$1" "$2" && mount --bind "$3" "$4" && shift 4 && exec "$@"' sh \
-        "$home/releases/$candidate" "$home/releases/$old" "$home/trial" "/etc/$program" \
-        "$home/current/bin/$program" config check -c "$config" >"$home/said" 2>&1; then
-        rm -rf "$home/trial" "$home/said"
+    confined "$candidate" <<UNIT
+ReadWritePaths=-/var/lib/$program -/run/$program
+BindReadOnlyPaths=$home/releases/$candidate:$home/releases/$old $home/trial/etc:/etc/$program
+ExecStart=$home/current/bin/$program config check --without-key -c $config
+UNIT
+    if [ "$ended" -eq 0 ]; then
+        rm -rf "$home/trial"
         return
     fi
-    note "config refused"
-    said=$(grep "error" "$home/said" | tail -n 1)
-    rm -rf "$home/trial" "$home/said"
+    note "config refused: $result $ended"
+    said=$(complaint)
+    code=65
+    if unconfined; then
+        code=71
+        said="the config could not be checked in the service's sandbox: $said ($result $ended); see 'journalctl -u $cell' there"
+    fi
+    rm -rf "$home/trial"
     discard "$candidate"
     say "${said:-the new release does not accept the config}"
-    exit 65
+    exit "$code"
 }
 
 # Print what the switch under way says, and end as it ends.
@@ -389,6 +544,7 @@ no_undo_at_boot() {
 forget_before() {
     sync
     rm -f "$home/before/complete"
+    sync -f "$home"
     rm -rf "$home/before"
     no_undo_at_boot
 }
@@ -439,6 +595,7 @@ place() {
     fi
     mkdir -p "$(dirname "$2")"
     printf '%s %s\n' "$3" "$2" >>"$home/before/ours"
+    sync -f "$home/before" # on the disk before anything takes its place
     cp "$1" "$2.deploy-new"
     chmod 644 "$2.deploy-new"
     sync "$2.deploy-new"
@@ -497,6 +654,7 @@ go_back() {
         (cd "$home/before/files" && find . -type f) | cut -c2- | while read -r path; do
             [ ! -f "$path" ] || is_ours "$path" || continue
             cp -p "$home/before/files$path" "$path.deploy-new"
+            sync "$path.deploy-new"
             mv "$path.deploy-new" "$path"
         done
     fi
@@ -584,9 +742,17 @@ step_undo() {
     rm -rf "$home/step.sh" "$home/configs"
 }
 
+# A switch whose deployment was killed goes on by itself; no other step may come between.
+wait_for_switch() {
+    while :; do
+        case $(systemctl is-active "$program-deploy.service" || true) in
+        active | activating | reloading | deactivating) sleep 0.5 ;;
+        *) return 0 ;;
+        esac
+    done
+}
+
 step_begin() {
-    while systemctl is-active --quiet "$program-deploy.service" ||
-        [ "$(systemctl is-active "$program-deploy.service")" = activating ]; do sleep 0.5; done
     if [ -f "$home/before/complete" ]; then
         if answers; then
             note "a switch that was cut off had come to its end"
@@ -602,7 +768,7 @@ step_begin() {
     fi
     [ ! -f "$home/undone" ] || cat "$home/undone"
     no_undo_at_boot
-    rm -rf "$home/before" "$home/undone" "$home/keys.new" "$home/configs" "$home/trial" "$home/said" "$home"/releases/*.partial
+    rm -rf "$home/before" "$home/undone" "$home/keys.new" "$home/configs" "$home/trial" "$home"/releases/*.partial
 }
 
 # --- doctor, uninstall -----------------------------------------------------------------------------------------------
@@ -654,6 +820,8 @@ begin | receive | install | keys | trial | activate | switch | undo | uninstall)
     exec 9>>"$home/lock"
     [ "$step" != begin ] || end_stalled
     [ "$step" = switch ] || flock --wait 300 9 || fail "another deployment to this machine is under way"
+    # What undoes a switch at boot comes before everything, and the switch does not wait for itself.
+    case $step in switch | undo) ;; *) wait_for_switch ;; esac
     note "$step"
     "step_$step" "$@"
     ;;

@@ -145,7 +145,7 @@ def choose_target(facts: Facts) -> Target:
     if not facts.root:
         raise NotAllowedError(
             "'sudo -n' is refused",
-            remedy="let this user use sudo without a password, or deploy as root (root@HOST)",
+            remedy="let this user run 'sudo sh' without a password, or deploy as root (root@HOST)",
         )
     return Target(facts.machine, _choose_python(facts.pythons), facts.glibc)
 

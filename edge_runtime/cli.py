@@ -34,7 +34,7 @@ examples:
 """
 _DOCTOR = """\
 examples:
-  sudo edge-runtime doctor                  as root, since the key is root's
+  sudo edge-runtime doctor                  root reads the key, then becomes the service's user
   edge-runtime doctor --no-server           the board alone
   edge-runtime doctor --json | jq '.[] | select(.level != "ok")'
 """

@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edge_runtime.config.config import Config
 
+#: Its unit, its user, and its folder in /etc.
+_SERVICE = "edge-runtime"
+
 
 def run(args: argparse.Namespace) -> int:
     """Answer frames until the source ends or the program is told to stop."""
     from edge_runtime.config import config
     from edge_runtime.daemon import daemon
     from split_model.service.notify import Notifier
+    from split_model.service.privileges import refuse_root_for
 
     device = config.load(args.config)
+    refuse_root_for(_SERVICE, config=args.config, state=device.device.state)
     service = daemon.Service(
         config=args.config,
         reread=lambda: config.load(args.config),
@@ -64,6 +69,7 @@ def doctor(args: argparse.Namespace) -> int:
     from edge_runtime.service.doctor import examine
     from split_model.errors import SplitModelError
     from split_model.service.findings import show
+    from split_model.service.privileges import step_down
 
     try:
         status = _status_path(args, config.load(args.config, check_server_keys=False))
@@ -71,7 +77,13 @@ def doctor(args: argparse.Namespace) -> int:
         status = None
     if not args.verbose:
         logging.getLogger().setLevel(logging.CRITICAL)  # the findings have the errors
-    return show(examine(args.config, status, server=not args.no_server), as_json=args.json)
+    findings = examine(
+        args.config,
+        status,
+        server=not args.no_server,
+        step_down=lambda device: step_down(_SERVICE, config=args.config, state=device.device.state),
+    )
+    return show(findings, as_json=args.json)
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -83,11 +95,16 @@ def bench(args: argparse.Namespace) -> int:
     from edge_runtime.bench.table import render
     from edge_runtime.config import config
     from split_model.errors import ServerUnreachableError
+    from split_model.protocol.keys import read_pair
+    from split_model.service.privileges import step_down
 
     options = Options(
         runs=args.runs, server=not args.no_link, power_meter=args.power_meter, power_baud=args.power_baud
     )
-    report = program.run(config.load(args.config), options)
+    device = config.load(args.config)
+    keys = read_pair(device.device.key) if options.server else None  # while this may be root, whose key it is
+    step_down(_SERVICE, config=args.config, state=device.device.state)
+    report = program.run(device, options, keys)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
     if args.server and report.link is not None and not report.link.reachable:
         raise ServerUnreachableError(f"the link was not measured: {report.link.trouble}")

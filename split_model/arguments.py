@@ -36,6 +36,7 @@ def make_parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parse
     _prepare_command(commands).set_defaults(func=run["prepare"])
     _verify_command(commands).set_defaults(func=run["verify"])
     _evaluate_command(commands).set_defaults(func=run["evaluate"])
+    _preview_command(commands).set_defaults(func=run["preview"])
     _report_command(commands).set_defaults(func=run["report"])
     return parser
 
@@ -68,7 +69,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         help="how many cuts to choose (default 8), their op indices as 'at:12,21', or 'all'",
     )
     prepare.add_argument("--without", default="", metavar="LIST", help="op indices of cuts to leave out, as '4,7'")
-    prepare.add_argument("--preprocess", type=Path, metavar="JSON", help="how pictures become the model's input")
+    _input_flags(prepare)
     prepare.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
     prepare.add_argument(
         "--scores",
@@ -111,6 +112,27 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     )
     prepare.add_argument("--force", action="store_true", help="replace a bundle that is there already")
     return prepare
+
+
+def _input_flags(prepare: Parser) -> None:
+    """How pictures become the model's input."""
+    group = prepare.add_argument_group(
+        "how pictures become the model's input (default: as far as the model says it)"
+    )
+    group.add_argument("--preprocess", type=Path, metavar="JSON", help="a file of these; flags win over it")
+    group.add_argument("--resize", type=int, metavar="N", help="scale the shorter side to N pixels, with --crop")
+    fit = group.add_mutually_exclusive_group()
+    fit.add_argument("--crop", dest="fit", action="store_const", const="crop", help="cut out the centre (default)")
+    fit.add_argument(
+        "--letterbox", dest="fit", action="store_const", const="letterbox", help="the whole picture, the rest --pad"
+    )
+    fit.add_argument("--stretch", dest="fit", action="store_const", const="stretch", help="give up proportions")
+    group.add_argument("--pad", type=int, choices=range(256), metavar="0..255", help="grey beside a letterbox (0)")
+    group.add_argument("--mean", metavar="M[,M,M]", help="subtracted from pixels of 0..255")
+    group.add_argument("--std", metavar="S[,S,S]", help="what they are divided by then; key 'scale'")
+    group.add_argument("--channels", choices=("rgb", "bgr", "grey"), help="key 'colour'")
+    group.add_argument("--layout", choices=("nhwc", "nchw"), help="channels last, or first as PyTorch has them")
+    group.add_argument("--input-shape", metavar="1,H,W,C", help="of a model whose input has open sides")
 
 
 def _verify_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
@@ -161,6 +183,17 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     evaluate.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw a panel a cut")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     return evaluate
+
+
+def _preview_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
+    preview = commands.add_parser(
+        "preview", help="draw one picture: what the model gets, what leaves, what is answered"
+    )
+    preview.add_argument("bundle", type=Path, metavar="BUNDLE")
+    preview.add_argument("picture", type=Path, metavar="PICTURE")
+    preview.add_argument("--epsilon", default="16,8,4", metavar="E[,E…]", help="mean per-value epsilons (16,8,4)")
+    preview.add_argument("-o", "--output", type=Path, default=Path("preview.png"), metavar="FILE.png|svg")
+    return preview
 
 
 def _report_command(commands: argparse._SubParsersAction[Parser]) -> Parser:

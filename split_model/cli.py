@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prepare": _prepare,
         "verify": _verify,
         "evaluate": _evaluate,
+        "preview": _preview,
         "report": _report,
     }
     return run_main("split-model", make_parser(commands), argv)
@@ -92,6 +93,7 @@ def _prepare(args: argparse.Namespace) -> int:
     from split_model.prepare.calibrate.allocators import TrialOptions
     from split_model.prepare.calibrate.calibration import CalibrationOptions
     from split_model.prepare.codebook.codebooks import CodebookWish
+    from split_model.prepare.own_input import InputWish, parse_numbers, parse_shape
     from split_model.prepare.pipeline import PrepareOptions, prepare
     from split_model.prepare.summary import summarise
 
@@ -112,6 +114,16 @@ def _prepare(args: argparse.Namespace) -> int:
         cuts=_parse_cuts(args.cuts),
         without=_parse_without(args.without),
         preprocess=args.preprocess,
+        input=InputWish(
+            resize=args.resize,
+            fit=args.fit,
+            pad=args.pad,
+            mean=None if args.mean is None else parse_numbers("--mean", args.mean),
+            std=None if args.std is None else parse_numbers("--std", args.std),
+            channels=args.channels,
+            layout=args.layout,
+        ),
+        input_shape=None if args.input_shape is None else parse_shape(args.input_shape),
         labels=args.labels,
         top_k=args.top_k,
         scores=args.scores,
@@ -213,6 +225,20 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.store:
         kept = evaluation.store(bundle, found)
         print(f"{evaluation.path_of(bundle)}: {len(kept.rows)} measurements", file=sys.stderr)
+    return os.EX_OK
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from split_model.bundle import Bundle
+    from split_model.prepare.drawing import check_plot_path
+    from split_model.prepare.own_input import parse_numbers
+    from split_model.prepare.preview import draw, preview
+
+    check_plot_path(args.output)
+    epsilons = parse_numbers("--epsilon", args.epsilon)
+    found = preview(Bundle.open(args.bundle), args.picture, epsilons=epsilons, entropy=os.urandom)
+    draw(found, args.output, title=args.picture.name)
+    print(args.output)
     return os.EX_OK
 
 

@@ -18,12 +18,16 @@ from edge_runtime.daemon.device import open_link
 from edge_runtime.daemon.models import open_heads
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.inference import profile as profiles
+from split_model.protocol.keys import KeyPair
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, options: Options) -> Report:
-    """Measure this board and, unless told not to, the link; keep the profile for `run`."""
+def run(config: Config, options: Options, keys: KeyPair | None) -> Report:
+    """Measure this board and, unless told not to, the link; keep the profile for `run`.
+
+    ``keys``: this device's, for the link; None where it is not to be measured.
+    """
     sensors = Sensors()
     rss_before_bytes = sensors.read().rss_bytes
     plan = Plan.of(config)
@@ -41,8 +45,9 @@ def run(config: Config, options: Options) -> Report:
         )
 
         def measure_link(samples: Mapping[int, Sample]) -> tuple[LinkFigures, dict[int, float]]:
+            assert keys is not None
             boot_id = os.urandom(16).hex()
-            link = open_link(plan, plan.read_keys(), closing, boot_id=boot_id)
+            link = open_link(plan, keys, closing, boot_id=boot_id)
             return LinkBench(link, config.server.address, plan.bundle.identity, boot_id).measure(samples)
 
         report, profile = command.run(parts, options, measure_link, log.info)

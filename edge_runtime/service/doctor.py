@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,22 @@ _HOT_C = 80.0
 _LITTLE_MEMORY_BYTES = 100 << 20
 
 
-def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Iterator[Finding]:
-    """Everything, in the order in which it is needed. ``server``: look at the link too, which takes seconds."""
+def examine(
+    path: Path,
+    status_path: Path | None,
+    *,
+    server: bool = True,
+    step_down: Callable[[Config], object] = lambda _: None,
+) -> Iterator[Finding]:
+    """Everything, in the order in which it is needed.
+
+    Args:
+        path: The config file.
+        status_path: The status file of the running program, if it is known.
+        server: Look at the link too, which takes seconds.
+        step_down: Called when the key is read, and before anything of the bundle runs: root becomes somebody else.
+
+    """
     yield _software()
     loaded: list[tuple[Config, Layers]] = []
 
@@ -57,6 +71,9 @@ def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Ite
         return
     config = loaded[0][0]
     plans: list[Plan] = []
+    keys: list[KeyPair] = []
+    key = _key(config, keys)
+    step_down(config)
 
     def work_out() -> str:
         plans.append(Plan.of(config))
@@ -67,8 +84,7 @@ def examine(path: Path, status_path: Path | None, *, server: bool = True) -> Ite
     if plans:
         yield attempt("backend", lambda: _run_once(plans[0]))
         yield attempt("source", lambda: _sources(plans[0]))
-    keys: list[KeyPair] = []
-    yield _key(config, keys)
+    yield key
     yield from of_disk(config.device.state)
     yield _ledger(config)
     yield from _of_the_board()

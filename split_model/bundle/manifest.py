@@ -194,7 +194,12 @@ class Cut(_Record, frozen=True):
 
 
 class ImagePreprocess(_Record, frozen=True):
-    """From a picture to the model's input: shorter side to ``resize``, centre crop, ``(x - mean) / scale``."""
+    """From a picture to the model's input: fitted into ``crop`` (height, width), then ``(x - mean) / scale``.
+
+    ``fit``: ``crop`` scales the shorter side to ``resize`` and cuts out the centre; ``letterbox`` scales the whole
+    picture into ``crop`` and fills the rest with the grey ``pad``; ``stretch`` gives up its proportions.
+    ``layout``: where the channels are; ``nchw`` has them before height and width.
+    """
 
     resize: int
     crop: tuple[int, int]
@@ -202,6 +207,19 @@ class ImagePreprocess(_Record, frozen=True):
     scale: tuple[float, ...] = (1.0,)
     colour: Literal["rgb", "bgr", "grey"] = "rgb"
     filter: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    fit: Literal["crop", "letterbox", "stretch"] = "crop"
+    pad: int = 0
+    layout: Literal["nhwc", "nchw"] = "nhwc"
+
+    @property
+    def channels(self) -> int:
+        """Number of colour channels."""
+        return 1 if self.colour == "grey" else 3
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the model's input."""
+        return (1, self.channels, *self.crop) if self.layout == "nchw" else (1, *self.crop, self.channels)
 
 
 #: What the values of a class output are. ``logits``: a softmax makes probabilities of them. ``probabilities``: one

@@ -217,6 +217,8 @@ def _check_preprocess(where: str, preprocess: ImagePreprocess) -> None:
         raise _bad(where, "a mean or a scale is not finite")
     if 0.0 in preprocess.scale:
         raise _bad(where, "a scale of 0")
+    if not 0 <= preprocess.pad <= 255:
+        raise _bad(where, f"pad {preprocess.pad} is not within 0..255")
 
 
 def _check_answer(where: str, answer: TopK, outputs: Sequence[TensorSpec]) -> None:

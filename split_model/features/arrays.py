@@ -47,7 +47,7 @@ class ArrayFile(Data):
                 if self._preprocess is None:
                     _check_rows(path, member, spec)
                 else:
-                    _check_pictures(path, member, spec)
+                    _check_pictures(path, member, self._preprocess.channels)
             counts = {member.shape[0] for member in headers}
             if len(counts) != 1:
                 raise BadInputError(
@@ -179,9 +179,8 @@ def _declared(path: Path, inputs: Sequence[TensorSpec], preprocess: ImagePreproc
     return preprocess
 
 
-def _check_pictures(path: Path, member: _Member, spec: TensorSpec) -> None:
+def _check_pictures(path: Path, member: _Member, channels: int) -> None:
     """uint8 [samples, height, width], or with an axis of channels, which may be missing where there is one."""
-    channels = spec.shape[-1]
     fits = (len(member.shape) == 4 and member.shape[-1] == channels) or (len(member.shape) == 3 and channels == 1)
     if not fits or member.dtype != np.uint8 or 0 in member.shape[1:]:
         raise BadInputError(

@@ -148,7 +148,8 @@ def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -
         if image.info.get("progressive"):
             coefficients = 2 * width * height * len(image.getbands())
         if width * height > _DRAFT_PIXELS:
-            short = _DRAFT_MARGIN * preprocess.resize
+            wanted = preprocess.resize if preprocess.fit == "crop" else max(preprocess.crop)
+            short = _DRAFT_MARGIN * wanted
             image.draft(None, (short, short))
     mode = _MODES[preprocess.colour]
     turned = image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT

@@ -1,9 +1,9 @@
 """From a picture to the tensor a model takes: the one pre-processing of device, calibration and evaluation.
 
-What is done is declared in the bundle (`ImagePreprocess`): turn the picture upright by its Exif
-note, scale its shorter side to ``resize``, cut out the centre, ``(x - mean) / scale``, and
-quantise where the model's input is quantised. Pillow is imported when a picture is opened or
-scaled, not before, so that a device that is fed arrays of the right size does without it.
+What is done is declared in the bundle (`ImagePreprocess`): turn the picture upright by its Exif note, fit it (scale
+its shorter side to ``resize`` and cut out the centre, or letterbox, or stretch), ``(x - mean) / scale``, put the
+channels where the model has them, and quantise where the model's input is quantised. Pillow is imported when a
+picture is opened or scaled, not before, so that a device that is fed arrays of the right size does without it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ _IMAGE_BYTES = 4
 
 def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
     """Raise `BadInputError` where the declared pre-processing does not make the tensor that ``spec`` describes."""
-    channels = 1 if preprocess.colour == "grey" else 3
-    expected = (1, *preprocess.crop, channels)
+    channels, expected = preprocess.channels, preprocess.shape
     if spec.shape != expected:
         raise BadInputError(
             f"pre-processing makes {list(expected)}, the model's input {spec.name!r} is {list(spec.shape)}",
-            remedy="declare the crop and colour that the model was trained with",
+            remedy=_remedy(preprocess, spec.shape),
         )
     if spec.dtype not in {"float32", "float16", "int8", "uint8"}:
         raise BadInputError(
@@ -61,7 +60,7 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
     `BadInputError` for anything else, or for a picture too long and narrow to scale.
     """
     check_preprocess(preprocess, spec)
-    channels = spec.shape[-1]
+    channels = preprocess.channels
     if picture.dtype != np.uint8 or picture.ndim not in {2, 3} or 0 in picture.shape:
         raise BadInputError(
             f"a picture is uint8[height, width, {channels}], got {picture.dtype}{list(picture.shape)}"
@@ -75,7 +74,7 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
             f"a picture of {height} x {width} takes over {MAX_DECODE_BYTES >> 20} MiB to scale",
             remedy="scale it down",
         )
-    if min(height, width) == preprocess.resize:
+    if _fits(height, width, preprocess):
         return _normalised(pixels, preprocess, spec)
     image = pillow("Image").fromarray(pixels[..., 0] if channels == 1 else pixels)
     return _normalised(_scaled(image, preprocess), preprocess, spec)
@@ -88,13 +87,34 @@ def load_tensor(path: Path, preprocess: ImagePreprocess, spec: TensorSpec) -> Ar
 
 
 def _normalised(pixels: Picture, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
-    """Crop, order of colours, mean and scale, and the grid of ``spec``."""
+    """Crop, order of colours, mean and scale, layout, and the grid of ``spec``."""
     cropped = _centre(pixels, preprocess.crop)
     if preprocess.colour == "bgr":
         cropped = cropped[..., ::-1]
     real: Array = cropped.astype(np.float32) - np.asarray(preprocess.mean, np.float32)
     real = real / np.asarray(preprocess.scale, np.float32)
+    if preprocess.layout == "nchw":
+        real = real.transpose(2, 0, 1)
     return to_stored(real[None], spec)
+
+
+def _fits(height: int, width: int, preprocess: ImagePreprocess) -> bool:
+    """Whether a picture of this size is not scaled."""
+    if preprocess.fit == "crop":
+        return min(height, width) == preprocess.resize
+    return (height, width) == preprocess.crop
+
+
+def _remedy(preprocess: ImagePreprocess, shape: tuple[int, ...]) -> str:
+    """What to declare for an input that the pre-processing does not make."""
+    channels = preprocess.channels
+    if len(shape) != 4 or shape[0] != 1:
+        return "pictures go into inputs of [1, height, width, channels]; give it arrays, not pictures"
+    if preprocess.layout == "nhwc" and shape[1] == channels and shape[3] != channels:
+        return 'its channels come first: declare --layout nchw ("layout": "nchw")'
+    if preprocess.layout == "nchw" and shape[3] == channels and shape[1] != channels:
+        return 'its channels come last: declare --layout nhwc ("layout": "nhwc")'
+    return "declare the size, channels and layout that the model was trained with"
 
 
 def to_stored(real: Array, spec: TensorSpec) -> Array:
@@ -121,20 +141,44 @@ def to_real(stored: Array, spec: TensorSpec) -> NDArray[np.float32]:
 
 
 def _scaled(image: Any, preprocess: ImagePreprocess) -> Picture:
-    """Scale the shorter side to ``resize``, keeping the proportions. `BadInputError` where that is too large."""
-    width, height = image.size
-    short = min(height, width)
-    if short != preprocess.resize:
-        size = (round(width * preprocess.resize / short), round(height * preprocess.resize / short))
-        if size[0] * size[1] > MAX_PIXELS:  # a strip: a few pixels of it would fill the memory of a board
-            raise BadInputError(
-                f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is "
-                f"over {MAX_PIXELS >> 20} megapixels",
-                remedy="cut it to less extreme proportions",
-            )
+    """Fit the picture as declared. `BadInputError` where its shorter side scaled would make it too large."""
+    size = _size(image, preprocess)
+    if image.size != size:
         image = image.resize(size, pillow("Image").Resampling[preprocess.filter.upper()])
     pixels: Picture = np.asarray(image, dtype=np.uint8)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return _padded(pixels, preprocess) if preprocess.fit == "letterbox" else pixels
+
+
+def _size(image: Any, preprocess: ImagePreprocess) -> tuple[int, int]:
+    """Width and height that a picture is scaled to."""
+    width, height = image.size
+    tall, wide = preprocess.crop
+    if preprocess.fit == "stretch":
+        return wide, tall
+    if preprocess.fit == "letterbox":
+        factor = min(wide / width, tall / height)
+        return min(wide, max(1, round(width * factor))), min(tall, max(1, round(height * factor)))
+    short = min(height, width)
+    if short == preprocess.resize:
+        return width, height
+    size = (round(width * preprocess.resize / short), round(height * preprocess.resize / short))
+    if size[0] * size[1] > MAX_PIXELS:  # a strip: a few pixels of it would fill the memory of a board
+        raise BadInputError(
+            f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is "
+            f"over {MAX_PIXELS >> 20} megapixels",
+            remedy="cut it to less extreme proportions",
+        )
+    return size
+
+
+def _padded(pixels: Picture, preprocess: ImagePreprocess) -> Picture:
+    """The picture in the middle of a grey one of the model's size."""
+    height, width, channels = pixels.shape
+    whole: Picture = np.full((*preprocess.crop, channels), preprocess.pad, np.uint8)
+    top, left = (preprocess.crop[0] - height) // 2, (preprocess.crop[1] - width) // 2
+    whole[top : top + height, left : left + width] = pixels
+    return whole
 
 
 def _centre(pixels: Picture, crop: tuple[int, int]) -> Picture:

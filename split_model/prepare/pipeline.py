@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -17,8 +17,6 @@ from split_model.bundle import (
     Bundle,
     ChannelCalibration,
     Cut,
-    ImagePreprocess,
-    LeftOut,
     Manifest,
     OutputSchema,
     write_manifest,
@@ -26,31 +24,30 @@ from split_model.bundle import (
 )
 from split_model.bundle.manifest import Scores
 from split_model.bundle.validation import check_answer_schema
-from split_model.errors import BadBundleError, BadInputError, BadModelError, MissingInputError, UsageError
+from split_model.errors import BadBundleError, BadInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
+from split_model.features.preprocess import check_preprocess
 from split_model.interpreter import open_interpreter
 from split_model.prepare.answer import ScoreCheck, declared_answer, describe
-from split_model.prepare.assemble import Progress, choose, write_bundle
+from split_model.prepare.assemble import Progress, write_bundle
 from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
 from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibration_samples
 from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.calibrate.resume import KeptCalibration
+from split_model.prepare.choice import choose_cuts
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
+from split_model.prepare.declaration import read_json
 from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.outputs import output_weights
+from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
 from split_model.prepare.random_inputs import random_inputs
 from split_model.prepare.reference import make_reference
-from split_model.prepare.tflite.cuts import CutPoint, find_cuts, offered
 from split_model.prepare.tflite.ending import Ending
-from split_model.prepare.tflite.index_uses import unreleasable
-from split_model.prepare.tflite.reading import ModelFile
-from split_model.prepare.tflite.shapes import open_model
-from split_model.prepare.tflite.tables import printable
+from split_model.prepare.tflite.reading import read_model
+from split_model.prepare.tflite.shapes import open_model, with_input_shape
 from split_model.privacy.plan import why_unreleasable
-from split_model.service import text_file
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 #: Answers that scores are checked on: to random inputs, and to samples of the public data.
@@ -67,6 +64,8 @@ class PrepareOptions:
     name: str | None = None
     cuts: int | tuple[int, ...] | None = 8
     preprocess: Path | None = None
+    input: InputWish = field(default_factory=InputWish)
+    input_shape: tuple[int, ...] | None = None
     labels: Path | None = None
     top_k: int = 5
     scores: Scores | None = None
@@ -89,10 +88,37 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
     interrupted run leaves the calibration of its finished cuts behind, and the next one takes it up.
     The same inputs give the same bytes on the same machine.
     """
-    model = open_model(options.model)
-    points, left_out = _chosen(model, options)
-    preprocess = _read_json(options.preprocess, ImagePreprocess, "a pre-processing declaration")
-    schema = _read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
+    with tempfile.TemporaryDirectory(prefix="split-model-") as folder:
+        return _prepared(options, _settled(options, Path(folder)), progress)
+
+
+def _settled(options: PrepareOptions, folder: Path) -> Path:
+    """The model's file, or one in ``folder`` whose open input shape is the one that was asked for."""
+    if options.input_shape is None:
+        return options.model
+    path = folder / options.model.name
+    path.write_bytes(with_input_shape(read_model(options.model), options.input_shape))
+    return path
+
+
+def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> Bundle:
+    original = read_model(options.model)
+    if options.input_shape is None:
+        check_settled(original)
+    model = open_model(model_path)
+    # A model that was given its input shape has another path, and has lost its metadata.
+    model = replace(model, graph=replace(model.graph, source=str(options.model)))
+    points, left_out = choose_cuts(
+        model,
+        wanted=options.cuts,
+        left_out_by_hand=options.without,
+        for_noise=options.calibration is not None,
+        with_codebook={wish.cut for wish in options.codebooks},
+    )
+    folders = any(path is not None and path.is_dir() for path in (options.calibration, options.codebook_data))
+    told = replace(model, metadata=original.metadata, buffers=original.buffers)
+    preprocess = declared_preprocess(told, options.preprocess, options.input, pictures=folders)
+    schema = read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
     with writing(options.output, replace=options.replace) as scratch:
         answer, ending = declared_answer(
             model.graph,
@@ -104,7 +130,7 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
         )
         manifest = write_bundle(
             scratch,
-            model_path=options.model,
+            model_path=model_path,
             model=model,
             cuts=points,
             name=options.name or options.model.stem,
@@ -113,6 +139,8 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
             made_by=f"split-model {__version__}",
             progress=progress,
         )
+        if preprocess is not None:
+            check_preprocess(preprocess, manifest.inputs[0])
         manifest = msgspec.structs.replace(manifest, answer_schema=schema or (), left_out=left_out)
         try:
             check_answer_schema(str(options.answer), manifest)
@@ -140,36 +168,6 @@ def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
     return Bundle.open(options.output, check_files=False)
 
 
-def _chosen(model: ModelFile, options: PrepareOptions) -> tuple[list[CutPoint], tuple[LeftOut, ...]]:
-    """The cuts to offer, and those that were left out of the choice.
-
-    A bundle that is calibrated is one to release from with noise, so what noise cannot be put on is no choice in
-    it, unless a codebook is wanted there.
-    """
-    cuts = find_cuts(model.graph)
-    if not cuts.legal:
-        reason = cuts.excluded[0][1] if cuts.excluded else "it has no ops"
-        raise UsageError(f"{options.model}: no position to cut at: {reason}")
-    reasons = {cut.index: "left out by --without" for cut in choose(cuts, options.without)}
-    if options.calibration is not None:
-        with_codebook = {wish.cut for wish in options.codebooks}
-        candidates = [cut for cut in cuts.legal if cut.index not in reasons and cut.index not in with_codebook]
-        reasons |= unreleasable(model.graph, candidates)
-    asked = choose(cuts, options.cuts) if isinstance(options.cuts, tuple) else cuts.legal
-    usable = [cut for cut in asked if cut.index not in reasons]
-    if not usable:
-        index, reason = next((cut.index, reasons[cut.index]) for cut in asked)
-        raise BadModelError(
-            f"{options.model}: no cut is left; cut {index}: {reason}",
-            remedy="take other cuts ('split-model inspect' lists them), or prepare it without --calibration to send"
-            " features unprotected",
-        )
-    left_out = tuple(
-        LeftOut(index=cut.index, reason=printable(reasons[cut.index])) for cut in asked if cut.index in reasons
-    )
-    return offered(usable, options.cuts) if isinstance(options.cuts, int) else usable, left_out
-
-
 def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
     """The manifest without the cuts that do not work, which their dry run tells."""
     if options.calibration is None:
@@ -184,17 +182,6 @@ def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress:
     epsilons = (trial.epsilon,) if options.calibration is not None else ()
     reasons = dry_run(scratch, manifest, samples, epsilons=epsilons, bits=trial.bits, progress=progress)
     return without(scratch, manifest, reasons) if reasons else manifest
-
-
-def _read_json(path: Path | None, kind: type[T], what: str) -> T | None:
-    if path is None:
-        return None
-    try:
-        return msgspec.json.decode(text_file.text(path.read_bytes(), str(path)), type=kind)
-    except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}", remedy=f"give a JSON file, {what}") from None
-    except msgspec.DecodeError as error:
-        raise BadInputError(f"{path}: not {what}: {error}", remedy="mend it") from None
 
 
 def _check_scores(scratch: Path, manifest: Manifest, ending: Ending, options: PrepareOptions) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.system.rig import Machine, Network, Wire, why_not
 from tests.system.rig.deployed import Deployed, deploy_once
+from tests.system.rig.house import House
 from tests.system.rig.machine import clear_left_over
 from tests.system.rig.product import product_layer
 from tests.system.rig.rootfs import base
@@ -106,3 +107,18 @@ def make_workstation(tmp_path: Path) -> Callable[..., Workstation]:
 def deployed(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     """What ``deploy-server.sh`` and then ``deploy.sh`` have made of two fresh machines, as layers."""
     return deploy_once(CACHE, rootfs, tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture
+def house(
+    deployed: Deployed,
+    make_machine: Callable[..., Machine],
+    make_workstation: Callable[..., Workstation],
+    wire: Wire,
+) -> House:
+    """A board and its server with our programs deployed and running, and a workstation."""
+    hall = make_machine("hall", wire, cloud=True, layers=(deployed.server,))
+    board = make_machine("board", wire, layers=(deployed.board,))
+    made = House(board, hall, make_workstation(board, hall), wire, deployed.bundle)
+    made.running()
+    return made

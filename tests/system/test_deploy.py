@@ -12,54 +12,16 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.system.rig import Machine, Network, Wire
 from tests.system.rig.bundles import tiny_bundle, with_a_head_that_does_not_run
 from tests.system.rig.deployed import Asking, Deployed, ask, board_status, devices, hosted, server_status
+from tests.system.rig.house import BOARD, House
 from tests.system.rig.machine import USER
 from tests.system.rig.workstation import Workstation
 
-BOARD = ("--server", "hall", "--whole-input-budget", "unlimited")
 MakeMachine = Callable[..., Machine]
 MakeWorkstation = Callable[..., Workstation]
-
-
-class House:
-    """A deployed board and its server, running, and a workstation."""
-
-    def __init__(self, board: Machine, hall: Machine, desk: Workstation, wire: Wire, bundle: Path) -> None:
-        self.board, self.hall, self.desk, self.wire, self.bundle = board, hall, desk, wire, bundle
-
-    def deploy(self, bundle: Path, *more: str, code: int | None = 0) -> Any:
-        return self.desk.deploy("board", "--bundle", bundle, *BOARD, *more, code=code)
-
-    def offload(self) -> None:
-        """Have it send features of cut 2, as a user would change the config."""
-        self.board.run("printf '[planner]\\nsplit = 2\\nanswer_within_s = 5.0\\n' >> /etc/edge-runtime/config.toml")
-        self.board.run("systemctl reload edge-runtime")
-        self.board.until(lambda: hosted(self.board), "it is not connected")
-        self.board.until(lambda: ask(self.board) == "offloaded", "nothing goes to the server")
-
-    def release(self) -> str:
-        return self.board.run("readlink /opt/edge-runtime/current").stdout.strip()
-
-    def process(self) -> str:
-        return self.board.state("edge-runtime", "MainPID")
-
-    def answers(self) -> None:
-        """The board answers frames now, not only some time ago."""
-        assert ask(self.board) in ("local", "offloaded", "fallback")
-
-
-@pytest.fixture
-def house(deployed: Deployed, make_machine: MakeMachine, make_workstation: MakeWorkstation, wire: Wire) -> House:
-    hall = make_machine("hall", wire, cloud=True, layers=(deployed.server,))
-    board = make_machine("board", wire, layers=(deployed.board,))
-    board.until(lambda: board_status(board).get("condition") == "running", "the service is not running")
-    return House(board, hall, make_workstation(board, hall), wire, deployed.bundle)
 
 
 def tree(machine: Machine, *folders: str) -> dict[str, str]:
@@ -452,6 +414,9 @@ def test_what_a_user_may_not_do_is_said(
                  "-o", "ConnectTimeout=2")  # fmt: skip
     told = desk.deploy(*arguments, code=os.EX_NOPERM)
     assert "'sudo -n' is refused" in told.stdout
+    board.put("/etc/sudoers.d/some", f"{USER} ALL=(ALL) NOPASSWD: /usr/bin/true, /usr/bin/systemctl\n", 0o440)
+    assert "'sudo -n' is refused" in desk.deploy(*arguments, code=os.EX_NOPERM).stdout
+    assert board.run("ls /opt").stdout == ""
     desk.ssh_config.write_text(desk.ssh_config.read_text().replace(f"User {USER}", "User root"))
     known = board.folder / "known_hosts"
     known.write_text(known.read_text().replace("AAAAC3", "AAAAD3"))

@@ -6,14 +6,20 @@ have none, and some sizes depend on the data. A cut needs to know what crosses i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
+from split_model.bundle.manifest import ITEM_BYTES
 from split_model.errors import BackendError, BadModelError
+from split_model.interpreter import open_interpreter
 from split_model.prepare.tflite.graph import Graph
 from split_model.prepare.tflite.open_sizes import with_open_axes
 from split_model.prepare.tflite.reading import ModelFile, read_model
 from split_model.prepare.tflite.sandbox import Seen, check_runs
+from split_model.prepare.tflite.slicing import Part, pack_part
 from split_model.prepare.tflite.tables import printable
 
 
@@ -32,6 +38,72 @@ def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -
     except BackendError as error:
         raise _explained(model.graph, error) from None
     return with_open_axes(resolve_shapes(model, seen), seen)
+
+
+def open_sides(model: ModelFile) -> tuple[tuple[int, ...], ...]:
+    """For each input its shape with -1 where the file leaves a side open."""
+    shapes = []
+    for index in model.graph.inputs:
+        signature = model.tensors[index].shapeSignature
+        shape = model.graph.tensors[index].shape
+        is_open = signature is not None and len(signature) == len(shape)
+        shapes.append(tuple(int(side) for side in signature) if is_open else shape)
+    return tuple(shapes)
+
+
+def with_input_shape(model: ModelFile, shape: tuple[int, ...], *, backend: str | None = None) -> bytes:
+    """The model as a ``.tflite`` whose one input has this shape, and whose other shapes follow from it.
+
+    Raises:
+        BadModelError: The model has several inputs, the shape contradicts the sides that are not open, or the
+            model does not run at it.
+
+    """
+    graph = model.graph
+    (declared, *others) = open_sides(model)
+    if others:
+        raise BadModelError(
+            f"{graph.source}: has {len(others) + 1} inputs, and --input-shape is of one",
+            remedy="convert it with fixed input shapes",
+        )
+    fits = len(shape) == len(declared) and all(
+        side in (want, -1) for side, want in zip(declared, shape, strict=True)
+    )
+    if not fits or min(shape) < 1:
+        sides = ", ".join("?" if side == -1 else str(side) for side in declared)
+        raise BadModelError(
+            f"{graph.source}: --input-shape {','.join(map(str, shape))} does not fit the input [{sides}]",
+            remedy="give a whole number of 1 or more for each '?', and the others as they are",
+        )
+    tensors = tuple(
+        dataclasses.replace(
+            tensor, shape=shape if tensor.index == graph.inputs[0] else tensor.shape, dynamic=not tensor.constant
+        )
+        for tensor in graph.tensors
+    )
+    plain = []
+    for tensor in model.tensors:
+        fixed = copy.copy(tensor)
+        fixed.shapeSignature = None
+        plain.append(fixed)
+    sized = dataclasses.replace(model, graph=dataclasses.replace(graph, tensors=tensors), tensors=tuple(plain))
+    resolved = resolve_shapes(sized, _shapes_in_memory(sized, backend))
+    ops = tuple(op.index for op in graph.ops if op.needed)
+    return bytes(pack_part(resolved, Part(ops=ops, inputs=graph.inputs, outputs=graph.outputs)))
+
+
+def _shapes_in_memory(model: ModelFile, backend: str | None) -> Seen:
+    """The activations' shapes in a run on zeros of a model that is in no file: each is made an output."""
+    graph = model.graph
+    ops = [op for op in graph.ops if op.counts]
+    made = tuple(tensor for op in ops for tensor in op.outputs if graph.tensors[tensor].dtype in ITEM_BYTES)
+    part = Part(ops=tuple(op.index for op in graph.ops if op.needed), inputs=graph.inputs, outputs=made)
+    try:
+        probe = open_interpreter(bytes(pack_part(model, part)), backend=backend)
+        arrays = probe.run([np.zeros(spec.shape, spec.dtype) for spec in probe.inputs])
+    except (BackendError, BadModelError) as error:
+        raise _unresolved(graph, error) from None
+    return {tensor: (array.shape,) for tensor, array in zip(made, arrays, strict=True)}
 
 
 def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelError:

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -97,6 +98,57 @@ def test_exif_orientation_turns_the_picture_upright(tmp_path):
     upright = open_picture(path, RGB)
     assert upright[:, -1].min() == 255
     assert upright[:, 0].max() == 0
+
+
+def test_old_bundles_mean_what_they_meant():
+    """A declaration without the newer keys: shorter side, centre, channels last, pixel for pixel."""
+    old = msgspec.json.decode(b'{"resize":8,"crop":[6,6],"mean":[127],"scale":[128]}', type=ImagePreprocess)
+    assert old == RGB
+    picture = gradient(20, 30)
+    whole = np.asarray(Image.fromarray(picture).resize((12, 8), Image.Resampling.BICUBIC))[1:7, 3:9]
+    expected = (whole.astype(np.float32) - np.float32(127)) / np.float32(128)
+    np.testing.assert_array_equal(picture_tensor(picture, old, FLOAT)[0], expected)
+
+
+@pytest.mark.parametrize("size", [(10, 20), (20, 10), (6, 6), (3, 3), (1, 50), (100, 7)])
+def test_a_letterbox_holds_the_whole_picture_in_its_proportions(size):
+    box = replace(RGB, fit="letterbox", pad=99, mean=(0.0,), scale=(1.0,), filter="nearest")
+    found = picture_tensor(np.full((*size, 3), 200, np.uint8), box, FLOAT)[0, :, :, 0]
+    rows, columns = (found == 200).any(1), (found == 200).any(0)
+    factor = min(6 / size[0], 6 / size[1])
+    assert (rows.sum(), columns.sum()) == tuple(max(1, round(side * factor)) for side in size)
+    assert set(np.unique(found)) <= {99.0, 200.0}
+    for filled in (rows, columns):  # in the middle
+        before, after = filled.argmax(), filled[::-1].argmax()
+        assert abs(int(before) - int(after)) <= 1
+
+
+def test_stretching_uses_the_whole_picture():
+    wide = np.zeros((6, 24, 3), np.uint8)
+    wide[:, 12:] = 200
+    found = picture_tensor(wide, replace(RGB, fit="stretch", mean=(0.0,), scale=(1.0,), filter="nearest"), FLOAT)
+    assert found[0, 0, :, 0].tolist() == [0, 0, 0, 200, 200, 200]
+
+
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
+@pytest.mark.parametrize("colour", ["rgb", "bgr", "grey"])
+def test_channels_first_are_the_same_values_in_another_order(tmp_path, fit, colour):
+    pixels = gradient(20, 30)
+    path = save(tmp_path / "a.png", pixels)
+    last = replace(RGB, fit=fit, colour=colour, mean=(10.0,) if colour == "grey" else (10.0, 20.0, 30.0))
+    first = replace(last, layout="nchw")
+    found = load_tensor(path, last, replace(FLOAT, shape=last.shape))
+    turned = load_tensor(path, first, replace(FLOAT, shape=first.shape))
+    np.testing.assert_array_equal(turned, found.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "match"),
+    [("nhwc", (1, 3, 6, 6), "--layout nchw"), ("nchw", (1, 6, 6, 3), "--layout nhwc")],
+)
+def test_the_wrong_layout_is_named(layout, shape, match):
+    with pytest.raises(BadInputError, match=match):
+        picture_tensor(gradient(8, 8), replace(RGB, layout=layout), replace(FLOAT, shape=shape))
 
 
 @dataclass

@@ -1,0 +1,195 @@
+"""How pictures become a model's input: as declared by flags or a file, and what can be read from the model itself.
+
+Size, layout and colour follow from the input's shape, the normalisation from the file's TFLite metadata or from the
+grid of a quantised input. What is taken from there is printed. A float input without metadata says nothing of its
+range, so it has to be declared.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from split_model.bundle import ImagePreprocess
+from split_model.errors import BadInputError, UsageError
+from split_model.prepare.declaration import read_json
+from split_model.prepare.tflite.graph import Tensor
+from split_model.prepare.tflite.metadata import normalisation_of
+from split_model.prepare.tflite.reading import ModelFile
+from split_model.prepare.tflite.shapes import open_sides
+
+_log = logging.getLogger(__name__)
+
+Layout = Literal["nhwc", "nchw"]
+_PICTURE_CHANNELS = (1, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputWish:
+    """What the flags of ``prepare`` declare of the input; None where they do not."""
+
+    resize: int | None = None
+    fit: Literal["crop", "letterbox", "stretch"] | None = None
+    pad: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channels: Literal["rgb", "bgr", "grey"] | None = None
+    layout: Layout | None = None
+
+    def is_empty(self) -> bool:
+        """Whether nothing is declared."""
+        return all(getattr(self, field.name) is None for field in fields(self))
+
+    def keys(self) -> dict[str, object]:
+        """What is declared, by the keys of `ImagePreprocess`."""
+        names = {"std": "scale", "channels": "colour"}
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {names.get(name, name): value for name, value in given.items() if value is not None}
+
+
+def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between them, as flags give them; `UsageError` for others."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{flag} {text}: not numbers", remedy="give one number, or one a channel, as 123.7,116.3,103.5"
+        ) from None
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The sides of ``--input-shape``; `UsageError` for others."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--input-shape {text}: not a shape", remedy="give whole numbers, as 1,320,320,3"
+        ) from None
+
+
+def check_settled(model: ModelFile) -> None:
+    """Refuse a model whose input has an open side that its file fills with 1: it would be prepared for 1 x 1.
+
+    Raises:
+        BadInputError: It has one; the message has the shape and the flag that settles it.
+
+    """
+    for index, sides in zip(model.graph.inputs, open_sides(model), strict=True):
+        tensor = model.graph.tensors[index]
+        pairs = list(zip(sides, tensor.shape, strict=True))
+        if any(side == -1 and stored == 1 for side, stored in pairs[1:]):
+            told = ", ".join("?" if side == -1 else str(side) for side in sides)
+            example = ",".join(
+                "1" if at == 0 else "320" if side == -1 else str(side) for at, side in enumerate(sides)
+            )
+            raise BadInputError(
+                f"{model.graph.source}: the input {tensor.name!r} is open, [{told}], and its file holds 1 there",
+                remedy=f"settle it with --input-shape, as --input-shape {example}",
+            )
+
+
+def declared_preprocess(
+    model: ModelFile, path: Path | None, wish: InputWish, *, pictures: bool
+) -> ImagePreprocess | None:
+    """The pre-processing of a model's pictures.
+
+    Args:
+        model: As its file has it; its shapes may be resolved.
+        path: A JSON file with the keys of `ImagePreprocess`.
+        wish: What flags declare; they win over the file.
+        pictures: Whether pictures are among the data, so that the model needs a pre-processing.
+
+    Returns:
+        None where nothing is declared, no pictures are given, and the model's metadata names no normalisation.
+
+    Raises:
+        BadInputError: The model takes no pictures, or does not say what range it takes them in.
+
+    """
+    declared = read_json(path, ImagePreprocess, "a pre-processing declaration")
+    if declared is not None:
+        return msgspec.structs.replace(declared, **wish.keys())
+    known = normalisation_of(model)
+    if wish.is_empty() and not pictures and known is None:
+        return None
+    graph = model.graph
+    tensor = graph.tensors[graph.inputs[0]]
+    found = _size_of(tensor, wish.layout) if len(graph.inputs) == 1 else None
+    if found is None:
+        if wish.is_empty():
+            return None
+        shapes = [str(list(graph.tensors[at].shape)) for at in graph.inputs]
+        raise BadInputError(
+            f"{graph.source}: takes {', '.join(shapes)}, no picture",
+            remedy="pictures need one input of [1, height, width, 1 or 3], or of [1, 1 or 3, height, width] with "
+            "--layout nchw; else give an .npz of 'inputs'",
+        )
+    layout, height, width, channels = found
+    mean, scale, why = _range_of(model, tensor, wish)
+    made = ImagePreprocess(
+        resize=wish.resize or min(height, width),
+        crop=(height, width),
+        mean=mean,
+        scale=scale,
+        colour=wish.channels or ("grey" if channels == 1 else "rgb"),
+        fit=wish.fit or "crop",
+        pad=wish.pad or 0,
+        layout=layout,
+    )
+    if made.fit != "crop" and wish.resize not in (None, height, width):
+        raise UsageError(
+            f"--resize {wish.resize} with --{made.fit}: pictures go into the model's {height} x {width}",
+            remedy="leave --resize out",
+        )
+    _log.info("%s", describe(made, why))
+    return made
+
+
+def describe(made: ImagePreprocess, why: str) -> str:
+    """One line for people: what pictures are taken as, and where the range is from."""
+    fit = f"shorter side {made.resize}, centre" if made.fit == "crop" else made.fit
+    means, scales = ("/".join(f"{value:g}" for value in values) for values in (made.mean, made.scale))
+    return (
+        f"pictures taken as {made.crop[0]} x {made.crop[1]} {made.colour}, {made.layout}, {fit}, "
+        f"(x - {means}) / {scales} ({why}); check with 'split-model preview'"
+    )
+
+
+def _size_of(tensor: Tensor, layout: Layout | None) -> tuple[Layout, int, int, int] | None:
+    """Layout, height, width and channels of an input; None where it takes no pictures."""
+    if len(tensor.shape) != 4 or tensor.shape[0] != 1:
+        return None
+    last, first = tensor.shape[3] in _PICTURE_CHANNELS, tensor.shape[1] in _PICTURE_CHANNELS
+    if layout != "nchw" and last:
+        height, width, channels = tensor.shape[1:]
+        return "nhwc", height, width, channels
+    if layout != "nhwc" and first:
+        channels, height, width = tensor.shape[1:]
+        return "nchw", height, width, channels
+    return None
+
+
+def _range_of(
+    model: ModelFile, tensor: Tensor, wish: InputWish
+) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean and scale of the pixels, and where they are from."""
+    if (wish.mean is None) != (wish.std is None):
+        raise UsageError("--mean and --std go together", remedy="give both, as --mean 127.5 --std 127.5")
+    if wish.mean is not None and wish.std is not None:
+        return wish.mean, wish.std, "as declared"
+    known = normalisation_of(model)
+    if known is not None:
+        return known.mean, known.std, "by its TFLite metadata"
+    if tensor.dtype == "uint8":
+        return (float(tensor.zero_point),), (1 / tensor.scale if tensor.scale else 1.0,), "its codes are the pixels"
+    if tensor.dtype == "int8" and tensor.scale:
+        return (128.0 + tensor.zero_point,), (1 / tensor.scale,), "its codes are the pixels less 128"
+    raise BadInputError(
+        f"{model.graph.source}: takes {tensor.dtype} pictures and does not say in which range",
+        remedy="declare it: --mean 0 --std 255 for 0..1, --mean 127.5 --std 127.5 for -1..1, "
+        "--mean 0 --std 1 for 0..255",
+    )

@@ -1,0 +1,216 @@
+"""One image for a layman: the picture as the model gets it, what leaves at each cut, and what the answers become.
+
+The first row shows the model's input and the unsplit model's answer. Below, each cut has a row: its features as
+they are, then as they leave under the noise release at each epsilon, with the answer that the tail gives to them.
+How sure an answer is, is the share of draws of fresh noise that give the unsplit model's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from split_model.arrays import Array, Picture
+from split_model.bundle import Bundle, ImagePreprocess, TensorSpec, TopK
+from split_model.errors import BadBundleError
+from split_model.features.data import read_labels
+from split_model.features.preprocess import load_tensor, to_real
+from split_model.interpreter import open_interpreter
+from split_model.prepare.answer import is_vector
+from split_model.prepare.drawing import drawn, plain
+from split_model.prepare.evaluate.measure import class_output
+from split_model.prepare.evaluate.variants import Halves
+from split_model.prepare.outputs import Floats, real_outputs
+from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover, settle
+
+_DRAWS = 20
+_BITS = 8
+_MOST_MAPS = 16
+_INCHES = 2.4
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What leaves at one cut: ``features`` in real units, None where noise is off; the answer, and its share."""
+
+    cut: int
+    epsilon: float | None
+    features: Array
+    answer: str
+    same: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What `draw` shows: the model's input as a picture, the unsplit answer, and the cells by cut and epsilon."""
+
+    picture: Picture
+    answer: str
+    cells: tuple[Cell, ...]
+
+
+def preview(
+    bundle: Bundle, path: Path, *, epsilons: Sequence[float], entropy: Callable[[int], bytes], draws: int = _DRAWS
+) -> Preview:
+    """Run one picture through the whole model and through every calibrated cut.
+
+    Args:
+        bundle: With pre-processing and calibration.
+        path: The picture.
+        epsilons: Mean per-value ones of the noise release.
+        entropy: Gives n random bytes, as `os.urandom` does.
+        draws: Of fresh noise, that an answer's share is taken over.
+
+    Raises:
+        BadBundleError: The bundle takes no pictures, or has no calibration.
+        BadInputError: The picture cannot be read.
+
+    """
+    manifest = bundle.manifest
+    if manifest.preprocess is None:
+        raise BadBundleError(
+            f"{bundle.root}: declares no pre-processing of pictures",
+            remedy="prepare it with --mean, --std and so on",
+        )
+    cuts = [cut for cut in manifest.cuts if cut.calibration is not None]
+    if not cuts:
+        raise BadBundleError(f"{bundle.root}: no cut has a calibration", remedy="prepare it with --calibration")
+    tensor = load_tensor(path, manifest.preprocess, manifest.inputs[0])
+    reader = _Answers(bundle)
+    whole = real_outputs(open_interpreter(bundle.path(manifest.model)), (tensor,))
+    cells: list[Cell] = []
+    for cut in cuts:
+        one = _Cells(Halves(bundle, cut, None), tensor, whole, reader)
+        cells.append(one.plain())
+        cells += [one.released(epsilon, entropy, draws) for epsilon in epsilons]
+    return Preview(_as_picture(tensor, manifest.preprocess, manifest.inputs[0]), reader.text(whole), tuple(cells))
+
+
+def draw(found: Preview, path: Path, *, title: str) -> None:
+    """Write it as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
+    rows = list(dict.fromkeys(cell.cut for cell in found.cells))
+    columns = list(dict.fromkeys(cell.epsilon for cell in found.cells))
+    with drawn(path, (_INCHES * len(columns), (_INCHES + 0.5) * (len(rows) + 1))) as figure:
+        grid = figure.subplots(len(rows) + 1, len(columns), squeeze=False)
+        for axes in grid.flat:
+            axes.axis("off")
+        figure.suptitle(plain(title))
+        grid[0][0].imshow(found.picture)
+        grid[0][0].set_title(f"what the model gets\n{plain(found.answer)}", fontsize=8)
+        for cell in found.cells:
+            axes = grid[rows.index(cell.cut) + 1][columns.index(cell.epsilon)]
+            axes.imshow(_tiles(cell.features), cmap="gray", interpolation="nearest", aspect="equal")
+            noise = "no noise" if cell.epsilon is None else f"epsilon {cell.epsilon:g} a value"
+            sure = "" if cell.epsilon is None else f"\nas unsplit in {cell.same:.0%} of draws"
+            axes.set_title(f"cut {cell.cut}, {noise}\n{plain(cell.answer)}{sure}", fontsize=8)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Makes the cells of one cut."""
+
+    halves: Halves
+    tensor: Array
+    whole: Sequence[Floats]
+    reader: _Answers
+
+    def plain(self) -> Cell:
+        """Without noise."""
+        features = list(self.halves.features((self.tensor,)))
+        answer = real_outputs(self.halves.tail, features)
+        return self._cell(None, features, answer, self.reader.same(answer, self.whole))
+
+    def released(self, epsilon: float, entropy: Callable[[int], bytes], draws: int) -> Cell:
+        """Under the noise release: the first draw's features and answer, and the share of all draws."""
+        cut = self.halves.cut
+        spec = NoiseSpec(epsilon=epsilon, allocation=settle("auto", cut, epsilon), bits=_BITS)
+        plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
+        release = NoiseRelease(plan, entropy=entropy)
+        tail = self.halves.noise_tails.get(epsilon, self.halves.tail)
+        features = list(self.halves.features((self.tensor,)))
+        noised = [list(recover(plan, release(features))) for _ in range(draws)]
+        answers = [real_outputs(tail, one) for one in noised]
+        same = sum(self.reader.same(answer, self.whole) for answer in answers) / draws
+        return self._cell(epsilon, noised[0], answers[0], same)
+
+    def _cell(
+        self, epsilon: float | None, features: Sequence[Array], answer: Sequence[Floats], same: float
+    ) -> Cell:
+        cut = self.halves.cut
+        shown: Array = to_real(features[0], cut.tensors[0])
+        preprocess = self.halves.bundle.manifest.preprocess
+        if self.halves.head is None and preprocess is not None and preprocess.layout == "nchw":
+            shown = shown.transpose(0, 2, 3, 1)
+        return Cell(cut.index, epsilon, shown, self.reader.text(answer), same)
+
+
+class _Answers:
+    """Reads outputs as people do: the best class and its score, or what the outputs are."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        manifest = bundle.manifest
+        self._schema = manifest.answer or TopK(scores="values")
+        at = class_output(manifest)
+        self._at = at if at is not None and is_vector(manifest.outputs[at].shape) else None
+        labels = self._schema.labels
+        self._labels = () if labels is None else read_labels(bundle.path(labels))
+
+    def text(self, outputs: Sequence[Floats]) -> str:
+        if self._at is None:
+            return ", ".join(f"{output.size} values, mean {output.mean():.3g}" for output in outputs[:2])
+        values = outputs[self._at].reshape(-1)
+        best = int(values.argmax())
+        label = self._labels[best] if best < len(self._labels) else f"class {best}"
+        return f"{label}: {_score(values, best, self._schema.scores):.2f}"
+
+    def same(self, outputs: Sequence[Floats], whole: Sequence[Floats]) -> float:
+        """1.0 for the same best class; for other answers the share of values that differ by less than a tenth."""
+        if self._at is not None:
+            return float(outputs[self._at].argmax() == whole[self._at].argmax())
+        near = [
+            np.abs(one - was) <= 0.1 * max(float(np.ptp(was)), 1e-12)
+            for one, was in zip(outputs, whole, strict=True)
+        ]
+        return float(np.mean([np.mean(one) for one in near]))
+
+
+def _score(values: Floats, best: int, scores: str) -> float:
+    if scores == "logits":
+        return float(1 / np.exp(values - values[best]).sum())
+    if scores == "multilabel-logits":
+        return 1 / (1 + math.exp(-max(-700.0, float(values[best]))))
+    return float(values[best])
+
+
+def _as_picture(tensor: Array, preprocess: ImagePreprocess, spec: TensorSpec) -> Picture:
+    """The input tensor as uint8 [height, width, 3]."""
+    real = to_real(tensor, spec)[0]
+    if preprocess.layout == "nchw":
+        real = real.transpose(1, 2, 0)
+    pixels = np.clip(np.rint(real * np.asarray(preprocess.scale) + np.asarray(preprocess.mean)), 0, 255)
+    picture: Picture = (
+        np.repeat(pixels, 3, axis=-1).astype(np.uint8) if pixels.shape[-1] == 1 else pixels.astype(np.uint8)
+    )
+    return picture[..., ::-1] if preprocess.colour == "bgr" else picture
+
+
+def _tiles(features: Array) -> Array:
+    """The first channels of a map side by side, each in its own range; a vector as a block."""
+    maps = features[0] if features.ndim > 1 and features.shape[0] == 1 else features
+    if maps.ndim != 3 or maps.shape[0] * maps.shape[1] == 1:
+        flat = maps.reshape(-1)
+        side = math.ceil(math.sqrt(flat.size))
+        return np.pad(flat, (0, side * side - flat.size), mode="edge").reshape(side, side)
+    count = min(_MOST_MAPS, maps.shape[2])
+    side = math.ceil(math.sqrt(count))
+    height, width = maps.shape[:2]
+    whole = np.ones((side * (height + 1), side * (width + 1)), np.float32)
+    for at in range(count):
+        one = maps[..., at]
+        top, left = at // side * (height + 1), at % side * (width + 1)
+        whole[top : top + height, left : left + width] = (one - one.min()) / max(float(np.ptp(one)), 1e-12)
+    return whole
