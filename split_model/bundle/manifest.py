@@ -14,6 +14,7 @@ A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
 The SHA-256 of ``manifest.json`` is the bundle's identity on the wire; the manifest
 holds the SHA-256 of every other file, so the identity covers all of them.
 """
+# Over 300 lines: all records of one file format, which are read together.
 
 from __future__ import annotations
 
