@@ -33,10 +33,11 @@ test-oracles: $(VENV)/oracles
 test-serial: $(VENV)/ready
 	SERIAL_PACKETS=1000000 $(BIN)/python -m pytest -s tests/edge_runtime/sources/test_serial.py -k every_intact
 
-# A randomised attacker with allowed keys against real processes; SEED=... repeats a run. Best as root, for a cgroup.
+# A randomised attacker with an allowed key against real processes; SEED=... repeats a run, KEYS=7 gives it more
+# keys. Best as root, for a cgroup.
 SECONDS ?= 1200
 test-attacker: build/efficientnet_lite0/efficientnet_lite0_f32.tflite
-	$(BIN)/python tests/attacks/run.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --model $< --cut 20
+	$(BIN)/python tests/attacks/run.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KEYS),--keys $(KEYS)) --model $< --cut 20
 
 build/efficientnet_lite0/efficientnet_lite0_f32.tflite: $(VENV)/ready
 	$(BIN)/python -m models.efficientnet_lite0.recipe -o $(@D)

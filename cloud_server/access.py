@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 import zmq
@@ -123,12 +124,13 @@ class Gatekeeper:
 
     def answer_all(self) -> None:
         """Answer the handshakes that the I/O thread has gone on from, and see that it goes on from the new ones."""
-        for _ in range(_BATCH):
-            if not self._socket.poll(0):
-                break
-            self._arrived.append(self._socket.recv_multipart())
+        with suppress(zmq.Again):
+            for _ in range(_BATCH):
+                self._arrived.append(self._socket.recv_multipart(zmq.DONTWAIT))
         if not self._barrier.passed():
             return
+        if self._behind_barrier:
+            self.allow_list.refresh()
         for message in self._behind_barrier:
             self._answer(message)
         self._behind_barrier, self._arrived = self._arrived, []
@@ -136,7 +138,6 @@ class Gatekeeper:
             self._barrier.raise_()
 
     def _answer(self, message: list[bytes]) -> None:
-        self.allow_list.refresh()
         envelope = message.index(b"") + 1 if b"" in message else len(message)
         reply, refused = decide(message[envelope:], self._admit)
         self._socket.send_multipart([*message[:envelope], *reply])

@@ -52,7 +52,8 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     of our acknowledgement. ``held_mib``: payloads of all requests together; one device may hold as much as is free.
     ``tail_cache_mib``: model files kept loaded.
     ``device_mib_per_s`` and ``device_messages_per_s``: what one device may send. Who sends more is slowed down by
-    later acknowledgements; who ignores those is disconnected.
+    later acknowledgements and answers; who ignores that is disconnected.
+    ``device_gateway_percent``: the same for the time its messages take the gateway, while others send some.
     """
 
     queue: Count = 64
@@ -65,6 +66,7 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     tail_cache_mib: Mebibytes = 1024
     device_mib_per_s: Annotated[int, msgspec.Meta(ge=8, le=1 << 20)] = 128
     device_messages_per_s: Annotated[int, msgspec.Meta(ge=1000, le=1 << 24)] = 10_000
+    device_gateway_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

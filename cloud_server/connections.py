@@ -22,8 +22,12 @@ HANDSHAKE_BURST = 20
 HANDSHAKES_PER_S = 1.0
 #: A key may use this many seconds of its rate at once.
 BURST_S = 2.0
+#: And of its share of the gateway's time: others wait meanwhile.
+GATEWAY_BURST_S = 1.0
 #: A key deeper in debt than this ignores our acknowledgements: a device that waits for them never gets there.
 DEBT_S = 2.0
+#: A key counts as sending messages for this long after its last one.
+HERE_S = 1.0
 #: How long a connection may take for its handshake, and how long it may go without a hello.
 HANDSHAKE_S = 5.0
 HELLO_S = 5.0
@@ -41,10 +45,14 @@ _MAX_ISSUED = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """What one key may use over all its connections, and what one connection may keep us from seeing."""
+    """What one key may use over all its connections, and what one connection may keep us from seeing.
+
+    ``gateway_share``: of the gateway's time, while other keys send messages too.
+    """
 
     bytes_per_s: float = float(128 << 20)
     messages_per_s: float = 10_000.0
+    gateway_share: float = 0.1
     window_bytes: int = 8 << 20
 
 
@@ -85,10 +93,19 @@ class KeyUse:
         """Take up other budgets."""
         self._messages = Bucket(budgets.messages_per_s, budgets.messages_per_s * BURST_S, now_s)
         self._bytes = Bucket(budgets.bytes_per_s, budgets.bytes_per_s * BURST_S, now_s)
+        self._gateway = Bucket(budgets.gateway_share, budgets.gateway_share * GATEWAY_BURST_S, now_s)
 
     def spend(self, messages: int, size_bytes: int, now_s: float) -> float:
         """Charge messages. Returns the seconds until the key is out of debt."""
-        return max(self._messages.spend(messages, now_s), self._bytes.spend(size_bytes, now_s))
+        return max(
+            self._messages.spend(messages, now_s),
+            self._bytes.spend(size_bytes, now_s),
+            self._gateway.spend(0, now_s),
+        )
+
+    def spend_gateway(self, seconds: float, now_s: float) -> None:
+        """Charge time of the gateway; the next message waits for the debt."""
+        self._gateway.spend(seconds, now_s)
 
 
 @dataclass(eq=False, slots=True)
@@ -126,6 +143,7 @@ class Connections:
         self._by_fd: dict[int, Connection] = {}
         self._by_id: dict[bytes, Connection] = {}
         self._uses: dict[str, KeyUse] = {}
+        self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last message
 
     def limit(self, budgets: Budgets, now_s: float) -> None:
         """Take up other budgets, for all keys."""
@@ -190,6 +208,21 @@ class Connections:
         connection.taken_bytes += sum(map(_on_the_wire, sizes_bytes))
         delay_s = connection.use.spend(1, sum(sizes_bytes), now_s)
         return None if delay_s > DEBT_S else delay_s
+
+    def delay_s(self, routing_id: bytes, now_s: float) -> float:
+        """How long to hold back an answer: until its key is out of debt, so that who waits gets slower."""
+        connection = self._by_id.get(routing_id)
+        return 0.0 if connection is None or connection.use is None else connection.use.spend(0, 0, now_s)
+
+    def spend_gateway(self, connection: Connection, seconds: float, now_s: float) -> None:
+        """Charge a key the gateway's time that a message took, if other keys send messages too."""
+        assert connection.use is not None
+        self._here[connection.key] = now_s
+        self._here.move_to_end(connection.key)
+        while next(iter(self._here.values())) < now_s - HERE_S:
+            self._here.popitem(last=False)
+        if len(self._here) > 1:
+            connection.use.spend_gateway(seconds, now_s)
 
     def of_key(self, key: str) -> list[Connection]:
         """All connections of one key that are not ended."""

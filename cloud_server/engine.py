@@ -7,9 +7,10 @@ It knows nothing of devices and sockets; a cluster can stand in for it behind th
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +19,9 @@ from typing import Protocol
 import numpy as np
 
 from cloud_server.fair_queue import FairQueue
-from cloud_server.tails import Tail, TailId, TailSet, UnknownReleaseError
+from cloud_server.loaded_tails import LoadedTails
+from cloud_server.tails import Tail, TailSet, UnknownReleaseError
 from split_model.errors import SplitModelError
-from split_model.interpreter import Interpreter
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.stoppable_thread import StoppableThread
@@ -33,6 +34,12 @@ _FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^\s/:;,'\"()]+/)+")
 
 #: A tail that takes longer to load and run is stuck.
 _TAIL_WITHIN_S = 120.0
+#: How much nicer workers are than the gateway: it has little to do, and everybody waits for it.
+_NICER = 5
+#: And the other workers than the one that is kept for keys that do not use much.
+_NICEST = 10
+#: A worker that may take none of the waiting jobs looks again after this time.
+_LOOK_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +87,8 @@ class Engine(Protocol):
     def submit(self, job: Job) -> bool:
         """Take a job, or return False if the queue has no place for this device."""
 
-    def cancel(self, job_id: int) -> None:
-        """Nobody wants this job any more; one that runs already may still deliver its outcome."""
+    def cancel(self, job_id: int) -> bool:
+        """Nobody wants this job any more. Returns whether it runs already, and so will deliver its outcome."""
 
     @property
     def queued(self) -> int:
@@ -119,13 +126,14 @@ class LocalEngine:
         self._deliver = deliver
         self._clock = clock
         self._queue = FairQueue(queue)
+        self._tail_threads = tail_threads
         self._jobs: dict[int, Job] = {}
-        self._running = 0
+        self._running: set[int] = set()
         self._closed = False
         self._changed = threading.Condition()
         self._loaded = [LoadedTails(tail_threads, cache_bytes // threads) for _ in range(threads)]
         self._threads = [
-            StoppableThread(f"tail-{number}", partial(self._work, loaded))
+            StoppableThread(f"tail-{number}", partial(self._work, loaded, number == 0))
             for number, loaded in enumerate(self._loaded)
         ]
 
@@ -152,7 +160,7 @@ class LocalEngine:
             displaced = None if offered.displaced is None else self._jobs.pop(offered.displaced)
             if offered.accepted:
                 self._jobs[job.job_id] = job
-                self._changed.notify()
+                self._changed.notify_all()  # not every worker may take it
         for waiting in expired:
             self._deliver(_expired(waiting))
         if displaced is not None:
@@ -160,11 +168,12 @@ class LocalEngine:
             self._deliver(_failed(displaced, text, code="busy"))
         return offered.accepted
 
-    def cancel(self, job_id: int) -> None:
+    def cancel(self, job_id: int) -> bool:
         """See `Engine.cancel`."""
         with self._changed:
             self._queue.cancel(job_id)
             self._jobs.pop(job_id, None)
+            return job_id in self._running
 
     @property
     def queued(self) -> int:
@@ -174,7 +183,7 @@ class LocalEngine:
     @property
     def running(self) -> int:
         """Jobs being run."""
-        return self._running
+        return len(self._running)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -190,25 +199,29 @@ class LocalEngine:
         for thread in self._threads:
             thread.stop(timeout_s / len(self._threads))
 
-    def _next(self) -> Job | None:
+    def _next(self, *, kept: bool) -> Job | None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._jobs)
                 if self._closed:
                     return None
-                expired = [self._jobs.pop(job_id) for job_id in self._queue.expire(self._clock())]
-                job_id = self._queue.take()
+                now_s = self._clock()
+                expired = [self._jobs.pop(job_id) for job_id in self._queue.expire(now_s)]
+                job_id = self._queue.take(now_s, kept=kept)
                 job = None if job_id is None else self._jobs.pop(job_id)
-                self._running += job is not None
+                if job is not None:
+                    self._running.add(job.job_id)
+                elif not expired:
+                    self._changed.wait(_LOOK_AGAIN_S if self._jobs else None)
             for waiting in expired:
                 self._deliver(_expired(waiting))
             if job is not None:
                 return job
 
-    def _work(self, loaded: LoadedTails) -> None:
+    def _work(self, loaded: LoadedTails, first: bool) -> None:
         name = threading.current_thread().name
-        while (job := self._next()) is not None:
-            taken_s = self._clock()
+        _be_nicer(_NICER if first else _NICEST)
+        while (job := self._next(kept=first and len(self._loaded) > 1)) is not None:
+            taken_s, taken_cpu_s, loads = self._clock(), time.thread_time(), loaded.loads
             try:
                 with self._beats.work(f"{name}, cut {job.tail.cut.index}", within_s=_TAIL_WITHIN_S):
                     outcome = self._run(job, loaded)
@@ -223,8 +236,13 @@ class LocalEngine:
                 _log.exception("tail %s of %s", job.tail.cut.index, bundle, extra=PER_FRAME)
                 outcome = _failed(job, f"{type(error).__name__}: {error}")
             with self._changed:
-                self._running -= 1
-                self._queue.finished(job.job_id, self._clock() - taken_s)  # loading and plans are its time too
+                self._running.remove(job.job_id)
+                now_s = self._clock()
+                used_s = now_s - taken_s  # loading and plans are its time too
+                if loads == loaded.loads:  # but not waiting for a processor, for that says nothing about the job
+                    used_s = min(used_s, (time.thread_time() - taken_cpu_s) * self._tail_threads)
+                self._queue.finished(job.job_id, used_s, now_s)
+                self._changed.notify_all()  # its key may have been kept from the other workers
             self._deliver(outcome)
 
     def _run(self, job: Job, loaded: LoadedTails) -> Outcome:
@@ -242,25 +260,13 @@ class LocalEngine:
         )
 
 
-class LoadedTails:
-    """One worker's interpreters: the last used ones whose files fit ``cache_bytes``, and at least one."""
-
-    def __init__(self, tail_threads: int, cache_bytes: int) -> None:
-        self._tail_threads = tail_threads
-        self._cache_bytes = cache_bytes
-        self._loaded: OrderedDict[TailId, tuple[Interpreter, int]] = OrderedDict()
-
-    def get(self, tail: Tail) -> Interpreter:
-        """The tail's interpreter, loaded if need be."""
-        if tail.id in self._loaded:
-            self._loaded.move_to_end(tail.id)
-            return self._loaded[tail.id][0]
-        size = tail.file.size_bytes
-        while self._loaded and sum(held for _, held in self._loaded.values()) + size > self._cache_bytes:
-            self._loaded.popitem(last=False)
-        interpreter = tail.load(threads=self._tail_threads)
-        self._loaded[tail.id] = (interpreter, size)
-        return interpreter
+def _be_nicer(by: int) -> None:
+    """Let the other threads go before this one."""
+    thread = threading.get_native_id()
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)
+    except PermissionError:
+        _log.warning("may not set the priority of its threads; allow the system call setpriority", extra=PER_FRAME)
 
 
 def _expired(job: Job) -> Failed:

@@ -7,14 +7,25 @@ starts at the queue's own virtual time, so it brings no credit, and keeps its le
 What a device states orders its own jobs only: the earliest due goes first. Each device has an equal share of the
 places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
 below its share asks for one.
+
+A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, one worker is kept
+for keys that have nothing running and do not use much, while there are several keys.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, insort
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
+#: How long a key counts as being here after its last request.
+HERE_S = 1.0
+#: Worker time is remembered for about this long, to tell which keys use much.
+USE_S = 1.0
+#: A key uses much if it used more than this many equal parts of what all keys used, and more than so many seconds.
+MUCH, MUCH_S = 1.5, 0.25
 #: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
 
@@ -31,6 +42,21 @@ class Offered:
     displaced: int | None = None
 
 
+class Use:
+    """Worker time used of late: it fades with the time constant `USE_S`."""
+
+    def __init__(self) -> None:
+        self._used_s = self._at_s = 0.0
+
+    def add(self, used_s: float, now_s: float) -> None:
+        """Add what was just used."""
+        self._used_s, self._at_s = self.at(now_s) + used_s, now_s
+
+    def at(self, now_s: float) -> float:
+        """What is left of it, in seconds."""
+        return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
+
+
 @dataclass(eq=False)
 class _Flow:
     """One device: its virtual time, and its waiting jobs in order of their due time."""
@@ -38,6 +64,8 @@ class _Flow:
     key: str
     virtual_ns: int
     last_cost_ns: int = 0
+    running: int = 0
+    use: Use = field(default_factory=Use)
     turn: int = 0
     waiting: list[tuple[float, int]] = field(default_factory=list)
 
@@ -56,6 +84,8 @@ class FairQueue:
     def __init__(self, limit: int) -> None:
         """Make a queue of ``limit`` places."""
         self._limit = limit
+        self._use = Use()
+        self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last request
         self._virtual_ns = 0
         self._typical_ns = 1
         self._turns = 0
@@ -87,6 +117,8 @@ class FairQueue:
         A full queue first drops the jobs past their due time. After that a key below its share displaces the last
         job of the key with the most, and a key at its share keeps those of its jobs that are due first.
         """
+        self._here[key] = now_s
+        self._here.move_to_end(key)
         full = len(self._jobs) >= self._limit
         expired = self.expire(now_s) if full else ()
         displaced: int | None = None
@@ -118,31 +150,61 @@ class FairQueue:
                 expired.append(job_id)
         return tuple(expired)
 
-    def take(self) -> int | None:
-        """Begin the next job: the earliest due one of the key that is furthest behind. None where nothing waits.
+    def take(self, now_s: float, *, kept: bool = False) -> int | None:
+        """Begin the next job: the earliest due one of the key that is furthest behind and may have this worker.
 
         The key is charged what its last job cost until `finished` says what this one does.
+
+        Args:
+            now_s: The time.
+            kept: Whether this is the worker that is kept for keys that have nothing running and do not use much.
+
+        Returns:
+            The job, or None where nothing waits, or nothing that this worker may take.
+
         """
-        while self._ready:
+        kept = kept and self._several_here(now_s)
+        much_s = max(MUCH_S, MUCH * self._use.at(now_s) / len(self._here)) if kept else 0.0
+        passed_over: list[tuple[int, int, str]] = []
+        job_id: int | None = None
+        while self._ready and job_id is None:
             entry = heapq.heappop(self._ready)
             flow = self._flows[entry[2]]
             if not flow.waiting or flow.entry != entry:
                 continue  # the entry is outdated
-            job_id = flow.waiting[0][1]
-            self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
-            cost_ns = flow.last_cost_ns or self._typical_ns
-            flow.virtual_ns += cost_ns
-            self._running[job_id] = (flow, cost_ns)
-            self.cancel(job_id)  # no longer waiting
-            self._enter(flow)
-            return job_id
-        return None
+            if kept and (flow.running or flow.use.at(now_s) > much_s):
+                passed_over.append(entry)
+                continue
+            job_id = self._begin(flow)
+        for entry in passed_over:
+            heapq.heappush(self._ready, entry)
+        return job_id
 
-    def finished(self, job_id: int, used_s: float) -> None:
+    def _begin(self, flow: _Flow) -> int:
+        job_id = flow.waiting[0][1]
+        self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
+        cost_ns = flow.last_cost_ns or self._typical_ns
+        flow.virtual_ns += cost_ns
+        flow.running += 1
+        self._running[job_id] = (flow, cost_ns)
+        self.cancel(job_id)  # no longer waiting
+        self._enter(flow)
+        return job_id
+
+    def _several_here(self, now_s: float) -> bool:
+        """Whether more than one key had a request of late."""
+        while self._here and next(iter(self._here.values())) < now_s - HERE_S:
+            self._here.popitem(last=False)
+        return len(self._here) > 1
+
+    def finished(self, job_id: int, used_s: float, now_s: float) -> None:
         """Charge the key of a job that was taken the worker time it used."""
         flow, charged_ns = self._running.pop(job_id)
+        flow.running -= 1
         used_ns = max(1, round(used_s * 1e9))
         flow.virtual_ns += used_ns - charged_ns
+        flow.use.add(used_s, now_s)
+        self._use.add(used_s, now_s)
         flow.last_cost_ns = self._typical_ns = used_ns
         self._enter(flow)
 

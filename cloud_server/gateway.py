@@ -30,8 +30,10 @@ from split_model.service.throttle import PER_FRAME
 _log = logging.getLogger(__name__)
 
 #: Messages taken from devices before handshakes and results get their turn again.
-_BATCH = 64
+_BATCH = 16
 _SWEEP_S = 0.5
+#: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
+_READING_S = 30e-6
 #: Room for CURVE's and ZMTP's framing around the largest chunk.
 _FRAMING_BYTES = 1 << 10
 #: Replies waiting for one device: an acknowledgement for every chunk of a window, and the answers.
@@ -51,15 +53,18 @@ class Gateway:
         keys: KeyPair,
         allow_list: AllowList,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
         self_test_s: float = SELF_TEST_S,
     ) -> None:
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._stop = False
         self.mailbox = Mailbox()
         self.allow_list = allow_list
         self.connections = Connections(_new_routing_id)
         self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
         self._held_number = 0
+        self._heeded_version = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
         self._router = self._context.socket(zmq.ROUTER)
         try:
@@ -94,7 +99,7 @@ class Gateway:
             self._hear_of_connections()  # before their handshakes are answered
             self.gate.answer_all()
             for outcome in self.mailbox.take():
-                send_replies(self._router, sessions, sessions.finished(outcome))
+                self._finished(sessions, sessions.finished(outcome))
             self._receive(sessions)
             now_s = self._clock()
             while self._held and self._held[0][0] <= now_s:
@@ -119,6 +124,7 @@ class Gateway:
         self.mailbox.close()
 
     def _receive(self, sessions: Sessions) -> None:
+        self._heed_allow_list(sessions)
         for _ in range(_BATCH):
             try:
                 routing_id = self._router.recv(zmq.DONTWAIT, copy=False)
@@ -143,15 +149,28 @@ class Gateway:
         if connection is None or connection.ended:
             sessions.counters.strays += 1
             return
-        if self.allow_list.refresh():
-            self._revoke(sessions)
+        began_s = self._cpu_clock()
+        self._take(sessions, connection, frames)
+        now_s = self._clock()
+        self.connections.spend_gateway(connection, self._cpu_clock() - began_s + _READING_S, now_s)
+
+    def _take(self, sessions: Sessions, connection: Connection, frames: list[zmq.Frame]) -> None:
         parts = [frame.buffer for frame in frames]
         now_s = self._clock()
         delay_s = self.connections.spend(connection, [part.nbytes for part in parts], now_s)
         if delay_s is None:
-            self._end(sessions, self.connections.of_key(user_id), "budget")
+            self._end(sessions, self.connections.of_key(connection.key), "budget")
             return
-        replies = sessions.receive(routing_id, user_id, parts, now_s)
+        self._send_later(
+            sessions, sessions.receive(connection.routing_id, connection.key, parts, now_s), delay_s, now_s
+        )
+
+    def _finished(self, sessions: Sessions, replies: list[Reply]) -> None:
+        now_s = self._clock()
+        for reply in replies:
+            self._send_later(sessions, [reply], self.connections.delay_s(reply.routing_id, now_s), now_s)
+
+    def _send_later(self, sessions: Sessions, replies: list[Reply], delay_s: float, now_s: float) -> None:
         if delay_s == 0.0:
             send_replies(self._router, sessions, replies)
         elif replies:
@@ -191,14 +210,18 @@ class Gateway:
                 name = self.allow_list.name_of(connection.key) or "a device"
                 _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
 
-    def _revoke(self, sessions: Sessions) -> None:
+    def _heed_allow_list(self, sessions: Sessions) -> None:
+        """Read the list if it has changed. It may have been read for a handshake already."""
+        self.allow_list.refresh()
+        if self.allow_list.version == self._heeded_version:
+            return
+        self._heeded_version = self.allow_list.version
         self.connections.revoke(self.gate.admits, self._clock())
         send_replies(self._router, sessions, sessions.revoke())
 
     def _sweep(self, sessions: Sessions, now_s: float) -> None:
         sessions.sweep(now_s)
-        if self.allow_list.refresh():
-            self._revoke(sessions)
+        self._heed_allow_list(sessions)
         self.connections.limit(sessions.budgets, now_s)
         sessions.counters.delayed = self.connections.delayed
         overdue = self.connections.sweep(now_s, greeted=sessions.greeted, received_bytes=_received_bytes)
@@ -226,7 +249,8 @@ def send_replies(router: zmq.Socket[bytes], sessions: Sessions, replies: list[Re
 
 _REASONS: dict[Reason, str] = {
     "frames": "it sent a message with more frames than the protocol has",
-    "budget": "it sends more than limits.device_mib_per_s or device_messages_per_s, and does not wait for us",
+    "budget": "it sends more than limits.device_mib_per_s, device_messages_per_s or device_gateway_percent let it, "
+    "and does not wait for us",
     "backlog": "it sends a message without an end, or more than limits.window_kib lets it",
     "no_hello": "it did not say hello in time, or was not let in",
 }

@@ -19,6 +19,7 @@ class ServerLimits:
     peer_timeout_s: float = 15.0
     bytes_per_s: float = Budgets.bytes_per_s
     messages_per_s: float = Budgets.messages_per_s
+    gateway_share: float = Budgets.gateway_share
 
     @property
     def budgets(self) -> Budgets:
@@ -26,5 +27,6 @@ class ServerLimits:
         return Budgets(
             bytes_per_s=self.bytes_per_s,
             messages_per_s=self.messages_per_s,
+            gateway_share=self.gateway_share,
             window_bytes=self.peer.open_requests * self.peer.window_bytes,
         )

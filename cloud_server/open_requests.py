@@ -1,10 +1,12 @@
 """The requests that the engine has and that a device waits for, with the bytes they hold.
 
+A running tail cannot be stopped: a request cancelled while it runs keeps its place and bytes until then.
 No I/O. A request is known to its device by a request id, to the engine by a job id.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from cloud_server.engine import Engine, Job
@@ -42,6 +44,8 @@ class OpenRequests:
         self._held = held
         self._by_job: dict[int, OpenRequest] = {}
         self._by_connection: dict[bytes, dict[int, int]] = {}  # routing id -> request id -> job id
+        self._ending: dict[int, OpenRequest] = {}  # cancelled, and still running
+        self._ending_on: Counter[bytes] = Counter()  # by routing id
         self._next_job_id = 0
 
     def __len__(self) -> int:
@@ -50,6 +54,10 @@ class OpenRequests:
     def of(self, routing_id: bytes) -> list[int]:
         """The request ids that are open on a connection, oldest first."""
         return list(self._by_connection.get(routing_id, ()))
+
+    def places(self, routing_id: bytes) -> int:
+        """The requests of a connection that are open or still run."""
+        return len(self._by_connection.get(routing_id, ())) + self._ending_on[routing_id]
 
     def submit(self, routing_id: bytes, device: str, arrived: Arrived, tail: Tail, *, now_s: float) -> bool:
         """Hand a request to the engine. Returns False, and forgets it, where the engine has no place for it."""
@@ -75,23 +83,39 @@ class OpenRequests:
 
     def finish(self, job_id: int) -> OpenRequest | None:
         """Forget a request that has its outcome. Returns None where nobody waits for it any more."""
-        ended = self._by_job.pop(job_id, None)
+        stopped = self._ending.pop(job_id, None)
+        if stopped is not None:
+            self._ending_on[stopped.routing_id] -= 1
+            if not self._ending_on[stopped.routing_id]:
+                del self._ending_on[stopped.routing_id]
+            self._held.change(stopped.device, -stopped.arrived.request.total_bytes)
+            return None
+        ended = self._forget(job_id)
         if ended is not None:
             self._held.change(ended.device, -ended.arrived.request.total_bytes)
+        return ended
+
+    def cancel(self, routing_id: bytes, request_id: int) -> bool:
+        """Cancel one request. Returns whether it was open."""
+        ended = self._forget(self._by_connection.get(routing_id, {}).get(request_id))
+        if ended is None:
+            return False
+        if self._engine.cancel(ended.job_id):
+            self._ending[ended.job_id] = ended
+            self._ending_on[routing_id] += 1
+        else:
+            self._held.change(ended.device, -ended.arrived.request.total_bytes)
+        return True
+
+    def _forget(self, job_id: int | None) -> OpenRequest | None:
+        """Nobody waits for a request any more."""
+        ended = None if job_id is None else self._by_job.pop(job_id, None)
+        if ended is not None:
             left = self._by_connection[ended.routing_id]
             del left[ended.request_id]
             if not left:
                 del self._by_connection[ended.routing_id]
         return ended
-
-    def cancel(self, routing_id: bytes, request_id: int) -> bool:
-        """Cancel one request. Returns whether it was open."""
-        job_id = self._by_connection.get(routing_id, {}).get(request_id)
-        if job_id is None:
-            return False
-        self.finish(job_id)
-        self._engine.cancel(job_id)
-        return True
 
     def cancel_all(self, routing_id: bytes) -> int:
         """Cancel every request of a connection. Returns their number."""

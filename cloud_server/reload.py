@@ -40,6 +40,7 @@ def server_limits(config: Config) -> ServerLimits:
         peer_timeout_s=config.server.peer_timeout_s,
         bytes_per_s=float(limits.device_mib_per_s << 20),
         messages_per_s=float(limits.device_messages_per_s),
+        gateway_share=limits.device_gateway_percent / 100.0,
     )
 
 

@@ -203,10 +203,9 @@ class Sessions:
     def _admit(self, peer: _Peer, request: wire.Request) -> Reason | None:
         if self.draining:
             return "busy", "this server is stopping"
-        running = self._open.of(peer.routing_id)
-        if request.request_id in running:
+        if request.request_id in self._open.of(peer.routing_id):
             return "protocol", f"request {request.request_id} is open already"
-        open_requests = len(running) + len(peer.arriving)
+        open_requests = self._open.places(peer.routing_id) + len(peer.arriving)
         if open_requests >= self._limits.peer.open_requests:
             return "busy", f"{open_requests} requests of yours are open already"
         reason = self.tails.admit(request)

@@ -15,7 +15,15 @@ from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut, FileRef
 from split_model.errors import BadBundleError, ConfigError, MissingInputError, ProtocolError, SplitModelError
 from split_model.interpreter import Interpreter, open_interpreter
-from split_model.privacy import CodebookPlan, CodebookSpec, NoisePlan, NoiseSpec, recover, recover_codebook
+from split_model.privacy import (
+    CodebookPlan,
+    CodebookSpec,
+    NoisePlan,
+    NoiseSpec,
+    PlanMaker,
+    recover,
+    recover_codebook,
+)
 from split_model.privacy.codebook import codeword_bytes
 from split_model.privacy.codebook_file import Decoder, read_decoder
 from split_model.privacy.packing import packed_bytes
@@ -108,6 +116,8 @@ class TailSet:
                 remedy="host fewer on one server, or give them shorter names",
             )
         self._plans = PlanCache(plans)
+        # Any device may ask for a plan of a new epsilon, so that must not cost much.
+        self._makers: dict[tuple[str, int], PlanMaker] = {}
         self._decoders = DecoderCache(_DECODERS_BYTES)
         self._lock = threading.Lock()
 
@@ -203,12 +213,20 @@ class TailSet:
         known = self._known_plan(tail, spec)
         if known is None:
             try:
-                known = NoisePlan.make(spec, tail.cut.tensors, tail.cut.calibration or ())
+                known = self._maker(tail).make(spec)
             except SplitModelError as error:
                 known = str(error)
         with self._lock:
             self._plans.use(_plan_key(tail, spec), known, device=device)
         return known
+
+    def _maker(self, tail: Tail) -> PlanMaker:
+        """What makes the plans of a cut; a noise-aware tail has those of the plain one."""
+        key = (tail.bundle.identity, tail.cut.index)
+        maker = self._makers.get(key)
+        if maker is None:
+            maker = self._makers[key] = PlanMaker(tail.cut.tensors, tail.cut.calibration or ())
+        return maker
 
 
 def _plan_key(tail: Tail, spec: NoiseSpec) -> tuple[str, int, NoiseSpec]:

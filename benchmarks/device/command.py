@@ -197,6 +197,15 @@ def hog() -> tuple[list[Claim], dict[str, Any]]:
     return [claim("seconds until a CPU hog moves the load estimate", details["seconds"], 1.0)], details
 
 
+def throttling() -> tuple[list[Claim], dict[str, Any]]:
+    """The same of a processor of half the speed, which its clock's limit tells or else a timed spin."""
+    prepare_all()
+    details = {by: worker(sys.executable, by, str(BUNDLE)) for by in ("clock", "slow")}
+    name = "seconds until half the speed moves the load estimate"
+    told = {"clock": "told by the clock", "slow": "told by a spin"}
+    return [claim(f"{name}, {told[by]}", found["seconds"], 5.0) for by, found in details.items()], details
+
+
 def _fresh(name: str) -> Rig:
     """A folder without anything of an earlier run: fresh keys, fresh answers."""
     shutil.rmtree(BUILD / name, ignore_errors=True)
@@ -280,4 +289,5 @@ PARTS: dict[str, Callable[[], tuple[list[Claim], dict[str, Any]]]] = {
     "throughput": throughput,
     "swaps": swaps,
     "hog": hog,
+    "throttling": throttling,
 }

@@ -4,6 +4,8 @@ local BUNDLE          a locally finished frame and the bare interpreter, in turn
 memory CONFIG [CUT ...]  RSS of the whole device program; with its split going round these cuts
 swaps CONFIG CASE     the device's parts with their split forced by another planner
 hog BUNDLE            how soon a busy process on the same core moves the load estimate
+clock BUNDLE          the same of a clock whose limit goes down
+slow BUNDLE           the same of a processor that is slower and does not tell its clock
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -21,10 +22,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 
+from benchmarks.device import load
 from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.config import config
@@ -92,10 +92,6 @@ def _no_release(cut: Cut) -> Release:
     raise AssertionError(cut.index)
 
 
-def _inputs(bundle: Bundle) -> list[NDArray[Any]]:
-    return [np.random.default_rng(0).random(spec.shape).astype(spec.dtype) for spec in bundle.manifest.inputs]
-
-
 def local(root: str) -> dict[str, Any]:
     """The frame loop, its records and its sink, with no server there, beside `Interpreter.run` in turn."""
     from edge_runtime.inference.profile import Profile, SplitTiming
@@ -108,7 +104,7 @@ def local(root: str) -> dict[str, Any]:
     from split_model.protocol.keys import KeyPair
 
     bundle = Bundle.open(Path(root))
-    inputs = _inputs(bundle)
+    inputs = load.inputs(bundle)
     heads = Heads(ModelFiles(bundle), _no_release, backend=None, threads=1, memory_bytes=1)
     bare = open_interpreter(bundle.path(bundle.manifest.model))
     timing = SplitTiming(split=bundle.local, head_s=0.02, head_p95_s=0.03, release_s=0.0, payload_bytes=0)
@@ -124,7 +120,7 @@ def local(root: str) -> dict[str, Any]:
         Outside(board=board, account=_Free(), link=link, boot_id="0" * 32),
         planner=Planner([SplitProfile(bundle.local, 0.02)], local=bundle.local, hysteresis=Hysteresis()),
         profile=profile,
-        load=LoadEstimator(board.cpu_load, cpus=os.cpu_count() or 1, threads=1),
+        load=LoadEstimator(),
         settings=Settings(answer_within_s=1.0),
     )
     records, sink = Records(bundle), JsonLines(Path(os.devnull))
@@ -218,33 +214,6 @@ def swaps(path: str, case: str) -> dict[str, Any]:
     return {}
 
 
-def hog(root: str) -> dict[str, Any]:
-    """Head times and the estimator as the frame loop feeds it; then a busy process on the very same core."""
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    bundle = Bundle.open(Path(root))
-    interpreter, inputs, board = open_interpreter(bundle.path(bundle.manifest.model)), _inputs(bundle), RealBoard()
-
-    def took_s() -> float:
-        return board.run(lambda: interpreter.run(inputs))[1]
-
-    profiled_s = statistics.median(took_s() for _ in range(30))
-    load = LoadEstimator(board.cpu_load, cpus=1, threads=1)
-    for _ in range(20):
-        load.observed(took_s(), profiled_s, now_s=time.monotonic())
-    before = load.estimate(time.monotonic())
-    busy = f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        started_s = time.monotonic()
-        while load.estimate(time.monotonic()) < 1.4 * before and time.monotonic() - started_s < 10:
-            load.observed(took_s(), profiled_s, now_s=time.monotonic())
-        seconds = time.monotonic() - started_s
-        other.kill()
-    return {"seconds": seconds, "before": before, "after": load.factor}
-
-
 def main(arguments: list[str]) -> None:
     """Run one of the measurements."""
     what, *rest = arguments
@@ -252,7 +221,9 @@ def main(arguments: list[str]) -> None:
         "local": local,
         "memory": memory,
         "swaps": swaps,
-        "hog": hog,
+        "hog": load.hog,
+        "clock": load.clock,
+        "slow": load.slow,
     }
     print(json.dumps(measurements[what](*rest)))
 

@@ -7,11 +7,14 @@ import logging
 import os
 from collections.abc import Mapping
 
+import msgspec
+
 from edge_runtime.bench import command
 from edge_runtime.bench.command import Options, Parts
 from edge_runtime.bench.figures import LinkFigures, Report
 from edge_runtime.bench.link import LinkBench, Sample
 from edge_runtime.board.board import make_board
+from edge_runtime.board.cpu_speed import speed_of
 from edge_runtime.board.sensors import Sensors
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.device import open_link
@@ -32,10 +35,12 @@ def run(config: Config, options: Options, keys: KeyPair | None) -> Report:
     rss_before_bytes = sensors.read().rss_bytes
     plan = Plan.of(config)
     with contextlib.ExitStack() as closing:
+        board = make_board(config.emulation.slowdown)
+        speed = speed_of(board)
         parts = Parts(
             bundle=plan.bundle,
             heads=open_heads(plan, closing),
-            board=make_board(config.emulation.slowdown),
+            board=board,
             sensors=sensors,
             allowed=plan.allowed,
             release=config.release.name,
@@ -51,5 +56,6 @@ def run(config: Config, options: Options, keys: KeyPair | None) -> Report:
             return LinkBench(link, config.server.address, plan.bundle.identity, boot_id).measure(samples)
 
         report, profile = command.run(parts, options, measure_link, log.info)
+    profile = msgspec.structs.replace(profile, spin_s=speed.spin_s, clock_mhz=speed.clock_mhz)
     profiles.keep_for_later(profiles.path_in(config.device.state, plan.bundle.identity), profile)
     return report

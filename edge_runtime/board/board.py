@@ -1,4 +1,4 @@
-"""The board this program runs on: its CPU load, and how long work really takes on it.
+"""The board this program runs on, and how long work really takes on it.
 
 `EmulatedBoard` is the same program on a slower board: after each piece of work it sleeps until the work has
 taken ``slowdown`` times its CPU time. It ships, is chosen by the config only, and every report names it.
@@ -7,11 +7,10 @@ taken ``slowdown`` times its CPU time. It ships, is chosen by the config only, a
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
-
-import psutil
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +25,6 @@ class Board(Protocol):
         """1 for the real board."""
         ...
 
-    def cpu_load(self) -> float:
-        """Share of the CPUs in use since the last call, 0 to 1."""
-        ...
-
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work; returns its result and the seconds it took on this board."""
         ...
@@ -41,28 +36,38 @@ class RealBoard:
     slowdown = 1.0
 
     def __init__(self) -> None:
-        psutil.cpu_percent(None)  # the first call has no interval and returns 0
+        self._threads: dict[int, bool] = {}  # those that work was done in, and whether some is under way
 
-    def cpu_load(self) -> float:
-        """Of the whole machine (psutil)."""
-        return float(psutil.cpu_percent(None)) / 100.0
+    @property
+    def threads(self) -> frozenset[int]:
+        """The kernel's ids of the threads that work was done in."""
+        return frozenset(self._threads.copy())
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is under way in any thread."""
+        return any(self._threads.copy().values())
 
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work and time it."""
+        thread = threading.get_native_id()
+        self._threads[thread] = True
         started_s = time.monotonic()
-        result = work()
+        try:
+            result = work()
+        finally:
+            self._threads[thread] = False
         return result, time.monotonic() - started_s
 
 
 class EmulatedBoard:
-    """The machine, slowed down by a factor; ``slowdown`` 27 makes a 15 ms model take 400 ms."""
+    """The machine, slowed down by a factor; ``slowdown`` 27 makes a 15 ms model take 400 ms.
+
+    It has no load: what other programs do on *this* machine is not done on the board it plays.
+    """
 
     def __init__(self, slowdown: float) -> None:
         self.slowdown = slowdown
-
-    def cpu_load(self) -> float:
-        """None: what other programs do on *this* machine is not done on the board it plays."""
-        return 0.0
 
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work, then sleep for the rest of what it would have taken.

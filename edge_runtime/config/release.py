@@ -30,6 +30,9 @@ class ReleaseTable(Table, frozen=True):
     ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``codewords`` and
     ``groups`` choose among a cut's codebooks; the default is the one that is expected to be right most. Cuts
     without one are not used.
+
+    ``pace``: ``free``: a release leaves when its head is done. ``fixed``: work on the board ends in slots of the
+    longest time that was measured, so that a release leaves at a time that does not depend on the frame.
     """
 
     mechanism: Literal["noise", "codebook", "none"] = "noise"
@@ -40,6 +43,7 @@ class ReleaseTable(Table, frozen=True):
     whole_input_epsilon: Positive | None = None
     codewords: Annotated[int, msgspec.Meta(ge=2, le=MAX_CODEWORDS)] | None = None
     groups: Annotated[int, msgspec.Meta(ge=1, le=MAX_GROUPS)] | None = None
+    pace: Literal["free", "fixed"] = "free"
 
     @property
     def wish(self) -> AllocationWish:

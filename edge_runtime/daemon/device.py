@@ -20,7 +20,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.board.load_watch import LoadReader, LoadWatch, usable_cpus
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.models import LoadedModels
 from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
@@ -178,7 +180,7 @@ def make_loop(
     """The frame loop over all the other parts."""
     table, beats = plan.config.planner, program.beats
     run_s = max(program.patience_s, _STUCK_AFTER * models.profile.local.head_p95_s)
-    cpus, threads = os.cpu_count() or 1, plan.config.device.threads
+    load = _watched_load(plan, models, closing)
     loop = Driver(
         board_work.Models(plan.bundle, models.heads, models.tails),
         Outside(
@@ -190,12 +192,23 @@ def make_loop(
         ),
         planner=planner,
         profile=models.profile,
-        load=LoadEstimator(models.board.cpu_load, cpus=cpus, threads=threads),
-        settings=Settings(table.answer_within_s, may_hedge=table.hedge),
+        load=load,
+        settings=Settings(table.answer_within_s, may_hedge=table.hedge, paced=plan.config.release.pace == "fixed"),
         counters=program.counters,
     )
     closing.callback(loop.close)
     return loop
+
+
+def _watched_load(plan: Plan, models: LoadedModels, closing: contextlib.ExitStack) -> LoadEstimator:
+    """The load of the board, watched until the end; 1 on an emulated board."""
+    threads = plan.config.device.threads
+    load = LoadEstimator(models.profile.speed, cpus=usable_cpus(), threads=threads)
+    if isinstance(models.board, RealBoard):
+        watch = LoadWatch(LoadReader(models.board, has_pool=threads > 1), load)
+        watch.start()
+        closing.callback(watch.stop)
+    return load
 
 
 def _account(plan: Plan, replaces: Device | None) -> Account:

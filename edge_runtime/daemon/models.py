@@ -55,7 +55,11 @@ class LoadedModels:
             return None
         # A stored profile says nothing of whether the model runs today.
         heads.whole.run([np.zeros(spec.shape, spec.dtype) for spec in bundle.manifest.inputs])
-        decides_late = config.planner.split == "auto" and config.planner.objective == "latency"
+        # What a local tail takes at most was not measured: in slots, local runs are of the whole model.
+        paced = config.release.pace == "fixed"
+        decides_late = config.planner.split == "auto" and config.planner.objective == "latency" and not paced
+        if paced:
+            profile = profile.in_slots()
         tails = None if not decides_late else open_tails(
             bundle,
             heads,
@@ -107,6 +111,7 @@ def _profile(plan: Plan, heads: Heads, board: Board, program: Program, *, keep: 
             board,
             release=config.release.name,
             threads=config.device.threads,
+            slots=config.release.pace == "fixed",
             stopped=program.stopped,
             progress=progress,
             keep=keep,

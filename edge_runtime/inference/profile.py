@@ -11,7 +11,9 @@ import msgspec
 import numpy as np
 
 from edge_runtime.board.board import Board
-from edge_runtime.inference.heads import Heads
+from edge_runtime.board.cpu_load import Speed
+from edge_runtime.board.cpu_speed import speed_of
+from edge_runtime.inference.heads import Head, Heads
 from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.manifest import TensorSpec
@@ -22,20 +24,31 @@ from split_model.service.state_folder import make_state_folder
 log = logging.getLogger(__name__)
 
 _WARM_UPS = 2
+#: A slot is that many times the longest that was measured, and some seconds for what the program does itself.
+_SLOT, _SLOT_S = 1.25, 0.001
 
 
 class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
-    """Median seconds of a head and of its release on an idle board; ``payload_bytes`` of one frame."""
+    """Median seconds of a head and of its release on an idle board; ``payload_bytes`` of one frame.
+
+    ``head_slot_s`` and ``release_slot_s``: more than either took on any of `worst_inputs`; None where that was not
+    measured.
+    """
 
     split: int
     head_s: float
     head_p95_s: float
     release_s: float
     payload_bytes: int
+    head_slot_s: float | None = None
+    release_slot_s: float | None = None
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """Timings of all offered splits, ``local`` last, and their conditions."""
+    """Timings of all offered splits, ``local`` last, and their conditions.
+
+    ``spin_s`` and ``clock_mhz``: the processor's speed meanwhile (see `board.cpu_load.Speed`), where it is known.
+    """
 
     bundle: str
     backend: str
@@ -43,6 +56,22 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     slowdown: float
     release: str
     splits: tuple[SplitTiming, ...]
+    spin_s: float | None = None
+    clock_mhz: float | None = None
+
+    @property
+    def speed(self) -> Speed:
+        """The processor's speed when this was measured."""
+        return Speed(self.spin_s, self.clock_mhz)
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether the longest times were measured, too."""
+        return all(timing.head_slot_s is not None and timing.release_slot_s is not None for timing in self.splits)
+
+    def in_slots(self) -> Profile:
+        """The profile of a board whose work always takes its slot."""
+        return msgspec.structs.replace(self, splits=tuple(_in_slots(timing) for timing in self.splits))
 
     @property
     def local(self) -> SplitTiming:
@@ -57,28 +86,35 @@ def measure(
     *,
     release: str,
     threads: int,
+    slots: bool = False,
     stopped: Callable[[], bool] = lambda: False,
     runs: int = 5,
     progress: Callable[[str], None] = log.info,
 ) -> Profile | None:
     """Time every offered head and the whole model on this board (medians over ``runs`` after a warm-up).
 
-    Returns None as soon as ``stopped`` holds: on a slow board this takes minutes.
+    With ``slots`` also how long they take at most, on `worst_inputs`. Returns None as soon as ``stopped`` holds: on
+    a slow board this takes minutes.
     """
     inputs = plausible(bundle.manifest.inputs)
+    worst = worst_inputs(bundle.manifest.inputs) if slots else []
+    speed = speed_of(board)
     splits = []
     for cut in bundle.manifest.cuts:
         if stopped():
             return None
-        splits.append(_time_cut(cut, heads, board, inputs, runs))
+        splits.append(_time_cut(cut, heads, board, inputs, runs, worst=worst))
         progress(f"cut {cut.index}: head {splits[-1].head_s * 1e3:.1f} ms")
     whole = _time_whole(heads, board, inputs, runs)
+    longest = [took_s for one in worst for took_s in _time_whole(heads, board, one, runs)]
     local = SplitTiming(
         split=bundle.local,
         head_s=float(np.median(whole)),
         head_p95_s=max(whole),
         release_s=0.0,
         payload_bytes=0,
+        head_slot_s=_slot_s([*whole, *longest]) if slots else None,
+        release_slot_s=0.0 if slots else None,
     )
     progress(f"local: {local.head_s * 1e3:.1f} ms")
     return Profile(
@@ -88,19 +124,20 @@ def measure(
         slowdown=board.slowdown,
         release=release,
         splits=(*splits, local),
+        spin_s=speed.spin_s,
+        clock_mhz=speed.clock_mhz,
     )
 
 
-def _time_cut(cut: Cut, heads: Heads, board: Board, inputs: Sequence[Array], runs: int) -> SplitTiming:
+def _time_cut(
+    cut: Cut, heads: Heads, board: Board, inputs: Sequence[Array], runs: int, *, worst: Sequence[Sequence[Array]]
+) -> SplitTiming:
     """Load a head, time it, let it go before the next one is loaded: two may be more than a board has."""
     head = heads.load(cut.index)
     for _ in range(_WARM_UPS):
         head.release(head.features(inputs))
-    pairs = []
-    for _ in range(runs):
-        features, head_s = board.run(lambda: head.features(inputs))
-        _, release_s = board.run(lambda x=features: head.release(x))  # type: ignore[misc]
-        pairs.append((head_s, release_s))
+    pairs = _time_head(head, board, inputs, runs)
+    longest = [*pairs, *(pair for one in worst for pair in _time_head(head, board, one, runs))]
     head_times = [pair[0] for pair in pairs] if cut.head is not None else [0.0]
     return SplitTiming(
         split=cut.index,
@@ -108,7 +145,30 @@ def _time_cut(cut: Cut, heads: Heads, board: Board, inputs: Sequence[Array], run
         head_p95_s=max(head_times),
         release_s=float(np.median([pair[1] for pair in pairs])),
         payload_bytes=head.release.payload_bytes,
+        head_slot_s=_slot_s([pair[0] for pair in longest]) if worst else None,
+        release_slot_s=_slot_s([pair[1] for pair in longest]) if worst else None,
     )
+
+
+def _time_head(head: Head, board: Board, inputs: Sequence[Array], runs: int) -> list[tuple[float, float]]:
+    """Seconds of head and release, a pair a run."""
+    pairs = []
+    for _ in range(runs):
+        features, head_s = board.run(lambda: head.features(inputs))
+        _, release_s = board.run(lambda x=features: head.release(x))  # type: ignore[misc]
+        pairs.append((head_s, release_s))
+    return pairs
+
+
+def _slot_s(times_s: Sequence[float]) -> float:
+    return _SLOT * max(times_s) + _SLOT_S
+
+
+def _in_slots(timing: SplitTiming) -> SplitTiming:
+    head_s, release_s = timing.head_slot_s, timing.release_slot_s
+    assert head_s is not None  # `has_slots`
+    assert release_s is not None
+    return msgspec.structs.replace(timing, head_s=head_s, head_p95_s=head_s, release_s=release_s)
 
 
 def _time_whole(heads: Heads, board: Board, inputs: Sequence[Array], runs: int) -> list[float]:
@@ -123,6 +183,28 @@ def plausible(specs: Sequence[TensorSpec]) -> list[Array]:
     Not from `numpy.random`, which alone takes 4 MB of a board's memory.
     """
     return [_wave(spec.shape, spec.dtype) for spec in specs]
+
+
+def worst_inputs(specs: Sequence[TensorSpec]) -> list[list[Array]]:
+    """Inputs that may take a head longer than others do, for the length of its slot.
+
+    Of floats: denormal numbers, which take some processors several times as long, numbers so small that products of
+    them are denormal, large ones, and nothing but zeros. Of integers: nothing but zeros, and the limits in turn.
+    """
+    scales = (1e-40, 1e-20, 1e3, 0.0)
+    return [[_scaled(array, scale) for array in plausible(specs)] for scale in scales]
+
+
+def _scaled(array: Array, scale: float) -> Array:
+    kind = array.dtype.kind
+    if kind == "f":
+        limit = float(np.finfo(array.dtype).smallest_normal)  # of float16 all of the small ones are denormal
+        small = 0.0 < scale < 1.0
+        return (np.abs(array).astype(np.float64) * (max(scale, limit / 64) if small else scale)).astype(array.dtype)
+    if scale == 0.0 or kind == "b" or array.dtype.itemsize > 2:  # indices stay within what they point into
+        return np.zeros_like(array) if scale == 0.0 else array
+    limits = np.iinfo(array.dtype)
+    return np.where(np.arange(array.size).reshape(array.shape) % 2 == 0, limits.min, limits.max).astype(array.dtype)
 
 
 def _wave(shape: tuple[int, ...], dtype: str) -> Array:
@@ -150,6 +232,7 @@ def find(
     *,
     release: str,
     threads: int,
+    slots: bool = False,
     stopped: Callable[[], bool],
     progress: Callable[[str], None],
     keep: bool,
@@ -163,6 +246,7 @@ def find(
         board: What they run on.
         release: The release's name.
         threads: CPU threads of one inference.
+        slots: The longest times are wanted, too.
         stopped: Asked between two cuts.
         progress: Called with the name of each measurement.
         keep: Store a new profile. One that a board measures while it answers frames must not be used later.
@@ -173,10 +257,12 @@ def find(
     wanted = (bundle.identity, heads.whole.backend, threads, board.slowdown, release)
     if stored is not None and [timing.split for timing in stored.splits] == splits:
         found = (stored.bundle, stored.backend, stored.threads, stored.slowdown, stored.release)
-        if found == wanted:
+        if found == wanted and (stored.has_slots or not slots):
             return stored
     progress(f"{len(bundle.manifest.cuts)} cuts to measure")
-    profile = measure(bundle, heads, board, release=release, threads=threads, stopped=stopped, progress=progress)
+    profile = measure(
+        bundle, heads, board, release=release, threads=threads, slots=slots, stopped=stopped, progress=progress
+    )
     if profile is not None and keep:
         keep_for_later(path, profile)
     return profile

@@ -23,7 +23,8 @@ class Run:
     """Do a piece of work on the board, behind those that wait for its worker or, with ``first``, before them.
 
     ``alone``: nothing else is under way, so it may run in the loop's own thread. ``keep``: keep the features that a
-    head makes, for a local tail.
+    head makes, for a local tail. ``slot_s``: it ends that long after it began, or at the next multiple; 0 for when
+    it is done.
     """
 
     piece: int
@@ -33,6 +34,7 @@ class Run:
     first: bool = False
     alone: bool = False
     keep: bool = False
+    slot_s: float = 0.0
 
 
 @dataclass(frozen=True)

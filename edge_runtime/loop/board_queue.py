@@ -1,7 +1,11 @@
-"""The work that waits for one worker of the board: what is next, and how long it will take. Pure.
+"""The work that waits for one worker of the board: what is next, and how long it is expected to take. Pure.
 
 The board has two workers: one runs heads and releases, one local runs. So a head never waits for a local run that
 may be for nothing, and a local run that rescues a frame never waits for the head of a later one.
+
+What is `busy` and what `waiting` is as the worker does it. `left_s` and `wait_s` are as it was expected to do it,
+whether or not it is done by now: how long work on a frame took may depend on the frame, and frames are sent or not
+by how long they would wait.
 """
 
 from __future__ import annotations
@@ -50,10 +54,10 @@ class BoardQueue:
 
     def __init__(self) -> None:
         self._present: Piece | None = None
-        self._until_s = -math.inf
         self._waiting: deque[Piece] = deque()
         self._urgent = 0
         self._cancelled: set[int] = set()
+        self._expected = _Expected()
 
     @property
     def busy(self) -> bool:
@@ -67,17 +71,19 @@ class BoardQueue:
 
     def put(self, piece: Piece, *, now_s: float, first: bool = False) -> None:
         """Add a piece behind all others or, with ``first``, before those that are not ``first`` themselves."""
+        self._expected.put(piece, now_s, first=first)
         if self._present is None:
-            self._begin(piece, now_s)
+            self._present = piece
         elif first:
             self._waiting.insert(self._urgent, piece)
             self._urgent += 1
         else:
             self._waiting.append(piece)
 
-    def cancel(self, number: int) -> None:
+    def cancel(self, number: int, *, now_s: float) -> None:
         """A piece is no longer wanted; it stays here until the worker says that it is done or was left out."""
         self._cancelled.add(number)
+        self._expected.cancel(number, now_s)
 
     def pieces(self) -> list[int]:
         """The numbers of all pieces that are under way or wait."""
@@ -92,14 +98,14 @@ class BoardQueue:
         """Whether a piece was cancelled."""
         return number in self._cancelled
 
-    def ended(self, number: int, *, now_s: float) -> Piece:
+    def ended(self, number: int) -> Piece:
         """A piece is done, failed, or was left out: it leaves, and the next one begins."""
         self._cancelled.discard(number)
         if self._present is not None and self._present.number == number:
             ended, self._present = self._present, None
             if self._waiting:
                 self._urgent = max(0, self._urgent - 1)
-                self._begin(self._waiting.popleft(), now_s)
+                self._present = self._waiting.popleft()
             return ended
         for place, piece in enumerate(self._waiting):  # the worker was faster than what is heard of it
             if piece.number == number:
@@ -109,29 +115,69 @@ class BoardQueue:
         raise ValueError(f"piece {number} is not here")
 
     def left_s(self, now_s: float) -> tuple[float, float]:
-        """Seconds until a piece that is put ``first`` begins, and what the present one takes in all.
+        """Expected seconds until a piece that is put ``first`` begins, and what the present one takes in all.
 
-        Zeros where there is none. Of a piece that takes longer than was expected nothing is left.
+        Zeros where none is expected to be under way.
         """
-        if self._present is None:
-            return 0.0, 0.0
-        urgent_s = sum(p.expected_s for p in list(self._waiting)[: self._urgent] if not self.is_cancelled(p.number))
-        return max(0.0, self._until_s - now_s) + urgent_s, self._present.expected_s
+        return self._expected.left_s(now_s)
 
     def wait_s(self, now_s: float) -> float:
-        """Seconds until a piece that is put last begins."""
-        if self._present is None:
+        """Expected seconds until a piece that is put last begins."""
+        return self._expected.wait_s(now_s)
+
+
+class _Expected:
+    """The pieces in the order and for the time that they were expected to take; the first one is under way."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Piece] = deque()
+        self._until_s = -math.inf
+        self._urgent = 0  # of those behind the first
+
+    def put(self, piece: Piece, now_s: float, *, first: bool) -> None:
+        self._pass(now_s)
+        if not self._pieces:
+            self._until_s = now_s + piece.expected_s
+            self._pieces.append(piece)
+        elif first:
+            self._pieces.insert(1 + self._urgent, piece)
+            self._urgent += 1
+        else:
+            self._pieces.append(piece)
+
+    def cancel(self, number: int, now_s: float) -> None:
+        """One that has begun goes on."""
+        self._pass(now_s)
+        place = next((place for place, piece in enumerate(self._pieces) if piece.number == number), 0)
+        if place:
+            del self._pieces[place]
+            self._urgent -= place <= self._urgent
+
+    def left_s(self, now_s: float) -> tuple[float, float]:
+        self._pass(now_s)
+        if not self._pieces:
+            return 0.0, 0.0
+        urgent_s = sum(piece.expected_s for piece in list(self._pieces)[1 : 1 + self._urgent])
+        return self._until_s - now_s + urgent_s, self._pieces[0].expected_s
+
+    def wait_s(self, now_s: float) -> float:
+        self._pass(now_s)
+        if not self._pieces:
             return 0.0
-        waiting_s = sum(piece.expected_s for piece in self._waiting if not self.is_cancelled(piece.number))
-        return max(0.0, self._until_s - now_s) + waiting_s
+        return self._until_s - now_s + sum(piece.expected_s for piece in list(self._pieces)[1:])
 
-    def _begin(self, piece: Piece, now_s: float) -> None:
-        self._present, self._until_s = piece, now_s + piece.expected_s
+    def _pass(self, now_s: float) -> None:
+        """Forget what should be done by now."""
+        while self._pieces and self._until_s <= now_s:
+            self._pieces.popleft()
+            if self._pieces:
+                self._urgent = max(0, self._urgent - 1)
+                self._until_s += self._pieces[0].expected_s
 
 
-def end_piece(queues: Mapping[Worker, BoardQueue], number: int, *, now_s: float) -> Piece:
+def end_piece(queues: Mapping[Worker, BoardQueue], number: int) -> Piece:
     """A piece of one of these queues has ended, see `BoardQueue.ended`; `ValueError` for one that is in none."""
     for queue in queues.values():
         if queue.holds(number):
-            return queue.ended(number, now_s=now_s)
+            return queue.ended(number)
     raise ValueError(f"piece {number} of the board's work is not under way")

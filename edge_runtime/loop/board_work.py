@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,15 +68,32 @@ class Held:
 class BoardWork:
     """Makes the pieces of work that the scheduler asks for; each is called once, in whatever thread."""
 
-    def __init__(self, models: Models, board: Board) -> None:
+    def __init__(
+        self, models: Models, board: Board, *, now: Callable[[], float], sleep: Callable[[float], None]
+    ) -> None:
         self._models = models
         self._board = board
+        self._now = now
+        self._sleep = sleep
 
     def piece(self, run: Run, held: Held) -> Callable[[], Done]:
         """A piece of work on a frame. Call this in the frame loop's thread, and what it returns anywhere.
 
-        The piece raises `BackendError` where the backend fails.
+        It takes whole slots, if it has one. It raises `BackendError` where the backend fails.
         """
+        work = self._unpaced(run, held)
+        return work if not run.slot_s else lambda: self._paced(work, run.slot_s)
+
+    def _paced(self, work: Callable[[], Done], slot_s: float) -> Done:
+        """Do it, and wait for the end of the slot; what does not fit into one ends with a later one."""
+        started_s = self._now()
+        try:
+            return work()
+        finally:
+            slots = max(1, math.ceil((self._now() - started_s) / slot_s))
+            self._sleep(max(0.0, started_s + slots * slot_s - self._now()))
+
+    def _unpaced(self, run: Run, held: Held) -> Callable[[], Done]:
         if run.work is Work.WHOLE_MODEL:
             whole, inputs = self._models.heads.whole, held.frame.tensors
             return lambda: self._outputs(lambda: whole.run(inputs))

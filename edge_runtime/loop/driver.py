@@ -49,7 +49,7 @@ class Outside:
 
     Args:
         watch: each piece of work in a thread is done within a ``watch()``.
-        now: the clock.
+        now: the clock; ``sleep`` waits for it.
 
     """
 
@@ -59,14 +59,16 @@ class Outside:
     boot_id: str
     watch: Callable[[], AbstractContextManager[None]] = nullcontext
     now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the config says of a frame loop."""
+    """What the config says of a frame loop; ``paced``: work on the board ends in slots."""
 
     answer_within_s: float
     may_hedge: bool = False
+    paced: bool = False
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Driver:
         decisions = FrameDecisions(
             Model.of(models.bundle, profile),
             planner,
-            policy=policy_for(planner.objective),
+            policy=policy_for(planner.objective, paced=settings.paced),
             loaded=models,
             account=outside.account,
             load=load,
@@ -105,7 +107,7 @@ class Driver:
         self._models = models
         self._outside = outside
         self._link = outside.link
-        self._work = BoardWork(models, outside.board)
+        self._work = BoardWork(models, outside.board, now=outside.now, sleep=outside.sleep)
         self._now = outside.now
         self._held: dict[int, Held] = {}
         self._runs: dict[int, Run] = {}  # the pieces of work that have not ended
@@ -139,7 +141,7 @@ class Driver:
                 raise turn.capture.error
         finally:
             turn.capture.close()
-            self._do(self._scheduler.abandon(), turn)
+            self._do(self._scheduler.abandon(self._seen), turn)
             self._held.clear()
 
     def close(self) -> None:
@@ -246,7 +248,7 @@ class Driver:
     def _end_of_piece(self, ended: Ended, moment: Moment) -> list[Action]:
         run = self._runs.pop(ended.piece)
         if ended.skipped:
-            return self._scheduler.work_skipped(ended.piece, moment)
+            return self._scheduler.work_skipped(ended.piece)
         if ended.error is None:
             return self._scheduler.work_done(ended.piece, ended.value, moment)
         if not isinstance(ended.error, BackendError):

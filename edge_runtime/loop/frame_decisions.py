@@ -17,7 +17,7 @@ from edge_runtime.loop.policies import Policy
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.planner.planner import AfterHead, Decision, Planner
 from edge_runtime.planner.prediction import Conditions, Prediction
-from edge_runtime.planner.tail_times import RecentRuns, TailTimes
+from edge_runtime.planner.tail_times import TailTimes
 from edge_runtime.sources import Frame
 from split_model.errors import SplitModelError
 
@@ -52,7 +52,6 @@ class FrameDecisions:
         self.planner = planner
         self.load = load
         self.backoff = CutBackoff()
-        self.local_p95 = RecentRuns(model.profile.local.head_p95_s)
         self.loaded = loaded
         self.policy = policy
         self._model = model
@@ -85,6 +84,11 @@ class FrameDecisions:
         """Seconds of a local run of the whole model now."""
         return self._timings[self.local].head_s * self.load.factor
 
+    @property
+    def local_p95_s(self) -> float:
+        """The 95th percentile of a local run's seconds: from the profile, not from what runs on frames took."""
+        return self._timings[self.local].head_p95_s * self.load.factor
+
     def head_s(self, split: int) -> float:
         """Seconds of a cut's head and release now, or of the whole model."""
         timing = self._timings[split]
@@ -106,7 +110,7 @@ class FrameDecisions:
         conditions = Conditions(
             link=link.estimate,
             link_up=link.up,
-            load=self.load.estimate(now_s),
+            load=self.load.factor,
             queue_s=link.queue_s,
             local_wait_s=waits.local_s,
             may_hedge=self._may_hedge,
@@ -158,17 +162,6 @@ class FrameDecisions:
         """The server answered at this cut."""
         self.backoff.answered(split)
         self._tails.observed(split, tail_s, at_s=now_s)
-
-    def ran_head(self, split: int, took_s: float, release_s: float | None, *, now_s: float, beside: bool) -> None:
-        """A head took so long and, where one was made, its release; ``beside`` a local run or alone."""
-        known = self._timings[split]
-        known_s = known.head_s if release_s is None else known.head_s + known.release_s
-        self.load.observed(took_s + (release_s or 0.0), known_s, now_s=now_s, beside=beside)
-
-    def ran_whole(self, took_s: float, *, now_s: float, beside: bool) -> None:
-        """The whole model took so long."""
-        self.local_p95.ran(took_s)
-        self.load.observed(took_s, self._timings[self.local].head_s, now_s=now_s, beside=beside)
 
     def _ready(self, moment: Moment) -> frozenset[int]:
         """The cuts that the server offers, fit into its limits, and were not refused lately."""

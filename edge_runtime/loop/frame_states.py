@@ -95,7 +95,6 @@ class UnderWay:
     Args:
         link: as it was when the frame was planned.
         unpaid: it stays here while the ledger cannot pay for every cut.
-        beside: its head ran beside a local run.
         keeps_features: a local tail can go on behind its head.
         hedge: a local run is to begin with the transfer; ``hedged``: it has begun.
         expected: the prediction for sending it when its head was done.
@@ -110,7 +109,6 @@ class UnderWay:
     plan: Plan
     link: LinkView
     unpaid: bool = False
-    beside: bool = False
     keeps_features: bool = False
     hedge: bool = False
     hedged: bool = False

@@ -93,7 +93,6 @@ class Scheduler:
             one.step(Input.STAYS)
             return actions + self._run_here(one, moment)
         one.step(Input.BEGINS)
-        one.beside = self._queues[Worker.LOCAL_RUNS].busy
         one.keeps_features = self._decisions.loaded.has_local_tail(one.split)
         late = self._decisions.decides_after_head
         work = Work.HEAD if late else Work.HEAD_AND_RELEASE
@@ -101,9 +100,7 @@ class Scheduler:
 
     def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
         """A piece of work is done."""
-        ended = end_piece(self._queues, piece, now_s=moment.now_s)
-        if ended.work is Work.WHOLE_MODEL:
-            self._decisions.ran_whole(done.took_s, now_s=moment.now_s, beside=self._queues[Worker.HEADS].busy)
+        ended = end_piece(self._queues, piece)
         if (one := self._wanted(ended)) is None:
             return []
         if ended.work is Work.HEAD:
@@ -119,7 +116,7 @@ class Scheduler:
 
     def work_failed(self, piece: int, error: str, moment: Moment) -> list[Action]:
         """A piece of work raised an error of the backend."""
-        ended = end_piece(self._queues, piece, now_s=moment.now_s)
+        ended = end_piece(self._queues, piece)
         if (one := self._wanted(ended)) is None:
             return []
         if ended.work.worker is Worker.HEADS:
@@ -133,9 +130,9 @@ class Scheduler:
         one.step(Input.FAILED)
         return self._fail(one, error, moment)
 
-    def work_skipped(self, piece: int, moment: Moment) -> list[Action]:
+    def work_skipped(self, piece: int) -> list[Action]:
         """A piece of work was left out, as it was told to be."""
-        end_piece(self._queues, piece, now_s=moment.now_s)
+        end_piece(self._queues, piece)
         return []
 
     def sent(self, key: int, moment: Moment) -> list[Action]:
@@ -193,12 +190,12 @@ class Scheduler:
             actions += self._run_here(one, moment, first=True)
         return actions
 
-    def abandon(self) -> list[Action]:
+    def abandon(self, moment: Moment) -> list[Action]:
         """Nobody wants the frames under way any more: free the link, and begin no work for them."""
         actions: list[Action] = [FreeLink(key) for key in self._under_way]
         for worker, queue in self._queues.items():
             for number in queue.pieces():
-                queue.cancel(number)
+                queue.cancel(number, now_s=moment.now_s)
                 actions.append(Skip(number, worker))
         self._under_way.clear()
         self._order.clear()
@@ -209,7 +206,6 @@ class Scheduler:
         one.head_s = took_s
         after = self._decisions.after_head(one.plan, moment, self._waits(moment))
         if not after.send:
-            self._decisions.ran_head(one.split, took_s, None, now_s=moment.now_s, beside=one.beside)
             one.step(Input.STAYS)
             return [FreeLink(one.key), *self._run_here(one, moment, first=True)]
         one.expected, one.hedge = after.expected, after.hedge
@@ -220,7 +216,6 @@ class Scheduler:
 
     def _released(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:
         one.release_s, one.payload_bytes = done.release_s, done.payload_bytes
-        self._decisions.ran_head(one.split, one.head_s, one.release_s, now_s=moment.now_s, beside=one.beside)
         one.step(Input.RELEASED)
         # A frame that had to wait is late already, but its answer is still wanted.
         due_at_s = max(one.frame.captured_s, moment.now_s) + self._answer_within_s
@@ -247,7 +242,8 @@ class Scheduler:
         self._pieces += 1
         queue.put(Piece(self._pieces, one.key, work, expected_s), now_s=moment.now_s, first=first)
         keep = one.keeps_features and work in (Work.HEAD, Work.HEAD_AND_RELEASE)
-        return Run(self._pieces, one.key, work, one.plan.head, first=first, alone=alone, keep=keep)
+        slot_s = expected_s if self._policy.paced else 0.0
+        return Run(self._pieces, one.key, work, one.plan.head, first=first, alone=alone, keep=keep, slot_s=slot_s)
 
     def _wanted(self, piece: Piece) -> UnderWay | None:
         """The frame that a piece was for, None where that is done without it."""
@@ -286,7 +282,7 @@ class Scheduler:
         actions: list[Action] = [FreeLink(one.key)]
         local_runs = self._queues[Worker.LOCAL_RUNS]
         if one.local_piece is not None and local_runs.holds(one.local_piece):
-            local_runs.cancel(one.local_piece)
+            local_runs.cancel(one.local_piece, now_s=moment.now_s)
             actions.append(Skip(one.local_piece, Worker.LOCAL_RUNS))
         self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
         ready = self._order.ended(one.key, (one, result), oldest=min(self._under_way, default=None))

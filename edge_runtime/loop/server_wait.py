@@ -76,7 +76,7 @@ class ServerWait:
 
     def _local_start_s(self, one: UnderWay, now_s: float) -> float:
         wait_s, _ = self._local_runs.left_s(now_s)
-        p95_s = self._decisions.local_p95.seconds * self._left_s(one) / self._decisions.local_s
+        p95_s = self._decisions.local_p95_s * self._left_s(one) / self._decisions.local_s
         request, within_s = one.request(), self._answer_within_s
         start_s = local_start_s(request, answer_by_s=one.frame.captured_s + within_s, local_p95_s=wait_s + p95_s)
         assert one.sent_s is not None

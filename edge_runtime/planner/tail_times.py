@@ -1,9 +1,7 @@
-"""How long tails and local runs take: as the server reported and as they took here."""
+"""How long the server takes for each tail: as it reported, and until then in proportion to MACs."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -42,20 +40,3 @@ class TailTimes:
         tail_s = self._measured.get(profile.split, self._macs[profile.split] * self._seconds_per_mac)
         silent_s = max(0.0, now_s - self._heard_s - _FRESH_S)
         return replace(profile, tail_s=tail_s * 0.5 ** (silent_s / _HALVED_S))
-
-
-class RecentRuns:
-    """The 95th percentile of the recent runs of the whole model."""
-
-    def __init__(self, p95_s: float) -> None:
-        self._recent: deque[float] = deque([p95_s], maxlen=32)
-
-    def ran(self, took_s: float) -> None:
-        """Learn from the seconds of one run."""
-        self._recent.append(took_s)
-
-    @property
-    def seconds(self) -> float:
-        """The percentile."""
-        runs = sorted(self._recent)
-        return runs[min(len(runs) - 1, math.ceil(0.95 * len(runs)) - 1)]

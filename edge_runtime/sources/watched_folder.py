@@ -24,18 +24,16 @@ from typing import Annotated, Literal
 import msgspec
 
 from edge_runtime.sources.answered_files import AnsweredFiles, SetAsideError, Stamp
+from edge_runtime.sources.input_files import InputFiles
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.data import BadSampleError, Data, open_data, spelled
-from split_model.features.picture_formats import describe_passed_over, is_picture, readable_endings
 from split_model.features.preprocess import load_tensor
 
 log = logging.getLogger(__name__)
 
 _UNREADABLE_S = 10.0
 _NAP_S = 0.2
-#: Endings of files that are passed over which the log tells of; others are only counted.
-_MOST_TOLD = 16
 
 
 class WatchTable(SourceTable, frozen=True, tag="watch"):
@@ -113,8 +111,7 @@ class WatchedFolder(Source):
         self._seen: dict[str, tuple[Stamp, float]] = {}  # since when it has been so
         self._unreadable: dict[str, tuple[Stamp, float]] = {}
         self._counts = {"files": 0, "unreadable": 0, "vanished": 0, "passed_over": 0}
-        self._others: dict[str, tuple[Stamp, bool]] = {}  # files that are no input by their names, and if counted
-        self._told_endings: set[str] = set()
+        self._inputs = InputFiles(table.path, table.label, pictures=wanted.preprocess is not None)
         self._told = ""
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
@@ -168,11 +165,11 @@ class WatchedFolder(Source):
             settled = now_s - since_s >= self._table.settle_s
             if not settled or name in busy or self._answered_files.done(name, stamp) is None:
                 continue
-            if self._is_input(name, stamp):
+            if self._inputs.is_input(name, stamp):
                 ready.append((name, stamp))
-        self._tell_passed_over()
+        self._counts["passed_over"] += self._inputs.tell_passed_over()
         self._seen = {name: seen for name, seen in self._seen.items() if name in found}
-        self._others = {name: other for name, other in self._others.items() if name in found}
+        self._inputs.keep_only(found)
         self._unreadable = {name: seen for name, seen in self._unreadable.items() if name in found}
         return sorted(ready, key=lambda file: (file[1][1], file[0]))
 
@@ -191,32 +188,6 @@ class WatchedFolder(Source):
             return None
         self._told = ""
         return found
-
-    def _is_input(self, name: str, stamp: Stamp) -> bool:
-        """Whether a settled file is one that we answer; one without an ending is looked into."""
-        known = self._others.get(name)
-        if known is not None and known[0] == stamp:
-            return False
-        ending = name[name.rfind(".") :].lower() if "." in name else ""
-        if ending == ".npz":
-            return True
-        if self._wanted.preprocess is not None and (
-            ending in readable_endings() or (not ending and is_picture(self._table.path / name))
-        ):
-            return True
-        self._others[name] = (stamp, known is not None)
-        return False
-
-    def _tell_passed_over(self) -> None:
-        """Count what was not counted before, and tell of endings that were not told before."""
-        fresh = [name for name, (_, counted) in self._others.items() if not counted]
-        self._counts["passed_over"] += len(fresh)
-        for name in fresh:
-            self._others[name] = (self._others[name][0], True)
-        told = [name for name in fresh if Path(name).suffix.lower() not in self._told_endings]
-        if told and len(self._told_endings) < _MOST_TOLD:
-            log.warning("source %s: %s: %s", self._table.label, self._table.path, describe_passed_over(told))
-            self._told_endings.update(Path(name).suffix.lower() for name in told)
 
     def _away(self, error: OSError) -> None:
         """A folder that is gone may be a disk that comes back."""

@@ -11,10 +11,10 @@ All in integers and rational numbers, so that every machine finds the same plan.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
 import msgspec
@@ -31,6 +31,8 @@ MAX_CLASSES = 15  # their tables then take no more than 2 MiB on the device
 FLOOR_SHARE = Fraction(1, 32)
 _SHARE_BITS = 20
 _LEADING_BITS = 7
+#: How many classings a `Sharing` remembers: one for each number of channels at the floor.
+_REMEMBERED = 16
 
 
 def settle(wish: AllocationWish, cut: Cut, epsilon: float) -> Allocation:
@@ -64,20 +66,69 @@ def allocate(
     exceed ``epsilon``); the others pay for that in proportion. Channels of similar share form a class with
     the mean ε of its values, because every different ε costs the device a table of 136 KiB.
     """
-    shares = _shares(allocation, channels)
-    mean = Fraction(epsilon)
-    floor = Fraction(max(least, round_up(mean * FLOOR_SHARE)))
-    counts = [channel.values for channel in channels]
-    raised, unit = _raise_to_floor(shares, counts, mean * sum(counts), floor)
-    ideal = [floor if low else share * unit for share, low in zip(shares, raised, strict=True)]
-    keys = _classes([None if low else share for share, low in zip(shares, raised, strict=True)], counts)
-    totals: dict[int, Fraction] = {}
-    sizes: dict[int, int] = {}
-    for key, value, count in zip(keys, ideal, counts, strict=True):
-        totals[key] = totals.get(key, Fraction(0)) + count * value
-        sizes[key] = sizes.get(key, 0) + count
-    rounded = {key: round_down(total / sizes[key]) for key, total in totals.items()}
-    return [rounded[key] for key in keys]
+    return Sharing(allocation, channels).allocate(epsilon, least=least)
+
+
+class Sharing:
+    """One allocation over the channels of a cut: what does not depend on ε is computed once."""
+
+    def __init__(self, allocation: Allocation, channels: Sequence[Channel]) -> None:
+        self._shares = _shares(allocation, channels)
+        self._counts = [channel.values for channel in channels]
+        order = sorted(range(len(channels)), key=self._shares.__getitem__)
+        self._ascending = [self._shares[at] for at in order]
+        self._values_below = list(accumulate((self._counts[at] for at in order), initial=0))
+        spent = (self._shares[at] * self._counts[at] for at in order)
+        self._spent_below = list(accumulate(spent, initial=0))
+        self._classed: dict[int, _Classed] = {}
+
+    def allocate(self, epsilon: float, *, least: float = 0.0) -> list[float]:
+        """`allocate` for these channels."""
+        mean = Fraction(epsilon)
+        floor = Fraction(max(least, round_up(mean * FLOOR_SHARE)))
+        raised, unit = self._raise_to_floor(mean * self._values_below[-1], floor)
+        classed = self._classed.get(raised)
+        if classed is None:
+            if len(self._classed) >= _REMEMBERED:
+                self._classed.clear()
+            classed = self._classed[raised] = self._classes(raised)
+        rounded = [
+            round_down(floor if low else unit * spent / size)
+            for size, spent, low in zip(classed.sizes, classed.spent, classed.low, strict=True)
+        ]
+        return [rounded[at] for at in classed.class_of]
+
+    def _raise_to_floor(self, total: Fraction, floor: Fraction) -> tuple[int, Fraction]:
+        """The number of channels that stand at the floor, least share first, and ε per share for all the others."""
+        raised = 0
+        while True:
+            left = total - floor * self._values_below[raised]
+            unit = left / (self._spent_below[-1] - self._spent_below[raised])
+            again = max(raised, bisect_left(self._ascending, math.ceil(floor / unit)))
+            if again == raised:
+                return raised, unit
+            raised = again
+
+    def _classes(self, raised: int) -> _Classed:
+        least = self._ascending[raised]
+        keys = _classes([None if share < least else share for share in self._shares], self._counts)
+        order = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+        sizes, spent, low = [0] * len(order), [0] * len(order), [False] * len(order)
+        for key, share, count in zip(keys, self._shares, self._counts, strict=True):
+            at = order[key]
+            sizes[at] += count
+            spent[at] += count * share
+            low[at] = share < least
+        return _Classed([order[key] for key in keys], sizes, spent, low)
+
+
+class _Classed(msgspec.Struct, frozen=True):
+    """The class of each channel; of each class its values, their shares in all, and whether it is at the floor."""
+
+    class_of: list[int]
+    sizes: list[int]
+    spent: list[int]
+    low: list[bool]
 
 
 def relative_cost(allocation: Allocation, channels: Sequence[Channel], epsilon: float) -> float:
@@ -132,21 +183,6 @@ def _cube_root(value: int) -> int:
         if step >= root:
             return root
         root = step
-
-
-def _raise_to_floor(
-    shares: Sequence[int], counts: Sequence[int], total: Fraction, floor: Fraction
-) -> tuple[list[bool], Fraction]:
-    """Which channels stand at the floor, and ε per share for all the others."""
-    raised = [False] * len(shares)
-    while True:
-        left = total - floor * sum(count for count, low in zip(counts, raised, strict=True) if low)
-        wanted = sum(share * count for share, count, low in zip(shares, counts, raised, strict=True) if not low)
-        unit = left / wanted
-        again = [low or share * unit < floor for share, low in zip(shares, raised, strict=True)]
-        if again == raised:
-            return raised, unit
-        raised = again
 
 
 def _classes(shares: Sequence[int | None], counts: Sequence[int]) -> list[int]:

@@ -9,7 +9,9 @@ pushes every value near a rim inwards, and a network adds that bias up over its 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from fractions import Fraction
+from functools import cache
 
 import msgspec
 
@@ -42,6 +44,7 @@ class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cdf_floors(self.epsilon, self.steps, self.bound, bits)
 
 
+@cache
 def least_epsilon(bits: int) -> float:
     """The smallest per-value ε whose noise ``bits`` bits can carry (with L = 1), rounded up."""
     exact = Fraction(TAIL_SCALES, (1 << (bits - 1)) - 1)
@@ -64,10 +67,6 @@ def make_grid(epsilon: float, bits: int) -> Grid:
             remedy="raise epsilon or bits",
         )
     wire_max = (1 << bits) - 1
-    scales = TAIL_SCALES / Fraction(epsilon)
-    steps = next(steps for steps in range(wire_max - 2, 0, -1) if _needed(steps, scales) <= wire_max)
+    scales, each = (TAIL_SCALES / Fraction(epsilon)).as_integer_ratio()
+    steps = bisect_right(range(wire_max - 1), wire_max, key=lambda steps: steps - 2 * (-scales * steps // each)) - 1
     return Grid(epsilon=epsilon, steps=steps, tail=(wire_max - steps) // 2, wire_max=wire_max)
-
-
-def _needed(steps: int, scales: Fraction) -> int:
-    return steps + 2 * math.ceil(scales * steps)

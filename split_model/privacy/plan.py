@@ -21,7 +21,7 @@ import msgspec
 from split_model.bundle.manifest import Allocation, ChannelCalibration, TensorSpec
 from split_model.errors import BadBundleError, BadInputError, ConfigError
 from split_model.privacy import accountant
-from split_model.privacy.allocation import Channel, allocate
+from split_model.privacy.allocation import Channel, Sharing
 from split_model.privacy.events import ChannelNoise, LaplaceEvent
 from split_model.privacy.grid import MAX_BITS, MIN_BITS, Grid, least_epsilon, make_grid
 from split_model.privacy.layout import channels_of
@@ -89,26 +89,7 @@ class NoisePlan:
         ``calibration`` has one entry a tensor. Raises `BadInputError` for a tensor that cannot be
         released and `BadBundleError` for a calibration that does not fit its tensor.
         """
-        channels = cut_channels(tensors, calibration)
-        epsilons = allocate(spec.allocation, channels, spec.epsilon, least=least_epsilon(spec.bits))
-        distinct = sorted(set(epsilons))
-        index = {epsilon: at for at, epsilon in enumerate(distinct)}
-        classes = tuple(make_grid(epsilon, spec.bits) for epsilon in distinct)
-        class_of = []
-        first = 0
-        for tensor in tensors:
-            last = first + channels_of(tensor)
-            class_of.append(tuple(index[epsilon] for epsilon in epsilons[first:last]))
-            first = last
-        return cls(
-            spec=spec,
-            tensors=tuple(tensors),
-            calibration=tuple(calibration),
-            classes=classes,
-            class_of=tuple(class_of),
-            payload_bytes=packed_bytes(sum(tensor.size for tensor in tensors), spec.bits),
-            digest=_digest(spec.bits, tensors, calibration, classes, class_of),
-        )
+        return PlanMaker(tensors, calibration).make(spec)
 
     @property
     def values(self) -> int:
@@ -138,6 +119,45 @@ class NoisePlan:
                 for tensor, class_of in zip(self.tensors, self.class_of, strict=True)
                 for index in class_of
             )
+        )
+
+
+class PlanMaker:
+    """Makes the plans of one cut: what does not depend on the spec is computed once.
+
+    Safe for several threads: at worst one of them computes what another has just computed.
+    """
+
+    def __init__(self, tensors: Sequence[TensorSpec], calibration: Sequence[ChannelCalibration]) -> None:
+        """See `NoisePlan.make`."""
+        self._tensors, self._calibration = tuple(tensors), tuple(calibration)
+        self._channels = cut_channels(tensors, calibration)
+        self._sharing: dict[Allocation, Sharing] = {}
+        self._ranges = [_range_bytes(*pair) for pair in zip(tensors, calibration, strict=True)]
+
+    def make(self, spec: NoiseSpec) -> NoisePlan:
+        """Share the budget and choose the grids."""
+        sharing = self._sharing.get(spec.allocation)
+        if sharing is None:
+            sharing = self._sharing[spec.allocation] = Sharing(spec.allocation, self._channels)
+        epsilons = sharing.allocate(spec.epsilon, least=least_epsilon(spec.bits))
+        distinct = sorted(set(epsilons))
+        index = {epsilon: at for at, epsilon in enumerate(distinct)}
+        classes = tuple(make_grid(epsilon, spec.bits) for epsilon in distinct)
+        class_of = []
+        first = 0
+        for tensor in self._tensors:
+            last = first + channels_of(tensor)
+            class_of.append(tuple([index[epsilon] for epsilon in epsilons[first:last]]))
+            first = last
+        return NoisePlan(
+            spec=spec,
+            tensors=self._tensors,
+            calibration=self._calibration,
+            classes=classes,
+            class_of=tuple(class_of),
+            payload_bytes=packed_bytes(sum(tensor.size for tensor in self._tensors), spec.bits),
+            digest=_digest(spec.bits, self._ranges, classes, class_of),
         )
 
 
@@ -192,22 +212,26 @@ def _check_calibration(tensor: TensorSpec, known: ChannelCalibration) -> None:
             )
 
 
-def _digest(
-    bits: int,
-    tensors: Sequence[TensorSpec],
-    calibration: Sequence[ChannelCalibration],
-    classes: Sequence[Grid],
-    class_of: Sequence[Sequence[int]],
-) -> str:
+def _range_bytes(tensor: TensorSpec, ranges: ChannelCalibration) -> bytes:
+    """What the digest covers of one tensor, whatever its classes are."""
+    channels = channels_of(tensor)
+    return b"".join(
+        [
+            repr((tensor.shape, tensor.dtype)).encode(),
+            struct.pack("<dq", tensor.scale, tensor.zero_point),
+            struct.pack(f"<{channels}d", *ranges.clip_low),
+            struct.pack(f"<{channels}d", *ranges.clip_high),
+        ]
+    )
+
+
+def _digest(bits: int, ranges: Sequence[bytes], classes: Sequence[Grid], class_of: Sequence[Sequence[int]]) -> str:
     """16 hex digits over the mechanism and every number the receiver computes with; floats by their bits."""
     known = hashlib.sha256(_MECHANISM)
-    known.update(struct.pack("<II", bits, len(tensors)))
+    known.update(struct.pack("<II", bits, len(ranges)))
     for grid in classes:
         known.update(struct.pack("<dIII", grid.epsilon, grid.steps, grid.tail, grid.wire_max))
-    for tensor, ranges, indices in zip(tensors, calibration, class_of, strict=True):
-        known.update(repr((tensor.shape, tensor.dtype)).encode())
-        known.update(struct.pack("<dq", tensor.scale, tensor.zero_point))
-        known.update(struct.pack(f"<{len(indices)}d", *ranges.clip_low))
-        known.update(struct.pack(f"<{len(indices)}d", *ranges.clip_high))
+    for tensor_bytes, indices in zip(ranges, class_of, strict=True):
+        known.update(tensor_bytes)
         known.update(bytes(indices))
     return known.hexdigest()[:16]

@@ -21,6 +21,8 @@ from split_model.protocol import messages as wire
 from split_model.protocol.keys import KeyPair
 
 FIRST_ID = 1 << 40
+#: The server's default of limits.connections_per_device.
+CONNECTIONS_PER_KEY = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Door:
     """Everything the attacker has at the server. ``report`` is told of each message that another key was to get.
 
     ``keys`` are for attacks that a server may well take for use, over `kept` connections. ``reckless`` keys are for
-    what gets a key shut out for a while. ``doomed`` is the key that is revoked again and again.
+    what uses up a key's handshakes or gets it shut out; without them, ``keys`` are used for the first and
+    ``doomed`` for the second. ``doomed`` is the key that is revoked again and again.
     """
 
     prey: Prey
@@ -69,8 +72,16 @@ class Door:
         self.asked[number] = keys.public
         return number
 
+    def spare(self) -> KeyPair:
+        """A key for what uses up a key's handshakes."""
+        return self.chance.choice(self.reckless or self.keys)
+
     def kept(self, count: int) -> list[Connection]:
-        """Connections under the careful keys, 8 at most, that stay open from attack to attack; greeted anew."""
+        """Connections under the careful keys that stay open from attack to attack; greeted anew.
+
+        ``count`` of them, or as many as the server lets these keys have.
+        """
+        count = min(count, CONNECTIONS_PER_KEY * len(self.keys))
         while len(self._kept) < count:
             self._kept.append(Connection(self, self.keys[len(self._kept) % len(self.keys)]))
         for one in self._kept[:count]:
@@ -81,8 +92,8 @@ class Door:
     def connections(
         self, count: int, *, keys: KeyPair | None = None, names: list[bytes] | None = None
     ) -> Iterator[list[Connection]]:
-        """New connections under one reckless key, or under ``keys``; closed at the end."""
-        keys = keys or self.chance.choice(self.reckless)
+        """New connections under one key to spare, or under ``keys``; closed at the end."""
+        keys = keys or self.spare()
         made: list[Connection] = []
         try:
             for name in names or [None] * count:

@@ -37,6 +37,26 @@ def latencies_of(rig: Rig, within: list[tuple[float, float]]) -> tuple[list[floa
     return latencies, ends
 
 
+def _spent_of(rig: Rig, within: list[tuple[float, float]]) -> dict[str, float | None]:
+    """95th percentiles in ms: of the wait for a worker, of the tail, and of the rest of an answer's latency.
+
+    The rest is the way there and back: both programs' loops, and waiting for the processor.
+    """
+    lines = [
+        line
+        for number in range(POLITE)
+        for line in rig.lines(f"polite{number}")
+        if line.get("how") == "answered" and not line["dropped"]
+        if any(a <= line["asked_s"] < b for a, b in within)
+    ]
+    spent = {
+        "queue": [line["queue_s"] for line in lines],
+        "tail": [line["tail_s"] for line in lines],
+        "rest": [line["latency_s"] - line["queue_s"] - line["tail_s"] for line in lines],
+    }
+    return {name: None if (p95 := _p95_ms(times)) is None else round(p95, 1) for name, times in spent.items()}
+
+
 def _times(phases: list[Phase], kind: str) -> list[tuple[float, float]]:
     return [(phase.begins_s + SETTLE_S, phase.ends_s) for phase in phases if phase.kind == kind]
 
@@ -94,7 +114,9 @@ def result_of(rig: Rig, phases: list[Phase], *, safety: bool) -> dict[str, Any]:
             name: _p95_ms(latencies_of(rig, times)[0]) for name, times in sorted(_by_attack(rig, phases).items())
         },
     }
+    result["p95_ms_spent"] = {"attacker": _spent_of(rig, _times(phases, "attacker"))}
     if not safety:
+        result["p95_ms_spent"]["spinner"] = _spent_of(rig, _times(phases, "spinner"))
         beside, ends = latencies_of(rig, _times(phases, "spinner"))
         result["polite_beside_spinner"] = dict(ends)
         result["p95_ms"]["spinner"] = _p95_ms(beside)

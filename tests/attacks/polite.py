@@ -145,7 +145,8 @@ class Polite:
             wanted = self._answers[event.request_id % FRAMES]
             if bytes(event.payload) != wanted:
                 self._write(wrong=f"another answer than frame {event.request_id} has")
-            self._end(event.request_id, now_s, how="answered")
+            spent = {"queue_s": event.answer.queue_s, "tail_s": event.answer.tail_s}
+            self._end(event.request_id, now_s, how="answered", **spent)
         elif isinstance(event, Late) and not self._first_id <= event.request_id < self._next_id:
             self._write(wrong=f"the answer to {event.request_id}, which this device never asked")
         elif isinstance(event, Refused):
@@ -154,9 +155,9 @@ class Polite:
             else:
                 self._write(refused=event.code, at_s=now_s)
 
-    def _end(self, request_id: int, now_s: float, *, how: str) -> None:
+    def _end(self, request_id: int, now_s: float, *, how: str, **spent: float) -> None:
         asked_s, dropped = self._asked.pop(request_id)
-        self._write(asked_s=asked_s, latency_s=now_s - asked_s, how=how, dropped=dropped)
+        self._write(asked_s=asked_s, latency_s=now_s - asked_s, how=how, dropped=dropped, **spent)
         self._ask_s = now_s + self._chance.uniform(*THINK_S)
 
     def _write(self, **fields: object) -> None:

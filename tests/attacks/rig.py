@@ -24,23 +24,25 @@ from split_model.protocol.keys import KeyPair, make_pair
 
 HERE = Path(__file__).resolve().parent
 POLITE = 2
-#: The attacker's keys: two to look like a device with, and some to be shut out with.
-CAREFUL = ("careful0", "careful1")
-RECKLESS = ("reckless0", "reckless1", "reckless2", "reckless3")
+#: The attacker's allowed keys, by their number: those to look like a device with, and those to be shut out with.
+#: The key that is revoked again and again is one more of the one, and counted among the seven.
+CAREFUL = {1: ("careful0",), 7: ("careful0", "careful1")}
+RECKLESS = {1: (), 7: ("reckless0", "reckless1", "reckless2", "reckless3")}
 PATIENCE_S = 60.0
 
 
 class Rig:
     """The programs, in one folder; all are ended at the end, by their process ids."""
 
-    def __init__(self, folder: Path, seed: str, model: Path, cut: int) -> None:
+    def __init__(self, folder: Path, seed: str, model: Path, cut: int, keys: int) -> None:
         self.folder, self.seed = folder, seed
+        self.careful, self.reckless = CAREFUL[keys], RECKLESS[keys]
         self.processes: list[subprocess.Popen[bytes]] = []
         self.bundle = self._prepare(model, cut)
         self.report = folder / "report.jsonl"
         self.report.touch()
         make_pair(folder, "server")
-        names = [*CAREFUL, *RECKLESS, "doomed", "board", "polite0", "polite1"]
+        names = [*self.careful, *self.reckless, "doomed", "board", "polite0", "polite1"]
         self.keys = {name: make_pair(folder, name) for name in names}
         for name, pair in self.keys.items():
             self.allow(name, pair)
@@ -150,8 +152,8 @@ class Rig:
             cut=cut.index,
             total_bytes=cut.raw_bytes,
             shape=self.bundle.manifest.inputs[0].shape,
-            keys=[str(self.folder / f"{name}.key") for name in CAREFUL],
-            reckless=[str(self.folder / f"{name}.key") for name in RECKLESS],
+            keys=[str(self.folder / f"{name}.key") for name in self.careful],
+            reckless=[str(self.folder / f"{name}.key") for name in self.reckless],
             doomed=str(self.folder / "doomed.key"),
             local_path=str(self.socket),
             local_protocol=2 if second else 1,

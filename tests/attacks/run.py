@@ -1,6 +1,10 @@
-"""A randomised attacker with allowed keys against a server, a board, and two polite devices, all real processes.
+"""A randomised attacker with an allowed key against a server, a board, and two polite devices, all real processes.
 
 usage: run.py [--model TFLITE --cut OP] [--seconds 1200] [--phase-s 20] [--seed SEED] [--only ATTACK,...] [--safety]
+              [--keys 1|7]
+
+The attacker has one allowed key, with as many connections as the server lets it have, and one that is revoked and
+allowed again. With ``--keys 7`` it has six allowed keys beside that one.
 
 Attacker and spinner take turns, each held to a quarter of a core. Prints the seed, and at the end one line of JSON
 with the claims: both programs alive, no answer to another key, every answer right, and the polite devices' p95
@@ -22,7 +26,7 @@ from pathlib import Path
 import msgspec
 from cpu_share import Share
 from outcome import SETTLE_S, Phase, claim, result_of
-from rig import HERE, Rig, running
+from rig import CAREFUL, HERE, Rig, running
 
 FASHION = HERE.parents[1] / "models" / "fashion" / "fashion_f32.tflite"
 CORES = 0.25
@@ -56,6 +60,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--phase-s", type=float, default=20.0)
     parser.add_argument("--seed", default=None, help="of all attacks; printed")
     parser.add_argument("--only", default="", help="names of attacks, with commas")
+    parser.add_argument("--keys", type=int, choices=sorted(CAREFUL), default=1, help="allowed keys of the attacker")
     parser.add_argument("--safety", action="store_true", help="no spinner, no claim about time")
     options = parser.parse_args(arguments)
     seed = options.seed or secrets.token_hex(4)
@@ -65,7 +70,7 @@ def main(arguments: list[str]) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacker-")))
         share = Share(CORES)
         stack.callback(share.close)
-        rig = Rig(folder, seed, options.model, options.cut)
+        rig = Rig(folder, seed, options.model, options.cut, options.keys)
         stack.callback(rig.close)
         time.sleep(2.0)
         end_s = time.monotonic() + options.seconds
@@ -75,7 +80,7 @@ def main(arguments: list[str]) -> int:
             phases.append(_phase(rig, share, kind, len(phases), options, min(options.phase_s, left_s)))
             states = ", ".join(f"{name} {'alive' if lives else 'DEAD'}" for name, lives in rig.alive.items())
             print(f"{kind} {phases[-1].ends_s - phases[-1].begins_s:.0f} s: {states}", flush=True)
-        about = {"seconds": options.seconds, "share": f"{CORES} of a core by {share.means}"}
+        about = {"keys": options.keys, "seconds": options.seconds, "share": f"{CORES} of a core by {share.means}"}
         result = about | result_of(rig, phases, safety=options.safety)
         for name, lives in rig.alive.items():
             if not lives:

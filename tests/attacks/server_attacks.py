@@ -57,7 +57,7 @@ def routing_ids_of_others(door: Door, until_s: float) -> None:
     name = _routing_id(UNSEEDED_START + first)
     knocking: deque[Connection] = deque()
     while time.monotonic() < until_s:
-        knocking.append(Connection(door, door.chance.choice(door.reckless), name=name))
+        knocking.append(Connection(door, door.spare(), name=name))
         time.sleep(0.01)
         for one in knocking:
             one.read()
@@ -138,7 +138,8 @@ def huge_chunks(door: Door, until_s: float) -> None:
 
 
 def many_frames(door: Door, until_s: float, keys: KeyPair | None = None) -> None:
-    """Messages of very many frames, 13 at most."""
+    """Messages of very many frames, 13 at most. They get the key shut out, so an only key is not used for them."""
+    keys = keys or (door.spare() if door.reckless else door.doomed)
     with door.connections(1, keys=keys) as (one,):
         one.hello()
         one.wait(0.2)

@@ -172,8 +172,9 @@ def test_a_message_that_does_not_end_is_not_kept_in_memory(start, connect, attac
     assert answers(polite, model, 1)
 
 
-def test_who_ignores_acknowledgements_and_budget_is_cut_off(start, connect, attacker, model):
-    server = start(limits_device_messages_per_s=1000)
+@pytest.mark.parametrize("limits", [{"limits_device_messages_per_s": 1000}, {"limits_device_gateway_percent": 1}])
+def test_who_ignores_acknowledgements_and_budget_is_cut_off(start, connect, attacker, model, limits):
+    server = start(**limits)
     polite = connect(server, server.new_keys("polite")).greet()
     hostile = attacker(server, server.new_keys("attacker")).greet()
     hostile.socket.sndhwm = 0
@@ -183,6 +184,9 @@ def test_who_ignores_acknowledgements_and_budget_is_cut_off(start, connect, atta
         for _ in range(500):
             hostile.socket.send(b"\xc1", zmq.DONTWAIT)
         hostile.step()
+        if polite.session.open_probes == 0:
+            polite.session.probe(0)
+        polite.step()
     assert answers(polite, model, 1)
     assert "DISCONNECTED" not in polite.monitored
     assert list(server.wait(lambda status: status.counters.ended).counters.ended) == ["budget"]
@@ -203,6 +207,16 @@ def test_who_waits_for_acknowledgements_is_slowed_to_its_budget_and_never_cut_of
 
 
 # --- keys that are revoked -------------------------------------------------------------------------------------
+
+
+def test_a_key_revoked_just_before_somebody_else_connects_loses_its_connections(start, connect, attacker):
+    """The list is then read for a handshake first."""
+    server = start()
+    attacker(server, server.new_keys("attacker")).greet()
+    late = server.new_keys("late")
+    allow_list.revoke(server.devices, "attacker")
+    connect(server, late).greet()
+    assert server.wait(lambda status: status.peers == 1).counters.ended == {"revoked": 1}
 
 
 def test_a_revoked_key_loses_its_connections(start, connect, attacker, model):

@@ -158,6 +158,33 @@ def test_who_is_deep_in_debt_is_told_so_and_waits_before_the_next_handshake(tabl
     assert table.admit(ANNA, 4.0) is not None
 
 
+def test_the_gateways_time_is_charged_only_while_others_send_too(table):
+    anna, bert = met(table), met(table, fd=8, key=BERT)
+    for _ in range(10):
+        table.spend_gateway(anna, 1.0, 0.0)
+    assert table.spend(anna, [1], 0.0) == 0.0
+    table.spend_gateway(bert, 0.001, 0.0)
+    table.spend_gateway(anna, 1.0, 0.0)
+    assert table.spend(bert, [1], 0.0) == 0.0
+    assert table.spend(anna, [1], 0.0) is None
+    assert table.admit(ANNA, 0.0) is None
+
+
+def test_answers_wait_for_a_key_in_debt_so_that_who_waits_for_them_is_never_cut_off():
+    """Eight requests at a time, each of which takes the gateway ten times what the share allows."""
+    table = Connections(counting_ids(), Budgets(gateway_share=0.1))
+    anna, bert = met(table), met(table, fd=8, key=BERT)
+    now_s, cost_s, used_s = 0.0, 0.005, 0.0
+    while now_s < 60.0:
+        table.spend_gateway(bert, 0.0, now_s)
+        for _ in range(8):
+            assert table.spend(anna, [1], now_s) is not None
+            table.spend_gateway(anna, cost_s, now_s)
+            used_s += cost_s
+        now_s += table.delay_s(anna.routing_id, now_s) + 8 * cost_s
+    assert used_s <= 0.1 * (now_s + subject.GATEWAY_BURST_S) + 8 * cost_s
+
+
 def test_other_budgets_are_in_force_for_the_keys_that_are_here(table):
     connection = met(table)
     table.limit(Budgets(bytes_per_s=float(MIB)), 0.0)

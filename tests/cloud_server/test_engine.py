@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from cloud_server.engine import Done, Failed, Job, LoadedTails, LocalEngine, Outcome
+from cloud_server.engine import Done, Failed, Job, LocalEngine, Outcome
+from cloud_server.loaded_tails import LoadedTails
 from cloud_server.tails import TailSet
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError
@@ -137,6 +138,29 @@ def test_a_device_that_fills_the_queue_gives_places_back_and_its_lost_jobs_are_t
     (lost,) = bench.results(1)
     assert (lost.job_id, lost.code) == (4, "busy")
     assert bench.engine.queued == 4
+
+
+def test_a_device_is_not_charged_for_the_time_that_its_tail_waited_for_a_processor(make):
+    bench = make(queue=20)
+    bench.occupy()
+    bench.gate.release()
+    bench.results(1)  # the tail is loaded
+    assert bench.engine.submit(bench.job(1, device="unlucky"))
+    assert bench.at_gate.acquire(timeout=PATIENCE_S)
+    bench.now_s += 50.0
+    bench.gate.release()
+    bench.results(1)
+    bench.occupy()
+    assert bench.engine.submit(bench.job(2, device="unlucky"))
+    for number in range(10, 18):
+        assert bench.engine.submit(bench.job(number, device="other"))
+    order = []
+    for _ in range(10):
+        bench.now_s += 1.0
+        bench.gate.release()
+        order += [outcome.job_id for outcome in bench.results(1)]
+        assert len(order) == 10 or bench.at_gate.acquire(timeout=PATIENCE_S)
+    assert order[-1] != 2
 
 
 def test_a_cancelled_job_is_skipped_and_leaves_no_place_behind(make):

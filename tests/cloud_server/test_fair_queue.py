@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloud_server.fair_queue import FairQueue
+from cloud_server.fair_queue import HERE_S, FairQueue
 
 LATE_S = 1e9
 
@@ -17,8 +17,8 @@ LATE_S = 1e9
 def order(queue: FairQueue, cost_s: float = 1.0) -> list[int]:
     """The jobs in the order in which one worker runs them, each for so long."""
     taken = []
-    while (job_id := queue.take()) is not None:
-        queue.finished(job_id, cost_s)
+    while (job_id := queue.take(0.0)) is not None:
+        queue.finished(job_id, cost_s, 0.0)
         taken.append(job_id)
     return taken
 
@@ -41,7 +41,7 @@ def test_who_was_idle_for_long_gets_no_more_than_its_turn():
     assert order(queue) == [0]
     fill(queue, "busy", range(1, 51))
     for _ in range(40):
-        queue.finished(queue.take(), 1.0)
+        queue.finished(queue.take(0.0), 1.0, 0.0)
     fill(queue, "idle", range(60, 65))
     assert order(queue)[:8] in ([60, 41, 61, 42, 62, 43, 63, 44], [41, 60, 42, 61, 43, 62, 44, 63])
 
@@ -50,9 +50,9 @@ def test_a_long_tail_is_paid_with_waiting_and_going_away_pays_nothing():
     queue = FairQueue(100)
     fill(queue, "slow", range(1))
     fill(queue, "quick", range(100, 120))
-    slow = queue.take()
+    slow = queue.take(0.0)
     assert slow == 0
-    queue.finished(slow, 10.0)
+    queue.finished(slow, 10.0, 0.0)
     fill(queue, "slow", range(1, 2))
     queue.cancel(1)  # its only one: it is idle now, and comes back at once
     fill(queue, "slow", range(2, 3))
@@ -63,7 +63,7 @@ def test_a_new_key_does_not_make_the_old_ones_wait_for_it_to_catch_up():
     queue = FairQueue(100)
     fill(queue, "old", range(40))
     for _ in range(20):
-        queue.finished(queue.take(), 1.0)
+        queue.finished(queue.take(0.0), 1.0, 0.0)
     fill(queue, "new", range(50, 60))
     first = order(queue)[:10]
     assert sum(job_id < 40 for job_id in first) >= 4
@@ -111,15 +111,49 @@ def test_a_key_that_waits_is_reached_within_a_round_of_the_keys_that_come_and_go
     """The others never have a second job waiting, so each is idle, and forgotten, between its turns."""
     queue = FairQueue(8)
     fill(queue, "old", range(1))
-    queue.finished(queue.take(), 1.0)
+    queue.finished(queue.take(0.0), 1.0, 0.0)
     fill(queue, "old", range(1, 2))
     for number in range(100, 114):
         queue.offer(number, f"guest{number % 12}", due_s=1.0, now_s=0.0)
-        taken = queue.take()
-        queue.finished(taken, 1.0)
+        taken = queue.take(0.0)
+        queue.finished(taken, 1.0, 0.0)
         if taken == 1:
             return
     pytest.fail("the old key starved")
+
+
+def test_the_kept_worker_passes_over_a_key_that_has_a_job_running():
+    queue = FairQueue(10)
+    fill(queue, "greedy", range(3))
+    assert queue.take(0.0) == 0
+    fill(queue, "late", range(10, 12))
+    assert queue.take(0.0, kept=True) == 10
+    queue.finished(10, 0.001, 0.0)
+    assert queue.take(0.0, kept=True) == 11
+    assert queue.take(0.0, kept=True) is None  # only the greedy one waits
+    assert queue.take(0.0) == 1
+
+
+def test_the_kept_worker_passes_over_a_key_that_used_much_even_between_its_jobs():
+    queue = FairQueue(10)
+    fill(queue, "greedy", range(2))
+    queue.finished(queue.take(0.0), 1.0, 0.0)
+    fill(queue, "light", range(10, 11))
+    queue.finished(queue.take(0.0, kept=True), 0.01, 0.0)
+    assert queue.take(0.0, kept=True) is None
+    assert queue.take(0.0) == 1
+
+
+def test_a_key_that_is_alone_gets_the_kept_worker_too_and_again_once_the_others_are_gone():
+    queue = FairQueue(10)
+    fill(queue, "alone", range(4))
+    assert queue.take(0.0) == 0
+    assert queue.take(0.0, kept=True) == 1
+    fill(queue, "visitor", range(10, 11))
+    assert queue.take(0.0) == 10
+    assert queue.take(0.0, kept=True) is None
+    assert queue.offer(4, "alone", due_s=LATE_S, now_s=2.0).accepted
+    assert queue.take(2.0, kept=True) == 2
 
 
 @settings(max_examples=60)
@@ -143,12 +177,12 @@ def test_keys_with_jobs_all_the_time_get_equal_time(keys, workers, costs, seed):
                 number += 1
                 queue.offer(number * 10 + key, str(key), due_s=now_s + 2 + chance.random() * key, now_s=0.0)
         while len(running) < workers:
-            job_id = queue.take()
+            job_id = queue.take(0.0)
             assert job_id is not None
             running.append((now_s + costs[job_id % 10] * chance.uniform(0.5, 1.0), job_id, now_s))
         now_s, job_id, began_s = min(running)
         running.remove((now_s, job_id, began_s))
-        queue.finished(job_id, now_s - began_s)
+        queue.finished(job_id, now_s - began_s, now_s)
         used_s[job_id % 10] += now_s - began_s
         assert max(used_s) - min(used_s) <= lag_s
 
@@ -169,6 +203,7 @@ class Traffic(RuleBasedStateMachine):
         self.number = 0
         self.waiting: dict[int, tuple[str, float]] = {}
         self.running: dict[int, str] = {}
+        self.seen_s: dict[str, float] = {}
         self.ended: set[int] = set()
 
     def count(self, key: str) -> int:
@@ -182,6 +217,7 @@ class Traffic(RuleBasedStateMachine):
     @rule(key=KEYS, patience_s=st.integers(0, 20))
     def offer(self, key, patience_s):
         self.number += 1
+        self.seen_s[key] = self.now_s
         due_s = self.now_s + patience_s
         arguments = {"due_s": due_s, "now_s": self.now_s}
         before = dict(self.waiting)
@@ -236,13 +272,16 @@ class Traffic(RuleBasedStateMachine):
             self.leave(job_id)
 
     @precondition(lambda self: len(self.running) < self.WORKERS)
-    @rule()
-    def take(self):
-        job_id = self.queue.take()
-        assert self.shadow.take() == job_id
-        assert (job_id is None) == (not self.waiting)
+    @rule(kept=st.booleans())
+    def take(self, kept):
+        job_id = self.queue.take(self.now_s, kept=kept)
+        assert self.shadow.take(self.now_s, kept=kept) == job_id
+        several = sum(at_s >= self.now_s - HERE_S for at_s in self.seen_s.values()) > 1
         if job_id is None:
+            assert not self.waiting or (kept and several)
             return
+        if kept and several:
+            assert self.waiting[job_id][0] not in self.running.values()
         key, due_s = self.waiting[job_id]
         assert due_s == min(due for owner, due in self.waiting.values() if owner == key)
         self.leave(job_id)
@@ -253,7 +292,7 @@ class Traffic(RuleBasedStateMachine):
     def finish(self, data, cost_s):
         job_id = data.draw(st.sampled_from(sorted(self.running)))
         for queue in (self.queue, self.shadow):
-            queue.finished(job_id, cost_s)
+            queue.finished(job_id, cost_s, self.now_s)
         del self.running[job_id]
 
     @invariant()

@@ -30,6 +30,7 @@ class SlowEngine:
 
     def __init__(self, limit: int = 100) -> None:
         self.jobs: dict[int, Job] = {}
+        self.started: set[int] = set()
         self.limit = limit
 
     def submit(self, job: Job) -> bool:
@@ -38,8 +39,9 @@ class SlowEngine:
         self.jobs[job.job_id] = job
         return True
 
-    def cancel(self, job_id: int) -> None:
+    def cancel(self, job_id: int) -> bool:
         self.jobs.pop(job_id, None)
+        return job_id in self.started
 
     @property
     def queued(self) -> int:
@@ -142,6 +144,23 @@ def test_an_answer_nobody_waits_for_is_counted_and_dropped(bench):
     assert not bench.engine.jobs
     assert bench.sessions.finished(Done(job_id=job.job_id, tensors=(), payload=b"", queue_s=0, tail_s=0)) == []
     assert (bench.sessions.counters.cancelled, bench.sessions.counters.late) == (1, 1)
+
+
+def test_a_cancelled_request_keeps_its_place_and_its_bytes_while_its_tail_runs(model):
+    bench = Bench(model, peer=Limits(open_requests=2))
+    bench.hello(rid(1))
+    for number in (1, 2):
+        bench.whole(rid(1), number)
+    running = min(bench.engine.jobs)
+    bench.engine.started.add(running)
+    for number in (1, 2):
+        bench.send(rid(1), wire.Cancel(request_id=number))
+    assert (bench.sessions.counters.cancelled, bench.sessions.open_jobs, bench.sessions.held_bytes) == (2, 0, TOTAL)
+    assert codes(bench.begin(rid(1), 3)) == []
+    assert codes(bench.begin(rid(1), 4)) == ["busy"]
+    bench.sessions.finished(Done(job_id=running, tensors=(), payload=b"", queue_s=0, tail_s=0))
+    assert codes(bench.begin(rid(1), 5)) == []
+    assert bench.sessions.held_bytes == 2 * TOTAL
 
 
 def test_a_revoked_device_gets_no_answer_any_more(bench):

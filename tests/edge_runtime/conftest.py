@@ -651,7 +651,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             ),
             planner=planner,
             profile=profile,
-            load=LoadEstimator(board.cpu_load, cpus=1, threads=1),
+            load=LoadEstimator(),
             settings=Settings(answer_within_s),
         )
         link.start()

@@ -86,7 +86,7 @@ class VirtualDriver:
         while self._ended:
             run, took = self._ended.popleft()
             if took is None:
-                self._do(self._scheduler.work_skipped(run.piece, self._moment()))
+                self._do(self._scheduler.work_skipped(run.piece))
                 continue
             payload_bytes = 0 if run.work.worker is Worker.LOCAL_RUNS else self._timing(run).payload_bytes
             done = Done(took[0], release_s=took[-1], payload_bytes=payload_bytes)
@@ -139,6 +139,7 @@ class VirtualDriver:
             Work.WHOLE_MODEL: (whole_s,),
         }[run.work]
         self.background_runs += run.work.worker is Worker.LOCAL_RUNS and not run.alone
+        work_s = tuple(part_s * self._scene.content for part_s in work_s)
         self._board.do(run, work_s=work_s, ended=lambda took: self._ended.append((run, took)))
 
     def _send(self, action: PayAndSend) -> list[Action]:

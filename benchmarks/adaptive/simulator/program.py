@@ -13,6 +13,7 @@ from benchmarks.adaptive.simulator.network import Lane, Server, VirtualTransport
 from benchmarks.adaptive.simulator.scene import DOWNLINK_MBIT_S, WARM_UP_S, Row, Run, Scene
 from benchmarks.wire.traces import constant
 from edge_runtime.board.cpu_load import LoadEstimator
+from edge_runtime.board.load_watch import EVERY_S
 from edge_runtime.config.config import PlannerTable
 from edge_runtime.link.estimator import LinkEstimator
 from edge_runtime.loop.counters import Counters
@@ -45,6 +46,7 @@ def run_program(
     policy = policy_for(table.objective)
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
+    load = LoadEstimator(cpus=4)
     up = Lane(clock, scene.link, scene.one_way_s, burst_bytes=scene.burst_bytes)
     down = Lane(clock, constant(DOWNLINK_MBIT_S), scene.one_way_s)
     tails = {tail.split: tail.tail_s for tail in scene.server.tails}
@@ -61,9 +63,10 @@ def run_program(
         policy=policy if overlap else replace(policy, most=1),
         loaded=models,
         account=Free(),
-        load=LoadEstimator(board.cpu_load, cpus=4, threads=1),
+        load=load,
         may_hedge=table.hedge,
     )
+    _watch(load, board, clock, scene.end_s)
     driver = VirtualDriver(
         Scheduler(decisions, answer_within_s=scene.answer_within_s, counters=Counters()),
         scene,
@@ -80,3 +83,14 @@ def run_program(
             rows.append(row)
     rows.sort(key=lambda row: row.captured_s)
     return Run(name, tuple(rows), up.sent_bytes, transport.probe_bytes, driver.background_runs)
+
+
+def _watch(load: LoadEstimator, board: VirtualBoard, clock: Clock, end_s: float) -> None:
+    """Read the board as often as the program does."""
+
+    def read() -> None:
+        load.read(board.readings())
+        if clock.now_s < end_s:
+            clock.at(clock.now_s + EVERY_S, read)
+
+    clock.at(0.0, read)

@@ -51,7 +51,8 @@ class Scene:
     """One board on one link. ``profile`` is that of the board when idle; ``interval_s`` 0 is back-to-back.
 
     ``from_s``: frames count from there on in the trace, for its whole length; it is played in a circle.
-    ``burst_bytes``: what the link lets through at once after a pause, as a token bucket does.
+    ``burst_bytes``: what the link lets through at once after a pause, as a token bucket does. ``content``: how many
+    times longer work on these frames takes than on those of the profile.
     """
 
     trace: Trace
@@ -63,6 +64,7 @@ class Scene:
     from_s: float = 0.0
     delay_s: float = DELAY_S
     burst_bytes: int = 0
+    content: float = 1.0
 
     @property
     def one_way_s(self) -> float:

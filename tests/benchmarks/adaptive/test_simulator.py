@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 
 import pytest
 
@@ -125,3 +126,17 @@ def test_messages_arrive_in_the_order_in_which_they_were_sent() -> None:
     clock.run_until(10.0)
     assert arrived == sorted(arrived)
     assert len(arrived) == 5
+
+
+@pytest.mark.parametrize("mbit_s", [0.4, 0.6, 1.5, 6.0])
+def test_what_is_sent_does_not_tell_how_long_the_frames_took(mbit_s: float) -> None:
+    """By what is in them, frames may take several times as long; the server sees cuts, sizes, order and number."""
+    there = scene(dataclasses.replace(constant(mbit_s), edges_s=(0.0, 120.0)), interval_s=1.9)
+    sent = [
+        [row.split for row in run_program("ours", dataclasses.replace(there, content=content)).rows]
+        for content in (1.0, 0.4, 2.0, 3.0)
+    ]
+    assert len(sent[0]) == 63
+    assert all(Counter(splits) == Counter(sent[0]) for splits in sent)
+    if mbit_s != 0.6:  # there two splits cost the same, and when the link is looked at, which is residue, decides
+        assert all(splits == sent[0] for splits in sent)

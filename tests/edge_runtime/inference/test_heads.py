@@ -91,3 +91,14 @@ def test_measuring_holds_one_head_at_a_time(heads: Watched, parts: Any) -> None:
     assert profile is not None
     assert [timing.split for timing in profile.splits[:-1]] == heads.loaded
     assert heads.at_most == 1
+
+
+def test_with_slots_a_profile_has_the_longest_times_and_plans_with_them(heads: Watched, parts: Any) -> None:
+    profile = measure(parts.bundle, heads, RealBoard(), release="none", threads=1, slots=True, runs=2)
+    assert profile is not None
+    assert profile.has_slots
+    assert profile.spin_s
+    for timing, in_slot in zip(profile.splits, profile.in_slots().splits, strict=True):
+        assert in_slot.head_s >= 1.25 * timing.head_p95_s
+        assert in_slot.release_s >= timing.release_s
+        assert in_slot.payload_bytes == timing.payload_bytes

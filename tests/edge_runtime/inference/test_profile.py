@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from edge_runtime.inference.profile import plausible
+from edge_runtime.inference.profile import plausible, worst_inputs
 from split_model.bundle.manifest import TensorSpec
 
 
@@ -31,3 +31,16 @@ def test_the_device_program_does_not_load_the_random_numbers_of_numpy() -> None:
         "sys.exit('numpy.random' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"])
+def test_slots_are_measured_on_inputs_of_the_models_types(dtype: str) -> None:
+    found = worst_inputs([TensorSpec(name="x", shape=(1, 8, 8, 3), dtype=dtype)])
+    assert all((one.dtype, one.shape) == (np.dtype(dtype), (1, 8, 8, 3)) for (one,) in found)
+    assert not found[-1][0].any()
+    if dtype.startswith("float"):
+        least = np.finfo(dtype).smallest_normal
+        (denormal,) = found[0]
+        assert ((denormal > 0) & (denormal < least)).mean() > 0.5
+    if np.dtype(dtype).itemsize > 2 and dtype.startswith("int"):
+        assert {value for (one,) in found for value in np.unique(one)} <= {0, 1}

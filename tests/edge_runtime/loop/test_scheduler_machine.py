@@ -140,7 +140,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             policy=policy_for(self.objective),
             loaded=self.loaded,
             account=self.purse,
-            load=LoadEstimator(lambda: 0.0, cpus=4, threads=1),
+            load=LoadEstimator(),
             may_hedge=True,
         )
         self.scheduler = Scheduler(decisions, answer_within_s=ANSWER_WITHIN_S, counters=self.counters)
@@ -267,7 +267,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.urgent[worker] = max(0, self.urgent[worker] - 1)
         if run.piece in self.unwanted:
             self.unwanted.discard(run.piece)
-            self.do(self.scheduler.work_skipped(run.piece, self.moment()))
+            self.do(self.scheduler.work_skipped(run.piece))
             return
         timing = next(p for p in PROFILES if p.split == (LOCAL if run.work is Work.WHOLE_MODEL else run.head))
         self.now_s += timing.head_s / 10

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from split_model.bundle import ChannelCalibration, TensorSpec
 from split_model.errors import BadBundleError, BadInputError, ConfigError
-from split_model.privacy import NoisePlan, NoiseSpec
+from split_model.privacy import NoisePlan, NoiseSpec, PlanMaker
 
 SPEC = NoiseSpec(epsilon=8.0, allocation="optimal", bits=6)
 TENSOR = TensorSpec(name="features", shape=(1, 4, 4, 3), dtype="float32")
@@ -22,6 +22,19 @@ CALIBRATION = ChannelCalibration(
     clip_low=(0.0, -1.0, 0.0), clip_high=(4.0, 1.0, 9.0), rank=(1.0, 3.5, 4.0), weight=(1.0, 0.5, 2.0)
 )
 INT8 = TensorSpec(name="codes", shape=(1, 4, 4, 3), dtype="int8", scale=0.1, zero_point=-3)
+DIGESTS = ["d723ef4f2a6cb859", "8f4c3c57778395fe", "d593eeb26a720818", "1f779c488a04977c"]
+MANY = TensorSpec(name="wide", shape=(1, 2, 2, 40), dtype="float32")
+
+
+def of_many():
+    """Forty channels of unlike widths and weights, some of them at the floor."""
+    each = range(40)
+    return ChannelCalibration(
+        clip_low=tuple(-0.25 * (at % 7) for at in each),
+        clip_high=tuple(0.5 + at * at / 16 for at in each),
+        rank=tuple(1.0 + at % 5 for at in each),
+        weight=tuple(0.0 if at % 11 == 0 else 2.0 ** (at % 23 - 11) for at in each),
+    )
 
 
 def changed(record, **fields):
@@ -63,6 +76,40 @@ def test_the_event_never_exceeds_the_budget(epsilon, allocation, bits, highs, we
     assert plan.per_value_epsilon_mean <= epsilon <= plan.per_value_epsilon_max * (1 + 1e-12)
     for index, part in zip(plan.class_of[0], plan.event().channels, strict=True):
         assert plan.classes[index].epsilon == part.epsilon  # what is charged is what the noise is drawn for
+
+
+@given(
+    specs=st.lists(
+        st.builds(
+            NoiseSpec,
+            epsilon=st.floats(2.0, 1e3),
+            allocation=st.sampled_from(["uniform", "rank", "optimal"]),
+            bits=st.integers(4, 8),
+        ),
+        min_size=2,
+        max_size=6,
+    ),
+    weights=st.lists(st.sampled_from([0.0, 1e-9, 1e-3, 1.0, 50.0]), min_size=3, max_size=3),
+)
+def test_a_maker_of_many_plans_makes_each_as_it_would_be_made_alone(specs, weights):
+    calibration = changed(CALIBRATION, weight=tuple(weights))
+    maker = PlanMaker([TENSOR], [calibration])
+    for spec in specs:
+        assert maker.make(spec) == NoisePlan.make(spec, [TENSOR], [calibration])
+
+
+def test_plans_of_released_bundles_are_still_made_the_same():
+    """Digests of the first version: a device of any age must find its plan on the server."""
+    digests = [
+        NoisePlan.make(NoiseSpec(epsilon=epsilon, allocation=allocation, bits=bits), [MANY], [of_many()]).digest
+        for epsilon, allocation, bits in [
+            (8.0, "optimal", 6),
+            (1.7, "rank", 4),
+            (64.0, "uniform", 8),
+            (2.5, "optimal", 4),
+        ]
+    ]
+    assert digests == DIGESTS
 
 
 def test_the_digest_names_every_parameter():
