@@ -68,6 +68,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         metavar="N|LIST|all",
         help="how many cuts to choose (default 8), their op indices as 'at:12,21', or 'all'",
     )
+    prepare.add_argument("--without", default="", metavar="LIST", help="op indices of cuts to leave out, as '4,7'")
     _input_flags(prepare)
     prepare.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line")
     prepare.add_argument(

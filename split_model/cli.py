@@ -82,6 +82,13 @@ def _parse_cuts(text: str) -> int | tuple[int, ...] | None:
     return count
 
 
+def _parse_without(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(index) for index in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"--without {text}: not a list of cuts", remedy="give op indices, as '4,7'") from None
+
+
 def _prepare(args: argparse.Namespace) -> int:
     from split_model.prepare.calibrate.allocators import TrialOptions
     from split_model.prepare.calibrate.calibration import CalibrationOptions
@@ -105,6 +112,7 @@ def _prepare(args: argparse.Namespace) -> int:
         output=args.output,
         name=args.name,
         cuts=_parse_cuts(args.cuts),
+        without=_parse_without(args.without),
         preprocess=args.preprocess,
         input=InputWish(
             resize=args.resize,
@@ -138,7 +146,7 @@ def _verify(args: argparse.Namespace) -> int:
     from split_model.prepare.tflite.tables import printable
 
     if args.path.is_dir() or not args.path.exists():
-        checks, reference = _verify_bundle(args)
+        checks, reference, left_out = _verify_bundle(args)
     else:
         from split_model.prepare.verify import verify_all_cuts
 
@@ -148,22 +156,28 @@ def _verify(args: argparse.Namespace) -> int:
                 remedy="name a bundle, or leave --data out",
             )
         checks, reference = verify_all_cuts(args.path, backend=args.backend, progress=_Progress()), None
+        left_out = ()
     failed = [check for check in checks if not check.identical]
     if args.json:
         print(msgspec.json.encode({"cuts": checks, "reference": reference}).decode())
     else:
         for check in failed:
             print(f"cut {check.index}: {printable(check.message)}")
+        for line in left_out:
+            print(line)
         print(f"{len(checks) - len(failed)} of {len(checks)} cuts are bit-identical to the whole model")
         if reference is not None:
             print(describe(reference))
     return os.EX_DATAERR if failed or (reference is not None and not reference.within) else os.EX_OK
 
 
-def _verify_bundle(args: argparse.Namespace) -> tuple[tuple[CutCheck, ...], ReferenceCheck | None]:
+def _verify_bundle(
+    args: argparse.Namespace,
+) -> tuple[tuple[CutCheck, ...], ReferenceCheck | None, tuple[str, ...]]:
     from split_model.bundle import Bundle
     from split_model.features.data import open_data
     from split_model.prepare.reference import check_reference
+    from split_model.prepare.summary import left_out_lines
     from split_model.prepare.verify import verify_all_cuts, verify_bundle
 
     progress = _Progress()
@@ -180,7 +194,7 @@ def _verify_bundle(args: argparse.Namespace) -> tuple[tuple[CutCheck, ...], Refe
         )
         # What the bundle holds counts as well as what slicing gives: a cut that fails either is listed.
         checks = (*(check for check in checks if not check.identical), *sliced)
-    return checks, reference
+    return checks, reference, left_out_lines(manifest)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

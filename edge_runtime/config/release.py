@@ -11,11 +11,9 @@ from split_model.bundle import Cut
 from split_model.bundle.manifest import MAX_CODEWORDS, MAX_GROUPS
 from split_model.errors import ConfigError
 from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, settle, settle_codebook
+from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON, why_unreleasable
 
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
-
-#: Of the noise release: mean per-value epsilon, and bits a value.
-_EPSILON, _BITS = 8.0, 8
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,12 +53,12 @@ class ReleaseTable(Table, frozen=True):
     @property
     def noise_epsilon(self) -> float:
         """Mean per-value epsilon of the noise, default included."""
-        return self.epsilon or _EPSILON
+        return self.epsilon or DEFAULT_EPSILON
 
     @property
     def noise_bits(self) -> int:
         """Bits a value, default included."""
-        return self.bits or _BITS
+        return self.bits or DEFAULT_BITS
 
     @property
     def name(self) -> str:
@@ -97,12 +95,23 @@ class ReleaseTable(Table, frozen=True):
         return spec
 
     def usable(self, cut: Cut) -> bool:
-        """Whether anything may leave at a cut: under ``codebook``, only where the bundle has one that fits."""
-        if self.mechanism != "codebook" or self.whole_input_epsilon is None:
-            return True
-        return (
-            settle_codebook(cut, self.whole_input_epsilon, codewords=self.codewords, groups=self.groups) is not None
-        )
+        """Whether anything may leave at a cut."""
+        return self.why_unusable(cut) is None
+
+    def why_unusable(self, cut: Cut) -> str | None:
+        """Why nothing may leave at a cut under this release; None where it may.
+
+        Under ``codebook`` the bundle must have one that fits, under ``noise`` every tensor must be one that noise
+        can be put on, and have its calibration.
+        """
+        if self.mechanism == "noise":
+            reasons = (why_unreleasable(tensor) for tensor in cut.tensors)
+            missing = None if cut.calibration is not None else "has no calibration"
+            return next(filter(None, reasons), missing)
+        if self.mechanism == "none" or self.whole_input_epsilon is None:
+            return None
+        fits = settle_codebook(cut, self.whole_input_epsilon, codewords=self.codewords, groups=self.groups)
+        return None if fits is not None else "has no codebook that fits whole_input_epsilon, codewords and groups"
 
 
 def check_release(release: ReleaseTable, where: str) -> None:

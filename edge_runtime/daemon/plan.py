@@ -55,7 +55,10 @@ class Plan:
         """
         planner, release = config.planner, config.release
         whole = Bundle.open(config.device.bundle)
-        bundle = whole.only(releasable_cuts(whole.manifest.cuts, split=planner.split, release=release))
+        usable = releasable_cuts(
+            whole.manifest.cuts, split=planner.split, release=release, left_out=whole.manifest.left_out
+        )
+        bundle = whole.only(usable)
         releases = plans_for(bundle.manifest.cuts, release)
         allowed = allowed_cuts(
             bundle.manifest.cuts,

@@ -174,12 +174,15 @@ def _load_local_tail(files: ModelFiles, split: int, *, backend: str | None, thre
     bundle = files.bundle
     cut = bundle.cut(split)
     tail = files.open(cut.tail, backend=backend, threads=threads)
-    wanted = [(spec.dtype, spec.shape) for spec in (*cut.tensors, *bundle.manifest.outputs)]
-    made = [(spec.dtype, spec.shape) for spec in (*tail.inputs, *tail.outputs)]
-    if made != wanted:
+    inputs = [(spec.dtype, spec.shape) for spec in tail.inputs]
+    fits = inputs == [(spec.dtype, spec.shape) for spec in cut.tensors]
+    outputs = bundle.manifest.outputs
+    made = tail.run([np.zeros(spec.shape, spec.dtype) for spec in tail.inputs]) if fits else []
+    if len(made) != len(outputs) or not all(
+        spec.fits(one.dtype.name, one.shape) for spec, one in zip(outputs, made, strict=True)
+    ):
         raise BadBundleError(
             f"{tail.source}: its tensors are not those of cut {split}", remedy="prepare the bundle again"
         )
-    tail.run([np.zeros(spec.shape, spec.dtype) for spec in tail.inputs])
     give_back(tail)
     return tail

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from split_model.bundle.manifest import TensorSpec
+from split_model.bundle.manifest import ITEM_BYTES, TensorSpec
 from split_model.protocol.device import Answered
 
 Array = NDArray[Any]
@@ -16,14 +17,17 @@ Array = NDArray[Any]
 
 def unpack(answered: Answered, outputs: Sequence[TensorSpec]) -> list[Array] | None:
     """The output tensors, read-only views of the payload; None where they are not those of the model."""
-    told = tuple((tensor.dtype, tuple(tensor.shape)) for tensor in answered.answer.tensors)
-    if told != tuple((spec.dtype, spec.shape) for spec in outputs):
+    told = answered.answer.tensors
+    if len(told) != len(outputs):
         return None
-    if len(answered.payload) != sum(spec.nbytes for spec in outputs):
+    if not all(spec.fits(tensor.dtype, tensor.shape) for spec, tensor in zip(outputs, told, strict=True)):
+        return None
+    sizes = [math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype] for tensor in told]
+    if len(answered.payload) != sum(sizes):
         return None
     found, offset = [], 0
-    for spec in outputs:
-        raw = answered.payload[offset : offset + spec.nbytes]
-        found.append(np.frombuffer(raw, spec.dtype).reshape(spec.shape))
-        offset += spec.nbytes
+    for tensor, size in zip(told, sizes, strict=True):
+        raw = answered.payload[offset : offset + size]
+        found.append(np.frombuffer(raw, tensor.dtype).reshape(tensor.shape))
+        offset += size
     return found

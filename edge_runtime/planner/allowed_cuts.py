@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from edge_runtime.config.release import ReleaseTable
-from split_model.bundle import Bundle, Cut
+from split_model.bundle import Bundle, Cut, LeftOut
 from split_model.bundle.evaluation import Evaluation
 from split_model.errors import ConfigError
 
@@ -17,23 +17,67 @@ log = logging.getLogger(__name__)
 Split = Literal["auto", "local"] | int
 
 
-def releasable_cuts(cuts: Sequence[Cut], *, split: Split, release: ReleaseTable) -> list[int]:
-    """The cuts at which features may leave under the release.
+def releasable_cuts(
+    cuts: Sequence[Cut], *, split: Split, release: ReleaseTable, left_out: Sequence[LeftOut] = ()
+) -> list[int]:
+    """The cuts at which features may leave under the release; the log names the others, with the reason.
+
+    Args:
+        cuts: All cuts of the bundle.
+        split: ``planner.split``.
+        release: The release in force.
+        left_out: The cuts that `prepare` left out of the bundle, for messages.
 
     Raises:
         ConfigError: There is none, or ``split`` is another one.
 
     """
-    usable = [cut.index for cut in cuts if release.usable(cut)]
+    reasons = {cut.index: release.why_unusable(cut) for cut in cuts}
+    usable = [index for index, reason in reasons.items() if reason is None]
     if not usable and split != "local":
+        raise _nothing_usable(reasons, release)
+    if isinstance(split, int) and split not in usable:
+        why = reasons.get(split) or next((left.reason for left in left_out if left.index == split), None)
         raise ConfigError(
+            f"planner.split = {split}: {f'cut {split} {_subject(why)}{why}; ' if why else ''}"
+            f"the bundle offers {usable}, 'local' or 'auto'",
+            remedy=_remedy(why),
+        )
+    for index, reason in reasons.items():
+        if reason is not None and release.mechanism == "noise":
+            log.warning("cut %d is not used: %s%s", index, "it " if reason.startswith("has ") else "", reason)
+    return usable
+
+
+def _subject(why: str) -> str:
+    return "" if why.startswith("has ") else "is not used, "
+
+
+def _remedy(why: str | None) -> str:
+    return "prepare the bundle with --calibration" if why is not None and "no calibration" in why else ""
+
+
+def _nothing_usable(reasons: Mapping[int, str | None], release: ReleaseTable) -> ConfigError:
+    """The error where no cut can be used."""
+    if release.mechanism == "codebook":
+        return ConfigError(
             "release.mechanism = 'codebook': no cut of the bundle has a codebook that fits whole_input_epsilon, "
             "codewords and groups",
             remedy="prepare it with --codebook, or set planner.split = 'local'",
         )
-    if isinstance(split, int) and split not in usable:
-        raise ConfigError(f"planner.split = {split}: the bundle offers {usable}, 'local' or 'auto'")
-    return usable
+    uncalibrated = [index for index, reason in reasons.items() if reason == "has no calibration"]
+    if uncalibrated or not reasons:
+        named = f"cut {uncalibrated[0]} has" if uncalibrated else "the bundle has no cut with a"
+        return ConfigError(
+            f"{named} {'no ' if uncalibrated else ''}calibration, so nothing may leave at it",
+            remedy="prepare the bundle with --calibration, or set release.mechanism = 'none' if the features need "
+            "no protection",
+        )
+    index, reason = next(iter(reasons.items()))
+    return ConfigError(
+        f"no cut of the bundle can be released with noise; cut {index}: {reason}",
+        remedy="set planner.split = 'local', or prepare the model with other cuts",
+    )
 
 
 def allowed_cuts(

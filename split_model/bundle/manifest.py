@@ -14,10 +14,12 @@ A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
 The SHA-256 of ``manifest.json`` is the bundle's identity on the wire; the manifest
 holds the SHA-256 of every other file, so the identity covers all of them.
 """
+# Over 300 lines: all records of one file format, which are read together.
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -54,18 +56,34 @@ class FileRef(_Record, frozen=True):
     size_bytes: int
 
 
-class TensorSpec(_Record, frozen=True):
-    """One tensor at the rim of a model: ``real = scale * (stored - zero_point)`` where scale is not 0."""
+class TensorSpec(_Record, frozen=True, omit_defaults=True):
+    """One tensor at the rim of a model: ``real = scale * (stored - zero_point)`` where scale is not 0.
+
+    ``open_axes``, of outputs alone: axes whose length depends on the data, as the number of boxes that a detector
+    found. ``shape`` has the most that each can have.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: DType
     scale: float = 0.0
     zero_point: int = 0
+    open_axes: tuple[int, ...] = ()
+
+    def fits(self, dtype: str, shape: Sequence[int]) -> bool:
+        """Whether an array of this dtype and shape can be the tensor of one inference."""
+        return (
+            dtype == self.dtype
+            and len(shape) == len(self.shape)
+            and all(
+                side == most or (at in self.open_axes and 0 <= side < most)
+                for at, (side, most) in enumerate(zip(shape, self.shape, strict=True))
+            )
+        )
 
     @property
     def size(self) -> int:
-        """Number of values."""
+        """Number of values; the most that there can be, where there are open axes."""
         return math.prod(self.shape)
 
     @property
@@ -248,8 +266,17 @@ class Reference(_Record, frozen=True):
     made_with: str
 
 
-class Manifest(_Record, frozen=True):
+class LeftOut(_Record, frozen=True):
+    """A cut that `prepare` left out of the bundle, and why."""
+
+    index: int
+    reason: str
+
+
+class Manifest(_Record, frozen=True, omit_defaults=True):
     """All there is to know of a bundle. ``ops`` is the number of ops and so the index of the split ``local``.
+
+    ``left_out``: cuts that were wanted, or could have been chosen, and are not offered since they would not work.
 
     An answer is the raw output tensors; ``answer_schema``, where there is one, has an entry for each of
     them, and ``answer`` says which one to read as classes.
@@ -267,6 +294,7 @@ class Manifest(_Record, frozen=True):
     answer: TopK | None = None
     answer_schema: tuple[OutputSchema, ...] = ()
     reference: Reference | None = None
+    left_out: tuple[LeftOut, ...] = ()
     made_by: str = ""
 
     def files(self) -> tuple[FileRef, ...]:

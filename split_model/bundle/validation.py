@@ -61,6 +61,7 @@ def check_manifest(where: str, manifest: Manifest) -> None:
         _check_file(where, ref)
     _check_tensors(f"{where}: inputs", manifest.inputs)
     _check_tensors(f"{where}: outputs", manifest.outputs)
+    _check_left_out(where, manifest)
     indices = [cut.index for cut in manifest.cuts]
     if indices != sorted(set(indices)) or any(not 0 <= index < manifest.ops for index in indices):
         raise _bad(where, f"cuts {indices} are not ascending in 0..{manifest.ops - 1}")
@@ -73,6 +74,13 @@ def check_manifest(where: str, manifest: Manifest) -> None:
     check_answer_schema(where, manifest)
     if manifest.reference is not None:
         _check_reference(where, manifest.reference, outputs=len(manifest.outputs))
+
+
+def _check_left_out(where: str, manifest: Manifest) -> None:
+    if any(not 0 <= left.index < manifest.ops or not left.reason.isprintable() for left in manifest.left_out):
+        raise _bad(where, f"a cut that was left out lies outside 0..{manifest.ops - 1}, or has an odd reason")
+    if any(tensor.open_axes for tensor in manifest.inputs):
+        raise _bad(where, "an input whose size is open")
 
 
 def check_answer_schema(where: str, manifest: Manifest) -> None:
@@ -122,6 +130,8 @@ def _check_tensors(where: str, tensors: Sequence[TensorSpec]) -> None:
 
 
 def _check_tensor(where: str, tensor: TensorSpec) -> None:
+    if list(tensor.open_axes) != sorted(set(tensor.open_axes) & set(range(len(tensor.shape)))):
+        raise _bad(where, f"open axes {list(tensor.open_axes)} are not ascending axes of {list(tensor.shape)}")
     if len(tensor.shape) > MAX_DIMENSIONS or any(side < 1 for side in tensor.shape):
         raise _bad(where, f"shape {list(tensor.shape)} has a side below 1, or over {MAX_DIMENSIONS} dimensions")
     if tensor.nbytes > MAX_TENSOR_BYTES:
@@ -142,8 +152,8 @@ def _check_cut(where: str, cut: Cut) -> None:
     if cut.head_macs < 0 or cut.tail_macs < 0:
         raise _bad(where, f"a head of {cut.head_macs} MACs and a tail of {cut.tail_macs}")
     _check_tensors(where, cut.tensors)
-    if any(not tensor.shape for tensor in cut.tensors):
-        raise _bad(where, "a live tensor without dimensions cannot be released")
+    if any(not tensor.shape or tensor.open_axes for tensor in cut.tensors):
+        raise _bad(where, "a live tensor without a fixed shape cannot be released")
     _check_releases(where, cut)
     if cut.calibration is None:
         return

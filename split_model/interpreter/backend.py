@@ -112,21 +112,46 @@ class Interpreter:
 
     def results(self) -> list[Array]:
         """What the last `run` made, copied again."""
-        return [self._raw.get_tensor(detail["index"]) for detail in self._output_details]
+        try:
+            return [self._raw.get_tensor(detail["index"]) for detail in self._output_details]
+        except ValueError:  # backends hand out no tensor without elements, as where a model found nothing
+            return [self._result(detail) for detail in self._raw.get_output_details()]
+
+    def _result(self, detail: dict[str, Any]) -> Array:
+        shape = tuple(int(side) for side in detail["shape"])
+        made: Array = np.empty(shape, detail["dtype"]) if 0 in shape else self._raw.get_tensor(detail["index"])
+        return made
+
+    def tensor_shapes(self) -> dict[int, tuple[int, ...]]:
+        """The shape of every tensor in the last `run`, by its index in the file.
+
+        True for all of them only if the model was opened with ``fused`` off.
+        """
+        return {
+            int(detail["index"]): tuple(int(side) for side in detail["shape"])
+            for detail in self._raw.get_tensor_details()
+        }
 
 
 def open_interpreter(
-    model: Path | bytes, *, backend: str | None = None, threads: int = 1, source: str = ""
+    model: Path | bytes,
+    *,
+    backend: str | None = None,
+    threads: int = 1,
+    source: str = "",
+    fused: bool = True,
 ) -> Interpreter:
     """Load a model from a file (memory-mapped by the backend) or from bytes; messages call it ``source``.
 
+    With ``fused`` off each op runs by itself, slowly: then the backend knows the shape of every tensor.
     Raises `BackendError` where no backend is installed or the backend lacks an op, `BadModelError`
     where the file is not a model, `MissingInputError` where there is no file.
     """
     name, make = _interpreter_class(backend)
+    arguments: dict[str, Any]
     if isinstance(model, bytes):
         source = source or "model in memory"
-        arguments: dict[str, Any] = {"model_content": model}
+        arguments = {"model_content": model}
     else:
         source = source or str(model)
         if not model.is_file():
@@ -134,6 +159,9 @@ def open_interpreter(
         if not os.access(model, os.R_OK):
             raise MissingInputError(f"{source}: no permission to read it", remedy="make it readable for this user")
         arguments = {"model_path": str(model)}
+    if not fused:
+        resolvers = importlib.import_module(BACKENDS[name]).OpResolverType
+        arguments["experimental_op_resolver_type"] = resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         with _mapping:
             before = frozenset() if isinstance(model, bytes) else mapped_at(model)

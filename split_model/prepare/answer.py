@@ -49,7 +49,8 @@ def class_output(graph: Graph, labels_path: Path, count: int, wanted: int | None
             f"--labels-output {wanted}: the model has outputs 0 to {len(shapes) - 1}", remedy="name one of these"
         )
     looked = range(len(shapes)) if wanted is None else [wanted]
-    vectors = [at for at in looked if is_vector(shapes[at])]
+    open_ended = {at for at in looked if graph.tensors[graph.outputs[at]].open_axes}
+    vectors = [at for at in looked if is_vector(shapes[at]) and at not in open_ended]
     for at in vectors:
         if math.prod(shapes[at]) == count:
             return at
@@ -64,7 +65,7 @@ def class_output(graph: Graph, labels_path: Path, count: int, wanted: int | None
     told = ", ".join(f"{at} {list(shapes[at])}" for at in looked)
     raise BadInputError(
         f"{labels_path}: labels name the classes of one vector, [1, {count}], the model has output {told}: "
-        f"{_why(shapes[looked[0]])}",
+        f"{'its size depends on the data' if looked[0] in open_ended else _why(shapes[looked[0]])}",
         remedy="leave --labels out, and declare the outputs with --answer JSON (name, shape, meaning)",
     )
 

@@ -63,6 +63,7 @@ def write_bundle(
     """
     graph = model.graph
     inputs, outputs = _specs(graph, graph.inputs), _specs(graph, graph.outputs)
+    _check_bounds(graph)
     shutil.copyfile(model_path, scratch / "model.tflite")
     made = []
     for done, cut in enumerate(sorted(cuts, key=lambda cut: cut.index)):
@@ -105,6 +106,17 @@ def _write(scratch: Path, relative: str, model: ModelFile, part: Part) -> FileRe
     with (scratch / relative).open("wb") as file:
         file.write(pack_part(model, part))
     return file_ref(scratch, relative)
+
+
+def _check_bounds(graph: Graph) -> None:
+    """Refuse a model whose answer may have any size: nobody could make room for it."""
+    for index in graph.outputs:
+        tensor = graph.tensors[index]
+        if not tensor.bounded or not all(tensor.shape):
+            raise BadModelError(
+                f"{graph.source}: the size of output {tensor.name!r} depends on the data, and nothing bounds it",
+                remedy="convert the model with outputs of a fixed size, as boxes padded to the most there can be",
+            )
 
 
 def _specs(graph: Graph, indices: Sequence[int]) -> tuple[TensorSpec, ...]:

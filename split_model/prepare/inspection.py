@@ -9,6 +9,7 @@ import msgspec
 
 from split_model.prepare.tflite.cuts import Cuts, find_cuts, front, offered
 from split_model.prepare.tflite.graph import Graph, Tensor
+from split_model.prepare.tflite.index_uses import unreleasable
 from split_model.prepare.tflite.macs import op_macs, total_macs
 
 WIDTH = 100
@@ -35,7 +36,10 @@ class OpRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CutRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One legal cut. ``head_share``: head MACs over all MACs. ``offered``: what ``prepare`` takes by default."""
+    """One legal cut. ``head_share``: head MACs over all MACs. ``offered``: what ``prepare`` takes by default.
+
+    ``no_noise``: why noise cannot be put on what crosses it; `prepare` with calibration data leaves it out.
+    """
 
     index: int
     tensors: tuple[TensorRow, ...]
@@ -45,6 +49,7 @@ class CutRow(msgspec.Struct, frozen=True, kw_only=True):
     head_share: float
     dominated: bool
     offered: bool
+    no_noise: str = ""
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +70,8 @@ def inspect_model(graph: Graph, *, count: int = 8) -> ModelReport:
     cuts: Cuts = find_cuts(graph)
     macs = total_macs(graph)
     on_front = {cut.index for cut in front(cuts.legal)}
-    chosen = {cut.index for cut in offered(cuts.legal, count)}
+    unfit = unreleasable(graph, cuts.legal)
+    chosen = {cut.index for cut in offered([cut for cut in cuts.legal if cut.index not in unfit], count)}
     ops = _op_rows(graph)
     return ModelReport(
         source=graph.source,
@@ -84,6 +90,7 @@ def inspect_model(graph: Graph, *, count: int = 8) -> ModelReport:
                 head_share=cut.head_macs / macs if macs else 0.0,
                 dominated=cut.index not in on_front,
                 offered=cut.index in chosen,
+                no_noise=unfit.get(cut.index, ""),
             )
             for cut in cuts.legal
         ),
@@ -141,6 +148,7 @@ def render(report: ModelReport) -> str:
         "  cut        bytes  head MACs    share  live tensors",
         *map(_cut_line, report.cuts),
         *(f"{index:5d}  not possible: {reason}" for index, reason in report.excluded),
+        *(f"{row.index:5d}  not under noise: {row.no_noise}" for row in report.cuts if row.no_noise),
         "",
         f"{len(report.cuts)} cuts; * offered by default, · dominated (another has no more head MACs or bytes)",
         "MACs count convolutions, dense layers and matrix products only.",

@@ -11,10 +11,11 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from split_model.bundle import Manifest, NoiseTail, TensorSpec, file_ref
 from split_model.errors import BadInputError, MissingInputError, UsageError
-from split_model.interpreter import open_interpreter
+from split_model.interpreter import Interpreter, open_interpreter
 from split_model.service import text_file
 
 
@@ -51,7 +52,7 @@ def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
         cut = offered[entry.cut]
         source = listed.parent / entry.tail
         tail = open_interpreter(source)
-        if _kinds(tail.inputs) != _kinds(cut.tensors) or _kinds(tail.outputs) != _kinds(manifest.outputs):
+        if _kinds(tail.inputs) != _kinds(cut.tensors) or not _makes(tail, manifest.outputs):
             raise BadInputError(
                 f"{source}: its inputs or outputs are not those of a tail at cut {cut.index}",
                 remedy="train it on that cut",
@@ -66,6 +67,14 @@ def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
         added = NoiseTail(epsilon=entry.epsilon, tail=file_ref(root, name))
         offered[entry.cut] = msgspec.structs.replace(cut, noise_tails=(*cut.noise_tails, added))
     return msgspec.structs.replace(manifest, cuts=tuple(offered.values()))
+
+
+def _makes(tail: Interpreter, outputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether a tail gives the outputs of the model, as a run on zeros shows."""
+    made = tail.run([np.zeros(spec.shape, spec.dtype) for spec in tail.inputs])
+    return len(made) == len(outputs) and all(
+        spec.fits(one.dtype.name, one.shape) for spec, one in zip(outputs, made, strict=True)
+    )
 
 
 def _kinds(specs: tuple[TensorSpec, ...]) -> list[tuple[tuple[int, ...], str]]:

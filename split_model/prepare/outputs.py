@@ -31,8 +31,28 @@ def real_outputs(interpreter: Interpreter, tensors: Sequence[Array]) -> list[Flo
 
 
 def squared_errors(outputs: Sequence[Floats], truth: Sequence[Floats]) -> list[float]:
-    """Per output, the sum over its values of the squared error."""
-    return [float(np.sum((output - was) ** 2)) for output, was in zip(outputs, truth, strict=True)]
+    """Per output, the sum over its values of the squared error; a row that one of them lacks is zero."""
+    return [_squared(output, was) for output, was in zip(outputs, truth, strict=True)]
+
+
+def _squared(output: Floats, was: Floats) -> float:
+    one, other = _alike(output, was)
+    return float(np.sum((one - other) ** 2))
+
+
+def _alike(one: Floats, other: Floats) -> tuple[Floats, Floats]:
+    """Both with the longer of their sides, filled up with zeros: the size of an output may depend on the data."""
+    if one.shape == other.shape:
+        return one, other
+    shape = tuple(map(max, one.shape, other.shape))
+    return filled(one, shape), filled(other, shape)
+
+
+def filled(array: Array, shape: Sequence[int]) -> Array:
+    """An array with zeros behind its values, up to ``shape``; itself where it has that shape."""
+    if array.shape == tuple(shape):
+        return array
+    return np.pad(array, [(0, most - side) for side, most in zip(array.shape, shape, strict=True)])
 
 
 def output_weights(manifest: Manifest) -> tuple[float, ...]:
@@ -62,9 +82,10 @@ class Spread:
             self._energies = [0.0] * len(outputs)
         self._samples += 1
         for at, output in enumerate(outputs):
-            before = output - self._means[at]
-            self._means[at] = self._means[at] + before / self._samples
-            self._deviations[at] += float(np.sum(before * (output - self._means[at])))
+            value, mean = _alike(output, self._means[at])
+            before = value - mean
+            self._means[at] = mean + before / self._samples
+            self._deviations[at] += float(np.sum(before * (value - self._means[at])))
             self._energies[at] += float(np.sum(output**2))
 
     @property

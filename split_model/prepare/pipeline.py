@@ -29,22 +29,24 @@ from split_model.features.data import Data, ImageFolder, open_data, read_labels
 from split_model.features.preprocess import check_preprocess
 from split_model.interpreter import open_interpreter
 from split_model.prepare.answer import ScoreCheck, declared_answer, describe
-from split_model.prepare.assemble import Progress, choose, write_bundle
+from split_model.prepare.assemble import Progress, write_bundle
 from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
 from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibration_samples
 from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.calibrate.resume import KeptCalibration
+from split_model.prepare.choice import choose_cuts
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
 from split_model.prepare.declaration import read_json
+from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.outputs import output_weights
 from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
+from split_model.prepare.random_inputs import random_inputs
 from split_model.prepare.reference import make_reference
-from split_model.prepare.tflite.cuts import CutPoint, find_cuts, offered
 from split_model.prepare.tflite.ending import Ending
-from split_model.prepare.tflite.reading import ModelFile, read_model
+from split_model.prepare.tflite.reading import read_model
 from split_model.prepare.tflite.shapes import open_model, with_input_shape
-from split_model.prepare.verify import random_inputs
+from split_model.privacy.plan import why_unreleasable
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class PrepareOptions:
     scores: Scores | None = None
     labels_output: int | None = None
     answer: Path | None = None
+    without: tuple[int, ...] = ()
     calibration: Path | None = None
     calibration_options: CalibrationOptions = field(default_factory=CalibrationOptions)
     trial_options: TrialOptions = field(default_factory=TrialOptions)
@@ -105,7 +108,13 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     model = open_model(model_path)
     # A model that was given its input shape has another path, and has lost its metadata.
     model = replace(model, graph=replace(model.graph, source=str(options.model)))
-    points = _chosen(model, options)
+    points, left_out = choose_cuts(
+        model,
+        wanted=options.cuts,
+        left_out_by_hand=options.without,
+        for_noise=options.calibration is not None,
+        with_codebook={wish.cut for wish in options.codebooks},
+    )
     folders = any(path is not None and path.is_dir() for path in (options.calibration, options.codebook_data))
     told = replace(model, metadata=original.metadata, buffers=original.buffers)
     preprocess = declared_preprocess(told, options.preprocess, options.input, pictures=folders)
@@ -132,7 +141,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         )
         if preprocess is not None:
             check_preprocess(preprocess, manifest.inputs[0])
-        manifest = msgspec.structs.replace(manifest, answer_schema=schema or ())
+        manifest = msgspec.structs.replace(manifest, answer_schema=schema or (), left_out=left_out)
         try:
             check_answer_schema(str(options.answer), manifest)
         except BadBundleError as error:
@@ -151,6 +160,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
             manifest = add_codebooks(
                 scratch, manifest, options.codebooks, _codebook_data(options, manifest), progress
             )
+        manifest = _tried(scratch, manifest, options, progress)
         write_manifest(scratch, manifest)
         Bundle.open(scratch)
     if kept is not None:
@@ -158,16 +168,20 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     return Bundle.open(options.output, check_files=False)
 
 
-def _chosen(model: ModelFile, options: PrepareOptions) -> list[CutPoint]:
-    cuts = find_cuts(model.graph)
-    if not cuts.legal:
-        reason = cuts.excluded[0][1] if cuts.excluded else "it has no ops"
-        raise UsageError(f"{options.model}: no position to cut at: {reason}")
-    if options.cuts is None:
-        return list(cuts.legal)
-    if isinstance(options.cuts, int):
-        return offered(cuts.legal, options.cuts)
-    return choose(cuts, options.cuts)
+def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
+    """The manifest without the cuts that do not work, which their dry run tells."""
+    if options.calibration is None:
+        generator = np.random.default_rng(0)
+        samples = [
+            tuple(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)) for _ in range(2)
+        ]
+    else:
+        data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
+        samples = [sample.tensors for sample in islice(data, SAMPLES)]
+    trial = options.trial_options
+    epsilons = (trial.epsilon,) if options.calibration is not None else ()
+    reasons = dry_run(scratch, manifest, samples, epsilons=epsilons, bits=trial.bits, progress=progress)
+    return without(scratch, manifest, reasons) if reasons else manifest
 
 
 def _check_scores(scratch: Path, manifest: Manifest, ending: Ending, options: PrepareOptions) -> None:
@@ -210,24 +224,30 @@ def _calibrated(
     calibration = replace(options.calibration_options, output_weights=weights)
     samples = calibration_samples(data, count=calibration.samples, seed=calibration.seed)
     kept = KeptCalibration(options.output, samples, calibration)
+    usable = [cut for cut in manifest.cuts if not any(map(why_unreleasable, cut.tensors))]
+    reasons: dict[int, str] = {}
     found: dict[int, tuple[ChannelCalibration, ...]] = {
-        cut.index: known for cut in manifest.cuts if (known := kept.load(cut)) is not None
+        cut.index: known for cut in usable if (known := kept.load(cut)) is not None
     }
     if found:
-        _log.info("calibration of %d of %d cuts from an interrupted run taken up", len(found), len(manifest.cuts))
-    models = {cut.index: _models(scratch, cut) for cut in manifest.cuts}
-    rest = {cut.index: cut for cut in manifest.cuts if cut.index not in found}
+        _log.info("calibration of %d of %d cuts from an interrupted run taken up", len(found), len(usable))
+    models = {cut.index: _models(scratch, cut) for cut in usable}
+    rest = {cut.index: cut for cut in usable if cut.index not in found}
     found |= calibrate(
         [models[index] for index in rest],
         samples,
         options=calibration,
         progress=lambda done, total: progress("calibrating", done, total),
         finished=lambda index, numbers: kept.keep(rest[index], numbers),
+        failed=lambda index, error: reasons.update({index: one_line(error, scratch)}),
     )
     trial = replace(options.trial_options, output_weights=weights)
     cuts = []
     for done, cut in enumerate(manifest.cuts):
         progress("trying allocations", done, len(manifest.cuts))
+        if cut.index not in found:
+            cuts.append(cut)
+            continue
         try_one = partial(
             try_allocations,
             models[cut.index],
@@ -235,22 +255,25 @@ def _calibrated(
             samples,
             answer=None if manifest.answer is None else manifest.answer.output,
         )
-        tails = tuple(
-            msgspec.structs.replace(
-                noisy,
-                allocation=try_one(
-                    options=replace(trial, epsilon=noisy.epsilon), noise_tail=scratch / noisy.tail.path
-                ),
+        try:
+            tails = tuple(
+                msgspec.structs.replace(
+                    noisy,
+                    allocation=try_one(
+                        options=replace(trial, epsilon=noisy.epsilon), noise_tail=scratch / noisy.tail.path
+                    ),
+                )
+                for noisy in cut.noise_tails
             )
-            for noisy in cut.noise_tails
-        )
-        cuts.append(
-            msgspec.structs.replace(
-                cut, calibration=found[cut.index], allocation=try_one(options=trial), noise_tails=tails
-            )
-        )
+            best = try_one(options=trial)
+        except FAILURES as error:
+            reasons[cut.index] = one_line(error, scratch)
+            cuts.append(cut)
+            continue
+        cuts.append(msgspec.structs.replace(cut, calibration=found[cut.index], allocation=best, noise_tails=tails))
     progress("trying allocations", len(cuts), len(cuts))
-    return msgspec.structs.replace(manifest, cuts=tuple(cuts)), kept
+    manifest = msgspec.structs.replace(manifest, cuts=tuple(cuts))
+    return without(scratch, manifest, reasons) if reasons else manifest, kept
 
 
 def _models(root: Path, cut: Cut) -> CutModels:

@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from split_model.arrays import Array
-from split_model.bundle import Bundle, Manifest, Reference, file_ref
+from split_model.bundle import Bundle, Manifest, Reference, TensorSpec, file_ref
 from split_model.errors import BadBundleError
 from split_model.interpreter import open_interpreter
-from split_model.prepare.verify import random_inputs
+from split_model.prepare.outputs import filled
+from split_model.prepare.random_inputs import random_inputs
 
 FILE = "reference.bin"
 SETS = 2
@@ -59,7 +60,10 @@ def make_reference(scratch: Path, manifest: Manifest, *, quantised: bool, backen
     whole = open_interpreter(scratch / manifest.model.path, backend=backend)
     inputs = _inputs(manifest)
     answers = [whole.run(one) for one in inputs]
-    (scratch / FILE).write_bytes(b"".join(_little(output).tobytes() for answer in answers for output in answer))
+    stored = [
+        _filled(output, spec) for answer in answers for output, spec in zip(answer, manifest.outputs, strict=True)
+    ]
+    (scratch / FILE).write_bytes(b"".join(_little(output).tobytes() for output in stored))
     return Reference(
         outputs=file_ref(scratch, FILE),
         sets=SETS,
@@ -85,7 +89,7 @@ def check_reference(bundle: Bundle, *, backend: str | None = None) -> ReferenceC
     gaps = [0.0] * len(manifest.outputs)
     for one, answer in zip(inputs, expected, strict=True) if comparable else ():
         for at, (output, was) in enumerate(zip(whole.run(one), answer, strict=True)):
-            gaps[at] = max(gaps[at], _gap(output, was))
+            gaps[at] = max(gaps[at], _gap(_filled(output, manifest.outputs[at]), was))
     over = [at for at, gap in enumerate(gaps) if gap > reference.tolerance[at]]
     message = "" if comparable else "this NumPy draws other random inputs than the one the bundle was made with"
     if over:
@@ -148,6 +152,11 @@ def _digest(inputs: Sequence[Sequence[Array]]) -> str:
     return digest.hexdigest()
 
 
+def _filled(array: Array, spec: TensorSpec) -> Array:
+    """An output of open size, filled up with zeros to the most it can have; any other one as it is."""
+    return filled(array, spec.shape) if spec.open_axes and spec.fits(array.dtype.name, array.shape) else array
+
+
 def _little(array: Array) -> Array:
     return np.asarray(array, array.dtype.newbyteorder("<"))
 
@@ -165,7 +174,7 @@ def _gap(left: Array, right: Array) -> float:
     if left.shape != right.shape:
         return float("inf")
     with np.errstate(invalid="ignore"):
-        gaps = np.abs(left.astype(np.float64) - right.astype(np.float64))
+        gaps = np.asarray(np.abs(left.astype(np.float64) - right.astype(np.float64)))  # of scalars it is no array
     gaps[(left == right) | ((left != left) & (right != right))] = 0.0  # noqa: PLR0124  # NaN equals no number
     return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from split_model.bundle import Bundle, NoiseTail
+from split_model.bundle import Bundle, Manifest, NoiseTail
 from split_model.prepare.calibrate import allocators
 from split_model.prepare.codebook import codebooks
 from split_model.prepare.tflite.cuts import find_cuts, front
@@ -24,7 +24,9 @@ def summarise(bundle: Bundle) -> str:
         lines.append(f"{cut.index:5d}  {cut.values:8d}  {cut.raw_bytes:9d}  {share:9.1%}  {names}")
     size = sum(ref.size_bytes for ref in manifest.files())
     lines.append(f"{len(manifest.cuts)} cuts, {size / 1e6:.1f} MB in all; 'local' is always there")
-    lines.append(_left_out(bundle.path(manifest.model), {cut.index for cut in manifest.cuts}))
+    lines += left_out_lines(manifest)
+    known = {cut.index for cut in manifest.cuts} | {left.index for left in manifest.left_out}
+    lines.append(_left_out(bundle.path(manifest.model), known, useless=len(manifest.left_out)))
     if all(cut.calibration is None for cut in manifest.cuts):
         others = "'codebook' and 'none'" if any(cut.codebooks for cut in manifest.cuts) else "'none'"
         lines.append(f"no calibration: only release.mechanism = {others} can use this bundle")
@@ -43,12 +45,23 @@ def _auto(noisy: NoiseTail) -> str:
     return "" if noisy.allocation is None else f" (auto: {noisy.allocation.best})"
 
 
-def _left_out(model: Path, taken: set[int]) -> str:
-    """What a bundle does not offer, and how to have it."""
+def left_out_lines(manifest: Manifest) -> tuple[str, ...]:
+    """A line for each reason for which cuts were left out of a bundle."""
+    reasons: dict[str, list[str]] = {}
+    for left in manifest.left_out:
+        reasons.setdefault(left.reason, []).append(str(left.index))
+    return tuple(
+        f"cut{'s' if len(cuts) > 1 else ''} {', '.join(cuts)} left out: {reason}"
+        for reason, cuts in reasons.items()
+    )
+
+
+def _left_out(model: Path, taken: set[int], *, useless: int) -> str:
+    """Which other cuts a bundle does not offer, and how to have them."""
     legal = find_cuts(open_model(model, try_it=False).graph).legal
     rest = [cut for cut in legal if cut.index not in taken]
     if not rest:
-        return "every legal cut is in it"
+        return "every other legal cut is in it" if useless else "every legal cut is in it"
     lean = [str(cut.index) for cut in front(legal) if cut.index not in taken]
     what = f"on the Pareto front of them: {', '.join(lean)}" if lean else "none of them on the Pareto front"
     return f"left out: {len(rest)} of {len(legal)} legal cuts, {what}; --cuts takes others"

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from split_model.arrays import Array
-from split_model.bundle import Bundle, ImagePreprocess, TensorSpec
+from split_model.bundle import Bundle, ImagePreprocess
 from split_model.errors import BackendError, BadInputError, BadModelError
 from split_model.interpreter import Interpreter, open_interpreter
+from split_model.prepare.random_inputs import random_inputs
 
 #: Called with the name of the step, the items done, and all items.
 Progress = Callable[[str, int, int], None]
@@ -46,34 +47,6 @@ class _Halves:
     tensors: tuple[str, ...]
     head: Callable[[], Interpreter] | None
     tail: Callable[[], Interpreter]
-
-
-def random_inputs(
-    specs: Sequence[TensorSpec],
-    rng: np.random.Generator,
-    *,
-    preprocess: ImagePreprocess | None = None,
-) -> list[Array]:
-    """One set of test inputs in a plausible range.
-
-    Float: what declared pre-processing makes of 0..255, else -1..1. 8- and 16-bit integers: all codes.
-    32- and 64-bit integers: 0 or 1, because they may be indices into a table of unknown length.
-    """
-    return [_random(spec, rng, preprocess) for spec in specs]
-
-
-def _random(spec: TensorSpec, rng: np.random.Generator, preprocess: ImagePreprocess | None) -> Array:
-    if spec.dtype in ("float32", "float16"):
-        low, high = -1.0, 1.0
-        if preprocess is not None:
-            pairs = [(mean, scale) for mean in preprocess.mean for scale in preprocess.scale]
-            ends = [(value - mean) / scale for mean, scale in pairs for value in (0.0, 255.0)]
-            low, high = min(ends), max(ends)
-        return rng.uniform(low, high, spec.shape).astype(spec.dtype)
-    if spec.dtype in ("int8", "uint8", "int16"):
-        codes = np.iinfo(spec.dtype)
-        return rng.integers(codes.min, codes.max, spec.shape, dtype=spec.dtype, endpoint=True)
-    return rng.integers(0, 2, spec.shape).astype(spec.dtype)
 
 
 def verify_bundle(
@@ -209,6 +182,6 @@ def _gap(left: Array, right: Array) -> float:
         return math.nan
     left64, right64 = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        gaps = np.abs(left64 - right64)
+        gaps = np.asarray(np.abs(left64 - right64))  # of scalars it is no array
     gaps[(left == right) | (np.isnan(left64) & np.isnan(right64))] = 0.0  # equal infinities, NaN on both sides
     return float(gaps.max(initial=0.0))

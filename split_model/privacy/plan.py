@@ -30,8 +30,10 @@ from split_model.privacy.packing import packed_bytes
 QUANTISED = ("int8", "uint8", "int16")
 FLOATS = ("float32", "float16")
 MAX_EPSILON = float(1 << 20)
+#: The release of a device whose config does not say: mean per-value epsilon, and bits a value.
+DEFAULT_EPSILON, DEFAULT_BITS = 8.0, 8
 _MECHANISM = b"discrete-laplace-1"
-_MAX_BOUND = 1e30  # keeps every product of the hot path inside float32
+MAX_BOUND = 1e30  # keeps every product of the hot path inside float32
 
 
 class NoiseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,20 +181,21 @@ def cut_channels(tensors: Sequence[TensorSpec], calibration: Sequence[ChannelCal
     return channels
 
 
-def _check_tensor(tensor: TensorSpec) -> None:
+def why_unreleasable(tensor: TensorSpec) -> str | None:
+    """Why noise cannot be put on a tensor; None where it can."""
     if tensor.dtype not in FLOATS + QUANTISED:
-        raise BadInputError(
-            f"tensor {tensor.name!r} of dtype {tensor.dtype} cannot be released with noise", remedy="cut elsewhere"
-        )
+        return f"tensor {tensor.name!r} of dtype {tensor.dtype} cannot be released with noise"
     if tensor.dtype in QUANTISED and not (math.isfinite(tensor.scale) and tensor.scale > 0):
-        raise BadInputError(
-            f"tensor {tensor.name!r} of dtype {tensor.dtype} has no scale and cannot be released",
-            remedy="cut elsewhere",
-        )
-    if tensor.size < 1:
-        raise BadInputError(
-            f"tensor {tensor.name!r} of shape {tensor.shape} has no values to release", remedy="cut elsewhere"
-        )
+        return f"tensor {tensor.name!r} of dtype {tensor.dtype} has no scale and cannot be released"
+    if tensor.size < 1 or tensor.open_axes:
+        return f"tensor {tensor.name!r} of shape {list(tensor.shape)} has no fixed number of values to release"
+    return None
+
+
+def _check_tensor(tensor: TensorSpec) -> None:
+    reason = why_unreleasable(tensor)
+    if reason is not None:
+        raise BadInputError(reason, remedy="cut elsewhere")
 
 
 def _check_calibration(tensor: TensorSpec, known: ChannelCalibration) -> None:
@@ -202,7 +205,7 @@ def _check_calibration(tensor: TensorSpec, known: ChannelCalibration) -> None:
             f"tensor {tensor.name!r} and its calibration differ in channels", remedy="prepare the bundle again"
         )
     for low, high, rank, weight in zip(*columns, strict=True):
-        if not (-_MAX_BOUND <= low <= high <= _MAX_BOUND and 0 <= rank < math.inf and 0 <= weight < math.inf):
+        if not (-MAX_BOUND <= low <= high <= MAX_BOUND and 0 <= rank < math.inf and 0 <= weight < math.inf):
             raise BadBundleError(
                 f"tensor {tensor.name!r} has a calibration that is not finite and ordered",
                 remedy="prepare the bundle again",

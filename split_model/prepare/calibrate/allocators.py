@@ -18,7 +18,7 @@ import numpy as np
 
 from split_model.arrays import Array
 from split_model.bundle import Allocation, AllocationChoice, AllocationTrial, ChannelCalibration, Cut
-from split_model.errors import BadInputError, UsageError
+from split_model.errors import BadInputError, BadModelError, UsageError
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.calibrate.calibration import CutModels, Inputs
 from split_model.prepare.outputs import Spread, real_outputs, squared_errors
@@ -176,6 +176,8 @@ class _Variant:
     ) -> None:
         for _ in range(self._draws):
             outputs = real_outputs(tail, recover(self._plan, self._release(features)))
+            if not all(np.isfinite(output).all() for output in outputs):
+                raise BadModelError("the tail's outputs are not finite under noise", remedy="leave this cut out")
             self._errors.append(squared_errors(outputs, base))
             if answer is not None:
                 self._agreed.append(bool(outputs[answer].argmax() == base[answer].argmax()))

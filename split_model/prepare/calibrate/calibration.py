@@ -27,13 +27,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from split_model.arrays import Array
 from split_model.bundle.manifest import ChannelCalibration, TensorSpec
-from split_model.errors import BadInputError, BadModelError, UsageError
+from split_model.errors import BackendError, BadInputError, BadModelError, SplitModelError, UsageError
 from split_model.features.data import Data
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.calibrate.augmentation import DEFAULT_SAMPLES, calibration_samples
 from split_model.prepare.calibrate.statistics import ChannelStatistics
-from split_model.prepare.outputs import Spread, real_outputs
+from split_model.prepare.outputs import Spread, real_outputs, squared_errors
 
 Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
@@ -90,6 +90,7 @@ def calibrate(
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
     finished: Callable[[int, tuple[ChannelCalibration, ...]], None] | None = None,
+    failed: Callable[[int, SplitModelError], None] | None = None,
 ) -> dict[int, tuple[ChannelCalibration, ...]]:
     """Calibrate every cut; the result has, by cut index, one entry a live tensor.
 
@@ -97,8 +98,8 @@ def calibrate(
     handed in as a list. ``progress`` is called with (runs done, runs in all) by one
     thread at a time, ``finished`` with the index and result of each cut as soon as it is done. The
     same models, data, options and machine give the same numbers, whatever the number of threads.
-    Raises `BadInputError` without samples and `BadModelError` where features are
-    not finite.
+    Raises `BadInputError` without samples. A cut whose features are not finite, or whose tail does not run under
+    noise, goes to ``failed`` with its error, and the others go on; without ``failed`` the error is raised.
     """
     options = options or CalibrationOptions()
     samples = data
@@ -114,6 +115,10 @@ def calibrate(
         tasks = {pool.submit(_calibrate_cut, cut, samples, options, steps): cut.index for cut in cuts}
         try:
             for task in as_completed(tasks):
+                error = task.exception()
+                if failed is not None and isinstance(error, BadModelError | BackendError | BadInputError):
+                    failed(tasks[task], error)
+                    continue
                 done[tasks[task]] = task.result()
                 if finished is not None:
                     finished(tasks[task], task.result())
@@ -121,7 +126,7 @@ def calibrate(
             steps.stop()
             pool.shutdown(cancel_futures=True)
             raise
-    return {cut.index: done[cut.index] for cut in cuts}
+    return {cut.index: done[cut.index] for cut in cuts if cut.index in done}
 
 
 class _Stopped(Exception):  # noqa: N818  # no error: another cut failed, or the user had enough
@@ -235,8 +240,8 @@ def _weights(
                 generator = np.random.default_rng((options.seed, cut.index, index, at, channel))
                 moved, energy = _moved(clipped[at], cut.tensors[at], channel, float(noise[channel]), generator)
                 outputs = _outputs(cut, tail, [*clipped[:at], moved, *clipped[at + 1 :]])
-                pairs = zip(shares, outputs, base, strict=True)
-                change = sum(share * float(np.sum((output - was) ** 2)) for share, output, was in pairs)
+                pairs = zip(shares, squared_errors(outputs, base), strict=True)
+                change = sum(share * error for share, error in pairs)
                 sums[at][channel] += change / energy if energy else 0.0
                 steps.advance()
     return [total / len(samples) for total in sums]

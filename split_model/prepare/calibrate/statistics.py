@@ -9,6 +9,7 @@ from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BadModelError
 from split_model.features.preprocess import to_real
+from split_model.privacy.plan import MAX_BOUND
 
 Floats = NDArray[np.float64]
 
@@ -34,9 +35,10 @@ class ChannelStatistics:
     def add(self, index: int, stored: Array) -> None:
         """Take note of sample ``index``; raises `BadModelError` where it is not finite."""
         real = to_real(stored, self._spec)
-        if not np.isfinite(real).all():
+        if not (np.abs(real) <= MAX_BOUND).all():  # NaN is not either; masks add the lowest float there is
+            what = f"beyond {MAX_BOUND:g}" if np.isfinite(real).all() else "not finite"
             raise BadModelError(
-                f"{self._where}: not finite for calibration sample {index}", remedy="leave this cut out"
+                f"{self._where}: {what} for calibration sample {index}", remedy="leave this cut out"
             )
         rows = real.reshape(-1, real.shape[-1])
         if len(rows) > self._take:

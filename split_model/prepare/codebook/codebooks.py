@@ -118,6 +118,11 @@ def read_cut(
             remedy=f"the bundle offers the cuts {offered}",
         )
     halves = Halves(root, manifest, cut, backend)
+    if any(spec.open_axes for spec in manifest.outputs):
+        raise BadInputError(
+            f"--codebook {wish.cut}:{wish.codewords}: the model's outputs have a size that depends on the data",
+            remedy="use the noise release, or convert the model with outputs of a fixed size",
+        )
     grouping = group_channels(cut, wish.groups)
     return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
 

@@ -10,6 +10,7 @@ bootstrap for errors.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from split_model import __version__
 from split_model.bundle import Bundle, Cut, Manifest
 from split_model.bundle.evaluation import FORMAT, DataRecord, Evaluation
-from split_model.errors import BadBundleError, UsageError
+from split_model.errors import BackendError, BadBundleError, UsageError
 from split_model.features.data import Data, Sample, open_data, read_labels
 from split_model.interpreter import open_interpreter
 from split_model.prepare.assemble import Progress
@@ -36,9 +37,11 @@ from split_model.prepare.evaluate.variants import (
 )
 from split_model.prepare.outputs import Spread, output_weights, real_outputs
 from split_model.privacy import AllocationWish, NoiseSpec, settle
+from split_model.privacy.plan import why_unreleasable
 
 Floats = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
+_log = logging.getLogger(__name__)
 
 __all__ = ["bootstrap", "class_output", "clipped", "evaluate", "open_for", "wilson"]
 
@@ -88,8 +91,7 @@ def evaluate(
         spread.add(known.outputs)
         if sample.label is not None:
             correct.append(known.check_label(sample.name))
-        for variant in variants:
-            variant.count(sample.tensors, known)
+        variants = _counted(variants, sample, known, all_of_them=cuts is not None)
         if progress is not None:
             progress("evaluating", done + 1, len(data))
     return Evaluation(
@@ -100,6 +102,21 @@ def evaluate(
         rows=tuple(variant.row(len(data), len(correct), spread) for variant in variants),
         made_by=f"split-model {__version__}",
     )
+
+
+def _counted(variants: Sequence[Variant], sample: Sample, known: Known, *, all_of_them: bool) -> list[Variant]:
+    """Count a sample; the variants whose cuts run. With ``all_of_them``, one that does not raises."""
+    failed: dict[int, BackendError] = {}
+    for variant in variants:
+        if variant.cut in failed:
+            continue
+        error = variant.failure(sample.tensors, known)
+        if error is not None and all_of_them:
+            raise error
+        if error is not None:
+            failed[variant.cut] = error
+            _log.warning("cut %d is left out: %s", variant.cut, error)
+    return [variant for variant in variants if variant.cut not in failed]
 
 
 def open_for(bundle: Bundle, path: Path) -> Data:
@@ -113,7 +130,7 @@ def open_for(bundle: Bundle, path: Path) -> Data:
 def class_output(manifest: Manifest) -> int | None:
     """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
     if manifest.answer is None:
-        return None if manifest.answer_schema else 0
+        return None if manifest.answer_schema or manifest.outputs[0].open_axes else 0
     if not 0 <= manifest.answer.output < len(manifest.outputs):
         raise BadBundleError(
             f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",
@@ -141,7 +158,10 @@ def _chosen(bundle: Bundle, cuts: Sequence[int] | None, *, codebooks: bool) -> l
         return with_books
     uncalibrated = [cut.index for cut in chosen if cut.calibration is None]
     if cuts is None:
-        chosen = [cut for cut in chosen if cut.calibration is not None]
+        for cut in chosen:
+            if reason := _why_not(cut):
+                _log.warning("cut %d is left out: %s", cut.index, reason)
+        chosen = [cut for cut in chosen if cut.calibration is not None and _why_not(cut) is None]
     elif uncalibrated:
         raise BadBundleError(
             f"{bundle.root}: cut {uncalibrated[0]} has no calibration",
@@ -152,6 +172,11 @@ def _chosen(bundle: Bundle, cuts: Sequence[int] | None, *, codebooks: bool) -> l
             f"{bundle.root}: no cut has a calibration", remedy="prepare the bundle with --calibration"
         )
     return chosen
+
+
+def _why_not(cut: Cut) -> str | None:
+    """Why noise cannot be put on what crosses a cut, in bundles that offer it all the same; None where it can."""
+    return next(filter(None, map(why_unreleasable, cut.tensors)), None)
 
 
 def _specs(

@@ -10,7 +10,7 @@ import numpy as np
 from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.evaluation import Mean, Mechanism, Row, Share
-from split_model.errors import BadBundleError, BadInputError
+from split_model.errors import BackendError, BadBundleError, BadInputError
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.outputs import Floats, Spread, real_outputs, squared_errors
@@ -122,6 +122,19 @@ class Variant:
         self._correct = 0
         self._errors: list[list[float]] = []  # a sample and output, means over draws
         self._classes = False
+
+    @property
+    def cut(self) -> int:
+        """Where it is released."""
+        return self._halves.cut.index
+
+    def failure(self, inputs: Sequence[Array], known: Known) -> BackendError | None:
+        """Count a sample, or say why that cannot be, as where the tail gets what noise made of an index."""
+        try:
+            self.count(inputs, known)
+        except BackendError as error:
+            return error
+        return None
 
     def count(self, inputs: Sequence[Array], known: Known) -> None:
         features = self._halves.features(inputs)

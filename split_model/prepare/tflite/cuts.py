@@ -51,6 +51,7 @@ def tensor_spec(tensor: Tensor) -> TensorSpec:
         dtype=tensor.dtype,  # type: ignore[arg-type]  # checked against ITEM_BYTES where cuts are found
         scale=tensor.scale,
         zero_point=tensor.zero_point,
+        open_axes=tensor.open_axes,
     )
 
 
@@ -114,6 +115,8 @@ def _last_uses(graph: Graph) -> dict[int, int]:
 def _why_not(tensor: Tensor) -> str | None:
     if tensor.dtype not in ITEM_BYTES:
         return f"live tensor {tensor.name!r} is {tensor.dtype}, which no release carries"
+    if tensor.open_axes:
+        return f"live tensor {tensor.name!r} has a size that depends on the data, which no release carries"
     if not tensor.shape or min(tensor.shape) < 1:
         return f"live tensor {tensor.name!r} has shape {list(tensor.shape)}, which no release carries"
     return None

@@ -51,6 +51,8 @@ class Tensor:
 
     ``scale`` is 0 where the tensor is not quantised, or not by one scale for all its values.
     ``dynamic``: the file says that the shape may change, so ``shape`` may be a placeholder.
+    ``open_axes``: those whose length depends on the data; ``shape`` then has the most that each can have, or where
+    the tensor is not ``bounded`` the longest that was seen.
     """
 
     index: int
@@ -62,6 +64,8 @@ class Tensor:
     scale: float = 0.0
     zero_point: int = 0
     dynamic: bool = False
+    open_axes: tuple[int, ...] = ()
+    bounded: bool = True
 
     @property
     def size(self) -> int:
@@ -107,8 +111,13 @@ class Graph:
 
     @property
     def dynamic(self) -> bool:
-        """Whether some activation's stored shape may be a placeholder."""
+        """Whether the file says that some activation's stored shape may be a placeholder."""
         return any(tensor.dynamic and not tensor.constant for tensor in self.tensors)
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether some activation's stored shape may be none: a custom op's output often has no dimensions."""
+        return any(not self.tensors[tensor].shape for op in self.ops if op.counts for tensor in op.outputs)
 
 
 def make_graph(

@@ -1,26 +1,33 @@
-"""Run a foreign model once in a process of its own: backends can crash on a damaged one.
+"""Run a foreign model in a process of its own: backends can crash on a damaged one.
 
 Our reader refuses the damage that it can see. A file may still be valid in form and send a backend's
 native code astray; then only the child dies, and the user reads one line. The child is this module,
-run as a program.
+run as a program. It also tells what shape every tensor really has, which a file need not say.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from split_model.errors import BackendError, BadModelError, SplitModelError
 
 #: Address space of the child: enough for any model a board runs, and a bound for those that are none.
 MAX_CHILD_BYTES = 16 << 30
+#: Sets of random inputs whose shapes are looked at, beside zeros: sizes that depend on the data then show.
+_RANDOM_SETS = 2
+
+#: By the index of each tensor of a model: the shapes it was seen to have, one or several.
+Seen = Mapping[int, tuple[tuple[int, ...], ...]]
 
 
-def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 120.0) -> None:
-    """Load the model and run it once on zeros, in a child process.
+def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 120.0) -> Seen:
+    """Load the model and run it on zeros and on random inputs, in a child process; the shapes that were seen.
 
     Raises `BadModelError` where that kills the child, takes longer than ``timeout_s`` or where the
     model is not valid; `BackendError` where the backend refuses it, with the backend's reason.
@@ -35,9 +42,9 @@ def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 12
             f"{model}: one inference took longer than {timeout_s:.0f} s: the file is damaged or too large",
             remedy="get it again, or take a smaller model",
         ) from None
-    if done.returncode == 0:
-        return
     lines = done.stdout.decode(errors="replace").splitlines()
+    if done.returncode == 0:
+        return {int(index): tuple(map(tuple, shapes)) for index, shapes in json.loads(lines[-1]).items()}
     if done.returncode in (os.EX_DATAERR, os.EX_UNAVAILABLE) and lines:
         raise (BadModelError if done.returncode == os.EX_DATAERR else BackendError)(lines[-1])
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
@@ -49,13 +56,28 @@ def main(arguments: list[str]) -> int:
     import numpy as np
 
     from split_model.interpreter import open_interpreter
+    from split_model.prepare.random_inputs import random_inputs
 
     resource.setrlimit(resource.RLIMIT_AS, (MAX_CHILD_BYTES, MAX_CHILD_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     path, backend = arguments
     try:
         interpreter = open_interpreter(Path(path), backend=backend or None)
-        interpreter.run([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
+        zeros = [np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs]
+        interpreter.run(zeros)
+        generator = np.random.default_rng(0)
+        sets = [random_inputs(interpreter.inputs, generator) for _ in range(_RANDOM_SETS)]
+        interpreter = open_interpreter(Path(path), backend=backend or None, fused=False)
+        interpreter.run(zeros)
+        seen = {index: {shape} for index, shape in interpreter.tensor_shapes().items()}
+        for one in sets:
+            try:
+                interpreter.run(one)
+            except BackendError:  # as for indices that the model does not have
+                continue
+            for index, shape in interpreter.tensor_shapes().items():
+                seen[index].add(shape)
+        print(json.dumps({index: sorted(shapes) for index, shapes in seen.items()}))
     except SplitModelError as error:
         print(error)
         return error.exit_code

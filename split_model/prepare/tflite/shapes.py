@@ -1,7 +1,7 @@
-"""Opening a model to prepare it, with real shapes where its file holds placeholders (a shape signature with -1).
+"""Opening a model to prepare it, with the shapes that its tensors have when it runs.
 
-A cut needs to know what crosses it. The backend does: a copy of the model in which every activation
-is an output is run once on zeros, and what comes out has the real shapes.
+A file need not say them: it may hold placeholders (a shape signature with -1), the outputs of a custom op often
+have none, and some sizes depend on the data. A cut needs to know what crosses it, and a device what the answer is.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from split_model.bundle.manifest import ITEM_BYTES
 from split_model.errors import BackendError, BadModelError
 from split_model.interpreter import open_interpreter
 from split_model.prepare.tflite.graph import Graph
+from split_model.prepare.tflite.open_sizes import with_open_axes
 from split_model.prepare.tflite.reading import ModelFile, read_model
-from split_model.prepare.tflite.sandbox import check_runs
+from split_model.prepare.tflite.sandbox import Seen, check_runs
 from split_model.prepare.tflite.slicing import Part, pack_part
 from split_model.prepare.tflite.tables import printable
 
 
 def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -> ModelFile:
-    """Read a model, run it once in a child process, and resolve its shapes.
+    """Read a model, run it in a child process, and take its shapes from there.
 
     With ``try_it`` off, as for looking only, nothing runs unless the shapes need it. Raises as
-    `read_model`, `check_runs` and `resolve_shapes`; what a backend refuses because of the model, as a
+    `read_model` and `check_runs`; what a backend refuses because of the model, as a
     custom op that it lacks, is a `BadModelError` naming the op.
     """
     model = read_model(path)
-    if try_it or model.graph.dynamic:
-        try:
-            check_runs(path, backend=backend)
-        except BackendError as error:
-            raise _explained(model.graph, error) from None
-    return resolve_shapes(model, backend=backend)
+    if not try_it and not model.graph.dynamic and not model.graph.unsaid:
+        return model
+    try:
+        seen = check_runs(path, backend=backend)
+    except BackendError as error:
+        raise _explained(model.graph, error) from None
+    return with_open_axes(resolve_shapes(model, seen), seen)
 
 
 def open_sides(model: ModelFile) -> tuple[tuple[int, ...], ...]:
@@ -85,9 +87,23 @@ def with_input_shape(model: ModelFile, shape: tuple[int, ...], *, backend: str |
         fixed.shapeSignature = None
         plain.append(fixed)
     sized = dataclasses.replace(model, graph=dataclasses.replace(graph, tensors=tensors), tensors=tuple(plain))
-    resolved = resolve_shapes(sized, backend=backend)
+    resolved = resolve_shapes(sized, _shapes_in_memory(sized, backend))
     ops = tuple(op.index for op in graph.ops if op.needed)
     return bytes(pack_part(resolved, Part(ops=ops, inputs=graph.inputs, outputs=graph.outputs)))
+
+
+def _shapes_in_memory(model: ModelFile, backend: str | None) -> Seen:
+    """The activations' shapes in a run on zeros of a model that is in no file: each is made an output."""
+    graph = model.graph
+    ops = [op for op in graph.ops if op.counts]
+    made = tuple(tensor for op in ops for tensor in op.outputs if graph.tensors[tensor].dtype in ITEM_BYTES)
+    part = Part(ops=tuple(op.index for op in graph.ops if op.needed), inputs=graph.inputs, outputs=made)
+    try:
+        probe = open_interpreter(bytes(pack_part(model, part)), backend=backend)
+        arrays = probe.run([np.zeros(spec.shape, spec.dtype) for spec in probe.inputs])
+    except (BackendError, BadModelError) as error:
+        raise _unresolved(graph, error) from None
+    return {tensor: (array.shape,) for tensor, array in zip(made, arrays, strict=True)}
 
 
 def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelError:
@@ -120,31 +136,23 @@ def _excerpt(reason: str) -> str:
     return reason.split(" See instructions", 1)[0].rpartition(".tflite: ")[2][:160]
 
 
-def resolve_shapes(model: ModelFile, *, backend: str | None = None) -> ModelFile:
-    """The same model with the activations' real shapes; models without dynamic shapes come back as they are.
+def resolve_shapes(model: ModelFile, seen: Seen) -> ModelFile:
+    """The same model with the shapes that its activations had on zeros or, where those differ, the longest sides.
 
-    The model's inputs keep their stored shapes, which is what a backend runs them at. Raises
-    `BadModelError` where the backend cannot settle the shapes.
+    The model's inputs keep their stored shapes, which is what a backend runs them at.
     """
     graph = model.graph
-    if not graph.dynamic:
-        return model
-    activations = tuple(
-        tensor
-        for op in graph.ops
-        if op.counts
-        for tensor in op.outputs
-        if graph.tensors[tensor].dtype in ITEM_BYTES
-    )
-    part = Part(ops=tuple(op.index for op in graph.ops if op.needed), inputs=graph.inputs, outputs=activations)
-    try:
-        probe = open_interpreter(bytes(pack_part(model, part)), backend=backend)
-        arrays = probe.run([np.zeros(spec.shape, spec.dtype) for spec in probe.inputs])
-    except (BackendError, BadModelError) as error:
-        raise _unresolved(graph, error) from None
-    shapes = {tensor: array.shape for tensor, array in zip(activations, arrays, strict=True)}
+    made = {tensor for op in graph.ops if op.counts for tensor in op.outputs}
     tensors = tuple(
-        dataclasses.replace(tensor, shape=shapes.get(tensor.index, tensor.shape), dynamic=False)
+        dataclasses.replace(tensor, shape=_longest(seen[tensor.index]), dynamic=False)
+        if tensor.index in made and seen.get(tensor.index)
+        else dataclasses.replace(tensor, dynamic=False)
         for tensor in graph.tensors
     )
     return dataclasses.replace(model, graph=dataclasses.replace(graph, tensors=tensors))
+
+
+def _longest(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """Side by side the longest of all; of shapes with different numbers of sides the longest shape."""
+    most = max(len(shape) for shape in shapes)
+    return tuple(map(max, *(shape for shape in shapes if len(shape) == most))) if len(shapes) > 1 else shapes[0]

@@ -145,7 +145,7 @@ class _Packer:
         tensor = copy.copy(self.model.tensors[index])
         plain = self.model.graph.tensors[index]
         tensor.buffer = self.buffer_at[tensor.buffer] if plain.constant else 0
-        if not plain.constant and tensor.shape is not None:
+        if not plain.constant and tensor.shape is not None and not plain.open_axes:
             tensor.shape = np.asarray(plain.shape, np.int32)  # resolved, where the file's is a placeholder
             if index in self.crossing:
                 tensor.shapeSignature = None  # what crosses a cut has the one shape that was resolved

@@ -15,8 +15,8 @@ from split_model.errors import BadBundleError
 from split_model.prepare import pipeline
 from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.calibrate.resume import KeptCalibration
+from split_model.prepare.random_inputs import random_inputs
 from split_model.prepare.reference import _digest, check_reference, describe
-from split_model.prepare.verify import random_inputs
 
 
 @pytest.fixture
