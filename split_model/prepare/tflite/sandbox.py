@@ -67,8 +67,12 @@ def main(arguments: list[str]) -> int:
         interpreter.run(zeros)
         generator = np.random.default_rng(0)
         sets = [random_inputs(interpreter.inputs, generator) for _ in range(_RANDOM_SETS)]
-        interpreter = open_interpreter(Path(path), backend=backend or None, fused=False)
-        interpreter.run(zeros)
+        try:
+            plain = open_interpreter(Path(path), backend=backend or None, fused=False)
+            plain.run(zeros)
+            interpreter = plain
+        except BackendError:  # has a custom op that only the fast kernels know: then the file is believed
+            pass
         seen = {index: {shape} for index, shape in interpreter.tensor_shapes().items()}
         for one in sets:
             try:
