@@ -116,7 +116,8 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
 def _of_the_machine(error: Exception) -> tuple[str, int]:
     """A line and an exit code where the machine may be the reason of an error; an empty line for any other."""
     text = " ".join(str(error).split())
-    if isinstance(error, ImportError):  # a library that does not fit into memory, or is damaged
+    # A library that does not fit into memory, or is damaged; ctypes raises an OSError without a number.
+    if isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno is None):
         return f"{text}; {_MORE_MEMORY}, or install it again", os.EX_OSERR
     if isinstance(error, MemoryError) or text == _NO_THREAD:
         return f"not enough memory; {_MORE_MEMORY}", os.EX_OSERR

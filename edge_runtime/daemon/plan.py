@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edge_runtime.config.config import Config
@@ -20,7 +21,7 @@ from edge_runtime.privacy.release import ReleasePlans, plans_for
 from edge_runtime.sources import Source, Wanted
 from edge_runtime.sources.multiplexer import Multiplexer
 from split_model.bundle import Bundle, evaluation
-from split_model.errors import ConfigError
+from split_model.errors import ConfigError, OutputError
 from split_model.interpreter import choose_backend
 from split_model.protocol.keys import KeyPair, read_pair
 from split_model.service.config_file import as_plain
@@ -81,8 +82,9 @@ class Plan:
         return cls(config, bundle, allowed, releases, costs_of(releases), wanted)
 
     def check(self) -> None:
-        """Raise the fault of the backend, a source or a sink; touches nothing that a running program uses."""
+        """Raise the fault of the backend, the state, a source or a sink; touches nothing that a program uses."""
         choose_backend(self.config.device.backend)
+        check_state(self.config.device.state)
         self.check_sources()
         for sink in self.config.sinks:
             sink.check()
@@ -106,6 +108,20 @@ class Plan:
                 opened[table.label] = source, table.subject
             undo.pop_all()
         return Multiplexer(opened, stopped=stopped, ahead=self.config.planner.objective == "throughput")
+
+
+def check_state(state: Path) -> None:
+    """Refuse a state folder that can never be one; a disk that is full or fails may come back.
+
+    Raises:
+        OutputError: It, or a folder above it, is there and is no folder.
+
+    """
+    there = next(place for place in (state, *state.absolute().parents) if place.exists() or place.is_symlink())
+    if not there.is_dir():
+        raise OutputError(
+            f"device.state: {state}: {there} is not a folder", remedy="set device.state to a folder of its own"
+        )
 
 
 def refuse_what_cannot_change(old: Plan, new: Plan) -> None:
