@@ -7,15 +7,22 @@ run as a program. It also tells what shape every tensor really has, which a file
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from split_model.errors import BackendError, BadModelError, SplitModelError
+
+if TYPE_CHECKING:
+    from split_model.arrays import Array
+    from split_model.interpreter import Interpreter
 
 #: Address space of the child: enough for any model a board runs, and a bound for those that are none.
 MAX_CHILD_BYTES = 16 << 30
@@ -33,22 +40,39 @@ def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 12
     model is not valid; `BackendError` where the backend refuses it, with the backend's reason.
     """
     command = [sys.executable, "-m", "split_model.prepare.tflite.sandbox", str(model), backend or ""]
+    timed_out = False
     try:
         done = subprocess.run(  # noqa: S603  # our own module, and a path that is an argument
             command, capture_output=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
         )
-    except subprocess.TimeoutExpired:
+        output, code = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as error:
+        output, code, timed_out = error.stdout or b"", -signal.SIGKILL, True
+    lines = output.decode(errors="replace").splitlines()
+    if code in (os.EX_DATAERR, os.EX_UNAVAILABLE) and lines:
+        raise (BadModelError if code == os.EX_DATAERR else BackendError)(lines[-1])
+    seen = [line for line in lines if line.startswith("{")]
+    if seen and (code == 0 or code < 0):  # it died after the model had run as it is used: that is what counts
+        return {int(index): tuple(map(tuple, shapes)) for index, shapes in json.loads(seen[-1]).items()}
+    if timed_out:
         raise BadModelError(
             f"{model}: one inference took longer than {timeout_s:.0f} s: the file is damaged or too large",
             remedy="get it again, or take a smaller model",
-        ) from None
-    lines = done.stdout.decode(errors="replace").splitlines()
-    if done.returncode == 0:
-        return {int(index): tuple(map(tuple, shapes)) for index, shapes in json.loads(lines[-1]).items()}
-    if done.returncode in (os.EX_DATAERR, os.EX_UNAVAILABLE) and lines:
-        raise (BadModelError if done.returncode == os.EX_DATAERR else BackendError)(lines[-1])
-    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        )
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
     raise BadModelError(f"{model}: crashes the TFLite backend ({how})", remedy="get the file again; it is damaged")
+
+
+def _shapes_in(interpreter: Interpreter, sets: list[list[Array]]) -> dict[int, list[tuple[int, ...]]]:
+    """Run the first set, which must work, and the others, which may be indices that the model does not have."""
+    interpreter.run(sets[0])
+    seen = {index: {shape} for index, shape in interpreter.tensor_shapes().items()}
+    for one in sets[1:]:
+        with contextlib.suppress(BackendError):
+            interpreter.run(one)
+            for index, shape in interpreter.tensor_shapes().items():
+                seen[index].add(shape)
+    return {index: sorted(shapes) for index, shapes in seen.items()}
 
 
 def main(arguments: list[str]) -> int:
@@ -63,25 +87,15 @@ def main(arguments: list[str]) -> int:
     path, backend = arguments
     try:
         interpreter = open_interpreter(Path(path), backend=backend or None)
-        zeros = [np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs]
-        interpreter.run(zeros)
         generator = np.random.default_rng(0)
-        sets = [random_inputs(interpreter.inputs, generator) for _ in range(_RANDOM_SETS)]
-        try:
+        sets = [[np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs]]
+        sets += [random_inputs(interpreter.inputs, generator) for _ in range(_RANDOM_SETS)]
+        print(json.dumps(_shapes_in(interpreter, sets)), flush=True)
+        # Each op by itself shows the tensors that the fast kernels hide. What is used later are the fast kernels: a
+        # custom op that only they know, or a crash without them, leaves what was seen with them.
+        with contextlib.suppress(BackendError):
             plain = open_interpreter(Path(path), backend=backend or None, fused=False)
-            plain.run(zeros)
-            interpreter = plain
-        except BackendError:  # has a custom op that only the fast kernels know: then the file is believed
-            pass
-        seen = {index: {shape} for index, shape in interpreter.tensor_shapes().items()}
-        for one in sets:
-            try:
-                interpreter.run(one)
-            except BackendError:  # as for indices that the model does not have
-                continue
-            for index, shape in interpreter.tensor_shapes().items():
-                seen[index].add(shape)
-        print(json.dumps({index: sorted(shapes) for index, shapes in seen.items()}))
+            print(json.dumps(_shapes_in(plain, sets)), flush=True)
     except SplitModelError as error:
         print(error)
         return error.exit_code

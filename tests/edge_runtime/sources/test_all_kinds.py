@@ -80,6 +80,7 @@ def test_all_kinds_flow_together_and_what_was_accepted_is_answered(
         return collections.Counter(record["source"] for record in device.records())
 
     device.until(lambda: len(answered()) == 5 and min(answered().values()) >= 10)
+    device.until(lambda: device.count("offloaded") > 0)  # the link may come up after the first frames
     device.popen.send_signal(15)
     assert device.ended() == 0
     for app in apps:

@@ -39,6 +39,7 @@ def test_a_budget_is_spent_to_its_end_and_no_frame_is_lost(rig, parts, command):
     server = rig.server()
     device = rig.device(
         server,
+        **OWN,
         privacy_whole_input_budget=price(parts) * 5.5,
         privacy_block_frames=2,
         source_repeat=2,
