@@ -39,7 +39,7 @@ REFUSED = {
     "pymicro_hey_mycroft": "op 0 CALL_ONCE keeps state",
     "pymicro_okay_nabu": "op 0 CALL_ONCE keeps state",
     "pyopen_hey_jarvis": "op 25 IF runs another subgraph, which cannot be cut; convert the model without",
-    "pyopen_melspectrogram": "the input 'serving_default_input:0' is open, [?, ?], and its file holds 1 there; settle it",
+    "pyopen_melspectrogram": "the input 'serving_default_input:0' is open, [?, ?], and its file holds 1 there",
     "face_landmark_with_attention": "op 192 Landmarks2TransformMatrix is a custom op that this TFLite backend "
     "lacks; convert the model without it",
 }
