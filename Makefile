@@ -11,7 +11,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo attack test test-serial test-scheduler test-oracles test-attacker test-system test-link test-arm64 lint types fix clean
+.PHONY: demo attack test test-serial test-scheduler test-oracles test-attacker test-system test-switch test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m benchmarks.demo
@@ -48,7 +48,11 @@ test-scheduler: $(VENV)/ready
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready
-	$(BIN)/python -m pytest -m "system and not quiet and not arm64" tests/system
+	$(BIN)/python -m pytest -m "system and not quiet and not arm64 and not long" tests/system
+
+# A power cut before each command of a switch of releases; needs root, and a quarter of an hour.
+test-switch: $(VENV)/ready
+	$(BIN)/python -m pytest -m "system and long" tests/system/test_switch.py
 
 # A 64-bit ARM board's programs under qemu-user; needs root and 'tests/system/install-packages.sh --arm64'.
 test-arm64: $(VENV)/ready

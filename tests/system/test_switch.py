@@ -31,6 +31,7 @@ exec /usr/bin/{command} "$@"
 _COMMANDS = ("mv", "ln", "rm", "cp", "sync", "touch", "systemctl")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(2400)
 def test_a_power_cut_before_any_command_of_the_switch(house: House, tmp_path: Path) -> None:
     """The whole of the old release or the whole of the new one, with its config, and it answers."""
