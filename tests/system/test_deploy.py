@@ -178,6 +178,7 @@ def test_a_link_that_is_cut_in_the_middle_of_each_step(house: House, tmp_path: P
         house.board.until(lambda: board_status(house.board).get("condition") == "running", f"down after {step}")
         house.answers()
         house.wire.up()
+        house.board.until(lambda: house.desk.reaches("board"), f"no SSH after {step}")
         if step != "activate":
             assert house.release() == first
     told = house.deploy(second, "--backend", "legacy")

@@ -53,6 +53,10 @@ class Workstation:
         assert code is None or done.returncode == code, f"exit {done.returncode}\n{stdout}\n{stderr}"
         return done
 
+    def reaches(self, host: str) -> bool:
+        """Whether SSH to a machine works now: after a link was down it takes a moment."""
+        return self.run("ssh", "-o", "ConnectTimeout=2", host, "true", code=None).returncode == 0
+
     def deploy(self, *arguments: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         return self.run("deploy/deploy.sh", *arguments, code=code)
 
