@@ -36,27 +36,29 @@ class RealBoard:
     slowdown = 1.0
 
     def __init__(self) -> None:
-        self._threads: dict[int, bool] = {}  # those that work was done in, and whether some is under way
+        self._busy: dict[int, bool] = {}  # whether work is under way in a thread
+        self._pieces: dict[int, int] = {}
 
     @property
-    def threads(self) -> frozenset[int]:
-        """The kernel's ids of the threads that work was done in."""
-        return frozenset(self._threads.copy())
+    def threads(self) -> dict[int, int]:
+        """The threads that work was done in, by the kernel's ids, and how many pieces of it were begun in each."""
+        return self._pieces.copy()
 
     @property
     def busy(self) -> bool:
         """Whether work is under way in any thread."""
-        return any(self._threads.copy().values())
+        return any(self._busy.copy().values())
 
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work and time it."""
         thread = threading.get_native_id()
-        self._threads[thread] = True
+        self._pieces[thread] = self._pieces.get(thread, 0) + 1
+        self._busy[thread] = True
         started_s = time.monotonic()
         try:
             result = work()
         finally:
-            self._threads[thread] = False
+            self._busy[thread] = False
         return result, time.monotonic() - started_s
 
 

@@ -8,8 +8,15 @@ here. The factor is the product of
                  with the work, so their ratio does not tell how much work it was. Work that is shorter than the
                  time slice of a scheduler still waits for a whole one of others: so running counts as at least
                  `_SLICE_S` each time that a thread got a CPU. Without work: the CPU time of other programs.
+                 Where pieces of work are profiled to be shorter than that, the profiled time of each counts.
     slowness     the clock's limit when profiled over the limit now or, without one, the CPU time of a fixed piece
-                 of work (`Spin`) over its profiled time.
+                 of work (`Spin`) over its profiled time. With one too where the spin was made at the limit and took
+                 longer than the limit explains: the firmware holds the clock back without telling the kernel.
+    quota        the CPUs that this program could use when profiled over those that it may use now, as far as an
+                 inference has threads for them.
+
+Under a quota of fewer CPUs than there are, the threads' waiting is not looked at: many kernels count as waiting
+what the quota takes away, which goes with the work. What other programs use stands for it.
 
 What is left of the content is noise of the ratio, from delays at wake-ups and from slices that are not as long as
 `_SLICE_S`. So less than `_LEAST` is no load, and less than `_CHANGE` no change: on a board without other load the
@@ -22,7 +29,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 #: What Linux lets a thread run before it lets others: a tick of 4 ms, or a base slice of about 3 ms.
 _SLICE_S = 0.004
@@ -40,32 +47,46 @@ _CHANGE = 1.1
 _STEP = 1.25
 #: The fastest of so many spins counts: one may have had a cold cache, or shared its core.
 _SPINS = 4
+#: A spin that took so many times longer than the clock's limit explains is believed.
+_UNTOLD = 1.2
 _FACTORS = (0.5, 50.0)
 
 
 @dataclass(frozen=True)
 class Spin:
-    """A fixed piece of work of about a millisecond: seconds it took, and those that it had a CPU."""
+    """A fixed piece of work of about a millisecond: seconds it took, and those that it had a CPU.
+
+    ``settled``: the clock was at its limit, as far as the governor had to do with it.
+    """
 
     wall_s: float
     cpu_s: float
+    settled: bool = False
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The processor's speed when the board was profiled; None where that is not known."""
+    """The processor's speed when the board was profiled; None where that is not known.
+
+    ``cpus``: how many this program could use, see `cpu_quota`.
+    """
 
     spin_s: float | None = None
     clock_mhz: float | None = None
+    cpus: float | None = None
 
 
 @dataclass(frozen=True)
 class ThreadTimes:
-    """A thread's time since its start: with a CPU, ready and waiting for one; and how often it got one."""
+    """A thread's time since its start: with a CPU, ready and waiting for one; and how often it got one.
+
+    ``pieces``: of work that were done in it.
+    """
 
     run_s: float
     wait_s: float
     slices: int
+    pieces: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +100,7 @@ class CpuReadings:
         cpu_load: share of all CPUs in use since the look before, 0 to 1.
         clock_mhz: what the processor may reach now.
         spin: the newest one, if one was made since the look before.
+        usable_cpus: how many this program may use in the long run.
 
     """
 
@@ -88,6 +110,7 @@ class CpuReadings:
     cpu_load: float | None = None
     clock_mhz: float | None = None
     spin: Spin | None = None
+    usable_cpus: float | None = None
 
 
 @dataclass
@@ -111,6 +134,7 @@ class _Contention:
     """Contention from the intervals between readings."""
 
     cpus: int
+    piece_s: float
     intervals: deque[_Interval] = field(default_factory=lambda: deque(maxlen=_INTERVALS))
     threads: Mapping[int, ThreadTimes] | None = None
     at_s: float = -math.inf
@@ -121,7 +145,7 @@ class _Contention:
         span_s, self.at_s = at_s - self.at_s, at_s
         if before is None or not before.keys() >= threads.keys():  # of a new one it is not known what is old
             return
-        deltas = [_interval(before[thread], now) for thread, now in threads.items()]
+        deltas = [_interval(before[thread], now, self.piece_s) for thread, now in threads.items()]
         # More of our own threads than CPUs wait for each other; that is no load, and would go with the work.
         if sum(one.run_s + one.wait_s > 0.1 * span_s for one in deltas) > self.cpus:
             return
@@ -146,19 +170,24 @@ class LoadEstimator:
         profiled: the processor's speed at the profile's time; the fastest speed seen where that is not known.
         cpus: how many this program may use.
         threads: of one inference.
+        piece_s: the profiled seconds of a local run; what is shorter than a time slice is compared with it.
 
     """
 
-    def __init__(self, profiled: Speed = Speed(), *, cpus: int = 1, threads: int = 1) -> None:
+    def __init__(
+        self, profiled: Speed = Speed(), *, cpus: int = 1, threads: int = 1, piece_s: float = math.inf
+    ) -> None:
         self.factor = 1.0
         self.cpu_load = 0.0
         self._profiled = profiled
         self._cpus = cpus
         self._threads = threads
-        self._contention = _Contention(cpus)
+        self._contention = _Contention(cpus, piece_s)
         self._others = 0.0
         self._spins: deque[Spin] = deque(maxlen=_SPINS)
+        self._settled: Spin | None = None
         self._fastest = Speed()
+        self._quota_cpus = float(cpus)
 
     def read(self, readings: CpuReadings) -> float:
         """Take in a look at the board; returns the load factor, 1 for an idle board at its profiled speed."""
@@ -170,8 +199,10 @@ class LoadEstimator:
             self._contention.read(readings.threads, readings.at_s)
         if readings.spin is not None:
             self._spins.append(readings.spin)
+            self._settled = readings.spin if readings.spin.settled else self._settled
         least, most = _FACTORS
-        measured = min(most, max(least, self._contended(readings) * self._slowness(readings.clock_mhz)))
+        slowness = self._slowness(readings.clock_mhz) * self._less_quota(readings.usable_cpus)
+        measured = min(most, max(least, self._contended(readings) * slowness))
         if 1.0 / _LEAST < measured < _LEAST:
             measured = 1.0
         if measured == 1.0 or _apart(measured, self.factor) > _CHANGE:
@@ -179,6 +210,8 @@ class LoadEstimator:
         return self.factor
 
     def _contended(self, readings: CpuReadings) -> float:
+        if self._quota_cpus < self._cpus:
+            return self._crowding
         if readings.threads is None:
             ratios = [spin.wall_s / spin.cpu_s for spin in self._spins if spin.cpu_s > 0.0]
             return max(statistics.median(ratios) if ratios else 1.0, self._crowding)
@@ -191,22 +224,36 @@ class LoadEstimator:
         """From what others use: with no CPU left over we still get a fair share beside one competitor."""
         return 2.0 - min(1.0, max(0.0, self._cpus - self._others) / self._threads)
 
-    def _slowness(self, clock_mhz: float | None) -> float:
-        if clock_mhz is not None:
-            known = max(clock_mhz, self._fastest.clock_mhz or 0.0)
-            self._fastest = Speed(self._fastest.spin_s, known)
-            return (self._profiled.clock_mhz or known) / clock_mhz
-        if not self._spins:
+    def _less_quota(self, usable_cpus: float | None) -> float:
+        if usable_cpus is None:
             return 1.0
-        now_s = min(spin.cpu_s for spin in self._spins)
-        known_s = min(now_s, self._fastest.spin_s or math.inf)
-        self._fastest = Speed(known_s, self._fastest.clock_mhz)
-        return now_s / (self._profiled.spin_s or known_s)
+        self._quota_cpus = usable_cpus
+        known = max(usable_cpus, self._fastest.cpus or 0.0)
+        self._fastest = replace(self._fastest, cpus=known)
+        return min(self._threads, self._profiled.cpus or known) / min(self._threads, usable_cpus)
+
+    def _slowness(self, clock_mhz: float | None) -> float:
+        if clock_mhz is None:
+            return self._by_spin(min((spin.cpu_s for spin in self._spins), default=None))
+        known = max(clock_mhz, self._fastest.clock_mhz or 0.0)
+        self._fastest = replace(self._fastest, clock_mhz=known)
+        told = (self._profiled.clock_mhz or known) / clock_mhz
+        measured = self._by_spin(self._settled.cpu_s if self._settled else None)
+        return measured if measured > _UNTOLD * told else told
+
+    def _by_spin(self, spin_s: float | None) -> float:
+        if spin_s is None:
+            return 1.0
+        known_s = min(spin_s, self._fastest.spin_s or math.inf)
+        self._fastest = replace(self._fastest, spin_s=known_s)
+        return spin_s / (self._profiled.spin_s or known_s)
 
 
-def _interval(then: ThreadTimes, now: ThreadTimes) -> _Interval:
+def _interval(then: ThreadTimes, now: ThreadTimes, piece_s: float) -> _Interval:
     run_s = now.run_s - then.run_s
-    return _Interval(run_s, max(run_s, _SLICE_S * (now.slices - then.slices)), now.wait_s - then.wait_s)
+    wait_s, pieces, slices = now.wait_s - then.wait_s, now.pieces - then.pieces, now.slices - then.slices
+    least_s = piece_s * pieces if piece_s < _SLICE_S else _SLICE_S * slices
+    return _Interval(run_s, max(run_s, least_s), wait_s)
 
 
 def _apart(one: float, other: float) -> float:

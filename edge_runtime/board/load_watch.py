@@ -19,7 +19,9 @@ import psutil
 
 from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import CpuReadings, LoadEstimator, Spin, ThreadTimes
-from edge_runtime.board.cpu_speed import clock_limit_mhz, spin
+from edge_runtime.board.cpu_quota import usable_cpus
+from edge_runtime.board.cpu_speed import Clock, read_clock, settled_spin, spin
+from edge_runtime.board.throttling import ThrottleFlags, Throttling
 from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,14 @@ EVERY_S = 0.1
 _REST_EVERY_S = 0.5
 #: A spin waits for an idle board for so long, and is then made beside the work: its CPU time does not see that.
 _SPIN_WITHIN_S = 2.0
+#: How often a settled spin is made on a board that tells its clock, and sooner where the firmware says that it
+#: holds back. The flags change at once, the speed itself goes up and down.
+_SETTLED_EVERY_S = 4.0
+_THROTTLED_EVERY_S = 1.0
 _ZEROMQ = "ZMQbg"
+
+
+_flags_of_files = ThrottleFlags(Path("/sys"), ask_firmware=lambda: None).read
 
 
 class LoadReader:
@@ -41,8 +50,11 @@ class LoadReader:
         board: knows the threads that inferences were called in.
         has_pool: inferences have more threads than the one that calls.
         tasks: where the kernel has this process's threads.
-        clock_mhz: reads the clock's limit.
+        clock: reads the clock and its limit.
         make_spin: does the fixed piece of work.
+        throttling: reads the firmware's flags; by files alone, it is done twice a second.
+        cpus: reads how many CPUs this program may use.
+        now: the clock.
 
     """
 
@@ -52,14 +64,20 @@ class LoadReader:
         *,
         has_pool: bool = False,
         tasks: Path = _TASKS,
-        clock_mhz: Callable[[], float | None] = clock_limit_mhz,
+        clock: Callable[[], Clock | None] = read_clock,
         make_spin: Callable[[], Spin] = spin,
+        throttling: Callable[[], Throttling | None] = _flags_of_files,
+        cpus: Callable[[], float] = usable_cpus,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._board = board
         self._has_pool = has_pool
         self._tasks = tasks
-        self._clock_mhz = clock_mhz
+        self._clock = clock
         self._spin = make_spin
+        self._throttling = throttling
+        self._cpus = cpus
+        self._now = now
         self._has_times = (tasks / str(threading.get_native_id()) / "schedstat").is_file()
         if not self._has_times:
             log.warning(
@@ -67,22 +85,32 @@ class LoadReader:
                 "a timed spin and from what other programs use"
             )
         self._rest_s = self._spun_s = -float("inf")
-        self._latest_clock: float | None = None
+        self._latest_clock: Clock | None = None
+        self._spin_every_s = _REST_EVERY_S
         self._own_s = time.process_time()
         self._busy_s, self._all_s = _cpu_seconds()
 
     def read(self) -> CpuReadings:
         """One look now."""
-        now_s = time.monotonic()
-        others = cpu_load = made = None
+        now_s = self._now()
+        others = cpu_load = made = cpus = None
         if now_s - self._rest_s >= _REST_EVERY_S:
             self._rest_s = now_s
             others, cpu_load = self._usage()
-            self._latest_clock = self._clock_mhz()
-        if now_s - self._spun_s >= (_SPIN_WITHIN_S if self._board.busy else _REST_EVERY_S):
-            self._spun_s, made = now_s, self._spin()
+            self._latest_clock, cpus = self._clock(), self._cpus()
+            self._spin_every_s = self._spins_due_s()
+        if now_s - self._spun_s >= self._spin_every_s:
+            self._spun_s = now_s
+            made = self._spin() if self._latest_clock is None else settled_spin(self._spin, self._clock)
         threads = self._threads() if self._has_times else None
-        return CpuReadings(time.monotonic(), threads, others, cpu_load, self._latest_clock, made)
+        limit_mhz = None if self._latest_clock is None else self._latest_clock.limit_mhz
+        return CpuReadings(self._now(), threads, others, cpu_load, limit_mhz, made, cpus)
+
+    def _spins_due_s(self) -> float:
+        if self._latest_clock is None:
+            return _SPIN_WITHIN_S if self._board.busy else _REST_EVERY_S
+        flags = self._throttling()
+        return _THROTTLED_EVERY_S if flags is not None and flags.now else _SETTLED_EVERY_S
 
     def _usage(self) -> tuple[float | None, float | None]:
         """CPUs that others used since the last call, and the share of all CPUs in use."""
@@ -95,24 +123,25 @@ class LoadReader:
         return max(0.0, used_s - ours_s) * cpus / span_s, min(1.0, max(0.0, used_s / span_s))
 
     def _threads(self) -> dict[int, ThreadTimes]:
-        return {thread: times for thread in self._inference() if (times := self._times(thread)) is not None}
+        found = ((thread, self._times(thread, pieces)) for thread, pieces in self._inference())
+        return {thread: times for thread, times in found if times is not None}
 
-    def _inference(self) -> Iterator[int]:
-        """The threads that may compute inferences: those that called for one, and the backend's own."""
+    def _inference(self) -> Iterator[tuple[int, int]]:
+        """The threads that may compute inferences, with their pieces: those that called, and the backend's own."""
         callers = self._board.threads
-        yield from callers
+        yield from callers.items()
         if not self._has_pool:
             return
         pythons = {thread.native_id for thread in threading.enumerate()}
         with contextlib.suppress(OSError):
             for task in self._tasks.iterdir():
                 if int(task.name) not in pythons and int(task.name) not in callers and not _is_zeromq(task):
-                    yield int(task.name)
+                    yield int(task.name), sum(callers.values())
 
-    def _times(self, thread: int) -> ThreadTimes | None:
+    def _times(self, thread: int, pieces: int) -> ThreadTimes | None:
         try:
             run_ns, wait_ns, slices = (self._tasks / str(thread) / "schedstat").read_bytes().split()
-            return ThreadTimes(int(run_ns) / 1e9, int(wait_ns) / 1e9, int(slices))
+            return ThreadTimes(int(run_ns) / 1e9, int(wait_ns) / 1e9, int(slices), pieces)
         except (OSError, ValueError):  # it has ended
             return None
 
@@ -131,11 +160,6 @@ class LoadWatch(StoppableThread):
         while not self.stopping.is_set():
             self._estimator.read(self._reader.read())
             self.stopping.wait(self._every_s)
-
-
-def usable_cpus() -> int:
-    """How many CPUs this program may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _is_zeromq(task: Path) -> bool:

@@ -107,6 +107,49 @@ def test_without_a_clock_the_spin_tells(profiled: Speed) -> None:
     assert board.turns(2, run_s=0.05, spin=Spin(0.003, 0.003)) == pytest.approx(3.0)
 
 
+def test_a_clock_that_the_firmware_holds_back_untold_is_noticed_by_a_settled_spin() -> None:
+    board = Board(LoadEstimator(Speed(spin_s=0.001, clock_mhz=1500.0), cpus=4))
+    assert board.turns(5, run_s=0.05, clock_mhz=1500.0, spin=Spin(0.001, 0.001, settled=True)) == 1.0
+    slow = Spin(0.0025, 0.0025, settled=True)
+    assert board.turns(1, run_s=0.05, clock_mhz=1500.0, spin=slow) == pytest.approx(2.5)
+    assert board.turns(1, run_s=0.05, clock_mhz=600.0) == pytest.approx(2.5)  # the same, now told: not twice
+
+
+def test_a_governor_that_lowers_the_clock_between_frames_is_no_load() -> None:
+    """How low it goes would tell how much work a frame was."""
+    board = Board(LoadEstimator(Speed(spin_s=0.001, clock_mhz=1500.0), cpus=4))
+    assert board.turns(20, run_s=0.01, clock_mhz=1500.0, spin=Spin(0.003, 0.003)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "factor"), [(4.0, 4.0, 1.0), (4.0, 0.5, 2.0), (0.5, 4.0, 0.5), (None, 0.5, 1.0)]
+)
+def test_a_quota_counts_by_what_it_was_when_profiled(then: float | None, now: float, factor: float) -> None:
+    board = Board(LoadEstimator(Speed(cpus=then), cpus=4))
+    assert board.turns(5, run_s=0.05, usable_cpus=now, others=0.0) == pytest.approx(factor)
+
+
+@given(st.lists(st.floats(0.001, 0.05), min_size=3, max_size=30))
+def test_under_a_quota_what_it_takes_away_is_no_load_whatever_the_frames_take(runs_s: list[float]) -> None:
+    """Kernels before 6.18 count it as waiting: nothing for short work, more than half the time for long work."""
+    board = Board(LoadEstimator(Speed(cpus=0.5), cpus=4))
+    for run_s in runs_s:
+        held_s = max(0.0, run_s - 0.02)
+        assert board.turns(1, run_s=run_s, wait_s=held_s, usable_cpus=0.5, others=0.0) == 1.0
+
+
+@given(st.lists(st.floats(0.0001, 0.001), min_size=5, max_size=30))
+def test_a_hog_beside_work_of_less_than_a_time_slice_counts_by_its_profiled_time(runs_s: list[float]) -> None:
+    """Each of ten pieces in a turn waits for a millisecond; how long it then runs for changes nothing."""
+    load = LoadEstimator(cpus=4, piece_s=0.001)
+    run_s = wait_s = 0.0
+    for turn, piece_s in enumerate(runs_s, 1):
+        run_s, wait_s = run_s + 10 * piece_s, wait_s + 10 * 0.001
+        times = {1: ThreadTimes(run_s, wait_s, 20 * turn, pieces=10 * turn)}
+        load.read(CpuReadings(turn * EVERY_S, times))
+    assert load.factor == pytest.approx(2.0)
+
+
 def test_without_the_threads_times_the_spin_tells_contention_too() -> None:
     load = LoadEstimator(Speed(spin_s=0.001), cpus=4)
     for turn in range(5):
