@@ -31,7 +31,7 @@ from split_model.interpreter import Interpreter, open_interpreter
 #: The estimate has moved when it is so many times what it was.
 _NOTICED = 1.4
 _SETTLE_S, _PATIENCE_S = 2.0, 10.0
-_TRIALS = 5
+_TRIALS, _MOST_HOGS = 5, 8
 #: Of the short model: about a millisecond on a PC.
 _SHORT_POWS = 20
 
@@ -66,7 +66,7 @@ def _hogged(interpreter: Interpreter, tensors: list[NDArray[Any]]) -> dict[str, 
         for _ in range(_TRIALS):
             time.sleep(_SETTLE_S)
             before = load.factor
-            hogs = round(before)
+            hogs = min(_MOST_HOGS, round(before))
             started_s = time.monotonic()
             with contextlib.ExitStack() as closing:
                 for _ in range(hogs):

@@ -58,7 +58,8 @@ def departures_s(block: Block, seen: Sequence[Seen]) -> NDArray[np.float64]:
     dues = np.array(block.due_s)
     arrived = np.array([one.at_s for one in block.within(seen) if one.what == "request"])
     if len(arrived) == len(block.sent):
-        return np.subtract(arrived, dues[list(block.sent)], dtype=np.float64)
+        delays: NDArray[np.float64] = arrived - dues[list(block.sent)]
+        return delays
     return np.array([at_s - dues[dues <= at_s].max() for at_s in arrived])
 
 

@@ -8,7 +8,7 @@ here. The factor is the product of
                  with the work, so their ratio does not tell how much work it was. Work that is shorter than the
                  time slice of a scheduler still waits for a whole one of others: so running counts as at least
                  `_SLICE_S` each time that a thread got a CPU. Without work: the CPU time of other programs.
-                 Where pieces of work are profiled to be shorter than that, the profiled time of each counts.
+                 Where a piece of work is profiled to be shorter than a slice, what it waits for counts by that.
     slowness     the clock's limit when profiled over the limit now or, without one, the CPU time of a fixed piece
                  of work (`Spin`) over its profiled time. With one too where the spin was made at the limit and took
                  longer than the limit explains: the firmware holds the clock back without telling the kernel.
@@ -252,8 +252,8 @@ class LoadEstimator:
 def _interval(then: ThreadTimes, now: ThreadTimes, piece_s: float) -> _Interval:
     run_s = now.run_s - then.run_s
     wait_s, pieces, slices = now.wait_s - then.wait_s, now.pieces - then.pieces, now.slices - then.slices
-    least_s = piece_s * pieces if piece_s < _SLICE_S else _SLICE_S * slices
-    return _Interval(run_s, max(run_s, least_s), wait_s)
+    granted_s = max(run_s, _SLICE_S * (pieces if piece_s < _SLICE_S else slices))
+    return _Interval(run_s, granted_s * min(1.0, piece_s / _SLICE_S), wait_s)
 
 
 def _apart(one: float, other: float) -> float:

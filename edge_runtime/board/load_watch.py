@@ -32,7 +32,7 @@ EVERY_S = 0.1
 #: Everything but the threads' times changes slowly, or is noise over shorter times.
 _REST_EVERY_S = 0.5
 #: A spin waits for an idle board for so long, and is then made beside the work: its CPU time does not see that.
-_SPIN_WITHIN_S = 2.0
+_SPIN_WITHIN_S = 1.0
 #: How often a settled spin is made on a board that tells its clock, and sooner where the firmware says that it
 #: holds back. The flags change at once, the speed itself goes up and down.
 _SETTLED_EVERY_S = 4.0
