@@ -4,9 +4,9 @@ usage: python -m benchmarks.privacy.audit_socket [--trials N] [--json]
 
 The device is the real program, `edge-runtime run`, with a source of kind ``socket``. A client of that socket
 submits one of the two inputs that are furthest apart, in random order; a server with the product's protocol keeps
-the payload of each request, its length, and the time since the one before. The model has two values at its cut. From
-these `split_model.audit` works out a lower bound on the true epsilon, wrong with probability 10^-6 at most. It must
-stay below the claim, and rise above the claim of half the noise, which is what a device gives that is told to
+the payload of each request, its length, and the time since the one before. The model has two values at its cut.
+From these `split_model.audit` works out a lower bound on the true epsilon, wrong with probability 10^-6 at most. It
+must stay below the claim, and rise above the claim of half the noise, which is what a device gives that is told to
 release at twice the epsilon.
 """
 

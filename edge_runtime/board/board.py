@@ -37,12 +37,6 @@ class RealBoard:
 
     def __init__(self) -> None:
         self._busy: dict[int, bool] = {}  # whether work is under way in a thread
-        self._pieces: dict[int, int] = {}
-
-    @property
-    def threads(self) -> dict[int, int]:
-        """The threads that work was done in, by the kernel's ids, and how many pieces of it were begun in each."""
-        return self._pieces.copy()
 
     @property
     def busy(self) -> bool:
@@ -52,7 +46,6 @@ class RealBoard:
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work and time it."""
         thread = threading.get_native_id()
-        self._pieces[thread] = self._pieces.get(thread, 0) + 1
         self._busy[thread] = True
         started_s = time.monotonic()
         try:

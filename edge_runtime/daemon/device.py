@@ -204,10 +204,10 @@ def make_loop(
 def _watched_load(plan: Plan, models: LoadedModels, closing: contextlib.ExitStack) -> LoadEstimator:
     """The load of the board, watched until the end; 1 on an emulated board."""
     threads = plan.config.device.threads
-    profile = models.profile
-    load = LoadEstimator(profile.speed, cpus=allowed_cpus(), threads=threads, piece_s=profile.local.head_s)
+    cpus = os.cpu_count() or 1
+    load = LoadEstimator(models.profile.speed, cpus=cpus, allowed=allowed_cpus(), threads=threads)
     if isinstance(models.board, RealBoard):
-        watch = LoadWatch(LoadReader(models.board, has_pool=threads > 1), load)
+        watch = LoadWatch(LoadReader(models.board), load)
         watch.start()
         closing.callback(watch.stop)
     return load
