@@ -9,6 +9,7 @@ A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
     cut-012/codebook-32x1.npz   a codebook to release with at this cut, where one was asked for
     cut-012/noise-tail-2.tflite a tail trained on noised features, where one was given
     labels.txt             where the answer names one
+    anchors.npz            of a detector that has some
     reference.bin          what the whole model answered to random inputs where it was prepared
 
 The SHA-256 of ``manifest.json`` is the bundle's identity on the wire; the manifest
@@ -23,6 +24,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+
+from split_model.bundle.readings import ClassMap, Detections, Reading
+from split_model.bundle.records import FileRef, Record, Scores
 
 FORMAT = 1
 #: Of a codebook: codewords a group, and groups.
@@ -44,19 +48,7 @@ ITEM_BYTES = {
 }
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all manifest records."""
-
-
-class FileRef(_Record, frozen=True):
-    """One file of the bundle; ``path`` is relative to the bundle, with forward slashes."""
-
-    path: str
-    sha256: str
-    size_bytes: int
-
-
-class TensorSpec(_Record, frozen=True, omit_defaults=True):
+class TensorSpec(Record, frozen=True, omit_defaults=True):
     """One tensor at the rim of a model: ``real = scale * (stored - zero_point)`` where scale is not 0.
 
     ``open_axes``, of outputs alone: axes whose length depends on the data, as the number of boxes that a detector
@@ -92,7 +84,7 @@ class TensorSpec(_Record, frozen=True, omit_defaults=True):
         return self.size * ITEM_BYTES[self.dtype]
 
 
-class ChannelCalibration(_Record, frozen=True):
+class ChannelCalibration(Record, frozen=True):
     """What public calibration data says of one live tensor, per channel (the last axis), in real units.
 
     ``clip_low``/``clip_high``: the public clip range. ``rank``: mean matrix rank of the channel's
@@ -105,7 +97,7 @@ class ChannelCalibration(_Record, frozen=True):
     weight: tuple[float, ...]
 
 
-class AllocationTrial(_Record, frozen=True):
+class AllocationTrial(Record, frozen=True):
     """One allocation tried at a cut on public samples, against what the whole model answers.
 
     ``relative_cost``: expected weighted noise energy over the optimum's, by formula; 1 is best. ``output_error``:
@@ -119,7 +111,7 @@ class AllocationTrial(_Record, frozen=True):
     agreement: float | None = None
 
 
-class AllocationChoice(_Record, frozen=True):
+class AllocationChoice(Record, frozen=True):
     """The allocation that ``auto`` takes at a cut: the best of ``trials`` at a mean per-value ``epsilon``."""
 
     best: Allocation
@@ -130,7 +122,7 @@ class AllocationChoice(_Record, frozen=True):
     trials: tuple[AllocationTrial, ...]
 
 
-class Codebook(_Record, frozen=True):
+class Codebook(Record, frozen=True):
     """A codebook for the strict release at one cut: ``codewords`` for each of ``groups`` groups of channels.
 
     ``file``: the encoder's matrices and the decoder's features. Measured on held-out public samples: ``lookup``,
@@ -148,7 +140,7 @@ class Codebook(_Record, frozen=True):
     truth: Literal["labels", "model", "variance"]
 
 
-class NoiseTail(_Record, frozen=True):
+class NoiseTail(Record, frozen=True):
     """A tail that was trained on the features of this cut under noise of mean per-value ``epsilon``.
 
     It takes the place of the plain tail for the noise release at exactly this epsilon, however it is shared;
@@ -160,7 +152,7 @@ class NoiseTail(_Record, frozen=True):
     allocation: AllocationChoice | None = None
 
 
-class Cut(_Record, frozen=True):
+class Cut(Record, frozen=True):
     """A position in the op order: ops before ``index`` are the head, the rest the tail.
 
     ``head`` is None for cut 0, which sends the input itself. ``tensors`` are the live tensors, in the
@@ -194,7 +186,7 @@ class Cut(_Record, frozen=True):
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
-class ImagePreprocess(_Record, frozen=True):
+class ImagePreprocess(Record, frozen=True):
     """From a picture to the model's input: fitted into ``crop`` (height, width), then ``(x - mean) / scale``.
 
     ``fit``: ``crop`` scales the shorter side to ``resize`` and cuts out the centre; ``letterbox`` scales the whole
@@ -223,13 +215,7 @@ class ImagePreprocess(_Record, frozen=True):
         return (1, self.channels, *self.crop) if self.layout == "nchw" else (1, *self.crop, self.channels)
 
 
-#: What the values of a class output are. ``logits``: a softmax makes probabilities of them. ``probabilities``: one
-#: did in the model. ``multilabel-logits`` and ``multilabel-probabilities``: the same, by a sigmoid of each class.
-#: ``values``: shown as they are.
-Scores = Literal["logits", "probabilities", "multilabel-logits", "multilabel-probabilities", "values"]
-
-
-class TopK(_Record, frozen=True):
+class TopK(Record, frozen=True):
     """How to read one output as classes: the ``k`` largest of ``output``, named by the lines of ``labels``."""
 
     output: int = 0
@@ -238,7 +224,7 @@ class TopK(_Record, frozen=True):
     scores: Scores = "logits"
 
 
-class OutputSchema(_Record, frozen=True):
+class OutputSchema(Record, frozen=True):
     """One output of the model: its values as ``shape`` (of the tensor's size), and their meaning.
 
     ``meaning`` is for people: order, unit and range of the values, as "x, y, z in pixels of the input". ``weight``:
@@ -251,7 +237,7 @@ class OutputSchema(_Record, frozen=True):
     weight: float = 1.0
 
 
-class Reference(_Record, frozen=True):
+class Reference(Record, frozen=True):
     """What the whole model answered where the bundle was made, to compare other backends and processors with.
 
     ``outputs``: a file of the raw outputs, little-endian, of ``sets`` sets of random inputs one after the
@@ -266,20 +252,21 @@ class Reference(_Record, frozen=True):
     made_with: str
 
 
-class LeftOut(_Record, frozen=True):
+class LeftOut(Record, frozen=True):
     """A cut that `prepare` left out of the bundle, and why."""
 
     index: int
     reason: str
 
 
-class Manifest(_Record, frozen=True, omit_defaults=True):
+class Manifest(Record, frozen=True, omit_defaults=True):
     """All there is to know of a bundle. ``ops`` is the number of ops and so the index of the split ``local``.
 
     ``left_out``: cuts that were wanted, or could have been chosen, and are not offered since they would not work.
 
     An answer is the raw output tensors; ``answer_schema``, where there is one, has an entry for each of
-    them, and ``answer`` says which one to read as classes.
+    them. ``answer`` says which one to read as classes, or ``reading`` how they are read as another kind of answer;
+    never both.
     """
 
     format: int
@@ -293,9 +280,17 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
     preprocess: ImagePreprocess | None = None
     answer: TopK | None = None
     answer_schema: tuple[OutputSchema, ...] = ()
+    reading: Reading | None = None
     reference: Reference | None = None
     left_out: tuple[LeftOut, ...] = ()
     made_by: str = ""
+
+    @property
+    def labels(self) -> FileRef | None:
+        """The file with the names of the answer's classes, whatever its kind; None where there is none."""
+        if self.answer is not None:
+            return self.answer.labels
+        return self.reading.labels if isinstance(self.reading, Detections | ClassMap) else None
 
     def files(self) -> tuple[FileRef, ...]:
         """Every file the bundle consists of, but the manifest itself; a file named twice comes once."""
@@ -305,6 +300,8 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
             refs += [book.file for book in cut.codebooks] + [noisy.tail for noisy in cut.noise_tails]
         if self.answer is not None and self.answer.labels is not None:
             refs.append(self.answer.labels)
+        if self.reading is not None:
+            refs += self.reading.files()
         if self.reference is not None:
             refs.append(self.reference.outputs)
         return tuple({ref.path: ref for ref in refs}.values())

@@ -27,6 +27,7 @@ from split_model.bundle.manifest import (
     TensorSpec,
     TopK,
 )
+from split_model.bundle.reading_validation import check_reading
 from split_model.errors import BadBundleError
 
 #: Bounds of one tensor at the rim of a head, a tail or a model. The wire carries up to 8 dimensions and 64 outputs.
@@ -71,6 +72,10 @@ def check_manifest(where: str, manifest: Manifest) -> None:
         _check_preprocess(f"{where}: preprocess", manifest.preprocess)
     if manifest.answer is not None:
         _check_answer(f"{where}: answer", manifest.answer, manifest.outputs)
+    if manifest.reading is not None:
+        if manifest.answer is not None:
+            raise _bad(where, "its outputs are read as classes and as another kind of answer")
+        check_reading(f"{where}: reading", manifest.reading, manifest.outputs)
     check_answer_schema(where, manifest)
     if manifest.reference is not None:
         _check_reference(where, manifest.reference, outputs=len(manifest.outputs))
