@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from split_model.answers.scores import sigmoid
-from split_model.bundle.readings import ClassMap
+from split_model.bundle.readings import ClassMap, map_shape
 from split_model.features.placement import Placement
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint16]
 
 _MOST_CLASSES = 1 << 16
+_HALF = 0.5
 
 
 def class_map(reading: ClassMap, output: Floats) -> Codes:
     """The class of every place, uint16 [height, width]."""
+    shape = map_shape(output.shape, reading.axis)
+    assert shape is not None  # as the manifest's check has it
+    values: NDArray[Any]
     if reading.axis is None:
-        return _numbers(np.rint(np.nan_to_num(output)))
-    if output.shape[reading.axis] == 1:
-        values = sigmoid(output) if reading.scores in ("logits", "multilabel-logits") else output
-        return _numbers(values >= 0.5)
-    return _numbers(output.argmax(axis=reading.axis))
+        values = np.rint(np.nan_to_num(output))
+    elif output.shape[reading.axis] == 1:
+        values = (sigmoid(output) if reading.scores in ("logits", "multilabel-logits") else output) >= _HALF
+    else:
+        values = output.argmax(axis=reading.axis)
+    codes: Codes = np.clip(values, 0, _MOST_CLASSES - 1).astype(np.uint16).reshape(shape)
+    return codes
 
 
 def inside(placement: Placement, height: int, width: int) -> NDArray[np.bool_]:
@@ -41,10 +49,3 @@ def shares(codes: Codes, where: NDArray[np.bool_]) -> list[tuple[int, float]]:
     total = max(1, int(counts.sum()))
     order = [int(code) for code in np.argsort(-counts, kind="stable") if counts[code]]
     return [(code, float(counts[code] / total)) for code in order]
-
-
-def _numbers(values: NDArray[np.generic]) -> Codes:
-    sides = [side for side in values.shape if side > 1]
-    shape = values.shape[-2:] if len(sides) < 2 else tuple(sides)
-    found: Codes = np.clip(values, 0, _MOST_CLASSES - 1).astype(np.uint16).reshape(shape)  # type: ignore[call-overload]
-    return found

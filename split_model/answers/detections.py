@@ -17,6 +17,7 @@ Integers = NDArray[np.int64]
 
 #: So many of the best boxes are compared with each other: what comes after an answer takes a bounded time.
 _CANDIDATES = 1000
+_ROW_OF_ONE_CLASS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ def detections(
     return Found(boxes[kept], scores[kept], classes[kept])
 
 
+#: Boxes in the order of the reading, scores, and classes.
 _Parts = tuple[Floats, Floats, Integers]
 
 
@@ -100,9 +102,12 @@ def _yolov8(reading: Detections, parts: Sequence[Floats], _anchors: Floats | Non
 
 
 def _rows(_reading: Detections, parts: Sequence[Floats], _anchors: Floats | None) -> _Parts:
-    rows = parts[0].reshape(-1, 6)
+    rows = parts[0].reshape(-1, parts[0].shape[-1])
     rows = rows[np.isfinite(rows).all(axis=1)]
-    return rows[:, :4], rows[:, 4], np.rint(rows[:, 5]).astype(np.int64)
+    if rows.shape[1] == _ROW_OF_ONE_CLASS:
+        return rows[:, :4], rows[:, 4], np.zeros(len(rows), np.int64)
+    known = rows[rows[:, 5] >= 0]
+    return known[:, :4], known[:, 4], np.rint(known[:, 5]).astype(np.int64)
 
 
 def _best(reading: Detections, values: Floats) -> tuple[Floats, Integers]:

@@ -28,6 +28,8 @@ Answered: TypeAlias = "Found | Points | Codes | Floats"
 
 #: A tensor of more values than this is not written into a record.
 MAX_VALUES = 1000
+#: A vector of more values than this is not either: a record has to fit into a message to a program on the board.
+MAX_VECTOR = 4096
 _CHANNELS = (1, 3)
 
 
@@ -116,7 +118,7 @@ class AnswerReader:
         if isinstance(self.manifest.reading, ClassMap):
             return {"picture": list(place.picture), "map": self._map(found, place)}  # type: ignore[arg-type]
         vector: dict[str, Any] = {"size": found.size}
-        if found.size <= MAX_VALUES:
+        if found.size <= MAX_VECTOR:
             vector["values"] = [float(f"{value:.6g}") for value in found]
         return {"vector": vector}
 

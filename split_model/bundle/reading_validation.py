@@ -14,6 +14,7 @@ from split_model.bundle.readings import (
     Detections,
     Landmarks,
     Reading,
+    map_shape,
 )
 from split_model.errors import BadBundleError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from split_model.bundle.manifest import TensorSpec
 
 _MAX_NAME = 64
-_MAX_SIDE = 1 << 14
 
 
 def check_reading(where: str, reading: Reading, outputs: Sequence[TensorSpec]) -> None:
@@ -77,8 +77,8 @@ def _misfit(reading: Detections, shapes: Sequence[tuple[int, ...]]) -> str:
         return f"an output is [1, 4 + classes, n], the model's is {list(shape)}"
     if reading.layout == "yolov8" and min(shape[-2:]) < 4 + least:
         return f"an output is [1, 4 + classes, n], the model's is {list(shape)}"
-    if reading.layout == "rows" and (len(shape) < 2 or shape[-1] != 6):
-        return f"an output is [n, 6], the model's is {list(shape)}"
+    if reading.layout == "rows" and (len(shape) < 2 or shape[-1] not in (5, 6)):
+        return f"an output is [n, 5] or [n, 6], the model's is {list(shape)}"
     return ""
 
 
@@ -101,8 +101,7 @@ def _check_map(where: str, reading: ClassMap, output: TensorSpec) -> None:
     axis = reading.axis
     if axis is not None and not -len(shape) <= axis < len(shape):
         raise _bad(where, f"axis {axis} of an output of {list(shape)}")
-    places = [side for at, side in enumerate(shape) if axis is None or at != axis % len(shape)]
-    if output.open_axes or len(places) < 2 or any(side != 1 for side in places[:-2]) or max(places) > _MAX_SIDE:
+    if output.open_axes or map_shape(shape, axis) is None:
         told = "" if axis is None else f" without its axis {axis}"
         raise _bad(where, f"output {reading.output} of {list(shape)}{told} is no map of height and width")
 

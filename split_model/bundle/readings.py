@@ -26,7 +26,8 @@ class Detections(Record, frozen=True, tag_field="kind", tag="detections"):
         ``ssd``: offsets from ``anchors`` [N, 4], and scores [N, classes].
         ``yolov5``: [N, 4 + 1 + classes], the fifth value being that of any object.
         ``yolov8``: [4 + classes, N], or [N, 4 + classes] where N is the longer side.
-        ``rows``: [N, 6]: a box, its score and its class, as exporters append NMS to a model.
+        ``rows``: [N, 6] or [N, 5]: a box, its score and, if there are several, its class, as exporters that append
+        NMS to a model have it.
     ``order``: of a box's four values; ``yxyx`` and ``xyxy`` are two corners, ``yxhw`` and ``xywh`` the centre, height
     and width. ``unit``: fractions of the input, or its pixels.
     ``scores``: what a class's values are. ``background``: the first class is none, and left out.
@@ -122,3 +123,16 @@ class Vector(Record, frozen=True, tag_field="kind", tag="vector"):
 
 
 Reading: TypeAlias = Detections | Landmarks | ClassMap | Vector
+
+#: Most places of a map along a side.
+_MAX_SIDE = 1 << 14
+
+
+def map_shape(shape: tuple[int, ...], axis: int | None) -> tuple[int, int] | None:
+    """Height and width of a map in an output of this shape whose classes lie along an axis; None if it holds none."""
+    sides = [side for at, side in enumerate(shape) if axis is None or at != axis % len(shape)]
+    while len(sides) > 2 and sides[0] == 1:
+        del sides[0]
+    while len(sides) > 2 and sides[-1] == 1:
+        del sides[-1]
+    return (sides[0], sides[1]) if len(sides) == 2 and max(sides) <= _MAX_SIDE else None

@@ -13,12 +13,13 @@ import msgspec
 import numpy as np
 
 from split_model import __version__
+from split_model.answers.reader import AnswerReader
+from split_model.arrays import Array
 from split_model.bundle import (
     Bundle,
     ChannelCalibration,
     Cut,
     Manifest,
-    OutputSchema,
     write_manifest,
     writing,
 )
@@ -36,12 +37,18 @@ from split_model.prepare.calibrate.calibration import CalibrationOptions, CutMod
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.choice import choose_cuts
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
-from split_model.prepare.declaration import read_json
 from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
 from split_model.prepare.noise_tails import add_noise_tails
-from split_model.prepare.outputs import output_weights
+from split_model.prepare.outputs import output_weights, real_outputs
 from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
 from split_model.prepare.random_inputs import random_inputs
+from split_model.prepare.reading_choice import (
+    ReadingCheck,
+    declared_reading,
+    ends_in_postprocess,
+    with_row_bound,
+)
+from split_model.prepare.reading_declaration import DetectionsWish, read_answer
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.ending import Ending
 from split_model.prepare.tflite.reading import read_model
@@ -108,6 +115,10 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     model = open_model(model_path)
     # A model that was given its input shape has another path, and has lost its metadata.
     model = replace(model, graph=replace(model.graph, source=str(options.model)))
+    schema, wish = read_answer(options.answer)
+    if wish is None and options.answer is None and ends_in_postprocess(model.graph):
+        wish = DetectionsWish()
+    model = with_row_bound(model, wish)
     points, left_out = choose_cuts(
         model,
         wanted=options.cuts,
@@ -118,12 +129,11 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     folders = any(path is not None and path.is_dir() for path in (options.calibration, options.codebook_data))
     told = replace(model, metadata=original.metadata, buffers=original.buffers)
     preprocess = declared_preprocess(told, options.preprocess, options.input, pictures=folders)
-    schema = read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
     with writing(options.output, replace=options.replace) as scratch:
         answer, ending = declared_answer(
             model.graph,
             scratch,
-            labels=options.labels,
+            labels=options.labels if wish is None else None,
             top_k=options.top_k,
             scores=options.scores,
             output=options.labels_output,
@@ -141,7 +151,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         )
         if preprocess is not None:
             check_preprocess(preprocess, manifest.inputs[0])
-        manifest = msgspec.structs.replace(manifest, answer_schema=schema or (), left_out=left_out)
+        manifest = msgspec.structs.replace(manifest, answer_schema=schema, left_out=left_out)
         try:
             check_answer_schema(str(options.answer), manifest)
         except BadBundleError as error:
@@ -151,6 +161,11 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         manifest = msgspec.structs.replace(manifest, reference=reference)
         if ending is not None:
             _check_scores(scratch, manifest, ending, options)
+        if wish is not None:
+            reading, told = declared_reading(manifest, model.graph, scratch, wish, options.labels)
+            manifest = msgspec.structs.replace(manifest, reading=reading)
+            _log.info("%s", told)
+            _check_reading(scratch, manifest, options)
         kept = None
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
@@ -168,16 +183,18 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     return Bundle.open(options.output, check_files=False)
 
 
+def _first_samples(manifest: Manifest, options: PrepareOptions, count: int) -> list[tuple[Array, ...]]:
+    """The first samples of the public data; two random ones where there is none."""
+    if options.calibration is not None:
+        data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
+        return [sample.tensors for sample in islice(data, count)]
+    rng = np.random.default_rng(0)
+    return [tuple(random_inputs(manifest.inputs, rng, preprocess=manifest.preprocess)) for _ in range(2)]
+
+
 def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
     """The manifest without the cuts that do not work, which their dry run tells."""
-    if options.calibration is None:
-        generator = np.random.default_rng(0)
-        samples = [
-            tuple(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)) for _ in range(2)
-        ]
-    else:
-        data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
-        samples = [sample.tensors for sample in islice(data, SAMPLES)]
+    samples = _first_samples(manifest, options, SAMPLES)
     trial = options.trial_options
     epsilons = (trial.epsilon,) if options.calibration is not None else ()
     reasons = dry_run(scratch, manifest, samples, epsilons=epsilons, bits=trial.bits, progress=progress)
@@ -200,6 +217,16 @@ def _check_scores(scratch: Path, manifest: Manifest, ending: Ending, options: Pr
     _log.info("%s", describe(manifest.answer, ending, declared=options.scores is not None))
     if advice := found.check():
         _log.warning("%s", advice)
+
+
+def _check_reading(scratch: Path, manifest: Manifest, options: PrepareOptions) -> None:
+    """Read the model's answers to public data as declared, and tell what is odd about them."""
+    whole = open_interpreter(scratch / manifest.model.path)
+    found = ReadingCheck(AnswerReader.of(Bundle(scratch, manifest, "")))
+    for tensors in _first_samples(manifest, options, _CHECKED_SAMPLES):
+        found.add(real_outputs(whole, tensors))
+    if advice := found.check():
+        _log.info("%s", advice)
 
 
 def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:
