@@ -203,7 +203,12 @@ def _preview_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
 
 
 def _report_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
-    report = commands.add_parser("report", help="draw a run as one self-contained page")
+    report = commands.add_parser(
+        "report",
+        help="draw a run as one self-contained page",
+        description="Draw the log of a demonstration, the answers of a device (its JSON lines), or a benchmark.",
+    )
     report.add_argument("run", type=Path, metavar="RUN.jsonl")
+    report.add_argument("--pictures", type=Path, metavar="DIR", help="where the pictures of a device's answers lie")
     report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
     return report
