@@ -11,11 +11,9 @@ Needs NumPy and nothing else that is not in Python's standard library.
 
 from __future__ import annotations
 
-import base64
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_runtime.local_api import framing
 from edge_runtime.local_api.connection import Connection, LostError, NoAnswerError
-from edge_runtime.local_api.replies import BusyError, Description, RefusedError, TensorHeader
+from edge_runtime.local_api.replies import Answer, BusyError, Description, RefusedError, TensorHeader
 from edge_runtime.local_api.tensors import Spec, nbytes_of, specs_of, tensors_of, values_of
-from split_model.answers.png import read_png
 from split_model.errors import BadInputError, NotAllowedError, ProtocolError
 
 __all__ = [
@@ -35,57 +32,6 @@ __all__ = [
 ]  # fmt: skip
 
 _RETRY_S = 0.05
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one submission.
-
-    ``outputs``: the model's raw outputs, read-only, with the dtypes and shapes that `Client.describe` tells.
-    ``record``: the frame's record as the sinks have it. ``id``: what `Client.send` returned.
-    """
-
-    id: int
-    outputs: tuple[NDArray[Any], ...]
-    record: dict[str, Any]
-
-    @property
-    def outcome(self) -> str:
-        """``offloaded``, ``local`` or ``fallback``: who answered."""
-        return str(self.record["outcome"])
-
-    @property
-    def top(self) -> list[dict[str, Any]]:
-        """The best classes, each with ``class``, ``label`` and ``score``; empty where the model has no classes."""
-        return list(self.record.get("top", ()))
-
-    @property
-    def detections(self) -> list[dict[str, Any]]:
-        """Boxes, best first, each with ``class``, ``label``, ``score`` and ``box``; empty where the model has none.
-
-        A ``box`` is x0, y0, x1, y1 in pixels of the picture that was sent.
-        """
-        return list(self.record.get("detections", ()))
-
-    @property
-    def landmarks(self) -> list[dict[str, Any]]:
-        """Points with ``x`` and ``y`` in pixels of the picture, and ``name`` and ``score`` where they have some."""
-        return list(self.record.get("landmarks", ()))
-
-    @property
-    def map(self) -> NDArray[np.uint16] | None:
-        """The class of each place [height, width]; None where the model has no map, or it is too large for a record.
-
-        ``record["map"]`` has the ``box`` of the picture that it covers, and each class's ``share`` of it.
-        """
-        told = self.record.get("map", {})
-        return read_png(base64.b64decode(told["png"])) if "png" in told else None
-
-    @property
-    def vector(self) -> NDArray[np.float64] | None:
-        """The values of a vector; None where the model has none, or it is too long for a record."""
-        values = self.record.get("vector", {}).get("values")
-        return None if values is None else np.array(values, np.float64)
 
 
 class Client:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from split_model import __version__
-from split_model.bundle.manifest import Scores
+from split_model.bundle.records import Scores
 from split_model.command_line import Parser
 from split_model.interpreter import BACKENDS
 from split_model.privacy import AllocationWish

@@ -41,7 +41,9 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
         folder = self.values
         if folder is None and self.path is not None:
             folder = self.path.with_name(f"{self.path.name}.values")
-        return JsonLines(self.path, None if folder is None else ValueFiles(folder, most_bytes=self.values_mib << 20))
+        return JsonLines(
+            self.path, None if folder is None else ValueFiles(folder, most_bytes=self.values_mib << 20)
+        )
 
 
 class JsonLines(Sink):

@@ -50,7 +50,8 @@ class ValueFiles:
         if not missing or not outputs:
             return dict(record)
         content = io.BytesIO()
-        np.savez(content, **{f"output_{at}": outputs[at] for at in missing})
+        named: dict[str, Any] = {f"output_{at}": outputs[at] for at in missing}
+        np.savez(content, **named)
         return {**record, "file": self._write(content.getvalue(), ".npz")}
 
     def _write(self, content: bytes, ending: str) -> str:

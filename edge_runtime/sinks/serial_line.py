@@ -38,7 +38,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._\[\]-]")
 class SerialLineTable(SinkTable, frozen=True, tag="serial"):
     """A serial ``port`` at ``baud``, one of the usual speeds.
 
-    ``format``: ``compact`` is ``$A,NAME,OUTCOME,CLASS,SCORE*XX`` and its like (docs/sources.md), ``json`` the whole record.
+    ``format``: ``compact`` is ``$A,NAME,OUTCOME,CLASS,SCORE*XX`` and its like (docs/sources.md), ``json`` the whole
+    record.
     ``queue_lines`` wait for the port; when there are more, the oldest are lost.
     """
 

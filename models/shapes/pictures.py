@@ -52,7 +52,7 @@ def scene(rng: np.random.Generator, height: int = SIDE, width: int = SIDE) -> Sc
         if any(np.hypot(cy - y, cx - x) < radius + other for y, x, other in taken):
             continue
         kind = int(rng.integers(len(LABELS)))
-        inside = _inside(kind, height, width, cy, cx, radius, rng.uniform(0, 2 * np.pi))
+        inside = _inside(kind, (height, width), (cy, cx), radius, turn=rng.uniform(0, 2 * np.pi))
         fill = _texture(rng, height, width, contrast=rng.uniform(2, 20))
         ground = picture[inside].mean(axis=0)
         if np.abs(fill[inside].mean(axis=0) - ground).max() < 60:  # a shape that cannot be seen is no example
@@ -72,16 +72,19 @@ def scene(rng: np.random.Generator, height: int = SIDE, width: int = SIDE) -> Sc
     return Scene(noisy.clip(0, 255).astype(np.uint8), np.array(boxes, np.float64), tuple(classes), mask)
 
 
-def _inside(kind: int, height: int, width: int, cy: float, cx: float, radius: float, turn: float) -> NDArray[np.bool_]:
-    """The pixels of a shape within a circle of this radius."""
-    y, x = np.mgrid[:height, :width] + 0.5
-    y, x = y - cy, x - cx
+def _inside(
+    kind: int, size: tuple[int, int], centre: tuple[float, float], radius: float, *, turn: float
+) -> NDArray[np.bool_]:
+    """The pixels of a shape within a circle of this radius; ``size`` and ``centre``: y and x."""
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    y, x = y - centre[0], x - centre[1]
     if kind == 0:
-        return np.asarray(np.hypot(y, x) <= radius)
+        return np.asarray(np.hypot(y, x) <= radius, np.bool_)
     corners = 4 if kind == 1 else 3
     inner = radius * np.cos(np.pi / corners)
     angles = turn + 2 * np.pi * np.arange(corners) / corners
-    return np.all([y * np.sin(angle) + x * np.cos(angle) <= inner for angle in angles], axis=0)
+    sides = np.stack([y * np.sin(angle) + x * np.cos(angle) <= inner for angle in angles])
+    return np.asarray(sides.all(axis=0), np.bool_)
 
 
 def _texture(rng: np.random.Generator, height: int, width: int, *, contrast: float) -> NDArray[np.float64]:

@@ -42,7 +42,9 @@ def train(kind: Kind, *, steps: int, seed: int = 0) -> Parameters:
         rate = _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)) + 1e-5
         adam.step(parameters, run.gradients(gradients), rate)
         if step % 100 == 99:
-            print(f"{kind} {step + 1}/{steps} loss {shown:.4f}, {time.monotonic() - began_s:.0f} s", file=sys.stderr)
+            print(
+                f"{kind} {step + 1}/{steps} loss {shown:.4f}, {time.monotonic() - began_s:.0f} s", file=sys.stderr
+            )
     return parameters
 
 
@@ -105,5 +107,3 @@ def _mask_loss(run: Pass, target: Floats) -> tuple[float, dict[str, Floats]]:
     weight = np.where(target[..., :1] == 1, 1.0, 3.0) / target[..., 0].size
     loss = float((weight * -np.log(np.maximum((p * target).sum(axis=-1, keepdims=True), 1e-7))).sum())
     return loss, {"mask": (weight * (p - target)).astype(np.float32)}
-
-

@@ -46,7 +46,7 @@ def grid(
 
 
 def read(path: Path) -> Floats:
-    """Anchors of an ``.npz`` (array ``anchors``) or of a ``.csv`` file: centre y, centre x, height, width; fractions.
+    """Anchors of an ``.npz`` (array ``anchors``) or a ``.csv`` file: centre y, centre x, height, width; fractions.
 
     Raises:
         MissingInputError: There is no such file.
@@ -77,4 +77,4 @@ def read(path: Path) -> Floats:
 
 def write(path: Path, anchors: Floats) -> None:
     """Write an ``.npz``; the same anchors give the same bytes."""
-    np.savez(path, **{_NAME: anchors})
+    np.savez(path, anchors=anchors)

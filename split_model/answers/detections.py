@@ -94,8 +94,9 @@ def _yolov5(reading: Detections, parts: Sequence[Floats], _anchors: Floats | Non
 
 
 def _yolov8(reading: Detections, parts: Sequence[Floats], _anchors: Floats | None) -> _Parts:
-    rows = parts[0].reshape(parts[0].shape[-2:])
-    if rows.shape[0] < rows.shape[1]:
+    shape = parts[0].shape
+    rows = parts[0].reshape(shape[-2], shape[-1])
+    if shape[-2] < shape[-1]:
         rows = rows.T
     scores, classes = _best(reading, rows[:, 4:])
     return rows[:, :4], scores, classes

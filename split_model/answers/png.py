@@ -29,23 +29,26 @@ def write_png(codes: NDArray[Any]) -> bytes:
 def read_png(data: bytes) -> NDArray[np.uint16]:
     """What `write_png` wrote; `BadInputError` for other pictures."""
     try:
-        if data[:8] != _SIGNATURE:
-            raise ValueError("no PNG")
-        width, height, bits, colour, _, method, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-        if (colour, method, interlaced) != (0, 0, 0) or bits not in (8, 16) or width * height > _MAX_PIXELS:
-            raise ValueError("another kind of PNG")
-        at, packed = 33, b""
-        while data[at + 4 : at + 8] == b"IDAT":
-            (size,) = struct.unpack(">I", data[at : at + 4])
-            packed += data[at + 8 : at + 8 + size]
-            at += size + 12
-        row = 1 + width * bits // 8
-        inflate = zlib.decompressobj()
-        raw = np.frombuffer(inflate.decompress(packed, height * row), np.uint8).reshape(height, row)
-        if raw[:, 0].any():
-            raise ValueError("filtered rows")
+        return _read(data)
     except (ValueError, struct.error, zlib.error) as error:
         raise BadInputError(f"not a map as a record has it ({error})") from None
+
+
+def _read(data: bytes) -> NDArray[np.uint16]:
+    if data[:8] != _SIGNATURE:
+        raise ValueError("no PNG")
+    width, height, bits, colour, _, method, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    if (colour, method, interlaced) != (0, 0, 0) or bits not in (8, 16) or width * height > _MAX_PIXELS:
+        raise ValueError("another kind of PNG")
+    at, packed = 33, b""
+    while data[at + 4 : at + 8] == b"IDAT":
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        packed += data[at + 8 : at + 8 + size]
+        at += size + 12
+    row = 1 + width * bits // 8
+    raw = np.frombuffer(zlib.decompressobj().decompress(packed, height * row), np.uint8).reshape(height, row)
+    if raw[:, 0].any():
+        raise ValueError("filtered rows")
     values = np.ascontiguousarray(raw[:, 1:]).view("u1" if bits == 8 else ">u2")
     return values.reshape(height, width).astype(np.uint16)
 

@@ -34,7 +34,7 @@ _CHANNELS = (1, 3)
 
 
 def input_size(manifest: Manifest) -> tuple[int, int]:
-    """Height and width of the input in pixels; 1 and 1 where it is no picture, so that coordinates are fractions."""
+    """Height and width of the input in pixels; 1 and 1 where it is no picture: coordinates are fractions then."""
     if manifest.preprocess is not None:
         return manifest.preprocess.crop
     shape = manifest.inputs[0].shape
@@ -100,8 +100,8 @@ class AnswerReader:
         if manifest.answer is not None:
             return class_fields(outputs, manifest.outputs, manifest.answer, self.labels)
         if manifest.reading is None:
-            return {"outputs": [_raw(tensor) for tensor in outputs]}
-        read = self.manifest.reading.outputs if self.manifest.reading else ()
+            return raw_fields(outputs)
+        read = manifest.reading.outputs
         real = [
             to_real(output, spec).astype(np.float64) if at in read else np.empty(0)
             for at, (output, spec) in enumerate(zip(outputs, manifest.outputs, strict=True))
@@ -168,10 +168,13 @@ class AnswerReader:
         }
 
 
+def raw_fields(outputs: Sequence[Array]) -> dict[str, Any]:
+    """Outputs that the bundle says nothing of: dtype, shape, and the values of small ones."""
+    return {"outputs": [_raw(tensor) for tensor in outputs]}
+
+
 def _raw(tensor: Array) -> dict[str, Any]:
     record: dict[str, Any] = {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
     if tensor.size <= MAX_VALUES:
         record["values"] = tensor.reshape(-1).tolist()
     return record
-
-

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from split_model.bundle.manifest import TensorSpec
 
 _MAX_NAME = 64
+_FORMS = {"yolov5": "[1, n, 5 + classes]", "yolov8": "[1, 4 + classes, n]", "rows": "[n, 5] or [n, 6]"}
 
 
 def check_reading(where: str, reading: Reading, outputs: Sequence[TensorSpec]) -> None:
@@ -52,7 +53,9 @@ def _check_detections(where: str, reading: Detections, outputs: Sequence[TensorS
     if not 1 <= reading.most <= MAX_DETECTIONS:
         raise _bad(where, f"most {reading.most} must lie in 1..{MAX_DETECTIONS}")
     if not all(0 < scale < math.inf for scale in reading.scales) or reading.first_label < 0:
-        raise _bad(where, f"scales {list(reading.scales)} must be over 0, first_label {reading.first_label} 0 or more")
+        raise _bad(
+            where, f"scales {list(reading.scales)} must be over 0, first_label {reading.first_label} 0 or more"
+        )
     if (reading.anchors is None) != (reading.layout != "ssd"):
         raise _bad(where, "the layout 'ssd' needs anchors, and no other has them")
     wrong = _misfit(reading, [tuple(output.shape) for output in outputs])
@@ -63,28 +66,30 @@ def _check_detections(where: str, reading: Detections, outputs: Sequence[TensorS
 def _misfit(reading: Detections, shapes: Sequence[tuple[int, ...]]) -> str:
     """What is wrong with the shapes of a detector's outputs, or empty."""
     shape = shapes[0]
-    rows = math.prod(shape[:-1])
-    if reading.layout in ("postprocess", "ssd") and (len(shape) < 2 or shape[-1] != 4):
-        return f"boxes are [.., n, 4], the model's are {list(shape)}"
-    if reading.layout == "postprocess" and any(math.prod(one) != rows for one in shapes[1:3]):
-        return f"{rows} boxes, and classes and scores of {[list(one) for one in shapes[1:3]]}"
+    rows, told = math.prod(shape[:-1]), list(shape)
     least = 2 if reading.background else 1
-    if reading.layout == "ssd" and (math.prod(shapes[1]) % rows or math.prod(shapes[1]) // rows < least):
-        return f"{rows} boxes, and scores of {list(shapes[1])}"
-    if reading.layout == "yolov5" and (len(shape) < 2 or shape[-1] < 6):
-        return f"an output is [.., n, 5 + classes], the model's is {list(shape)}"
-    if reading.layout == "yolov8" and (len(shape) < 2 or rows * shape[-1] != math.prod(shape[-2:])):
-        return f"an output is [1, 4 + classes, n], the model's is {list(shape)}"
-    if reading.layout == "yolov8" and min(shape[-2:]) < 4 + least:
-        return f"an output is [1, 4 + classes, n], the model's is {list(shape)}"
-    if reading.layout == "rows" and (len(shape) < 2 or shape[-1] not in (5, 6)):
-        return f"an output is [n, 5] or [n, 6], the model's is {list(shape)}"
-    return ""
+    flat = len(shape) >= 2 and rows == shape[-2]
+    if reading.layout in ("postprocess", "ssd"):
+        if len(shape) < 2 or shape[-1] != 4:
+            return f"boxes are [.., n, 4], the model's are {told}"
+        sizes = [math.prod(one) for one in shapes[1:3]]
+        fits = sizes == [rows, rows]
+        if reading.layout == "ssd":
+            fits = sizes[0] % rows == 0 and sizes[0] // rows >= least
+        return "" if fits else f"{rows} boxes, and outputs of {[list(one) for one in shapes[1:3]]} beside them"
+    fitting = {
+        "yolov5": flat and shape[-1] >= 6,
+        "yolov8": flat and min(shape[-2:]) >= 4 + least,
+        "rows": len(shape) >= 2 and shape[-1] in (5, 6),
+    }
+    return "" if fitting[reading.layout] else f"an output is {_FORMS[reading.layout]}, the model's is {told}"
 
 
 def _check_landmarks(where: str, reading: Landmarks, output: TensorSpec) -> None:
     if reading.values < 2 or output.size % reading.values or output.open_axes:
-        raise _bad(where, f"output {reading.output} of {list(output.shape)} has no points of {reading.values} values")
+        raise _bad(
+            where, f"output {reading.output} of {list(output.shape)} has no points of {reading.values} values"
+        )
     points = output.size // reading.values
     if points > MAX_POINTS:
         raise _bad(where, f"{points} points, over {MAX_POINTS}")

@@ -28,8 +28,8 @@ class Detections(Record, frozen=True, tag_field="kind", tag="detections"):
         ``yolov8``: [4 + classes, N], or [N, 4 + classes] where N is the longer side.
         ``rows``: [N, 6] or [N, 5]: a box, its score and, if there are several, its class, as exporters that append
         NMS to a model have it.
-    ``order``: of a box's four values; ``yxyx`` and ``xyxy`` are two corners, ``yxhw`` and ``xywh`` the centre, height
-    and width. ``unit``: fractions of the input, or its pixels.
+    ``order``: of a box's values; ``yxyx`` and ``xyxy`` are two corners, ``yxhw`` and ``xywh`` centre and sides.
+    ``unit``: fractions of the input, or its pixels.
     ``scores``: what a class's values are. ``background``: the first class is none, and left out.
     ``scales``: what offsets are divided by, in ``order``. ``sizes``: ``exp`` or ``linear``, how offsets of height
     and width are read.
@@ -129,7 +129,7 @@ _MAX_SIDE = 1 << 14
 
 
 def map_shape(shape: tuple[int, ...], axis: int | None) -> tuple[int, int] | None:
-    """Height and width of a map in an output of this shape whose classes lie along an axis; None if it holds none."""
+    """Height and width of the map in an output of this shape, its classes along ``axis``; None if it holds none."""
     sides = [side for at, side in enumerate(shape) if axis is None or at != axis % len(shape)]
     while len(sides) > 2 and sides[0] == 1:
         del sides[0]

@@ -176,11 +176,11 @@ def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -
         pillow("ImageOps").exif_transpose(image, in_place=True)
     try:
         seen = as_seen(image, depth, mode)
-        if drafted:
-            seen.info[_WHOLE_SIZE] = (width, height) if across else (height, width)
-        return seen
     except BadInputError as error:
         raise BadInputError(f"{path}: {error.problem}", remedy=error.remedy) from None
+    if drafted:
+        seen.info[_WHOLE_SIZE] = (width, height) if across else (height, width)
+    return seen
 
 
 def _check_colours(image: Any, head: bytes) -> None:

@@ -1,7 +1,7 @@
 """Where a picture lies in a model's input: the geometry of pre-processing, there and back.
 
-A picture is scaled, and the model sees a part of it (``crop``), all of it with a border (``letterbox``) or all of it
-(``stretch``). Coordinates are continuous: pixel ``i`` reaches from ``i`` to ``i + 1``.
+A picture is scaled, and the model sees a part of it (``crop``), all of it with a border (``letterbox``), or all of
+it (``stretch``). Coordinates are continuous: pixel ``i`` reaches from ``i`` to ``i + 1``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.bundle import TensorSpec, TopK, file_ref
-from split_model.bundle.manifest import Scores
+from split_model.bundle.records import Scores
 from split_model.errors import BadInputError
 from split_model.features.data import read_labels
 from split_model.features.preprocess import to_real

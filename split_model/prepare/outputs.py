@@ -56,7 +56,7 @@ def filled(array: Array, shape: Sequence[int]) -> Array:
 
 
 def output_weights(manifest: Manifest) -> tuple[float, ...]:
-    """How much each output counts: as the answer schema says, or alike; where some are read as an answer, they alone."""
+    """How much each output counts: as the answer schema says, or alike; those alone that are read as an answer."""
     if manifest.answer is not None:
         return tuple(float(at == manifest.answer.output) for at in range(len(manifest.outputs)))
     if manifest.reading is not None:

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 
 from split_model import __version__
-from split_model.answers.reader import AnswerReader
 from split_model.arrays import Array
 from split_model.bundle import (
     Bundle,
@@ -23,7 +22,7 @@ from split_model.bundle import (
     write_manifest,
     writing,
 )
-from split_model.bundle.manifest import Scores
+from split_model.bundle.records import Scores
 from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
@@ -39,16 +38,11 @@ from split_model.prepare.choice import choose_cuts
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
 from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
 from split_model.prepare.noise_tails import add_noise_tails
-from split_model.prepare.outputs import output_weights, real_outputs
+from split_model.prepare.outputs import output_weights
 from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
 from split_model.prepare.random_inputs import random_inputs
-from split_model.prepare.reading_choice import (
-    ReadingCheck,
-    declared_reading,
-    ends_in_postprocess,
-    with_row_bound,
-)
-from split_model.prepare.reading_declaration import DetectionsWish, read_answer
+from split_model.prepare.reading_check import with_reading
+from split_model.prepare.reading_choice import wished_answer, with_row_bound
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.ending import Ending
 from split_model.prepare.tflite.reading import read_model
@@ -115,9 +109,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     model = open_model(model_path)
     # A model that was given its input shape has another path, and has lost its metadata.
     model = replace(model, graph=replace(model.graph, source=str(options.model)))
-    schema, wish = read_answer(options.answer)
-    if wish is None and options.answer is None and ends_in_postprocess(model.graph):
-        wish = DetectionsWish()
+    schema, wish = wished_answer(options.answer, model.graph)
     model = with_row_bound(model, wish)
     points, left_out = choose_cuts(
         model,
@@ -162,10 +154,8 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         if ending is not None:
             _check_scores(scratch, manifest, ending, options)
         if wish is not None:
-            reading, told = declared_reading(manifest, model.graph, scratch, wish, options.labels)
-            manifest = msgspec.structs.replace(manifest, reading=reading)
-            _log.info("%s", told)
-            _check_reading(scratch, manifest, options)
+            samples = _first_samples(manifest, options, _CHECKED_SAMPLES)
+            manifest = with_reading(scratch, manifest, model.graph, wish, labels=options.labels, samples=samples)
         kept = None
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
@@ -217,16 +207,6 @@ def _check_scores(scratch: Path, manifest: Manifest, ending: Ending, options: Pr
     _log.info("%s", describe(manifest.answer, ending, declared=options.scores is not None))
     if advice := found.check():
         _log.warning("%s", advice)
-
-
-def _check_reading(scratch: Path, manifest: Manifest, options: PrepareOptions) -> None:
-    """Read the model's answers to public data as declared, and tell what is odd about them."""
-    whole = open_interpreter(scratch / manifest.model.path)
-    found = ReadingCheck(AnswerReader.of(Bundle(scratch, manifest, "")))
-    for tensors in _first_samples(manifest, options, _CHECKED_SAMPLES):
-        found.add(real_outputs(whole, tensors))
-    if advice := found.check():
-        _log.info("%s", advice)
 
 
 def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:

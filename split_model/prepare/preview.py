@@ -29,8 +29,8 @@ from split_model.prepare.drawing import drawn, plain
 from split_model.prepare.evaluate.measure import class_output
 from split_model.prepare.evaluate.variants import Halves
 from split_model.prepare.outputs import Floats, real_outputs
-from split_model.report.answer_drawing import DRAWN, describe_answer, draw_answer
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover, settle
+from split_model.report.answer_drawing import DRAWN, describe_answer, draw_answer
 
 _DRAWS = 20
 _BITS = 8

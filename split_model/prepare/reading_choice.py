@@ -1,6 +1,6 @@
 """How a model's outputs are read as boxes, landmarks, a map or a vector: as declared, else as the model shows it.
 
-What is taken from the model's end and its shapes is printed. `ReadingCheck` then looks at answers to samples.
+What is taken from the model's end and its shapes is printed; `reading_check` then looks at answers to samples.
 """
 
 from __future__ import annotations
@@ -8,15 +8,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import msgspec
 
 from split_model.answers import anchors as anchor_files
-from split_model.answers.detections import Found
-from split_model.answers.reader import AnswerReader, input_size
-from split_model.bundle import Manifest, file_ref
+from split_model.answers.reader import input_size
+from split_model.bundle import Manifest, OutputSchema, file_ref
 from split_model.bundle.reading_validation import check_reading
 from split_model.bundle.readings import (
     DETECTION_OUTPUTS,
@@ -29,13 +27,13 @@ from split_model.bundle.readings import (
 )
 from split_model.errors import BadBundleError, BadInputError
 from split_model.features.data import read_labels
-from split_model.prepare.outputs import Floats
 from split_model.prepare.reading_declaration import (
     AnchorGrid,
     DetectionsWish,
     LandmarksWish,
     MapWish,
     ReadingWish,
+    read_answer,
 )
 from split_model.prepare.tflite.ending import ending_of
 from split_model.prepare.tflite.graph import Graph
@@ -46,8 +44,6 @@ _ORDERS = {"postprocess": "yxyx", "ssd": "yxhw", "yolov5": "xywh", "yolov8": "xy
 #: What TFLite's own SSD models divide offsets by.
 _SSD_SCALES = (10.0, 10.0, 5.0, 5.0)
 _ROW = (5, 6)
-#: Boxes that reach this far beyond an input of 1 x 1 are no fractions of it.
-_FAR = 2.0
 
 
 def with_row_bound(model: ModelFile, wish: ReadingWish | None) -> ModelFile:
@@ -61,6 +57,12 @@ def with_row_bound(model: ModelFile, wish: ReadingWish | None) -> ModelFile:
             shape = tuple(wish.max_rows if at in tensor.open_axes else side for at, side in enumerate(tensor.shape))
             tensors[index] = dataclasses.replace(tensor, shape=shape, bounded=True)
     return dataclasses.replace(model, graph=dataclasses.replace(model.graph, tensors=tuple(tensors)))
+
+
+def wished_answer(given: Path | None, graph: Graph) -> tuple[tuple[OutputSchema, ...], ReadingWish | None]:
+    """What is declared (see `read_answer`), or boxes where nothing is and the model ends in TFLite's own op."""
+    schema, wish = read_answer(given)
+    return schema, DetectionsWish() if given is None and ends_in_postprocess(graph) else wish
 
 
 def ends_in_postprocess(graph: Graph) -> tuple[int, ...] | None:
@@ -89,11 +91,11 @@ def declared_reading(
     try:
         if isinstance(wish, DetectionsWish):
             made: Reading = _detections(manifest, graph, scratch, wish, len(names))
-            made = _with(made, labels=ref)
+            made = msgspec.structs.replace(made, labels=ref)
         elif isinstance(wish, LandmarksWish):
             made = _landmarks(manifest, wish)
         elif isinstance(wish, MapWish):
-            made = _with(_map(manifest, graph, wish, len(names)), labels=ref)
+            made = msgspec.structs.replace(_map(manifest, graph, wish, len(names)), labels=ref)
         else:
             made = Vector(output=wish.output, normalise=wish.normalise)
         check_reading(f"{graph.source}: --answer", made, manifest.outputs)
@@ -118,18 +120,10 @@ def describe(reading: Reading) -> str:
         told = "a map of class numbers" if reading.axis is None else f"a map: classes along axis {reading.axis}"
     else:
         told = f"a vector{', divided by its length' if reading.normalise else ''}"
-    return f"output {reading.output} taken as {told}; check with 'split-model preview'"  # type: ignore[union-attr]
+    return f"output {reading.output} taken as {told}; check with 'split-model preview'"
 
 
-def _with(reading: Reading, **changes: object) -> Reading:
-    import msgspec
-
-    return msgspec.structs.replace(reading, **changes)
-
-
-def _detections(
-    manifest: Manifest, graph: Graph, scratch: Path, wish: DetectionsWish, named: int
-) -> Detections:
+def _detections(manifest: Manifest, graph: Graph, scratch: Path, wish: DetectionsWish, named: int) -> Detections:
     layout, outputs = _layout(manifest, graph, wish, named)
     unit = wish.unit or "fraction"
     order = wish.order or _ORDERS[layout]
@@ -159,7 +153,7 @@ def _detections(
         scores=scores,
         background=wish.background,
         anchors=ref,
-        scales=wish.scales or (_SSD_SCALES if layout == "ssd" else (1.0,) * 4),  # type: ignore[arg-type]
+        scales=wish.scales or (_SSD_SCALES if layout == "ssd" else (1.0,) * 4),
         sizes=wish.sizes,
         threshold=wish.threshold,
         iou=wish.iou,
@@ -169,9 +163,7 @@ def _detections(
     )
 
 
-def _write_anchors(
-    manifest: Manifest, scratch: Path, given: str | AnchorGrid, outputs: tuple[int, ...]
-) -> None:
+def _write_anchors(manifest: Manifest, scratch: Path, given: str | AnchorGrid, outputs: tuple[int, ...]) -> None:
     if isinstance(given, AnchorGrid):
         if len(given.strides) != len(given.sides) or not all(given.sides):
             raise BadInputError(
@@ -210,7 +202,7 @@ def _layout(
         told = ", ".join(f"{at} {list(shape)}" for at, shape in enumerate(shapes))
         raise BadInputError(
             f"{graph.source}: outputs {told} show no layout of a detector",
-            remedy=f"declare \"layout\" ({', '.join(DETECTION_OUTPUTS)}) in a file for --answer",
+            remedy=f'declare "layout" ({", ".join(DETECTION_OUTPUTS)}) in a file for --answer',
         )
     if wish.outputs is not None:
         return layout, wish.outputs
@@ -300,51 +292,3 @@ def class_count(reading: Reading, manifest: Manifest) -> int | None:
     if reading.layout == "yolov5":
         return shapes[0][-1] - 5
     return min(shapes[0][-2:]) - 4 - reading.background if reading.layout == "yolov8" else None
-
-
-class ReadingCheck:
-    """Looks whether answers to samples are what they are declared to be; `add` each, then `check`."""
-
-    def __init__(self, reader: AnswerReader) -> None:
-        self._reader = reader
-        self._count = self._boxes = 0
-        self._highest_score = 0.0
-        self._reach = 0.0
-
-    def add(self, outputs: Sequence[Floats]) -> None:
-        """One more answer of the model, in real units."""
-        found = self._reader.read(outputs)
-        self._count += 1
-        if isinstance(found, Found) and len(found.scores):
-            self._boxes += len(found.scores)
-            self._highest_score = max(self._highest_score, float(found.scores.max()))
-            size = max(input_size(self._reader.manifest))
-            self._reach = max(self._reach, float(np.abs(found.boxes).max()) / size)
-
-    def check(self) -> str:
-        """A line of advice, or of what was found; empty for answers that are no boxes.
-
-        Raises:
-            BadInputError: Scores of boxes lie beyond 1.
-
-        """
-        reading = self._reader.manifest.reading
-        if not isinstance(reading, Detections):
-            return ""
-        if self._highest_score > 1 + 1e-3:
-            raise BadInputError(
-                f"the scores of boxes reach {self._highest_score:.3g} in {self._count} answers",
-                remedy='declare "scores": "multilabel-logits" (or "logits"), or another "layout"',
-            )
-        if reading.unit == "fraction" and self._reach > _FAR:
-            return (
-                f"boxes reach {self._reach:.3g} times the input's side in {self._count} answers; "
-                'if they are pixels, declare "unit": "pixels"'
-            )
-        each = self._boxes / max(1, self._count)
-        if not self._boxes:
-            return (
-                f"no box of a score of {reading.threshold:g} in {self._count} answers; is the declaration right, "
-                'or "threshold" too high?'
-            )
-        return f"{each:.2g} boxes an answer in {self._count} answers"

@@ -78,7 +78,7 @@ class VectorWish(_Wish, frozen=True, tag="vector"):
 
 
 ReadingWish: TypeAlias = DetectionsWish | LandmarksWish | MapWish | VectorWish
-KINDS: dict[str, type[DetectionsWish] | type[LandmarksWish] | type[MapWish] | type[VectorWish]] = {
+KINDS: dict[str, type[DetectionsWish | LandmarksWish | MapWish | VectorWish]] = {
     "detections": DetectionsWish,
     "landmarks": LandmarksWish,
     "map": MapWish,
@@ -104,7 +104,7 @@ def read_answer(given: Path | None) -> tuple[tuple[OutputSchema, ...], ReadingWi
     if str(given) in KINDS:
         return (), KINDS[str(given)]()
     choices = f"{CLASSES}, {', '.join(KINDS)}, or a JSON file"
-    raw = read_json(given, Any, f"an answer declaration; --answer takes {choices}")
+    raw: object = read_json(given, object, f"an answer declaration; --answer takes {choices}")
     if isinstance(raw, list):
         return read_json(given, tuple[OutputSchema, ...], "an answer schema") or (), None
     kind = raw.get("kind") if isinstance(raw, dict) else None

@@ -1,4 +1,4 @@
-"""Draws an answer into its picture: boxes with their labels, points, a map as colours; and tells it in a few words."""
+"""Draws an answer into its picture: boxes with labels, points, a map as colours; and tells it in a few words."""
 
 from __future__ import annotations
 
@@ -54,20 +54,21 @@ def draw_answer(image: Any, answer: Mapping[str, Any]) -> Any:
 
 def describe_answer(answer: Mapping[str, Any]) -> str:
     """The answer in a few words, empty where the record has none."""
+    told = ""
     if answer.get("top"):
-        return f"{answer['top'][0]['label']} {answer['top'][0]['score']:.2f}"
-    if "detections" in answer:
+        told = f"{answer['top'][0]['label']} {answer['top'][0]['score']:.2f}"
+    elif "detections" in answer:
         counts = Counter(str(one["label"]) for one in answer["detections"])
-        return ", ".join(f"{count} {label}" for label, count in counts.items()) or "nothing found"
-    if "landmarks" in answer:
-        return f"{len(answer['landmarks'])} points"
-    if "map" in answer:
-        return ", ".join(f"{one['label']} {one['share']:.0%}" for one in answer["map"]["classes"][:_SHOWN])
-    if "vector" in answer:
-        return f"vector of {answer['vector']['size']} values"
-    if "outputs" in answer:
-        return f"{len(answer['outputs'])} outputs"
-    return ""
+        told = ", ".join(f"{count} {label}" for label, count in counts.items()) or "nothing found"
+    elif "landmarks" in answer:
+        told = f"{len(answer['landmarks'])} points"
+    elif "map" in answer:
+        told = ", ".join(f"{one['label']} {one['share']:.0%}" for one in answer["map"]["classes"][:_SHOWN])
+    elif "vector" in answer:
+        told = f"vector of {answer['vector']['size']} values"
+    elif "outputs" in answer:
+        told = f"{len(answer['outputs'])} outputs"
+    return told
 
 
 def colour_of(number: int) -> tuple[int, int, int]:

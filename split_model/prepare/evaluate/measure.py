@@ -1,11 +1,10 @@
 """Measure how often the answer through a release is still the same, by cut and epsilon.
 
 Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them.
-Boxes, landmarks, maps and vectors have an agreement and a figure of their own kind (`split_model.answers.measures`);
-the error of the outputs says the same of all answers. Every sample is released several times
-with fresh noise. Draws of one sample are not independent of each other, so all 95 % intervals are over samples:
-Wilson's for proportions (which is then on the safe side, as the mean of several draws varies less than one), the
-bootstrap for errors.
+Boxes, landmarks, maps and vectors have an agreement and a figure of their own kind (`answers.measures`); the error
+of the outputs says the same of all answers. Every sample is released several times with fresh noise. Draws of one
+sample are not independent of each other, so all 95 % intervals are over samples: Wilson's for proportions (which is
+then on the safe side, as the mean of several draws varies less than one), the bootstrap for errors and figures.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from split_model.bundle.evaluation import Evaluation, Figure, Mean, Row, Share
 
-
 _FIGURES = {
     "mAP50": "mean average precision at an IoU of 0.5, the unprotected model's boxes as the truth",
     "pixels": "mean distance from the unprotected model's landmarks, in pixels of the input",
