@@ -47,7 +47,7 @@ def scene(rng: np.random.Generator, height: int = SIDE, width: int = SIDE) -> Sc
     taken: list[tuple[float, float, float]] = []
     classes = []
     for _ in range(int(rng.integers(1, _MOST_SHAPES + 1))):
-        radius = rng.uniform(0.10, 0.24) * min(height, width)
+        radius = min(rng.uniform(0.10, 0.24) * max(height, width), 0.45 * min(height, width))
         cy, cx = rng.uniform(radius, height - radius), rng.uniform(radius, width - radius)
         if any(np.hypot(cy - y, cx - x) < radius + other for y, x, other in taken):
             continue

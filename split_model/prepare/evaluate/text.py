@@ -7,7 +7,7 @@ from split_model.bundle.evaluation import Evaluation, Figure, Mean, Row, Share
 _FIGURES = {
     "mAP50": "mean average precision at an IoU of 0.5, the unprotected model's boxes as the truth",
     "pixels": "mean distance from the unprotected model's landmarks, in pixels of the input",
-    "IoU": "intersection over union with the unprotected model's map, mean over classes",
+    "IoU": "intersection over union with the unprotected model's map, mean over its classes",
     "cosine": "of the angle to the unprotected model's vector",
 }
 _AGREEMENTS = {

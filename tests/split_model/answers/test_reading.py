@@ -82,7 +82,7 @@ def test_yolov5_multiplies_with_the_score_of_any_object():
 
 
 def test_ssd_offsets_from_anchors():
-    """Offsets of a centre are divided by their scale and multiplied by the anchor's side; sides are exponentials."""
+    """Offsets of a centre are divided by their scale, times the anchor's side; sides are exponentials."""
     places = anchors.grid(100, 100, strides=[50], sides=[[(0.4, 0.2)]])
     assert places.tolist() == [[y, x, 0.4, 0.2] for y in (0.25, 0.75) for x in (0.25, 0.75)]
     boxes = np.zeros((1, 4, 4), np.float32)
