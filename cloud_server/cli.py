@@ -95,7 +95,7 @@ def make_parser() -> Parser:
         adding,
         "statistics",
         commands.statistics,
-        "how often each codeword of the codebook release was true, with intervals of 95 %",
+        "how often each codeword of the codebook release was true, with intervals",
         epilog=_STATISTICS,
     )
     counted.add_argument(
