@@ -26,7 +26,8 @@ from typing import Literal
 import msgspec
 
 from split_model.bundle.readings import ClassMap, Detections, Reading
-from split_model.bundle.records import FileRef, Record, Scores
+from split_model.bundle.records import FileRef, Scores
+from split_model.bundle.records import Record as _Record
 
 FORMAT = 1
 #: Of a codebook: codewords a group, and groups.
@@ -48,7 +49,7 @@ ITEM_BYTES = {
 }
 
 
-class TensorSpec(Record, frozen=True, omit_defaults=True):
+class TensorSpec(_Record, frozen=True, omit_defaults=True):
     """One tensor at the rim of a model: ``real = scale * (stored - zero_point)`` where scale is not 0.
 
     ``open_axes``, of outputs alone: axes whose length depends on the data, as the number of boxes that a detector
@@ -84,7 +85,7 @@ class TensorSpec(Record, frozen=True, omit_defaults=True):
         return self.size * ITEM_BYTES[self.dtype]
 
 
-class ChannelCalibration(Record, frozen=True):
+class ChannelCalibration(_Record, frozen=True):
     """What public calibration data says of one live tensor, per channel (the last axis), in real units.
 
     ``clip_low``/``clip_high``: the public clip range. ``rank``: mean matrix rank of the channel's
@@ -97,7 +98,7 @@ class ChannelCalibration(Record, frozen=True):
     weight: tuple[float, ...]
 
 
-class AllocationTrial(Record, frozen=True):
+class AllocationTrial(_Record, frozen=True):
     """One allocation tried at a cut on public samples, against what the whole model answers.
 
     ``relative_cost``: expected weighted noise energy over the optimum's, by formula; 1 is best. ``output_error``:
@@ -111,7 +112,7 @@ class AllocationTrial(Record, frozen=True):
     agreement: float | None = None
 
 
-class AllocationChoice(Record, frozen=True):
+class AllocationChoice(_Record, frozen=True):
     """The allocation that ``auto`` takes at a cut: the best of ``trials`` at a mean per-value ``epsilon``."""
 
     best: Allocation
@@ -122,13 +123,17 @@ class AllocationChoice(Record, frozen=True):
     trials: tuple[AllocationTrial, ...]
 
 
-class Codebook(Record, frozen=True):
+class Codebook(_Record, frozen=True, omit_defaults=True):
     """A codebook for the strict release at one cut: ``codewords`` for each of ``groups`` groups of channels.
 
     ``file``: the encoder's matrices and the decoder's features. Measured on held-out public samples: ``lookup``,
     the share of right answers when the device's own codewords arrive, and ``chance``, when they are drawn at
     random; right by ``truth``, their labels or the whole model.
     Outputs that are no classes have the share of their variance that is kept instead of ``lookup``.
+
+    Of one group whose answer is classes: ``decoded``, the class that the tail makes of each codeword; and
+    ``confusion``, of the held-out samples the number by decoded class and right class, without noise:
+    (decoded, right, samples).
     """
 
     codewords: int = msgspec.field(name="words")  # the manifest's key, as in bundles of before
@@ -138,9 +143,11 @@ class Codebook(Record, frozen=True):
     chance: float
     samples: int
     truth: Literal["labels", "model", "variance"]
+    decoded: tuple[int, ...] = ()
+    confusion: tuple[tuple[int, int, int], ...] = ()
 
 
-class NoiseTail(Record, frozen=True):
+class NoiseTail(_Record, frozen=True):
     """A tail that was trained on the features of this cut under noise of mean per-value ``epsilon``.
 
     It takes the place of the plain tail for the noise release at exactly this epsilon, however it is shared;
@@ -152,7 +159,7 @@ class NoiseTail(Record, frozen=True):
     allocation: AllocationChoice | None = None
 
 
-class Cut(Record, frozen=True):
+class Cut(_Record, frozen=True):
     """A position in the op order: ops before ``index`` are the head, the rest the tail.
 
     ``head`` is None for cut 0, which sends the input itself. ``tensors`` are the live tensors, in the
@@ -186,7 +193,7 @@ class Cut(Record, frozen=True):
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
-class ImagePreprocess(Record, frozen=True):
+class ImagePreprocess(_Record, frozen=True):
     """From a picture to the model's input: fitted into ``crop`` (height, width), then ``(x - mean) / scale``.
 
     ``fit``: ``crop`` scales the shorter side to ``resize`` and cuts out the centre; ``letterbox`` scales the whole
@@ -215,7 +222,7 @@ class ImagePreprocess(Record, frozen=True):
         return (1, self.channels, *self.crop) if self.layout == "nchw" else (1, *self.crop, self.channels)
 
 
-class TopK(Record, frozen=True):
+class TopK(_Record, frozen=True):
     """How to read one output as classes: the ``k`` largest of ``output``, named by the lines of ``labels``."""
 
     output: int = 0
@@ -224,7 +231,7 @@ class TopK(Record, frozen=True):
     scores: Scores = "logits"
 
 
-class OutputSchema(Record, frozen=True):
+class OutputSchema(_Record, frozen=True):
     """One output of the model: its values as ``shape`` (of the tensor's size), and their meaning.
 
     ``meaning`` is for people: order, unit and range of the values, as "x, y, z in pixels of the input". ``weight``:
@@ -237,7 +244,7 @@ class OutputSchema(Record, frozen=True):
     weight: float = 1.0
 
 
-class Reference(Record, frozen=True):
+class Reference(_Record, frozen=True):
     """What the whole model answered where the bundle was made, to compare other backends and processors with.
 
     ``outputs``: a file of the raw outputs, little-endian, of ``sets`` sets of random inputs one after the
@@ -252,14 +259,14 @@ class Reference(Record, frozen=True):
     made_with: str
 
 
-class LeftOut(Record, frozen=True):
+class LeftOut(_Record, frozen=True):
     """A cut that `prepare` left out of the bundle, and why."""
 
     index: int
     reason: str
 
 
-class Manifest(Record, frozen=True, omit_defaults=True):
+class Manifest(_Record, frozen=True, omit_defaults=True):
     """All there is to know of a bundle. ``ops`` is the number of ops and so the index of the split ``local``.
 
     ``left_out``: cuts that were wanted, or could have been chosen, and are not offered since they would not work.
