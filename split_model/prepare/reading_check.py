@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 #: Boxes that reach so many sides of the input are no fractions of it.
 _FAR = 2.0
+_TOLERANCE = 1e-3
 
 
 def with_reading(
@@ -83,10 +84,10 @@ class ReadingCheck:
         reading = self._reader.manifest.reading
         if not isinstance(reading, Detections):
             return ""
-        if self._highest_score > 1 + 1e-3:
+        if reading.scores != "values" and self._highest_score > 1 + _TOLERANCE:
             raise BadInputError(
                 f"the scores of boxes reach {self._highest_score:.3g} in {self._count} answers",
-                remedy='declare "scores": "multilabel-logits" (or "logits"), or another "layout"',
+                remedy='declare "scores": "multilabel-logits", "logits" or "values", or another "layout"',
             )
         if reading.unit == "fraction" and self._reach > _FAR:
             return (

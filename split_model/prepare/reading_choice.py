@@ -54,8 +54,9 @@ def with_row_bound(model: ModelFile, wish: ReadingWish | None) -> ModelFile:
     for index in model.graph.outputs:
         tensor = tensors[index]
         if tensor.open_axes and not tensor.bounded:
-            shape = tuple(wish.max_rows if at in tensor.open_axes else side for at, side in enumerate(tensor.shape))
-            tensors[index] = dataclasses.replace(tensor, shape=shape, bounded=True)
+            rows = tuple(at for at in tensor.open_axes if at < len(tensor.shape) - 1)  # a row's length stays
+            shape = tuple(wish.max_rows if at in rows else side for at, side in enumerate(tensor.shape))
+            tensors[index] = dataclasses.replace(tensor, shape=shape, open_axes=rows, bounded=bool(rows))
     return dataclasses.replace(model, graph=dataclasses.replace(model.graph, tensors=tuple(tensors)))
 
 
@@ -256,6 +257,11 @@ def _map(manifest: Manifest, graph: Graph, wish: MapWish, named: int) -> ClassMa
         if named in (first, last) and first != last:
             channels_first = first == named
         axis = 1 if channels_first else 3
+    elif axis is None and shape and not manifest.outputs[wish.output].dtype.startswith(("int", "uint")):
+        raise BadInputError(
+            f"{graph.source}: output {wish.output} of {list(shape)} is no map, [1, height, width, classes]",
+            remedy='declare "axis", along which the classes lie; maps of class numbers are whole numbers',
+        )
     scores = wish.scores
     if scores is None:
         kinds = {"softmax": "probabilities", "sigmoid": "multilabel-probabilities", "plain": "logits"}
