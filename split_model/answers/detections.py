@@ -74,7 +74,7 @@ def _postprocess(_reading: Detections, parts: Sequence[Floats], _anchors: Floats
 
 def _ssd(reading: Detections, parts: Sequence[Floats], anchors: Floats | None) -> _Parts:
     assert anchors is not None  # as the manifest's check has it
-    offsets = parts[0].reshape(-1, 4) / np.asarray(reading.scales)
+    offsets = parts[0].reshape(-1, parts[0].shape[-1])[:, :4] / np.asarray(reading.scales)
     places = anchors if reading.order.startswith("y") else anchors[:, [1, 0, 3, 2]]
     centres = offsets[:, :2] * places[:, 2:] + places[:, :2]
     with np.errstate(over="ignore"):

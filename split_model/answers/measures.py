@@ -15,7 +15,7 @@ vector         cosine, 0 where it is negative                           ``cosine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -25,13 +25,20 @@ from split_model.answers.boxes import overlap
 from split_model.answers.class_map import Codes
 from split_model.answers.detections import Found
 from split_model.answers.landmarks import Points
-from split_model.answers.reader import Answered, input_size
-from split_model.bundle import Manifest
+from split_model.answers.reader import Answered, AnswerReader, input_size
+from split_model.bundle import Bundle, Manifest
 from split_model.bundle.readings import ClassMap, Detections, Landmarks
 
 Floats = NDArray[np.float64]
 Measure: TypeAlias = Literal["mAP50", "pixels", "IoU", "cosine"]
 
+#: For people: what `agreement` is, by the measure of the kind.
+AGREEMENTS: dict[Measure, str] = {
+    "mAP50": "F1 of boxes that match the unsplit model's",
+    "pixels": "share of points within 5 % of the input's longer side",
+    "IoU": "intersection over union, mean over the unsplit map's classes",
+    "cosine": "cosine to the unsplit model's vector",
+}
 _IOU = 0.5
 _NEAR = 0.05
 _RESAMPLES = 500
@@ -86,6 +93,16 @@ def _mean_iou(found: Codes, truth: Codes) -> float:
 def _cosine(found: Floats, truth: Floats) -> float:
     lengths = float(np.linalg.norm(found) * np.linalg.norm(truth))
     return float(found @ truth) / lengths if lengths > 0 else float(np.array_equal(found, truth))
+
+
+def agreement_of(bundle: Bundle) -> Callable[[Sequence[Floats], Sequence[Floats]], float]:
+    """What compares two answers of a bundle whose outputs are read: all outputs in real units, 0 to 1."""
+    reader = AnswerReader.of(bundle)
+
+    def compare(outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> float:
+        return agreement(reader.read(outputs), reader.read(unsplit), reader.manifest)
+
+    return compare
 
 
 class Figures:

@@ -70,7 +70,7 @@ def _misfit(reading: Detections, shapes: Sequence[tuple[int, ...]]) -> str:
     least = 2 if reading.background else 1
     flat = len(shape) >= 2 and rows == shape[-2]
     if reading.layout in ("postprocess", "ssd"):
-        if len(shape) < 2 or shape[-1] != 4:
+        if len(shape) < 2 or shape[-1] < 4 or (shape[-1] > 4 and reading.layout == "postprocess"):
             return f"boxes are [.., n, 4], the model's are {told}"
         sizes = [math.prod(one) for one in shapes[1:3]]
         fits = sizes == [rows, rows]

@@ -23,7 +23,7 @@ class Detections(Record, frozen=True, tag_field="kind", tag="detections"):
 
     ``layout``, and the ``outputs`` that it has, in this order:
         ``postprocess``: as ``TFLite_Detection_PostProcess`` makes them: boxes, classes, scores, and their count.
-        ``ssd``: offsets from ``anchors`` [N, 4], and scores [N, classes].
+        ``ssd``: offsets from ``anchors`` [N, 4 or more, of which the first 4 count], and scores [N, classes].
         ``yolov5``: [N, 4 + 1 + classes], the fifth value being that of any object.
         ``yolov8``: [4 + classes, N], or [N, 4 + classes] where N is the longer side.
         ``rows``: [N, 6] or [N, 5]: a box, its score and, if there are several, its class, as exporters that append

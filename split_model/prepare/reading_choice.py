@@ -176,7 +176,7 @@ def _write_anchors(manifest: Manifest, scratch: Path, given: str | AnchorGrid, o
     else:
         places = anchor_files.read(Path(given))
     shape = manifest.outputs[outputs[0]].shape if outputs[0] < len(manifest.outputs) else ()
-    boxes = math.prod(shape) // 4
+    boxes = math.prod(shape[:-1])
     if boxes != len(places):
         raise BadInputError(
             f"{len(places)} anchors for {boxes} boxes (output {outputs[0]} is {list(shape)})",
@@ -294,7 +294,7 @@ def class_count(reading: Reading, manifest: Manifest) -> int | None:
     if not isinstance(reading, Detections):
         return None
     if reading.layout == "ssd":
-        return math.prod(shapes[1]) // (math.prod(shapes[0]) // 4) - reading.background
+        return math.prod(shapes[1]) // math.prod(shapes[0][:-1]) - reading.background
     if reading.layout == "yolov5":
         return shapes[0][-1] - 5
     return min(shapes[0][-2:]) - 4 - reading.background if reading.layout == "yolov8" else None

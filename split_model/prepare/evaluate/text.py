@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from split_model.answers.measures import AGREEMENTS
 from split_model.bundle.evaluation import Evaluation, Figure, Mean, Row, Share
 
 _FIGURES = {
@@ -10,23 +11,17 @@ _FIGURES = {
     "IoU": "intersection over union with the unprotected model's map, mean over its classes",
     "cosine": "of the angle to the unprotected model's vector",
 }
-_AGREEMENTS = {
-    "mAP50": "F1 of boxes that match the unprotected model's",
-    "pixels": "share of points within 5 % of the input's longer side",
-    "IoU": "the same",
-    "cosine": "the same, 0 where it is negative",
-}
 
 
 def render(evaluation: Evaluation) -> str:
     """The table; columns that no row has a figure for are left out."""
-    figure = next((row.figure.measure for row in evaluation.rows if row.figure is not None), "")
+    figure = next((row.figure.measure for row in evaluation.rows if row.figure is not None), None)
     columns = [
         column
         for column in (
             ("agreement", "agreement"),
             ("accuracy", "accuracy"),
-            ("figure", figure),
+            ("figure", figure or ""),
             ("output_error", "output error"),
         )
         if any(getattr(row, column[0]) is not None for row in evaluation.rows)
@@ -41,7 +36,7 @@ def render(evaluation: Evaluation) -> str:
     if any(row.mechanism == "lookup" for row in evaluation.rows):
         lines.append("local lookup: what the device could answer by itself, without a release")
     if figure:
-        lines.append(f"{figure}: {_FIGURES[figure]}; agreement: {_AGREEMENTS[figure]}")
+        lines.append(f"{figure}: {_FIGURES[figure]}; agreement: {AGREEMENTS[figure]}")
     if evaluation.unprotected_accuracy is not None:
         lines.append(f"unprotected whole model: accuracy {_text(evaluation.unprotected_accuracy)}")
     lines.append(
