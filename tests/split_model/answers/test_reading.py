@@ -1,12 +1,16 @@
 """Answers of every kind from outputs made by hand."""
 
+from io import BytesIO
+
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from split_model.answers import anchors
+from split_model.answers.lines import compact_fields
 from split_model.answers.png import read_png, write_png
 from split_model.answers.reader import AnswerReader
 from split_model.bundle import FileRef, ImagePreprocess, Manifest, TensorSpec
@@ -14,6 +18,7 @@ from split_model.bundle.readings import ClassMap, Detections, Landmarks, Vector
 from split_model.bundle.validation import check_manifest
 from split_model.errors import BadBundleError, BadInputError
 from split_model.features.placement import Placement
+from split_model.report.answer_drawing import describe_answer, draw_answer
 
 REF = FileRef(path="anchors.npz", sha256="0" * 64, size_bytes=1)
 LETTERBOX = ImagePreprocess(resize=100, crop=(100, 100), fit="letterbox")
@@ -136,6 +141,38 @@ def test_boxes_lie_in_the_picture_whatever_the_model_answers(rows, height, width
     msgspec.json.encode(fields)
 
 
+@given(st.data())
+def test_whatever_a_model_answers_can_be_written_sent_and_drawn(data):
+    """Every kind and layout, with values that no model should give."""
+    kinds = {
+        "yolov5": (msgspec.structs.replace(YOLO, layout="yolov5", scores="multilabel-logits"), [(1, 6, 7)]),
+        "ssd": (msgspec.structs.replace(YOLO, layout="ssd", outputs=(0, 1), scores="logits", anchors=REF),
+                [(1, 4, 4), (1, 4, 3)]),
+        "postprocess": (msgspec.structs.replace(YOLO, layout="postprocess", outputs=(0, 1, 2, 3)),
+                        [(1, 4, 4), (1, 4), (1, 4), (1,)]),
+        "rows": (msgspec.structs.replace(YOLO, layout="rows"), [(4, 6)]),
+        "landmarks": (Landmarks(output=0, values=3, score=2, scores="multilabel-logits"), [(1, 12)]),
+        "map": (ClassMap(output=0, axis=3), [(1, 3, 4, 3)]),
+        "mask": (ClassMap(output=0, axis=3), [(1, 3, 4, 1)]),
+        "numbers": (ClassMap(output=0, axis=None), [(1, 3, 4)]),
+        "vector": (Vector(output=0, normalise=True), [(1, 6)]),
+    }  # fmt: skip
+    reading, shapes = data.draw(st.sampled_from(list(kinds.values())))
+    outputs = [
+        np.reshape(data.draw(st.lists(wild, min_size=size, max_size=size)), shape)
+        for shape in shapes
+        for size in [int(np.prod(shape))]
+    ]
+    with np.errstate(all="raise"):
+        fields = answer(reading, *outputs, places=anchors.grid(100, 100, strides=[50], sides=[[(0.4, 0.2)]]))
+    written = msgspec.json.decode(msgspec.json.encode(fields))
+    letter, told = compact_fields(fields)
+    assert letter in "DLMV"
+    assert len(",".join(told)) < 480
+    draw_answer(Image.new("RGB", (20, 20)), written)
+    describe_answer(written)
+
+
 def test_landmarks():
     reading = Landmarks(output=0, values=3, order="yx", unit="fraction", score=2, names=("nose", "chin"))
     fields = answer(reading, [[[[0.5, 0.25, 0.9], [0.75, 1.0, 0.1]]]], placement=Placement.of(LETTERBOX, 100, 200))
@@ -171,10 +208,6 @@ def test_a_mask_of_one_value_and_a_map_of_numbers():
 
 @given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([2, 256, 257, 65536]), st.integers(0, 99))
 def test_a_map_as_png_comes_back(height, width, classes, seed):
-    from io import BytesIO
-
-    from PIL import Image
-
     codes = np.random.default_rng(seed).integers(0, classes, (height, width))
     data = write_png(codes)
     assert np.array_equal(read_png(data), codes)
