@@ -19,6 +19,7 @@ from split_model.answers.png import write_png
 from split_model.arrays import Array
 from split_model.bundle import Bundle, Manifest
 from split_model.bundle.readings import ClassMap, Detections, Landmarks
+from split_model.errors import BadBundleError
 from split_model.features.data import read_labels
 from split_model.features.placement import Placement
 from split_model.features.preprocess import to_real
@@ -69,6 +70,12 @@ class AnswerReader:
         places = None
         if isinstance(reading, Detections) and reading.anchors is not None:
             places = anchors.read(bundle.path(reading.anchors))
+            boxes = math.prod(manifest.outputs[reading.outputs[0]].shape[:-1])
+            if len(places) != boxes:
+                raise BadBundleError(
+                    f"{bundle.path(reading.anchors)}: {len(places)} anchors for {boxes} boxes",
+                    remedy="prepare the bundle again",
+                )
         return cls(manifest, labels, places)
 
     def read(self, outputs: Sequence[Floats]) -> Answered:

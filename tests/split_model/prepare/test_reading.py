@@ -259,6 +259,14 @@ def test_a_bundle_of_before_is_read_and_an_odd_reading_refused(prepare, tmp_path
     assert Bundle.open(bundle.root).manifest.reading is None
 
 
+def test_anchors_of_another_number_are_refused_before_the_first_frame(prepare, tmp_path):
+    code, bundle, _ = prepare(SHAPES / "detector.tflite", "--cuts", "at:5", "--answer", SHAPES / "detections.json")
+    assert code == 0
+    np.savez(bundle.root / "anchors.npz", anchors=np.full((3, 4), 0.5))
+    with pytest.raises(BadBundleError, match="3 anchors for 144 boxes"):
+        AnswerReader.of(bundle)
+
+
 def test_a_devices_answers_are_read_with_their_pictures(tmp_path, pictures):
     """Records of boxes and of a large map whose picture lies beside them."""
     box = {"class": 0, "label": LABELS[0], "score": 0.9, "box": [10, 10, 50, 50]}
