@@ -136,6 +136,7 @@ def test_compact_lines_of_every_kind_are_short() -> None:
     ]  # fmt: skip
     assert fields_of(frame(detections=[])) == ["D", "x.png", "offloaded", "0"]
     assert fields_of(frame(landmarks=[{"x": 1.6, "y": 2.2}]))[3:] == ["1", "2", "2"]
+    assert fields_of(frame(landmarks=[{"x": None, "y": 1e30}]))[3:] == ["1", "", "99999"]
     assert fields_of(frame(map=map_of(mask(4))))[3:] == ["4", "4", "1", "0.2500"]
     assert fields_of(frame(vector={"size": 2, "values": [0.5, 1.0]}))[3:] == ["2", "0.5", "1"]
     assert fields_of(frame(vector={"size": 5000}))[3:] == ["5000"]

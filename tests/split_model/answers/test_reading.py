@@ -199,6 +199,15 @@ def test_a_map_and_its_classes(axis):
     assert read_png(found["png"]).tolist() == codes.tolist()
 
 
+def test_a_border_beside_the_picture_counts_for_no_class():
+    """A tall picture fills the middle half of the columns."""
+    codes = np.array([[2, 0, 0, 2]] * 4)
+    place = Placement.of(LETTERBOX, 200, 100)
+    found = answer(ClassMap(output=0, axis=3), np.eye(3)[codes][None], placement=place)["map"]
+    assert [(one["class"], one["share"]) for one in found["classes"]] == [(0, 1.0)]
+    assert found["box"] == [-50.0, 0.0, 150.0, 200.0]
+
+
 def test_a_mask_of_one_value_and_a_map_of_numbers():
     mask = answer(ClassMap(output=0, axis=3), np.array([[1.0, -1.0], [0.0, -9.0]]).reshape(1, 2, 2, 1))["map"]
     assert read_png(mask["png"]).tolist() == [[1, 0], [1, 0]]
