@@ -43,8 +43,10 @@ from split_model.prepare.own_input import InputWish, check_settled, declared_pre
 from split_model.prepare.random_inputs import random_inputs
 from split_model.prepare.reading_check import with_reading
 from split_model.prepare.reading_choice import wished_answer, with_row_bound
+from split_model.prepare.reading_declaration import ReadingWish
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.ending import Ending
+from split_model.prepare.tflite.graph import Graph
 from split_model.prepare.tflite.reading import read_model
 from split_model.prepare.tflite.shapes import open_model, with_input_shape
 from split_model.privacy.plan import why_unreleasable
@@ -153,9 +155,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         manifest = msgspec.structs.replace(manifest, reference=reference)
         if ending is not None:
             _check_scores(scratch, manifest, ending, options)
-        if wish is not None:
-            samples = _first_samples(manifest, options, _CHECKED_SAMPLES)
-            manifest = with_reading(scratch, manifest, model.graph, wish, labels=options.labels, samples=samples)
+        manifest = _with_reading(scratch, manifest, model.graph, wish, options)
         kept = None
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
@@ -171,6 +171,16 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     if kept is not None:
         kept.discard()
     return Bundle.open(options.output, check_files=False)
+
+
+def _with_reading(
+    scratch: Path, manifest: Manifest, graph: Graph, wish: ReadingWish | None, options: PrepareOptions
+) -> Manifest:
+    """The manifest with how outputs are read, if they are read as boxes, landmarks, a map or a vector."""
+    if wish is None:
+        return manifest
+    samples = _first_samples(manifest, options, _CHECKED_SAMPLES)
+    return with_reading(scratch, manifest, graph, wish, labels=options.labels, samples=samples)
 
 
 def _first_samples(manifest: Manifest, options: PrepareOptions, count: int) -> list[tuple[Array, ...]]:
