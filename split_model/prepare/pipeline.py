@@ -14,14 +14,7 @@ import numpy as np
 
 from split_model import __version__
 from split_model.arrays import Array
-from split_model.bundle import (
-    Bundle,
-    ChannelCalibration,
-    Cut,
-    Manifest,
-    write_manifest,
-    writing,
-)
+from split_model.bundle import Bundle, ChannelCalibration, Cut, Manifest, write_manifest, writing
 from split_model.bundle.records import Scores
 from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, UsageError
