@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -30,8 +31,10 @@ from split_model.service.throttle import PER_FRAME
 _log = logging.getLogger(__name__)
 
 #: Messages taken from devices before handshakes and results get their turn again.
-_BATCH = 16
+_BATCH = 64
 _SWEEP_S = 0.5
+#: How often the allow-list's file is looked at while messages come, in seconds.
+_LOOK_S = 0.1
 #: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
 _READING_S = 30e-6
 #: Room for CURVE's and ZMTP's framing around the largest chunk.
@@ -41,6 +44,10 @@ _SEND_MESSAGES = 128
 _RECEIVE_MESSAGES = 64
 _FAREWELL_MS = 500
 _ROUTING_ID_BYTES = 16
+#: Flags as plain numbers: combining pyzmq's takes longer than sending a frame.
+_DONTWAIT, _MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
+#: Larger payloads are handed to libzmq without a copy.
+_COPY_BYTES = 1 << 15
 
 
 class Gateway:
@@ -65,6 +72,7 @@ class Gateway:
         self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
         self._held_number = 0
         self._heeded_version = 0
+        self._looked_s = -math.inf
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
         self._router = self._context.socket(zmq.ROUTER)
         try:
@@ -94,14 +102,19 @@ class Gateway:
         sweep_s = self._clock()
         drained_s: float | None = None
         while True:
-            wake_s = min(sweep_s, self._held[0][0]) if self._held else sweep_s
-            poller.poll(max(0, int((wake_s - self._clock()) * 1000)) + 1)
-            self._hear_of_connections()  # before their handshakes are answered
-            self.gate.answer_all()
-            for outcome in self.mailbox.take():
-                self._finished(sessions, sessions.finished(outcome))
-            self._receive(sessions)
             now_s = self._clock()
+            wake_s = min(sweep_s, self._held[0][0] if self._held else sweep_s, sessions.next_turn_s(now_s))
+            ready = dict(poller.poll(math.ceil(max(0.0, wake_s - now_s) * 1000)))
+            if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
+                self._hear_of_connections()  # before their handshakes are answered
+                self.gate.answer_all()
+            if self.mailbox.fd in ready:
+                for outcome in self.mailbox.take():
+                    self._send_when_paid(sessions, sessions.finished(outcome))
+            if self._router in ready:
+                self._receive(sessions)
+            now_s = self._clock()
+            self._send_when_paid(sessions, sessions.turn(now_s))
             while self._held and self._held[0][0] <= now_s:
                 send_replies(self._router, sessions, heapq.heappop(self._held)[2])
             if now_s >= sweep_s:
@@ -124,16 +137,19 @@ class Gateway:
         self.mailbox.close()
 
     def _receive(self, sessions: Sessions) -> None:
-        self._heed_allow_list(sessions)
+        now_s = self._clock()
+        if now_s - self._looked_s >= _LOOK_S:
+            self._heed_allow_list(sessions, now_s)
+        receive = self._router.recv
         for _ in range(_BATCH):
             try:
-                routing_id = self._router.recv(zmq.DONTWAIT, copy=False)
+                routing_id = receive(_DONTWAIT, copy=False)
             except zmq.Again:
                 return
             frames: list[zmq.Frame] = []
             part = routing_id
             while part.more and len(frames) < wire.MAX_FRAMES:
-                part = self._router.recv(copy=False)
+                part = receive(_DONTWAIT, copy=False)
                 frames.append(part)
             if part.more:
                 self._too_many_frames(sessions, routing_id.bytes, part)
@@ -165,8 +181,9 @@ class Gateway:
             sessions, sessions.receive(connection.routing_id, connection.key, parts, now_s), delay_s, now_s
         )
 
-    def _finished(self, sessions: Sessions, replies: list[Reply]) -> None:
-        now_s = self._clock()
+    def _send_when_paid(self, sessions: Sessions, replies: list[Reply]) -> None:
+        """Send replies as soon as the key of each is out of debt."""
+        now_s = self._clock() if replies else 0.0
         for reply in replies:
             self._send_later(sessions, [reply], self.connections.delay_s(reply.routing_id, now_s), now_s)
 
@@ -210,8 +227,9 @@ class Gateway:
                 name = self.allow_list.name_of(connection.key) or "a device"
                 _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
 
-    def _heed_allow_list(self, sessions: Sessions) -> None:
+    def _heed_allow_list(self, sessions: Sessions, now_s: float) -> None:
         """Read the list if it has changed. It may have been read for a handshake already."""
+        self._looked_s = now_s
         self.allow_list.refresh()
         if self.allow_list.version == self._heeded_version:
             return
@@ -221,7 +239,7 @@ class Gateway:
 
     def _sweep(self, sessions: Sessions, now_s: float) -> None:
         sessions.sweep(now_s)
-        self._heed_allow_list(sessions)
+        self._heed_allow_list(sessions, now_s)
         self.connections.limit(sessions.budgets, now_s)
         sessions.counters.delayed = self.connections.delayed
         overdue = self.connections.sweep(now_s, greeted=sessions.greeted, received_bytes=_received_bytes)
@@ -232,11 +250,13 @@ class Gateway:
 def send_replies(router: zmq.Socket[bytes], sessions: Sessions, replies: list[Reply]) -> None:
     """Send every reply without waiting; a peer that is gone, or does not read, is dropped and counted."""
     for reply in replies:
-        parts = [reply.routing_id, wire.encode(reply.message)]
-        if reply.payload is not None:
-            parts.append(reply.payload)
         try:
-            router.send_multipart(parts, zmq.DONTWAIT, copy=False)
+            router.send(reply.routing_id, _MORE)
+            if reply.payload is None:
+                router.send(wire.encode(reply.message), _DONTWAIT)
+            else:
+                router.send(wire.encode(reply.message), _MORE)
+                router.send(reply.payload, _DONTWAIT, copy=len(reply.payload) < _COPY_BYTES)
         except zmq.Again:
             sessions.counters.congested += 1
             sessions.drop(reply.routing_id)

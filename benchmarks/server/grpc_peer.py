@@ -20,7 +20,7 @@ from benchmarks.demo.rig import Rig
 from benchmarks.server.case import peer_case
 from split_model.errors import BackendError
 from split_model.interpreter import open_interpreter
-from split_model.privacy import recover
+from split_model.privacy import NoiseRecovery
 
 METHOD = "/Tail/Run"
 _DAYS = 2
@@ -98,11 +98,12 @@ def serve(cut_index: int, threads: int, folder: Path) -> None:
 
     case = peer_case(cut_index)
     local = threading.local()
+    recovery = NoiseRecovery(case.plan)
 
     def run(payload: bytes, _context: Any) -> bytes:
         if not hasattr(local, "interpreter"):
             local.interpreter = open_interpreter(case.tail)
-        outputs = local.interpreter.run(recover(case.plan, payload))
+        outputs = local.interpreter.run(recovery(payload))
         return b"".join(output.tobytes() for output in outputs)
 
     server = grpc.server(futures.ThreadPoolExecutor(threads))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from benchmarks.server.case import SMALL, Case, open_case
 from benchmarks.server.claims import Claim, Details, Part, claim
-from split_model.privacy import recover
+from split_model.privacy import NoiseRecovery, recover
 
 _FIRST = 6
 _REPEAT, _ROUNDS = 100, 15
@@ -31,7 +31,8 @@ def undo() -> Part:
 
 def kept(case: Case) -> Callable[[], object]:
     """What the server does for a payload of a plan that it knows."""
-    return lambda: recover(case.plan, case.payload)
+    recovery = NoiseRecovery(case.plan)
+    return lambda: recovery(case.payload)
 
 
 def made_anew(case: Case) -> Callable[[], object]:
