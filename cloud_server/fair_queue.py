@@ -24,6 +24,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 #: How long a key counts as being here after its last request.
 HERE_S = 1.0
 #: Worker time is remembered for about this long, to tell which keys use much.
@@ -34,8 +36,7 @@ MUCH, MUCH_S = 1.5, 0.25
 _STALE = 64
 
 
-@dataclass(frozen=True)
-class Offered:
+class Offered(msgspec.Struct, frozen=True):
     """What became of a job that was offered: whether it waits now, and the jobs that lost their place for it.
 
     ``expired``: jobs past their due time. ``displaced``: the job of a device above its share, if one had to go.
@@ -61,7 +62,7 @@ class Use:
         return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Flow:
     """One device: its virtual time, and its waiting jobs in order of their due time."""
 

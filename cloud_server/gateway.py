@@ -13,6 +13,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
 import zmq
 
@@ -22,6 +23,7 @@ from cloud_server.allow_list import AllowList
 from cloud_server.connections import HANDSHAKE_S, Connection, Connections, Reason
 from cloud_server.descriptors import ConnectionMonitor
 from cloud_server.errors import ListenError
+from cloud_server.folder_watch import FolderWatch
 from cloud_server.mailbox import Mailbox
 from cloud_server.sessions import Reply, Sessions
 from split_model.protocol import messages as wire
@@ -33,7 +35,7 @@ _log = logging.getLogger(__name__)
 #: Messages taken from devices before handshakes and results get their turn again.
 _BATCH = 64
 _SWEEP_S = 0.5
-#: How often the allow-list's file is looked at while messages come, in seconds.
+#: How often the allow-list is looked at where the kernel tells of no change, while messages come, in seconds.
 _LOOK_S = 0.1
 #: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
 _READING_S = 30e-6
@@ -73,6 +75,7 @@ class Gateway:
         self._held_number = 0
         self._heeded_version = 0
         self._looked_s = -math.inf
+        self._list_watch = FolderWatch(allow_list.path.resolve().parent)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
         self._router = self._context.socket(zmq.ROUTER)
         try:
@@ -96,27 +99,14 @@ class Gateway:
 
         ``on_sweep`` is called twice a second; the replies that it returns are sent.
         """
-        poller = zmq.Poller()
-        for source in (self._router, *self.gate.sockets, self._monitor.socket, self.mailbox.fd):
-            poller.register(source, zmq.POLLIN)
+        poller = self._poller()
         sweep_s = self._clock()
         drained_s: float | None = None
         while True:
             now_s = self._clock()
             wake_s = min(sweep_s, self._held[0][0] if self._held else sweep_s, sessions.next_turn_s(now_s))
-            ready = dict(poller.poll(math.ceil(max(0.0, wake_s - now_s) * 1000)))
-            if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
-                self._hear_of_connections()  # before their handshakes are answered
-                self.gate.answer_all()
-            if self.mailbox.fd in ready:
-                for outcome in self.mailbox.take():
-                    self._send_when_paid(sessions, sessions.finished(outcome))
-            if self._router in ready:
-                self._receive(sessions)
+            self._do_ready(sessions, dict(poller.poll(math.ceil(max(0.0, wake_s - now_s) * 1000))))
             now_s = self._clock()
-            self._send_when_paid(sessions, sessions.turn(now_s))
-            while self._held and self._held[0][0] <= now_s:
-                send_replies(self._router, sessions, heapq.heappop(self._held)[2])
             if now_s >= sweep_s:
                 sweep_s = now_s + _SWEEP_S
                 self._sweep(sessions, now_s)
@@ -135,6 +125,37 @@ class Gateway:
         self._router.close(linger=_FAREWELL_MS)
         self._context.destroy(linger=0)  # all other sockets
         self.mailbox.close()
+        self._list_watch.close()
+
+    def _poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for source in (
+            self._router,
+            *self.gate.sockets,
+            self._monitor.socket,
+            self.mailbox.fd,
+            self._list_watch.fd,
+        ):
+            if source is not None:
+                poller.register(source, zmq.POLLIN)
+        return poller
+
+    def _do_ready(self, sessions: Sessions, ready: dict[Any, int]) -> None:
+        """Everything that is here by now: connections, handshakes, results, messages; and what follows at once."""
+        if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
+            self._hear_of_connections()  # before their handshakes are answered
+            self.gate.answer_all()
+        if self.mailbox.fd in ready:
+            for outcome in self.mailbox.take():
+                self._send_when_paid(sessions, sessions.finished(outcome))
+        if self._list_watch.fd in ready:
+            self._looked_s = -math.inf
+        if self._router in ready:
+            self._receive(sessions)
+        now_s = self._clock()
+        self._send_when_paid(sessions, sessions.turn(now_s))
+        while self._held and self._held[0][0] <= now_s:
+            send_replies(self._router, sessions, heapq.heappop(self._held)[2])
 
     def _receive(self, sessions: Sessions) -> None:
         now_s = self._clock()
@@ -230,6 +251,7 @@ class Gateway:
     def _heed_allow_list(self, sessions: Sessions, now_s: float) -> None:
         """Read the list if it has changed. It may have been read for a handshake already."""
         self._looked_s = now_s
+        self._list_watch.clear()  # before the list is read
         self.allow_list.refresh()
         if self.allow_list.version == self._heeded_version:
             return
@@ -250,21 +272,30 @@ class Gateway:
 def send_replies(router: zmq.Socket[bytes], sessions: Sessions, replies: list[Reply]) -> None:
     """Send every reply without waiting; a peer that is gone, or does not read, is dropped and counted."""
     for reply in replies:
-        try:
-            router.send(reply.routing_id, _MORE)
-            if reply.payload is None:
-                router.send(wire.encode(reply.message), _DONTWAIT)
-            else:
-                router.send(wire.encode(reply.message), _MORE)
-                router.send(reply.payload, _DONTWAIT, copy=len(reply.payload) < _COPY_BYTES)
-        except zmq.Again:
+        error = _send(router, reply)
+        if error is None:
+            continue
+        if error == zmq.EAGAIN:
             sessions.counters.congested += 1
-            sessions.drop(reply.routing_id)
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+        else:
             sessions.counters.unroutable += 1
-            sessions.drop(reply.routing_id)
+        sessions.drop(reply.routing_id)
+
+
+def _send(router: zmq.Socket[bytes], reply: Reply) -> int | None:
+    """Send one reply. Returns EAGAIN or EHOSTUNREACH where the peer takes nothing, or is gone."""
+    try:
+        router.send(reply.routing_id, _MORE)  # what follows it cannot fail
+        if reply.payload is None:
+            router.send(wire.encode(reply.message), _DONTWAIT)
+        else:
+            router.send(wire.encode(reply.message), _MORE)
+            router.send(reply.payload, _DONTWAIT, copy=len(reply.payload) < _COPY_BYTES)
+    except zmq.ZMQError as error:
+        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            raise
+        return error.errno
+    return None
 
 
 _REASONS: dict[Reason, str] = {

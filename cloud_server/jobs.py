@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from cloud_server.tails import Tail
 from split_model.protocol import messages as wire
@@ -12,8 +13,7 @@ from split_model.protocol import messages as wire
 _FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^\s/:;,'\"()]+/)+")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One tail to run. ``due_s``: on the engine's clock, when nobody wants the answer any more.
 
     ``device``: the key it is for. Keys share the workers, the queue and the caches by their weights.
@@ -28,8 +28,7 @@ class Job:
     due_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Done:
+class Done(msgspec.Struct, frozen=True, kw_only=True):
     """The outputs of a job, one after another in ``payload``, and how long it waited and ran."""
 
     job_id: int
@@ -39,8 +38,7 @@ class Done:
     tail_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """A job that has no outputs, and why."""
 
     job_id: int

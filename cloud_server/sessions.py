@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from cloud_server import revocation
 from cloud_server.acknowledgements import Acknowledgements
@@ -26,8 +28,7 @@ from split_model.service.throttle import PER_FRAME
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """One message to send."""
 
     routing_id: bytes
@@ -39,7 +40,7 @@ class Reply:
 class _Peer:
     routing_id: bytes
     session: protocol.PeerSession
-    arriving: frozenset[int] = frozenset()  # request ids
+    arriving: set[int] = field(default_factory=set)  # request ids
     arriving_bytes: int = 0
 
 
@@ -251,13 +252,16 @@ class Sessions:
         if too_much is not None:
             return "busy", too_much
         self.counters.requests += 1
-        peer.arriving |= {request.request_id}
+        peer.arriving.add(request.request_id)
         return None
 
     def _account(self, peer: _Peer, events: list[protocol.Event]) -> None:
         """Count how the requests ended that were arriving and no longer are; the others are the engine's."""
-        ended = peer.arriving - peer.session.open_requests
-        peer.arriving = peer.session.open_requests
+        still_open = peer.session.open_requests
+        if peer.arriving == still_open:
+            return
+        ended = peer.arriving - still_open
+        peer.arriving -= ended
         for event in events:
             if isinstance(event, protocol.Greeted):
                 self.counters.dropped += len(ended)
@@ -294,8 +298,9 @@ class Sessions:
         self._acks.forget(peer.routing_id, request_id)
 
     def _hold_arriving(self, peer: _Peer, held_bytes: int) -> None:
-        self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
-        peer.arriving_bytes = held_bytes
+        if held_bytes != peer.arriving_bytes:
+            self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
+            peer.arriving_bytes = held_bytes
 
     def _count(self, replies: list[Reply]) -> list[Reply]:
         for reply in replies:

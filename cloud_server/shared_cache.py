@@ -8,12 +8,15 @@ its own entries and nobody else's.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 #: A holding that was not used for this long ends where room is needed, whoever holds most.
 HELD_S = 60.0
+#: Uses of an entry by a device are noted this often, in seconds.
+SAME_USE_S = 0.1
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -54,7 +57,12 @@ class SharedCache(Generic[Key, Value]):
         return [value for value, _ in self._entries.values()]
 
     def use(self, key: Key, value: Value, *, device: str, now_s: float, size: int = 1) -> None:
-        """A device uses this entry now; it is added where it is new. An entry keeps its first value and size."""
+        """A device uses this entry now; it is added where it is new. An entry keeps its first value and size.
+
+        Uses less than `SAME_USE_S` after the last one that was noted are that same use.
+        """
+        if now_s - self._used_s.get((device, key), -math.inf) < SAME_USE_S:
+            return
         if key not in self._entries:
             self._entries[key] = value, size
             self._holders[key] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,12 @@ class Tail:
     cut: Cut
     epsilon: float | None = None
 
-    @property
+    @cached_property
     def id(self) -> TailId:
         """What names this tail."""
         return self.bundle.identity, self.cut.index, self.epsilon
 
-    @property
+    @cached_property
     def file(self) -> FileRef:
         """The tail's ``.tflite``, as the manifest has it."""
         return next((noisy.tail for noisy in self.cut.noise_tails if noisy.epsilon == self.epsilon), self.cut.tail)
