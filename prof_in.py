@@ -60,3 +60,6 @@ if len(sys.argv)>2:
     reqs=[one(i+R) for i in range(R)]
     pr=cProfile.Profile(); pr.enable(); go(0,R); pr.disable()
     pstats.Stats(pr).sort_stats("tottime").print_stats(38)
+    st=pstats.Stats(pr)
+    import io
+    for f in ("len","max","'get' of 'dict'"): st.print_callers(f)

@@ -56,6 +56,7 @@ class Sessions:
         boot_id: str,
         limits: ServerLimits,
         counters: Counters,
+        held: HeldBytes | None = None,
     ) -> None:
         self.counters = counters
         self.draining = False
@@ -67,7 +68,7 @@ class Sessions:
         self._peers: dict[bytes, _Peer] = {}
         self._by_key: dict[str, dict[bytes, _Peer]] = {}
         self._acks = Acknowledgements()
-        self._held = HeldBytes()
+        self._held = held or HeldBytes()
         self._open = OpenRequests(engine, self._held)
 
     @property
