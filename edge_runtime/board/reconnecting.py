@@ -56,6 +56,11 @@ class Reconnecting(Generic[D]):
         return max(0, self.opened - 1)
 
     @property
+    def trouble(self) -> str:
+        """What the log was told last, for a device that is away or of no use; else empty."""
+        return self._told
+
+    @property
     def device(self) -> D | None:
         """The device, if it is open."""
         return self._device

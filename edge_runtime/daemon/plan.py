@@ -6,8 +6,6 @@ the others do too.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ from edge_runtime.planner.allowed_cuts import allowed_cuts, releasable_cuts
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
 from edge_runtime.privacy.release import ReleasePlans, plans_for
-from edge_runtime.sources import Source, Wanted
-from edge_runtime.sources.multiplexer import Multiplexer
+from edge_runtime.sources import Wanted
 from split_model.bundle import Bundle, evaluation
 from split_model.errors import ConfigError, OutputError
 from split_model.interpreter import choose_backend
@@ -82,32 +79,13 @@ class Plan:
         return cls(config, bundle, allowed, releases, costs_of(releases), wanted)
 
     def check(self) -> None:
-        """Raise the fault of the backend, the state, a source or a sink; touches nothing that a program uses."""
+        """Raise the fault of the backend or the state; touches nothing that a program uses."""
         choose_backend(self.config.device.backend)
         check_state(self.config.device.state)
-        self.check_sources()
-        for sink in self.config.sinks:
-            sink.check()
-
-    def check_sources(self) -> None:
-        """`check` the sources alone."""
-        for source in self.config.sources:
-            source.check(self.wanted)
 
     def read_keys(self) -> KeyPair:
         """The device's key pair. Its secret half is for the service's user alone to read."""
         return read_pair(self.config.device.key)
-
-    def open_sources(self, stopped: Callable[[], bool]) -> Multiplexer:
-        """All sources, open; they start when frames are taken."""
-        opened: dict[str, tuple[Source, str]] = {}
-        with contextlib.ExitStack() as undo:
-            for table in self.config.sources:
-                source = table.open(self.wanted)
-                undo.callback(source.close)
-                opened[table.label] = source, table.subject
-            undo.pop_all()
-        return Multiplexer(opened, stopped=stopped, ahead=self.config.planner.objective == "throughput")
 
 
 def check_state(state: Path) -> None:

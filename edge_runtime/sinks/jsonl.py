@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     """Records as JSON lines, appended to ``path`` or written to standard output."""
 
     path: Path | None = None
+
+    keeps: ClassVar[bool] = True
 
     def check(self) -> None:
         """A folder cannot be written to as a file, nor can anything below a file."""

@@ -23,6 +23,7 @@ from PIL import Image
 
 from edge_runtime.sources import Answer, Frame, Wanted
 from edge_runtime.sources.answered_files import AnsweredFiles
+from edge_runtime.sources.files_under_way import FilesUnderWay
 from edge_runtime.sources.watched_folder import WatchedFolder, WatchTable
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import MissingInputError, OutputError
@@ -61,9 +62,8 @@ class Watch:
     def open(self) -> WatchedFolder:
         self.table.check(self.wanted)
         self.answered_files = AnsweredFiles(self.memory_path())
-        return WatchedFolder(
-            self.table, self.wanted, self.answered_files, now=self.clock.now, sleep=self.clock.sleep
-        )
+        self.files = FilesUnderWay(self.table.path, self.table.label, self.table.after, self.answered_files)
+        return WatchedFolder(self.table, self.wanted, self.files, now=self.clock.now, sleep=self.clock.sleep)
 
     def memory_path(self) -> Path:
         """Where the source remembers what was answered, as its documentation says."""
