@@ -19,12 +19,23 @@ from split_model.service.stoppable_thread import StoppableThread
 
 T = TypeVar("T")
 
-#: A source that is not checked or opened within this time hangs.
-_WITHIN_S = 20.0
+#: A source that is not checked or opened within this time hangs; where another one is ready, a start waits less.
+_WITHIN_S = 10.0
+_GRACE_S = 3.0
+_LOOK_EVERY_S = 0.01
 
 
-def each_within(work: Mapping[str, Callable[[], T]], within_s: float = _WITHIN_S) -> dict[str, T | Exception]:
-    """Do several things at once, each in a thread that is left behind if it hangs; the results, or errors."""
+def each_within(
+    work: Mapping[str, Callable[[], T]], within_s: float = _WITHIN_S, *, grace_s: float | None = None
+) -> dict[str, T | Exception]:
+    """Do several things at once, each in a thread that is left behind if it hangs; the results, or errors.
+
+    Args:
+        work: By name.
+        within_s: For each.
+        grace_s: For the others, once one of them has a result.
+
+    """
     results: dict[str, T | Exception] = {}
 
     def run(name: str, do: Callable[[], T]) -> None:
@@ -37,22 +48,27 @@ def each_within(work: Mapping[str, Callable[[], T]], within_s: float = _WITHIN_S
     for thread in threads.values():
         thread.start()
     until_s = time.monotonic() + within_s
-    for name, thread in threads.items():
-        thread.join(max(0.0, until_s - time.monotonic()))
-        if name not in results:
-            results[name] = BackendError(
+    while len(results) < len(work) and (left_s := until_s - time.monotonic()) > 0:
+        if grace_s is not None and any(not isinstance(found, Exception) for found in list(results.values())):
+            until_s, grace_s = min(until_s, time.monotonic() + grace_s), None
+        time.sleep(min(left_s, _LOOK_EVERY_S))
+    done = dict(results)
+    for name in work:
+        if name not in done:
+            done[name] = BackendError(
                 f"{name} does not answer within {within_s:.3g} s: its disk, driver or library hangs",
                 remedy="look after it, or leave it out",
             )
-    return dict(results)
+    return done
 
 
-def check_each(plan: Plan, *, connect: bool = False) -> dict[str, Exception]:
+def check_each(plan: Plan, *, connect: bool = False, grace_s: float | None = None) -> dict[str, Exception]:
     """The faults of sources and sinks, by name (``source porch``); touches nothing that a program uses.
 
     Args:
         plan: Whose they are.
         connect: Try whether what is on the network can be reached, too.
+        grace_s: See `each_within`.
 
     """
 
@@ -66,7 +82,9 @@ def check_each(plan: Plan, *, connect: bool = False) -> dict[str, Exception]:
 
     work: dict[str, Callable[[], None]] = {f"source {table.label}": check(table) for table in plan.config.sources}
     work |= {f"sink {table.label}": table.check for table in plan.config.sinks}
-    return {name: found for name, found in each_within(work).items() if isinstance(found, Exception)}
+    return {
+        name: found for name, found in each_within(work, grace_s=grace_s).items() if isinstance(found, Exception)
+    }
 
 
 def refuse_faults(faults: Iterable[Exception]) -> None:
@@ -83,7 +101,7 @@ def refuse_faults(faults: Iterable[Exception]) -> None:
 
 def refuse_if_none_works(plan: Plan, *, persistent: bool) -> None:
     """Tell the faults of sources and sinks before the model is loaded; raise where no source, or no sink, works."""
-    faults = check_each(plan)
+    faults = check_each(plan, grace_s=_GRACE_S)
     for what, tables in (("source", plan.config.sources), ("sink", plan.config.sinks)):
         found = [faults[name] for table in tables if (name := f"{what} {table.label}") in faults]
         if tables and len(found) == len(tables) and not persistent:
@@ -102,7 +120,7 @@ def open_sources(plan: Plan, stopped: Callable[[], bool], *, persistent: bool = 
     def opener(table: SourceTable) -> Callable[[], Source]:
         return lambda: table.open(plan.wanted)
 
-    found = each_within({f"source {table.label}": opener(table) for table in tables})
+    found = each_within({f"source {table.label}": opener(table) for table in tables}, grace_s=_GRACE_S)
     supplies = {}
     for table in tables:
         opened = found[f"source {table.label}"]

@@ -7,6 +7,7 @@ no picture in time, is opened again after a growing pause.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from edge_runtime.sources.capture_process import CaptureError, CaptureProcess, T
 from edge_runtime.sources.source import Frame, Policy, Source, SourceTable, Wanted
 from split_model.errors import BackendError, BadInputError, ConfigError, MissingInputError, ServerUnreachableError
 
+log = logging.getLogger(__name__)
+
 _RETRY_S = (0.5, 30.0)
 _WAIT_S = 0.2
 #: Opening may take this long: the import of a library from a slow card, and a camera that wakes up.
@@ -30,6 +33,8 @@ _OPEN_WITHIN_S = 30.0
 _FRAME_WITHIN_S = 5.0
 _FRAMES = 10.0
 _CONNECT_WITHIN_S = 3.0
+#: A camera that hangs again and again is opened again after ever longer pauses, though it gives pictures between.
+_GOOD_AFTER_S = 60.0
 
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
 
@@ -167,18 +172,22 @@ class Camera(Source):
     ) -> None:
         self._fit = fit
         self._pictures = 0
-        self._since_s = now()
         name = table.camera.name
+        self._names = table.label, name
+        self._is_video = table.camera.kind == "file"
         self._camera: Reconnecting[CaptureProcess] = Reconnecting(
             f"source {table.label}: camera {name}",
             ready=f"source {table.label}: reading camera {name}",
             make=make,
             release=lambda process: process.close(),
             retry_s=_RETRY_S,
+            good_after_s=_GOOD_AFTER_S,
+            now=now,
         )
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Callable[[], Frame]]:
         """Pictures as they come, until stopped."""
+        played = False
         try:
             while not stopped():
                 process = self._camera.get(lambda seconds: pause_unless(stopped, seconds))
@@ -187,9 +196,15 @@ class Camera(Source):
                 try:
                     picture = process.read(_WAIT_S)
                 except (CaptureError, BackendError) as error:
-                    self._camera.lose(str(error))
+                    if self._is_video and played and "no more pictures" in str(error):
+                        log.info("source %s: camera %s gives no more pictures; played again", *self._names)
+                        self._camera.close()
+                    else:
+                        self._camera.lose(str(error))
+                    played = False
                     continue
                 if picture is not None:
+                    played = True
                     self._camera.worked()
                     yield self._later(picture)
         finally:

@@ -60,7 +60,7 @@ class OpenCv:
         cv2, request, kind = self._cv2, self._request, self._request["is"]
         device = request["device"]
         if kind == "file" and not os.path.isfile(device):  # noqa: PTH113  pathlib takes time to import
-            raise CameraError("no such file")
+            raise CameraError("cannot be opened: no such file")
         within_ms = int(1e3 * request["within_s"])
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, within_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, within_ms]
         if kind == "v4l2":
@@ -71,7 +71,9 @@ class OpenCv:
             self._capture = cv2.VideoCapture(device, cv2.CAP_GSTREAMER if kind == "pipeline" else cv2.CAP_ANY)
         if not self._capture.isOpened():
             raise CameraError(
-                "no camera there, or another program has it" if kind == "v4l2" else "it cannot be opened as a video"
+                "no camera there, or another program has it"
+                if kind == "v4l2"
+                else "cannot be opened: nothing answers, or not as a video, or not with this path and password"
             )
         if kind == "v4l2":
             for name in ("width", "height", "fps"):
