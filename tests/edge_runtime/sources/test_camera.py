@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Iterator[Any]:
+def read(tmp_path: Path) -> Callable[..., list[Frame]]:
     """Reads so many frames of a camera."""
 
     def frames(count: int, *, colour: str = "rgb", **table: Any) -> list[Frame]:
@@ -55,7 +55,7 @@ def read(tmp_path: Path) -> Iterator[Any]:
         assert len(found) == count, source.trouble
         return found
 
-    yield frames
+    return frames
 
 
 @pytest.mark.parametrize("backend", ["opencv"])
@@ -161,9 +161,8 @@ def test_picamera2_is_asked_for_rgb(
 def test_a_decoder_that_crashes_takes_its_process_along_and_nothing_else(
     read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    crash = PICAMERA2.replace(
-        'raise RuntimeError("camera frontend has timed out")', "__import__('ctypes').string_at(0)"
-    )
+    raises, crashes = 'raise RuntimeError("camera frontend has timed out")', "__import__('ctypes').string_at(0)"
+    crash = PICAMERA2.replace(raises, crashes)
     (tmp_path / "picamera2.py").write_text(crash)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert len(read(5, backend="picamera2")) == 5
