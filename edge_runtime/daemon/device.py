@@ -81,7 +81,7 @@ class Device:
         """
         plan = Plan.of(config)
         if replaces is None:
-            plan.check()
+            plan.check_board()
             refuse_if_none_works(plan, persistent=program.persistent)
         else:
             refuse_what_cannot_change(replaces.plan, plan)

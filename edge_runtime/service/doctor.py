@@ -18,7 +18,6 @@ from edge_runtime.config.config import Config
 from edge_runtime.daemon.device import open_link
 from edge_runtime.daemon.models import open_heads
 from edge_runtime.daemon.plan import Plan
-from edge_runtime.daemon.sources import check_each
 from edge_runtime.link.greeting import greet
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.privacy.ledger import read, system_now
@@ -84,7 +83,7 @@ def examine(
     yield attempt("bundle", work_out)
     if plans:
         yield attempt("backend", lambda: _run_once(plans[0]))
-        yield from _sources(plans[0])
+        yield attempt("source", lambda: _sources(plans[0]))
     yield key
     yield from of_disk(config.device.state)
     yield _ledger(config)
@@ -109,18 +108,9 @@ def _run_once(plan: Plan) -> str:
         return f"{whole.backend}: the whole model takes {(time.monotonic() - started_s) * 1e3:.1f} ms"
 
 
-def _sources(plan: Plan) -> Iterator[Finding]:
-    """The sources, and the sinks that have a fault."""
-    faults = check_each(plan)
-    names = [source.label for source in plan.config.sources if f"source {source.label}" not in faults]
-    if names:
-        yield good("source", ", ".join(names))
-    for name, error in faults.items():
-        what = name.partition(" ")[0]
-        if isinstance(error, SplitModelError):
-            yield failed(what, error)
-        else:
-            yield failure(what, f"{name}: {error}", "see the log")
+def _sources(plan: Plan) -> str:
+    plan.check_sources()
+    return ", ".join(source.label for source in plan.config.sources)
 
 
 def _key(config: Config, keys: list[KeyPair]) -> Finding:
@@ -211,12 +201,9 @@ def _program(path: Path | None) -> Finding:
             "mend that, then systemctl reload edge-runtime",
         ),
         *(
-            (f"source {name}: {trouble}", "look after it; it is tried again by itself")
-            for name, trouble in found.source_trouble.items()
-        ),
-        *(
-            (f"sink {name}: {trouble}", "look after it; it is tried again by itself")
-            for name, trouble in found.sink_trouble.items()
+            (f"{what} {name}: {trouble}", "look after it; it is tried again by itself")
+            for what, troubles in (("source", found.source_trouble), ("sink", found.sink_trouble))
+            for name, trouble in troubles.items()
         ),
         (found.overdue and f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it"),
     ):
