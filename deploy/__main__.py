@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from deploy import configs, enrol
 from deploy.bundles import read_bundle
 from deploy.errors import DeployError, MissingError, UsageError
 from deploy.install import Installation, Job, Outcome, summary
-from deploy.locks import BACKENDS
+from deploy.locks import BACKENDS, EXTRAS
 from deploy.release import bundle_parts
 from deploy.remote import Remote
 
@@ -34,6 +34,7 @@ examples:
   deploy/deploy.sh pi@porch --bundle bundles/mine --server admin@hall --whole-input-budget unlimited
   deploy/deploy.sh pi@porch pi@yard --bundle bundles/mine        # again, with a new bundle
   deploy/deploy.sh pi@porch --bundle bundles/mine --server hall.example:5555 --server-key 'KEY'   # no SSH to it
+  deploy/deploy.sh pi@porch --bundle bundles/mine --with camera  # and what reads cameras
   deploy/deploy.sh pi@porch --uninstall --server admin@hall
 
 SSH is yours: ~/.ssh/config, agent, jump hosts, known_hosts. Host keys are always checked.
@@ -103,6 +104,9 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
     add("--server-config", default=configs.config_path("cloud-server"), metavar="FILE", help=server_config)
     add("--name", default="", help="the board's name at the server (default: its host name)")
     add("--replace", action="store_true", help="take that name away from another board, whose key is revoked")
+    extra = "cameras: OpenCV, GStreamer, and on a Raspberry Pi picamera2; later deployments keep it"
+    add("--with", dest="extras", action="append", default=[], choices=EXTRAS, help=extra)
+    add("--without", action="append", default=[], choices=EXTRAS, help="leave that out again")
     budget = "what the board may ever release, or 'unlimited'; without it, nothing leaves the board"
     add("--whole-input-budget", type=_budget, metavar="EPSILON", help=budget)
 
@@ -166,10 +170,20 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
         first_config=first,
         configs=texts,
         server=server,
-        **({"name": args.name, "replace": args.replace, "server_config": args.server_config} if device else {}),
+        **(_of_a_board(args) if device else {}),
         keep_hosted=not device and not args.only,
         dry_run=args.dry_run,
     )
+
+
+def _of_a_board(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "name": args.name,
+        "replace": args.replace,
+        "server_config": args.server_config,
+        "extras": frozenset(args.extras),
+        "without": frozenset(args.without),
+    }
 
 
 def _read_config(path: Path) -> str:

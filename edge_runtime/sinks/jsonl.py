@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     path: Path | None = None
     values: Path | None = None
     values_mib: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 64
+
+    keeps: ClassVar[bool] = True
 
     def check(self) -> None:
         """A folder cannot be written to as a file, nor can anything below a file."""
