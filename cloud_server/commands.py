@@ -21,7 +21,7 @@ from split_model.service import status_file, toml_text
 from split_model.service.config_file import as_plain
 from split_model.service.config_show import as_json, as_toml
 from split_model.service.notify import Notifier
-from split_model.service.status_file import SERVING, boot_s, condition_now
+from split_model.service.status_file import SERVING, boot_s, condition_now, stopped_text
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,6 +46,9 @@ def status(args: argparse.Namespace) -> int:
     except ConfigError:  # a program that runs with an older config is still found in systemd's folder
         config = None
     found = status_file.read(_status_path(config, args), Status, key=KEY)
+    if found is None:
+        print('{"condition":"stopped"}' if args.json else stopped_text(args.config, "cloud-server"))
+        return os.EX_UNAVAILABLE
     condition = condition_now(found)
     if args.json:
         _print_json({"condition": condition, **msgspec.to_builtins(found)})

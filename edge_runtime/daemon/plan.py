@@ -17,6 +17,7 @@ from edge_runtime.loop.records import labels_of
 from edge_runtime.planner.allowed_cuts import allowed_cuts, releasable_cuts
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
+from edge_runtime.privacy.ledger.status import Prices
 from edge_runtime.privacy.release import ReleasePlans, plans_for
 from edge_runtime.sources import Source, Wanted
 from edge_runtime.sources.multiplexer import Multiplexer
@@ -81,18 +82,32 @@ class Plan:
         )
         return cls(config, bundle, allowed, releases, costs_of(releases), wanted)
 
+    @property
+    def prices(self) -> Prices:
+        """What frames cost, for the ledger's status; nothing where all of them are finished on the board."""
+        split = self.config.planner.split
+        used = {"auto": self.allowed, "local": ()}[split] if isinstance(split, str) else (split,)
+        return Prices(
+            [self.costs[cut] for cut in sorted(used)],
+            tuple(dict.fromkeys(source.subject for source in self.config.sources)),
+        )
+
     def check(self) -> None:
         """Raise the fault of the backend, the state, a source or a sink; touches nothing that a program uses."""
         choose_backend(self.config.device.backend)
         check_state(self.config.device.state)
         self.check_sources()
-        for sink in self.config.sinks:
-            sink.check()
+        self.check_sinks()
 
     def check_sources(self) -> None:
         """`check` the sources alone."""
         for source in self.config.sources:
             source.check(self.wanted)
+
+    def check_sinks(self) -> None:
+        """`check` the sinks alone."""
+        for sink in self.config.sinks:
+            sink.check()
 
     def read_keys(self) -> KeyPair:
         """The device's key pair. Its secret half is for the service's user alone to read."""

@@ -212,9 +212,9 @@ class Reporter(StoppableThread):
 
     def _ledger_status(self, device: Device) -> LedgerStatus | None:
         ledger_state = device.account.ledger_state
-        return (
-            None if ledger_state is None else ledger_status(ledger_state, device.config.limits, self._ledger_now())
-        )
+        if ledger_state is None:
+            return None
+        return ledger_status(ledger_state, device.config.limits, self._ledger_now(), device.plan.prices)
 
 
 def _link(device: Device) -> states.LinkStatus:

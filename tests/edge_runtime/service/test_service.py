@@ -120,8 +120,13 @@ def test_status_tells_dead_from_never_started(
     assert (status(device)["code"], status(device)["condition"]) == (os.EX_UNAVAILABLE, "dead")
     other = rig.configure(name="other")
     done = command("edge_runtime", "status", "-c", other)
-    assert done.returncode == os.EX_NOINPUT
-    assert "nothing runs with this config" in done.stderr
+    assert (done.returncode, done.stdout.split()[0]) == (os.EX_UNAVAILABLE, "stopped")
+    assert f"nothing runs with {other}" in done.stdout
+    done = command("edge_runtime", "status", "--json", "-c", other)
+    assert (done.returncode, json.loads(done.stdout)) == (os.EX_UNAVAILABLE, {"condition": "stopped"})
+    done = command("edge_runtime", "status", "-c", other.with_name("mistyped.toml"))
+    assert (done.returncode, done.stdout) == (os.EX_NOINPUT, "")
+    assert "mistyped.toml: No such file" in done.stderr
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
