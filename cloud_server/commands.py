@@ -108,8 +108,9 @@ def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def devices_list(args: argparse.Namespace) -> None:
-    """Print the allow-list."""
-    devices, complaints = _read_devices(configuration.load(args.config).server.devices)
+    """Print the allow-list, or the keys that were revoked."""
+    path = configuration.load(args.config).server.devices
+    devices, complaints = _read_devices(allow_list.revoked_path(path) if args.revoked else path)
     if args.json:
         _print_json([{"name": name, "public_key": key} for key, name in devices.items()])
     else:
@@ -134,7 +135,7 @@ def devices_allow(args: argparse.Namespace) -> None:
 
 def devices_revoke(args: argparse.Namespace) -> None:
     """Take a device off the allow-list."""
-    allow_list.revoke(configuration.load(args.config).server.devices, args.name)
+    allow_list.revoke(configuration.load(args.config).server.devices, args.name, remember=not args.forget)
     print(f"{args.name} is refused from its next message on")
 
 

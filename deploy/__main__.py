@@ -58,6 +58,24 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, remedy="see --help")
 
 
+class _Once(argparse.Action):
+    """Keeps one value; argparse would silently let the last of several win."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002  (argparse hands it in)
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not self.default:
+            why = (
+                " (a board talks to one server; it does not fail over to a second)" if self.dest == "server" else ""
+            )
+            raise UsageError(f"{option_string} is given twice{why}", remedy="give it once")
+        setattr(namespace, self.dest, values)
+
+
 def _parser(program: str) -> argparse.ArgumentParser:
     device = program == "edge-runtime"
     parser = _Parser(
@@ -66,6 +84,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
         epilog=_DEVICE_EXAMPLES if device else _SERVER_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    for action in (None, "store"):
+        parser.register("action", action, _Once)
     parser.add_argument("hosts", nargs="+", metavar="[USER@]HOST", help="an SSH destination, as for ssh")
     bundle = "folder made by 'split-model prepare'"
     if device:
@@ -103,6 +123,7 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
     add("--server-config", default=configs.config_path("cloud-server"), metavar="FILE", help=server_config)
     add("--name", default="", help="the board's name at the server (default: its host name)")
     add("--replace", action="store_true", help="take that name away from another board, whose key is revoked")
+    add("--readmit", action="store_true", help="admit a board again whose key was revoked at the server")
     budget = "what the board may ever release, or 'unlimited'; without it, nothing leaves the board"
     add("--whole-input-budget", type=_budget, metavar="EPSILON", help=budget)
 
@@ -166,7 +187,16 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
         first_config=first,
         configs=texts,
         server=server,
-        **({"name": args.name, "replace": args.replace, "server_config": args.server_config} if device else {}),
+        **(
+            {
+                "name": args.name,
+                "replace": args.replace,
+                "readmit": args.readmit,
+                "server_config": args.server_config,
+            }
+            if device
+            else {}
+        ),
         keep_hosted=not device and not args.only,
         dry_run=args.dry_run,
     )

@@ -45,7 +45,8 @@ class Job:
 
     ``parts``: the bundles. ``first_config``: for a machine that has none. ``configs``: texts by path, for every
     machine. ``keep_hosted``: a server keeps the bundles it has. ``server_config``: the server's config file, there.
-    ``name``, ``replace``: the board's name at the server, and whether it takes that away from another.
+    ``name``, ``replace``: the board's name at the server, and whether it takes that away from another. ``readmit``:
+    whether a board whose key was revoked there is admitted again.
     """
 
     program: str
@@ -57,6 +58,7 @@ class Job:
     server_config: str = SERVER_CONFIG
     name: str = ""
     replace: bool = False
+    readmit: bool = False
     keep_hosted: bool = False
     dry_run: bool = False
 
@@ -87,6 +89,8 @@ class Installation:
         if facts.unfinished and facts.root and not job.dry_run:
             self._begin()
             facts = self._facts()
+        if job.server is not None and not job.readmit:
+            enrol.refuse_revoked(job.server, (facts.public_key, facts.earlier_key, facts.next_key))
         warning = clock_warning(facts, now_s=self._now())
         if warning:
             self._say(f"warning: {warning}")

@@ -147,7 +147,10 @@ def test_a_rotated_key_is_the_boards_key(house: House) -> None:
     house.board.run("edge-runtime keys switch --untried && systemctl restart edge-runtime")
     house.hall.run("cloud-server devices revoke board")
     key = house.board.run("cat /etc/edge-runtime/device.pub").stdout.strip()
-    house.deploy(house.bundle)
+    refused = house.desk.deploy("board", "--bundle", house.bundle, *BOARD, code=os.EX_NOPERM)
+    assert "hall has revoked this board's key (board); find out why; --readmit admits it again" in refused.stdout
+    assert devices(house.hall) == {}
+    house.desk.deploy("board", "--bundle", house.bundle, *BOARD, "--readmit")
     assert devices(house.hall) == {"board": key}
     told = house.desk.deploy("board", "--uninstall", "--server", "hall")
     assert devices(house.hall) == {}
