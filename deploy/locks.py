@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "deploy" / "locks"
 #: By backend: the extras of setup.cfg a machine gets, the constraints, and the newest Python 3 with wheels.
 BACKENDS = {
-    "litert": (("litert", "images"), "constraints.txt", 13),
+    "litert": (("litert", "images"), "constraints.txt", 14),
     "legacy": (("legacy", "images"), "constraints-legacy.txt", 11),
 }
 #: Wheels are chosen for systems at least as new as this: Debian 11 has 2.31, Ubuntu 22.04 has 2.35.

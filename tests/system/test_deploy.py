@@ -302,7 +302,20 @@ def test_a_dry_run_changes_nothing(
     assert list(devices(hall)) == ["board"]  # of the deployment this hall has from before
 
 
+def ask_by_the_boards_own_python(house: House) -> str:
+    """A program of the board's own, with NumPy, which a package of the system would bring, and nothing of ours."""
+    numpy = "/opt/edge-runtime/current/venv/lib/python3*/site-packages/numpy*"
+    house.board.run(f"mkdir -p /opt/numpy && ln -sfn {numpy} /opt/numpy/")
+    house.board.put(
+        "/opt/numpy/ask.py", "from edge_runtime.client import Client\nprint(Client().describe().inputs[0])\n"
+    )
+    asked = house.board.run("cd / && PYTHONPATH=/opt/numpy /usr/bin/python3 /opt/numpy/ask.py").stdout
+    house.board.run("rm -r /opt/numpy")
+    return str(asked)
+
+
 def test_uninstall_removes_what_was_made_and_says_what_it_keeps(house: House, rootfs: Path) -> None:
+    assert "float32" in ask_by_the_boards_own_python(house)
     told = house.desk.deploy("board", "--uninstall", "--server", "hall")
     kept = re.findall(r"kept (\S+):", told.stderr)
     assert sorted(kept) == ["/etc/edge-runtime", "/var/lib/edge-runtime"]
