@@ -210,6 +210,21 @@ def ledger(args: argparse.Namespace) -> int:
     return 0
 
 
+def records(args: argparse.Namespace) -> int:
+    """Print the answers that were kept."""
+    import time
+
+    from edge_runtime.config import config
+    from edge_runtime.service.kept_records import kept_records
+    from split_model.service.time_spans import span_s
+
+    since_unix_s = None if args.last is None else time.time() - span_s("--last", args.last)
+    device = config.load(args.config, check_server_keys=False)
+    for line in kept_records(device, unit=f"{_SERVICE}.service", since_unix_s=since_unix_s):
+        sys.stdout.buffer.write(line)
+    return 0
+
+
 def config_check(args: argparse.Namespace) -> int:
     """Check the config and everything it names."""
     from edge_runtime.config import config

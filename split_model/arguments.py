@@ -198,6 +198,10 @@ def _preview_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
 
 def _report_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     report = commands.add_parser("report", help="draw a run as one self-contained page")
-    report.add_argument("run", type=Path, metavar="RUN.jsonl")
+    report.add_argument("run", type=Path, nargs="?", metavar="RUN.jsonl")
+    board = "fetch the answers that a board has kept, over your own SSH, in place of RUN.jsonl"
+    report.add_argument("--from", dest="board", metavar="[USER@]HOST", help=board)
+    report.add_argument("--last", metavar="TIME", help="with --from: the last 30m, 24h or 7d (default: all it has)")
+    report.add_argument("-F", dest="ssh_config", type=Path, metavar="FILE", help="with --from: as ssh -F")
     report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
     return report

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,14 @@ def labels_of(bundle: Bundle) -> tuple[str, ...]:
 
 
 class Records:
-    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved."""
+    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved.
 
-    def __init__(self, bundle: Bundle) -> None:
+    Each has ``unix_s``, when it was made, by the board's wall clock ``now_unix_s``: for people who look for an hour
+    of a day. It may jump; ``captured_s`` and ``at_s`` are of the monotonic clock. Records stay on the board.
+    """
+
+    def __init__(self, bundle: Bundle, *, now_unix_s: Callable[[], float] = time.time) -> None:
+        self._now_unix_s = now_unix_s
         self._bundle = bundle
         self._labels = labels_of(bundle)
 
@@ -48,6 +54,7 @@ class Records:
         rate = estimate.uplink_bytes_s
         record: dict[str, Any] = {
             "kind": "frame",
+            "unix_s": round(self._now_unix_s(), 3),
             "index": result.frame.index,
             "name": result.frame.name,
             "source": result.frame.source,
@@ -74,6 +81,7 @@ class Records:
         decision = step.decision
         return {
             "kind": "decision",
+            "unix_s": round(self._now_unix_s(), 3),
             "at_s": step.result.frame.captured_s,
             "from": decision.moved_from,
             "to": decision.split,
