@@ -90,6 +90,45 @@ PYTHON
     done
 }
 
+# --- packages NAME...: packages of this system that are there to be had and not installed. ----------------------------
+
+step_packages() {
+    command -v apt-get >/dev/null || {
+        echo "packages this system has no apt-get; install what docs/sources.md names for its cameras"
+        return
+    }
+    if ! apt-cache show --quiet=0 python3-gi >/dev/null 2>&1; then
+        timeout 300 apt-get update -qq >/dev/null 2>&1 || true # a fresh system knows of no packages yet
+    fi
+    missing=$(missing_packages "$@")
+    [ -n "$missing" ] || return 0
+    log=$(mktemp)
+    if install_packages || { timeout 300 apt-get update -qq >"$log" 2>&1 && missing=$(missing_packages "$@") && install_packages; }; then
+        echo "packages installed: $missing"
+    else
+        echo "packages not installed ($missing): $(tail -n 1 "$log" | cut -c1-300 | tr -cd '\40-\176')"
+        echo "packages OpenCV works without them; for pipelines and a Pi's camera run this again with the internet there"
+    fi
+    rm -f "$log"
+}
+
+# Those that are known here, or all where none is; one that no archive has, as picamera2 outside Raspberry Pi OS, is left out.
+missing_packages() {
+    found=
+    for package in "$@"; do
+        dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed && continue
+        apt-cache show --quiet=0 "$package" >/dev/null 2>&1 && found="$found $package"
+    done
+    echo "${found# }"
+}
+
+install_packages() {
+    [ -n "$missing" ] || return 1
+    # shellcheck disable=SC2086  # a list
+    DEBIAN_FRONTEND=noninteractive timeout 900 apt-get install -y -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=120 $missing >"$log" 2>&1
+}
+
 # --- receive: files come as a tar on standard input, each named by its hash. ----------------------------------------
 
 step_receive() {

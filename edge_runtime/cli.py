@@ -196,6 +196,8 @@ def _add_config(adding: Adding[Parser]) -> None:
     config = adding.add_parser("config", help="check or show the config file", epilog=_CONFIG)
     actions = config.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = _add(actions, "check", commands.config_check, "check the file and everything it names", epilog=_CONFIG)
+    connect = "also look up network cameras, and connect to them"
+    check.add_argument("--connect", action="store_true", help=connect)
     check.add_argument("--without-key", action="store_true", help="leave the secret key unread, as a reload must")
     text = "print every key with the value in force, and where it is from"
     shown = _add(actions, "show", commands.config_show, text, epilog=_CONFIG)

@@ -239,7 +239,10 @@ def config_check(args: argparse.Namespace) -> int:
         step_down(_SERVICE, config=args.config, state=device.device.state)
     if user := another_user(_SERVICE, config=args.config, state=device.device.state):
         log.warning("checked as this user, not as %s, who runs the program: use sudo", user)
-    Plan.of(device).check()
+    plan = Plan.of(device)
+    plan.check()
+    if args.connect:
+        plan.reach_sources()
     print(f"{', '.join(map(str, layers.files))}: good")
     return 0
 

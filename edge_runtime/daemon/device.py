@@ -27,6 +27,7 @@ from edge_runtime.config.config import Config
 from edge_runtime.daemon.models import LoadedModels
 from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
 from edge_runtime.daemon.program import Program
+from edge_runtime.daemon.sources import refuse_if_none_works
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.link_thread import Link
@@ -80,7 +81,8 @@ class Device:
         """
         plan = Plan.of(config)
         if replaces is None:
-            plan.check()
+            plan.check_board()
+            refuse_if_none_works(plan, persistent=program.persistent)
         else:
             refuse_what_cannot_change(replaces.plan, plan)
         keys = plan.read_keys()

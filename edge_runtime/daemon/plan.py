@@ -6,21 +6,20 @@ the others do too.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.config.config import Config
+from edge_runtime.daemon.within import each_within, faults_of, refuse_faults
 from edge_runtime.loop.records import labels_of
 from edge_runtime.planner.allowed_cuts import allowed_cuts, releasable_cuts
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
 from edge_runtime.privacy.ledger.status import Prices
 from edge_runtime.privacy.release import ReleasePlans, plans_for
-from edge_runtime.sources import Source, Wanted
-from edge_runtime.sources.multiplexer import Multiplexer
+from edge_runtime.sources import Wanted
 from split_model.bundle import Bundle, evaluation
 from split_model.errors import ConfigError, OutputError
 from split_model.interpreter import choose_backend
@@ -94,35 +93,40 @@ class Plan:
 
     def check(self) -> None:
         """Raise the fault of the backend, the state, a source or a sink; touches nothing that a program uses."""
-        choose_backend(self.config.device.backend)
-        check_state(self.config.device.state)
+        self.check_board()
         self.check_sources()
         self.check_sinks()
 
+    def check_board(self) -> None:
+        """`check` the backend and the state alone."""
+        choose_backend(self.config.device.backend)
+        check_state(self.config.device.state)
+
     def check_sources(self) -> None:
         """`check` the sources alone."""
-        for source in self.config.sources:
-            source.check(self.wanted)
+        refuse_faults(self.source_faults().values())
 
     def check_sinks(self) -> None:
         """`check` the sinks alone."""
-        for sink in self.config.sinks:
-            sink.check()
+        refuse_faults(self.sink_faults().values())
+
+    def source_faults(self, *, grace_s: float | None = None) -> dict[str, Exception]:
+        """The faults of sources, by their labels. One that hangs is not waited for, see `each_within`."""
+        work = {f"source {table.label}": partial(table.check, self.wanted) for table in self.config.sources}
+        return faults_of(each_within(work, grace_s=grace_s))
+
+    def sink_faults(self) -> dict[str, Exception]:
+        """The faults of sinks, by their labels."""
+        return faults_of(each_within({f"sink {table.label}": table.check for table in self.config.sinks}))
+
+    def reach_sources(self) -> None:
+        """Raise where a source on the network cannot be reached."""
+        work = {f"source {table.label}": table.reach for table in self.config.sources}
+        refuse_faults(faults_of(each_within(work)).values())
 
     def read_keys(self) -> KeyPair:
         """The device's key pair. Its secret half is for the service's user alone to read."""
         return read_pair(self.config.device.key)
-
-    def open_sources(self, stopped: Callable[[], bool]) -> Multiplexer:
-        """All sources, open; they start when frames are taken."""
-        opened: dict[str, tuple[Source, str]] = {}
-        with contextlib.ExitStack() as undo:
-            for table in self.config.sources:
-                source = table.open(self.wanted)
-                undo.callback(source.close)
-                opened[table.label] = source, table.subject
-            undo.pop_all()
-        return Multiplexer(opened, stopped=stopped, ahead=self.config.planner.objective == "throughput")
 
 
 def check_state(state: Path) -> None:

@@ -233,6 +233,11 @@ def _program(config: Path, path: Path | None) -> Finding:
             found.ledger_trouble and f"{condition}, and nothing leaves this board: {found.ledger_trouble}",
             "mend that, then systemctl reload edge-runtime",
         ),
+        *(
+            (f"{what} {name}: {trouble}", "look after it; it is tried again by itself")
+            for what, troubles in (("source", found.source_trouble), ("sink", found.sink_trouble))
+            for name, trouble in troubles.items()
+        ),
         (found.overdue and f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it"),
     ):
         if problem:

@@ -171,8 +171,10 @@ class Reporter(StoppableThread):
             status.under_way = stream.under_way
         if self.multiplexer is not None:
             status.sources = self.multiplexer.counters_by_source()
+            status.source_trouble = self.multiplexer.trouble_by_source()
         if self.sinks is not None:
             status.sinks = self.sinks.counters_by_sink()
+            status.sink_trouble = self.sinks.trouble_by_sink()
         return status
 
     def _add_device(self, status: Status, device: Device) -> None:

@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     """Records as JSON lines, appended to ``path`` or written to standard output."""
 
     path: Path | None = None
+
+    keeps: ClassVar[bool] = True
 
     def check(self) -> None:
         """The program's user must be able to make or append to the file."""
