@@ -199,6 +199,8 @@ def _add_config(adding: Adding[Parser]) -> None:
     connect = "also look up network cameras, and connect to them"
     check.add_argument("--connect", action="store_true", help=connect)
     check.add_argument("--without-key", action="store_true", help="leave the secret key unread, as a reload must")
+    reload = "refuse also what the running program cannot take up without a restart"
+    check.add_argument("--reload", action="store_true", help=reload)
     text = "print every key with the value in force, and where it is from"
     shown = _add(actions, "show", commands.config_show, text, epilog=_CONFIG)
     shown.add_argument("--json", action="store_true", help="print JSON")

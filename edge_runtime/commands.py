@@ -228,9 +228,12 @@ def records(args: argparse.Namespace) -> int:
 def config_check(args: argparse.Namespace) -> int:
     """Check the config and everything it names."""
     from edge_runtime.config import config
-    from edge_runtime.daemon.plan import Plan
+    from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
+    from edge_runtime.service import status as states
     from split_model.protocol.keys import read_pair
+    from split_model.service import status_file
     from split_model.service.privileges import another_user, step_down
+    from split_model.service.status_file import condition_now
 
     device, layers = config.load_layers(args.config)
     if not args.without_key:  # systemd lets nobody but the running service read it
@@ -240,6 +243,10 @@ def config_check(args: argparse.Namespace) -> int:
     if user := another_user(_SERVICE, config=args.config, state=device.device.state):
         log.warning("checked as this user, not as %s, who runs the program: use sudo", user)
     plan = Plan.of(device)
+    if args.reload:
+        running = status_file.read(_status_path(args, device), states.Status, key=states.KEY)
+        if running is not None and condition_now(running) in status_file.SERVING:
+            refuse_what_cannot_change(running.fixed, plan)
     plan.check()
     if args.connect:
         plan.reach_sources()
