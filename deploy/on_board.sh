@@ -876,7 +876,7 @@ step_uninstall() { # [purge]
 case $step in
 facts) step_facts ;;
 doctor) step_doctor ;;
-begin | receive | install | keys | trial | activate | switch | undo | uninstall)
+begin | packages | receive | install | keys | trial | activate | switch | undo | uninstall)
     # A connection that breaks does not stop a step halfway; the next deployment waits for it.
     trap '' HUP
     mkdir -p "$home"

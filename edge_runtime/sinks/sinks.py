@@ -32,12 +32,13 @@ class _Kept:
         self.keeps = table.keeps
         self.table = table
         self._sink: Sink | None = None
+        self._last: Sink | None = None  # for its counters, which outlive it
         self._retry_at_s = 0.0
         self._pause_s = _RETRY_S[0]
 
     @property
     def counters(self) -> dict[str, int]:
-        return {} if self._sink is None else self._sink.counters()
+        return {} if self._last is None else self._last.counters()
 
     def write(self, record: Mapping[str, Any], outputs: Sequence[Array]) -> bool:
         """Whether it took the record."""
@@ -61,7 +62,7 @@ class _Kept:
     def open(self) -> bool:
         """Whether it could be opened."""
         try:
-            self._sink = self._table.open()
+            self._sink = self._last = self._table.open()
         except (SplitModelError, OSError) as error:
             self._fail(error)
             return False

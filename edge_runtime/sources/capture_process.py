@@ -49,6 +49,9 @@ REMEDIES = {
     "picamera2": "sudo apt install python3-picamera2, or deploy with --with camera",
 }
 
+#: What a service manager tells the program, and nobody else.
+_OURS_ALONE = {"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS"}
+
 _unkillable: list[subprocess.Popen[bytes]] = []
 
 
@@ -86,7 +89,7 @@ class CaptureProcess:
         open_within_s: float,
         frame_within_s: Callable[[float], float],
         without_secrets: Callable[[str], str],
-        environment: Mapping[str, str],
+        environment: dict[str, str],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._request = dict(request)
@@ -143,7 +146,7 @@ class CaptureProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, **self._environment},
+            env={name: value for name, value in os.environ.items() if name not in _OURS_ALONE} | self._environment,
             start_new_session=True,
         )
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
