@@ -258,7 +258,7 @@ def _report(args: argparse.Namespace) -> int:
             run = Path(scratch) / f"{args.board.rpartition('@')[2].replace('/', '_')}.jsonl"
             options = () if args.ssh_config is None else ("-F", str(args.ssh_config))
             fetch_records(args.board, run, last=args.last, ssh=("ssh", *options))
-        write_report(run, args.output)
+        write_report(run, args.output, args.pictures)
     print(args.output)
     return os.EX_OK
 

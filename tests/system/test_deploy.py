@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,10 +47,21 @@ def test_one_command_to_a_running_enrolled_answering_service(deployed: Deployed)
     assert deployed.private_key_at == "600 root /etc/edge-runtime/device.key"
 
 
-def test_the_board_and_the_server_work_together(house: House) -> None:
+def test_the_board_and_the_server_work_together(house: House, tmp_path: Path) -> None:
     """The board is as fast as the server here, so the planner keeps everything on the board; tell it not to."""
     house.offload()
     house.board.until(lambda: server_status(house.hall)["counters"]["answered"], "no frame at the server")
+    page = tmp_path / "report.html"
+    house.desk.run(sys.executable, "-m", "split_model", "report", "--from", "board", "--last", "1h", "-o", page)
+    assert "Answers in board.jsonl" in page.read_text()
+
+    # Without sudo, nothing is blamed that only this user may not do, and no two lines are of one thing.
+    found = json.loads(house.board.ssh("edge-runtime doctor --json").stdout)
+    assert [finding["about"] for finding in found if finding["level"] == "fail"] == []
+    assert len({finding["about"] for finding in found}) == len(found)
+    by = {finding["about"]: finding for finding in found}
+    for about in ("source", "sink", "key", "disk", "ledger", "server"):
+        assert (about, by[about]["level"], by[about]["remedy"]) == (about, "warn", "run doctor with sudo")
 
 
 def test_it_comes_back_after_a_power_cut(house: House) -> None:
