@@ -114,7 +114,9 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="the board's name at the server (default: its host name)")
     add("--replace", action="store_true", help="take that name away from another board, whose key is revoked")
     add("--readmit", action="store_true", help="admit a board again whose key was revoked at the server")
-    extra = "cameras: OpenCV, GStreamer, and on a Raspberry Pi picamera2; later deployments keep it"
+    extra = (
+        "camera: OpenCV, GStreamer, and on a Raspberry Pi picamera2; heif: HEIC pictures; later deployments keep it"
+    )
     add("--with", dest="extras", action="append", default=[], choices=EXTRAS, help=extra)
     add("--without", action="append", default=[], choices=EXTRAS, help="leave that out again")
     budget = "what the board may ever release, or 'unlimited'; without it, nothing leaves the board"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deploy import configs, enrol
 from deploy.errors import DeployError, UnfitError, UsageError
+from deploy.locks import SYSTEM_PACKAGES
 from deploy.release import Part, Release, extras_of, hosted_parts, make_release
 from deploy.remote import Remote
 from deploy.target import Facts, choose_target, clock_warning, read_facts
@@ -22,18 +23,6 @@ from deploy.wheelhouse import wheels_for
 
 SERVER_CONFIG = configs.config_path("cloud-server")
 _SCRIPT = "on_board.sh"
-#: What an extra needs of a machine's own system, beside its wheels: GStreamer, and a Raspberry Pi's camera.
-PACKAGES = {
-    "camera": (
-        "python3-gi",
-        "gir1.2-gst-plugins-base-1.0",
-        "gstreamer1.0-plugins-base",
-        "gstreamer1.0-plugins-good",
-        "gstreamer1.0-plugins-bad",
-        "gstreamer1.0-libav",
-        "python3-picamera2",
-    )
-}
 _printing = threading.Lock()
 
 
@@ -147,8 +136,8 @@ class Installation:
 
     def _packages(self, extras: Iterable[str]) -> None:
         """Packages of the machine's own system. Without them an extra does less; that is said."""
-        for extra in sorted(extras):
-            for line in self._step("packages", *PACKAGES[extra]).splitlines():
+        for extra in sorted(SYSTEM_PACKAGES.keys() & set(extras)):
+            for line in self._step("packages", *SYSTEM_PACKAGES[extra]).splitlines():
                 self._say(line)
 
     def _begin(self) -> None:
