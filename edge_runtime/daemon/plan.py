@@ -14,7 +14,6 @@ from pathlib import Path
 
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.within import each_within, faults_of, refuse_faults
-from edge_runtime.loop.records import labels_of
 from edge_runtime.planner.allowed_cuts import allowed_cuts, releasable_cuts
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
@@ -23,6 +22,7 @@ from edge_runtime.privacy.release import ReleasePlans, plans_for
 from edge_runtime.sources import Wanted
 from split_model.bundle import Bundle, evaluation
 from split_model.errors import ConfigError, OutputError
+from split_model.features.data import read_labels
 from split_model.interpreter import choose_backend
 from split_model.protocol.keys import KeyPair, read_pair
 
@@ -77,7 +77,7 @@ class Plan:
             manifest.inputs,
             manifest.outputs,
             manifest.preprocess,
-            labels_of(bundle) or None,
+            _labels_of(bundle),
             config.device.state,
             model=manifest.name,
         )
@@ -139,6 +139,12 @@ class Plan:
     def read_keys(self) -> KeyPair:
         """The device's key pair. Its secret half is for the service's user alone to read."""
         return read_pair(self.config.device.key)
+
+
+def _labels_of(bundle: Bundle) -> tuple[str, ...] | None:
+    """The names of the classes that folders of labelled pictures may have."""
+    schema = bundle.manifest.answer
+    return None if schema is None or schema.labels is None else read_labels(bundle.path(schema.labels))
 
 
 def check_state(state: Path) -> None:

@@ -123,7 +123,7 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
     def open(self, wanted: Wanted) -> Camera:
         """The camera itself is opened by the source's thread."""
         self.check(wanted)
-        return Camera(self, lambda: self.process(wanted), fit=lambda picture: wanted.fit([picture]))
+        return Camera(self, lambda: self.process(wanted), wanted=wanted)
 
     def process(self, wanted: Wanted, *, check: bool = False) -> CaptureProcess:
         """Begin to read it; with ``check``, only see whether that could be."""
@@ -167,10 +167,10 @@ class Camera(Source):
         table: CameraTable,
         make: Callable[[], CaptureProcess],
         *,
-        fit: Callable[[Any], tuple[Any, ...]],
+        wanted: Wanted,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._fit = fit
+        self._wanted = wanted
         self._pictures = 0
         name = table.camera.name
         self._names = table.label, name
@@ -226,9 +226,10 @@ class Camera(Source):
         def make() -> Frame:
             name = str(number)
             try:
-                tensors = self._fit(np.ascontiguousarray(picture.pixels))
+                pixels = np.ascontiguousarray(picture.pixels)
+                tensors, placement = self._wanted.fit([pixels]), self._wanted.placement([pixels])
             except BadInputError as error:
                 return Frame(0, name, (), None, picture.captured_s, error=f"picture {name}: {error}")
-            return Frame(0, name, tensors, None, picture.captured_s)
+            return Frame(0, name, tensors, None, picture.captured_s, placement=placement)
 
         return make

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from split_model.answers.lines import without_png
 from split_model.errors import BadInputError
+from split_model.report.answer_drawing import DRAWN
 from split_model.report.log import Answer, Decision, Frame, Policy, RunLine, RunLog
 from split_model.report.summary import summarise
 
@@ -50,7 +52,7 @@ def read_device_log(path: Path, pictures: Path | None) -> RunLog:
             if record["kind"] == "frame":
                 if began_s is None:
                     began_s, started = record["captured_s"], _moment(record.get("unix_s"))
-                frames.append(_frame(record, began_s, pictures))
+                frames.append(_frame(record, began_s, path, pictures))
             elif record["kind"] == "decision":
                 decisions.append(_decision(record, began_s or record["at_s"]))
         except (msgspec.DecodeError, KeyError, TypeError) as error:
@@ -78,8 +80,14 @@ def _moment(unix_s: float | None) -> str:
     return "unknown" if unix_s is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s))
 
 
-def _frame(record: dict[str, Any], began_s: float, pictures: Path | None) -> Frame:
+def _frame(record: dict[str, Any], began_s: float, path: Path, pictures: Path | None) -> Frame:
     image = None if pictures is None else (pictures / record["name"]).absolute()
+    found = None
+    if any(key in record for key in (*DRAWN, "vector", "outputs")):
+        keys = ("picture", *DRAWN, "vector", "outputs")
+        found = {key: record[key] for key in keys if key in record}
+        if "map" in found:
+            found["map"] = _with_file(found["map"], path)
     fields = {
         "policy": _POLICY,
         "at_s": record["captured_s"] - began_s,
@@ -94,8 +102,20 @@ def _frame(record: dict[str, Any], began_s: float, pictures: Path | None) -> Fra
         "answer": [
             Answer(label=one["label"], score=one["score"], index=one["class"]) for one in record.get("top", ())
         ],
+        "found": found,
     }
     return msgspec.convert(fields, Frame)
+
+
+def _with_file(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A map whose picture lies in a file beside the answers, with it where the file is still there."""
+    name = found.get("file")
+    if not isinstance(name, str) or Path(name).name != name:
+        return found
+    try:
+        return {**without_png(found), "png": (path.with_name(f"{path.name}.values") / name).read_bytes()}
+    except OSError:  # the oldest files go
+        return found
 
 
 def _decision(record: dict[str, Any], began_s: float) -> Decision:

@@ -12,6 +12,7 @@ packages=(
     # A network camera, and GStreamer to read it: with the system's Python, as on a board.
     python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good
+    mosquitto           # the broker for answers over MQTT
 )
 if [ "${1:-}" = --arm64 ]; then
     packages+=(arch-test qemu-user-static)  # 'make test-arm64': an arm64 root file system, and what runs in it
