@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deploy import configs, enrol
 from deploy.errors import DeployError, UnfitError, UsageError
+from deploy.locks import SYSTEM_PACKAGES
 from deploy.release import Part, Release, extras_of, hosted_parts, make_release
 from deploy.remote import Remote
 from deploy.target import Facts, choose_target, clock_warning, read_facts
@@ -22,18 +23,6 @@ from deploy.wheelhouse import wheels_for
 
 SERVER_CONFIG = configs.config_path("cloud-server")
 _SCRIPT = "on_board.sh"
-#: What an extra needs of a machine's own system, beside its wheels: GStreamer, and a Raspberry Pi's camera.
-PACKAGES = {
-    "camera": (
-        "python3-gi",
-        "gir1.2-gst-plugins-base-1.0",
-        "gstreamer1.0-plugins-base",
-        "gstreamer1.0-plugins-good",
-        "gstreamer1.0-plugins-bad",
-        "gstreamer1.0-libav",
-        "python3-picamera2",
-    )
-}
 _printing = threading.Lock()
 
 
@@ -57,8 +46,9 @@ class Job:
 
     ``parts``: the bundles. ``first_config``: for a machine that has none. ``configs``: texts by path, for every
     machine. ``keep_hosted``: a server keeps the bundles it has. ``server_config``: the server's config file, there.
-    ``name``, ``replace``: the board's name at the server, and whether it takes that away from another. ``extras``:
-    what it gets besides, ``without``: what of that it loses; a board keeps what it has.
+    ``name``, ``replace``: the board's name at the server, and whether it takes that away from another. ``readmit``:
+    whether a board whose key was revoked there is admitted again. ``extras``: what it gets besides, ``without``:
+    what of that it loses; a board keeps what it has.
     """
 
     program: str
@@ -70,6 +60,7 @@ class Job:
     server_config: str = SERVER_CONFIG
     name: str = ""
     replace: bool = False
+    readmit: bool = False
     keep_hosted: bool = False
     dry_run: bool = False
     extras: frozenset[str] = frozenset()
@@ -102,6 +93,7 @@ class Installation:
         if facts.unfinished and facts.root and not job.dry_run:
             self._begin()
             facts = self._facts()
+        self._refuse_revoked(facts)
         warning = clock_warning(facts, now_s=self._now())
         if warning:
             self._say(f"warning: {warning}")
@@ -137,10 +129,15 @@ class Installation:
         self.outcome.result = "deployed" if not self.outcome.pending else "deployed, not enrolled"
         self.outcome.doctor = self._step("doctor")
 
+    def _refuse_revoked(self, facts: Facts) -> None:
+        server = self._job.server
+        if server is not None and not self._job.readmit:
+            enrol.refuse_revoked(server, (facts.public_key, facts.earlier_key, facts.next_key))
+
     def _packages(self, extras: Iterable[str]) -> None:
         """Packages of the machine's own system. Without them an extra does less; that is said."""
-        for extra in sorted(extras):
-            for line in self._step("packages", *PACKAGES[extra]).splitlines():
+        for extra in sorted(SYSTEM_PACKAGES.keys() & set(extras)):
+            for line in self._step("packages", *SYSTEM_PACKAGES[extra]).splitlines():
                 self._say(line)
 
     def _begin(self) -> None:

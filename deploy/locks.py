@@ -31,11 +31,23 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "deploy" / "locks"
 #: By backend: the extras of setup.cfg a machine gets, the constraints, and the newest Python 3 with wheels.
 BACKENDS = {
-    "litert": (("litert", "images"), "constraints.txt", 13),
+    "litert": (("litert", "images"), "constraints.txt", 14),
     "legacy": (("legacy", "images"), "constraints-legacy.txt", 11),
 }
 #: What a board gets besides with ``--with NAME``: an extra of setup.cfg of the same name.
-EXTRAS = ("camera",)
+EXTRAS = ("camera", "heif")
+#: What an extra needs of a machine's own system, beside its wheels: GStreamer, and a Raspberry Pi's camera.
+SYSTEM_PACKAGES = {
+    "camera": (
+        "python3-gi",
+        "gir1.2-gst-plugins-base-1.0",
+        "gstreamer1.0-plugins-base",
+        "gstreamer1.0-plugins-good",
+        "gstreamer1.0-plugins-bad",
+        "gstreamer1.0-libav",
+        "python3-picamera2",
+    )
+}
 #: Wheels are chosen for systems at least as new as this: Debian 11 has 2.31, Ubuntu 22.04 has 2.35.
 _GLIBC = {"litert": (2, 31), "legacy": (2, 35)}
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})")

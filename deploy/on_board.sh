@@ -65,7 +65,7 @@ step_facts() {
     place=$home
     while [ ! -d "$place" ]; do place=$(dirname "$place"); done
     echo "disk_kib $(df -Pk "$place" | awk 'NR == 2 { print $4 }')"
-    for python in python3.13 python3.12 python3.11 python3.10 python3; do
+    for python in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
         path=$(command -v $python) || continue
         "$path" - "$path" <<'PYTHON' || true
 import importlib.util, os, struct, sys
@@ -176,6 +176,7 @@ step_install() {
     [ -f "$home/environments/$name/complete" ] || make_environment "$name" "$partial/manifest"
     ln -s "../../environments/$name" "$partial/venv"
     ln -s venv/bin "$partial/bin"
+    link_client "$partial" "$home/environments/$name"
     while read -r kind hash path; do
         case $kind in
         bundle) path=$partial/$path ;;
@@ -190,6 +191,16 @@ step_install() {
     sync -f "$partial"
     mv "$partial" "$home/releases/$release"
     note "installed $release"
+}
+
+# For programs of this machine's own Python: our packages alone, without those that they stand on.
+link_client() { # RELEASE ENVIRONMENT
+    mkdir "$1/client"
+    for package in edge_runtime split_model; do
+        for path in "$2"/lib/python3*/site-packages/$package; do
+            ln -s "../venv/${path#"$2"/}" "$1/client/$package"
+        done
+    done
 }
 
 make_environment() {
@@ -599,6 +610,7 @@ place_all() {
     listed "$1" system | while read -r hash path; do place "$home/releases/$1/system/$path" "/$path" "$hash"; done
     systemd-sysusers 2>/dev/null || true
     systemd-tmpfiles --create 2>/dev/null || true
+    [ "$program" != edge-runtime ] || place_client
     mkdir -p "/etc/$program/conf.d"
     shift
     while [ $# -gt 0 ]; do
@@ -608,6 +620,18 @@ place_all() {
     done
     rm -rf "$home/configs"
     systemctl daemon-reload
+}
+
+# One import of the client finds it in every Python of the system. The link 'current' decides which release's.
+place_client() {
+    echo "$home/current/client" >"$home/client.pth"
+    for python in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
+        command -v $python >/dev/null || continue
+        $python -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))' || true
+    done | sort -u | while read -r folder; do
+        case $folder in /usr/*) place "$home/client.pth" "$folder/edge-runtime.pth" "$(sha256 "$home/client.pth")" ;; esac
+    done
+    rm -f "$home/client.pth"
 }
 
 # place SOURCE PATH SHA256: never over an edit of the user's.

@@ -19,7 +19,7 @@ from edge_runtime.config.config import Config
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.handover import InForce, Reloader
 from edge_runtime.daemon.program import Program
-from edge_runtime.daemon.sources import open_sources
+from edge_runtime.daemon.sources import open_sources, take_up
 from edge_runtime.daemon.way_out import WayOut
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.loop.counters import Counters
@@ -101,7 +101,14 @@ def run(config: Config, service: Service) -> int:
         multiplexer = open_sources(device.plan, program.stopped, persistent=program.persistent)
         closing.callback(multiplexer.close)
         closing.callback(in_force.close_ledger)  # before a source that may hang is closed
-        reloader = Reloader(service.reread, hangups, in_force, program, reporter)
+        reloader = Reloader(
+            service.reread,
+            hangups,
+            in_force,
+            program,
+            reporter,
+            take_up=lambda old, new: take_up(old, new, multiplexer, sinks),
+        )
         reloader.start()
         closing.callback(reloader.stop)
         reporter.serve(device)

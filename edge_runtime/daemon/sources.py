@@ -1,4 +1,4 @@
-"""Opens the sources of a plan, beside each other; one that cannot be opened is no other's trouble."""
+"""Opens the sources of a plan, and takes up others while frames flow; one that fails is no other's trouble."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.daemon.within import each_within
+from edge_runtime.sinks import Sinks
 from edge_runtime.sources import Source, SourceTable
 from edge_runtime.sources.multiplexer import Multiplexer
 from edge_runtime.sources.supply import CALL_WITHIN_S, Supply
@@ -30,24 +31,37 @@ def open_sources(plan: Plan, stopped: Callable[[], bool], *, persistent: bool = 
 
     """
     tables = plan.config.sources
-
-    def opener(table: SourceTable) -> Callable[[], Source]:
-        return lambda: table.open(plan.wanted)
-
-    found = each_within({f"source {table.label}": opener(table) for table in tables}, grace_s=_GRACE_S)
-    supplies = {}
-    for table in tables:
-        opened = found[f"source {table.label}"]
-        fault = opened if isinstance(opened, Exception) else None
-        supplies[table.label] = Supply(
-            opener(table),
-            table.subject,
-            table.frame_within_s or CALL_WITHIN_S,
-            opened=None if isinstance(opened, Exception) else opened,
-            fault=fault,
-        )
+    found = each_within({f"source {table.label}": _opener(table, plan) for table in tables}, grace_s=_GRACE_S)
+    supplies = {table.label: _supply(table, plan, found[f"source {table.label}"]) for table in tables}
     faults = [supply.fault for supply in supplies.values() if supply.fault is not None]
     if len(faults) == len(tables) and not persistent:
         raise faults[0]
     ahead = plan.config.planner.objective == "throughput"
     return Multiplexer(supplies, stopped=stopped, ahead=ahead, persistent=persistent)
+
+
+def take_up(old: Plan, new: Plan, multiplexer: Multiplexer, sinks: Sinks) -> None:
+    """Close the sources and sinks that a changed config names no more, and open those that are new."""
+    before = {table.label: table for table in old.config.sources}
+    after = {table.label: table for table in new.config.sources}
+    gone = [label for label, table in before.items() if after.get(label) != table]
+    come = {label: _supply(table, new) for label, table in after.items() if before.get(label) != table}
+    if gone or come:
+        multiplexer.change(come, gone=gone)
+    if old.config.sinks != new.config.sinks:
+        sinks.change(new.config.sinks)
+
+
+def _opener(table: SourceTable, plan: Plan) -> Callable[[], Source]:
+    return lambda: table.open(plan.wanted)
+
+
+def _supply(table: SourceTable, plan: Plan, opened: Source | Exception | None = None) -> Supply:
+    fault = opened if isinstance(opened, Exception) else None
+    return Supply(
+        _opener(table, plan),
+        table.subject,
+        table.frame_within_s or CALL_WITHIN_S,
+        opened=None if isinstance(opened, Exception) else opened,
+        fault=fault,
+    )

@@ -81,7 +81,7 @@ class Status(Written, kw_only=True):
     frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each; ``source_trouble`` and
     ``sink_trouble``: what is wrong now with those that do not work. ``overdue``: what should
     be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
-    changed nothing, or empty.
+    changed nothing, or empty. ``fixed``: what only a restart changes, see `daemon.plan.fixed_values`.
     """
 
     state: State
@@ -105,6 +105,7 @@ class Status(Written, kw_only=True):
     overdue: list[str] = msgspec.field(default_factory=list)
     reloads: int = 0
     reload_error: str = ""
+    fixed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def split_name(split: int | None, local: int | None) -> str:

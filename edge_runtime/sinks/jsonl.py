@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 import sys
@@ -13,11 +12,13 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
+from edge_runtime.local_api import framing
 from edge_runtime.sinks.long_answers import ValueFiles
 from edge_runtime.sinks.sink import Sink, SinkTable
 from split_model.answers.lines import shortened
 from split_model.arrays import Array
 from split_model.errors import OutputError
+from split_model.service.writable import why_no_file
 
 
 class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
@@ -34,9 +35,12 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     keeps: ClassVar[bool] = True
 
     def check(self) -> None:
-        """A folder cannot be written to as a file, nor can anything below a file."""
-        if self.path is not None and (reason := _not_a_file(self.path)):
-            raise OutputError(f"{self.path}: {reason}", remedy="set sink.path to a file you can write")
+        """The program's user must be able to make or append to the file."""
+        if self.path is not None and (reason := why_no_file(self.path, made_later=framing.RUNTIME_FOLDER)):
+            raise OutputError(
+                f"sink {self.label}: {self.path}: {reason}",
+                remedy="set its path to a file that the program's user can write",
+            )
 
     def open(self) -> JsonLines:
         """Open the file, or standard output."""
@@ -96,11 +100,3 @@ class JsonLines(Sink):
             status = os.fstat(self._file)
             if written and stat.S_ISREG(status.st_mode):
                 os.ftruncate(self._file, status.st_size - written)
-
-
-def _not_a_file(path: Path) -> str:
-    """Why a path can be no file for anybody, or empty."""
-    if path.is_dir():
-        return os.strerror(errno.EISDIR)
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    return "" if nearest.is_dir() else os.strerror(errno.ENOTDIR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ class _Kept:
         self._table = table
         self._now = now
         self.keeps = table.keeps
+        self.table = table
         self._sink: Sink | None = None
         self._last: Sink | None = None  # for its counters, which outlive it
         self._retry_at_s = 0.0
@@ -102,6 +104,8 @@ class Sinks:
     ) -> None:
         self._kept = [_Kept(table, now) for table in tables]
         self._persistent = persistent
+        self._now = now
+        self._lock = threading.Lock()  # of a record that is written, and of a change
         for kept in self._kept:
             kept.open()
         self._refuse_to_lose_all()
@@ -117,6 +121,25 @@ class Sinks:
             SplitModelError: No sink works, and that ends the program.
 
         """
+        with self._lock:
+            return self._write(record, outputs)
+
+    def change(self, tables: Sequence[SinkTable]) -> None:
+        """Close the sinks that the config names no more, and open those that are new. From any thread."""
+        with self._lock:
+            stay = [kept for kept in self._kept if kept.table in tables]
+            for kept in self._kept:
+                if kept not in stay:
+                    log.info("sink %s: closed, the config names it no more", kept.label)
+                    with contextlib.suppress(SplitModelError, OSError):
+                        kept.close()
+            there = [kept.table for kept in stay]
+            made = [_Kept(table, self._now) for table in tables if table not in there]
+            for kept in made:
+                kept.open()
+            self._kept = [*stay, *made]
+
+    def _write(self, record: Mapping[str, Any], outputs: Sequence[Array]) -> bool:
         taken = [kept.write(record, outputs) for kept in self._kept]
         if not any(taken):
             self._refuse_to_lose_all()

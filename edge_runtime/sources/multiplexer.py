@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -57,6 +57,9 @@ class Multiplexer:
         self._changed = threading.Condition()
         self._order: deque[Lane] = deque(self._lanes.values())
         self._under_way: dict[int, Source] = {}
+        self._leaving: list[Lane] = []
+        self._closing: list[StoppableThread] = []
+        self._dropped_before = 0  # by sources that have left
         self._closed = False
         self._index = 0
         for lane in self._lanes.values():
@@ -67,7 +70,7 @@ class Multiplexer:
     def dropped(self) -> int:
         """Frames that gave way to later ones, of all sources."""
         with self._changed:
-            return sum(lane.dropped for lane in self._lanes.values())
+            return self._dropped_before + sum(lane.dropped for lane in self._order)
 
     def counters_by_source(self) -> dict[str, dict[str, int]]:
         """``frames`` that a source gave, those ``dropped``, its ``restarts`` if any, and its own counters."""
@@ -86,6 +89,27 @@ class Multiplexer:
             told = {name: lane.trouble(now_s) for name, lane in self._lanes.items()}
         return {name: trouble for name, trouble in told.items() if trouble}
 
+    def change(self, supplies: Mapping[str, Supply], *, gone: Collection[str]) -> None:
+        """Close some sources, and open others, while the rest goes on. From any thread.
+
+        What a source that goes has accepted is still handed out. Others open when it is closed: they may want the
+        same socket, port or folder.
+
+        Args:
+            supplies: By name, which may be one of ``gone``.
+            gone: Names of sources.
+
+        """
+        with self._changed:
+            for name in gone:
+                lane = self._lanes.pop(name)
+                lane.leaves(self._now())
+                self._leaving.append(lane)
+            for name, supply in supplies.items():
+                self._lanes[name] = Lane(name, supply)
+                self._order.append(self._lanes[name])
+            self._changed.notify_all()
+
     def answered(self, answer: Answer, *, kept: bool = True) -> None:
         """Tell a frame's source how it ended, and whether every sink has ``kept`` the answer."""
         source = self._under_way.pop(answer.frame.index, None)
@@ -103,7 +127,6 @@ class Multiplexer:
         alone = len(lanes) == 1 and source is not None and source.on_demand and not source.waits_for_sinks
         if alone and not self._ahead:
             yield from self._straight(lanes[0])
-            return
         while (taken := self._take()) is not None:
             yield self._finished(*taken)
         error = next((lane.error for lane in self._lanes.values() if lane.error is not None), None)
@@ -116,7 +139,7 @@ class Multiplexer:
             self._closed = True
             self._changed.notify_all()
         deadline_s = time.monotonic() + timeout_s
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._leaving):
             turn = lane.turn or Turn(None if lane.restarts else lane.supply.opened)
             if turn.left_behind or not self._has_ended(turn, deadline_s):
                 continue  # its thread still uses it
@@ -132,12 +155,18 @@ class Multiplexer:
         source = lane.source
         assert source is not None
         turn = lane.turn = Turn(source, since_s=self._now())
-        for item in source.frames(partial(self._must_end, turn)):
+        turn.items = iter(source.frames(partial(self._must_end, turn)))
+        for item in turn.items:
             turn.since_s = None
             lane.frames += 1
             yield self._finished(lane, turn, item)
             turn.since_s = self._now()
+            if len(self._order) > 1:  # others came: it goes on in a thread of its own
+                turn.thread = StoppableThread(f"source-{lane.name}", partial(self._run, lane, turn, None))
+                turn.thread.start()
+                return
         turn.since_s = None
+        lane.ended = True
 
     def _finished(self, lane: Lane, turn: Turn, item: Frame | Callable[[], Frame]) -> Frame:
         frame = item() if callable(item) else item
@@ -153,7 +182,7 @@ class Multiplexer:
         """A source asks this all the time, so that it is known to be alive."""
         if turn.since_s is not None:
             turn.since_s = self._now()
-        return turn.left_behind or self._closed or self._stopped()
+        return turn.told_to_end or turn.left_behind or self._closed or self._stopped()
 
     def _begin(self, lane: Lane) -> None:
         """Begin a turn. Under the lock."""
@@ -172,13 +201,13 @@ class Multiplexer:
                     if lane.turn is turn:
                         lane.source = turn.source
                         lane.works(self._now())
-            for item in turn.source.frames(partial(self._must_end, turn)):
+            for item in turn.items or turn.source.frames(partial(self._must_end, turn)):
                 if not self._put(lane, turn, item):
                     break
         except BaseException as raised:  # noqa: BLE001  whatever it is, it is one source's trouble
             error = raised
         with self._changed:
-            ends = lane.turn is turn and (error is None or self._closed or self._stopped())
+            ends = lane.turn is turn and (error is None or self._closed or self._stopped() or turn.told_to_end)
             turn.since_s = self._now()
         if turn.source is not None and not ends:  # may take its time, or hang as well
             with contextlib.suppress(OSError, RuntimeError):
@@ -245,11 +274,36 @@ class Multiplexer:
         if self._closed or self._stopped():
             return
         now_s = self._now()
+        for lane in [lane for lane in self._leaving if self._has_left(lane, now_s)]:
+            self._let_go(lane)
+        self._closing = [thread for thread in self._closing if thread.is_alive()]
+        if self._leaving or self._closing:
+            return  # what comes in their place may want what they hold
         for lane in self._order:
             if lane.hangs_for_good(now_s):
                 lane.leave_behind(now_s)
             if lane.begins(now_s):
                 self._begin(lane)
+
+    def _has_left(self, lane: Lane, now_s: float) -> bool:
+        """Whether a source that leaves has ended or hangs, and all of its frames are answered."""
+        assert lane.left_s is not None
+        hangs = now_s - lane.left_s >= _STUCK_AFTER_S and not lane.ended
+        if hangs and lane.turn is not None:
+            lane.turn.left_behind = True
+        under_way = any(source is lane.source for source in list(self._under_way.values()))
+        return (lane.ended or hangs) and not lane.waiting and not under_way
+
+    def _let_go(self, lane: Lane) -> None:
+        """Close a source that has left; what hangs while it is closed holds up nobody for long."""
+        self._leaving.remove(lane)
+        self._order.remove(lane)
+        self._dropped_before += lane.dropped
+        log.info("source %s: closed, the config names it no more", lane.name)
+        if lane.source is not None and not (lane.turn is not None and lane.turn.left_behind):
+            thread = StoppableThread(f"close-{lane.name}", lane.source.close)
+            thread.start()
+            self._closing.append(thread)
 
     def _give_up(self, lane: Lane) -> None:
         log.error("source %s does not stop: going on without it", lane.name)

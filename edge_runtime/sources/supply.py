@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from edge_runtime.sources.source import Frame, Source
@@ -50,12 +50,15 @@ class Turn:
     """One opened source, and the thread that reads it.
 
     ``since_s``: when the source was called, or last showed life; None while it is not the source that takes time.
-    ``source``: once it is open. ``left_behind``: it is not waited for any more.
+    ``source``: once it is open. ``items``: its frames, where somebody has begun to take them. ``told_to_end``: the
+    config names it no more. ``left_behind``: it is not waited for any more.
     """
 
     source: Source | None = None
     thread: StoppableThread | None = None
     since_s: float | None = None
+    items: Iterator[Frame | Callable[[], Frame]] | None = None
+    told_to_end: bool = False
     left_behind: bool = False
 
 
@@ -63,7 +66,8 @@ class Turn:
 class Lane:
     """A source's frames that wait, its turn, and what went wrong. Guarded by the multiplexer's lock.
 
-    ``ended``: it gives no more frames, and is not opened again. ``source``: the last that was open.
+    ``ended``: it gives no more frames, and is not opened again. ``source``: the last that was open. ``left_s``:
+    since when the config names it no more.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Lane:
     dropped: int = 0
     restarts: int = 0
     ended: bool = False
+    left_s: float | None = None
     turn: Turn | None = None
     source: Source | None = None
     left_behind: list[Turn] = field(default_factory=list)
@@ -106,7 +111,15 @@ class Lane:
 
     def begins(self, now_s: float) -> bool:
         """Whether another turn is to begin now."""
-        return self.turn is None and not self.ended and now_s >= self._retry_at_s
+        return self.turn is None and not self.ended and self.left_s is None and now_s >= self._retry_at_s
+
+    def leaves(self, now_s: float) -> None:
+        """The config names it no more: it is to end, and what it has accepted is still handed out."""
+        self.left_s = now_s
+        if self.turn is None:
+            self.ended = True
+        else:
+            self.turn.told_to_end = True
 
     def hangs_for_good(self, now_s: float) -> bool:
         """Whether its turn is to be given up: a call does not return, and not too many threads were left behind."""

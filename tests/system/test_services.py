@@ -280,6 +280,26 @@ def test_reload_by_systemctl(pair: Pair) -> None:
     board.run("rm /etc/edge-runtime/conf.d/20-wrong.toml; systemctl reload edge-runtime")
     pair.until(lambda: pair.device.status()["reload_error"] == "", "mended")
 
+    # Another source takes the place of the one of the main file; what only a restart takes up fails the reload.
+    board.run("mkdir -p /srv/incoming")
+    board.put("/etc/edge-runtime/conf.d/30-watch.toml", "[[source]]\nkind = 'watch'\npath = '/srv/incoming'\n")
+    board.run("systemctl reload edge-runtime")
+    pair.until(lambda: list(pair.device.status()["sources"]) == ["watch"], "the other source")
+    board.put("/etc/edge-runtime/conf.d/40-state.toml", "[device]\nstate = '/var/lib/edge-runtime/other'\n")
+    assert board.run("systemctl reload edge-runtime", check=False).returncode != 0
+    assert "device.state cannot change while the program runs; run 'systemctl restart edge-runtime'" in (
+        pair.device.log()
+    )
+    board.run("rm /etc/edge-runtime/conf.d/30-watch.toml /etc/edge-runtime/conf.d/40-state.toml")
+    for _ in range(6):
+        board.run("systemctl reload edge-runtime")
+    pair.until(lambda: list(pair.device.status()["sources"]) == ["files"], "the first source again")
+    assert (pair.device.pid, pair.device.show("ActiveState")) == (pid, "active")
+    assert "connections here, the limit" not in pair.device.log()
+    board.run("systemctl stop edge-runtime")
+    stopped = board.run("edge-runtime status", check=False)
+    assert (stopped.returncode, stopped.stdout.split()[0]) == (os.EX_UNAVAILABLE, "stopped")
+
 
 def test_stop_drains_and_gives_the_rest_of_the_block_back(pair: Pair) -> None:
     pair.start()
