@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
-from edge_runtime.board.load_watch import LoadReader, LoadWatch, usable_cpus
+from edge_runtime.board.cpu_quota import allowed_cpus
+from edge_runtime.board.load_watch import LoadReader, LoadWatch
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.models import LoadedModels
 from edge_runtime.daemon.plan import Plan, fixed_values, refuse_what_cannot_change
@@ -206,9 +207,10 @@ def make_loop(
 def _watched_load(plan: Plan, models: LoadedModels, closing: contextlib.ExitStack) -> LoadEstimator:
     """The load of the board, watched until the end; 1 on an emulated board."""
     threads = plan.config.device.threads
-    load = LoadEstimator(models.profile.speed, cpus=usable_cpus(), threads=threads)
+    cpus = os.cpu_count() or 1
+    load = LoadEstimator(models.profile.speed, cpus=cpus, allowed=allowed_cpus(), threads=threads)
     if isinstance(models.board, RealBoard):
-        watch = LoadWatch(LoadReader(models.board, has_pool=threads > 1), load)
+        watch = LoadWatch(LoadReader(models.board), load)
         watch.start()
         closing.callback(watch.stop)
     return load
