@@ -34,6 +34,7 @@ from edge_runtime.daemon.device import make_loop, open_link
 from edge_runtime.daemon.models import LoadedModels
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.daemon.program import Program
+from edge_runtime.daemon.sources import open_sources
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.loop.counters import Counters
@@ -169,7 +170,7 @@ def _run(loaded: config.Config, planner: Planner) -> None:
         loop = make_loop(plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id)
         sinks = Sinks(loaded.sinks)
         closing.callback(sinks.close)
-        multiplexer = plan.open_sources(program.stopped)
+        multiplexer = open_sources(plan, program.stopped)
         closing.callback(multiplexer.close)
         records = Records(plan.bundle)
         for step in loop.run(iter(multiplexer)):
