@@ -208,7 +208,11 @@ def _report_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         help="draw a run as one self-contained page",
         description="Draw the log of a demonstration, the answers of a device (its JSON lines), or a benchmark.",
     )
-    report.add_argument("run", type=Path, metavar="RUN.jsonl")
+    report.add_argument("run", type=Path, nargs="?", metavar="RUN.jsonl")
     report.add_argument("--pictures", type=Path, metavar="DIR", help="where the pictures of a device's answers lie")
+    board = "fetch the answers that a board has kept, over your own SSH, in place of RUN.jsonl"
+    report.add_argument("--from", dest="board", metavar="[USER@]HOST", help=board)
+    report.add_argument("--last", metavar="TIME", help="with --from: the last 30m, 24h or 7d (default: all it has)")
+    report.add_argument("-F", dest="ssh_config", type=Path, metavar="FILE", help="with --from: as ssh -F")
     report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
     return report

@@ -28,7 +28,7 @@ from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibr
 from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.choice import choose_cuts
-from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
+from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks, check_wishes
 from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.outputs import output_weights
@@ -149,15 +149,16 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         if ending is not None:
             _check_scores(scratch, manifest, ending, options)
         manifest = _with_reading(scratch, manifest, model.graph, wish, options)
+        codebook_data = _codebook_data(options, manifest) if options.codebooks else None
+        if codebook_data is not None:
+            check_wishes(manifest, options.codebooks, codebook_data)
         kept = None
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
         if options.calibration is not None:
             manifest, kept = _calibrated(scratch, manifest, options, progress)
-        if options.codebooks:
-            manifest = add_codebooks(
-                scratch, manifest, options.codebooks, _codebook_data(options, manifest), progress
-            )
+        if codebook_data is not None:
+            manifest = add_codebooks(scratch, manifest, options.codebooks, codebook_data, progress)
         manifest = _tried(scratch, manifest, options, progress)
         write_manifest(scratch, manifest)
         Bundle.open(scratch)
