@@ -12,7 +12,7 @@ from benchmarks.privacy.blocks import CHOICES, differs
 from benchmarks.privacy.server_view import found_in
 from benchmarks.privacy.view_play import kinds, opened, play, scene
 
-PAIRS, BLOCK = 12, 5
+PAIRS, BLOCK = 12, 4
 LEVEL = 0.001
 
 
