@@ -16,6 +16,7 @@ from cloud_server.tail_pool import TailPool
 from cloud_server.tails import TailSet
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError
+from split_model.interpreter import open_interpreter
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
 
@@ -323,6 +324,24 @@ def test_short_jobs_of_two_devices_go_in_turn(short_bench):
         order += [outcome.job_id // 10 for outcome in short_bench.engine.run_short()]
     order += [outcome.job_id // 10 for outcome in short_bench.results(8 - len(order))]
     assert sorted(order[:2]) == sorted(order[2:4]) == [2, 3]
+
+
+def test_short_jobs_that_run_at_once_give_each_its_own_answer_to_the_last_bit(short_bench, model):
+    rng = np.random.default_rng(7)
+    sent = [rng.random((1, 2048), np.float32) for _ in range(11)]
+    payloads = [array.tobytes() for array in sent] + [b"short"]
+    for number, payload in enumerate(payloads, 20):
+        assert short_bench.engine.submit(short_bench.job(number, payload=payload))
+    outcomes = []
+    while short_bench.engine.short:
+        outcomes += short_bench.engine.run_short()
+    found = {outcome.job_id: outcome for outcome in outcomes}
+    assert sorted(found) == list(range(20, 32))
+    assert isinstance(found.pop(31), Failed)  # and the others of its batch are none the worse for it
+    tail = open_interpreter(model.bundle.path(model.bundle.cut(1).tail))
+    for number, array in enumerate(sent, 20):
+        assert found[number].payload == tail.run([array])[0].tobytes()
+        assert found[number].tensors == (wire.AnswerTensor(dtype="float32", shape=(1, 10)),)
 
 
 def test_raw_features_come_in_the_order_of_the_live_tensors(model):
