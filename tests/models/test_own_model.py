@@ -55,6 +55,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(_PATIENCE_S)
 def test_a_detector_from_file_to_board(root: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -102,6 +103,7 @@ def test_a_face_on_a_photograph(tmp_path: Path) -> None:
     assert overlap(np.array(face["box"], float), seen) > 0.8
 
 
+@pytest.mark.timeout(_PATIENCE_S)
 def test_an_audio_model_from_file_to_bundle(root: Path) -> None:
     """With made sounds: sweeps of several speeds."""
     kept = wheels.fetch(PYOPEN_WAKEWORD)
