@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from benchmarks.privacy.view_server import Seen
 
 _EXCHANGES = 20_000
-#: Features of a block without times, and those of departure times.
-CHOICES = ("requests", "bytes", "mean cut", "cut changes", "mean place", "cancels")
-TIMES = ("mean departure", "median departure", "spread of departures", "latest departure")
+#: Features of a block without times, and those of times. A request is cancelled where a local run is done first.
+CHOICES = ("requests", "bytes", "mean cut", "cut changes", "mean place")
+TIMES = ("mean departure", "median departure", "spread of departures", "latest departure", "cancels")
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,8 @@ def choices(block: Block, seen: Sequence[Seen]) -> list[float]:
     cuts = [one.cut for one in requests]
     changes = sum(before != after for before, after in itertools.pairwise(cuts))
     size = sum(one.payload_bytes for one in requests)
-    cancels = sum(one.what == "cancel" for one in block.within(seen))
     place = float(np.mean(block.sent)) if block.sent else len(block.due_s) / 2
-    return [float(len(requests)), float(size), float(np.mean(cuts or [-1])), changes, place, cancels]
+    return [float(len(requests)), float(size), float(np.mean(cuts or [-1])), changes, place]
 
 
 def departures_s(block: Block, seen: Sequence[Seen]) -> NDArray[np.float64]:
@@ -68,7 +67,8 @@ def times(block: Block, seen: Sequence[Seen]) -> list[float]:
     delays = departures_s(block, seen)
     if not delays.size:
         return [0.0] * len(TIMES)
-    return [float(np.mean(delays)), float(np.median(delays)), float(np.std(delays)), float(np.max(delays))]
+    cancels = sum(one.what == "cancel" for one in block.within(seen))
+    return [*(float(of(delays)) for of in (np.mean, np.median, np.std, np.max)), float(cancels)]
 
 
 @dataclass(frozen=True)

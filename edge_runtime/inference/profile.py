@@ -190,9 +190,8 @@ def plausible(specs: Sequence[TensorSpec]) -> list[Array]:
 def worst_inputs(specs: Sequence[TensorSpec]) -> list[list[Array]]:
     """Inputs that may take a head longer than others do, for the length of its slot.
 
-    Of floats: denormal numbers, which take some processors several times as long, the more so the smaller they are,
-    numbers so small that products of them are denormal, large ones, and nothing but zeros. Of integers: nothing but
-    zeros, and the limits in turn.
+    Of floats: denormal numbers, of which the smallest take some processors longest, numbers with denormal products,
+    large ones, and nothing but zeros. Of integers: nothing but zeros, and the limits in turn.
     """
     scales = (1e-44, 1e-40, 1e-20, 1e3, 0.0)
     return [[_scaled(array, scale) for array in plausible(specs)] for scale in scales]
