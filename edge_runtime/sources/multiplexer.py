@@ -5,6 +5,8 @@ or fails is opened again (`supply`), and the others go on meanwhile. When the pr
 accepted by then is still handed out; a source that does not end then, as one whose driver hangs, is left behind.
 """
 
+# Over 300 lines: one lock guards sources that come, go, hang and end; a cut through it would share that lock.
+
 from __future__ import annotations
 
 import contextlib

@@ -51,6 +51,12 @@ def test_the_board_and_the_server_work_together(house: House, tmp_path: Path) ->
     """The board is as fast as the server here, so the planner keeps everything on the board; tell it not to."""
     house.offload()
     house.board.until(lambda: server_status(house.hall)["counters"]["answered"], "no frame at the server")
+    sink = "[[sink]]\nkind = 'jsonl'\npath = '/var/lib/edge-runtime/answers.jsonl'\n"
+    house.board.put("/etc/edge-runtime/conf.d/keep.toml", sink)
+    house.board.run("systemctl reload edge-runtime")
+    house.board.until(
+        lambda: ask(house.board) and house.board.run("cat /var/lib/edge-runtime/answers.jsonl").stdout, "kept"
+    )
     page = tmp_path / "report.html"
     house.desk.run(sys.executable, "-m", "split_model", "report", "--from", "board", "--last", "1h", "-o", page)
     assert "Answers in board.jsonl" in page.read_text()

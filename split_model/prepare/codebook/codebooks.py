@@ -4,6 +4,8 @@ A part of the data is held out, to measure how often the device's own lookup is 
 every codebook. With labels, codewords are fitted to these and to the model's outputs alike.
 """
 
+# Over 300 lines: what is refused, learned and told of one codebook, which share its samples.
+
 from __future__ import annotations
 
 import math
