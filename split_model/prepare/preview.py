@@ -22,7 +22,7 @@ from split_model.features.preprocess import load_tensor, to_real
 from split_model.interpreter import open_interpreter
 from split_model.prepare.answer import is_vector
 from split_model.prepare.drawing import drawn, plain
-from split_model.prepare.evaluate.measure import class_output
+from split_model.prepare.evaluate.agreement import class_output
 from split_model.prepare.evaluate.variants import Halves
 from split_model.prepare.outputs import Floats, real_outputs
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover, settle

@@ -7,8 +7,8 @@ every codebook. With labels, codewords are fitted to these and to the model's ou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ from split_model.privacy.codebook_file import Decoder, Encoder, Grouping, write
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
+_SEED = 0
 _HELD_OUT = 0.1
 _LEAST_SAMPLES = 20
 _KEPT = 0.99  # codewords are fitted to the epsilon at which randomised response keeps this share of them
@@ -61,18 +62,27 @@ class CodebookWish:
         return wish
 
 
+@dataclass(frozen=True)
+class LearnedCodebooks:
+    """The data that codebooks were learned from. ``held_out``: by cut, the positions in it that taught none there."""
+
+    data: Data | None = None
+    held_out: Mapping[int, frozenset[int]] = field(default_factory=dict)
+
+
 def add_codebooks(
     root: Path,
     manifest: Manifest,
     wishes: Sequence[CodebookWish],
     data: Data,
     progress: Callable[[str, int, int], None],
-) -> Manifest:
+) -> tuple[Manifest, LearnedCodebooks]:
     """The manifest with a codebook for each wish, whose file is written into the bundle folder ``root``.
 
-    The data is read once for all codebooks of a cut that follow one another and have as many groups.
+    Returns beside it the samples that taught none of them. The data is read once for all codebooks of a cut that follow one another and have as many groups.
     """
     read: CutReading | None = None
+    held_out: dict[int, frozenset[int]] = {}
     for wish in wishes:
         name = f"learning {wish.codewords} codewords at cut {wish.cut}"
         steps = _Steps(lambda done, total, name=name: progress(name, done, total), 2 * len(data))  # type: ignore[misc]
@@ -80,12 +90,19 @@ def add_codebooks(
             read = read_cut(root, manifest, wish, data, advance=steps.advance)
         book = learn_codebook(read, wish, advance=steps.advance)
         steps.end()
+        held = frozenset(_held_positions(read.samples))
+        held_out[wish.cut] = held_out.get(wish.cut, held) & held
         cuts = tuple(
             msgspec.structs.replace(cut, codebooks=(*cut.codebooks, book)) if cut.index == wish.cut else cut
             for cut in manifest.cuts
         )
         manifest = msgspec.structs.replace(manifest, cuts=cuts)
-    return manifest
+    return manifest, LearnedCodebooks(data, held_out)
+
+
+def _held_positions(samples: CodebookSamples) -> list[int]:
+    """The positions in the data of the samples that are held out."""
+    return np.array(sorted(samples.taken))[_held_out(samples.origins, _SEED)[0]].tolist()
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,7 @@ def read_cut(
 
 
 def learn_codebook(
-    read: CutReading, wish: CodebookWish, *, seed: int = 0, advance: Callable[[], None] = lambda: None
+    read: CutReading, wish: CodebookWish, *, seed: int = _SEED, advance: Callable[[], None] = lambda: None
 ) -> Codebook:
     """Learn one codebook and write its file into the bundle's folder. The same data and machine give the same file.
 

@@ -1,7 +1,7 @@
 """Measure how often the answer through a release is still the same, by cut and epsilon.
 
-Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them;
-and the error of the outputs says the same of answers that are no classes. Every sample is released several times
+Agreement is with the unprotected whole model, by a measure that fits the answer (`evaluate.agreement`); accuracy is
+top-1 against labels, where the data has them; the error of the outputs is told beside them. Every sample is released several times
 with fresh noise. Draws of one sample are not independent of each other, so all 95 % intervals are over samples:
 Wilson's for proportions (which is then on the safe side, as the mean of several draws varies less than one), the
 bootstrap for errors.
@@ -19,21 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model import __version__
-from split_model.bundle import Bundle, Cut, Manifest
+from split_model.bundle import Bundle, Cut
 from split_model.bundle.evaluation import FORMAT, DataRecord, Evaluation
 from split_model.errors import BackendError, BadBundleError, UsageError
 from split_model.features.data import Data, Sample, open_data, read_labels
 from split_model.interpreter import open_interpreter
 from split_model.prepare.assemble import Progress
+from split_model.prepare.evaluate.agreement import class_output
+from split_model.prepare.evaluate.intervals import bootstrap, wilson
 from split_model.prepare.evaluate.variants import (
     Halves,
     Known,
     Variant,
-    bootstrap,
     clipped,
     codebook_variants,
     noise_variants,
-    wilson,
 )
 from split_model.prepare.outputs import Spread, output_weights, real_outputs
 from split_model.privacy import AllocationWish, NoiseSpec, settle
@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 _log = logging.getLogger(__name__)
 
-__all__ = ["bootstrap", "class_output", "clipped", "evaluate", "open_for", "wilson"]
+__all__ = ["bootstrap", "clipped", "evaluate", "open_for", "wilson"]
 
 
 def evaluate(
@@ -125,18 +125,6 @@ def open_for(bundle: Bundle, path: Path) -> Data:
     named = None if manifest.answer is None else manifest.answer.labels
     labels = None if named is None else read_labels(bundle.path(named))
     return open_data(path, manifest.inputs, manifest.preprocess, labels)
-
-
-def class_output(manifest: Manifest) -> int | None:
-    """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
-    if manifest.answer is None:
-        return None if manifest.answer_schema or manifest.outputs[0].open_axes else 0
-    if not 0 <= manifest.answer.output < len(manifest.outputs):
-        raise BadBundleError(
-            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",
-            remedy="prepare the bundle again",
-        )
-    return manifest.answer.output
 
 
 def _add_to(digest: Any, sample: Sample) -> None:
