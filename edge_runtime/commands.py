@@ -194,6 +194,8 @@ def config_check(args: argparse.Namespace) -> int:
     device, layers = config.load_layers(args.config)
     plan = Plan.of(device)
     plan.check()
+    for line in plan.accuracy_lines():
+        logging.getLogger(__name__).log(line.level, "%s", line.text)
     if not args.without_key:  # systemd lets nobody but the running service read it
         plan.read_keys()
     print(f"{', '.join(map(str, layers.files))}: good")

@@ -29,7 +29,7 @@ from split_model.privacy.plan import why_unreleasable
 _log = logging.getLogger(__name__)
 
 #: Samples and draws of each trial of allocations in a half.
-_HALF_TRIAL_SAMPLES, _HALF_TRIAL_DRAWS = 24, 1
+_HALF_TRIAL_SAMPLES, _HALF_TRIAL_DRAWS = 16, 1
 
 Calibrations = dict[int, tuple[ChannelCalibration, ...]]
 
@@ -129,9 +129,7 @@ class _Calibration:
         self._scratch, self._manifest, self._target = scratch, manifest, target
         self._trial, self._progress = trial, progress
         self._answer = None if manifest.answer is None else manifest.answer.output
-        self.usable = {
-            cut.index: cut for cut in manifest.cuts if not any(map(why_unreleasable, cut.tensors))
-        }
+        self.usable = {cut.index: cut for cut in manifest.cuts if not any(map(why_unreleasable, cut.tensors))}
         self._models = {index: _models(scratch, cut) for index, cut in self.usable.items()}
         self.reasons: dict[int, str] = {}
 
@@ -152,9 +150,7 @@ class _Calibration:
             index: known for index, cut in self.usable.items() if (known := kept.load(cut)) is not None
         }
         if found:
-            _log.info(
-                "%s: %d of %d cuts from an interrupted run taken up", what, len(found), len(self.usable)
-            )
+            _log.info("%s: %d of %d cuts from an interrupted run taken up", what, len(found), len(self.usable))
         found |= calibrate(
             [self._models[index] for index in self.usable if index not in found],
             samples,

@@ -102,7 +102,8 @@ def add_codebooks(
 
 def _held_positions(samples: CodebookSamples) -> list[int]:
     """The positions in the data of the samples that are held out."""
-    return np.array(sorted(samples.taken))[_held_out(samples.origins, _SEED)[0]].tolist()
+    positions = sorted(samples.taken)
+    return [positions[int(at)] for at in _held_out(samples.origins, _SEED)[0]]
 
 
 @dataclass(frozen=True)

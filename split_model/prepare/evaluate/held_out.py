@@ -37,13 +37,14 @@ from split_model.privacy import (
     NoisePlan,
     NoiseRelease,
     NoiseSpec,
+    default_bits,
     recover,
     recover_codebook,
     settle,
 )
 from split_model.privacy.codebook_file import read_decoder, read_encoder
 from split_model.privacy.grid import least_epsilon
-from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON
+from split_model.privacy.plan import DEFAULT_EPSILON
 from split_model.privacy.randomised_response import MAX_EPSILON
 
 Inputs = tuple[Array, ...]
@@ -61,15 +62,15 @@ class FigureOptions:
     """The ladder, and how much to draw.
 
     ``epsilons``: mean per value, of the noise release under ``auto``, each with all ``bits``; ``more_epsilons``: with
-    the default bits alone, as information. The other allocations are measured at the default bits. Per group of
-    codewords, ``group_epsilons``. ``draws``: of a picture under a release that may pass ``floor``.
+    the default bits alone. The other allocations are measured under the default release. Per group of codewords,
+    ``group_epsilons``. ``draws``: of a picture under a release that may pass ``floor``.
     """
 
-    epsilons: tuple[float, ...] = (4.0, 8.0, 12.0, 16.0)
-    more_epsilons: tuple[float, ...] = (2.0, 32.0, 64.0)
+    epsilons: tuple[float, ...] = (8.0, 16.0)
+    more_epsilons: tuple[float, ...] = (2.0, 4.0, 12.0, 32.0, 64.0)
     bits: tuple[int, ...] = (4, 5, 6, 7, 8)
     group_epsilons: tuple[float, ...] = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
-    draws: int = 3
+    draws: int = 2
     threads: int = 2
     seed: int = 0
     floor: Floor = Floor()
@@ -137,9 +138,7 @@ class _Judged:
     draws: int
 
 
-def _judge(
-    pictures: Sequence[int], once: Callable[[int], tuple[float, float]], options: FigureOptions
-) -> _Judged:
+def _judge(pictures: Sequence[int], once: Callable[[int], tuple[float, float]], options: FigureOptions) -> _Judged:
     """Draw releases until it is clear that they fail, or of every picture as often as was asked for."""
     drawn: list[list[tuple[float, float]]] = []
     for looked, picture in enumerate(pictures, 1):
@@ -184,7 +183,9 @@ class _NoiseJob:
         aware = {noisy.epsilon: open_interpreter(bundle.path(noisy.tail)) for noisy in cut.noise_tails}
         head = None if cut.head is None else open_interpreter(bundle.path(cut.head))
         # A head gives views of its own memory.
-        features = [list(one) if head is None else [np.array(made) for made in head.run(one)] for one in self._inputs]
+        features = [
+            list(one) if head is None else [np.array(made) for made in head.run(one)] for one in self._inputs
+        ]
         rows = []
         for number, (wish, spec) in enumerate(self.cells):
             rows.append(self._row(number, wish, spec, aware.get(spec.epsilon, tail), features))
@@ -219,13 +220,13 @@ def _cells(cut: Cut, options: FigureOptions) -> Iterator[tuple[AllocationWish, N
     """The releases to measure at a cut: what the user would wish for, and what it comes to."""
     aware = tuple(noisy.epsilon for noisy in cut.noise_tails)
     ladder = [(epsilon, bits) for epsilon in (*options.epsilons, *aware) for bits in options.bits]
-    ladder += [(epsilon, bits) for epsilon in options.more_epsilons for bits in (DEFAULT_BITS, max(options.bits))]
+    ladder += [(epsilon, default_bits(epsilon)) for epsilon in options.more_epsilons]
     for epsilon, bits in dict.fromkeys(ladder):
         if epsilon < least_epsilon(bits):
             continue
         auto = settle("auto", cut, epsilon)
         yield "auto", NoiseSpec(epsilon=epsilon, allocation=auto, bits=bits)
-        if epsilon in (DEFAULT_EPSILON, *aware) and bits in (DEFAULT_BITS, max(options.bits)):
+        if epsilon in (DEFAULT_EPSILON, *aware) and bits == default_bits(epsilon):
             for other in ALLOCATIONS:
                 if other != auto:
                     yield other, NoiseSpec(epsilon=epsilon, allocation=other, bits=bits)

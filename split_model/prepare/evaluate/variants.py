@@ -30,6 +30,7 @@ from split_model.privacy.randomised_response import MAX_EPSILON
 
 Entropy = Callable[[int], bytes]
 
+
 class Known:
     """One sample's label and unprotected outputs: what every release of it is compared with."""
 
