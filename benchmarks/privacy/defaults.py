@@ -3,9 +3,9 @@
 usage: python -m benchmarks.privacy.defaults [--slowdown N] [--repeat N] [--json]
 
 `split-model prepare` makes the bundle with its defaults, from 14 photographs of things. A cloud-server and an
-edge-runtime, real processes on loopback, then answer the 20 labelled photographs, each of them ``--repeat`` times. The
-device's config sets where things are, that the ledger has no limit, and the emulated board: release, planner and
-accuracy floor are the defaults. Agreement with the unsplit model is counted over offloaded frames alone.
+edge-runtime, real processes on loopback, then answer the 20 labelled photographs, each of them ``--repeat`` times.
+The device's config sets where things are, that the ledger has no limit, and the emulated board: release, planner
+and accuracy floor are the defaults. Agreement with the unsplit model is counted over offloaded frames alone.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def _measure(options: argparse.Namespace) -> int:
         print(f"{len(frames)} frames of {len(truth)} photographs, {len(offloaded)} offloaded")
         for cut, count in sorted(by_cut.items()):
             print(f"cut {cut:>3}: {count:>5} frames, agreement with the unsplit model {cuts[cut]:.3f}")
-        print(f"agreement over offloaded frames {agreement:.3f}, at least {bound:.3f} (one-sided 80 %, photographs)")
+        print(
+            f"agreement over offloaded frames {agreement:.3f}, at least {bound:.3f} (one-sided 80 %, photographs)"
+        )
     claims = [
         {
             "name": "agreement with the unsplit model over offloaded frames alone, defaults, slowdown "

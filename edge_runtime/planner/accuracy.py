@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from split_model.bundle import Cut
 from split_model.bundle.evaluation import Evaluation, Row
-from split_model.bundle.floor import ENOUGH, Floor, cheapest, release_of
+from split_model.bundle.floor import DEFAULT_FLOOR, ENOUGH, Floor, cheapest, release_of
 from split_model.privacy import CodebookSpec, NoiseSpec
 
 Spec: TypeAlias = "NoiseSpec | CodebookSpec | None"
@@ -143,10 +143,11 @@ class Accuracy:
             )
         if self.floor is not None and chosen and not any(one.used for one in chosen):
             remedy = self.remedy(allowed) or "no release that was measured does"
+            floor = f"{self.floor.value:g} (bound {self.floor.bound:g})"
             yield Line(
                 logging.WARNING,
-                f"no cut reaches the accuracy floor of {self.floor.value:g} (bound {self.floor.bound:g}): everything "
-                f"runs here; {remedy}; planner.accuracy_floor changes the floor or switches it off",
+                f"no cut reaches the accuracy floor of {floor}: everything runs here; {remedy}; "
+                "planner.accuracy_floor changes the floor or switches it off",
             )
         if wanted := self.pictures_wanted(allowed):
             yield Line(logging.WARNING, wanted)
@@ -171,7 +172,7 @@ def _judge(cut: int, spec: Spec, floor: Floor | None, found: Evaluation | None) 
     if nearest is None or nearest.row.agreement is None:
         return CutAccuracy(cut, "unmeasured", used=floor is None)
     row, relation = nearest
-    judged_by = floor or Floor()
+    judged_by = floor or DEFAULT_FLOOR
     passes = relation != "stronger" and judged_by.admits(row)
     # A stronger release that passes, and a weaker one that does not, tell nothing of this one.
     verdict: Verdict = (

@@ -114,7 +114,8 @@ def allowed_cuts(
         missing = next((cut for cut in allowed if accuracy[cut].verdict in ("no figures", "unmeasured")), None)
         if missing is not None:
             raise ConfigError(
-                f"planner.accuracy_floor = {floor.value:g}: nothing was measured of cut {missing} under this release",
+                f"planner.accuracy_floor = {floor.value:g}: nothing was measured of cut {missing} under this "
+                "release",
                 remedy=f"run '{evaluate}' and copy the bundle here again",
             )
         if isinstance(split, int) and split not in accuracy.used:

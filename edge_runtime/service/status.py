@@ -93,11 +93,11 @@ class LatencyStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(Written, kw_only=True):
     """What ``status --json`` prints.
 
-    ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``: why
-    none of them is used, or what their figures lack, or empty. ``split`` equal to ``local``: everything runs here. ``under_way``:
-    frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each. ``overdue``: what should
-    be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
-    changed nothing, or empty.
+    ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``:
+    why none of them is used, or what their figures lack, or empty. ``split`` equal to ``local``: everything runs
+    here. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each.
+    ``overdue``: what should be over and is not; while there is anything, the watchdog is not fed. ``reload_error``:
+    why the last reload changed nothing, or empty.
     """
 
     state: State

@@ -2,8 +2,8 @@
 
 ``split-model prepare`` writes them to ``evaluation.json`` in the bundle's folder, and ``split-model evaluate
 --store`` adds those of the user's own data; the device program reads them for its accuracy floor. The manifest does
-not name that file, so measuring again changes neither the bundle's identity nor anything on the server. It names the
-bundle instead: figures of another bundle are never used.
+not name that file, so measuring again changes neither the bundle's identity nor anything on the server. It names
+the bundle instead: figures of another bundle are never used.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ class Row(_Record, frozen=True):
 
     ``agreement``: the mean agreement with the unsplit model, by a measure that fits the answer: for classes how
     often the best one is the same. None in files of format 1 where the answer is no class. ``agreement_bound``: its
-    one-sided 80 % lower bound over pictures; None in files of format 1. ``accuracy``: how often it is the label; None without labels. ``output_error``: squared error of the outputs
-    over their variance among the samples, 1 being as bad as answering the average. Of the two epsilons,
-    ``per_value_epsilon_max`` protects one feature value and ``whole_input_epsilon`` the whole frame.
+    one-sided 80 % lower bound over pictures; None in files of format 1. ``accuracy``: how often it is the label;
+    None without labels. ``output_error``: squared error of the outputs over their variance among the samples, 1
+    being as bad as answering the average. Of the two epsilons, ``per_value_epsilon_max`` protects one feature value
+    and ``whole_input_epsilon`` the whole frame.
     """
 
     cut: int

@@ -31,6 +31,10 @@ class Floor(NamedTuple):
         return share is not None and bound is not None and share.value >= self.value and bound >= self.bound
 
 
+#: Where the config says nothing.
+DEFAULT_FLOOR = Floor()
+
+
 def cheapest(rows: Iterable[Row], floor: Floor) -> Row | None:
     """The row that reaches a floor with the least epsilon, then the fewest bytes; None where none does."""
 

@@ -36,7 +36,8 @@ from split_model.prepare.choice import choose_cuts
 from split_model.prepare.codebook.codebooks import CodebookWish, LearnedCodebooks, add_codebooks
 from split_model.prepare.declaration import read_json
 from split_model.prepare.dry_run import SAMPLES, dry_run, without
-from split_model.prepare.evaluate.held_out import FigureOptions, measure_prepared
+from split_model.prepare.evaluate.held_out import measure_prepared
+from split_model.prepare.evaluate.judging import FigureOptions
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
 from split_model.prepare.random_inputs import random_inputs

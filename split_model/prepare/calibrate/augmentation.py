@@ -27,8 +27,8 @@ def calibration_samples(
 ) -> list[tuple[Array, ...]]:
     """At most ``count`` model inputs: first the data as it is, evenly spread, then crops of its pictures.
 
-    Arrays of an ``.npz`` are taken as they are: what may be done to them is not known. ``only``: the positions in the
-    data to take from. The same data, count, seed and positions give the same samples.
+    Arrays of an ``.npz`` are taken as they are: what may be done to them is not known. ``only``: the positions in
+    the data to take from. The same data, count, seed and positions give the same samples.
     """
     known = range(len(data)) if only is None else sorted(only)
     chosen = {known[int(at)] for at in np.linspace(0, len(known) - 1, min(count, len(known))).round()}

@@ -38,7 +38,8 @@ Calibrations = dict[int, tuple[ChannelCalibration, ...]]
 class Taught:
     """What one half taught: by cut its calibration; by cut and epsilon of a noise-aware tail the best allocation.
 
-    The allocation with the cut's own tail has None in place of the epsilon. ``measured``: the other half's pictures.
+    The allocation with the cut's own tail has None in place of the epsilon. ``measured``: the other half's
+    pictures.
     """
 
     calibrations: Calibrations

@@ -54,12 +54,11 @@ class CutModels:
 class CalibrationOptions:
     """How much to look at; the defaults are those measured on EfficientNet-Lite0.
 
-    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and
-    at one less it. ``values``: how many values a channel's
-    quantiles are taken over. ``rank_samples`` and ``weight_samples``: how many samples ranks and
-    weights are means over; 0 ``weight_samples`` where weights are handed in. ``tail_runs``: the most runs of a tail a cut, but always one a
-    channel. ``epsilon``: the per-value epsilon whose noise the weights are measured with.
-    ``output_weights``: how much each of several outputs counts; alike where it is None.
+    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and at one less it.
+    ``values``: how many values a channel's quantiles are taken over. ``rank_samples`` and ``weight_samples``: how
+    many samples ranks and weights are means over; 0 ``weight_samples`` where weights are handed in. ``tail_runs``:
+    the most runs of a tail a cut, but always one a channel. ``epsilon``: the per-value epsilon whose noise the
+    weights are measured with. ``output_weights``: how much each of several outputs counts; alike where it is None.
     """
 
     samples: int = DEFAULT_SAMPLES

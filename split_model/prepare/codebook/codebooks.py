@@ -64,7 +64,7 @@ class CodebookWish:
 
 @dataclass(frozen=True)
 class LearnedCodebooks:
-    """The data that codebooks were learned from. ``held_out``: by cut, the positions in it that taught none there."""
+    """The data that codebooks were learned from. ``held_out``: by cut, positions in it that taught none there."""
 
     data: Data | None = None
     held_out: Mapping[int, frozenset[int]] = field(default_factory=dict)
@@ -79,7 +79,8 @@ def add_codebooks(
 ) -> tuple[Manifest, LearnedCodebooks]:
     """The manifest with a codebook for each wish, whose file is written into the bundle folder ``root``.
 
-    Returns beside it the samples that taught none of them. The data is read once for all codebooks of a cut that follow one another and have as many groups.
+    Returns beside it the samples that taught none of them. The data is read once for all codebooks of a cut that
+    follow one another and have as many groups.
     """
     read: CutReading | None = None
     held_out: dict[int, frozenset[int]] = {}

@@ -1,10 +1,10 @@
 """Measure how often the answer through a release is still the same, by cut and epsilon.
 
 Agreement is with the unprotected whole model, by a measure that fits the answer (`evaluate.agreement`); accuracy is
-top-1 against labels, where the data has them; the error of the outputs is told beside them. Every sample is released several times
-with fresh noise. Draws of one sample are not independent of each other, so all 95 % intervals are over samples:
-Wilson's for proportions (which is then on the safe side, as the mean of several draws varies less than one), the
-bootstrap for errors.
+top-1 against labels, where the data has them; the error of the outputs is told beside them. Every sample is
+released several times with fresh noise. Draws of one sample are not independent of each other, so all 95 %
+intervals are over samples: Wilson's for proportions (which is then on the safe side, as the mean of several draws
+varies less than one), the bootstrap for errors.
 """
 
 from __future__ import annotations

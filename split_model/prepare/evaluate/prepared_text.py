@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from split_model.bundle import Cut
 from split_model.bundle.evaluation import Evaluation, Prepared, Row
-from split_model.bundle.floor import ENOUGH, Floor, cheapest, release_of
+from split_model.bundle.floor import DEFAULT_FLOOR, ENOUGH, Floor, cheapest, release_of
 from split_model.privacy import NoiseSpec, default_bits, settle
 from split_model.privacy.plan import DEFAULT_EPSILON
 
 
-def render_prepared(found: Evaluation | None, cuts: Sequence[Cut], floor: Floor = Floor()) -> str:  # noqa: B008
+def render_prepared(found: Evaluation | None, cuts: Sequence[Cut], floor: Floor = DEFAULT_FLOOR) -> str:
     """Several lines; none where nothing was measured since nothing could be."""
     prepared = None if found is None else found.prepared
     if prepared is None:
