@@ -24,7 +24,7 @@ class ReleaseTable(Table, frozen=True):
     """``[release]``: how features are protected.
 
     ``noise``: ``epsilon`` is per value, the mean over a frame's values, 16 unless set. ``bits`` a value, on the
-    wire: 4 unless set, more for an epsilon over 50. ``allocation``: how it is shared among channels; ``auto``, the
+    wire: 4 unless set, more for an epsilon over 38. ``allocation``: how it is shared among channels; ``auto``, the
     default, takes at each cut what `prepare` measured to be best there. The preset ``cis`` is noise with ``rank``.
 
     ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``codewords`` and
