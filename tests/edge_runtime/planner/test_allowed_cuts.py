@@ -14,6 +14,7 @@ from edge_runtime.config import config
 from edge_runtime.daemon.plan import Plan
 from split_model.bundle import Bundle, evaluation
 from split_model.bundle.evaluation import DataRecord, Evaluation, Mean, Prepared, Row, Share
+from split_model.bundle.floor import Floor
 from split_model.errors import ConfigError
 from split_model.privacy import NoiseSpec
 
@@ -87,6 +88,16 @@ def test_by_default_a_cut_needs_an_agreement_of_nine_tenths_and_a_bound_of_eight
     for value, bound, used in ((0.9, 0.8, True), (0.89, 0.88, False), (0.95, 0.79, False), (1.0, 1.0, True)):
         stored(bundle, prepared=rows(bundle, agreement=dict.fromkeys(AGREEMENT, value), bound=bound))
         assert Plan.of(load(rig, bundle)).allowed == ({0, 1, 2, 3} if used else set()), (value, bound)
+
+
+def test_what_prepare_measured_decides(rig: Any, parts: Any) -> None:
+    found = evaluation.load(parts.bundle)
+    assert found is not None
+    for epsilon, bits in ((16.0, None), (64.0, None), (8.0, 8)):
+        plan = Plan.of(load(rig, parts.bundle, release_epsilon=epsilon, release_bits=bits))
+        specs = {cut.index: plan.config.release.spec_at(cut) for cut in parts.bundle.manifest.cuts}
+        measured = {cut: found.find(cut, spec) for cut, spec in specs.items()}
+        assert plan.allowed == {cut for cut, row in measured.items() if row is not None and Floor().admits(row)}
 
 
 def test_cuts_before_the_earliest_are_not_used_however_accurate(rig: Any, bundle: Bundle) -> None:
