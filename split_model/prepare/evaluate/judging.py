@@ -36,7 +36,7 @@ class FigureOptions:
     more_epsilons: tuple[float, ...] = (2.0, 4.0, 12.0, 32.0, 64.0)
     bits: tuple[int, ...] = (4, 5, 6, 7, 8)
     group_epsilons: tuple[float, ...] = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
-    draws: int = 2
+    draws: int = 4
     threads: int = 2
     seed: int = 0
     floor: Floor = DEFAULT_FLOOR
