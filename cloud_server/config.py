@@ -9,6 +9,9 @@ from typing import Annotated
 
 import msgspec
 
+from cloud_server.sinks.jsonl import JsonlTable
+from cloud_server.sinks.mqtt import MqttTable
+from cloud_server.sinks.pub import PubTable
 from split_model.errors import ConfigError
 from split_model.service import status_file
 from split_model.service.config_file import Layers, read_layers
@@ -69,11 +72,27 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     device_gateway_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
 
 
+class StatisticsTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[statistics]``: how often each codeword of the codebook release was true; docs/statistics.md.
+
+    ``path``: the file of counts, an SQLite database; without it nothing is counted. ``keep_days``: counts older
+    than this are deleted. ``max_mib``: where the file would grow beyond, the oldest counts are deleted.
+    ``labels``: names for groups of devices, each with names or patterns of devices: ``entrance = ["porch*"]``.
+    """
+
+    path: Path | None = None
+    keep_days: Annotated[float, msgspec.Meta(gt=0, le=36_500)] = 90.0
+    max_mib: Mebibytes = 512
+    labels: dict[str, tuple[str, ...]] = {}
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole config file."""
 
     server: ServerTable
     limits: LimitsTable = LimitsTable()
+    statistics: StatisticsTable = StatisticsTable()
+    sink: tuple[JsonlTable | PubTable | MqttTable, ...] = ()
 
 
 def load(path: Path) -> Config:
@@ -85,6 +104,10 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
     """`load`, and where every value is from."""
     layers = read_layers(path)
     config = layers.parse(Config)
+    labels = [sink.label for sink in config.sink]
+    if len(set(labels)) < len(labels):
+        where, twice = layers.where("sink"), next(label for label in labels if labels.count(label) > 1)
+        raise ConfigError(f"{where}: two sinks are called {twice!r}", remedy="give each a name of its own")
     listen, key = config.server.listen, config.server.key
     if not _LISTEN.fullmatch(listen):
         where = layers.where("server.listen")

@@ -39,6 +39,8 @@ SHUT_OUT_S = 60.0
 BACKLOG_BYTES = 8 << 20
 #: Bytes of heartbeats and such that a connection may receive between two sweeps without our seeing them.
 _UNSEEN_BYTES = 1 << 10
+#: On the wire a frame has CURVE's 33 bytes and ZMTP's short header, or, beyond this size, its long one.
+_SHORT_BYTES, _SHORT_HEAD_BYTES, _LONG_HEAD_BYTES = 222, 35, 42
 #: Issued routing ids of handshakes that were never finished, at most.
 _MAX_ISSUED = 4096
 
@@ -64,6 +66,8 @@ class Bucket:
 
     def spend(self, amount: float, now_s: float) -> float:
         """Take ``amount``. Returns the seconds until the debt, if there is one, is paid."""
+        if not amount and self._level >= 0.0:
+            return 0.0
         self._fill(now_s)
         self._level -= amount
         return 0.0 if self._level >= 0.0 else -self._level / self._rate
@@ -77,7 +81,9 @@ class Bucket:
         return True
 
     def _fill(self, now_s: float) -> None:
-        self._level = min(self._burst, self._level + max(0.0, now_s - self._now_s) * self._rate)
+        if now_s > self._now_s:
+            level = self._level + (now_s - self._now_s) * self._rate
+            self._level = min(self._burst, level)
         self._now_s = now_s
 
 
@@ -142,6 +148,7 @@ class Connections:
         self._issued: OrderedDict[bytes, tuple[str, int]] = OrderedDict()  # routing id -> key, number
         self._by_fd: dict[int, Connection] = {}
         self._by_id: dict[bytes, Connection] = {}
+        self._by_key: dict[str, dict[bytes, Connection]] = {}
         self._uses: dict[str, KeyUse] = {}
         self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last message
 
@@ -177,11 +184,17 @@ class Connections:
         self.closed(fd)
         self._by_fd[fd] = Connection(fd, address, self._next(), now_s)
 
-    def closed(self, fd: int) -> None:
-        """A connection is gone."""
+    def closed(self, fd: int) -> bytes:
+        """A connection is gone. Returns its routing id, empty where it never sent a message."""
         connection = self._by_fd.pop(fd, None)
-        if connection is not None and connection.routing_id:
-            del self._by_id[connection.routing_id]
+        if connection is None or not connection.routing_id:
+            return b""
+        del self._by_id[connection.routing_id]
+        of_key = self._by_key[connection.key]
+        del of_key[connection.routing_id]
+        if not of_key:
+            del self._by_key[connection.key]
+        return connection.routing_id
 
     def find(self, routing_id: bytes) -> Connection | None:
         """The connection with this routing id, if it has sent a message before."""
@@ -195,18 +208,24 @@ class Connections:
             return None  # a lower number: issued to an older connection with the same descriptor
         connection.routing_id, connection.key, connection.use = routing_id, key, self._use(key, now_s)
         self._by_id[routing_id] = connection
+        self._by_key.setdefault(key, {})[routing_id] = connection
         return connection
 
-    def spend(self, connection: Connection, sizes_bytes: list[int], now_s: float) -> float | None:
-        """Charge a message with frames of these sizes to its key.
+    def spend(
+        self, connection: Connection, sizes_bytes: list[int], now_s: float, *, messages: int = 1
+    ) -> float | None:
+        """Charge messages with frames of these sizes to their key.
 
         Returns:
             How long to hold back the replies, in seconds. None where the key has overdrawn its budget.
 
         """
         assert connection.use is not None
-        connection.taken_bytes += sum(map(_on_the_wire, sizes_bytes))
-        delay_s = connection.use.spend(1, sum(sizes_bytes), now_s)
+        for size_bytes in sizes_bytes:
+            connection.taken_bytes += size_bytes + (
+                _SHORT_HEAD_BYTES if size_bytes <= _SHORT_BYTES else _LONG_HEAD_BYTES
+            )
+        delay_s = connection.use.spend(messages, sum(sizes_bytes), now_s)
         return None if delay_s > DEBT_S else delay_s
 
     def delay_s(self, routing_id: bytes, now_s: float) -> float:
@@ -226,7 +245,7 @@ class Connections:
 
     def of_key(self, key: str) -> list[Connection]:
         """All connections of one key that are not ended."""
-        return [connection for connection in self._by_id.values() if connection.key == key and not connection.ended]
+        return [connection for connection in self._by_key.get(key, {}).values() if not connection.ended]
 
     def shut_out(self, key: str, now_s: float) -> list[Connection]:
         """A key broke the protocol: it has to wait before its next handshake. Returns what to end now."""
@@ -288,8 +307,3 @@ class Connections:
     def _next(self) -> int:
         self._number += 1
         return self._number
-
-
-def _on_the_wire(size_bytes: int) -> int:
-    """A frame with CURVE's 33 bytes and ZMTP's short or long header."""
-    return size_bytes + (35 if size_bytes <= 222 else 42)

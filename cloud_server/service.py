@@ -15,11 +15,15 @@ from pathlib import Path
 from cloud_server.allow_list import AllowList
 from cloud_server.config import Config
 from cloud_server.counters import Counters
-from cloud_server.engine import LocalEngine
+from cloud_server.engine import SHORT_S, LocalEngine
 from cloud_server.gateway import Gateway
+from cloud_server.held_bytes import HeldBytes
 from cloud_server.reload import Reloader, open_tails, server_limits
 from cloud_server.reporter import Reporter
 from cloud_server.sessions import Reply, Sessions
+from cloud_server.sinks.answers import open_sinks
+from cloud_server.statistics.collector import Collector
+from cloud_server.statistics.store import Store
 from split_model.protocol.keys import read_pair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
@@ -51,7 +55,8 @@ def serve(
     notifier.starting("opening the bundles", within_s=_START_S)
     keys = read_pair(server.key)
     tails = open_tails(config)
-    allow_list = AllowList(server.devices)
+    allow_list, held = AllowList(server.devices), HeldBytes()
+    statistics, sinks = open_statistics(config), open_sinks(config.sink)
     with closing(notifier), closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway:
         engine = LocalEngine(
             tails,
@@ -61,6 +66,9 @@ def serve(
             tail_threads=server.tail_threads,
             queue=config.limits.queue,
             cache_bytes=config.limits.tail_cache_mib << 20,
+            held_bytes=lambda: held.total,
+            short_s=SHORT_S,
+            weight_of=allow_list.weight_of,
             beats=beats,
         )
         if server.preload:
@@ -73,6 +81,9 @@ def serve(
             boot_id=secrets.token_hex(8),
             limits=server_limits(config),
             counters=Counters(),
+            held=held,
+            statistics=statistics,
+            on_answer=None if sinks is None else sinks.answered,
         )
         reloader = Reloader(config, reread, sessions, engine)
         reporter = Reporter(
@@ -85,6 +96,8 @@ def serve(
             threads=server.threads,
             notifier=notifier,
             beats=beats,
+            statistics=statistics,
+            sinks=sinks,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: gateway.stop())
@@ -102,11 +115,27 @@ def serve(
         if ready_fd is not None:
             os.write(ready_fd, gateway.endpoint.encode() + b"\n")
             os.close(ready_fd)
+        if statistics is not None:
+            statistics.start()
+        if sinks is not None:
+            sinks.start()
         try:
             gateway.run(sessions, drain_s=server.drain_s, on_sweep=sweep)
         finally:
             engine.close()
             engine.join(timeout_s=1.0)
             reloader.close()
+            if statistics is not None:
+                statistics.close()
+            if sinks is not None:
+                sinks.close()
             reporter.write("stopped")
     _log.info("stopped: %d requests, %d answered", sessions.counters.requests, sessions.counters.answered)
+
+
+def open_statistics(config: Config) -> Collector | None:
+    """What counts released codewords, where the config has a file for them. Raises `OutputError`."""
+    table = config.statistics
+    if table.path is None:
+        return None
+    return Collector(Store(table.path, keep_days=table.keep_days, limit_bytes=table.max_mib << 20))

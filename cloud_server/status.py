@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from cloud_server.counters import Counters
 from split_model.service.status_file import Written
 
@@ -11,6 +13,23 @@ State = Literal["starting", "running", "reloading", "draining", "stopped"]
 
 #: The config key that says where the file is.
 KEY = "server.status"
+
+
+class StatisticsStatus(msgspec.Struct, kw_only=True):
+    """Codebook releases: ``counted`` in the file, ``copies`` that came twice, ``lost``; ``error`` or empty."""
+
+    counted: int
+    copies: int
+    lost: int
+    error: str
+
+
+class SinkStatus(msgspec.Struct, kw_only=True):
+    """Answers that a sink took, could not take, and that no sink got because too many waited."""
+
+    written: int
+    failed: int
+    lost: int
 
 
 class Status(Written, kw_only=True):
@@ -31,3 +50,5 @@ class Status(Written, kw_only=True):
     refused_keys: dict[str, int]
     reloads: int = 0
     reload_error: str = ""
+    statistics: StatisticsStatus | None = None
+    sinks: dict[str, SinkStatus] = msgspec.field(default_factory=dict)

@@ -95,9 +95,10 @@ class Status(Written, kw_only=True):
 
     ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``:
     why none of them is used, or what their figures lack, or empty. ``split`` equal to ``local``: everything runs
-    here. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each.
-    ``overdue``: what should be over and is not; while there is anything, the watchdog is not fed. ``reload_error``:
-    why the last reload changed nothing, or empty.
+    here. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
+    ``source_trouble`` and ``sink_trouble``: what is wrong now with those that do not work. ``overdue``: what should
+    be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
+    changed nothing, or empty. ``fixed``: what only a restart changes, see `daemon.plan.fixed_values`.
     """
 
     state: State
@@ -114,6 +115,8 @@ class Status(Written, kw_only=True):
     counters: dict[str, float] = msgspec.field(default_factory=dict)
     sources: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     sinks: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    source_trouble: dict[str, str] = msgspec.field(default_factory=dict)
+    sink_trouble: dict[str, str] = msgspec.field(default_factory=dict)
     under_way: int = 0
     latency: LatencyStatus | None = None
     ledger: LedgerStatus | None = None
@@ -121,6 +124,7 @@ class Status(Written, kw_only=True):
     overdue: list[str] = msgspec.field(default_factory=list)
     reloads: int = 0
     reload_error: str = ""
+    fixed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def split_name(split: int | None, local: int | None) -> str:
@@ -140,6 +144,8 @@ def headline(status: Status) -> str:
         parts.append(f"link up{rate}" if link.up else "link down")
     count = status.counters
     parts.append(f"{count.get('frames_in', 0):.0f} frames, {count.get('fallback', 0):.0f} fallback")
+    parts += [f"source {name}: {trouble}" for name, trouble in status.source_trouble.items()]
+    parts += [f"sink {name}: {trouble}" for name, trouble in status.sink_trouble.items()]
     if status.overdue:
         parts.append(f"STUCK: {status.overdue[0]}")
     return "; ".join(parts)
@@ -161,8 +167,12 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
         lines += [("accuracy", f"cut {one.cut}: {one.text}") for one in status.cuts if one.used]
         if status.accuracy_trouble:
             lines.append(("accuracy", status.accuracy_trouble))
-    for what, counters in (("source", status.sources), ("sink", status.sinks)):
+    for what, counters, troubles in (
+        ("source", status.sources, status.source_trouble),
+        ("sink", status.sinks, status.sink_trouble),
+    ):
         lines += [(what, f"{name}: {_counts(of_one)}") for name, of_one in counters.items()]
+        lines += [(what, f"{name}: TROUBLE: {trouble}") for name, trouble in troubles.items()]
     if status.link is not None:
         lines += _link(status.link)
     if status.board is not None:

@@ -52,6 +52,13 @@ class Mean(_Record, frozen=True):
     samples: int
 
 
+class Figure(_Record, frozen=True):
+    """The measure that fits answers that are no classes, against the unprotected model's: `answers.measures`."""
+
+    measure: Literal["mAP50", "pixels", "IoU", "cosine"]
+    mean: Mean
+
+
 class Row(_Record, frozen=True):
     """One way to release one cut; ``spec`` is that of ``noise``, ``codebook`` that of the other release.
 
@@ -60,11 +67,13 @@ class Row(_Record, frozen=True):
     ``noise_aware``: the tail was one trained on noise of this epsilon.
 
     ``agreement``: the mean agreement with the unsplit model, by a measure that fits the answer: for classes how
-    often the best one is the same. None in files of format 1 where the answer is no class. ``agreement_bound``: its
-    one-sided 80 % lower bound over pictures; None in files of format 1. ``accuracy``: how often it is the label;
-    None without labels. ``output_error``: squared error of the outputs over their variance among the samples, 1
-    being as bad as answering the average. Of the two epsilons, ``per_value_epsilon_max`` protects one feature value
-    and ``whole_input_epsilon`` the whole frame.
+    often the best one is the same; of boxes, landmarks, maps and vectors how much of the answer is the same
+    (`split_model.answers.measures`), and ``figure`` is their own measure. None in files of format 1 where the
+    bundle does not say what the outputs are. ``agreement_bound``: its one-sided 80 % lower bound over pictures;
+    None in files of format 1. ``accuracy``: how often it is the label; None without labels. ``output_error``:
+    squared error of the outputs over their variance among the samples, 1 being as bad as answering the average. Of
+    the two epsilons, ``per_value_epsilon_max`` protects one feature value and ``whole_input_epsilon`` the whole
+    frame.
     """
 
     cut: int
@@ -82,6 +91,7 @@ class Row(_Record, frozen=True):
     codebook: CodebookSpec | None = None
     noise_aware: bool = False
     agreement_bound: float | None = None
+    figure: Figure | None = None
 
     @property
     def key(self) -> tuple[int, Mechanism, NoiseSpec | None, CodebookSpec | None]:

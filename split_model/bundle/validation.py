@@ -20,13 +20,14 @@ from split_model.bundle.manifest import (
     ChannelCalibration,
     Codebook,
     Cut,
-    FileRef,
     ImagePreprocess,
     Manifest,
     Reference,
     TensorSpec,
     TopK,
 )
+from split_model.bundle.reading_validation import check_reading
+from split_model.bundle.records import FileRef
 from split_model.errors import BadBundleError
 
 #: Bounds of one tensor at the rim of a head, a tail or a model. The wire carries up to 8 dimensions and 64 outputs.
@@ -69,11 +70,19 @@ def check_manifest(where: str, manifest: Manifest) -> None:
         _check_cut(f"{where}: cut {cut.index}", cut)
     if manifest.preprocess is not None:
         _check_preprocess(f"{where}: preprocess", manifest.preprocess)
-    if manifest.answer is not None:
-        _check_answer(f"{where}: answer", manifest.answer, manifest.outputs)
+    _check_answers(where, manifest)
     check_answer_schema(where, manifest)
     if manifest.reference is not None:
         _check_reference(where, manifest.reference, outputs=len(manifest.outputs))
+
+
+def _check_answers(where: str, manifest: Manifest) -> None:
+    if manifest.answer is not None and manifest.reading is not None:
+        raise _bad(where, "its outputs are read as classes and as another kind of answer")
+    if manifest.answer is not None:
+        _check_answer(f"{where}: answer", manifest.answer, manifest.outputs)
+    if manifest.reading is not None:
+        check_reading(f"{where}: reading", manifest.reading, manifest.outputs)
 
 
 def _check_left_out(where: str, manifest: Manifest) -> None:
@@ -199,6 +208,12 @@ def _check_codebook(where: str, book: Codebook) -> None:
         raise _bad(where, f"a codebook measured on {book.samples} samples as {book.lookup} and {book.chance}")
     if book.lookup > 1.0 or (book.truth != "variance" and not (book.lookup >= 0.0 and 0.0 <= book.chance <= 1.0)):
         raise _bad(where, f"a codebook whose lookup is right {book.lookup} of the time, by chance {book.chance}")
+    if book.decoded and (book.groups != 1 or len(book.decoded) != book.codewords or min(book.decoded) < 0):
+        raise _bad(where, f"a codebook of {book.codewords} codewords that decode as {len(book.decoded)} classes")
+    if book.confusion and (
+        min(min(row) for row in book.confusion) < 0 or sum(row[2] for row in book.confusion) != book.samples
+    ):
+        raise _bad(where, "a codebook whose confusion is not that of its held-out samples")
 
 
 def _check_allocation(where: str, choice: AllocationChoice) -> None:

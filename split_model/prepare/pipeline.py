@@ -12,15 +12,9 @@ import msgspec
 import numpy as np
 
 from split_model import __version__
-from split_model.bundle import (
-    Bundle,
-    Manifest,
-    OutputSchema,
-    evaluation,
-    write_manifest,
-    writing,
-)
-from split_model.bundle.manifest import Scores
+from split_model.arrays import Array
+from split_model.bundle import Bundle, Manifest, evaluation, write_manifest, writing
+from split_model.bundle.records import Scores
 from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
@@ -33,16 +27,19 @@ from split_model.prepare.calibrate.augmentation import AugmentedPictures
 from split_model.prepare.calibrate.bundle_calibration import CalibratedBundle, calibrate_bundle
 from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.choice import choose_cuts
-from split_model.prepare.codebook.codebooks import CodebookWish, LearnedCodebooks, add_codebooks
-from split_model.prepare.declaration import read_json
+from split_model.prepare.codebook.codebooks import CodebookWish, LearnedCodebooks, add_codebooks, check_wishes
 from split_model.prepare.dry_run import SAMPLES, dry_run, without
 from split_model.prepare.evaluate.held_out import measure_prepared
 from split_model.prepare.evaluate.judging import FigureOptions
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
 from split_model.prepare.random_inputs import random_inputs
+from split_model.prepare.reading_check import with_reading
+from split_model.prepare.reading_choice import wished_answer, with_row_bound
+from split_model.prepare.reading_declaration import ReadingWish
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.ending import Ending
+from split_model.prepare.tflite.graph import Graph
 from split_model.prepare.tflite.reading import read_model
 from split_model.prepare.tflite.shapes import open_model, with_input_shape
 
@@ -107,6 +104,8 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     model = open_model(model_path)
     # A model that was given its input shape has another path, and has lost its metadata.
     model = replace(model, graph=replace(model.graph, source=str(options.model)))
+    schema, wish = wished_answer(options.answer, model.graph)
+    model = with_row_bound(model, wish)
     points, left_out = choose_cuts(
         model,
         wanted=options.cuts,
@@ -117,12 +116,11 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     folders = any(path is not None and path.is_dir() for path in (options.calibration, options.codebook_data))
     told = replace(model, metadata=original.metadata, buffers=original.buffers)
     preprocess = declared_preprocess(told, options.preprocess, options.input, pictures=folders)
-    schema = read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
     with writing(options.output, replace=options.replace) as scratch:
         answer, ending = declared_answer(
             model.graph,
             scratch,
-            labels=options.labels,
+            labels=options.labels if wish is None else None,
             top_k=options.top_k,
             scores=options.scores,
             output=options.labels_output,
@@ -140,7 +138,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         )
         if preprocess is not None:
             check_preprocess(preprocess, manifest.inputs[0])
-        manifest = msgspec.structs.replace(manifest, answer_schema=schema or (), left_out=left_out)
+        manifest = msgspec.structs.replace(manifest, answer_schema=schema, left_out=left_out)
         try:
             check_answer_schema(str(options.answer), manifest)
         except BadBundleError as error:
@@ -150,43 +148,49 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         manifest = msgspec.structs.replace(manifest, reference=reference)
         if ending is not None:
             _check_scores(scratch, manifest, ending, options)
+        manifest = _with_reading(scratch, manifest, model.graph, wish, options)
+        codebook_data = _codebook_data(options, manifest) if options.codebooks else None
+        if codebook_data is not None:
+            check_wishes(manifest, options.codebooks, codebook_data)
         calibrated, books = None, LearnedCodebooks()
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
         if options.calibration is not None:
-            calibrated = calibrate_bundle(
-                scratch,
-                manifest,
-                open_data(options.calibration, manifest.inputs, manifest.preprocess),
-                target=options.output,
-                options=options.calibration_options,
-                trial=options.trial_options,
-                progress=progress,
-            )
+            calibrated = _calibrated(scratch, manifest, options, progress)
             manifest = calibrated.manifest
-        if options.codebooks:
-            data = _codebook_data(options, manifest)
-            manifest, books = add_codebooks(scratch, manifest, options.codebooks, data, progress)
+        if codebook_data is not None:
+            manifest, books = add_codebooks(scratch, manifest, options.codebooks, codebook_data, progress)
         manifest = _tried(scratch, manifest, options, progress)
         write_manifest(scratch, manifest)
         bundle = Bundle.open(scratch)
-        if calibrated is not None or options.codebooks:
-            _store_figures(bundle, calibrated, books, options, progress)
+        _store_figures(bundle, calibrated, books, options, progress)
     if calibrated is not None:
         calibrated.kept.discard()
     return Bundle.open(options.output, check_files=False)
 
 
+def _with_reading(
+    scratch: Path, manifest: Manifest, graph: Graph, wish: ReadingWish | None, options: PrepareOptions
+) -> Manifest:
+    """The manifest with how outputs are read, if they are read as boxes, landmarks, a map or a vector."""
+    if wish is None:
+        return manifest
+    samples = _first_samples(manifest, options, _CHECKED_SAMPLES)
+    return with_reading(scratch, manifest, graph, wish, labels=options.labels, samples=samples)
+
+
+def _first_samples(manifest: Manifest, options: PrepareOptions, count: int) -> list[tuple[Array, ...]]:
+    """The first samples of the public data; two random ones where there is none."""
+    if options.calibration is not None:
+        data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
+        return [sample.tensors for sample in islice(data, count)]
+    rng = np.random.default_rng(0)
+    return [tuple(random_inputs(manifest.inputs, rng, preprocess=manifest.preprocess)) for _ in range(2)]
+
+
 def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
     """The manifest without the cuts that do not work, which their dry run tells."""
-    if options.calibration is None:
-        generator = np.random.default_rng(0)
-        samples = [
-            tuple(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)) for _ in range(2)
-        ]
-    else:
-        data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
-        samples = [sample.tensors for sample in islice(data, SAMPLES)]
+    samples = _first_samples(manifest, options, SAMPLES)
     trial = options.trial_options
     epsilons = (trial.epsilon,) if options.calibration is not None else ()
     reasons = dry_run(scratch, manifest, samples, epsilons=epsilons, bits=trial.bits, progress=progress)
@@ -230,7 +234,9 @@ def _store_figures(
     options: PrepareOptions,
     progress: Progress,
 ) -> None:
-    """Measure how well the answers agree with the unsplit model's, and keep that with the bundle."""
+    """Measure how well the answers agree with the unsplit model's, and keep that; nothing without public data."""
+    if calibrated is None and books.data is None:
+        return
     found = measure_prepared(
         bundle,
         () if calibrated is None else calibrated.taught,
@@ -251,4 +257,17 @@ def _store_figures(
             made_by=f"split-model {__version__}",
             prepared=found,
         ),
+    )
+
+
+def _calibrated(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> CalibratedBundle:
+    assert options.calibration is not None
+    return calibrate_bundle(
+        scratch,
+        manifest,
+        open_data(options.calibration, manifest.inputs, manifest.preprocess),
+        target=options.output,
+        options=options.calibration_options,
+        trial=options.trial_options,
+        progress=progress,
     )

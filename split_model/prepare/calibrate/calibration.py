@@ -62,7 +62,7 @@ class CalibrationOptions:
     """
 
     samples: int = DEFAULT_SAMPLES
-    quantile: float = 0.98
+    quantile: float = 0.99
     values: int = 8192
     rank_samples: int = 16
     weight_samples: int = 4

@@ -4,9 +4,12 @@ A part of the data is held out, to measure how often the device's own lookup is 
 every codebook. With labels, codewords are fitted to these and to the model's outputs alike.
 """
 
+# Over 300 lines: learning, judging and telling one kind of codebook, which are read together.
+
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +110,44 @@ def _held_positions(samples: CodebookSamples) -> list[int]:
     return [positions[int(at)] for at in _held_out(samples.origins, _SEED)[0]]
 
 
+def check_wishes(manifest: Manifest, wishes: Sequence[CodebookWish], data: Data) -> None:
+    """Refuse codebooks that cannot be learned, before the work of calibrating.
+
+    Raises:
+        UsageError: A cut is not offered.
+        BadInputError: A cut does not have so many groups, its model has outputs of no fixed size, or there are too
+            few samples.
+
+    """
+    for wish in wishes:
+        group_channels(_cut_of(manifest, wish), wish.groups)
+        _check_count(len(data), wish)
+
+
+def _cut_of(manifest: Manifest, wish: CodebookWish) -> Cut:
+    cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
+    if cut is None:
+        offered = [cut.index for cut in manifest.cuts]
+        raise UsageError(
+            f"--codebook {wish.cut}:{wish.codewords}: there is no such cut",
+            remedy=f"the bundle offers the cuts {offered}",
+        )
+    if any(spec.open_axes for spec in manifest.outputs):
+        raise BadInputError(
+            f"--codebook {wish.cut}:{wish.codewords}: the model's outputs have a size that depends on the data",
+            remedy="use the noise release, or convert the model with outputs of a fixed size",
+        )
+    return cut
+
+
+def _check_count(count: int, wish: CodebookWish) -> None:
+    least = max(_LEAST_SAMPLES, 2 * wish.codewords)
+    if count < least:
+        raise BadInputError(
+            f"{count} samples are too few to learn {wish.codewords} codewords from", remedy=f"give at least {least}"
+        )
+
+
 @dataclass(frozen=True)
 class CutReading:
     """What the data says at one cut, for codebooks of some number of groups."""
@@ -129,19 +170,8 @@ def read_cut(
 
     Raises `UsageError` for a cut that is not offered, `BadInputError` for groups it does not have.
     """
-    cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
-    if cut is None:
-        offered = [cut.index for cut in manifest.cuts]
-        raise UsageError(
-            f"--codebook {wish.cut}:{wish.codewords}: there is no such cut",
-            remedy=f"the bundle offers the cuts {offered}",
-        )
+    cut = _cut_of(manifest, wish)
     halves = Halves(root, manifest, cut, backend)
-    if any(spec.open_axes for spec in manifest.outputs):
-        raise BadInputError(
-            f"--codebook {wish.cut}:{wish.codewords}: the model's outputs have a size that depends on the data",
-            remedy="use the noise release, or convert the model with outputs of a fixed size",
-        )
     grouping = group_channels(cut, wish.groups)
     return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
 
@@ -156,17 +186,13 @@ def learn_codebook(
     halves, grouping, samples = read.halves, read.grouping, read.samples
     root, cut = halves.root, halves.cut
     count = len(samples.outputs)
-    least = max(_LEAST_SAMPLES, 2 * wish.codewords)
-    if count < least:
-        raise BadInputError(
-            f"{count} samples are too few to learn {wish.codewords} codewords from", remedy=f"give at least {least}"
-        )
+    _check_count(count, wish)
     held, known = _held_out(samples.origins, seed)
     with threadpool_limits(1, user_api="blas"):
         scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)
     codewords = np.column_stack([one.codewords(rows) for one, rows in zip(scores, samples.rows, strict=True)])
     decoder = make_decoder(halves, grouping, samples, codewords, known=known, count=wish.codewords, advance=advance)
-    lookup, chance, judged = _judge(halves, samples, codewords, held, decoder=decoder, wish=wish, seed=seed)
+    judged = _judge(halves, samples, codewords, held, decoder=decoder, wish=wish, seed=seed)
     name = f"cut-{cut.index:03d}/codebook-{wish.codewords}x{wish.groups}.npz"
     encoder = Encoder(grouping, tuple(one.weights for one in scores), tuple(one.bias for one in scores))
     write(root / name, encoder, decoder)
@@ -174,10 +200,12 @@ def learn_codebook(
         codewords=wish.codewords,
         groups=wish.groups,
         file=file_ref(root, name),
-        lookup=round(lookup, 6),
-        chance=round(chance, 6),
-        samples=judged,
+        lookup=round(judged.lookup, 6),
+        chance=round(judged.chance, 6),
+        samples=judged.samples,
         truth=samples.truth,
+        decoded=judged.decoded,
+        confusion=judged.confusion,
     )
 
 
@@ -238,6 +266,17 @@ def _sensitivities(cut: Cut, samples: CodebookSamples, grouping: Grouping) -> li
     return Grouping(plain, grouping.pool, grouping.groups).inputs(maps)
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """Held-out samples: the shares of right answers, with the frames' own codewords and with random ones."""
+
+    lookup: float
+    chance: float
+    samples: int
+    decoded: tuple[int, ...] = ()
+    confusion: tuple[tuple[int, int, int], ...] = ()
+
+
 def _judge(
     halves: Halves,
     samples: CodebookSamples,
@@ -247,8 +286,8 @@ def _judge(
     decoder: Decoder,
     wish: CodebookWish,
     seed: int,
-) -> tuple[float, float, int]:
-    """Shares of right answers with the frames' own codewords and with random ones, and their number."""
+) -> _Judged:
+    """Decode the held-out samples' codewords, and random ones, and compare the answers with the right ones."""
     held = held if wish.groups == 1 else held[:_MOST_JUDGED]
     drawn = np.random.default_rng((seed, 1)).integers(wish.codewords, size=(len(held), wish.groups))
     known: dict[tuple[int, ...], Floats] = {}
@@ -266,13 +305,16 @@ def _judge(
             max(0.0, 1.0 - float(((answers(chosen) - outputs) ** 2).mean(0).sum()) / energy)
             for chosen in (codewords[held], drawn)
         )
-        return own, random, len(held)
+        return _Judged(own, random, len(held))
     right = samples.right[held]
     own = float((answers(codewords[held]).argmax(1) == right).mean())
     if wish.groups == 1:  # over all codewords, not those that were drawn
         every = answers(np.arange(wish.codewords)[:, None]).argmax(1)
-        return own, float((every[None] == right[:, None]).mean()), len(held)
-    return own, float((answers(drawn).argmax(1) == right).mean()), len(held)
+        chance = float((every[None] == right[:, None]).mean())
+        seen = Counter(zip(every[codewords[held, 0]].tolist(), right.tolist(), strict=True))
+        confusion = tuple((decoded, truth, count) for (decoded, truth), count in sorted(seen.items()))
+        return _Judged(own, chance, len(held), tuple(every.tolist()), confusion)
+    return _Judged(own, float((answers(drawn).argmax(1) == right).mean()), len(held))
 
 
 def render(cuts: Sequence[Cut]) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from split_model.answers.measures import agreement, measure_of
+from split_model.answers.reader import AnswerReader
 from split_model.bundle import Bundle, Manifest
 from split_model.errors import BadBundleError
 from split_model.prepare.answer import is_vector
@@ -91,7 +93,8 @@ def class_output(manifest: Manifest) -> int | None:
     """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
     if manifest.answer is None:
         first = manifest.outputs[0]
-        return None if manifest.answer_schema or first.open_axes or not is_vector(first.shape) else 0
+        known = manifest.reading is not None or manifest.answer_schema
+        return None if known or first.open_axes or not is_vector(first.shape) else 0
     if not 0 <= manifest.answer.output < len(manifest.outputs):
         raise BadBundleError(
             f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",
@@ -106,16 +109,37 @@ def _classes(bundle: Bundle) -> Measure:
     return same_class(output)
 
 
+_TEXTS = {
+    "mAP50": "F1 of boxes that match the unsplit model's",
+    "pixels": "landmarks within 5 % of the input's longer side",
+    "IoU": "intersection over union with the unsplit model's map",
+    "cosine": "cosine to the unsplit model's vector",
+}
+
+
+def _read(bundle: Bundle) -> Measure:
+    """Boxes, landmarks, maps and vectors, by the share that is the same."""
+    reader, known = AnswerReader.of(bundle), measure_of(bundle.manifest)
+    assert known is not None
+
+    def compare(outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> float:
+        return float(agreement(reader.read(outputs), reader.read(unsplit), bundle.manifest))
+
+    return Direct(_TEXTS[known], compare)
+
+
 def _raw(bundle: Bundle) -> Measure:  # noqa: ARG001  of the table
     return WithinSpread()
 
 
 #: By the kind of the answer, as `kind_of` names it: what makes its measure.
-KINDS: Mapping[str, Callable[[Bundle], Measure]] = {"classes": _classes, "raw": _raw}
+KINDS: Mapping[str, Callable[[Bundle], Measure]] = {"classes": _classes, "read": _read, "raw": _raw}
 
 
 def kind_of(manifest: Manifest) -> str:
     """The kind of a bundle's answer: a key of `KINDS`."""
+    if manifest.reading is not None:
+        return "read"
     return "raw" if class_output(manifest) is None else "classes"
 
 

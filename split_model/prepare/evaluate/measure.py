@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model import __version__
+from split_model.answers.reader import AnswerReader
 from split_model.bundle import Bundle, Cut
 from split_model.bundle.evaluation import FORMAT, DataRecord, Evaluation
 from split_model.errors import BackendError, BadBundleError, UsageError
@@ -83,11 +84,12 @@ def evaluate(
     name = str(data) if isinstance(data, Path) else ""
     data = open_for(bundle, data) if isinstance(data, Path) else data
     whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
+    reader = None if bundle.manifest.reading is None else AnswerReader.of(bundle)
     correct: list[bool] = []
     digest, spread = hashlib.sha256(), Spread(output_weights(bundle.manifest))
     for done, sample in enumerate(data):
         _add_to(digest, sample)
-        known = Known(real_outputs(whole, sample.tensors), answer, sample.label)
+        known = Known(real_outputs(whole, sample.tensors), answer, sample.label, reader)
         spread.add(known.outputs)
         if sample.label is not None:
             correct.append(known.check_label(sample.name))
@@ -122,7 +124,7 @@ def _counted(variants: Sequence[Variant], sample: Sample, known: Known, *, all_o
 def open_for(bundle: Bundle, path: Path) -> Data:
     """Open DATA as this bundle's model takes it; folders may be named by its labels."""
     manifest = bundle.manifest
-    named = None if manifest.answer is None else manifest.answer.labels
+    named = None if manifest.answer is None else manifest.answer.labels  # only classes name folders
     labels = None if named is None else read_labels(bundle.path(named))
     return open_data(path, manifest.inputs, manifest.preprocess, labels)
 

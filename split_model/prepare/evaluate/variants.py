@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from split_model.answers.measures import Figures, measure_of
+from split_model.answers.reader import AnswerReader
 from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
-from split_model.bundle.evaluation import Mechanism, Row
+from split_model.bundle.evaluation import Figure, Mean, Mechanism, Row
 from split_model.errors import BackendError, BadBundleError, BadInputError
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
@@ -34,8 +36,16 @@ Entropy = Callable[[int], bytes]
 class Known:
     """One sample's label and unprotected outputs: what every release of it is compared with."""
 
-    def __init__(self, outputs: Sequence[Floats], answer: int | None, label: int | None) -> None:
+    def __init__(
+        self,
+        outputs: Sequence[Floats],
+        answer: int | None,
+        label: int | None,
+        reader: AnswerReader | None = None,
+    ) -> None:
         self.outputs = outputs
+        self.reader = reader
+        self.found = None if reader is None else reader.read(outputs)
         self.answer = answer
         self.label = label
         self.best = None if answer is None else int(outputs[answer].argmax())
@@ -100,6 +110,10 @@ class Variant:
         self._notes: list[list[Note]] = []  # by sample, of each draw
         self._correct = 0
         self._errors: list[list[float]] = []  # a sample and output, means over draws
+        manifest = halves.bundle.manifest
+        measure = measure_of(manifest)
+        self._measure = measure
+        self._figures = None if measure is None else Figures(manifest, measure)
 
     @property
     def cut(self) -> int:
@@ -118,12 +132,17 @@ class Variant:
         features = self._halves.features(inputs)
         errors: list[list[float]] = []
         notes: list[Note] = []
+        found = []
         for _ in range(self._draws):
             outputs = real_outputs(self._tail, self._through(features))
             errors.append(squared_errors(outputs, known.outputs))
             notes.append(self._halves.measure.note(outputs, known.outputs))
             if known.answer is not None:
                 self._correct += int(outputs[known.answer].argmax()) == known.label
+            if known.reader is not None:
+                found.append(known.reader.read(outputs))
+        if self._figures is not None and known.found is not None:
+            self._figures.add(found, known.found)
         self._notes.append(notes)
         self._errors.append(np.mean(errors, axis=0).tolist())
 
@@ -149,7 +168,14 @@ class Variant:
             whole_input_epsilon=None if protected is None else protected.whole_input_epsilon,
             codebook=plan.spec if isinstance(plan, CodebookPlan) else None,
             noise_aware=self._noise_aware,
+            figure=self._figure(),
         )
+
+    def _figure(self) -> Figure | None:
+        if self._figures is None or self._measure is None:
+            return None
+        value, low, high, samples = self._figures.mean()
+        return Figure(measure=self._measure, mean=Mean(value=value, low=low, high=high, samples=samples))
 
 
 def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
