@@ -74,6 +74,7 @@ def served(bundle: Bundle, folder: Path, epsilon: float) -> Iterator[tuple[Clien
         f'[server]\naddress = "{server.address}"\npublic_keys = [{json.dumps(server.public.decode())}]\n'
         f'[release]\nmechanism = "noise"\nepsilon = {epsilon}\nallocation = "uniform"\n'
         f'[privacy]\nwhole_input_budget = "unlimited"\n[planner]\nsplit = {_CUT}\nanswer_within_s = 10.0\n'
+        'accuracy_floor = "off"\n'
         f'[source]\nkind = "socket"\npath = {json.dumps(str(socket))}\n[sink]\npath = "answers.jsonl"\n'
     )
     command = [sys.executable, "-m", "edge_runtime", "run", "-c", str(folder / "device.toml")]

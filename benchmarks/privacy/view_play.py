@@ -83,7 +83,8 @@ def opened(
         f'[device]\nbundle = {json.dumps(str(bundle.root))}\nkey = "device.key"\nstate = "state"\n'
         f'[server]\naddress = "{server.address}"\npublic_keys = [{json.dumps(server.public.decode())}]\n{release}'
         f'[privacy]\nwhole_input_budget = "unlimited"\n'
-        f"[planner]\nanswer_within_s = 10.0\nsplit = {json.dumps('auto' if split is None else split)}\n"
+        f"[planner]\nanswer_within_s = 10.0\naccuracy_floor = 'off'\n"
+        f"split = {json.dumps('auto' if split is None else split)}\n"
         f'[source]\npath = "none.npz"\n[sink]\npath = "answers.jsonl"\n'
     )
     program = Program(Counters(), Heartbeats(), 60.0, lambda: False, lambda _: None)

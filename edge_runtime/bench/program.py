@@ -40,6 +40,8 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
     sensors = Sensors()
     rss_before_bytes = sensors.read().rss_bytes
     plan = Plan.of(config)
+    for line in plan.accuracy_lines():
+        log.log(line.level, "%s", line.text)
     with contextlib.ExitStack() as closing:
         board = make_board(config.emulation.slowdown)
         speed = speed_of(board)
@@ -49,6 +51,7 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
             board=board,
             sensors=sensors,
             allowed=plan.allowed,
+            accuracy=plan.accuracy,
             release=config.release.name,
             threads=config.device.threads,
             objective=config.planner.objective,

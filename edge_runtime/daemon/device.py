@@ -90,6 +90,8 @@ class Device:
         keys = plan.read_keys()
         for line in claims(plan.bundle.manifest.cuts, plan.releases, config.release):
             log.log(line.level, "%s", line.text)
+        for told in plan.accuracy_lines():
+            log.log(told.level, "%s", told.text)
         with contextlib.ExitStack() as closing:
             account = _account(plan, replaces)
             closing.callback(account.close)
@@ -167,6 +169,8 @@ def make_planner(plan: Plan, profile: Profile) -> Planner:
         if timing.split in plan.allowed or timing.split == local
     ]
     fixed = {"auto": None, "local": local}.get(table.split) if isinstance(table.split, str) else table.split
+    if fixed is not None and fixed not in plan.allowed:
+        fixed = local  # a cut that does not answer well enough, as the log says
     return Planner(splits, local=local, hysteresis=table.hysteresis, fixed=fixed, objective=table.objective)
 
 
