@@ -39,7 +39,7 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
         if self.path is not None and (reason := why_no_file(self.path, made_later=framing.RUNTIME_FOLDER)):
             raise OutputError(
                 f"sink {self.label}: {self.path}: {reason}",
-                remedy="set its path to a file that the program's user can write",
+                remedy="set sink.path to a file that the program's user can write",
             )
 
     def open(self) -> JsonLines:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 FOREVER = {"source_repeat": 0, "source_interval_s": 0.02}
@@ -222,7 +223,9 @@ def test_a_reload_takes_up_other_sources_and_sinks(
     put("comes", "two")
     device.until(lambda: seen("new") >= {("stays", "two.npz"), ("comes", "two.npz")}, "those that are named now")
     found = device.until(lambda: (s := status(device))["sources"].keys() == {"stays", "comes"} and s, "the sources")
-    assert found["sources"]["stays"]["frames"] == 2 * found["sources"]["comes"]["frames"]  # it went on counting
+    rows = len(np.load(rig.parts.arrays)["inputs"])
+    found = device.until(lambda: (s := status(device))["sources"]["comes"]["frames"] == rows and s, "all rows")
+    device.until(lambda: status(device)["sources"]["stays"]["frames"] == 2 * rows, "it went on counting")
     assert set(found["sinks"]) <= {"answers", "new"}
     assert ("goes", "two.npz") not in seen("answers")
     assert {source for source, _ in seen("old")} == {"stays", "goes"}
