@@ -89,9 +89,9 @@ def _run_once(tails: TailSet, threads: int) -> str:
 
 
 def _memory(tails: TailSet, config: Config) -> Finding:
-    """Each thread may hold its share of `tail_cache_mib`, and takes about three times a tail's file."""
+    """Loaded tails take three times their files, and are dropped above `tail_cache_mib`, but for those that run."""
     files = sum(tail.cut.tail.size_bytes for tail in tails.tails.values())
-    needed = min(files * config.server.threads, config.limits.tail_cache_mib << 20) * 3
+    needed = min(files * config.server.threads * 3, config.limits.tail_cache_mib << 20)
     available = psutil.virtual_memory().available
     text = f"{available / 1e6:.0f} MB available; the tails of {config.server.threads} threads take about "
     text += f"{needed / 1e6:.0f} MB"

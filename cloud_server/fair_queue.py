@@ -18,89 +18,20 @@ for keys that have nothing running and do not use much, while there are several 
 from __future__ import annotations
 
 import heapq
-import math
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import msgspec
+from cloud_server.flows import Counts, Flow, Offered, Use
 
 #: How long a key counts as being here after its last request.
 HERE_S = 1.0
-#: Worker time is remembered for about this long, to tell which keys use much.
-USE_S = 1.0
 #: A key uses much if it used more than this many equal parts of what all keys used, and more than so many seconds.
 MUCH, MUCH_S = 1.5, 0.25
+#: A key at its share gets free places up to this part of all, where it may choose (`FairQueue.is_full_for`).
+LENT = 0.75
 #: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
-
-
-class Offered(msgspec.Struct, frozen=True):
-    """What became of a job that was offered: whether it waits now, and the jobs that lost their place for it.
-
-    ``expired``: jobs past their due time. ``displaced``: the job of a device above its share, if one had to go.
-    """
-
-    accepted: bool
-    expired: tuple[int, ...] = ()
-    displaced: int | None = None
-
-
-class Use:
-    """Worker time used of late: it fades with the time constant `USE_S`."""
-
-    def __init__(self) -> None:
-        self._used_s = self._at_s = 0.0
-
-    def add(self, used_s: float, now_s: float) -> None:
-        """Add what was just used."""
-        self._used_s, self._at_s = self.at(now_s) + used_s, now_s
-
-    def at(self, now_s: float) -> float:
-        """What is left of it, in seconds."""
-        return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
-
-
-@dataclass(eq=False, slots=True)
-class _Flow:
-    """One device: its virtual time, and its waiting jobs in order of their due time."""
-
-    key: str
-    virtual_ns: int
-    weight: int = 1
-    last_cost_ns: int = 0
-    running: int = 0
-    use: Use = field(default_factory=Use)
-    turn: int = 0
-    waiting: list[tuple[float, int]] = field(default_factory=list)
-
-    @property
-    def entry(self) -> tuple[int, int, str]:
-        return self.virtual_ns, self.turn, self.key
-
-
-class _Counts:
-    """Keys of one weight by the number of jobs that they have waiting."""
-
-    def __init__(self) -> None:
-        self._by_count: dict[int, dict[str, None]] = {}
-        self._most = 0
-
-    def move(self, key: str, before: int, after: int) -> None:
-        """A key has one job more or fewer."""
-        if before:
-            self._by_count[before].pop(key)
-            if not self._by_count[before]:
-                del self._by_count[before]
-        if after:
-            self._by_count.setdefault(after, {})[key] = None
-        if after > self._most or (before == self._most and before not in self._by_count):
-            self._most = after
-
-    def most(self) -> tuple[int, str] | None:
-        """The most jobs of one key, and the key that came to so many last."""
-        return (self._most, next(reversed(self._by_count[self._most]))) if self._most else None
 
 
 class FairQueue:
@@ -117,15 +48,17 @@ class FairQueue:
         self._use = Use()
         self._here: OrderedDict[str, tuple[float, int]] = OrderedDict()  # by the last request: its time, the weight
         self._weight_here = 0
+        self._costs_ns: dict[int, int] = {}  # of the waiting jobs, as expected
+        self._work_ns = 0
         self._virtual_ns = 0
         self._typical_ns = 1
         self._turns = 0
-        self._flows: dict[str, _Flow] = {}
-        self._jobs: dict[int, tuple[_Flow, float]] = {}
-        self._running: dict[int, tuple[_Flow, int]] = {}
+        self._flows: dict[str, Flow] = {}
+        self._jobs: dict[int, tuple[Flow, float]] = {}
+        self._running: dict[int, tuple[Flow, int]] = {}
         self._ready: list[tuple[int, int, str]] = []  # the flows with jobs waiting
         self._due: list[tuple[float, int]] = []
-        self._counts: dict[int, _Counts] = {}  # by weight
+        self._counts: dict[int, Counts] = {}  # by weight
         self._keys_waiting = 0
         self._weight_waiting = 0
 
@@ -138,6 +71,47 @@ class FairQueue:
         flow = self._flows.get(key)
         return len(flow.waiting) if flow else 0
 
+    @property
+    def work_s(self) -> float:
+        """Expected worker time of all waiting jobs."""
+        return self._work_ns / 1e9
+
+    def ahead_s(self, key: str, *, due_s: float) -> float:
+        """Expected worker time of the waiting jobs that go before one that this key offers now.
+
+        As things stand: a key that comes later and has used less goes before it as well. The cost is linear in
+        the number of keys that wait, which the number of places bounds.
+        """
+        flow = self._flows.get(key)
+        begins_ns, ahead_ns = self._virtual_ns, 0
+        if flow is not None:
+            ahead_ns = sum(self._costs_ns[job_id] for due, job_id in flow.waiting if due <= due_s)
+            begins_ns = flow.virtual_ns if flow.waiting else max(flow.virtual_ns, self._virtual_ns)
+            begins_ns += ahead_ns // flow.weight
+        for counts in self._counts.values():
+            for name in counts.waiting():
+                other = self._flows[name]
+                lead_ns = begins_ns - other.virtual_ns
+                if other is not flow and lead_ns >= 0:
+                    # It goes on until its virtual time is past ours, with a whole job.
+                    ahead_ns += min(other.work_ns, lead_ns * other.weight + other.work_ns // len(other.waiting))
+        return ahead_ns / 1e9
+
+    def is_full_for(self, key: str, *, due_s: float) -> bool:
+        """Whether a job that this key offers now is to get no place.
+
+        In a queue that is nearly full, a key at its share gets none: it would soon lose it to another one, and its
+        device would hear that late.
+        """
+        if len(self._jobs) >= LENT * self._limit and self.waiting(key) >= self.share(key):
+            return due_s >= self._flows[key].waiting[-1][0]
+        return len(self._jobs) >= self._limit and self._furthest_above(key) is None
+
+    def passes_over(self, key: str, now_s: float) -> bool:
+        """Whether the kept worker leaves the jobs of this key to the others now."""
+        flow = self._flows.get(key)
+        return flow is not None and self._several_here(now_s) and self._uses_much(flow, self._much_s(now_s), now_s)
+
     def share(self, key: str) -> int:
         """Places that are this key's own if it asks for one now, at least one: by the weights."""
         flow = self._flows.get(key)
@@ -149,8 +123,8 @@ class FairQueue:
     def _places(self, weight: int, of_weight: int) -> int:
         return max(1, self._limit * weight // of_weight)
 
-    def offer(self, job_id: int, key: str, *, due_s: float, now_s: float) -> Offered:
-        """Take a job in where there is a place for it, or one that its key may claim.
+    def offer(self, job_id: int, key: str, *, due_s: float, now_s: float, cost_s: float = 0.0) -> Offered:
+        """Take a job in where there is a place for it, or one that its key may claim. ``cost_s``: as expected.
 
         A full queue first drops the jobs past their due time. After that a key below its share displaces the last
         job of the key that is furthest above its own, and a key at its share keeps those of its jobs that are due
@@ -167,10 +141,10 @@ class FairQueue:
                 return Offered(accepted=False, expired=expired)
             displaced = loser.waiting[-1][1]
             self.cancel(displaced)
-        self._add(job_id, key, due_s)
+        self._add(job_id, key, due_s, max(0, round(cost_s * 1e9)))
         return Offered(accepted=True, expired=expired, displaced=displaced)
 
-    def _furthest_above(self, key: str) -> _Flow | None:
+    def _furthest_above(self, key: str) -> Flow | None:
         """The flow with the most places above its share, were ``key`` to ask for one; None where there is none."""
         weight = self._weight_waiting + (0 if self.waiting(key) else self._weight_of(key))
         above = [
@@ -192,6 +166,9 @@ class FairQueue:
         if job_id in self._jobs:
             flow, due_s = self._jobs.pop(job_id)
             self._recount(flow, -1)
+            cost_ns = self._costs_ns.pop(job_id)
+            flow.work_ns -= cost_ns
+            self._work_ns -= cost_ns
             del flow.waiting[bisect_left(flow.waiting, (due_s, job_id))]
 
     def expire(self, now_s: float) -> tuple[int, ...]:
@@ -219,7 +196,7 @@ class FairQueue:
 
         """
         kept = kept and self._several_here(now_s)
-        much_s = MUCH * self._use.at(now_s) / self._weight_here if kept else 0.0  # of a key of weight 1
+        much_s = self._much_s(now_s) if kept else 0.0
         passed_over: list[tuple[int, int, str]] = []
         job_id: int | None = None
         while self._ready and job_id is None:
@@ -227,7 +204,7 @@ class FairQueue:
             flow = self._flows[entry[2]]
             if not flow.waiting or flow.entry != entry:
                 continue  # the entry is outdated
-            uses_much = kept and (flow.running or flow.use.at(now_s) > max(MUCH_S, much_s * flow.weight))
+            uses_much = kept and self._uses_much(flow, much_s, now_s)
             if uses_much or (only is not None and not only(flow.waiting[0][1])):
                 passed_over.append(entry)
                 continue
@@ -236,7 +213,7 @@ class FairQueue:
             heapq.heappush(self._ready, entry)
         return job_id
 
-    def _begin(self, flow: _Flow) -> int:
+    def _begin(self, flow: Flow) -> int:
         job_id = flow.waiting[0][1]
         self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
         cost_ns = flow.last_cost_ns or self._typical_ns
@@ -246,6 +223,15 @@ class FairQueue:
         self.cancel(job_id)  # no longer waiting
         self._enter(flow)
         return job_id
+
+    def _much_s(self, now_s: float) -> float:
+        """The worker time of late above which a key of weight 1 uses much. Call `_several_here` before."""
+        return MUCH * self._use.at(now_s) / self._weight_here
+
+    @staticmethod
+    def _uses_much(flow: Flow, much_s: float, now_s: float) -> bool:
+        """Whether the kept worker is not for this flow."""
+        return flow.running > 0 or flow.use.at(now_s) > max(MUCH_S, much_s * flow.weight)
 
     def _several_here(self, now_s: float) -> bool:
         """Whether more than one key had a request of late."""
@@ -264,16 +250,19 @@ class FairQueue:
         flow.last_cost_ns = self._typical_ns = used_ns
         self._enter(flow)
 
-    def _add(self, job_id: int, key: str, due_s: float) -> None:
+    def _add(self, job_id: int, key: str, due_s: float, cost_ns: int) -> None:
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._flows[key] = _Flow(key, self._virtual_ns)
+            flow = self._flows[key] = Flow(key, self._virtual_ns)
         first = not flow.waiting
         if first:
             flow.weight = self._weight_of(key)
         self._recount(flow, 1)
         insort(flow.waiting, (due_s, job_id))
         self._jobs[job_id] = (flow, due_s)
+        self._costs_ns[job_id] = cost_ns
+        flow.work_ns += cost_ns
+        self._work_ns += cost_ns
         if first:
             flow.virtual_ns = max(flow.virtual_ns, self._virtual_ns)  # being idle earns nothing
             self._enter(flow)
@@ -282,7 +271,7 @@ class FairQueue:
             self._due = [(due_s, job_id) for job_id, (_, due_s) in self._jobs.items()]
             heapq.heapify(self._due)
 
-    def _enter(self, flow: _Flow) -> None:
+    def _enter(self, flow: Flow) -> None:
         """Put a flow with jobs waiting where its virtual time says."""
         if not flow.waiting:
             return
@@ -293,10 +282,10 @@ class FairQueue:
             self._ready = [other.entry for other in self._flows.values() if other.waiting]
             heapq.heapify(self._ready)
 
-    def _recount(self, flow: _Flow, change: int) -> None:
+    def _recount(self, flow: Flow, change: int) -> None:
         """Move a key to the others with as many jobs as it will have; call before the change."""
         before, after = len(flow.waiting), len(flow.waiting) + change
-        self._counts.setdefault(flow.weight, _Counts()).move(flow.key, before, after)
+        self._counts.setdefault(flow.weight, Counts()).move(flow.key, before, after)
         change_of_keys = (after > 0) - (before > 0)
         self._keys_waiting += change_of_keys
         self._weight_waiting += change_of_keys * flow.weight

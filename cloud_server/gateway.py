@@ -17,12 +17,12 @@ from contextlib import closing
 import zmq
 
 from cloud_server import descriptors
-from cloud_server.access import SELF_TEST_S, Gatekeeper, endpoint_of, secure, self_test, user_of
+from cloud_server.access import SELF_TEST_S, Gatekeeper, self_test, user_of
 from cloud_server.allow_list import AllowList
-from cloud_server.connections import HANDSHAKE_S, Connection, Connections, Reason
+from cloud_server.connections import Connection, Connections, Reason
 from cloud_server.descriptors import ConnectionMonitor
-from cloud_server.errors import ListenError
 from cloud_server.folder_watch import FolderWatch
+from cloud_server.listening import bind, configure
 from cloud_server.mailbox import Mailbox
 from cloud_server.outbox import Outbox, send_replies
 from cloud_server.sessions import Reply, Sessions
@@ -40,11 +40,6 @@ _SWEEP_S = 0.5
 _LOOK_S = 0.1
 #: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
 _READING_S = 30e-6
-#: Room for CURVE's and ZMTP's framing around the largest chunk.
-_FRAMING_BYTES = 1 << 10
-#: Replies waiting for one device: an acknowledgement for every chunk of a window, and the answers.
-_SEND_MESSAGES = 128
-_RECEIVE_MESSAGES = 64
 _FAREWELL_MS = 500
 _ROUTING_ID_BYTES = 16
 #: A flag as a plain number: converting pyzmq's takes longer than receiving a frame.
@@ -85,10 +80,10 @@ class Gateway:
         try:
             self._monitor = ConnectionMonitor(self._context, self._router)
             self.gate = Gatekeeper(self._context, allow_list, self.connections, clock)
-            _configure(self._router, keys, ipv6="[" in listen)
+            configure(self._router, keys, ipv6="[" in listen)
             allow_list.refresh()
             self_test(self._context, self._router, self.gate, self.connections, keys.public, within_s=self_test_s)
-            self.endpoint = _bind(self._router, listen)
+            self.endpoint = bind(self._router, listen)
         except BaseException:
             self.close()
             raise
@@ -284,33 +279,3 @@ def _new_routing_id() -> bytes:
 
 def _received_bytes(connection: Connection) -> int | None:
     return descriptors.received_bytes(connection.fd, connection.address)
-
-
-def _configure(router: zmq.Socket[bytes], keys: KeyPair, *, ipv6: bool) -> None:
-    """Every option of the listening socket; what each is for is in the design's section on the wire."""
-    secure(router, keys)
-    router.linger = 0
-    router.maxmsgsize = wire.MAX_CHUNK_BYTES + wire.MAX_HEADER_BYTES + _FRAMING_BYTES
-    router.sndtimeo = 0
-    router.sndhwm = _SEND_MESSAGES
-    router.rcvhwm = _RECEIVE_MESSAGES
-    router.handshake_ivl = int(HANDSHAKE_S * 1000)
-    router.router_mandatory = True
-    router.router_handover = False
-    router.tcp_keepalive = 1
-    router.tcp_keepalive_idle = 10
-    router.tcp_keepalive_intvl = 5
-    router.tcp_keepalive_cnt = 3
-    router.setsockopt(zmq.TCP_MAXRT, 30_000)  # a peer that vanished with replies on the way to it
-    router.ipv6 = ipv6
-
-
-def _bind(router: zmq.Socket[bytes], listen: str) -> str:
-    try:
-        router.bind(listen)
-    except zmq.ZMQError as error:
-        reason = zmq.strerror(error.errno or 0)
-        raise ListenError(
-            f"{listen}: {reason}", remedy="change [server] listen or stop who listens there"
-        ) from None
-    return endpoint_of(router)

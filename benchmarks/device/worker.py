@@ -4,6 +4,7 @@ local BUNDLE          a locally finished frame and the bare interpreter, in turn
 memory CONFIG [CUT ...]  RSS of the whole device program; with its split going round these cuts
 swaps CONFIG CASE     the device's parts with their split forced by another planner
 hog BUNDLE            how soon a busy process on the same core moves the load estimate
+hog-short BUNDLE      the same with a model of a millisecond
 clock BUNDLE          the same of a clock whose limit goes down
 slow BUNDLE           the same of a processor that is slower and does not tell its clock
 """
@@ -223,6 +224,7 @@ def main(arguments: list[str]) -> None:
         "memory": memory,
         "swaps": swaps,
         "hog": load.hog,
+        "hog-short": load.hog_short,
         "clock": load.clock,
         "slow": load.slow,
     }

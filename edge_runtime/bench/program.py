@@ -40,6 +40,8 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
     sensors = Sensors()
     rss_before_bytes = sensors.read().rss_bytes
     plan = Plan.of(config)
+    for line in plan.accuracy_lines():
+        log.log(line.level, "%s", line.text)
     with contextlib.ExitStack() as closing:
         board = make_board(config.emulation.slowdown)
         speed = speed_of(board)
@@ -49,6 +51,7 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
             board=board,
             sensors=sensors,
             allowed=plan.allowed,
+            accuracy=plan.accuracy,
             release=config.release.name,
             threads=config.device.threads,
             objective=config.planner.objective,
@@ -65,6 +68,6 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
             return LinkBench(link, config.server.address, plan.bundle.identity, boot_id).measure(samples)
 
         report, profile = command.run(parts, options, measure_link, log.info)
-    profile = msgspec.structs.replace(profile, spin_s=speed.spin_s, clock_mhz=speed.clock_mhz)
+    profile = msgspec.structs.replace(profile, spin_s=speed.spin_s, clock_mhz=speed.clock_mhz, cpus=speed.cpus)
     profiles.keep_for_later(profiles.path_in(config.device.state, plan.bundle.identity), profile)
     return report

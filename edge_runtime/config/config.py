@@ -21,6 +21,7 @@ from edge_runtime.privacy.ledger.state import Limits
 from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
+from split_model.bundle.floor import DEFAULT_FLOOR, Floor
 from split_model.errors import BadInputError, ConfigError
 from split_model.protocol.keys import parse_public
 from split_model.service.config_file import Layers, read_layers
@@ -77,24 +78,31 @@ class PrivacyTable(Table, frozen=True):
 class PlannerTable(Table, frozen=True):
     """``[planner]``: ``split`` is ``auto``, ``local``, or the op index of an offered cut.
 
-    ``answer_within_s``: an answer later than this after the capture is of no use. ``earliest_cut``: cuts
-    before this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
-    ``accuracy_floor``: cuts whose measured accuracy under this release (agreement with the whole model, where there
-    were no labels) is below it are not used; `split-model evaluate --store` measures it.
-    ``objective``: ``latency`` works on one frame at a
-    time; ``throughput`` on several at once and answers as many a second as it can, in the order they are done.
-    ``hedge``: where the server's answer is in doubt the board goes on with the frame as well, right behind the
-    head, if that is expected to save more than it costs.
+    ``answer_within_s``: an answer later than this after the capture is of no use. ``earliest_cut``: cuts before
+    this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
+    ``accuracy_floor``: cuts whose measured agreement with the unsplit model, under this release, is below it are
+    not used, nor those whose one-sided 80 % bound is more than 0.1 below it; 0.9 unless set, ``off`` for none. A
+    floor that is set here wants every cut measured. ``objective``: ``latency`` works on one frame at a time;
+    ``throughput`` on several at once and answers as many a second as it can, in the order they are done. ``hedge``:
+    where the server's answer is in doubt the board goes on with the frame as well, right behind the head, if that
+    is expected to save more than it costs.
     """
 
     split: Literal["auto", "local"] | int = "auto"
     answer_within_s: Positive = 1.0
     earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 1
-    accuracy_floor: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
+    accuracy_floor: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | Literal["off"] | None = None
     objective: Literal["latency", "throughput"] = "latency"
     min_gain: NotNegative = Hysteresis.min_gain
     dwell_s: NotNegative = Hysteresis.dwell_s
     hedge: bool = False
+
+    @property
+    def floor(self) -> Floor | None:
+        """The accuracy floor, default included; None where it is off."""
+        if self.accuracy_floor is None:
+            return DEFAULT_FLOOR
+        return None if self.accuracy_floor == "off" else Floor.at(self.accuracy_floor)
 
     @property
     def hysteresis(self) -> Hysteresis:

@@ -11,8 +11,8 @@ import msgspec
 from split_model.bundle import Cut
 from split_model.bundle.manifest import MAX_CODEWORDS, MAX_GROUPS
 from split_model.errors import ConfigError
-from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, settle, settle_codebook
-from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON, why_unreleasable
+from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, default_bits, settle, settle_codebook
+from split_model.privacy.plan import DEFAULT_EPSILON, why_unreleasable
 
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
@@ -24,9 +24,9 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class ReleaseTable(Table, frozen=True):
     """``[release]``: how features are protected.
 
-    ``noise``: ``epsilon`` is per value, the mean over a frame's values, 8 unless set. ``allocation``: how it is
-    shared among channels; ``auto``, the default, takes at each cut what `prepare` measured to be best there. The
-    preset ``cis`` is noise with ``rank``.
+    ``noise``: ``epsilon`` is per value, the mean over a frame's values, 16 unless set. ``bits`` a value, on the
+    wire: 4 unless set, more for an epsilon over 38. ``allocation``: how it is shared among channels; ``auto``, the
+    default, takes at each cut what `prepare` measured to be best there. The preset ``cis`` is noise with ``rank``.
 
     ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``codewords`` and
     ``groups`` choose among a cut's codebooks; the default is the one that is expected to be right most. Cuts
@@ -58,8 +58,8 @@ class ReleaseTable(Table, frozen=True):
 
     @property
     def noise_bits(self) -> int:
-        """Bits a value, default included."""
-        return self.bits or DEFAULT_BITS
+        """Bits a value, default included; the default depends on the epsilon."""
+        return self.bits or default_bits(self.noise_epsilon)
 
     @property
     def name(self) -> str:

@@ -7,14 +7,15 @@ the others do too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.within import each_within, faults_of, refuse_faults
-from edge_runtime.planner.allowed_cuts import allowed_cuts, releasable_cuts
+from edge_runtime.planner.accuracy import Accuracy, Line, Spec
+from edge_runtime.planner.allowed_cuts import allowed_cuts, evaluate_command, releasable_cuts
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
 from edge_runtime.privacy.ledger.status import Prices
@@ -37,6 +38,7 @@ class Plan:
     """What one config comes to.
 
     ``bundle`` has those cuts only at which something may leave; the planner may use the ``allowed`` ones of them.
+    ``accuracy``: how well each of them answers, as far as that was measured.
     ``releases`` and ``costs`` (of one frame, in the ledger's units) are by cut. ``wanted``: what a source has to
     bring.
     """
@@ -47,6 +49,7 @@ class Plan:
     releases: ReleasePlans
     costs: dict[int, Amount]
     wanted: Wanted
+    accuracy: Accuracy
 
     @classmethod
     def of(cls, config: Config) -> Plan:
@@ -63,14 +66,14 @@ class Plan:
         )
         bundle = whole.only(usable)
         releases = plans_for(bundle.manifest.cuts, release)
+        accuracy = _accuracy(bundle, config)
         allowed = allowed_cuts(
             bundle.manifest.cuts,
             split=planner.split,
             earliest_cut=planner.earliest_cut,
-            accuracy_floor=planner.accuracy_floor,
-            release=release,
-            bundle=bundle,
-            evaluation=lambda: evaluation.load(bundle),
+            accuracy=accuracy,
+            strict=isinstance(planner.accuracy_floor, float),
+            evaluate=evaluate_command(release, bundle),
         )
         manifest = bundle.manifest
         wanted = Wanted(
@@ -81,7 +84,25 @@ class Plan:
             config.device.state,
             model=manifest.name,
         )
-        return cls(config, bundle, allowed, releases, costs_of(releases), wanted)
+        return cls(config, bundle, allowed, releases, costs_of(releases), wanted, accuracy)
+
+    @property
+    def wanted_cuts(self) -> frozenset[int]:
+        """The cuts that the config does not forbid, however well they answer."""
+        planner = self.config.planner
+        return frozenset(
+            cut.index for cut in self.bundle.manifest.cuts
+            if cut.index >= planner.earliest_cut and planner.split in ("auto", cut.index)
+        )  # fmt: skip
+
+    def accuracy_lines(self) -> Iterator[Line]:
+        """What is to be told of the accuracy of the cuts that the config does not forbid otherwise."""
+        return self.accuracy.lines(self.wanted_cuts)
+
+    @property
+    def accuracy_trouble(self) -> str:
+        """Why no cut is used, or what the figures lack, in one line; else empty."""
+        return "; ".join(line.text for line in self.accuracy.conclusion(self.wanted_cuts))
 
     @property
     def prices(self) -> Prices:
@@ -145,6 +166,15 @@ def _labels_of(bundle: Bundle) -> tuple[str, ...] | None:
     """The names of the classes that folders of labelled pictures may have."""
     schema = bundle.manifest.answer
     return None if schema is None or schema.labels is None else read_labels(bundle.path(schema.labels))
+
+
+def _accuracy(bundle: Bundle, config: Config) -> Accuracy:
+    """Where nothing can leave, or all of it leaves as it is, the figures are not read."""
+    release, planner = config.release, config.planner
+    cuts = bundle.manifest.cuts
+    idle = planner.split == "local" or release.mechanism == "none"
+    specs: dict[int, Spec] = {cut.index: None if idle else release.spec_at(cut) for cut in cuts}
+    return Accuracy.of(cuts, specs, planner.floor, None if idle else evaluation.load(bundle))
 
 
 def check_state(state: Path) -> None:

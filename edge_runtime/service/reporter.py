@@ -186,6 +186,18 @@ class Reporter(StoppableThread):
             name=bundle.manifest.name, identity=bundle.identity, folder=str(bundle.root)
         )
         status.local = bundle.local
+        status.cuts = [
+            states.CutStatus(
+                cut=one.cut,
+                used=one.cut in device.plan.allowed,
+                agreement=one.agreement,
+                agreement_bound=one.bound,
+                pictures=one.pictures,
+                text=one.text,
+            )
+            for one in device.plan.accuracy.cuts
+        ]
+        status.accuracy_trouble = device.plan.accuracy_trouble
         status.fixed = fixed_values(device.plan)
         status.counters = dict(device.loop.counters.as_dict())
         status.split = None if step is None else step.result.split

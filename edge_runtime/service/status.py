@@ -29,6 +29,22 @@ class BundleStatus(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
 
 
+class CutStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How well one cut answers under the release in force.
+
+    ``used``: the planner may choose it. ``agreement``: the expected share of answers that agree with the unsplit
+    model, ``agreement_bound`` its one-sided 80 % lower bound, both None where nothing was measured. ``pictures``:
+    what they were measured on. ``text``: the same for people.
+    """
+
+    cut: int
+    used: bool
+    agreement: float | None
+    agreement_bound: float | None
+    pictures: int | None
+    text: str
+
+
 class DecisionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The last time that the split point moved."""
 
@@ -77,9 +93,10 @@ class LatencyStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(Written, kw_only=True):
     """What ``status --json`` prints.
 
-    ``doing``: what a starting program is at. ``split`` equal to ``local``: everything runs here. ``under_way``:
-    frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each; ``source_trouble`` and
-    ``sink_trouble``: what is wrong now with those that do not work. ``overdue``: what should
+    ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``:
+    why none of them is used, or what their figures lack, or empty. ``split`` equal to ``local``: everything runs
+    here. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
+    ``source_trouble`` and ``sink_trouble``: what is wrong now with those that do not work. ``overdue``: what should
     be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
     changed nothing, or empty. ``fixed``: what only a restart changes, see `daemon.plan.fixed_values`.
     """
@@ -88,6 +105,8 @@ class Status(Written, kw_only=True):
     config: str
     doing: str = ""
     bundle: BundleStatus | None = None
+    cuts: list[CutStatus] = msgspec.field(default_factory=list)
+    accuracy_trouble: str = ""
     split: int | None = None
     local: int | None = None
     decision: DecisionStatus | None = None
@@ -145,6 +164,9 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
     if status.bundle is not None:
         lines.append(("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]}) in {status.bundle.folder}"))
         lines += _frames(status)
+        lines += [("accuracy", f"cut {one.cut}: {one.text}") for one in status.cuts if one.used]
+        if status.accuracy_trouble:
+            lines.append(("accuracy", status.accuracy_trouble))
     for what, counters, troubles in (
         ("source", status.sources, status.source_trouble),
         ("sink", status.sinks, status.sink_trouble),
