@@ -51,11 +51,17 @@ def failure(about: str, text: str, remedy: str, *, exit_code: int = os.EX_UNAVAI
 
 
 def attempt(about: str, look: Callable[[], str]) -> Finding:
-    """Good with what ``look`` returns; a `SplitModelError` is a failure with its problem and its remedy."""
+    """Good with what ``look`` returns; a `SplitModelError` is a failure with its problem and its remedy.
+
+    So is a file that this user may not even look at, which ends no doctor.
+    """
     try:
         return good(about, look())
     except SplitModelError as error:
         return failed(about, error)
+    except PermissionError as error:
+        text = f"{error.filename}: {error.strerror}"
+        return failure(about, text, "let the program's user read that folder", exit_code=os.EX_NOPERM)
 
 
 def failed(about: str, error: SplitModelError, *, remedy: str = "") -> Finding:

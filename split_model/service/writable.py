@@ -15,7 +15,8 @@ def why_no_file(path: Path, *, made_later: Path | None = None) -> str:
         made_later: A folder that somebody else makes before the file is needed.
 
     """
-    if path.is_dir():
+    # Not the methods of Path, which raise where a folder above may not be searched.
+    if os.path.isdir(path):  # noqa: PTH112
         return os.strerror(errno.EISDIR)
     if os.path.lexists(path):
         return "" if os.access(path, os.W_OK) else _denied(path)
@@ -24,7 +25,6 @@ def why_no_file(path: Path, *, made_later: Path | None = None) -> str:
 
 def why_no_entry(path: Path, *, made_later: Path | None = None) -> str:
     """Why this process cannot make an entry, such as a socket, in a path's folder, or empty; see `why_no_file`."""
-    # Not Path.exists, which raises where a folder above may not be searched.
     folder = next(above for above in path.absolute().parents if os.path.exists(above))  # noqa: PTH110
     if not folder.is_dir():
         return os.strerror(errno.ENOTDIR)
