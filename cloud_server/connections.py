@@ -110,15 +110,17 @@ class Connections:
         self.closed(fd)
         self._by_fd[fd] = Connection(fd, address, self._next(), now_s)
 
-    def closed(self, fd: int) -> None:
-        """A connection is gone."""
+    def closed(self, fd: int) -> bytes:
+        """A connection is gone. Returns its routing id, empty where it never sent a message."""
         connection = self._by_fd.pop(fd, None)
-        if connection is not None and connection.routing_id:
-            del self._by_id[connection.routing_id]
-            of_key = self._by_key[connection.key]
-            del of_key[connection.routing_id]
-            if not of_key:
-                del self._by_key[connection.key]
+        if connection is None or not connection.routing_id:
+            return b""
+        del self._by_id[connection.routing_id]
+        of_key = self._by_key[connection.key]
+        del of_key[connection.routing_id]
+        if not of_key:
+            del self._by_key[connection.key]
+        return connection.routing_id
 
     def find(self, routing_id: bytes) -> Connection | None:
         """The connection with this routing id, if it has sent a message before."""

@@ -136,7 +136,7 @@ class Gateway:
     def _do_ready(self, sessions: Sessions, ready: set[Source]) -> None:
         """Everything that is here by now: connections, handshakes, results, messages; and what follows at once."""
         if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
-            self._hear_of_connections()  # before their handshakes are answered
+            self._hear_of_connections(sessions)  # before their handshakes are answered
             self.gate.answer_all()
         if self.mailbox.fd in ready:
             for outcome in self.mailbox.take():
@@ -179,7 +179,7 @@ class Gateway:
             if user_id is None:
                 sessions.counters.unauthenticated += 1
                 return
-            connection = self._connection_of(routing_id, user_id, frames[-1])
+            connection = self._connection_of(sessions, routing_id, user_id, frames[-1])
         if connection is None or connection.ended:
             sessions.counters.strays += 1
             return
@@ -206,27 +206,31 @@ class Gateway:
         used_s = self._cpu_clock() - self._began_s + messages * _READING_S
         self.connections.spend_gateway(connection, used_s, now_s)
 
-    def _connection_of(self, routing_id: bytes, user_id: str, frame: zmq.Frame) -> Connection | None:
+    def _connection_of(
+        self, sessions: Sessions, routing_id: bytes, user_id: str, frame: zmq.Frame
+    ) -> Connection | None:
         connection = self.connections.find(routing_id)
         if connection is not None:
             return connection
-        self._hear_of_connections()
+        self._hear_of_connections(sessions)
         return self.connections.meet(routing_id, user_id, descriptors.fd_of(frame), self._clock())
 
     def _too_many_frames(self, sessions: Sessions, routing_id: bytes, part: zmq.Frame) -> None:
         """End all connections of the key at once; the rest of the message is read and thrown away."""
         user_id = user_of(part)
-        if user_id is not None and self._connection_of(routing_id, user_id, part) is not None:
+        if user_id is not None and self._connection_of(sessions, routing_id, user_id, part) is not None:
             self._end(sessions, self.connections.shut_out(user_id, self._clock()), "frames")
         while part.more:
             part = self._router.recv(copy=False)
 
-    def _hear_of_connections(self) -> None:
+    def _hear_of_connections(self, sessions: Sessions) -> None:
+        """Learn which came and went. The place of one that is gone is free at once for its device."""
         for fd, opened in self._monitor.take():
+            gone = self.connections.closed(fd)
+            if gone:
+                sessions.drop(gone)
             address = descriptors.address_of(fd) if opened else None
-            if address is None:
-                self.connections.closed(fd)
-            else:
+            if address is not None:
                 self.connections.opened(fd, address, self._clock())
 
     def _end(self, sessions: Sessions, connections: list[Connection], reason: Reason) -> None:
