@@ -74,6 +74,7 @@ def test_a_head_that_has_no_gradient_is_refused_by_name(tmp_path):
         TorchHead(made.path(made.cut(7).head))
 
 
+@pytest.mark.timeout(400)  # training
 def test_an_unprotected_first_cut_shows_the_picture_and_noise_hides_it(bundle, tmp_path):
     """A failed attack means protection, not a weak attack: He et al. (2019) report 0.99 for the first layer."""
     effort = Effort(victims=4, steps=100, network_s=3.0, averaged=4)
@@ -108,6 +109,7 @@ def test_the_verdict_follows_its_rule(ssim, low, answer_high, verdict):
     assert reveals(ssim, low, answer_high) == verdict
 
 
+@pytest.mark.timeout(400)
 def test_the_command_writes_a_page_and_says_what_the_server_sees(bundle, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
