@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "evaluate": _evaluate,
         "preview": _preview,
+        "audit": _audit,
         "report": _report,
     }
     return run_main("split-model", make_parser(commands), argv)
@@ -242,6 +243,12 @@ def _preview(args: argparse.Namespace) -> int:
     draw(found, args.output, title=args.picture.name)
     print(args.output)
     return os.EX_OK
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from split_model.audit.command import audit
+
+    return audit(args, _Progress())
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -156,7 +156,7 @@ def test_the_server_needs_no_more_than_is_declared() -> None:
 
 
 def test_the_workstation_needs_no_more_than_its_extra() -> None:
-    needed = third_party(reachable("split_model")) - {"tflite_runtime", "pillow_heif"}
+    needed = third_party(reachable("split_model")) - {"tflite_runtime", "pillow_heif", "torch", "skimage"}
     assert distributions(needed) - declared(None) - declared("tools") == set()
 
 
