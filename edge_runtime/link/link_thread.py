@@ -70,17 +70,17 @@ class Link(StoppableThread):
 
     # Called from the frame loop's thread.
 
-    def view(self) -> LinkView:
-        """The link as of now. Raises what ended the link thread, if something did: it is not to be missed."""
+    def view(self, *, frame: bool = False) -> LinkView:
+        """See `FrameLink.view`. Raises what ended the link thread, if something did: it is not to be missed."""
         with self._lock:
             if self._error is not None:
                 raise self._error
-            return self._connection.view(self._now())
+            return self._connection.view(self._now(), frame=frame)
 
     def reserve(self, *, offloaded: bool) -> Reservation:
         """See `FrameLink.reserve`."""
         with self._lock:
-            number = self._connection.reservations.reserve(self._now(), offloaded=offloaded)
+            number = self._connection.reservations.reserve(offloaded=offloaded)
         self._pending.open(number)
         return Reservation(self, number)
 

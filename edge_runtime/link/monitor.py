@@ -6,7 +6,8 @@ Pure: times are handed in. Everything learns from what crosses anyway; probes of
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from edge_runtime.link.estimator import LinkEstimate, LinkEstimator, wire_bytes
 from split_model.protocol.chunks import BURST_BYTES, chunk_bytes_for

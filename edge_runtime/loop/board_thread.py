@@ -10,12 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True)
-class Ended:
+
+class Ended(msgspec.Struct, frozen=True):
     """How a piece of work ended: its ``value``, or the ``error`` that it raised, or ``skipped``."""
 
     piece: int

@@ -36,7 +36,14 @@ class CaptureThread:
         """The next frame, waited for; None if there is no more (``ended``, by ``error`` if the source raised)."""
         if self.ended:
             return None
-        return self._told(self._queue.get() if self._asked else self._next())
+        if self._asked:
+            return self._told(self._queue.get())
+        try:
+            frame = next(self._frames, None)
+        except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
+            return self._told(error)
+        self.ended = frame is None
+        return frame
 
     def poll(self) -> Frame | None:
         """The next frame if it is there; else the thread waits for it, and `take` or `poll` get it later."""

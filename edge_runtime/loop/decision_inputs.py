@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.view import LinkView
 from edge_runtime.planner.prediction import SplitProfile
 from split_model.bundle import Bundle
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True):
     """When something happened, in seconds of the loop's clock, and the link as it was then."""
 
     now_s: float
@@ -66,9 +67,12 @@ class Model:
         return cls(bundle.identity, bundle.manifest.name, bundle.local, profile, tail_macs)
 
 
-@dataclass(frozen=True)
-class BoardWaits:
+class BoardWaits(msgspec.Struct, frozen=True):
     """What a frame has to wait for: an earlier one's local run, and what is still to cross the uplink before it."""
 
     local_s: float = 0.0
     uplink_s: float = 0.0
+
+
+#: Of a frame that nothing is before.
+NO_WAITS = BoardWaits()

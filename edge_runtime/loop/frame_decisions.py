@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.profile import SplitTiming
-from edge_runtime.loop.decision_inputs import BoardWaits, LoadedModels, Model, Moment, Payable
+from edge_runtime.loop.decision_inputs import NO_WAITS, BoardWaits, LoadedModels, Model, Moment, Payable
 from edge_runtime.loop.policies import Policy
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.planner.planner import AfterHead, Decision, Planner
@@ -20,12 +22,16 @@ from edge_runtime.planner.prediction import Conditions, Prediction
 from edge_runtime.planner.tail_times import TailTimes
 from edge_runtime.sources import Frame
 from split_model.errors import SplitModelError
+from split_model.protocol import messages as wire
 
 log = logging.getLogger(__name__)
 
+#: A plan to finish frames here holds for this long, if nothing of what it was made from changes: on a board that
+#: takes a few milliseconds for a frame, planning each anew would take a good part of that.
+_HOLDS_S = 0.05
 
-@dataclass(frozen=True)
-class Plan:
+
+class Plan(msgspec.Struct, frozen=True):
     """What to do with a frame: the split that it takes and, unless that is local, the head."""
 
     decision: Decision
@@ -33,6 +39,33 @@ class Plan:
     head: object | None = None
     was_local: bool = False
     unpaid: bool = False
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A plan that keeps frames here and all that it was made from; the next frame may find that unchanged.
+
+    ``until_s``: by then the link is believed to be another one, with or without news of it.
+    """
+
+    plan: Plan
+    until_s: float
+    subject: str
+    load: float
+    up: bool
+    offers: tuple[wire.Offer, ...]
+    request_bytes: int
+
+    def holds(self, subject: str, load: float, moment: Moment) -> bool:
+        """Whether it is the plan of another frame, too, one that nothing is before."""
+        link = moment.link
+        return (
+            moment.now_s < self.until_s
+            and link.up is self.up
+            and link.offers is self.offers
+            and link.request_bytes == self.request_bytes
+            and load == self.load
+            and subject == self.subject
+        )
 
 
 class FrameDecisions:
@@ -62,6 +95,7 @@ class FrameDecisions:
         self._hosted = True
         self._captured_s = math.nan
         self._interval_s = math.inf
+        self._kept: _Kept | None = None
         self._active: tuple[int, object] | None = None
         self._through: tuple[int, object] | None = None
 
@@ -105,6 +139,23 @@ class FrameDecisions:
         if not math.isnan(self._captured_s):
             self._interval_s = max(0.0, frame.captured_s - self._captured_s)
         self._captured_s = frame.captured_s
+        alone = waits is NO_WAITS and not frame.error
+        if alone and self._kept is not None and self._kept.holds(frame.subject, self.load.factor, moment):
+            return self._kept.plan
+        plan = self._planned(frame, moment, waits)
+        decision = plan.decision
+        stays = plan.head is None and decision.split == self.local and decision.seen is not None
+        self._kept = None
+        if alone and stays:
+            unmoved = replace(plan, decision=replace(decision, moved_from=None))
+            self._kept = _Kept(
+                unmoved, now_s + _HOLDS_S, frame.subject, self.load.factor, link.up, link.offers, link.request_bytes
+            )
+        return plan
+
+    def _planned(self, frame: Frame, moment: Moment, waits: BoardWaits) -> Plan:
+        """Choose it from everything that is known by now."""
+        now_s, link = moment.now_s, moment.link
         ready = self._ready(moment)
         payable = self._account.payable(ready, frame.subject)
         conditions = Conditions(
@@ -131,6 +182,7 @@ class FrameDecisions:
 
     def after_head(self, plan: Plan, moment: Moment, waits: BoardWaits) -> AfterHead:
         """Whether to send what the head has made, with the link as it is by now."""
+        self._kept = None
         cut, decision = plan.split, plan.decision
         if cut:  # at cut 0 there is nothing to run while the link may come back
             self._through = (cut, plan.head)

@@ -15,8 +15,10 @@ local run can.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from enum import Enum, auto
+
+import msgspec
+from msgspec.structs import replace
 
 from edge_runtime.link.view import LinkView
 from edge_runtime.loop.frame_decisions import Plan
@@ -36,6 +38,8 @@ class State(Enum):
     RACING = auto()
     LOCAL = auto()
     DONE = auto()
+
+    __hash__ = object.__hash__  # members are compared by identity; Enum's own is Python code
 
 
 class Input(Enum):
@@ -60,6 +64,8 @@ class Input(Enum):
     """The local run is done."""
     FAILED = auto()
     """No answer is possible: the source could not read it, or the whole model fails."""
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: dict[tuple[State, Input], State] = {
@@ -88,8 +94,7 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
 ON_THE_LINK = frozenset({State.AWAY, State.RACING})
 
 
-@dataclass(eq=False)
-class UnderWay:
+class UnderWay(msgspec.Struct, eq=False):
     """One frame and what is known of it.
 
     Args:
@@ -128,6 +133,11 @@ class UnderWay:
     def split(self) -> int:
         """The cut whose head it takes, or the split that runs everything here."""
         return self.plan.split
+
+    @property
+    def reserves_link(self) -> bool:
+        """Whether it may be sent: a head runs first."""
+        return self.plan.head is not None
 
     @property
     def on_the_link(self) -> bool:

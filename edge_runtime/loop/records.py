@@ -32,8 +32,8 @@ class Records:
     """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
         self._labels = labels_of(bundle)
+        self._outputs, self._schema = bundle.manifest.outputs, bundle.manifest.answer
 
     def of(self, step: Step) -> list[dict[str, Any]]:
         """The records of one step; the frame's is the last."""
@@ -66,8 +66,7 @@ class Records:
         if result.error:
             record["error"] = result.error
         else:
-            manifest = self._bundle.manifest
-            record |= answer_fields(result.outputs, manifest.outputs, manifest.answer, self._labels)
+            record |= answer_fields(result.outputs, self._outputs, self._schema, self._labels)
         return record
 
     def _decision(self, step: Step) -> dict[str, Any]:
@@ -118,19 +117,20 @@ def answer_fields(
     """
     if schema is None:
         return {"outputs": [_raw(tensor) for tensor in outputs]}
-    stored, spec = outputs[schema.output].reshape(-1), specs[schema.output]
+    stored, spec = outputs[schema.output].ravel(), specs[schema.output]
     if spec.scale:
         stored = spec.scale * (stored.astype(np.float64) - spec.zero_point)
-    elif stored.dtype != np.float32:
+    elif spec.dtype != "float32":
         stored = stored.astype(np.float64)
     best, scores = best_of(stored, schema.k)
     if schema.scores == "logits":
         scores = _probabilities(stored, scores)
     elif schema.scores == "multilabel-logits":
         scores = [_sigmoid(score) for score in scores]
+    known = len(labels)
     return {
         "top": [
-            {"class": i, "label": labels[i] if i < len(labels) else str(i), "score": round(score, 4)}
+            {"class": i, "label": labels[i] if i < known else str(i), "score": round(score, 4)}
             for i, score in zip(best, scores, strict=True)
         ]
     }
@@ -163,7 +163,8 @@ def _probabilities(logits: Array, best: list[float]) -> list[float]:
     highest = best[0]
     if not math.isfinite(highest):
         return [math.nan] * len(best)
-    total = float(np.exp(logits - highest).sum())
+    # `np.add.reduce` is what `sum` calls by way of Python code.
+    total = float(np.add.reduce(np.exp(logits - highest)))
     return [math.exp(value - highest) / total for value in best]
 
 

@@ -12,8 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from edge_runtime.sources.source import Answer, Frame, Source
 from split_model.service.stoppable_thread import STOP_S, StoppableThread

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from benchmarks.adaptive.simulator.scene import WARM_UP_S
 from benchmarks.wire.traces import Trace

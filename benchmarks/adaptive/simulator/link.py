@@ -50,13 +50,13 @@ class VirtualLink:
         wait_s = self._connection.wait_s(now_s)
         self._clock.at(now_s + wait_s, lambda: self.turn() if turn == self._turns else None)
 
-    def view(self) -> LinkView:
+    def view(self, *, frame: bool = False) -> LinkView:
         """See `FrameLink.view`."""
-        return self._connection.view(self._clock.now_s)
+        return self._connection.view(self._clock.now_s, frame=frame)
 
     def reserve(self, *, offloaded: bool) -> Reservation:
         """See `FrameLink.reserve`."""
-        return Reservation(self, self._connection.reservations.reserve(self._clock.now_s, offloaded=offloaded))
+        return Reservation(self, self._connection.reservations.reserve(offloaded=offloaded))
 
     def submit(self, number: int, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """See `Reservation.send`."""

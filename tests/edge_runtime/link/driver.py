@@ -105,7 +105,7 @@ class Driven:
                 self.lines.append(logging.makeLogRecord({"msg": "%s", "args": (action.line,), "per_frame": True}))
 
     def submit(self, number: int = 1, total_bytes: int = 64) -> int:
-        reservation = self.connection.reservations.reserve(self.now_s, offloaded=True)
+        reservation = self.connection.reservations.reserve(offloaded=True)
         payload = memoryview(bytes(total_bytes))
         self.connection.reservations.submit(
             reservation, request(number, total_bytes), payload, due_at_s=self.now_s + 9.0

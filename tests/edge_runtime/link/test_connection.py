@@ -84,7 +84,7 @@ def test_probes_go_on_after_a_request_that_never_left(bench: Driven) -> None:
 @pytest.mark.parametrize("submitted", [True, False])
 def test_a_quiet_connection_is_asked_before_it_is_closed(bench: Driven, submitted: bool) -> None:
     """The server takes its time with a request, or the frame's head does before there is one."""
-    bench.submit() if submitted else bench.connection.reservations.reserve(bench.now_s, offloaded=True)
+    bench.submit() if submitted else bench.connection.reservations.reserve(offloaded=True)
     bench.turns(30.0)
     assert bench.closed == 0
     bench.pings = False
@@ -96,8 +96,8 @@ def test_a_quiet_connection_is_asked_before_it_is_closed(bench: Driven, submitte
 def test_no_probe_while_any_frame_holds_the_link(bench: Driven) -> None:
     """Frames overlap: the link is free when the last of them has given it back, not the first."""
     reservations = bench.connection.reservations
-    first, second = (reservations.reserve(bench.now_s, offloaded=True) for _ in range(2))
-    stays = reservations.reserve(bench.now_s, offloaded=False)
+    first, second = (reservations.reserve(offloaded=True) for _ in range(2))
+    stays = reservations.reserve(offloaded=False)
     bench.sent.clear()
     for done in (first, first, stays):
         reservations.release(done, bench.now_s)
@@ -110,7 +110,7 @@ def test_no_probe_while_any_frame_holds_the_link(bench: Driven) -> None:
 
 def test_a_frame_that_was_to_stay_holds_the_link_once_it_is_sent(bench: Driven) -> None:
     reservations = bench.connection.reservations
-    number = reservations.reserve(bench.now_s, offloaded=False)
+    number = reservations.reserve(offloaded=False)
     reservations.submit(number, request(1), memoryview(bytes(64)), due_at_s=bench.now_s + 9.0)
     assert bench.connection.wait_s(bench.now_s) == STEP_S
     with pytest.raises(ValueError, match="once"):
