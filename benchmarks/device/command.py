@@ -105,7 +105,10 @@ def memory() -> tuple[list[Claim], dict[str, Any]]:
 
 
 def _rss_mb(bundle: Path, backend: str, python: str) -> dict[str, dict[str, float]]:
-    """At the first start, in which the board is measured; at a later one; with the split going round all cuts."""
+    """At the first start, in which the board is measured; at a later one; with the split going round all cuts.
+
+    In the first two frames stay on the board: else heads would be loaded or not by how busy this machine is.
+    """
     cuts = [str(cut.index) for cut in Bundle.open(bundle).manifest.cuts]
     found = {}
     with _fresh(f"memory-{backend}") as rig:
@@ -113,7 +116,7 @@ def _rss_mb(bundle: Path, backend: str, python: str) -> dict[str, dict[str, floa
         for case, forced in (("first start", []), ("later start", []), ("round all cuts", cuts)):
             config = device_config(
                 rig, bundle, server_config, port, source=BUILD / "faces.npz", backend=backend, repeat=200,
-                name=case.replace(" ", "-"),
+                planner="" if forced else 'split = "local"\n', name=case.replace(" ", "-"),
             )  # fmt: skip
             found[case] = worker(python, "memory", str(config), *forced)
             outcomes = collections.Counter(frame["outcome"] for frame in frames_of(config.parent / "answers.jsonl"))

@@ -19,10 +19,11 @@ factor is 1 whatever the frames are.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 #: What Linux lets a thread run before it lets others: a tick of 4 ms, or a base slice of about 3 ms.
 _SLICE_S = 0.004
@@ -181,7 +182,7 @@ class LoadEstimator:
     def _contended(self, readings: CpuReadings) -> float:
         if readings.threads is None:
             ratios = [spin.wall_s / spin.cpu_s for spin in self._spins if spin.cpu_s > 0.0]
-            return max(statistics.median(ratios) if ratios else 1.0, self._crowding)
+            return max(float(np.median(ratios)) if ratios else 1.0, self._crowding)
         if readings.at_s - self._contention.ran_s <= _STALE_S:
             return self._contention.factor
         return self._crowding

@@ -97,7 +97,10 @@ class ModelFiles:
             copy.close()
         try:
             _copy(path, ref, place)
-            return open_regular(place)
+            copy = open_regular(place)
+            # Pages as they were written may be mapped in large pieces; read from the disk they come as they are used.
+            os.posix_fadvise(copy.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return copy
         except SplitModelError:
             raise
         except OSError as error:

@@ -47,7 +47,7 @@ class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Timings of all offered splits, ``local`` last, and their conditions.
 
-    ``spin_s`` and ``clock_mhz``: the processor's speed meanwhile (see `board.cpu_load.Speed`), where it is known.
+    ``spin_cpu_s`` and ``clock_mhz``: the processor's speed meanwhile (see `board.cpu_load.Speed`), where it is known.
     """
 
     bundle: str
@@ -56,13 +56,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     slowdown: float
     release: str
     splits: tuple[SplitTiming, ...]
-    spin_s: float | None = None
+    spin_cpu_s: float | None = None
     clock_mhz: float | None = None
 
     @property
     def speed(self) -> Speed:
         """The processor's speed when this was measured."""
-        return Speed(self.spin_s, self.clock_mhz)
+        return Speed(self.spin_cpu_s, self.clock_mhz)
 
     @property
     def has_slots(self) -> bool:
@@ -124,7 +124,7 @@ def measure(
         slowdown=board.slowdown,
         release=release,
         splits=(*splits, local),
-        spin_s=speed.spin_s,
+        spin_cpu_s=speed.spin_s,
         clock_mhz=speed.clock_mhz,
     )
 
