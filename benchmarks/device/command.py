@@ -79,10 +79,19 @@ def _told(details: dict[str, Any]) -> str:
 
 
 def local_frame() -> tuple[list[Claim], dict[str, Any]]:
-    """A frame finished on this board beside the bare interpreter: interleaved in one process, medians."""
+    """A frame finished on this board beside the bare interpreter, in turn in one process.
+
+    A model of about 5 ms (EfficientNet-Lite0), and one of about 1 ms (face_landmark).
+    """
     prepare_all()
-    details = worker(sys.executable, "local", str(BUNDLE))
-    return [claim("local frame over bare interpreter", details["ratio"], 1.05)], details
+    large = worker(sys.executable, "local", str(BUNDLE))
+    small = worker(sys.executable, "local", str(face_bundle()))
+    details = {f"{name}, {key}": value for name, found in (("5 ms", large), ("1 ms", small))
+               for key, value in found.items()}  # fmt: skip
+    return [
+        claim("local frame over bare interpreter, model of 5 ms", large["ratio"], 1.04),
+        claim("ms of a local frame over the bare interpreter's, model of 1 ms", small["over_s"] * 1e3, 0.15),
+    ], details
 
 
 def memory() -> tuple[list[Claim], dict[str, Any]]:
@@ -141,7 +150,7 @@ def throughput() -> tuple[list[Claim], dict[str, Any]]:
         rate, limit, shares = rates(frames, mbit)
         details[slowest] = {"frames_s": rate, "limit_s": limit, **shares}
         claims.append(
-            claim(f"throughput over the limit of the slowest stage, {slowest}", rate / limit, 0.9, at_least=True)
+            claim(f"throughput over the limit of the slowest stage, {slowest}", rate / limit, 0.97, at_least=True)
         )
     return claims, details
 

@@ -1,8 +1,8 @@
 """How much longer work takes on this board now than when it was profiled. Pure: readings in, a factor out.
 
-No reading depends on what the work is. How long a head takes may depend on its frame (denormal numbers take a
-processor several times as long), and the server sees what is decided with the load. So no work on a frame is timed
-here. The factor is the product of
+No reading depends on the content of frames. A head's time may depend on its frame (denormal numbers take a
+processor several times as long), and the server sees the decisions that the load leads to. So no work on a frame is
+timed here. The factor is the product of
 
     contention   1 + waiting / running of the inference threads: how long they were ready without a CPU. Both grow
                  with the work, so their ratio does not tell how much work it was. Work that is shorter than the
@@ -11,9 +11,9 @@ here. The factor is the product of
     slowness     the clock's limit when profiled over the limit now or, without one, the CPU time of a fixed piece
                  of work (`Spin`) over its profiled time.
 
-What is left of the content is noise of the ratio, from delays at wake-ups and from slices that are not as long as
-`_SLICE_S`. So less than `_LEAST` is no load, and less than `_CHANGE` no change: on a board without other load the
-factor is 1 whatever the frames are.
+The content still changes the noise of the ratio, by delays at wake-ups and by time slices of other lengths than
+`_SLICE_S`. So a factor below `_LEAST` counts as no load, and a change below `_CHANGE` as no change: on a board
+without other load the factor is 1 for all frames.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-#: What Linux lets a thread run before it lets others: a tick of 4 ms, or a base slice of about 3 ms.
+#: Linux lets a thread run for this long before it lets others: a tick of 4 ms, or a base slice of about 3 ms.
 _SLICE_S = 0.004
-#: Intervals in which the inference threads ran for less say nothing of contention.
+#: An interval tells of contention only if the inference threads ran for this long in it.
 _LEAST_RUN_S = 0.001
-#: Contention is that of so many intervals between two readings, as long as none of them is older than so long.
+#: Contention is averaged over this many intervals between readings. Without a new one for `_STALE_S` it is unknown.
 _INTERVALS = 3
 _STALE_S = 2.0
-#: An interval this full by itself tells of a hog that came or went.
+#: An interval with this much running and waiting shows by itself that a hog came or went.
 _FULL_S = 0.05
-#: Less load than this is none, and a factor that differs by less from the one in force does not replace it.
+#: A factor below `_LEAST` counts as no load. The factor changes only by more than `_CHANGE` times.
 _LEAST = 1.2
 _CHANGE = 1.1
-#: A hog that came or went is a step, not a drift: half-way between the two nobody ever is.
+#: A change of this many times is a step: a hog came or went, and older intervals do not count any more.
 _STEP = 1.25
-#: The fastest of so many spins counts: one may have had a cold cache, or shared its core.
+#: The fastest of the last four spins counts: any one may have had a cold cache, or shared its core.
 _SPINS = 4
 _FACTORS = (0.5, 50.0)
 
 
 @dataclass(frozen=True)
 class Spin:
-    """A fixed piece of work of about a millisecond: seconds it took, and those that it had a CPU."""
+    """A fixed piece of work of about a millisecond: its wall time and its CPU time, in seconds."""
 
     wall_s: float
     cpu_s: float
@@ -120,10 +120,10 @@ class _Contention:
     def read(self, threads: Mapping[int, ThreadTimes], at_s: float) -> None:
         before, self.threads = self.threads, threads
         span_s, self.at_s = at_s - self.at_s, at_s
-        if before is None or not before.keys() >= threads.keys():  # of a new one it is not known what is old
+        if before is None or not before.keys() >= threads.keys():  # times of a new thread have no start
             return
         deltas = [_interval(before[thread], now) for thread, now in threads.items()]
-        # More of our own threads than CPUs wait for each other; that is no load, and would go with the work.
+        # More of our own threads than CPUs wait for each other. That is no load, and depends on the work.
         if sum(one.run_s + one.wait_s > 0.1 * span_s for one in deltas) > self.cpus:
             return
         interval = sum(deltas, start=_Interval())

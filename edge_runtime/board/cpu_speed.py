@@ -11,8 +11,9 @@ from edge_runtime.board.board import Board, RealBoard
 from edge_runtime.board.cpu_load import Speed, Spin
 
 _CPUS = Path("/sys/devices/system/cpu")
-#: A spin takes the checksum of this block 30 times: about a millisecond on a small board. The block fits into the first
-#: cache, and the checksum releases Python's lock. A key derivation of `hashlib` would load a megabyte of OpenSSL.
+#: A spin takes the checksum of this block 30 times: about a millisecond on a small board. The block fits into the
+#: first cache, and the checksum releases Python's lock. A key derivation of `hashlib` would load a megabyte of
+#: OpenSSL.
 _BLOCK, _ROUNDS = bytes(range(256)) * 128, 30
 _SPINS_TO_PROFILE = 10
 

@@ -1,4 +1,4 @@
-"""Reads what the load factor is taken from, ten times a second, whatever the frame loop does meanwhile.
+"""Takes the readings for the load factor ten times a second, independently of the frame loop.
 
 Linux tells in `/proc/self/task/TID/schedstat` how long a thread ran and how long it was ready without a CPU.
 With one thread an inference runs in the thread that calls it: `Board.run` notes which ones those are. With more,
@@ -29,7 +29,7 @@ _TASKS = Path("/proc/self/task")
 EVERY_S = 0.1
 #: Everything but the threads' times changes slowly, or is noise over shorter times.
 _REST_EVERY_S = 0.5
-#: A spin waits for an idle board for so long, and is then made beside the work: its CPU time does not see that.
+#: A spin waits up to 2 s for an idle board. Then it runs beside the work, which its CPU time does not show.
 _SPIN_WITHIN_S = 2.0
 _ZEROMQ = "ZMQbg"
 

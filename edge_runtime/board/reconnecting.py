@@ -86,7 +86,7 @@ class Reconnecting(Generic[D]):
         return self._device
 
     def worked(self) -> None:
-        """Note that the device does what it is for: its next trouble is a new one, and tried again at once."""
+        """Note that the device works: its next trouble is a new one, and it is opened again at once."""
         self._pause_s, self._told, self._flaps, self._worked = self._first_s, "", False, True
 
     def lose(self, what: str) -> None:

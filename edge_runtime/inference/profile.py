@@ -47,7 +47,8 @@ class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Timings of all offered splits, ``local`` last, and their conditions.
 
-    ``spin_cpu_s`` and ``clock_mhz``: the processor's speed meanwhile (see `board.cpu_load.Speed`), where it is known.
+    ``spin_cpu_s`` and ``clock_mhz``: the processor's speed meanwhile (see `board.cpu_load.Speed`), where it is
+    known.
     """
 
     bundle: str

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from edge_runtime.link.backoff import Backoff
 from edge_runtime.link.estimator import LinkEstimator
+from edge_runtime.link.link_view import LinkView, Outcome
 from edge_runtime.link.monitor import LinkMonitor
 from edge_runtime.link.reservations import Reservations
 from edge_runtime.link.states import (
@@ -35,7 +36,6 @@ from edge_runtime.link.states import (
 )
 from edge_runtime.link.tcp_info import TcpInfo, refined
 from edge_runtime.link.trouble import Trouble
-from edge_runtime.link.view import LinkView, Outcome
 from split_model.errors import ProtocolError
 from split_model.protocol.device import (
     Answered,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from edge_runtime.link.view import LinkView, Outcome
+from edge_runtime.link.link_view import LinkView, Outcome
 from split_model.protocol import messages as wire
 
 
@@ -86,7 +86,7 @@ class FrameLink(Protocol):
     def reserve(self, *, offloaded: bool) -> Reservation:
         """A frame may be sent. ``offloaded``: it is going to need the link, so probes keep out of its way."""
 
-    def rest(self, *, until_s: float, unless: Callable[[], bool]) -> None:
+    def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
         """Wait until the time is up or ``unless`` holds; outcomes and `nudge` recheck it."""
 
     def nudge(self) -> None:

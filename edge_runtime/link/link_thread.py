@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from edge_runtime.link.connection import Connection
 from edge_runtime.link.estimator import LinkEstimator
 from edge_runtime.link.frame_link import Reservation
+from edge_runtime.link.link_view import LinkView, Outcome
 from edge_runtime.link.pending import PendingRequests
 from edge_runtime.link.states import Action, CloseSocket, Finish, OpenSocket
 from edge_runtime.link.transport import Transport
 from edge_runtime.link.trouble import Trouble
-from edge_runtime.link.view import LinkView, Outcome
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
 from split_model.service.stoppable_thread import StoppableThread
@@ -111,9 +111,9 @@ class Link(StoppableThread):
         """See `Reservation.has_ended`."""
         return self._pending.has_ended(number)
 
-    def rest(self, *, until_s: float, unless: Callable[[], bool]) -> None:
-        """See `FrameLink.rest`."""
-        self._pending.rest(until_s=until_s, unless=unless)
+    def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
+        """See `FrameLink.wait_for_news`."""
+        self._pending.wait_for_news(until_s=until_s, unless=unless)
 
     def nudge(self) -> None:
         """See `FrameLink.nudge`."""

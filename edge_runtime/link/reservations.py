@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from edge_runtime.link.link_view import Outcome
 from edge_runtime.link.monitor import LinkMonitor
 from edge_runtime.link.states import Finish
-from edge_runtime.link.view import Outcome
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession, Refused
 

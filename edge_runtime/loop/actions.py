@@ -1,4 +1,4 @@
-"""What the scheduler tells its driver to do, and what it hears of a piece of work that is done."""
+"""The actions that the scheduler asks its driver for, and the report of a finished piece of work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_runtime.sources import Frame
 
 
 class Reserve(msgspec.Struct, frozen=True):
-    """Reserve the link for a frame; ``offloaded``: it will need it soon, probes are to keep out of its way."""
+    """Reserve the link for a frame; ``offloaded``: it will need it soon, so no probe may be in its way."""
 
     key: int
     offloaded: bool
@@ -39,7 +39,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Skip(msgspec.Struct, frozen=True):
-    """Do not begin a piece of work that waits; it still has to be told of as done or skipped."""
+    """Do not begin a piece of work that waits; still report it as done or skipped."""
 
     piece: int
     worker: Worker
@@ -56,7 +56,7 @@ class PayAndSend(msgspec.Struct, frozen=True):
 
 
 class FreeLink(msgspec.Struct, frozen=True):
-    """The frame does not need the link any more: cancel what was sent and not answered, and let probes go."""
+    """Release the frame's reservation of the link: cancel its open request, and allow probes again."""
 
     key: int
 
@@ -72,7 +72,7 @@ Action = Reserve | Run | Skip | PayAndSend | FreeLink | Emit
 
 
 class Done(msgspec.Struct, frozen=True):
-    """What a piece of work took and made: seconds, and of a release its bytes, of a local run the outputs."""
+    """A finished piece of work: its seconds, the bytes of a release, and the outputs of a local run."""
 
     took_s: float
     release_s: float = 0.0

@@ -1,11 +1,11 @@
-"""The work that waits for one worker of the board: what is next, and how long it is expected to take. Pure.
+"""The queue of one worker of the board: the order of its pieces of work, and their expected times. Pure.
 
 The board has two workers: one runs heads and releases, one local runs. So a head never waits for a local run that
 may be for nothing, and a local run that rescues a frame never waits for the head of a later one.
 
-What is `busy` and what `waiting` is as the worker does it. `left_s` and `wait_s` are as it was expected to do it,
-whether or not it is done by now: how long work on a frame took may depend on the frame, and frames are sent or not
-by how long they would wait.
+`busy` and `waiting` tell the real state of the worker. `left_s` and `wait_s` are predictions from expected times,
+even where the work is done by now: the real time of work may depend on its frame, and the predicted wait decides
+whether a later frame is sent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Worker(Enum):
 
 
 class Work(Enum):
-    """What a piece of work is, and the ``worker`` who does it."""
+    """The kinds of work, each with the ``worker`` that does it."""
 
     HEAD = 1, Worker.HEADS
     RELEASE = 2, Worker.HEADS
@@ -112,7 +112,7 @@ class BoardQueue:
                 self._urgent = max(0, self._urgent - 1)
                 self._present = self._waiting.popleft()
             return ended
-        for place, piece in enumerate(self._waiting):  # the worker was faster than what is heard of it
+        for place, piece in enumerate(self._waiting):  # the worker was faster than its reports
             if piece.number == number:
                 del self._waiting[place]
                 self._urgent -= place < self._urgent

@@ -53,7 +53,7 @@ class Models:
 
 
 class Made(msgspec.Struct, eq=False):
-    """What the board has made of a frame: ``features``, spent by the release, and ``kept`` for a local tail."""
+    """Features of a frame: ``features`` for the release, which overwrites them, and a copy for a local tail."""
 
     features: list[Array] | None = None
     kept: list[Array] | None = None
@@ -72,9 +72,9 @@ class BoardWork:
         self._sleep = sleep
 
     def piece(self, run: Run, made: Made) -> Callable[[], Done]:
-        """A piece of work on a frame. Call this in the frame loop's thread, and what it returns anywhere.
+        """Make a piece of work on a frame, a function to call in any thread. Call this in the frame loop's thread.
 
-        It takes whole slots, if it has one. It raises `BackendError` where the backend fails.
+        The work takes whole slots, if it has one. It raises `BackendError` where the backend fails.
         """
         if run.work is Work.WHOLE_MODEL:
             work: Callable[[], Done] = partial(self._local, self._models.heads.whole.run, run.frame.tensors)

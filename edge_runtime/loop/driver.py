@@ -22,7 +22,6 @@ from edge_runtime.inference.heads import Head
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.frame_link import FrameLink, Reservation
 from edge_runtime.loop.actions import Action, Emit, FreeLink, PayAndSend, Reserve, Run
-from edge_runtime.loop.answers import unpack
 from edge_runtime.loop.board_queue import Worker
 from edge_runtime.loop.board_thread import BoardThread, Ended
 from edge_runtime.loop.board_work import BoardWork, Made, Models
@@ -33,6 +32,7 @@ from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.scheduler import Scheduler
+from edge_runtime.loop.server_answers import unpack
 from edge_runtime.planner.planner import Planner
 from edge_runtime.privacy.ledger import Paying
 from edge_runtime.sources import Frame
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outside:
-    """What a frame loop acts on beside the models: the board, the ledger, the link, and who it is to the server.
+    """The parts around a frame loop beside its models: the board, the ledger, the link, and its identity.
 
     Args:
         watch: each piece of work in a thread is done within a ``watch()``.
@@ -64,7 +64,7 @@ class Outside:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the config says of a frame loop; ``paced``: work on the board ends in slots."""
+    """Settings of a frame loop from the config; ``paced``: work on the board ends in slots."""
 
     answer_within_s: float
     may_hedge: bool = False
@@ -141,7 +141,7 @@ class Driver:
                         continue
                     if turn.capture.ended and not self._scheduler.under_way:
                         break
-                    self._rest(turn)
+                    self._wait_for_news(turn)
             if turn.capture.error is not None:
                 raise turn.capture.error
         finally:
@@ -176,7 +176,7 @@ class Driver:
         return True
 
     def _hear(self, turn: _Turn) -> None:
-        """Tell the scheduler all that has happened since."""
+        """Report all new events to the scheduler."""
         while self._ended:
             ended = self._ended.popleft()
             self._do(self._end_of_piece(ended, self._moment()), turn)
@@ -198,7 +198,7 @@ class Driver:
             acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)
 
-    def _rest(self, turn: _Turn) -> None:
+    def _wait_for_news(self, turn: _Turn) -> None:
         """Wait until something can be done: work that ended, an outcome, a frame to take, a deadline to look at."""
         moment = self._moment()
         due_s = math.inf if turn.capture.ended else self._scheduler.frame_due_s(moment)
@@ -212,10 +212,10 @@ class Driver:
                 or any(self._reservations[key].has_ended for key in self._at_server)
             )
 
-        self._link.rest(until_s=until_s, unless=awake)
+        self._link.wait_for_news(until_s=until_s, unless=awake)
 
     def _do(self, actions: list[Action], turn: _Turn) -> None:
-        """Do what the scheduler says, and what it says to what comes of that."""
+        """Do the scheduler's actions, and those that follow from them."""
         todo = deque(actions)
         while todo:
             action = todo.popleft()

@@ -1,7 +1,8 @@
-"""What is decided on a frame: its split when it is there, and when its head is done whether it is sent. Pure.
+"""Decides on a frame: its split when it arrives, and whether it is sent when its head is done. Pure.
 
-Composes the planner with what else is known: the cuts that the server offers and those that it refused lately, how
-long its tails take, what the ledger can pay for, the load of the board, and which heads and local tails are loaded.
+Composes the planner with the other inputs: the cuts that the server offers and those that it refused lately, the
+times of its tails, the cuts that the ledger can pay for, the load of the board, and the loaded heads and local
+tails.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from split_model.protocol import messages as wire
 
 log = logging.getLogger(__name__)
 
-#: A plan to finish frames here holds for this long, if nothing of what it was made from changes: on a board that
-#: takes a few milliseconds for a frame, planning each anew would take a good part of that.
+#: A plan to finish frames here holds for this many seconds unless one of its inputs changes. On a board that takes
+#: a few milliseconds for a frame, planning each anew would take a good part of them.
 _HOLDS_S = 0.05
 
 
@@ -42,9 +43,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A plan that keeps frames here and all that it was made from; the next frame may find that unchanged.
+    """A plan to finish frames here, and its inputs: for the next frame, too, while these stay the same.
 
-    ``until_s``: by then the link is believed to be another one, with or without news of it.
+    ``until_s``: when it ends in any case, since the estimate of the link changes with time alone.
     """
 
     plan: Plan
@@ -69,7 +70,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class FrameDecisions:
-    """See the module. One for each frame loop; it remembers what was learned of cuts, tails and load."""
+    """See the module. One for each frame loop; it remembers measurements of tails and refusals of cuts."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The states of one frame, from its plan to its result, and every step between two of them.
 
-A frame is in exactly one state; what is not in `TRANSITIONS` cannot happen::
+A frame is in exactly one state; steps that are not in `TRANSITIONS` cannot happen::
 
     PLANNED ──► HEAD ──► RELEASE ──► PAYING ──► AWAY ◄──► RACING
        │         │          │          │         │          │
@@ -20,7 +20,7 @@ from enum import Enum, auto
 import msgspec
 from msgspec.structs import replace
 
-from edge_runtime.link.view import LinkView
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.loop.frame_decisions import Plan
 from edge_runtime.planner.deadline import InFlight
 from edge_runtime.planner.prediction import Prediction
@@ -43,7 +43,7 @@ class State(Enum):
 
 
 class Input(Enum):
-    """What can happen to a frame."""
+    """The events of a frame."""
 
     BEGINS = auto()
     """Its head is to run."""
@@ -95,7 +95,7 @@ ON_THE_LINK = frozenset({State.AWAY, State.RACING})
 
 
 class UnderWay(msgspec.Struct, eq=False):
-    """One frame and what is known of it.
+    """A frame that has no result yet.
 
     Args:
         link: as it was when the frame was planned.
@@ -146,11 +146,11 @@ class UnderWay(msgspec.Struct, eq=False):
 
     @property
     def parts(self) -> dict[str, float]:
-        """What its head and its release took, of a frame that was sent."""
+        """Seconds of its head and its release, of a frame that was sent."""
         return {} if self.release_s is None else {"head_s": self.head_s, "release_s": self.release_s}
 
     def step(self, what: Input) -> None:
-        """Go to the next state; `ValueError` for what is not in the table."""
+        """Go to the next state; `ValueError` for a step that is not in the table."""
         try:
             self.state = TRANSITIONS[self.state, what]
         except KeyError:

@@ -1,4 +1,4 @@
-"""What the program writes down of each step as JSON: how a frame ended, and where the split point moved."""
+"""The JSON records of each step: how a frame ended, and where the split point moved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 #: Outputs of more values than this are not written into a record; declare an answer schema instead.
 _MAX_VALUES = 1000
-#: So many classes are found faster one by one than by sorting.
+#: Up to this many best classes are found faster one by one than by sorting.
 _FEW = 16
 
 
@@ -29,7 +29,7 @@ def labels_of(bundle: Bundle) -> tuple[str, ...]:
 
 
 class Records:
-    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved."""
+    """Makes the JSON records: one ``frame`` each, and a ``decision`` where the split point moved."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._labels = labels_of(bundle)
@@ -157,7 +157,7 @@ def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
 
 
 def _probabilities(logits: Array, best: list[float]) -> list[float]:
-    """The softmax of all at the best of them; NaN, in JSON null, where a model answers what is not finite."""
+    """The softmax of the best logits, over all; NaN (null in JSON) where an output is not finite."""
     if not best:  # a model that found nothing
         return []
     highest = best[0]

@@ -1,4 +1,4 @@
-"""What the frame loop hands on: a frame's result, and the step around it."""
+"""The output of the frame loop: a frame's result, and the step around it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
-from edge_runtime.link.view import LinkView
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.loop.counters import Outcome
 from edge_runtime.planner.planner import Decision
 from edge_runtime.sources import Frame

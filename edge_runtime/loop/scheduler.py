@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.link.view import LinkView
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker, end_piece
 from edge_runtime.loop.counters import Counters, Outcome
@@ -31,7 +31,7 @@ from split_model.protocol.device import Answered
 
 
 class Scheduler:
-    """See the module. Tell it what happens, and do what it says, in this order, before the next event."""
+    """See the module. Report each event, and do the returned actions in order before the next event."""
 
     def __init__(self, decisions: FrameDecisions, *, answer_within_s: float, counters: Counters) -> None:
         self.counters = counters
@@ -289,7 +289,7 @@ class Scheduler:
         return Result(one.frame, outcome, split, outputs, 0.0, payload_bytes, one.hedged, parts=parts)
 
     def _end(self, one: UnderWay, result: Result, moment: Moment) -> list[Action]:
-        """A frame has its result: hand it on, and give up what was begun for it and is not wanted any more."""
+        """Hand on the result of a frame, and cancel the rest of its work."""
         del self._under_way[one.key]
         if one.sent_s is not None:
             self._sent.remove(one.key)

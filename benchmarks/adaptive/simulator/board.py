@@ -1,4 +1,4 @@
-"""A board in virtual time: what others do on it, its seconds, and what it does beside the frame loop."""
+"""A board in virtual time: its workers, the load of other programs, and the loading of models."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class VirtualBoard:
         self._busy: set[Worker] = set()
         self._unwanted: set[int] = set()
         self._ran = dict.fromkeys(Worker, (0.0, 0.0))  # with a CPU, and waiting for one
-        self._present: dict[Worker, tuple[float, float, float]] = {}  # since when, its work, what it takes
+        self._present: dict[Worker, tuple[float, float, float]] = {}  # start, work, duration
 
     def readings(self) -> CpuReadings:
-        """What the kernel would tell: each worker's time with a CPU, and its time ready without one."""
+        """The readings of a kernel: each worker's time with a CPU, and its time ready without one."""
         return CpuReadings(self._clock.now_s, {worker.value: self._times(worker) for worker in Worker})
 
     def _times(self, worker: Worker) -> ThreadTimes:
@@ -131,7 +131,7 @@ class _Piece:
 
 
 class BackgroundLoads(Executor):
-    """The thread that loads what is wanted, in virtual time: ``each_s`` for each, one after another."""
+    """The thread that loads models, in virtual time: one after another, ``each_s`` seconds each."""
 
     def __init__(self, clock: Clock, *, each_s: float) -> None:
         self._clock = clock
@@ -139,7 +139,7 @@ class BackgroundLoads(Executor):
         self._free_s = 0.0
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """It is there after what was asked for before."""
+        """Queue a load behind the earlier ones."""
         future: Future[Any] = Future()
         self._free_s = max(self._free_s, self._clock.now_s) + self._each_s
         self._clock.at(self._free_s, lambda: future.set_result(fn(*args, **kwargs)))

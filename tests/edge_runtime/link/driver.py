@@ -7,8 +7,8 @@ import random
 from typing import Any
 
 from edge_runtime.link.connection import Connection
+from edge_runtime.link.link_view import Outcome
 from edge_runtime.link.states import CloseSocket, Finish, OpenSocket, Publish, TransportEvent
-from edge_runtime.link.view import Outcome
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
 

@@ -11,8 +11,8 @@ import pytest
 
 from edge_runtime.config import config
 from edge_runtime.daemon.plan import Plan
-from edge_runtime.loop.answers import unpack
 from edge_runtime.loop.records import answer_fields
+from edge_runtime.loop.server_answers import unpack
 from split_model.bundle import Bundle, TensorSpec, TopK
 from split_model.errors import ConfigError
 from split_model.interpreter import open_interpreter

@@ -1,4 +1,4 @@
-"""What the rest of the program may know of the link, and how a request ended."""
+"""The link at one moment, for the rest of the program, and how a request ended at the server."""
 
 from __future__ import annotations
 
