@@ -41,7 +41,7 @@ class Registry:
         place = self.ours.get(kind) or self._found(kind, where)
         try:
             module, _, name = place.partition(":")
-            loaded = reduce(getattr, name.split("."), import_module(module))
+            loaded: Any = reduce(getattr, name.split("."), import_module(module))
         except (ImportError, AttributeError) as error:
             raise ConfigError(
                 f"{where}: kind {kind!r} ({place}) does not load: {error}",

@@ -283,3 +283,26 @@ def test_what_happened_to_a_socket_that_is_closed_does_not_matter(bench: Driven)
     for event in TransportEvent:
         bench.happens(event)
     assert (bench.connection.phase, bench.closed) == (Phase.PAUSED, 1)
+
+
+def test_while_there_is_no_server_the_driver_is_not_kept_busy() -> None:
+    """On a board without a server each turn of the link thread would take time from the frames."""
+    bench = Driven()
+    bench.welcomes = False
+    for _ in range(20):
+        bench.turns(STEP_S)
+        assert bench.connection.wait_s(bench.now_s) >= STEP_S
+
+
+def test_frames_in_quick_succession_share_a_view_until_something_is_heard(bench: Driven) -> None:
+    first = bench.connection.view(bench.now_s, frame=True)
+    assert bench.connection.view(bench.now_s + 0.01, frame=True) is first
+    later = bench.connection.view(bench.now_s + 0.06, frame=True)
+    assert later is not first
+    bench.happens(TransportEvent.LOST)
+    assert not bench.connection.view(bench.now_s + 0.06, frame=True).up
+    bench.turns(2.0)
+    bench.connection.view(bench.now_s, frame=True)
+    bench.answers.append(REFUSED)
+    bench.turn()
+    assert not bench.connection.view(bench.now_s, frame=True).up
