@@ -21,7 +21,7 @@ from split_model.service import status_file, toml_text
 from split_model.service.config_file import as_plain
 from split_model.service.config_show import as_json, as_toml
 from split_model.service.notify import Notifier
-from split_model.service.status_file import SERVING, boot_s, condition_now
+from split_model.service.status_file import SERVING, boot_s, condition_now, stopped_text
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,6 +46,9 @@ def status(args: argparse.Namespace) -> int:
     except ConfigError:  # a program that runs with an older config is still found in systemd's folder
         config = None
     found = status_file.read(_status_path(config, args), Status, key=KEY)
+    if found is None:
+        print('{"condition":"stopped"}' if args.json else stopped_text(args.config, "cloud-server"))
+        return os.EX_UNAVAILABLE
     condition = condition_now(found)
     if args.json:
         _print_json({"condition": condition, **msgspec.to_builtins(found)})
@@ -63,6 +66,9 @@ def status(args: argparse.Namespace) -> int:
         if (told := found.statistics) is not None:
             trouble = f"; {told.lost} lost" * bool(told.lost) + f"; {told.error}" * bool(told.error)
             print(f"counted   {told.counted} codebook releases{trouble}")
+        for label, sink in found.sinks.items():
+            trouble = f"; {sink.failed + sink.lost} lost" * bool(sink.failed + sink.lost)
+            print(f"sink      {label}: {sink.written} answers written{trouble}")
         for key, times in found.refused_keys.items():
             remedy = f"cloud-server devices allow -c {args.config} NAME '{key}'"
             print(f"refused   an unknown device, {times} times; to admit it: {remedy}")
@@ -94,10 +100,10 @@ def doctor(args: argparse.Namespace) -> int:
     return show(findings, as_json=args.json)
 
 
-def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
+def _read_devices(path: Path) -> tuple[dict[str, allow_list.Entry], list[str]]:
     """The allow-list by key, and its faults; an empty one where there is no file yet."""
     try:
-        return allow_list.parse(path.read_bytes(), str(path))
+        return allow_list.entries(path.read_bytes(), str(path))
     except FileNotFoundError:
         return {}, []
     except OSError as error:
@@ -105,13 +111,16 @@ def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def devices_list(args: argparse.Namespace) -> None:
-    """Print the allow-list."""
-    devices, complaints = _read_devices(configuration.load(args.config).server.devices)
+    """Print the allow-list, or the keys that were revoked."""
+    path = configuration.load(args.config).server.devices
+    devices, complaints = _read_devices(allow_list.revoked_path(path) if args.revoked else path)
     if args.json:
-        _print_json([{"name": name, "public_key": key} for key, name in devices.items()])
+        _print_json(
+            [{"name": entry.name, "public_key": key, "weight": entry.weight} for key, entry in devices.items()]
+        )
     else:
-        for key, name in devices.items():
-            print(name, key)
+        for key, entry in devices.items():
+            print(entry.name, key, *([f"weight={entry.weight}"] if entry.weight != 1 else []))
     if complaints:
         raise BadInputError("; ".join(complaints))
 
@@ -125,13 +134,14 @@ def devices_allow(args: argparse.Namespace) -> None:
             remedy="put it in 'single quotes'",
         )
     key = args.key if len(args.key) == KEY_CHARS else read_public(path).decode()
-    allow_list.allow(configuration.load(args.config).server.devices, args.name, key)
-    print(f"{args.name} may connect; a running server needs no restart")
+    allow_list.allow(configuration.load(args.config).server.devices, args.name, key, weight=args.weight)
+    weight = f" with weight {args.weight}" if args.weight != 1 else ""
+    print(f"{args.name} may connect{weight}; a running server needs no restart")
 
 
 def devices_revoke(args: argparse.Namespace) -> None:
     """Take a device off the allow-list."""
-    allow_list.revoke(configuration.load(args.config).server.devices, args.name)
+    allow_list.revoke(configuration.load(args.config).server.devices, args.name, remember=not args.forget)
     print(f"{args.name} is refused from its next message on")
 
 

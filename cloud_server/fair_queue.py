@@ -4,9 +4,12 @@ Pure: no threads, no clock. Start-time fair queueing in whole nanoseconds: every
 time that grows by the worker time of its jobs, and the device furthest behind goes next. A device that was idle
 starts at the queue's own virtual time, so it brings no credit, and keeps its lead over it, so it sheds no debt.
 
-What a device states orders its own jobs only: the earliest due goes first. Each device has an equal share of the
-places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
-below its share asks for one.
+Each device has a weight. Its virtual time grows by the worker time over its weight, and its share of the places is
+in proportion to it: a device of weight 2 gets twice the worker time and places of one of weight 1, as long as both
+ask for more than they get.
+
+What a device states orders its own jobs only: the earliest due goes first. It may use the places that others leave
+free, and loses them as soon as the queue is full and a device below its share asks for one.
 
 A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, one worker is kept
 for keys that have nothing running and do not use much, while there are several keys.
@@ -15,63 +18,20 @@ for keys that have nothing running and do not use much, while there are several 
 from __future__ import annotations
 
 import heapq
-import math
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Callable
+
+from cloud_server.flows import Counts, Flow, Offered, Use
 
 #: How long a key counts as being here after its last request.
 HERE_S = 1.0
-#: Worker time is remembered for about this long, to tell which keys use much.
-USE_S = 1.0
 #: A key uses much if it used more than this many equal parts of what all keys used, and more than so many seconds.
 MUCH, MUCH_S = 1.5, 0.25
+#: A key at its share gets free places up to this part of all, where it may choose (`FairQueue.is_full_for`).
+LENT = 0.75
 #: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
-
-
-@dataclass(frozen=True)
-class Offered:
-    """What became of a job that was offered: whether it waits now, and the jobs that lost their place for it.
-
-    ``expired``: jobs past their due time. ``displaced``: the job of a device above its share, if one had to go.
-    """
-
-    accepted: bool
-    expired: tuple[int, ...] = ()
-    displaced: int | None = None
-
-
-class Use:
-    """Worker time used of late: it fades with the time constant `USE_S`."""
-
-    def __init__(self) -> None:
-        self._used_s = self._at_s = 0.0
-
-    def add(self, used_s: float, now_s: float) -> None:
-        """Add what was just used."""
-        self._used_s, self._at_s = self.at(now_s) + used_s, now_s
-
-    def at(self, now_s: float) -> float:
-        """What is left of it, in seconds."""
-        return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
-
-
-@dataclass(eq=False)
-class _Flow:
-    """One device: its virtual time, and its waiting jobs in order of their due time."""
-
-    key: str
-    virtual_ns: int
-    last_cost_ns: int = 0
-    running: int = 0
-    use: Use = field(default_factory=Use)
-    turn: int = 0
-    waiting: list[tuple[float, int]] = field(default_factory=list)
-
-    @property
-    def entry(self) -> tuple[int, int, str]:
-        return self.virtual_ns, self.turn, self.key
 
 
 class FairQueue:
@@ -81,22 +41,26 @@ class FairQueue:
     keeps a few bytes: keys must come from a finite set, as the allow-list is. Not safe for several threads.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Make a queue of ``limit`` places."""
+    def __init__(self, limit: int, weight_of: Callable[[str], int] = lambda _: 1) -> None:
+        """Make a queue of ``limit`` places; ``weight_of`` gives a key's weight, at least 1."""
         self._limit = limit
+        self._weight_of = weight_of
         self._use = Use()
-        self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last request
+        self._here: OrderedDict[str, tuple[float, int]] = OrderedDict()  # by the last request: its time, the weight
+        self._weight_here = 0
+        self._costs_ns: dict[int, int] = {}  # of the waiting jobs, as expected
+        self._work_ns = 0
         self._virtual_ns = 0
         self._typical_ns = 1
         self._turns = 0
-        self._flows: dict[str, _Flow] = {}
-        self._jobs: dict[int, tuple[_Flow, float]] = {}
-        self._running: dict[int, tuple[_Flow, int]] = {}
+        self._flows: dict[str, Flow] = {}
+        self._jobs: dict[int, tuple[Flow, float]] = {}
+        self._running: dict[int, tuple[Flow, int]] = {}
         self._ready: list[tuple[int, int, str]] = []  # the flows with jobs waiting
         self._due: list[tuple[float, int]] = []
-        self._by_count: dict[int, dict[str, None]] = {}  # keys by the number of jobs they have waiting
+        self._counts: dict[int, Counts] = {}  # by weight
         self._keys_waiting = 0
-        self._most = 0
+        self._weight_waiting = 0
 
     def __len__(self) -> int:
         """Jobs waiting."""
@@ -107,37 +71,104 @@ class FairQueue:
         flow = self._flows.get(key)
         return len(flow.waiting) if flow else 0
 
-    def share(self, key: str) -> int:
-        """Places that are this key's own if it asks for one now, at least one: an equal part of all places."""
-        return max(1, self._limit // (self._keys_waiting + (self.waiting(key) == 0)))
+    @property
+    def work_s(self) -> float:
+        """Expected worker time of all waiting jobs."""
+        return self._work_ns / 1e9
 
-    def offer(self, job_id: int, key: str, *, due_s: float, now_s: float) -> Offered:
-        """Take a job in where there is a place for it, or one that its key may claim.
+    def ahead_s(self, key: str, *, due_s: float) -> float:
+        """Expected worker time of the waiting jobs that go before one that this key offers now.
+
+        As things stand: a key that comes later and has used less goes before it as well. The cost is linear in
+        the number of keys that wait, which the number of places bounds.
+        """
+        flow = self._flows.get(key)
+        begins_ns, ahead_ns = self._virtual_ns, 0
+        if flow is not None:
+            ahead_ns = sum(self._costs_ns[job_id] for due, job_id in flow.waiting if due <= due_s)
+            begins_ns = flow.virtual_ns if flow.waiting else max(flow.virtual_ns, self._virtual_ns)
+            begins_ns += ahead_ns // flow.weight
+        for counts in self._counts.values():
+            for name in counts.waiting():
+                other = self._flows[name]
+                lead_ns = begins_ns - other.virtual_ns
+                if other is not flow and lead_ns >= 0:
+                    # It goes on until its virtual time is past ours, with a whole job.
+                    ahead_ns += min(other.work_ns, lead_ns * other.weight + other.work_ns // len(other.waiting))
+        return ahead_ns / 1e9
+
+    def is_full_for(self, key: str, *, due_s: float) -> bool:
+        """Whether a job that this key offers now is to get no place.
+
+        In a queue that is nearly full, a key at its share gets none: it would soon lose it to another one, and its
+        device would hear that late.
+        """
+        if len(self._jobs) >= LENT * self._limit and self.waiting(key) >= self.share(key):
+            return due_s >= self._flows[key].waiting[-1][0]
+        return len(self._jobs) >= self._limit and self._furthest_above(key) is None
+
+    def passes_over(self, key: str, now_s: float) -> bool:
+        """Whether the kept worker leaves the jobs of this key to the others now."""
+        flow = self._flows.get(key)
+        return flow is not None and self._several_here(now_s) and self._uses_much(flow, self._much_s(now_s), now_s)
+
+    def share(self, key: str) -> int:
+        """Places that are this key's own if it asks for one now, at least one: by the weights."""
+        flow = self._flows.get(key)
+        if flow is not None and flow.waiting:
+            return self._places(flow.weight, self._weight_waiting)
+        weight = self._weight_of(key)
+        return self._places(weight, self._weight_waiting + weight)
+
+    def _places(self, weight: int, of_weight: int) -> int:
+        return max(1, self._limit * weight // of_weight)
+
+    def offer(self, job_id: int, key: str, *, due_s: float, now_s: float, cost_s: float = 0.0) -> Offered:
+        """Take a job in where there is a place for it, or one that its key may claim. ``cost_s``: as expected.
 
         A full queue first drops the jobs past their due time. After that a key below its share displaces the last
-        job of the key with the most, and a key at its share keeps those of its jobs that are due first.
+        job of the key that is furthest above its own, and a key at its share keeps those of its jobs that are due
+        first.
         """
-        self._here[key] = now_s
-        self._here.move_to_end(key)
+        self._come(key, now_s)
         full = len(self._jobs) >= self._limit
         expired = self.expire(now_s) if full else ()
         displaced: int | None = None
         if len(self._jobs) >= self._limit:
-            share = self.share(key)
-            own = self.waiting(key) >= share
-            loser = self._flows[key if own else next(reversed(self._by_count[self._most]))]
-            if (due_s >= loser.waiting[-1][0]) if own else (len(loser.waiting) <= share):
+            own = self.waiting(key) >= self.share(key)
+            loser = self._flows.get(key) if own else self._furthest_above(key)
+            if loser is None or (own and due_s >= loser.waiting[-1][0]):
                 return Offered(accepted=False, expired=expired)
             displaced = loser.waiting[-1][1]
             self.cancel(displaced)
-        self._add(job_id, key, due_s)
+        self._add(job_id, key, due_s, max(0, round(cost_s * 1e9)))
         return Offered(accepted=True, expired=expired, displaced=displaced)
+
+    def _furthest_above(self, key: str) -> Flow | None:
+        """The flow with the most places above its share, were ``key`` to ask for one; None where there is none."""
+        weight = self._weight_waiting + (0 if self.waiting(key) else self._weight_of(key))
+        above = [
+            (most[0] / own_weight, most[1])
+            for own_weight, counts in self._counts.items()
+            if (most := counts.most()) is not None and most[0] > self._places(own_weight, weight)
+        ]
+        return self._flows[max(above)[1]] if above else None
+
+    def _come(self, key: str, now_s: float) -> None:
+        """Note a request of a key."""
+        weight = self._weight_of(key)
+        self._weight_here += weight - self._here.get(key, (0.0, 0))[1]
+        self._here[key] = now_s, weight
+        self._here.move_to_end(key)
 
     def cancel(self, job_id: int) -> None:
         """Forget a waiting job; one that is not waiting is left alone."""
         if job_id in self._jobs:
             flow, due_s = self._jobs.pop(job_id)
             self._recount(flow, -1)
+            cost_ns = self._costs_ns.pop(job_id)
+            flow.work_ns -= cost_ns
+            self._work_ns -= cost_ns
             del flow.waiting[bisect_left(flow.waiting, (due_s, job_id))]
 
     def expire(self, now_s: float) -> tuple[int, ...]:
@@ -150,7 +181,7 @@ class FairQueue:
                 expired.append(job_id)
         return tuple(expired)
 
-    def take(self, now_s: float, *, kept: bool = False) -> int | None:
+    def take(self, now_s: float, *, kept: bool = False, only: Callable[[int], bool] | None = None) -> int | None:
         """Begin the next job: the earliest due one of the key that is furthest behind and may have this worker.
 
         The key is charged what its last job cost until `finished` says what this one does.
@@ -158,13 +189,14 @@ class FairQueue:
         Args:
             now_s: The time.
             kept: Whether this is the worker that is kept for keys that have nothing running and do not use much.
+            only: Which jobs this worker can run; None for all.
 
         Returns:
             The job, or None where nothing waits, or nothing that this worker may take.
 
         """
         kept = kept and self._several_here(now_s)
-        much_s = max(MUCH_S, MUCH * self._use.at(now_s) / len(self._here)) if kept else 0.0
+        much_s = self._much_s(now_s) if kept else 0.0
         passed_over: list[tuple[int, int, str]] = []
         job_id: int | None = None
         while self._ready and job_id is None:
@@ -172,7 +204,8 @@ class FairQueue:
             flow = self._flows[entry[2]]
             if not flow.waiting or flow.entry != entry:
                 continue  # the entry is outdated
-            if kept and (flow.running or flow.use.at(now_s) > much_s):
+            uses_much = kept and self._uses_much(flow, much_s, now_s)
+            if uses_much or (only is not None and not only(flow.waiting[0][1])):
                 passed_over.append(entry)
                 continue
             job_id = self._begin(flow)
@@ -180,21 +213,30 @@ class FairQueue:
             heapq.heappush(self._ready, entry)
         return job_id
 
-    def _begin(self, flow: _Flow) -> int:
+    def _begin(self, flow: Flow) -> int:
         job_id = flow.waiting[0][1]
         self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
         cost_ns = flow.last_cost_ns or self._typical_ns
-        flow.virtual_ns += cost_ns
+        flow.virtual_ns += _virtual(cost_ns, flow.weight)
         flow.running += 1
-        self._running[job_id] = (flow, cost_ns)
+        self._running[job_id] = (flow, _virtual(cost_ns, flow.weight))
         self.cancel(job_id)  # no longer waiting
         self._enter(flow)
         return job_id
 
+    def _much_s(self, now_s: float) -> float:
+        """The worker time of late above which a key of weight 1 uses much. Call `_several_here` before."""
+        return MUCH * self._use.at(now_s) / self._weight_here
+
+    @staticmethod
+    def _uses_much(flow: Flow, much_s: float, now_s: float) -> bool:
+        """Whether the kept worker is not for this flow."""
+        return flow.running > 0 or flow.use.at(now_s) > max(MUCH_S, much_s * flow.weight)
+
     def _several_here(self, now_s: float) -> bool:
         """Whether more than one key had a request of late."""
-        while self._here and next(iter(self._here.values())) < now_s - HERE_S:
-            self._here.popitem(last=False)
+        while self._here and next(iter(self._here.values()))[0] < now_s - HERE_S:
+            self._weight_here -= self._here.popitem(last=False)[1][1]
         return len(self._here) > 1
 
     def finished(self, job_id: int, used_s: float, now_s: float) -> None:
@@ -202,20 +244,25 @@ class FairQueue:
         flow, charged_ns = self._running.pop(job_id)
         flow.running -= 1
         used_ns = max(1, round(used_s * 1e9))
-        flow.virtual_ns += used_ns - charged_ns
+        flow.virtual_ns += _virtual(used_ns, flow.weight) - charged_ns
         flow.use.add(used_s, now_s)
         self._use.add(used_s, now_s)
         flow.last_cost_ns = self._typical_ns = used_ns
         self._enter(flow)
 
-    def _add(self, job_id: int, key: str, due_s: float) -> None:
+    def _add(self, job_id: int, key: str, due_s: float, cost_ns: int) -> None:
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._flows[key] = _Flow(key, self._virtual_ns)
+            flow = self._flows[key] = Flow(key, self._virtual_ns)
         first = not flow.waiting
+        if first:
+            flow.weight = self._weight_of(key)
         self._recount(flow, 1)
         insort(flow.waiting, (due_s, job_id))
         self._jobs[job_id] = (flow, due_s)
+        self._costs_ns[job_id] = cost_ns
+        flow.work_ns += cost_ns
+        self._work_ns += cost_ns
         if first:
             flow.virtual_ns = max(flow.virtual_ns, self._virtual_ns)  # being idle earns nothing
             self._enter(flow)
@@ -224,7 +271,7 @@ class FairQueue:
             self._due = [(due_s, job_id) for job_id, (_, due_s) in self._jobs.items()]
             heapq.heapify(self._due)
 
-    def _enter(self, flow: _Flow) -> None:
+    def _enter(self, flow: Flow) -> None:
         """Put a flow with jobs waiting where its virtual time says."""
         if not flow.waiting:
             return
@@ -235,15 +282,15 @@ class FairQueue:
             self._ready = [other.entry for other in self._flows.values() if other.waiting]
             heapq.heapify(self._ready)
 
-    def _recount(self, flow: _Flow, change: int) -> None:
+    def _recount(self, flow: Flow, change: int) -> None:
         """Move a key to the others with as many jobs as it will have; call before the change."""
         before, after = len(flow.waiting), len(flow.waiting) + change
-        if before:
-            self._by_count[before].pop(flow.key)
-            if not self._by_count[before]:
-                del self._by_count[before]
-        if after:
-            self._by_count.setdefault(after, {})[flow.key] = None
-        self._keys_waiting += (after > 0) - (before > 0)
-        if after > self._most or (before == self._most and before not in self._by_count):
-            self._most = after
+        self._counts.setdefault(flow.weight, Counts()).move(flow.key, before, after)
+        change_of_keys = (after > 0) - (before > 0)
+        self._keys_waiting += change_of_keys
+        self._weight_waiting += change_of_keys * flow.weight
+
+
+def _virtual(cost_ns: int, weight: int) -> int:
+    """What a job's worker time adds to the virtual time of a flow, at least 1 ns."""
+    return max(1, cost_ns // weight)

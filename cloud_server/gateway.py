@@ -7,22 +7,26 @@ by its descriptor, while it still arrives (`Connections.sweep`) or as soon as it
 
 from __future__ import annotations
 
-import heapq
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import zmq
 
 from cloud_server import descriptors
-from cloud_server.access import SELF_TEST_S, Gatekeeper, endpoint_of, secure, self_test, user_of
+from cloud_server.access import SELF_TEST_S, Gatekeeper, self_test, user_of
 from cloud_server.allow_list import AllowList
-from cloud_server.connections import HANDSHAKE_S, Connection, Connections, Reason
+from cloud_server.connections import Connection, Connections, Reason
 from cloud_server.descriptors import ConnectionMonitor
-from cloud_server.errors import ListenError
+from cloud_server.folder_watch import FolderWatch
+from cloud_server.listening import bind, configure
 from cloud_server.mailbox import Mailbox
+from cloud_server.outbox import Outbox, send_replies
 from cloud_server.sessions import Reply, Sessions
+from cloud_server.wakeup import Source, Wakeup
 from split_model.protocol import messages as wire
 from split_model.protocol.keys import KeyPair
 from split_model.service.throttle import PER_FRAME
@@ -30,17 +34,16 @@ from split_model.service.throttle import PER_FRAME
 _log = logging.getLogger(__name__)
 
 #: Messages taken from devices before handshakes and results get their turn again.
-_BATCH = 16
+_BATCH = 64
 _SWEEP_S = 0.5
+#: How often the allow-list is looked at where the kernel tells of no change, while messages come, in seconds.
+_LOOK_S = 0.1
 #: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
 _READING_S = 30e-6
-#: Room for CURVE's and ZMTP's framing around the largest chunk.
-_FRAMING_BYTES = 1 << 10
-#: Replies waiting for one device: an acknowledgement for every chunk of a window, and the answers.
-_SEND_MESSAGES = 128
-_RECEIVE_MESSAGES = 64
 _FAREWELL_MS = 500
 _ROUTING_ID_BYTES = 16
+#: A flag as a plain number: converting pyzmq's takes longer than receiving a frame.
+_DONTWAIT = int(zmq.DONTWAIT)
 
 
 class Gateway:
@@ -62,18 +65,25 @@ class Gateway:
         self.mailbox = Mailbox()
         self.allow_list = allow_list
         self.connections = Connections(_new_routing_id)
-        self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
-        self._held_number = 0
         self._heeded_version = 0
+        self._looked_s = -math.inf
+        #: Who sent the last messages of this batch, how many, their frames' sizes, and the replies to them.
+        self._sender: Connection | None = None
+        self._began_s = 0.0
+        self._sent_messages = 0
+        self._sizes: list[int] = []
+        self._replies: list[Reply] = []
+        self._list_watch = FolderWatch(allow_list.path.resolve().parent)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
         self._router = self._context.socket(zmq.ROUTER)
+        self._outbox = Outbox(self._router, self.connections)
         try:
             self._monitor = ConnectionMonitor(self._context, self._router)
             self.gate = Gatekeeper(self._context, allow_list, self.connections, clock)
-            _configure(self._router, keys, ipv6="[" in listen)
+            configure(self._router, keys, ipv6="[" in listen)
             allow_list.refresh()
             self_test(self._context, self._router, self.gate, self.connections, keys.public, within_s=self_test_s)
-            self.endpoint = _bind(self._router, listen)
+            self.endpoint = bind(self._router, listen)
         except BaseException:
             self.close()
             raise
@@ -88,22 +98,21 @@ class Gateway:
 
         ``on_sweep`` is called twice a second; the replies that it returns are sent.
         """
-        poller = zmq.Poller()
-        for source in (self._router, *self.gate.sockets, self._monitor.socket, self.mailbox.fd):
-            poller.register(source, zmq.POLLIN)
+        fds = [fd for fd in (self.mailbox.fd, self._list_watch.fd) if fd is not None]
+        wakeup = Wakeup(self._router, [*self.gate.sockets, self._monitor.socket], fds)
+        with closing(wakeup):
+            self._serve(wakeup, sessions, drain_s, on_sweep)
+
+    def _serve(
+        self, wakeup: Wakeup, sessions: Sessions, drain_s: float, on_sweep: Callable[[], list[Reply]]
+    ) -> None:
         sweep_s = self._clock()
         drained_s: float | None = None
         while True:
-            wake_s = min(sweep_s, self._held[0][0]) if self._held else sweep_s
-            poller.poll(max(0, int((wake_s - self._clock()) * 1000)) + 1)
-            self._hear_of_connections()  # before their handshakes are answered
-            self.gate.answer_all()
-            for outcome in self.mailbox.take():
-                self._finished(sessions, sessions.finished(outcome))
-            self._receive(sessions)
             now_s = self._clock()
-            while self._held and self._held[0][0] <= now_s:
-                send_replies(self._router, sessions, heapq.heappop(self._held)[2])
+            wake_s = min(sweep_s, self._outbox.next_s(), sessions.next_turn_s(now_s))
+            self._do_ready(sessions, wakeup.wait(max(0.0, wake_s - now_s)))
+            now_s = self._clock()
             if now_s >= sweep_s:
                 sweep_s = now_s + _SWEEP_S
                 self._sweep(sessions, now_s)
@@ -122,18 +131,39 @@ class Gateway:
         self._router.close(linger=_FAREWELL_MS)
         self._context.destroy(linger=0)  # all other sockets
         self.mailbox.close()
+        self._list_watch.close()
+
+    def _do_ready(self, sessions: Sessions, ready: set[Source]) -> None:
+        """Everything that is here by now: connections, handshakes, results, messages; and what follows at once."""
+        if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
+            self._hear_of_connections(sessions)  # before their handshakes are answered
+            self.gate.answer_all()
+        if self.mailbox.fd in ready:
+            for outcome in self.mailbox.take():
+                self._outbox.send_when_paid(sessions, sessions.finished(outcome), self._clock())
+        if self._list_watch.fd in ready:
+            self._looked_s = -math.inf
+        if self._router in ready:
+            self._receive(sessions)
+            self._settle(sessions)
+        now_s = self._clock()
+        self._outbox.send_when_paid(sessions, sessions.turn(now_s), now_s)
+        self._outbox.send_due(sessions, now_s)
 
     def _receive(self, sessions: Sessions) -> None:
-        self._heed_allow_list(sessions)
+        now_s = self._clock()
+        if now_s - self._looked_s >= _LOOK_S:
+            self._heed_allow_list(sessions, now_s)
+        receive = self._router.recv
         for _ in range(_BATCH):
             try:
-                routing_id = self._router.recv(zmq.DONTWAIT, copy=False)
+                routing_id = receive(_DONTWAIT, copy=False)
             except zmq.Again:
                 return
             frames: list[zmq.Frame] = []
             part = routing_id
             while part.more and len(frames) < wire.MAX_FRAMES:
-                part = self._router.recv(copy=False)
+                part = receive(_DONTWAIT, copy=False)
                 frames.append(part)
             if part.more:
                 self._too_many_frames(sessions, routing_id.bytes, part)
@@ -141,63 +171,66 @@ class Gateway:
                 self._message(sessions, routing_id.bytes, frames)
 
     def _message(self, sessions: Sessions, routing_id: bytes, frames: list[zmq.Frame]) -> None:
-        user_id = user_of(frames[-1])
-        if user_id is None:
-            sessions.counters.unauthenticated += 1
-            return
-        connection = self._connection_of(routing_id, user_id, frames[-1])
+        connection = self.connections.find(routing_id)
+        if (
+            connection is None
+        ):  # its first message; the id was made for a key, which has to be the one that it proved
+            user_id = user_of(frames[-1])
+            if user_id is None:
+                sessions.counters.unauthenticated += 1
+                return
+            connection = self._connection_of(sessions, routing_id, user_id, frames[-1])
         if connection is None or connection.ended:
             sessions.counters.strays += 1
             return
-        began_s = self._cpu_clock()
-        self._take(sessions, connection, frames)
-        now_s = self._clock()
-        self.connections.spend_gateway(connection, self._cpu_clock() - began_s + _READING_S, now_s)
-
-    def _take(self, sessions: Sessions, connection: Connection, frames: list[zmq.Frame]) -> None:
+        if connection is not self._sender:
+            self._settle(sessions)
+            self._sender, self._began_s = connection, self._cpu_clock()
         parts = [frame.buffer for frame in frames]
+        self._sizes += [part.nbytes for part in parts]
+        self._sent_messages += 1
+        self._replies += sessions.receive(routing_id, connection.key, parts, self._clock())
+
+    def _settle(self, sessions: Sessions) -> None:
+        """Charge the key that sent the last messages for all of them, and send what answers them."""
+        connection, replies, sizes_bytes, messages = self._sender, self._replies, self._sizes, self._sent_messages
+        if connection is None:
+            return
+        self._sender, self._replies, self._sizes, self._sent_messages = None, [], [], 0
         now_s = self._clock()
-        delay_s = self.connections.spend(connection, [part.nbytes for part in parts], now_s)
+        delay_s = self.connections.spend(connection, sizes_bytes, now_s, messages=messages)
         if delay_s is None:
             self._end(sessions, self.connections.of_key(connection.key), "budget")
             return
-        self._send_later(
-            sessions, sessions.receive(connection.routing_id, connection.key, parts, now_s), delay_s, now_s
-        )
+        self._outbox.send_later(sessions, replies, delay_s, now_s)
+        used_s = self._cpu_clock() - self._began_s + messages * _READING_S
+        self.connections.spend_gateway(connection, used_s, now_s)
 
-    def _finished(self, sessions: Sessions, replies: list[Reply]) -> None:
-        now_s = self._clock()
-        for reply in replies:
-            self._send_later(sessions, [reply], self.connections.delay_s(reply.routing_id, now_s), now_s)
-
-    def _send_later(self, sessions: Sessions, replies: list[Reply], delay_s: float, now_s: float) -> None:
-        if delay_s == 0.0:
-            send_replies(self._router, sessions, replies)
-        elif replies:
-            self._held_number += 1
-            heapq.heappush(self._held, (now_s + delay_s, self._held_number, replies))
-
-    def _connection_of(self, routing_id: bytes, user_id: str, frame: zmq.Frame) -> Connection | None:
+    def _connection_of(
+        self, sessions: Sessions, routing_id: bytes, user_id: str, frame: zmq.Frame
+    ) -> Connection | None:
         connection = self.connections.find(routing_id)
         if connection is not None:
             return connection
-        self._hear_of_connections()
+        self._hear_of_connections(sessions)
         return self.connections.meet(routing_id, user_id, descriptors.fd_of(frame), self._clock())
 
     def _too_many_frames(self, sessions: Sessions, routing_id: bytes, part: zmq.Frame) -> None:
         """End all connections of the key at once; the rest of the message is read and thrown away."""
         user_id = user_of(part)
-        if user_id is not None and self._connection_of(routing_id, user_id, part) is not None:
+        if user_id is not None and self._connection_of(sessions, routing_id, user_id, part) is not None:
             self._end(sessions, self.connections.shut_out(user_id, self._clock()), "frames")
         while part.more:
             part = self._router.recv(copy=False)
 
-    def _hear_of_connections(self) -> None:
+    def _hear_of_connections(self, sessions: Sessions) -> None:
+        """Learn which came and went. The place of one that is gone is free at once for its device."""
         for fd, opened in self._monitor.take():
+            gone = self.connections.closed(fd)
+            if gone:
+                sessions.drop(gone)
             address = descriptors.address_of(fd) if opened else None
-            if address is None:
-                self.connections.closed(fd)
-            else:
+            if address is not None:
                 self.connections.opened(fd, address, self._clock())
 
     def _end(self, sessions: Sessions, connections: list[Connection], reason: Reason) -> None:
@@ -210,8 +243,10 @@ class Gateway:
                 name = self.allow_list.name_of(connection.key) or "a device"
                 _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
 
-    def _heed_allow_list(self, sessions: Sessions) -> None:
+    def _heed_allow_list(self, sessions: Sessions, now_s: float) -> None:
         """Read the list if it has changed. It may have been read for a handshake already."""
+        self._looked_s = now_s
+        self._list_watch.clear()  # before the list is read
         self.allow_list.refresh()
         if self.allow_list.version == self._heeded_version:
             return
@@ -221,30 +256,12 @@ class Gateway:
 
     def _sweep(self, sessions: Sessions, now_s: float) -> None:
         sessions.sweep(now_s)
-        self._heed_allow_list(sessions)
+        self._heed_allow_list(sessions, now_s)
         self.connections.limit(sessions.budgets, now_s)
         sessions.counters.delayed = self.connections.delayed
         overdue = self.connections.sweep(now_s, greeted=sessions.greeted, received_bytes=_received_bytes)
         for connection, reason in overdue:
             self._end(sessions, [connection], reason)
-
-
-def send_replies(router: zmq.Socket[bytes], sessions: Sessions, replies: list[Reply]) -> None:
-    """Send every reply without waiting; a peer that is gone, or does not read, is dropped and counted."""
-    for reply in replies:
-        parts = [reply.routing_id, wire.encode(reply.message)]
-        if reply.payload is not None:
-            parts.append(reply.payload)
-        try:
-            router.send_multipart(parts, zmq.DONTWAIT, copy=False)
-        except zmq.Again:
-            sessions.counters.congested += 1
-            sessions.drop(reply.routing_id)
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            sessions.counters.unroutable += 1
-            sessions.drop(reply.routing_id)
 
 
 _REASONS: dict[Reason, str] = {
@@ -262,33 +279,3 @@ def _new_routing_id() -> bytes:
 
 def _received_bytes(connection: Connection) -> int | None:
     return descriptors.received_bytes(connection.fd, connection.address)
-
-
-def _configure(router: zmq.Socket[bytes], keys: KeyPair, *, ipv6: bool) -> None:
-    """Every option of the listening socket; what each is for is in the design's section on the wire."""
-    secure(router, keys)
-    router.linger = 0
-    router.maxmsgsize = wire.MAX_CHUNK_BYTES + wire.MAX_HEADER_BYTES + _FRAMING_BYTES
-    router.sndtimeo = 0
-    router.sndhwm = _SEND_MESSAGES
-    router.rcvhwm = _RECEIVE_MESSAGES
-    router.handshake_ivl = int(HANDSHAKE_S * 1000)
-    router.router_mandatory = True
-    router.router_handover = False
-    router.tcp_keepalive = 1
-    router.tcp_keepalive_idle = 10
-    router.tcp_keepalive_intvl = 5
-    router.tcp_keepalive_cnt = 3
-    router.setsockopt(zmq.TCP_MAXRT, 30_000)  # a peer that vanished with replies on the way to it
-    router.ipv6 = ipv6
-
-
-def _bind(router: zmq.Socket[bytes], listen: str) -> str:
-    try:
-        router.bind(listen)
-    except zmq.ZMQError as error:
-        reason = zmq.strerror(error.errno or 0)
-        raise ListenError(
-            f"{listen}: {reason}", remedy="change [server] listen or stop who listens there"
-        ) from None
-    return endpoint_of(router)

@@ -7,7 +7,8 @@ No I/O. A request is known to its device by a request id, to the engine by a job
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+
+import msgspec
 
 from cloud_server.engine import Engine, Job
 from cloud_server.held_bytes import HeldBytes
@@ -15,14 +16,14 @@ from cloud_server.tails import Tail
 from split_model.protocol.server import Arrived
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenRequest:
+class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request whose features have arrived; ``routing_id``: the connection that the answer leaves by."""
 
     job_id: int
     routing_id: bytes
     device: str
     arrived: Arrived
+    tail: Tail
 
     @property
     def request_id(self) -> int:
@@ -64,7 +65,9 @@ class OpenRequests:
         job_id = self._next_job_id
         self._next_job_id += 1
         request = arrived.request
-        self._by_job[job_id] = OpenRequest(job_id=job_id, routing_id=routing_id, device=device, arrived=arrived)
+        self._by_job[job_id] = OpenRequest(
+            job_id=job_id, routing_id=routing_id, device=device, arrived=arrived, tail=tail
+        )
         self._by_connection.setdefault(routing_id, {})[request.request_id] = job_id
         self._held.change(device, request.total_bytes)
         job = Job(

@@ -15,11 +15,13 @@ from pathlib import Path
 from cloud_server.allow_list import AllowList
 from cloud_server.config import Config
 from cloud_server.counters import Counters
-from cloud_server.engine import LocalEngine
+from cloud_server.engine import SHORT_S, LocalEngine
 from cloud_server.gateway import Gateway
+from cloud_server.held_bytes import HeldBytes
 from cloud_server.reload import Reloader, open_tails, server_limits
 from cloud_server.reporter import Reporter
 from cloud_server.sessions import Reply, Sessions
+from cloud_server.sinks.answers import open_sinks
 from cloud_server.statistics.collector import Collector
 from cloud_server.statistics.store import Store
 from split_model.protocol.keys import read_pair
@@ -53,8 +55,8 @@ def serve(
     notifier.starting("opening the bundles", within_s=_START_S)
     keys = read_pair(server.key)
     tails = open_tails(config)
-    allow_list = AllowList(server.devices)
-    statistics = open_statistics(config)
+    allow_list, held = AllowList(server.devices), HeldBytes()
+    statistics, sinks = open_statistics(config), open_sinks(config.sink)
     with closing(notifier), closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway:
         engine = LocalEngine(
             tails,
@@ -64,6 +66,9 @@ def serve(
             tail_threads=server.tail_threads,
             queue=config.limits.queue,
             cache_bytes=config.limits.tail_cache_mib << 20,
+            held_bytes=lambda: held.total,
+            short_s=SHORT_S,
+            weight_of=allow_list.weight_of,
             beats=beats,
         )
         if server.preload:
@@ -76,7 +81,9 @@ def serve(
             boot_id=secrets.token_hex(8),
             limits=server_limits(config),
             counters=Counters(),
+            held=held,
             statistics=statistics,
+            on_answer=None if sinks is None else sinks.answered,
         )
         reloader = Reloader(config, reread, sessions, engine)
         reporter = Reporter(
@@ -90,6 +97,7 @@ def serve(
             notifier=notifier,
             beats=beats,
             statistics=statistics,
+            sinks=sinks,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: gateway.stop())
@@ -109,6 +117,8 @@ def serve(
             os.close(ready_fd)
         if statistics is not None:
             statistics.start()
+        if sinks is not None:
+            sinks.start()
         try:
             gateway.run(sessions, drain_s=server.drain_s, on_sweep=sweep)
         finally:
@@ -117,6 +127,8 @@ def serve(
             reloader.close()
             if statistics is not None:
                 statistics.close()
+            if sinks is not None:
+                sinks.close()
             reporter.write("stopped")
     _log.info("stopped: %d requests, %d answered", sessions.counters.requests, sessions.counters.answered)
 

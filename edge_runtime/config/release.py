@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
@@ -114,8 +115,11 @@ class ReleaseTable(Table, frozen=True):
         return None if fits is not None else "has no codebook that fits whole_input_epsilon, codewords and groups"
 
 
-def check_release(release: ReleaseTable, where: str) -> None:
-    """An epsilon of the other mechanism has another unit, and must not pass for this one's: `ConfigError`."""
+def check_release(release: ReleaseTable, where: Callable[..., str]) -> None:
+    """An epsilon of the other mechanism has another unit, and must not pass for this one's: `ConfigError`.
+
+    ``where``: the file to name for key paths.
+    """
     others = {
         "noise": ("codebook", ("whole_input_epsilon", "codewords", "groups")),
         "codebook": ("noise", ("epsilon", "allocation", "bits")),
@@ -125,17 +129,19 @@ def check_release(release: ReleaseTable, where: str) -> None:
     other, names = others[release.mechanism]
     for name in names:
         if getattr(release, name) is not None:
+            place = where("release.mechanism", f"release.{name}")
             raise ConfigError(
-                f"{where}: release.{name}{units.get(name, '')} belongs to release.mechanism = '{other}', not "
+                f"{place}: release.{name}{units.get(name, '')} belongs to release.mechanism = '{other}', not "
                 f"'{release.mechanism}'",
                 remedy="leave it out",
             )
     if release.mechanism == "codebook" and release.whole_input_epsilon is None:
         raise ConfigError(
-            f"{where}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what one frame costs",
+            f"{where('release.mechanism')}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what "
+            "one frame costs",
             remedy="set it: 6 to 8 for a few dozen codewords",
         )
     for name in ("epsilon", "whole_input_epsilon"):
         value = getattr(release, name)
         if value is not None and not math.isfinite(value):
-            raise ConfigError(f"{where}: release.{name} = {value}", remedy="give a number")
+            raise ConfigError(f"{where(f'release.{name}')}: release.{name} = {value}", remedy="give a number")

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.loop.results import Step
 from edge_runtime.planner.prediction import Conditions
-from split_model.bundle import Bundle, TensorSpec, TopK
-from split_model.features.data import read_labels
-
-Array = NDArray[Any]
-
-#: Outputs of more values than this are not written into a record; declare an answer schema instead.
-_MAX_VALUES = 1000
-#: The exponential of a logit up to this one overflows no float32, even summed over all classes.
-_SMALL_LOGIT = 60.0
-#: Up to this many best classes are found faster one by one than by sorting.
-_FEW = 16
-
-
-def labels_of(bundle: Bundle) -> tuple[str, ...]:
-    """The names of the classes, none where the bundle has none."""
-    schema = bundle.manifest.answer
-    return read_labels(bundle.path(schema.labels)) if schema is not None and schema.labels is not None else ()
+from split_model.answers.reader import AnswerReader
+from split_model.bundle import Bundle
 
 
 class Records:
-    """Makes the JSON records: one ``frame`` each, and a ``decision`` where the split point moved."""
+    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved.
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._labels = labels_of(bundle)
-        self._outputs, self._schema = bundle.manifest.outputs, bundle.manifest.answer
+    Each has ``unix_s``, when it was made, by the board's wall clock ``now_unix_s``: for people who look for an hour
+    of a day. It may jump; ``captured_s`` and ``at_s`` are of the monotonic clock. Records stay on the board.
+    """
+
+    def __init__(self, bundle: Bundle, *, now_unix_s: Callable[[], float] = time.time) -> None:
+        self._now_unix_s = now_unix_s
+        self._reader = AnswerReader.of(bundle)
 
     def of(self, step: Step) -> list[dict[str, Any]]:
         """The records of one step; the frame's is the last."""
@@ -50,6 +37,7 @@ class Records:
         rate = estimate.uplink_bytes_s
         record: dict[str, Any] = {
             "kind": "frame",
+            "unix_s": round(self._now_unix_s(), 3),
             "index": result.frame.index,
             "name": result.frame.name,
             "source": result.frame.source,
@@ -68,13 +56,14 @@ class Records:
         if result.error:
             record["error"] = result.error
         else:
-            record |= answer_fields(result.outputs, self._outputs, self._schema, self._labels)
+            record |= self._reader.fields(result.outputs, result.frame.placement)
         return record
 
     def _decision(self, step: Step) -> dict[str, Any]:
         decision = step.decision
         return {
             "kind": "decision",
+            "unix_s": round(self._now_unix_s(), 3),
             "at_s": step.result.frame.captured_s,
             "from": decision.moved_from,
             "to": decision.split,
@@ -107,80 +96,3 @@ def _seen(conditions: Conditions) -> dict[str, Any]:
 def _rounded(value: float) -> float | None:
     """For JSON, which has no infinity."""
     return round(value, 4) if math.isfinite(value) else None
-
-
-def answer_fields(
-    outputs: Sequence[Array], specs: Sequence[TensorSpec], schema: TopK | None, labels: Sequence[str]
-) -> dict[str, Any]:
-    """The answer as the schema reads it: ``top`` with class, label and score, or the raw ``outputs``.
-
-    Scores are probabilities: of quantised outputs in real units, of logits after a softmax, or a sigmoid of each
-    where classes do not exclude each other. Those declared as ``values`` are shown as they are.
-    """
-    if schema is None:
-        return {"outputs": [_raw(tensor) for tensor in outputs]}
-    stored, spec = outputs[schema.output].ravel(), specs[schema.output]
-    if spec.scale:
-        stored = spec.scale * (stored.astype(np.float64) - spec.zero_point)
-    elif spec.dtype != "float32":
-        stored = stored.astype(np.float64)
-    best, scores = best_of(stored, schema.k)
-    if schema.scores == "logits":
-        scores = _probabilities(stored, scores)
-    elif schema.scores == "multilabel-logits":
-        scores = [_sigmoid(score) for score in scores]
-    known = len(labels)
-    return {
-        "top": [
-            {"class": i, "label": labels[i] if i < known else str(i), "score": round(score, 4)}
-            for i, score in zip(best, scores, strict=True)
-        ]
-    }
-
-
-def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
-    """Indices and values of the ``k`` highest of float [n], highest first, of equal ones the first; NaN comes last.
-
-    Few are found one by one: after an inference each other call into NumPy takes tens of µs, and sorting longest.
-    """
-    best: list[int] = []
-    scores: list[float] = []
-    left = values.copy()
-    while len(best) < min(k, values.size):
-        i = int(left.argmax())
-        score = float(left[i])
-        if k > _FEW or not score > -math.inf:  # NaN, which argmax takes for the highest, or nothing but infinity
-            best = np.argsort(-values, kind="stable")[:k].tolist()
-            return best, values[best].tolist()
-        best.append(i)
-        scores.append(score)
-        left[i] = -math.inf
-    return best, scores
-
-
-def _probabilities(logits: Array, best: list[float]) -> list[float]:
-    """The softmax of the best logits, over all; NaN (null in JSON) where an output is not finite."""
-    if not best:  # a model that found nothing
-        return []
-    highest = best[0]
-    if not math.isfinite(highest):
-        return [math.nan] * len(best)
-    # After an inference each call into NumPy takes tens of µs: `np.add.reduce` is `sum` without its Python code.
-    offset = 0.0 if abs(highest) < _SMALL_LOGIT else highest
-    total = float(np.add.reduce(np.exp(logits - offset if offset else logits)))
-    return [math.exp(value - offset) / total for value in best]
-
-
-def _sigmoid(logit: float) -> float:
-    """Without overflow; NaN stays NaN."""
-    if logit >= 0:
-        return 1 / (1 + math.exp(-logit))
-    power = math.exp(logit)
-    return power / (1 + power)
-
-
-def _raw(tensor: Array) -> dict[str, Any]:
-    record: dict[str, Any] = {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
-    if tensor.size <= _MAX_VALUES:
-        record["values"] = tensor.reshape(-1).tolist()
-    return record

@@ -78,9 +78,10 @@ class Status(Written, kw_only=True):
     """What ``status --json`` prints.
 
     ``doing``: what a starting program is at. ``split`` equal to ``local``: everything runs here. ``under_way``:
-    frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each. ``overdue``: what should
+    frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each; ``source_trouble`` and
+    ``sink_trouble``: what is wrong now with those that do not work. ``overdue``: what should
     be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
-    changed nothing, or empty.
+    changed nothing, or empty. ``fixed``: what only a restart changes, see `daemon.plan.fixed_values`.
     """
 
     state: State
@@ -95,6 +96,8 @@ class Status(Written, kw_only=True):
     counters: dict[str, float] = msgspec.field(default_factory=dict)
     sources: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     sinks: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    source_trouble: dict[str, str] = msgspec.field(default_factory=dict)
+    sink_trouble: dict[str, str] = msgspec.field(default_factory=dict)
     under_way: int = 0
     latency: LatencyStatus | None = None
     ledger: LedgerStatus | None = None
@@ -102,6 +105,7 @@ class Status(Written, kw_only=True):
     overdue: list[str] = msgspec.field(default_factory=list)
     reloads: int = 0
     reload_error: str = ""
+    fixed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def split_name(split: int | None, local: int | None) -> str:
@@ -121,6 +125,8 @@ def headline(status: Status) -> str:
         parts.append(f"link up{rate}" if link.up else "link down")
     count = status.counters
     parts.append(f"{count.get('frames_in', 0):.0f} frames, {count.get('fallback', 0):.0f} fallback")
+    parts += [f"source {name}: {trouble}" for name, trouble in status.source_trouble.items()]
+    parts += [f"sink {name}: {trouble}" for name, trouble in status.sink_trouble.items()]
     if status.overdue:
         parts.append(f"STUCK: {status.overdue[0]}")
     return "; ".join(parts)
@@ -139,8 +145,12 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
     if status.bundle is not None:
         lines.append(("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]}) in {status.bundle.folder}"))
         lines += _frames(status)
-    for what, counters in (("source", status.sources), ("sink", status.sinks)):
+    for what, counters, troubles in (
+        ("source", status.sources, status.source_trouble),
+        ("sink", status.sinks, status.sink_trouble),
+    ):
         lines += [(what, f"{name}: {_counts(of_one)}") for name, of_one in counters.items()]
+        lines += [(what, f"{name}: TROUBLE: {trouble}") for name, trouble in troubles.items()]
     if status.link is not None:
         lines += _link(status.link)
     if status.board is not None:

@@ -127,6 +127,11 @@ class SerialSource(Source):
         """Times that the port was opened."""
         return self._port.opened
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing is read now, or empty."""
+        return self._port.trouble
+
     def counters(self) -> dict[str, int]:
         """See the class."""
         return {
@@ -145,13 +150,16 @@ class SerialSource(Source):
     def _frame(self, packet: Packet, captured_s: float) -> Frame:
         name = str(packet.sequence)
         tensors: tuple[Array, ...] = ()
+        placement = None
         error = packet.error
         if packet.tensor is not None:
             try:
                 tensors = self._wanted.fit([packet.tensor])
+                placement = self._wanted.placement([packet.tensor])
             except BadInputError as misfit:
                 error = str(misfit)
-        return Frame(0, name, tensors, None, captured_s, error=error and f"packet {name}: {error}")
+        why = error and f"packet {name}: {error}"
+        return Frame(0, name, tensors, None, captured_s, error=why, placement=placement)
 
     def _open(self) -> Any:
         import serial

@@ -7,7 +7,10 @@ bounded by `Limits`, whatever it sends: nothing is stored for it before its requ
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+
+import msgspec
 
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
@@ -27,8 +30,7 @@ class Limits:
     window_bytes: int = 1 << 20
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(msgspec.Struct, frozen=True):
     """A request whose payload is complete; the gateway gives it to the engine."""
 
     request: wire.Request
@@ -38,15 +40,13 @@ class Arrived:
     receive_s: float
 
 
-@dataclass(frozen=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True):
     """The peer no longer wants this answer."""
 
     request_id: int
 
 
-@dataclass(frozen=True)
-class Greeted:
+class Greeted(msgspec.Struct, frozen=True):
     """The peer said hello; a connection it had before under the same boot id is dead."""
 
     boot_id: str
@@ -59,7 +59,13 @@ Admission = Callable[[wire.Request], tuple[wire.RefusalCode, str] | None]
 
 
 class PeerSession:
-    """One peer's conversation; ``user_id`` is the peer's authenticated public key."""
+    """One peer's conversation.
+
+    Attributes:
+        user_id: The peer's authenticated public key.
+        held_bytes: Bytes held for requests and probes that are not complete.
+
+    """
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class PeerSession:
         self.user_id = user_id
         self.peer_boot_id: str | None = None
         self.heard_s = now_s
+        self.held_bytes = 0
         self._boot_id = boot_id
         self._offers = offers
         self._admit = admit
@@ -82,16 +89,9 @@ class PeerSession:
         self._probes: dict[int, Incoming] = {}
 
     @property
-    def held_bytes(self) -> int:
-        """Bytes held for requests and probes that are not complete."""
-        return sum(len(i.buffer) for _, i in self._incoming.values()) + sum(
-            len(i.buffer) for i in self._probes.values()
-        )
-
-    @property
-    def open_requests(self) -> frozenset[int]:
-        """Requests that were admitted and whose payload is not complete."""
-        return frozenset(self._incoming)
+    def open_requests(self) -> AbstractSet[int]:
+        """Requests that were admitted and whose payload is not complete: a view, which follows what happens."""
+        return self._incoming.keys()
 
     def receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
         """One message of the peer: the replies to send back and what happened. Never raises for bad bytes.
@@ -104,7 +104,7 @@ class PeerSession:
         except ProtocolError as error:
             request_id = wire.request_of(frames[0]) if frames else None
             if request_id is not None:
-                self._incoming.pop(request_id, None)
+                self._drop(request_id)
             return [_refuse(request_id, "protocol", str(error))], []
 
     def _receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
@@ -122,7 +122,7 @@ class PeerSession:
         self, message: wire.FromDevice, payload: memoryview | None, now_s: float
     ) -> tuple[list[wire.FromServer], list[Event]]:
         if isinstance(message, wire.Cancel):
-            self._incoming.pop(message.request_id, None)
+            self._drop(message.request_id)
             return [], [Cancelled(message.request_id)]
         if payload is None:
             raise ProtocolError(f"{type(message).__name__} without its payload frame")
@@ -146,6 +146,7 @@ class PeerSession:
         self.peer_boot_id = message.boot_id
         self._incoming.clear()
         self._probes.clear()
+        self.held_bytes = 0
         welcome = wire.Welcome(
             version=version,
             boot_id=self._boot_id,
@@ -162,6 +163,7 @@ class PeerSession:
         if refusal is not None:
             return [_refuse(message.request_id, *refusal)], []
         self._incoming[message.request_id] = (message, Incoming(message.total_bytes, now_s=now_s))
+        self.held_bytes += message.total_bytes
         return self._chunk(message.request_id, 0, payload, now_s)
 
     def _reason_to_refuse(self, message: wire.Request) -> tuple[wire.RefusalCode, str] | None:
@@ -183,20 +185,27 @@ class PeerSession:
     def _chunk(
         self, request_id: int, offset: int, payload: memoryview, now_s: float
     ) -> tuple[list[wire.FromServer], list[Event]]:
-        if request_id not in self._incoming:
+        found = self._incoming.get(request_id)
+        if found is None:
             return [], []  # cancelled or refused while this chunk was on its way
-        request, incoming = self._incoming[request_id]
+        request, incoming = found
         try:
             incoming.add(offset, payload, now_s=now_s)
         except ProtocolError as error:
-            del self._incoming[request_id]
+            self._drop(request_id)
             return [_refuse(request_id, "protocol", str(error))], []
         ack = wire.Ack(request_id=request_id, received_bytes=incoming.received_bytes)
         if not incoming.complete:
             return [ack], []
-        del self._incoming[request_id]
+        self._drop(request_id)
         done = Arrived(request, incoming.buffer, incoming.started_s, incoming.timed_bytes, incoming.receive_s)
         return [ack], [done]
+
+    def _drop(self, request_id: int) -> None:
+        """Hold nothing more of a request."""
+        found = self._incoming.pop(request_id, None)
+        if found is not None:
+            self.held_bytes -= found[0].total_bytes
 
     def _probe(self, message: wire.Probe, payload: memoryview, now_s: float) -> list[wire.FromServer]:
         incoming = self._probes.get(message.probe_id)
@@ -204,19 +213,23 @@ class PeerSession:
             if message.total_bytes > MAX_PROBE_BYTES or len(self._probes) >= self._limits.open_probes:
                 return [_refuse(None, "too_large", "probe too large, or too many of them")]
             incoming = self._probes[message.probe_id] = Incoming(message.total_bytes, now_s=now_s)
+            self.held_bytes += message.total_bytes
         try:
             incoming.add(message.offset, payload, now_s=now_s)
         except ProtocolError:
-            del self._probes[message.probe_id]
+            self._drop_probe(message.probe_id)
             raise
         if not incoming.complete:
             return []
-        del self._probes[message.probe_id]
+        self._drop_probe(message.probe_id)
         return [
             wire.ProbeReply(
                 probe_id=message.probe_id, timed_bytes=incoming.timed_bytes, receive_s=incoming.receive_s
             )
         ]
+
+    def _drop_probe(self, probe_id: int) -> None:
+        self.held_bytes -= len(self._probes.pop(probe_id).buffer)
 
 
 def _refuse(request_id: int | None, code: wire.RefusalCode, text: str) -> wire.Refusal:

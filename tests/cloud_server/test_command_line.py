@@ -44,7 +44,9 @@ def test_a_device_is_allowed_listed_and_revoked(run, config, tmp_path):
     key = zmq.curve_keypair()[0].decode()
     assert run("devices", "allow", "-c", config, "porch", key)[0] == 0
     assert run("devices", "list", "-c", config)[1] == f"porch {key}\n"
-    assert json.loads(run("devices", "list", "--json", "-c", config)[1]) == [{"name": "porch", "public_key": key}]
+    assert json.loads(run("devices", "list", "--json", "-c", config)[1]) == [
+        {"name": "porch", "public_key": key, "weight": 1}
+    ]
     code, _, errors = run("devices", "allow", "-c", config, "porch", key)
     assert code == os.EX_USAGE
     one_line(errors)
@@ -206,9 +208,11 @@ def test_status_of_a_killed_server_is_dead(run, start):
 
 
 def test_status_before_the_first_run_says_so(run, config):
-    code, _, errors = run("status", "-c", config)
-    assert code == os.EX_NOINPUT
-    assert "nothing runs with this config" in one_line(errors)
+    code, output, _ = run("status", "-c", config)
+    assert (code, output.split()[0]) == (os.EX_UNAVAILABLE, "stopped")
+    assert f"nothing runs with {config}" in output
+    code, output, _ = run("status", "--json", "-c", config)
+    assert (code, json.loads(output)) == (os.EX_UNAVAILABLE, {"condition": "stopped"})
 
 
 def test_logs_carry_their_priority_under_systemd(monkeypatch, capsys):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cloud_server import connections as subject
-from cloud_server.connections import Bucket, Budgets, Connections
+from cloud_server.budgets import Bucket, Budgets
+from cloud_server.connections import Connections
 
 ANNA, BERT = "A" * 40, "B" * 40
 MIB = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.adaptive.simulator.board import VirtualBoard
+from benchmarks.adaptive.simulator.board import CPUS, VirtualBoard
 from benchmarks.adaptive.simulator.clock import Clock
 from benchmarks.adaptive.simulator.driver import VirtualDriver
 from benchmarks.adaptive.simulator.link import VirtualLink
@@ -46,7 +46,7 @@ def run_program(
     policy = policy_for(table.objective)
     clock = Clock()
     board = VirtualBoard(clock, scene.hog)
-    load = LoadEstimator(cpus=4)
+    load = LoadEstimator(cpus=CPUS)
     up = Lane(clock, scene.link, scene.one_way_s, burst_bytes=scene.burst_bytes)
     down = Lane(clock, constant(DOWNLINK_MBIT_S), scene.one_way_s)
     tails = {tail.split: tail.tail_s for tail in scene.server.tails}

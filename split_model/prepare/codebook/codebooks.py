@@ -89,6 +89,44 @@ def add_codebooks(
     return manifest
 
 
+def check_wishes(manifest: Manifest, wishes: Sequence[CodebookWish], data: Data) -> None:
+    """Refuse codebooks that cannot be learned, before the work of calibrating.
+
+    Raises:
+        UsageError: A cut is not offered.
+        BadInputError: A cut does not have so many groups, its model has outputs of no fixed size, or there are too
+            few samples.
+
+    """
+    for wish in wishes:
+        group_channels(_cut_of(manifest, wish), wish.groups)
+        _check_count(len(data), wish)
+
+
+def _cut_of(manifest: Manifest, wish: CodebookWish) -> Cut:
+    cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
+    if cut is None:
+        offered = [cut.index for cut in manifest.cuts]
+        raise UsageError(
+            f"--codebook {wish.cut}:{wish.codewords}: there is no such cut",
+            remedy=f"the bundle offers the cuts {offered}",
+        )
+    if any(spec.open_axes for spec in manifest.outputs):
+        raise BadInputError(
+            f"--codebook {wish.cut}:{wish.codewords}: the model's outputs have a size that depends on the data",
+            remedy="use the noise release, or convert the model with outputs of a fixed size",
+        )
+    return cut
+
+
+def _check_count(count: int, wish: CodebookWish) -> None:
+    least = max(_LEAST_SAMPLES, 2 * wish.codewords)
+    if count < least:
+        raise BadInputError(
+            f"{count} samples are too few to learn {wish.codewords} codewords from", remedy=f"give at least {least}"
+        )
+
+
 @dataclass(frozen=True)
 class CutReading:
     """What the data says at one cut, for codebooks of some number of groups."""
@@ -111,19 +149,8 @@ def read_cut(
 
     Raises `UsageError` for a cut that is not offered, `BadInputError` for groups it does not have.
     """
-    cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
-    if cut is None:
-        offered = [cut.index for cut in manifest.cuts]
-        raise UsageError(
-            f"--codebook {wish.cut}:{wish.codewords}: there is no such cut",
-            remedy=f"the bundle offers the cuts {offered}",
-        )
+    cut = _cut_of(manifest, wish)
     halves = Halves(root, manifest, cut, backend)
-    if any(spec.open_axes for spec in manifest.outputs):
-        raise BadInputError(
-            f"--codebook {wish.cut}:{wish.codewords}: the model's outputs have a size that depends on the data",
-            remedy="use the noise release, or convert the model with outputs of a fixed size",
-        )
     grouping = group_channels(cut, wish.groups)
     return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
 
@@ -138,11 +165,7 @@ def learn_codebook(
     halves, grouping, samples = read.halves, read.grouping, read.samples
     root, cut = halves.root, halves.cut
     count = len(samples.outputs)
-    least = max(_LEAST_SAMPLES, 2 * wish.codewords)
-    if count < least:
-        raise BadInputError(
-            f"{count} samples are too few to learn {wish.codewords} codewords from", remedy=f"give at least {least}"
-        )
+    _check_count(count, wish)
     held, known = _held_out(samples.origins, seed)
     with threadpool_limits(1, user_api="blas"):
         scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)

@@ -103,7 +103,7 @@ def test_frames_in_quick_succession_share_a_plan_until_what_it_was_made_from_cha
     first = board.frame(took_s=0.001)
     assert first.decision.split == LOCAL
     assert board.frame(took_s=0.001).decision.seen is first.decision.seen
-    board.load.read(CpuReadings(0.0, others=4.0))
+    board.load.read(CpuReadings(rivals=9.0))
     assert board.load.factor > 1.0
     loaded = board.frame(took_s=0.001).decision.seen
     assert loaded is not None
