@@ -44,7 +44,7 @@ build/efficientnet_lite0/efficientnet_lite0_f32.tflite: $(VENV)/ready
 
 # A hundred thousand random events for the frame loop's scheduler; some minutes.
 test-scheduler: $(VENV)/ready
-	SCHEDULER_STEPS=100000 $(BIN)/python -m pytest tests/edge_runtime/loop/test_scheduler_machine.py
+	SCHEDULER_STEPS=100000 $(BIN)/python -m pytest --timeout=1800 tests/edge_runtime/loop/test_scheduler_machine.py
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready

@@ -79,10 +79,19 @@ def _told(details: dict[str, Any]) -> str:
 
 
 def local_frame() -> tuple[list[Claim], dict[str, Any]]:
-    """A frame finished on this board beside the bare interpreter: interleaved in one process, medians."""
+    """A frame finished on this board beside the bare interpreter, in turn in one process.
+
+    A model of about 5 ms (EfficientNet-Lite0), and one of about 1 ms (face_landmark).
+    """
     prepare_all()
-    details = worker(sys.executable, "local", str(BUNDLE))
-    return [claim("local frame over bare interpreter", details["ratio"], 1.05)], details
+    large = worker(sys.executable, "local", str(BUNDLE))
+    small = worker(sys.executable, "local", str(face_bundle()))
+    details = {f"{name}, {key}": value for name, found in (("5 ms", large), ("1 ms", small))
+               for key, value in found.items()}  # fmt: skip
+    return [
+        claim("CPU time of a local frame over the bare interpreter's, model of 5 ms", large["cpu_ratio"], 1.04),
+        claim("ms of a local frame over the bare interpreter's, model of 1 ms", small["over_s"] * 1e3, 0.15),
+    ], details
 
 
 def memory() -> tuple[list[Claim], dict[str, Any]]:
@@ -105,7 +114,10 @@ def memory() -> tuple[list[Claim], dict[str, Any]]:
 
 
 def _rss_mb(bundle: Path, backend: str, python: str) -> dict[str, dict[str, float]]:
-    """At the first start, in which the board is measured; at a later one; with the split going round all cuts."""
+    """At the first start, in which the board is measured; at a later one; with the split going round all cuts.
+
+    In the first two frames stay on the board: else heads would be loaded or not by how busy this machine is.
+    """
     cuts = [str(cut.index) for cut in Bundle.open(bundle).manifest.cuts]
     found = {}
     with _fresh(f"memory-{backend}") as rig:
@@ -113,7 +125,7 @@ def _rss_mb(bundle: Path, backend: str, python: str) -> dict[str, dict[str, floa
         for case, forced in (("first start", []), ("later start", []), ("round all cuts", cuts)):
             config = device_config(
                 rig, bundle, server_config, port, source=BUILD / "faces.npz", backend=backend, repeat=200,
-                name=case.replace(" ", "-"),
+                planner="" if forced else 'split = "local"\n', name=case.replace(" ", "-"),
             )  # fmt: skip
             found[case] = worker(python, "memory", str(config), *forced)
             outcomes = collections.Counter(frame["outcome"] for frame in frames_of(config.parent / "answers.jsonl"))
@@ -138,7 +150,7 @@ def throughput() -> tuple[list[Claim], dict[str, Any]]:
         rate, limit, shares = rates(frames, mbit)
         details[slowest] = {"frames_s": rate, "limit_s": limit, **shares}
         claims.append(
-            claim(f"throughput over the limit of the slowest stage, {slowest}", rate / limit, 0.9, at_least=True)
+            claim(f"throughput over the limit of the slowest stage, {slowest}", rate / limit, 0.97, at_least=True)
         )
     return claims, details
 

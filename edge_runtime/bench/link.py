@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from edge_runtime.bench.figures import LinkFigures
 from edge_runtime.link.frame_link import FrameLink
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.link.tcp_info import ends_at_server
-from edge_runtime.link.view import LinkView
 from split_model.protocol import messages as wire
 
 _CONNECT_S = 6.0

@@ -68,6 +68,6 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
             return LinkBench(link, config.server.address, plan.bundle.identity, boot_id).measure(samples)
 
         report, profile = command.run(parts, options, measure_link, log.info)
-    profile = msgspec.structs.replace(profile, spin_s=speed.spin_s, clock_mhz=speed.clock_mhz, cpus=speed.cpus)
+    profile = msgspec.structs.replace(profile, spin_cpu_s=speed.spin_s, clock_mhz=speed.clock_mhz, cpus=speed.cpus)
     profiles.keep_for_later(profiles.path_in(config.device.state, plan.bundle.identity), profile)
     return report

@@ -58,17 +58,17 @@ class RealBoard:
 class EmulatedBoard:
     """The machine, slowed down by a factor; ``slowdown`` 27 makes a 15 ms model take 400 ms.
 
-    It has no load: what other programs do on *this* machine is not done on the board it plays.
+    It has no load: other programs run on *this* machine, not on the emulated board.
     """
 
     def __init__(self, slowdown: float) -> None:
         self.slowdown = slowdown
 
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
-        """Do the work, then sleep for the rest of what it would have taken.
+        """Do the work, then sleep for the rest of its time on the emulated board.
 
-        The thread's CPU time is stretched, not the wall time: what other programs on *this* machine take
-        away must not be multiplied.
+        The thread's CPU time is stretched, not the wall time: delays by other programs on *this* machine must not
+        be multiplied.
         """
         started_s, cpu_s = time.monotonic(), time.thread_time()
         result = work()

@@ -21,7 +21,6 @@ ours takes longer.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -126,7 +125,7 @@ class LoadEstimator:
 
     @property
     def _contention(self) -> float:
-        rivals = statistics.fmean(self._rivals) if self._rivals else 0.0
+        rivals = sum(self._rivals) / len(self._rivals) if self._rivals else 0.0
         return max(1.0, rivals / self._cpus + self._threads / self._allowed)
 
     def _less_quota(self, usable_cpus: float | None) -> float:

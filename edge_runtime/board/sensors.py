@@ -26,7 +26,7 @@ class Readings:
     """One look at all sensors; None where the board has none.
 
     ``cpu_load``: share of all CPUs in use since the look before, 0 to 1. ``cpu_mhz``: the slowest core's clock,
-    ``cpu_max_mhz`` what it may reach. ``temperature_c``: the hottest zone of the processor.
+    ``cpu_max_mhz`` its limit. ``temperature_c``: the hottest zone of the processor.
     """
 
     cpu_load: float | None = None

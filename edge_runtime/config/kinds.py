@@ -1,6 +1,7 @@
-"""The kinds of sources and sinks that are installed: entry points, ours and those of other packages.
+"""The kinds of sources and sinks that are installed: ours, and the entry points of other packages.
 
-A kind is looked up when a config names it, so a board pays for no other.
+A kind is looked up when a config names it, so a board pays for no other. Entry points are read only where a kind is
+not ours: what reads them takes more than a megabyte of a board's memory.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
 from operator import or_
 from typing import Any, TypeVar, cast
 
@@ -25,48 +26,78 @@ C = TypeVar("C", bound=msgspec.Struct)
 
 @dataclass(frozen=True)
 class Registry:
-    """The kinds of one group of entry points; each must load as a subclass of ``base``, tagged by its name."""
+    """The kinds of one table; each must load as a subclass of ``base``, tagged by its name.
+
+    ``ours`` and what ``find`` finds: the class of each kind, as ``module:name``.
+    """
 
     table: str
     default: str
     base: type
-    find: Callable[[], Mapping[str, EntryPoint]]
+    ours: Mapping[str, str]
+    find: Callable[[], Mapping[str, str]]
 
     def load(self, kind: str, where: str) -> Any:
         """The table's type of a kind; `ConfigError` for one that is not installed, or that does not load."""
-        found = self.find()
-        if kind not in found:
-            near = difflib.get_close_matches(kind, found, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(sorted(found)) or 'none'}"
-            if self.default not in found:
-                hint = "this package's metadata is missing or of an older version; install it again"
-            raise ConfigError(f"{where}: there is no kind {kind!r}", remedy=hint)
+        place = self.ours.get(kind) or self._found(kind, where)
         try:
-            loaded = found[kind].load()
+            module, _, name = place.partition(":")
+            loaded: Any = reduce(getattr, name.split("."), import_module(module))
         except (ImportError, AttributeError) as error:
             raise ConfigError(
-                f"{where}: kind {kind!r} ({found[kind].value}) does not load: {error}",
+                f"{where}: kind {kind!r} ({place}) does not load: {error}",
                 remedy="install its dependencies, or leave it out",
             ) from None
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
             raise ConfigError(
-                f"{where}: kind {kind!r} ({found[kind].value}) is no {self.base.__name__}",
+                f"{where}: kind {kind!r} ({place}) is no {self.base.__name__}",
                 remedy=f"derive it from {self.base.__name__}",
             )
         if loaded.__struct_config__.tag != kind:  # type: ignore[attr-defined]
             raise ConfigError(
-                f"{where}: kind {kind!r} ({found[kind].value}) has another tag",
-                remedy=f"declare it with tag={kind!r}",
+                f"{where}: kind {kind!r} ({place}) has another tag", remedy=f"declare it with tag={kind!r}"
             )
         return loaded
 
+    def installed(self) -> dict[str, str]:
+        """Every kind and its class, those of other packages included."""
+        return {**self.find(), **self.ours}
 
-def _group(name: str) -> Callable[[], Mapping[str, EntryPoint]]:
-    return lambda: {entry.name: entry for entry in entry_points(group=name)}
+    def _found(self, kind: str, where: str) -> str:
+        """Where another package has a kind."""
+        installed = self.installed()
+        if kind in installed:
+            return installed[kind]
+        near = difflib.get_close_matches(kind, installed, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(sorted(installed))}"
+        raise ConfigError(f"{where}: there is no kind {kind!r}", remedy=hint)
 
 
-SOURCES = Registry("source", "files", SourceTable, _group("edge_runtime.sources"))
-SINKS = Registry("sink", "jsonl", SinkTable, _group("edge_runtime.sinks"))
+def _group(name: str) -> Callable[[], Mapping[str, str]]:
+    """Reads the entry points of a group from the metadata of all installed packages."""
+
+    def find() -> Mapping[str, str]:
+        from importlib.metadata import entry_points
+
+        return {entry.name: entry.value for entry in entry_points(group=name)}
+
+    return find
+
+
+OUR_SOURCES = {
+    "files": "edge_runtime.sources.files:FilesTable",
+    "watch": "edge_runtime.sources.watched_folder:WatchTable",
+    "camera": "edge_runtime.sources.camera:CameraTable",
+    "serial": "edge_runtime.sources.serial_port:SerialTable",
+    "socket": "edge_runtime.sources.local_socket:SocketTable",
+}
+OUR_SINKS = {
+    "jsonl": "edge_runtime.sinks.jsonl:JsonlTable",
+    "pub": "edge_runtime.sinks.publisher:PublisherTable",
+    "serial": "edge_runtime.sinks.serial_line:SerialLineTable",
+}
+SOURCES = Registry("source", "files", SourceTable, OUR_SOURCES, _group("edge_runtime.sources"))
+SINKS = Registry("sink", "jsonl", SinkTable, OUR_SINKS, _group("edge_runtime.sinks"))
 
 
 def with_kinds(config: type[C], layers: Layers) -> tuple[type[C], dict[str, Any]]:

@@ -19,8 +19,8 @@ from edge_runtime.config.config import Config
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.handover import InForce, Reloader
 from edge_runtime.daemon.program import Program
+from edge_runtime.daemon.shutdown import Shutdown
 from edge_runtime.daemon.sources import open_sources, take_up
-from edge_runtime.daemon.way_out import WayOut
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.results import Step
@@ -56,11 +56,11 @@ def run(config: Config, service: Service) -> int:
     """Answer frames until the source ends or SIGTERM or SIGINT comes; returns the exit code."""
     stopping: list[int] = []  # signal numbers; a lock, as an Event has, could be taken twice by handlers
     hangups: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    way_out = WayOut()
+    shutdown = Shutdown()
 
     def stop(number: int, _: object) -> None:
         stopping.append(number)
-        way_out.begin()
+        shutdown.begin()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -69,9 +69,9 @@ def run(config: Config, service: Service) -> int:
     notifier, beats = service.notifier, Heartbeats()
     with contextlib.ExitStack() as closing, contextlib.ExitStack() as ending:
         closing.callback(notifier.close)
-        way_out.start()
-        closing.callback(way_out.over)
-        ending.callback(way_out.begin)  # before anything is closed, however that comes about
+        shutdown.start()
+        closing.callback(shutdown.over)
+        ending.callback(shutdown.begin)  # before anything is closed, however that comes about
         reporter = Reporter(
             service.status,
             config=service.config,
@@ -95,7 +95,7 @@ def run(config: Config, service: Service) -> int:
             return os.EX_OK
         in_force = InForce(device)
         closing.callback(in_force.close)
-        way_out.guard(in_force.close_ledger, frame_within_s=lambda: in_force.device.frame_within_s)
+        shutdown.guard(in_force.close_ledger, frame_within_s=lambda: in_force.device.frame_within_s)
         sinks = Sinks(config.sinks, persistent=program.persistent)
         closing.callback(sinks.close)
         multiplexer = open_sources(device.plan, program.stopped, persistent=program.persistent)
@@ -119,13 +119,13 @@ def run(config: Config, service: Service) -> int:
         reporter.enter("running")
 
         def note(step: Step) -> None:
-            way_out.answered()
+            shutdown.answered()
             reporter.note(step)
 
         device = _answer(
             stream, multiplexer=multiplexer, sinks=sinks, in_force=in_force, counters=program.counters, note=note
         )
-        way_out.begin()
+        shutdown.begin()
         # Answers may have come late after the last frame.
         view = device.stop_link()
         program.counters.link(late=view.late, reconnects=view.reconnects)

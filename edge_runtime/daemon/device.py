@@ -32,8 +32,8 @@ from edge_runtime.daemon.sources import refuse_if_none_works
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.link_thread import Link
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.link.transport import Transport
-from edge_runtime.link.view import LinkView
 from edge_runtime.loop import board_work
 from edge_runtime.loop.driver import Driver, Outside, Settings
 from edge_runtime.loop.records import Records

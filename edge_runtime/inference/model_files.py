@@ -96,8 +96,7 @@ class ModelFiles:
                 return _checked(copy, ref, place)
             copy.close()
         try:
-            _copy(path, ref, place)
-            return open_regular(place)
+            return _copied(path, ref, place)
         except SplitModelError:
             raise
         except OSError as error:
@@ -129,6 +128,15 @@ def _checked(file: BinaryIO, ref: FileRef, path: Path) -> BinaryIO:
 def _compare(found: str, ref: FileRef, path: Path) -> None:
     if found != ref.sha256:
         raise BadBundleError(f"{path}: changed since this program started", remedy="start it again")
+
+
+def _copied(path: Path, ref: FileRef, place: Path) -> BinaryIO:
+    """Copy a file as `_copy` does, and open the copy."""
+    _copy(path, ref, place)
+    copy = open_regular(place)
+    # Pages as they were written may be mapped in large pieces. Read from the disk they are mapped as they are used.
+    os.posix_fadvise(copy.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return copy
 
 
 def _copy(path: Path, ref: FileRef, place: Path) -> None:

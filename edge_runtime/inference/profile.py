@@ -47,7 +47,7 @@ class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Timings of all offered splits, ``local`` last, and their conditions.
 
-    ``spin_s``, ``clock_mhz``, ``cpus``: the processor's speed meanwhile (`cpu_load.Speed`), where it is known.
+    ``spin_cpu_s``, ``clock_mhz``, ``cpus``: the processor's speed meanwhile (`cpu_load.Speed`), where it is known.
     """
 
     bundle: str
@@ -56,14 +56,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     slowdown: float
     release: str
     splits: tuple[SplitTiming, ...]
-    spin_s: float | None = None
+    spin_cpu_s: float | None = None
     clock_mhz: float | None = None
     cpus: float | None = None
 
     @property
     def speed(self) -> Speed:
         """The processor's speed when this was measured."""
-        return Speed(self.spin_s, self.clock_mhz, self.cpus)
+        return Speed(self.spin_cpu_s, self.clock_mhz, self.cpus)
 
     @property
     def has_slots(self) -> bool:
@@ -125,7 +125,7 @@ def measure(
         slowdown=board.slowdown,
         release=release,
         splits=(*splits, local),
-        spin_s=speed.spin_s,
+        spin_cpu_s=speed.spin_s,
         clock_mhz=speed.clock_mhz,
         cpus=speed.cpus,
     )

@@ -14,11 +14,14 @@ Frames use it through ``reservations``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from edge_runtime.link.backoff import Backoff
 from edge_runtime.link.estimator import LinkEstimator
+from edge_runtime.link.link_view import LinkView, Outcome
 from edge_runtime.link.monitor import LinkMonitor
 from edge_runtime.link.reservations import Reservations
 from edge_runtime.link.states import (
@@ -33,7 +36,6 @@ from edge_runtime.link.states import (
 )
 from edge_runtime.link.tcp_info import TcpInfo, refined
 from edge_runtime.link.trouble import Trouble
-from edge_runtime.link.view import LinkView, Outcome
 from split_model.errors import ProtocolError
 from split_model.protocol.device import (
     Answered,
@@ -53,6 +55,8 @@ _AWAY_S = 3.0
 #: How long the driver may wait for the socket, in seconds: with something under way, and while idle.
 _BUSY_WAIT_S = 0.05
 _IDLE_WAIT_S = (0.005, 0.1)
+#: How long a view serves frames that come in quick succession while the link is idle.
+_FRAME_VIEW_S = 0.05
 #: The pause before the next connection varies by this share either way: a fleet shall not return all at once.
 _JITTER = 0.2
 
@@ -81,15 +85,26 @@ class Connection:
         self._open_at_s = self._heard_s = self._down_s = now_s
         self._tcp: TcpInfo | None = None
         self._welcomes = 0
+        self._frame_view: LinkView | None = None  # None as soon as anything happens on the link
+        self._frame_view_until_s = 0.0
         self._state = LinkView(
             False, Trouble.NOT_YET, *self._told(Trouble.NOT_YET), (), 0, self._monitor.estimate(now_s), 0.0, 0, 0
         )
 
-    def view(self, now_s: float) -> LinkView:
-        """The link as of now."""
+    def view(self, now_s: float, *, frame: bool = False) -> LinkView:
+        """The link as of now; ``frame``: a frame begins now, and probes keep to the rhythm of frames.
+
+        Frames that follow each other closely, with nothing on the link between them, are given the same view.
+        """
+        if frame:
+            self._monitor.frame(now_s)
+            if self._frame_view is not None and now_s < self._frame_view_until_s:
+                return self._frame_view
         estimate, backlog_s = refined(self._monitor.estimate(now_s), self._tcp)
         queue_s = self._monitor.queue_s(now_s) + backlog_s
-        return replace(self._state, estimate=estimate, queue_s=queue_s, tcp=self._tcp)
+        view = replace(self._state, estimate=estimate, queue_s=queue_s, tcp=self._tcp)
+        self._frame_view, self._frame_view_until_s = (view if frame else None), now_s + _FRAME_VIEW_S
+        return view
 
     # What the socket's driver does.
 
@@ -110,10 +125,16 @@ class Connection:
         if self._session.open_requests or self._session.open_probes:
             return _BUSY_WAIT_S
         least_s, most_s = _IDLE_WAIT_S
-        return min(most_s, max(least_s, self._monitor.probe_due_s(now_s) - now_s))
+        due_s = math.inf  # nothing is due while it connects; the socket wakes the driver
+        if self.phase is Phase.PAUSED:
+            due_s = self._open_at_s
+        elif self.phase is Phase.UP:
+            due_s = self._monitor.probe_due_s(now_s)
+        return min(most_s, max(least_s, due_s - now_s))
 
     def transport_event(self, event: TransportEvent, now_s: float) -> list[Action]:
         """Something happened to the connection."""
+        self._frame_view = None
         if self.phase is Phase.PAUSED:  # it concerns a socket that is closed now
             return []
         if event is TransportEvent.READY:
@@ -128,6 +149,7 @@ class Connection:
 
     def receive(self, frames: list[memoryview], now_s: float) -> list[Action]:
         """One message from the server."""
+        self._frame_view = None
         if self.phase is Phase.PAUSED:
             return []
         try:
@@ -238,6 +260,7 @@ class Connection:
 
     def _publish(self, trouble: Trouble, now_s: float, *, detail: str = "") -> list[Action]:
         """The link is down, and why; nothing is said where that is known already."""
+        self._frame_view = None
         problem, remedy = self._told(trouble, detail)
         before = self._state
         self._state = replace(

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from split_model.protocol.chunks import chunk_bytes_for
 
@@ -33,8 +35,7 @@ def wire_bytes(part_bytes: float, total_bytes: int) -> float:
     return part_bytes * (1.0 + CHUNK_OVERHEAD_BYTES / chunk_bytes)
 
 
-@dataclass(frozen=True)
-class LinkEstimate:
+class LinkEstimate(msgspec.Struct, frozen=True):
     """The link as it is believed to be. ``uplink_bytes_s`` is None while nothing was ever measured.
 
     ``rate_spread``: standard deviation of the logarithm of the rate, growing with the age of the last sample.

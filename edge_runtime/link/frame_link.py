@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from edge_runtime.link.view import LinkView, Outcome
+from edge_runtime.link.link_view import LinkView, Outcome
 from split_model.protocol import messages as wire
 
 
@@ -80,13 +80,13 @@ class Reservation:
 class FrameLink(Protocol):
     """What a frame loop needs of the link."""
 
-    def view(self) -> LinkView:
-        """The link as of now. Raises what ended the link thread, if something did."""
+    def view(self, *, frame: bool = False) -> LinkView:
+        """The link as of now; ``frame``: a frame begins. Raises what ended the link thread, if something did."""
 
     def reserve(self, *, offloaded: bool) -> Reservation:
-        """A frame begins. ``offloaded``: it is going to need the link, so probes keep out of its way."""
+        """A frame may be sent. ``offloaded``: it is going to need the link, so probes keep out of its way."""
 
-    def rest(self, *, until_s: float, unless: Callable[[], bool]) -> None:
+    def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
         """Wait until the time is up or ``unless`` holds; outcomes and `nudge` recheck it."""
 
     def nudge(self) -> None:

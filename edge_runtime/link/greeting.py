@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from edge_runtime.link.link_thread import Link
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.link.trouble import Trouble
-from edge_runtime.link.view import LinkView
 
 #: A handshake, and a second one with the server's other key.
 _WELCOME_S = 8.0

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from edge_runtime.link.connection import Connection
 from edge_runtime.link.estimator import LinkEstimator
 from edge_runtime.link.frame_link import Reservation
+from edge_runtime.link.link_view import LinkView, Outcome
 from edge_runtime.link.pending import PendingRequests
 from edge_runtime.link.states import Action, CloseSocket, Finish, OpenSocket
 from edge_runtime.link.transport import Transport
 from edge_runtime.link.trouble import Trouble
-from edge_runtime.link.view import LinkView, Outcome
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
 from split_model.service.stoppable_thread import StoppableThread
@@ -70,17 +70,17 @@ class Link(StoppableThread):
 
     # Called from the frame loop's thread.
 
-    def view(self) -> LinkView:
-        """The link as of now. Raises what ended the link thread, if something did: it is not to be missed."""
+    def view(self, *, frame: bool = False) -> LinkView:
+        """See `FrameLink.view`. Raises what ended the link thread, if something did: it is not to be missed."""
         with self._lock:
             if self._error is not None:
                 raise self._error
-            return self._connection.view(self._now())
+            return self._connection.view(self._now(), frame=frame)
 
     def reserve(self, *, offloaded: bool) -> Reservation:
         """See `FrameLink.reserve`."""
         with self._lock:
-            number = self._connection.reservations.reserve(self._now(), offloaded=offloaded)
+            number = self._connection.reservations.reserve(offloaded=offloaded)
         self._pending.open(number)
         return Reservation(self, number)
 
@@ -111,9 +111,9 @@ class Link(StoppableThread):
         """See `Reservation.has_ended`."""
         return self._pending.has_ended(number)
 
-    def rest(self, *, until_s: float, unless: Callable[[], bool]) -> None:
-        """See `FrameLink.rest`."""
-        self._pending.rest(until_s=until_s, unless=unless)
+    def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
+        """See `FrameLink.wait_for_news`."""
+        self._pending.wait_for_news(until_s=until_s, unless=unless)
 
     def nudge(self) -> None:
         """See `FrameLink.nudge`."""

@@ -6,12 +6,13 @@ Pure: times are handed in. Everything learns from what crosses anyway; probes of
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from edge_runtime.link.estimator import LinkEstimate, LinkEstimator, wire_bytes
 from split_model.protocol.chunks import BURST_BYTES, chunk_bytes_for
 from split_model.protocol.device import Answered, Probed
-from split_model.protocol.under_way import Progress
+from split_model.protocol.uploads import Progress
 
 #: A probe's size, least and most: enough chunks for their spacing to show the rate.
 PROBE_BYTES = (3 << 10, 12 << 10)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from edge_runtime.link.view import Outcome
+from edge_runtime.link.link_view import Outcome
 
 
 class PendingRequests:
@@ -45,7 +45,7 @@ class PendingRequests:
             del self._outcomes[number]
             return outcome
 
-    def rest(self, *, until_s: float, unless: Callable[[], bool]) -> None:
+    def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
         """Wait until the time is up or ``unless`` holds; outcomes and `nudge` recheck it."""
         with self._changed:
             while not (self._closed or unless()) and (remaining_s := until_s - self._now()) > 0:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from edge_runtime.link.link_view import Outcome
 from edge_runtime.link.monitor import LinkMonitor
 from edge_runtime.link.states import Finish
-from edge_runtime.link.view import Outcome
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession, Refused
 
@@ -34,9 +34,8 @@ class Reservations:
         self._last = 0
         self._owners: dict[int, int] = {}  # request id -> reservation, of what has no outcome yet, in sent order
 
-    def reserve(self, now_s: float, *, offloaded: bool) -> int:
-        """A frame begins; ``offloaded``: it is going to need the link. Returns the number of its reservation."""
-        self._monitor.frame(now_s)
+    def reserve(self, *, offloaded: bool) -> int:
+        """A frame may be sent; ``offloaded``: it is going to need the link. Returns its reservation's number."""
         self._last += 1
         reserved = self._reserved[self._last] = _Reserved()
         if offloaded:

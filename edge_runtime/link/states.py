@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from edge_runtime.link.view import LinkView, Outcome
+from edge_runtime.link.link_view import LinkView, Outcome
 
 
 class TransportEvent(Enum):

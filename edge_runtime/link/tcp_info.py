@@ -19,7 +19,9 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from edge_runtime.link.estimator import LinkEstimate
 

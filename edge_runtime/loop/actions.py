@@ -1,25 +1,25 @@
-"""What the scheduler tells its driver to do, and what it hears of a piece of work that is done."""
+"""The actions that the scheduler asks its driver for, and the report of a finished piece of work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.results import Step
+from edge_runtime.sources import Frame
 
 
-@dataclass(frozen=True)
-class Reserve:
-    """Reserve the link for a frame; ``offloaded``: it will need it soon, probes are to keep out of its way."""
+class Reserve(msgspec.Struct, frozen=True):
+    """Reserve the link for a frame; ``offloaded``: it will need it soon, so no probe may be in its way."""
 
     key: int
     offloaded: bool
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Do a piece of work on the board, behind those that wait for its worker or, with ``first``, before them.
 
     ``alone``: nothing else is under way, so it may run in the loop's own thread. ``keep``: keep the features that a
@@ -29,6 +29,7 @@ class Run:
 
     piece: int
     key: int
+    frame: Frame
     work: Work
     head: object | None = None
     first: bool = False
@@ -37,33 +38,30 @@ class Run:
     slot_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class Skip:
-    """Do not begin a piece of work that waits; it still has to be told of as done or skipped."""
+class Skip(msgspec.Struct, frozen=True):
+    """Do not begin a piece of work that waits; still report it as done or skipped."""
 
     piece: int
     worker: Worker
 
 
-@dataclass(frozen=True)
-class PayAndSend:
-    """Charge the ledger for a release and then, if that succeeded, send it."""
+class PayAndSend(msgspec.Struct, frozen=True):
+    """Charge the subject's account for a release and then, if that succeeded, send it."""
 
     key: int
+    subject: str
     head: object
     cut: int
     due_at_s: float
 
 
-@dataclass(frozen=True)
-class FreeLink:
-    """The frame does not need the link any more: cancel what was sent and not answered, and let probes go."""
+class FreeLink(msgspec.Struct, frozen=True):
+    """Release the frame's reservation of the link: cancel its open request, and allow probes again."""
 
     key: int
 
 
-@dataclass(frozen=True)
-class Emit:
+class Emit(msgspec.Struct, frozen=True):
     """Hand on the result of a frame."""
 
     key: int
@@ -73,11 +71,10 @@ class Emit:
 Action = Reserve | Run | Skip | PayAndSend | FreeLink | Emit
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a piece of work took and made: seconds, and of a release its bytes, of a local run the outputs."""
+class Done(msgspec.Struct, frozen=True):
+    """A finished piece of work: its seconds, the bytes of a release, and the outputs of a local run."""
 
     took_s: float
     release_s: float = 0.0
     payload_bytes: int = 0
-    outputs: Sequence[Any] = field(default_factory=tuple)
+    outputs: Sequence[Any] = ()

@@ -1,11 +1,11 @@
-"""The work that waits for one worker of the board: what is next, and how long it is expected to take. Pure.
+"""The queue of one worker of the board: the order of its pieces of work, and their expected times. Pure.
 
 The board has two workers: one runs heads and releases, one local runs. So a head never waits for a local run that
 may be for nothing, and a local run that rescues a frame never waits for the head of a later one.
 
-What is `busy` and what `waiting` is as the worker does it. `left_s` and `wait_s` are as it was expected to do it,
-whether or not it is done by now: how long work on a frame took may depend on the frame, and frames are sent or not
-by how long they would wait.
+`busy` and `waiting` tell the real state of the worker. `left_s` and `wait_s` are predictions from expected times,
+even where the work is done by now: the real time of work may depend on its frame, and the predicted wait decides
+whether a later frame is sent.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
+
+import msgspec
 
 
 class Worker(Enum):
@@ -23,24 +24,23 @@ class Worker(Enum):
     HEADS = auto()
     LOCAL_RUNS = auto()
 
+    __hash__ = object.__hash__  # members are compared by identity; Enum's own is Python code
+
 
 class Work(Enum):
-    """What a piece of work is."""
+    """The kinds of work, each with the ``worker`` that does it."""
 
-    HEAD = auto()
-    RELEASE = auto()
-    HEAD_AND_RELEASE = auto()
-    LOCAL_TAIL = auto()
-    WHOLE_MODEL = auto()
+    HEAD = 1, Worker.HEADS
+    RELEASE = 2, Worker.HEADS
+    HEAD_AND_RELEASE = 3, Worker.HEADS
+    LOCAL_TAIL = 4, Worker.LOCAL_RUNS
+    WHOLE_MODEL = 5, Worker.LOCAL_RUNS
 
-    @property
-    def worker(self) -> Worker:
-        """Who does it."""
-        return Worker.LOCAL_RUNS if self in (Work.LOCAL_TAIL, Work.WHOLE_MODEL) else Worker.HEADS
+    def __init__(self, _number: int, worker: Worker) -> None:
+        self.worker = worker
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """A piece of work on one frame, and the seconds that it is expected to take."""
 
     number: int
@@ -63,6 +63,11 @@ class BoardQueue:
     def busy(self) -> bool:
         """Whether a piece is under way."""
         return self._present is not None
+
+    @property
+    def expects_work(self) -> bool:
+        """Whether a piece may be expected to be under way; `wait_s` tells for how long."""
+        return bool(self._expected)
 
     @property
     def waiting(self) -> int:
@@ -98,8 +103,8 @@ class BoardQueue:
         """Whether a piece was cancelled."""
         return number in self._cancelled
 
-    def ended(self, number: int) -> Piece:
-        """A piece is done, failed, or was left out: it leaves, and the next one begins."""
+    def ended(self, number: int) -> Piece | None:
+        """A piece is done, failed, or was left out: it leaves, and the next one begins. None if it is not here."""
         self._cancelled.discard(number)
         if self._present is not None and self._present.number == number:
             ended, self._present = self._present, None
@@ -107,12 +112,16 @@ class BoardQueue:
                 self._urgent = max(0, self._urgent - 1)
                 self._present = self._waiting.popleft()
             return ended
-        for place, piece in enumerate(self._waiting):  # the worker was faster than what is heard of it
+        for place, piece in enumerate(self._waiting):  # the worker was faster than its reports
             if piece.number == number:
                 del self._waiting[place]
                 self._urgent -= place < self._urgent
                 return piece
-        raise ValueError(f"piece {number} is not here")
+        return None
+
+    def all_done(self) -> None:
+        """Expect no piece to go on: every frame has its result, the last one by a piece of this queue."""
+        self._expected.clear()
 
     def left_s(self, now_s: float) -> tuple[float, float]:
         """Expected seconds until a piece that is put ``first`` begins, and what the present one takes in all.
@@ -134,8 +143,12 @@ class _Expected:
         self._until_s = -math.inf
         self._urgent = 0  # of those behind the first
 
+    def __len__(self) -> int:
+        return len(self._pieces)
+
     def put(self, piece: Piece, now_s: float, *, first: bool) -> None:
-        self._pass(now_s)
+        if self._pieces:
+            self._pass(now_s)
         if not self._pieces:
             self._until_s = now_s + piece.expected_s
             self._pieces.append(piece)
@@ -152,6 +165,10 @@ class _Expected:
         if place:
             del self._pieces[place]
             self._urgent -= place <= self._urgent
+
+    def clear(self) -> None:
+        self._pieces.clear()
+        self._urgent = 0
 
     def left_s(self, now_s: float) -> tuple[float, float]:
         self._pass(now_s)
@@ -178,6 +195,6 @@ class _Expected:
 def end_piece(queues: Mapping[Worker, BoardQueue], number: int) -> Piece:
     """A piece of one of these queues has ended, see `BoardQueue.ended`; `ValueError` for one that is in none."""
     for queue in queues.values():
-        if queue.holds(number):
-            return queue.ended(number)
+        if (piece := queue.ended(number)) is not None:
+            return piece
     raise ValueError(f"piece {number} of the board's work is not under way")

@@ -10,12 +10,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True)
-class Ended:
+from split_model.service.stoppable_thread import StoppableThread
+
+#: Work that takes longer than this hangs, and is left behind when the program ends.
+_PIECE_WITHIN_S = 60.0
+
+
+class Ended(msgspec.Struct, frozen=True):
     """How a piece of work ended: its ``value``, or the ``error`` that it raised, or ``skipped``."""
 
     piece: int
@@ -41,7 +46,6 @@ class BoardThread:
         *,
         watch: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._name = name
         self._ended = ended
         self._watch = watch
         self._changed = threading.Condition()
@@ -50,8 +54,7 @@ class BoardThread:
         self._next = 0  # 1 while the one that an idle thread was given is not taken: none goes before it
         self._busy = False
         self._unwanted: set[int] = set()
-        self._closing = False
-        self._thread: threading.Thread | None = None
+        self._thread = StoppableThread(name, self._run, wake=self._wake)
 
     def do(self, piece: int, work: Callable[[], Any], *, first: bool = False) -> None:
         """Do a piece of work after those that wait or, with ``first``, before those that are not ``first``."""
@@ -64,8 +67,7 @@ class BoardThread:
             if not self._busy:
                 self._busy = True
                 self._next = 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            if self._thread.ident is None:
                 self._thread.start()
             self._changed.notify()
 
@@ -77,12 +79,12 @@ class BoardThread:
 
     def close(self) -> None:
         """Begin nothing more, and wait for the piece that goes on."""
+        self._thread.stop(_PIECE_WITHIN_S)
+
+    def _wake(self) -> None:
         with self._changed:
-            self._closing = True
             self._waiting.clear()
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:
@@ -98,10 +100,10 @@ class BoardThread:
 
     def _take(self) -> tuple[int, Callable[[], Any]] | None:
         with self._changed:
-            while not self._waiting and not self._closing:
+            while not self._waiting and not self._thread.stopping.is_set():
                 self._busy = False
                 self._changed.wait()
-            if self._closing:
+            if self._thread.stopping.is_set():
                 return None
             if self._next:
                 self._next = 0

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import msgspec
 
 from edge_runtime.board.board import Board
 from edge_runtime.inference.heads import Head, Heads
 from edge_runtime.inference.local_tails import LocalTails
-from edge_runtime.link.frame_link import Reservation
 from edge_runtime.loop.actions import Done, Run
 from edge_runtime.loop.board_queue import Work
 from edge_runtime.loop.results import Array
 from edge_runtime.planner.prediction import SplitProfile
-from edge_runtime.sources import Frame
 from split_model.bundle import Bundle
 from split_model.errors import BackendError
 
@@ -51,15 +52,9 @@ class Models:
                 self.heads.forget(run.head.cut.index)
 
 
-@dataclass(eq=False)
-class Held:
-    """A frame under way, its reservation of the link, and what the board has made of it.
+class Made(msgspec.Struct, eq=False):
+    """Features of a frame: ``features`` for the release, which overwrites them, and a copy for a local tail."""
 
-    ``features`` are spent by the release; ``kept`` are the same, for a local tail.
-    """
-
-    frame: Frame
-    link: Reservation
     features: list[Array] | None = None
     kept: list[Array] | None = None
     payload: memoryview | None = None
@@ -76,13 +71,16 @@ class BoardWork:
         self._now = now
         self._sleep = sleep
 
-    def piece(self, run: Run, held: Held) -> Callable[[], Done]:
-        """A piece of work on a frame. Call this in the frame loop's thread, and what it returns anywhere.
+    def piece(self, run: Run, made: Made) -> Callable[[], Done]:
+        """Make a piece of work on a frame, a function to call in any thread. Call this in the frame loop's thread.
 
-        It takes whole slots, if it has one. It raises `BackendError` where the backend fails.
+        The work takes whole slots, if it has one. It raises `BackendError` where the backend fails.
         """
-        work = self._unpaced(run, held)
-        return work if not run.slot_s else lambda: self._paced(work, run.slot_s)
+        if run.work is Work.WHOLE_MODEL:
+            work: Callable[[], Done] = partial(self._local, self._models.heads.whole.run, run.frame.tensors)
+        else:
+            work = self._behind_head(run, made)
+        return partial(self._paced, work, run.slot_s) if run.slot_s else work
 
     def _paced(self, work: Callable[[], Done], slot_s: float) -> Done:
         """Do it, and wait for the end of the slot; what does not fit into one ends with a later one."""
@@ -93,37 +91,34 @@ class BoardWork:
             slots = max(1, math.ceil((self._now() - started_s) / slot_s))
             self._sleep(max(0.0, started_s + slots * slot_s - self._now()))
 
-    def _unpaced(self, run: Run, held: Held) -> Callable[[], Done]:
-        if run.work is Work.WHOLE_MODEL:
-            whole, inputs = self._models.heads.whole, held.frame.tensors
-            return lambda: self._outputs(lambda: whole.run(inputs))
-        head = run.head
+    def _behind_head(self, run: Run, made: Made) -> Callable[[], Done]:
+        head, inputs = run.head, run.frame.tensors
         assert isinstance(head, Head)
         if run.work is Work.LOCAL_TAIL:
-            tails, features = self._models.local_tails, held.kept
+            tails, features = self._models.local_tails, made.kept
             tail = None if tails is None else tails.behind(head.cut.index)
             assert tail is not None  # the scheduler has asked for it
             assert features is not None
-            return lambda: self._outputs(lambda: tail.run(features))
+            return partial(self._local, tail.run, features)
         if run.work is Work.RELEASE:
-            return lambda: self._release(head, held, 0.0)
+            return lambda: self._release(head, made, 0.0)
         if run.work is Work.HEAD:
-            return lambda: Done(self._head(head, held, keep=run.keep))
-        return lambda: self._release(head, held, self._head(head, held, keep=run.keep))
+            return lambda: Done(self._head(head, inputs, made, keep=run.keep))
+        return lambda: self._release(head, made, self._head(head, inputs, made, keep=run.keep))
 
-    def _outputs(self, work: Callable[[], list[Array]]) -> Done:
-        outputs, took_s = self._board.run(work)
+    def _local(self, model: Callable[[Sequence[Array]], list[Array]], tensors: Sequence[Array]) -> Done:
+        outputs, took_s = self._board.run(partial(model, tensors))
         return Done(took_s, outputs=outputs)
 
-    def _head(self, head: Head, held: Held, *, keep: bool) -> float:
-        held.features, took_s = self._board.run(lambda: head.features(held.frame.tensors))
+    def _head(self, head: Head, inputs: Sequence[Array], made: Made, *, keep: bool) -> float:
+        made.features, took_s = self._board.run(partial(head.features, inputs))
         if keep:  # now: the next frame through this head makes others
-            held.kept = list(head.made(held.frame.tensors))
+            made.kept = list(head.made(inputs))
         return took_s
 
-    def _release(self, head: Head, held: Held, head_s: float) -> Done:
-        features, held.features = held.features, None
+    def _release(self, head: Head, made: Made, head_s: float) -> Done:
+        features, made.features = made.features, None
         assert features is not None
-        payload, release_s = self._board.run(lambda: head.release(features))
-        held.payload = payload
+        payload, release_s = self._board.run(partial(head.release, features))
+        made.payload = payload
         return Done(head_s, release_s=release_s, payload_bytes=len(payload))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from edge_runtime.sources import Frame
+from split_model.service.stoppable_thread import StoppableThread
 
 
 class CaptureThread:
@@ -22,8 +23,7 @@ class CaptureThread:
         self._queue: queue.SimpleQueue[Frame | BaseException | None] = queue.SimpleQueue()
         self._wanted = threading.Semaphore(0)
         self._asked = False
-        self._closed = False
-        self._thread: threading.Thread | None = None
+        self._thread = StoppableThread("capture", self._capture, wake=self._wanted.release)
         self.ended = False
         self.error: BaseException | None = None
 
@@ -36,7 +36,14 @@ class CaptureThread:
         """The next frame, waited for; None if there is no more (``ended``, by ``error`` if the source raised)."""
         if self.ended:
             return None
-        return self._told(self._queue.get() if self._asked else self._next())
+        if self._asked:
+            return self._told(self._queue.get())
+        try:
+            frame = next(self._frames, None)
+        except BaseException as error:  # noqa: BLE001  whatever it is, the frame loop raises it
+            return self._told(error)
+        self.ended = frame is None
+        return frame
 
     def poll(self) -> Frame | None:
         """The next frame if it is there; else the thread waits for it, and `take` or `poll` get it later."""
@@ -44,8 +51,7 @@ class CaptureThread:
             return None
         if not self._asked:
             self._asked = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
+            if self._thread.ident is None:
                 self._thread.start()
             self._wanted.release()
         try:
@@ -55,8 +61,8 @@ class CaptureThread:
 
     def close(self) -> None:
         """Let the thread end after the frame it is at; not waited for, as a source may be stuck."""
-        self._closed = self.ended = True
-        self._wanted.release()
+        self.ended = True
+        self._thread.ask_to_stop()
 
     def _told(self, taken: Frame | BaseException | None) -> Frame | None:
         self._asked = False
@@ -75,7 +81,7 @@ class CaptureThread:
     def _capture(self) -> None:
         while True:
             self._wanted.acquire()
-            if self._closed:
+            if self._thread.stopping.is_set():
                 return
             taken = self._next()
             self._queue.put(taken)

@@ -1,4 +1,4 @@
-"""How every accepted frame ended, in numbers that add up, and what was spent on the way."""
+"""Counts of frames by outcome, which add up, and of releases and their epsilon."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Counters:
         self._ends[outcome] += 1
 
     def dropped(self, total: int) -> None:
-        """So many frames were dropped by their sources' policy since the start: accepted, and ended."""
+        """Set the number of frames that their sources' policy dropped since the start: accepted, and ended."""
         self.frames_in += total - self._ends["dropped"]
         self._ends["dropped"] = total
 
@@ -47,7 +47,7 @@ class Counters:
         self.per_value_epsilon_max = max(self.per_value_epsilon_max, per_value_epsilon_max)
 
     def link(self, *, late: int, reconnects: int) -> None:
-        """What the link in use has counted since its start."""
+        """Take over the counts of the link in use since its start."""
         self.late, self.reconnects = self._links_before[0] + late, self._links_before[1] + reconnects
 
     def next_link(self) -> None:

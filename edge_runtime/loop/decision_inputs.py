@@ -1,4 +1,4 @@
-"""What a frame's decisions are made from: the moment, the model, what is loaded and can be paid for."""
+"""Inputs of a frame's decisions: the moment, the model, the loaded models, and the cuts that can be paid for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.view import LinkView
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.planner.prediction import SplitProfile
 from split_model.bundle import Bundle
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True):
     """When something happened, in seconds of the loop's clock, and the link as it was then."""
 
     now_s: float
@@ -66,9 +67,12 @@ class Model:
         return cls(bundle.identity, bundle.manifest.name, bundle.local, profile, tail_macs)
 
 
-@dataclass(frozen=True)
-class BoardWaits:
-    """What a frame has to wait for: an earlier one's local run, and what is still to cross the uplink before it."""
+class BoardWaits(msgspec.Struct, frozen=True):
+    """Seconds that a frame waits for earlier ones: for a local run, and for their bytes on the uplink."""
 
     local_s: float = 0.0
     uplink_s: float = 0.0
+
+
+#: Of a frame that nothing is before.
+NO_WAITS = BoardWaits()

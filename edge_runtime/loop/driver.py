@@ -20,12 +20,11 @@ from edge_runtime.board.board import Board
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.profile import Profile
-from edge_runtime.link.frame_link import FrameLink
-from edge_runtime.loop.actions import Action, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
-from edge_runtime.loop.answers import unpack
+from edge_runtime.link.frame_link import FrameLink, Reservation
+from edge_runtime.loop.actions import Action, Emit, FreeLink, PayAndSend, Reserve, Run
 from edge_runtime.loop.board_queue import Worker
 from edge_runtime.loop.board_thread import BoardThread, Ended
-from edge_runtime.loop.board_work import BoardWork, Held, Models
+from edge_runtime.loop.board_work import BoardWork, Made, Models
 from edge_runtime.loop.capture_thread import CaptureThread
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.decision_inputs import Model, Moment
@@ -33,6 +32,7 @@ from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.policies import policy_for
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.scheduler import Scheduler
+from edge_runtime.loop.server_answers import unpack
 from edge_runtime.planner.planner import Planner
 from edge_runtime.privacy.ledger import Paying
 from edge_runtime.sources import Frame
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outside:
-    """What a frame loop acts on beside the models: the board, the ledger, the link, and who it is to the server.
+    """The parts around a frame loop beside its models: the board, the ledger, the link, and its identity.
 
     Args:
         watch: each piece of work in a thread is done within a ``watch()``.
@@ -64,11 +64,15 @@ class Outside:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the config says of a frame loop; ``paced``: work on the board ends in slots."""
+    """Settings of a frame loop from the config; ``paced``: work on the board ends in slots."""
 
     answer_within_s: float
     may_hedge: bool = False
     paced: bool = False
+
+
+#: Of frames that are finished here with the whole model.
+_NOTHING_MADE = Made()
 
 
 @dataclass
@@ -109,7 +113,8 @@ class Driver:
         self._link = outside.link
         self._work = BoardWork(models, outside.board, now=outside.now, sleep=outside.sleep)
         self._now = outside.now
-        self._held: dict[int, Held] = {}
+        self._made: dict[int, Made] = {}
+        self._reservations: dict[int, Reservation] = {}
         self._runs: dict[int, Run] = {}  # the pieces of work that have not ended
         self._at_server: set[int] = set()  # the frames whose requests are not answered
         self._request_id = 0
@@ -136,22 +141,23 @@ class Driver:
                         continue
                     if turn.capture.ended and not self._scheduler.under_way:
                         break
-                    self._rest(turn)
+                    self._wait_for_news(turn)
             if turn.capture.error is not None:
                 raise turn.capture.error
         finally:
             turn.capture.close()
             self._do(self._scheduler.abandon(self._seen), turn)
-            self._held.clear()
+            self._reservations.clear()
+            self._made.clear()
 
     def close(self) -> None:
         """Wait for the work that is still under way on the board."""
         for thread in self._threads.values():
             thread.close()
 
-    def _moment(self) -> Moment:
-        """Now; raises what ended the link's thread."""
-        self._seen = Moment(self._now(), self._link.view())
+    def _moment(self, *, frame: bool = False) -> Moment:
+        """Now, when a ``frame`` begins or not; raises what ended the link's thread."""
+        self._seen = Moment(self._now(), self._link.view(frame=frame))
         return self._seen
 
     def _next_frame(self, turn: _Turn) -> bool:
@@ -166,17 +172,18 @@ class Driver:
             return False
         if frame is None:
             return False
-        moment = self._moment()
-        self._do(self._scheduler.frame_arrived(frame, moment), turn, frame=frame)
+        self._do(self._scheduler.frame_arrived(frame, self._moment(frame=True)), turn)
         return True
 
     def _hear(self, turn: _Turn) -> None:
-        """Tell the scheduler all that has happened since."""
+        """Report all new events to the scheduler."""
         while self._ended:
             ended = self._ended.popleft()
             self._do(self._end_of_piece(ended, self._moment()), turn)
+        if not self._at_server:
+            return
         for key in sorted(self._at_server):
-            outcome = self._held[key].link.wait(until_s=-math.inf)
+            outcome = self._reservations[key].wait(until_s=-math.inf)
             if outcome is None:
                 continue
             self._at_server.discard(key)
@@ -188,10 +195,10 @@ class Driver:
                 refusal = outcome.refusal
                 self._do(self._scheduler.refused(key, refusal.code, refusal.text, moment), turn)
         if self._at_server:
-            acked_bytes = {key: self._held[key].link.acked_bytes for key in self._at_server}
+            acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)
 
-    def _rest(self, turn: _Turn) -> None:
+    def _wait_for_news(self, turn: _Turn) -> None:
         """Wait until something can be done: work that ended, an outcome, a frame to take, a deadline to look at."""
         moment = self._moment()
         due_s = math.inf if turn.capture.ended else self._scheduler.frame_due_s(moment)
@@ -202,43 +209,44 @@ class Driver:
             return bool(
                 self._ended
                 or (wanted and turn.capture.has_news)
-                or any(self._held[key].link.has_ended for key in self._at_server)
+                or any(self._reservations[key].has_ended for key in self._at_server)
             )
 
-        self._link.rest(until_s=until_s, unless=awake)
+        self._link.wait_for_news(until_s=until_s, unless=awake)
 
-    def _do(self, actions: list[Action], turn: _Turn, *, frame: Frame | None = None) -> None:
-        """Do what the scheduler says, and what it says to what comes of that. ``frame``: the one that arrived."""
+    def _do(self, actions: list[Action], turn: _Turn) -> None:
+        """Do the scheduler's actions, and those that follow from them."""
         todo = deque(actions)
         while todo:
             action = todo.popleft()
             if isinstance(action, Run):
                 todo.extend(self._run(action))
+            elif isinstance(action, Emit):
+                self._emit(action, turn)
             elif isinstance(action, Reserve):
-                assert frame is not None  # the link is reserved for a frame that arrives
-                self._held[action.key] = Held(frame, self._link.reserve(offloaded=action.offloaded))
+                self._reservations[action.key] = self._link.reserve(offloaded=action.offloaded)
+                self._made[action.key] = Made()
             elif isinstance(action, PayAndSend):
                 todo.extend(self._pay_and_send(action))
             elif isinstance(action, FreeLink):
                 self._free(action.key)
-            elif isinstance(action, Skip):
-                self._threads[action.worker].skip(action.piece)
             else:
-                self._emit(action, turn)
+                self._threads[action.worker].skip(action.piece)
 
     def _run(self, run: Run) -> list[Action]:
-        self._runs[run.piece] = run
-        work = self._work.piece(run, self._held[run.key])
+        work = self._work.piece(run, self._made.get(run.key, _NOTHING_MADE))
         if not run.alone:
+            self._runs[run.piece] = run
             self._threads[run.work.worker].do(run.piece, work, first=run.first)
             return []
         try:
-            ended = Ended(run.piece, work())
+            done = work()
         except BackendError as error:
-            ended = Ended(run.piece, error=error)
+            return self._piece_failed(run, error, self._moment())
         # What a local run took says nothing of the link, and looking at it takes time.
         fresh = run.work.worker is Worker.HEADS
-        return self._end_of_piece(ended, self._moment() if fresh else Moment(self._now(), self._seen.link))
+        moment = self._moment() if fresh else Moment(self._now(), self._seen.link)
+        return self._scheduler.work_done(run.piece, done, moment)
 
     def _piece_ended(self, ended: Ended) -> None:
         """In the board's threads."""
@@ -253,15 +261,18 @@ class Driver:
             return self._scheduler.work_done(ended.piece, ended.value, moment)
         if not isinstance(ended.error, BackendError):
             raise ended.error
-        self._models.failed(run, ended.error)
-        return self._scheduler.work_failed(ended.piece, str(ended.error), moment)
+        return self._piece_failed(run, ended.error, moment)
+
+    def _piece_failed(self, run: Run, error: BackendError, moment: Moment) -> list[Action]:
+        self._models.failed(run, error)
+        return self._scheduler.work_failed(run.piece, str(error), moment)
 
     def _pay_and_send(self, action: PayAndSend) -> list[Action]:
         """Charge the ledger, and send only then."""
-        held, head = self._held[action.key], action.head
+        payload, head = self._made[action.key].payload, action.head
         assert isinstance(head, Head)
-        assert held.payload is not None
-        if not self._outside.account.charge(action.cut, held.frame.subject):
+        assert payload is not None
+        if not self._outside.account.charge(action.cut, action.subject):
             return self._scheduler.unpaid(action.key, self._moment())
         release = head.release
         self.counters.released(
@@ -277,21 +288,21 @@ class Driver:
             bundle=self._models.bundle.identity,
             cut=action.cut,
             release=release.descriptor,
-            total_bytes=len(held.payload),
+            total_bytes=len(payload),
             due_in_s=max(0.0, action.due_at_s - self._now()),
         )
-        held.link.send(request, held.payload, due_at_s=action.due_at_s)
+        self._reservations[action.key].send(request, payload, due_at_s=action.due_at_s)
         self._at_server.add(action.key)
         return self._scheduler.sent(action.key, self._moment())
 
     def _free(self, key: int) -> None:
         """Give back a frame's reservation, and forget its request."""
         self._at_server.discard(key)
-        if (held := self._held.get(key)) is not None:
-            held.link.release()
+        self._reservations[key].release()
 
     def _emit(self, emit: Emit, turn: _Turn) -> None:
-        self._held.pop(emit.key, None)
+        if emit.key in self._reservations:
+            del self._reservations[emit.key], self._made[emit.key]
         result = emit.step.result
         if result.error:
             name = result.frame.name or f"frame {result.frame.index}"

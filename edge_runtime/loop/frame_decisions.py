@@ -1,18 +1,21 @@
-"""What is decided on a frame: its split when it is there, and when its head is done whether it is sent. Pure.
+"""Decides on a frame: its split when it arrives, and whether it is sent when its head is done. Pure.
 
-Composes the planner with what else is known: the cuts that the server offers and those that it refused lately, how
-long its tails take, what the ledger can pay for, the load of the board, and which heads and local tails are loaded.
+Composes the planner with the other inputs: the cuts that the server offers and those that it refused lately, the
+times of its tails, the cuts that the ledger can pay for, the load of the board, and the loaded heads and local
+tails.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.profile import SplitTiming
-from edge_runtime.loop.decision_inputs import BoardWaits, LoadedModels, Model, Moment, Payable
+from edge_runtime.loop.decision_inputs import NO_WAITS, BoardWaits, LoadedModels, Model, Moment, Payable
 from edge_runtime.loop.policies import Policy
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.planner.planner import AfterHead, Decision, Planner
@@ -20,12 +23,16 @@ from edge_runtime.planner.prediction import Conditions, Prediction
 from edge_runtime.planner.tail_times import TailTimes
 from edge_runtime.sources import Frame
 from split_model.errors import SplitModelError
+from split_model.protocol import messages as wire
 
 log = logging.getLogger(__name__)
 
+#: A plan to finish frames here holds for this many seconds unless one of its inputs changes. On a board that takes
+#: a few milliseconds for a frame, planning each anew would take a good part of them.
+_HOLDS_S = 0.05
 
-@dataclass(frozen=True)
-class Plan:
+
+class Plan(msgspec.Struct, frozen=True):
     """What to do with a frame: the split that it takes and, unless that is local, the head."""
 
     decision: Decision
@@ -35,8 +42,35 @@ class Plan:
     unpaid: bool = False
 
 
+class _Kept(msgspec.Struct, frozen=True):
+    """A plan to finish frames here, and its inputs: for the next frame, too, while these stay the same.
+
+    ``until_s``: when it ends in any case, since the estimate of the link changes with time alone.
+    """
+
+    plan: Plan
+    until_s: float
+    subject: str
+    load: float
+    up: bool
+    offers: tuple[wire.Offer, ...]
+    request_bytes: int
+
+    def holds(self, subject: str, load: float, moment: Moment) -> bool:
+        """Whether it is the plan of another frame, too, one that nothing is before."""
+        link = moment.link
+        return (
+            moment.now_s < self.until_s
+            and link.up is self.up
+            and link.offers is self.offers
+            and link.request_bytes == self.request_bytes
+            and load == self.load
+            and subject == self.subject
+        )
+
+
 class FrameDecisions:
-    """See the module. One for each frame loop; it remembers what was learned of cuts, tails and load."""
+    """See the module. One for each frame loop; it remembers measurements of tails and refusals of cuts."""
 
     def __init__(
         self,
@@ -62,6 +96,7 @@ class FrameDecisions:
         self._hosted = True
         self._captured_s = math.nan
         self._interval_s = math.inf
+        self._kept: _Kept | None = None
         self._active: tuple[int, object] | None = None
         self._through: tuple[int, object] | None = None
 
@@ -105,6 +140,23 @@ class FrameDecisions:
         if not math.isnan(self._captured_s):
             self._interval_s = max(0.0, frame.captured_s - self._captured_s)
         self._captured_s = frame.captured_s
+        alone = waits is NO_WAITS and not frame.error
+        if alone and self._kept is not None and self._kept.holds(frame.subject, self.load.factor, moment):
+            return self._kept.plan
+        plan = self._planned(frame, moment, waits)
+        decision = plan.decision
+        stays = plan.head is None and decision.split == self.local and decision.seen is not None
+        self._kept = None
+        if alone and stays:
+            unmoved = replace(plan, decision=replace(decision, moved_from=None))
+            self._kept = _Kept(
+                unmoved, now_s + _HOLDS_S, frame.subject, self.load.factor, link.up, link.offers, link.request_bytes
+            )
+        return plan
+
+    def _planned(self, frame: Frame, moment: Moment, waits: BoardWaits) -> Plan:
+        """Choose it from everything that is known by now."""
+        now_s, link = moment.now_s, moment.link
         ready = self._ready(moment)
         payable = self._account.payable(ready, frame.subject)
         conditions = Conditions(
@@ -131,6 +183,7 @@ class FrameDecisions:
 
     def after_head(self, plan: Plan, moment: Moment, waits: BoardWaits) -> AfterHead:
         """Whether to send what the head has made, with the link as it is by now."""
+        self._kept = None
         cut, decision = plan.split, plan.decision
         if cut:  # at cut 0 there is nothing to run while the link may come back
             self._through = (cut, plan.head)

@@ -1,6 +1,6 @@
 """The states of one frame, from its plan to its result, and every step between two of them.
 
-A frame is in exactly one state; what is not in `TRANSITIONS` cannot happen::
+A frame is in exactly one state; steps that are not in `TRANSITIONS` cannot happen::
 
     PLANNED ──► HEAD ──► RELEASE ──► PAYING ──► AWAY ◄──► RACING
        │         │          │          │         │          │
@@ -15,10 +15,12 @@ local run can.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from edge_runtime.link.view import LinkView
+import msgspec
+from msgspec.structs import replace
+
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.loop.frame_decisions import Plan
 from edge_runtime.planner.deadline import InFlight
 from edge_runtime.planner.prediction import Prediction
@@ -37,9 +39,11 @@ class State(Enum):
     LOCAL = auto()
     DONE = auto()
 
+    __hash__ = object.__hash__  # members are compared by identity; Enum's own is Python code
+
 
 class Input(Enum):
-    """What can happen to a frame."""
+    """The events of a frame."""
 
     BEGINS = auto()
     """Its head is to run."""
@@ -60,6 +64,8 @@ class Input(Enum):
     """The local run is done."""
     FAILED = auto()
     """No answer is possible: the source could not read it, or the whole model fails."""
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: dict[tuple[State, Input], State] = {
@@ -88,9 +94,8 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
 ON_THE_LINK = frozenset({State.AWAY, State.RACING})
 
 
-@dataclass(eq=False)
-class UnderWay:
-    """One frame and what is known of it.
+class UnderWay(msgspec.Struct, eq=False):
+    """A frame that has no result yet.
 
     Args:
         link: as it was when the frame was planned.
@@ -130,17 +135,22 @@ class UnderWay:
         return self.plan.split
 
     @property
+    def reserves_link(self) -> bool:
+        """Whether it may be sent: a head runs first."""
+        return self.plan.head is not None
+
+    @property
     def on_the_link(self) -> bool:
         """Whether the server may still answer it."""
         return self.state in ON_THE_LINK
 
     @property
     def parts(self) -> dict[str, float]:
-        """What its head and its release took, of a frame that was sent."""
+        """Seconds of its head and its release, of a frame that was sent."""
         return {} if self.release_s is None else {"head_s": self.head_s, "release_s": self.release_s}
 
     def step(self, what: Input) -> None:
-        """Go to the next state; `ValueError` for what is not in the table."""
+        """Go to the next state; `ValueError` for a step that is not in the table."""
         try:
             self.state = TRANSITIONS[self.state, what]
         except KeyError:

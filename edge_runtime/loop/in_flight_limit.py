@@ -8,8 +8,8 @@ from edge_runtime.planner.prediction import Prediction
 
 #: Frames under way at the server at the same time, least and most; see also `Admitted`.
 IN_FLIGHT = (2, 6)
-#: A server that was busy may have room again: one more frame is tried each time so long after. Each try may cost
-#: a release that is refused.
+#: A server that was busy may have room again: every 60 s one more frame is tried. Each try may cost a release that
+#: is refused.
 _ROOM_EVERY_S = 60.0
 
 
@@ -22,10 +22,10 @@ def limit_for(prediction: Prediction) -> int:
 
 
 class Admitted:
-    """How many frames the server takes at a time, from what it refuses as busy. Pure.
+    """How many frames the server takes at a time, learned from its refusals as busy. Pure.
 
-    Servers say nothing of it beforehand, and what they refuse was released for nothing. A frame that is refused
-    behind ``ahead`` others says that there is room for that number, or for one.
+    Servers do not announce this limit, and a refused frame was released for nothing. A frame that is refused behind
+    ``ahead`` others shows that there is room for that number, or for one.
     """
 
     def __init__(self) -> None:

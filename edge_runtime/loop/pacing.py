@@ -11,8 +11,9 @@ from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.frame_states import State, UnderWay
 from edge_runtime.loop.server_wait import ServerWait, uplink_busy_s
 
-#: Where a policy plans ahead, the next frame is taken when the board's present work is expected to take so much
-#: longer: at least, and as a share of that work. Taken earlier it would only grow old, later the board would wait.
+#: Where a policy plans ahead, the next frame is taken this long before the board's present work is expected to end:
+#: `_AHEAD_S`, or this share of that work if longer. Taken earlier it would only grow old, later the board would
+#: wait.
 _AHEAD_S = 0.02
 _AHEAD = 0.5
 

@@ -1,4 +1,4 @@
-"""What the program writes down of each step as JSON: how a frame ended, and where the split point moved."""
+"""The JSON records of each step: how a frame ended, and where the split point moved."""
 
 from __future__ import annotations
 

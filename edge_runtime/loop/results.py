@@ -1,13 +1,13 @@
-"""What the frame loop hands on: a frame's result, and the step around it."""
+"""The output of the frame loop: a frame's result, and the step around it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
-from edge_runtime.link.view import LinkView
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.loop.counters import Outcome
 from edge_runtime.planner.planner import Decision
 from edge_runtime.sources import Frame
@@ -15,8 +15,7 @@ from edge_runtime.sources import Frame
 Array = NDArray[Any]
 
 
-@dataclass
-class Result:
+class Result(msgspec.Struct):
     """How one frame ended, with every part of its latency that was measured, in seconds.
 
     ``hedged``: the board went on behind the head while the server was at it.
@@ -30,11 +29,10 @@ class Result:
     payload_bytes: int = 0
     hedged: bool = False
     error: str = ""
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """What the loop hands to its caller for each frame that is done; ``view``: the link when it was planned."""
 
     result: Result

@@ -14,10 +14,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker, end_piece
 from edge_runtime.loop.counters import Counters, Outcome
-from edge_runtime.loop.decision_inputs import BoardWaits, Moment
+from edge_runtime.loop.decision_inputs import NO_WAITS, BoardWaits, Moment
 from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.frame_states import Input, State, UnderWay
 from edge_runtime.loop.in_flight_limit import IN_FLIGHT, Admitted, limit_for
@@ -30,7 +31,7 @@ from split_model.protocol.device import Answered
 
 
 class Scheduler:
-    """See the module. Tell it what happens, and do what it says, in this order, before the next event."""
+    """See the module. Report each event, and do the returned actions in order before the next event."""
 
     def __init__(self, decisions: FrameDecisions, *, answer_within_s: float, counters: Counters) -> None:
         self.counters = counters
@@ -43,6 +44,7 @@ class Scheduler:
         self._queues = {worker: BoardQueue() for worker in Worker}
         self._admitted = Admitted()
         self._fitting = IN_FLIGHT[0]
+        self._counted: LinkView | None = None  # the view whose counts are in the counters
         self._keys = self._pieces = 0
         self._waiting = ServerWait(decisions, self._queues[Worker.LOCAL_RUNS], answer_within_s=answer_within_s)
 
@@ -88,15 +90,15 @@ class Scheduler:
         if frame.error:
             one.step(Input.FAILED)
             return self._fail(one, frame.error, moment)
-        actions: list[Action] = [Reserve(one.key, offloaded=plan.head is not None and not plan.was_local)]
-        if plan.head is None:
+        if not one.reserves_link:
             one.step(Input.STAYS)
-            return actions + self._run_here(one, moment)
+            return [self._run_here(one, moment)]
         one.step(Input.BEGINS)
         one.keeps_features = self._decisions.loaded.has_local_tail(one.split)
         late = self._decisions.decides_after_head
         work = Work.HEAD if late else Work.HEAD_AND_RELEASE
-        return [*actions, self._run(one, work, self._decisions.head_s(one.split), moment)]
+        run = self._run(one, work, self._decisions.head_s(one.split), moment)
+        return [Reserve(one.key, offloaded=not plan.was_local), run]
 
     def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
         """A piece of work is done."""
@@ -112,6 +114,9 @@ class Scheduler:
                 one.expected, one.hedge = after.expected, after.hedge
             return self._released(one, done, moment)
         one.step(Input.RAN)
+        one.local_piece = None
+        if len(self._under_way) == 1:
+            self._queues[Worker.LOCAL_RUNS].all_done()
         return self._ran_here(one, done, moment)
 
     def work_failed(self, piece: int, error: str, moment: Moment) -> list[Action]:
@@ -123,10 +128,11 @@ class Scheduler:
             self._decisions.head_failed(one.split, error, now_s=moment.now_s)
             one.keeps_features = False
             one.step(Input.STAYS)
-            return [FreeLink(one.key), *self._run_here(one, moment, first=True)]
+            return [FreeLink(one.key), self._run_here(one, moment, first=True)]
+        one.local_piece = None
         if ended.work is Work.LOCAL_TAIL:
             one.keeps_features = False
-            return self._run_here(one, moment, first=True)
+            return [self._run_here(one, moment, first=True)]
         one.step(Input.FAILED)
         return self._fail(one, error, moment)
 
@@ -149,14 +155,14 @@ class Scheduler:
             return []
         one.hedged = True
         one.step(Input.OVERDUE)
-        return self._run_here(one, moment)
+        return [self._run_here(one, moment)]
 
     def unpaid(self, key: int, moment: Moment) -> list[Action]:
         """A release was not paid for: nothing of it leaves, the frame is finished here."""
         one = self._under_way[key]
         one.unpaid, one.release_s = True, None
         one.step(Input.UNPAID)
-        return [FreeLink(key), *self._run_here(one, moment, first=True)]
+        return [FreeLink(key), self._run_here(one, moment, first=True)]
 
     def answered(self, key: int, outputs: list[Any] | None, answered: Answered, moment: Moment) -> list[Action]:
         """The server answered; ``outputs`` None where that is not what the model gives."""
@@ -187,12 +193,12 @@ class Scheduler:
         actions: list[Action] = []
         for one in self._waiting.overdue(self._at_server, moment):
             one.step(Input.OVERDUE)
-            actions += self._run_here(one, moment, first=True)
+            actions.append(self._run_here(one, moment, first=True))
         return actions
 
     def abandon(self, moment: Moment) -> list[Action]:
         """Nobody wants the frames under way any more: free the link, and begin no work for them."""
-        actions: list[Action] = [FreeLink(key) for key in self._under_way]
+        actions: list[Action] = [FreeLink(key) for key, one in self._under_way.items() if one.reserves_link]
         for worker, queue in self._queues.items():
             for number in queue.pieces():
                 queue.cancel(number, now_s=moment.now_s)
@@ -207,7 +213,7 @@ class Scheduler:
         after = self._decisions.after_head(one.plan, moment, self._waits(moment))
         if not after.send:
             one.step(Input.STAYS)
-            return [FreeLink(one.key), *self._run_here(one, moment, first=True)]
+            return [FreeLink(one.key), self._run_here(one, moment, first=True)]
         one.expected, one.hedge = after.expected, after.hedge
         one.unpaid = False  # if it is, the driver says so
         one.step(Input.RELEASES)
@@ -220,21 +226,23 @@ class Scheduler:
         # A frame that had to wait is late already, but its answer is still wanted.
         due_at_s = max(one.frame.captured_s, moment.now_s) + self._answer_within_s
         assert one.plan.head is not None
-        return [PayAndSend(one.key, one.plan.head, one.split, due_at_s)]
+        return [PayAndSend(one.key, one.frame.subject, one.plan.head, one.split, due_at_s)]
 
     def _refused(self, one: UnderWay, moment: Moment) -> list[Action]:
         racing = one.state is State.RACING
         one.step(Input.REFUSED)
         free = FreeLink(one.key)
-        return [free] if racing else [free, *self._run_here(one, moment, first=True)]
+        return [free] if racing else [free, self._run_here(one, moment, first=True)]
 
-    def _run_here(self, one: UnderWay, moment: Moment, *, first: bool = False) -> list[Action]:
+    def _run_here(self, one: UnderWay, moment: Moment, *, first: bool = False) -> Run:
         """Finish a frame on this board: behind its head with the local tail, or with the whole model."""
-        behind = self._waiting.goes_on_behind_head(one)
-        work = Work.LOCAL_TAIL if behind else Work.WHOLE_MODEL
-        run = self._run(one, work, self._decisions.left_s(one.split, has_tail=behind), moment, first=first)
+        if one.keeps_features and self._waiting.goes_on_behind_head(one):
+            left_s = self._decisions.left_s(one.split, has_tail=True)
+            run = self._run(one, Work.LOCAL_TAIL, left_s, moment, first=first)
+        else:
+            run = self._run(one, Work.WHOLE_MODEL, self._decisions.local_s, moment, first=first)
         one.local_piece = run.piece
-        return [run]
+        return run
 
     def _run(self, one: UnderWay, work: Work, expected_s: float, moment: Moment, *, first: bool = False) -> Run:
         queue = self._queues[work.worker]
@@ -243,7 +251,8 @@ class Scheduler:
         queue.put(Piece(self._pieces, one.key, work, expected_s), now_s=moment.now_s, first=first)
         keep = one.keeps_features and work in (Work.HEAD, Work.HEAD_AND_RELEASE)
         slot_s = expected_s if self._policy.paced else 0.0
-        return Run(self._pieces, one.key, work, one.plan.head, first=first, alone=alone, keep=keep, slot_s=slot_s)
+        head, piece = one.plan.head, self._pieces
+        return Run(piece, one.key, one.frame, work, head, first=first, alone=alone, keep=keep, slot_s=slot_s)
 
     def _wanted(self, piece: Piece) -> UnderWay | None:
         """The frame that a piece was for, None where that is done without it."""
@@ -253,15 +262,16 @@ class Scheduler:
         return one
 
     def _waits(self, moment: Moment) -> BoardWaits:
-        return BoardWaits(
-            self._queues[Worker.LOCAL_RUNS].wait_s(moment.now_s),
-            uplink_busy_s(self._at_server, moment.link.estimate),
-        )
+        local_runs = self._queues[Worker.LOCAL_RUNS]
+        if not self._sent and not local_runs.expects_work:
+            return NO_WAITS
+        return BoardWaits(local_runs.wait_s(moment.now_s), uplink_busy_s(self._at_server, moment.link.estimate))
 
     def _ran_here(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:
-        outcome: Outcome = "local" if one.sent_s is None else "fallback"
-        parts = {"head_s": one.head_s + done.took_s} if one.sent_s is None else one.parts
-        return self._end(one, self._result(one, outcome, list(done.outputs), parts), moment)
+        if one.sent_s is None:
+            parts = {"head_s": one.head_s + done.took_s}
+            return self._end(one, self._result(one, "local", list(done.outputs), parts), moment)
+        return self._end(one, self._result(one, "fallback", list(done.outputs), one.parts), moment)
 
     def _fail(self, one: UnderWay, why: str, moment: Moment) -> list[Action]:
         result = self._result(one, "failed", [], {})
@@ -270,23 +280,29 @@ class Scheduler:
 
     def _result(self, one: UnderWay, outcome: Outcome, outputs: list[Any], parts: dict[str, float]) -> Result:
         """The result of a frame; its latency is known when it is handed on."""
-        split = {"local": self._decisions.local, "failed": one.plan.decision.split}.get(outcome, one.split)
-        sent = one.sent_s is not None
-        return Result(one.frame, outcome, split, outputs, 0.0, one.payload_bytes * sent, one.hedged, parts=parts)
+        split = one.split
+        if outcome == "local":
+            split = self._decisions.local
+        elif outcome == "failed":
+            split = one.plan.decision.split
+        payload_bytes = 0 if one.sent_s is None else one.payload_bytes
+        return Result(one.frame, outcome, split, outputs, 0.0, payload_bytes, one.hedged, parts=parts)
 
     def _end(self, one: UnderWay, result: Result, moment: Moment) -> list[Action]:
-        """A frame has its result: hand it on, and give up what was begun for it and is not wanted any more."""
+        """Hand on the result of a frame, and cancel the rest of its work."""
         del self._under_way[one.key]
-        if one.key in self._sent:
+        if one.sent_s is not None:
             self._sent.remove(one.key)
-        actions: list[Action] = [FreeLink(one.key)]
-        local_runs = self._queues[Worker.LOCAL_RUNS]
-        if one.local_piece is not None and local_runs.holds(one.local_piece):
-            local_runs.cancel(one.local_piece, now_s=moment.now_s)
+        actions: list[Action] = [FreeLink(one.key)] if one.reserves_link else []
+        if one.local_piece is not None:
+            self._queues[Worker.LOCAL_RUNS].cancel(one.local_piece, now_s=moment.now_s)
             actions.append(Skip(one.local_piece, Worker.LOCAL_RUNS))
-        self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
-        ready = self._order.ended(one.key, (one, result), oldest=min(self._under_way, default=None))
-        return actions + [self._emit(held, of, moment) for held, of in ready]
+        if moment.link is not self._counted:
+            self._counted = moment.link
+            self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
+        for held, of in self._order.ended(one.key, (one, result), oldest=min(self._under_way, default=None)):
+            actions.append(self._emit(held, of, moment))
+        return actions
 
     def _emit(self, one: UnderWay, result: Result, moment: Moment) -> Emit:
         result.latency_s = moment.now_s - one.frame.captured_s

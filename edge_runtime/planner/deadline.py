@@ -8,7 +8,8 @@ board some work and nobody any time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from split_model.protocol.chunks import chunk_bytes_for
 
@@ -21,8 +22,7 @@ _ACK_PATIENCE = 1.5
 _ACK_SLACK_S = 0.04
 
 
-@dataclass(frozen=True)
-class InFlight:
+class InFlight(msgspec.Struct, frozen=True):
     """A request on its way: what the planner expected, and how far it has come.
 
     ``transfer_s`` and ``round_trip_s`` are the parts of ``expected_s`` that the link takes. ``progress_s``: when

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from edge_runtime.planner.prediction import Conditions, Objective, Prediction, SplitProfile, predict
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """The split point from now on, with the observed conditions and the prediction for every candidate.
 
     ``moved_from``: the split point before, None where it stays. ``hedge``: whether to go on here behind the head as
@@ -39,8 +41,7 @@ class Decision:
         return self.moved_from is not None
 
 
-@dataclass(frozen=True)
-class AfterHead:
+class AfterHead(msgspec.Struct, frozen=True):
     """The offload decision after the head: ``send`` its features, or go on here.
 
     ``expected``: the prediction for sending it now. ``hedge``: whether to go on here as well.

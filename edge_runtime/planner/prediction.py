@@ -12,8 +12,10 @@ seconds: the energy is spent, and the next frame may find the board still busy.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from edge_runtime.link.estimator import LinkEstimate, wire_bytes
 
@@ -32,8 +34,7 @@ _HEDGE_PRICE = 0.01
 _MOST_DOUBT = 0.5
 
 
-@dataclass(frozen=True)
-class SplitProfile:
+class SplitProfile(msgspec.Struct, frozen=True):
     """What one split costs: head and release on this board when idle, payload, tail on the server.
 
     The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``. ``local_tail_s``: the local tail's
@@ -48,8 +49,7 @@ class SplitProfile:
     local_tail_s: float | None = None
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(msgspec.Struct, frozen=True):
     """The world as the planner sees it.
 
     ``load``: how many times longer work takes here than in the profile. ``local_wait_s``: until the local run
@@ -67,8 +67,7 @@ class Conditions:
     uplink_busy_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True):
     """Predicted latency of a frame at one split, in parts that add up to ``total_s``.
 
     ``wait_s``: until an earlier frame's local run is done, before this one's, or its transfer. ``doubt``: the

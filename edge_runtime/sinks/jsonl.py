@@ -72,9 +72,10 @@ class JsonLines(Sink):
     def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
         """Write one record; `OutputError` where it cannot be written, for example on a full disk."""
         record = shortened(record) if self._values is None else self._values.take(record, outputs)
-        line = memoryview(self._encoder.encode(record) + b"\n")
+        line = self._encoder.encode(record) + b"\n"
         written = 0
         try:
+            written = os.write(self._file, line)
             while written < len(line):
                 written += os.write(self._file, line[written:])
         except BrokenPipeError:

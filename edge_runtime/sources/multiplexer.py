@@ -15,8 +15,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from edge_runtime.sources.source import Answer, Frame, Source
 from edge_runtime.sources.supply import Lane, Supply, Turn

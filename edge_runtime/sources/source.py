@@ -23,8 +23,7 @@ from split_model.features.preprocess import picture_tensor, to_stored
 Policy: TypeAlias = Literal["all", "latest"]
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """One input and when it was captured. ``tensors`` are the model's inputs, none where ``error`` says why.
 
     ``source``: the name of the source in the config. ``subject``: what the ledger's account is of. ``ticket``: what
@@ -43,8 +42,7 @@ class Frame:
     placement: Placement | None = None
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """How a frame ended: its record as the sinks write it, and the model's raw outputs, none where it failed."""
 
     frame: Frame

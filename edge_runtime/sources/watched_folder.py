@@ -16,11 +16,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from edge_runtime.sources.answered_files import AnsweredFiles, SetAsideError, Stamp
 from edge_runtime.sources.files_under_way import FilesUnderWay, GivenFile, stamp_of

@@ -25,7 +25,7 @@ from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import Outgoing
 from split_model.protocol.device_states import TRANSITIONS, Input, State
-from split_model.protocol.under_way import OpenProbe, Progress, Upload
+from split_model.protocol.uploads import OpenProbe, Progress, Upload
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,12 @@ class StoppableThread(threading.Thread):
         self.stopping = threading.Event()
         self._wake = wake
 
+    def ask_to_stop(self) -> None:
+        """Ask the thread to end, without waiting for it."""
+        self.stopping.set()
+        if self._wake is not None:
+            self._wake()
+
     def stop(self, timeout_s: float = STOP_S) -> bool:
         """Ask the thread to end, and wait for it. A thread that was never started has ended.
 
@@ -37,9 +43,7 @@ class StoppableThread(threading.Thread):
             uses.
 
         """
-        self.stopping.set()
-        if self._wake is not None:
-            self._wake()
+        self.ask_to_stop()
         if self.is_alive():
             self.join(max(0.0, timeout_s))
         if self.is_alive():

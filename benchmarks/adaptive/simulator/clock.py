@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class Clock:
-    """Virtual seconds and what is to happen when. Nothing passes but by `run_until`."""
+    """Virtual time and its scheduled events. Only `run_until` makes time pass."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -21,7 +21,7 @@ class Clock:
         return self.now_s
 
     def at(self, when_s: float, action: Callable[[], None]) -> None:
-        """Do something at a time; what is never to happen is forgotten."""
+        """Schedule an action; one at an infinite time is dropped."""
         if when_s < math.inf:
             heapq.heappush(self._events, (max(when_s, self.now_s), next(self._order), action))
 

@@ -24,13 +24,13 @@ from edge_runtime.link.estimator import LinkEstimator
 TRACES = ROOT / "benchmarks" / "traces"
 #: The two traces that the constants were chosen on.
 TUNED_ON = ("att-lte-driving-2016", "verizon-lte")
-#: A split counts as used by the oracle when so many of its frames are cut there.
+#: The oracle uses a split if it cuts at least this share of its frames there.
 USED_SHARE = 0.1
-#: A short trace is played several times over, from points spread over it, until so much has been played: else one
-#: outage more or less, or where the hog happens to meet it, decides over a p95.
+#: A short trace is played several times, from different starting points, until this many seconds were played. Else
+#: a single outage, or the moment at which the hog meets it, would decide a p95.
 PLAYED_S = 960.0
-#: A recorded uplink changes every so often. Frames every 1.5 s would all be captured at such a moment, when who
-#: knows the present capacity knows the next half second's: so each play begins at another point between two.
+#: A recorded uplink changes every half second. Frames every 1.5 s would all be captured at such a change, when the
+#: present capacity is also that of the next half second. So each play begins at another point between two changes.
 STEP_S = 0.5
 #: How far the policies see that know a little of the future.
 FORESIGHT_S = (0.25, 0.5)

@@ -79,8 +79,8 @@ class VirtualDriver:
     def _has_news(self) -> bool:
         return bool(self._ended) or any(self._reservations[key].has_ended for key in self._at_server)
 
-    def _moment(self) -> Moment:
-        return Moment(self._clock.now_s, self._link.view())
+    def _moment(self, *, frame: bool = False) -> Moment:
+        return Moment(self._clock.now_s, self._link.view(frame=frame))
 
     def _hear(self) -> None:
         while self._ended:
@@ -106,7 +106,7 @@ class VirtualDriver:
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()))
         if self._arrives_s is not None and self._clock.now_s >= self._arrives_s:
             self._arrives_s = None
-            self._do(self._scheduler.frame_arrived(self._arriving.popleft(), self._moment()))
+            self._do(self._scheduler.frame_arrived(self._arriving.popleft(), self._moment(frame=True)))
 
     def _do(self, actions: list[Action]) -> None:
         todo = deque(actions)

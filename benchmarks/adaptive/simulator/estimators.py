@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from benchmarks.adaptive.simulator.scene import WARM_UP_S
 from benchmarks.wire.traces import Trace
 from edge_runtime.link.estimator import LinkEstimate, LinkEstimator
 
-#: For so long a static profile is measured, just before frames count.
+#: Seconds for which a static profile is measured, just before frames count.
 _MEASURED_S = 5.0
 
 

@@ -10,8 +10,8 @@ from benchmarks.adaptive.simulator.network import VirtualTransport
 from edge_runtime.link.connection import Connection
 from edge_runtime.link.estimator import LinkEstimator
 from edge_runtime.link.frame_link import Reservation
+from edge_runtime.link.link_view import LinkView, Outcome
 from edge_runtime.link.states import Action, CloseSocket, Finish, OpenSocket
-from edge_runtime.link.view import LinkView, Outcome
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
 
@@ -50,13 +50,13 @@ class VirtualLink:
         wait_s = self._connection.wait_s(now_s)
         self._clock.at(now_s + wait_s, lambda: self.turn() if turn == self._turns else None)
 
-    def view(self) -> LinkView:
+    def view(self, *, frame: bool = False) -> LinkView:
         """See `FrameLink.view`."""
-        return self._connection.view(self._clock.now_s)
+        return self._connection.view(self._clock.now_s, frame=frame)
 
     def reserve(self, *, offloaded: bool) -> Reservation:
         """See `FrameLink.reserve`."""
-        return Reservation(self, self._connection.reservations.reserve(self._clock.now_s, offloaded=offloaded))
+        return Reservation(self, self._connection.reservations.reserve(offloaded=offloaded))
 
     def submit(self, number: int, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """See `Reservation.send`."""
@@ -82,7 +82,7 @@ class VirtualLink:
         self._clock.run_until(until_s, lambda: number in self._outcomes or unless())
         return self._outcomes.pop(number, None)
 
-    def rest(self, *, until_s: float, unless: Callable[[], bool]) -> None:
+    def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
         """Time passes until ``unless`` holds."""
         self._clock.run_until(until_s, unless)
 

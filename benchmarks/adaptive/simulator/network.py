@@ -31,7 +31,7 @@ ANSWER_BYTES = 4000
 class Lane:
     """One direction: messages go through one after another at the trace's capacity, then fly for ``delay_s``.
 
-    A token bucket of ``burst_bytes`` that filled meanwhile lets so much through at once.
+    A token bucket fills while nothing is sent, and lets up to ``burst_bytes`` through at once.
     """
 
     def __init__(self, clock: Clock, capacity: Trace, delay_s: float, *, burst_bytes: int = 0) -> None:

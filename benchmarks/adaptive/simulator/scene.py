@@ -15,14 +15,14 @@ from benchmarks.wire.traces import Trace
 from edge_runtime.inference.profile import Profile, SplitTiming
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-#: The program connects, measures and loads what it needs for so long before frames count.
+#: Seconds before frames count, in which the program connects, measures the link and loads heads.
 WARM_UP_S = 20.0
 DELAY_S = 0.02
-#: What the real programs take beside heads, releases, tails and link, as `adaptive.windows` found it: a frame in
-#: the device's loop, and an exchange with the server (two threads, two sockets and CURVE on either side).
+#: Seconds of the real programs beside heads, releases, tails and link, as `adaptive.windows` measured them: a frame
+#: in the device's loop, and an exchange with the server (two threads, two sockets and CURVE on either side).
 LOOP_S = 0.003
 EXCHANGE_S = 0.010
-#: Loading what is behind a head takes as long as so many runs of the whole model: 2 to 5 were measured.
+#: Duration of loading a local tail, in runs of the whole model: 2 to 5 were measured.
 LOAD_RUNS = 4.0
 DOWNLINK_MBIT_S = 20.0
 

@@ -44,7 +44,7 @@ class Dice(Source):
 
 @pytest.mark.parametrize("registry", [SOURCES, SINKS], ids=lambda registry: registry.table)
 def test_every_kind_of_ours_loads_under_its_name(registry: Any) -> None:
-    kinds = registry.find()
+    kinds = registry.installed()
     assert registry.default in kinds
     for kind in kinds:
         table = registry.load(kind, "here")

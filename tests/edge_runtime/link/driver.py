@@ -7,8 +7,8 @@ import random
 from typing import Any
 
 from edge_runtime.link.connection import Connection
+from edge_runtime.link.link_view import Outcome
 from edge_runtime.link.states import CloseSocket, Finish, OpenSocket, Publish, TransportEvent
-from edge_runtime.link.view import Outcome
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
 
@@ -105,7 +105,7 @@ class Driven:
                 self.lines.append(logging.makeLogRecord({"msg": "%s", "args": (action.line,), "per_frame": True}))
 
     def submit(self, number: int = 1, total_bytes: int = 64) -> int:
-        reservation = self.connection.reservations.reserve(self.now_s, offloaded=True)
+        reservation = self.connection.reservations.reserve(offloaded=True)
         payload = memoryview(bytes(total_bytes))
         self.connection.reservations.submit(
             reservation, request(number, total_bytes), payload, due_at_s=self.now_s + 9.0

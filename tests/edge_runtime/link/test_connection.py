@@ -84,7 +84,7 @@ def test_probes_go_on_after_a_request_that_never_left(bench: Driven) -> None:
 @pytest.mark.parametrize("submitted", [True, False])
 def test_a_quiet_connection_is_asked_before_it_is_closed(bench: Driven, submitted: bool) -> None:
     """The server takes its time with a request, or the frame's head does before there is one."""
-    bench.submit() if submitted else bench.connection.reservations.reserve(bench.now_s, offloaded=True)
+    bench.submit() if submitted else bench.connection.reservations.reserve(offloaded=True)
     bench.turns(30.0)
     assert bench.closed == 0
     bench.pings = False
@@ -96,8 +96,8 @@ def test_a_quiet_connection_is_asked_before_it_is_closed(bench: Driven, submitte
 def test_no_probe_while_any_frame_holds_the_link(bench: Driven) -> None:
     """Frames overlap: the link is free when the last of them has given it back, not the first."""
     reservations = bench.connection.reservations
-    first, second = (reservations.reserve(bench.now_s, offloaded=True) for _ in range(2))
-    stays = reservations.reserve(bench.now_s, offloaded=False)
+    first, second = (reservations.reserve(offloaded=True) for _ in range(2))
+    stays = reservations.reserve(offloaded=False)
     bench.sent.clear()
     for done in (first, first, stays):
         reservations.release(done, bench.now_s)
@@ -110,7 +110,7 @@ def test_no_probe_while_any_frame_holds_the_link(bench: Driven) -> None:
 
 def test_a_frame_that_was_to_stay_holds_the_link_once_it_is_sent(bench: Driven) -> None:
     reservations = bench.connection.reservations
-    number = reservations.reserve(bench.now_s, offloaded=False)
+    number = reservations.reserve(offloaded=False)
     reservations.submit(number, request(1), memoryview(bytes(64)), due_at_s=bench.now_s + 9.0)
     assert bench.connection.wait_s(bench.now_s) == STEP_S
     with pytest.raises(ValueError, match="once"):
@@ -283,3 +283,26 @@ def test_what_happened_to_a_socket_that_is_closed_does_not_matter(bench: Driven)
     for event in TransportEvent:
         bench.happens(event)
     assert (bench.connection.phase, bench.closed) == (Phase.PAUSED, 1)
+
+
+def test_while_there_is_no_server_the_driver_is_not_kept_busy() -> None:
+    """On a board without a server each turn of the link thread would take time from the frames."""
+    bench = Driven()
+    bench.welcomes = False
+    for _ in range(20):
+        bench.turns(STEP_S)
+        assert bench.connection.wait_s(bench.now_s) >= STEP_S
+
+
+def test_frames_in_quick_succession_share_a_view_until_something_is_heard(bench: Driven) -> None:
+    first = bench.connection.view(bench.now_s, frame=True)
+    assert bench.connection.view(bench.now_s + 0.01, frame=True) is first
+    later = bench.connection.view(bench.now_s + 0.06, frame=True)
+    assert later is not first
+    bench.happens(TransportEvent.LOST)
+    assert not bench.connection.view(bench.now_s + 0.06, frame=True).up
+    bench.turns(2.0)
+    bench.connection.view(bench.now_s, frame=True)
+    bench.answers.append(REFUSED)
+    bench.turn()
+    assert not bench.connection.view(bench.now_s, frame=True).up

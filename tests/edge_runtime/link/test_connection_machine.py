@@ -66,7 +66,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(offloaded=st.booleans())
     def reserve(self, offloaded: bool) -> None:
-        self.free.append(self.connection.reservations.reserve(self.now_s, offloaded=offloaded))
+        self.free.append(self.connection.reservations.reserve(offloaded=offloaded))
 
     @precondition(lambda self: self.free)
     @rule(data=st.data(), size=SIZES)

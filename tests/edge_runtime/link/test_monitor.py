@@ -11,7 +11,7 @@ from edge_runtime.link.monitor import KNOCK_BYTES, PROBE_BYTES, PROBE_SHARE, Lin
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import BURST_BYTES
 from split_model.protocol.device import Answered, Probed
-from split_model.protocol.under_way import Progress
+from split_model.protocol.uploads import Progress
 
 RATE = 100_000.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any, cast
 
+from edge_runtime.link.link_view import Outcome
 from edge_runtime.link.pending import PendingRequests
-from edge_runtime.link.view import Outcome
 
 ANSWER = Outcome(0.0, answered=cast("Any", object()))
 
@@ -38,7 +38,7 @@ def test_waiting_ends_when_no_outcome_can_come() -> None:
     pending.open(1)
     threading.Timer(0.02, pending.close).start()
     assert pending.wait(1, until_s=float("inf")) is None
-    pending.rest(until_s=float("inf"), unless=lambda: False)
+    pending.wait_for_news(until_s=float("inf"), unless=lambda: False)
 
 
 def test_a_nudge_looks_again_at_what_else_could_end_the_wait() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime.config import config
 from edge_runtime.daemon.plan import Plan
-from edge_runtime.loop.answers import unpack
+from edge_runtime.loop.server_answers import unpack
 from split_model.answers.classes import class_fields
 from split_model.bundle import Bundle, TensorSpec, TopK
 from split_model.errors import ConfigError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from edge_runtime.board.board import EmulatedBoard
 from edge_runtime.loop.actions import Run
 from edge_runtime.loop.board_queue import Work
-from edge_runtime.loop.board_work import BoardWork, Held
+from edge_runtime.loop.board_work import BoardWork, Made
 from edge_runtime.sources import Frame
 from split_model.errors import BackendError
 
@@ -55,8 +54,8 @@ def ends_s(took_s: float, *, slot_s: float = SLOT_S, error: str = "") -> float:
     clock = Clock()
     models: Any = Whole(clock, took_s, error)
     work = BoardWork(models, EmulatedBoard(1.0), now=clock.now, sleep=clock.sleep)
-    held = Held(Frame(0, "", (), None, 0.0), threading.Event())  # type: ignore[arg-type]  the link is not used
-    piece = work.piece(Run(1, 1, Work.WHOLE_MODEL, slot_s=slot_s), held)
+    run = Run(1, 1, Frame(0, "", (), None, 0.0), Work.WHOLE_MODEL, slot_s=slot_s)
+    piece = work.piece(run, Made())
     if error:
         with pytest.raises(BackendError):
             piece()

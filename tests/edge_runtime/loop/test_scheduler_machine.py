@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.profile import Profile, SplitTiming
 from edge_runtime.link.estimator import LinkEstimate
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.link.trouble import Trouble
-from edge_runtime.link.view import LinkView
 from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.counters import Counters

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edge_runtime.link.estimator import LinkEstimate
 from edge_runtime.planner.planner import Hysteresis, Planner

@@ -1,8 +1,8 @@
-"""What the rest of the program may know of the link, and how a request ended."""
+"""The link at one moment, for the rest of the program, and how a request ended at the server."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from edge_runtime.link.estimator import LinkEstimate
 from edge_runtime.link.tcp_info import TcpInfo
@@ -11,8 +11,7 @@ from split_model.protocol import messages as wire
 from split_model.protocol.device import Answered, Refused
 
 
-@dataclass(frozen=True)
-class LinkView:
+class LinkView(msgspec.Struct, frozen=True):
     """The link at one moment.
 
     ``trouble`` says why it is not up, ``problem`` and ``remedy`` say it to the user; all empty while it is up.
@@ -39,8 +38,7 @@ class LinkView:
         return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a request ended at the server: answered or refused, one of the two."""
 
     at_s: float

@@ -1,4 +1,4 @@
-"""What the server answered, checked against the model's outputs."""
+"""Unpacks an answer of the server into arrays, if it has the model's outputs."""
 
 from __future__ import annotations
 

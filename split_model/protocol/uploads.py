@@ -1,4 +1,4 @@
-"""What the device's side of a connection has under way: requests without an outcome, probes that are not back."""
+"""The device's uploads on a connection: requests without an outcome, and probes that have not come back."""
 
 from __future__ import annotations
 

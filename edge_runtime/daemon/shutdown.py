@@ -1,4 +1,4 @@
-"""The way out: a program that was told to stop ends in time, its ledger closed, whatever hangs.
+"""Ends a program that was told to stop in time, its ledger closed, whatever hangs.
 
 A source, a sink, a disk or an inference can block for ever, in the main thread too. systemd would then kill the
 program, and what the ledger had reserved for frames to come would be lost.
@@ -48,11 +48,11 @@ def next_step(*, running_s: float, quiet_s: float, frame_within_s: float, is_led
     return "leave" if quiet_s >= max(EXIT_AFTER_S, frame_within_s) else "wait"
 
 
-class WayOut(StoppableThread):
-    """Start it with the program, `begin` the way out (also from a signal handler), and say when it is `over`."""
+class Shutdown(StoppableThread):
+    """Start it with the program, `begin` the shutdown (also from a signal handler), and say when it is `over`."""
 
     def __init__(self) -> None:
-        super().__init__("way-out", wake=self.begin)
+        super().__init__("shutdown", wake=self.begin)
         # A lock, as an Event has, could be taken twice by a signal handler; this queue's `put` may be called there.
         self._begun: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._answered_s = -math.inf

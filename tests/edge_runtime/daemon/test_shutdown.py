@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.daemon.way_out import EXIT_AFTER_S, LEDGER_AFTER_S, LEDGER_BY_S, next_step
+from edge_runtime.daemon.shutdown import EXIT_AFTER_S, LEDGER_AFTER_S, LEDGER_BY_S, next_step
 from edge_runtime.privacy.ledger import read
 
 ROOT = Path(__file__).resolve().parents[3]
