@@ -18,11 +18,12 @@ from typing import Protocol
 
 import numpy as np
 
-from cloud_server.fair_queue import FairQueue
+from cloud_server.dispatcher import Dispatcher
 from cloud_server.loaded_tails import LoadedTails
-from cloud_server.tails import Tail, TailSet, UnknownReleaseError
+from cloud_server.tails import Tail, TailId, TailSet, UnknownReleaseError
 from split_model.errors import SplitModelError
 from split_model.protocol import messages as wire
+from split_model.protocol.server import Denial
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.stoppable_thread import StoppableThread
 from split_model.service.throttle import PER_FRAME
@@ -57,6 +58,11 @@ class Job:
     queued_s: float
     due_s: float
 
+    @property
+    def tail_id(self) -> TailId:
+        """What names its tail."""
+        return self.tail.id
+
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
@@ -84,6 +90,15 @@ Outcome = Done | Failed
 class Engine(Protocol):
     """What the gateway needs of an engine. All methods return at once."""
 
+    def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:
+        """Why a request of a device that comes now is refused, or None where it can be answered in time."""
+
+    def load(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
+        """What a device hears that asks before it sends."""
+
+    def load_after(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
+        """What a device hears with an answer."""
+
     def submit(self, job: Job) -> bool:
         """Take a job, or return False if the queue has no place for this device."""
 
@@ -103,7 +118,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Worker threads, each with interpreters of its own; devices take turns by the time they used (`FairQueue`).
+    """Worker threads, each with interpreters of its own; the `Dispatcher` says what they do next.
 
     ``deliver`` is called from worker threads with every outcome. TFLite lets go of the GIL while it computes.
     ``beats`` expects every tail to end.
@@ -125,10 +140,9 @@ class LocalEngine:
         self._tails = tails
         self._deliver = deliver
         self._clock = clock
-        self._queue = FairQueue(queue)
+        self._dispatcher = Dispatcher(queue, workers=threads)
         self._tail_threads = tail_threads
         self._jobs: dict[int, Job] = {}
-        self._running: set[int] = set()
         self._closed = False
         self._changed = threading.Condition()
         self._loaded = [LoadedTails(tail_threads, cache_bytes // threads) for _ in range(threads)]
@@ -150,19 +164,34 @@ class LocalEngine:
         """Other tails from now on. Those that are loaded stay so while there is room."""
         self._tails = tails
 
+    def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:
+        """See `Engine.denial`."""
+        with self._changed:
+            return self._dispatcher.denial(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
+
+    def load(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
+        """See `Engine.load`."""
+        with self._changed:
+            return self._dispatcher.load(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
+
+    def load_after(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
+        """See `Engine.load_after`."""
+        with self._changed:
+            return self._dispatcher.load_after(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
+
     def submit(self, job: Job) -> bool:
         """See `Engine.submit`. A job that loses its place to this one is delivered as expired or busy."""
         with self._changed:
             if self._closed:
                 return False
-            offered = self._queue.offer(job.job_id, job.device, due_s=job.due_s, now_s=self._clock())
-            expired = [self._jobs.pop(job_id) for job_id in offered.expired]
+            offered = self._dispatcher.offer(job, self._clock())
+            late = [self._jobs.pop(job_id) for job_id in offered.late]
             displaced = None if offered.displaced is None else self._jobs.pop(offered.displaced)
             if offered.accepted:
                 self._jobs[job.job_id] = job
                 self._changed.notify_all()  # not every worker may take it
-        for waiting in expired:
-            self._deliver(_expired(waiting))
+        for waiting in late:
+            self._deliver(_late(waiting))
         if displaced is not None:
             text = "the queue is full and another of your requests or a device with fewer of them took the place"
             self._deliver(_failed(displaced, text, code="busy"))
@@ -171,9 +200,8 @@ class LocalEngine:
     def cancel(self, job_id: int) -> bool:
         """See `Engine.cancel`."""
         with self._changed:
-            self._queue.cancel(job_id)
             self._jobs.pop(job_id, None)
-            return job_id in self._running
+            return self._dispatcher.cancel(job_id)
 
     @property
     def queued(self) -> int:
@@ -183,14 +211,13 @@ class LocalEngine:
     @property
     def running(self) -> int:
         """Jobs being run."""
-        return len(self._running)
+        return self._dispatcher.running
 
     def close(self) -> None:
         """See `Engine.close`."""
         with self._changed:
             self._closed = True
-            for job_id in self._jobs:
-                self._queue.cancel(job_id)
+            self._dispatcher.clear()
             self._jobs.clear()
             self._changed.notify_all()
 
@@ -205,15 +232,13 @@ class LocalEngine:
                 if self._closed:
                     return None
                 now_s = self._clock()
-                expired = [self._jobs.pop(job_id) for job_id in self._queue.expire(now_s)]
-                job_id = self._queue.take(now_s, kept=kept)
+                late = [self._jobs.pop(job_id) for job_id in self._dispatcher.late(now_s)]
+                job_id = self._dispatcher.take(now_s, kept=kept)
                 job = None if job_id is None else self._jobs.pop(job_id)
-                if job is not None:
-                    self._running.add(job.job_id)
-                elif not expired:
+                if job is None and not late:
                     self._changed.wait(_LOOK_AGAIN_S if self._jobs else None)
-            for waiting in expired:
-                self._deliver(_expired(waiting))
+            for waiting in late:
+                self._deliver(_late(waiting))
             if job is not None:
                 return job
 
@@ -236,12 +261,12 @@ class LocalEngine:
                 _log.exception("tail %s of %s", job.tail.cut.index, bundle, extra=PER_FRAME)
                 outcome = _failed(job, f"{type(error).__name__}: {error}")
             with self._changed:
-                self._running.remove(job.job_id)
                 now_s = self._clock()
                 used_s = now_s - taken_s  # loading and plans are its time too
-                if loads == loaded.loads:  # but not waiting for a processor, for that says nothing about the job
+                has_loaded = loads != loaded.loads
+                if not has_loaded:  # but not waiting for a processor, for that says nothing about the job
                     used_s = min(used_s, (time.thread_time() - taken_cpu_s) * self._tail_threads)
-                self._queue.finished(job.job_id, used_s, now_s)
+                self._dispatcher.ended(job.job_id, used_s=used_s, loaded=has_loaded, now_s=now_s)
                 self._changed.notify_all()  # its key may have been kept from the other workers
             self._deliver(outcome)
 
@@ -269,8 +294,9 @@ def _be_nicer(by: int) -> None:
         _log.warning("may not set the priority of its threads; allow the system call setpriority", extra=PER_FRAME)
 
 
-def _expired(job: Job) -> Failed:
-    return Failed(job_id=job.job_id, code="expired", text="the answer was due before a worker was free")
+def _late(job: Job) -> Failed:
+    text = "no worker was free early enough to answer in time"
+    return Failed(job_id=job.job_id, code="expired", text=text)
 
 
 def _failed(job: Job, text: str, *, code: wire.RefusalCode = "failed") -> Failed:

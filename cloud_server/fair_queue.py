@@ -67,6 +67,7 @@ class _Flow:
     running: int = 0
     use: Use = field(default_factory=Use)
     turn: int = 0
+    work_ns: int = 0
     waiting: list[tuple[float, int]] = field(default_factory=list)
 
     @property
@@ -91,6 +92,8 @@ class FairQueue:
         self._turns = 0
         self._flows: dict[str, _Flow] = {}
         self._jobs: dict[int, tuple[_Flow, float]] = {}
+        self._costs_ns: dict[int, int] = {}  # of the waiting jobs, as expected
+        self._work_ns = 0
         self._running: dict[int, tuple[_Flow, int]] = {}
         self._ready: list[tuple[int, int, str]] = []  # the flows with jobs waiting
         self._due: list[tuple[float, int]] = []
@@ -107,12 +110,54 @@ class FairQueue:
         flow = self._flows.get(key)
         return len(flow.waiting) if flow else 0
 
+    @property
+    def work_s(self) -> float:
+        """Expected worker time of all waiting jobs."""
+        return self._work_ns / 1e9
+
+    def ahead_s(self, key: str, *, due_s: float) -> float:
+        """Expected worker time of the waiting jobs that go before one that this key offers now.
+
+        As things stand: a key that comes later and has used less goes before it as well. The cost is linear in
+        the number of keys that wait, which the number of places bounds.
+        """
+        flow = self._flows.get(key)
+        begins_ns, ahead_ns = self._virtual_ns, 0
+        if flow is not None:
+            ahead_ns = sum(self._costs_ns[job_id] for due, job_id in flow.waiting if due <= due_s)
+            begins_ns = flow.virtual_ns if flow.waiting else max(flow.virtual_ns, self._virtual_ns)
+            begins_ns += ahead_ns
+        for keys in self._by_count.values():
+            for name in keys:
+                other = self._flows[name]
+                lead_ns = begins_ns - other.virtual_ns
+                if other is not flow and lead_ns >= 0:
+                    # It goes on until its virtual time is past ours, with a whole job.
+                    ahead_ns += min(other.work_ns, lead_ns + other.work_ns // len(other.waiting))
+        return ahead_ns / 1e9
+
+    def is_full_for(self, key: str, *, due_s: float) -> bool:
+        """Whether a job that this key offers now would get no place."""
+        if len(self._jobs) < self._limit:
+            return False
+        share = self.share(key)
+        if self.waiting(key) >= share:
+            return due_s >= self._flows[key].waiting[-1][0]
+        return self._most <= share
+
+    def passes_over(self, key: str, now_s: float) -> bool:
+        """Whether the kept worker leaves the jobs of this key to the others now."""
+        flow = self._flows.get(key)
+        if flow is None or not self._several_here(now_s):
+            return False
+        return bool(flow.running) or flow.use.at(now_s) > self._much_s(now_s)
+
     def share(self, key: str) -> int:
         """Places that are this key's own if it asks for one now, at least one: an equal part of all places."""
         return max(1, self._limit // (self._keys_waiting + (self.waiting(key) == 0)))
 
-    def offer(self, job_id: int, key: str, *, due_s: float, now_s: float) -> Offered:
-        """Take a job in where there is a place for it, or one that its key may claim.
+    def offer(self, job_id: int, key: str, *, due_s: float, now_s: float, cost_s: float = 0.0) -> Offered:
+        """Take a job in where there is a place for it, or one that its key may claim. ``cost_s``: as expected.
 
         A full queue first drops the jobs past their due time. After that a key below its share displaces the last
         job of the key with the most, and a key at its share keeps those of its jobs that are due first.
@@ -130,7 +175,7 @@ class FairQueue:
                 return Offered(accepted=False, expired=expired)
             displaced = loser.waiting[-1][1]
             self.cancel(displaced)
-        self._add(job_id, key, due_s)
+        self._add(job_id, key, due_s, max(0, round(cost_s * 1e9)))
         return Offered(accepted=True, expired=expired, displaced=displaced)
 
     def cancel(self, job_id: int) -> None:
@@ -138,6 +183,9 @@ class FairQueue:
         if job_id in self._jobs:
             flow, due_s = self._jobs.pop(job_id)
             self._recount(flow, -1)
+            cost_ns = self._costs_ns.pop(job_id)
+            flow.work_ns -= cost_ns
+            self._work_ns -= cost_ns
             del flow.waiting[bisect_left(flow.waiting, (due_s, job_id))]
 
     def expire(self, now_s: float) -> tuple[int, ...]:
@@ -164,7 +212,7 @@ class FairQueue:
 
         """
         kept = kept and self._several_here(now_s)
-        much_s = max(MUCH_S, MUCH * self._use.at(now_s) / len(self._here)) if kept else 0.0
+        much_s = self._much_s(now_s) if kept else 0.0
         passed_over: list[tuple[int, int, str]] = []
         job_id: int | None = None
         while self._ready and job_id is None:
@@ -191,6 +239,10 @@ class FairQueue:
         self._enter(flow)
         return job_id
 
+    def _much_s(self, now_s: float) -> float:
+        """The worker time of late that makes a key one that uses much."""
+        return max(MUCH_S, MUCH * self._use.at(now_s) / max(1, len(self._here)))
+
     def _several_here(self, now_s: float) -> bool:
         """Whether more than one key had a request of late."""
         while self._here and next(iter(self._here.values())) < now_s - HERE_S:
@@ -208,7 +260,7 @@ class FairQueue:
         flow.last_cost_ns = self._typical_ns = used_ns
         self._enter(flow)
 
-    def _add(self, job_id: int, key: str, due_s: float) -> None:
+    def _add(self, job_id: int, key: str, due_s: float, cost_ns: int) -> None:
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows[key] = _Flow(key, self._virtual_ns)
@@ -216,6 +268,9 @@ class FairQueue:
         self._recount(flow, 1)
         insort(flow.waiting, (due_s, job_id))
         self._jobs[job_id] = (flow, due_s)
+        self._costs_ns[job_id] = cost_ns
+        flow.work_ns += cost_ns
+        self._work_ns += cost_ns
         if first:
             flow.virtual_ns = max(flow.virtual_ns, self._virtual_ns)  # being idle earns nothing
             self._enter(flow)

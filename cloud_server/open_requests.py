@@ -23,6 +23,7 @@ class OpenRequest:
     routing_id: bytes
     device: str
     arrived: Arrived
+    tail: Tail
 
     @property
     def request_id(self) -> int:
@@ -64,7 +65,9 @@ class OpenRequests:
         job_id = self._next_job_id
         self._next_job_id += 1
         request = arrived.request
-        self._by_job[job_id] = OpenRequest(job_id=job_id, routing_id=routing_id, device=device, arrived=arrived)
+        self._by_job[job_id] = OpenRequest(
+            job_id=job_id, routing_id=routing_id, device=device, arrived=arrived, tail=tail
+        )
         self._by_connection.setdefault(routing_id, {})[request.request_id] = job_id
         self._held.change(device, request.total_bytes)
         job = Job(

@@ -106,7 +106,14 @@ class LinkMonitor:
             self._timed_s = now_s
         self._estimator.round_trip(event.elapsed_s - transfer_s - answer.queue_s - answer.tail_s)
         self._round_trip_s = now_s
-        self._note_queue(0.5 * self.queue_s(now_s) + 0.5 * answer.queue_s, now_s)
+        # With a load, of a request that comes now; else of this one, which is past.
+        queue_s = answer.queue_s if answer.load is None else answer.load.queue_s
+        self._note_queue(0.5 * self.queue_s(now_s) + 0.5 * queue_s, now_s)
+
+    def advised(self, queue_s: float, now_s: float) -> None:
+        """The server said how long a request waits there now."""
+        self._heard()
+        self._note_queue(queue_s, now_s)
 
     def probed(self, event: Probed, now_s: float) -> None:
         """A probe or a ping came back."""

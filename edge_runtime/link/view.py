@@ -12,12 +12,22 @@ from split_model.protocol.device import Answered, Refused
 
 
 @dataclass(frozen=True)
+class Advice:
+    """The server's word on a request at a cut, asked for before it was made; ``at_s``: when it came."""
+
+    bundle: str
+    cut: int
+    load: wire.Load
+    at_s: float
+
+
+@dataclass(frozen=True)
 class LinkView:
     """The link at one moment.
 
     ``trouble`` says why it is not up, ``problem`` and ``remedy`` say it to the user; all empty while it is up.
     ``queue_s``: how long a new request waits, behind others in our own socket, and at the server.
-    ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
+    ``can_ask``: whether the server can be asked before a request; ``advice``: its last answer. ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
     Both only grow.
     """
 
@@ -32,6 +42,8 @@ class LinkView:
     late: int
     reconnects: int
     tcp: TcpInfo | None = None
+    can_ask: bool = False
+    advice: Advice | None = None
 
     @property
     def trouble_line(self) -> str:

@@ -19,6 +19,15 @@ class Reserve:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """Ask the server whether a request at this cut would be answered in time; the answer is in the link's view."""
+
+    key: int
+    cut: int
+    due_in_s: float
+
+
+@dataclass(frozen=True)
 class Run:
     """Do a piece of work on the board, behind those that wait for its worker or, with ``first``, before them.
 
@@ -70,7 +79,7 @@ class Emit:
     step: Step
 
 
-Action = Reserve | Run | Skip | PayAndSend | FreeLink | Emit
+Action = Reserve | Ask | Run | Skip | PayAndSend | FreeLink | Emit
 
 
 @dataclass(frozen=True)

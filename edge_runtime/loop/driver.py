@@ -21,7 +21,7 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.frame_link import FrameLink
-from edge_runtime.loop.actions import Action, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.actions import Action, Ask, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.answers import unpack
 from edge_runtime.loop.board_queue import Worker
 from edge_runtime.loop.board_thread import BoardThread, Ended
@@ -186,7 +186,9 @@ class Driver:
                 self._do(self._scheduler.answered(key, outputs, outcome.answered, moment), turn)
             elif outcome.refusal is not None:
                 refusal = outcome.refusal
-                self._do(self._scheduler.refused(key, refusal.code, refusal.text, moment), turn)
+                retry_s = 0.0 if refusal.load is None else refusal.load.retry_s
+                actions = self._scheduler.refused(key, refusal.code, refusal.text, moment, retry_s=retry_s)
+                self._do(actions, turn)
         if self._at_server:
             acked_bytes = {key: self._held[key].link.acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)
@@ -217,6 +219,9 @@ class Driver:
             elif isinstance(action, Reserve):
                 assert frame is not None  # the link is reserved for a frame that arrives
                 self._held[action.key] = Held(frame, self._link.reserve(offloaded=action.offloaded))
+            elif isinstance(action, Ask):
+                identity = self._models.bundle.identity
+                self._held[action.key].link.ask(identity, action.cut, due_in_s=action.due_in_s)
             elif isinstance(action, PayAndSend):
                 todo.extend(self._pay_and_send(action))
             elif isinstance(action, FreeLink):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_runtime.board.cpu_load import LoadEstimator
@@ -16,23 +18,43 @@ from edge_runtime.loop.decision_inputs import BoardWaits, LoadedModels, Model, M
 from edge_runtime.loop.policies import Policy
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.planner.planner import AfterHead, Decision, Planner
-from edge_runtime.planner.prediction import Conditions, Prediction
+from edge_runtime.planner.prediction import Conditions, Prediction, predict
 from edge_runtime.planner.tail_times import TailTimes
 from edge_runtime.sources import Frame
 from split_model.errors import SplitModelError
+from split_model.protocol import messages as wire
 
 log = logging.getLogger(__name__)
+
+#: A server that has not answered a question is asked again after this time.
+_ASK_EVERY_S = 1.0
+#: A device comes back where the server needs no more than this share of the time that the server would save.
+_WORTH_COMING = 0.5
+#: A queue at the server that is not worth waiting in is left alone for this time at least.
+_CROWDED_S = 2.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whether a request at ``cut`` would be answered within ``due_in_s`` of its arrival."""
+
+    cut: int
+    due_in_s: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with a frame: the split that it takes and, unless that is local, the head."""
+    """What to do with a frame: the split that it takes and, unless that is local, the head.
+
+    ``question``: what to ask the server meanwhile, for the frames to come.
+    """
 
     decision: Decision
     split: int
     head: object | None = None
     was_local: bool = False
     unpaid: bool = False
+    question: Question | None = None
 
 
 class FrameDecisions:
@@ -48,10 +70,11 @@ class FrameDecisions:
         account: Payable,
         load: LoadEstimator,
         may_hedge: bool,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.planner = planner
         self.load = load
-        self.backoff = CutBackoff()
+        self.backoff = CutBackoff(jitter=jitter, tail_macs=model.tail_macs)
         self.loaded = loaded
         self.policy = policy
         self._model = model
@@ -64,6 +87,7 @@ class FrameDecisions:
         self._interval_s = math.inf
         self._active: tuple[int, object] | None = None
         self._through: tuple[int, object] | None = None
+        self._heard_s = self._asked_s = -math.inf  # when the server's advice came, and when it was asked for
 
     @property
     def local(self) -> int:
@@ -105,7 +129,8 @@ class FrameDecisions:
         if not math.isnan(self._captured_s):
             self._interval_s = max(0.0, frame.captured_s - self._captured_s)
         self._captured_s = frame.captured_s
-        ready = self._ready(moment)
+        self._heed_advice(moment)
+        ready, withheld = self._ready(moment)
         payable = self._account.payable(ready, frame.subject)
         conditions = Conditions(
             link=link.estimate,
@@ -118,16 +143,18 @@ class FrameDecisions:
             uplink_busy_s=waits.uplink_s,
         )
         decision = self.planner.decide(conditions, now_s=now_s, ready=payable)
+        self._note_crowding(decision, now_s)
         unpaid = payable != ready and decision.split == self.local
         if frame.error:
             return Plan(decision, decision.split, unpaid=unpaid)
+        question = self._question(decision, self._account.payable(withheld, frame.subject), moment)
         chosen = self._head_for(decision.split, payable, now_s)
         was_local = chosen is None
         if chosen is None:
             chosen = self._through_head(decision)
         if chosen is None:
-            return Plan(decision, self.local, unpaid=unpaid)
-        return Plan(decision, chosen[0], chosen[1], was_local=was_local, unpaid=unpaid)
+            return Plan(decision, self.local, unpaid=unpaid, question=question)
+        return Plan(decision, chosen[0], chosen[1], was_local=was_local, unpaid=unpaid, question=question)
 
     def after_head(self, plan: Plan, moment: Moment, waits: BoardWaits) -> AfterHead:
         """Whether to send what the head has made, with the link as it is by now."""
@@ -158,13 +185,31 @@ class FrameDecisions:
             self._active = None
         self.backoff.avoid(split, f"its head fails: {error}", now_s=now_s)
 
-    def answered(self, split: int, tail_s: float, *, now_s: float) -> None:
-        """The server answered at this cut."""
+    def answered(self, split: int, tail_s: float, *, now_s: float, load: wire.Load | None = None) -> None:
+        """The server answered at this cut; ``load``: what it says of the next request."""
         self.backoff.answered(split)
         self._tails.observed(split, tail_s, at_s=now_s)
+        if load is not None and load.retry_s > 0.0:
+            self.backoff.crowded(split, "the server is crowded", now_s=now_s, retry_s=load.retry_s)
 
-    def _ready(self, moment: Moment) -> frozenset[int]:
-        """The cuts that the server offers, fit into its limits, and were not refused lately."""
+    def _note_crowding(self, decision: Decision, now_s: float) -> None:
+        """Leave a cut alone that would still be best, were it not for the queue at the server.
+
+        Else all devices would come back as soon as it is short, and make it long again.
+        """
+        if decision.moved_from is None or decision.moved_from == self.local or decision.seen is None:
+            return
+        before, after = (expected_at(decision, split) for split in (decision.moved_from, decision.split))
+        if before is None or after is None or math.isinf(before.total_s):
+            return
+        if before.total_s - decision.seen.queue_s < after.total_s:
+            self.backoff.crowded(decision.moved_from, "requests wait too long at the server", now_s=now_s, retry_s=_CROWDED_S)
+
+    def _ready(self, moment: Moment) -> tuple[frozenset[int], frozenset[int]]:
+        """The cuts that the server offers, fit into its limits, and were not refused lately.
+
+        The second ones are withheld: the server was too busy for them of late, and is asked first.
+        """
         now_s, link = moment.now_s, moment.link
         offered = next((offer.cuts for offer in link.offers if offer.identity == self._model.identity), ())
         hosted = bool(offered) or not link.up
@@ -181,7 +226,45 @@ class FrameDecisions:
         for cut in ready:
             profile = self._tails.apply(self.planner.profile(cut), now_s=now_s)
             self.planner.update_profile(self.loaded.with_local_tail(profile))
-        return ready
+        if not link.can_ask:
+            return ready, frozenset()
+        withheld = frozenset(cut for cut in ready if self.backoff.asks_first(cut, now_s=now_s))
+        return ready - withheld, withheld
+
+    def _heed_advice(self, moment: Moment) -> None:
+        """Take in what the server said since the frame before, if it was asked."""
+        advice = moment.link.advice
+        if advice is None or advice.at_s <= self._heard_s or advice.bundle != self._model.identity:
+            return
+        self._heard_s = advice.at_s
+        if advice.load.retry_s > 0.0:
+            self.backoff.turned_away(advice.cut, now_s=moment.now_s, retry_s=advice.load.retry_s)
+        else:
+            self.backoff.welcome(advice.cut)
+
+    def _question(self, decision: Decision, withheld: frozenset[int], moment: Moment) -> Question | None:
+        """What to ask: of the cuts that are withheld the best one, if it is better than the chosen one."""
+        chosen = expected_at(decision, decision.split)
+        if not withheld or chosen is None or decision.seen is None or not moment.link.up:
+            return None
+        if self._asked_s > moment.now_s - _ASK_EVERY_S:
+            return None
+        conditions = replace(decision.seen, queue_s=0.0)
+        local_s = self.local_s
+        expected = min(
+            (predict(self.planner.profile(cut), conditions, local_s=local_s) for cut in sorted(withheld)),
+            key=lambda prediction: prediction.cost_s(self.policy.objective),
+        )
+        if self.planner.is_fixed:
+            due_in_s = math.inf
+        elif expected.cost_s(self.policy.objective) >= chosen.cost_s(self.policy.objective):
+            return None
+        elif self.policy.objective == "throughput":
+            due_in_s = math.inf
+        else:
+            due_in_s = _WORTH_COMING * (chosen.total_s - (expected.total_s - expected.server_s))
+        self._asked_s = moment.now_s
+        return Question(expected.split, due_in_s)
 
     def _head_for(self, split: int, usable: frozenset[int], now_s: float) -> tuple[int, object] | None:
         """The head to use: the chosen one if it is loaded, else the one in use; None means the whole model."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker, end_piece
 from edge_runtime.loop.counters import Counters, Outcome
 from edge_runtime.loop.decision_inputs import BoardWaits, Moment
@@ -89,6 +89,8 @@ class Scheduler:
             one.step(Input.FAILED)
             return self._fail(one, frame.error, moment)
         actions: list[Action] = [Reserve(one.key, offloaded=plan.head is not None and not plan.was_local)]
+        if (question := plan.question) is not None:
+            actions.append(Ask(one.key, question.cut, min(question.due_in_s, self._answer_within_s)))
         if plan.head is None:
             one.step(Input.STAYS)
             return actions + self._run_here(one, moment)
@@ -167,18 +169,20 @@ class Scheduler:
             self._decisions.backoff.avoid(one.split, why, now_s=moment.now_s)
             return self._refused(one, moment)
         answer = answered.answer
-        self._decisions.answered(one.split, answer.tail_s, now_s=moment.now_s)
+        self._decisions.answered(one.split, answer.tail_s, now_s=moment.now_s, load=answer.load)
         one.step(Input.ANSWERED)
         parts = {"offload_s": answered.elapsed_s, "queue_s": answer.queue_s, "tail_s": answer.tail_s}
         return self._end(one, self._result(one, "offloaded", outputs, parts | one.parts), moment)
 
-    def refused(self, key: int, code: str, text: str, moment: Moment) -> list[Action]:
-        """The server refused a request."""
+    def refused(
+        self, key: int, code: str, text: str, moment: Moment, *, retry_s: float = 0.0
+    ) -> list[Action]:
+        """The server refused a request; ``retry_s``: it said when to try again."""
         if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
         if code == "busy":
             self._admitted.busy(ahead=one.ahead, now_s=moment.now_s)
-        self._decisions.backoff.refused(one.split, code, text, now_s=moment.now_s)
+        self._decisions.backoff.refused(one.split, code, text, now_s=moment.now_s, retry_s=retry_s)
         return self._refused(one, moment)
 
     def time_passed(self, acked_bytes: Mapping[int, int], moment: Moment) -> list[Action]:

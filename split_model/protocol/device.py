@@ -53,6 +53,16 @@ class Refused:
     request_id: int | None
     code: str
     text: str
+    load: wire.Load | None = None
+
+
+@dataclass(frozen=True)
+class Advised:
+    """The server's word on a request at a cut of a bundle, before it is made."""
+
+    bundle: str
+    cut: int
+    load: wire.Load
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,11 @@ class Forgotten:
     """The server does not know us any more; the greeting and every open request are queued again."""
 
 
-Event = Welcomed | Answered | Refused | Probed | Late | Forgotten
+Event = Welcomed | Answered | Refused | Advised | Probed | Late | Forgotten
 Frames = tuple[bytes, memoryview | None]
+
+#: Questions without an answer that are remembered; what is older is forgotten.
+_OPEN_ASKS = 16
 
 
 class DeviceSession:
@@ -94,6 +107,8 @@ class DeviceSession:
         self._pending: dict[int, Upload] = {}
         self._probes: dict[int, OpenProbe] = {}
         self._next_probe_id = 0
+        self._asked: dict[int, wire.Ask] = {}
+        self._next_ask_id = 0
         self._handed_out: Upload | OpenProbe | None = None  # whose chunk `next_message` gave last
 
     def connected(self) -> None:
@@ -106,6 +121,7 @@ class DeviceSession:
         self._step(Input.DISCONNECTED)
         self._control.clear()
         self._probes.clear()
+        self._asked.clear()
 
     @property
     def open_requests(self) -> int:
@@ -141,7 +157,7 @@ class DeviceSession:
         )
 
     def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
-        """Queue a request; ``request.due_in_s`` is rewritten when its first chunk goes out."""
+        """Queue a request; its ``due_in_s`` and ``version`` are rewritten when its first chunk goes out."""
         self._pending[request.request_id] = Upload(request, Outgoing(payload), due_at_s)
 
     def cancel(self, request_id: int) -> None:
@@ -157,6 +173,19 @@ class DeviceSession:
                 total_bytes, None, Outgoing(memoryview(bytes(total_bytes)))
             )
             self._next_probe_id += 1
+
+    def ask(self, bundle: str, cut: int, *, due_in_s: float) -> bool:
+        """Ask whether a request at a cut would be answered in time; returns whether this server can be asked."""
+        welcome = self.welcome
+        if self.state is not State.READY or welcome is None or welcome.version < wire.LOAD_VERSION:
+            return False
+        message = wire.Ask(ask_id=self._next_ask_id, bundle=bundle, cut=cut, due_in_s=max(0.0, due_in_s))
+        self._next_ask_id += 1
+        self._asked[message.ask_id] = message
+        if len(self._asked) > _OPEN_ASKS:
+            del self._asked[next(iter(self._asked))]
+        self._control.append((wire.encode(message), None))
+        return True
 
     def next_message(self, now_s: float) -> Frames | None:
         """The next message to put on the wire, or None; call while the socket takes messages."""
@@ -199,6 +228,9 @@ class DeviceSession:
                 return []
             elapsed_s = now_s - probe.sent_s
             return [Probed(probe.total_bytes, message.timed_bytes, message.receive_s, elapsed_s)]
+        if isinstance(message, wire.AskReply):
+            ask = self._asked.pop(message.ask_id, None)
+            return [] if ask is None else [Advised(ask.bundle, ask.cut, message.load)]
         if isinstance(message, wire.Welcome):
             return self._welcomed(message)
         return self._refused(message)
@@ -213,6 +245,7 @@ class DeviceSession:
         self._control.clear()
         self._control.append((wire.encode(self._hello), None))
         self._probes.clear()
+        self._asked.clear()
         for pending in self._pending.values():
             pending.outgoing.rewind()
             pending.first_sent_s = None
@@ -240,7 +273,7 @@ class DeviceSession:
             return [Forgotten()]
         elif message.code == "version":
             self._step(Input.VERSION)
-        return [Refused(message.request_id, message.code, wire.shown(message.text))]
+        return [Refused(message.request_id, message.code, wire.shown(message.text), message.load)]
 
     def _answered(self, message: wire.Answer, frames: list[memoryview], now_s: float) -> Event:
         if len(frames) != 2:
@@ -284,6 +317,8 @@ class DeviceSession:
             if pending.first_sent_s is not None:
                 return wire.encode(wire.Chunk(request_id=pending.request.request_id, offset=offset)), chunk
             pending.first_sent_s = now_s
-            request = replace(pending.request, due_in_s=max(0.0, pending.due_at_s - now_s))
+            version = pending.request.version if self.welcome is None else self.welcome.version
+            due_in_s = max(0.0, pending.due_at_s - now_s)
+            request = replace(pending.request, due_in_s=due_in_s, version=version)
             return wire.encode(request), chunk
         return None

@@ -35,7 +35,7 @@ def request(number: int, *, total_bytes: int = 5000, boot_id: str = "boot", cut:
 
 def new_server(now_s: float = 0.0) -> server_side.PeerSession:
     def admit(wanted):
-        return ("unknown_cut", "no such cut") if wanted.cut == 9 else None
+        return server_side.Denial("unknown_cut", "no such cut") if wanted.cut == 9 else None
 
     return server_side.PeerSession(
         user_id="k", boot_id="server", offers=(), admit=admit, limits=LIMITS, now_s=now_s
@@ -397,8 +397,8 @@ def test_a_welcome_nobody_asked_for_is_an_error():
 def test_a_welcome_in_a_version_we_did_not_offer_is_an_error():
     session = new_device()
     session.connected()
-    welcome = wire.Welcome(version=2, boot_id="s", window_bytes=1, request_bytes=1, offers=())
-    with pytest.raises(ProtocolError, match="chose version 2"):
+    welcome = wire.Welcome(version=99, boot_id="s", window_bytes=1, request_bytes=1, offers=())
+    with pytest.raises(ProtocolError, match="chose version 99"):
         session.receive(views(wire.encode(welcome)), 0.0)
 
 
@@ -408,7 +408,7 @@ def test_a_welcome_in_a_version_we_did_not_offer_is_an_error():
         (request(1, cut=9), "unknown_cut"),
         (request(1, boot_id="other"), "protocol"),
         (request(1, total_bytes=20_001), "too_large"),
-        (msgspec.structs.replace(request(1), version=2), "version"),
+        (msgspec.structs.replace(request(1), version=99), "version"),
     ],
 )
 def test_a_refused_request_holds_nothing(wanted, code):
