@@ -203,7 +203,7 @@ class FrameDecisions:
         if before is None or after is None or math.isinf(before.total_s):
             return
         if before.total_s - decision.seen.queue_s < after.total_s:
-            self.backoff.crowded(decision.moved_from, "requests wait too long at the server", now_s=now_s, retry_s=_CROWDED_S)
+            self.backoff.crowded(decision.moved_from, "requests wait too long at the server", now_s=now_s, retry_s=_CROWDED_S, is_queue=True)
 
     def _ready(self, moment: Moment) -> tuple[frozenset[int], frozenset[int]]:
         """The cuts that the server offers, fit into its limits, and were not refused lately.

@@ -26,6 +26,8 @@ _LONGEST_S = 3600.0
 _SHORT_S = 0.5
 _SHORT_MOST_S = 60.0
 _MOST_DOUBLINGS = 7.0
+#: A tail is clearly shorter than another one where it takes less than this share of its operations.
+_SHORTER = 0.5
 #: A server that was asked, and had no time, is asked again after this time at least, and the same share longer.
 _ASK_AGAIN_S = 2.0
 _SPREAD = 1.0
@@ -52,7 +54,7 @@ class CutBackoff:
     Args:
         jitter: Random numbers from 0 to 1.
         tail_macs: Multiply-accumulates of the tail behind each cut: a server that has no time for one has none for
-            those that take longer.
+            those that take about as long, or longer.
 
     """
 
@@ -93,15 +95,23 @@ class CutBackoff:
         self.avoid(split, why, now_s=now_s, seconds=seconds)
 
     def crowded(
-        self, split: int, why: str, *, now_s: float, retry_s: float = 0.0, level: int = logging.INFO
+        self,
+        split: int,
+        why: str,
+        *,
+        now_s: float,
+        retry_s: float = 0.0,
+        is_queue: bool = False,
+        level: int = logging.INFO,
     ) -> None:
-        """The server has no time for this cut now, nor for those with longer tails.
+        """The server has no time for this cut now, nor for those whose tails are not much shorter.
 
         Args:
             split: The cut.
             why: For the log.
             now_s: The time.
             retry_s: When to try again, as the server said.
+            is_queue: Requests wait too long there, whatever their cut.
             level: Of the log line.
 
         """
@@ -112,7 +122,7 @@ class CutBackoff:
         seconds = max(retry_s, min(_SHORT_MOST_S, _SHORT_S * 2.0**doubled)) * (1.0 + _SPREAD * self._jitter())
         doubled = min(doubled + 1.0, _MOST_DOUBLINGS)
         log.log(level, "cut %d is not used for %.1f s: %s", split, seconds, why, extra=PER_FRAME)
-        for cut in self._as_long_as(split):
+        for cut in (split, *self._macs) if is_queue else self._about_as_long(split):
             self._welcome.discard(cut)
             self._crowded[cut] = _Crowded(doubled, now_s + seconds)
             self._until_s[cut] = max(self._until_s.get(cut, -math.inf), now_s + seconds)
@@ -125,13 +135,13 @@ class CutBackoff:
     def turned_away(self, split: int, *, now_s: float, retry_s: float) -> None:
         """The server was asked, and has no time. That costs little, so it is asked again soon."""
         seconds = max(retry_s, _ASK_AGAIN_S) * (1.0 + _SPREAD * self._jitter())
-        for cut in self._as_long_as(split):
+        for cut in self._about_as_long(split):
             self._until_s[cut] = max(self._until_s.get(cut, -math.inf), now_s + seconds)
 
-    def _as_long_as(self, split: int) -> set[int]:
-        """The cut, and those whose tails take at least as long."""
+    def _about_as_long(self, split: int) -> set[int]:
+        """The cut, and all others but those whose tails are clearly shorter."""
         own = self._macs.get(split, math.inf)
-        return {split, *(cut for cut, macs in self._macs.items() if macs >= own)}
+        return {split, *(cut for cut, macs in self._macs.items() if macs >= _SHORTER * own)}
 
     def answered(self, split: int) -> None:
         """The server answered a request at this cut."""
