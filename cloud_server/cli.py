@@ -34,6 +34,16 @@ a config file:
   bundles = ["bundles"]           # bundles, or folders of bundles
 """
 
+_STATISTICS = """\
+The server counts where the config has a file for it:
+  [statistics]
+  path = "/var/lib/cloud-server/statistics.sqlite"
+  labels = { entrance = ["porch*", "hall"] }
+
+Devices answer with randomised response, so no single codeword can be believed; the estimates are unbiased, and the
+intervals cover the randomness of the mechanism. A class is what the decoder makes of a codeword, not what was seen.
+"""
+
 _ROTATION = """\
 to change the key without an outage:
   sudo cloud-server keys rotate      makes the next key and prints its public half
@@ -80,6 +90,30 @@ def make_parser() -> Parser:
     run = _add(adding, "run", commands.run, "serve until SIGTERM or Ctrl-C", epilog=_EXAMPLE)
     run.add_argument("--ready-fd", type=int, metavar="N", help="write the address to this descriptor once ready")
     _with_json(_add(adding, "status", commands.status, "how the server is; exit 69 if it does not run"))
+
+    counted = _add(
+        adding,
+        "statistics",
+        commands.statistics,
+        "how often each codeword of the codebook release was true, with intervals",
+        epilog=_STATISTICS,
+    )
+    counted.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only devices of this name, pattern ('porch*') or label of the config; again for another selection",
+    )
+    counted.add_argument("--each", action="store_true", help="every device by itself")
+    counted.add_argument("--last", metavar="TIME", help="the last 30m, 24h or 7d (default: all that is kept)")
+    counted.add_argument("--since", metavar="TIME", help="from this time on, as 2026-11-28 or 2026-11-28T08:00")
+    counted.add_argument("--until", metavar="TIME", help="up to this time")
+    counted.add_argument(
+        "--top", type=int, default=10, metavar="N", help="rows of each table (default: %(default)s); 0 for all"
+    )
+    counted.add_argument("--watch", action="store_true", help="show it again every five seconds, until Ctrl-C")
+    _with_json(counted)
 
     text = "check everything the server needs; faults and remedies"
     _with_json(_add(adding, "doctor", commands.doctor, text))

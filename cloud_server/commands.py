@@ -60,6 +60,9 @@ def status(args: argparse.Namespace) -> int:
         print(f"requests  {counters.requests}: {counters.answered} answered, {counters.failed} failed, ", end="")
         print(f"{counters.cancelled} cancelled, {counters.dropped} dropped")
         print(f"refusals  {refused}")
+        if (told := found.statistics) is not None:
+            trouble = f"; {told.lost} lost" * bool(told.lost) + f"; {told.error}" * bool(told.error)
+            print(f"counted   {told.counted} codebook releases{trouble}")
         for key, times in found.refused_keys.items():
             remedy = f"cloud-server devices allow -c {args.config} NAME '{key}'"
             print(f"refused   an unknown device, {times} times; to admit it: {remedy}")
@@ -68,6 +71,13 @@ def status(args: argparse.Namespace) -> int:
         if condition not in ("running", "stopped"):
             print(f"written   {boot_s() - found.written_boot_s:.0f} s ago")
     return 0 if condition in SERVING else os.EX_UNAVAILABLE
+
+
+def statistics(args: argparse.Namespace) -> None:
+    """Show how often each codeword was true."""
+    from cloud_server.statistics.command import show
+
+    show(configuration.load(args.config), args)
 
 
 def doctor(args: argparse.Namespace) -> int:

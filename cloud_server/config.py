@@ -69,11 +69,26 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     device_gateway_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
 
 
+class StatisticsTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[statistics]``: how often each codeword of the codebook release was true; docs/statistics.md.
+
+    ``path``: the file of counts, an SQLite database; without it nothing is counted. ``keep_days``: counts older
+    than this are deleted. ``max_mib``: where the file would grow beyond, the oldest counts are deleted.
+    ``labels``: names for groups of devices, each with names or patterns of devices: ``entrance = ["porch*"]``.
+    """
+
+    path: Path | None = None
+    keep_days: Annotated[float, msgspec.Meta(gt=0, le=36_500)] = 90.0
+    max_mib: Mebibytes = 512
+    labels: dict[str, tuple[str, ...]] = {}
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole config file."""
 
     server: ServerTable
     limits: LimitsTable = LimitsTable()
+    statistics: StatisticsTable = StatisticsTable()
 
 
 def load(path: Path) -> Config:

@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 FIXED = {
     "server": ("listen", "key", "devices", "threads", "tail_threads", "status", "drain_s"),
     "limits": ("queue", "tail_cache_mib"),
+    "statistics": ("path", "keep_days", "max_mib"),
 }
 
 

@@ -13,6 +13,7 @@ from cloud_server.engine import LocalEngine
 from cloud_server.gateway import Gateway
 from cloud_server.reload import Reloader
 from cloud_server.sessions import Sessions
+from cloud_server.statistics.collector import Collector
 from split_model import __version__
 from split_model.protocol.keys import KeyPair
 from split_model.service.heartbeats import Heartbeats
@@ -37,6 +38,7 @@ class Reporter:
         threads: int,
         notifier: Notifier,
         beats: Heartbeats,
+        statistics: Collector | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._publisher = Publisher(path, key=states.KEY)
@@ -48,6 +50,7 @@ class Reporter:
         self._threads = threads
         self._notifier = notifier
         self._beats = beats
+        self._statistics = statistics
         self._clock = clock
         self._started_s = self._written_s = clock()
         self._process_ticks = process_ticks(os.getpid()) or 0
@@ -114,4 +117,13 @@ class Reporter:
             refused_keys=self._gateway.gate.still_refused,
             reloads=self._reloader.reloads,
             reload_error=self._reloader.error,
+            statistics=_statistics_of(self._statistics),
         )
+
+
+def _statistics_of(collector: Collector | None) -> states.StatisticsStatus | None:
+    if collector is None:
+        return None
+    return states.StatisticsStatus(
+        counted=collector.counted, copies=collector.copies, lost=collector.lost, error=collector.error
+    )

@@ -20,6 +20,8 @@ from cloud_server.gateway import Gateway
 from cloud_server.reload import Reloader, open_tails, server_limits
 from cloud_server.reporter import Reporter
 from cloud_server.sessions import Reply, Sessions
+from cloud_server.statistics.collector import Collector
+from cloud_server.statistics.store import Store
 from split_model.protocol.keys import read_pair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
@@ -52,6 +54,7 @@ def serve(
     keys = read_pair(server.key)
     tails = open_tails(config)
     allow_list = AllowList(server.devices)
+    statistics = open_statistics(config)
     with closing(notifier), closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway:
         engine = LocalEngine(
             tails,
@@ -73,6 +76,7 @@ def serve(
             boot_id=secrets.token_hex(8),
             limits=server_limits(config),
             counters=Counters(),
+            statistics=statistics,
         )
         reloader = Reloader(config, reread, sessions, engine)
         reporter = Reporter(
@@ -85,6 +89,7 @@ def serve(
             threads=server.threads,
             notifier=notifier,
             beats=beats,
+            statistics=statistics,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: gateway.stop())
@@ -102,11 +107,23 @@ def serve(
         if ready_fd is not None:
             os.write(ready_fd, gateway.endpoint.encode() + b"\n")
             os.close(ready_fd)
+        if statistics is not None:
+            statistics.start()
         try:
             gateway.run(sessions, drain_s=server.drain_s, on_sweep=sweep)
         finally:
             engine.close()
             engine.join(timeout_s=1.0)
             reloader.close()
+            if statistics is not None:
+                statistics.close()
             reporter.write("stopped")
     _log.info("stopped: %d requests, %d answered", sessions.counters.requests, sessions.counters.answered)
+
+
+def open_statistics(config: Config) -> Collector | None:
+    """What counts released codewords, where the config has a file for them. Raises `OutputError`."""
+    table = config.statistics
+    if table.path is None:
+        return None
+    return Collector(Store(table.path, keep_days=table.keep_days, limit_bytes=table.max_mib << 20))

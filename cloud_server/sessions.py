@@ -17,6 +17,7 @@ from cloud_server.engine import Done, Engine, Outcome
 from cloud_server.held_bytes import HeldBytes
 from cloud_server.limits import ServerLimits
 from cloud_server.open_requests import OpenRequests
+from cloud_server.statistics.collector import Collector
 from cloud_server.tails import Reason, TailSet
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
@@ -57,8 +58,10 @@ class Sessions:
         boot_id: str,
         limits: ServerLimits,
         counters: Counters,
+        statistics: Collector | None = None,
     ) -> None:
         self.counters = counters
+        self._statistics = statistics
         self.draining = False
         self.tails = tails
         self._engine = engine
@@ -260,6 +263,9 @@ class Sessions:
     def _arrived(self, peer: _Peer, event: protocol.Arrived, now_s: float) -> list[Reply]:
         request, key = event.request, peer.session.user_id
         tail = self.tails.tail_for(request)
+        if self._statistics is not None:  # a release counts, whether or not its tail will run
+            name = self._name_of(key) or ""
+            self._statistics.released(name, tail.bundle.manifest.name, request, event.payload)
         due_in_s = request.due_in_s - (now_s - event.started_s)
         denial: protocol.Denial | None = None
         if now_s > event.started_s:  # others came while its payload did

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from cloud_server.counters import Counters
 from split_model.service.status_file import Written
 
@@ -11,6 +13,15 @@ State = Literal["starting", "running", "reloading", "draining", "stopped"]
 
 #: The config key that says where the file is.
 KEY = "server.status"
+
+
+class StatisticsStatus(msgspec.Struct, kw_only=True):
+    """Codebook releases: ``counted`` in the file, ``copies`` that came twice, ``lost``; ``error`` or empty."""
+
+    counted: int
+    copies: int
+    lost: int
+    error: str
 
 
 class Status(Written, kw_only=True):
@@ -31,3 +42,4 @@ class Status(Written, kw_only=True):
     refused_keys: dict[str, int]
     reloads: int = 0
     reload_error: str = ""
+    statistics: StatisticsStatus | None = None

@@ -130,13 +130,17 @@ class AllocationChoice(_Record, frozen=True):
     trials: tuple[AllocationTrial, ...]
 
 
-class Codebook(_Record, frozen=True):
+class Codebook(_Record, frozen=True, omit_defaults=True):
     """A codebook for the strict release at one cut: ``codewords`` for each of ``groups`` groups of channels.
 
     ``file``: the encoder's matrices and the decoder's features. Measured on held-out public samples: ``lookup``,
     the share of right answers when the device's own codewords arrive, and ``chance``, when they are drawn at
     random; right by ``truth``, their labels or the whole model.
     Outputs that are no classes have the share of their variance that is kept instead of ``lookup``.
+
+    Of one group whose answer is classes: ``decoded``, the class that the tail makes of each codeword; and
+    ``confusion``, of the held-out samples the number by decoded class and right class, without noise:
+    (decoded, right, samples).
     """
 
     codewords: int = msgspec.field(name="words")  # the manifest's key, as in bundles of before
@@ -146,6 +150,8 @@ class Codebook(_Record, frozen=True):
     chance: float
     samples: int
     truth: Literal["labels", "model", "variance"]
+    decoded: tuple[int, ...] = ()
+    confusion: tuple[tuple[int, int, int], ...] = ()
 
 
 class NoiseTail(_Record, frozen=True):

@@ -199,6 +199,12 @@ def _check_codebook(where: str, book: Codebook) -> None:
         raise _bad(where, f"a codebook measured on {book.samples} samples as {book.lookup} and {book.chance}")
     if book.lookup > 1.0 or (book.truth != "variance" and not (book.lookup >= 0.0 and 0.0 <= book.chance <= 1.0)):
         raise _bad(where, f"a codebook whose lookup is right {book.lookup} of the time, by chance {book.chance}")
+    if book.decoded and (book.groups != 1 or len(book.decoded) != book.codewords or min(book.decoded) < 0):
+        raise _bad(where, f"a codebook of {book.codewords} codewords that decode as {len(book.decoded)} classes")
+    if book.confusion and (
+        min(min(row) for row in book.confusion) < 0 or sum(row[2] for row in book.confusion) != book.samples
+    ):
+        raise _bad(where, "a codebook whose confusion is not that of its held-out samples")
 
 
 def _check_allocation(where: str, choice: AllocationChoice) -> None:

@@ -300,7 +300,7 @@ class Server:
 
 
 def write_config(folder: Path, model: Model, **keys: object) -> Path:
-    """A config file; ``limits_X`` sets ``limits.X``, every other keyword ``server.X``."""
+    """A config file; ``limits_X`` sets ``limits.X``, ``statistics_X`` likewise, other keywords ``server.X``."""
     tables: dict[str, dict[str, object]] = {
         "server": {
             "listen": "tcp://127.0.0.1:0",
@@ -311,10 +311,11 @@ def write_config(folder: Path, model: Model, **keys: object) -> Path:
             "threads": 2,
         },
         "limits": {},
+        "statistics": {},
     }
     for key, value in keys.items():
-        table, name = ("limits", key.removeprefix("limits_")) if key.startswith("limits_") else ("server", key)
-        tables[table][name] = value
+        table, _, name = key.partition("_")
+        tables[table if name and table in tables else "server"][name if name and table in tables else key] = value
     lines = []
     for table, entries in tables.items():
         lines.append(f"[{table}]")

@@ -7,6 +7,7 @@ every codebook. With labels, codewords are fitted to these and to the model's ou
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ def learn_codebook(
         scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)
     codewords = np.column_stack([one.codewords(rows) for one, rows in zip(scores, samples.rows, strict=True)])
     decoder = make_decoder(halves, grouping, samples, codewords, known=known, count=wish.codewords, advance=advance)
-    lookup, chance, judged = _judge(halves, samples, codewords, held, decoder=decoder, wish=wish, seed=seed)
+    judged = _judge(halves, samples, codewords, held, decoder=decoder, wish=wish, seed=seed)
     name = f"cut-{cut.index:03d}/codebook-{wish.codewords}x{wish.groups}.npz"
     encoder = Encoder(grouping, tuple(one.weights for one in scores), tuple(one.bias for one in scores))
     write(root / name, encoder, decoder)
@@ -155,10 +156,12 @@ def learn_codebook(
         codewords=wish.codewords,
         groups=wish.groups,
         file=file_ref(root, name),
-        lookup=round(lookup, 6),
-        chance=round(chance, 6),
-        samples=judged,
+        lookup=round(judged.lookup, 6),
+        chance=round(judged.chance, 6),
+        samples=judged.samples,
         truth=samples.truth,
+        decoded=judged.decoded,
+        confusion=judged.confusion,
     )
 
 
@@ -219,6 +222,17 @@ def _sensitivities(cut: Cut, samples: CodebookSamples, grouping: Grouping) -> li
     return Grouping(plain, grouping.pool, grouping.groups).inputs(maps)
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """Held-out samples: the shares of right answers, with the frames' own codewords and with random ones."""
+
+    lookup: float
+    chance: float
+    samples: int
+    decoded: tuple[int, ...] = ()
+    confusion: tuple[tuple[int, int, int], ...] = ()
+
+
 def _judge(
     halves: Halves,
     samples: CodebookSamples,
@@ -228,8 +242,8 @@ def _judge(
     decoder: Decoder,
     wish: CodebookWish,
     seed: int,
-) -> tuple[float, float, int]:
-    """Shares of right answers with the frames' own codewords and with random ones, and their number."""
+) -> _Judged:
+    """Decode the held-out samples' codewords, and random ones, and compare the answers with the right ones."""
     held = held if wish.groups == 1 else held[:_MOST_JUDGED]
     drawn = np.random.default_rng((seed, 1)).integers(wish.codewords, size=(len(held), wish.groups))
     known: dict[tuple[int, ...], Floats] = {}
@@ -247,13 +261,16 @@ def _judge(
             max(0.0, 1.0 - float(((answers(chosen) - outputs) ** 2).mean(0).sum()) / energy)
             for chosen in (codewords[held], drawn)
         )
-        return own, random, len(held)
+        return _Judged(own, random, len(held))
     right = samples.right[held]
     own = float((answers(codewords[held]).argmax(1) == right).mean())
     if wish.groups == 1:  # over all codewords, not those that were drawn
         every = answers(np.arange(wish.codewords)[:, None]).argmax(1)
-        return own, float((every[None] == right[:, None]).mean()), len(held)
-    return own, float((answers(drawn).argmax(1) == right).mean()), len(held)
+        chance = float((every[None] == right[:, None]).mean())
+        seen = Counter(zip(every[codewords[held, 0]].tolist(), right.tolist(), strict=True))
+        confusion = tuple((decoded, truth, count) for (decoded, truth), count in sorted(seen.items()))
+        return _Judged(own, chance, len(held), tuple(every.tolist()), confusion)
+    return _Judged(own, float((answers(drawn).argmax(1) == right).mean()), len(held))
 
 
 def render(cuts: Sequence[Cut]) -> str:
