@@ -6,7 +6,7 @@ of these behind its lock. So does the simulated server of the benchmarks.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,12 +68,13 @@ class Dispatcher:
     Args:
         places: Jobs that may wait.
         workers: Jobs that run at a time; one of the workers is kept (`FairQueue.take`) where there are several.
+        weight_of: A device's weight.
 
     """
 
-    def __init__(self, places: int, *, workers: int) -> None:
+    def __init__(self, places: int, *, workers: int, weight_of: Callable[[str], int] = lambda _: 1) -> None:
         self.times = TailTimes()
-        self._queue = FairQueue(places)
+        self._queue = FairQueue(places, weight_of)
         self._workers = workers
         self._ratio = WaitRatio()
         self._standing = StandingQueue()
@@ -159,9 +160,9 @@ class Dispatcher:
         self._give_up(late, now_s)
         return late
 
-    def take(self, now_s: float, *, kept: bool) -> int | None:
-        """Begin the next job, if there is one for this worker. Call `late` before."""
-        job_id = self._queue.take(now_s, kept=kept)
+    def take(self, now_s: float, *, kept: bool, only: Callable[[int], bool] | None = None) -> int | None:
+        """Begin the next job, if there is one for this worker (see `FairQueue.take`). Call `late` before."""
+        job_id = self._queue.take(now_s, kept=kept, only=only)
         if job_id is None:
             return None
         waiting = self._waiting.pop(job_id)

@@ -84,7 +84,7 @@ def _key(config: Config) -> Finding:
 
 def _run_once(tails: TailSet, threads: int) -> str:
     for tail in tails.tails.values():
-        interpreter = tail.load(threads=threads)
+        interpreter = tail.load(tail.read(), threads=threads)
         interpreter.run([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
     return f"every tail loads and runs, {interpreter.backend}" if tails.tails else "nothing to run"
 

@@ -8,83 +8,38 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from cloud_server.dispatcher import Dispatcher
-from cloud_server.loaded_tails import LoadedTails
-from cloud_server.tails import Tail, TailId, TailSet, UnknownReleaseError
-from split_model.errors import SplitModelError
+from cloud_server.jobs import Done, Failed, Job, Outcome, expired, failed
+from cloud_server.tail_pool import TailPool
+from cloud_server.tail_runner import TailRunner
+from cloud_server.tails import Tail, TailSet
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Denial
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.stoppable_thread import StoppableThread
 from split_model.service.throttle import PER_FRAME
 
+__all__ = ["Done", "Engine", "Failed", "Job", "LocalEngine", "Outcome"]
+
 _log = logging.getLogger(__name__)
 
-#: The folders of an absolute path in a text.
-_FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^\s/:;,'\"()]+/)+")
-
-#: A tail that takes longer to load and run is stuck.
-_TAIL_WITHIN_S = 120.0
 #: How much nicer workers are than the gateway: it has little to do, and everybody waits for it.
 _NICER = 5
 #: And the other workers than the one that is kept for keys that do not use much.
 _NICEST = 10
 #: A worker that may take none of the waiting jobs looks again after this time.
 _LOOK_AGAIN_S = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One tail to run. ``due_s``: on the engine's clock, when nobody wants the answer any more.
-
-    ``device``: the key it is for. Keys share the workers, the queue and the plan cache equally.
-    """
-
-    job_id: int
-    device: str
-    tail: Tail
-    release: wire.Release
-    payload: bytearray
-    queued_s: float
-    due_s: float
-
-    @property
-    def tail_id(self) -> TailId:
-        """What names its tail."""
-        return self.tail.id
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """The outputs of a job, one after another in ``payload``, and how long it waited and ran."""
-
-    job_id: int
-    tensors: tuple[wire.AnswerTensor, ...]
-    payload: bytes
-    queue_s: float
-    tail_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A job that has no outputs, and why."""
-
-    job_id: int
-    code: wire.RefusalCode
-    text: str
-
-
-Outcome = Done | Failed
+#: A tail is short if its run takes no longer, in seconds: handing it to another thread costs about as much.
+SHORT_S = 0.5e-3
+#: How long `run_short` goes on, and how much short work it may leave waiting without waking a worker for it.
+_TURN_S, _LEFT_S = 1e-3, 2e-3
 
 
 class Engine(Protocol):
@@ -105,6 +60,16 @@ class Engine(Protocol):
     def cancel(self, job_id: int) -> bool:
         """Nobody wants this job any more. Returns whether it runs already, and so will deliver its outcome."""
 
+    def run_short(self) -> list[Outcome]:
+        """Run some of the waiting jobs in the caller's thread, if they take very little; at most for a millisecond.
+
+        The gateway calls it after each batch of messages: what is run here is handed to no other thread and back.
+        """
+
+    @property
+    def short(self) -> bool:
+        """Whether jobs wait for `run_short`."""
+
     @property
     def queued(self) -> int:
         """Jobs waiting."""
@@ -117,11 +82,44 @@ class Engine(Protocol):
         """Take nothing more and stop when the running jobs are through."""
 
 
-class LocalEngine:
-    """Worker threads, each with interpreters of its own; the `Dispatcher` says what they do next.
+class _Worker:
+    """A worker thread's place to wait; every call is made with the engine's lock held."""
 
-    ``deliver`` is called from worker threads with every outcome. TFLite lets go of the GIL while it computes.
-    ``beats`` expects every tail to end.
+    def __init__(self, *, kept: bool, lock: threading.Lock) -> None:
+        self.kept = kept
+        self.idle = False
+        self._woken = threading.Condition(lock)
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Wait until `wake`, or for so long."""
+        self.idle = True
+        self._woken.wait(timeout_s)
+        self.idle = False
+
+    def wake(self) -> None:
+        """There is a job, or the engine closes."""
+        self.idle = False
+        self._woken.notify()
+
+
+class LocalEngine:
+    """Worker threads that share a pool of interpreters; the `Dispatcher` says what they do next.
+
+    TFLite lets go of the GIL while it computes.
+
+    Args:
+        tails: The hosted tails.
+        deliver: Called from worker threads with every outcome.
+        clock: Monotonic seconds.
+        threads: Workers.
+        tail_threads: Threads of one interpreter.
+        queue: Places for waiting jobs.
+        cache_bytes: Bound on the memory of all interpreters (`TailPool`).
+        held_bytes: Memory of this process that is not the interpreters'.
+        short_s: Jobs whose tail takes no longer are left to `run_short`; 0 where nobody calls that.
+        weight_of: A device's weight, by its key.
+        beats: Expects every tail to end.
+
     """
 
     def __init__(
@@ -134,74 +132,115 @@ class LocalEngine:
         tail_threads: int,
         queue: int,
         cache_bytes: int,
+        held_bytes: Callable[[], int] = lambda: 0,
+        short_s: float = 0.0,
+        weight_of: Callable[[str], int] = lambda _: 1,
         beats: Heartbeats | None = None,
     ) -> None:
-        self._beats = beats or Heartbeats()
         self._tails = tails
         self._deliver = deliver
         self._clock = clock
-        self._dispatcher = Dispatcher(queue, workers=threads)
-        self._tail_threads = tail_threads
+        self._short_s = short_s
+        self._dispatcher = Dispatcher(queue, workers=threads, weight_of=weight_of)
         self._jobs: dict[int, Job] = {}
+        self._short: set[int] = set()  # waiting jobs that `run_short` may run
         self._closed = False
-        self._changed = threading.Condition()
-        self._loaded = [LoadedTails(tail_threads, cache_bytes // threads) for _ in range(threads)]
+        self._count = threads
+        self._lock = threading.Lock()
+        self._pool = TailPool(cache_bytes, tail_threads=tail_threads, clock=clock, held_bytes=held_bytes)
+        self._runner = TailRunner(
+            tails, self._pool, clock=clock, tail_threads=tail_threads, beats=beats or Heartbeats()
+        )
+        # One of several is kept for keys that do not use much. It is woken last.
+        self._workers = [_Worker(kept=number == threads - 1 > 0, lock=self._lock) for number in range(threads)]
         self._threads = [
-            StoppableThread(f"tail-{number}", partial(self._work, loaded, number == 0))
-            for number, loaded in enumerate(self._loaded)
+            StoppableThread(f"tail-{number}", partial(self._work, worker))
+            for number, worker in enumerate(self._workers)
         ]
 
     def start(self, *, preload: bool) -> None:
         """Start the workers; with ``preload``, load and run every tail first and raise its error if one fails."""
-        for loaded in self._loaded if preload else ():
-            for tail in self._tails.every():
-                interpreter = loaded.get(tail)
-                interpreter.run([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
+        for tail in self._tails.every() if preload else ():
+            borrowed = [self._pool.borrow(tail, device="") for _ in range(self._count)]
+            for one in borrowed:
+                one.interpreter.run([np.zeros(spec.shape, spec.dtype) for spec in one.interpreter.inputs])
+            for one in borrowed:
+                self._pool.give_back(one)
         for thread in self._threads:
             thread.start()
 
     def host(self, tails: TailSet) -> None:
         """Other tails from now on. Those that are loaded stay so while there is room."""
-        self._tails = tails
+        self._tails = self._runner.tails = tails
 
     def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:
         """See `Engine.denial`."""
-        with self._changed:
+        with self._lock:
             return self._dispatcher.denial(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
 
     def load(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
         """See `Engine.load`."""
-        with self._changed:
+        with self._lock:
             return self._dispatcher.load(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
 
     def load_after(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
         """See `Engine.load_after`."""
-        with self._changed:
+        with self._lock:
             return self._dispatcher.load_after(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
 
     def submit(self, job: Job) -> bool:
         """See `Engine.submit`. A job that loses its place to this one is delivered as expired or busy."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return False
             offered = self._dispatcher.offer(job, self._clock())
-            late = [self._jobs.pop(job_id) for job_id in offered.late]
-            displaced = None if offered.displaced is None else self._jobs.pop(offered.displaced)
+            late = [self._forget(job_id) for job_id in offered.late]
+            displaced = None if offered.displaced is None else self._forget(offered.displaced)
             if offered.accepted:
                 self._jobs[job.job_id] = job
-                self._changed.notify_all()  # not every worker may take it
+                usual_s = self._runner.times.usual_s(job.tail.id) if self._short_s else None
+                if usual_s is not None and usual_s <= self._short_s:
+                    self._short.add(job.job_id)
+                else:
+                    self._wake()
         for waiting in late:
-            self._deliver(_late(waiting))
+            self._deliver(expired(waiting))
         if displaced is not None:
             text = "the queue is full and another of your requests or a device with fewer of them took the place"
-            self._deliver(_failed(displaced, text, code="busy"))
+            self._deliver(failed(displaced, text, code="busy"))
         return offered.accepted
 
     def cancel(self, job_id: int) -> bool:
         """See `Engine.cancel`."""
-        with self._changed:
-            self._jobs.pop(job_id, None)
+        with self._lock:
+            if job_id in self._jobs:
+                self._forget(job_id)
             return self._dispatcher.cancel(job_id)
+
+    def run_short(self) -> list[Outcome]:
+        """See `Engine.run_short`. Jobs are taken as the kept worker takes them, so nobody passes its turn."""
+        if not self._short:
+            return []
+        outcomes: list[Outcome] = []
+        until_s = self._clock() + _TURN_S
+        while self._short:
+            with self._lock:
+                now_s = self._clock()
+                late = [self._forget(job_id) for job_id in self._dispatcher.late(now_s)]
+                is_over = now_s >= until_s
+                job = None if is_over else self._take(now_s, kept=True, only=self._short.__contains__)
+                if job is None:
+                    self._leave_to_workers(is_over=is_over)
+            outcomes += [expired(waiting) for waiting in late]
+            if job is None:
+                break
+            outcomes.append(self._run(job))
+        return outcomes
+
+    @property
+    def short(self) -> bool:
+        """See `Engine.short`."""
+        return bool(self._short)
 
     @property
     def queued(self) -> int:
@@ -215,74 +254,71 @@ class LocalEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._dispatcher.clear()
             self._jobs.clear()
-            self._changed.notify_all()
+            self._short.clear()
+            for worker in self._workers:
+                worker.wake()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the workers after `close`; one whose tail still runs by then is left behind."""
         for thread in self._threads:
             thread.stop(timeout_s / len(self._threads))
 
-    def _next(self, *, kept: bool) -> Job | None:
+    def _forget(self, job_id: int) -> Job:
+        """Take a job out of those that wait."""
+        self._short.discard(job_id)
+        return self._jobs.pop(job_id)
+
+    def _take(self, now_s: float, *, kept: bool, only: Callable[[int], bool] | None = None) -> Job | None:
+        job_id = self._dispatcher.take(now_s, kept=kept, only=only)
+        return None if job_id is None else self._forget(job_id)
+
+    def _wake(self) -> None:
+        """Wake one idle worker for a job that waits, the kept one only where no other is idle."""
+        for worker in self._workers:
+            if worker.idle:
+                worker.wake()
+                return
+
+    def _leave_to_workers(self, *, is_over: bool) -> None:
+        """The short jobs that the gateway did not run: later, or by a worker where it may not, or they are many."""
+        if not is_over:
+            for _ in self._short:
+                self._wake()
+            self._short.clear()
+        elif len(self._short) * self._short_s > _LEFT_S:
+            self._wake()
+
+    def _next(self, worker: _Worker) -> Job | None:
         while True:
-            with self._changed:
+            with self._lock:
                 if self._closed:
                     return None
                 now_s = self._clock()
-                late = [self._jobs.pop(job_id) for job_id in self._dispatcher.late(now_s)]
-                job_id = self._dispatcher.take(now_s, kept=kept)
-                job = None if job_id is None else self._jobs.pop(job_id)
+                late = [self._forget(job_id) for job_id in self._dispatcher.late(now_s)]
+                job = self._take(now_s, kept=worker.kept)
                 if job is None and not late:
-                    self._changed.wait(_LOOK_AGAIN_S if self._jobs else None)
+                    worker.wait(_LOOK_AGAIN_S if self._jobs else None)
             for waiting in late:
-                self._deliver(_late(waiting))
+                self._deliver(expired(waiting))
             if job is not None:
                 return job
 
-    def _work(self, loaded: LoadedTails, first: bool) -> None:
-        name = threading.current_thread().name
-        _be_nicer(_NICER if first else _NICEST)
-        while (job := self._next(kept=first and len(self._loaded) > 1)) is not None:
-            taken_s, taken_cpu_s, loads = self._clock(), time.thread_time(), loaded.loads
-            try:
-                with self._beats.work(f"{name}, cut {job.tail.cut.index}", within_s=_TAIL_WITHIN_S):
-                    outcome = self._run(job, loaded)
-            except UnknownReleaseError as error:
-                outcome = _failed(job, str(error), code="unknown_release")
-            except SplitModelError as error:
-                bundle = job.tail.bundle.manifest.name
-                _log.warning("tail %s of %s: %s", job.tail.cut.index, bundle, error, extra=PER_FRAME)
-                outcome = _failed(job, error.problem)
-            except Exception as error:  # noqa: BLE001  (one bad tail must not end the worker; the device is told)
-                bundle = job.tail.bundle.manifest.name
-                _log.exception("tail %s of %s", job.tail.cut.index, bundle, extra=PER_FRAME)
-                outcome = _failed(job, f"{type(error).__name__}: {error}")
-            with self._changed:
-                now_s = self._clock()
-                used_s = now_s - taken_s  # loading and plans are its time too
-                has_loaded = loads != loaded.loads
-                if not has_loaded:  # but not waiting for a processor, for that says nothing about the job
-                    used_s = min(used_s, (time.thread_time() - taken_cpu_s) * self._tail_threads)
-                self._dispatcher.ended(job.job_id, used_s=used_s, loaded=has_loaded, now_s=now_s)
-                self._changed.notify_all()  # its key may have been kept from the other workers
-            self._deliver(outcome)
+    def _work(self, worker: _Worker) -> None:
+        _be_nicer(_NICER if worker.kept or self._count == 1 else _NICEST)
+        while (job := self._next(worker)) is not None:
+            self._deliver(self._run(job))
 
-    def _run(self, job: Job, loaded: LoadedTails) -> Outcome:
-        interpreter = loaded.get(job.tail)
-        started_s = self._clock()  # loading is waiting: it says nothing about how long this tail runs
-        features = self._tails.features(job.tail, job.release, job.payload, device=job.device)
-        outputs = interpreter.run(features)
-        payload = b"".join(output.tobytes() for output in outputs)
-        return Done(
-            job_id=job.job_id,
-            tensors=tuple(wire.AnswerTensor(dtype=o.dtype.name, shape=tuple(o.shape)) for o in outputs),
-            payload=payload,
-            queue_s=max(0.0, started_s - job.queued_s),
-            tail_s=max(0.0, self._clock() - started_s),
-        )
+    def _run(self, job: Job) -> Outcome:
+        outcome, used_s, loaded = self._runner.run(job)
+        with self._lock:
+            self._dispatcher.ended(job.job_id, used_s=used_s, loaded=loaded, now_s=self._clock())
+            if len(self._jobs) > len(self._short):
+                self._wake()  # its key may have been kept from the other workers
+        return outcome
 
 
 def _be_nicer(by: int) -> None:
@@ -292,14 +328,3 @@ def _be_nicer(by: int) -> None:
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)
     except PermissionError:
         _log.warning("may not set the priority of its threads; allow the system call setpriority", extra=PER_FRAME)
-
-
-def _late(job: Job) -> Failed:
-    text = "no worker was free early enough to answer in time"
-    return Failed(job_id=job.job_id, code="expired", text=text)
-
-
-def _failed(job: Job, text: str, *, code: wire.RefusalCode = "failed") -> Failed:
-    """What the device is told: the problem, and nothing of where files lie on this machine."""
-    told = text.replace(f"{job.tail.bundle.root}/", "")
-    return Failed(job_id=job.job_id, code=code, text=" ".join(_FOLDERS.sub("", told).split())[:1000])

@@ -4,9 +4,12 @@ Pure: no threads, no clock. Start-time fair queueing in whole nanoseconds: every
 time that grows by the worker time of its jobs, and the device furthest behind goes next. A device that was idle
 starts at the queue's own virtual time, so it brings no credit, and keeps its lead over it, so it sheds no debt.
 
-What a device states orders its own jobs only: the earliest due goes first. Each device has an equal share of the
-places. It may use the places that others leave free, and loses them as soon as the queue is full and a device
-below its share asks for one.
+Each device has a weight. Its virtual time grows by the worker time over its weight, and its share of the places is
+in proportion to it: a device of weight 2 gets twice the worker time and places of one of weight 1, as long as both
+ask for more than they get.
+
+What a device states orders its own jobs only: the earliest due goes first. It may use the places that others leave
+free, and loses them as soon as the queue is full and a device below its share asks for one.
 
 A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, one worker is kept
 for keys that have nothing running and do not use much, while there are several keys.
@@ -18,7 +21,11 @@ import heapq
 import math
 from bisect import bisect_left, insort
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
+
+import msgspec
 
 #: How long a key counts as being here after its last request.
 HERE_S = 1.0
@@ -30,8 +37,7 @@ MUCH, MUCH_S = 1.5, 0.25
 _STALE = 64
 
 
-@dataclass(frozen=True)
-class Offered:
+class Offered(msgspec.Struct, frozen=True):
     """What became of a job that was offered: whether it waits now, and the jobs that lost their place for it.
 
     ``expired``: jobs past their due time. ``displaced``: the job of a device above its share, if one had to go.
@@ -57,12 +63,13 @@ class Use:
         return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Flow:
     """One device: its virtual time, and its waiting jobs in order of their due time."""
 
     key: str
     virtual_ns: int
+    weight: int = 1
     last_cost_ns: int = 0
     running: int = 0
     use: Use = field(default_factory=Use)
@@ -75,6 +82,33 @@ class _Flow:
         return self.virtual_ns, self.turn, self.key
 
 
+class _Counts:
+    """Keys of one weight by the number of jobs that they have waiting."""
+
+    def __init__(self) -> None:
+        self._by_count: dict[int, dict[str, None]] = {}
+        self._most = 0
+
+    def move(self, key: str, before: int, after: int) -> None:
+        """A key has one job more or fewer."""
+        if before:
+            self._by_count[before].pop(key)
+            if not self._by_count[before]:
+                del self._by_count[before]
+        if after:
+            self._by_count.setdefault(after, {})[key] = None
+        if after > self._most or (before == self._most and before not in self._by_count):
+            self._most = after
+
+    def keys(self) -> Iterator[str]:
+        """The keys that have jobs waiting."""
+        return chain.from_iterable(self._by_count.values())
+
+    def most(self) -> tuple[int, str] | None:
+        """The most jobs of one key, and the key that came to so many last."""
+        return (self._most, next(reversed(self._by_count[self._most]))) if self._most else None
+
+
 class FairQueue:
     """Waiting jobs by number, each of one key. Each job accepted leaves once: taken, cancelled, expired, displaced.
 
@@ -82,24 +116,26 @@ class FairQueue:
     keeps a few bytes: keys must come from a finite set, as the allow-list is. Not safe for several threads.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Make a queue of ``limit`` places."""
+    def __init__(self, limit: int, weight_of: Callable[[str], int] = lambda _: 1) -> None:
+        """Make a queue of ``limit`` places; ``weight_of`` gives a key's weight, at least 1."""
         self._limit = limit
+        self._weight_of = weight_of
         self._use = Use()
-        self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last request
+        self._here: OrderedDict[str, tuple[float, int]] = OrderedDict()  # by the last request: its time, the weight
+        self._weight_here = 0
+        self._costs_ns: dict[int, int] = {}  # of the waiting jobs, as expected
+        self._work_ns = 0
         self._virtual_ns = 0
         self._typical_ns = 1
         self._turns = 0
         self._flows: dict[str, _Flow] = {}
         self._jobs: dict[int, tuple[_Flow, float]] = {}
-        self._costs_ns: dict[int, int] = {}  # of the waiting jobs, as expected
-        self._work_ns = 0
         self._running: dict[int, tuple[_Flow, int]] = {}
         self._ready: list[tuple[int, int, str]] = []  # the flows with jobs waiting
         self._due: list[tuple[float, int]] = []
-        self._by_count: dict[int, dict[str, None]] = {}  # keys by the number of jobs they have waiting
+        self._counts: dict[int, _Counts] = {}  # by weight
         self._keys_waiting = 0
-        self._most = 0
+        self._weight_waiting = 0
 
     def __len__(self) -> int:
         """Jobs waiting."""
@@ -126,57 +162,77 @@ class FairQueue:
         if flow is not None:
             ahead_ns = sum(self._costs_ns[job_id] for due, job_id in flow.waiting if due <= due_s)
             begins_ns = flow.virtual_ns if flow.waiting else max(flow.virtual_ns, self._virtual_ns)
-            begins_ns += ahead_ns
-        for keys in self._by_count.values():
-            for name in keys:
+            begins_ns += ahead_ns // flow.weight
+        for counts in self._counts.values():
+            for name in counts.keys():
                 other = self._flows[name]
                 lead_ns = begins_ns - other.virtual_ns
                 if other is not flow and lead_ns >= 0:
                     # It goes on until its virtual time is past ours, with a whole job.
-                    ahead_ns += min(other.work_ns, lead_ns + other.work_ns // len(other.waiting))
+                    ahead_ns += min(other.work_ns, lead_ns * other.weight + other.work_ns // len(other.waiting))
         return ahead_ns / 1e9
 
     def is_full_for(self, key: str, *, due_s: float) -> bool:
         """Whether a job that this key offers now would get no place."""
         if len(self._jobs) < self._limit:
             return False
-        share = self.share(key)
-        if self.waiting(key) >= share:
+        if self.waiting(key) >= self.share(key):
             return due_s >= self._flows[key].waiting[-1][0]
-        return self._most <= share
+        return self._furthest_above(key) is None
 
     def passes_over(self, key: str, now_s: float) -> bool:
         """Whether the kept worker leaves the jobs of this key to the others now."""
         flow = self._flows.get(key)
-        if flow is None or not self._several_here(now_s):
-            return False
-        return bool(flow.running) or flow.use.at(now_s) > self._much_s(now_s)
+        return flow is not None and self._several_here(now_s) and self._uses_much(flow, self._much_s(now_s), now_s)
 
     def share(self, key: str) -> int:
-        """Places that are this key's own if it asks for one now, at least one: an equal part of all places."""
-        return max(1, self._limit // (self._keys_waiting + (self.waiting(key) == 0)))
+        """Places that are this key's own if it asks for one now, at least one: by the weights."""
+        flow = self._flows.get(key)
+        if flow is not None and flow.waiting:
+            return self._places(flow.weight, self._weight_waiting)
+        weight = self._weight_of(key)
+        return self._places(weight, self._weight_waiting + weight)
+
+    def _places(self, weight: int, of_weight: int) -> int:
+        return max(1, self._limit * weight // of_weight)
 
     def offer(self, job_id: int, key: str, *, due_s: float, now_s: float, cost_s: float = 0.0) -> Offered:
         """Take a job in where there is a place for it, or one that its key may claim. ``cost_s``: as expected.
 
         A full queue first drops the jobs past their due time. After that a key below its share displaces the last
-        job of the key with the most, and a key at its share keeps those of its jobs that are due first.
+        job of the key that is furthest above its own, and a key at its share keeps those of its jobs that are due
+        first.
         """
-        self._here[key] = now_s
-        self._here.move_to_end(key)
+        self._come(key, now_s)
         full = len(self._jobs) >= self._limit
         expired = self.expire(now_s) if full else ()
         displaced: int | None = None
         if len(self._jobs) >= self._limit:
-            share = self.share(key)
-            own = self.waiting(key) >= share
-            loser = self._flows[key if own else next(reversed(self._by_count[self._most]))]
-            if (due_s >= loser.waiting[-1][0]) if own else (len(loser.waiting) <= share):
+            own = self.waiting(key) >= self.share(key)
+            loser = self._flows.get(key) if own else self._furthest_above(key)
+            if loser is None or (own and due_s >= loser.waiting[-1][0]):
                 return Offered(accepted=False, expired=expired)
             displaced = loser.waiting[-1][1]
             self.cancel(displaced)
         self._add(job_id, key, due_s, max(0, round(cost_s * 1e9)))
         return Offered(accepted=True, expired=expired, displaced=displaced)
+
+    def _furthest_above(self, key: str) -> _Flow | None:
+        """The flow with the most places above its share, were ``key`` to ask for one; None where there is none."""
+        weight = self._weight_waiting + (0 if self.waiting(key) else self._weight_of(key))
+        above = [
+            (most[0] / own_weight, most[1])
+            for own_weight, counts in self._counts.items()
+            if (most := counts.most()) is not None and most[0] > self._places(own_weight, weight)
+        ]
+        return self._flows[max(above)[1]] if above else None
+
+    def _come(self, key: str, now_s: float) -> None:
+        """Note a request of a key."""
+        weight = self._weight_of(key)
+        self._weight_here += weight - self._here.get(key, (0.0, 0))[1]
+        self._here[key] = now_s, weight
+        self._here.move_to_end(key)
 
     def cancel(self, job_id: int) -> None:
         """Forget a waiting job; one that is not waiting is left alone."""
@@ -198,7 +254,7 @@ class FairQueue:
                 expired.append(job_id)
         return tuple(expired)
 
-    def take(self, now_s: float, *, kept: bool = False) -> int | None:
+    def take(self, now_s: float, *, kept: bool = False, only: Callable[[int], bool] | None = None) -> int | None:
         """Begin the next job: the earliest due one of the key that is furthest behind and may have this worker.
 
         The key is charged what its last job cost until `finished` says what this one does.
@@ -206,6 +262,7 @@ class FairQueue:
         Args:
             now_s: The time.
             kept: Whether this is the worker that is kept for keys that have nothing running and do not use much.
+            only: Which jobs this worker can run; None for all.
 
         Returns:
             The job, or None where nothing waits, or nothing that this worker may take.
@@ -220,7 +277,8 @@ class FairQueue:
             flow = self._flows[entry[2]]
             if not flow.waiting or flow.entry != entry:
                 continue  # the entry is outdated
-            if kept and (flow.running or flow.use.at(now_s) > much_s):
+            uses_much = kept and self._uses_much(flow, much_s, now_s)
+            if uses_much or (only is not None and not only(flow.waiting[0][1])):
                 passed_over.append(entry)
                 continue
             job_id = self._begin(flow)
@@ -232,21 +290,26 @@ class FairQueue:
         job_id = flow.waiting[0][1]
         self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
         cost_ns = flow.last_cost_ns or self._typical_ns
-        flow.virtual_ns += cost_ns
+        flow.virtual_ns += _virtual(cost_ns, flow.weight)
         flow.running += 1
-        self._running[job_id] = (flow, cost_ns)
+        self._running[job_id] = (flow, _virtual(cost_ns, flow.weight))
         self.cancel(job_id)  # no longer waiting
         self._enter(flow)
         return job_id
 
     def _much_s(self, now_s: float) -> float:
-        """The worker time of late that makes a key one that uses much."""
-        return max(MUCH_S, MUCH * self._use.at(now_s) / max(1, len(self._here)))
+        """The worker time of late above which a key of weight 1 uses much. Call `_several_here` before."""
+        return MUCH * self._use.at(now_s) / self._weight_here
+
+    @staticmethod
+    def _uses_much(flow: _Flow, much_s: float, now_s: float) -> bool:
+        """Whether the kept worker is not for this flow."""
+        return flow.running > 0 or flow.use.at(now_s) > max(MUCH_S, much_s * flow.weight)
 
     def _several_here(self, now_s: float) -> bool:
         """Whether more than one key had a request of late."""
-        while self._here and next(iter(self._here.values())) < now_s - HERE_S:
-            self._here.popitem(last=False)
+        while self._here and next(iter(self._here.values()))[0] < now_s - HERE_S:
+            self._weight_here -= self._here.popitem(last=False)[1][1]
         return len(self._here) > 1
 
     def finished(self, job_id: int, used_s: float, now_s: float) -> None:
@@ -254,7 +317,7 @@ class FairQueue:
         flow, charged_ns = self._running.pop(job_id)
         flow.running -= 1
         used_ns = max(1, round(used_s * 1e9))
-        flow.virtual_ns += used_ns - charged_ns
+        flow.virtual_ns += _virtual(used_ns, flow.weight) - charged_ns
         flow.use.add(used_s, now_s)
         self._use.add(used_s, now_s)
         flow.last_cost_ns = self._typical_ns = used_ns
@@ -265,6 +328,8 @@ class FairQueue:
         if flow is None:
             flow = self._flows[key] = _Flow(key, self._virtual_ns)
         first = not flow.waiting
+        if first:
+            flow.weight = self._weight_of(key)
         self._recount(flow, 1)
         insort(flow.waiting, (due_s, job_id))
         self._jobs[job_id] = (flow, due_s)
@@ -293,12 +358,12 @@ class FairQueue:
     def _recount(self, flow: _Flow, change: int) -> None:
         """Move a key to the others with as many jobs as it will have; call before the change."""
         before, after = len(flow.waiting), len(flow.waiting) + change
-        if before:
-            self._by_count[before].pop(flow.key)
-            if not self._by_count[before]:
-                del self._by_count[before]
-        if after:
-            self._by_count.setdefault(after, {})[flow.key] = None
-        self._keys_waiting += (after > 0) - (before > 0)
-        if after > self._most or (before == self._most and before not in self._by_count):
-            self._most = after
+        self._counts.setdefault(flow.weight, _Counts()).move(flow.key, before, after)
+        change_of_keys = (after > 0) - (before > 0)
+        self._keys_waiting += change_of_keys
+        self._weight_waiting += change_of_keys * flow.weight
+
+
+def _virtual(cost_ns: int, weight: int) -> int:
+    """What a job's worker time adds to the virtual time of a flow, at least 1 ns."""
+    return max(1, cost_ns // weight)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
 import zmq
 
@@ -21,6 +23,7 @@ from cloud_server.allow_list import AllowList
 from cloud_server.connections import HANDSHAKE_S, Connection, Connections, Reason
 from cloud_server.descriptors import ConnectionMonitor
 from cloud_server.errors import ListenError
+from cloud_server.folder_watch import FolderWatch
 from cloud_server.mailbox import Mailbox
 from cloud_server.sessions import Reply, Sessions
 from split_model.protocol import messages as wire
@@ -30,8 +33,10 @@ from split_model.service.throttle import PER_FRAME
 _log = logging.getLogger(__name__)
 
 #: Messages taken from devices before handshakes and results get their turn again.
-_BATCH = 16
+_BATCH = 64
 _SWEEP_S = 0.5
+#: How often the allow-list is looked at where the kernel tells of no change, while messages come, in seconds.
+_LOOK_S = 0.1
 #: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
 _READING_S = 30e-6
 #: Room for CURVE's and ZMTP's framing around the largest chunk.
@@ -41,6 +46,10 @@ _SEND_MESSAGES = 128
 _RECEIVE_MESSAGES = 64
 _FAREWELL_MS = 500
 _ROUTING_ID_BYTES = 16
+#: Flags as plain numbers: combining pyzmq's takes longer than sending a frame.
+_DONTWAIT, _MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
+#: Larger payloads are handed to libzmq without a copy.
+_COPY_BYTES = 1 << 15
 
 
 class Gateway:
@@ -65,6 +74,8 @@ class Gateway:
         self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
         self._held_number = 0
         self._heeded_version = 0
+        self._looked_s = -math.inf
+        self._list_watch = FolderWatch(allow_list.path.resolve().parent)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
         self._router = self._context.socket(zmq.ROUTER)
         try:
@@ -88,22 +99,14 @@ class Gateway:
 
         ``on_sweep`` is called twice a second; the replies that it returns are sent.
         """
-        poller = zmq.Poller()
-        for source in (self._router, *self.gate.sockets, self._monitor.socket, self.mailbox.fd):
-            poller.register(source, zmq.POLLIN)
+        poller = self._poller()
         sweep_s = self._clock()
         drained_s: float | None = None
         while True:
-            wake_s = min(sweep_s, self._held[0][0]) if self._held else sweep_s
-            poller.poll(max(0, int((wake_s - self._clock()) * 1000)) + 1)
-            self._hear_of_connections()  # before their handshakes are answered
-            self.gate.answer_all()
-            for outcome in self.mailbox.take():
-                self._finished(sessions, sessions.finished(outcome))
-            self._receive(sessions)
             now_s = self._clock()
-            while self._held and self._held[0][0] <= now_s:
-                send_replies(self._router, sessions, heapq.heappop(self._held)[2])
+            wake_s = min(sweep_s, self._held[0][0] if self._held else sweep_s, sessions.next_turn_s(now_s))
+            self._do_ready(sessions, dict(poller.poll(math.ceil(max(0.0, wake_s - now_s) * 1000))))
+            now_s = self._clock()
             if now_s >= sweep_s:
                 sweep_s = now_s + _SWEEP_S
                 self._sweep(sessions, now_s)
@@ -122,18 +125,52 @@ class Gateway:
         self._router.close(linger=_FAREWELL_MS)
         self._context.destroy(linger=0)  # all other sockets
         self.mailbox.close()
+        self._list_watch.close()
+
+    def _poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for source in (
+            self._router,
+            *self.gate.sockets,
+            self._monitor.socket,
+            self.mailbox.fd,
+            self._list_watch.fd,
+        ):
+            if source is not None:
+                poller.register(source, zmq.POLLIN)
+        return poller
+
+    def _do_ready(self, sessions: Sessions, ready: dict[Any, int]) -> None:
+        """Everything that is here by now: connections, handshakes, results, messages; and what follows at once."""
+        if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
+            self._hear_of_connections()  # before their handshakes are answered
+            self.gate.answer_all()
+        if self.mailbox.fd in ready:
+            for outcome in self.mailbox.take():
+                self._send_when_paid(sessions, sessions.finished(outcome))
+        if self._list_watch.fd in ready:
+            self._looked_s = -math.inf
+        if self._router in ready:
+            self._receive(sessions)
+        now_s = self._clock()
+        self._send_when_paid(sessions, sessions.turn(now_s))
+        while self._held and self._held[0][0] <= now_s:
+            send_replies(self._router, sessions, heapq.heappop(self._held)[2])
 
     def _receive(self, sessions: Sessions) -> None:
-        self._heed_allow_list(sessions)
+        now_s = self._clock()
+        if now_s - self._looked_s >= _LOOK_S:
+            self._heed_allow_list(sessions, now_s)
+        receive = self._router.recv
         for _ in range(_BATCH):
             try:
-                routing_id = self._router.recv(zmq.DONTWAIT, copy=False)
+                routing_id = receive(_DONTWAIT, copy=False)
             except zmq.Again:
                 return
             frames: list[zmq.Frame] = []
             part = routing_id
             while part.more and len(frames) < wire.MAX_FRAMES:
-                part = self._router.recv(copy=False)
+                part = receive(_DONTWAIT, copy=False)
                 frames.append(part)
             if part.more:
                 self._too_many_frames(sessions, routing_id.bytes, part)
@@ -165,8 +202,9 @@ class Gateway:
             sessions, sessions.receive(connection.routing_id, connection.key, parts, now_s), delay_s, now_s
         )
 
-    def _finished(self, sessions: Sessions, replies: list[Reply]) -> None:
-        now_s = self._clock()
+    def _send_when_paid(self, sessions: Sessions, replies: list[Reply]) -> None:
+        """Send replies as soon as the key of each is out of debt."""
+        now_s = self._clock() if replies else 0.0
         for reply in replies:
             self._send_later(sessions, [reply], self.connections.delay_s(reply.routing_id, now_s), now_s)
 
@@ -210,8 +248,10 @@ class Gateway:
                 name = self.allow_list.name_of(connection.key) or "a device"
                 _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
 
-    def _heed_allow_list(self, sessions: Sessions) -> None:
+    def _heed_allow_list(self, sessions: Sessions, now_s: float) -> None:
         """Read the list if it has changed. It may have been read for a handshake already."""
+        self._looked_s = now_s
+        self._list_watch.clear()  # before the list is read
         self.allow_list.refresh()
         if self.allow_list.version == self._heeded_version:
             return
@@ -221,7 +261,7 @@ class Gateway:
 
     def _sweep(self, sessions: Sessions, now_s: float) -> None:
         sessions.sweep(now_s)
-        self._heed_allow_list(sessions)
+        self._heed_allow_list(sessions, now_s)
         self.connections.limit(sessions.budgets, now_s)
         sessions.counters.delayed = self.connections.delayed
         overdue = self.connections.sweep(now_s, greeted=sessions.greeted, received_bytes=_received_bytes)
@@ -232,19 +272,30 @@ class Gateway:
 def send_replies(router: zmq.Socket[bytes], sessions: Sessions, replies: list[Reply]) -> None:
     """Send every reply without waiting; a peer that is gone, or does not read, is dropped and counted."""
     for reply in replies:
-        parts = [reply.routing_id, wire.encode(reply.message)]
-        if reply.payload is not None:
-            parts.append(reply.payload)
-        try:
-            router.send_multipart(parts, zmq.DONTWAIT, copy=False)
-        except zmq.Again:
+        error = _send(router, reply)
+        if error is None:
+            continue
+        if error == zmq.EAGAIN:
             sessions.counters.congested += 1
-            sessions.drop(reply.routing_id)
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+        else:
             sessions.counters.unroutable += 1
-            sessions.drop(reply.routing_id)
+        sessions.drop(reply.routing_id)
+
+
+def _send(router: zmq.Socket[bytes], reply: Reply) -> int | None:
+    """Send one reply. Returns EAGAIN or EHOSTUNREACH where the peer takes nothing, or is gone."""
+    try:
+        router.send(reply.routing_id, _MORE)  # what follows it cannot fail
+        if reply.payload is None:
+            router.send(wire.encode(reply.message), _DONTWAIT)
+        else:
+            router.send(wire.encode(reply.message), _MORE)
+            router.send(reply.payload, _DONTWAIT, copy=len(reply.payload) < _COPY_BYTES)
+    except zmq.ZMQError as error:
+        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            raise
+        return error.errno
+    return None
 
 
 _REASONS: dict[Reason, str] = {

@@ -20,6 +20,7 @@ class Mailbox:
         self._outcomes: deque[Outcome] = deque()
         self._lock = threading.RLock()  # reentrant: a signal may arrive while this very thread holds it
         self._closed = False
+        self._woken = False
 
     def put(self, outcome: Outcome) -> None:
         """Leave an outcome; safe from any thread."""
@@ -28,14 +29,18 @@ class Mailbox:
 
     def wake(self) -> None:
         """Wake the gateway; safe from any thread, and from a signal handler."""
+        if self._woken:  # it has not taken the outcomes since the last one that woke it
+            return
         with self._lock, suppress(BlockingIOError):  # the pipe may be full of wake-ups already
             if not self._closed:
+                self._woken = True
                 os.write(self._write_fd, b"\0")
 
     def take(self) -> list[Outcome]:
         """All outcomes so far."""
         with suppress(BlockingIOError):  # nobody woke us; there may be outcomes all the same
             os.read(self.fd, 1 << 16)
+        self._woken = False  # before the outcomes are taken: one that comes later wakes again
         taken = []
         while self._outcomes:
             taken.append(self._outcomes.popleft())

@@ -7,7 +7,8 @@ No I/O. A request is known to its device by a request id, to the engine by a job
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+
+import msgspec
 
 from cloud_server.engine import Engine, Job
 from cloud_server.held_bytes import HeldBytes
@@ -15,8 +16,7 @@ from cloud_server.tails import Tail
 from split_model.protocol.server import Arrived
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenRequest:
+class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request whose features have arrived; ``routing_id``: the connection that the answer leaves by."""
 
     job_id: int

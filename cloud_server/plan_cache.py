@@ -1,51 +1,34 @@
-"""The noise plans that were made, in memory: no more than a limit, and no device pushes out what another uses."""
+"""What was made of noise specs, in memory: no more than a limit, and no device pushes out what another uses."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Hashable
+import time
+from collections.abc import Callable, Hashable
 
-from split_model.privacy import NoisePlan
+from cloud_server.shared_cache import SharedCache
+from split_model.privacy import NoiseRecovery
 
-#: A plan, or why there is none.
-Made = NoisePlan | str
+#: What undoes the noise of a plan, or why there is none.
+Made = NoiseRecovery | str
 
 
 class PlanCache:
-    """Plans by their bundle, cut and spec. A plan is kept while a device that used it holds it.
+    """Plans by their bundle, cut and spec, at most ``limit`` (`SharedCache`). Not safe for several threads."""
 
-    Where there are more than ``limit``, the device that holds most lets go of its least recently used plan: one
-    that makes up a new epsilon for every request loses its own plans. Not safe for several threads.
-    """
-
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
-        self._made: dict[Hashable, Made] = {}
-        self._holders: Counter[Hashable] = Counter()
-        self._held: dict[str, OrderedDict[Hashable, None]] = {}
+        self._clock = clock
+        self._cache: SharedCache[Hashable, Made] = SharedCache()
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._cache)
 
     def get(self, key: Hashable) -> Made | None:
         """What was made, or None; nobody holds it for that."""
-        return self._made.get(key)
+        return self._cache.get(key)
 
     def use(self, key: Hashable, made: Made, *, device: str) -> None:
         """A device uses this now; others let go of theirs if it is one too many."""
-        self._made.setdefault(key, made)
-        held = self._held.setdefault(device, OrderedDict())
-        self._holders[key] += key not in held
-        held[key] = None
-        held.move_to_end(key)
-        while len(self._made) > self._limit:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        device, held = max(self._held.items(), key=lambda item: len(item[1]))
-        key, _ = held.popitem(last=False)
-        if not held:
-            del self._held[device]
-        self._holders[key] -= 1
-        if not self._holders[key]:
-            del self._holders[key], self._made[key]
+        now_s = self._clock()
+        self._cache.use(key, made, device=device, now_s=now_s)
+        self._cache.make_room(lambda: len(self._cache) > self._limit, now_s, may_go=lambda other: other != key)

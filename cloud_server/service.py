@@ -15,7 +15,7 @@ from pathlib import Path
 from cloud_server.allow_list import AllowList
 from cloud_server.config import Config
 from cloud_server.counters import Counters
-from cloud_server.engine import LocalEngine
+from cloud_server.engine import SHORT_S, LocalEngine
 from cloud_server.gateway import Gateway
 from cloud_server.reload import Reloader, open_tails, server_limits
 from cloud_server.reporter import Reporter
@@ -64,6 +64,7 @@ def serve(
             tail_threads=server.tail_threads,
             queue=config.limits.queue,
             cache_bytes=config.limits.tail_cache_mib << 20,
+            short_s=SHORT_S,
             beats=beats,
         )
         if server.preload:

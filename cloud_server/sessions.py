@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from cloud_server import revocation
+from cloud_server.acknowledgements import Acknowledgements
 from cloud_server.connections import Budgets
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Engine, Outcome
@@ -29,8 +32,7 @@ _log = logging.getLogger(__name__)
 _FOR_NOW = ("busy", "expired")
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """One message to send."""
 
     routing_id: bytes
@@ -42,7 +44,7 @@ class Reply:
 class _Peer:
     routing_id: bytes
     session: protocol.PeerSession
-    arriving: frozenset[int] = frozenset()  # request ids
+    arriving: set[int] = field(default_factory=set)  # request ids
     arriving_bytes: int = 0
 
 
@@ -69,6 +71,8 @@ class Sessions:
         self._boot_id = boot_id
         self._limits = limits
         self._peers: dict[bytes, _Peer] = {}
+        self._by_key: dict[str, dict[bytes, _Peer]] = {}
+        self._acks = Acknowledgements()
         self._held = HeldBytes()
         self._open = OpenRequests(engine, self._held)
 
@@ -116,7 +120,7 @@ class Sessions:
         replies, events = peer.session.receive(frames, now_s)
         self._hold_arriving(peer, peer.session.held_bytes)
         self._account(peer, events)
-        result = [Reply(routing_id, message) for message in replies]
+        result = self._replies(peer, replies, whole=bool(events), now_s=now_s)
         for event in events:
             if isinstance(event, protocol.Arrived):
                 result += self._arrived(peer, event, now_s)
@@ -126,12 +130,37 @@ class Sessions:
                 self._cancelled(peer, event.request_id)
         return self._count(result)
 
+    def _replies(self, peer: _Peer, messages: list[wire.FromServer], *, whole: bool, now_s: float) -> list[Reply]:
+        """What is to be sent at once; acknowledgements wait for `turn`.
+
+        But not where a refusal names no request: a device takes it to mean the first that was not acknowledged.
+        """
+        result: list[Reply] = []
+        for message in messages:
+            if isinstance(message, wire.Ack):
+                self._acks.note(peer.routing_id, message, whole=whole, now_s=now_s)
+                continue
+            if isinstance(message, wire.Refusal) and message.request_id is None:
+                result += [Reply(peer.routing_id, ack) for ack in self._acks.flush(peer.routing_id)]
+            result.append(Reply(peer.routing_id, message))
+        return result
+
+    def turn(self, now_s: float) -> list[Reply]:
+        """A batch of messages was received: run what is short in this thread, acknowledge what is not answered."""
+        replies = [reply for outcome in self._engine.run_short() for reply in self.finished(outcome)]
+        return replies + [Reply(routing_id, ack) for routing_id, ack in self._acks.due(now_s)]
+
+    def next_turn_s(self, now_s: float) -> float:
+        """When `turn` has something to do, if nothing else happens before; infinite for never."""
+        return now_s if self._engine.short else self._acks.next_s()
+
     def finished(self, outcome: Outcome) -> list[Reply]:
         """What the engine made of a job."""
         ended = self._open.finish(outcome.job_id)
         if ended is None:
             self.counters.late += 1
             return []
+        self._acks.forget(ended.routing_id, ended.request_id)
         request = ended.arrived.request
         peer = self._peers.get(ended.routing_id)
         takes_load = peer is not None and peer.session.takes_load
@@ -189,7 +218,12 @@ class Sessions:
     def drop(self, routing_id: bytes) -> None:
         """Forget a peer and everything it holds here."""
         peer = self._peers.pop(routing_id, None)
+        self._acks.drop(routing_id)
         if peer is not None:
+            same_key = self._by_key[peer.session.user_id]
+            del same_key[routing_id]
+            if not same_key:
+                del self._by_key[peer.session.user_id]
             self.counters.dropped += len(peer.arriving)
             self._hold_arriving(peer, 0)
             self.counters.dropped += self._open.cancel_all(routing_id)
@@ -205,13 +239,14 @@ class Sessions:
             now_s=now_s,
         )
         peer = self._peers[routing_id] = _Peer(routing_id, session)
+        self._by_key.setdefault(user_id, {})[routing_id] = peer
         self.counters.peers_seen += 1
         return peer
 
     def _no_room(self, user_id: str) -> Reason | None:
         if len(self._peers) >= self._limits.peers:
             return "busy", f"this server has {len(self._peers)} connections, its limit"
-        mine = sum(peer.session.user_id == user_id for peer in self._peers.values())
+        mine = len(self._by_key.get(user_id, ()))
         if mine >= self._limits.connections_per_device:
             return "busy", f"you have {mine} connections here, the limit"
         return None
@@ -235,7 +270,7 @@ class Sessions:
         if denial is not None:
             return denial
         self.counters.requests += 1
-        peer.arriving |= {request.request_id}
+        peer.arriving.add(request.request_id)
         return None
 
     def _advise(self, peer: _Peer, ask: wire.Ask) -> wire.Load:
@@ -248,8 +283,11 @@ class Sessions:
 
     def _account(self, peer: _Peer, events: list[protocol.Event]) -> None:
         """Count how the requests ended that were arriving and no longer are; the others are the engine's."""
-        ended = peer.arriving - peer.session.open_requests
-        peer.arriving = peer.session.open_requests
+        still_open = peer.session.open_requests
+        if peer.arriving == still_open:
+            return
+        ended = peer.arriving - still_open
+        peer.arriving -= ended
         for event in events:
             if isinstance(event, protocol.Greeted):
                 self.counters.dropped += len(ended)
@@ -276,6 +314,7 @@ class Sessions:
             text = f"{self._engine.queued} requests wait already, and this device has its share of the queue"
             denial = protocol.Denial("busy", text, self._engine.load(key, tail, due_in_s=due_in_s))
         self.counters.failed += 1
+        self._acks.forget(peer.routing_id, request.request_id)
         load = denial.load if peer.session.takes_load else None
         refusal = wire.Refusal(request_id=request.request_id, code=denial.code, text=denial.text, load=load)
         return [Reply(peer.routing_id, refusal)]
@@ -283,20 +322,22 @@ class Sessions:
     def _greeted(self, peer: _Peer, event: protocol.Greeted) -> None:
         """A hello starts over: on this connection, and on the one that the device had before."""
         self.counters.dropped += self._open.cancel_all(peer.routing_id)
+        self._acks.drop(peer.routing_id)
         user_id = peer.session.user_id
-        for routing_id, other in list(self._peers.items()):
-            same = other.session.user_id == user_id and other.session.peer_boot_id == event.boot_id
-            if same and other is not peer:
+        for routing_id, other in list(self._by_key[user_id].items()):
+            if other.session.peer_boot_id == event.boot_id and other is not peer:
                 self.drop(routing_id)
         text = "device %s says hello: %s, boot %s"  # as often as it likes
         _log.info(text, self._name_of(user_id), event.software, event.boot_id, extra=PER_FRAME)
 
     def _cancelled(self, peer: _Peer, request_id: int) -> None:
         self.counters.cancelled += self._open.cancel(peer.routing_id, request_id)
+        self._acks.forget(peer.routing_id, request_id)
 
     def _hold_arriving(self, peer: _Peer, held_bytes: int) -> None:
-        self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
-        peer.arriving_bytes = held_bytes
+        if held_bytes != peer.arriving_bytes:
+            self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
+            peer.arriving_bytes = held_bytes
 
     def _count(self, replies: list[Reply]) -> list[Reply]:
         for reply in replies:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,9 @@ from split_model.interpreter import Interpreter, open_interpreter
 from split_model.privacy import (
     CodebookPlan,
     CodebookSpec,
-    NoisePlan,
+    NoiseRecovery,
     NoiseSpec,
     PlanMaker,
-    recover,
     recover_codebook,
 )
 from split_model.privacy.codebook import codeword_bytes
@@ -33,7 +33,8 @@ from split_model.protocol import messages as wire
 TailId = tuple[str, int, float | None]
 Reason = tuple[wire.RefusalCode, str]
 Spec = NoiseSpec | CodebookSpec
-Plan = NoisePlan | CodebookPlan
+#: What undoes a release: the plan of a codebook, or the recovery of a noise plan.
+Undo = NoiseRecovery | CodebookPlan
 
 #: Noise plans in memory.
 PLANS = 64
@@ -52,12 +53,12 @@ class Tail:
     cut: Cut
     epsilon: float | None = None
 
-    @property
+    @cached_property
     def id(self) -> TailId:
         """What names this tail."""
         return self.bundle.identity, self.cut.index, self.epsilon
 
-    @property
+    @cached_property
     def file(self) -> FileRef:
         """The tail's ``.tflite``, as the manifest has it."""
         return next((noisy.tail for noisy in self.cut.noise_tails if noisy.epsilon == self.epsilon), self.cut.tail)
@@ -67,13 +68,19 @@ class Tail:
         """Where it lies."""
         return self.bundle.path(self.file)
 
-    def load(self, *, threads: int) -> Interpreter:
-        """Load it, after checking again that the file is the one of the manifest.
+    def read(self) -> bytes:
+        """The file's bytes; `BadBundleError` where it is no longer the one of the manifest."""
+        return self.bundle.read(self.file)
 
-        Raises `BadBundleError` where it is not, or where its tensors are not those the manifest names.
+    def load(self, content: bytes, *, threads: int) -> Interpreter:
+        """An interpreter of the bytes that `read` gave; several may share them.
+
+        Of bytes, not of the file: a file that is rewritten in place while it is mapped ends the process (SIGBUS).
+
+        Raises:
+            BadBundleError: Its tensors are not those the manifest names.
+
         """
-        # Of bytes, not of the file: a file that is rewritten in place while it is mapped ends the process (SIGBUS).
-        content = self.bundle.read(self.file)
         interpreter = open_interpreter(content, source=str(self.path), threads=threads)
         wanted = [(tensor.shape, tensor.dtype) for tensor in self.cut.tensors]
         if [(tensor.shape, tensor.dtype) for tensor in interpreter.inputs] != wanted:
@@ -151,7 +158,7 @@ class TailSet:
         tail = self.tails.get((request.bundle, request.cut))
         if tail is None:
             return "unknown_cut", f"bundle {request.bundle[:12]} has no tail at cut {request.cut} here"
-        known: Plan | str | None = None
+        known: Undo | str | None = None
         wanted = tail.cut.raw_bytes
         if isinstance(request.release, wire.Noise):
             if tail.cut.calibration is None:
@@ -181,10 +188,10 @@ class TailSet:
         codeword that the codebook does not have.
         """
         if not isinstance(release, wire.NoRelease):
-            plan = _check_plan(self._plan(tail, release.spec, device=device), release)
-            if isinstance(plan, CodebookPlan):
-                return recover_codebook(plan, self._decoder(tail, plan), payload)
-            return list(recover(plan, payload))
+            undo = _check_plan(self._undo(tail, release.spec, device=device), release)
+            if isinstance(undo, CodebookPlan):
+                return recover_codebook(undo, self._decoder(tail, undo, device), payload)
+            return undo(payload)
         arrays: list[Array] = []
         offset = 0
         for tensor in tail.cut.tensors:
@@ -193,17 +200,17 @@ class TailSet:
             offset += tensor.nbytes
         return arrays
 
-    def _decoder(self, tail: Tail, plan: CodebookPlan) -> Decoder:
+    def _decoder(self, tail: Tail, plan: CodebookPlan, device: str) -> Decoder:
         key = (tail.id, plan.spec.codewords, plan.spec.groups)
         path = tail.bundle.path(plan.book.file)
-        return self._decoders.get(key, lambda: read_decoder(path, plan.book, plan.tensors))
+        return self._decoders.get(key, lambda: read_decoder(path, plan.book, plan.tensors), device=device)
 
-    def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoisePlan | str | None:
+    def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoiseRecovery | str | None:
         with self._lock:
             return self._plans.get(_plan_key(tail, spec))
 
-    def _plan(self, tail: Tail, spec: Spec, *, device: str) -> Plan | str:
-        """The plan, or why there is none.
+    def _undo(self, tail: Tail, spec: Spec, *, device: str) -> Undo | str:
+        """What undoes a release, or why there is nothing.
 
         A noise plan is made by a worker, for with thousands of channels it takes a while, and kept even where the
         device's differs: else it would be made again for each of its requests.
@@ -213,7 +220,7 @@ class TailSet:
         known = self._known_plan(tail, spec)
         if known is None:
             try:
-                known = self._maker(tail).make(spec)
+                known = NoiseRecovery(self._maker(tail).make(spec))
             except SplitModelError as error:
                 known = str(error)
         with self._lock:
@@ -242,14 +249,14 @@ def _codebook_plan(tail: Tail, spec: CodebookSpec) -> CodebookPlan | str:
         return str(error)
 
 
-def _check_plan(plan: Plan | str, release: wire.Release) -> Plan:
-    if isinstance(plan, str):
-        raise UnknownReleaseError(plan)
+def _check_plan(undo: Undo | str, release: wire.Release) -> Undo:
+    if isinstance(undo, str):
+        raise UnknownReleaseError(undo)
+    kind, plan = ("noise", undo.plan) if isinstance(undo, NoiseRecovery) else ("codebook", undo)
     if not isinstance(release, wire.NoRelease) and plan.digest != release.digest:
-        kind = "noise" if isinstance(plan, NoisePlan) else "codebook"
         text = f"{kind} plan {release.digest} differs from {plan.digest} here; run the same version on both sides"
         raise UnknownReleaseError(text)
-    return plan
+    return undo
 
 
 def find_bundles(path: Path) -> list[Path]:

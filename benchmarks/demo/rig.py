@@ -132,6 +132,10 @@ class Rig:
             f"bundles = [{json.dumps(str(bundle.resolve()))}]\npreload = true\n"
         )
         self.run("cloud-server keys", "-m", "cloud_server", "keys", "make", "-c", str(config))
+        return config, self.serve(config)
+
+    def serve(self, config: Path) -> int:
+        """Start a server whose keys and config are there; returns its port once devices can connect."""
         program, _ = self.start("server", "-m", "cloud_server", "run", "-c", str(config))
         deadline_s = time.monotonic() + 60
         while time.monotonic() < deadline_s:
@@ -144,7 +148,7 @@ class Rig:
                 check=False,
             )
             if done.returncode == 0:
-                return config, int(json.loads(done.stdout)["listen"].rsplit(":", 1)[1])
+                return int(json.loads(done.stdout)["listen"].rsplit(":", 1)[1])
             time.sleep(0.2)
         raise RigError(f"the server was not ready in time: {program.tail()}")
 

@@ -104,7 +104,7 @@ class VirtualServer:
         for worker in sorted(self._idle):
             for job_id in self.dispatcher.late(now_s):
                 self._late(job_id)
-            job_id = self.dispatcher.take(now_s, kept=worker == 0 and self._workers > 1)
+            job_id = self.dispatcher.take(now_s, kept=worker == self._workers - 1 > 0)
             if job_id is not None:
                 self._begin(worker, self._jobs[job_id])
         if self._idle and self.dispatcher.queued and self._looks_s <= now_s:

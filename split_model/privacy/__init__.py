@@ -33,7 +33,8 @@ from split_model.privacy.events import (
 from split_model.privacy.grid import Grid, least_epsilon, make_grid
 from split_model.privacy.plan import NoisePlan, NoiseSpec, PlanMaker, cut_channels
 from split_model.privacy.randomised_response import RandomisedResponse
-from split_model.privacy.release import NoiseRelease, recover
+from split_model.privacy.recovery import NoiseRecovery, recover
+from split_model.privacy.release import NoiseRelease
 
 __all__ = [
     "ALLOCATIONS",
@@ -49,6 +50,7 @@ __all__ = [
     "Guarantee",
     "LaplaceEvent",
     "NoisePlan",
+    "NoiseRecovery",
     "NoiseRelease",
     "NoiseSpec",
     "PlanMaker",

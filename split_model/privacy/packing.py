@@ -8,6 +8,7 @@ stretches fill the carriers' high bits. So every operation runs over contiguous 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,8 @@ def padded_values(values: int, bits: int) -> int:
     return group * width
 
 
-def _runs(bits: int) -> list[tuple[int, int, int, int, int]]:
+@cache
+def _runs(bits: int) -> tuple[tuple[int, int, int, int, int], ...]:
     """Where the values that are no carriers go: (value, its first bit, carrier, first bit there, bits)."""
     group, carriers, _ = planes(0, bits)
     spare = 8 - bits
@@ -47,7 +49,7 @@ def _runs(bits: int) -> list[tuple[int, int, int, int, int]]:
         length = min(bits - value_bit, spare - carrier_bit)
         runs.append((carriers + value, value_bit, carrier, bits + carrier_bit, length))
         at += length
-    return runs
+    return tuple(runs)
 
 
 def pack(values: Bytes, bits: int) -> Bytes:
@@ -77,9 +79,17 @@ def unpack(packed: Bytes, values: int, bits: int) -> Bytes:
     if bits == 8:
         return packed
     group, carriers, width = planes(values, bits)
-    unpacked = np.zeros((group, width), np.uint8)
+    unpacked = np.empty((group, width), np.uint8)
     source = packed.reshape(carriers, width)
     np.bitwise_and(source, (1 << bits) - 1, out=unpacked[:carriers])
     for value, value_bit, carrier, carrier_bit, length in _runs(bits):
-        unpacked[value] |= ((source[carrier] >> carrier_bit) & ((1 << length) - 1)) << value_bit
+        piece = (
+            source[carrier] >> carrier_bit
+            if value_bit
+            else np.right_shift(source[carrier], carrier_bit, out=unpacked[value])
+        )
+        if carrier_bit + length < 8:
+            np.bitwise_and(piece, (1 << length) - 1, out=piece)
+        if value_bit:  # its lower bits are there already
+            unpacked[value] |= piece << value_bit
     return unpacked.reshape(-1)[:values]

@@ -1,4 +1,4 @@
-"""The device's side: features in, one payload of fixed length out, protected; and the server's way back.
+"""The device's side: features in, one payload of fixed length out, protected.
 
 Hot path in float32 and integers; nothing about the payload's length or the passes made depends on the
 content. Which mechanism this is and why it is private: `split_model.privacy.plan`.
@@ -15,7 +15,7 @@ from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BadInputError
 from split_model.privacy.layout import TensorLayout, lay_out, piece_values
-from split_model.privacy.packing import pack, padded_values, unpack
+from split_model.privacy.packing import pack, padded_values
 from split_model.privacy.plan import QUANTISED, NoisePlan
 from split_model.privacy.sampler import FIRST_BITS, Entropy, LaplaceSampler
 
@@ -130,42 +130,3 @@ def _check(tensor: TensorSpec, feature: Array) -> None:
         raise BadInputError(
             f"tensor {tensor.name!r} is {feature.dtype} {feature.shape}, the plan has {tensor.dtype} {tensor.shape}"
         )
-
-
-def recover(plan: NoisePlan, payload: bytes | bytearray | memoryview | NDArray[np.uint8]) -> list[Array]:
-    """The server's side: a payload to arrays of the tensors' shapes and dtypes, noise and all.
-
-    Values lie on the grid and may be outside the clip range, by the tails of the noise; quantised and
-    float16 tensors saturate at the ends of their dtype. Raises `ProtocolError` on a wrong length.
-    """
-    packed = np.frombuffer(payload, np.uint8)
-    wire = unpack(packed, plan.values, plan.spec.bits)
-    return [
-        _restore(plan, at, layout, wire[layout.first : layout.first + layout.size])
-        for at, layout in enumerate(lay_out(plan.tensors))
-    ]
-
-
-def _restore(plan: NoisePlan, at: int, layout: TensorLayout, wire: NDArray[np.uint8]) -> Array:
-    tensor = plan.tensors[at]
-    low, width, steps, tail = channel_numbers(plan, at)
-    step = width / steps
-    low = low - tail * step
-    if tensor.dtype in QUANTISED:
-        low, step = low / tensor.scale + tensor.zero_point, step / tensor.scale
-    step_row, low_row = layout.tiled(step, np.float32), layout.tiled(low, np.float32)
-    real = np.empty(layout.size, np.float32)
-    for piece in layout.pieces:
-        part = real[piece.start : piece.stop].reshape(piece.rows, piece.width)
-        np.multiply(wire[piece.start : piece.stop].reshape(part.shape), step_row[: piece.width], out=part)
-        np.add(part, low_row[: piece.width], out=part)
-    if tensor.dtype == "float32":
-        return real.reshape(tensor.shape)
-    if tensor.dtype == "float16":
-        limit = np.finfo(np.float16).max
-        np.clip(real, -limit, limit, out=real)
-    else:
-        info = np.iinfo(tensor.dtype)
-        np.rint(real, out=real)
-        np.clip(real, info.min, info.max, out=real)
-    return real.astype(tensor.dtype).reshape(tensor.shape)

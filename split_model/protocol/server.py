@@ -7,8 +7,11 @@ bounded by `Limits`, whatever it sends: nothing is stored for it before its requ
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
@@ -28,8 +31,7 @@ class Limits:
     window_bytes: int = 1 << 20
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(msgspec.Struct, frozen=True):
     """A request whose payload is complete; the gateway gives it to the engine."""
 
     request: wire.Request
@@ -39,15 +41,13 @@ class Arrived:
     receive_s: float
 
 
-@dataclass(frozen=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True):
     """The peer no longer wants this answer."""
 
     request_id: int
 
 
-@dataclass(frozen=True)
-class Greeted:
+class Greeted(msgspec.Struct, frozen=True):
     """The peer said hello; a connection it had before under the same boot id is dead."""
 
     boot_id: str
@@ -107,14 +107,16 @@ class PeerSession:
     @property
     def held_bytes(self) -> int:
         """Bytes held for requests and probes that are not complete."""
+        if not self._incoming and not self._probes:
+            return 0
         return sum(len(i.buffer) for _, i in self._incoming.values()) + sum(
             len(i.buffer) for i in self._probes.values()
         )
 
     @property
-    def open_requests(self) -> frozenset[int]:
-        """Requests that were admitted and whose payload is not complete."""
-        return frozenset(self._incoming)
+    def open_requests(self) -> AbstractSet[int]:
+        """Requests that were admitted and whose payload is not complete: a view, which follows what happens."""
+        return self._incoming.keys()
 
     def receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
         """One message of the peer: the replies to send back and what happened. Never raises for bad bytes.

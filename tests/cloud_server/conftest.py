@@ -251,6 +251,14 @@ class Device:
         assert self.socket.poll(PATIENCE_S * 1000)
         return self.socket.recv_multipart()
 
+    def next_but_acks(self) -> wire.FromServer:
+        """Wait for the next message that is no acknowledgement."""
+        while True:
+            assert self.socket.poll(PATIENCE_S * 1000)
+            message = wire.decode_from_server(self.socket.recv_multipart()[0])
+            if not isinstance(message, wire.Ack):
+                return message
+
     def close(self) -> None:
         if not self._context.closed:
             self.socket.disable_monitor()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cloud_server.engine import Done, Failed, Job, LocalEngine, Outcome
-from cloud_server.loaded_tails import LoadedTails
+from cloud_server.tail_pool import TailPool
 from cloud_server.tails import TailSet
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError
@@ -229,27 +229,14 @@ def test_a_closed_engine_takes_nothing(make):
     assert not bench.engine.submit(bench.job(1))
 
 
-def test_loaded_tails_are_the_last_used_that_fit(model):
-    tails = TailSet([model.bundle])
-    whole, tail = tails.tails.values()
-    assert whole.cut.tail.size_bytes > tail.cut.tail.size_bytes
-    roomy = LoadedTails(1, whole.cut.tail.size_bytes + tail.cut.tail.size_bytes)
-    first = roomy.get(whole)
-    roomy.get(tail)
-    assert roomy.get(whole) is first
-    tight = LoadedTails(1, 1)  # one is kept whatever its size
-    first = tight.get(whole)
-    assert tight.get(whole) is first
-    tight.get(tail)
-    assert tight.get(whole) is not first
-
-
 def test_a_tail_file_changed_after_the_start_is_not_run(model, tmp_path):
     root = shutil.copytree(model.bundle.root, tmp_path / "copy")
     tails = TailSet.open([root])
     (root / "cut-001" / "tail.tflite").write_bytes((root / "model.tflite").read_bytes())
     with pytest.raises(BadBundleError, match="SHA-256 differs"):
-        LoadedTails(1, 1 << 20).get(tails.tails[next(iter(tails.bundles)), 1])
+        TailPool(1 << 30, tail_threads=1, clock=time.monotonic).borrow(
+            tails.tails[next(iter(tails.bundles)), 1], device="some device"
+        )
 
 
 def test_preloading_tells_of_a_bad_tail_before_anybody_asks(make_bundle, tmp_path):

@@ -22,7 +22,7 @@ class Router:
     def __init__(self, error: zmq.ZMQError) -> None:
         self.error = error
 
-    def send_multipart(self, parts, flags, *, copy):
+    def send(self, part, flags, **options):
         raise self.error
 
 

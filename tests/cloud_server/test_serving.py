@@ -190,9 +190,8 @@ def test_a_request_of_a_kind_unknown_here_is_refused_by_its_number_and_the_other
     newer[6] = {"type": "homomorphic"}
     found = refusal(device.raw(msgspec.msgpack.encode(newer), bytes(9)))
     assert (found.code, found.request_id) == ("protocol", 2)
-    device.raw(wire.encode(wire.Chunk(request_id=1, offset=half)), features[half:])
-    assert device.socket.poll(10_000)
-    answer = wire.decode_from_server(device.socket.recv_multipart()[0])
+    device.socket.send_multipart([wire.encode(wire.Chunk(request_id=1, offset=half)), features[half:]])
+    answer = device.next_but_acks()
     assert isinstance(answer, wire.Answer)
     assert answer.request_id == 1
 

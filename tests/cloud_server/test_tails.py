@@ -253,7 +253,7 @@ def test_codebooks_in_memory_are_bounded_in_bytes(fashion):
             reads.append(number)
             return read_decoder(fashion.path(plan.book.file), plan.book, plan.tensors)
 
-        cache.get(number, read)
+        cache.get(number, read, device="some device")
 
     table_bytes = 10 * 7 * 7 * 64 * 2
     cache = DecoderCache(2 * table_bytes)
@@ -283,4 +283,4 @@ def test_the_tail_for_a_noise_is_the_one_trained_for_exactly_this_epsilon(fashio
     assert chosen(1.0).path == fashion.path(fashion.cut(11).tail)
     assert tails.tail_for(request_for(fashion, wire.NoRelease(), 1)).epsilon is None
     assert len({tail.id for tail in tails.every()}) == 2
-    assert all(tail.load(threads=1).outputs[0].shape == (1, 10) for tail in tails.every())
+    assert all(tail.load(tail.read(), threads=1).outputs[0].shape == (1, 10) for tail in tails.every())

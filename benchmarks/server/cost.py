@@ -1,0 +1,88 @@
+"""What an answer costs beyond its tail, beside the bare loop and beside gRPC with mutual TLS. In turn, medians."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from dataclasses import dataclass, field
+
+from benchmarks.server import bare, grpc_load, grpc_peer, scene
+from benchmarks.server.case import LARGE, MIDDLE, SMALL, open_case
+from benchmarks.server.claims import Part, claim
+from benchmarks.server.scene import Group
+from benchmarks.server.served import served
+
+THREADS = 2
+#: Seconds of one measurement, and how often each is made.
+_SECONDS, _ROUNDS = 2.0, 5
+#: Devices with one request open each.
+_FEW, _MANY = 8, 200
+
+
+@dataclass
+class _Rounds:
+    """The same measurements, round after round: CPU time an answer in ms, by what was measured."""
+
+    cpu_ms: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, cpu_ms: float) -> None:
+        self.cpu_ms.setdefault(name, []).append(cpu_ms)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.cpu_ms[name])
+
+    def beyond(self, name: str) -> float:
+        """The median over the rounds of what it took beyond the tail."""
+        return statistics.median(
+            own - tail for own, tail in zip(self.cpu_ms[name], self.cpu_ms["tail"], strict=True)
+        )
+
+
+def measure(cut: int, *, devices: tuple[int, ...], peer: bool, rounds: int = _ROUNDS) -> _Rounds:
+    """The bare loop, the server and the peer, in turn."""
+    case = open_case(cut)
+    found = _Rounds()
+    with contextlib.ExitStack() as closing:
+        server = closing.enter_context(served(threads=THREADS))
+        at = closing.enter_context(grpc_peer.serving(cut, threads=THREADS)) if peer else None
+        for _ in range(rounds):
+            found.add("tail", bare.run(cut, threads=THREADS, seconds=_SECONDS).cpu_ms)
+            for number in devices:
+                result = scene.run(server, [case], [Group(name="all", devices=number)], seconds=_SECONDS)
+                found.add(f"{number} devices", result.cpu_ms)
+                if at is not None and number == _FEW:
+                    made = grpc_load.run(cut, devices=number, seconds=_SECONDS, at=at)
+                    found.add(f"gRPC, {number} devices", made.cpu_ms)
+    return found
+
+
+def cost(*, peer: bool) -> Part:
+    """CPU an answer beyond the tail's own, at 640 B and 7.8 kB, and with many devices."""
+    claims = []
+    details: dict[str, object] = {}
+    for cut, size, goal_ms, devices in ((SMALL, "640 B", 0.30, (_FEW, _MANY)), (LARGE, "7.8 kB", 0.40, (_FEW,))):
+        found = measure(cut, devices=devices, peer=peer)
+        details |= {f"{size}, {name}, ms": found.median(name) for name in found.cpu_ms}
+        own = found.beyond(f"{_FEW} devices")
+        claims.append(claim(f"CPU an answer beyond the tail's own in ms, {size}", own, goal_ms))
+        if peer:
+            theirs = found.beyond(f"gRPC, {_FEW} devices")
+            claims.append(claim(f"CPU beyond the tail's own over gRPC's, {size}", own / theirs, 0.25))
+        if _MANY in devices:
+            many = found.beyond(f"{_MANY} devices")
+            claims.append(claim(f"CPU beyond the tail's, {_MANY} devices over {_FEW}, {size}", many / own, 1.15))
+    return claims, details
+
+
+def efficiency() -> Part:
+    """The tail's own CPU time over all that the server takes for an answer."""
+    claims = []
+    details: dict[str, object] = {}
+    for cut, name, goal in ((LARGE, "at cut 20", 0.95), (MIDDLE, "with a tail of about 2 ms", 0.85)):
+        found = measure(cut, devices=(_FEW,), peer=False)
+        details |= {f"{name}, {what}, ms": found.median(what) for what in found.cpu_ms}
+        ratio = statistics.median(
+            tail / own for tail, own in zip(found.cpu_ms["tail"], found.cpu_ms[f"{_FEW} devices"], strict=True)
+        )
+        claims.append(claim(f"bare loop's CPU over the server's, {name}", ratio, goal, at_least=True))
+    return claims, details

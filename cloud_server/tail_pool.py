@@ -1,0 +1,138 @@
+"""The interpreters of all workers, within one bound on the memory that they really take.
+
+An interpreter belongs to a tail, not to a worker: a worker borrows one that is idle, and loads one only where none
+is. So there are never more of one tail than run at a time. The interpreters of a tail share the bytes of its file;
+the weights that XNNPACK packs and the tensors are each interpreter's own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cloud_server import resident_memory
+from cloud_server.shared_cache import SharedCache
+from cloud_server.tails import Tail, TailId
+from split_model.interpreter import Interpreter
+
+
+@dataclass(eq=False)
+class _Loaded:
+    """The interpreters of one tail: the bytes that they share, those that are idle, and how many are borrowed."""
+
+    content: bytes
+    idle: list[Interpreter] = field(default_factory=list)
+    borrowed: int = 0
+
+
+@dataclass(eq=False)
+class Borrowed:
+    """An interpreter that one thread has to itself; ``fresh`` where it was loaded for it."""
+
+    tail: Tail
+    interpreter: Interpreter
+    fresh: bool
+
+
+class TailPool:
+    """Interpreters to borrow. Safe for several threads.
+
+    Idle interpreters go where this process takes more than ``limit_bytes`` beyond what it had at the start; those
+    of the device that uses most tails go first (`SharedCache`). A borrowed one never goes, so a thread always has
+    the one that it runs.
+
+    Args:
+        limit_bytes: The bound.
+        tail_threads: Threads of one interpreter.
+        clock: Monotonic seconds.
+        held_bytes: Memory of the process that is not the tails', such as payloads.
+        resident_bytes: What the process takes; None where the kernel does not tell, and then the sizes of the
+            tails' files count, twice: the bytes themselves and the packed weights.
+
+    """
+
+    def __init__(
+        self,
+        limit_bytes: int,
+        *,
+        tail_threads: int,
+        clock: Callable[[], float],
+        held_bytes: Callable[[], int] = lambda: 0,
+        resident_bytes: Callable[[], int | None] = resident_memory.pss_bytes,
+    ) -> None:
+        self._limit_bytes = limit_bytes
+        self._tail_threads = tail_threads
+        self._clock = clock
+        self._held_bytes = held_bytes
+        self._resident_bytes = resident_bytes
+        self._at_start_bytes = (resident_bytes() or 0) - held_bytes()
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()  # one at a time, so that the bound is checked after each
+        self._cache: SharedCache[TailId, _Loaded] = SharedCache()
+
+    def borrow(self, tail: Tail, *, device: str) -> Borrowed:
+        """An interpreter of a tail for one thread, loaded if need be; `give_back` it.
+
+        Raises what `Tail.load` raises.
+        """
+        with self._lock:
+            found = self._cache.get(tail.id)
+            if found is not None:
+                self._use(tail, found, device)
+                if found.idle:
+                    found.borrowed += 1
+                    return Borrowed(tail, found.idle.pop(), fresh=False)
+        with self._loading:
+            content = tail.read() if found is None else found.content
+            interpreter = tail.load(content, threads=self._tail_threads)
+        with self._lock:
+            loaded = self._cache.get(tail.id) or _Loaded(content)
+            loaded.borrowed += 1
+            self._use(tail, loaded, device)
+        return Borrowed(tail, interpreter, fresh=True)
+
+    def give_back(self, borrowed: Borrowed) -> None:
+        """The thread is through with it. After a fresh one's first run the bound is checked."""
+        with self._lock:
+            loaded = self._cache.get(borrowed.tail.id)
+            assert loaded is not None
+            loaded.borrowed -= 1
+            loaded.idle.append(borrowed.interpreter)
+        if borrowed.fresh:
+            self._keep_to_the_bound(borrowed.tail.id)
+
+    @property
+    def interpreters(self) -> int:
+        """Interpreters that are loaded, idle and borrowed."""
+        with self._lock:
+            return sum(len(one.idle) + one.borrowed for one in self._cache.values())
+
+    def _use(self, tail: Tail, loaded: _Loaded, device: str) -> None:
+        size = tail.file.size_bytes
+        self._cache.use(tail.id, loaded, device=device, now_s=self._clock(), size=size)
+
+    def _keep_to_the_bound(self, last_used: TailId) -> None:
+        """Drop idle interpreters: first what a tail has beyond one, then whole tails, but not the last used."""
+        with self._loading, self._lock:
+            if not self._is_over():
+                return
+            for loaded in self._cache.values():
+                while loaded.idle and len(loaded.idle) + loaded.borrowed > 1 and self._is_over():
+                    loaded.idle.pop()
+            self._cache.make_room(
+                self._is_over, self._clock(), may_go=lambda key: key != last_used and not self._is_borrowed(key)
+            )
+
+    def _is_borrowed(self, key: TailId) -> bool:
+        loaded = self._cache.get(key)
+        return loaded is not None and loaded.borrowed > 0
+
+    def _is_over(self) -> bool:
+        resident_memory.give_back()
+        resident = self._resident_bytes()
+        if resident is None:
+            return sum((1 + len(one.idle) + one.borrowed) * len(one.content) for one in self._cache.values()) > (
+                self._limit_bytes
+            )
+        return resident - self._at_start_bytes - self._held_bytes() > self._limit_bytes
