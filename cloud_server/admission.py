@@ -142,15 +142,22 @@ class StandingQueue:
         self._since_s = math.inf
         self._next_s = 0.0
         self._asked = 0
+        self._mean = RunningMean(0.0, gain=_WAIT_GAIN)
 
     def waited(self, wait_s: float, due_in_s: float, *, now_s: float) -> None:
         """A job got its worker after ``wait_s``; its answer was due ``due_in_s`` after it came."""
+        self._mean.add(wait_s)
         if wait_s < max(_LONG_S, _LONG_SHARE * due_in_s):
             if self._since_s < math.inf:
                 self._asked //= 2  # it may be back in a moment
             self._since_s = math.inf
         elif self._since_s == math.inf:
             self._since_s = now_s
+
+    @property
+    def mean_s(self) -> float:
+        """How long jobs waited of late, on average."""
+        return self._mean.mean
 
     def is_long(self, *, now_s: float) -> bool:
         """Whether the queue stands: nobody else is to come now."""

@@ -7,7 +7,7 @@ of these behind its lock. So does the simulated server of the benchmarks.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cloud_server.admission import YIELD_S, Forecast, StandingQueue, TailTimes, WaitRatio
@@ -126,8 +126,14 @@ class Dispatcher:
         return Forecast(wait_s, wait_s * ratio, tail_s)
 
     def load(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> wire.Load:
-        """What a device is told that asks, or is refused: the wait, and when to come if it would be late."""
+        """What a device is told that asks, or lost its place: the wait, and when to come if it would be late.
+
+        Its first request goes before those of devices that have used more, and tells little of the next ones. So
+        it is told at least what the others wait.
+        """
         forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
+        if not forecast.idle:
+            forecast = replace(forecast, wait_bound_s=max(forecast.wait_bound_s, self._standing.mean_s))
         retry_s = forecast.retry_s(due_in_s) if forecast.is_late(due_in_s) else 0.0
         if not forecast.idle and self._standing.is_long(now_s=now_s):
             retry_s = max(retry_s, YIELD_S)

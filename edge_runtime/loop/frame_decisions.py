@@ -240,12 +240,12 @@ class FrameDecisions:
         if advice.load.retry_s > 0.0:
             self.backoff.turned_away(advice.cut, now_s=moment.now_s, retry_s=advice.load.retry_s)
         else:
-            self.backoff.welcome(advice.cut)
+            self.backoff.welcome()
 
     def _question(self, decision: Decision, withheld: frozenset[int], moment: Moment) -> Question | None:
-        """What to ask: of the cuts that are withheld the best one, if it is better than the chosen one."""
-        chosen = expected_at(decision, decision.split)
-        if not withheld or chosen is None or decision.seen is None or not moment.link.up:
+        """What to ask while all is done here: of the cuts that are withheld the best one, if it would be better."""
+        chosen = expected_at(decision, self.local)
+        if decision.split != self.local or not withheld or chosen is None or decision.seen is None or not moment.link.up:
             return None
         if self._asked_s > moment.now_s - _ASK_EVERY_S:
             return None

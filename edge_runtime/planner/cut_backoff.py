@@ -64,7 +64,7 @@ class CutBackoff:
         self._until_s: dict[int, float] = {}
         self._in_a_row: Counter[int] = Counter()
         self._crowded: dict[int, _Crowded] = {}
-        self._welcome: set[int] = set()
+        self._asks: set[int] = set()
 
     def allows(self, split: int, *, now_s: float) -> bool:
         """Whether a cut may be used."""
@@ -75,7 +75,7 @@ class CutBackoff:
 
         Then it is asked before anything is released.
         """
-        return split not in self._welcome and self._crowded.get(split, _Crowded()).at(now_s) > 0.0
+        return split in self._asks and self._crowded[split].at(now_s) > 0.0
 
     def avoid(self, split: int, why: str, *, now_s: float, seconds: float = _LONG_S) -> None:
         """Do not use a cut for some time, and say why."""
@@ -119,18 +119,18 @@ class CutBackoff:
         if now_s < before.until_s:  # known already: several requests were on their way
             return
         doubled = before.at(now_s)
-        seconds = max(retry_s, min(_SHORT_MOST_S, _SHORT_S * 2.0**doubled)) * (1.0 + _SPREAD * self._jitter())
+        first_s = max(retry_s, _SHORT_S)
+        seconds = max(first_s, min(_SHORT_MOST_S, first_s * 2.0**doubled)) * (1.0 + _SPREAD * self._jitter())
         doubled = min(doubled + 1.0, _MOST_DOUBLINGS)
         log.log(level, "cut %d is not used for %.1f s: %s", split, seconds, why, extra=PER_FRAME)
         for cut in (split, *self._macs) if is_queue else self._about_as_long(split):
-            self._welcome.discard(cut)
+            self._asks.add(cut)
             self._crowded[cut] = _Crowded(doubled, now_s + seconds)
             self._until_s[cut] = max(self._until_s.get(cut, -math.inf), now_s + seconds)
 
-    def welcome(self, split: int) -> None:
-        """The server was asked, and has time for this cut, and for those with shorter tails."""
-        own = self._macs.get(split, 0)
-        self._welcome.update({split, *(cut for cut, macs in self._macs.items() if macs <= own)})
+    def welcome(self) -> None:
+        """The server was asked, and has time."""
+        self._asks.clear()
 
     def turned_away(self, split: int, *, now_s: float, retry_s: float) -> None:
         """The server was asked, and has no time. That costs little, so it is asked again soon."""
