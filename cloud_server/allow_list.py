@@ -1,5 +1,8 @@
 """The list of devices that may connect: a text file, one ``NAME PUBLICKEY`` a line, re-read when it changes.
 
+A line may end with ``weight=N``, a whole number from 1, which stands for no weight, to `MAX_WEIGHT`. A device of
+weight 3 gets three times the worker time and the places of the queue of one of weight 1, where both want more.
+
 Lines are what an editor shows as lines (`text_file`): no other character ends a comment or begins an entry. The
 commands that rewrite the file keep every byte of the lines that they do not change.
 """
@@ -12,6 +15,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from split_model.errors import BadInputError, MissingInputError, OutputError, UsageError
@@ -21,17 +25,33 @@ from split_model.service.atomic_file import write_atomically
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_WEIGHT = 100
+_WEIGHT = re.compile(r"weight=([1-9][0-9]{0,2})")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a line says of a key: the device's name and its weight."""
+
+    name: str
+    weight: int = 1
 
 
 def parse(raw: bytes, where: str) -> tuple[dict[str, str], list[str]]:
-    """Public key (Z85) -> name, and one complaint for each line that is no entry; such a line admits nobody.
+    """Public key (Z85) -> name, and the complaints of `entries`."""
+    found, complaints = entries(raw, where)
+    return {key: entry.name for key, entry in found.items()}, complaints
+
+
+def entries(raw: bytes, where: str) -> tuple[dict[str, Entry], list[str]]:
+    """Public key (Z85) -> entry, and one complaint for each line that is no entry; such a line admits nobody.
 
     Args:
         raw: The file's bytes.
         where: The file, which opens each complaint.
 
     """
-    devices: dict[str, str] = {}
+    devices: dict[str, Entry] = {}
     complaints = []
     for line in text_file.lines(raw):
         if line.stray:
@@ -40,15 +60,31 @@ def parse(raw: bytes, where: str) -> tuple[dict[str, str], list[str]]:
         entry = line.text.strip()
         if not entry or entry.startswith("#"):
             continue
-        name, _, key = entry.partition(" ")
+        name, _, rest = entry.partition(" ")
+        key, has_weight, weight_text = rest.partition(" ")
         if not _NAME.fullmatch(name):
-            complaints.append(f"{where}:{line.number}: not 'NAME PUBLICKEY'; this line admits nobody")
+            complaints.append(
+                f"{where}:{line.number}: not 'NAME PUBLICKEY' or 'NAME PUBLICKEY weight=N'; this line admits nobody"
+            )
+            continue
+        weight = _weight(weight_text) if has_weight else 1
+        if weight is None:
+            complaints.append(
+                f"{where}:{line.number}: {weight_text!r} is not 'weight=N' with N from 1 to {MAX_WEIGHT}; "
+                "this line admits nobody"
+            )
             continue
         try:
-            devices[parse_public(key, f"{where}:{line.number}").decode()] = name
+            devices[parse_public(key, f"{where}:{line.number}").decode()] = Entry(name, weight)
         except BadInputError as error:
             complaints.append(str(error))
     return devices, complaints
+
+
+def _weight(text: str) -> int | None:
+    found = _WEIGHT.fullmatch(text)
+    weight = int(found[1]) if found else 0
+    return weight if 1 <= weight <= MAX_WEIGHT else None
 
 
 class AllowList:
@@ -56,7 +92,7 @@ class AllowList:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._devices: dict[str, str] = {}
+        self._devices: dict[str, Entry] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._complained = False
         self.version = 0
@@ -66,10 +102,10 @@ class AllowList:
         stamp = _stamp_of(self.path)
         if stamp == self._stamp and (stamp is not None or self._complained):
             return False
-        devices: dict[str, str] = {}
+        devices: dict[str, Entry] = {}
         if stamp is not None:
             try:
-                devices, complaints = parse(self.path.read_bytes(), str(self.path))
+                devices, complaints = entries(self.path.read_bytes(), str(self.path))
             except OSError as error:
                 stamp, complaints = None, [f"{self.path}: {error.strerror}; nobody is admitted"]
         else:
@@ -83,16 +119,24 @@ class AllowList:
 
     def name_of(self, public_key: str) -> str | None:
         """The name of the device with this key, or None for a key that is not admitted."""
-        return self._devices.get(public_key)
+        entry = self._devices.get(public_key)
+        return None if entry is None else entry.name
+
+    def weight_of(self, public_key: str) -> int:
+        """The weight of the device with this key; 1 for a key that is not admitted. Safe from any thread."""
+        entry = self._devices.get(public_key)
+        return 1 if entry is None else entry.weight
 
     @property
     def devices(self) -> dict[str, str]:
         """Public key -> name."""
-        return dict(self._devices)
+        return {key: entry.name for key, entry in self._devices.items()}
 
 
-def allow(path: Path, name: str, key: str) -> None:
-    """Add a device. A name or a key that is there already is a `UsageError`."""
+def allow(path: Path, name: str, key: str, *, weight: int = 1) -> None:
+    """Add a device. A name or a key that is there already, or a weight that is none, is a `UsageError`."""
+    if not 1 <= weight <= MAX_WEIGHT:
+        raise UsageError(f"weight {weight}", remedy=f"choose one from 1 to {MAX_WEIGHT}")
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"device name {name!r}", remedy="use letters, digits, dot, dash and underscore, 64 at most"
@@ -111,7 +155,7 @@ def allow(path: Path, name: str, key: str) -> None:
             )
         if lines and not lines[-1].endswith(b"\n"):
             lines[-1] += b"\n"
-        lines.append(f"{name} {public}\n".encode())
+        lines.append(f"{name} {public}{f' weight={weight}' if weight != 1 else ''}\n".encode())
 
 
 def revoke(path: Path, name: str) -> None:

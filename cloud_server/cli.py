@@ -127,6 +127,13 @@ def make_parser() -> Parser:
     allow.add_argument(
         "key", metavar="KEY", help="its public key, 40 characters in 'single quotes', or the path of its .pub file"
     )
+    allow.add_argument(
+        "--weight",
+        type=int,
+        default=1,
+        metavar="N",
+        help="its share of a busy server beside those of weight 1, from 1 to 100 (default 1)",
+    )
     revoke = _add(devices, "revoke", commands.devices_revoke, "let a device connect no longer, at once")
     revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")
 

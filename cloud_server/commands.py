@@ -94,10 +94,10 @@ def doctor(args: argparse.Namespace) -> int:
     return show(findings, as_json=args.json)
 
 
-def _read_devices(path: Path) -> tuple[dict[str, str], list[str]]:
+def _read_devices(path: Path) -> tuple[dict[str, allow_list.Entry], list[str]]:
     """The allow-list by key, and its faults; an empty one where there is no file yet."""
     try:
-        return allow_list.parse(path.read_bytes(), str(path))
+        return allow_list.entries(path.read_bytes(), str(path))
     except FileNotFoundError:
         return {}, []
     except OSError as error:
@@ -108,10 +108,12 @@ def devices_list(args: argparse.Namespace) -> None:
     """Print the allow-list."""
     devices, complaints = _read_devices(configuration.load(args.config).server.devices)
     if args.json:
-        _print_json([{"name": name, "public_key": key} for key, name in devices.items()])
+        _print_json(
+            [{"name": entry.name, "public_key": key, "weight": entry.weight} for key, entry in devices.items()]
+        )
     else:
-        for key, name in devices.items():
-            print(name, key)
+        for key, entry in devices.items():
+            print(entry.name, key, *([f"weight={entry.weight}"] if entry.weight != 1 else []))
     if complaints:
         raise BadInputError("; ".join(complaints))
 
@@ -125,8 +127,9 @@ def devices_allow(args: argparse.Namespace) -> None:
             remedy="put it in 'single quotes'",
         )
     key = args.key if len(args.key) == KEY_CHARS else read_public(path).decode()
-    allow_list.allow(configuration.load(args.config).server.devices, args.name, key)
-    print(f"{args.name} may connect; a running server needs no restart")
+    allow_list.allow(configuration.load(args.config).server.devices, args.name, key, weight=args.weight)
+    weight = f" with weight {args.weight}" if args.weight != 1 else ""
+    print(f"{args.name} may connect{weight}; a running server needs no restart")
 
 
 def devices_revoke(args: argparse.Namespace) -> None:

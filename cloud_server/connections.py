@@ -39,6 +39,8 @@ SHUT_OUT_S = 60.0
 BACKLOG_BYTES = 8 << 20
 #: Bytes of heartbeats and such that a connection may receive between two sweeps without our seeing them.
 _UNSEEN_BYTES = 1 << 10
+#: On the wire a frame has CURVE's 33 bytes and ZMTP's short header, or, beyond this size, its long one.
+_SHORT_BYTES, _SHORT_HEAD_BYTES, _LONG_HEAD_BYTES = 222, 35, 42
 #: Issued routing ids of handshakes that were never finished, at most.
 _MAX_ISSUED = 4096
 
@@ -64,6 +66,8 @@ class Bucket:
 
     def spend(self, amount: float, now_s: float) -> float:
         """Take ``amount``. Returns the seconds until the debt, if there is one, is paid."""
+        if not amount and self._level >= 0.0:
+            return 0.0
         self._fill(now_s)
         self._level -= amount
         return 0.0 if self._level >= 0.0 else -self._level / self._rate
@@ -77,7 +81,9 @@ class Bucket:
         return True
 
     def _fill(self, now_s: float) -> None:
-        self._level = min(self._burst, self._level + max(0.0, now_s - self._now_s) * self._rate)
+        if now_s > self._now_s:
+            level = self._level + (now_s - self._now_s) * self._rate
+            self._level = min(self._burst, level)
         self._now_s = now_s
 
 
@@ -205,7 +211,10 @@ class Connections:
 
         """
         assert connection.use is not None
-        connection.taken_bytes += sum(map(_on_the_wire, sizes_bytes))
+        for size_bytes in sizes_bytes:
+            connection.taken_bytes += size_bytes + (
+                _SHORT_HEAD_BYTES if size_bytes <= _SHORT_BYTES else _LONG_HEAD_BYTES
+            )
         delay_s = connection.use.spend(1, sum(sizes_bytes), now_s)
         return None if delay_s > DEBT_S else delay_s
 
@@ -288,8 +297,3 @@ class Connections:
     def _next(self) -> int:
         self._number += 1
         return self._number
-
-
-def _on_the_wire(size_bytes: int) -> int:
-    """A frame with CURVE's 33 bytes and ZMTP's short or long header."""
-    return size_bytes + (35 if size_bytes <= 222 else 42)

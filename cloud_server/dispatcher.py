@@ -178,10 +178,19 @@ class Dispatcher:
         self._running[job_id] = _Running(waiting.tail, now_s)
         return job_id
 
-    def ended(self, job_id: int, *, used_s: float, loaded: bool, now_s: float) -> None:
-        """A job that was taken is done. ``used_s``: charged to its device. ``loaded``: its tail had to be loaded."""
+    def ended(self, job_id: int, *, used_s: float, busy_s: float, loaded: bool, now_s: float) -> None:
+        """A job that was taken is done.
+
+        Args:
+            job_id: Its number.
+            used_s: Worker time that its device is charged.
+            busy_s: How long it kept its worker.
+            loaded: Whether its tail had to be loaded.
+            now_s: The time.
+
+        """
         running = self._running.pop(job_id)
-        self.times.observed(running.tail, now_s - running.began_s, loaded=loaded)
+        self.times.observed(running.tail, busy_s, loaded=loaded)
         self._queue.finished(job_id, used_s, now_s)
 
     def cancel(self, job_id: int) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from cloud_server.dispatcher import Dispatcher
 from cloud_server.jobs import Done, Failed, Job, Outcome, expired, failed
 from cloud_server.tail_pool import TailPool
-from cloud_server.tail_runner import TailRunner
+from cloud_server.tail_runner import Ran, TailRunner
 from cloud_server.tails import Tail, TailSet
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Denial
@@ -38,8 +38,11 @@ _NICEST = 10
 _LOOK_AGAIN_S = 0.1
 #: A tail is short if its run takes no longer, in seconds: handing it to another thread costs about as much.
 SHORT_S = 0.5e-3
-#: How long `run_short` goes on, and how much short work it may leave waiting without waking a worker for it.
-_TURN_S, _LEFT_S = 1e-3, 2e-3
+#: About how long a thread runs short jobs before it looks up, in seconds.
+_TURN_S = 1e-3
+#: Short work that waits for `run_short` without a worker being woken for it, in seconds: a second thread makes all
+#: of it a third dearer, by the GIL.
+_LEFT_S = 50e-3
 
 
 class Engine(Protocol):
@@ -221,21 +224,15 @@ class LocalEngine:
         """See `Engine.run_short`. Jobs are taken as the kept worker takes them, so nobody passes its turn."""
         if not self._short:
             return []
-        outcomes: list[Outcome] = []
-        until_s = self._clock() + _TURN_S
-        while self._short:
-            with self._lock:
-                now_s = self._clock()
-                late = [self._forget(job_id) for job_id in self._dispatcher.late(now_s)]
-                is_over = now_s >= until_s
-                job = None if is_over else self._take(now_s, kept=True, only=self._short.__contains__)
-                if job is None:
-                    self._leave_to_workers(is_over=is_over)
-            outcomes += [expired(waiting) for waiting in late]
-            if job is None:
-                break
-            outcomes.append(self._run(job))
-        return outcomes
+        with self._lock:
+            now_s = self._clock()
+            late = [self._forget(job_id) for job_id in self._dispatcher.late(now_s)]
+            jobs, is_over = self._take_short(now_s, kept=True)
+            self._leave_to_workers(is_over=is_over)
+        ran = self._runner.run_all(jobs)
+        with self._lock:
+            self._finish(jobs, ran)
+        return [expired(waiting) for waiting in late] + [one.outcome for one in ran]
 
     @property
     def short(self) -> bool:
@@ -276,6 +273,18 @@ class LocalEngine:
         job_id = self._dispatcher.take(now_s, kept=kept, only=only)
         return None if job_id is None else self._forget(job_id)
 
+    def _take_short(self, now_s: float, *, kept: bool) -> tuple[list[Job], bool]:
+        """Short jobs for one turn, and whether its time is over, so that there may be more."""
+        jobs: list[Job] = []
+        left_s = _TURN_S
+        while left_s > 0.0 and (job := self._take(now_s, kept=kept, only=self._short.__contains__)) is not None:
+            jobs.append(job)
+            left_s -= self._usual_s(job)
+        return jobs, left_s <= 0.0
+
+    def _usual_s(self, job: Job) -> float:
+        return self._runner.times.usual_s(job.tail.id) or self._short_s
+
     def _wake(self) -> None:
         """Wake one idle worker for a job that waits, the kept one only where no other is idle."""
         for worker in self._workers:
@@ -289,36 +298,44 @@ class LocalEngine:
             for _ in self._short:
                 self._wake()
             self._short.clear()
-        elif len(self._short) * self._short_s > _LEFT_S:
+        elif self._short and len(self._short) * self._usual_s(self._jobs[next(iter(self._short))]) > _LEFT_S:
             self._wake()
 
-    def _next(self, worker: _Worker) -> Job | None:
+    def _next(self, worker: _Worker) -> list[Job]:
+        """The next job, or several short ones. Waits for them; none where the engine is closed."""
         while True:
             with self._lock:
                 if self._closed:
-                    return None
+                    return []
                 now_s = self._clock()
                 late = [self._forget(job_id) for job_id in self._dispatcher.late(now_s)]
-                job = self._take(now_s, kept=worker.kept)
-                if job is None and not late:
+                jobs = self._take_short(now_s, kept=worker.kept)[0] if self._short else []
+                if not jobs and (job := self._take(now_s, kept=worker.kept)) is not None:
+                    jobs = [job]
+                if not jobs and not late:
                     worker.wait(_LOOK_AGAIN_S if self._jobs else None)
             for waiting in late:
                 self._deliver(expired(waiting))
-            if job is not None:
-                return job
+            if jobs:
+                return jobs
 
     def _work(self, worker: _Worker) -> None:
         _be_nicer(_NICER if worker.kept or self._count == 1 else _NICEST)
-        while (job := self._next(worker)) is not None:
-            self._deliver(self._run(job))
+        while jobs := self._next(worker):
+            ran = self._runner.run_all(jobs)
+            with self._lock:
+                self._finish(jobs, ran)
+            for one in ran:
+                self._deliver(one.outcome)
 
-    def _run(self, job: Job) -> Outcome:
-        outcome, used_s, loaded = self._runner.run(job)
-        with self._lock:
-            self._dispatcher.ended(job.job_id, used_s=used_s, loaded=loaded, now_s=self._clock())
-            if len(self._jobs) > len(self._short):
-                self._wake()  # its key may have been kept from the other workers
-        return outcome
+    def _finish(self, jobs: list[Job], ran: list[Ran]) -> None:
+        now_s = self._clock()
+        for job, one in zip(jobs, ran, strict=True):
+            self._dispatcher.ended(
+                job.job_id, used_s=one.used_s, busy_s=one.busy_s, loaded=one.loaded, now_s=now_s
+            )
+        if len(self._jobs) > len(self._short):
+            self._wake()  # its key may have been kept from the other workers
 
 
 def _be_nicer(by: int) -> None:

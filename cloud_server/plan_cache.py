@@ -31,4 +31,5 @@ class PlanCache:
         """A device uses this now; others let go of theirs if it is one too many."""
         now_s = self._clock()
         self._cache.use(key, made, device=device, now_s=now_s)
-        self._cache.make_room(lambda: len(self._cache) > self._limit, now_s, may_go=lambda other: other != key)
+        if len(self._cache) > self._limit:
+            self._cache.make_room(lambda: len(self._cache) > self._limit, now_s, may_go=lambda other: other != key)

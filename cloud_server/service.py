@@ -17,6 +17,7 @@ from cloud_server.config import Config
 from cloud_server.counters import Counters
 from cloud_server.engine import SHORT_S, LocalEngine
 from cloud_server.gateway import Gateway
+from cloud_server.held_bytes import HeldBytes
 from cloud_server.reload import Reloader, open_tails, server_limits
 from cloud_server.reporter import Reporter
 from cloud_server.sessions import Reply, Sessions
@@ -53,7 +54,7 @@ def serve(
     notifier.starting("opening the bundles", within_s=_START_S)
     keys = read_pair(server.key)
     tails = open_tails(config)
-    allow_list = AllowList(server.devices)
+    allow_list, held = AllowList(server.devices), HeldBytes()
     statistics = open_statistics(config)
     with closing(notifier), closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway:
         engine = LocalEngine(
@@ -64,7 +65,9 @@ def serve(
             tail_threads=server.tail_threads,
             queue=config.limits.queue,
             cache_bytes=config.limits.tail_cache_mib << 20,
+            held_bytes=lambda: held.total,
             short_s=SHORT_S,
+            weight_of=allow_list.weight_of,
             beats=beats,
         )
         if server.preload:
@@ -78,6 +81,7 @@ def serve(
             limits=server_limits(config),
             counters=Counters(),
             statistics=statistics,
+            held=held,
         )
         reloader = Reloader(config, reread, sessions, engine)
         reporter = Reporter(

@@ -61,6 +61,7 @@ class Sessions:
         limits: ServerLimits,
         counters: Counters,
         statistics: Collector | None = None,
+        held: HeldBytes | None = None,
     ) -> None:
         self.counters = counters
         self._statistics = statistics
@@ -73,7 +74,7 @@ class Sessions:
         self._peers: dict[bytes, _Peer] = {}
         self._by_key: dict[str, dict[bytes, _Peer]] = {}
         self._acks = Acknowledgements()
-        self._held = HeldBytes()
+        self._held = held or HeldBytes()
         self._open = OpenRequests(engine, self._held)
 
     @property

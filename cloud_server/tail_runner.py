@@ -1,12 +1,13 @@
-"""Runs one job in the caller's thread: borrow an interpreter, undo the release, run the tail, say how it ended."""
+"""Runs jobs in the caller's thread: borrow an interpreter, undo the release, run the tail, say how it ended."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,6 +46,15 @@ class RunTimes:
         return usual_s if runs >= _KNOWN_AFTER else None
 
 
+class Ran(NamedTuple):
+    """A job that was run: the seconds that its device is charged, those that it took, and if its tail was loaded."""
+
+    outcome: Outcome
+    used_s: float
+    busy_s: float
+    loaded: bool
+
+
 class TailRunner:
     """Runs jobs; safe for several threads at once. ``beats`` expects every tail to end.
 
@@ -73,16 +83,32 @@ class TailRunner:
         self._tail_threads = tail_threads
         self._beats = beats
 
-    def run(self, job: Job) -> tuple[Outcome, float, bool]:
-        """Run a job. Returns its outcome, the seconds that its device is charged for it, and if its tail was loaded."""
-        began_s, began_cpu_s = self._clock(), time.thread_time()
+    def run_all(self, jobs: Sequence[Job]) -> list[Ran]:
+        """Run jobs one after another."""
+        if not jobs:
+            return []
+        task = f"{threading.current_thread().name}, cut {jobs[0].tail.cut.index}"
+        with self._beats.work(task, within_s=_TAIL_WITHIN_S):
+            began_s, began_cpu_s = self._clock(), time.thread_time()
+            ran: list[Ran] = []
+            for job in jobs:
+                outcome, was_loaded = self._run(job)
+                now_s, now_cpu_s = self._clock(), time.thread_time()
+                used_s = busy_s = now_s - began_s  # loading and plans are its time too
+                if was_loaded:  # but not waiting for a processor, for that says nothing about the job
+                    used_s = min(used_s, (now_cpu_s - began_cpu_s) * self._tail_threads)
+                    self.times.note(job.tail.id, used_s)
+                ran.append(Ran(outcome, used_s, busy_s, not was_loaded))
+                began_s, began_cpu_s = now_s, now_cpu_s
+        return ran
+
+    def _run(self, job: Job) -> tuple[Outcome, bool]:
+        """Run one job. Returns its outcome, and whether its tail was loaded before."""
         borrowed: Borrowed | None = None
         outcome: Outcome
-        task = f"{threading.current_thread().name}, cut {job.tail.cut.index}"
         try:
-            with self._beats.work(task, within_s=_TAIL_WITHIN_S):
-                borrowed = self._pool.borrow(job.tail, device=job.device)
-                outcome = self._outputs(job, borrowed)
+            borrowed = self._pool.borrow(job.tail, device=job.device)
+            outcome = self._outputs(job, borrowed)
         except UnknownReleaseError as error:
             outcome = failed(job, str(error), code="unknown_release")
         except SplitModelError as error:
@@ -94,13 +120,7 @@ class TailRunner:
         finally:
             if borrowed is not None:
                 self._pool.give_back(borrowed)
-        used_s = self._clock() - began_s  # loading and plans are its time too
-        loaded = borrowed is None or borrowed.fresh
-        if not loaded:
-            # But not waiting for a processor, for that says nothing about the job.
-            used_s = min(used_s, (time.thread_time() - began_cpu_s) * self._tail_threads)
-            self.times.note(job.tail.id, used_s)
-        return outcome, used_s, loaded
+        return outcome, borrowed is not None and not borrowed.fresh
 
     def _outputs(self, job: Job, borrowed: Borrowed) -> Done:
         started_s = self._clock()  # loading is waiting: it says nothing about how long this tail runs

@@ -163,7 +163,8 @@ class TailSet:
         if isinstance(request.release, wire.Noise):
             if tail.cut.calibration is None:
                 return "unknown_release", f"cut {request.cut} has no calibration; prepare with --calibration"
-            known = self._known_plan(tail, request.release.spec)
+            with self._lock:
+                known = self._plans.get(_plan_key(tail, request.release.spec))
             wanted = packed_bytes(tail.cut.values, request.release.spec.bits)
         elif isinstance(request.release, wire.Codebook):
             known = _codebook_plan(tail, request.release.spec)
@@ -205,10 +206,6 @@ class TailSet:
         path = tail.bundle.path(plan.book.file)
         return self._decoders.get(key, lambda: read_decoder(path, plan.book, plan.tensors), device=device)
 
-    def _known_plan(self, tail: Tail, spec: NoiseSpec) -> NoiseRecovery | str | None:
-        with self._lock:
-            return self._plans.get(_plan_key(tail, spec))
-
     def _undo(self, tail: Tail, spec: Spec, *, device: str) -> Undo | str:
         """What undoes a release, or why there is nothing.
 
@@ -217,15 +214,20 @@ class TailSet:
         """
         if isinstance(spec, CodebookSpec):
             return _codebook_plan(tail, spec)
-        known = self._known_plan(tail, spec)
-        if known is None:
-            try:
-                known = NoiseRecovery(self._maker(tail).make(spec))
-            except SplitModelError as error:
-                known = str(error)
+        key = _plan_key(tail, spec)
         with self._lock:
-            self._plans.use(_plan_key(tail, spec), known, device=device)
-        return known
+            known = self._plans.get(key)
+            if known is not None:
+                self._plans.use(key, known, device=device)
+                return known
+        made: NoiseRecovery | str
+        try:
+            made = NoiseRecovery(self._maker(tail).make(spec))
+        except SplitModelError as error:
+            made = str(error)
+        with self._lock:
+            self._plans.use(key, made, device=device)
+        return made
 
     def _maker(self, tail: Tail) -> PlanMaker:
         """What makes the plans of a cut; a noise-aware tail has those of the plain one."""

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.server.claims import Claim, Details, Part
 from benchmarks.server.cost import cost, efficiency
 from benchmarks.server.fairness import fairness
+from benchmarks.server.overload import overload
 from benchmarks.server.undo import undo
 from split_model.errors import SplitModelError
 
@@ -61,4 +62,5 @@ PARTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "cost": lambda options: cost(peer=not options.no_peer),
     "efficiency": lambda _: efficiency(),
     "fairness": lambda _: fairness(),
+    "overload": lambda _: overload(),
 }

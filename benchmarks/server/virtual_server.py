@@ -120,7 +120,7 @@ class VirtualServer:
         def over() -> None:
             now_s = self._clock.now_s
             self._idle.add(worker)
-            self.dispatcher.ended(job.job_id, used_s=tail_s, loaded=False, now_s=now_s)
+            self.dispatcher.ended(job.job_id, used_s=tail_s, busy_s=tail_s, loaded=False, now_s=now_s)
             self.busy_s += tail_s
             del self._jobs[job.job_id]
             self._answer(job, begun_s - job.queued_s, tail_s)
