@@ -33,6 +33,8 @@ HERE_S = 1.0
 USE_S = 1.0
 #: A key uses much if it used more than this many equal parts of what all keys used, and more than so many seconds.
 MUCH, MUCH_S = 1.5, 0.25
+#: A key at its share gets free places up to this part of all, where it may choose (`FairQueue.is_full_for`).
+LENT = 0.75
 #: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
 
@@ -173,12 +175,14 @@ class FairQueue:
         return ahead_ns / 1e9
 
     def is_full_for(self, key: str, *, due_s: float) -> bool:
-        """Whether a job that this key offers now would get no place."""
-        if len(self._jobs) < self._limit:
-            return False
-        if self.waiting(key) >= self.share(key):
+        """Whether a job that this key offers now is to get no place.
+
+        In a queue that is nearly full, a key at its share gets none: it would soon lose it to another one, and its
+        device would hear that late.
+        """
+        if len(self._jobs) >= LENT * self._limit and self.waiting(key) >= self.share(key):
             return due_s >= self._flows[key].waiting[-1][0]
-        return self._furthest_above(key) is None
+        return len(self._jobs) >= self._limit and self._furthest_above(key) is None
 
     def passes_over(self, key: str, now_s: float) -> bool:
         """Whether the kept worker leaves the jobs of this key to the others now."""
