@@ -148,6 +148,7 @@ class Connections:
         self._issued: OrderedDict[bytes, tuple[str, int]] = OrderedDict()  # routing id -> key, number
         self._by_fd: dict[int, Connection] = {}
         self._by_id: dict[bytes, Connection] = {}
+        self._by_key: dict[str, dict[bytes, Connection]] = {}
         self._uses: dict[str, KeyUse] = {}
         self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last message
 
@@ -188,6 +189,10 @@ class Connections:
         connection = self._by_fd.pop(fd, None)
         if connection is not None and connection.routing_id:
             del self._by_id[connection.routing_id]
+            of_key = self._by_key[connection.key]
+            del of_key[connection.routing_id]
+            if not of_key:
+                del self._by_key[connection.key]
 
     def find(self, routing_id: bytes) -> Connection | None:
         """The connection with this routing id, if it has sent a message before."""
@@ -201,10 +206,13 @@ class Connections:
             return None  # a lower number: issued to an older connection with the same descriptor
         connection.routing_id, connection.key, connection.use = routing_id, key, self._use(key, now_s)
         self._by_id[routing_id] = connection
+        self._by_key.setdefault(key, {})[routing_id] = connection
         return connection
 
-    def spend(self, connection: Connection, sizes_bytes: list[int], now_s: float) -> float | None:
-        """Charge a message with frames of these sizes to its key.
+    def spend(
+        self, connection: Connection, sizes_bytes: list[int], now_s: float, *, messages: int = 1
+    ) -> float | None:
+        """Charge messages with frames of these sizes to their key.
 
         Returns:
             How long to hold back the replies, in seconds. None where the key has overdrawn its budget.
@@ -215,7 +223,7 @@ class Connections:
             connection.taken_bytes += size_bytes + (
                 _SHORT_HEAD_BYTES if size_bytes <= _SHORT_BYTES else _LONG_HEAD_BYTES
             )
-        delay_s = connection.use.spend(1, sum(sizes_bytes), now_s)
+        delay_s = connection.use.spend(messages, sum(sizes_bytes), now_s)
         return None if delay_s > DEBT_S else delay_s
 
     def delay_s(self, routing_id: bytes, now_s: float) -> float:
@@ -235,7 +243,7 @@ class Connections:
 
     def of_key(self, key: str) -> list[Connection]:
         """All connections of one key that are not ended."""
-        return [connection for connection in self._by_id.values() if connection.key == key and not connection.ended]
+        return [connection for connection in self._by_key.get(key, {}).values() if not connection.ended]
 
     def shut_out(self, key: str, now_s: float) -> list[Connection]:
         """A key broke the protocol: it has to wait before its next handshake. Returns what to end now."""

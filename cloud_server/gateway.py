@@ -7,13 +7,12 @@ by its descriptor, while it still arrives (`Connections.sweep`) or as soon as it
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import closing
 
 import zmq
 
@@ -25,7 +24,9 @@ from cloud_server.descriptors import ConnectionMonitor
 from cloud_server.errors import ListenError
 from cloud_server.folder_watch import FolderWatch
 from cloud_server.mailbox import Mailbox
+from cloud_server.outbox import Outbox, send_replies
 from cloud_server.sessions import Reply, Sessions
+from cloud_server.wakeup import Source, Wakeup
 from split_model.protocol import messages as wire
 from split_model.protocol.keys import KeyPair
 from split_model.service.throttle import PER_FRAME
@@ -46,10 +47,8 @@ _SEND_MESSAGES = 128
 _RECEIVE_MESSAGES = 64
 _FAREWELL_MS = 500
 _ROUTING_ID_BYTES = 16
-#: Flags as plain numbers: combining pyzmq's takes longer than sending a frame.
-_DONTWAIT, _MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
-#: Larger payloads are handed to libzmq without a copy.
-_COPY_BYTES = 1 << 15
+#: A flag as a plain number: converting pyzmq's takes longer than receiving a frame.
+_DONTWAIT = int(zmq.DONTWAIT)
 
 
 class Gateway:
@@ -71,13 +70,18 @@ class Gateway:
         self.mailbox = Mailbox()
         self.allow_list = allow_list
         self.connections = Connections(_new_routing_id)
-        self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
-        self._held_number = 0
         self._heeded_version = 0
         self._looked_s = -math.inf
+        #: Who sent the last messages of this batch, how many, their frames' sizes, and the replies to them.
+        self._sender: Connection | None = None
+        self._began_s = 0.0
+        self._sent_messages = 0
+        self._sizes: list[int] = []
+        self._replies: list[Reply] = []
         self._list_watch = FolderWatch(allow_list.path.resolve().parent)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
         self._router = self._context.socket(zmq.ROUTER)
+        self._outbox = Outbox(self._router, self.connections)
         try:
             self._monitor = ConnectionMonitor(self._context, self._router)
             self.gate = Gatekeeper(self._context, allow_list, self.connections, clock)
@@ -99,13 +103,20 @@ class Gateway:
 
         ``on_sweep`` is called twice a second; the replies that it returns are sent.
         """
-        poller = self._poller()
+        fds = [fd for fd in (self.mailbox.fd, self._list_watch.fd) if fd is not None]
+        wakeup = Wakeup(self._router, [*self.gate.sockets, self._monitor.socket], fds)
+        with closing(wakeup):
+            self._serve(wakeup, sessions, drain_s, on_sweep)
+
+    def _serve(
+        self, wakeup: Wakeup, sessions: Sessions, drain_s: float, on_sweep: Callable[[], list[Reply]]
+    ) -> None:
         sweep_s = self._clock()
         drained_s: float | None = None
         while True:
             now_s = self._clock()
-            wake_s = min(sweep_s, self._held[0][0] if self._held else sweep_s, sessions.next_turn_s(now_s))
-            self._do_ready(sessions, dict(poller.poll(math.ceil(max(0.0, wake_s - now_s) * 1000))))
+            wake_s = min(sweep_s, self._outbox.next_s(), sessions.next_turn_s(now_s))
+            self._do_ready(sessions, wakeup.wait(max(0.0, wake_s - now_s)))
             now_s = self._clock()
             if now_s >= sweep_s:
                 sweep_s = now_s + _SWEEP_S
@@ -127,35 +138,22 @@ class Gateway:
         self.mailbox.close()
         self._list_watch.close()
 
-    def _poller(self) -> zmq.Poller:
-        poller = zmq.Poller()
-        for source in (
-            self._router,
-            *self.gate.sockets,
-            self._monitor.socket,
-            self.mailbox.fd,
-            self._list_watch.fd,
-        ):
-            if source is not None:
-                poller.register(source, zmq.POLLIN)
-        return poller
-
-    def _do_ready(self, sessions: Sessions, ready: dict[Any, int]) -> None:
+    def _do_ready(self, sessions: Sessions, ready: set[Source]) -> None:
         """Everything that is here by now: connections, handshakes, results, messages; and what follows at once."""
         if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
             self._hear_of_connections()  # before their handshakes are answered
             self.gate.answer_all()
         if self.mailbox.fd in ready:
             for outcome in self.mailbox.take():
-                self._send_when_paid(sessions, sessions.finished(outcome))
+                self._outbox.send_when_paid(sessions, sessions.finished(outcome), self._clock())
         if self._list_watch.fd in ready:
             self._looked_s = -math.inf
         if self._router in ready:
             self._receive(sessions)
+            self._settle(sessions)
         now_s = self._clock()
-        self._send_when_paid(sessions, sessions.turn(now_s))
-        while self._held and self._held[0][0] <= now_s:
-            send_replies(self._router, sessions, heapq.heappop(self._held)[2])
+        self._outbox.send_when_paid(sessions, sessions.turn(now_s), now_s)
+        self._outbox.send_due(sessions, now_s)
 
     def _receive(self, sessions: Sessions) -> None:
         now_s = self._clock()
@@ -178,42 +176,40 @@ class Gateway:
                 self._message(sessions, routing_id.bytes, frames)
 
     def _message(self, sessions: Sessions, routing_id: bytes, frames: list[zmq.Frame]) -> None:
-        user_id = user_of(frames[-1])
-        if user_id is None:
-            sessions.counters.unauthenticated += 1
-            return
-        connection = self._connection_of(routing_id, user_id, frames[-1])
+        connection = self.connections.find(routing_id)
+        if (
+            connection is None
+        ):  # its first message; the id was made for a key, which has to be the one that it proved
+            user_id = user_of(frames[-1])
+            if user_id is None:
+                sessions.counters.unauthenticated += 1
+                return
+            connection = self._connection_of(routing_id, user_id, frames[-1])
         if connection is None or connection.ended:
             sessions.counters.strays += 1
             return
-        began_s = self._cpu_clock()
-        self._take(sessions, connection, frames)
-        now_s = self._clock()
-        self.connections.spend_gateway(connection, self._cpu_clock() - began_s + _READING_S, now_s)
-
-    def _take(self, sessions: Sessions, connection: Connection, frames: list[zmq.Frame]) -> None:
+        if connection is not self._sender:
+            self._settle(sessions)
+            self._sender, self._began_s = connection, self._cpu_clock()
         parts = [frame.buffer for frame in frames]
+        self._sizes += [part.nbytes for part in parts]
+        self._sent_messages += 1
+        self._replies += sessions.receive(routing_id, connection.key, parts, self._clock())
+
+    def _settle(self, sessions: Sessions) -> None:
+        """Charge the key that sent the last messages for all of them, and send what answers them."""
+        connection, replies, sizes_bytes, messages = self._sender, self._replies, self._sizes, self._sent_messages
+        if connection is None:
+            return
+        self._sender, self._replies, self._sizes, self._sent_messages = None, [], [], 0
         now_s = self._clock()
-        delay_s = self.connections.spend(connection, [part.nbytes for part in parts], now_s)
+        delay_s = self.connections.spend(connection, sizes_bytes, now_s, messages=messages)
         if delay_s is None:
             self._end(sessions, self.connections.of_key(connection.key), "budget")
             return
-        self._send_later(
-            sessions, sessions.receive(connection.routing_id, connection.key, parts, now_s), delay_s, now_s
-        )
-
-    def _send_when_paid(self, sessions: Sessions, replies: list[Reply]) -> None:
-        """Send replies as soon as the key of each is out of debt."""
-        now_s = self._clock() if replies else 0.0
-        for reply in replies:
-            self._send_later(sessions, [reply], self.connections.delay_s(reply.routing_id, now_s), now_s)
-
-    def _send_later(self, sessions: Sessions, replies: list[Reply], delay_s: float, now_s: float) -> None:
-        if delay_s == 0.0:
-            send_replies(self._router, sessions, replies)
-        elif replies:
-            self._held_number += 1
-            heapq.heappush(self._held, (now_s + delay_s, self._held_number, replies))
+        self._outbox.send_later(sessions, replies, delay_s, now_s)
+        used_s = self._cpu_clock() - self._began_s + messages * _READING_S
+        self.connections.spend_gateway(connection, used_s, now_s)
 
     def _connection_of(self, routing_id: bytes, user_id: str, frame: zmq.Frame) -> Connection | None:
         connection = self.connections.find(routing_id)
@@ -267,35 +263,6 @@ class Gateway:
         overdue = self.connections.sweep(now_s, greeted=sessions.greeted, received_bytes=_received_bytes)
         for connection, reason in overdue:
             self._end(sessions, [connection], reason)
-
-
-def send_replies(router: zmq.Socket[bytes], sessions: Sessions, replies: list[Reply]) -> None:
-    """Send every reply without waiting; a peer that is gone, or does not read, is dropped and counted."""
-    for reply in replies:
-        error = _send(router, reply)
-        if error is None:
-            continue
-        if error == zmq.EAGAIN:
-            sessions.counters.congested += 1
-        else:
-            sessions.counters.unroutable += 1
-        sessions.drop(reply.routing_id)
-
-
-def _send(router: zmq.Socket[bytes], reply: Reply) -> int | None:
-    """Send one reply. Returns EAGAIN or EHOSTUNREACH where the peer takes nothing, or is gone."""
-    try:
-        router.send(reply.routing_id, _MORE)  # what follows it cannot fail
-        if reply.payload is None:
-            router.send(wire.encode(reply.message), _DONTWAIT)
-        else:
-            router.send(wire.encode(reply.message), _MORE)
-            router.send(reply.payload, _DONTWAIT, copy=len(reply.payload) < _COPY_BYTES)
-    except zmq.ZMQError as error:
-        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-            raise
-        return error.errno
-    return None
 
 
 _REASONS: dict[Reason, str] = {

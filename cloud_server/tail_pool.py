@@ -67,7 +67,7 @@ class TailPool:
         self._held_bytes = held_bytes
         self._resident_bytes = resident_bytes
         self._at_start_bytes = (resident_bytes() or 0) - held_bytes()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what the bound is measured by may ask for `interpreters`
         self._loading = threading.Lock()  # one at a time, so that the bound is checked after each
         self._cache: SharedCache[TailId, _Loaded] = SharedCache()
 

@@ -7,7 +7,7 @@ import os
 import pytest
 import zmq
 
-from cloud_server.allow_list import AllowList, allow, parse, revoke
+from cloud_server.allow_list import AllowList, Entry, allow, entries, parse, revoke
 from split_model.errors import BadInputError, MissingInputError, UsageError
 
 
@@ -137,3 +137,36 @@ def test_the_commands_change_no_byte_of_other_lines(path, key):
     assert path.read_bytes() == before + f"porch {key}\n".encode()
     revoke(path, "porch")
     assert path.read_bytes() == before
+
+
+def test_a_weight_is_read_and_kept(path, key):
+    other = zmq.curve_keypair()[0].decode()
+    allow(path, "porch", key)
+    allow(path, "gate", other, weight=3)
+    assert path.read_text() == f"porch {key}\ngate {other} weight=3\n"
+    assert entries(path.read_bytes(), "")[0] == {key: Entry("porch"), other: Entry("gate", 3)}
+    listed = AllowList(path)
+    listed.refresh()
+    assert [listed.weight_of(one) for one in (key, other, "nobody's")] == [1, 3, 1]
+    revoke(path, "porch")
+    assert path.read_text() == f"gate {other} weight=3\n"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["weight=0", "weight=101", "weight=1.5", "weight=-1", "weight=01", "weight=", "weight = 2", "wieght=2",
+     "weight=2 weight=3", " weight=2", "weight=\u0662", "2", "# the porch"],
+)  # fmt: skip
+def test_what_is_no_weight_admits_nobody(path, key, rest):
+    path.write_text(f"porch {key} {rest}\n", encoding="utf-8")
+    devices, complaints = parse(path.read_bytes(), "devices")
+    assert devices == {}
+    assert complaints[0].startswith("devices:1: ")
+    assert "this line admits nobody" in complaints[0]
+
+
+@pytest.mark.parametrize("weight", [0, -3, 101])
+def test_a_weight_out_of_range_is_refused_before_the_file_is_touched(path, key, weight):
+    with pytest.raises(UsageError, match=f"weight {weight}"):
+        allow(path, "porch", key, weight=weight)
+    assert not path.exists()

@@ -44,7 +44,9 @@ def test_a_device_is_allowed_listed_and_revoked(run, config, tmp_path):
     key = zmq.curve_keypair()[0].decode()
     assert run("devices", "allow", "-c", config, "porch", key)[0] == 0
     assert run("devices", "list", "-c", config)[1] == f"porch {key}\n"
-    assert json.loads(run("devices", "list", "--json", "-c", config)[1]) == [{"name": "porch", "public_key": key}]
+    assert json.loads(run("devices", "list", "--json", "-c", config)[1]) == [
+        {"name": "porch", "public_key": key, "weight": 1}
+    ]
     code, _, errors = run("devices", "allow", "-c", config, "porch", key)
     assert code == os.EX_USAGE
     one_line(errors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -144,6 +145,26 @@ def test_the_kept_worker_passes_over_a_key_that_used_much_even_between_its_jobs(
     assert queue.take(0.0) == 1
 
 
+def test_a_key_of_weight_three_gets_three_turns_for_one_and_three_quarters_of_the_places():
+    queue = FairQueue(8, {"heavy": 3, "light": 1}.__getitem__)
+    fill(queue, "light", range(8))
+    for number in range(10, 16):
+        queue.offer(number, "heavy", due_s=LATE_S, now_s=0.0)
+    assert (queue.waiting("heavy"), queue.waiting("light")) == (6, 2)
+    first = order(queue)[:4]
+    assert sum(job_id >= 10 for job_id in first) == 3
+
+
+def test_a_worker_that_can_run_some_jobs_only_passes_over_the_others():
+    queue = FairQueue(10)
+    fill(queue, "long", range(2))
+    fill(queue, "short", range(10, 12))
+    assert queue.take(0.0, only=lambda job_id: job_id >= 10) == 10
+    assert queue.take(0.0, only=lambda job_id: job_id >= 10) == 11
+    assert queue.take(0.0, only=lambda job_id: job_id >= 10) is None
+    assert queue.take(0.0) == 0
+
+
 def test_a_key_that_is_alone_gets_the_kept_worker_too_and_again_once_the_others_are_gone():
     queue = FairQueue(10)
     fill(queue, "alone", range(4))
@@ -161,12 +182,13 @@ def test_a_key_that_is_alone_gets_the_kept_worker_too_and_again_once_the_others_
     keys=st.integers(2, 6),
     workers=st.integers(1, 3),
     costs=st.lists(st.floats(0.001, 1.0), min_size=6, max_size=6),
+    weights=st.just([1] * 6) | st.lists(st.integers(1, 5), min_size=6, max_size=6),
     seed=st.integers(0, 1 << 32),
 )
-def test_keys_with_jobs_all_the_time_get_equal_time(keys, workers, costs, seed):
+def test_keys_with_jobs_all_the_time_get_time_by_their_weights(keys, workers, costs, weights, seed):
     """Whatever their tails take and they state, they differ by no more than the workers hold at a time."""
     chance = random.Random(seed)
-    queue = FairQueue(64)
+    queue = FairQueue(64, lambda key: weights[int(key)])
     used_s = [0.0] * keys
     running: list[tuple[float, int, float]] = []  # when it ends, the job, when it began
     number, now_s = 0, 0.0
@@ -183,7 +205,7 @@ def test_keys_with_jobs_all_the_time_get_equal_time(keys, workers, costs, seed):
         now_s, job_id, began_s = min(running)
         running.remove((now_s, job_id, began_s))
         queue.finished(job_id, now_s - began_s, now_s)
-        used_s[job_id % 10] += now_s - began_s
+        used_s[job_id % 10] += (now_s - began_s) / weights[job_id % 10]
         assert max(used_s) - min(used_s) <= lag_s
 
 
@@ -195,10 +217,11 @@ class Traffic(RuleBasedStateMachine):
 
     LIMIT = 7
     WORKERS = 2
+    WEIGHTS: ClassVar = dict.fromkeys("abcde", 1)
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue, self.shadow = FairQueue(self.LIMIT), FairQueue(self.LIMIT)
+        self.queue, self.shadow = (FairQueue(self.LIMIT, self.WEIGHTS.__getitem__) for _ in range(2))
         self.now_s = 0.0
         self.number = 0
         self.waiting: dict[int, tuple[str, float]] = {}
@@ -226,7 +249,9 @@ class Traffic(RuleBasedStateMachine):
         for job_id in offered.expired:
             assert self.leave(job_id)[1] <= self.now_s
         keys = {owner for owner, _ in self.waiting.values()} | {key}
-        share = max(1, self.LIMIT // len(keys))
+        total = sum(self.WEIGHTS[owner] for owner in keys)
+        shares = {owner: max(1, self.LIMIT * self.WEIGHTS[owner] // total) for owner in keys}
+        share = shares[key]
         if offered.displaced is not None:
             assert offered.accepted
             loser, lost_due_s = before[offered.displaced]
@@ -235,7 +260,7 @@ class Traffic(RuleBasedStateMachine):
                 assert self.count(key) >= share
                 assert due_s < lost_due_s
             else:
-                assert self.count(loser) > share
+                assert self.count(loser) > shares[loser]
                 assert self.count(key) < share
             assert lost_due_s == max(due for owner, due in self.waiting.values() if owner == loser)
             self.leave(offered.displaced)
@@ -243,7 +268,7 @@ class Traffic(RuleBasedStateMachine):
             self.waiting[self.number] = (key, due_s)
         else:
             assert len(self.waiting) == self.LIMIT
-            assert self.count(key) >= share or len(keys) > self.LIMIT
+            assert self.count(key) >= share or all(self.count(owner) <= shares[owner] for owner in keys)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -306,5 +331,13 @@ class Traffic(RuleBasedStateMachine):
         assert sorted(left) == sorted(self.waiting)
 
 
+class WeightedTraffic(Traffic):
+    """The same with keys that are not worth the same."""
+
+    WEIGHTS: ClassVar = dict(zip("abcde", (1, 1, 2, 3, 9), strict=True))
+
+
 TestTraffic = Traffic.TestCase
 TestTraffic.settings = settings(max_examples=150, stateful_step_count=60)
+TestWeightedTraffic = WeightedTraffic.TestCase
+TestWeightedTraffic.settings = TestTraffic.settings

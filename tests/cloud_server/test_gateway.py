@@ -10,8 +10,8 @@ import zmq
 
 from cloud_server.counters import Counters
 from cloud_server.engine import Failed
-from cloud_server.gateway import send_replies
 from cloud_server.mailbox import Mailbox
+from cloud_server.outbox import send_replies
 from cloud_server.sessions import Reply
 from split_model.protocol import messages as wire
 
