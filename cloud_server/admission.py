@@ -112,16 +112,16 @@ class Forecast:
         return due_in_s <= 0.0 or not (self.idle or self.wait_bound_s + self.tail_s <= due_in_s)
 
     def retry_s(self, due_in_s: float) -> float:
-        """After how long such a request is welcome: when half of the wait that it could bear is left.
+        """After how long such a request is welcome: when half of the queue is left that it finds, or could bear.
 
-        Less would make a device come back for one request at a time.
+        Less would make a device come back for one request at a time, and more would leave workers idle.
         """
         bearable_s = max(0.0, due_in_s - self.tail_s)
-        return max(_RETRY_AT_LEAST_S, self.wait_bound_s - 0.5 * bearable_s)
+        return max(_RETRY_AT_LEAST_S, self.wait_bound_s - 0.5 * min(bearable_s, self.wait_bound_s))
 
 
 #: A refused device is told to wait for this long at least.
-_RETRY_AT_LEAST_S = 0.02
+_RETRY_AT_LEAST_S = 0.001
 #: A queue that stands for this long is too long; the first device is asked to leave then, the next ones ever faster.
 _STANDS_S = 0.5
 #: A wait is too long where it takes this share of the time until the answer is due, and at least so many seconds.

@@ -52,7 +52,7 @@ class Member:
     """A device of the fleet and its frames."""
 
     device: Device
-    interval_s: float
+    whole_s: float
     answer_within_s: float
     frames: list[FrameDone] = field(default_factory=list)
 
@@ -142,4 +142,4 @@ def _member(scene: FleetScene, number: int, clock: Clock, server: VirtualServer,
     )
     jitter = random.Random(chance.random()).random  # noqa: S311
     device = make_device(board, clock, server.connect(f"device {number}"), versions=scene.versions, jitter=jitter)
-    return Member(device, interval_s, within_s)
+    return Member(device, whole_s, within_s)

@@ -37,13 +37,17 @@ class Welcomed:
 
 @dataclass(frozen=True)
 class Answered:
-    """The answer of a request, with its timings of the link; ``elapsed_s`` since its first chunk went out."""
+    """The answer of a request, with its timings of the link; ``elapsed_s`` since its first chunk went out.
+
+    ``held``: the others waited for the first one's acknowledgement, so the timings say nothing of the link.
+    """
 
     request_id: int
     answer: wire.Answer
     payload: memoryview
     total_bytes: int
     elapsed_s: float
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,9 @@ Frames = tuple[bytes, memoryview | None]
 
 #: Questions without an answer that are remembered; what is older is forgotten.
 _OPEN_ASKS = 16
+#: After a refusal for want of time, requests of so many seconds send their first chunk alone, and the others once it
+#: is acknowledged: the next ones may well be refused too.
+_FOR_NOW, _HELD_S = ("busy", "expired"), 2.0
 
 
 class DeviceSession:
@@ -109,6 +116,7 @@ class DeviceSession:
         self._next_probe_id = 0
         self._asked: dict[int, wire.Ask] = {}
         self._next_ask_id = 0
+        self._held_until_s = -math.inf
         self._handed_out: Upload | OpenProbe | None = None  # whose chunk `next_message` gave last
 
     def connected(self) -> None:
@@ -233,7 +241,7 @@ class DeviceSession:
             return [] if ask is None else [Advised(ask.bundle, ask.cut, message.load)]
         if isinstance(message, wire.Welcome):
             return self._welcomed(message)
-        return self._refused(message)
+        return self._refused(message, now_s)
 
     def _step(self, what: Input) -> None:
         try:
@@ -258,10 +266,12 @@ class DeviceSession:
         self.welcome = message
         return [Welcomed(message)]
 
-    def _refused(self, message: wire.Refusal) -> list[Event]:
+    def _refused(self, message: wire.Refusal, now_s: float) -> list[Event]:
         if message.request_id is not None:
             if self._pending.pop(message.request_id, None) is None:
                 return []
+            if message.code in _FOR_NOW:
+                self._held_until_s = now_s + _HELD_S
         elif message.code == "hello_first":
             # While greeting, this answers a message from before our hello: a second hello would make a second
             # welcome, and the server would drop everything between the two.
@@ -284,7 +294,8 @@ class DeviceSession:
         del self._pending[message.request_id]
         self._others_see(pending, pending.outgoing.unacked_bytes, now_s)
         elapsed_s = now_s - pending.first_sent_s
-        return Answered(message.request_id, message, frames[1], pending.outgoing.total_bytes, elapsed_s)
+        total_bytes = pending.outgoing.total_bytes
+        return Answered(message.request_id, message, frames[1], total_bytes, elapsed_s, pending.held)
 
     def _others_see(self, arrived: Upload, arrived_bytes: int, now_s: float) -> None:
         """Note beside every other request under way that the link carried this meanwhile."""
@@ -310,13 +321,15 @@ class DeviceSession:
             outgoing = pending.outgoing
             if pending.first_sent_s is not None and outgoing.all_sent:
                 continue
+            if pending.held and pending.first_sent_s is not None and outgoing.acked_bytes == 0:
+                continue
             if outgoing.unacked_bytes >= self.window_bytes:
                 return None
             self._handed_out = pending
             offset, chunk = outgoing.next_chunk()
             if pending.first_sent_s is not None:
                 return wire.encode(wire.Chunk(request_id=pending.request.request_id, offset=offset)), chunk
-            pending.first_sent_s = now_s
+            pending.first_sent_s, pending.held = now_s, now_s < self._held_until_s
             version = pending.request.version if self.welcome is None else self.welcome.version
             due_in_s = max(0.0, pending.due_at_s - now_s)
             request = replace(pending.request, due_in_s=due_in_s, version=version)
