@@ -74,14 +74,14 @@ class TailTimes:
 
 
 class WaitRatio:
-    """By how much waits exceed their forecasts: by who came later and went first, and by workers that were slowed."""
+    """By how much waits exceed their forecasts: who came later may go first, and workers may be slowed down."""
 
     def __init__(self) -> None:
         self._ratio = RunningMean(1.0, gain=_WAIT_GAIN, deviation_gain=_WAIT_GAIN)
         self._ratio.deviation = 0.0
 
     def observed(self, waited_s: float, forecast_s: float) -> None:
-        """A job waited for ``waited_s``, or was given up then; ``forecast_s``: what was expected, without the ratio."""
+        """A job waited for ``waited_s``, or was given up then; ``forecast_s``: as expected, without the ratio."""
         if forecast_s >= _SHORT_WAIT_S:
             self._ratio.add(min(2.0 * _WORST_RATIO, waited_s / forecast_s))
 
@@ -122,7 +122,7 @@ class Forecast:
 
 #: A refused device is told to wait for this long at least.
 _RETRY_AT_LEAST_S = 0.001
-#: A queue that stands for this long is too long; the first device is asked to leave then, the next ones ever faster.
+#: A queue that stands for this long is too long: then devices are asked to leave, ever faster one after another.
 _STANDS_S = 0.5
 #: A wait is too long where it takes this share of the time until the answer is due, and at least so many seconds.
 _LONG_SHARE = 0.1

@@ -1,7 +1,7 @@
 """Which job a worker does next, which requests are let in, and which are given up. Pure: no thread, no clock.
 
-The fair queue says whose turn it is; the tails' measured times say what can be answered in time. An engine keeps one
-of these behind its lock. So does the simulated server of the benchmarks.
+The fair queue says whose turn it is; the tails' measured times say what can be answered in time. An engine keeps
+one of these behind its lock. The simulated server of the benchmarks has one too.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Dispatcher:
         if forecast.is_late(due_in_s):
             code: wire.RefusalCode = "expired"
             text = (
-                f"the answer is due in {max(0.0, due_in_s) * 1e3:.0f} ms; {self.queued} requests wait, and it might "
-                f"take {(forecast.wait_bound_s + forecast.tail_s) * 1e3:.0f} ms"
+                f"the answer is due in {max(0.0, due_in_s) * 1e3:.0f} ms and might take "
+                f"{(forecast.wait_bound_s + forecast.tail_s) * 1e3:.0f} ms; {self.queued} requests wait already"
             )
         elif self.queued and self._queue.is_full_for(device, due_s=now_s + due_in_s - forecast.tail_s):
             code = "busy"

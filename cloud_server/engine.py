@@ -331,9 +331,7 @@ class LocalEngine:
     def _finish(self, jobs: list[Job], ran: list[Ran]) -> None:
         now_s = self._clock()
         for job, one in zip(jobs, ran, strict=True):
-            self._dispatcher.ended(
-                job.job_id, used_s=one.used_s, busy_s=one.busy_s, loaded=one.loaded, now_s=now_s
-            )
+            self._dispatcher.ended(job.job_id, used_s=one.used_s, busy_s=one.busy_s, loaded=one.loaded, now_s=now_s)
         if len(self._jobs) > len(self._short):
             self._wake()  # its key may have been kept from the other workers
 

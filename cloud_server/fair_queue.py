@@ -102,7 +102,7 @@ class _Counts:
         if after > self._most or (before == self._most and before not in self._by_count):
             self._most = after
 
-    def keys(self) -> Iterator[str]:
+    def waiting(self) -> Iterator[str]:
         """The keys that have jobs waiting."""
         return chain.from_iterable(self._by_count.values())
 
@@ -166,7 +166,7 @@ class FairQueue:
             begins_ns = flow.virtual_ns if flow.waiting else max(flow.virtual_ns, self._virtual_ns)
             begins_ns += ahead_ns // flow.weight
         for counts in self._counts.values():
-            for name in counts.keys():
+            for name in counts.waiting():
                 other = self._flows[name]
                 lead_ns = begins_ns - other.virtual_ns
                 if other is not flow and lead_ns >= 0:

@@ -253,6 +253,13 @@ class Sessions:
         return None
 
     def _admit(self, peer: _Peer, request: wire.Request) -> protocol.Denial | None:
+        denial = self._denial(peer, request)
+        if denial is None:
+            self.counters.requests += 1
+            peer.arriving.add(request.request_id)
+        return denial
+
+    def _denial(self, peer: _Peer, request: wire.Request) -> protocol.Denial | None:
         if self.draining:
             return protocol.Denial("busy", "this server is stopping")
         if request.request_id in self._open.of(peer.routing_id):
@@ -267,12 +274,7 @@ class Sessions:
         too_much = self._held.reason_against(key, request.total_bytes, limit_bytes=self._limits.held_bytes)
         if too_much is not None:
             return protocol.Denial("busy", too_much)
-        denial = self._engine.denial(key, self.tails.tail_for(request), due_in_s=request.due_in_s)
-        if denial is not None:
-            return denial
-        self.counters.requests += 1
-        peer.arriving.add(request.request_id)
-        return None
+        return self._engine.denial(key, self.tails.tail_for(request), due_in_s=request.due_in_s)
 
     def _advise(self, peer: _Peer, ask: wire.Ask) -> wire.Load:
         """What a device hears that asks first; of a tail that is not here, its request hears more."""

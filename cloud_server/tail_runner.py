@@ -47,7 +47,10 @@ class RunTimes:
 
 
 class Ran(NamedTuple):
-    """A job that was run: the seconds that its device is charged, those that it took, and if its tail was loaded."""
+    """A job that was run.
+
+    ``used_s``: charged to its device. ``busy_s``: how long it took. ``loaded``: its tail had to be loaded first.
+    """
 
     outcome: Outcome
     used_s: float

@@ -1,12 +1,13 @@
-"""A fleet that asks for more than its server has, in virtual time: does it settle, at what, and who moves how often?
+"""A fleet that asks for more than its server has, in virtual time: where it settles, and who moves how often.
 
     python -m benchmarks.server.fleet [--devices N] [--seconds S] [--json]
 
 Two hundred boards of three speeds behind three uplinks, with frames for half as much again as two workers can do.
 The devices run the product's scheduler, planner, link and protocol, the server its protocol, admission and fair
-queue; boards, links and tails only take time. Beside it the same devices as of protocol version 1, which are not told
-how busy the server is. A move is a change of the split that a device's planner makes, to the server and back as well
-as between two cuts. Ends with one line of claims. Takes some minutes: two CPU seconds for each second of 200 devices.
+queue; boards, links and tails only take time. Beside it the same devices over protocol 1, which does not tell
+them how busy the server is: there the back-off alone has to do. A move is a change of the split that a device's
+planner makes, to the server and back as well as between two cuts. Ends with one line of claims. Takes some minutes:
+half a CPU second for each second of 200 devices, twice.
 """
 
 from __future__ import annotations
@@ -98,9 +99,7 @@ def claims(found: Settled) -> list[Claim]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.server.fleet", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="benchmarks.server.fleet", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--devices", type=int, default=200, help="how many; the server grows with them (200)")
     parser.add_argument("--seconds", type=float, default=180.0, help="virtual, 60 of them not counted (180)")
     parser.add_argument("--json", action="store_true", help="print details as JSON")
@@ -122,7 +121,9 @@ def _settled(scene: FleetScene) -> Settled:
 
 
 def _told(found: Settled) -> str:
-    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in vars(found).items())
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in vars(found).items()
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""More requests than the server can answer: how many are answered in time all the same, and how soon a refusal comes.
+"""More requests than the server can answer: how many are answered in time, and how soon a refusal comes.
 
-Devices offer requests at a rate, whatever becomes of those before. At the large cut they heed nothing, as a device of
-before would; at the small cut a refusal costs about what an answer does, so they heed "try again", as the product's.
+Devices offer requests at a rate, whatever becomes of those before. At the large cut they heed nothing, as a device
+of before would. At the small cut a refusal costs about as much as an answer, so they heed "try again", as the
+product's devices do.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _AT_LEAST, _REFUSED_WITHIN_MS = 0.9, 20.0
 
 
 def overload() -> Part:
-    """Offered 1, 2, 3 and 5 times what it answers in a closed loop, by devices that heed nothing, and that heed it."""
+    """Offered 1, 2, 3 and 5 times what a closed loop has answered, by devices that heed nothing, and by others."""
     claims: list[Claim] = []
     details: Details = {}
     for cut, name, heeds in ((LARGE, "cut 20", False), (SMALL, "cut 59, heeding", True)):

@@ -37,7 +37,7 @@ class FleetScene:
 
 @dataclass(frozen=True)
 class FrameDone:
-    """One frame's end: when, how, how long it took, and its split; ``moved``: the planner chose another split for it."""
+    """One frame's end: when, how, how long it took, its split, and whether the planner chose another one for it."""
 
     at_s: float
     outcome: str

@@ -1,4 +1,4 @@
-"""A server for many simulated devices: the product's protocol, admission and fair queue, and workers in virtual time."""
+"""A server for many simulated devices: the protocol, admission and fair queue are real, its workers virtual."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ class VirtualServer:
         for worker in sorted(self._idle):
             for job_id in self.dispatcher.late(now_s):
                 self._late(job_id)
-            job_id = self.dispatcher.take(now_s, kept=worker == self._workers - 1 > 0)
-            if job_id is not None:
-                self._begin(worker, self._jobs[job_id])
+            taken = self.dispatcher.take(now_s, kept=worker == self._workers - 1 > 0)
+            if taken is not None:
+                self._begin(worker, self._jobs[taken])
         if self._idle and self.dispatcher.queued and self._looks_s <= now_s:
             self._looks_s = now_s + _LOOK_AGAIN_S
             self._clock.at(self._looks_s, self._work)

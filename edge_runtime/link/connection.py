@@ -108,7 +108,7 @@ class Connection:
         self._session.put_back(frames)
 
     def ask(self, bundle: str, cut: int, *, due_in_s: float) -> bool:
-        """Ask the server about a request before it is made; returns whether it can be asked. See `LinkView.advice`."""
+        """Ask about a request before it is made; returns whether the server can be asked. See `LinkView.advice`."""
         return self._session.ask(bundle, cut, due_in_s=due_in_s)
 
     def wait_s(self, now_s: float) -> float:

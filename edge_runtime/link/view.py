@@ -27,7 +27,8 @@ class LinkView:
 
     ``trouble`` says why it is not up, ``problem`` and ``remedy`` say it to the user; all empty while it is up.
     ``queue_s``: how long a new request waits, behind others in our own socket, and at the server.
-    ``can_ask``: whether the server can be asked before a request; ``advice``: its last answer. ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
+    ``can_ask``: whether the server can be asked before a request; ``advice``: its last answer.
+    ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
     Both only grow.
     """
 

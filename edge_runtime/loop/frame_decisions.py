@@ -203,7 +203,13 @@ class FrameDecisions:
         if before is None or after is None or math.isinf(before.total_s):
             return
         if before.total_s - decision.seen.queue_s < after.total_s:
-            self.backoff.crowded(decision.moved_from, "requests wait too long at the server", now_s=now_s, retry_s=_CROWDED_S, is_queue=True)
+            self.backoff.crowded(
+                decision.moved_from,
+                "requests wait too long at the server",
+                now_s=now_s,
+                retry_s=_CROWDED_S,
+                is_queue=True,
+            )
 
     def _ready(self, moment: Moment) -> tuple[frozenset[int], frozenset[int]]:
         """The cuts that the server offers, fit into its limits, and were not refused lately.
@@ -245,7 +251,13 @@ class FrameDecisions:
     def _question(self, decision: Decision, withheld: frozenset[int], moment: Moment) -> Question | None:
         """What to ask while all is done here: of the cuts that are withheld the best one, if it would be better."""
         chosen = expected_at(decision, self.local)
-        if decision.split != self.local or not withheld or chosen is None or decision.seen is None or not moment.link.up:
+        if (
+            decision.split != self.local
+            or not withheld
+            or chosen is None
+            or decision.seen is None
+            or not moment.link.up
+        ):
             return None
         if self._asked_s > moment.now_s - _ASK_EVERY_S:
             return None

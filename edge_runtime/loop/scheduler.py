@@ -174,9 +174,7 @@ class Scheduler:
         parts = {"offload_s": answered.elapsed_s, "queue_s": answer.queue_s, "tail_s": answer.tail_s}
         return self._end(one, self._result(one, "offloaded", outputs, parts | one.parts), moment)
 
-    def refused(
-        self, key: int, code: str, text: str, moment: Moment, *, retry_s: float = 0.0
-    ) -> list[Action]:
+    def refused(self, key: int, code: str, text: str, moment: Moment, *, retry_s: float = 0.0) -> list[Action]:
         """The server refused a request; ``retry_s``: it said when to try again."""
         if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []

@@ -1,9 +1,9 @@
 """Cuts that are not to be used for a while, because the server refused them or their head does not work. Pure.
 
-A server that is short of time says so, in a refusal or with an answer. All devices of a fleet hear that at about the
-same time. If they all came back after the same pause, it would be crowded again; if each came back soon, they would
-come and go without end. So pauses are spread at random, double each time, and what made them long is forgotten
-slowly: the fleet settles where the server is just not crowded, with few moves.
+A server that is short of time says so, in a refusal or with an answer. All devices of a fleet hear that at about
+the same time. If they all came back after the same pause, it would be crowded again; if each came back soon, they
+would come and go without end. So pauses are spread at random and double each time, and what made them long is
+forgotten slowly: the fleet settles where the server is just not crowded, with few moves.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class CutBackoff:
 
     """
 
-    def __init__(self, *, jitter: Callable[[], float] = lambda: 0.0, tail_macs: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, *, jitter: Callable[[], float] = lambda: 0.0, tail_macs: Mapping[int, int] | None = None
+    ) -> None:
         self._jitter = jitter
         self._macs = dict(tail_macs or {})
         self._until_s: dict[int, float] = {}

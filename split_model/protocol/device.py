@@ -96,8 +96,8 @@ Frames = tuple[bytes, memoryview | None]
 
 #: Questions without an answer that are remembered; what is older is forgotten.
 _OPEN_ASKS = 16
-#: After a refusal for want of time, requests of so many seconds send their first chunk alone, and the others once it
-#: is acknowledged: the next ones may well be refused too.
+#: For so many seconds after a refusal for want of time, a request sends its first chunk alone, and the others once
+#: that is acknowledged: it may well be refused too.
 _FOR_NOW, _HELD_S = ("busy", "expired"), 2.0
 
 
@@ -225,23 +225,32 @@ class DeviceSession:
         if len(frames) != 1:
             raise ProtocolError(f"{type(message).__name__} with a payload from the server")
         if isinstance(message, wire.Ack):
-            if pending := self._pending.get(message.request_id):
-                before_bytes = pending.outgoing.acked_bytes
-                pending.outgoing.acknowledge(message.received_bytes)
-                self._others_see(pending, pending.outgoing.acked_bytes - before_bytes, now_s)
-            return []
+            return self._acknowledged(message, now_s)
         if isinstance(message, wire.ProbeReply):
-            probe = self._probes.pop(message.probe_id, None)
-            if probe is None or probe.sent_s is None:
-                return []
-            elapsed_s = now_s - probe.sent_s
-            return [Probed(probe.total_bytes, message.timed_bytes, message.receive_s, elapsed_s)]
+            return self._probed(message, now_s)
         if isinstance(message, wire.AskReply):
-            ask = self._asked.pop(message.ask_id, None)
-            return [] if ask is None else [Advised(ask.bundle, ask.cut, message.load)]
+            return self._advised(message)
         if isinstance(message, wire.Welcome):
             return self._welcomed(message)
         return self._refused(message, now_s)
+
+    def _acknowledged(self, message: wire.Ack, now_s: float) -> list[Event]:
+        if pending := self._pending.get(message.request_id):
+            before_bytes = pending.outgoing.acked_bytes
+            pending.outgoing.acknowledge(message.received_bytes)
+            self._others_see(pending, pending.outgoing.acked_bytes - before_bytes, now_s)
+        return []
+
+    def _probed(self, message: wire.ProbeReply, now_s: float) -> list[Event]:
+        probe = self._probes.pop(message.probe_id, None)
+        if probe is None or probe.sent_s is None:
+            return []
+        elapsed_s = now_s - probe.sent_s
+        return [Probed(probe.total_bytes, message.timed_bytes, message.receive_s, elapsed_s)]
+
+    def _advised(self, message: wire.AskReply) -> list[Event]:
+        ask = self._asked.pop(message.ask_id, None)
+        return [] if ask is None else [Advised(ask.bundle, ask.cut, message.load)]
 
     def _step(self, what: Input) -> None:
         try:

@@ -258,9 +258,7 @@ _OF_A_REQUEST = ("request", "chunk", "cancel")
 def encode(message: FromDevice | FromServer) -> bytes:
     """The header frame of a message. Without a load, an answer or a refusal is as protocol version 1 has it."""
     if isinstance(message, Refusal) and message.load is None:
-        return _encoder.encode(
-            _PlainRefusal(request_id=message.request_id, code=message.code, text=message.text)
-        )
+        return _encoder.encode(_PlainRefusal(request_id=message.request_id, code=message.code, text=message.text))
     if isinstance(message, Answer) and message.load is None:
         return _encoder.encode(
             _PlainAnswer(

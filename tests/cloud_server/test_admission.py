@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -95,7 +96,7 @@ def test_no_more_goes_before_a_job_than_was_forecast(history, key, costs_s, weig
             queue.offer(number, name, due_s=1e6 + number, now_s=0.0, cost_s=cost_s)
             if number % 3 == 0 and (job_id := queue.take(0.0)) is not None:
                 queue.finished(job_id, 1.0, 0.0)
-    owner = {job_id: name for job_id, name in _owners(history)}
+    owner = dict(_owners(history))
     ahead_s = queue.ahead_s(key, due_s=1e9)
     queue.offer(0, key, due_s=1e9, now_s=0.0, cost_s=1.0)
     before_s = 0.0
@@ -155,7 +156,7 @@ def test_devices_are_asked_to_leave_ever_faster_while_the_queue_stands_and_not_a
         standing.waited(0.3, 1.0, now_s=now_s)
         if standing.asks_to_leave(now_s=now_s):
             asked_s.append(now_s)
-    gaps = [later - earlier for earlier, later in zip(asked_s, asked_s[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(asked_s)]
     assert asked_s[0] == pytest.approx(0.5)
     assert gaps[0] > gaps[-1] > 0.0
     standing.waited(0.0, 1.0, now_s=4.0)
@@ -171,7 +172,7 @@ def test_a_queue_that_comes_and_goes_asks_nobody_to_leave():
 
 
 class Busy:
-    """Ten devices that ask one thing at a time and heed what they hear, and two that ask all the time and do not."""
+    """Ten devices that ask one thing at a time and heed what they hear; two that ask all the time and do not."""
 
     POLITE, GREEDY, DUE_S, TAIL_S, WORKERS = 10, 2, 0.25, TAIL_S["long"], 2
 

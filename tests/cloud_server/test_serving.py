@@ -271,7 +271,9 @@ def test_a_device_back_under_the_same_boot_takes_its_place_back(start, connect, 
 
 def test_an_answer_that_would_come_too_late_is_refused(shared_server, connect, model):
     device = connect(shared_server, shared_server.new_keys("hasty")).greet()
-    found = refusal(device.raw(wire.encode(model.request(1, due_in_s=0.0)), bytes(1024)))  # its first chunk is enough
+    found = refusal(
+        device.raw(wire.encode(model.request(1, due_in_s=0.0)), bytes(1024))
+    )  # its first chunk is enough
     assert (found.code, found.request_id) == ("expired", 1)
 
 
