@@ -27,10 +27,12 @@ class Acknowledgements:
 
     def note(self, routing_id: bytes, ack: wire.Ack, *, whole: bool, now_s: float) -> None:
         """More of a request has arrived; ``whole`` where that was the rest of it."""
-        self._received.setdefault(routing_id, {})[ack.request_id] = ack.received_bytes, whole
+        received = self._received.setdefault(routing_id, {})
+        is_noted = not received.get(ack.request_id, (0, True))[1]
+        received[ack.request_id] = ack.received_bytes, whole
         if whole:
             self._whole.append((now_s + ANSWER_WITHIN_S, routing_id, ack.request_id))
-        else:
+        elif not is_noted:
             self._arriving.append((routing_id, ack.request_id))
 
     def forget(self, routing_id: bytes, request_id: int) -> None:

@@ -18,19 +18,16 @@ for keys that have nothing running and do not use much, while there are several 
 from __future__ import annotations
 
 import heapq
-import math
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Callable
 
 import msgspec
 
+from cloud_server.flows import Counts, Flow
+
 #: How long a key counts as being here after its last request.
 HERE_S = 1.0
-#: Worker time is remembered for about this long, to tell which keys use much.
-USE_S = 1.0
 #: A key uses much if it used more than this many equal parts of what all keys used, and more than so many seconds.
 MUCH, MUCH_S = 1.5, 0.25
 #: A key at its share gets free places up to this part of all, where it may choose (`FairQueue.is_full_for`).
@@ -48,67 +45,6 @@ class Offered(msgspec.Struct, frozen=True):
     accepted: bool
     expired: tuple[int, ...] = ()
     displaced: int | None = None
-
-
-class Use:
-    """Worker time used of late: it fades with the time constant `USE_S`."""
-
-    def __init__(self) -> None:
-        self._used_s = self._at_s = 0.0
-
-    def add(self, used_s: float, now_s: float) -> None:
-        """Add what was just used."""
-        self._used_s, self._at_s = self.at(now_s) + used_s, now_s
-
-    def at(self, now_s: float) -> float:
-        """What is left of it, in seconds."""
-        return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
-
-
-@dataclass(eq=False, slots=True)
-class _Flow:
-    """One device: its virtual time, and its waiting jobs in order of their due time."""
-
-    key: str
-    virtual_ns: int
-    weight: int = 1
-    last_cost_ns: int = 0
-    running: int = 0
-    use: Use = field(default_factory=Use)
-    turn: int = 0
-    work_ns: int = 0
-    waiting: list[tuple[float, int]] = field(default_factory=list)
-
-    @property
-    def entry(self) -> tuple[int, int, str]:
-        return self.virtual_ns, self.turn, self.key
-
-
-class _Counts:
-    """Keys of one weight by the number of jobs that they have waiting."""
-
-    def __init__(self) -> None:
-        self._by_count: dict[int, dict[str, None]] = {}
-        self._most = 0
-
-    def move(self, key: str, before: int, after: int) -> None:
-        """A key has one job more or fewer."""
-        if before:
-            self._by_count[before].pop(key)
-            if not self._by_count[before]:
-                del self._by_count[before]
-        if after:
-            self._by_count.setdefault(after, {})[key] = None
-        if after > self._most or (before == self._most and before not in self._by_count):
-            self._most = after
-
-    def waiting(self) -> Iterator[str]:
-        """The keys that have jobs waiting."""
-        return chain.from_iterable(self._by_count.values())
-
-    def most(self) -> tuple[int, str] | None:
-        """The most jobs of one key, and the key that came to so many last."""
-        return (self._most, next(reversed(self._by_count[self._most]))) if self._most else None
 
 
 class FairQueue:
@@ -130,12 +66,12 @@ class FairQueue:
         self._virtual_ns = 0
         self._typical_ns = 1
         self._turns = 0
-        self._flows: dict[str, _Flow] = {}
-        self._jobs: dict[int, tuple[_Flow, float]] = {}
-        self._running: dict[int, tuple[_Flow, int]] = {}
+        self._flows: dict[str, Flow] = {}
+        self._jobs: dict[int, tuple[Flow, float]] = {}
+        self._running: dict[int, tuple[Flow, int]] = {}
         self._ready: list[tuple[int, int, str]] = []  # the flows with jobs waiting
         self._due: list[tuple[float, int]] = []
-        self._counts: dict[int, _Counts] = {}  # by weight
+        self._counts: dict[int, Counts] = {}  # by weight
         self._keys_waiting = 0
         self._weight_waiting = 0
 
@@ -221,7 +157,7 @@ class FairQueue:
         self._add(job_id, key, due_s, max(0, round(cost_s * 1e9)))
         return Offered(accepted=True, expired=expired, displaced=displaced)
 
-    def _furthest_above(self, key: str) -> _Flow | None:
+    def _furthest_above(self, key: str) -> Flow | None:
         """The flow with the most places above its share, were ``key`` to ask for one; None where there is none."""
         weight = self._weight_waiting + (0 if self.waiting(key) else self._weight_of(key))
         above = [
@@ -290,7 +226,7 @@ class FairQueue:
             heapq.heappush(self._ready, entry)
         return job_id
 
-    def _begin(self, flow: _Flow) -> int:
+    def _begin(self, flow: Flow) -> int:
         job_id = flow.waiting[0][1]
         self._virtual_ns = max(self._virtual_ns, flow.virtual_ns)
         cost_ns = flow.last_cost_ns or self._typical_ns
@@ -306,7 +242,7 @@ class FairQueue:
         return MUCH * self._use.at(now_s) / self._weight_here
 
     @staticmethod
-    def _uses_much(flow: _Flow, much_s: float, now_s: float) -> bool:
+    def _uses_much(flow: Flow, much_s: float, now_s: float) -> bool:
         """Whether the kept worker is not for this flow."""
         return flow.running > 0 or flow.use.at(now_s) > max(MUCH_S, much_s * flow.weight)
 
@@ -330,7 +266,7 @@ class FairQueue:
     def _add(self, job_id: int, key: str, due_s: float, cost_ns: int) -> None:
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._flows[key] = _Flow(key, self._virtual_ns)
+            flow = self._flows[key] = Flow(key, self._virtual_ns)
         first = not flow.waiting
         if first:
             flow.weight = self._weight_of(key)
@@ -348,7 +284,7 @@ class FairQueue:
             self._due = [(due_s, job_id) for job_id, (_, due_s) in self._jobs.items()]
             heapq.heapify(self._due)
 
-    def _enter(self, flow: _Flow) -> None:
+    def _enter(self, flow: Flow) -> None:
         """Put a flow with jobs waiting where its virtual time says."""
         if not flow.waiting:
             return
@@ -359,10 +295,10 @@ class FairQueue:
             self._ready = [other.entry for other in self._flows.values() if other.waiting]
             heapq.heapify(self._ready)
 
-    def _recount(self, flow: _Flow, change: int) -> None:
+    def _recount(self, flow: Flow, change: int) -> None:
         """Move a key to the others with as many jobs as it will have; call before the change."""
         before, after = len(flow.waiting), len(flow.waiting) + change
-        self._counts.setdefault(flow.weight, _Counts()).move(flow.key, before, after)
+        self._counts.setdefault(flow.weight, Counts()).move(flow.key, before, after)
         change_of_keys = (after > 0) - (before > 0)
         self._keys_waiting += change_of_keys
         self._weight_waiting += change_of_keys * flow.weight

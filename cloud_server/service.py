@@ -80,8 +80,8 @@ def serve(
             boot_id=secrets.token_hex(8),
             limits=server_limits(config),
             counters=Counters(),
-            statistics=statistics,
             held=held,
+            statistics=statistics,
         )
         reloader = Reloader(config, reread, sessions, engine)
         reporter = Reporter(

@@ -60,8 +60,8 @@ class Sessions:
         boot_id: str,
         limits: ServerLimits,
         counters: Counters,
-        statistics: Collector | None = None,
         held: HeldBytes | None = None,
+        statistics: Collector | None = None,
     ) -> None:
         self.counters = counters
         self._statistics = statistics
@@ -119,7 +119,11 @@ class Sessions:
                 )
             peer = self._add(routing_id, user_id, now_s)
         replies, events = peer.session.receive(frames, now_s)
-        self._hold_arriving(peer, peer.session.held_bytes)
+        if peer.session.held_bytes != peer.arriving_bytes:
+            self._hold_arriving(peer, peer.session.held_bytes)
+        elif len(replies) == 1 and type(replies[0]) is wire.Ack and not events:  # a chunk, and not the last one
+            self._acks.note(routing_id, replies[0], whole=False, now_s=now_s)
+            return []
         self._account(peer, events)
         result = self._replies(peer, replies, whole=bool(events), now_s=now_s)
         for event in events:
@@ -338,9 +342,8 @@ class Sessions:
         self._acks.forget(peer.routing_id, request_id)
 
     def _hold_arriving(self, peer: _Peer, held_bytes: int) -> None:
-        if held_bytes != peer.arriving_bytes:
-            self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
-            peer.arriving_bytes = held_bytes
+        self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
+        peer.arriving_bytes = held_bytes
 
     def _count(self, replies: list[Reply]) -> list[Reply]:
         for reply in replies:

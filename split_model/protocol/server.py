@@ -74,7 +74,13 @@ def _welcome_always(_ask: wire.Ask) -> wire.Load:
 
 
 class PeerSession:
-    """One peer's conversation; ``user_id`` is the peer's authenticated public key."""
+    """One peer's conversation.
+
+    Attributes:
+        user_id: The peer's authenticated public key.
+        held_bytes: Bytes held for requests and probes that are not complete.
+
+    """
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class PeerSession:
         self.peer_boot_id: str | None = None
         self._version = wire.VERSIONS[-1]
         self.heard_s = now_s
+        self.held_bytes = 0
         self._boot_id = boot_id
         self._offers = offers
         self._admit = admit
@@ -103,15 +110,6 @@ class PeerSession:
     def takes_load(self) -> bool:
         """Whether this peer reads a `Load` in answers and refusals."""
         return self._version >= wire.LOAD_VERSION
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes held for requests and probes that are not complete."""
-        if not self._incoming and not self._probes:
-            return 0
-        return sum(len(i.buffer) for _, i in self._incoming.values()) + sum(
-            len(i.buffer) for i in self._probes.values()
-        )
 
     @property
     def open_requests(self) -> AbstractSet[int]:
@@ -129,7 +127,7 @@ class PeerSession:
         except ProtocolError as error:
             request_id = wire.request_of(frames[0]) if frames else None
             if request_id is not None:
-                self._incoming.pop(request_id, None)
+                self._drop(request_id)
             return [_refuse(request_id, "protocol", str(error))], []
 
     def _receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
@@ -147,7 +145,7 @@ class PeerSession:
         self, message: wire.FromDevice, payload: memoryview | None, now_s: float
     ) -> tuple[list[wire.FromServer], list[Event]]:
         if isinstance(message, wire.Cancel):
-            self._incoming.pop(message.request_id, None)
+            self._drop(message.request_id)
             return [], [Cancelled(message.request_id)]
         if isinstance(message, wire.Ask):
             return [wire.AskReply(ask_id=message.ask_id, load=self._advise(message))], []
@@ -173,6 +171,7 @@ class PeerSession:
         self.peer_boot_id, self._version = message.boot_id, version
         self._incoming.clear()
         self._probes.clear()
+        self.held_bytes = 0
         welcome = wire.Welcome(
             version=version,
             boot_id=self._boot_id,
@@ -190,6 +189,7 @@ class PeerSession:
             load = refusal.load if self.takes_load else None
             return [_refuse(message.request_id, refusal.code, refusal.text, load)], []
         self._incoming[message.request_id] = (message, Incoming(message.total_bytes, now_s=now_s))
+        self.held_bytes += message.total_bytes
         return self._chunk(message.request_id, 0, payload, now_s)
 
     def _reason_to_refuse(self, message: wire.Request) -> Denial | None:
@@ -210,20 +210,27 @@ class PeerSession:
     def _chunk(
         self, request_id: int, offset: int, payload: memoryview, now_s: float
     ) -> tuple[list[wire.FromServer], list[Event]]:
-        if request_id not in self._incoming:
+        found = self._incoming.get(request_id)
+        if found is None:
             return [], []  # cancelled or refused while this chunk was on its way
-        request, incoming = self._incoming[request_id]
+        request, incoming = found
         try:
             incoming.add(offset, payload, now_s=now_s)
         except ProtocolError as error:
-            del self._incoming[request_id]
+            self._drop(request_id)
             return [_refuse(request_id, "protocol", str(error))], []
         ack = wire.Ack(request_id=request_id, received_bytes=incoming.received_bytes)
         if not incoming.complete:
             return [ack], []
-        del self._incoming[request_id]
+        self._drop(request_id)
         done = Arrived(request, incoming.buffer, incoming.started_s, incoming.timed_bytes, incoming.receive_s)
         return [ack], [done]
+
+    def _drop(self, request_id: int) -> None:
+        """Hold nothing more of a request."""
+        found = self._incoming.pop(request_id, None)
+        if found is not None:
+            self.held_bytes -= found[0].total_bytes
 
     def _probe(self, message: wire.Probe, payload: memoryview, now_s: float) -> list[wire.FromServer]:
         incoming = self._probes.get(message.probe_id)
@@ -231,19 +238,23 @@ class PeerSession:
             if message.total_bytes > MAX_PROBE_BYTES or len(self._probes) >= self._limits.open_probes:
                 return [_refuse(None, "too_large", "probe too large, or too many of them")]
             incoming = self._probes[message.probe_id] = Incoming(message.total_bytes, now_s=now_s)
+            self.held_bytes += message.total_bytes
         try:
             incoming.add(message.offset, payload, now_s=now_s)
         except ProtocolError:
-            del self._probes[message.probe_id]
+            self._drop_probe(message.probe_id)
             raise
         if not incoming.complete:
             return []
-        del self._probes[message.probe_id]
+        self._drop_probe(message.probe_id)
         return [
             wire.ProbeReply(
                 probe_id=message.probe_id, timed_bytes=incoming.timed_bytes, receive_s=incoming.receive_s
             )
         ]
+
+    def _drop_probe(self, probe_id: int) -> None:
+        self.held_bytes -= len(self._probes.pop(probe_id).buffer)
 
 
 def _refuse(

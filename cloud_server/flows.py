@@ -1,0 +1,72 @@
+"""What the fair queue knows of each key: its virtual time and waiting jobs, and the worker time it used of late."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+#: Worker time is remembered for about this long, to tell which keys use much.
+USE_S = 1.0
+
+
+class Use:
+    """Worker time used of late: it fades with the time constant `USE_S`."""
+
+    def __init__(self) -> None:
+        self._used_s = self._at_s = 0.0
+
+    def add(self, used_s: float, now_s: float) -> None:
+        """Add what was just used."""
+        self._used_s, self._at_s = self.at(now_s) + used_s, now_s
+
+    def at(self, now_s: float) -> float:
+        """What is left of it, in seconds."""
+        return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
+
+
+@dataclass(eq=False, slots=True)
+class Flow:
+    """One device: its virtual time, and its waiting jobs in order of their due time."""
+
+    key: str
+    virtual_ns: int
+    weight: int = 1
+    last_cost_ns: int = 0
+    running: int = 0
+    use: Use = field(default_factory=Use)
+    turn: int = 0
+    work_ns: int = 0
+    waiting: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def entry(self) -> tuple[int, int, str]:
+        return self.virtual_ns, self.turn, self.key
+
+
+class Counts:
+    """Keys of one weight by the number of jobs that they have waiting."""
+
+    def __init__(self) -> None:
+        self._by_count: dict[int, dict[str, None]] = {}
+        self._most = 0
+
+    def move(self, key: str, before: int, after: int) -> None:
+        """A key has one job more or fewer."""
+        if before:
+            self._by_count[before].pop(key)
+            if not self._by_count[before]:
+                del self._by_count[before]
+        if after:
+            self._by_count.setdefault(after, {})[key] = None
+        if after > self._most or (before == self._most and before not in self._by_count):
+            self._most = after
+
+    def waiting(self) -> Iterator[str]:
+        """The keys that have jobs waiting."""
+        return chain.from_iterable(self._by_count.values())
+
+    def most(self) -> tuple[int, str] | None:
+        """The most jobs of one key, and the key that came to so many last."""
+        return (self._most, next(reversed(self._by_count[self._most]))) if self._most else None
