@@ -22,9 +22,7 @@ from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Callable
 
-import msgspec
-
-from cloud_server.flows import Counts, Flow
+from cloud_server.flows import Counts, Flow, Offered, Use
 
 #: How long a key counts as being here after its last request.
 HERE_S = 1.0
@@ -34,17 +32,6 @@ MUCH, MUCH_S = 1.5, 0.25
 LENT = 0.75
 #: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
-
-
-class Offered(msgspec.Struct, frozen=True):
-    """What became of a job that was offered: whether it waits now, and the jobs that lost their place for it.
-
-    ``expired``: jobs past their due time. ``displaced``: the job of a device above its share, if one had to go.
-    """
-
-    accepted: bool
-    expired: tuple[int, ...] = ()
-    displaced: int | None = None
 
 
 class FairQueue:

@@ -7,8 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
+import msgspec
+
 #: Worker time is remembered for about this long, to tell which keys use much.
 USE_S = 1.0
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """What became of a job that was offered: whether it waits now, and the jobs that lost their place for it.
+
+    ``expired``: jobs past their due time. ``displaced``: the job of a device above its share, if one had to go.
+    """
+
+    accepted: bool
+    expired: tuple[int, ...] = ()
+    displaced: int | None = None
 
 
 class Use:

@@ -186,9 +186,8 @@ class Driver:
                 self._do(self._scheduler.answered(key, outputs, outcome.answered, moment), turn)
             elif outcome.refusal is not None:
                 refusal = outcome.refusal
-                retry_s = 0.0 if refusal.load is None else refusal.load.retry_s
-                actions = self._scheduler.refused(key, refusal.code, refusal.text, moment, retry_s=retry_s)
-                self._do(actions, turn)
+                code, text, retry_s = refusal.code, refusal.text, refusal.retry_s
+                self._do(self._scheduler.refused(key, code, text, moment, retry_s=retry_s), turn)
         if self._at_server:
             acked_bytes = {key: self._held[key].link.acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)
@@ -220,8 +219,7 @@ class Driver:
                 assert frame is not None  # the link is reserved for a frame that arrives
                 self._held[action.key] = Held(frame, self._link.reserve(offloaded=action.offloaded))
             elif isinstance(action, Ask):
-                identity = self._models.bundle.identity
-                self._held[action.key].link.ask(identity, action.cut, due_in_s=action.due_in_s)
+                self._held[action.key].link.ask(self._models.bundle.identity, action.cut, due_in_s=action.due_in_s)
             elif isinstance(action, PayAndSend):
                 todo.extend(self._pay_and_send(action))
             elif isinstance(action, FreeLink):

@@ -18,7 +18,8 @@ from edge_runtime.loop.decision_inputs import BoardWaits, LoadedModels, Model, M
 from edge_runtime.loop.policies import Policy
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.planner.planner import AfterHead, Decision, Planner
-from edge_runtime.planner.prediction import Conditions, Prediction, predict
+from edge_runtime.planner.prediction import Conditions
+from edge_runtime.planner.questions import ASK_EVERY_S, Question, question
 from edge_runtime.planner.tail_times import TailTimes
 from edge_runtime.sources import Frame
 from split_model.errors import SplitModelError
@@ -26,20 +27,8 @@ from split_model.protocol import messages as wire
 
 log = logging.getLogger(__name__)
 
-#: A server that has not answered a question is asked again after this time.
-_ASK_EVERY_S = 1.0
-#: A device comes back where the server needs no more than this share of the time that the server would save.
-_WORTH_COMING = 0.5
 #: A queue at the server that is not worth waiting in is left alone for this time at least.
 _CROWDED_S = 2.0
-
-
-@dataclass(frozen=True)
-class Question:
-    """Whether a request at ``cut`` would be answered within ``due_in_s`` of its arrival."""
-
-    cut: int
-    due_in_s: float
 
 
 @dataclass(frozen=True)
@@ -162,7 +151,7 @@ class FrameDecisions:
         if cut:  # at cut 0 there is nothing to run while the link may come back
             self._through = (cut, plan.head)
         if not self.decides_after_head or decision.seen is None:
-            return AfterHead(send=True, expected=expected_at(decision, cut), hedge=decision.hedge)
+            return AfterHead(send=True, expected=decision.expected_at(cut), hedge=decision.hedge)
         link = moment.link
         if not link.up:  # then nothing is sent, however it was planned
             return AfterHead(send=False, expected=None)
@@ -199,7 +188,7 @@ class FrameDecisions:
         """
         if decision.moved_from is None or decision.moved_from == self.local or decision.seen is None:
             return
-        before, after = (expected_at(decision, split) for split in (decision.moved_from, decision.split))
+        before, after = (decision.expected_at(split) for split in (decision.moved_from, decision.split))
         if before is None or after is None or math.isinf(before.total_s):
             return
         if before.total_s - decision.seen.queue_s < after.total_s:
@@ -249,34 +238,13 @@ class FrameDecisions:
             self.backoff.welcome()
 
     def _question(self, decision: Decision, withheld: frozenset[int], moment: Moment) -> Question | None:
-        """What to ask while all is done here: of the cuts that are withheld the best one, if it would be better."""
-        chosen = expected_at(decision, self.local)
-        if (
-            decision.split != self.local
-            or not withheld
-            or chosen is None
-            or decision.seen is None
-            or not moment.link.up
-        ):
+        """What to ask the server while all is done here."""
+        if decision.split != self.local or not moment.link.up or self._asked_s > moment.now_s - ASK_EVERY_S:
             return None
-        if self._asked_s > moment.now_s - _ASK_EVERY_S:
-            return None
-        conditions = replace(decision.seen, queue_s=0.0)
-        local_s = self.local_s
-        expected = min(
-            (predict(self.planner.profile(cut), conditions, local_s=local_s) for cut in sorted(withheld)),
-            key=lambda prediction: prediction.cost_s(self.policy.objective),
-        )
-        if self.planner.is_fixed:
-            due_in_s = math.inf
-        elif expected.cost_s(self.policy.objective) >= chosen.cost_s(self.policy.objective):
-            return None
-        elif self.policy.objective == "throughput":
-            due_in_s = math.inf
-        else:
-            due_in_s = _WORTH_COMING * (chosen.total_s - (expected.total_s - expected.server_s))
-        self._asked_s = moment.now_s
-        return Question(expected.split, due_in_s)
+        asked = question(decision, [self.planner.profile(cut) for cut in sorted(withheld)], self.planner)
+        if asked is not None:
+            self._asked_s = moment.now_s
+        return asked
 
     def _head_for(self, split: int, usable: frozenset[int], now_s: float) -> tuple[int, object] | None:
         """The head to use: the chosen one if it is loaded, else the one in use; None means the whole model."""
@@ -308,8 +276,3 @@ class FrameDecisions:
     def _next_frame_s(self, now_s: float) -> float:
         """Seconds until the next frame, if frames go on coming as the last two did; infinite for the first."""
         return max(0.0, self._captured_s + self._interval_s - now_s)
-
-
-def expected_at(decision: Decision, split: int) -> Prediction | None:
-    """What a decision predicts for one split, None where it does not say."""
-    return next((prediction for prediction in decision.predictions if prediction.split == split), None)

@@ -33,6 +33,10 @@ class Decision:
     seen: Conditions | None = None
     hedge: bool = False
 
+    def expected_at(self, split: int) -> Prediction | None:
+        """The prediction for one split, None where there is none."""
+        return next((prediction for prediction in self.predictions if prediction.split == split), None)
+
     @property
     def moved(self) -> bool:
         """Whether the split point differs from the one before."""

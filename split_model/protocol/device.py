@@ -23,16 +23,7 @@ from msgspec.structs import replace
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import Outgoing
-from split_model.protocol.device_events import (
-    Advised,
-    Answered,
-    Event,
-    Forgotten,
-    Late,
-    Probed,
-    Refused,
-    Welcomed,
-)
+from split_model.protocol.device_events import Advised, Answered, Event, Forgotten, Late, Probed, Refused, Welcomed
 from split_model.protocol.device_states import TRANSITIONS, Input, State
 from split_model.protocol.under_way import OpenProbe, Progress, Upload
 

@@ -38,6 +38,11 @@ class Refused:
     text: str
     load: wire.Load | None = None
 
+    @property
+    def retry_s(self) -> float:
+        """When to try again, in seconds, as far as the server said; else 0."""
+        return 0.0 if self.load is None else self.load.retry_s
+
 
 @dataclass(frozen=True)
 class Advised:

@@ -14,7 +14,9 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from split_model.errors import ProtocolError
-from split_model.privacy import CodebookSpec, NoiseSpec
+from split_model.protocol.releases import Codebook, Noise, NoRelease, Release, Token
+
+__all__ = ["Codebook", "NoRelease", "Noise", "Release", "Token"]
 
 #: The protocol versions this code speaks, best first. Version 2 adds `Load`, `Ask` and `AskReply`.
 VERSIONS = (2, 1)
@@ -36,7 +38,6 @@ Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 Hash: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Token: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
 
 RefusalCode = Literal[
@@ -63,27 +64,6 @@ def shown(text: str) -> str:
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
     """Base of all messages."""
-
-
-class NoRelease(msgspec.Struct, frozen=True, tag="none", forbid_unknown_fields=True):
-    """The raw features, unprotected: only where the user set ``release = "none"``."""
-
-
-class Noise(msgspec.Struct, frozen=True, tag="noise", forbid_unknown_fields=True, kw_only=True):
-    """Features under the noise release; ``digest`` is that of the plan both sides derive from the bundle."""
-
-    spec: NoiseSpec
-    digest: Token
-
-
-class Codebook(msgspec.Struct, frozen=True, tag="codebook", forbid_unknown_fields=True, kw_only=True):
-    """A codeword of each group by randomised response; ``digest`` as in `Noise`."""
-
-    spec: CodebookSpec
-    digest: Token
-
-
-Release: TypeAlias = NoRelease | Noise | Codebook
 
 
 class Hello(_Message, frozen=True, tag="hello"):

@@ -112,8 +112,7 @@ class VirtualDriver:
                 self._do(self._scheduler.answered(key, [], outcome.answered, self._moment()))
             elif outcome.refusal is not None:
                 refusal = outcome.refusal
-                retry_s = 0.0 if refusal.load is None else refusal.load.retry_s
-                moment = self._moment()
+                moment, retry_s = self._moment(), refusal.retry_s
                 self._do(self._scheduler.refused(key, refusal.code, refusal.text, moment, retry_s=retry_s))
         if self._at_server:
             acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
