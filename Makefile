@@ -48,7 +48,7 @@ test-scheduler: $(VENV)/ready
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready
-	$(BIN)/python -m pytest -m "system and not quiet and not arm64 and not long" tests/system
+	$(BIN)/python -m pytest -m "system and not quiet and not arm64 and not long" tests/system tests/cloud_server
 
 # A power cut before each command of a switch of releases; needs root, and a quarter of an hour.
 test-switch: $(VENV)/ready
@@ -78,7 +78,7 @@ clean:
 
 $(VENV)/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,camera,heif,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,camera,heif,mqtt,dev]'
 	touch $@
 
 $(VENV)/oracles: $(VENV)/ready

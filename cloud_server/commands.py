@@ -63,6 +63,9 @@ def status(args: argparse.Namespace) -> int:
         if (told := found.statistics) is not None:
             trouble = f"; {told.lost} lost" * bool(told.lost) + f"; {told.error}" * bool(told.error)
             print(f"counted   {told.counted} codebook releases{trouble}")
+        for label, sink in found.sinks.items():
+            trouble = f"; {sink.failed + sink.lost} lost" * bool(sink.failed + sink.lost)
+            print(f"sink      {label}: {sink.written} answers written{trouble}")
         for key, times in found.refused_keys.items():
             remedy = f"cloud-server devices allow -c {args.config} NAME '{key}'"
             print(f"refused   an unknown device, {times} times; to admit it: {remedy}")

@@ -9,6 +9,9 @@ from typing import Annotated
 
 import msgspec
 
+from cloud_server.sinks.jsonl import JsonlTable
+from cloud_server.sinks.mqtt import MqttTable
+from cloud_server.sinks.pub import PubTable
 from split_model.errors import ConfigError
 from split_model.service import status_file
 from split_model.service.config_file import Layers, read_layers
@@ -89,6 +92,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerTable
     limits: LimitsTable = LimitsTable()
     statistics: StatisticsTable = StatisticsTable()
+    sink: tuple[JsonlTable | PubTable | MqttTable, ...] = ()
 
 
 def load(path: Path) -> Config:
@@ -100,6 +104,10 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
     """`load`, and where every value is from."""
     layers = read_layers(path)
     config = layers.parse(Config)
+    labels = [sink.label for sink in config.sink]
+    if len(set(labels)) < len(labels):
+        where, twice = layers.where("sink"), next(label for label in labels if labels.count(label) > 1)
+        raise ConfigError(f"{where}: two sinks are called {twice!r}", remedy="give each a name of its own")
     listen, key = config.server.listen, config.server.key
     if not _LISTEN.fullmatch(listen):
         where = layers.where("server.listen")

@@ -13,6 +13,7 @@ from cloud_server.engine import LocalEngine
 from cloud_server.gateway import Gateway
 from cloud_server.reload import Reloader
 from cloud_server.sessions import Sessions
+from cloud_server.sinks.answers import AnswerSinks
 from cloud_server.statistics.collector import Collector
 from split_model import __version__
 from split_model.protocol.keys import KeyPair
@@ -39,6 +40,7 @@ class Reporter:
         notifier: Notifier,
         beats: Heartbeats,
         statistics: Collector | None = None,
+        sinks: AnswerSinks | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._publisher = Publisher(path, key=states.KEY)
@@ -51,6 +53,7 @@ class Reporter:
         self._notifier = notifier
         self._beats = beats
         self._statistics = statistics
+        self._sinks = sinks
         self._clock = clock
         self._started_s = self._written_s = clock()
         self._process_ticks = process_ticks(os.getpid()) or 0
@@ -118,7 +121,17 @@ class Reporter:
             reloads=self._reloader.reloads,
             reload_error=self._reloader.error,
             statistics=_statistics_of(self._statistics),
+            sinks=_sinks_of(self._sinks),
         )
+
+
+def _sinks_of(sinks: AnswerSinks | None) -> dict[str, states.SinkStatus]:
+    if sinks is None:
+        return {}
+    return {
+        label: states.SinkStatus(written=written, failed=sinks.failed[label], lost=sinks.lost)
+        for label, written in sinks.written.items()
+    }
 
 
 def _statistics_of(collector: Collector | None) -> states.StatisticsStatus | None:

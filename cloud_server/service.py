@@ -21,6 +21,7 @@ from cloud_server.held_bytes import HeldBytes
 from cloud_server.reload import Reloader, open_tails, server_limits
 from cloud_server.reporter import Reporter
 from cloud_server.sessions import Reply, Sessions
+from cloud_server.sinks.answers import open_sinks
 from cloud_server.statistics.collector import Collector
 from cloud_server.statistics.store import Store
 from split_model.protocol.keys import read_pair
@@ -55,7 +56,7 @@ def serve(
     keys = read_pair(server.key)
     tails = open_tails(config)
     allow_list, held = AllowList(server.devices), HeldBytes()
-    statistics = open_statistics(config)
+    statistics, sinks = open_statistics(config), open_sinks(config.sink)
     with closing(notifier), closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway:
         engine = LocalEngine(
             tails,
@@ -82,6 +83,7 @@ def serve(
             counters=Counters(),
             held=held,
             statistics=statistics,
+            on_answer=None if sinks is None else sinks.answered,
         )
         reloader = Reloader(config, reread, sessions, engine)
         reporter = Reporter(
@@ -95,6 +97,7 @@ def serve(
             notifier=notifier,
             beats=beats,
             statistics=statistics,
+            sinks=sinks,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: gateway.stop())
@@ -114,6 +117,8 @@ def serve(
             os.close(ready_fd)
         if statistics is not None:
             statistics.start()
+        if sinks is not None:
+            sinks.start()
         try:
             gateway.run(sessions, drain_s=server.drain_s, on_sweep=sweep)
         finally:
@@ -122,6 +127,8 @@ def serve(
             reloader.close()
             if statistics is not None:
                 statistics.close()
+            if sinks is not None:
+                sinks.close()
             reporter.write("stopped")
     _log.info("stopped: %d requests, %d answered", sessions.counters.requests, sessions.counters.answered)
 

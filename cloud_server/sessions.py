@@ -19,7 +19,7 @@ from cloud_server.counters import Counters
 from cloud_server.engine import Done, Engine, Outcome
 from cloud_server.held_bytes import HeldBytes
 from cloud_server.limits import ServerLimits
-from cloud_server.open_requests import OpenRequests
+from cloud_server.open_requests import OpenRequest, OpenRequests
 from cloud_server.statistics.collector import Collector
 from cloud_server.tails import Reason, TailSet
 from split_model.protocol import messages as wire
@@ -62,9 +62,11 @@ class Sessions:
         counters: Counters,
         held: HeldBytes | None = None,
         statistics: Collector | None = None,
+        on_answer: Callable[[str, OpenRequest, Done], None] | None = None,
     ) -> None:
         self.counters = counters
         self._statistics = statistics
+        self._on_answer = on_answer
         self.draining = False
         self.tails = tails
         self._engine = engine
@@ -177,6 +179,8 @@ class Sessions:
             self.counters.failed += 1
             return self._count([Reply(ended.routing_id, refusal)])
         self.counters.answered += 1
+        if self._on_answer is not None:
+            self._on_answer(self._name_of(ended.device) or "", ended, outcome)
         answer = wire.Answer(
             request_id=ended.request_id,
             tensors=outcome.tensors,

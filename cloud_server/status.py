@@ -24,6 +24,14 @@ class StatisticsStatus(msgspec.Struct, kw_only=True):
     error: str
 
 
+class SinkStatus(msgspec.Struct, kw_only=True):
+    """Answers that a sink took, could not take, and that no sink got because too many waited."""
+
+    written: int
+    failed: int
+    lost: int
+
+
 class Status(Written, kw_only=True):
     """What ``status --json`` prints. ``reload_error``: why the last reload changed nothing, or empty."""
 
@@ -43,3 +51,4 @@ class Status(Written, kw_only=True):
     reloads: int = 0
     reload_error: str = ""
     statistics: StatisticsStatus | None = None
+    sinks: dict[str, SinkStatus] = msgspec.field(default_factory=dict)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_runtime.local_api import framing
 from edge_runtime.local_api.connection import Connection, LostError, NoAnswerError
-from edge_runtime.local_api.replies import BusyError, Description, RefusedError, TensorHeader
+from edge_runtime.local_api.replies import Answer, BusyError, Description, RefusedError, TensorHeader
 from edge_runtime.local_api.tensors import Spec, nbytes_of, specs_of, tensors_of, values_of
 from split_model.errors import BadInputError, NotAllowedError, ProtocolError
 
@@ -33,29 +32,6 @@ __all__ = [
 ]  # fmt: skip
 
 _RETRY_S = 0.05
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one submission.
-
-    ``outputs``: the model's raw outputs, read-only, with the dtypes and shapes that `Client.describe` tells.
-    ``record``: the frame's record as the sinks have it. ``id``: what `Client.send` returned.
-    """
-
-    id: int
-    outputs: tuple[NDArray[Any], ...]
-    record: dict[str, Any]
-
-    @property
-    def outcome(self) -> str:
-        """``offloaded``, ``local`` or ``fallback``: who answered."""
-        return str(self.record["outcome"])
-
-    @property
-    def top(self) -> list[dict[str, Any]]:
-        """The best classes, each with ``class``, ``label`` and ``score``; empty where the model has no classes."""
-        return list(self.record.get("top", ()))
 
 
 class Client:

@@ -96,11 +96,11 @@ class Graph:
         self.subgraph.operators.append(operator)
         return output
 
-    def finish(self, source: int, result: int) -> bytes:
-        self.subgraph.inputs, self.subgraph.outputs = [source], [result]
+    def finish(self, source: int, *results: int) -> bytes:
+        self.subgraph.inputs, self.subgraph.outputs = [source], list(results)
         signature = schema.SignatureDefT()
         signature.signatureKey, signature.subgraphIndex = "serving_default", 0
-        signature.inputs, signature.outputs = [self._named(source)], [self._named(result)]
+        signature.inputs, signature.outputs = [self._named(source)], [self._named(one) for one in results]
         self.model.signatureDefs = [signature]
         builder = _Builder(1 << 24)
         builder.Finish(self.model.Pack(builder), b"TFL3")

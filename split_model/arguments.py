@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from split_model import __version__
-from split_model.bundle.manifest import Scores
+from split_model.bundle.records import Scores
 from split_model.command_line import Parser
 from split_model.interpreter import BACKENDS
 from split_model.privacy import AllocationWish
@@ -83,7 +83,13 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         help="the output that the labels name (default: the first they fit)",
     )
     prepare.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
-    prepare.add_argument("--answer", type=Path, metavar="JSON", help="name, shape and meaning of each output")
+    prepare.add_argument(
+        "--answer",
+        type=Path,
+        metavar="KIND|JSON",
+        help="what the outputs are: detections, landmarks, map or vector, a file of one of them with its keys, "
+        "or a file with name, shape and meaning of each output (docs/own-model.md)",
+    )
     prepare.add_argument(
         "--calibration", type=Path, metavar="DATA", help="public data: a folder of pictures or an .npz"
     )
@@ -197,7 +203,12 @@ def _preview_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
 
 
 def _report_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
-    report = commands.add_parser("report", help="draw a run as one self-contained page")
+    report = commands.add_parser(
+        "report",
+        help="draw a run as one self-contained page",
+        description="Draw the log of a demonstration, the answers of a device (its JSON lines), or a benchmark.",
+    )
     report.add_argument("run", type=Path, metavar="RUN.jsonl")
+    report.add_argument("--pictures", type=Path, metavar="DIR", help="where the pictures of a device's answers lie")
     report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
     return report

@@ -245,7 +245,7 @@ def _preview(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from split_model.report import write_report
 
-    write_report(args.run, args.output)
+    write_report(args.run, args.output, args.pictures)
     print(args.output)
     return os.EX_OK
 

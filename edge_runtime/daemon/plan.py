@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.config.config import Config
-from edge_runtime.loop.records import labels_of
 from edge_runtime.planner.allowed_cuts import allowed_cuts, releasable_cuts
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
@@ -22,6 +21,7 @@ from edge_runtime.sources import Source, Wanted
 from edge_runtime.sources.multiplexer import Multiplexer
 from split_model.bundle import Bundle, evaluation
 from split_model.errors import ConfigError, OutputError
+from split_model.features.data import read_labels
 from split_model.interpreter import choose_backend
 from split_model.protocol.keys import KeyPair, read_pair
 from split_model.service.config_file import as_plain
@@ -75,7 +75,7 @@ class Plan:
             manifest.inputs,
             manifest.outputs,
             manifest.preprocess,
-            labels_of(bundle) or None,
+            _labels_of(bundle),
             config.device.state,
             model=manifest.name,
         )
@@ -108,6 +108,12 @@ class Plan:
                 opened[table.label] = source, table.subject
             undo.pop_all()
         return Multiplexer(opened, stopped=stopped, ahead=self.config.planner.objective == "throughput")
+
+
+def _labels_of(bundle: Bundle) -> tuple[str, ...] | None:
+    """The names of the classes that folders of labelled pictures may have."""
+    schema = bundle.manifest.answer
+    return None if schema is None or schema.labels is None else read_labels(bundle.path(schema.labels))
 
 
 def check_state(state: Path) -> None:

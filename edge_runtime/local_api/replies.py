@@ -1,9 +1,15 @@
-"""Replies of the device program to a client: what the model takes, and refusals."""
+"""Replies of the device program to a client: answers, what the model takes, and refusals."""
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.answers.png import read_png
 from split_model.errors import SplitModelError
 
 
@@ -42,3 +48,54 @@ class Description:
     queue_frames: int
     client_frames: int
     max_tensor_bytes: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one submission.
+
+    ``outputs``: the model's raw outputs, read-only, with the dtypes and shapes that `Client.describe` tells.
+    ``record``: the frame's record as the sinks have it. ``id``: what `Client.send` returned.
+    """
+
+    id: int
+    outputs: tuple[NDArray[Any], ...]
+    record: dict[str, Any]
+
+    @property
+    def outcome(self) -> str:
+        """``offloaded``, ``local`` or ``fallback``: who answered."""
+        return str(self.record["outcome"])
+
+    @property
+    def top(self) -> list[dict[str, Any]]:
+        """The best classes, each with ``class``, ``label`` and ``score``; empty where the model has no classes."""
+        return list(self.record.get("top", ()))
+
+    @property
+    def detections(self) -> list[dict[str, Any]]:
+        """Boxes, best first, each with ``class``, ``label``, ``score`` and ``box``; empty where the model has none.
+
+        A ``box`` is x0, y0, x1, y1 in pixels of the picture that was sent.
+        """
+        return list(self.record.get("detections", ()))
+
+    @property
+    def landmarks(self) -> list[dict[str, Any]]:
+        """Points with ``x`` and ``y`` in pixels of the picture, and ``name`` and ``score`` where they have some."""
+        return list(self.record.get("landmarks", ()))
+
+    @property
+    def map(self) -> NDArray[np.uint16] | None:
+        """The class of each place [height, width]; None where the model has no map, or one too large for a record.
+
+        ``record["map"]`` has the ``box`` of the picture that it covers, and each class's ``share`` of it.
+        """
+        told = self.record.get("map", {})
+        return read_png(base64.b64decode(told["png"])) if "png" in told else None
+
+    @property
+    def vector(self) -> NDArray[np.float64] | None:
+        """The values of a vector; None where the model has none, or it is too long for a record."""
+        values = self.record.get("vector", {}).get("values")
+        return None if values is None else np.array(values, np.float64)

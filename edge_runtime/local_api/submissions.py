@@ -17,6 +17,7 @@ from edge_runtime.local_api.framing import framed
 from edge_runtime.local_api.peer import Peer
 from edge_runtime.local_api.shares import Shares
 from edge_runtime.local_api.tensors import nbytes_of, tensors_of, values_of
+from split_model.answers.lines import shortened
 from split_model.arrays import Array
 from split_model.errors import BadInputError, ProtocolError
 
@@ -136,7 +137,7 @@ class Submissions:
         if "error" in record:
             ticket.peer.send(messages.refusal(ticket.id, "failed", str(record["error"])), done=done)
             return
-        told = {key: value for key, value in record.items() if key != "outputs"}
+        told = {key: value for key, value in shortened(record).items() if key != "outputs"}
         try:
             message, values = messages.answer(ticket.id, told, outputs), values_of(outputs)
             parts = framed(messages.encode(message), values)

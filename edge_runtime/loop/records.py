@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.loop.results import Step
 from edge_runtime.planner.prediction import Conditions
-from split_model.bundle import Bundle, TensorSpec, TopK
-from split_model.features.data import read_labels
-
-Array = NDArray[Any]
-
-#: Outputs of more values than this are not written into a record; declare an answer schema instead.
-_MAX_VALUES = 1000
-#: So many classes are found faster one by one than by sorting.
-_FEW = 16
-
-
-def labels_of(bundle: Bundle) -> tuple[str, ...]:
-    """The names of the classes, none where the bundle has none."""
-    schema = bundle.manifest.answer
-    return read_labels(bundle.path(schema.labels)) if schema is not None and schema.labels is not None else ()
+from split_model.answers.reader import AnswerReader
+from split_model.bundle import Bundle
 
 
 class Records:
     """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-        self._labels = labels_of(bundle)
+        self._reader = AnswerReader.of(bundle)
 
     def of(self, step: Step) -> list[dict[str, Any]]:
         """The records of one step; the frame's is the last."""
@@ -66,8 +48,7 @@ class Records:
         if result.error:
             record["error"] = result.error
         else:
-            manifest = self._bundle.manifest
-            record |= answer_fields(result.outputs, manifest.outputs, manifest.answer, self._labels)
+            record |= self._reader.fields(result.outputs, result.frame.placement)
         return record
 
     def _decision(self, step: Step) -> dict[str, Any]:
@@ -106,77 +87,3 @@ def _seen(conditions: Conditions) -> dict[str, Any]:
 def _rounded(value: float) -> float | None:
     """For JSON, which has no infinity."""
     return round(value, 4) if math.isfinite(value) else None
-
-
-def answer_fields(
-    outputs: Sequence[Array], specs: Sequence[TensorSpec], schema: TopK | None, labels: Sequence[str]
-) -> dict[str, Any]:
-    """The answer as the schema reads it: ``top`` with class, label and score, or the raw ``outputs``.
-
-    Scores are probabilities: of quantised outputs in real units, of logits after a softmax, or a sigmoid of each
-    where classes do not exclude each other. Those declared as ``values`` are shown as they are.
-    """
-    if schema is None:
-        return {"outputs": [_raw(tensor) for tensor in outputs]}
-    stored, spec = outputs[schema.output].reshape(-1), specs[schema.output]
-    if spec.scale:
-        stored = spec.scale * (stored.astype(np.float64) - spec.zero_point)
-    elif stored.dtype != np.float32:
-        stored = stored.astype(np.float64)
-    best, scores = best_of(stored, schema.k)
-    if schema.scores == "logits":
-        scores = _probabilities(stored, scores)
-    elif schema.scores == "multilabel-logits":
-        scores = [_sigmoid(score) for score in scores]
-    return {
-        "top": [
-            {"class": i, "label": labels[i] if i < len(labels) else str(i), "score": round(score, 4)}
-            for i, score in zip(best, scores, strict=True)
-        ]
-    }
-
-
-def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
-    """Indices and values of the ``k`` highest of float [n], highest first, of equal ones the first; NaN comes last.
-
-    Few are found one by one: after an inference each other call into NumPy takes tens of µs, and sorting longest.
-    """
-    best: list[int] = []
-    scores: list[float] = []
-    left = values.copy()
-    while len(best) < min(k, values.size):
-        i = int(left.argmax())
-        score = float(left[i])
-        if k > _FEW or not score > -math.inf:  # NaN, which argmax takes for the highest, or nothing but infinity
-            best = np.argsort(-values, kind="stable")[:k].tolist()
-            return best, values[best].tolist()
-        best.append(i)
-        scores.append(score)
-        left[i] = -math.inf
-    return best, scores
-
-
-def _probabilities(logits: Array, best: list[float]) -> list[float]:
-    """The softmax of all at the best of them; NaN, in JSON null, where a model answers what is not finite."""
-    if not best:  # a model that found nothing
-        return []
-    highest = best[0]
-    if not math.isfinite(highest):
-        return [math.nan] * len(best)
-    total = float(np.exp(logits - highest).sum())
-    return [math.exp(value - highest) / total for value in best]
-
-
-def _sigmoid(logit: float) -> float:
-    """Without overflow; NaN stays NaN."""
-    if logit >= 0:
-        return 1 / (1 + math.exp(-logit))
-    power = math.exp(logit)
-    return power / (1 + power)
-
-
-def _raw(tensor: Array) -> dict[str, Any]:
-    record: dict[str, Any] = {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
-    if tensor.size <= _MAX_VALUES:
-        record["values"] = tensor.reshape(-1).tolist()
-    return record

@@ -9,19 +9,27 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from edge_runtime.sinks.long_answers import ValueFiles
 from edge_runtime.sinks.sink import Sink, SinkTable
+from split_model.answers.lines import shortened
 from split_model.arrays import Array
 from split_model.errors import OutputError
 
 
 class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
-    """Records as JSON lines, appended to ``path`` or written to standard output."""
+    """Records as JSON lines, appended to ``path`` or written to standard output.
+
+    ``values``: a folder for what is too long for a line; beside ``path`` unless set, and none for standard output.
+    It holds at most ``values_mib``: the oldest files go first.
+    """
 
     path: Path | None = None
+    values: Path | None = None
+    values_mib: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 64
 
     def check(self) -> None:
         """A folder cannot be written to as a file, nor can anything below a file."""
@@ -30,13 +38,19 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
 
     def open(self) -> JsonLines:
         """Open the file, or standard output."""
-        return JsonLines(self.path)
+        folder = self.values
+        if folder is None and self.path is not None:
+            folder = self.path.with_name(f"{self.path.name}.values")
+        return JsonLines(
+            self.path, None if folder is None else ValueFiles(folder, most_bytes=self.values_mib << 20)
+        )
 
 
 class JsonLines(Sink):
     """Appends records to a file, or writes them to standard output. A record is there whole or not at all."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, values: ValueFiles | None = None) -> None:
+        self._values = values
         self._name = str(path or "standard output")
         self._owned = path is not None
         self._encoder = msgspec.json.Encoder()
@@ -49,8 +63,9 @@ class JsonLines(Sink):
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}", remedy="set sink.path to a file you can write") from None
 
-    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:  # noqa: ARG002
+    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
         """Write one record; `OutputError` where it cannot be written, for example on a full disk."""
+        record = shortened(record) if self._values is None else self._values.take(record, outputs)
         line = memoryview(self._encoder.encode(record) + b"\n")
         written = 0
         try:

@@ -17,6 +17,7 @@ from edge_runtime.local_api.publications import Publications
 from edge_runtime.local_api.server import Server
 from edge_runtime.local_api.tensors import specs_of, values_of
 from edge_runtime.sinks.sink import Sink, SinkTable
+from split_model.answers.lines import shortened
 from split_model.errors import OutputError
 
 
@@ -73,7 +74,7 @@ class Publisher(Sink):
             return
         topic = str(record["kind"]) + (f".{record['source']}" if "source" in record else "")
         tensors = outputs if self._outputs else ()
-        message = messages.Record(topic, dict(record), specs_of(tensors))  # type: ignore[arg-type]
+        message = messages.Record(topic, shortened(record), specs_of(tensors))  # type: ignore[arg-type]
         self._publications.publish(topic, framing.framed(messages.encode(message), values_of(tensors)))
         self._server.wake()
 

@@ -22,6 +22,7 @@ import serial
 
 from edge_runtime.board.reconnecting import Reconnecting, reason
 from edge_runtime.sinks.sink import Sink, SinkTable
+from split_model.answers.lines import compact_fields, shortened
 from split_model.arrays import Array
 from split_model.errors import ConfigError
 from split_model.service.stoppable_thread import StoppableThread
@@ -37,7 +38,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._\[\]-]")
 class SerialLineTable(SinkTable, frozen=True, tag="serial"):
     """A serial ``port`` at ``baud``, one of the usual speeds.
 
-    ``format``: ``compact`` is ``$A,NAME,OUTCOME,CLASS,SCORE*XX`` (docs/sources.md), ``json`` the whole record.
+    ``format``: ``compact`` is ``$A,NAME,OUTCOME,CLASS,SCORE*XX`` and its like (docs/sources.md), ``json`` the whole
+    record.
     ``queue_lines`` wait for the port; when there are more, the oldest are lost.
     """
 
@@ -86,7 +88,7 @@ class SerialLine(Sink):
         if record["kind"] != "frame":
             return
         as_json = self._table.format == "json"
-        line = self._encoder.encode(record) + b"\n" if as_json else compact(record, outputs)
+        line = self._encoder.encode(shortened(record)) + b"\n" if as_json else compact(record, outputs)
         with self._changed:
             if len(self._lines) >= self._table.queue_lines:
                 self._lines.popleft()
@@ -198,15 +200,15 @@ def _release(port: Any) -> None:
 def compact(record: Mapping[str, Any], outputs: Sequence[Array]) -> bytes:
     """A line as GPS receivers write theirs: ``$``, fields, ``*`` and the XOR of the bytes between, in hexadecimal.
 
-    ``A,name,how,class,score`` with the best class; ``A,name,how,value,...`` with the first values of the first
-    output where the model has no classes; ``E,name`` for a frame that failed.
+    ``A,name,outcome,class,score`` with the best class, ``D``, ``L``, ``M`` and ``V`` for boxes, landmarks, maps and
+    vectors (`split_model.answers.lines.compact_fields`); ``A,name,outcome,value,...`` with the first values of the
+    first output where the bundle does not say what they are; ``E,name`` for a frame that failed.
     """
     name = _UNSAFE.sub("_", record["name"])
     if "error" in record:
         fields = ["E", name]
-    elif "top" in record:
-        best = record["top"][0]
-        fields = ["A", name, record["outcome"], str(best["class"]), f"{best['score']:.4f}"]
+    elif (told := compact_fields(record)) is not None:
+        fields = [told[0], name, record["outcome"], *told[1]]
     else:
         fields = ["A", name, record["outcome"], *(f"{value:.6g}" for value in outputs[0].reshape(-1)[:_MAX_VALUES])]
     body = ",".join(fields).encode()

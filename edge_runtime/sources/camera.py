@@ -129,7 +129,8 @@ class Camera(Source):
         def make() -> Frame:
             name = str(number)
             try:
-                return Frame(0, name, self._wanted.fit([picture]), None, captured_s)
+                tensors, placement = self._wanted.fit([picture]), self._wanted.placement([picture])
+                return Frame(0, name, tensors, None, captured_s, placement=placement)
             except BadInputError as error:
                 return Frame(0, name, (), None, captured_s, error=f"picture {name}: {error}")
 

@@ -86,7 +86,7 @@ def frames(
                 yield Frame(index, name, (), None, due_s, error=spelled(str(sample)))
             else:
                 good += 1
-                yield Frame(index, sample.name, sample.tensors, sample.label, due_s)
+                yield Frame(index, sample.name, sample.tensors, sample.label, due_s, placement=sample.placement)
             index += 1
         if not good:
             raise BadInputError("not one sample of the source could be read", remedy="see the errors above")

@@ -140,7 +140,8 @@ class SocketSource(Source):
         self._server.close()
 
     def _accept(self, ticket: Ticket, name: str, tensors: Sequence[Array]) -> bool:
-        frame = Frame(0, name, self._wanted.fit(tensors), None, self._now(), ticket=ticket)
+        fitted, placement = self._wanted.fit(tensors), self._wanted.placement(tensors)
+        frame = Frame(0, name, fitted, None, self._now(), ticket=ticket, placement=placement)
         with self._changed:
             if self._ending or self._stopped():
                 return False

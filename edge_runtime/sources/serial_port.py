@@ -145,13 +145,16 @@ class SerialSource(Source):
     def _frame(self, packet: Packet, captured_s: float) -> Frame:
         name = str(packet.sequence)
         tensors: tuple[Array, ...] = ()
+        placement = None
         error = packet.error
         if packet.tensor is not None:
             try:
                 tensors = self._wanted.fit([packet.tensor])
+                placement = self._wanted.placement([packet.tensor])
             except BadInputError as misfit:
                 error = str(misfit)
-        return Frame(0, name, tensors, None, captured_s, error=error and f"packet {name}: {error}")
+        why = error and f"packet {name}: {error}"
+        return Frame(0, name, tensors, None, captured_s, error=why, placement=placement)
 
     def _open(self) -> Any:
         import serial

@@ -14,6 +14,7 @@ from edge_runtime.config.kind_table import KindTable, Label
 from split_model.arrays import Array
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, ConfigError
+from split_model.features.placement import Placement
 from split_model.features.preprocess import picture_tensor, to_stored
 
 #: ``all``: every frame is answered, and a source that is faster than the answers has to wait. ``latest``: a frame
@@ -26,7 +27,7 @@ class Frame:
     """One input and when it was captured. ``tensors`` are the model's inputs, none where ``error`` says why.
 
     ``source``: the name of the source in the config. ``subject``: what the ledger's account is of. ``ticket``: what
-    the source wants to find again in the answer.
+    the source wants to find again in the answer. ``placement``: where the picture lies in the input, if it is one.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Frame:
     source: str = ""
     subject: str = "default"
     ticket: Any = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ class Wanted:
         if len(arrays) != len(self.inputs):
             raise BadInputError(f"{len(arrays)} tensors, the model takes {len(self.inputs)}")
         return tuple(self._fit(array, spec) for array, spec in zip(arrays, self.inputs, strict=True))
+
+    def placement(self, arrays: Sequence[Array]) -> Placement | None:
+        """Where the one picture among arrays that `fit` takes lies in the model's input; None for other arrays."""
+        if self.preprocess is None or len(arrays) != 1 or len(self.inputs) != 1:
+            return None
+        array, spec = arrays[0], self.inputs[0]
+        is_input = array.dtype.name == spec.dtype and array.shape in (spec.shape, spec.shape[1:])
+        if is_input or array.dtype != np.uint8 or array.ndim not in {2, 3}:
+            return None
+        return Placement.of(self.preprocess, *array.shape[:2])
 
     def _fit(self, array: Array, spec: TensorSpec) -> Array:
         stored = array.dtype.name == spec.dtype

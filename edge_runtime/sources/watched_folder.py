@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +28,7 @@ from edge_runtime.sources.input_files import InputFiles
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.data import BadSampleError, Data, open_data, spelled
-from split_model.features.preprocess import load_tensor
+from split_model.features.preprocess import load_placed
 
 log = logging.getLogger(__name__)
 
@@ -237,8 +237,8 @@ class WatchedFolder(Source):
         wanted, now_s = self._wanted, self._now()
         if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
             with self._answered_files.reading(file.name, file.stamp):
-                tensor = load_tensor(path, wanted.preprocess, wanted.inputs[0])
-            yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file), True
+                tensor, placement = load_placed(path, wanted.preprocess, wanted.inputs[0])
+            yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file, placement=placement), True
             return
         with self._answered_files.reading(file.name, file.stamp):
             data: Data = open_data(path, wanted.inputs, wanted.preprocess)
@@ -255,7 +255,8 @@ class WatchedFolder(Source):
                     yield Frame(0, error.name, (), None, now_s, error=why, ticket=file), is_last
                 continue
             if number >= start:
-                yield Frame(0, sample.name, sample.tensors, sample.label, now_s, ticket=file), is_last
+                frame = Frame(0, sample.name, sample.tensors, sample.label, now_s, ticket=file)
+                yield replace(frame, placement=sample.placement), is_last
 
     def _finish(self, file: _File) -> None:
         """Call it under the guard."""

@@ -8,7 +8,6 @@ from split_model.bundle.manifest import (
     ChannelCalibration,
     Codebook,
     Cut,
-    FileRef,
     ImagePreprocess,
     LeftOut,
     Manifest,
@@ -18,6 +17,7 @@ from split_model.bundle.manifest import (
     TensorSpec,
     TopK,
 )
+from split_model.bundle.records import FileRef
 from split_model.bundle.store import Bundle, file_ref, sha256_of, write_manifest, writing
 
 __all__ = [

@@ -49,6 +49,13 @@ class Mean(_Record, frozen=True):
     samples: int
 
 
+class Figure(_Record, frozen=True):
+    """The measure that fits answers that are no classes, against the unprotected model's: `answers.measures`."""
+
+    measure: Literal["mAP50", "pixels", "IoU", "cosine"]
+    mean: Mean
+
+
 class Row(_Record, frozen=True):
     """One way to release one cut; ``spec`` is that of ``noise``, ``codebook`` that of the other release.
 
@@ -56,7 +63,9 @@ class Row(_Record, frozen=True):
 
     ``noise_aware``: the tail was one trained on noise of this epsilon.
 
-    ``agreement``: how often the best class is that of the unprotected model; None where the answer is no class.
+    ``agreement``: how often the best class is that of the unprotected model; of boxes, landmarks, maps and vectors
+    how much of the answer is the same (`split_model.answers.measures`), and ``figure`` is their own measure; None
+    where the bundle does not say what the outputs are.
     ``accuracy``: how often it is the label; None without labels. ``output_error``: squared error of the outputs
     over their variance among the samples, 1 being as bad as answering the average. Of the two epsilons,
     ``per_value_epsilon_max`` protects one feature value and ``whole_input_epsilon`` the whole frame.
@@ -76,6 +85,7 @@ class Row(_Record, frozen=True):
     whole_input_epsilon: float | None = None
     codebook: CodebookSpec | None = None
     noise_aware: bool = False
+    figure: Figure | None = None
 
     @property
     def key(self) -> tuple[int, Mechanism, NoiseSpec | None, CodebookSpec | None]:

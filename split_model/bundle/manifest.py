@@ -9,6 +9,7 @@ A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
     cut-012/codebook-32x1.npz   a codebook to release with at this cut, where one was asked for
     cut-012/noise-tail-2.tflite a tail trained on noised features, where one was given
     labels.txt             where the answer names one
+    anchors.npz            of a detector that has some
     reference.bin          what the whole model answered to random inputs where it was prepared
 
 The SHA-256 of ``manifest.json`` is the bundle's identity on the wire; the manifest
@@ -23,6 +24,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+
+from split_model.bundle.readings import ClassMap, Detections, Reading
+from split_model.bundle.records import FileRef, Scores
+from split_model.bundle.records import Record as _Record
 
 FORMAT = 1
 #: Of a codebook: codewords a group, and groups.
@@ -42,18 +47,6 @@ ITEM_BYTES = {
     "int64": 8,
     "bool": 1,
 }
-
-
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all manifest records."""
-
-
-class FileRef(_Record, frozen=True):
-    """One file of the bundle; ``path`` is relative to the bundle, with forward slashes."""
-
-    path: str
-    sha256: str
-    size_bytes: int
 
 
 class TensorSpec(_Record, frozen=True, omit_defaults=True):
@@ -229,12 +222,6 @@ class ImagePreprocess(_Record, frozen=True):
         return (1, self.channels, *self.crop) if self.layout == "nchw" else (1, *self.crop, self.channels)
 
 
-#: What the values of a class output are. ``logits``: a softmax makes probabilities of them. ``probabilities``: one
-#: did in the model. ``multilabel-logits`` and ``multilabel-probabilities``: the same, by a sigmoid of each class.
-#: ``values``: shown as they are.
-Scores = Literal["logits", "probabilities", "multilabel-logits", "multilabel-probabilities", "values"]
-
-
 class TopK(_Record, frozen=True):
     """How to read one output as classes: the ``k`` largest of ``output``, named by the lines of ``labels``."""
 
@@ -285,7 +272,8 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
     ``left_out``: cuts that were wanted, or could have been chosen, and are not offered since they would not work.
 
     An answer is the raw output tensors; ``answer_schema``, where there is one, has an entry for each of
-    them, and ``answer`` says which one to read as classes.
+    them. ``answer`` says which one to read as classes, or ``reading`` how they are read as another kind of answer;
+    never both.
     """
 
     format: int
@@ -299,9 +287,17 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
     preprocess: ImagePreprocess | None = None
     answer: TopK | None = None
     answer_schema: tuple[OutputSchema, ...] = ()
+    reading: Reading | None = None
     reference: Reference | None = None
     left_out: tuple[LeftOut, ...] = ()
     made_by: str = ""
+
+    @property
+    def labels(self) -> FileRef | None:
+        """The file with the names of the answer's classes, whatever its kind; None where there is none."""
+        if self.answer is not None:
+            return self.answer.labels
+        return self.reading.labels if isinstance(self.reading, Detections | ClassMap) else None
 
     def files(self) -> tuple[FileRef, ...]:
         """Every file the bundle consists of, but the manifest itself; a file named twice comes once."""
@@ -311,6 +307,8 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
             refs += [book.file for book in cut.codebooks] + [noisy.tail for noisy in cut.noise_tails]
         if self.answer is not None and self.answer.labels is not None:
             refs.append(self.answer.labels)
+        if self.reading is not None:
+            refs += self.reading.files()
         if self.reference is not None:
             refs.append(self.reference.outputs)
         return tuple({ref.path: ref for ref in refs}.values())

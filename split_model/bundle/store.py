@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from split_model.bundle.manifest import FORMAT, Cut, FileRef, Manifest
+from split_model.bundle.manifest import FORMAT, Cut, Manifest
+from split_model.bundle.records import FileRef
 from split_model.bundle.validation import check_manifest
 from split_model.errors import BadBundleError, MissingInputError, OutputError, SplitModelError
 

@@ -20,13 +20,14 @@ from split_model.bundle.manifest import (
     ChannelCalibration,
     Codebook,
     Cut,
-    FileRef,
     ImagePreprocess,
     Manifest,
     Reference,
     TensorSpec,
     TopK,
 )
+from split_model.bundle.reading_validation import check_reading
+from split_model.bundle.records import FileRef
 from split_model.errors import BadBundleError
 
 #: Bounds of one tensor at the rim of a head, a tail or a model. The wire carries up to 8 dimensions and 64 outputs.
@@ -69,11 +70,19 @@ def check_manifest(where: str, manifest: Manifest) -> None:
         _check_cut(f"{where}: cut {cut.index}", cut)
     if manifest.preprocess is not None:
         _check_preprocess(f"{where}: preprocess", manifest.preprocess)
-    if manifest.answer is not None:
-        _check_answer(f"{where}: answer", manifest.answer, manifest.outputs)
+    _check_answers(where, manifest)
     check_answer_schema(where, manifest)
     if manifest.reference is not None:
         _check_reference(where, manifest.reference, outputs=len(manifest.outputs))
+
+
+def _check_answers(where: str, manifest: Manifest) -> None:
+    if manifest.answer is not None and manifest.reading is not None:
+        raise _bad(where, "its outputs are read as classes and as another kind of answer")
+    if manifest.answer is not None:
+        _check_answer(f"{where}: answer", manifest.answer, manifest.outputs)
+    if manifest.reading is not None:
+        check_reading(f"{where}: reading", manifest.reading, manifest.outputs)
 
 
 def _check_left_out(where: str, manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ from split_model.arrays import Array
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
 from split_model.features.picture_files import MAX_PIXELS
+from split_model.features.placement import Placement
 from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
@@ -84,7 +85,12 @@ class ArrayFile(Data):
                 except BadInputError as error:
                     yield BadSampleError(error.problem, name=name, remedy=error.remedy)
                     continue
-                yield Sample(name=name, tensors=tensors, label=label)
+                yield Sample(name=name, tensors=tensors, label=label, placement=self._placement(rows))
+
+    def _placement(self, rows: Sequence[Array]) -> Placement | None:
+        if self._preprocess is None:
+            return None
+        return Placement.of(self._preprocess, *rows[0].shape[:2])
 
     def _as_input(self, index: int, row: Array, spec: TensorSpec) -> Array:
         if self._preprocess is None:

@@ -19,7 +19,7 @@ from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, MissingInputError
 from split_model.features.arrays import ArrayFile
 from split_model.features.picture_formats import describe_passed_over, is_picture, readable_endings
-from split_model.features.preprocess import check_preprocess, load_tensor
+from split_model.features.preprocess import check_preprocess, load_placed
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 from split_model.service import text_file
 
@@ -78,10 +78,10 @@ class ImageFolder(Data):
 
     def _sample(self, file: _File) -> Sample:
         try:
-            tensor = load_tensor(file.path, self.preprocess, self.inputs[0])
+            tensor, placement = load_placed(file.path, self.preprocess, self.inputs[0])
         except (BadInputError, MissingInputError) as error:
             raise BadSampleError(error.problem, name=file.name, remedy=error.remedy) from None
-        return Sample(name=file.name, tensors=(tensor,), label=file.label, path=file.path)
+        return Sample(name=file.name, tensors=(tensor,), label=file.label, path=file.path, placement=placement)
 
 
 def open_data(

@@ -46,7 +46,10 @@ _COLOUR_CHUNK = b"cICP"
 #: Where a file names its colours, if it does.
 _COLOUR_BYTES = 4096
 _UPRIGHT = 1
+#: The key that an image's notes have for the size of the picture that it was decoded from, upright.
+_WHOLE_SIZE = "whole_size"
 _ORIENTATION = 0x0112  # Exif's tag
+_ON_ITS_SIDE = (5, 6, 7, 8)  # its values that swap height and width
 # What Pillow's decoders were seen to raise on damaged files.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError)
 _DAMAGED = (*_DECODER_ERRORS, struct.error, zlib.error, RuntimeError)
@@ -107,6 +110,12 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
         ) from None
 
 
+def upright_size(image: Any) -> tuple[int, int]:
+    """Height and width of the whole upright picture that `open_image` decoded, maybe at a part of its size."""
+    height, width = image.info.get(_WHOLE_SIZE, (image.height, image.width))
+    return height, width
+
+
 def _excerpt(error: Exception) -> str:
     return f" ({' '.join(str(error).split())[:80]})"
 
@@ -161,12 +170,17 @@ def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -
             remedy="scale it down",
         )
     image.load()
+    drafted = image.size != (width, height)
+    across = image.getexif().get(_ORIENTATION, _UPRIGHT) in _ON_ITS_SIDE
     if turned:
         pillow("ImageOps").exif_transpose(image, in_place=True)
     try:
-        return as_seen(image, depth, mode)
+        seen = as_seen(image, depth, mode)
     except BadInputError as error:
         raise BadInputError(f"{path}: {error.problem}", remedy=error.remedy) from None
+    if drafted:
+        seen.info[_WHOLE_SIZE] = (width, height) if across else (height, width)
+    return seen
 
 
 def _check_colours(image: Any, head: bytes) -> None:

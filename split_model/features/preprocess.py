@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from split_model.arrays import Array, Picture
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
-from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, open_image, pillow
+from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, open_image, pillow, upright_size
+from split_model.features.placement import Placement
 
 #: Bytes a pixel of the copy that is scaled.
 _IMAGE_BYTES = 4
@@ -82,8 +83,15 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
 
 def load_tensor(path: Path, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
     """A picture file as the model's input: `open_picture` and `picture_tensor` without the copy between them."""
+    return load_placed(path, preprocess, spec)[0]
+
+
+def load_placed(path: Path, preprocess: ImagePreprocess, spec: TensorSpec) -> tuple[Array, Placement]:
+    """`load_tensor`, and where the picture lies in it, in pixels of the upright picture."""
     check_preprocess(preprocess, spec)
-    return _normalised(_scaled(open_image(path, preprocess), preprocess), preprocess, spec)
+    image = open_image(path, preprocess)
+    placement = Placement.of(preprocess, image.height, image.width).of_original(*upright_size(image))
+    return _normalised(_scaled(image, preprocess), preprocess, spec), placement
 
 
 def _normalised(pixels: Picture, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
@@ -153,30 +161,22 @@ def _scaled(image: Any, preprocess: ImagePreprocess) -> Picture:
 def _size(image: Any, preprocess: ImagePreprocess) -> tuple[int, int]:
     """Width and height that a picture is scaled to."""
     width, height = image.size
-    tall, wide = preprocess.crop
-    if preprocess.fit == "stretch":
-        return wide, tall
-    if preprocess.fit == "letterbox":
-        factor = min(wide / width, tall / height)
-        return min(wide, max(1, round(width * factor))), min(tall, max(1, round(height * factor)))
-    short = min(height, width)
-    if short == preprocess.resize:
-        return width, height
-    size = (round(width * preprocess.resize / short), round(height * preprocess.resize / short))
-    if size[0] * size[1] > MAX_PIXELS:  # a strip: a few pixels of it would fill the memory of a board
+    tall, wide = Placement.of(preprocess, height, width).scaled
+    if preprocess.fit == "crop" and (wide, tall) != (width, height) and wide * tall > MAX_PIXELS:
+        # A strip: a few pixels of it would fill the memory of a board.
         raise BadInputError(
             f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is "
             f"over {MAX_PIXELS >> 20} megapixels",
             remedy="cut it to less extreme proportions",
         )
-    return size
+    return wide, tall
 
 
 def _padded(pixels: Picture, preprocess: ImagePreprocess) -> Picture:
     """The picture in the middle of a grey one of the model's size."""
     height, width, channels = pixels.shape
     whole: Picture = np.full((*preprocess.crop, channels), preprocess.pad, np.uint8)
-    top, left = (preprocess.crop[0] - height) // 2, (preprocess.crop[1] - width) // 2
+    top, left = (preprocess.crop[0] - height) // 2, (preprocess.crop[1] - width) // 2  # as `Placement` has it
     whole[top : top + height, left : left + width] = pixels
     return whole
 

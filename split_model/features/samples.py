@@ -10,6 +10,7 @@ from pathlib import Path
 
 from split_model.arrays import Array
 from split_model.errors import BadInputError
+from split_model.features.placement import Placement
 
 
 def spelled(text: str) -> str:
@@ -23,12 +24,16 @@ def spelled(text: str) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """One input of the model. ``tensors`` fit the model's inputs; ``path`` is the picture's file, if it has one."""
+    """One input of the model. ``tensors`` fit the model's inputs; ``path`` is the picture's file, if it has one.
+
+    ``placement``: where the picture lies in the input, if it is one.
+    """
 
     name: str
     tensors: tuple[Array, ...]
     label: int | None
     path: Path | None = None
+    placement: Placement | None = None
 
 
 class BadSampleError(BadInputError):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.bundle import TensorSpec, TopK, file_ref
-from split_model.bundle.manifest import Scores
+from split_model.bundle.records import Scores
 from split_model.errors import BadInputError
 from split_model.features.data import read_labels
 from split_model.features.preprocess import to_real
@@ -66,7 +66,7 @@ def class_output(graph: Graph, labels_path: Path, count: int, wanted: int | None
     raise BadInputError(
         f"{labels_path}: labels name the classes of one vector, [1, {count}], the model has output {told}: "
         f"{'its size depends on the data' if looked[0] in open_ended else _why(shapes[looked[0]])}",
-        remedy="leave --labels out, and declare the outputs with --answer JSON (name, shape, meaning)",
+        remedy="say what the outputs are with --answer detections, map, landmarks or vector, or leave --labels out",
     )
 
 

@@ -115,7 +115,8 @@ def _check_bounds(graph: Graph) -> None:
         if not tensor.bounded or not all(tensor.shape):
             raise BadModelError(
                 f"{graph.source}: the size of output {tensor.name!r} depends on the data, and nothing bounds it",
-                remedy="convert the model with outputs of a fixed size, as boxes padded to the most there can be",
+                remedy="convert the model with outputs of a fixed size, as boxes padded to the most there can be, "
+                'or declare "max_rows" of detections (--answer)',
             )
 
 

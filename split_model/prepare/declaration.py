@@ -37,7 +37,7 @@ def valid_keys(kind: Any) -> str:
     hints = get_type_hints(record)
     told = []
     for field in msgspec.structs.fields(record):
-        hint = hints[field.name]
-        choices = f" ({', '.join(map(str, get_args(hint)))})" if get_origin(hint) is Literal else ""
+        literals = [one for one in (hints[field.name], *get_args(hints[field.name])) if get_origin(one) is Literal]
+        choices = f" ({', '.join(str(value) for one in literals for value in get_args(one))})" if literals else ""
         told.append(f"{field.encode_name}{choices}")
     return ", ".join(told)

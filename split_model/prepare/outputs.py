@@ -56,9 +56,11 @@ def filled(array: Array, shape: Sequence[int]) -> Array:
 
 
 def output_weights(manifest: Manifest) -> tuple[float, ...]:
-    """How much each output counts: as the answer schema says, or alike; where one is read as classes, it alone."""
+    """How much each output counts: as the answer schema says, or alike; those alone that are read as an answer."""
     if manifest.answer is not None:
         return tuple(float(at == manifest.answer.output) for at in range(len(manifest.outputs)))
+    if manifest.reading is not None:
+        return tuple(float(at in manifest.reading.outputs) for at in range(len(manifest.outputs)))
     if manifest.answer_schema:
         return tuple(entry.weight for entry in manifest.answer_schema)
     return (1.0,) * len(manifest.outputs)

@@ -13,16 +13,9 @@ import msgspec
 import numpy as np
 
 from split_model import __version__
-from split_model.bundle import (
-    Bundle,
-    ChannelCalibration,
-    Cut,
-    Manifest,
-    OutputSchema,
-    write_manifest,
-    writing,
-)
-from split_model.bundle.manifest import Scores
+from split_model.arrays import Array
+from split_model.bundle import Bundle, ChannelCalibration, Cut, Manifest, write_manifest, writing
+from split_model.bundle.records import Scores
 from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, UsageError
 from split_model.features.data import Data, ImageFolder, open_data, read_labels
@@ -36,14 +29,17 @@ from split_model.prepare.calibrate.calibration import CalibrationOptions, CutMod
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.choice import choose_cuts
 from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
-from split_model.prepare.declaration import read_json
 from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.outputs import output_weights
 from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
 from split_model.prepare.random_inputs import random_inputs
+from split_model.prepare.reading_check import with_reading
+from split_model.prepare.reading_choice import wished_answer, with_row_bound
+from split_model.prepare.reading_declaration import ReadingWish
 from split_model.prepare.reference import make_reference
 from split_model.prepare.tflite.ending import Ending
+from split_model.prepare.tflite.graph import Graph
 from split_model.prepare.tflite.reading import read_model
 from split_model.prepare.tflite.shapes import open_model, with_input_shape
 from split_model.privacy.plan import why_unreleasable
@@ -108,6 +104,8 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     model = open_model(model_path)
     # A model that was given its input shape has another path, and has lost its metadata.
     model = replace(model, graph=replace(model.graph, source=str(options.model)))
+    schema, wish = wished_answer(options.answer, model.graph)
+    model = with_row_bound(model, wish)
     points, left_out = choose_cuts(
         model,
         wanted=options.cuts,
@@ -118,12 +116,11 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     folders = any(path is not None and path.is_dir() for path in (options.calibration, options.codebook_data))
     told = replace(model, metadata=original.metadata, buffers=original.buffers)
     preprocess = declared_preprocess(told, options.preprocess, options.input, pictures=folders)
-    schema = read_json(options.answer, tuple[OutputSchema, ...], "an answer schema")
     with writing(options.output, replace=options.replace) as scratch:
         answer, ending = declared_answer(
             model.graph,
             scratch,
-            labels=options.labels,
+            labels=options.labels if wish is None else None,
             top_k=options.top_k,
             scores=options.scores,
             output=options.labels_output,
@@ -141,7 +138,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         )
         if preprocess is not None:
             check_preprocess(preprocess, manifest.inputs[0])
-        manifest = msgspec.structs.replace(manifest, answer_schema=schema or (), left_out=left_out)
+        manifest = msgspec.structs.replace(manifest, answer_schema=schema, left_out=left_out)
         try:
             check_answer_schema(str(options.answer), manifest)
         except BadBundleError as error:
@@ -151,6 +148,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         manifest = msgspec.structs.replace(manifest, reference=reference)
         if ending is not None:
             _check_scores(scratch, manifest, ending, options)
+        manifest = _with_reading(scratch, manifest, model.graph, wish, options)
         kept = None
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
@@ -168,16 +166,28 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
     return Bundle.open(options.output, check_files=False)
 
 
+def _with_reading(
+    scratch: Path, manifest: Manifest, graph: Graph, wish: ReadingWish | None, options: PrepareOptions
+) -> Manifest:
+    """The manifest with how outputs are read, if they are read as boxes, landmarks, a map or a vector."""
+    if wish is None:
+        return manifest
+    samples = _first_samples(manifest, options, _CHECKED_SAMPLES)
+    return with_reading(scratch, manifest, graph, wish, labels=options.labels, samples=samples)
+
+
+def _first_samples(manifest: Manifest, options: PrepareOptions, count: int) -> list[tuple[Array, ...]]:
+    """The first samples of the public data; two random ones where there is none."""
+    if options.calibration is not None:
+        data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
+        return [sample.tensors for sample in islice(data, count)]
+    rng = np.random.default_rng(0)
+    return [tuple(random_inputs(manifest.inputs, rng, preprocess=manifest.preprocess)) for _ in range(2)]
+
+
 def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
     """The manifest without the cuts that do not work, which their dry run tells."""
-    if options.calibration is None:
-        generator = np.random.default_rng(0)
-        samples = [
-            tuple(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)) for _ in range(2)
-        ]
-    else:
-        data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
-        samples = [sample.tensors for sample in islice(data, SAMPLES)]
+    samples = _first_samples(manifest, options, SAMPLES)
     trial = options.trial_options
     epsilons = (trial.epsilon,) if options.calibration is not None else ()
     reasons = dry_run(scratch, manifest, samples, epsilons=epsilons, bits=trial.bits, progress=progress)

@@ -2,6 +2,7 @@
 
 The first row shows the model's input and the unsplit model's answer. Below, each cut has a row: its features as
 they are, then as they leave under the noise release at each epsilon, with the answer that the tail gives to them.
+Boxes, landmarks and maps are drawn into the model's input, in a row of their own below the features.
 How sure an answer is, is the share of draws of fresh noise that give the unsplit model's.
 """
 
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from split_model.answers.measures import agreement
+from split_model.answers.reader import AnswerReader
 from split_model.arrays import Array, Picture
 from split_model.bundle import Bundle, ImagePreprocess, TensorSpec, TopK
 from split_model.errors import BadBundleError
 from split_model.features.data import read_labels
+from split_model.features.picture_files import pillow
 from split_model.features.preprocess import load_tensor, to_real
 from split_model.interpreter import open_interpreter
 from split_model.prepare.answer import is_vector
@@ -26,22 +30,28 @@ from split_model.prepare.evaluate.measure import class_output
 from split_model.prepare.evaluate.variants import Halves
 from split_model.prepare.outputs import Floats, real_outputs
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover, settle
+from split_model.report.answer_drawing import DRAWN, describe_answer, draw_answer
 
 _DRAWS = 20
 _BITS = 8
 _MOST_MAPS = 16
 _INCHES = 2.4
+_DRAWN_PX = 320
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What leaves at one cut: ``features`` in real units, None where noise is off; the answer, and its share."""
+    """What leaves at one cut: ``features`` in real units, None where noise is off; the answer, and its share.
+
+    ``drawn``: the answer in the model's input, where it is boxes, landmarks or a map.
+    """
 
     cut: int
     epsilon: float | None
     features: Array
     answer: str
     same: float
+    drawn: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +90,40 @@ def preview(
     if not cuts:
         raise BadBundleError(f"{bundle.root}: no cut has a calibration", remedy="prepare it with --calibration")
     tensor = load_tensor(path, manifest.preprocess, manifest.inputs[0])
-    reader = _Answers(bundle)
+    picture = _as_picture(tensor, manifest.preprocess, manifest.inputs[0])
+    reader = _Answers(bundle, picture)
     whole = real_outputs(open_interpreter(bundle.path(manifest.model)), (tensor,))
     cells: list[Cell] = []
     for cut in cuts:
         one = _Cells(Halves(bundle, cut, None), tensor, whole, reader)
         cells.append(one.plain())
         cells += [one.released(epsilon, entropy, draws) for epsilon in epsilons]
-    return Preview(_as_picture(tensor, manifest.preprocess, manifest.inputs[0]), reader.text(whole), tuple(cells))
+    drawn = reader.drawn(whole)
+    return Preview(picture if drawn is None else drawn, reader.text(whole), tuple(cells))
 
 
 def draw(found: Preview, path: Path, *, title: str) -> None:
     """Write it as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
     rows = list(dict.fromkeys(cell.cut for cell in found.cells))
     columns = list(dict.fromkeys(cell.epsilon for cell in found.cells))
-    with drawn(path, (_INCHES * len(columns), (_INCHES + 0.5) * (len(rows) + 1))) as figure:
-        grid = figure.subplots(len(rows) + 1, len(columns), squeeze=False)
+    each = 2 if any(cell.drawn is not None for cell in found.cells) else 1  # rows a cut
+    count = each * len(rows) + 1
+    with drawn(path, (_INCHES * len(columns), (_INCHES + 0.5) * count)) as figure:
+        grid = figure.subplots(count, len(columns), squeeze=False)
         for axes in grid.flat:
             axes.axis("off")
         figure.suptitle(plain(title))
         grid[0][0].imshow(found.picture)
         grid[0][0].set_title(f"what the model gets\n{plain(found.answer)}", fontsize=8)
         for cell in found.cells:
-            axes = grid[rows.index(cell.cut) + 1][columns.index(cell.epsilon)]
+            row, column = each * rows.index(cell.cut) + 1, columns.index(cell.epsilon)
+            axes = grid[row][column]
+            if cell.drawn is not None:
+                grid[row + 1][column].imshow(cell.drawn)
             axes.imshow(_tiles(cell.features), cmap="gray", interpolation="nearest", aspect="equal")
             noise = "no noise" if cell.epsilon is None else f"epsilon {cell.epsilon:g} a value"
-            sure = "" if cell.epsilon is None else f"\nas unsplit in {cell.same:.0%} of draws"
+            many = "agreement" if each > 1 else "as unsplit in"
+            sure = "" if cell.epsilon is None else f"\n{many} {cell.same:.0%}{'' if each > 1 else ' of draws'}"
             axes.set_title(f"cut {cell.cut}, {noise}\n{plain(cell.answer)}{sure}", fontsize=8)
 
 
@@ -145,21 +163,38 @@ class _Cells:
         preprocess = self.halves.bundle.manifest.preprocess
         if self.halves.head is None and preprocess is not None and preprocess.layout == "nchw":
             shown = shown.transpose(0, 2, 3, 1)
-        return Cell(cut.index, epsilon, shown, self.reader.text(answer), same)
+        return Cell(cut.index, epsilon, shown, self.reader.text(answer), same, self.reader.drawn(answer))
 
 
 class _Answers:
-    """Reads outputs as people do: the best class and its score, or what the outputs are."""
+    """Reads outputs as people do: the best class and its score, boxes and so on, or what the outputs are."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, picture: Picture) -> None:
         manifest = bundle.manifest
+        self._picture = picture
+        self._reader = None if manifest.reading is None else AnswerReader.of(bundle)
         self._schema = manifest.answer or TopK(scores="values")
         at = class_output(manifest)
         self._at = at if at is not None and is_vector(manifest.outputs[at].shape) else None
         labels = self._schema.labels
         self._labels = () if labels is None else read_labels(bundle.path(labels))
 
+    def drawn(self, outputs: Sequence[Floats]) -> Picture | None:
+        """The input with what is found in it; None where the answer is nothing that can be drawn."""
+        if self._reader is None:
+            return None
+        fields = self._reader.found_fields(self._reader.read(outputs))
+        if not any(key in fields for key in DRAWN):
+            return None
+        image = pillow("Image").fromarray(self._picture)
+        height, width = self._picture.shape[:2]
+        factor = max(1, round(_DRAWN_PX / max(height, width)))
+        made: Picture = np.asarray(draw_answer(image.resize((width * factor, height * factor)), fields))
+        return made
+
     def text(self, outputs: Sequence[Floats]) -> str:
+        if self._reader is not None:
+            return describe_answer(self._reader.found_fields(self._reader.read(outputs)))
         if self._at is None:
             return ", ".join(f"{output.size} values, mean {output.mean():.3g}" for output in outputs[:2])
         values = outputs[self._at].reshape(-1)
@@ -168,7 +203,9 @@ class _Answers:
         return f"{label}: {_score(values, best, self._schema.scores):.2f}"
 
     def same(self, outputs: Sequence[Floats], whole: Sequence[Floats]) -> float:
-        """1.0 for the same best class; for other answers the share of values that differ by less than a tenth."""
+        """1.0 for the same best class; the agreement of boxes and so on; else the share of values that are near."""
+        if self._reader is not None:
+            return agreement(self._reader.read(outputs), self._reader.read(whole), self._reader.manifest)
         if self._at is not None:
             return float(outputs[self._at].argmax() == whole[self._at].argmax())
         near = [

@@ -68,7 +68,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One picture under one policy; times in seconds, ``at_s`` on the trace's clock."""
+    """One picture under one policy; times in seconds, ``at_s`` on the trace's clock.
+
+    ``found``: an answer that is no class, as a device's record has it.
+    """
 
     policy: str
     at_s: float
@@ -84,6 +87,7 @@ class Frame(msgspec.Struct, frozen=True):
     answer: list[Answer] = []
     truth: str | None = None
     unprotected_top1: str | None = None
+    found: dict[str, Any] | None = None
 
     @property
     def split_label(self) -> str:

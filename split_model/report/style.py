@@ -121,6 +121,8 @@ summary{cursor:pointer;color:var(--muted);font-size:.88rem}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(208px,1fr));gap:14px}
 .photo{overflow:hidden;font-size:.85rem}
 .photo img,.nopicture{display:block;width:100%;aspect-ratio:1;height:auto;object-fit:cover}
+.photo .drawn img{aspect-ratio:auto;object-fit:contain}
+.photo .drawn figure{border:0;margin:0;padding:0}
 .nopicture{display:grid;place-items:center;background:var(--page);color:var(--muted)}
 .phototext{padding:8px 12px 10px}
 .filename{color:var(--muted);font-size:.78rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}

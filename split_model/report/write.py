@@ -9,17 +9,22 @@ from split_model.report.log import read_log
 from split_model.service.atomic_file import write_atomically
 
 
-def write_report(run: Path, output: Path) -> None:
+def write_report(run: Path, output: Path, pictures: Path | None = None) -> None:
     """Draw the run log ``run`` (JSON lines, see ``log``) as the page ``output``, whole or not at all.
 
     Photographs named by relative paths are looked for beside the log. Raises MissingInputError,
     BadInputError naming the line, and OutputError when the page cannot be written. A result of
-    `edge-runtime bench --json` is drawn as well.
+    `edge-runtime bench --json` is drawn as well, and so are the answers of a device, whose pictures lie in the
+    folder ``pictures``.
     """
     from split_model.report import bench
+    from split_model.report.device_log import is_device_log, read_device_log
     from split_model.report.run import render
 
-    page = bench.render(bench.read_bench(run)) if bench.is_bench(run) else render(read_log(run), run.parent)
+    if bench.is_bench(run):
+        page = bench.render(bench.read_bench(run))
+    else:
+        page = render(read_device_log(run, pictures) if is_device_log(run) else read_log(run), run.parent)
     write_whole(output, page)
 
 

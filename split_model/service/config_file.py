@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,9 +87,12 @@ def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: Callable[[str
     if isinstance(info, msgspec.inspect.Metadata):
         _refuse_unknown(value, info.type, where, key)
     elif isinstance(info, msgspec.inspect.UnionType):
+        _refuse_unknown_kind(value, info, where, key)
         chosen = _chosen(value, info)
         if chosen is not None:
             _refuse_unknown(value, chosen, where, key)
+    elif isinstance(info, msgspec.inspect.LiteralType):
+        _refuse_other(value, info.values, f"{where(key)}: {key}")
     elif isinstance(value, dict):
         for name, item in value.items():
             path = f"{key}.{name}" if key else name
@@ -97,6 +100,30 @@ def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: Callable[[str
     elif isinstance(value, list) and isinstance(info, (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)):
         for position, item in enumerate(value):
             _refuse_unknown(item, info.item_type, where, f"{key}[{position}]")
+
+
+def _refuse_unknown_kind(
+    value: Any, info: msgspec.inspect.UnionType, where: Callable[[str], str], key: str
+) -> None:
+    """Name the kinds that a table may have, where it is one of several and has another."""
+    structs = [member for member in info.types if isinstance(member, msgspec.inspect.StructType)]
+    fields = {member.tag_field for member in structs if member.tag_field}
+    if len(structs) > 1 and len(fields) == 1 and isinstance(value, dict):
+        name = str(fields.pop())
+        path = f"{key}.{name}"
+        if name not in value:
+            raise ConfigError(f"{where(key)}: {path} is missing", remedy=f"it is one of {_listed(structs)}")
+        _refuse_other(value[name], [member.tag for member in structs], f"{where(path)}: {path}")
+
+
+def _listed(structs: list[msgspec.inspect.StructType]) -> str:
+    return ", ".join(sorted(repr(member.tag) for member in structs))
+
+
+def _refuse_other(value: Any, allowed: Sequence[Any], where: str) -> None:
+    if not any(value == one and isinstance(value, type(one)) for one in allowed):
+        valid = ", ".join(repr(one) for one in sorted(allowed, key=str))
+        raise ConfigError(f"{where} = {value!r}", remedy=f"it is one of {valid}")
 
 
 def _type_of(name: str, info: msgspec.inspect.Type, where: str) -> msgspec.inspect.Type:

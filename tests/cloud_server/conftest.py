@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import msgspec
@@ -307,8 +308,8 @@ class Server:
         return self.process.wait(PATIENCE_S)
 
 
-def write_config(folder: Path, model: Model, **keys: object) -> Path:
-    """A config file; ``limits_X`` sets ``limits.X``, ``statistics_X`` likewise, other keywords ``server.X``."""
+def write_config(folder: Path, model: Model, **keys: Any) -> Path:
+    """A config file; ``limits_X`` and ``statistics_X`` set ``X`` there, others ``server.X``; ``sinks``: tables."""
     tables: dict[str, dict[str, object]] = {
         "server": {
             "listen": "tcp://127.0.0.1:0",
@@ -321,12 +322,16 @@ def write_config(folder: Path, model: Model, **keys: object) -> Path:
         "limits": {},
         "statistics": {},
     }
+    sinks = keys.pop("sinks", ())
     for key, value in keys.items():
         table, _, name = key.partition("_")
         tables[table if name and table in tables else "server"][name if name and table in tables else key] = value
     lines = []
     for table, entries in tables.items():
         lines.append(f"[{table}]")
+        lines += [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in entries.items()]
+    for entries in sinks:
+        lines.append("[[sink]]")
         lines += [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in entries.items()]
     path = folder / "server.toml"
     path.write_text("\n".join(lines) + "\n")

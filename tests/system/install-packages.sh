@@ -8,6 +8,7 @@ packages=(
     mmdebstrap          # a board's root file system ...
     systemd-container   # ... booted with a real systemd
     openssh-client socat
+    mosquitto           # the broker for answers over MQTT
 )
 if [ "${1:-}" = --arm64 ]; then
     packages+=(arch-test qemu-user-static)  # 'make test-arm64': an arm64 root file system, and what runs in it

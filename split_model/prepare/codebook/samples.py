@@ -42,7 +42,9 @@ class Halves:
         head = self.cut.head
         self._head = None if head is None else open_interpreter(self.root / head.path, backend=self.backend)
         self.tail = open_interpreter(self.root / self.cut.tail.path, backend=self.backend)
-        self.output = 0 if self.manifest.answer is None else self.manifest.answer.output
+        reading = self.manifest.reading
+        first = 0 if reading is None else reading.outputs[0]
+        self.output = first if self.manifest.answer is None else self.manifest.answer.output
 
     def features(self, inputs: tuple[Array, ...]) -> list[Array]:
         """The live tensors of one sample."""

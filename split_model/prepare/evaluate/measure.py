@@ -1,10 +1,10 @@
 """Measure how often the answer through a release is still the same, by cut and epsilon.
 
-Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them;
-and the error of the outputs says the same of answers that are no classes. Every sample is released several times
-with fresh noise. Draws of one sample are not independent of each other, so all 95 % intervals are over samples:
-Wilson's for proportions (which is then on the safe side, as the mean of several draws varies less than one), the
-bootstrap for errors.
+Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them.
+Boxes, landmarks, maps and vectors have an agreement and a figure of their own kind (`answers.measures`); the error
+of the outputs says the same of all answers. Every sample is released several times with fresh noise. Draws of one
+sample are not independent of each other, so all 95 % intervals are over samples: Wilson's for proportions (which is
+then on the safe side, as the mean of several draws varies less than one), the bootstrap for errors and figures.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model import __version__
+from split_model.answers.reader import AnswerReader
 from split_model.bundle import Bundle, Cut, Manifest
 from split_model.bundle.evaluation import FORMAT, DataRecord, Evaluation
 from split_model.errors import BackendError, BadBundleError, UsageError
@@ -83,11 +84,12 @@ def evaluate(
     name = str(data) if isinstance(data, Path) else ""
     data = open_for(bundle, data) if isinstance(data, Path) else data
     whole = open_interpreter(bundle.path(bundle.manifest.model), backend=backend)
+    reader = None if bundle.manifest.reading is None else AnswerReader.of(bundle)
     correct: list[bool] = []
     digest, spread = hashlib.sha256(), Spread(output_weights(bundle.manifest))
     for done, sample in enumerate(data):
         _add_to(digest, sample)
-        known = Known(real_outputs(whole, sample.tensors), answer, sample.label)
+        known = Known(real_outputs(whole, sample.tensors), answer, sample.label, reader)
         spread.add(known.outputs)
         if sample.label is not None:
             correct.append(known.check_label(sample.name))
@@ -122,7 +124,7 @@ def _counted(variants: Sequence[Variant], sample: Sample, known: Known, *, all_o
 def open_for(bundle: Bundle, path: Path) -> Data:
     """Open DATA as this bundle's model takes it; folders may be named by its labels."""
     manifest = bundle.manifest
-    named = None if manifest.answer is None else manifest.answer.labels
+    named = None if manifest.answer is None else manifest.answer.labels  # only classes name folders
     labels = None if named is None else read_labels(bundle.path(named))
     return open_data(path, manifest.inputs, manifest.preprocess, labels)
 
@@ -130,7 +132,8 @@ def open_for(bundle: Bundle, path: Path) -> Data:
 def class_output(manifest: Manifest) -> int | None:
     """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
     if manifest.answer is None:
-        return None if manifest.answer_schema or manifest.outputs[0].open_axes else 0
+        known = manifest.reading is not None or manifest.answer_schema or manifest.outputs[0].open_axes
+        return None if known else 0
     if not 0 <= manifest.answer.output < len(manifest.outputs):
         raise BadBundleError(
             f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",

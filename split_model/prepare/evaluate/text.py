@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from split_model.bundle.evaluation import Evaluation, Mean, Row, Share
+from split_model.answers.measures import AGREEMENTS
+from split_model.bundle.evaluation import Evaluation, Figure, Mean, Row, Share
+
+_FIGURES = {
+    "mAP50": "mean average precision at an IoU of 0.5, the unprotected model's boxes as the truth",
+    "pixels": "mean distance from the unprotected model's landmarks, in pixels of the input",
+    "IoU": "intersection over union with the unprotected model's map, mean over its classes",
+    "cosine": "of the angle to the unprotected model's vector",
+}
 
 
 def render(evaluation: Evaluation) -> str:
     """The table; columns that no row has a figure for are left out."""
+    figure = next((row.figure.measure for row in evaluation.rows if row.figure is not None), None)
     columns = [
         column
-        for column in (("agreement", "agreement"), ("accuracy", "accuracy"), ("output_error", "output error"))
+        for column in (
+            ("agreement", "agreement"),
+            ("accuracy", "accuracy"),
+            ("figure", figure or ""),
+            ("output_error", "output error"),
+        )
         if any(getattr(row, column[0]) is not None for row in evaluation.rows)
     ]
     lines = [
@@ -21,6 +35,8 @@ def render(evaluation: Evaluation) -> str:
         lines.append("(aware): by a tail trained on noise of this epsilon")
     if any(row.mechanism == "lookup" for row in evaluation.rows):
         lines.append("local lookup: what the device could answer by itself, without a release")
+    if figure:
+        lines.append(f"{figure}: {_FIGURES[figure]}; agreement: {AGREEMENTS[figure]}")
     if evaluation.unprotected_accuracy is not None:
         lines.append(f"unprotected whole model: accuracy {_text(evaluation.unprotected_accuracy)}")
     lines.append(
@@ -44,5 +60,6 @@ def _line(row: Row, columns: list[str]) -> str:
     return f"{row.cut:>4} {row.payload_bytes:>8} {release:<22} {largest:>13} {total:>12} {cells}"
 
 
-def _text(share: Share | Mean | None) -> str:
+def _text(share: Share | Mean | Figure | None) -> str:
+    share = share.mean if isinstance(share, Figure) else share
     return "-" if share is None else f"{share.value:.3f} [{share.low:.2f}, {share.high:.2f}]"

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from split_model.answers.measures import Figures, agreement, measure_of
+from split_model.answers.reader import AnswerReader
 from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
-from split_model.bundle.evaluation import Mean, Mechanism, Row, Share
+from split_model.bundle.evaluation import Figure, Mean, Mechanism, Row, Share
 from split_model.errors import BackendError, BadBundleError, BadInputError
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
@@ -56,8 +58,16 @@ def bootstrap(values: Sequence[float]) -> Mean:
 class Known:
     """One sample's label and unprotected outputs: what every release of it is compared with."""
 
-    def __init__(self, outputs: Sequence[Floats], answer: int | None, label: int | None) -> None:
+    def __init__(
+        self,
+        outputs: Sequence[Floats],
+        answer: int | None,
+        label: int | None,
+        reader: AnswerReader | None = None,
+    ) -> None:
         self.outputs = outputs
+        self.reader = reader
+        self.found = None if reader is None else reader.read(outputs)
         self.answer = answer
         self.label = label
         self.best = None if answer is None else int(outputs[answer].argmax())
@@ -118,10 +128,14 @@ class Variant:
         epsilon = plan.spec.epsilon if isinstance(plan, NoisePlan) else None
         self._noise_aware = epsilon in halves.noise_tails
         self._tail = halves.tail if epsilon is None else halves.noise_tails.get(epsilon, halves.tail)
-        self._agreed = 0
+        self._agreed = 0.0
         self._correct = 0
         self._errors: list[list[float]] = []  # a sample and output, means over draws
-        self._classes = False
+        self._compared = False
+        manifest = halves.bundle.manifest
+        measure = measure_of(manifest)
+        self._measure = measure
+        self._figures = None if measure is None else Figures(manifest, measure)
 
     @property
     def cut(self) -> int:
@@ -138,15 +152,21 @@ class Variant:
 
     def count(self, inputs: Sequence[Array], known: Known) -> None:
         features = self._halves.features(inputs)
-        errors = []
+        errors, found = [], []
         for _ in range(self._draws):
             outputs = real_outputs(self._tail, self._through(features))
             errors.append(squared_errors(outputs, known.outputs))
             if known.answer is not None:
-                self._classes = True
+                self._compared = True
                 best = int(outputs[known.answer].argmax())
                 self._agreed += best == known.best
                 self._correct += best == known.label
+            if known.reader is not None and known.found is not None:
+                found.append(known.reader.read(outputs))
+                self._agreed += agreement(found[-1], known.found, known.reader.manifest)
+        if self._figures is not None and known.found is not None:
+            self._compared = True
+            self._figures.add(found, known.found)
         self._errors.append(np.mean(errors, axis=0).tolist())
 
     def row(self, samples: int, labelled: int, spread: Spread) -> Row:
@@ -159,7 +179,7 @@ class Variant:
             spec=plan.spec if isinstance(plan, NoisePlan) else None,
             payload_bytes=cut.raw_bytes if plan is None else plan.payload_bytes,
             draws=self._draws,
-            agreement=wilson(self._agreed / (samples * self._draws), samples) if self._classes else None,
+            agreement=wilson(self._agreed / (samples * self._draws), samples) if self._compared else None,
             accuracy=wilson(self._correct / (labelled * self._draws), labelled) if labelled else None,
             output_error=bootstrap([spread.error(squared) for squared in self._errors]),
             per_value_epsilon_max=None if protected is None else protected.per_value_epsilon_max,
@@ -167,7 +187,14 @@ class Variant:
             whole_input_epsilon=None if protected is None else protected.whole_input_epsilon,
             codebook=plan.spec if isinstance(plan, CodebookPlan) else None,
             noise_aware=self._noise_aware,
+            figure=self._figure(),
         )
+
+    def _figure(self) -> Figure | None:
+        if self._figures is None or self._measure is None:
+            return None
+        value, low, high, samples = self._figures.mean()
+        return Figure(measure=self._measure, mean=Mean(value=value, low=low, high=high, samples=samples))
 
 
 def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:

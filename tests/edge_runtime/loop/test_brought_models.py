@@ -12,7 +12,7 @@ import pytest
 from edge_runtime.config import config
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.loop.answers import unpack
-from edge_runtime.loop.records import answer_fields
+from split_model.answers.classes import class_fields
 from split_model.bundle import Bundle, TensorSpec, TopK
 from split_model.errors import ConfigError
 from split_model.interpreter import open_interpreter
@@ -23,8 +23,10 @@ from split_model.protocol.device import Answered
 CASES = Path(__file__).parents[2] / "split_model" / "prepare" / "cases"
 
 
-def brought(folder: Path, name: str, inputs: np.ndarray, *, calibrated: bool = True) -> tuple[Bundle, Path]:
-    """A case prepared, and its data."""
+def brought(
+    folder: Path, name: str, inputs: np.ndarray, *, calibrated: bool = True, answer: str | None = None
+) -> tuple[Bundle, Path]:
+    """A case prepared, and its data. ``answer``: what its outputs are declared as."""
     data = folder / f"{name}.npz"
     np.savez(data, inputs=inputs)
     options = PrepareOptions(
@@ -32,6 +34,7 @@ def brought(folder: Path, name: str, inputs: np.ndarray, *, calibrated: bool = T
         output=folder / f"{name}-bundle",
         cuts=None,
         calibration=data if calibrated else None,
+        answer=None if answer is None else Path(answer),
     )
     return prepare(options, lambda *_: None), data
 
@@ -48,7 +51,7 @@ def test_detections_come_back_from_the_server(
     rig: Any, tmp_path: Path, name: str, shape: tuple[int, ...], split: int
 ) -> None:
     """Under noise each answer is taken; unprotected it is the whole model's, bit for bit, with as many rows."""
-    bundle, data = brought(tmp_path, name, floats(*shape))
+    bundle, data = brought(tmp_path, name, floats(*shape), answer="classes")  # so that records have the raw outputs
     server = rig.server(bundle=bundle)
     common = {
         "device_bundle": str(bundle.root),
@@ -149,4 +152,4 @@ def test_an_answer_has_as_many_rows_as_were_found_and_never_more_than_fit() -> N
 
 def test_a_record_of_nothing_found_has_no_classes() -> None:
     spec = TensorSpec(name="scores", shape=(5,), dtype="float32", open_axes=(0,))
-    assert answer_fields([np.empty(0, np.float32)], [spec], TopK(), ()) == {"top": []}
+    assert class_fields([np.empty(0, np.float32)], [spec], TopK(), ()) == {"top": []}

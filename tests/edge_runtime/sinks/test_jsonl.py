@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from edge_runtime.loop.records import answer_fields, best_of
 from edge_runtime.sinks import JsonLines
+from split_model.answers.classes import best_of, class_fields
+from split_model.answers.reader import raw_fields
 from split_model.bundle import TensorSpec, TopK
 from split_model.errors import OutputError
 
@@ -35,19 +36,19 @@ def test_quantised_logits_are_logits_in_real_units() -> None:
     """The same answer in int8 as in float: codes are no logits, and a softmax over codes is always certain."""
     logits = [0.5, 2.0, -1.0, 1.5]
     stored = np.array([[round(x / 0.25) - 10 for x in logits]], np.int8)
-    found = scores(answer_fields([stored], [spec("int8", 0.25, -10)], TopK(k=4), ()))
+    found = scores(class_fields([stored], [spec("int8", 0.25, -10)], TopK(k=4), ()))
     assert list(found) == [1, 3, 0, 2]
     assert [found[i] for i in range(4)] == pytest.approx(softmax(logits), abs=1e-4)
 
 
 def test_quantised_probabilities_are_between_0_and_1() -> None:
     stored = np.array([[0, 64, 192, 0]], np.uint8)
-    found = scores(answer_fields([stored], [spec("uint8", 1 / 256)], TopK(k=2, scores="probabilities"), ()))
+    found = scores(class_fields([stored], [spec("uint8", 1 / 256)], TopK(k=2, scores="probabilities"), ()))
     assert found == {2: 0.75, 1: 0.25}
 
 
 def test_float_logits_and_labels() -> None:
-    fields = answer_fields([np.array([[1000.0, 1000.0, 0.0, 0.0]], np.float32)], [spec()], TopK(k=3), ("cat",))
+    fields = class_fields([np.array([[1000.0, 1000.0, 0.0, 0.0]], np.float32)], [spec()], TopK(k=3), ("cat",))
     assert fields["top"][0] == {"class": 0, "label": "cat", "score": 0.5}
     assert fields["top"][1]["label"] == "1"
 
@@ -56,8 +57,8 @@ def test_float_logits_and_labels() -> None:
 def test_answers_that_are_no_numbers_are_still_json(tmp_path: Path, values: list[float]) -> None:
     output = np.array([values], np.float32)
     sink = JsonLines(tmp_path / "answers.jsonl")
-    sink.write(answer_fields([output], [spec()], TopK(k=4), ()))
-    sink.write(answer_fields([output], [spec()], None, ()))
+    sink.write(class_fields([output], [spec()], TopK(k=4), ()))
+    sink.write(raw_fields([output]))
     sink.close()
 
     def refuse(constant: str) -> None:
@@ -81,9 +82,7 @@ def test_the_best_are_those_of_a_whole_sort(values: np.ndarray, k: int) -> None:
 
 
 def test_large_outputs_are_described_not_written() -> None:
-    fields = answer_fields(
-        [np.zeros((1, 1001), np.float32), np.zeros((1, 2), np.bool_)], [spec(), spec()], None, ()
-    )
+    fields = raw_fields([np.zeros((1, 1001), np.float32), np.zeros((1, 2), np.bool_)])
     assert fields["outputs"][0] == {"dtype": "float32", "shape": [1, 1001]}
     assert fields["outputs"][1]["values"] == [False, False]
 

@@ -294,6 +294,24 @@ def resized_by_the_data() -> Made:
     return build.build([x], [grown]), floats(1, 8)
 
 
+def rows_by_the_data() -> Made:
+    """TILE by a count: as many rows of six as values are above zero, and nothing in the graph bounds them."""
+    build = Strange()
+    x = build.tensor([1, 8])
+    scores = build.dense(x, 8, 8)
+    many = build.apply(
+        "MAXIMUM",
+        [_count(build, scores), build.ints(1)],
+        build.tensor([], dtype="int32"),
+        options="MaximumMinimumOptions",
+    )
+    times = build.apply(
+        "PACK", [many, build.ints(1)], build.tensor([2], dtype="int32"), options="PackOptions", valuesCount=2
+    )
+    rows = build.apply("TILE", [build.dense(scores, 8, 6), times], build.tensor([1, 6]), options="TileOptions")
+    return build.build([x], [rows]), floats(1, 8)
+
+
 def suppression_v5() -> Made:
     """Boxes padded to a fixed number by the op, and how many of them count."""
     build = Strange()

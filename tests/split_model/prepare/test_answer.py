@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edge_runtime.loop.records import answer_fields
+from split_model.answers.classes import class_fields
 from split_model.bundle import Bundle
 from split_model.cli import main
 from split_model.features.data import read_labels
@@ -64,7 +64,7 @@ def scores_of(bundle, inputs=LOGITS):
     """The scores that a board writes, by label."""
     outputs = open_interpreter(bundle.path(bundle.manifest.model)).run([inputs])
     names = read_labels(bundle.path(bundle.manifest.answer.labels))
-    top = answer_fields(outputs, bundle.manifest.outputs, bundle.manifest.answer, names)["top"]
+    top = class_fields(outputs, bundle.manifest.outputs, bundle.manifest.answer, names)["top"]
     return {entry["label"]: entry["score"] for entry in top}
 
 
@@ -170,7 +170,7 @@ def test_labels_on_what_is_no_vector_are_refused_with_the_shape(tmp_path, labels
     said = capsys.readouterr().err
     assert str(shape) in said
     assert why in said
-    assert "leave --labels out, and declare the outputs with --answer JSON" in said
+    assert "--answer detections, map, landmarks or vector, or leave --labels out" in said
 
 
 @pytest.mark.parametrize(("names", "hint"), [("cat\ndog\nbird\n", "background"), ("a\nb\n", "one label a class")])

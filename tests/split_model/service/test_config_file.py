@@ -66,7 +66,7 @@ def test_a_relative_config_path_gives_absolute_paths(tmp_path, monkeypatch):
             "sources[1].foldr: unknown key; did you mean 'folder'?",
         ),
         ("[labels.front]\nfoldr = 'a'", "labels.front.foldr: unknown key; did you mean 'folder'?"),
-        ("[split]\ntype = 'still'", "split.type: invalid value 'still'"),
+        ("[split]\ntype = 'still'", "split.type = 'still'; it is one of 'fixed', 'moving'"),
         ("[[sources]]\nsubject = 'a'", "sources[0]: object missing required field `folder`"),
         ("log = 3", "log: expected `path"),
         ("log = ''", "log: expected `path"),

@@ -1,0 +1,49 @@
+"""What every sink of answers has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated
+
+import msgspec
+
+from split_model.errors import ConfigError
+
+#: A name in logs, topics and the status.
+Label = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+
+
+class Sink(ABC):
+    """Takes records in a thread of its own kind; only `AnswerSinks` calls it."""
+
+    @abstractmethod
+    def write(self, topic: tuple[str, ...], record: bytes) -> None:
+        """Take one record, JSON without line ends.
+
+        Raises:
+            OutputError: It is lost. The sink may work again later.
+
+        """
+
+    def close(self) -> None:  # noqa: B027  some hold nothing
+        """Deliver the waiting records, for a short while, and let go."""
+
+
+class SinkTable(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
+    """One ``[[sink]]``. ``name`` tells sinks of one kind apart in logs and the status."""
+
+    name: Label | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name, or its kind where it has none."""
+        return self.name or str(self.__struct_config__.tag)
+
+    def open(self) -> Sink:
+        """Open it.
+
+        Raises:
+            SplitModelError: It cannot be opened.
+
+        """
+        raise ConfigError(f"sink {self.label} has no method 'open'", remedy="define it in the kind's class")

@@ -1,0 +1,80 @@
+"""Anchors of an SSD head: read from a file, or made from a grid a stride."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_model.errors import BadInputError, MissingInputError
+
+Floats = NDArray[np.float64]
+
+MAX_ANCHORS = 1 << 18
+_NAME = "anchors"
+
+
+def grid(
+    height: int, width: int, *, strides: Sequence[int], sides: Sequence[Sequence[tuple[float, float]]]
+) -> Floats:
+    """Anchors of several grids, one after the other.
+
+    Args:
+        height: Of the model's input in pixels.
+        width: Of the model's input in pixels.
+        strides: Pixels between two cells, a grid each; a grid has ceil(height / stride) rows.
+        sides: For each grid, height and width of each anchor of a cell, as fractions of the input.
+
+    Returns:
+        Centre y, centre x, height and width, fractions, float [n, 4]: by grid, row, column, and order of ``sides``.
+
+    """
+    found = []
+    for stride, shapes in zip(strides, sides, strict=True):
+        rows, columns = math.ceil(height / stride), math.ceil(width / stride)
+        y, x = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
+        centres = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 1, 2)
+        of_cell = np.asarray(shapes, np.float64).reshape(1, -1, 2)
+        cells, anchors = len(centres), of_cell.shape[1]
+        both = [np.broadcast_to(part, (cells, anchors, 2)) for part in (centres, of_cell)]
+        found.append(np.concatenate(both, axis=-1).reshape(-1, 4))
+    return np.concatenate(found)
+
+
+def read(path: Path) -> Floats:
+    """Anchors of an ``.npz`` (array ``anchors``) or a ``.csv`` file: centre y, centre x, height, width; fractions.
+
+    Raises:
+        MissingInputError: There is no such file.
+        BadInputError: It holds no finite numbers [n, 4] with positive sides.
+
+    """
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                found = np.asarray(file[_NAME], np.float64)
+        else:
+            found = np.loadtxt(path, np.float64, delimiter=",", ndmin=2, comments="#")
+    except FileNotFoundError:
+        raise MissingInputError(f"{path}: no such file of anchors", remedy="give an .npz or a .csv") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        text = " ".join(str(error).split())[:200]
+        raise BadInputError(
+            f"{path}: not a file of anchors ({text})", remedy=f"give an .npz with {_NAME!r}, or a .csv"
+        ) from None
+    if found.ndim != 2 or found.shape[1] != 4 or not 1 <= len(found) <= MAX_ANCHORS:
+        raise BadInputError(
+            f"{path}: anchors are {list(found.shape)}", remedy="give [n, 4]: centre y, centre x, height, width"
+        )
+    if not np.isfinite(found).all() or not (found[:, 2:] > 0).all():
+        raise BadInputError(f"{path}: an anchor is not finite, or has no height or width", remedy="write it again")
+    return found
+
+
+def write(path: Path, anchors: Floats) -> None:
+    """Write an ``.npz``; the same anchors give the same bytes."""
+    np.savez(path, anchors=anchors)
