@@ -4,6 +4,8 @@ An engine takes jobs and hands back exactly one outcome for each that it accepte
 It knows nothing of devices and sockets; a cluster can stand in for it behind the same interface.
 """
 
+# Over 300 lines: one lock guards all that its threads share.
+
 from __future__ import annotations
 
 import logging

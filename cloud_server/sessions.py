@@ -4,6 +4,8 @@ The gateway brings every message with the key its sender has proved to hold; ans
 Who a device is follows from its key alone. What all of them hold here is bounded by `ServerLimits`.
 """
 
+# Over 300 lines: each message of a peer is decided on here, with what its peers share.
+
 from __future__ import annotations
 
 import logging

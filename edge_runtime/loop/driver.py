@@ -185,9 +185,7 @@ class Driver:
                 outputs = unpack(outcome.answered, self._models.bundle.manifest.outputs)
                 self._do(self._scheduler.answered(key, outputs, outcome.answered, moment), turn)
             elif outcome.refusal is not None:
-                refusal = outcome.refusal
-                code, text, retry_s = refusal.code, refusal.text, refusal.retry_s
-                self._do(self._scheduler.refused(key, code, text, moment, retry_s=retry_s), turn)
+                self._do(self._scheduler.refused(key, outcome.refusal, moment), turn)
         if self._at_server:
             acked_bytes = {key: self._held[key].link.acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)

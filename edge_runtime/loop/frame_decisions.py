@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.profile import SplitTiming
+from edge_runtime.link.view import Advice
 from edge_runtime.loop.decision_inputs import BoardWaits, LoadedModels, Model, Moment, Payable
 from edge_runtime.loop.policies import Policy
 from edge_runtime.planner.cut_backoff import CutBackoff
@@ -76,7 +77,8 @@ class FrameDecisions:
         self._interval_s = math.inf
         self._active: tuple[int, object] | None = None
         self._through: tuple[int, object] | None = None
-        self._heard_s = self._asked_s = -math.inf  # when the server's advice came, and when it was asked for
+        self._heard: Advice | None = None
+        self._asked_s = -math.inf
 
     @property
     def local(self) -> int:
@@ -229,9 +231,9 @@ class FrameDecisions:
     def _heed_advice(self, moment: Moment) -> None:
         """Take in what the server said since the frame before, if it was asked."""
         advice = moment.link.advice
-        if advice is None or advice.at_s <= self._heard_s or advice.bundle != self._model.identity:
+        if advice is None or advice is self._heard or advice.bundle != self._model.identity:
             return
-        self._heard_s = advice.at_s
+        self._heard = advice
         if advice.load.retry_s > 0.0:
             self.backoff.turned_away(advice.cut, now_s=moment.now_s, retry_s=advice.load.retry_s)
         else:

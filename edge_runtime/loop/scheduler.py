@@ -26,7 +26,7 @@ from edge_runtime.loop.result_order import ResultOrder
 from edge_runtime.loop.results import Result, Step
 from edge_runtime.loop.server_wait import CHECK_EVERY_S, ServerWait, note_progress, uplink_busy_s
 from edge_runtime.sources import Frame
-from split_model.protocol.device import Answered
+from split_model.protocol.device import Answered, Refused
 
 
 class Scheduler:
@@ -174,12 +174,13 @@ class Scheduler:
         parts = {"offload_s": answered.elapsed_s, "queue_s": answer.queue_s, "tail_s": answer.tail_s}
         return self._end(one, self._result(one, "offloaded", outputs, parts | one.parts), moment)
 
-    def refused(self, key: int, code: str, text: str, moment: Moment, *, retry_s: float = 0.0) -> list[Action]:
-        """The server refused a request; ``retry_s``: it said when to try again."""
+    def refused(self, key: int, refusal: Refused, moment: Moment) -> list[Action]:
+        """The server refused a request."""
         if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
-        if code == "busy":
+        if refusal.code == "busy":
             self._admitted.busy(ahead=one.ahead, now_s=moment.now_s)
+        code, text, retry_s = refusal.code, refusal.text, refusal.retry_s
         self._decisions.backoff.refused(one.split, code, text, now_s=moment.now_s, retry_s=retry_s)
         return self._refused(one, moment)
 

@@ -111,9 +111,7 @@ class VirtualDriver:
             if outcome.answered is not None:
                 self._do(self._scheduler.answered(key, [], outcome.answered, self._moment()))
             elif outcome.refusal is not None:
-                refusal = outcome.refusal
-                moment, retry_s = self._moment(), refusal.retry_s
-                self._do(self._scheduler.refused(key, refusal.code, refusal.text, moment, retry_s=retry_s))
+                self._do(self._scheduler.refused(key, outcome.refusal, self._moment()))
         if self._at_server:
             acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()))
