@@ -122,6 +122,10 @@ class Forecast:
 
 #: A refused device is told to wait for this long at least.
 _RETRY_AT_LEAST_S = 0.001
+#: Those who were refused are told to come back at a pace that takes this share of what the workers can do ...
+_PACE = 0.1
+#: ... but no later than this.
+_LONGEST_LINE_S = 30.0
 #: A queue that stands for this long is too long: then devices are asked to leave, ever faster one after another.
 _STANDS_S = 0.5
 #: A wait is too long where it takes this share of the time until the answer is due, and at least so many seconds.
@@ -129,6 +133,34 @@ _LONG_SHARE = 0.1
 _LONG_S = 0.01
 #: How long a device that is asked to leave is to stay away.
 YIELD_S = 2.0
+
+
+class ReturnLine:
+    """When each refused device is to come back: one after another, in a line that they need not stand in.
+
+    Told the same time, they would come back together, be refused again, and take the gateway's time. A key has one
+    place, however often it is refused before its time has come.
+    """
+
+    def __init__(self) -> None:
+        self._end_s = -math.inf
+        self._places: dict[str, float] = {}
+
+    def retry_s(self, key: str, at_least_s: float, *, cost_s: float, now_s: float) -> float:
+        """After how long a key is to come back.
+
+        Args:
+            key: The key that is refused.
+            at_least_s: Before that it would be refused again, whoever else comes.
+            cost_s: What its request takes of the time of all workers together.
+            now_s: The time.
+
+        """
+        at_s = self._places.get(key, -math.inf)
+        if at_s <= now_s:
+            self._end_s = min(max(self._end_s, now_s) + cost_s / _PACE, now_s + _LONGEST_LINE_S)
+            at_s = self._places[key] = self._end_s
+        return max(at_least_s, at_s - now_s)
 
 
 class StandingQueue:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cloud_server.admission import YIELD_S, Forecast, StandingQueue, TailTimes, WaitRatio
+from cloud_server.admission import YIELD_S, Forecast, ReturnLine, StandingQueue, TailTimes, WaitRatio
 from cloud_server.fair_queue import FairQueue
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Denial
@@ -78,6 +78,7 @@ class Dispatcher:
         self._workers = workers
         self._ratio = WaitRatio()
         self._standing = StandingQueue()
+        self._line = ReturnLine()
         self._waiting: dict[int, _Waiting] = {}
         self._running: dict[int, _Running] = {}
 
@@ -100,7 +101,8 @@ class Dispatcher:
             text = f"{self.queued} requests wait already, and this device has its share of the queue"
         else:
             return None
-        return Denial(code, text, wire.Load(queue_s=forecast.wait_bound_s, retry_s=forecast.retry_s(due_in_s)))
+        retry_s = self._retry_s(device, tail, forecast, due_in_s=due_in_s, now_s=now_s)
+        return Denial(code, text, wire.Load(queue_s=forecast.wait_bound_s, retry_s=retry_s))
 
     @property
     def running(self) -> int:
@@ -134,9 +136,11 @@ class Dispatcher:
         forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
         if not forecast.idle:
             forecast = replace(forecast, wait_bound_s=max(forecast.wait_bound_s, self._standing.mean_s))
-        retry_s = forecast.retry_s(due_in_s) if forecast.is_late(due_in_s) else 0.0
-        if not forecast.idle and self._standing.is_long(now_s=now_s):
-            retry_s = max(retry_s, YIELD_S)
+        retry_s = 0.0
+        stands = not forecast.idle and self._standing.is_long(now_s=now_s)
+        if stands or forecast.is_late(due_in_s):
+            retry_s = self._retry_s(device, tail, forecast, due_in_s=due_in_s, now_s=now_s)
+            retry_s = max(retry_s, YIELD_S) if stands else retry_s
         return wire.Load(queue_s=forecast.wait_bound_s, retry_s=retry_s)
 
     def load_after(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> wire.Load:
@@ -203,6 +207,12 @@ class Dispatcher:
         """Forget all jobs that wait."""
         for job_id in list(self._waiting):
             self.cancel(job_id)
+
+    def _retry_s(
+        self, device: str, tail: Hashable, forecast: Forecast, *, due_in_s: float, now_s: float
+    ) -> float:
+        cost_s = self.times.expected_s(tail) / self._workers
+        return self._line.retry_s(device, forecast.retry_s(due_in_s), cost_s=cost_s, now_s=now_s)
 
     def _give_up(self, late: tuple[int, ...], now_s: float) -> None:
         for job_id in late:

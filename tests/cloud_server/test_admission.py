@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloud_server.admission import StandingQueue, TailTimes, WaitRatio
+from cloud_server.admission import ReturnLine, StandingQueue, TailTimes, WaitRatio
 from cloud_server.dispatcher import Dispatcher
 from cloud_server.fair_queue import FairQueue
 
@@ -146,6 +146,19 @@ def test_waits_that_exceed_their_forecast_widen_the_bound_up_to_a_limit():
     for _ in range(200):
         ratio.observed(100.0, 0.1)
     assert ratio.bound <= 1.5
+
+
+def test_refused_devices_are_told_to_come_back_one_after_another_and_each_has_one_place():
+    line = ReturnLine()
+    first = [line.retry_s(f"device {number}", 0.0, cost_s=0.01, now_s=1.0) for number in range(20)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(first)]
+    assert gaps == pytest.approx([0.1] * 19)
+    for _ in range(1000):
+        assert line.retry_s("device 0", 0.0, cost_s=0.01, now_s=1.0) == first[0]  # it pushes nobody back
+    assert line.retry_s("another", 0.0, cost_s=0.01, now_s=1.0) == pytest.approx(first[-1] + 0.1)
+    assert line.retry_s("late", 5.0, cost_s=0.01, now_s=1.0) == 5.0
+    assert line.retry_s("alone", 0.0, cost_s=0.01, now_s=60.0) == pytest.approx(0.1)
+    assert max(line.retry_s(f"many {n}", 0.0, cost_s=1.0, now_s=60.0) for n in range(1000)) <= 30.0
 
 
 def test_devices_are_asked_to_leave_ever_faster_while_the_queue_stands_and_not_after():
