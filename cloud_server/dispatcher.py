@@ -208,9 +208,7 @@ class Dispatcher:
         for job_id in list(self._waiting):
             self.cancel(job_id)
 
-    def _retry_s(
-        self, device: str, tail: Hashable, forecast: Forecast, *, due_in_s: float, now_s: float
-    ) -> float:
+    def _retry_s(self, device: str, tail: Hashable, forecast: Forecast, *, due_in_s: float, now_s: float) -> float:
         cost_s = self.times.expected_s(tail) / self._workers
         return self._line.retry_s(device, forecast.retry_s(due_in_s), cost_s=cost_s, now_s=now_s)
 
