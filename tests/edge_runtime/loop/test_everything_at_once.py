@@ -94,6 +94,7 @@ def test_each_frame_has_one_answer_and_it_is_its_own(
             yield device.frame()
 
     monkeypatch.setattr(CutBackoff, "allows", lambda *_, **__: True)  # what was refused is tried again at once
+    monkeypatch.setattr(CutBackoff, "asks_first", lambda *_, **__: False)  # and nobody is asked before
     monkeypatch.setattr(Head, "features", unsteady)
     monkeypatch.setattr(Reservation, "send", noted)
     fickle(scripted, chance)
