@@ -142,6 +142,7 @@ def allow(path: Path, name: str, key: str, *, weight: int = 1) -> None:
             f"device name {name!r}", remedy="use letters, digits, dot, dash and underscore, 64 at most"
         )
     public = parse_public(key, f"key of {name}").decode()
+    _forget(revoked_path(path), public)
     with _editing(path) as lines:
         devices, _ = parse(b"".join(lines), str(path))
         if public in devices:
@@ -158,17 +159,43 @@ def allow(path: Path, name: str, key: str, *, weight: int = 1) -> None:
         lines.append(f"{name} {public}{f' weight={weight}' if weight != 1 else ''}\n".encode())
 
 
-def revoke(path: Path, name: str) -> None:
-    """Take a device off the list; the running server refuses its next message. `MissingInputError` if unknown."""
+def revoked_path(path: Path) -> Path:
+    """The file beside the list that remembers revoked keys, one ``NAME PUBLICKEY`` a line."""
+    return path.with_name(f"{path.name}.revoked")
+
+
+def revoke(path: Path, name: str, *, remember: bool = True) -> None:
+    """Take a device off the list; the running server refuses its next message.
+
+    Args:
+        path: The list.
+        name: The device.
+        remember: Note the key in `revoked_path`, so that a deployment does not admit it again by itself.
+
+    Raises:
+        MissingInputError: There is no such device.
+
+    """
     if not path.exists():
         raise MissingInputError(
             f"{path}: not there, so no device is allowed", remedy="name the server's config with -c"
         )
+    keys = [key for key, known in parse(path.read_bytes(), str(path))[0].items() if known == name]
+    if remember and keys:
+        with _editing(revoked_path(path)) as lines:
+            lines += [f"{name} {key}\n".encode() for key in keys if not any(key.encode() in line for line in lines)]
     with _editing(path) as lines:
         kept = [line for line in lines if _name_in(line) != name]
         if len(kept) == len(lines):
             raise MissingInputError(f"{path}: no device {name}", remedy="see 'cloud-server devices list'")
         lines[:] = kept
+
+
+def _forget(path: Path, key: str) -> None:
+    """A key that is allowed by hand is no longer a revoked one."""
+    if path.exists():
+        with _editing(path) as lines:
+            lines[:] = [line for line in lines if key.encode() not in line.split()]
 
 
 @contextmanager

@@ -121,7 +121,10 @@ def make_parser() -> Parser:
     devices = adding.add_parser("devices", help="who may connect").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
-    _with_json(_add(devices, "list", commands.devices_list, "the allowed devices and their public keys"))
+    listed = _with_json(_add(devices, "list", commands.devices_list, "the allowed devices and their public keys"))
+    listed.add_argument(
+        "--revoked", action="store_true", help="those whose keys were revoked, and not allowed since"
+    )
     allow = _add(devices, "allow", commands.devices_allow, "let a device connect, at once")
     allow.add_argument("name", metavar="NAME", help="a name for it, for you and the log")
     allow.add_argument(
@@ -136,6 +139,8 @@ def make_parser() -> Parser:
     )
     revoke = _add(devices, "revoke", commands.devices_revoke, "let a device connect no longer, at once")
     revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")
+    forget = "do not remember its key; else deploy.sh admits it again with --readmit only"
+    revoke.add_argument("--forget", action="store_true", help=forget)
 
     models = adding.add_parser("models", help="the hosted bundles").add_subparsers(
         title="commands", metavar="COMMAND", required=True

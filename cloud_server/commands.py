@@ -21,7 +21,7 @@ from split_model.service import status_file, toml_text
 from split_model.service.config_file import as_plain
 from split_model.service.config_show import as_json, as_toml
 from split_model.service.notify import Notifier
-from split_model.service.status_file import SERVING, boot_s, condition_now
+from split_model.service.status_file import SERVING, boot_s, condition_now, stopped_text
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,6 +46,9 @@ def status(args: argparse.Namespace) -> int:
     except ConfigError:  # a program that runs with an older config is still found in systemd's folder
         config = None
     found = status_file.read(_status_path(config, args), Status, key=KEY)
+    if found is None:
+        print('{"condition":"stopped"}' if args.json else stopped_text(args.config, "cloud-server"))
+        return os.EX_UNAVAILABLE
     condition = condition_now(found)
     if args.json:
         _print_json({"condition": condition, **msgspec.to_builtins(found)})
@@ -108,8 +111,9 @@ def _read_devices(path: Path) -> tuple[dict[str, allow_list.Entry], list[str]]:
 
 
 def devices_list(args: argparse.Namespace) -> None:
-    """Print the allow-list."""
-    devices, complaints = _read_devices(configuration.load(args.config).server.devices)
+    """Print the allow-list, or the keys that were revoked."""
+    path = configuration.load(args.config).server.devices
+    devices, complaints = _read_devices(allow_list.revoked_path(path) if args.revoked else path)
     if args.json:
         _print_json(
             [{"name": entry.name, "public_key": key, "weight": entry.weight} for key, entry in devices.items()]
@@ -137,7 +141,7 @@ def devices_allow(args: argparse.Namespace) -> None:
 
 def devices_revoke(args: argparse.Namespace) -> None:
     """Take a device off the allow-list."""
-    allow_list.revoke(configuration.load(args.config).server.devices, args.name)
+    allow_list.revoke(configuration.load(args.config).server.devices, args.name, remember=not args.forget)
     print(f"{args.name} is refused from its next message on")
 
 

@@ -29,7 +29,7 @@ class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
     """``[server]``: where to listen, whom to trust, what to host.
 
     ``threads``: inferences at a time, by default one a core; ``tail_threads``: cores one inference may use.
-    ``preload``: load every tail at start, in every thread, rather than at its first request.
+    ``preload``: load every tail at start, once a thread, rather than at its first request.
     ``peer_timeout_s``: a device silent for longer is dropped with all it holds here (devices ping every 2 s).
     ``drain_s``: how long a stopping server goes on answering accepted requests.
     """
@@ -49,11 +49,11 @@ class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
 class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
     """``[limits]``: what devices may make this server hold.
 
-    ``queue``: requests waiting for a thread; when it is full, the devices that have some share it equally.
+    ``queue``: requests waiting for a thread; when it is full, the devices that have some share it by their weights.
     ``peers``: connections of allowed devices, and ``connections_per_device`` of one of them. ``open_requests``: of
     one connection at a time. ``request_mib``: one request's features. ``window_kib``: what a device may send ahead
     of our acknowledgement. ``held_mib``: payloads of all requests together; one device may hold as much as is free.
-    ``tail_cache_mib``: model files kept loaded.
+    ``tail_cache_mib``: memory of all loaded tails together, as the kernel counts it (PSS): idle ones go above it.
     ``device_mib_per_s`` and ``device_messages_per_s``: what one device may send. Who sends more is slowed down by
     later acknowledgements and answers; who ignores that is disconnected.
     ``device_gateway_percent``: the same for the time its messages take the gateway, while others send some.

@@ -12,18 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cloud_server.budgets import Budgets, KeyUse
+
 #: Why we ended a connection: the keys of the counter ``ended``.
 Reason = Literal["frames", "budget", "backlog", "no_hello", "revoked"]
 #: A connection's other end, as getpeername gives it.
 Address = object
 
-#: Handshakes a key may make at once, and then in a second. A device that flaps needs fewer.
-HANDSHAKE_BURST = 20
-HANDSHAKES_PER_S = 1.0
-#: A key may use this many seconds of its rate at once.
-BURST_S = 2.0
-#: And of its share of the gateway's time: others wait meanwhile.
-GATEWAY_BURST_S = 1.0
 #: A key deeper in debt than this ignores our acknowledgements: a device that waits for them never gets there.
 DEBT_S = 2.0
 #: A key counts as sending messages for this long after its last one.
@@ -43,75 +38,6 @@ _UNSEEN_BYTES = 1 << 10
 _SHORT_BYTES, _SHORT_HEAD_BYTES, _LONG_HEAD_BYTES = 222, 35, 42
 #: Issued routing ids of handshakes that were never finished, at most.
 _MAX_ISSUED = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budgets:
-    """What one key may use over all its connections, and what one connection may keep us from seeing.
-
-    ``gateway_share``: of the gateway's time, while other keys send messages too.
-    """
-
-    bytes_per_s: float = float(128 << 20)
-    messages_per_s: float = 10_000.0
-    gateway_share: float = 0.1
-    window_bytes: int = 8 << 20
-
-
-class Bucket:
-    """A token bucket that may go into debt."""
-
-    def __init__(self, rate: float, burst: float, now_s: float) -> None:
-        self._rate, self._burst, self._level, self._now_s = rate, burst, burst, now_s
-
-    def spend(self, amount: float, now_s: float) -> float:
-        """Take ``amount``. Returns the seconds until the debt, if there is one, is paid."""
-        if not amount and self._level >= 0.0:
-            return 0.0
-        self._fill(now_s)
-        self._level -= amount
-        return 0.0 if self._level >= 0.0 else -self._level / self._rate
-
-    def try_spend(self, amount: float, now_s: float) -> bool:
-        """Take ``amount`` if that makes no debt."""
-        self._fill(now_s)
-        if self._level < amount:
-            return False
-        self._level -= amount
-        return True
-
-    def _fill(self, now_s: float) -> None:
-        if now_s > self._now_s:
-            level = self._level + (now_s - self._now_s) * self._rate
-            self._level = min(self._burst, level)
-        self._now_s = now_s
-
-
-class KeyUse:
-    """What one key has used."""
-
-    def __init__(self, budgets: Budgets, now_s: float) -> None:
-        self.handshakes = Bucket(HANDSHAKES_PER_S, float(HANDSHAKE_BURST), now_s)
-        self.shut_until_s = now_s
-        self.limit(budgets, now_s)
-
-    def limit(self, budgets: Budgets, now_s: float) -> None:
-        """Take up other budgets."""
-        self._messages = Bucket(budgets.messages_per_s, budgets.messages_per_s * BURST_S, now_s)
-        self._bytes = Bucket(budgets.bytes_per_s, budgets.bytes_per_s * BURST_S, now_s)
-        self._gateway = Bucket(budgets.gateway_share, budgets.gateway_share * GATEWAY_BURST_S, now_s)
-
-    def spend(self, messages: int, size_bytes: int, now_s: float) -> float:
-        """Charge messages. Returns the seconds until the key is out of debt."""
-        return max(
-            self._messages.spend(messages, now_s),
-            self._bytes.spend(size_bytes, now_s),
-            self._gateway.spend(0, now_s),
-        )
-
-    def spend_gateway(self, seconds: float, now_s: float) -> None:
-        """Charge time of the gateway; the next message waits for the debt."""
-        self._gateway.spend(seconds, now_s)
 
 
 @dataclass(eq=False, slots=True)
@@ -184,15 +110,17 @@ class Connections:
         self.closed(fd)
         self._by_fd[fd] = Connection(fd, address, self._next(), now_s)
 
-    def closed(self, fd: int) -> None:
-        """A connection is gone."""
+    def closed(self, fd: int) -> bytes:
+        """A connection is gone. Returns its routing id, empty where it never sent a message."""
         connection = self._by_fd.pop(fd, None)
-        if connection is not None and connection.routing_id:
-            del self._by_id[connection.routing_id]
-            of_key = self._by_key[connection.key]
-            del of_key[connection.routing_id]
-            if not of_key:
-                del self._by_key[connection.key]
+        if connection is None or not connection.routing_id:
+            return b""
+        del self._by_id[connection.routing_id]
+        of_key = self._by_key[connection.key]
+        del of_key[connection.routing_id]
+        if not of_key:
+            del self._by_key[connection.key]
+        return connection.routing_id
 
     def find(self, routing_id: bytes) -> Connection | None:
         """The connection with this routing id, if it has sent a message before."""

@@ -20,7 +20,7 @@ from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
 from split_model.protocol.keys import read_pair
 from split_model.service import status_file
-from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
+from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, warning
 from split_model.service.status_file import SERVING, condition_now
 
 _CONNECT_S = 2.0
@@ -66,7 +66,6 @@ def examine(
         yield attempt("backend", lambda: _run_once(tails[0], config.server.tail_threads))
         yield _memory(tails[0], config)
     yield _devices(config)
-    yield from of_disk(Path(os.environ.get("STATE_DIRECTORY", "/var/lib/cloud-server")))
     yield _program(config, status_path)
 
 
@@ -90,9 +89,9 @@ def _run_once(tails: TailSet, threads: int) -> str:
 
 
 def _memory(tails: TailSet, config: Config) -> Finding:
-    """Each thread may hold its share of `tail_cache_mib`, and takes about three times a tail's file."""
+    """Loaded tails take three times their files, and are dropped above `tail_cache_mib`, but for those that run."""
     files = sum(tail.cut.tail.size_bytes for tail in tails.tails.values())
-    needed = min(files * config.server.threads, config.limits.tail_cache_mib << 20) * 3
+    needed = min(files * config.server.threads * 3, config.limits.tail_cache_mib << 20)
     available = psutil.virtual_memory().available
     text = f"{available / 1e6:.0f} MB available; the tails of {config.server.threads} threads take about "
     text += f"{needed / 1e6:.0f} MB"
@@ -125,10 +124,10 @@ def _program(config: Config, path: Path | None) -> Finding:
     if path is not None:
         try:
             found = status_file.read(path, status.Status, key=status.KEY)
-            condition = condition_now(found)
         except SplitModelError as error:
-            condition = error.problem
-        else:
+            return warning("program", error.problem, error.remedy)
+        if found is not None:
+            condition = condition_now(found)
             if condition in SERVING:
                 if found.reload_error:
                     return warning("program", f"the changed config was refused: {found.reload_error}",

@@ -4,7 +4,7 @@ An engine takes jobs and hands back exactly one outcome for each that it accepte
 It knows nothing of devices and sockets; a cluster can stand in for it behind the same interface.
 """
 
-# Over 300 lines: one lock guards all that its threads share.
+# Over 300 lines: the interface of an engine and the workers that have its lock.
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ from contextlib import closing
 import zmq
 
 from cloud_server import descriptors
-from cloud_server.access import SELF_TEST_S, Gatekeeper, endpoint_of, secure, self_test, user_of
+from cloud_server.access import SELF_TEST_S, Gatekeeper, self_test, user_of
 from cloud_server.allow_list import AllowList
-from cloud_server.connections import HANDSHAKE_S, Connection, Connections, Reason
+from cloud_server.connections import Connection, Connections, Reason
 from cloud_server.descriptors import ConnectionMonitor
-from cloud_server.errors import ListenError
 from cloud_server.folder_watch import FolderWatch
+from cloud_server.listening import bind, configure
 from cloud_server.mailbox import Mailbox
 from cloud_server.outbox import Outbox, send_replies
 from cloud_server.sessions import Reply, Sessions
@@ -40,11 +40,6 @@ _SWEEP_S = 0.5
 _LOOK_S = 0.1
 #: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
 _READING_S = 30e-6
-#: Room for CURVE's and ZMTP's framing around the largest chunk.
-_FRAMING_BYTES = 1 << 10
-#: Replies waiting for one device: an acknowledgement for every chunk of a window, and the answers.
-_SEND_MESSAGES = 128
-_RECEIVE_MESSAGES = 64
 _FAREWELL_MS = 500
 _ROUTING_ID_BYTES = 16
 #: A flag as a plain number: converting pyzmq's takes longer than receiving a frame.
@@ -85,10 +80,10 @@ class Gateway:
         try:
             self._monitor = ConnectionMonitor(self._context, self._router)
             self.gate = Gatekeeper(self._context, allow_list, self.connections, clock)
-            _configure(self._router, keys, ipv6="[" in listen)
+            configure(self._router, keys, ipv6="[" in listen)
             allow_list.refresh()
             self_test(self._context, self._router, self.gate, self.connections, keys.public, within_s=self_test_s)
-            self.endpoint = _bind(self._router, listen)
+            self.endpoint = bind(self._router, listen)
         except BaseException:
             self.close()
             raise
@@ -141,7 +136,7 @@ class Gateway:
     def _do_ready(self, sessions: Sessions, ready: set[Source]) -> None:
         """Everything that is here by now: connections, handshakes, results, messages; and what follows at once."""
         if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
-            self._hear_of_connections()  # before their handshakes are answered
+            self._hear_of_connections(sessions)  # before their handshakes are answered
             self.gate.answer_all()
         if self.mailbox.fd in ready:
             for outcome in self.mailbox.take():
@@ -184,7 +179,7 @@ class Gateway:
             if user_id is None:
                 sessions.counters.unauthenticated += 1
                 return
-            connection = self._connection_of(routing_id, user_id, frames[-1])
+            connection = self._connection_of(sessions, routing_id, user_id, frames[-1])
         if connection is None or connection.ended:
             sessions.counters.strays += 1
             return
@@ -211,27 +206,31 @@ class Gateway:
         used_s = self._cpu_clock() - self._began_s + messages * _READING_S
         self.connections.spend_gateway(connection, used_s, now_s)
 
-    def _connection_of(self, routing_id: bytes, user_id: str, frame: zmq.Frame) -> Connection | None:
+    def _connection_of(
+        self, sessions: Sessions, routing_id: bytes, user_id: str, frame: zmq.Frame
+    ) -> Connection | None:
         connection = self.connections.find(routing_id)
         if connection is not None:
             return connection
-        self._hear_of_connections()
+        self._hear_of_connections(sessions)
         return self.connections.meet(routing_id, user_id, descriptors.fd_of(frame), self._clock())
 
     def _too_many_frames(self, sessions: Sessions, routing_id: bytes, part: zmq.Frame) -> None:
         """End all connections of the key at once; the rest of the message is read and thrown away."""
         user_id = user_of(part)
-        if user_id is not None and self._connection_of(routing_id, user_id, part) is not None:
+        if user_id is not None and self._connection_of(sessions, routing_id, user_id, part) is not None:
             self._end(sessions, self.connections.shut_out(user_id, self._clock()), "frames")
         while part.more:
             part = self._router.recv(copy=False)
 
-    def _hear_of_connections(self) -> None:
+    def _hear_of_connections(self, sessions: Sessions) -> None:
+        """Learn which came and went. The place of one that is gone is free at once for its device."""
         for fd, opened in self._monitor.take():
+            gone = self.connections.closed(fd)
+            if gone:
+                sessions.drop(gone)
             address = descriptors.address_of(fd) if opened else None
-            if address is None:
-                self.connections.closed(fd)
-            else:
+            if address is not None:
                 self.connections.opened(fd, address, self._clock())
 
     def _end(self, sessions: Sessions, connections: list[Connection], reason: Reason) -> None:
@@ -280,33 +279,3 @@ def _new_routing_id() -> bytes:
 
 def _received_bytes(connection: Connection) -> int | None:
     return descriptors.received_bytes(connection.fd, connection.address)
-
-
-def _configure(router: zmq.Socket[bytes], keys: KeyPair, *, ipv6: bool) -> None:
-    """Every option of the listening socket; what each is for is in the design's section on the wire."""
-    secure(router, keys)
-    router.linger = 0
-    router.maxmsgsize = wire.MAX_CHUNK_BYTES + wire.MAX_HEADER_BYTES + _FRAMING_BYTES
-    router.sndtimeo = 0
-    router.sndhwm = _SEND_MESSAGES
-    router.rcvhwm = _RECEIVE_MESSAGES
-    router.handshake_ivl = int(HANDSHAKE_S * 1000)
-    router.router_mandatory = True
-    router.router_handover = False
-    router.tcp_keepalive = 1
-    router.tcp_keepalive_idle = 10
-    router.tcp_keepalive_intvl = 5
-    router.tcp_keepalive_cnt = 3
-    router.setsockopt(zmq.TCP_MAXRT, 30_000)  # a peer that vanished with replies on the way to it
-    router.ipv6 = ipv6
-
-
-def _bind(router: zmq.Socket[bytes], listen: str) -> str:
-    try:
-        router.bind(listen)
-    except zmq.ZMQError as error:
-        reason = zmq.strerror(error.errno or 0)
-        raise ListenError(
-            f"{listen}: {reason}", remedy="change [server] listen or stop who listens there"
-        ) from None
-    return endpoint_of(router)

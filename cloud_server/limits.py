@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cloud_server.connections import Budgets
+from cloud_server.budgets import Budgets
 from split_model.protocol import server as protocol
 
 

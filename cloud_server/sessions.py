@@ -4,7 +4,7 @@ The gateway brings every message with the key its sender has proved to hold; ans
 Who a device is follows from its key alone. What all of them hold here is bounded by `ServerLimits`.
 """
 
-# Over 300 lines: each message of a peer is decided on here, with what its peers share.
+# Over 300 lines: all peers and their requests are one table, which every event of a peer changes.
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msgspec
 
 from cloud_server import revocation
 from cloud_server.acknowledgements import Acknowledgements
-from cloud_server.connections import Budgets
+from cloud_server.budgets import Budgets
 from cloud_server.counters import Counters
 from cloud_server.engine import Done, Engine, Outcome
 from cloud_server.held_bytes import HeldBytes

@@ -16,6 +16,9 @@ from cloud_server.shared_cache import SharedCache
 from cloud_server.tails import Tail, TailId
 from split_model.interpreter import Interpreter
 
+#: A tail, and the frames that its interpreters take at a time.
+_Key = tuple[TailId, int]
+
 
 @dataclass(eq=False)
 class _Loaded:
@@ -33,6 +36,7 @@ class Borrowed:
     tail: Tail
     interpreter: Interpreter
     fresh: bool
+    batch: int = 1
 
 
 class TailPool:
@@ -69,38 +73,40 @@ class TailPool:
         self._at_start_bytes = (resident_bytes() or 0) - held_bytes()
         self._lock = threading.RLock()  # what the bound is measured by may ask for `interpreters`
         self._loading = threading.Lock()  # one at a time, so that the bound is checked after each
-        self._cache: SharedCache[TailId, _Loaded] = SharedCache()
+        self._cache: SharedCache[_Key, _Loaded] = SharedCache()
 
-    def borrow(self, tail: Tail, *, device: str) -> Borrowed:
+    def borrow(self, tail: Tail, *, device: str, batch: int = 1) -> Borrowed:
         """An interpreter of a tail for one thread, loaded if need be; `give_back` it.
+
+        One for a ``batch`` of frames is another one than that for single frames.
 
         Raises what `Tail.load` raises.
         """
         with self._lock:
-            found = self._cache.get(tail.id)
+            found = self._cache.get((tail.id, batch))
             if found is not None:
-                self._use(tail, found, device)
+                self._use(tail, batch, found, device)
                 if found.idle:
                     found.borrowed += 1
-                    return Borrowed(tail, found.idle.pop(), fresh=False)
+                    return Borrowed(tail, found.idle.pop(), fresh=False, batch=batch)
         with self._loading:
             content = tail.read() if found is None else found.content
-            interpreter = tail.load(content, threads=self._tail_threads)
+            interpreter = tail.load(content, threads=self._tail_threads, batch=batch)
         with self._lock:
-            loaded = self._cache.get(tail.id) or _Loaded(content)
+            loaded = self._cache.get((tail.id, batch)) or _Loaded(content)
             loaded.borrowed += 1
-            self._use(tail, loaded, device)
-        return Borrowed(tail, interpreter, fresh=True)
+            self._use(tail, batch, loaded, device)
+        return Borrowed(tail, interpreter, fresh=True, batch=batch)
 
     def give_back(self, borrowed: Borrowed) -> None:
         """The thread is through with it. After a fresh one's first run the bound is checked."""
         with self._lock:
-            loaded = self._cache.get(borrowed.tail.id)
+            loaded = self._cache.get((borrowed.tail.id, borrowed.batch))
             assert loaded is not None
             loaded.borrowed -= 1
             loaded.idle.append(borrowed.interpreter)
         if borrowed.fresh:
-            self._keep_to_the_bound(borrowed.tail.id)
+            self._keep_to_the_bound((borrowed.tail.id, borrowed.batch))
 
     @property
     def interpreters(self) -> int:
@@ -108,11 +114,11 @@ class TailPool:
         with self._lock:
             return sum(len(one.idle) + one.borrowed for one in self._cache.values())
 
-    def _use(self, tail: Tail, loaded: _Loaded, device: str) -> None:
+    def _use(self, tail: Tail, batch: int, loaded: _Loaded, device: str) -> None:
         size = tail.file.size_bytes
-        self._cache.use(tail.id, loaded, device=device, now_s=self._clock(), size=size)
+        self._cache.use((tail.id, batch), loaded, device=device, now_s=self._clock(), size=size)
 
-    def _keep_to_the_bound(self, last_used: TailId) -> None:
+    def _keep_to_the_bound(self, last_used: _Key) -> None:
         """Drop idle interpreters: first what a tail has beyond one, then whole tails, but not the last used."""
         with self._loading, self._lock:
             if not self._is_over():
@@ -124,7 +130,7 @@ class TailPool:
                 self._is_over, self._clock(), may_go=lambda key: key != last_used and not self._is_borrowed(key)
             )
 
-    def _is_borrowed(self, key: TailId) -> bool:
+    def _is_borrowed(self, key: _Key) -> bool:
         loaded = self._cache.get(key)
         return loaded is not None and loaded.borrowed > 0
 

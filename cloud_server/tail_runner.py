@@ -13,7 +13,8 @@ import numpy as np
 
 from cloud_server.jobs import Done, Job, Outcome, failed
 from cloud_server.tail_pool import Borrowed, TailPool
-from cloud_server.tails import TailId, TailSet, UnknownReleaseError
+from cloud_server.tails import Tail, TailId, TailSet, UnknownReleaseError
+from split_model.arrays import Array
 from split_model.errors import SplitModelError
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 _TAIL_WITHIN_S = 120.0
 #: Runs after which a tail's time is known, and how much one more run moves it.
 _KNOWN_AFTER, _MOVES = 4, 0.25
+#: Frames of one tail that are run at a time where several short ones wait. Measured: 0.028 ms a frame and not 0.09
+#: for the tail at cut 59 of EfficientNet-Lite0, whose weights are then read once; eight at a time gain no more.
+BATCH = 4
 
 
 class RunTimes:
@@ -81,6 +85,7 @@ class TailRunner:
     ) -> None:
         self.tails = tails
         self.times = RunTimes()
+        self._batches: dict[TailId, bool] = {}  # whether a tail may run several frames at once, as far as known
         self._pool = pool
         self._clock = clock
         self._tail_threads = tail_threads
@@ -92,18 +97,94 @@ class TailRunner:
             return []
         task = f"{threading.current_thread().name}, cut {jobs[0].tail.cut.index}"
         with self._beats.work(task, within_s=_TAIL_WITHIN_S):
-            began_s, began_cpu_s = self._clock(), time.thread_time()
             ran: list[Ran] = []
-            for job in jobs:
-                outcome, was_loaded = self._run(job)
-                now_s, now_cpu_s = self._clock(), time.thread_time()
-                used_s = busy_s = now_s - began_s  # loading and plans are its time too
+            for group in self._groups(jobs):
+                began_s, began_cpu_s = self._clock(), time.thread_time()
+                outcomes, was_loaded = self._run_group(group)
+                used_s = busy_s = self._clock() - began_s  # loading and plans are its time too
                 if was_loaded:  # but not waiting for a processor, for that says nothing about the job
-                    used_s = min(used_s, (now_cpu_s - began_cpu_s) * self._tail_threads)
-                    self.times.note(job.tail.id, used_s)
-                ran.append(Ran(outcome, used_s, busy_s, not was_loaded))
-                began_s, began_cpu_s = now_s, now_cpu_s
+                    used_s = min(used_s, (time.thread_time() - began_cpu_s) * self._tail_threads)
+                    self.times.note(group[0].tail.id, used_s / len(group))
+                share = 1 / len(group)
+                ran += [Ran(outcome, used_s * share, busy_s * share, not was_loaded) for outcome in outcomes]
         return ran
+
+    def _groups(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
+        """Jobs that are run at a time: of several of one tail, as many as a batch has."""
+        groups: list[list[Job]] = []
+        for job in jobs:
+            last = groups[-1] if groups else []
+            if (
+                last
+                and len(last) < BATCH
+                and last[0].tail is job.tail
+                and self._batches.get(job.tail.id) is not False
+            ):
+                last.append(job)
+            else:
+                groups.append([job])
+        return list(groups)
+
+    def _run_group(self, group: Sequence[Job]) -> tuple[list[Outcome], bool]:
+        """Run one job, or several of one tail. Returns the outcomes, and whether what ran was loaded before."""
+        if len(group) > 1:
+            features = [self._features(job) for job in group]
+            if all(isinstance(one, list) for one in features):
+                found = self._run_batch(group, [one for one in features if isinstance(one, list)])
+                if found is not None:
+                    return found
+        ran = [self._run(job) for job in group]
+        return [outcome for outcome, _ in ran], all(was_loaded for _, was_loaded in ran)
+
+    def _features(self, job: Job) -> list[Array] | None:
+        """A job's features; None where they cannot be had, for a reason that `_run` tells."""
+        try:
+            return self.tails.features(job.tail, job.release, job.payload, device=job.device)
+        except (SplitModelError, ValueError):
+            return None
+
+    def _run_batch(self, group: Sequence[Job], features: list[list[Array]]) -> tuple[list[Outcome], bool] | None:
+        """Run several jobs at once. None where this tail does not bear it, and is not tried again.
+
+        The first batch of a tail is run one after another as well: the outputs have to be the same to the last bit.
+        """
+        tail, started_s = group[0].tail, self._clock()
+        try:
+            borrowed = self._pool.borrow(tail, device=group[0].device, batch=BATCH)
+        except SplitModelError:
+            self._batches[tail.id] = False
+            return None
+        try:
+            spare = BATCH - len(features)
+            rows = [
+                np.concatenate([*arrays, *[np.zeros_like(arrays[0])] * spare])
+                for arrays in zip(*features, strict=True)
+            ]
+            outputs = borrowed.interpreter.run(rows)
+            apart = [[output[number : number + 1] for output in outputs] for number in range(len(group))]
+            if tail.id not in self._batches:
+                self._batches[tail.id] = self._is_same(tail, features, apart)
+        except SplitModelError:
+            self._batches[tail.id] = False
+        finally:
+            self._pool.give_back(borrowed)
+        if not self._batches[tail.id]:
+            return None
+        done = [self._done(job, of, started_s) for job, of in zip(group, apart, strict=True)]
+        return list(done), not borrowed.fresh
+
+    def _is_same(self, tail: Tail, features: list[list[Array]], apart: list[list[Array]]) -> bool:
+        """Whether the tail gives the same outputs frame by frame."""
+        borrowed = self._pool.borrow(tail, device="")
+        try:
+            singly = [borrowed.interpreter.run(of) for of in features]
+        finally:
+            self._pool.give_back(borrowed)
+        return all(
+            len(one) == len(other)
+            and all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+            for one, other in zip(singly, apart, strict=True)
+        )
 
     def _run(self, job: Job) -> tuple[Outcome, bool]:
         """Run one job. Returns its outcome, and whether its tail was loaded before."""
@@ -128,7 +209,9 @@ class TailRunner:
     def _outputs(self, job: Job, borrowed: Borrowed) -> Done:
         started_s = self._clock()  # loading is waiting: it says nothing about how long this tail runs
         features = self.tails.features(job.tail, job.release, job.payload, device=job.device)
-        outputs = borrowed.interpreter.run(features)
+        return self._done(job, borrowed.interpreter.run(features), started_s)
+
+    def _done(self, job: Job, outputs: list[Array], started_s: float) -> Done:
         return Done(
             job_id=job.job_id,
             tensors=tuple([_tensor(output.dtype.char, output.shape) for output in outputs]),

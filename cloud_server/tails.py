@@ -72,8 +72,8 @@ class Tail:
         """The file's bytes; `BadBundleError` where it is no longer the one of the manifest."""
         return self.bundle.read(self.file)
 
-    def load(self, content: bytes, *, threads: int) -> Interpreter:
-        """An interpreter of the bytes that `read` gave; several may share them.
+    def load(self, content: bytes, *, threads: int, batch: int = 1) -> Interpreter:
+        """An interpreter of the bytes that `read` gave, for ``batch`` frames at a time; several may share them.
 
         Of bytes, not of the file: a file that is rewritten in place while it is mapped ends the process (SIGBUS).
 
@@ -81,8 +81,10 @@ class Tail:
             BadBundleError: Its tensors are not those the manifest names.
 
         """
-        interpreter = open_interpreter(content, source=str(self.path), threads=threads)
-        wanted = [(tensor.shape, tensor.dtype) for tensor in self.cut.tensors]
+        interpreter = open_interpreter(content, source=str(self.path), threads=threads, batch=batch)
+        wanted = [
+            ((batch, *tensor.shape[1:]) if batch > 1 else tensor.shape, tensor.dtype) for tensor in self.cut.tensors
+        ]
         if [(tensor.shape, tensor.dtype) for tensor in interpreter.inputs] != wanted:
             raise BadBundleError(
                 f"{self.path}: its inputs are not the live tensors of cut {self.cut.index}",

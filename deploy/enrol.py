@@ -6,11 +6,11 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-from deploy.errors import DeployError, UnreachableError, UsageError
+from deploy.errors import DeployError, NotAllowedError, UnreachableError, UsageError
 from deploy.remote import Remote
 
 DEFAULT_PORT = 5555
@@ -24,7 +24,8 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 class Server:
     """``address`` and ``public_key`` go into the board's config; ``devices`` are those it admits, key by name.
 
-    ``public_key`` is empty where nobody could tell it; ``reached`` says whether SSH to it works.
+    ``public_key`` is empty where nobody could tell it; ``reached`` says whether SSH to it works. ``revoked``: the
+    names, by key, of those that it must not admit again by itself.
     """
 
     destination: str
@@ -34,6 +35,7 @@ class Server:
     config: str
     reached: Remote | None
     trouble: DeployError | None = None
+    revoked: dict[str, str] = field(default_factory=dict)
 
     def enrolled(self, key: str) -> bool:
         return key in self.devices.values()
@@ -82,6 +84,7 @@ def look(text: str, *, address: str, public_key: str, config: str, connect: Call
         config=config,
         reached=reached,
         trouble=trouble,
+        revoked={entry["public_key"]: entry["name"] for entry in found.get("revoked", [])},
     )
 
 
@@ -99,6 +102,28 @@ def free_name(server: Server, name: str, key: str, *, earlier: str = "", replace
     if replace or holder is None or holder in (key, earlier):
         return name
     return f"{name[:57]}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
+
+
+def refuse_revoked(server: Server, keys: Iterable[str]) -> None:
+    """Refuse a board whose key was revoked at the server, and not allowed there since.
+
+    Args:
+        server: The server.
+        keys: All keys of the board: the one in use first, and those of a rotation.
+
+    Raises:
+        NotAllowedError: One of them was revoked, and the one in use is not on the list.
+
+    """
+    known = [key for key in keys if key]
+    if not known or server.enrolled(known[0]):
+        return
+    for key in known:
+        if key in server.revoked:
+            raise NotAllowedError(
+                f"{server.destination} has revoked this board's key ({server.revoked[key]})",
+                remedy="find out why; --readmit admits it again, and without --server nothing changes there",
+            )
 
 
 def enrol(server: Server, name: str, key: str, *, earlier: str = "", replace: bool = False) -> str:

@@ -53,7 +53,7 @@ class UnfitError(DeployError):
 
 
 class NotAllowedError(DeployError):
-    """Root is needed on the board and not to be had (77)."""
+    """Root is needed on the board and missing, or the server has revoked the board's key (77)."""
 
     exit_code = os.EX_NOPERM
 

@@ -1,5 +1,7 @@
 """One host from the first question to a service that answers: which steps are needed, and doing them in order."""
 
+# Over 300 lines: the steps of one deployment, in their order, with what is said of each.
+
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +17,8 @@ from pathlib import Path
 
 from deploy import configs, enrol
 from deploy.errors import DeployError, UnfitError, UsageError
-from deploy.release import Part, Release, hosted_parts, make_release
+from deploy.locks import SYSTEM_PACKAGES
+from deploy.release import Part, Release, extras_of, hosted_parts, make_release
 from deploy.remote import Remote
 from deploy.target import Facts, choose_target, clock_warning, read_facts
 from deploy.wheelhouse import wheels_for
@@ -45,7 +48,9 @@ class Job:
 
     ``parts``: the bundles. ``first_config``: for a machine that has none. ``configs``: texts by path, for every
     machine. ``keep_hosted``: a server keeps the bundles it has. ``server_config``: the server's config file, there.
-    ``name``, ``replace``: the board's name at the server, and whether it takes that away from another.
+    ``name``, ``replace``: the board's name at the server, and whether it takes that away from another. ``readmit``:
+    whether a board whose key was revoked there is admitted again. ``extras``: what it gets besides, ``without``:
+    what of that it loses; a board keeps what it has.
     """
 
     program: str
@@ -57,8 +62,11 @@ class Job:
     server_config: str = SERVER_CONFIG
     name: str = ""
     replace: bool = False
+    readmit: bool = False
     keep_hosted: bool = False
     dry_run: bool = False
+    extras: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
 
 
 class Installation:
@@ -87,6 +95,7 @@ class Installation:
         if facts.unfinished and facts.root and not job.dry_run:
             self._begin()
             facts = self._facts()
+        self._refuse_revoked(facts)
         warning = clock_warning(facts, now_s=self._now())
         if warning:
             self._say(f"warning: {warning}")
@@ -95,6 +104,8 @@ class Installation:
         offers = self._offers(facts)
         fresh = facts.release == release.name and all(facts.offered.get(path) == sha for sha, path, _ in offers)
         missing = release.missing(stored=facts.stored, environments=facts.environments)
+        if job.extras and not job.dry_run:
+            self._packages(job.extras)
         if fresh and facts.active == "active" and not facts.unfinished:
             self._settled(facts)
             return
@@ -119,6 +130,17 @@ class Installation:
             self._say(line)
         self.outcome.result = "deployed" if not self.outcome.pending else "deployed, not enrolled"
         self.outcome.doctor = self._step("doctor")
+
+    def _refuse_revoked(self, facts: Facts) -> None:
+        server = self._job.server
+        if server is not None and not self._job.readmit:
+            enrol.refuse_revoked(server, (facts.public_key, facts.earlier_key, facts.next_key))
+
+    def _packages(self, extras: Iterable[str]) -> None:
+        """Packages of the machine's own system. Without them an extra does less; that is said."""
+        for extra in sorted(SYSTEM_PACKAGES.keys() & set(extras)):
+            for line in self._step("packages", *SYSTEM_PACKAGES[extra]).splitlines():
+                self._say(line)
 
     def _begin(self) -> None:
         for line in self._step("begin").splitlines():
@@ -154,7 +176,9 @@ class Installation:
         self._say(f"check    {facts.machine}, Python {'.'.join(map(str, target.python.version))}, "
                   f"glibc {'.'.join(map(str, target.glibc))}: fits")  # fmt: skip
         hosted = hosted_parts(facts.manifest) if job.keep_hosted else ()
-        return make_release(job.program, target, wheels_for(target, job.backend), [*hosted, *job.parts])
+        extras = (job.extras | extras_of(facts.manifest)) - job.without
+        wheels = wheels_for(target, job.backend, extras)
+        return make_release(job.program, target, wheels, [*hosted, *job.parts], extras=extras)
 
     def _settled(self, facts: Facts) -> None:
         """The release is in use and the service runs; what may still be open is the server."""

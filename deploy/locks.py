@@ -3,7 +3,8 @@
 pip evaluates a dependency's markers for the interpreter it runs in, not for the one it downloads for. So what a
 board needs is settled here, once, in the target's own environment, and a deployment downloads precisely that:
 ``pip download --no-deps --require-hashes``. The versions are those of ``constraints.txt``. To make the files again
-after a change there (in the development environment, for it needs ``packaging``)::
+after a change there (in the development environment, for it needs ``packaging``). A folder of an extra's name has
+what that needs besides::
 
     python -m deploy.locks
 """
@@ -30,17 +31,31 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "deploy" / "locks"
 #: By backend: the extras of setup.cfg a machine gets, the constraints, and the newest Python 3 with wheels.
 BACKENDS = {
-    "litert": (("litert", "images"), "constraints.txt", 13),
+    "litert": (("litert", "images"), "constraints.txt", 14),
     "legacy": (("legacy", "images"), "constraints-legacy.txt", 11),
+}
+#: What a board gets besides with ``--with NAME``: an extra of setup.cfg of the same name.
+EXTRAS = ("camera", "heif")
+#: What an extra needs of a machine's own system, beside its wheels: GStreamer, and a Raspberry Pi's camera.
+SYSTEM_PACKAGES = {
+    "camera": (
+        "python3-gi",
+        "gir1.2-gst-plugins-base-1.0",
+        "gstreamer1.0-plugins-base",
+        "gstreamer1.0-plugins-good",
+        "gstreamer1.0-plugins-bad",
+        "gstreamer1.0-libav",
+        "python3-picamera2",
+    )
 }
 #: Wheels are chosen for systems at least as new as this: Debian 11 has 2.31, Ubuntu 22.04 has 2.35.
 _GLIBC = {"litert": (2, 31), "legacy": (2, 35)}
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})")
 
 
-def lock_path(target: Target, backend: str) -> Path:
-    """The lock file for a target; `UnfitError` where there is none."""
-    path = FOLDER / f"{backend}-{target.name}.txt"
+def lock_path(target: Target, backend: str, extra: str = "") -> Path:
+    """The lock file for a target, or what an ``extra`` needs besides; `UnfitError` where there is none."""
+    path = FOLDER / extra / f"{backend}-{target.name}.txt"
     if not path.is_file():
         raise UnfitError(
             f"there is no lock for {target.name} with the backend {backend}", remedy=f"choose one of {_known()}"
@@ -123,8 +138,8 @@ def _found(requirements: list[str], target: Target, scratch: Path) -> list[dict[
     return installs
 
 
-def resolve(target: Target, backend: str) -> dict[str, tuple[str, str]]:
-    """Name: version and SHA-256 of everything a machine of this kind needs, to the last dependency."""
+def resolve(target: Target, backend: str, *more: str) -> dict[str, tuple[str, str]]:
+    """Name: version and SHA-256 of everything a machine of this kind needs, with ``more`` extras."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -132,7 +147,7 @@ def resolve(target: Target, backend: str) -> dict[str, tuple[str, str]]:
     environment = _environment(target)
     pins = _pins(ROOT / constraints, environment)
     settled: dict[str, tuple[str, str]] = {}
-    waiting = [Requirement(text) for text in _wanted(extras)]
+    waiting = [Requirement(text) for text in _wanted((*extras, *more))]
     while waiting:
         new: dict[str, Requirement] = {}
         for requirement in waiting:
@@ -157,15 +172,21 @@ def main() -> None:
     """Write every lock file again."""
     FOLDER.mkdir(exist_ok=True)
     for backend, target in targets():
-        settled = resolve(target, backend)
-        lines = [
-            f"# {target.name}, backend {backend}, for glibc 2.{target.glibc[1]}; made by 'python -m deploy.locks'"
-        ]
-        lines += [
-            f"{name}=={version} --hash=sha256:{sha256}" for name, (version, sha256) in sorted(settled.items())
-        ]
-        (FOLDER / f"{backend}-{target.name}.txt").write_text("\n".join(lines) + "\n")
-        print(f"{backend}-{target.name}: {len(settled)} wheels", flush=True)
+        base = resolve(target, backend)
+        _write(target, backend, base)
+        for extra in EXTRAS:
+            found = resolve(target, backend, extra)
+            _write(target, backend, {name: found[name] for name in found.keys() - base.keys()}, extra)
+
+
+def _write(target: Target, backend: str, settled: dict[str, tuple[str, str]], extra: str = "") -> None:
+    what = f"{target.name}, backend {backend}{extra and f', extra {extra}'}, for glibc 2.{target.glibc[1]}"
+    lines = [f"# {what}; made by 'python -m deploy.locks'"]
+    lines += [f"{name}=={version} --hash=sha256:{sha256}" for name, (version, sha256) in sorted(settled.items())]
+    path = FOLDER / extra / f"{backend}-{target.name}.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    print(f"{path.relative_to(FOLDER)}: {len(settled)} wheels", flush=True)
 
 
 if __name__ == "__main__":

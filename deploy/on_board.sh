@@ -65,7 +65,7 @@ step_facts() {
     place=$home
     while [ ! -d "$place" ]; do place=$(dirname "$place"); done
     echo "disk_kib $(df -Pk "$place" | awk 'NR == 2 { print $4 }')"
-    for python in python3.13 python3.12 python3.11 python3.10 python3; do
+    for python in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
         path=$(command -v $python) || continue
         "$path" - "$path" <<'PYTHON' || true
 import importlib.util, os, struct, sys
@@ -88,6 +88,45 @@ PYTHON
         public=${key%.key}$stage.pub
         [ ! -r "$public" ] || echo "public_key$stage $(cat "$public")"
     done
+}
+
+# --- packages NAME...: packages of this system that are there to be had and not installed. ----------------------------
+
+step_packages() {
+    command -v apt-get >/dev/null || {
+        echo "packages this system has no apt-get; install what docs/sources.md names for its cameras"
+        return
+    }
+    if ! apt-cache show --quiet=0 python3-gi >/dev/null 2>&1; then
+        timeout 300 apt-get update -qq >/dev/null 2>&1 || true # a fresh system knows of no packages yet
+    fi
+    missing=$(missing_packages "$@")
+    [ -n "$missing" ] || return 0
+    log=$(mktemp)
+    if install_packages || { timeout 300 apt-get update -qq >"$log" 2>&1 && missing=$(missing_packages "$@") && install_packages; }; then
+        echo "packages installed: $missing"
+    else
+        echo "packages not installed ($missing): $(tail -n 1 "$log" | cut -c1-300 | tr -cd '\40-\176')"
+        echo "packages OpenCV works without them; for pipelines and a Pi's camera run this again with the internet there"
+    fi
+    rm -f "$log"
+}
+
+# Those that are known here, or all where none is; one that no archive has, as picamera2 outside Raspberry Pi OS, is left out.
+missing_packages() {
+    found=
+    for package in "$@"; do
+        dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed && continue
+        apt-cache show --quiet=0 "$package" >/dev/null 2>&1 && found="$found $package"
+    done
+    echo "${found# }"
+}
+
+install_packages() {
+    [ -n "$missing" ] || return 1
+    # shellcheck disable=SC2086  # a list
+    DEBIAN_FRONTEND=noninteractive timeout 900 apt-get install -y -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=120 $missing >"$log" 2>&1
 }
 
 # --- receive: files come as a tar on standard input, each named by its hash. ----------------------------------------
@@ -137,6 +176,7 @@ step_install() {
     [ -f "$home/environments/$name/complete" ] || make_environment "$name" "$partial/manifest"
     ln -s "../../environments/$name" "$partial/venv"
     ln -s venv/bin "$partial/bin"
+    link_client "$partial" "$home/environments/$name"
     while read -r kind hash path; do
         case $kind in
         bundle) path=$partial/$path ;;
@@ -151,6 +191,16 @@ step_install() {
     sync -f "$partial"
     mv "$partial" "$home/releases/$release"
     note "installed $release"
+}
+
+# For programs of this machine's own Python: our packages alone, without those that they stand on.
+link_client() { # RELEASE ENVIRONMENT
+    mkdir "$1/client"
+    for package in edge_runtime split_model; do
+        for path in "$2"/lib/python3*/site-packages/$package; do
+            ln -s "../venv/${path#"$2"/}" "$1/client/$package"
+        done
+    done
 }
 
 make_environment() {
@@ -560,6 +610,7 @@ place_all() {
     listed "$1" system | while read -r hash path; do place "$home/releases/$1/system/$path" "/$path" "$hash"; done
     systemd-sysusers 2>/dev/null || true
     systemd-tmpfiles --create 2>/dev/null || true
+    [ "$program" != edge-runtime ] || place_client
     mkdir -p "/etc/$program/conf.d"
     shift
     while [ $# -gt 0 ]; do
@@ -569,6 +620,18 @@ place_all() {
     done
     rm -rf "$home/configs"
     systemctl daemon-reload
+}
+
+# One import of the client finds it in every Python of the system. The link 'current' decides which release's.
+place_client() {
+    echo "$home/current/client" >"$home/client.pth"
+    for python in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
+        command -v $python >/dev/null || continue
+        $python -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))' || true
+    done | sort -u | while read -r folder; do
+        case $folder in /usr/*) place "$home/client.pth" "$folder/edge-runtime.pth" "$(sha256 "$home/client.pth")" ;; esac
+    done
+    rm -f "$home/client.pth"
 }
 
 # place SOURCE PATH SHA256: never over an edit of the user's.
@@ -813,7 +876,7 @@ step_uninstall() { # [purge]
 case $step in
 facts) step_facts ;;
 doctor) step_doctor ;;
-begin | receive | install | keys | trial | activate | switch | undo | uninstall)
+begin | packages | receive | install | keys | trial | activate | switch | undo | uninstall)
     # A connection that breaks does not stop a step halfway; the next deployment waits for it.
     trap '' HUP
     mkdir -p "$home"

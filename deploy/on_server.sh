@@ -12,7 +12,9 @@ look)
     keys=$(cloud-server keys show -c "$config" --json)
     shown=$(cloud-server config show -c "$config" --json)
     devices=$(cloud-server devices list -c "$config" --json) || true
-    printf '%s\n' "{\"keys\": $keys, \"config\": $shown, \"devices\": ${devices:-[]}}"
+    # An older cloud-server does not remember them.
+    revoked=$(cloud-server devices list -c "$config" --revoked --json 2>/dev/null) || true
+    printf '%s\n' "{\"keys\": $keys, \"config\": $shown, \"devices\": ${devices:-[]}, \"revoked\": ${revoked:-[]}}"
     ;;
 allow) # NAME KEY [replace]
     [ "${3:-}" != replace ] || cloud-server devices revoke -c "$config" "$1"
@@ -23,5 +25,6 @@ allow) # NAME KEY [replace]
     rm -f "$public"
     exit $ended
     ;;
-revoke) cloud-server devices revoke -c "$config" "$1" ;;
+revoke) # NAME, of a board whose program is taken away by the one who may put it back: nothing to remember
+    cloud-server devices revoke -c "$config" --forget "$1" ;;
 esac

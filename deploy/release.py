@@ -4,6 +4,7 @@ Its manifest is a text of lines ``KIND SHA256 PATH``, which is also what the mac
 name is the manifest's hash: the same content is the same release, and installing it again changes nothing.
 
     program   edge-runtime           python   3.11 /usr/bin/python3.11
+    with      camera                 an extra; the next deployment keeps it
     wheel     SHA256 numpy-....whl   in the release's Python environment
     bundle    SHA256 bundles/NAME/.. under the release's folder
     system    SHA256 etc/systemd/... placed in the machine's own folders
@@ -48,10 +49,12 @@ class Release:
     program: str
     python: str
     parts: tuple[Part, ...]
+    extras: tuple[str, ...] = ()
 
     @property
     def manifest(self) -> str:
         lines = [f"program {self.program}", f"python {self.python}", f"environment {self.environment}"]
+        lines += [f"with {extra}" for extra in sorted(self.extras)]
         lines += [f"{part.kind} {part.sha256} {part.path}" for part in sorted(self.parts)]
         return "\n".join(lines) + "\n"
 
@@ -106,7 +109,14 @@ def hosted_parts(manifest: str) -> Iterator[Part]:
             yield Part("bundle", path, sha256)
 
 
-def make_release(program: str, target: Target, wheels: Iterable[Path], parts: Iterable[Part]) -> Release:
+def extras_of(manifest: str) -> frozenset[str]:
+    """The extras of a release that a machine has, out of its manifest."""
+    return frozenset(line.partition(" ")[2] for line in manifest.splitlines() if line.startswith("with "))
+
+
+def make_release(
+    program: str, target: Target, wheels: Iterable[Path], parts: Iterable[Part], *, extras: Iterable[str] = ()
+) -> Release:
     """Put a release together, and refuse one whose paths a shell script could trip over."""
     python = f"{target.python.version[0]}.{target.python.version[1]} {target.python.path}"
     wheel_parts = [Part("wheel", path.name, sha256_of(path), path) for path in wheels]
@@ -121,7 +131,7 @@ def make_release(program: str, target: Target, wheels: Iterable[Path], parts: It
             )
         known = by_path.get(part.path)
         by_path[part.path] = part if known is None or known.source is None else known
-    return Release(program, python, tuple(sorted(by_path.values())))
+    return Release(program, python, tuple(sorted(by_path.values())), tuple(sorted(extras)))
 
 
 def _refuse_new_glibc(target: Target, wheels: Iterable[Part]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from deploy.errors import NotAllowedError, UnfitError
 
-PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
+PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
 ARCHITECTURES = ("x86_64", "aarch64")
 #: A clock that is further off than this is told; nothing here depends on it.
 CLOCK_OFF_S = 120
@@ -171,7 +171,7 @@ def _choose_python(pythons: tuple[Python, ...]) -> Python:
     if not known:
         there = ", ".join(".".join(map(str, python.version)) for python in wide) or "none"
         raise UnfitError(
-            f"it needs Python 3.10 to 3.13 and has {there}", remedy="install python3 there, or a newer system"
+            f"it needs Python 3.10 to 3.14 and has {there}", remedy="install python3 there, or a newer system"
         )
     fit = [python for python in known if python.venv]
     if not fit:

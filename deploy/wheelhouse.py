@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,11 +38,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def wheels_for(target: Target, backend: str) -> list[Path]:
-    """Every wheel the target needs: the locked ones, pip's among them, and our own."""
-    lock = lock_path(target, backend)
+def wheels_for(target: Target, backend: str, extras: Iterable[str] = ()) -> list[Path]:
+    """Every wheel the target needs: the locked ones, pip's among them, those of ``extras``, and our own."""
+    locks = [lock_path(target, backend), *(lock_path(target, backend, extra) for extra in sorted(extras))]
     with _locked():
-        return [own_wheel(), *_download(target, lock)]
+        return [own_wheel(), *(wheel for lock in locks for wheel in _download(target, lock))]
 
 
 @contextmanager

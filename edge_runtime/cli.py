@@ -77,6 +77,10 @@ _LEDGER_TELLS = (
     "Read the privacy ledger: spent and left, in whole-input epsilon, and when the budget will be spent "
     "at this rate. Does not disturb a running device."
 )
+_RECORDS_TELLS = (
+    "Print the records of the first sink of kind 'jsonl': from its file, or from the service's journal where it "
+    "writes to standard output. 'split-model report --from' draws them on a workstation."
+)
 _BENCH_TELLS = (
     "Time every head, its release and the whole model on this board, and the link to the server if it can "
     "be reached; say which split is best at which uplink. 'run' uses the figures."
@@ -142,6 +146,14 @@ def _add_looking(adding: Adding[Parser]) -> None:
         description=_LEDGER_TELLS,
     )
     ledger.add_argument("--json", action="store_true", help="print JSON")
+    records = _add(
+        adding,
+        "records",
+        commands.records,
+        "the answers that were kept, as JSON lines",
+        description=_RECORDS_TELLS,
+    )
+    records.add_argument("--last", metavar="TIME", help="the last 30m, 24h or 7d (default: all that is kept)")
 
 
 def _add_bench(adding: Adding[Parser]) -> None:
@@ -184,7 +196,11 @@ def _add_config(adding: Adding[Parser]) -> None:
     config = adding.add_parser("config", help="check or show the config file", epilog=_CONFIG)
     actions = config.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = _add(actions, "check", commands.config_check, "check the file and everything it names", epilog=_CONFIG)
+    connect = "also look up network cameras, and connect to them"
+    check.add_argument("--connect", action="store_true", help=connect)
     check.add_argument("--without-key", action="store_true", help="leave the secret key unread, as a reload must")
+    reload = "refuse also what the running program cannot take up without a restart"
+    check.add_argument("--reload", action="store_true", help=reload)
     text = "print every key with the value in force, and where it is from"
     shown = _add(actions, "show", commands.config_show, text, epilog=_CONFIG)
     shown.add_argument("--json", action="store_true", help="print JSON")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edge_runtime.config.config import Config
 
+log = logging.getLogger(__name__)
+
 #: Its unit, its user, and its folder in /etc.
 _SERVICE = "edge-runtime"
 
@@ -54,13 +56,17 @@ def status(args: argparse.Namespace) -> int:
     """Show what the running program tells of itself."""
     from edge_runtime.config import config
     from edge_runtime.service.show import show
-    from split_model.errors import SplitModelError
+    from split_model.errors import MissingInputError, SplitModelError
 
+    wrong: SplitModelError | None = None
     try:
         device: Config | None = config.load(args.config, check_server_keys=False)
-    except SplitModelError:  # a program that runs with an older config is still found in systemd's folder
-        device = None
-    return show(_status_path(args, device), as_json=args.json, watch_s=args.watch)
+    except SplitModelError as error:  # a program that runs with an older config is still found in systemd's folder
+        device, wrong = None, error
+    path = _status_path(args, device)
+    if isinstance(wrong, MissingInputError) and not path.exists():
+        raise wrong  # a mistyped -c is no stopped program
+    return show(path, config=args.config, as_json=args.json, watch_s=args.watch)
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -69,7 +75,7 @@ def doctor(args: argparse.Namespace) -> int:
     from edge_runtime.service.doctor import examine
     from split_model.errors import SplitModelError
     from split_model.service.findings import show
-    from split_model.service.privileges import step_down
+    from split_model.service.privileges import another_user, step_down
 
     try:
         status = _status_path(args, config.load(args.config, check_server_keys=False))
@@ -82,6 +88,7 @@ def doctor(args: argparse.Namespace) -> int:
         status,
         server=not args.no_server,
         step_down=lambda device: step_down(_SERVICE, config=args.config, state=device.device.state),
+        another_user=lambda device: another_user(_SERVICE, config=args.config, state=device.device.state),
     )
     return show(findings, as_json=args.json)
 
@@ -94,15 +101,21 @@ def bench(args: argparse.Namespace) -> int:
     from edge_runtime.bench.command import Options
     from edge_runtime.bench.table import render
     from edge_runtime.config import config
-    from split_model.errors import ServerUnreachableError
-    from split_model.protocol.keys import read_pair
+    from split_model.errors import ServerUnreachableError, SplitModelError
+    from split_model.protocol.keys import KeyPair, read_pair
     from split_model.service.privileges import step_down
 
     options = Options(
         runs=args.runs, server=not args.no_link, power_meter=args.power_meter, power_baud=args.power_baud
     )
     device = config.load(args.config)
-    keys = read_pair(device.device.key) if options.server else None  # while this may be root, whose key it is
+    keys: KeyPair | SplitModelError | None = None
+    try:  # while this may be root, whose key it is
+        keys = read_pair(device.device.key) if options.server else None
+    except SplitModelError as error:
+        if args.server:
+            raise
+        keys = error  # the board can be measured without it
     step_down(_SERVICE, config=args.config, state=device.device.state)
     report = program.run(device, options, keys)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
@@ -168,15 +181,26 @@ def keys_switch(args: argparse.Namespace) -> int:
 def ledger(args: argparse.Namespace) -> int:
     """Print the privacy ledger."""
     from edge_runtime.config import config
+    from edge_runtime.daemon.plan import Plan
     from edge_runtime.privacy.ledger import read, system_now
-    from edge_runtime.privacy.ledger.status import as_text, ledger_status
+    from edge_runtime.privacy.ledger.state import new_state
+    from edge_runtime.privacy.ledger.status import Prices, as_text, ledger_status, shortfalls
+    from split_model.errors import SplitModelError
 
     device = config.load(args.config)
+    now = system_now()()
     ledger_state = read(device.device.state)
+    try:
+        prices = Plan.of(device).prices
+    except SplitModelError as error:  # what was spent can be told all the same
+        log.warning("what a frame costs is not known: %s", error)
+        prices = Prices()
     if ledger_state is None:
-        print("null" if args.json else "no ledger yet: this device has never been started")
+        lines = ["null"] if args.json else ["no ledger yet: this device has never been started"]
+        short = () if args.json else shortfalls(new_state(now, since_unix_s=0), device.limits, prices)
+        print("\n".join([*lines, *(f"{line}; nothing will leave this device" for line in short)]))
         return 0
-    status = ledger_status(ledger_state, device.limits, system_now()())
+    status = ledger_status(ledger_state, device.limits, now, prices)
     if args.json:
         import msgspec
 
@@ -186,16 +210,48 @@ def ledger(args: argparse.Namespace) -> int:
     return 0
 
 
+def records(args: argparse.Namespace) -> int:
+    """Print the answers that were kept."""
+    import time
+
+    from edge_runtime.config import config
+    from edge_runtime.service.kept_records import kept_records
+    from split_model.service.time_spans import span_s
+
+    since_unix_s = None if args.last is None else time.time() - span_s("--last", args.last)
+    device = config.load(args.config, check_server_keys=False)
+    for line in kept_records(device, unit=f"{_SERVICE}.service", since_unix_s=since_unix_s):
+        sys.stdout.buffer.write(line)
+    return 0
+
+
 def config_check(args: argparse.Namespace) -> int:
     """Check the config and everything it names."""
     from edge_runtime.config import config
-    from edge_runtime.daemon.plan import Plan
+    from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
+    from edge_runtime.service import status as states
+    from split_model.protocol.keys import read_pair
+    from split_model.service import status_file
+    from split_model.service.privileges import another_user, step_down
+    from split_model.service.status_file import condition_now
 
     device, layers = config.load_layers(args.config)
-    plan = Plan.of(device)
-    plan.check()
     if not args.without_key:  # systemd lets nobody but the running service read it
-        plan.read_keys()
+        read_pair(device.device.key)
+    if another_user(_SERVICE, config=args.config, state=device.device.state):
+        step_down(_SERVICE, config=args.config, state=device.device.state)
+    if user := another_user(_SERVICE, config=args.config, state=device.device.state):
+        log.warning("checked as this user, not as %s, who runs the program: use sudo", user)
+    plan = Plan.of(device)
+    if args.reload:
+        running = status_file.read(_status_path(args, device), states.Status, key=states.KEY)
+        if running is not None and condition_now(running) in status_file.SERVING:
+            refuse_what_cannot_change(running.fixed, plan)
+    plan.check()
+    for line in plan.accuracy_lines():
+        log.log(line.level, "%s", line.text)
+    if args.connect:
+        plan.reach_sources()
     print(f"{', '.join(map(str, layers.files))}: good")
     return 0
 

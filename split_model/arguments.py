@@ -37,6 +37,7 @@ def make_parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parse
     _verify_command(commands).set_defaults(func=run["verify"])
     _evaluate_command(commands).set_defaults(func=run["evaluate"])
     _preview_command(commands).set_defaults(func=run["preview"])
+    _audit_command(commands).set_defaults(func=run["audit"])
     _report_command(commands).set_defaults(func=run["report"])
     return parser
 
@@ -202,13 +203,76 @@ def _preview_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     return preview
 
 
+def _audit_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
+    audit = commands.add_parser(
+        "audit",
+        help="attack the releases: what could a server make of what leaves?",
+        description="Attack a bundle's releases with your own pictures, as somebody who knows the bundle, the "
+        "mechanism and other pictures, and say in words what a server could see. Needs the extra 'audit'.",
+        epilog="An interrupted audit goes on where it was. docs/audit.md explains the attackers and the verdicts.",
+    )
+    audit.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by prepare")
+    audit.add_argument("--data", type=Path, required=True, metavar="DATA", help="pictures: some are attacked")
+    audit.add_argument(
+        "-o", "--output", type=_without_ending, required=True, metavar="REPORT", help=".html and .json"
+    )
+    audit.add_argument(
+        "--public", type=Path, metavar="DATA", help="other pictures to learn from (default: the rest of --data)"
+    )
+    audit.add_argument(
+        "--quick", action="store_true", help="minutes in place of an hour; real attackers have longer"
+    )
+    audit.add_argument("--cuts", type=_numbers, metavar="4,7", help="only these cuts (default: all)")
+    audit.add_argument(
+        "--epsilon",
+        type=_reals,
+        default=[4.0, 8.0, 16.0],
+        metavar="4,8,16",
+        help="per value, of the noise release",
+    )
+    audit.add_argument(
+        "--allocation",
+        type=lambda text: text.split(","),
+        default=["auto"],
+        metavar="auto",
+        help="how noise is shared: auto, uniform, rank, optimal, or several, as uniform,rank",
+    )
+    audit.add_argument("--bits", type=int, default=8, metavar="N", help="of the noise release (%(default)s)")
+    audit.add_argument(
+        "--codebook-epsilon", type=_reals, default=[8.0], metavar="8", help="whole-input, of the codebooks"
+    )
+    audit.add_argument("--victims", type=int, metavar="N", help="pictures attacked (16; 6 with --quick)")
+    audit.add_argument(
+        "--network-seconds", type=float, metavar="S", help="to train each inverse network (240; 10 with --quick)"
+    )
+    audit.add_argument("--json", action="store_true", help="print the JSON")
+    return audit
+
+
+def _without_ending(text: str) -> Path:
+    path = Path(text)
+    return path.with_suffix("") if path.suffix in (".html", ".json") else path
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _reals(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
 def _report_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     report = commands.add_parser(
         "report",
         help="draw a run as one self-contained page",
         description="Draw the log of a demonstration, the answers of a device (its JSON lines), or a benchmark.",
     )
-    report.add_argument("run", type=Path, metavar="RUN.jsonl")
+    report.add_argument("run", type=Path, nargs="?", metavar="RUN.jsonl")
     report.add_argument("--pictures", type=Path, metavar="DIR", help="where the pictures of a device's answers lie")
+    board = "fetch the answers that a board has kept, over your own SSH, in place of RUN.jsonl"
+    report.add_argument("--from", dest="board", metavar="[USER@]HOST", help=board)
+    report.add_argument("--last", metavar="TIME", help="with --from: the last 30m, 24h or 7d (default: all it has)")
+    report.add_argument("-F", dest="ssh_config", type=Path, metavar="FILE", help="with --from: as ssh -F")
     report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
     return report

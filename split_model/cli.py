@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "evaluate": _evaluate,
         "preview": _preview,
+        "audit": _audit,
         "report": _report,
     }
     return run_main("split-model", make_parser(commands), argv)
@@ -242,10 +245,27 @@ def _preview(args: argparse.Namespace) -> int:
     return os.EX_OK
 
 
+def _audit(args: argparse.Namespace) -> int:
+    from split_model.audit.command import audit
+
+    return audit(args, _Progress())
+
+
 def _report(args: argparse.Namespace) -> int:
     from split_model.report import write_report
+    from split_model.report.fetch import fetch_records
 
-    write_report(args.run, args.output, args.pictures)
+    if (args.run is None) == (args.board is None):
+        raise UsageError("give either RUN.jsonl or --from", remedy="see 'split-model report --help'")
+    if args.board is None and args.last is not None:
+        raise UsageError("--last goes with --from", remedy="leave it out")
+    with tempfile.TemporaryDirectory(prefix="report-") as scratch:
+        run = args.run
+        if args.board is not None:
+            run = Path(scratch) / f"{args.board.rpartition('@')[2].replace('/', '_')}.jsonl"
+            options = () if args.ssh_config is None else ("-F", str(args.ssh_config))
+            fetch_records(args.board, run, last=args.last, ssh=("ssh", *options))
+        write_report(run, args.output, args.pictures)
     print(args.output)
     return os.EX_OK
 

@@ -76,7 +76,7 @@ def slowdown_here(bundle: Bundle) -> float:
 
 
 def device_text(window: Window, address: str, server_key: str, slowdown: float) -> str:
-    """The defaults as shipped, but for what makes the scene."""
+    """The defaults as shipped, but for what makes the scene; all cuts, as in the simulator."""
     hedge = "hedge = true\n" if window.hedge else ""
     anew = "local_tail_memory_mb = 0\n" if window.anew else ""
     return (
@@ -84,6 +84,7 @@ def device_text(window: Window, address: str, server_key: str, slowdown: float) 
         f'[server]\naddress = "{address}"\npublic_keys = [{json.dumps(server_key)}]\n'
         '[release]\nmechanism = "noise"\nepsilon = 16.0\nallocation = "uniform"\nbits = 5\n'
         f'[privacy]\nwhole_input_budget = "unlimited"\n[planner]\nanswer_within_s = {ANSWER_WITHIN_S}\n{hedge}'
+        'accuracy_floor = "off"\n'
         f"[source]\npath = {json.dumps(str((PHOTOGRAPHS / 'labelled').resolve()))}\nrepeat = 0\n"
         f'interval_s = {INTERVAL_S}\n[sink]\npath = "answers.jsonl"\n[emulation]\nslowdown = {slowdown!r}\n'
     )

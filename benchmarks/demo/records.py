@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.wire.traces import Trace
-from split_model.bundle import Bundle
-from split_model.privacy import NoisePlan, NoiseSpec
+from edge_runtime.planner.accuracy import Accuracy, Spec
+from split_model.bundle import Bundle, Cut, evaluation
+from split_model.bundle.floor import DEFAULT_FLOOR
+from split_model.privacy import NoisePlan, NoiseSpec, default_bits, settle
+from split_model.privacy.plan import DEFAULT_EPSILON
 from split_model.report.summary import summarise
 
 Record = dict[str, Any]
@@ -44,7 +47,6 @@ class Scene:
     trace: Trace
     start_s: float
     seconds: float
-    spec: NoiseSpec
     policies: tuple[Policy, ...]
     slowdown: float
     whole_model_s: float
@@ -55,10 +57,24 @@ class Scene:
     def plans(self) -> dict[int, NoisePlan]:
         """The noise of every offered cut."""
         return {
-            cut.index: NoisePlan.make(self.spec, cut.tensors, cut.calibration)
+            cut.index: NoisePlan.make(default_release(cut), cut.tensors, cut.calibration)
             for cut in self.bundle.manifest.cuts
             if cut.calibration is not None
         }
+
+
+def default_release(cut: Cut) -> NoiseSpec:
+    """The release of a device whose config does not say."""
+    allocation = settle("auto", cut, DEFAULT_EPSILON)
+    return NoiseSpec(epsilon=DEFAULT_EPSILON, allocation=allocation, bits=default_bits(DEFAULT_EPSILON))
+
+
+def accuracy_lines(scene: Scene) -> list[str]:
+    """What `prepare` measured of each cut under the release, and whether the accuracy floor lets it be used."""
+    cuts = scene.bundle.manifest.cuts
+    specs: dict[int, Spec] = {cut.index: default_release(cut) for cut in cuts}
+    accuracy = Accuracy.of(cuts, specs, DEFAULT_FLOOR, evaluation.load(scene.bundle))
+    return [line.text for line in accuracy.lines(frozenset(specs))]
 
 
 def read_records(scene: Scene, policy: Policy, path: Path) -> list[Record]:
@@ -119,14 +135,14 @@ def _head(scene: Scene) -> Record:
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "versions": {package: version(package) for package in ("numpy", "pyzmq", "ai-edge-litert", "msgspec")},
         "emulated": [board, link],
-        "notes": list(scene.notes),
+        "notes": [*scene.notes, *accuracy_lines(scene)],
         "bundle": scene.bundle.manifest.name,
         "trace": scene.trace.name,
         "release": {
             "mechanism": "noise",
-            "epsilon": scene.spec.epsilon,
-            "allocation": scene.spec.allocation,
-            "bits": scene.spec.bits,
+            "epsilon": DEFAULT_EPSILON,
+            "allocation": "auto",
+            "bits": default_bits(DEFAULT_EPSILON),
         },
         "privacy": [
             {
@@ -172,7 +188,17 @@ def _comparison(scene: Scene, summaries: dict[str, Record], best: str) -> list[s
     return [
         f"mean latency, {adaptive} to {name}: {ours / summaries[name]['latency_mean_s']:.2f}"
         for name in (local, best)
-    ] + ["agree: same first answer as the unprotected whole model; top-1: same as the true label"]
+    ] + [
+        "agree: same first answer as the unprotected whole model; top-1: same as the true label",
+        _offloaded(summaries[adaptive]),
+    ]
+
+
+def _offloaded(summary: Record) -> str:
+    """The agreement that counts: of frames that the server answered."""
+    share, count = summary["agreement_offloaded"], summary["counts"]["offloaded"]
+    told = "no frame" if share is None else f"{share:.3f}"
+    return f"agreement of the adaptive device over its {count} offloaded frames alone: {told}"
 
 
 def _splits(scene: Scene, records: dict[str, list[Record]]) -> list[str]:
@@ -184,9 +210,7 @@ def _splits(scene: Scene, records: dict[str, list[Record]]) -> list[str]:
 
 
 def _privacy(scene: Scene) -> list[str]:
-    lines = [
-        f"noise release, {scene.spec.allocation} allocation; epsilon per value, and for the whole input of a frame:"
-    ]
+    lines = ["noise release, auto allocation; epsilon per value, and for the whole input of a frame:"]
     for index, plan in scene.plans().items():
         lines.append(
             f"  cut {index:2d}: per value at most {plan.per_value_epsilon_max:5.1f}, mean "

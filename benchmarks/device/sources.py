@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from edge_runtime.client import Client
 from edge_runtime.sources import Answer, Wanted
 from edge_runtime.sources.answered_files import AnsweredFiles
+from edge_runtime.sources.files_under_way import FilesUnderWay
 from edge_runtime.sources.local_socket import SocketTable
 from edge_runtime.sources.multiplexer import Multiplexer
 from edge_runtime.sources.serial_packets import Decoder, write_packet
+from edge_runtime.sources.supply import Supply
 from edge_runtime.sources.watched_folder import WatchedFolder, WatchTable
 from split_model.bundle import ImagePreprocess, TensorSpec
 
@@ -74,7 +76,7 @@ class Ours(threading.Thread):
         super().__init__()
         self.stop = threading.Event()
         source = SocketTable(path=path).open(Wanted((PICTURE,), (PICTURE,)))
-        self.multiplexer = Multiplexer({"socket": (source, "bench")}, stopped=self.stop.is_set)
+        self.multiplexer = Multiplexer({"socket": Supply.of(source, "bench")}, stopped=self.stop.is_set)
         self.start()
 
     def run(self) -> None:
@@ -159,7 +161,8 @@ def look_ms(folder: Path, rounds: int) -> float:
         clock[0] += 3600.0
 
     table = WatchTable(path=incoming, settle_s=0.0)
-    source = WatchedFolder(table, wanted, memory, now=lambda: clock[0], sleep=sleep)
+    files = FilesUnderWay(table.path, table.label, table.after, memory)
+    source = WatchedFolder(table, wanted, files, now=lambda: clock[0], sleep=sleep)
     assert not list(source.frames(lambda: len(marks) > rounds + 1))
     first, *others = (after - before for before, after in itertools.pairwise(marks))
     assert first > 0  # it tidies up the memory as well

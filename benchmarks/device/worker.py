@@ -4,6 +4,7 @@ local BUNDLE          a locally finished frame and the bare interpreter, in turn
 memory CONFIG [CUT ...]  RSS of the whole device program; with its split going round these cuts
 swaps CONFIG CASE     the device's parts with their split forced by another planner
 hog BUNDLE            how soon a busy process on the same core moves the load estimate
+hog-short BUNDLE      the same with a model of a millisecond
 clock BUNDLE          the same of a clock whose limit goes down
 slow BUNDLE           the same of a processor that is slower and does not tell its clock
 """
@@ -33,6 +34,7 @@ from edge_runtime.daemon.device import make_loop, open_link
 from edge_runtime.daemon.models import LoadedModels
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.daemon.program import Program
+from edge_runtime.daemon.sources import open_sources
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.loop.counters import Counters
@@ -168,7 +170,7 @@ def _run(loaded: config.Config, planner: Planner) -> None:
         loop = make_loop(plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id)
         sinks = Sinks(loaded.sinks)
         closing.callback(sinks.close)
-        multiplexer = plan.open_sources(program.stopped)
+        multiplexer = open_sources(plan, program.stopped)
         closing.callback(multiplexer.close)
         records = Records(plan.bundle)
         for step in loop.run(iter(multiplexer)):
@@ -222,6 +224,7 @@ def main(arguments: list[str]) -> None:
         "memory": memory,
         "swaps": swaps,
         "hog": load.hog,
+        "hog-short": load.hog_short,
         "clock": load.clock,
         "slow": load.slow,
     }

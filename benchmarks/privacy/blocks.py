@@ -1,9 +1,10 @@
 """Whether two kinds of frames look different to a server: blocks of frames, their features, a permutation test.
 
-Blocks come in pairs, one of each kind in random order, so that whatever drifts meanwhile meets both. The test is on
-the differences within the pairs: its statistic is the largest of the features' paired t, and its p-value the share
-of random exchanges within the pairs with a statistic at least as large. If the kinds look alike, exchanging them
-changes nothing, so p is below a level no more often than that level says, whatever the features' distributions.
+Blocks come in pairs, one of each kind in an order that a coin decides: whatever drifts meanwhile meets both. The
+test is on the differences within the pairs: its statistic is the largest of the features' paired t, and its p-value
+the share of random exchanges within the pairs with a statistic at least as large. If the kinds look alike, the
+server would have seen the same whichever way the coins fell. So p is below a level no more often than that level
+says, whatever the features' distributions are and whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -18,50 +19,56 @@ from numpy.typing import NDArray
 from benchmarks.privacy.view_server import Seen
 
 _EXCHANGES = 20_000
-#: Features of a block without times, and those of departure times.
-CHOICES = ("requests", "bytes", "mean cut", "cut changes", "first request", "cancels")
-TIMES = ("mean departure", "spread of departures", "latest departure")
+#: Features of a block without times, and those of times. A request is cancelled where a local run is done first.
+CHOICES = ("requests", "bytes", "mean cut", "cut changes", "mean place")
+TIMES = ("mean departure", "median departure", "spread of departures", "latest departure", "cancels")
 
 
 @dataclass(frozen=True)
 class Block:
-    """Frames of one kind; ``due_s``: when each was captured, by the server's clock."""
+    """Frames of one kind; ``due_s``: when each was captured, by the server's clock.
 
-    kind: str
+    ``sent``: the places of those that the server answered, in the order in which they came. ``load``: the factor
+    that the device decided with, the median of the block's frames; the server does not see it.
+    """
+
     due_s: tuple[float, ...]
     end_s: float
+    sent: tuple[int, ...] = ()
+    load: float = 1.0
+
+    def within(self, seen: Sequence[Seen]) -> list[Seen]:
+        """What the server saw of this block."""
+        return [one for one in seen if self.due_s[0] <= one.at_s < self.end_s]
 
 
 def choices(block: Block, seen: Sequence[Seen]) -> list[float]:
-    """What the server sees of cut, size, order and number."""
-    requests = [one for one in seen if one.what == "request"]
+    """What the server sees of cut, size, order and number; nothing of times."""
+    requests = [one for one in block.within(seen) if one.what == "request"]
     cuts = [one.cut for one in requests]
     changes = sum(before != after for before, after in itertools.pairwise(cuts))
-    first = next((i for i, due_s in enumerate(block.due_s) if _within(block, i, requests, due_s)), len(block.due_s))
     size = sum(one.payload_bytes for one in requests)
-    cancels = sum(one.what == "cancel" for one in seen)
-    return [float(len(requests)), float(size), float(np.mean(cuts or [-1])), changes, first, cancels]
+    place = float(np.mean(block.sent)) if block.sent else len(block.due_s) / 2
+    return [float(len(requests)), float(size), float(np.mean(cuts or [-1])), changes, place]
+
+
+def departures_s(block: Block, seen: Sequence[Seen]) -> NDArray[np.float64]:
+    """Seconds from when each frame that was sent was captured to when its request is there."""
+    dues = np.array(block.due_s)
+    arrived = np.array([one.at_s for one in block.within(seen) if one.what == "request"])
+    if len(arrived) == len(block.sent):
+        delays: NDArray[np.float64] = arrived - dues[list(block.sent)]
+        return delays
+    return np.array([at_s - dues[dues <= at_s].max() for at_s in arrived])
 
 
 def times(block: Block, seen: Sequence[Seen]) -> list[float]:
-    """When requests arrive, from when their frames were captured; of a block without requests nothing."""
-    dues = np.array(block.due_s)
-    arrived = [one.at_s for one in seen if one.what == "request" and one.at_s >= dues[0]]
-    delays = [at_s - dues[dues <= at_s].max() for at_s in arrived]
-    if not delays:
-        return [0.0, 0.0, 0.0]
-    return [float(np.mean(delays)), float(np.std(delays)), float(np.max(delays))]
-
-
-def _within(block: Block, index: int, requests: Sequence[Seen], due_s: float) -> bool:
-    until_s = block.due_s[index + 1] if index + 1 < len(block.due_s) else block.end_s
-    return any(due_s <= one.at_s < until_s for one in requests)
-
-
-def features(block: Block, seen: Sequence[Seen]) -> dict[str, list[float]]:
-    """Both kinds of features of a block."""
-    mine = [one for one in seen if block.due_s[0] <= one.at_s < block.end_s]
-    return {"choices": choices(block, mine), "times": times(block, mine)}
+    """The features of `departures_s`; of a block without requests nothing."""
+    delays = departures_s(block, seen)
+    if not delays.size:
+        return [0.0] * len(TIMES)
+    cancels = sum(one.what == "cancel" for one in block.within(seen))
+    return [*(float(of(delays)) for of in (np.mean, np.median, np.std, np.max)), float(cancels)]
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,13 @@ def differs(one: NDArray[np.float64], other: NDArray[np.float64], names: Sequenc
     p = (1 + int((exchanged >= found.max() - 1e-9).sum())) / (1 + _EXCHANGES)
     most = int(found.argmax())
     return Found(p, names[most], float(deltas[:, most].mean()))
+
+
+def rejected(ps: Sequence[float], *, level: float) -> list[bool]:
+    """Holm's method: which of several tests find a difference; with no difference at all, any does at ``level``."""
+    found = [False] * len(ps)
+    for rank, which in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        if ps[which] > level / (len(ps) - rank):
+            break
+        found[which] = True
+    return found

@@ -34,11 +34,12 @@ def build(pows: int) -> bytes:
     return graph.finish(source, graph.op("FULLY_CONNECTED", inputs, answer, schema.FullyConnectedOptionsT()))
 
 
-def prepared(folder: Path, *, pows: int = 120) -> Bundle:
-    """Its bundle, cut after half of the POWs, calibrated on random numbers."""
+def prepared(folder: Path, *, pows: int = 120, head_pows: int | None = None) -> Bundle:
+    """Its bundle, cut after so many of the POWs (half of them), calibrated on random numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     model, data = folder / "powers.tflite", folder / "public.npz"
     model.write_bytes(build(pows))
     np.savez(data, inputs=np.random.default_rng(1).random((32, *SHAPE[1:]), np.float32))
-    options = PrepareOptions(model=model, output=folder / "bundle", calibration=data, cuts=(pows,), replace=True)
+    cut = pows if head_pows is None else 2 * head_pows  # an ABS before each
+    options = PrepareOptions(model=model, output=folder / "bundle", calibration=data, cuts=(cut,), replace=True)
     return prepare(options, lambda *_: None)

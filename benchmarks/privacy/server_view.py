@@ -1,246 +1,171 @@
 """What a server sees of two kinds of frames that differ as much as can be: it must not tell them apart.
 
-    python -m benchmarks.privacy.server_view [--json] [--frames N] [--models NAME ...] [--pace free fixed]
+    python -m benchmarks.privacy.server_view [--json] [--frames N] [--models NAME ...] [--pace ...] [--scenes ...]
+    python -m benchmarks.privacy.server_view --of FILE ...     the claims of runs whose output was kept
 
-The device is the product's, from `Device.open`, with noise as release; link (loopback) and load are equal. The
-server answers after a local run's time, so a load that was believed to be higher for one kind would show at
-once: sending would seem faster. Frames come at a fixed interval in blocks, one of each kind in random order (see
-`blocks`), ``--frames`` of each kind. Kinds: constant, noise, denormal, photographs (of EfficientNet-Lite0 only).
-Each is compared with noise; noise with itself tells what the test finds where there
-is nothing. Two tests: cut, size, order and number (choices), and departure times. Under ``pace = "fixed"`` both
-must find nothing; under ``free`` a release leaves when its head is done, and what that tells is given as a figure.
+Kinds: constant, denormal, photographs (of EfficientNet-Lite0 only), each beside noise; noise beside noise tells
+what the tests find where there is nothing. They are played as in `view_play`, ``--frames`` of each kind in each of
+two scenes: ``near``, in which nearly every frame is sent, and ``edge``, in which a load that was believed to be
+higher for one kind would show at once, since sending would seem faster.
+
+Two tests of each comparison (`blocks`): cut, size, order and number (choices), and departure times. All
+comparisons of a pace are one family: Holm's method finds any difference, where there is none, in one run of a
+hundred. Under ``pace = "fixed"`` both must find nothing; under ``free`` a release leaves when its head is done, and
+what that tells is given as a figure (`departures`). With all models this takes an hour and a half.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from benchmarks.demo.prepared import PHOTOGRAPHS, prepare_all
-from benchmarks.privacy import bundles, pow_model
-from benchmarks.privacy.blocks import CHOICES, TIMES, Block, Found, differs, features
-from benchmarks.privacy.view_server import ViewServer
-from edge_runtime.config import config
+from benchmarks.privacy import bundles, departures, pow_model
+from benchmarks.privacy.blocks import CHOICES, TIMES, Block, Found, choices, departures_s, differs, rejected, times
+from benchmarks.privacy.departures import Accuracy
+from benchmarks.privacy.view_play import SCENES, Pair, kinds, opened, play, scene
+from benchmarks.privacy.view_server import Seen, ViewServer
 from edge_runtime.daemon.device import Device
-from edge_runtime.daemon.program import Program
-from edge_runtime.loop.counters import Counters
-from edge_runtime.sources import Frame
 from split_model.arrays import Array
 from split_model.bundle import Bundle
 from split_model.features.data import open_data
-from split_model.protocol.keys import make_pair
-from split_model.service.heartbeats import Heartbeats
 
-#: A frame every so many local runs, and answers after so many. Where work takes its slot frames are to be sent, or
-#: there would be no departure times to compare.
-INTERVAL = {"free": 8.0, "fixed": 2.0}
-DELAY = {"free": 1.0, "fixed": 0.25}
-_BLOCK = 20
 _LEVEL = 0.01
-_UP_WITHIN_S = 30.0
-Frames = Callable[[int], list[Array]]
+#: A local run of the fashion model takes a fraction of a millisecond: left to itself the device would send nothing.
+#: In slots nothing of the model with POW would be sent on a busy machine, and no departures could be compared.
+_FIXED_SPLIT = {("fashion", "free"): 7, ("fashion", "fixed"): 7, ("powers", "fixed"): 120}
+Photographs = Sequence[tuple[Array, ...]]
 
 
-@dataclass(frozen=True)
-class Compared:
-    """One kind of frames beside noise, at one model and pace."""
+class Compared(msgspec.Struct, frozen=True):
+    """One kind of frames beside noise, of one model, pace and scene; ``requests``: of each kind."""
 
     model: str
     pace: str
+    scene: str
     kind: str
     frames: int
     requests: tuple[int, int]
     choices: Found
     times: Found
-
-    def record(self) -> dict[str, Any]:
-        """For JSON."""
-        both = {"choices": self.choices, "times": self.times}
-        found = {
-            name: {"p": round(one.p, 5), "feature": one.feature, "difference": round(one.difference, 6)}
-            for name, one in both.items()
-        }
-        about = {"model": self.model, "pace": self.pace, "kind": self.kind, "frames": self.frames}
-        return about | {"requests": self.requests} | found
-
-
-def kinds(bundle: Bundle, *, photographs: Sequence[tuple[Array, ...]] = ()) -> dict[str, Frames]:
-    """Makers of frames that differ as much as can be, by name; each is given a frame's number."""
-    specs = bundle.manifest.inputs
-
-    def noise(number: int) -> list[Array]:
-        rng = np.random.default_rng(number)
-        return [rng.random(spec.shape).astype(spec.dtype) for spec in specs]
-
-    def scaled(scale: float) -> Frames:
-        return lambda number: [(one * scale).astype(one.dtype) for one in noise(number)]
-
-    made: dict[str, Frames] = {
-        "noise": noise,
-        "constant": lambda _: [np.full(spec.shape, 0.5).astype(spec.dtype) for spec in specs],
-        "denormal": scaled(1e-39),
-    }
-    if photographs:
-        made["photographs"] = lambda number: list(photographs[number % len(photographs)])
-    return made
-
-
-@contextlib.contextmanager
-def opened(bundle: Bundle, folder: Path, *, pace: str = "free") -> Iterator[tuple[Device, ViewServer]]:
-    """A device that is connected to a server that watches it."""
-    server = ViewServer(bundle)
-    server.start()
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "device.key").exists():
-        make_pair(folder, "device")
-    np.savez(folder / "none.npz", inputs=np.zeros((1, *bundle.manifest.inputs[0].shape[1:]), np.float32))
-    release = "" if pace == "free" else f'[release]\npace = "{pace}"\n'
-    (folder / "device.toml").write_text(
-        f'[device]\nbundle = {json.dumps(str(bundle.root))}\nkey = "device.key"\nstate = "state"\n'
-        f'[server]\naddress = "{server.address}"\npublic_keys = [{json.dumps(server.public.decode())}]\n{release}'
-        f'[privacy]\nwhole_input_budget = "unlimited"\n'
-        f"[planner]\nanswer_within_s = 10.0\n"
-        f'[source]\npath = "none.npz"\n[sink]\npath = "answers.jsonl"\n'
-    )
-    program = Program(Counters(), Heartbeats(), 60.0, lambda: False, lambda _: None)
-    device = None
-    try:
-        device = Device.open(config.load(folder / "device.toml"), program)
-        assert device is not None  # it is never told to stop
-        _wait_for(device)
-        yield device, server
-    finally:
-        if device is not None:
-            device.close()
-        server.stop()
-
-
-def _wait_for(device: Device) -> None:
-    deadline_s = time.monotonic() + _UP_WITHIN_S
-    while not device.link.view().up:
-        if time.monotonic() > deadline_s:
-            raise TimeoutError("the device did not connect")
-        time.sleep(0.01)
-    for cut in device.plan.allowed:  # whether a head is loaded yet depends on nothing that is compared
-        device.models.heads.keep(device.models.heads.load(cut))
-
-
-def _runs_now_s(device: Device, make: Frames) -> float:
-    """What a local run of such a frame takes now: the machine may be busier than when it was profiled."""
-    took_s = []
-    for number in range(25):
-        tensors = make(number)
-        started_s = time.monotonic()
-        device.models.heads.whole.run(tensors)
-        took_s.append(time.monotonic() - started_s)
-    return float(np.median(took_s))
-
-
-def run(
-    device: Device,
-    server: ViewServer,
-    pair: tuple[Frames, Frames],
-    *,
-    frames: int,
-    block: int = _BLOCK,
-    pace: str = "free",
-    seed: int = 0,
-) -> list[tuple[Block, Block]]:
-    """Play ``frames`` of each kind, in blocks; the pairs of blocks, the first kind's first."""
-    local_s = max(device.models.profile.local.head_s, _runs_now_s(device, pair[1]))
-    server.delay_s, interval_s = DELAY[pace] * local_s, INTERVAL[pace] * local_s
-    rng = np.random.default_rng(seed)
-    pairs: list[tuple[Block, Block]] = []
-    index = 0
-
-    def played(make: Frames) -> Block:
-        nonlocal index
-        contents = [make(index + number) for number in range(block)]
-        dues: list[float] = []
-
-        def source() -> Iterator[Frame]:
-            nonlocal index
-            due_s = time.monotonic() + interval_s
-            for tensors in contents:
-                time.sleep(max(0.0, due_s - time.monotonic()))
-                now_s = time.monotonic()
-                dues.append(now_s)
-                yield Frame(index, "frame", tuple(tensors), None, now_s)
-                index += 1
-                due_s = max(due_s + interval_s, time.monotonic())
-
-        for _ in device.loop.run(source()):
-            pass
-        time.sleep(interval_s)  # what is still on its way belongs to this block
-        return Block("", tuple(dues), time.monotonic())
-
-    for _ in range(max(1, frames // block)):
-        swapped = bool(rng.integers(2))
-        first, second = (played(pair[which ^ swapped]) for which in (0, 1))
-        pairs.append((second, first) if swapped else (first, second))
-    return pairs
+    per_frame: Accuracy | None = None
+    per_hundred: Accuracy | None = None
 
 
 def compare(
-    device: Device, server: ViewServer, pair: tuple[Frames, Frames], *, frames: int, **options: Any
-) -> tuple[Found, Found, tuple[int, int]]:
-    """What the tests find between two kinds: choices, times, and how many requests each made."""
-    pairs = run(device, server, pair, frames=frames, **options)
-    seen = list(server.seen)
-    rows = [[features(block, seen) for block in both] for both in pairs]
-    found = []
-    for which, names in (("choices", CHOICES), ("times", TIMES)):
-        table = np.array([[side[which] for side in both] for both in rows])
-        found.append(differs(table[:, 0], table[:, 1], names))
-    counts = np.array([[side["choices"][0] for side in both] for both in rows]).sum(axis=0)
-    return found[0], found[1], (int(counts[0]), int(counts[1]))
+    device: Device, server: ViewServer, pair: Pair, *, name: str, frames: int, **options: Any
+) -> list[tuple[Block, Block]]:
+    """Play two kinds in a scene; the pairs of blocks."""
+    return play(device, server, pair, scene(name, device, pair), frames=frames, **options)
 
 
-def _models() -> dict[str, Callable[[Path], tuple[Bundle, Sequence[tuple[Array, ...]]]]]:
-    def efficientnet(_: Path) -> tuple[Bundle, Sequence[tuple[Array, ...]]]:
+def found_in(
+    pairs: Sequence[tuple[Block, Block]], seen: Sequence[Seen]
+) -> tuple[Found, Found, tuple[int, int], Accuracy | None, Accuracy | None]:
+    """What the tests find: choices, times, requests of each kind, and how well departures tell the kinds apart."""
+    mine = [(both, [one for one in seen if _within(both, one)]) for both in pairs]
+    tables = [
+        np.array([[features(block, rows) for block in both] for both, rows in mine])
+        for features in (choices, times)
+    ]
+    found = [differs(t[:, 0], t[:, 1], names) for t, names in zip(tables, (CHOICES, TIMES), strict=True)]
+    delays = [(departures_s(both[0], rows), departures_s(both[1], rows)) for both, rows in mine]
+    counts = tables[0][:, :, 0].sum(axis=0)
+    accuracies = departures.per_frame(delays), departures.per_hundred(delays)
+    return found[0], found[1], (int(counts[0]), int(counts[1])), *accuracies
+
+
+def _within(both: tuple[Block, Block], one: Seen) -> bool:
+    return min(b.due_s[0] for b in both) <= one.at_s < max(b.end_s for b in both)
+
+
+def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
+    """A/B no more often than A/A; departure times only where the pace is fixed."""
+    made = []
+    for pace in dict.fromkeys(one.pace for one in results):
+        for which in ("choices", "times"):
+            if which == "times" and pace == "free":
+                continue
+            mine = [one for one in results if one.pace == pace]
+            ps = {same: [getattr(one, which).p for one in mine if (one.kind == "noise") == same]
+                  for same in (False, True)}  # fmt: skip
+            hits = {same: sum(rejected(found, level=_LEVEL)) for same, found in ps.items()}
+            share, beside = (hits[same] / max(1, len(ps[same])) for same in (False, True))
+            made.append(
+                {
+                    "name": f"pace {pace}, {which}: share of {len(ps[False])} tests of different kinds that find a "
+                    f"difference (Holm, {_LEVEL:g}); least p {min(ps[False], default=1.0):.2g}",
+                    "value": round(share, 4),
+                    "goal": f"<= {beside:g}, that of {len(ps[True])} tests of the same kind",
+                    "holds": share <= beside,
+                }
+            )
+    return made
+
+
+def _models(folder: Path) -> dict[str, Callable[[], tuple[Bundle, Photographs]]]:
+    def efficientnet() -> tuple[Bundle, Photographs]:
         bundle = prepare_all()
         data = open_data(PHOTOGRAPHS / "labelled", bundle.manifest.inputs, bundle.manifest.preprocess)
         return bundle, [sample.tensors for sample in data]
 
     return {
-        "fashion": lambda _: (bundles.fashion(), ()),
+        "fashion": lambda: (bundles.fashion(), ()),
         "efficientnet-lite0": efficientnet,
-        "powers": lambda folder: (pow_model.prepared(folder / "powers"), ()),
+        "powers": lambda: (pow_model.prepared(folder / "powers"), ()),
     }
 
 
-def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
-    """A/B no more often than A/A, at `_LEVEL`; departure times too where the pace is fixed."""
-    made = []
-    for pace in dict.fromkeys(one.pace for one in results):
-        for which in ("choices", "times"):
-            mine = [(one, getattr(one, which).p < _LEVEL) for one in results if one.pace == pace]
-            different = [hit for one, hit in mine if one.kind != "noise"]
-            same = [hit for one, hit in mine if one.kind == "noise"]
-            share, beside = float(np.mean(different or [0])), float(np.mean(same or [0]))
-            if which == "times" and pace == "free":
-                continue
-            made.append(
-                {
-                    "name": f"pace {pace}, {which}: share of tests of different kinds that find a difference at "
-                    f"p < {_LEVEL:g}",
-                    "value": round(share, 4),
-                    "goal": f"<= {max(beside, 0.0):g}, that of the same kind",
-                    "holds": share <= beside,
-                }
-            )
-    return made
+def _measured(
+    models: Sequence[str],
+    paces: Sequence[str],
+    scenes: Sequence[str],
+    frames: int,
+    told: Callable[[Compared], None],
+) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        for name in models:
+            bundle, photographs = _models(Path(made))[name]()
+            makers = kinds(bundle, photographs=photographs)
+            for pace in paces:
+                folder, split = Path(made) / f"{name}-{pace}", _FIXED_SPLIT.get((name, pace))
+                with opened(bundle, folder, pace=pace, split=split) as (device, server):
+                    for which in scenes if split is None else SCENES[:1]:
+                        for kind, maker in makers.items():
+                            pairs = compare(device, server, (maker, makers["noise"]), name=which, frames=frames)
+                            first, second, requests, frame, hundred = found_in(pairs, list(server.seen))
+                            server.seen.clear()
+                            told(Compared(name, pace, which, kind, frames, requests, first, second, frame, hundred))
+
+
+def _kept(path: Path) -> list[Compared]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [row for line in lines if '"rows"' in line
+            for row in msgspec.convert(json.loads(line)["rows"], list[Compared])]  # fmt: skip
+
+
+def _line(one: Compared) -> str:
+    both = "  ".join(
+        f"{name} p={found.p:.4f} ({found.feature} {found.difference:+.4g})"
+        for name, found in (("choices", one.choices), ("times", one.times))
+    )
+    apart = "  ".join(
+        "-" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        for found in (one.per_frame, one.per_hundred)
+    )
+    return (
+        f"{one.model:18} {one.pace:5} {one.scene:4} {one.kind:11} requests {one.requests}  {both}  "
+        f"told apart {apart}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,43 +175,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    models = _models()
+    models = tuple(_models(Path()))
     parser.add_argument("--frames", type=int, default=2000, help="of each kind in each comparison (2000)")
-    parser.add_argument("--models", nargs="+", choices=tuple(models), default=tuple(models))
+    parser.add_argument("--models", nargs="+", choices=models, default=models)
     parser.add_argument("--pace", nargs="+", choices=("free", "fixed"), default=("free", "fixed"))
-    parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a table")
+    parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES)
+    parser.add_argument("--of", nargs="+", type=Path, metavar="FILE", help="play nothing: the rows of earlier runs")
+    parser.add_argument("--json", action="store_true", help="each row as a line of JSON")
     options = parser.parse_args(arguments)
-    results = []
-    with tempfile.TemporaryDirectory() as made:
-        for name in options.models:
-            bundle, photographs = models[name](Path(made))
-            makers = kinds(bundle, photographs=photographs)
-            for pace in options.pace:
-                with opened(bundle, Path(made) / f"{name}-{pace}", pace=pace) as (device, server):
-                    for kind, maker in makers.items():
-                        found = compare(
-                            device,
-                            server,
-                            (maker, makers["noise"]),
-                            frames=options.frames,
-                            pace=pace,
-                        )
-                        results.append(Compared(name, pace, kind, options.frames, found[2], found[0], found[1]))
-                        if not options.json:
-                            print(_line(results[-1]), flush=True)
+    results: list[Compared] = []
+
+    def told(one: Compared) -> None:
+        results.append(one)
+        print(json.dumps({"rows": [msgspec.to_builtins(one)]}) if options.json else _line(one), flush=True)
+
+    if options.of:
+        for row in (row for path in options.of for row in _kept(path)):
+            told(row)
+    else:
+        _measured(options.models, options.pace, options.scenes, options.frames, told)
     if options.json:
         facts = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-        print(json.dumps({"machine": facts, "rows": [one.record() for one in results]}))
+        print(json.dumps({"machine": facts}))
     print(json.dumps({"claims": claims(results)}))
     return os.EX_OK
-
-
-def _line(one: Compared) -> str:
-    both = "  ".join(
-        f"{name} p={found.p:.4f} ({found.feature} {found.difference:+.4g})"
-        for name, found in (("choices", one.choices), ("times", one.times))
-    )
-    return f"{one.model:18} {one.pace:5} {one.kind:12} {one.frames:5} frames  requests {one.requests}  {both}"
 
 
 if __name__ == "__main__":

@@ -36,12 +36,14 @@ class _Due:
 
 
 class ViewServer(threading.Thread):
-    """See the module. ``seen`` grows while it runs."""
+    """See the module. ``seen`` grows while it runs, and ``payloads`` where it keeps them."""
 
-    def __init__(self, bundle: Bundle, *, delay_s: float = 0.0) -> None:
+    def __init__(self, bundle: Bundle, *, delay_s: float = 0.0, keeps_payloads: bool = False) -> None:
         super().__init__(name="view", daemon=True)
         self.delay_s = delay_s
+        self.keeps_payloads = keeps_payloads
         self.seen: list[Seen] = []
+        self.payloads: list[bytes] = []
         self.public, secret = zmq.curve_keypair()
         cuts = tuple(cut.index for cut in bundle.manifest.cuts)
         self._offers = (wire.Offer(identity=bundle.identity, name=bundle.manifest.name, cuts=cuts),)
@@ -89,6 +91,8 @@ class ViewServer(threading.Thread):
         for event in events:
             if isinstance(event, protocol.Arrived):
                 self.seen.append(Seen(now_s, "request", event.request.cut, len(event.payload)))
+                if self.keeps_payloads:
+                    self.payloads.append(bytes(event.payload))
                 heapq.heappush(self._due, _Due(now_s + self.delay_s, event.request.request_id, peer))
             elif isinstance(event, protocol.Cancelled):
                 self.seen.append(Seen(now_s, "cancel"))

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from benchmarks.server.claims import Claim, Details, Part
+from benchmarks.server.cores import cores
 from benchmarks.server.cost import cost, efficiency
 from benchmarks.server.fairness import fairness
 from benchmarks.server.overload import overload
@@ -61,6 +62,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "undo": lambda _: undo(),
     "cost": lambda options: cost(peer=not options.no_peer),
     "efficiency": lambda _: efficiency(),
+    "cores": lambda _: cores(),
     "fairness": lambda _: fairness(),
     "overload": lambda _: overload(),
 }

@@ -17,6 +17,7 @@ import numpy as np
 from cloud_server.engine import Done
 from cloud_server.open_requests import OpenRequest
 from cloud_server.sinks.sink import Sink, SinkTable
+from split_model.answers.lines import shortened
 from split_model.answers.reader import AnswerReader
 from split_model.arrays import Array
 from split_model.bundle import Bundle
@@ -129,7 +130,7 @@ class AnswerSinks:
             answered = self._waiting.popleft()
             with self._lock:
                 self._waiting_bytes -= len(answered.payload)
-            record = self._encode(self._record(answered))
+            record = self._encode(shortened(self._record(answered)))
             topic = ("answer", answered.bundle.manifest.name, answered.device)
             for label, sink in self._sinks.items():
                 self._write(label, sink, topic, record)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,12 +19,11 @@ from cloud_server.statistics.store import Reader
 from cloud_server.tails import find_bundles
 from split_model.bundle import Bundle
 from split_model.errors import ConfigError, SplitModelError, UsageError
+from split_model.service.time_spans import span_s
 
 _log = logging.getLogger(__name__)
 
 _WATCH_S = 5.0
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LAST = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 _CLEAR = "\x1b[H\x1b[2J"
 _LABEL_COLUMNS = 22
 
@@ -79,10 +77,7 @@ def time_window(last: str | None, since: str | None, until: str | None, *, now_s
     else:
         if since is not None:
             raise UsageError("--last and --since", remedy="give one of them")
-        matched = _LAST.fullmatch(last)
-        if matched is None or float(matched[1]) == 0:
-            raise UsageError(f"--last {last}", remedy="give a number and s, m, h or d, as 30m, 24h or 7d")
-        since_s = until_s - float(matched[1]) * _UNITS_S[matched[2]]
+        since_s = until_s - span_s("--last", last)
     if since_s >= until_s:
         raise UsageError("the time ends before it begins", remedy="give a --since before --until")
     return since_s, until_s

@@ -21,6 +21,7 @@ from edge_runtime.board.board import Board
 from edge_runtime.board.sensors import Readings, Sensors
 from edge_runtime.inference.heads import Heads
 from edge_runtime.inference.profile import Profile, SplitTiming
+from edge_runtime.planner.accuracy import Accuracy
 from edge_runtime.planner.prediction import Objective
 from split_model import __version__
 from split_model.bundle import Bundle
@@ -48,6 +49,7 @@ class Parts:
     board: Board
     sensors: Sensors
     allowed: frozenset[int]
+    accuracy: Accuracy
     release: str
     threads: int
     objective: Objective
@@ -107,7 +109,15 @@ def _run(
     cuts = []
     for number, cut in enumerate(manifest.cuts, 1):
         progress(f"cut {cut.index} ({number} of {len(manifest.cuts)})")
-        cuts.append(bench.cut(cut.index))
+        known = parts.accuracy[cut.index]
+        cuts.append(
+            msgspec.structs.replace(
+                bench.cut(cut.index),
+                agreement=known.agreement,
+                agreement_bound=known.bound,
+                pictures=known.pictures,
+            )
+        )
     after = parts.sensors.read()
     link = None
     if options.server:

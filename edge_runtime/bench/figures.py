@@ -40,9 +40,10 @@ class CutFigures(_Record, frozen=True):
 
     ``first_s``: the first run after loading; ``warm_up_runs`` until the times were steady. ``rss_delta_bytes``:
     what the process grew by when this head was loaded and run; for ``local`` with the TFLite backend itself.
-    ``allowed``: not forbidden by planner.earliest_cut or planner.accuracy_floor. ``throttled``: reasons seen while
-    this cut was measured.
-    ``joules_per_frame``: all the board took, idle share included; ``joules_over_idle`` without that.
+    ``allowed``: not forbidden by planner.earliest_cut or planner.accuracy_floor. ``agreement``: the expected share
+    of answers that agree with the unsplit model, with its one-sided 80 % lower bound and the pictures it is of.
+    ``throttled``: reasons seen while this cut was measured. ``joules_per_frame``: all the board took, idle share
+    included; ``joules_over_idle`` without that.
     """
 
     split: int
@@ -64,6 +65,9 @@ class CutFigures(_Record, frozen=True):
     tail_s: float | None = None
     joules_per_frame: float | None = None
     joules_over_idle: float | None = None
+    agreement: float | None = None
+    agreement_bound: float | None = None
+    pictures: int | None = None
 
 
 class LinkFigures(_Record, frozen=True):

@@ -21,19 +21,27 @@ from edge_runtime.daemon.device import open_link
 from edge_runtime.daemon.models import open_heads
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.inference import profile as profiles
+from split_model.errors import SplitModelError
 from split_model.protocol.keys import KeyPair
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, options: Options, keys: KeyPair | None) -> Report:
+def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None) -> Report:
     """Measure this board and, unless told not to, the link; keep the profile for `run`.
 
-    ``keys``: this device's, for the link; None where it is not to be measured.
+    Args:
+        config: The device's config.
+        options: What the command line asks for.
+        keys: This device's, for the link, or why they cannot be read: then the report says so of the link. None
+            where the link is not to be measured.
+
     """
     sensors = Sensors()
     rss_before_bytes = sensors.read().rss_bytes
     plan = Plan.of(config)
+    for line in plan.accuracy_lines():
+        log.log(line.level, "%s", line.text)
     with contextlib.ExitStack() as closing:
         board = make_board(config.emulation.slowdown)
         speed = speed_of(board)
@@ -43,6 +51,7 @@ def run(config: Config, options: Options, keys: KeyPair | None) -> Report:
             board=board,
             sensors=sensors,
             allowed=plan.allowed,
+            accuracy=plan.accuracy,
             release=config.release.name,
             threads=config.device.threads,
             objective=config.planner.objective,
@@ -51,11 +60,14 @@ def run(config: Config, options: Options, keys: KeyPair | None) -> Report:
 
         def measure_link(samples: Mapping[int, Sample]) -> tuple[LinkFigures, dict[int, float]]:
             assert keys is not None
+            if isinstance(keys, SplitModelError):
+                trouble = f"not measured: {keys}"
+                return LinkFigures(address=config.server.address, reachable=False, trouble=trouble), {}
             boot_id = os.urandom(16).hex()
             link = open_link(plan, keys, closing, boot_id=boot_id)
             return LinkBench(link, config.server.address, plan.bundle.identity, boot_id).measure(samples)
 
         report, profile = command.run(parts, options, measure_link, log.info)
-    profile = msgspec.structs.replace(profile, spin_s=speed.spin_s, clock_mhz=speed.clock_mhz)
+    profile = msgspec.structs.replace(profile, spin_s=speed.spin_s, clock_mhz=speed.clock_mhz, cpus=speed.cpus)
     profiles.keep_for_later(profiles.path_in(config.device.state, plan.bundle.identity), profile)
     return report

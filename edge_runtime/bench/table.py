@@ -18,7 +18,17 @@ def render(report: Report) -> str:
     )
     if report.slowdown != 1.0:
         lines += _wrapped(f"EMULATED: a board {report.slowdown:g} times slower than this machine")
-    lines += ["", *_table(report), "", *_board(report), "", *_link(report.link), "", *_recommendation(report)]
+    lines += [
+        "",
+        *_table(report),
+        "",
+        *_accuracy(report),
+        *_board(report),
+        "",
+        *_link(report.link),
+        "",
+        *_recommendation(report),
+    ]
     return "\n".join(lines)
 
 
@@ -41,6 +51,19 @@ def _table(report: Report) -> list[str]:
     if not all(cut.allowed for cut in report.cuts):
         rows.append("* forbidden by planner.earliest_cut or accuracy_floor: measured, never used")
     return rows
+
+
+def _accuracy(report: Report) -> list[str]:
+    """The agreement of every cut with the unsplit model, as far as it was measured."""
+    told = [
+        f"cut {cut.name} {cut.agreement:.2f} (at least {cut.agreement_bound or 0.0:.2f}"
+        + (f", {cut.pictures} pictures)" if cut.pictures else ")")
+        for cut in report.cuts
+        if cut.agreement is not None
+    ]
+    unknown = any(cut.agreement is None for cut in report.cuts if cut.name != "local")
+    told += ["not measured at the others" if told else "not measured"] if unknown else []
+    return _wrapped("agreement with the unsplit model: " + "; ".join(told)) if told else []
 
 
 def _board(report: Report) -> list[str]:

@@ -36,27 +36,22 @@ class RealBoard:
     slowdown = 1.0
 
     def __init__(self) -> None:
-        self._threads: dict[int, bool] = {}  # those that work was done in, and whether some is under way
-
-    @property
-    def threads(self) -> frozenset[int]:
-        """The kernel's ids of the threads that work was done in."""
-        return frozenset(self._threads.copy())
+        self._busy: dict[int, bool] = {}  # whether work is under way in a thread
 
     @property
     def busy(self) -> bool:
         """Whether work is under way in any thread."""
-        return any(self._threads.copy().values())
+        return any(self._busy.copy().values())
 
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work and time it."""
         thread = threading.get_native_id()
-        self._threads[thread] = True
+        self._busy[thread] = True
         started_s = time.monotonic()
         try:
             result = work()
         finally:
-            self._threads[thread] = False
+            self._busy[thread] = False
         return result, time.monotonic() - started_s
 
 

@@ -2,18 +2,20 @@
 
 No reading depends on what the work is. How long a head takes may depend on its frame (denormal numbers take a
 processor several times as long), and the server sees what is decided with the load. So no work on a frame is timed
-here. The factor is the product of
+here, nor what our threads wait for: longer work uses up its share and then waits longer. The factor is the product
+of
 
-    contention   1 + waiting / running of the inference threads: how long they were ready without a CPU. Both grow
-                 with the work, so their ratio does not tell how much work it was. Work that is shorter than the
-                 time slice of a scheduler still waits for a whole one of others: so running counts as at least
-                 `_SLICE_S` each time that a thread got a CPU. Without work: the CPU time of other programs.
+    contention   threads that want a CPU, ours and those of other programs (`rivals`), over the CPUs there are: what
+                 is left for each in the long run.
     slowness     the clock's limit when profiled over the limit now or, without one, the CPU time of a fixed piece
-                 of work (`Spin`) over its profiled time.
+                 of work (`Spin`) over its profiled time. With one too where the spin was made at the limit and took
+                 longer than the limit explains: the firmware holds the clock back without telling the kernel.
+    quota        the CPUs that this program could use when profiled over those that it may use now, as far as an
+                 inference has threads for them.
 
-What is left of the content is noise of the ratio, from delays at wake-ups and from slices that are not as long as
-`_SLICE_S`. So less than `_LEAST` is no load, and less than `_CHANGE` no change: on a board without other load the
-factor is 1 whatever the frames are.
+Less than `_LEAST` is no load, and less than `_CHANGE` no change: on a board without other load the factor is 1
+whatever the frames are. What is left of the content: another program's work that is not endless is done later where
+ours takes longer.
 """
 
 from __future__ import annotations
@@ -21,122 +23,62 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-#: What Linux lets a thread run before it lets others: a tick of 4 ms, or a base slice of about 3 ms.
-_SLICE_S = 0.004
-#: Intervals in which the inference threads ran for less say nothing of contention.
-_LEAST_RUN_S = 0.001
-#: Contention is that of so many intervals between two readings, as long as none of them is older than so long.
-_INTERVALS = 3
-_STALE_S = 2.0
-#: An interval this full by itself tells of a hog that came or went.
-_FULL_S = 0.05
+#: Rivals are counted at single moments: so many of them together tell.
+_MOMENTS = 5
 #: Less load than this is none, and a factor that differs by less from the one in force does not replace it.
 _LEAST = 1.2
 _CHANGE = 1.1
-#: A hog that came or went is a step, not a drift: half-way between the two nobody ever is.
-_STEP = 1.25
 #: The fastest of so many spins counts: one may have had a cold cache, or shared its core.
 _SPINS = 4
+#: A spin that took so many times longer than the clock's limit explains is believed.
+_UNTOLD = 1.2
 _FACTORS = (0.5, 50.0)
 
 
 @dataclass(frozen=True)
 class Spin:
-    """A fixed piece of work of about a millisecond: seconds it took, and those that it had a CPU."""
+    """A fixed piece of work of about a millisecond: seconds it took, and those that it had a CPU.
+
+    ``settled``: the clock was at its limit, as far as the governor had to do with it.
+    """
 
     wall_s: float
     cpu_s: float
+    settled: bool = False
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The processor's speed when the board was profiled; None where that is not known."""
+    """The processor's speed when the board was profiled; None where that is not known.
+
+    ``cpus``: how many this program could use, see `cpu_quota`.
+    """
 
     spin_s: float | None = None
     clock_mhz: float | None = None
-
-
-@dataclass(frozen=True)
-class ThreadTimes:
-    """A thread's time since its start: with a CPU, ready and waiting for one; and how often it got one."""
-
-    run_s: float
-    wait_s: float
-    slices: int
+    cpus: float | None = None
 
 
 @dataclass(frozen=True)
 class CpuReadings:
-    """One look at what the load is taken from; None where this board does not tell.
+    """One look at what the load is taken from; None where this board does not tell, or was not asked this time.
 
     Args:
-        at_s: when, by any steady clock.
-        threads: the inference threads, by their id.
-        others: CPUs that other programs used since the look before, on average.
+        rivals: threads of other programs that run or wait for a CPU at this moment.
         cpu_load: share of all CPUs in use since the look before, 0 to 1.
         clock_mhz: what the processor may reach now.
         spin: the newest one, if one was made since the look before.
+        usable_cpus: how many this program may use in the long run.
 
     """
 
-    at_s: float
-    threads: Mapping[int, ThreadTimes] | None = None
-    others: float | None = None
+    rivals: float | None = None
     cpu_load: float | None = None
     clock_mhz: float | None = None
     spin: Spin | None = None
-
-
-@dataclass
-class _Interval:
-    """Between two readings; ``granted_s``: what the time slices were, or would have been for longer work."""
-
-    run_s: float = 0.0
-    granted_s: float = 0.0
-    wait_s: float = 0.0
-
-    @property
-    def contention(self) -> float:
-        return 1.0 + self.wait_s / self.granted_s
-
-    def __add__(self, other: _Interval) -> _Interval:
-        return _Interval(self.run_s + other.run_s, self.granted_s + other.granted_s, self.wait_s + other.wait_s)
-
-
-@dataclass
-class _Contention:
-    """Contention from the intervals between readings."""
-
-    cpus: int
-    intervals: deque[_Interval] = field(default_factory=lambda: deque(maxlen=_INTERVALS))
-    threads: Mapping[int, ThreadTimes] | None = None
-    at_s: float = -math.inf
-    ran_s: float = -math.inf
-
-    def read(self, threads: Mapping[int, ThreadTimes], at_s: float) -> None:
-        before, self.threads = self.threads, threads
-        span_s, self.at_s = at_s - self.at_s, at_s
-        if before is None or not before.keys() >= threads.keys():  # of a new one it is not known what is old
-            return
-        deltas = [_interval(before[thread], now) for thread, now in threads.items()]
-        # More of our own threads than CPUs wait for each other; that is no load, and would go with the work.
-        if sum(one.run_s + one.wait_s > 0.1 * span_s for one in deltas) > self.cpus:
-            return
-        interval = sum(deltas, start=_Interval())
-        if interval.run_s < _LEAST_RUN_S:
-            return
-        is_full = interval.run_s + interval.wait_s >= _FULL_S
-        if is_full and self.intervals and _apart(interval.contention, self.factor) > _STEP:
-            self.intervals.clear()
-        self.intervals.append(interval)
-        self.ran_s = at_s
-
-    @property
-    def factor(self) -> float:
-        return sum(self.intervals, start=_Interval()).contention
+    usable_cpus: float | None = None
 
 
 class LoadEstimator:
@@ -144,69 +86,71 @@ class LoadEstimator:
 
     Args:
         profiled: the processor's speed at the profile's time; the fastest speed seen where that is not known.
-        cpus: how many this program may use.
+        cpus: how many there are.
+        allowed: how many of them the affinity of this program names; all where it is not given.
         threads: of one inference.
 
     """
 
-    def __init__(self, profiled: Speed = Speed(), *, cpus: int = 1, threads: int = 1) -> None:
+    def __init__(
+        self, profiled: Speed = Speed(), *, cpus: int = 1, allowed: int | None = None, threads: int = 1
+    ) -> None:
         self.factor = 1.0
         self.cpu_load = 0.0
         self._profiled = profiled
         self._cpus = cpus
+        self._allowed = allowed or cpus
         self._threads = threads
-        self._contention = _Contention(cpus)
-        self._others = 0.0
+        self._rivals: deque[float] = deque(maxlen=_MOMENTS)
         self._spins: deque[Spin] = deque(maxlen=_SPINS)
+        self._settled: Spin | None = None
         self._fastest = Speed()
 
     def read(self, readings: CpuReadings) -> float:
         """Take in a look at the board; returns the load factor, 1 for an idle board at its profiled speed."""
         if readings.cpu_load is not None:
             self.cpu_load = readings.cpu_load
-        if readings.others is not None:
-            self._others = readings.others
-        if readings.threads is not None:
-            self._contention.read(readings.threads, readings.at_s)
+        if readings.rivals is not None:
+            self._rivals.append(readings.rivals)
         if readings.spin is not None:
             self._spins.append(readings.spin)
+            self._settled = readings.spin if readings.spin.settled else self._settled
         least, most = _FACTORS
-        measured = min(most, max(least, self._contended(readings) * self._slowness(readings.clock_mhz)))
+        slowness = self._slowness(readings.clock_mhz) * self._less_quota(readings.usable_cpus)
+        measured = min(most, max(least, self._contention * slowness))
         if 1.0 / _LEAST < measured < _LEAST:
             measured = 1.0
         if measured == 1.0 or _apart(measured, self.factor) > _CHANGE:
             self.factor = measured
         return self.factor
 
-    def _contended(self, readings: CpuReadings) -> float:
-        if readings.threads is None:
-            ratios = [spin.wall_s / spin.cpu_s for spin in self._spins if spin.cpu_s > 0.0]
-            return max(statistics.median(ratios) if ratios else 1.0, self._crowding)
-        if readings.at_s - self._contention.ran_s <= _STALE_S:
-            return self._contention.factor
-        return self._crowding
-
     @property
-    def _crowding(self) -> float:
-        """From what others use: with no CPU left over we still get a fair share beside one competitor."""
-        return 2.0 - min(1.0, max(0.0, self._cpus - self._others) / self._threads)
+    def _contention(self) -> float:
+        rivals = statistics.fmean(self._rivals) if self._rivals else 0.0
+        return max(1.0, rivals / self._cpus + self._threads / self._allowed)
+
+    def _less_quota(self, usable_cpus: float | None) -> float:
+        if usable_cpus is None:
+            return 1.0
+        known = max(usable_cpus, self._fastest.cpus or 0.0)
+        self._fastest = replace(self._fastest, cpus=known)
+        return min(self._threads, self._profiled.cpus or known) / min(self._threads, usable_cpus)
 
     def _slowness(self, clock_mhz: float | None) -> float:
-        if clock_mhz is not None:
-            known = max(clock_mhz, self._fastest.clock_mhz or 0.0)
-            self._fastest = Speed(self._fastest.spin_s, known)
-            return (self._profiled.clock_mhz or known) / clock_mhz
-        if not self._spins:
+        if clock_mhz is None:
+            return self._by_spin(min((spin.cpu_s for spin in self._spins), default=None))
+        known = max(clock_mhz, self._fastest.clock_mhz or 0.0)
+        self._fastest = replace(self._fastest, clock_mhz=known)
+        told = (self._profiled.clock_mhz or known) / clock_mhz
+        measured = self._by_spin(self._settled.cpu_s if self._settled else None)
+        return measured if measured > _UNTOLD * told else told
+
+    def _by_spin(self, spin_s: float | None) -> float:
+        if spin_s is None:
             return 1.0
-        now_s = min(spin.cpu_s for spin in self._spins)
-        known_s = min(now_s, self._fastest.spin_s or math.inf)
-        self._fastest = Speed(known_s, self._fastest.clock_mhz)
-        return now_s / (self._profiled.spin_s or known_s)
-
-
-def _interval(then: ThreadTimes, now: ThreadTimes) -> _Interval:
-    run_s = now.run_s - then.run_s
-    return _Interval(run_s, max(run_s, _SLICE_S * (now.slices - then.slices)), now.wait_s - then.wait_s)
+        known_s = min(spin_s, self._fastest.spin_s or math.inf)
+        self._fastest = replace(self._fastest, spin_s=known_s)
+        return spin_s / (self._profiled.spin_s or known_s)
 
 
 def _apart(one: float, other: float) -> float:

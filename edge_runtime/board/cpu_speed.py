@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_runtime.board.board import Board, RealBoard
 from edge_runtime.board.cpu_load import Speed, Spin
+from edge_runtime.board.cpu_quota import usable_cpus
+from edge_runtime.board.throttling import glob, number
 
-_CPUS = Path("/sys/devices/system/cpu")
+_SYSFS = Path("/sys")
 #: Rounds of the hash: about a millisecond on a small board. It lets go of Python's lock and needs no memory.
 _ROUNDS = 600
 _SPINS_TO_PROFILE = 10
+#: Of a settled spin the fastest of so many counts, made while the governor asks for the clock's limit, or after it
+#: has had so long to do so.
+_SETTLED_SPINS = 4
+_SETTLED_WITHIN_S = 0.03
+#: Clocks are rounded.
+_AT_LIMIT = 0.95
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Of the slowest core, in MHz: what it may reach, and what it is asked for or has now, None if untold."""
+
+    limit_mhz: float
+    now_mhz: float | None = None
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether the governor asks for all there is."""
+        return self.now_mhz is not None and self.now_mhz >= _AT_LIMIT * self.limit_mhz
 
 
 def spin() -> Spin:
@@ -23,24 +45,35 @@ def spin() -> Spin:
     return Spin(time.perf_counter() - wall_s, time.thread_time() - cpu_s)
 
 
-def clock_limit_mhz(cpus: Path = _CPUS) -> float | None:
-    """What the slowest core may reach now, heat and power considered; None where the kernel does not tell.
+def settled_spin(make_spin: Callable[[], Spin], clock: Callable[[], Clock | None]) -> Spin:
+    """The fastest of some spins at the clock's limit.
 
-    Not the clock at this moment: that goes down while there is little to do, so it would tell how much work a frame
-    was.
+    A governor lowers the clock while there is little to do, so a single spin would tell how much work the last
+    frame was. Where it does not come to the limit in 30 ms, that is how fast the processor is.
     """
-    limits = []
-    for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_max_freq"):
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(float(path.read_text(encoding="ascii")) / 1e3)
-    return min((limit for limit in limits if limit > 0), default=None)
+    spins = [make_spin() for _ in range(_SETTLED_SPINS)]
+    while sum(one.wall_s for one in spins) < _SETTLED_WITHIN_S and not ((now := clock()) is None or now.at_limit):
+        spins.append(make_spin())
+    return replace(min(spins[-_SETTLED_SPINS:], key=lambda one: one.cpu_s), settled=True)
 
 
-def speed_of(board: Board) -> Speed:
-    """The processor's speed, to be kept with a profile: the fastest of some spins, and the clock's limit.
+def read_clock(sysfs: Path = _SYSFS) -> Clock | None:
+    """The clock of the slowest core; None where the kernel does not tell. ``sysfs`` is where it is mounted."""
+    limits, nows = (
+        [khz / 1e3 for path in glob(sysfs, f"devices/system/cpu/cpu[0-9]*/cpufreq/{name}")
+         if (khz := number(path)) is not None and khz > 0]
+        for name in ("scaling_max_freq", "scaling_cur_freq")
+    )  # fmt: skip
+    return Clock(min(limits), min(nows, default=None)) if limits else None
+
+
+def speed_of(board: Board, *, clock: Callable[[], Clock | None] = read_clock) -> Speed:
+    """The processor's speed, to be kept with a profile: the fastest of some spins, the clock's limit, the quota.
 
     Unknown on an emulated board: the machine's is not its own.
     """
     if not isinstance(board, RealBoard):
         return Speed()
-    return Speed(min(spin().cpu_s for _ in range(_SPINS_TO_PROFILE)), clock_limit_mhz())
+    known = clock()
+    spins = [settled_spin(spin, clock) if known else spin() for _ in range(1 if known else _SPINS_TO_PROFILE)]
+    return Speed(min(one.cpu_s for one in spins), known.limit_mhz if known else None, usable_cpus())

@@ -1,48 +1,52 @@
 """Reads what the load factor is taken from, ten times a second, whatever the frame loop does meanwhile.
 
-Linux tells in `/proc/self/task/TID/schedstat` how long a thread ran and how long it was ready without a CPU.
-With one thread an inference runs in the thread that calls it: `Board.run` notes which ones those are. With more,
-the backend has a pool, whose threads are those of this process that neither Python nor ZeroMQ started.
+Linux tells in `/proc/stat` how many threads run or wait for a CPU at this moment, and of our own threads in
+`/proc/self/task/TID/stat` which ones do.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from edge_runtime.board.board import RealBoard
-from edge_runtime.board.cpu_load import CpuReadings, LoadEstimator, Spin, ThreadTimes
-from edge_runtime.board.cpu_speed import clock_limit_mhz, spin
+from edge_runtime.board.cpu_load import CpuReadings, LoadEstimator, Spin
+from edge_runtime.board.cpu_quota import usable_cpus
+from edge_runtime.board.cpu_speed import Clock, read_clock, settled_spin, spin
+from edge_runtime.board.throttling import ThrottleFlags, Throttling
 from split_model.service.stoppable_thread import StoppableThread
 
-log = logging.getLogger(__name__)
-
-_TASKS = Path("/proc/self/task")
+_PROC = Path("/proc")
+_RUNNING = b"procs_running "
 #: How often it looks.
 EVERY_S = 0.1
-#: Everything but the threads' times changes slowly, or is noise over shorter times.
+#: Everything but the rivals changes slowly, or is noise over shorter times.
 _REST_EVERY_S = 0.5
 #: A spin waits for an idle board for so long, and is then made beside the work: its CPU time does not see that.
-_SPIN_WITHIN_S = 2.0
-_ZEROMQ = "ZMQbg"
+_SPIN_WITHIN_S = 1.0
+#: How often a settled spin is made on a board that tells its clock, and sooner where the firmware says that it
+#: holds back. The flags change at once, the speed itself goes up and down.
+_SETTLED_EVERY_S = 4.0
+_THROTTLED_EVERY_S = 1.0
+
+
+_flags_of_files = ThrottleFlags(Path("/sys"), ask_firmware=lambda: None).read
 
 
 class LoadReader:
     """Reads it all.
 
     Args:
-        board: knows the threads that inferences were called in.
-        has_pool: inferences have more threads than the one that calls.
-        tasks: where the kernel has this process's threads.
-        clock_mhz: reads the clock's limit.
+        board: knows whether work is under way.
+        proc: where the kernel tells of threads.
+        clock: reads the clock and its limit.
         make_spin: does the fixed piece of work.
+        throttling: reads the firmware's flags; by files alone, it is done twice a second.
+        cpus: reads how many CPUs this program may use.
+        now: the clock.
 
     """
 
@@ -50,71 +54,63 @@ class LoadReader:
         self,
         board: RealBoard,
         *,
-        has_pool: bool = False,
-        tasks: Path = _TASKS,
-        clock_mhz: Callable[[], float | None] = clock_limit_mhz,
+        proc: Path = _PROC,
+        clock: Callable[[], Clock | None] = read_clock,
         make_spin: Callable[[], Spin] = spin,
+        throttling: Callable[[], Throttling | None] = _flags_of_files,
+        cpus: Callable[[], float] = usable_cpus,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._board = board
-        self._has_pool = has_pool
-        self._tasks = tasks
-        self._clock_mhz = clock_mhz
+        self._proc = proc
+        self._clock = clock
         self._spin = make_spin
-        self._has_times = (tasks / str(threading.get_native_id()) / "schedstat").is_file()
-        if not self._has_times:
-            log.warning(
-                "this kernel does not tell how long threads wait for a CPU (no schedstat): the load is taken from "
-                "a timed spin and from what other programs use"
-            )
+        self._throttling = throttling
+        self._cpus = cpus
+        self._now = now
         self._rest_s = self._spun_s = -float("inf")
-        self._latest_clock: float | None = None
-        self._own_s = time.process_time()
+        self._latest_clock: Clock | None = None
+        self._spin_every_s = _REST_EVERY_S
         self._busy_s, self._all_s = _cpu_seconds()
 
     def read(self) -> CpuReadings:
         """One look now."""
-        now_s = time.monotonic()
-        others = cpu_load = made = None
+        now_s = self._now()
+        rivals = self._rivals()
+        cpu_load = made = cpus = None
         if now_s - self._rest_s >= _REST_EVERY_S:
             self._rest_s = now_s
-            others, cpu_load = self._usage()
-            self._latest_clock = self._clock_mhz()
-        if now_s - self._spun_s >= (_SPIN_WITHIN_S if self._board.busy else _REST_EVERY_S):
-            self._spun_s, made = now_s, self._spin()
-        threads = self._threads() if self._has_times else None
-        return CpuReadings(time.monotonic(), threads, others, cpu_load, self._latest_clock, made)
+            cpu_load = self._usage()
+            self._latest_clock, cpus = self._clock(), self._cpus()
+            self._spin_every_s = self._spins_due_s()
+        if now_s - self._spun_s >= self._spin_every_s:
+            self._spun_s = now_s
+            made = self._spin() if self._latest_clock is None else settled_spin(self._spin, self._clock)
+        limit_mhz = None if self._latest_clock is None else self._latest_clock.limit_mhz
+        return CpuReadings(rivals, cpu_load, limit_mhz, made, cpus)
 
-    def _usage(self) -> tuple[float | None, float | None]:
-        """CPUs that others used since the last call, and the share of all CPUs in use."""
-        own_s, (busy_s, all_s) = time.process_time(), _cpu_seconds()
-        span_s, used_s, ours_s = all_s - self._all_s, busy_s - self._busy_s, own_s - self._own_s
-        self._own_s, self._busy_s, self._all_s = own_s, busy_s, all_s
-        if span_s <= 0.0:
-            return None, None
-        cpus = os.cpu_count() or 1
-        return max(0.0, used_s - ours_s) * cpus / span_s, min(1.0, max(0.0, used_s / span_s))
+    def _spins_due_s(self) -> float:
+        if self._latest_clock is None:
+            return _SPIN_WITHIN_S if self._board.busy else _REST_EVERY_S
+        flags = self._throttling()
+        return _THROTTLED_EVERY_S if flags is not None and flags.now else _SETTLED_EVERY_S
 
-    def _threads(self) -> dict[int, ThreadTimes]:
-        return {thread: times for thread in self._inference() if (times := self._times(thread)) is not None}
+    def _usage(self) -> float | None:
+        """The share of all CPUs in use since the last call."""
+        busy_s, all_s = _cpu_seconds()
+        span_s, used_s = all_s - self._all_s, busy_s - self._busy_s
+        self._busy_s, self._all_s = busy_s, all_s
+        return None if span_s <= 0.0 else min(1.0, max(0.0, used_s / span_s))
 
-    def _inference(self) -> Iterator[int]:
-        """The threads that may compute inferences: those that called for one, and the backend's own."""
-        callers = self._board.threads
-        yield from callers
-        if not self._has_pool:
-            return
-        pythons = {thread.native_id for thread in threading.enumerate()}
-        with contextlib.suppress(OSError):
-            for task in self._tasks.iterdir():
-                if int(task.name) not in pythons and int(task.name) not in callers and not _is_zeromq(task):
-                    yield int(task.name)
-
-    def _times(self, thread: int) -> ThreadTimes | None:
+    def _rivals(self) -> float | None:
+        """Threads of other programs that run or wait for a CPU; this one, at work here, is among ours."""
         try:
-            run_ns, wait_ns, slices = (self._tasks / str(thread) / "schedstat").read_bytes().split()
-            return ThreadTimes(int(run_ns) / 1e9, int(wait_ns) / 1e9, int(slices))
-        except (OSError, ValueError):  # it has ended
+            lines = (self._proc / "stat").read_bytes().splitlines()
+            running = next(int(line.split()[1]) for line in lines if line.startswith(_RUNNING))
+            ours = sum(_wants_cpu(task / "stat") for task in (self._proc / "self" / "task").iterdir())
+        except (OSError, StopIteration, ValueError):
             return None
+        return max(0.0, running - ours)
 
 
 class LoadWatch(StoppableThread):
@@ -133,16 +129,12 @@ class LoadWatch(StoppableThread):
             self.stopping.wait(self._every_s)
 
 
-def usable_cpus() -> int:
-    """How many CPUs this program may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _is_zeromq(task: Path) -> bool:
+def _wants_cpu(stat: Path) -> bool:
+    """Whether a thread runs or waits for a CPU; its name may have any bytes, brackets included."""
     try:
-        return (task / "comm").read_text(encoding="ascii", errors="replace").startswith(_ZEROMQ)
-    except OSError:
-        return True
+        return stat.read_bytes().rpartition(b")")[2].split()[:1] == [b"R"]
+    except OSError:  # it has ended
+        return False
 
 
 def _cpu_seconds() -> tuple[float, float]:

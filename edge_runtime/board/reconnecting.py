@@ -26,6 +26,8 @@ class Reconnecting(Generic[D]):
         make: Opens the device. `OSError`, `RuntimeError` and `ValueError` say why it cannot.
         release: Closes it.
         retry_s: The first pause between attempts, in seconds, and the longest; each is twice the one before.
+        good_after_s: Once it has worked for this long, in seconds, its trouble is over.
+        now: The clock.
 
     """
 
@@ -37,6 +39,8 @@ class Reconnecting(Generic[D]):
         make: Callable[[], D],
         release: Callable[[D], None],
         retry_s: tuple[float, float],
+        good_after_s: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.opened = 0
         self._name = name
@@ -46,7 +50,10 @@ class Reconnecting(Generic[D]):
         self._first_s, self._longest_s = retry_s
         self._pause_s = self._first_s
         self._device: D | None = None
+        self._good_after_s = good_after_s
+        self._now = now
         self._worked = True
+        self._works_since_s = 0.0
         self._told = ""
         self._flaps = False
 
@@ -54,6 +61,11 @@ class Reconnecting(Generic[D]):
     def reconnects(self) -> int:
         """Times that it came back."""
         return max(0, self.opened - 1)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with a device that is away, hangs, or was so a moment ago; else empty."""
+        return f"{self._told}; it has come back" if self._told and self._worked and self._device else self._told
 
     @property
     def device(self) -> D | None:
@@ -87,12 +99,17 @@ class Reconnecting(Generic[D]):
 
     def worked(self) -> None:
         """Note that the device does what it is for: its next trouble is a new one, and tried again at once."""
-        self._pause_s, self._told, self._flaps, self._worked = self._first_s, "", False, True
+        if not self._worked:
+            self._worked, self._works_since_s = True, self._now()
+        if self._now() - self._works_since_s >= self._good_after_s:
+            self._pause_s, self._told, self._flaps = self._first_s, "", False
 
     def lose(self, what: str) -> None:
         """Close the device; ``what`` tells the log of it, for example ``is gone (Input/output error)``."""
         self.close()
         self._flaps = what == self._told
+        if self._told and self._now() - self._works_since_s < self._good_after_s:
+            self._worked = False  # it hangs again and again: not at once, then
         self._tell(what)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from edge_runtime.privacy.ledger.state import Limits
 from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
+from split_model.bundle.floor import DEFAULT_FLOOR, Floor
 from split_model.errors import BadInputError, ConfigError
 from split_model.protocol.keys import parse_public
 from split_model.service.config_file import Layers, read_layers
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # libzmq takes no host that begins otherwise.
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+
+_BUDGETS = ("privacy.whole_input_budget", "privacy.subject_budget", "privacy.window_budget")
 
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 
@@ -75,24 +78,31 @@ class PrivacyTable(Table, frozen=True):
 class PlannerTable(Table, frozen=True):
     """``[planner]``: ``split`` is ``auto``, ``local``, or the op index of an offered cut.
 
-    ``answer_within_s``: an answer later than this after the capture is of no use. ``earliest_cut``: cuts
-    before this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
-    ``accuracy_floor``: cuts whose measured accuracy under this release (agreement with the whole model, where there
-    were no labels) is below it are not used; `split-model evaluate --store` measures it.
-    ``objective``: ``latency`` works on one frame at a
-    time; ``throughput`` on several at once and answers as many a second as it can, in the order they are done.
-    ``hedge``: where the server's answer is in doubt the board goes on with the frame as well, right behind the
-    head, if that is expected to save more than it costs.
+    ``answer_within_s``: an answer later than this after the capture is of no use. ``earliest_cut``: cuts before
+    this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
+    ``accuracy_floor``: cuts whose measured agreement with the unsplit model, under this release, is below it are
+    not used, nor those whose one-sided 80 % bound is more than 0.1 below it; 0.9 unless set, ``off`` for none. A
+    floor that is set here wants every cut measured. ``objective``: ``latency`` works on one frame at a time;
+    ``throughput`` on several at once and answers as many a second as it can, in the order they are done. ``hedge``:
+    where the server's answer is in doubt the board goes on with the frame as well, right behind the head, if that
+    is expected to save more than it costs.
     """
 
     split: Literal["auto", "local"] | int = "auto"
     answer_within_s: Positive = 1.0
     earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 1
-    accuracy_floor: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
+    accuracy_floor: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | Literal["off"] | None = None
     objective: Literal["latency", "throughput"] = "latency"
     min_gain: NotNegative = Hysteresis.min_gain
     dwell_s: NotNegative = Hysteresis.dwell_s
     hedge: bool = False
+
+    @property
+    def floor(self) -> Floor | None:
+        """The accuracy floor, default included; None where it is off."""
+        if self.accuracy_floor is None:
+            return DEFAULT_FLOOR
+        return None if self.accuracy_floor == "off" else Floor.at(self.accuracy_floor)
 
     @property
     def hysteresis(self) -> Hysteresis:
@@ -163,7 +173,7 @@ def load_layers(
     layers, warnings = with_new_names(read_layers(path))
     for text in warnings:
         warn(text)
-    widened, tree = with_kinds(Config, layers.tree, where=layers.where("source"))
+    widened, tree = with_kinds(Config, layers)
     layers = replace(layers, tree=tree)
     config = layers.parse(widened)
     _check_labels(config.sources, "source", layers.where("source"))
@@ -182,11 +192,11 @@ def load_layers(
             remedy="name the secret key; the public one lies beside it",
         )
     if config.emulation.slowdown > 1.0 and config.device.threads > 1:
-        where = layers.where("emulation.slowdown")
+        where = layers.where("emulation.slowdown", "device.threads")
         raise ConfigError(
             f"{where}: emulation.slowdown stretches one thread's time", remedy="set device.threads = 1"
         )
-    _check_privacy(config, str(path))
+    _check_privacy(config, layers.where)
     where = layers.where("server.public_keys")
     try:
         for index, public_key in enumerate(config.server.public_keys if check_server_keys else ()):
@@ -207,14 +217,14 @@ def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: 
         )
 
 
-def _check_privacy(config: Config, where: str) -> None:
-    """What release and budgets must have in common."""
+def _check_privacy(config: Config, where: Callable[..., str]) -> None:
+    """What release and budgets must have in common. ``where``: the file to name for key paths."""
     release, privacy = config.release, config.privacy
     check_release(release, where)
     if privacy is None:
         if release.mechanism != "none" and config.planner.split != "local":
             raise ConfigError(
-                f"{where}: privacy.whole_input_budget is not set",
+                f"{where('privacy.whole_input_budget')}: privacy.whole_input_budget is not set",
                 remedy="say how much whole-input epsilon this device may release in its life, a number or "
                 '"unlimited" (a frame of noise costs thousands, of a codebook release.whole_input_epsilon)',
             )
@@ -223,32 +233,40 @@ def _check_privacy(config: Config, where: str) -> None:
         bounded = config.limits.bounded
         if bounded and release.mechanism == "none":
             raise ConfigError(
-                f"{where}: release.mechanism = 'none' has no finite epsilon, so no budget can hold",
+                f"{where('release.mechanism', *_BUDGETS)}: release.mechanism = 'none' has no finite epsilon, so no "
+                "budget can hold",
                 remedy='set privacy.whole_input_budget = "unlimited" alone, or protect the features',
             )
         if bounded and release.preset == "cis":
             raise ConfigError(
-                f"{where}: release.preset = 'cis' costs thousands of epsilon a frame and keeps no budget",
+                f"{where('release.preset', *_BUDGETS)}: release.preset = 'cis' costs thousands of epsilon a frame "
+                "and keeps no budget",
                 remedy='set privacy.whole_input_budget = "unlimited" alone to accept that, or leave the preset out',
             )
     if release.preset == "cis" and (privacy is None or release.mechanism != "noise"):
         raise ConfigError(
-            f"{where}: release.preset = 'cis' is noise, which no finite budget allows",
+            f"{where('release.preset', 'release.mechanism')}: release.preset = 'cis' is noise, which no finite "
+            "budget allows",
             remedy='set privacy.whole_input_budget = "unlimited"',
         )
     if release.preset == "cis" and release.allocation not in (None, "rank"):
-        raise ConfigError(f"{where}: release.preset = 'cis' shares by rank", remedy="leave release.allocation out")
+        raise ConfigError(
+            f"{where('release.preset', 'release.allocation')}: release.preset = 'cis' shares by rank",
+            remedy="leave release.allocation out",
+        )
 
 
-def _check_budgets(privacy: PrivacyTable, where: str) -> None:
+def _check_budgets(privacy: PrivacyTable, where: Callable[..., str]) -> None:
     for name in ("whole_input_budget", "subject_budget", "window_s", "window_budget"):
         value = getattr(privacy, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(
-                f"{where}: privacy.{name} = {value}",
+                f"{where(f'privacy.{name}')}: privacy.{name} = {value}",
                 remedy='give a number, or "unlimited" for privacy.whole_input_budget',
             )
     if (privacy.window_s is None) != (privacy.window_budget is None):
         raise ConfigError(
-            f"{where}: privacy.window_s and privacy.window_budget go together", remedy="set both or neither"
+            f"{where('privacy.window_s', 'privacy.window_budget')}: privacy.window_s and privacy.window_budget go "
+            "together",
+            remedy="set both or neither",
         )

@@ -18,6 +18,7 @@ import msgspec
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
 from split_model.errors import ConfigError
+from split_model.service.config_file import Layers
 
 C = TypeVar("C", bound=msgspec.Struct)
 
@@ -68,31 +69,39 @@ SOURCES = Registry("source", "files", SourceTable, _group("edge_runtime.sources"
 SINKS = Registry("sink", "jsonl", SinkTable, _group("edge_runtime.sinks"))
 
 
-def with_kinds(config: type[C], tree: Mapping[str, Any], *, where: str) -> tuple[type[C], dict[str, Any]]:
-    """``config`` with the fields ``source`` and ``sink`` of just the kinds that ``tree`` names, and the tree with
-    the kinds that it leaves out; what does not have the shape of a table is left to the parser to refuse.
+def with_kinds(config: type[C], layers: Layers) -> tuple[type[C], dict[str, Any]]:
+    """A config type that knows the kinds that a config names, and the tree with every kind spelled out.
+
+    Args:
+        config: The type to widen.
+        layers: The config as the files say it.
+
+    Raises:
+        ConfigError: A kind is not installed, or a table mixes keys of two kinds; the file that says so is named.
+
     """
-    told = dict(tree)
+    told = dict(layers.tree)
     fields = []
     for registry in (SOURCES, SINKS):
-        entries = tree.get(registry.table)
+        entries = layers.tree.get(registry.table)
         if entries is None:
             continue
         if isinstance(entries, list):
             told[registry.table] = [_told(entry, registry.default) for entry in entries]
-            named = [
-                (entry, f"{where}: {registry.table}[{number}].kind")
-                for number, entry in enumerate(told[registry.table])
-            ]
+            named = [(entry, f"{registry.table}[{number}]") for number, entry in enumerate(told[registry.table])]
         else:
             told[registry.table] = _told(entries, registry.default)
-            named = [(told[registry.table], f"{where}: {registry.table}.kind")]
+            named = [(told[registry.table], registry.table)]
         kinds = {
-            entry["kind"]: registry.load(entry["kind"], place)
-            for entry, place in named
+            entry["kind"]: registry.load(entry["kind"], f"{layers.where(f'{key}.kind')}: {key}.kind")
+            for entry, key in named
             if isinstance(entry, dict) and isinstance(entry["kind"], str)
         }
-        one = reduce(or_, kinds.values()) if kinds else registry.load(registry.default, where)
+        if isinstance(entries, dict) and len(kinds) == 1:
+            _refuse_mixed(entries, next(iter(kinds.values())), layers, registry.table)
+        one = (
+            reduce(or_, kinds.values()) if kinds else registry.load(registry.default, layers.where(registry.table))
+        )
         fields.append((registry.table, one | tuple[one, ...]))  # type: ignore[valid-type]
     made = msgspec.defstruct(
         config.__name__, fields, bases=(config,), frozen=True, kw_only=True, forbid_unknown_fields=True
@@ -102,3 +111,15 @@ def with_kinds(config: type[C], tree: Mapping[str, Any], *, where: str) -> tuple
 
 def _told(entry: Any, default: str) -> Any:
     return {"kind": default, **entry} if isinstance(entry, dict) else entry
+
+
+def _refuse_mixed(entries: Mapping[str, Any], kind: type[msgspec.Struct], layers: Layers, table: str) -> None:
+    """A file of conf.d that changes a table's kind leaves the keys of the kind before: say how to replace it."""
+    by = layers.where(f"{table}.kind")
+    for name in entries:
+        where = layers.where(f"{table}.{name}")
+        if name != "kind" and name not in kind.__struct_encode_fields__ and where != by and "kind" in entries:
+            raise ConfigError(
+                f"{by}: {table}.kind = {entries['kind']!r} does not know {table}.{name}, which {where} sets",
+                remedy=f"write [[{table}]] in {by}: that replaces the whole table",
+            )

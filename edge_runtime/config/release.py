@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,8 +11,8 @@ import msgspec
 from split_model.bundle import Cut
 from split_model.bundle.manifest import MAX_CODEWORDS, MAX_GROUPS
 from split_model.errors import ConfigError
-from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, settle, settle_codebook
-from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON, why_unreleasable
+from split_model.privacy import AllocationWish, CodebookSpec, NoiseSpec, default_bits, settle, settle_codebook
+from split_model.privacy.plan import DEFAULT_EPSILON, why_unreleasable
 
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
@@ -23,9 +24,9 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class ReleaseTable(Table, frozen=True):
     """``[release]``: how features are protected.
 
-    ``noise``: ``epsilon`` is per value, the mean over a frame's values, 8 unless set. ``allocation``: how it is
-    shared among channels; ``auto``, the default, takes at each cut what `prepare` measured to be best there. The
-    preset ``cis`` is noise with ``rank``.
+    ``noise``: ``epsilon`` is per value, the mean over a frame's values, 16 unless set. ``bits`` a value, on the
+    wire: 4 unless set, more for an epsilon over 38. ``allocation``: how it is shared among channels; ``auto``, the
+    default, takes at each cut what `prepare` measured to be best there. The preset ``cis`` is noise with ``rank``.
 
     ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``codewords`` and
     ``groups`` choose among a cut's codebooks; the default is the one that is expected to be right most. Cuts
@@ -57,8 +58,8 @@ class ReleaseTable(Table, frozen=True):
 
     @property
     def noise_bits(self) -> int:
-        """Bits a value, default included."""
-        return self.bits or DEFAULT_BITS
+        """Bits a value, default included; the default depends on the epsilon."""
+        return self.bits or default_bits(self.noise_epsilon)
 
     @property
     def name(self) -> str:
@@ -114,8 +115,11 @@ class ReleaseTable(Table, frozen=True):
         return None if fits is not None else "has no codebook that fits whole_input_epsilon, codewords and groups"
 
 
-def check_release(release: ReleaseTable, where: str) -> None:
-    """An epsilon of the other mechanism has another unit, and must not pass for this one's: `ConfigError`."""
+def check_release(release: ReleaseTable, where: Callable[..., str]) -> None:
+    """An epsilon of the other mechanism has another unit, and must not pass for this one's: `ConfigError`.
+
+    ``where``: the file to name for key paths.
+    """
     others = {
         "noise": ("codebook", ("whole_input_epsilon", "codewords", "groups")),
         "codebook": ("noise", ("epsilon", "allocation", "bits")),
@@ -125,17 +129,19 @@ def check_release(release: ReleaseTable, where: str) -> None:
     other, names = others[release.mechanism]
     for name in names:
         if getattr(release, name) is not None:
+            place = where("release.mechanism", f"release.{name}")
             raise ConfigError(
-                f"{where}: release.{name}{units.get(name, '')} belongs to release.mechanism = '{other}', not "
+                f"{place}: release.{name}{units.get(name, '')} belongs to release.mechanism = '{other}', not "
                 f"'{release.mechanism}'",
                 remedy="leave it out",
             )
     if release.mechanism == "codebook" and release.whole_input_epsilon is None:
         raise ConfigError(
-            f"{where}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what one frame costs",
+            f"{where('release.mechanism')}: release.mechanism = 'codebook' needs release.whole_input_epsilon, what "
+            "one frame costs",
             remedy="set it: 6 to 8 for a few dozen codewords",
         )
     for name in ("epsilon", "whole_input_epsilon"):
         value = getattr(release, name)
         if value is not None and not math.isfinite(value):
-            raise ConfigError(f"{where}: release.{name} = {value}", remedy="give a number")
+            raise ConfigError(f"{where(f'release.{name}')}: release.{name} = {value}", remedy="give a number")

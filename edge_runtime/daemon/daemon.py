@@ -19,6 +19,7 @@ from edge_runtime.config.config import Config
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.handover import InForce, Reloader
 from edge_runtime.daemon.program import Program
+from edge_runtime.daemon.sources import open_sources, take_up
 from edge_runtime.daemon.way_out import WayOut
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.loop.counters import Counters
@@ -87,6 +88,7 @@ def run(config: Config, service: Service) -> int:
             stopped=lambda: bool(stopping),
             doing=reporter.doing,
             make_board=service.make_board,
+            persistent=notifier.is_heard,
         )
         device = Device.open(config, program)
         if device is None:
@@ -94,11 +96,19 @@ def run(config: Config, service: Service) -> int:
         in_force = InForce(device)
         closing.callback(in_force.close)
         way_out.guard(in_force.close_ledger, frame_within_s=lambda: in_force.device.frame_within_s)
-        sinks = Sinks(config.sinks)
+        sinks = Sinks(config.sinks, persistent=program.persistent)
         closing.callback(sinks.close)
-        multiplexer = device.plan.open_sources(program.stopped)
+        multiplexer = open_sources(device.plan, program.stopped, persistent=program.persistent)
         closing.callback(multiplexer.close)
-        reloader = Reloader(service.reread, hangups, in_force, program, reporter)
+        closing.callback(in_force.close_ledger)  # before a source that may hang is closed
+        reloader = Reloader(
+            service.reread,
+            hangups,
+            in_force,
+            program,
+            reporter,
+            take_up=lambda old, new: take_up(old, new, multiplexer, sinks),
+        )
         reloader.start()
         closing.callback(reloader.stop)
         reporter.serve(device)
@@ -144,8 +154,8 @@ def _answer(
             *moves, record = device.records.of(step)
             for move in moves:
                 sinks.write(move)
-            sinks.write(record, result.outputs)
-            multiplexer.answered(Answer(result.frame, record, result.outputs))
+            kept = sinks.write(record, result.outputs)
+            multiplexer.answered(Answer(result.frame, record, result.outputs), kept=kept)
             counters.dropped(multiplexer.dropped)
             stream.answered(result.frame)
             note(step)

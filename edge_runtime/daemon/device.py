@@ -22,11 +22,13 @@ from dataclasses import dataclass
 
 from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
-from edge_runtime.board.load_watch import LoadReader, LoadWatch, usable_cpus
+from edge_runtime.board.cpu_quota import allowed_cpus
+from edge_runtime.board.load_watch import LoadReader, LoadWatch
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.models import LoadedModels
-from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
+from edge_runtime.daemon.plan import Plan, fixed_values, refuse_what_cannot_change
 from edge_runtime.daemon.program import Program
+from edge_runtime.daemon.sources import refuse_if_none_works
 from edge_runtime.inference.memory import give_back
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.link_thread import Link
@@ -80,12 +82,16 @@ class Device:
         """
         plan = Plan.of(config)
         if replaces is None:
-            plan.check()
+            plan.check_board()
+            refuse_if_none_works(plan, persistent=program.persistent)
         else:
-            refuse_what_cannot_change(replaces.plan, plan)
+            refuse_what_cannot_change(fixed_values(replaces.plan), plan)
+            plan.check_changes(replaces.plan)
         keys = plan.read_keys()
         for line in claims(plan.bundle.manifest.cuts, plan.releases, config.release):
             log.log(line.level, "%s", line.text)
+        for told in plan.accuracy_lines():
+            log.log(told.level, "%s", told.text)
         with contextlib.ExitStack() as closing:
             account = _account(plan, replaces)
             closing.callback(account.close)
@@ -163,6 +169,8 @@ def make_planner(plan: Plan, profile: Profile) -> Planner:
         if timing.split in plan.allowed or timing.split == local
     ]
     fixed = {"auto": None, "local": local}.get(table.split) if isinstance(table.split, str) else table.split
+    if fixed is not None and fixed not in plan.allowed:
+        fixed = local  # a cut that does not answer well enough, as the log says
     return Planner(splits, local=local, hysteresis=table.hysteresis, fixed=fixed, objective=table.objective)
 
 
@@ -203,9 +211,10 @@ def make_loop(
 def _watched_load(plan: Plan, models: LoadedModels, closing: contextlib.ExitStack) -> LoadEstimator:
     """The load of the board, watched until the end; 1 on an emulated board."""
     threads = plan.config.device.threads
-    load = LoadEstimator(models.profile.speed, cpus=usable_cpus(), threads=threads)
+    cpus = os.cpu_count() or 1
+    load = LoadEstimator(models.profile.speed, cpus=cpus, allowed=allowed_cpus(), threads=threads)
     if isinstance(models.board, RealBoard):
-        watch = LoadWatch(LoadReader(models.board, has_pool=threads > 1), load)
+        watch = LoadWatch(LoadReader(models.board), load)
         watch.start()
         closing.callback(watch.stop)
     return load

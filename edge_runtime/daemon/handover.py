@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.device import Device
+from edge_runtime.daemon.plan import Plan
 from edge_runtime.daemon.program import Program
 from edge_runtime.loop.counters import Counters
 from edge_runtime.service.reporter import Reporter
@@ -97,7 +98,8 @@ class InForce:
 class Reloader(StoppableThread):
     """Reads the config again for each item in ``hangups``, and puts what comes of it in force.
 
-    ``reread`` reads the config. Whatever is wrong with it, the one in force stays in force.
+    ``reread`` reads the config, ``take_up`` takes up sources and sinks that differ between two plans. Whatever is
+    wrong with the config, the one in force stays in force.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Reloader(StoppableThread):
         in_force: InForce,
         program: Program,
         reporter: Reporter,
+        *,
+        take_up: Callable[[Plan, Plan], None],
     ) -> None:
         super().__init__("reload", wake=lambda: hangups.put(False))
         self._reread = reread
@@ -114,6 +118,7 @@ class Reloader(StoppableThread):
         self._in_force = in_force
         self._program = program
         self._reporter = reporter
+        self._take_up = take_up
 
     def run(self) -> None:
         """Reload, until `stop`; a reload under way is finished first."""
@@ -151,6 +156,7 @@ class Reloader(StoppableThread):
             device.close()
             raise
         self._in_force.put(device)
+        self._take_up(old.plan, device.plan)
         self._reporter.serve(device)
         self._reporter.reloads += 1
         self._reporter.reload_error = ""

@@ -6,28 +6,31 @@ the others do too.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from edge_runtime.config.config import Config
-from edge_runtime.planner.allowed_cuts import allowed_cuts, releasable_cuts
+from edge_runtime.daemon.within import each_within, faults_of, refuse_faults
+from edge_runtime.planner.accuracy import Accuracy, Line, Spec
+from edge_runtime.planner.allowed_cuts import allowed_cuts, evaluate_command, releasable_cuts
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
+from edge_runtime.privacy.ledger.status import Prices
 from edge_runtime.privacy.release import ReleasePlans, plans_for
-from edge_runtime.sources import Source, Wanted
-from edge_runtime.sources.multiplexer import Multiplexer
+from edge_runtime.sources import Wanted
 from split_model.bundle import Bundle, evaluation
 from split_model.errors import ConfigError, OutputError
 from split_model.features.data import read_labels
 from split_model.interpreter import choose_backend
 from split_model.protocol.keys import KeyPair, read_pair
-from split_model.service.config_file import as_plain
 
-#: Tables and keys that belong to the start: another source would begin anew, and there is one ledger.
-FIXED = ("source", "sink", "device.state", "device.status")
+#: Keys that belong to the start: there is one ledger, and one place where to look for the status.
+FIXED = ("device.state", "device.status")
+_BROUGHT = "device.bundle"
+RESTART = "run 'systemctl restart edge-runtime'"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Plan:
     """What one config comes to.
 
     ``bundle`` has those cuts only at which something may leave; the planner may use the ``allowed`` ones of them.
+    ``accuracy``: how well each of them answers, as far as that was measured.
     ``releases`` and ``costs`` (of one frame, in the ledger's units) are by cut. ``wanted``: what a source has to
     bring.
     """
@@ -45,6 +49,7 @@ class Plan:
     releases: ReleasePlans
     costs: dict[int, Amount]
     wanted: Wanted
+    accuracy: Accuracy
 
     @classmethod
     def of(cls, config: Config) -> Plan:
@@ -61,14 +66,14 @@ class Plan:
         )
         bundle = whole.only(usable)
         releases = plans_for(bundle.manifest.cuts, release)
+        accuracy = _accuracy(bundle, config)
         allowed = allowed_cuts(
             bundle.manifest.cuts,
             split=planner.split,
             earliest_cut=planner.earliest_cut,
-            accuracy_floor=planner.accuracy_floor,
-            release=release,
-            bundle=bundle,
-            evaluation=lambda: evaluation.load(bundle),
+            accuracy=accuracy,
+            strict=isinstance(planner.accuracy_floor, float),
+            evaluate=evaluate_command(release, bundle),
         )
         manifest = bundle.manifest
         wanted = Wanted(
@@ -79,41 +84,97 @@ class Plan:
             config.device.state,
             model=manifest.name,
         )
-        return cls(config, bundle, allowed, releases, costs_of(releases), wanted)
+        return cls(config, bundle, allowed, releases, costs_of(releases), wanted, accuracy)
+
+    @property
+    def wanted_cuts(self) -> frozenset[int]:
+        """The cuts that the config does not forbid, however well they answer."""
+        planner = self.config.planner
+        return frozenset(
+            cut.index for cut in self.bundle.manifest.cuts
+            if cut.index >= planner.earliest_cut and planner.split in ("auto", cut.index)
+        )  # fmt: skip
+
+    def accuracy_lines(self) -> Iterator[Line]:
+        """What is to be told of the accuracy of the cuts that the config does not forbid otherwise."""
+        return self.accuracy.lines(self.wanted_cuts)
+
+    @property
+    def accuracy_trouble(self) -> str:
+        """Why no cut is used, or what the figures lack, in one line; else empty."""
+        return "; ".join(line.text for line in self.accuracy.conclusion(self.wanted_cuts))
+
+    @property
+    def prices(self) -> Prices:
+        """What frames cost, for the ledger's status; nothing where all of them are finished on the board."""
+        split = self.config.planner.split
+        used = {"auto": self.allowed, "local": ()}[split] if isinstance(split, str) else (split,)
+        return Prices(
+            [self.costs[cut] for cut in sorted(used)],
+            tuple(dict.fromkeys(source.subject for source in self.config.sources)),
+        )
 
     def check(self) -> None:
         """Raise the fault of the backend, the state, a source or a sink; touches nothing that a program uses."""
+        self.check_board()
+        self.check_sources()
+        self.check_sinks()
+
+    def check_board(self) -> None:
+        """`check` the backend and the state alone."""
         choose_backend(self.config.device.backend)
         check_state(self.config.device.state)
-        self.check_sources()
-        for sink in self.config.sinks:
-            sink.check()
 
     def check_sources(self) -> None:
         """`check` the sources alone."""
-        for source in self.config.sources:
-            source.check(self.wanted)
+        refuse_faults(self.source_faults().values())
+
+    def check_sinks(self) -> None:
+        """`check` the sinks alone."""
+        refuse_faults(self.sink_faults().values())
+
+    def source_faults(self, *, grace_s: float | None = None) -> dict[str, Exception]:
+        """The faults of sources, by their labels. One that hangs is not waited for, see `each_within`."""
+        work = {f"source {table.label}": partial(table.check, self.wanted) for table in self.config.sources}
+        return faults_of(each_within(work, grace_s=grace_s))
+
+    def sink_faults(self) -> dict[str, Exception]:
+        """The faults of sinks, by their labels."""
+        return faults_of(each_within({f"sink {table.label}": table.check for table in self.config.sinks}))
+
+    def check_changes(self, old: Plan) -> None:
+        """`check` the sources and sinks that another plan has not, for a program that runs."""
+        sources = [table for table in self.config.sources if table not in old.config.sources]
+        sinks = [table for table in self.config.sinks if table not in old.config.sinks]
+        work: dict[str, Callable[[], None]] = {
+            f"source {table.label}": partial(table.check, self.wanted) for table in sources
+        }
+        work |= {f"sink {table.label}": table.check for table in sinks}
+        refuse_faults(faults_of(each_within(work)).values())
+
+    def reach_sources(self) -> None:
+        """Raise where a source on the network cannot be reached."""
+        work = {f"source {table.label}": table.reach for table in self.config.sources}
+        refuse_faults(faults_of(each_within(work)).values())
 
     def read_keys(self) -> KeyPair:
         """The device's key pair. Its secret half is for the service's user alone to read."""
         return read_pair(self.config.device.key)
-
-    def open_sources(self, stopped: Callable[[], bool]) -> Multiplexer:
-        """All sources, open; they start when frames are taken."""
-        opened: dict[str, tuple[Source, str]] = {}
-        with contextlib.ExitStack() as undo:
-            for table in self.config.sources:
-                source = table.open(self.wanted)
-                undo.callback(source.close)
-                opened[table.label] = source, table.subject
-            undo.pop_all()
-        return Multiplexer(opened, stopped=stopped, ahead=self.config.planner.objective == "throughput")
 
 
 def _labels_of(bundle: Bundle) -> tuple[str, ...] | None:
     """The names of the classes that folders of labelled pictures may have."""
     schema = bundle.manifest.answer
     return None if schema is None or schema.labels is None else read_labels(bundle.path(schema.labels))
+
+
+def _accuracy(bundle: Bundle, config: Config) -> Accuracy:
+    """Where nothing can leave, or all of it leaves as it is, the figures are not read."""
+    release, planner = config.release, config.planner
+    cuts = bundle.manifest.cuts
+    idle = planner.split == "local" or release.mechanism == "none"
+    specs: dict[int, Spec] = {cut.index: None if idle else release.spec_at(cut) for cut in cuts}
+    return Accuracy.of(cuts, specs, planner.floor, None if idle else evaluation.load(bundle))
 
 
 def check_state(state: Path) -> None:
@@ -130,36 +191,33 @@ def check_state(state: Path) -> None:
         )
 
 
-def refuse_what_cannot_change(old: Plan, new: Plan) -> None:
-    """Raise `ConfigError` where a running program cannot take up a plan: sources, sinks and ledger go on."""
-    if changed := fixed_changes(old.config, new.config):
+def fixed_values(plan: Plan) -> dict[str, str]:
+    """What stays as it is while a program runs: the keys of `FIXED`, and a digest of what the sources bring."""
+    device, wanted = plan.config.device, plan.wanted
+    brought = repr((wanted.inputs, wanted.preprocess, wanted.labels))
+    return {
+        **{path: str(getattr(device, path.rpartition(".")[2])) for path in FIXED},
+        _BROUGHT: hashlib.sha256(brought.encode()).hexdigest(),
+    }
+
+
+def refuse_what_cannot_change(running: Mapping[str, str], plan: Plan) -> None:
+    """Refuse a plan that only a restart takes up.
+
+    Args:
+        running: The `fixed_values` of the running program.
+        plan: Of the config as it is now.
+
+    Raises:
+        ConfigError: Ledger, status file or what the sources bring would change.
+
+    """
+    changed = [path for path, value in fixed_values(plan).items() if running.get(path, value) != value]
+    if _BROUGHT in changed:
         raise ConfigError(
-            f"{', '.join(changed)} cannot change while the program runs", remedy="restart the service"
-        )
-    if _brought(old) != _brought(new):
-        raise ConfigError(
-            f"device.bundle: {new.bundle.root} takes other inputs, pre-processing or labels than the bundle in "
+            f"device.bundle: {plan.bundle.root} takes other inputs, pre-processing or labels than the bundle in "
             "force",
-            remedy="restart the service to change to it",
+            remedy=RESTART,
         )
-
-
-def fixed_changes(old: Config, new: Config) -> list[str]:
-    """The keys of `FIXED` that differ."""
-    before, after = as_plain(old), as_plain(new)
-    changed = []
-    for path in FIXED:
-        table, _, key = path.partition(".")
-        was, will = before[table], after[table]
-        if key:
-            changed += [path] if was[key] != will[key] else []
-        elif isinstance(was, dict) and isinstance(will, dict):
-            changed += [f"{table}.{name}" for name in sorted({*was, *will}) if was.get(name) != will.get(name)]
-        elif was != will:
-            changed.append(table)
-    return changed
-
-
-def _brought(plan: Plan) -> Any:
-    """What the sources were opened for."""
-    return plan.wanted.inputs, plan.wanted.preprocess, plan.wanted.labels
+    if changed:
+        raise ConfigError(f"{', '.join(changed)} cannot change while the program runs", remedy=RESTART)

@@ -16,6 +16,7 @@ class Program:
 
     ``patience_s``: the least delay, in seconds, after which anything counts as stuck. ``stopped``: whether the
     program was told to stop. ``doing`` hears what a start is at. ``make_board`` gives the board for a slowdown.
+    ``persistent``: it is a service, which goes on although no source or no sink works, and tries them again.
     """
 
     counters: Counters
@@ -24,3 +25,4 @@ class Program:
     stopped: Callable[[], bool]
     doing: Callable[[str], None]
     make_board: Callable[[float], Board] = make_board
+    persistent: bool = False

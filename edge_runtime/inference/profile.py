@@ -47,7 +47,7 @@ class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Timings of all offered splits, ``local`` last, and their conditions.
 
-    ``spin_s`` and ``clock_mhz``: the processor's speed meanwhile (see `board.cpu_load.Speed`), where it is known.
+    ``spin_s``, ``clock_mhz``, ``cpus``: the processor's speed meanwhile (`cpu_load.Speed`), where it is known.
     """
 
     bundle: str
@@ -58,11 +58,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     splits: tuple[SplitTiming, ...]
     spin_s: float | None = None
     clock_mhz: float | None = None
+    cpus: float | None = None
 
     @property
     def speed(self) -> Speed:
         """The processor's speed when this was measured."""
-        return Speed(self.spin_s, self.clock_mhz)
+        return Speed(self.spin_s, self.clock_mhz, self.cpus)
 
     @property
     def has_slots(self) -> bool:
@@ -126,6 +127,7 @@ def measure(
         splits=(*splits, local),
         spin_s=speed.spin_s,
         clock_mhz=speed.clock_mhz,
+        cpus=speed.cpus,
     )
 
 
@@ -188,19 +190,19 @@ def plausible(specs: Sequence[TensorSpec]) -> list[Array]:
 def worst_inputs(specs: Sequence[TensorSpec]) -> list[list[Array]]:
     """Inputs that may take a head longer than others do, for the length of its slot.
 
-    Of floats: denormal numbers, which take some processors several times as long, numbers so small that products of
-    them are denormal, large ones, and nothing but zeros. Of integers: nothing but zeros, and the limits in turn.
+    Of floats: denormal numbers, of which the smallest take some processors longest, numbers with denormal products,
+    large ones, and nothing but zeros. Of integers: nothing but zeros, and the limits in turn.
     """
-    scales = (1e-40, 1e-20, 1e3, 0.0)
+    scales = (1e-44, 1e-40, 1e-20, 1e3, 0.0)
     return [[_scaled(array, scale) for array in plausible(specs)] for scale in scales]
 
 
 def _scaled(array: Array, scale: float) -> Array:
     kind = array.dtype.kind
     if kind == "f":
-        limit = float(np.finfo(array.dtype).smallest_normal)  # of float16 all of the small ones are denormal
-        small = 0.0 < scale < 1.0
-        return (np.abs(array).astype(np.float64) * (max(scale, limit / 64) if small else scale)).astype(array.dtype)
+        least = float(np.finfo(array.dtype).smallest_subnormal)  # of float16 all of the small ones are denormal
+        sizes = np.abs(array).astype(np.float64) * scale
+        return (np.maximum(sizes, 2 * least) if 0.0 < scale < 1.0 else sizes).astype(array.dtype)
     if scale == 0.0 or kind == "b" or array.dtype.itemsize > 2:  # indices stay within what they point into
         return np.zeros_like(array) if scale == 0.0 else array
     limits = np.iinfo(array.dtype)

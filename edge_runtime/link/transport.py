@@ -12,6 +12,7 @@ from enum import Enum, auto
 
 import zmq
 
+from edge_runtime.link.families import Families
 from edge_runtime.link.states import TransportEvent
 from edge_runtime.link.tcp_info import TcpInfo, TcpWatch
 from split_model.errors import ConfigError
@@ -56,13 +57,19 @@ class Transport:
         self._monitor: zmq.Socket[bytes] | None = None
         self._phase = _Phase.DOWN
         self._port = int(address.rpartition(":")[2])
+        self._families = Families(address)
         self._tcp = TcpWatch()
 
     def open(self) -> None:
         """A fresh socket; it connects and reconnects by itself until `close`. `ConfigError` for a bad address."""
+        self._open(next(self._server_keys))
+
+    def _open(self, server_key: bytes) -> None:
         socket = self._context.socket(zmq.DEALER)
-        socket.ipv6 = "[" in self.address
-        socket.curve_serverkey = next(self._server_keys)
+        # By name, with IPv6 on, libzmq takes the IPv6 addresses of a name that has some, and the others mapped; it
+        # never tries the other family of a name that has both. See `Families`.
+        socket.ipv6 = self._families.ipv6
+        socket.curve_serverkey = self._server_key = server_key
         socket.curve_publickey = self._keys.public
         socket.curve_secretkey = self._keys.secret
         # Without IMMEDIATE, requests written during an outage would all be delivered, stale, after it.
@@ -85,6 +92,7 @@ class Transport:
         self._monitor = socket.get_monitor_socket(
             zmq.EVENT_CONNECTED
             | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_CONNECT_RETRIED
             | zmq.EVENT_HANDSHAKE_SUCCEEDED
             | zmq.EVENT_HANDSHAKE_FAILED_AUTH
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -164,11 +172,18 @@ class Transport:
             # Event and value, then the endpoint in a frame of its own. (pyzmq's reader of these imports asyncio.)
             number, value = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
             event = zmq.Event(number)
+            if event == zmq.EVENT_CONNECT_RETRIED:
+                if self._phase is _Phase.DOWN and self._families.failed():
+                    self.close()
+                    self._open(self._server_key)
+                    return
+                continue
             phase, self._phase = self._phase, _Phase.DOWN
             if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:  # our duplicate would keep a dead connection open
                 self._tcp.detach()
             if event == zmq.EVENT_CONNECTED:
                 self._phase = _Phase.HANDSHAKING
+                self._families.connected()
                 self._tcp.attach(value, port=self._port)
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._phase = _Phase.UP

@@ -12,12 +12,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from split_model.errors import ProtocolError
 
 #: The lowest and the highest protocol version that this package speaks. Version 1 was ZeroMQ.
 VERSIONS = (2, 2)
+#: The service's runtime folder; systemd makes it when the service starts.
+RUNTIME_FOLDER = Path("/run/edge-runtime")
 FRAMES_PATH = "/run/edge-runtime/frames.sock"
 ANSWERS_PATH = "/run/edge-runtime/answers.sock"
 #: What a client may send as a header.

@@ -10,7 +10,9 @@ import socket
 import stat
 from pathlib import Path
 
+from edge_runtime.local_api import framing
 from split_model.errors import ConfigError, NotAllowedError, OutputError
+from split_model.service.writable import why_no_entry
 
 #: Longer names do not fit into a socket's address.
 _MAX_PATH_BYTES = 107
@@ -19,10 +21,36 @@ _BACKLOG = 64
 
 
 def check(path: Path, group: str | None, where: str) -> None:
-    """Raise `ConfigError` where the path is too long or the group does not exist. ``where`` opens each error."""
-    _group_id(group, where)
+    """Refuse a socket that this user cannot make. ``where`` opens each error.
+
+    Raises:
+        ConfigError: The path is too long, or the group does not exist.
+        NotAllowedError: This user may not make a file there, or is not in the group.
+
+    """
+    group_id = _group_id(group, where)
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long", remedy="set a shorter one")
+    if reason := why_no_entry(path, made_later=framing.RUNTIME_FOLDER):
+        raise NotAllowedError(
+            f"{where}: no permission to make {path}: {reason}",
+            remedy="set a path where the program's user may write",
+        )
+    if group_id is not None and not _may_give_to(group_id, path.parent):
+        raise NotAllowedError(
+            f"{where}: this user is not in group {group}, so may not give {path} to it",
+            remedy=f"put the program's user into it: usermod -aG {group} USER",
+        )
+
+
+def _may_give_to(group_id: int, folder: Path) -> bool:
+    if os.geteuid() == 0 or group_id in {os.getegid(), *os.getgroups()}:
+        return True
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    return bool(status.st_mode & stat.S_ISGID) and status.st_gid == group_id  # files in it are the group's anyway
 
 
 class Listener:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 from edge_runtime.loop.results import Step
@@ -12,9 +14,14 @@ from split_model.bundle import Bundle
 
 
 class Records:
-    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved."""
+    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved.
 
-    def __init__(self, bundle: Bundle) -> None:
+    Each has ``unix_s``, when it was made, by the board's wall clock ``now_unix_s``: for people who look for an hour
+    of a day. It may jump; ``captured_s`` and ``at_s`` are of the monotonic clock. Records stay on the board.
+    """
+
+    def __init__(self, bundle: Bundle, *, now_unix_s: Callable[[], float] = time.time) -> None:
+        self._now_unix_s = now_unix_s
         self._reader = AnswerReader.of(bundle)
 
     def of(self, step: Step) -> list[dict[str, Any]]:
@@ -30,6 +37,7 @@ class Records:
         rate = estimate.uplink_bytes_s
         record: dict[str, Any] = {
             "kind": "frame",
+            "unix_s": round(self._now_unix_s(), 3),
             "index": result.frame.index,
             "name": result.frame.name,
             "source": result.frame.source,
@@ -55,6 +63,7 @@ class Records:
         decision = step.decision
         return {
             "kind": "decision",
+            "unix_s": round(self._now_unix_s(), 3),
             "at_s": step.result.frame.captured_s,
             "from": decision.moved_from,
             "to": decision.split,

@@ -1,14 +1,14 @@
-"""Which cuts of a bundle the planner may use: releasable, late enough, and measured as accurate enough."""
+"""Which cuts of a bundle the planner may use: releasable, late enough, and accurate enough."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from edge_runtime.config.release import ReleaseTable
+from edge_runtime.planner.accuracy import Accuracy
 from split_model.bundle import Bundle, Cut, LeftOut
-from split_model.bundle.evaluation import Evaluation
 from split_model.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -85,10 +85,9 @@ def allowed_cuts(
     *,
     split: Split,
     earliest_cut: int,
-    accuracy_floor: float | None,
-    release: ReleaseTable,
-    bundle: Bundle,
-    evaluation: Callable[[], Evaluation | None],
+    accuracy: Accuracy,
+    strict: bool,
+    evaluate: str,
 ) -> frozenset[int]:
     """The cuts that the config lets the planner use.
 
@@ -96,13 +95,13 @@ def allowed_cuts(
         cuts: The releasable cuts.
         split: ``planner.split``.
         earliest_cut: Cuts before this op index are not used.
-        accuracy_floor: Cuts measured below it are not used; None for no floor.
-        release: The release in force.
-        bundle: Theirs; error texts name it.
-        evaluation: Loads the bundle's evaluation; called only where there is an accuracy floor.
+        accuracy: How well each answers under the release in force, and whether that is enough.
+        strict: The config names an accuracy floor, so that a cut without figures and a fixed split below the floor
+            are errors. Under the default floor they are told, and everything runs here where no cut is left.
+        evaluate: The command that measures what is missing, for error texts.
 
     Raises:
-        ConfigError: ``split`` is not among them, or a figure is missing, with the command that measures it.
+        ConfigError: ``split`` precedes ``earliest_cut``, or what ``strict`` says.
 
     """
     if isinstance(split, int) and split < earliest_cut:
@@ -110,50 +109,26 @@ def allowed_cuts(
             f"planner.split = {split} precedes planner.earliest_cut = {earliest_cut}", remedy="change one of them"
         )
     allowed = [cut.index for cut in cuts if cut.index >= earliest_cut]
-    # Unprotected features give the unsplit model's answers, bit for bit.
-    if accuracy_floor is not None and release.mechanism != "none" and split != "local":
-        late_enough = [cut for cut in cuts if cut.index in allowed]
-        allowed = _accurate(late_enough, accuracy_floor, release, bundle, evaluation())
-    if isinstance(split, int) and split not in allowed:
-        raise ConfigError(
-            f"planner.split = {split} is measured below planner.accuracy_floor = {accuracy_floor}",
-            remedy="change one of them",
-        )
-    return frozenset(allowed)
-
-
-def _accurate(
-    cuts: Sequence[Cut], floor: float, release: ReleaseTable, bundle: Bundle, found: Evaluation | None
-) -> list[int]:
-    accurate = []
-    for cut in cuts:
-        spec = release.spec_at(cut)
-        row = None if found is None or spec is None else found.find(cut.index, spec)
-        if row is None:
+    floor = accuracy.floor
+    if strict and floor is not None and split != "local":
+        missing = next((cut for cut in allowed if accuracy[cut].verdict in ("no figures", "unmeasured")), None)
+        if missing is not None:
             raise ConfigError(
-                f"planner.accuracy_floor = {floor:g}: nothing was measured of cut {cut.index} under this release",
-                remedy=f"run '{_command(release, bundle)}' and copy the bundle here again",
+                f"planner.accuracy_floor = {floor.value:g}: nothing was measured of cut {missing} under this "
+                "release",
+                remedy=f"run '{evaluate}' and copy the bundle here again",
             )
-        if row.measured is None:
+        if isinstance(split, int) and split not in accuracy.used:
+            remedy = accuracy.remedy([split])
             raise ConfigError(
-                f"planner.accuracy_floor = {floor:g}: the answer of {bundle.manifest.name} is no class, so it has "
-                "no accuracy",
-                remedy="leave the floor out",
+                f"planner.split = {split} is measured below planner.accuracy_floor = {floor.value:g}",
+                remedy=f"change one of them{f'; {remedy}' if remedy else ''}",
             )
-        name, share = row.measured
-        if share.value >= floor:
-            accurate.append(cut.index)
-        log.info(
-            "cut %d: measured %s %.3f [%.3f, %.3f], %s the floor of %g",
-            cut.index, name, share.value, share.low, share.high,
-            "not below" if share.value >= floor else "NOT USED, below", floor,
-        )  # fmt: skip
-    if not accurate:
-        log.warning("no cut reaches planner.accuracy_floor = %g: everything runs here", floor)
-    return accurate
+    return frozenset(allowed) & accuracy.used
 
 
-def _command(release: ReleaseTable, bundle: Bundle) -> str:
+def evaluate_command(release: ReleaseTable, bundle: Bundle) -> str:
+    """The command that measures a bundle under a release."""
     if release.mechanism == "codebook":
         epsilon = release.whole_input_epsilon
         return f"split-model evaluate {bundle.root} --data DATA --whole-input-epsilon {epsilon:g} --store"

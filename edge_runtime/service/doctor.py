@@ -21,18 +21,20 @@ from edge_runtime.daemon.plan import Plan
 from edge_runtime.link.greeting import greet
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.privacy.ledger import read, system_now
-from edge_runtime.privacy.ledger.status import ledger_status
+from edge_runtime.privacy.ledger.state import new_state
+from edge_runtime.privacy.ledger.status import LedgerStatus, Prices, ledger_status
 from edge_runtime.service import status as states
 from edge_runtime.service.network import reach
 from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
-from split_model.protocol.keys import KeyPair, read_pair
+from split_model.protocol.keys import KeyPair, UnreadableKeyError, read_pair
 from split_model.service import status_file
 from split_model.service.config_file import Layers
 from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
 
 _HOT_C = 80.0
+_AS_ROOT = "run doctor with sudo"
 _LITTLE_MEMORY_BYTES = 100 << 20
 
 
@@ -42,6 +44,7 @@ def examine(
     *,
     server: bool = True,
     step_down: Callable[[Config], object] = lambda _: None,
+    another_user: Callable[[Config], str] = lambda _: "",
 ) -> Iterator[Finding]:
     """Everything, in the order in which it is needed.
 
@@ -50,6 +53,7 @@ def examine(
         status_path: The status file of the running program, if it is known.
         server: Look at the link too, which takes seconds.
         step_down: Called when the key is read, and before anything of the bundle runs: root becomes somebody else.
+        another_user: Whom the program runs as, if this process is somebody else, who sees other files than it does.
 
     """
     yield _software()
@@ -72,8 +76,9 @@ def examine(
     config = loaded[0][0]
     plans: list[Plan] = []
     keys: list[KeyPair] = []
-    key = _key(config, keys)
+    key = _key(path, config, keys)
     step_down(config)
+    user = another_user(config)
 
     def work_out() -> str:
         plans.append(Plan.of(config))
@@ -82,20 +87,37 @@ def examine(
 
     yield attempt("bundle", work_out)
     if plans:
+        yield from _accuracy(plans[0])
         yield attempt("backend", lambda: _run_once(plans[0]))
-        yield attempt("source", lambda: _sources(plans[0]))
+        yield _as_the_program(attempt("source", lambda: _sources(plans[0])), user)
+        yield _as_the_program(attempt("sink", lambda: _sinks(plans[0])), user)
     yield key
-    yield from of_disk(config.device.state)
-    yield _ledger(config)
+    yield of_disk(config.device.state, key="device.state", user=user)
+    yield _ledger(config, plans[0].prices if plans else None)
     yield from _of_the_board()
-    yield _program(status_path)
+    yield _program(path, status_path)
     if server:
-        yield from _server(config, plans[0] if plans else None, keys[0] if keys else None)
+        untried = _AS_ROOT if key.remedy == _AS_ROOT else "mend key and bundle first"
+        yield from _server(config, plans[0] if plans else None, keys[0] if keys else None, untried=untried)
 
 
 def _software() -> Finding:
     text = f"edge-runtime {__version__}, Python {platform.python_version()}, {platform.machine()}, "
     return good("software", text + f"ZeroMQ {zmq.zmq_version()}, NumPy {np.__version__}")
+
+
+def _accuracy(plan: Plan) -> Iterator[Finding]:
+    """How well each cut in use answers, and why others are not used."""
+    for cut in sorted(plan.wanted_cuts):
+        known = plan.accuracy[cut]
+        if known.used:
+            yield good("accuracy", f"cut {cut}: {known.text}")
+        else:
+            remedy = plan.accuracy.remedy([cut]) or "planner.accuracy_floor changes the floor or switches it off"
+            yield warning("accuracy", f"cut {cut} is not used: {known.text}", remedy)
+    for line in plan.accuracy.conclusion(plan.wanted_cuts):
+        problem, _, remedy = line.text.partition("; ")
+        yield warning("accuracy", problem, remedy)
 
 
 def _run_once(plan: Plan) -> str:
@@ -113,38 +135,58 @@ def _sources(plan: Plan) -> str:
     return ", ".join(source.label for source in plan.config.sources)
 
 
-def _key(config: Config, keys: list[KeyPair]) -> Finding:
+def _sinks(plan: Plan) -> str:
+    plan.check_sinks()
+    return ", ".join(sink.label for sink in plan.config.sinks)
+
+
+def _as_the_program(finding: Finding, user: str) -> Finding:
+    """What another user than the program's may or may not do says nothing of the program."""
+    if not user:
+        return finding
+    return warning(finding.about, f"{finding.text} (the program runs as {user}, this is another user)", _AS_ROOT)
+
+
+def _key(config_path: Path, config: Config, keys: list[KeyPair]) -> Finding:
     path = config.device.key
     try:
         keys.append(read_pair(path))
+    except UnreadableKeyError as error:
+        return warning("key", error.problem, _AS_ROOT)
     except MissingInputError as error:
-        if path.exists():
-            return warning(
-                "key", f"{path}: this user may not read it", "run doctor with sudo, to check the server too"
-            )
-        return failed("key", error, remedy=f"edge-runtime keys make -c {path.parent}/config.toml")
+        return failed("key", error, remedy=f"edge-runtime keys make -c {config_path}")
     except SplitModelError as error:
         return failed("key", error)
     return good("key", f"{path}, public key {keys[0].public.decode()}")
 
 
-def _ledger(config: Config) -> Finding:
+def _ledger(config: Config, prices: Prices | None) -> Finding:
     try:
         ledger_state = read(config.device.state)
     except MissingInputError as error:
-        return warning("ledger", error.problem, "run doctor with sudo")
+        return warning("ledger", error.problem, _AS_ROOT)
     except SplitModelError as error:
         return failed("ledger", error, remedy=f"{error.remedy}; until then nothing leaves this board")
-    if ledger_state is None:
-        return good("ledger", "none yet: it begins at the first start")
-    status = ledger_status(ledger_state, config.limits, system_now()())
-    spent = f"whole-input epsilon {status.spent.whole_input_epsilon:.6g} spent in {status.spent.releases} releases"
-    if status.lifetime is None:
-        return good("ledger", f"{spent}, no lifetime budget")
-    if status.lifetime.left == 0:
-        return warning("ledger", f"{spent}, nothing left of {status.lifetime.budget:.6g}",
+    now = system_now()()
+    status = ledger_status(ledger_state or new_state(now, since_unix_s=0), config.limits, now, prices)
+    return _budget(status, is_new=ledger_state is None)
+
+
+def _budget(status: LedgerStatus, *, is_new: bool) -> Finding:
+    text = f"whole-input epsilon {status.spent.whole_input_epsilon:.6g} spent in {status.spent.releases} releases"
+    if is_new:
+        text = "none yet: it begins at the first start"
+    if status.lifetime is not None and status.lifetime.left == 0:
+        return warning("ledger", f"{text}, nothing left of {status.lifetime.budget:.6g}",
                        "everything runs here from now on, unless privacy.whole_input_budget is raised")  # fmt: skip
-    return good("ledger", f"{spent}, {status.lifetime.left:.6g} left")
+    if status.shortfalls:
+        return warning(
+            "ledger",
+            f"{text}; no frame can be paid for: {'; '.join(status.shortfalls)}",
+            "everything runs here; raise that budget, or release less with a frame (see docs/privacy.md)",
+        )
+    left = "no lifetime budget" if status.lifetime is None else f"{status.lifetime.left:.6g} left"
+    return good("ledger", text if is_new else f"{text}, {left}")
 
 
 def _of_the_board() -> Iterator[Finding]:
@@ -181,13 +223,19 @@ def _throttling(readings: Readings) -> Finding:
     return good("power", "not throttled")
 
 
-def _program(path: Path | None) -> Finding:
+def _program(config: Path, path: Path | None) -> Finding:
     if path is None:
         return good("program", "not looked at")
     try:
         found = status_file.read(path, states.Status, key=states.KEY)
     except SplitModelError as error:
-        return warning("program", error.problem, "systemctl start edge-runtime, or edge-runtime run")
+        return warning("program", error.problem, error.remedy)
+    if found is None:
+        return warning(
+            "program",
+            f"stopped: nothing runs with {config}",
+            f"systemctl start edge-runtime, or edge-runtime run -c {config}",
+        )
     condition = condition_now(found)
     if condition in ("dead", "hanging", "stopped"):
         return warning("program", condition, "systemctl status edge-runtime; journalctl -u edge-runtime")
@@ -200,6 +248,11 @@ def _program(path: Path | None) -> Finding:
             found.ledger_trouble and f"{condition}, and nothing leaves this board: {found.ledger_trouble}",
             "mend that, then systemctl reload edge-runtime",
         ),
+        *(
+            (f"{what} {name}: {trouble}", "look after it; it is tried again by itself")
+            for what, troubles in (("source", found.source_trouble), ("sink", found.sink_trouble))
+            for name, trouble in troubles.items()
+        ),
         (found.overdue and f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it"),
     ):
         if problem:
@@ -207,15 +260,15 @@ def _program(path: Path | None) -> Finding:
     return good("program", f"{condition}, {states.headline(found)}")
 
 
-def _server(config: Config, plan: Plan | None, keys: KeyPair | None) -> Iterator[Finding]:
-    """Step by step, so that the first that fails is the one to mend."""
+def _server(config: Config, plan: Plan | None, keys: KeyPair | None, *, untried: str) -> Iterator[Finding]:
+    """Step by step, so that the first that fails is the one to mend. ``untried``: what to do for want of a key."""
     address = config.server.address
     reached = reach(address)
     yield reached
     if reached.level != "ok":
         return
     if keys is None or plan is None:
-        yield warning("server", "whether it accepts this device was not tried", "mend key and bundle first")
+        yield warning("server", "whether it accepts this device was not tried", untried)
         return
     bundle = plan.bundle
     with contextlib.ExitStack() as closing:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.board import sensors
+from edge_runtime.daemon.plan import fixed_values
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.stream import FrameStream
 from edge_runtime.privacy.ledger import system_now
@@ -171,8 +172,10 @@ class Reporter(StoppableThread):
             status.under_way = stream.under_way
         if self.multiplexer is not None:
             status.sources = self.multiplexer.counters_by_source()
+            status.source_trouble = self.multiplexer.trouble_by_source()
         if self.sinks is not None:
             status.sinks = self.sinks.counters_by_sink()
+            status.sink_trouble = self.sinks.trouble_by_sink()
         return status
 
     def _add_device(self, status: Status, device: Device) -> None:
@@ -183,6 +186,19 @@ class Reporter(StoppableThread):
             name=bundle.manifest.name, identity=bundle.identity, folder=str(bundle.root)
         )
         status.local = bundle.local
+        status.cuts = [
+            states.CutStatus(
+                cut=one.cut,
+                used=one.cut in device.plan.allowed,
+                agreement=one.agreement,
+                agreement_bound=one.bound,
+                pictures=one.pictures,
+                text=one.text,
+            )
+            for one in device.plan.accuracy.cuts
+        ]
+        status.accuracy_trouble = device.plan.accuracy_trouble
+        status.fixed = fixed_values(device.plan)
         status.counters = dict(device.loop.counters.as_dict())
         status.split = None if step is None else step.result.split
         if moved is not None:
@@ -212,9 +228,9 @@ class Reporter(StoppableThread):
 
     def _ledger_status(self, device: Device) -> LedgerStatus | None:
         ledger_state = device.account.ledger_state
-        return (
-            None if ledger_state is None else ledger_status(ledger_state, device.config.limits, self._ledger_now())
-        )
+        if ledger_state is None:
+            return None
+        return ledger_status(ledger_state, device.config.limits, self._ledger_now(), device.plan.prices)
 
 
 def _link(device: Device) -> states.LinkStatus:

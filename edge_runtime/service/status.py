@@ -29,6 +29,22 @@ class BundleStatus(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
 
 
+class CutStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How well one cut answers under the release in force.
+
+    ``used``: the planner may choose it. ``agreement``: the expected share of answers that agree with the unsplit
+    model, ``agreement_bound`` its one-sided 80 % lower bound, both None where nothing was measured. ``pictures``:
+    what they were measured on. ``text``: the same for people.
+    """
+
+    cut: int
+    used: bool
+    agreement: float | None
+    agreement_bound: float | None
+    pictures: int | None
+    text: str
+
+
 class DecisionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The last time that the split point moved."""
 
@@ -77,16 +93,20 @@ class LatencyStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(Written, kw_only=True):
     """What ``status --json`` prints.
 
-    ``doing``: what a starting program is at. ``split`` equal to ``local``: everything runs here. ``under_way``:
-    frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each. ``overdue``: what should
+    ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``:
+    why none of them is used, or what their figures lack, or empty. ``split`` equal to ``local``: everything runs
+    here. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
+    ``source_trouble`` and ``sink_trouble``: what is wrong now with those that do not work. ``overdue``: what should
     be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
-    changed nothing, or empty.
+    changed nothing, or empty. ``fixed``: what only a restart changes, see `daemon.plan.fixed_values`.
     """
 
     state: State
     config: str
     doing: str = ""
     bundle: BundleStatus | None = None
+    cuts: list[CutStatus] = msgspec.field(default_factory=list)
+    accuracy_trouble: str = ""
     split: int | None = None
     local: int | None = None
     decision: DecisionStatus | None = None
@@ -95,6 +115,8 @@ class Status(Written, kw_only=True):
     counters: dict[str, float] = msgspec.field(default_factory=dict)
     sources: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     sinks: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    source_trouble: dict[str, str] = msgspec.field(default_factory=dict)
+    sink_trouble: dict[str, str] = msgspec.field(default_factory=dict)
     under_way: int = 0
     latency: LatencyStatus | None = None
     ledger: LedgerStatus | None = None
@@ -102,6 +124,7 @@ class Status(Written, kw_only=True):
     overdue: list[str] = msgspec.field(default_factory=list)
     reloads: int = 0
     reload_error: str = ""
+    fixed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def split_name(split: int | None, local: int | None) -> str:
@@ -121,6 +144,8 @@ def headline(status: Status) -> str:
         parts.append(f"link up{rate}" if link.up else "link down")
     count = status.counters
     parts.append(f"{count.get('frames_in', 0):.0f} frames, {count.get('fallback', 0):.0f} fallback")
+    parts += [f"source {name}: {trouble}" for name, trouble in status.source_trouble.items()]
+    parts += [f"sink {name}: {trouble}" for name, trouble in status.sink_trouble.items()]
     if status.overdue:
         parts.append(f"STUCK: {status.overdue[0]}")
     return "; ".join(parts)
@@ -139,8 +164,15 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
     if status.bundle is not None:
         lines.append(("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]}) in {status.bundle.folder}"))
         lines += _frames(status)
-    for what, counters in (("source", status.sources), ("sink", status.sinks)):
+        lines += [("accuracy", f"cut {one.cut}: {one.text}") for one in status.cuts if one.used]
+        if status.accuracy_trouble:
+            lines.append(("accuracy", status.accuracy_trouble))
+    for what, counters, troubles in (
+        ("source", status.sources, status.source_trouble),
+        ("sink", status.sinks, status.sink_trouble),
+    ):
         lines += [(what, f"{name}: {_counts(of_one)}") for name, of_one in counters.items()]
+        lines += [(what, f"{name}: TROUBLE: {trouble}") for name, trouble in troubles.items()]
     if status.link is not None:
         lines += _link(status.link)
     if status.board is not None:

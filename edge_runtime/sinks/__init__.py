@@ -1,6 +1,7 @@
 """Where answers go: one module a kind of sink, each registered in ``setup.cfg`` under ``edge_runtime.sinks``."""
 
 from edge_runtime.sinks.jsonl import JsonLines
-from edge_runtime.sinks.sink import Sink, Sinks, SinkTable
+from edge_runtime.sinks.sink import Sink, SinkTable
+from edge_runtime.sinks.sinks import Sinks
 
 __all__ = ["JsonLines", "Sink", "SinkTable", "Sinks"]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
+from edge_runtime.local_api import framing
 from edge_runtime.sinks.long_answers import ValueFiles
 from edge_runtime.sinks.sink import Sink, SinkTable
 from split_model.answers.lines import shortened
 from split_model.arrays import Array
 from split_model.errors import OutputError
+from split_model.service.writable import why_no_file
 
 
 class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
@@ -31,10 +32,15 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     values: Path | None = None
     values_mib: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 64
 
+    keeps: ClassVar[bool] = True
+
     def check(self) -> None:
-        """A folder cannot be written to as a file, nor can anything below a file."""
-        if self.path is not None and (reason := _not_a_file(self.path)):
-            raise OutputError(f"{self.path}: {reason}", remedy="set sink.path to a file you can write")
+        """The program's user must be able to make or append to the file."""
+        if self.path is not None and (reason := why_no_file(self.path, made_later=framing.RUNTIME_FOLDER)):
+            raise OutputError(
+                f"sink {self.label}: {self.path}: {reason}",
+                remedy="set sink.path to a file that the program's user can write",
+            )
 
     def open(self) -> JsonLines:
         """Open the file, or standard output."""
@@ -94,11 +100,3 @@ class JsonLines(Sink):
             status = os.fstat(self._file)
             if written and stat.S_ISREG(status.st_mode):
                 os.ftruncate(self._file, status.st_size - written)
-
-
-def _not_a_file(path: Path) -> str:
-    """Why a path can be no file for anybody, or empty."""
-    if path.is_dir():
-        return os.strerror(errno.EISDIR)
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    return "" if nearest.is_dir() else os.strerror(errno.ENOTDIR)

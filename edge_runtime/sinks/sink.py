@@ -1,11 +1,10 @@
-"""What every sink has in common, and all sinks of a config as one."""
+"""What every sink has in common."""
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from edge_runtime.config.kind_table import KindTable
 from split_model.arrays import Array
@@ -31,7 +30,12 @@ class Sink(ABC):
 
 
 class SinkTable(KindTable, frozen=True, kw_only=True):
-    """A sink in the config. A kind of sink is a subclass with its own keys and ``tag=`` its name."""
+    """A sink in the config. A kind of sink is a subclass with its own keys and ``tag=`` its name.
+
+    ``keeps``: its records are there after the program, so that a source may forget what was answered.
+    """
+
+    keeps: ClassVar[bool] = False
 
     def check(self) -> None:
         """Raise a fault of the config, touching nothing that a running program uses."""
@@ -41,28 +45,3 @@ class SinkTable(KindTable, frozen=True, kw_only=True):
         raise ConfigError(
             f"sink {self.label}: kind {self.kind!r} has no method 'open'", remedy="define it in the kind's class"
         )
-
-
-class Sinks(Sink):
-    """Several sinks, each given every record, by their labels."""
-
-    def __init__(self, tables: Sequence[SinkTable]) -> None:
-        self._sinks: dict[str, Sink] = {}
-        with contextlib.ExitStack() as closing:
-            for table in tables:
-                self._sinks[table.label] = table.open()
-                closing.callback(self._sinks[table.label].close)
-            self._closing = closing.pop_all()
-
-    def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
-        """Give a record to all of them."""
-        for sink in self._sinks.values():
-            sink.write(record, outputs)
-
-    def counters_by_sink(self) -> dict[str, dict[str, int]]:
-        """The counters of those that have any."""
-        return {label: counters for label, sink in self._sinks.items() if (counters := sink.counters())}
-
-    def close(self) -> None:
-        """Close all of them."""
-        self._closing.close()

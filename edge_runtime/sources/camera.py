@@ -1,45 +1,73 @@
-"""The kind ``camera``: the newest picture of a V4L2 camera by OpenCV, or of a Raspberry Pi's by picamera2.
+"""The kind ``camera``: the newest picture of a V4L2, network or Pi's camera, or of a GStreamer pipeline.
 
-The camera is read all the time, so that no old picture waits in its buffers; only pictures that are taken are made
-into the model's input. A camera that goes away is waited for.
+The camera is read all the time, in a process of its own, so that no old picture waits in its buffers and one that
+hangs can be ended; only pictures that are taken are made into the model's input. A camera that goes away, or gives
+no picture in time, is opened again after a growing pause.
 """
 
 from __future__ import annotations
 
-import importlib
+import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
 from edge_runtime.board.reconnecting import Reconnecting, pause_unless
+from edge_runtime.sources.camera_device import CameraDevice
+from edge_runtime.sources.capture_process import CaptureError, CaptureProcess, TakenPicture
 from edge_runtime.sources.source import Frame, Policy, Source, SourceTable, Wanted
-from split_model.arrays import Picture
-from split_model.errors import BackendError, BadInputError, ConfigError
+from split_model.errors import BackendError, BadInputError, ConfigError, MissingInputError, ServerUnreachableError
 
-_RETRY_S = (0.5, 5.0)
+log = logging.getLogger(__name__)
+
+_RETRY_S = (0.5, 30.0)
+_WAIT_S = 0.2
+#: Opening may take this long: the import of a library from a slow card, and a camera that wakes up.
+_OPEN_WITHIN_S = 30.0
+#: A picture may take ten times as long as its rate says, and this long at least.
+_FRAME_WITHIN_S = 5.0
+_FRAMES = 10.0
+_CONNECT_WITHIN_S = 3.0
+#: A camera that hangs again and again is opened again after ever longer pauses, though it gives pictures between.
+_GOOD_AFTER_S = 60.0
 
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
 
 
 class CameraTable(SourceTable, frozen=True, tag="camera"):
-    """``device``: a number, a path as ``/dev/v4l/by-id/...``, or a video file, played at its own pace without end.
+    """``device``: a number, a path as ``/dev/v4l/by-id/...``, a URL as ``rtsp://...``, a GStreamer pipeline that
+    ends in ``appsink``, or a video file, played at its own pace without end.
 
-    ``backend``: ``opencv`` (extra ``camera``), or ``picamera2`` of Raspberry Pi OS, whose cameras have numbers.
-    ``width``, ``height`` and ``fps`` are asked of the camera, which may give the nearest it has.
+    ``backend``: ``opencv`` (extra ``camera``), ``gstreamer``, or ``picamera2`` of Raspberry Pi OS, whose cameras
+    have numbers; ``auto`` takes ``gstreamer`` for a pipeline, else ``opencv``. ``width``, ``height`` and ``fps``
+    are asked of the camera, which may give the nearest it has.
     """
 
     device: int | str = 0
-    backend: Literal["opencv", "picamera2"] = "opencv"
+    backend: Literal["auto", "opencv", "gstreamer", "picamera2"] = "auto"
     width: Side | None = None
     height: Side | None = None
     fps: Annotated[float, msgspec.Meta(gt=0.0, le=1000.0)] | None = None
 
+    @property
+    def camera(self) -> CameraDevice:
+        """The device, sorted out."""
+        return CameraDevice.of(self.device, f"source {self.label}")
+
+    @property
+    def library(self) -> str:
+        """The backend, with ``auto`` decided."""
+        if self.backend != "auto":
+            return self.backend
+        return "gstreamer" if self.camera.kind == "pipeline" else "opencv"
+
     def check(self, wanted: Wanted) -> None:
-        """The model must take pictures, and the library be installed."""
+        """The model must take pictures, the device be one, and the library be installed; opens no camera."""
         if wanted.preprocess is None:
             raise ConfigError(
                 f"source {self.label}: a camera gives pictures, and the bundle does not say how they become the "
@@ -48,35 +76,85 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
             )
         if (self.width is None) != (self.height is None):
             raise ConfigError(f"source {self.label}: width and height go together", remedy="set both or neither")
-        if self.backend == "picamera2" and not isinstance(self.device, int):
+        if self.backend == "picamera2" and not isinstance(self.camera.text, int):
             raise ConfigError(f"source {self.label}: picamera2 knows cameras by number", remedy="set device = 0")
-        library(self.backend)
+        camera = self.camera
+        if camera.kind == "file" and not Path(str(camera.text)).is_file():
+            raise MissingInputError(
+                f"source {self.label}: {camera.name}: no such file",
+                remedy="name a video, a number, /dev/v4l/by-id/..., rtsp://HOST/PATH, or '... ! appsink'",
+            )
+        process = self.process(wanted, check=True)
+        try:
+            process.check()
+        except BackendError as error:
+            raise BackendError(f"source {self.label}: {error.problem}", remedy=error.remedy) from None
+        except CaptureError as error:
+            raise ConfigError(
+                f"source {self.label}: {error}", remedy="mend device, or choose another backend"
+            ) from None
+        finally:
+            process.close()
+
+    def reach(self) -> None:
+        """Look up the name of a network camera, and connect to it.
+
+        Raises:
+            ServerUnreachableError: Its name has no address, or it takes no connection within three seconds.
+
+        """
+        place = self.camera.place
+        if place is None:
+            return
+        host, port = place
+        try:
+            socket.create_connection((host, port), _CONNECT_WITHIN_S).close()
+        except socket.gaierror as error:
+            raise ServerUnreachableError(
+                f"source {self.label}: {host} has no address: {error.strerror}",
+                remedy="check the name in device, and the board's DNS",
+            ) from None
+        except OSError as error:
+            raise ServerUnreachableError(
+                f"source {self.label}: {host} port {port}: {error.strerror or error}",
+                remedy="check that the camera is on, and its port in device",
+            ) from None
 
     def open(self, wanted: Wanted) -> Camera:
         """The camera itself is opened by the source's thread."""
         self.check(wanted)
-        grey = wanted.preprocess is not None and wanted.preprocess.colour == "grey"
-        make = OpenCvGrabber if self.backend == "opencv" else PiGrabber
-        return Camera(self, wanted, lambda: make(self, library(self.backend), grey=grey))
+        return Camera(self, lambda: self.process(wanted), wanted=wanted)
 
+    def process(self, wanted: Wanted, *, check: bool = False) -> CaptureProcess:
+        """Begin to read it; with ``check``, only see whether that could be."""
+        camera, library = self.camera, self.library
+        request: dict[str, Any] = {
+            "backend": library,
+            "device": camera.text,
+            "is": camera.kind,
+            "width": self.width,
+            "height": self.height,
+            "fps": self.fps,
+            "grey": wanted.preprocess is not None and wanted.preprocess.colour == "grey",
+            "check": check,
+            "within_s": _OPEN_WITHIN_S,
+        }
+        if library == "gstreamer":
+            request["pipeline"] = camera.pipeline(width=self.width, height=self.height, fps=self.fps)
+        return CaptureProcess(
+            request,
+            open_within_s=_OPEN_WITHIN_S,
+            frame_within_s=self._picture_within_s,
+            without_secrets=camera.without_secrets,
+            # GStreamer would look through all its plug-ins at every start, and a service's user has no home.
+            environment={"GST_REGISTRY": str((wanted.state / "gstreamer-registry.bin").absolute())},
+        )
 
-class Grabber(Protocol):
-    """An open camera."""
-
-    def read(self) -> Picture | None:
-        """Wait for the next picture, uint8 [height, width, 3] in RGB or [height, width, 1]; None: it is gone."""
-
-    def close(self) -> None:
-        """Let go of the camera."""
-
-
-def library(backend: str) -> Any:
-    """OpenCV or picamera2, imported; `BackendError` where it is not installed."""
-    try:
-        return importlib.import_module("cv2") if backend == "opencv" else importlib.import_module("picamera2")
-    except ImportError as error:
-        hint = "install this package with [camera]" if backend == "opencv" else "apt install python3-picamera2"
-        raise BackendError(f"a camera needs {backend}, which cannot be imported ({error})", remedy=hint) from None
+    def _picture_within_s(self, fps: float) -> float:
+        if self.frame_within_s is not None:
+            return self.frame_within_s
+        rate = self.fps or fps
+        return max(_FRAME_WITHIN_S, _FRAMES / rate) if rate > 0.0 else _FRAME_WITHIN_S
 
 
 class Camera(Source):
@@ -87,123 +165,71 @@ class Camera(Source):
     def __init__(
         self,
         table: CameraTable,
-        wanted: Wanted,
-        make: Callable[[], Grabber],
+        make: Callable[[], CaptureProcess],
         *,
+        wanted: Wanted,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wanted = wanted
-        self._now = now
         self._pictures = 0
-        self._camera = Reconnecting(
-            f"source {table.label}: camera {table.device}",
-            ready=f"source {table.label}: reading camera {table.device}",
+        name = table.camera.name
+        self._names = table.label, name
+        self._is_video = table.camera.kind == "file"
+        self._camera: Reconnecting[CaptureProcess] = Reconnecting(
+            f"source {table.label}: camera {name}",
+            ready=f"source {table.label}: reading camera {name}",
             make=make,
-            release=lambda grabber: grabber.close(),
+            release=lambda process: process.close(),
             retry_s=_RETRY_S,
+            good_after_s=_GOOD_AFTER_S,
+            now=now,
         )
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Callable[[], Frame]]:
         """Pictures as they come, until stopped."""
-        while not stopped():
-            grabber = self._camera.get(lambda seconds: pause_unless(stopped, seconds))
-            if grabber is None:
-                continue
-            try:
-                while not stopped() and (picture := grabber.read()) is not None:
+        played = False
+        try:
+            while not stopped():
+                process = self._camera.get(lambda seconds: pause_unless(stopped, seconds))
+                if process is None:
+                    continue
+                try:
+                    picture = process.read(_WAIT_S)
+                except (CaptureError, BackendError) as error:
+                    if self._is_video and played and "no more pictures" in str(error):
+                        log.info("source %s: camera %s gives no more pictures; played again", *self._names)
+                        self._camera.close()
+                    else:
+                        self._camera.lose(str(error))
+                    played = False
+                    continue
+                if picture is not None:
+                    played = True
                     self._camera.worked()
                     yield self._later(picture)
-            finally:
-                self._camera.close()
-            if not stopped():
-                self._camera.lose("gives no more pictures")
+        finally:
+            self._camera.close()
+
+    @property
+    def trouble(self) -> str:
+        """Why it gives no pictures now, or empty."""
+        return self._camera.trouble
 
     def counters(self) -> dict[str, int]:
         """See the class."""
         return {"pictures": self._pictures, "reconnects": self._camera.reconnects}
 
-    def _later(self, picture: Picture) -> Callable[[], Frame]:
-        captured_s, number = self._now(), self._pictures
+    def _later(self, picture: TakenPicture) -> Callable[[], Frame]:
+        number = self._pictures
         self._pictures += 1
 
         def make() -> Frame:
             name = str(number)
             try:
-                tensors, placement = self._wanted.fit([picture]), self._wanted.placement([picture])
-                return Frame(0, name, tensors, None, captured_s, placement=placement)
+                pixels = np.ascontiguousarray(picture.pixels)
+                tensors, placement = self._wanted.fit([pixels]), self._wanted.placement([pixels])
             except BadInputError as error:
-                return Frame(0, name, (), None, captured_s, error=f"picture {name}: {error}")
+                return Frame(0, name, (), None, picture.captured_s, error=f"picture {name}: {error}")
+            return Frame(0, name, tensors, None, picture.captured_s, placement=placement)
 
         return make
-
-
-class OpenCvGrabber:
-    """A V4L2 camera, or a video file, through OpenCV."""
-
-    def __init__(self, table: CameraTable, cv2: Any, *, grey: bool) -> None:
-        cv2.setNumThreads(1)  # one conversion a picture is not worth waking the other cores
-        self._cv2 = cv2
-        self._grey = grey
-        device = table.device
-        self._live = isinstance(device, int) or device.startswith("/dev/")
-        if not self._live and not Path(str(device)).is_file():
-            raise FileNotFoundError(f"{device}: no such file")
-        self._capture = cv2.VideoCapture(device, cv2.CAP_V4L2 if self._live else cv2.CAP_ANY)
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise OSError("no camera there, or another program has it")
-        for name, value in (("WIDTH", table.width), ("HEIGHT", table.height)):
-            if value is not None:
-                self._capture.set(getattr(cv2, f"CAP_PROP_FRAME_{name}"), value)
-        if table.fps is not None:
-            self._capture.set(cv2.CAP_PROP_FPS, table.fps)
-        rate = table.fps or self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self._interval_s = 0.0 if self._live else 1.0 / rate
-        self._due_s = time.monotonic()
-
-    def read(self) -> Picture | None:
-        """The next picture."""
-        there, picture = self._capture.read()
-        if not there:
-            return None
-        if not self._live:
-            time.sleep(max(0.0, self._due_s - time.monotonic()))
-            self._due_s += self._interval_s
-        code = self._cv2.COLOR_BGR2GRAY if self._grey else self._cv2.COLOR_BGR2RGB
-        converted: Picture = self._cv2.cvtColor(picture, code)
-        return converted[..., None] if self._grey else converted
-
-    def close(self) -> None:
-        """Let go of the camera."""
-        self._capture.release()
-
-
-class PiGrabber:
-    """A Raspberry Pi's camera through picamera2."""
-
-    def __init__(self, table: CameraTable, picamera2: Any, *, grey: bool) -> None:
-        self._grey = grey
-        self._camera = picamera2.Picamera2(table.device)
-        # libcamera names formats by the order of bits in a word: its BGR888 lies as R, G, B in memory.
-        main: dict[str, Any] = {"format": "BGR888"}
-        if table.width is not None and table.height is not None:
-            main["size"] = (table.width, table.height)
-        controls = {} if table.fps is None else {"FrameRate": table.fps}
-        self._camera.configure(self._camera.create_video_configuration(main=main, controls=controls))
-        self._camera.start()
-
-    def read(self) -> Picture | None:
-        """The next picture."""
-        try:
-            picture: Picture = np.asarray(self._camera.capture_array("main"), np.uint8)
-        except (OSError, RuntimeError):
-            return None
-        if not self._grey:
-            return picture
-        # The weights of Rec. 601, as OpenCV and Pillow have them.
-        grey: Picture = (picture @ np.array([0.299, 0.587, 0.114], np.float32)).round().astype(np.uint8)
-        return grey[..., None]
-
-    def close(self) -> None:
-        """Let go of the camera."""
-        self._camera.close()

@@ -127,6 +127,11 @@ class SerialSource(Source):
         """Times that the port was opened."""
         return self._port.opened
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing is read now, or empty."""
+        return self._port.trouble
+
     def counters(self) -> dict[str, int]:
         """See the class."""
         return {

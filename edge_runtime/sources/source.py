@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 
 from edge_runtime.config.kind_table import KindTable, Label
@@ -108,12 +109,14 @@ class Source(ABC):
     """Makes frames in a thread of its own. What is wrong for good is raised; what comes back is waited for.
 
     ``on_demand``: a frame counts as captured when it is taken, as those of a file do. ``queue_frames``: the limit
-    of waiting frames under the policy ``all``.
+    of waiting frames under the policy ``all``. ``waits_for_sinks``: it hears `unkept` instead of `answered` of an
+    answer that not every sink has taken.
     """
 
     policy: Policy = "all"
     queue_frames: int = 1
     on_demand: bool = False
+    waits_for_sinks: bool = False
 
     @abstractmethod
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame | Callable[[], Frame]]:
@@ -128,9 +131,24 @@ class Source(ABC):
     def answered(self, answer: Answer) -> None:  # noqa: B027  most sources do not care
         """Hear how one of its frames ended, after the sinks have it. In the frame loop's thread: be quick."""
 
+    def unkept(self, answer: Answer) -> None:  # noqa: B027  most sources do not care
+        """Hear of an answer that a sink could not take, if it ``waits_for_sinks``."""
+
+    @property
+    def trouble(self) -> str:
+        """What keeps it from giving frames now, in a few words; empty while all is well. Read from any thread."""
+        return ""
+
     def counters(self) -> dict[str, int]:
         """What happened to it, for the log and the status, in numbers with names."""
         return {}
+
+    def renewed(self) -> Source | None:
+        """Another one in its place, with what it remembers, because a call of this one does not return.
+
+        None: open one from the config. This one may still come back: its ``stopped()`` holds from now on.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027  most sources hold nothing
         """Let go of its resources; `frames` has ended, and no answer will come any more."""
@@ -139,13 +157,19 @@ class Source(ABC):
 class SourceTable(KindTable, frozen=True, kw_only=True):
     """A source in the config. A kind of source is a subclass with its own keys and ``tag=`` its name.
 
-    ``subject``: what the frames are of, by which the privacy ledger keeps accounts.
+    ``subject``: what the frames are of, by which the privacy ledger keeps accounts. ``frame_within_s``: how long
+    one picture of a camera, or one call of another source, may take before it counts as hanging. Unless set: a
+    camera has ten times what its rate says and five seconds at least, any other source thirty seconds.
     """
 
     subject: Label = "default"
+    frame_within_s: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] | None = None
 
     def check(self, wanted: Wanted) -> None:
         """Raise a fault of the config or the board, touching nothing that a running program uses."""
+
+    def reach(self) -> None:
+        """Raise what is wrong with the way to a source on the network; ``config check --connect`` calls it."""
 
     def open(self, wanted: Wanted) -> Source:
         """Open the source, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""

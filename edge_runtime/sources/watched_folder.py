@@ -14,16 +14,16 @@ import contextlib
 import hashlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from edge_runtime.sources.answered_files import AnsweredFiles, SetAsideError, Stamp
+from edge_runtime.sources.files_under_way import FilesUnderWay, GivenFile, stamp_of
 from edge_runtime.sources.input_files import InputFiles
 from edge_runtime.sources.source import Answer, Frame, Source, SourceTable, Wanted
 from split_model.errors import BadInputError, MissingInputError
@@ -65,23 +65,8 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
         """Open the source, with the files that were answered before."""
         self.check(wanted)
         name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:16]
-        return WatchedFolder(self, wanted, AnsweredFiles(wanted.state / f"watched-{name}.jsonl"))
-
-
-@dataclass
-class _File:
-    """A file that is being answered. ``given`` and ``answered`` samples, the remembered ones among them.
-
-    ``whole``: no more will be given. ``finished``: all is answered, and noted. ``failed``: one of its samples was.
-    """
-
-    name: str
-    stamp: Stamp
-    given: int = 0
-    answered: int = 0
-    whole: bool = False
-    finished: bool = False
-    failed: bool = False
+        remembered = AnsweredFiles(wanted.state / f"watched-{name}.jsonl")
+        return WatchedFolder(self, wanted, FilesUnderWay(self.path, self.label, self.after, remembered))
 
 
 class WatchedFolder(Source):
@@ -91,79 +76,85 @@ class WatchedFolder(Source):
     """
 
     on_demand = True
+    waits_for_sinks = True
 
     def __init__(
         self,
         table: WatchTable,
         wanted: Wanted,
-        answered_files: AnsweredFiles,
+        files: FilesUnderWay,
         *,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._table = table
         self._wanted = wanted
-        self._answered_files = answered_files
+        self._files = files
         self._now = now
         self._sleep = sleep
-        self._guard = threading.Lock()
-        self._under_way: dict[str, _File] = {}
         self._seen: dict[str, tuple[Stamp, float]] = {}  # since when it has been so
         self._unreadable: dict[str, tuple[Stamp, float]] = {}
-        self._counts = {"files": 0, "unreadable": 0, "vanished": 0, "passed_over": 0}
+        self._counts = {"unreadable": 0, "vanished": 0, "passed_over": 0}
         self._inputs = InputFiles(table.path, table.label, pictures=wanted.preprocess is not None)
         self._told = ""
+        self._is_replaced = False
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
         """The files' frames as they come, until stopped."""
         while not stopped():
             looked_s = self._now()
-            for name, stamp in self._ready(looked_s):
+            self._files.delete()
+            found = self._look()
+            if stopped():  # the look may have hung, and another thread be in the place of this one
+                return
+            for name, stamp in [] if found is None else self._ready(found, looked_s):
                 if stopped():
                     return
                 for frame in self._frames_of(name, stamp, looked_s):
                     yield frame
                     if stopped():
                         return
+                self._files.delete()
             while not stopped() and (rest_s := looked_s + self._table.poll_s - self._now()) > 0:
                 self._sleep(min(rest_s, _NAP_S))
 
     def answered(self, answer: Answer) -> None:
         """Remember, or delete, a file of which all is answered."""
-        file: _File = answer.frame.ticket
-        with self._guard:
-            file.answered += 1
-            if answer.frame.error or "error" in answer.record:
-                file.failed = True
-            self._finish(file)
+        self._files.answered(answer.frame.ticket, failed=bool(answer.frame.error) or "error" in answer.record)
+
+    def unkept(self, answer: Answer) -> None:
+        """Give the file again later."""
+        self._files.unkept(answer.frame.ticket)
+
+    @property
+    def trouble(self) -> str:
+        """Why the folder cannot be read, or empty."""
+        return self._told and f"{self._table.path}: {self._told}; waiting for it"
+
+    def renewed(self) -> WatchedFolder:
+        """Another one, which knows the same files."""
+        self._is_replaced = True
+        return WatchedFolder(self._table, self._wanted, self._files, now=self._now, sleep=self._sleep)
 
     def counters(self) -> dict[str, int]:
         """See the class."""
-        return dict(self._counts)
+        return {"files": self._files.finished, **self._counts}
 
     def close(self) -> None:
-        """Remember how far the file was answered that was under way."""
-        with self._guard:
-            for file in self._under_way.values():
-                if file.answered == file.given > 0:
-                    self._answered_files.note(file.name, file.stamp, file.answered)
+        """Delete what is to be deleted, and remember how far the file was answered that was under way."""
+        self._files.delete()
+        self._files.close()
 
-    def _ready(self, now_s: float) -> list[tuple[str, Stamp]]:
+    def _ready(self, found: dict[str, Stamp], now_s: float) -> list[tuple[str, Stamp]]:
         """Files that are complete as far as can be seen, and not answered, oldest first."""
-        found = self._look()
-        if found is None:
-            return []
-        with self._guard:
-            if found:  # an empty folder is more likely that of a disk that is not mounted
-                self._answered_files.keep_only(found.keys())
-            busy = set(self._under_way)
+        busy = self._files.busy(found.keys(), now_s)
         ready = []
         for name, stamp in found.items():
             before = self._seen.get(name)
             since_s = now_s if before is None or before[0] != stamp else before[1]
             self._seen[name] = (stamp, since_s)
             settled = now_s - since_s >= self._table.settle_s
-            if not settled or name in busy or self._answered_files.done(name, stamp) is None:
+            if not settled or name in busy or self._files.remembered.done(name, stamp) is None:
                 continue
             if self._inputs.is_input(name, stamp):
                 ready.append((name, stamp))
@@ -182,7 +173,7 @@ class WatchedFolder(Source):
                         continue
                     with contextlib.suppress(FileNotFoundError):  # it went while we looked
                         if entry.is_file():
-                            found[entry.name] = _stamp_of(entry.stat())
+                            found[entry.name] = stamp_of(entry.stat())
         except OSError as error:
             self._away(error)
             return None
@@ -191,17 +182,23 @@ class WatchedFolder(Source):
 
     def _away(self, error: OSError) -> None:
         """A folder that is gone may be a disk that comes back."""
-        if self._told != str(error):
-            log.warning("source %s: %s: %s; waiting for it", self._table.label, self._table.path, error.strerror)
-        self._told = str(error)
+        told = error.strerror or str(error)
+        if self._told != told:
+            log.warning("source %s: %s: %s; waiting for it", self._table.label, self._table.path, told)
+        self._told = told
 
     def _frames_of(self, name: str, stamp: Stamp, now_s: float) -> Iterator[Frame]:
-        file = _File(name, stamp)
-        start = file.given = file.answered = self._answered_files.done(name, stamp) or 0
+        file = GivenFile(name, stamp)
+        start = file.given = file.answered = self._files.remembered.done(name, stamp) or 0
         try:
             for frame, is_last in self._read(file, start=start):
-                self._give(file, whole=is_last)
-                yield frame
+                self._files.give(file, whole=is_last)
+                try:
+                    yield frame
+                except GeneratorExit:
+                    if self._is_replaced:
+                        self._files.not_given(file)
+                    raise
         except (BadInputError, MissingInputError) as error:
             if isinstance(error, MissingInputError) and not os.access(self._table.path / name, os.F_OK):
                 self._counts["vanished"] += 1
@@ -210,20 +207,11 @@ class WatchedFolder(Source):
             if file.given == start and not aside and not self._is_hopeless(file, now_s):
                 return
             self._counts["unreadable"] += 1
-            self._give(file, whole=True)
+            self._files.give(file, whole=True)
             yield Frame(0, spelled(name), (), None, now_s, error=spelled(str(error)), ticket=file)
-        with self._guard:
-            file.whole = True
-            self._finish(file)
+        self._files.whole(file)
 
-    def _give(self, file: _File, *, whole: bool) -> None:
-        """Both at once: whole before its last sample counts, the answer to the one before would finish it."""
-        with self._guard:
-            self._under_way[file.name] = file
-            file.given += 1
-            file.whole = whole
-
-    def _is_hopeless(self, file: _File, now_s: float) -> bool:
+    def _is_hopeless(self, file: GivenFile, now_s: float) -> bool:
         """Whether a file that does not decode has had the time to become whole."""
         failed = self._unreadable.get(file.name)
         if failed is None or failed[0] != file.stamp:
@@ -231,22 +219,22 @@ class WatchedFolder(Source):
             return False
         return now_s - failed[1] >= _UNREADABLE_S
 
-    def _read(self, file: _File, *, start: int) -> Iterator[tuple[Frame, bool]]:
+    def _read(self, file: GivenFile, *, start: int) -> Iterator[tuple[Frame, bool]]:
         """Frames, and whether each is the file's last."""
         path = self._table.path / file.name
         wanted, now_s = self._wanted, self._now()
         if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
-            with self._answered_files.reading(file.name, file.stamp):
+            with self._files.remembered.reading(file.name, file.stamp):
                 tensor, placement = load_placed(path, wanted.preprocess, wanted.inputs[0])
             yield Frame(0, spelled(file.name), (tensor,), None, now_s, ticket=file, placement=placement), True
             return
-        with self._answered_files.reading(file.name, file.stamp):
+        with self._files.remembered.reading(file.name, file.stamp):
             data: Data = open_data(path, wanted.inputs, wanted.preprocess)
         samples = iter(data)
         for number in range(len(data)):
             is_last = number == len(data) - 1
             try:
-                with self._answered_files.reading(file.name, file.stamp):
+                with self._files.remembered.reading(file.name, file.stamp):
                     sample = next(samples)
             except BadSampleError as error:
                 file.failed = True  # also one that was answered before a restart
@@ -257,29 +245,3 @@ class WatchedFolder(Source):
             if number >= start:
                 frame = Frame(0, sample.name, sample.tensors, sample.label, now_s, ticket=file)
                 yield replace(frame, placement=sample.placement), is_last
-
-    def _finish(self, file: _File) -> None:
-        """Call it under the guard."""
-        if file.finished or not file.whole or file.answered < file.given:
-            return
-        file.finished = True
-        self._under_way.pop(file.name, None)
-        self._counts["files"] += 1
-        if self._table.after == "delete" and not file.failed:
-            path = self._table.path / file.name
-            try:
-                # One that was renamed into its place is another file, still to be answered. Between the two calls
-                # lie microseconds; Linux has no way to unlink a file only if it is still the same.
-                if _stamp_of(path.stat()) == file.stamp:
-                    path.unlink()
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                log.warning("source %s: %s: %s; remembered instead", self._table.label, file.name, error.strerror)
-            else:
-                return
-        self._answered_files.note(file.name, file.stamp, None)
-
-
-def _stamp_of(status: os.stat_result) -> Stamp:
-    return status.st_size, status.st_mtime_ns

@@ -1,14 +1,15 @@
 """How good the answers through a release are, as it was measured: the records, and where they are kept.
 
-``split-model evaluate --store`` writes them to ``evaluation.json`` in the bundle's folder; the device program reads
-them for its accuracy floor. The manifest does not name that file, so measuring again changes neither the bundle's
-identity nor anything on the server. It names the bundle instead: figures of another bundle are never used.
+``split-model prepare`` writes them to ``evaluation.json`` in the bundle's folder, and ``split-model evaluate
+--store`` adds those of the user's own data; the device program reads them for its accuracy floor. The manifest does
+not name that file, so measuring again changes neither the bundle's identity nor anything on the server. It names
+the bundle instead: figures of another bundle are never used.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -18,7 +19,9 @@ from split_model.errors import BadBundleError, MissingInputError, OutputError
 from split_model.privacy import CodebookSpec, NoiseSpec
 from split_model.service.atomic_file import write_atomically
 
-FORMAT = 1
+#: Format 2 added the figures of `prepare` and the bound of the agreement; files of format 1 have none of them.
+FORMAT = 2
+_READ = (1, FORMAT)
 FILE = "evaluation.json"
 _MAX_BYTES = 16 << 20
 
@@ -63,12 +66,14 @@ class Row(_Record, frozen=True):
 
     ``noise_aware``: the tail was one trained on noise of this epsilon.
 
-    ``agreement``: how often the best class is that of the unprotected model; of boxes, landmarks, maps and vectors
-    how much of the answer is the same (`split_model.answers.measures`), and ``figure`` is their own measure; None
-    where the bundle does not say what the outputs are.
-    ``accuracy``: how often it is the label; None without labels. ``output_error``: squared error of the outputs
-    over their variance among the samples, 1 being as bad as answering the average. Of the two epsilons,
-    ``per_value_epsilon_max`` protects one feature value and ``whole_input_epsilon`` the whole frame.
+    ``agreement``: the mean agreement with the unsplit model, by a measure that fits the answer: for classes how
+    often the best one is the same; of boxes, landmarks, maps and vectors how much of the answer is the same
+    (`split_model.answers.measures`), and ``figure`` is their own measure. None in files of format 1 where the
+    bundle does not say what the outputs are. ``agreement_bound``: its one-sided 80 % lower bound over pictures;
+    None in files of format 1. ``accuracy``: how often it is the label; None without labels. ``output_error``:
+    squared error of the outputs over their variance among the samples, 1 being as bad as answering the average. Of
+    the two epsilons, ``per_value_epsilon_max`` protects one feature value and ``whole_input_epsilon`` the whole
+    frame.
     """
 
     cut: int
@@ -85,6 +90,7 @@ class Row(_Record, frozen=True):
     whole_input_epsilon: float | None = None
     codebook: CodebookSpec | None = None
     noise_aware: bool = False
+    agreement_bound: float | None = None
     figure: Figure | None = None
 
     @property
@@ -93,11 +99,11 @@ class Row(_Record, frozen=True):
         return self.cut, self.mechanism, self.spec, self.codebook
 
     @property
-    def measured(self) -> tuple[str, Share] | None:
-        """The share to compare with a floor: the accuracy, without labels the agreement; None without either."""
-        if self.accuracy is not None:
-            return "accuracy", self.accuracy
-        return None if self.agreement is None else ("agreement", self.agreement)
+    def bound(self) -> float | None:
+        """The lower bound to compare with a floor; of format 1 the end of the 95 % interval, which is stricter."""
+        if self.agreement_bound is not None or self.agreement is None:
+            return self.agreement_bound
+        return self.agreement.low
 
 
 class DataRecord(_Record, frozen=True):
@@ -109,8 +115,35 @@ class DataRecord(_Record, frozen=True):
     labelled: int
 
 
+class Prepared(_Record, frozen=True):
+    """The figures that `prepare` measured, each picture under a release that was calibrated without it.
+
+    ``measure``: what agreement is, for people. ``unit``: what was counted. ``available``: how many of them there
+    were to measure on; a row that was decided early has fewer.
+    """
+
+    measure: str
+    unit: Literal["pictures", "samples"]
+    available: int
+    rows: tuple[Row, ...]
+
+
+class Nearest(NamedTuple):
+    """What is known of a release at a cut. ``row``: what was measured.
+
+    ``relation``: whether that was the ``same`` release; or one that differs in epsilon alone, a ``weaker`` one of a
+    smaller epsilon, which loses more of the answers, or a ``stronger`` one.
+    """
+
+    row: Row
+    relation: Literal["same", "weaker", "stronger"]
+
+
 class Evaluation(_Record, frozen=True):
-    """All rows, and how the unprotected whole model does on the same data. ``bundle``: its identity."""
+    """All rows, and how the unprotected whole model does on the same data. ``bundle``: its identity.
+
+    ``data`` is of the ``rows``, which `evaluate` measured; ``prepared`` has those of `prepare`.
+    """
 
     format: int
     bundle: str
@@ -118,11 +151,47 @@ class Evaluation(_Record, frozen=True):
     unprotected_accuracy: Share | None
     rows: tuple[Row, ...]
     made_by: str = ""
+    prepared: Prepared | None = None
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """The user's own figures, then those of `prepare` that these do not replace."""
+        own = {row.key for row in self.rows}
+        prepared = () if self.prepared is None else self.prepared.rows
+        return (*self.rows, *(row for row in prepared if row.key not in own))
 
     def find(self, cut: int, spec: NoiseSpec | CodebookSpec) -> Row | None:
-        """The rows of exactly this release at a cut."""
+        """The row of exactly this release at a cut."""
         key = (cut, "codebook", None, spec) if isinstance(spec, CodebookSpec) else (cut, "noise", spec, None)
-        return next((row for row in self.rows if row.key == key), None)
+        return next((row for row in self.all_rows if row.key == key), None)
+
+    def nearest(self, cut: int, spec: NoiseSpec | CodebookSpec) -> Nearest | None:
+        """The row that tells most of a release at a cut: its own, else the nearest weaker, else a stronger one.
+
+        What passes a floor under a weaker release passes it under this one, and what fails under a stronger one
+        fails. A tail that was trained with noise is used at one epsilon alone, so its rows tell of no other.
+        """
+        if (row := self.find(cut, spec)) is not None:
+            return Nearest(row, "same")
+        others = [
+            (epsilon, row) for row in self.all_rows
+            if row.cut == cut and not row.noise_aware and (epsilon := _epsilon_of(row, spec)) is not None
+        ]  # fmt: skip
+        weaker = [one for one in others if one[0] < spec.epsilon]
+        if weaker:
+            return Nearest(max(weaker, key=lambda one: one[0])[1], "weaker")
+        return Nearest(min(others, key=lambda one: one[0])[1], "stronger") if others else None
+
+
+def _epsilon_of(row: Row, spec: NoiseSpec | CodebookSpec) -> float | None:
+    """The epsilon of a row whose release differs from another in nothing else; None where more differs."""
+    if isinstance(spec, NoiseSpec):
+        known = row.spec if row.mechanism == "noise" else None
+        alike = known is not None and (known.allocation, known.bits) == (spec.allocation, spec.bits)
+        return known.epsilon if known is not None and alike else None
+    book = row.codebook if row.mechanism == "codebook" else None
+    alike = book is not None and (book.codewords, book.groups) == (spec.codewords, spec.groups)
+    return book.epsilon if book is not None and alike else None
 
 
 def path_of(bundle: Bundle) -> Path:
@@ -149,9 +218,10 @@ def load(bundle: Bundle) -> Evaluation | None:
         ) from None
     try:
         head = msgspec.json.decode(raw, type=_Head)
-        if head.format != FORMAT:
+        if head.format not in _READ:
+            known = " and ".join(map(str, _READ))
             raise BadBundleError(
-                f"{path}: format {head.format}, this version reads {FORMAT}", remedy="remove it and evaluate again"
+                f"{path}: format {head.format}, this version reads {known}", remedy="remove it and evaluate again"
             )
         found = msgspec.json.decode(raw, type=Evaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -163,12 +233,15 @@ def store(bundle: Bundle, evaluation: Evaluation) -> Evaluation:
     """Keep an evaluation with its bundle, and return all that is kept now.
 
     Rows measured before on the same data stay, those that were measured again are replaced; rows of other data go.
+    The figures of `prepare` stay, unless the evaluation brings new ones.
     Written whole or not at all; `OutputError` where the folder does not take it.
     """
     before = load(bundle)
     if before is not None and before.data.sha256 == evaluation.data.sha256:
         rows = {row.key: row for row in (*before.rows, *evaluation.rows)}
         evaluation = msgspec.structs.replace(evaluation, rows=tuple(sorted(rows.values(), key=_order)))
+    if before is not None and evaluation.prepared is None:
+        evaluation = msgspec.structs.replace(evaluation, prepared=before.prepared)
     path = path_of(bundle)
     try:
         write_atomically(path, msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")

@@ -21,6 +21,7 @@ import numpy as np
 from split_model.arrays import Picture
 from split_model.bundle.manifest import ImagePreprocess
 from split_model.errors import BackendError, BadInputError, MissingInputError
+from split_model.features.avif_size import UnreadableSizeError, coded_pixels
 from split_model.features.picture_colours import as_seen, check_colour_code, depth_of, extra_bytes
 from split_model.features.picture_formats import ENDINGS, HEAD_BYTES, format_of, missing, register
 
@@ -160,13 +161,14 @@ def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -
             wanted = preprocess.resize if preprocess.fit == "crop" else max(preprocess.crop)
             short = _DRAFT_MARGIN * wanted
             image.draft(None, (short, short))
+    pixels = _pixels(path, image)
     mode = _MODES[preprocess.colour]
     turned = image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
-    cost = coefficients + _bytes_of(image, mode=mode, turned=turned)
+    cost = coefficients + _bytes_of(image, pixels, mode=mode, turned=turned)
     if cost > MAX_DECODE_BYTES:
         raise BadInputError(
-            f"{path}: {width} x {height} ({image.format}, {image.mode}) takes {cost >> 20} MiB to decode, "
-            f"over {MAX_DECODE_BYTES >> 20}",
+            f"{path}: {width} x {height} ({image.format}, {image.mode}, {pixels / 1e6:.1f} megapixels) "
+            f"takes {cost >> 20} MiB to decode, over {MAX_DECODE_BYTES >> 20}",
             remedy="scale it down",
         )
     image.load()
@@ -199,9 +201,22 @@ def _check_colours(image: Any, head: bytes) -> None:
             check_colour_code(codes[0], codes[1])
 
 
-def _bytes_of(image: Any, *, mode: str, turned: bool) -> int:
+def _pixels(path: Path, image: Any) -> int:
+    """How many are decoded: of an AVIF file those of its streams, for the size that it states may be false."""
+    stated = int(image.width * image.height)
+    if image.format != "AVIF":
+        return stated
+    try:
+        return max(stated, coded_pixels(path) // (1 + ("A" in image.getbands())))
+    except UnreadableSizeError as error:
+        raise BadInputError(
+            f"{path}: an AVIF file whose size cannot be told before decoding ({error})",
+            remedy="save it in another format",
+        ) from None
+
+
+def _bytes_of(image: Any, pixels: int, *, mode: str, turned: bool) -> int:
     """Memory of the decoded image and of all that stands beside it at the same time."""
-    pixels = image.width * image.height
     stored = _PIXEL_BYTES.get(image.mode, 4)
     decoding, kept = _DECODER_BYTES.get(image.format, (0, 0))
     after = max(stored if turned else 0, extra_bytes(image, mode))

@@ -140,8 +140,12 @@ def open_interpreter(
     threads: int = 1,
     source: str = "",
     fused: bool = True,
+    batch: int = 1,
 ) -> Interpreter:
     """Load a model from a file (memory-mapped by the backend) or from bytes; messages call it ``source``.
+
+    With a ``batch``, the first axis of every input is resized to it. Not every model bears that: it may be refused
+    here, or fail when it runs, or have outputs without that axis.
 
     With ``fused`` off each op runs by itself, slowly: then the backend knows the shape of every tensor.
     Raises `BackendError` where no backend is installed or the backend lacks an op, `BadModelError`
@@ -167,6 +171,8 @@ def open_interpreter(
             before = frozenset() if isinstance(model, bytes) else mapped_at(model)
             raw = make(num_threads=threads, **arguments)
             mapped = frozenset() if isinstance(model, bytes) else mapped_at(model) - before
+        for detail in raw.get_input_details() if batch > 1 else ():
+            raw.resize_tensor_input(detail["index"], [batch, *(int(side) for side in detail["shape"][1:])])
         raw.allocate_tensors()
     except SystemError:
         raise BackendError(

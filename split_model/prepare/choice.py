@@ -24,7 +24,8 @@ def choose_cuts(
     """The cuts to offer, and those that were left out of the choice.
 
     A bundle that is calibrated is one to release from with noise (``for_noise``), so what noise cannot be put on is
-    no choice in it, unless a codebook is wanted there. ``wanted``: how many, op indices, or None for all.
+    no choice in it, unless a codebook is wanted there. ``wanted``: how many, op indices, or None for all. Cuts
+    ``with_codebook`` are offered besides, where ``wanted`` is a number.
     Raises `UsageError` for a position that is no cut, `BadModelError` where none is left.
     """
     cuts = find_cuts(model.graph)
@@ -35,6 +36,11 @@ def choose_cuts(
     if for_noise:
         candidates = [cut for cut in cuts.legal if cut.index not in reasons and cut.index not in with_codebook]
         reasons |= unreleasable(model.graph, candidates)
+    booked = choose(cuts, sorted(with_codebook))
+    for cut in booked:
+        if cut.index in reasons or (isinstance(wanted, tuple) and cut.index not in wanted):
+            why = "is left out by --without" if cut.index in reasons else "is not among those of --cuts"
+            raise UsageError(f"--codebook: cut {cut.index} {why}", remedy="name the same cuts in both")
     asked = choose(cuts, wanted) if isinstance(wanted, tuple) else cuts.legal
     usable = [cut for cut in asked if cut.index not in reasons]
     if not usable:
@@ -47,4 +53,7 @@ def choose_cuts(
     left_out = tuple(
         LeftOut(index=cut.index, reason=printable(reasons[cut.index])) for cut in asked if cut.index in reasons
     )
-    return offered(usable, wanted) if isinstance(wanted, int) else usable, left_out
+    if not isinstance(wanted, int):
+        return usable, left_out
+    chosen = {cut.index: cut for cut in (*offered(usable, wanted), *booked)}
+    return [chosen[index] for index in sorted(chosen)], left_out

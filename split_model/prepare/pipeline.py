@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import tempfile
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from split_model import __version__
 from split_model.arrays import Array
-from split_model.bundle import Bundle, ChannelCalibration, Cut, Manifest, write_manifest, writing
+from split_model.bundle import Bundle, Manifest, evaluation, write_manifest, writing
 from split_model.bundle.records import Scores
 from split_model.bundle.validation import check_answer_schema
 from split_model.errors import BadBundleError, BadInputError, UsageError
@@ -23,15 +22,16 @@ from split_model.features.preprocess import check_preprocess
 from split_model.interpreter import open_interpreter
 from split_model.prepare.answer import ScoreCheck, declared_answer, describe
 from split_model.prepare.assemble import Progress, write_bundle
-from split_model.prepare.calibrate.allocators import TrialOptions, try_allocations
-from split_model.prepare.calibrate.augmentation import AugmentedPictures, calibration_samples
-from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
-from split_model.prepare.calibrate.resume import KeptCalibration
+from split_model.prepare.calibrate.allocators import TrialOptions
+from split_model.prepare.calibrate.augmentation import AugmentedPictures
+from split_model.prepare.calibrate.bundle_calibration import CalibratedBundle, calibrate_bundle
+from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.choice import choose_cuts
-from split_model.prepare.codebook.codebooks import CodebookWish, add_codebooks
-from split_model.prepare.dry_run import FAILURES, SAMPLES, dry_run, one_line, without
+from split_model.prepare.codebook.codebooks import CodebookWish, LearnedCodebooks, add_codebooks, check_wishes
+from split_model.prepare.dry_run import SAMPLES, dry_run, without
+from split_model.prepare.evaluate.held_out import measure_prepared
+from split_model.prepare.evaluate.judging import FigureOptions
 from split_model.prepare.noise_tails import add_noise_tails
-from split_model.prepare.outputs import output_weights
 from split_model.prepare.own_input import InputWish, check_settled, declared_preprocess
 from split_model.prepare.random_inputs import random_inputs
 from split_model.prepare.reading_check import with_reading
@@ -42,7 +42,6 @@ from split_model.prepare.tflite.ending import Ending
 from split_model.prepare.tflite.graph import Graph
 from split_model.prepare.tflite.reading import read_model
 from split_model.prepare.tflite.shapes import open_model, with_input_shape
-from split_model.privacy.plan import why_unreleasable
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +73,7 @@ class PrepareOptions:
     codebooks: tuple[CodebookWish, ...] = ()
     codebook_data: Path | None = None
     noise_tails: Path | None = None
+    figure_options: FigureOptions = field(default_factory=FigureOptions)
     replace: bool = False
 
 
@@ -149,20 +149,23 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         if ending is not None:
             _check_scores(scratch, manifest, ending, options)
         manifest = _with_reading(scratch, manifest, model.graph, wish, options)
-        kept = None
+        codebook_data = _codebook_data(options, manifest) if options.codebooks else None
+        if codebook_data is not None:
+            check_wishes(manifest, options.codebooks, codebook_data)
+        calibrated, books = None, LearnedCodebooks()
         if options.noise_tails is not None:
             manifest = add_noise_tails(scratch, manifest, options.noise_tails)
         if options.calibration is not None:
-            manifest, kept = _calibrated(scratch, manifest, options, progress)
-        if options.codebooks:
-            manifest = add_codebooks(
-                scratch, manifest, options.codebooks, _codebook_data(options, manifest), progress
-            )
+            calibrated = _calibrated(scratch, manifest, options, progress)
+            manifest = calibrated.manifest
+        if codebook_data is not None:
+            manifest, books = add_codebooks(scratch, manifest, options.codebooks, codebook_data, progress)
         manifest = _tried(scratch, manifest, options, progress)
         write_manifest(scratch, manifest)
-        Bundle.open(scratch)
-    if kept is not None:
-        kept.discard()
+        bundle = Bundle.open(scratch)
+        _store_figures(bundle, calibrated, books, options, progress)
+    if calibrated is not None:
+        calibrated.kept.discard()
     return Bundle.open(options.output, check_files=False)
 
 
@@ -224,72 +227,47 @@ def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:
     return AugmentedPictures(data, least=least) if isinstance(data, ImageFolder) and len(data) < least else data
 
 
-def _calibrated(
-    scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress
-) -> tuple[Manifest, KeptCalibration]:
-    """The manifest with every cut calibrated and its allocations tried, and what an interrupted run would find."""
-    assert options.calibration is not None
-    data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
-    weights = output_weights(manifest)
-    calibration = replace(options.calibration_options, output_weights=weights)
-    samples = calibration_samples(data, count=calibration.samples, seed=calibration.seed)
-    kept = KeptCalibration(options.output, samples, calibration)
-    usable = [cut for cut in manifest.cuts if not any(map(why_unreleasable, cut.tensors))]
-    reasons: dict[int, str] = {}
-    found: dict[int, tuple[ChannelCalibration, ...]] = {
-        cut.index: known for cut in usable if (known := kept.load(cut)) is not None
-    }
-    if found:
-        _log.info("calibration of %d of %d cuts from an interrupted run taken up", len(found), len(usable))
-    models = {cut.index: _models(scratch, cut) for cut in usable}
-    rest = {cut.index: cut for cut in usable if cut.index not in found}
-    found |= calibrate(
-        [models[index] for index in rest],
-        samples,
-        options=calibration,
-        progress=lambda done, total: progress("calibrating", done, total),
-        finished=lambda index, numbers: kept.keep(rest[index], numbers),
-        failed=lambda index, error: reasons.update({index: one_line(error, scratch)}),
+def _store_figures(
+    bundle: Bundle,
+    calibrated: CalibratedBundle | None,
+    books: LearnedCodebooks,
+    options: PrepareOptions,
+    progress: Progress,
+) -> None:
+    """Measure how well the answers agree with the unsplit model's, and keep that; nothing without public data."""
+    if calibrated is None and books.data is None:
+        return
+    found = measure_prepared(
+        bundle,
+        () if calibrated is None else calibrated.taught,
+        books,
+        options.figure_options,
+        unit="samples" if calibrated is None else calibrated.halves.unit,
+        progress=progress,
     )
-    trial = replace(options.trial_options, output_weights=weights)
-    cuts = []
-    for done, cut in enumerate(manifest.cuts):
-        progress("trying allocations", done, len(manifest.cuts))
-        if cut.index not in found:
-            cuts.append(cut)
-            continue
-        try_one = partial(
-            try_allocations,
-            models[cut.index],
-            found[cut.index],
-            samples,
-            answer=None if manifest.answer is None else manifest.answer.output,
-        )
-        try:
-            tails = tuple(
-                msgspec.structs.replace(
-                    noisy,
-                    allocation=try_one(
-                        options=replace(trial, epsilon=noisy.epsilon), noise_tail=scratch / noisy.tail.path
-                    ),
-                )
-                for noisy in cut.noise_tails
-            )
-            best = try_one(options=trial)
-        except FAILURES as error:
-            reasons[cut.index] = one_line(error, scratch)
-            cuts.append(cut)
-            continue
-        cuts.append(msgspec.structs.replace(cut, calibration=found[cut.index], allocation=best, noise_tails=tails))
-    progress("trying allocations", len(cuts), len(cuts))
-    manifest = msgspec.structs.replace(manifest, cuts=tuple(cuts))
-    return without(scratch, manifest, reasons) if reasons else manifest, kept
+    data = evaluation.DataRecord(name="", sha256="", samples=0, labelled=0)
+    evaluation.store(
+        bundle,
+        evaluation.Evaluation(
+            format=evaluation.FORMAT,
+            bundle=bundle.identity,
+            data=data,
+            unprotected_accuracy=None,
+            rows=(),
+            made_by=f"split-model {__version__}",
+            prepared=found,
+        ),
+    )
 
 
-def _models(root: Path, cut: Cut) -> CutModels:
-    return CutModels(
-        index=cut.index,
-        head=None if cut.head is None else root / cut.head.path,
-        tail=root / cut.tail.path,
-        tensors=cut.tensors,
+def _calibrated(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> CalibratedBundle:
+    assert options.calibration is not None
+    return calibrate_bundle(
+        scratch,
+        manifest,
+        open_data(options.calibration, manifest.inputs, manifest.preprocess),
+        target=options.output,
+        options=options.calibration_options,
+        trial=options.trial_options,
+        progress=progress,
     )

@@ -1,7 +1,8 @@
 """One image for a layman: the picture as the model gets it, what leaves at each cut, and what the answers become.
 
 The first row shows the model's input and the unsplit model's answer. Below, each cut has a row: its features as
-they are, then as they leave under the noise release at each epsilon, with the answer that the tail gives to them.
+they are, then as the server gets them under each release, with the answer that the tail gives to them: under noise
+at each per-value epsilon, and through each codebook at whole-input epsilons.
 Boxes, landmarks and maps are drawn into the model's input, in a row of their own below the features.
 How sure an answer is, is the share of draws of fresh noise that give the unsplit model's.
 """
@@ -9,7 +10,7 @@ How sure an answer is, is the share of draws of fresh noise that give the unspli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +24,30 @@ from split_model.errors import BadBundleError
 from split_model.features.data import read_labels
 from split_model.features.picture_files import pillow
 from split_model.features.preprocess import load_tensor, to_real
-from split_model.interpreter import open_interpreter
+from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.answer import is_vector
 from split_model.prepare.drawing import drawn, plain
-from split_model.prepare.evaluate.measure import class_output
+from split_model.prepare.evaluate.agreement import class_output
 from split_model.prepare.evaluate.variants import Halves
 from split_model.prepare.outputs import Floats, real_outputs
-from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, recover, settle
+from split_model.privacy import (
+    CodebookPlan,
+    CodebookRelease,
+    CodebookSpec,
+    NoisePlan,
+    NoiseRelease,
+    NoiseSpec,
+    default_bits,
+    recover,
+    recover_codebook,
+    settle,
+)
+from split_model.privacy.codebook_file import read_decoder, read_encoder
 from split_model.report.answer_drawing import DRAWN, describe_answer, draw_answer
 
 _DRAWS = 20
-_BITS = 8
+#: Whole-input epsilons per group of codewords.
+_GROUP_EPSILONS = (8.0, 4.0)
 _MOST_MAPS = 16
 _INCHES = 2.4
 _DRAWN_PX = 320
@@ -41,13 +55,14 @@ _DRAWN_PX = 320
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What leaves at one cut: ``features`` in real units, None where noise is off; the answer, and its share.
+    """What the server gets at one cut under a ``release``, in words, empty where features leave as they are.
 
-    ``drawn``: the answer in the model's input, where it is boxes, landmarks or a map.
+    ``features``: in real units. ``answer``: the tail's, and ``same``: the share of draws in which it is the unsplit
+    model's. ``drawn``: the answer in the model's input, where it is boxes, landmarks or a map.
     """
 
     cut: int
-    epsilon: float | None
+    release: str
     features: Array
     answer: str
     same: float
@@ -66,7 +81,7 @@ class Preview:
 def preview(
     bundle: Bundle, path: Path, *, epsilons: Sequence[float], entropy: Callable[[int], bytes], draws: int = _DRAWS
 ) -> Preview:
-    """Run one picture through the whole model and through every calibrated cut.
+    """Run one picture through the whole model, and through every cut that is calibrated or has a codebook.
 
     Args:
         bundle: With pre-processing and calibration.
@@ -76,7 +91,7 @@ def preview(
         draws: Of fresh noise, that an answer's share is taken over.
 
     Raises:
-        BadBundleError: The bundle takes no pictures, or has no calibration.
+        BadBundleError: The bundle takes no pictures, or has neither a calibration nor a codebook.
         BadInputError: The picture cannot be read.
 
     """
@@ -86,7 +101,7 @@ def preview(
             f"{bundle.root}: declares no pre-processing of pictures",
             remedy="prepare it with --mean, --std and so on",
         )
-    cuts = [cut for cut in manifest.cuts if cut.calibration is not None]
+    cuts = [cut for cut in manifest.cuts if cut.calibration is not None or cut.codebooks]
     if not cuts:
         raise BadBundleError(f"{bundle.root}: no cut has a calibration", remedy="prepare it with --calibration")
     tensor = load_tensor(path, manifest.preprocess, manifest.inputs[0])
@@ -97,34 +112,38 @@ def preview(
     for cut in cuts:
         one = _Cells(Halves(bundle, cut, None), tensor, whole, reader)
         cells.append(one.plain())
-        cells += [one.released(epsilon, entropy, draws) for epsilon in epsilons]
+        if cut.calibration is not None:
+            cells += [one.noised(epsilon, entropy, draws) for epsilon in epsilons]
+        cells += one.through_codebooks(entropy, draws)
     drawn = reader.drawn(whole)
     return Preview(picture if drawn is None else drawn, reader.text(whole), tuple(cells))
 
 
 def draw(found: Preview, path: Path, *, title: str) -> None:
     """Write it as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
-    rows = list(dict.fromkeys(cell.cut for cell in found.cells))
-    columns = list(dict.fromkeys(cell.epsilon for cell in found.cells))
+    rows = [
+        [cell for cell in found.cells if cell.cut == cut] for cut in dict.fromkeys(cell.cut for cell in found.cells)
+    ]
+    across = max(map(len, rows))
     each = 2 if any(cell.drawn is not None for cell in found.cells) else 1  # rows a cut
     count = each * len(rows) + 1
-    with drawn(path, (_INCHES * len(columns), (_INCHES + 0.5) * count)) as figure:
-        grid = figure.subplots(count, len(columns), squeeze=False)
+    with drawn(path, (_INCHES * across, (_INCHES + 0.5) * count)) as figure:
+        grid = figure.subplots(count, across, squeeze=False)
         for axes in grid.flat:
             axes.axis("off")
         figure.suptitle(plain(title))
         grid[0][0].imshow(found.picture)
         grid[0][0].set_title(f"what the model gets\n{plain(found.answer)}", fontsize=8)
-        for cell in found.cells:
-            row, column = each * rows.index(cell.cut) + 1, columns.index(cell.epsilon)
+        for row, column, cell in (
+            (each * at + 1, column, cell) for at, of_cut in enumerate(rows) for column, cell in enumerate(of_cut)
+        ):
             axes = grid[row][column]
             if cell.drawn is not None:
                 grid[row + 1][column].imshow(cell.drawn)
             axes.imshow(_tiles(cell.features), cmap="gray", interpolation="nearest", aspect="equal")
-            noise = "no noise" if cell.epsilon is None else f"epsilon {cell.epsilon:g} a value"
             many = "agreement" if each > 1 else "as unsplit in"
-            sure = "" if cell.epsilon is None else f"\n{many} {cell.same:.0%}{'' if each > 1 else ' of draws'}"
-            axes.set_title(f"cut {cell.cut}, {noise}\n{plain(cell.answer)}{sure}", fontsize=8)
+            sure = "" if not cell.release else f"\n{many} {cell.same:.0%}{'' if each > 1 else ' of draws'}"
+            axes.set_title(f"cut {cell.cut}, {cell.release or 'no noise'}\n{plain(cell.answer)}{sure}", fontsize=8)
 
 
 @dataclass(frozen=True)
@@ -140,30 +159,56 @@ class _Cells:
         """Without noise."""
         features = list(self.halves.features((self.tensor,)))
         answer = real_outputs(self.halves.tail, features)
-        return self._cell(None, features, answer, self.reader.same(answer, self.whole))
+        return self._cell("", features, answer, self.reader.same(answer, self.whole))
 
-    def released(self, epsilon: float, entropy: Callable[[int], bytes], draws: int) -> Cell:
-        """Under the noise release: the first draw's features and answer, and the share of all draws."""
+    def noised(self, epsilon: float, entropy: Callable[[int], bytes], draws: int) -> Cell:
+        """Under the noise release of a device with this per-value epsilon."""
         cut = self.halves.cut
-        spec = NoiseSpec(epsilon=epsilon, allocation=settle("auto", cut, epsilon), bits=_BITS)
+        spec = NoiseSpec(epsilon=epsilon, allocation=settle("auto", cut, epsilon), bits=default_bits(epsilon))
         plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
         release = NoiseRelease(plan, entropy=entropy)
         tail = self.halves.noise_tails.get(epsilon, self.halves.tail)
-        features = list(self.halves.features((self.tensor,)))
-        noised = [list(recover(plan, release(features))) for _ in range(draws)]
-        answers = [real_outputs(tail, one) for one in noised]
-        same = sum(self.reader.same(answer, self.whole) for answer in answers) / draws
-        return self._cell(epsilon, noised[0], answers[0], same)
+        return self._released(
+            f"epsilon {epsilon:g} a value", tail, lambda features: recover(plan, release(features)), draws
+        )
 
-    def _cell(
-        self, epsilon: float | None, features: Sequence[Array], answer: Sequence[Floats], same: float
+    def through_codebooks(self, entropy: Callable[[int], bytes], draws: int) -> Iterator[Cell]:
+        """Through each codebook of the cut, at whole-input epsilons."""
+        cut = self.halves.cut
+        for book in cut.codebooks:
+            path = self.halves.bundle.path(book.file)
+            encoder, decoder = read_encoder(path, book, cut.tensors), read_decoder(path, book, cut.tensors)
+            size = f"{book.codewords} codewords" + (f" x {book.groups}" if book.groups > 1 else "")
+            for each in _GROUP_EPSILONS:
+                epsilon = each * book.groups
+                spec = CodebookSpec(epsilon=epsilon, codewords=book.codewords, groups=book.groups)
+                plan = CodebookPlan.make(spec, cut)
+                release = CodebookRelease(plan, encoder, entropy=entropy)
+
+                def way(
+                    features: Sequence[Array], plan: CodebookPlan = plan, release: CodebookRelease = release
+                ) -> Sequence[Array]:
+                    return recover_codebook(plan, decoder, release(features))  # noqa: B023  used within the turn
+
+                yield self._released(f"{size}\nepsilon {epsilon:g} a frame", self.halves.tail, way, draws)
+
+    def _released(
+        self, name: str, tail: Interpreter, way: Callable[[Sequence[Array]], Sequence[Array]], draws: int
     ) -> Cell:
+        """The first draw's features and answer, and the share of all draws."""
+        features = list(self.halves.features((self.tensor,)))
+        got = [list(way(features)) for _ in range(draws)]
+        answers = [real_outputs(tail, one) for one in got]
+        same = sum(self.reader.same(answer, self.whole) for answer in answers) / draws
+        return self._cell(name, got[0], answers[0], same)
+
+    def _cell(self, release: str, features: Sequence[Array], answer: Sequence[Floats], same: float) -> Cell:
         cut = self.halves.cut
         shown: Array = to_real(features[0], cut.tensors[0])
         preprocess = self.halves.bundle.manifest.preprocess
         if self.halves.head is None and preprocess is not None and preprocess.layout == "nchw":
             shown = shown.transpose(0, 2, 3, 1)
-        return Cell(cut.index, epsilon, shown, self.reader.text(answer), same, self.reader.drawn(answer))
+        return Cell(cut.index, release, shown, self.reader.text(answer), same, self.reader.drawn(answer))
 
 
 class _Answers:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from split_model.bundle import Bundle, Manifest, NoiseTail
+from split_model.bundle import Bundle, Manifest, NoiseTail, evaluation
 from split_model.prepare.calibrate import allocators
 from split_model.prepare.codebook import codebooks
+from split_model.prepare.evaluate.prepared_text import render_prepared
 from split_model.prepare.tflite.cuts import find_cuts, front
 from split_model.prepare.tflite.shapes import open_model
 
@@ -34,6 +35,8 @@ def summarise(bundle: Bundle) -> str:
         lines.append(tried)
     if rendered := codebooks.render(manifest.cuts):
         lines.append(rendered)
+    if figures := render_prepared(evaluation.load(bundle), manifest.cuts):
+        lines.append(figures)
     for cut in manifest.cuts:
         if cut.noise_tails:
             epsilons = " and ".join(f"{noisy.epsilon:g}{_auto(noisy)}" for noisy in cut.noise_tails)

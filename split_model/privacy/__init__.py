@@ -31,7 +31,7 @@ from split_model.privacy.events import (
     ResponseEvent,
 )
 from split_model.privacy.grid import Grid, least_epsilon, make_grid
-from split_model.privacy.plan import NoisePlan, NoiseSpec, PlanMaker, cut_channels
+from split_model.privacy.plan import NoisePlan, NoiseSpec, PlanMaker, cut_channels, default_bits
 from split_model.privacy.randomised_response import RandomisedResponse
 from split_model.privacy.recovery import NoiseRecovery, recover
 from split_model.privacy.release import NoiseRelease
@@ -58,6 +58,7 @@ __all__ = [
     "ResponseEvent",
     "allocate",
     "cut_channels",
+    "default_bits",
     "expected_share",
     "least_epsilon",
     "make_grid",

@@ -30,8 +30,8 @@ from split_model.privacy.packing import packed_bytes
 QUANTISED = ("int8", "uint8", "int16")
 FLOATS = ("float32", "float16")
 MAX_EPSILON = float(1 << 20)
-#: The release of a device whose config does not say: mean per-value epsilon, and bits a value.
-DEFAULT_EPSILON, DEFAULT_BITS = 8.0, 8
+#: The release of a device whose config does not say: mean per-value epsilon, and bits a value (see `default_bits`).
+DEFAULT_EPSILON, DEFAULT_BITS = 16.0, 4
 _MECHANISM = b"discrete-laplace-1"
 MAX_BOUND = 1e30  # keeps every product of the hot path inside float32
 
@@ -66,6 +66,18 @@ class NoiseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"epsilon is {least_epsilon(self.bits):.3g}",
                 remedy="raise epsilon or bits",
             )
+
+
+def default_bits(epsilon: float) -> int:
+    """Bits a value where a config does not say.
+
+    The fewest, from `DEFAULT_BITS` on, that carry noise of a per-value ``epsilon`` and whose rounding adds no more
+    than half of its energy: rounding to L steps has the variance 1/12, the noise 2·(L/ε)².
+    """
+    for bits in range(DEFAULT_BITS, MAX_BITS):
+        if epsilon >= least_epsilon(bits) and epsilon**2 <= 12 * make_grid(epsilon, bits).steps ** 2:
+            return bits
+    return MAX_BITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,10 @@ def credential(path: Path, environment: Mapping[str, str] = os.environ) -> Path 
     return found if found is not None and os.access(found, os.R_OK) else None
 
 
+class UnreadableKeyError(MissingInputError):
+    """A secret key that is there, and that this user may not read (66)."""
+
+
 def read_pair(path: Path) -> KeyPair:
     """Read the secret key at ``path`` and derive the public one. Refuses a file that others can read.
 
@@ -74,6 +78,10 @@ def read_pair(path: Path) -> KeyPair:
         with (loaded or path).open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             raw = file.read(_MAX_FILE_BYTES)
+    except PermissionError:
+        raise UnreadableKeyError(
+            f"{path}: this user may not read it", remedy="run this command with sudo"
+        ) from None
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}", remedy="make keys with the 'keys' command") from None
     if mode & 0o077 and loaded is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,15 @@ def read_device_log(path: Path, pictures: Path | None) -> RunLog:
     frames: list[Frame] = []
     decisions: list[Decision] = []
     began_s: float | None = None
+    started = "unknown"
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             record = msgspec.json.decode(line)
             if record["kind"] == "frame":
-                began_s = record["captured_s"] if began_s is None else began_s
+                if began_s is None:
+                    began_s, started = record["captured_s"], _moment(record.get("unix_s"))
                 frames.append(_frame(record, began_s, path, pictures))
             elif record["kind"] == "decision":
                 decisions.append(_decision(record, began_s or record["at_s"]))
@@ -62,6 +65,7 @@ def read_device_log(path: Path, pictures: Path | None) -> RunLog:
     return RunLog(
         run=RunLine(
             title=f"Answers in {path.name}",
+            started=started,
             notes=["A device's answers do not tell how features were released; 'edge-runtime ledger' on it does."],
         ),
         policies=[Policy(name=_POLICY, role="adaptive")],
@@ -70,6 +74,10 @@ def read_device_log(path: Path, pictures: Path | None) -> RunLog:
         link=[],
         decisions=decisions,
     )
+
+
+def _moment(unix_s: float | None) -> str:
+    return "unknown" if unix_s is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s))
 
 
 def _frame(record: dict[str, Any], began_s: float, path: Path, pictures: Path | None) -> Frame:

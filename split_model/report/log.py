@@ -117,6 +117,7 @@ class SummaryLine(msgspec.Struct, frozen=True):
     latency_p95_s: NotNegative | None = None
     bytes_per_frame: NotNegative = 0.0
     agreement: Share | None = None
+    agreement_offloaded: Share | None = None
     accuracy: Share | None = None
     counts: dict[str, Count] = {}
 
@@ -274,6 +275,7 @@ def _summaries(path: Path, lines: _Lines, frames: dict[str, list[Frame]]) -> dic
             latency_p95_s=line.latency_p95_s,
             bytes_per_frame=line.bytes_per_frame,
             agreement=line.agreement,
+            agreement_offloaded=line.agreement_offloaded,
             accuracy=line.accuracy,
             counts=line.counts,
         )

@@ -92,6 +92,11 @@ def _fact_cards(log: RunLog, policy: Policy, ours: Summary) -> list[str]:
     ]
     return [
         _fact("Agreement", percent(ours["agreement"]), f"first label as the unprotected model's, {judged} frames"),
+        _fact(
+            "Agreement, offloaded",
+            percent(ours["agreement_offloaded"]),
+            f"the same of the {ours['counts'].get('offloaded', 0)} frames that the server answered",
+        ),
         _fact("Accuracy", percent(ours["accuracy"]), f"first label true, {labelled} frames with a label"),
         _fact("Sent per frame", kilobytes(ours["bytes_per_frame"]), "mean over all frames, local ones included"),
         _fact(

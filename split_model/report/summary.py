@@ -18,6 +18,7 @@ class Summary(TypedDict):
     latency_p95_s: float | None
     bytes_per_frame: float
     agreement: float | None
+    agreement_offloaded: float | None
     accuracy: float | None
     counts: dict[str, int]
 
@@ -35,11 +36,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 def summarise(frames: Sequence[Mapping[str, Any]]) -> Summary:
     """Count one policy's frames, given as the ``frame`` records of a run's log.
 
-    Latency is over the frames that have an answer, in seconds, percentiles by nearest rank.
-    ``bytes_per_frame`` is the mean payload over all frames, those that sent nothing included.
-    ``agreement`` is the share of frames whose first label is the unprotected model's, over
-    those where that is known, ``accuracy`` the same against the truth; a frame without an
-    answer agrees with nothing. Raises ValueError when there are no frames.
+    Latency is over the frames that have an answer, in seconds, percentiles by nearest rank. ``bytes_per_frame`` is
+    the mean payload over all frames, those that sent nothing included. ``agreement`` is the share of frames whose
+    first label is the unprotected model's, over those where that is known, ``agreement_offloaded`` the same over
+    offloaded frames alone, ``accuracy`` the same against the truth; a frame without an answer agrees with nothing.
+    Raises ValueError when there are no frames.
     """
     if not frames:
         raise ValueError("no frames to summarise")
@@ -51,6 +52,9 @@ def summarise(frames: Sequence[Mapping[str, Any]]) -> Summary:
         latency_p95_s=percentile(latency_s, 0.95) if latency_s else None,
         bytes_per_frame=sum(int(frame["payload_bytes"]) for frame in frames) / len(frames),
         agreement=_share_equal(frames, "unprotected_top1"),
+        agreement_offloaded=_share_equal(
+            [frame for frame in frames if frame["outcome"] == "offloaded"], "unprotected_top1"
+        ),
         accuracy=_share_equal(frames, "truth"),
         counts={outcome: sum(frame["outcome"] == outcome for frame in frames) for outcome in OUTCOMES},
     )

@@ -36,6 +36,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_CONFIG_BYTES + 1)
+    except PermissionError:
+        raise MissingInputError(f"{path}: this user may not read it", remedy="run this command with sudo") from None
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}", remedy="name a config file with -c") from None
     if len(raw) > _MAX_CONFIG_BYTES:
@@ -173,14 +175,20 @@ class Layers:
         """Where relative paths start."""
         return self.path.absolute().parent
 
-    def where(self, key: str) -> str:
-        """The file to name in an error about a key path; list indices, and keys below a value, do not count."""
+    def where(self, *keys: str) -> str:
+        """The file to name in an error about key paths: of several, the one that is read last.
+
+        List indices, and keys below a value, do not count.
+        """
+        return str(max((self._file_of(key) for key in keys), key=self.files.index, default=self.path))
+
+    def _file_of(self, key: str) -> Path:
         while key:
             found = self.origins.get(key)
             if found is not None:
-                return str(found)
+                return found
             key = key[: max(key.rfind("."), key.rfind("["), 0)]
-        return str(self.path)
+        return self.path
 
     def parse(self, type: type[T]) -> T:  # noqa: A002  (the word msgspec uses)
         """See `parse_tree`; errors name the file that holds the key."""

@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -51,11 +51,17 @@ def failure(about: str, text: str, remedy: str, *, exit_code: int = os.EX_UNAVAI
 
 
 def attempt(about: str, look: Callable[[], str]) -> Finding:
-    """Good with what ``look`` returns; a `SplitModelError` is a failure with its problem and its remedy."""
+    """Good with what ``look`` returns; a `SplitModelError` is a failure with its problem and its remedy.
+
+    So is a file that this user may not even look at, which ends no doctor.
+    """
     try:
         return good(about, look())
     except SplitModelError as error:
         return failed(about, error)
+    except PermissionError as error:
+        text = f"{error.filename}: {error.strerror}"
+        return failure(about, text, "let the program's user read that folder", exit_code=os.EX_NOPERM)
 
 
 def failed(about: str, error: SplitModelError, *, remedy: str = "") -> Finding:
@@ -63,22 +69,50 @@ def failed(about: str, error: SplitModelError, *, remedy: str = "") -> Finding:
     return failure(about, error.problem, remedy or error.remedy, exit_code=error.exit_code)
 
 
-def of_disk(folder: Path) -> Iterator[Finding]:
-    """Whether a folder that the program writes to is there, may be written, and has room."""
-    place = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
-    if not os.access(place, os.W_OK):
-        yield warning(
-            "disk", f"{folder}: this user may not write there", "run doctor as root, or the service's user"
+def of_disk(folder: Path, *, key: str, user: str = "", as_root: str = "run doctor with sudo") -> Finding:
+    """Whether a folder that the program writes to may be written, and has room.
+
+    Args:
+        folder: The folder, made or not yet.
+        key: The config key that says where it is.
+        user: Whom the program runs as, where this process is somebody else; then nothing is said of its rights.
+        as_root: What to do to see with the program's rights.
+
+    """
+    place = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path("/"))  # noqa: PTH110
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        mount = _mount_point(place)
+        return failure(
+            "disk",
+            f"{folder}: the file system at {mount} is read-only, so nothing can be kept there",
+            f"look for its fault with 'dmesg', then 'mount -o remount,rw {mount}' and restart the program; or set "
+            f"{key} elsewhere",
+            exit_code=os.EX_CANTCREAT,
         )
     free = shutil.disk_usage(place).free
     text = f"{folder}: {free / 1e6:.0f} MB free"
     if free < _MIN_FREE_BYTES["fail"]:
-        yield failure("disk", text, "make room: the ledger cannot be made, and answers may be lost",
-                      exit_code=os.EX_CANTCREAT)  # fmt: skip
-    elif free < _MIN_FREE_BYTES["warn"]:
-        yield warning("disk", text, "make room")
-    else:
-        yield good("disk", text)
+        return failure("disk", text, "make room: the ledger cannot be made, and answers may be lost",
+                       exit_code=os.EX_CANTCREAT)  # fmt: skip
+    if user:
+        return warning("disk", f"{text}; whether {user} may write there was not looked at", as_root)
+    if not os.access(place, os.W_OK | os.X_OK):
+        return failure("disk", f"{folder}: this user may not write in {place}",
+                       f"give that folder to the program's user, or set {key} elsewhere",
+                       exit_code=os.EX_CANTCREAT)  # fmt: skip
+    if free < _MIN_FREE_BYTES["warn"]:
+        return warning("disk", text, "make room")
+    return good("disk", text)
+
+
+def _mount_point(place: Path) -> Path:
+    """Where the file system of a folder is mounted. Not by device numbers, which bind mounts share."""
+    folder = place.resolve()
+    mounts = {
+        Path(line.split()[4].encode().decode("unicode_escape"))  # blanks in it are octal
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    }
+    return next((path for path in (folder, *folder.parents) if path in mounts), Path("/"))
 
 
 def of_clock(*, now_unix_s: float | None = None, synchronised: Callable[[], bool | None] | None = None) -> Finding:

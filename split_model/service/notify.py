@@ -42,6 +42,11 @@ class Notifier:
             microseconds = 0
         return cls(environment.get("NOTIFY_SOCKET") or None, watchdog_s=microseconds / 1e6 or None)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether a service manager started this program, and hears what it tells."""
+        return self._socket is not None
+
     def ready(self, status: str) -> None:
         """It can do its work from now on; also ends `reloading`."""
         self._tell("READY=1", f"STATUS={status}")

@@ -7,6 +7,7 @@ what its maker wants, so they read the key first and go on as the service's user
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import pwd
@@ -75,8 +76,7 @@ def step_down(service: str, *, config: Path, state: Path | None = None) -> User 
         warn_root(service)
         return None
     if state == Path("/var/lib") / service:
-        state.mkdir(mode=0o700, exist_ok=True)
-        os.chown(state, user.uid, -1, follow_symlinks=False)
+        _give(state, user)
     if user.name:
         os.initgroups(user.name, user.gid)
     else:
@@ -86,6 +86,24 @@ def step_down(service: str, *, config: Path, state: Path | None = None) -> User 
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise NotAllowedError(f"root could not step down to {user}: {os.strerror(ctypes.get_errno())}")
     return user
+
+
+def _give(state: Path, user: User) -> None:
+    """Make a folder that belongs to a user. A disk that is read-only is for the command to tell of."""
+    try:
+        state.mkdir(mode=0o700, exist_ok=True)
+        if state.lstat().st_uid != user.uid:
+            os.chown(state, user.uid, -1, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        log.warning("%s is on a read-only file system", state)
+
+
+def another_user(service: str, *, config: Path, state: Path | None = None) -> str:
+    """The user that a service with this config runs as, if this process is somebody else; empty if not."""
+    user = service_user(service, config=config, state=state)
+    return "" if user is None or user.uid == os.geteuid() else str(user)
 
 
 def warn_root(service: str) -> None:

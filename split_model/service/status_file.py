@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from split_model.errors import BadInputError, MissingInputError, OutputError
+from split_model.errors import BadInputError, MissingInputError, NotAllowedError, OutputError
 from split_model.service.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
@@ -99,19 +99,28 @@ class Publisher:
             self._complained = True
 
 
-def read(path: Path, type: type[T], *, key: str) -> T:  # noqa: A002  (the word msgspec uses)
-    """Read the file that `write` wrote; `MissingInputError` where there is none."""
+def read(path: Path, type: type[T], *, key: str) -> T | None:  # noqa: A002  (the word msgspec uses)
+    """Read the file that `write` wrote.
+
+    Returns:
+        The status, or None where there is no file: a program that was never started, or a service that systemd has
+        stopped, whose runtime folder is gone.
+
+    Raises:
+        NotAllowedError: This user may not read it.
+        BadInputError: It is not a status file.
+
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=type)
     except PermissionError:
-        raise MissingInputError(
+        raise NotAllowedError(
             f"{path}: permission denied", remedy="join the service's group, or use sudo"
         ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
-        raise MissingInputError(
-            f"{path}: {error.strerror}; nothing runs with this config",
-            remedy="start it, or name its config with -c",
-        ) from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy=f"set {key} to a file of its own") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInputError(
             f"{path}: not a status file: {error}", remedy=f"set {key} to a file of its own"
@@ -128,6 +137,14 @@ def condition(status: Written, *, now_boot_s: float, ticks: int | None) -> str:
     if ticks is None or ticks != status.process_ticks or status.written_boot_s > now_boot_s:
         return "dead"
     return "hanging" if now_boot_s - status.written_boot_s > _STALE_S else status.state
+
+
+def stopped_text(config: Path, service: str) -> str:
+    """The lines for people about a program without a status file. ``service``: the name of its unit."""
+    return (
+        f"stopped   nothing runs with {config}\n"
+        f"{'':10}start it with 'systemctl start {service}' or '{service} run', or name its config with -c"
+    )
 
 
 def condition_now(status: Written) -> str:

@@ -1,18 +1,21 @@
 """Reads text files that people edit; its lines are those of their editor.
 
-UTF-8; a byte order mark at the start is dropped. A line ends at a newline, with or without a carriage return before
-it, and nowhere else: Python's ``splitlines`` also ends lines at U+2028, a form feed and seven others, which editors
-show inside a line. So a comment could hold an entry that nobody sees. Such characters are named where they stand.
+UTF-8; a byte order mark at the start is dropped. A file that begins with the mark of UTF-16 is refused by that
+name. A line ends at a newline, with or without a carriage return before it, and nowhere else: Python's
+``splitlines`` also ends lines at U+2028, a form feed and seven others, which editors show inside a line. So a
+comment could hold an entry that nobody sees. Such characters are named where they stand.
 """
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from split_model.errors import BadInputError, SplitModelError
 
 _MARK = "\ufeff".encode()
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NAMES = {
     "\0": "null",
     "\r": "carriage return",
@@ -25,7 +28,7 @@ _NAMES = {
     "\u2028": "line separator",
     "\u2029": "paragraph separator",
 }
-_REMEDY = "save the file as UTF-8 text, and take this character out"
+_REMEDY = "save the file as UTF-8 text, without this character"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Line:
 
 def lines(raw: bytes) -> Iterator[Line]:
     """The lines of a file's bytes; behind the last newline there is a line only if something stands there."""
+    if raw.startswith(_UTF_16):
+        yield Line(1, "", 'the file is UTF-16 text ("Unicode" in Windows), not UTF-8')
+        return
     pieces = raw.removeprefix(_MARK).split(b"\n")
     last = pieces.pop()
     for number, piece in enumerate(pieces, start=1):

@@ -117,7 +117,7 @@ def test_no_start_where_libzmq_fails_open(gateway, monkeypatch):
         socket.curve_server = True
         socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
 
-    monkeypatch.setattr("cloud_server.gateway.secure", secure)
+    monkeypatch.setattr("cloud_server.listening.secure", secure)
     monkeypatch.setattr(access, "ZAP_ENDPOINT", "inproc://elsewhere")
     with pytest.raises(AccessControlError, match="was admitted, not refused"):
         gateway()

@@ -7,7 +7,7 @@ import os
 import pytest
 import zmq
 
-from cloud_server.allow_list import AllowList, Entry, allow, entries, parse, revoke
+from cloud_server.allow_list import AllowList, Entry, allow, entries, parse, revoke, revoked_path
 from split_model.errors import BadInputError, MissingInputError, UsageError
 
 
@@ -27,6 +27,18 @@ def test_allow_and_revoke_keep_comments(path, key):
     assert path.read_text() == f"# the fleet\n\nporch {key}\n"
     revoke(path, "porch")
     assert path.read_text() == "# the fleet\n\n"
+
+
+def test_a_revoked_key_is_remembered_until_it_is_allowed_again(path, key):
+    other = zmq.curve_keypair()[0].decode()
+    for name, public in (("porch", key), ("roof", other)):
+        allow(path, name, public)
+        revoke(path, name)
+    assert parse(revoked_path(path).read_bytes(), "")[0] == {key: "porch", other: "roof"}
+    allow(path, "attic", key)
+    assert parse(revoked_path(path).read_bytes(), "")[0] == {other: "roof"}
+    revoke(path, "attic", remember=False)
+    assert parse(revoked_path(path).read_bytes(), "")[0] == {other: "roof"}
 
 
 def test_a_file_without_a_last_newline_is_not_spoilt(path, key):

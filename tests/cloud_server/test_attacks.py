@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from cloud_server import allow_list
-from cloud_server.connections import HANDSHAKE_BURST, HANDSHAKES_PER_S
+from cloud_server.budgets import HANDSHAKE_BURST, HANDSHAKES_PER_S
 from split_model.protocol import messages as wire
 from split_model.protocol.device import Answered
 

@@ -208,9 +208,11 @@ def test_status_of_a_killed_server_is_dead(run, start):
 
 
 def test_status_before_the_first_run_says_so(run, config):
-    code, _, errors = run("status", "-c", config)
-    assert code == os.EX_NOINPUT
-    assert "nothing runs with this config" in one_line(errors)
+    code, output, _ = run("status", "-c", config)
+    assert (code, output.split()[0]) == (os.EX_UNAVAILABLE, "stopped")
+    assert f"nothing runs with {config}" in output
+    code, output, _ = run("status", "--json", "-c", config)
+    assert (code, json.loads(output)) == (os.EX_UNAVAILABLE, {"condition": "stopped"})
 
 
 def test_logs_carry_their_priority_under_systemd(monkeypatch, capsys):

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cloud_server import budgets
 from cloud_server import connections as subject
-from cloud_server.connections import Bucket, Budgets, Connections
+from cloud_server.budgets import Bucket, Budgets
+from cloud_server.connections import Connections
 
 ANNA, BERT = "A" * 40, "B" * 40
 MIB = 1 << 20
@@ -182,7 +184,7 @@ def test_answers_wait_for_a_key_in_debt_so_that_who_waits_for_them_is_never_cut_
             table.spend_gateway(anna, cost_s, now_s)
             used_s += cost_s
         now_s += table.delay_s(anna.routing_id, now_s) + 8 * cost_s
-    assert used_s <= 0.1 * (now_s + subject.GATEWAY_BURST_S) + 8 * cost_s
+    assert used_s <= 0.1 * (now_s + budgets.GATEWAY_BURST_S) + 8 * cost_s
 
 
 def test_other_budgets_are_in_force_for_the_keys_that_are_here(table):
@@ -192,7 +194,7 @@ def test_other_budgets_are_in_force_for_the_keys_that_are_here(table):
 
 
 def test_handshakes_of_a_key_are_bounded_at_once_and_over_time(table):
-    assert sum(table.admit(ANNA, 0.0) is not None for _ in range(100)) == subject.HANDSHAKE_BURST
+    assert sum(table.admit(ANNA, 0.0) is not None for _ in range(100)) == budgets.HANDSHAKE_BURST
     assert table.admit(BERT, 0.0) is not None
     assert sum(table.admit(ANNA, 10.0) is not None for _ in range(100)) == 10
     assert table.delayed == 170

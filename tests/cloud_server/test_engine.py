@@ -16,6 +16,7 @@ from cloud_server.tail_pool import TailPool
 from cloud_server.tails import TailSet
 from split_model.bundle import Bundle
 from split_model.errors import BadBundleError
+from split_model.interpreter import open_interpreter
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
 
@@ -141,7 +142,7 @@ def test_a_device_that_fills_the_queue_gives_places_back_and_its_lost_jobs_are_t
 
 
 def test_a_device_is_not_charged_for_the_time_that_its_tail_waited_for_a_processor(make):
-    bench = make(queue=20)
+    bench = make(queue=60)
     bench.occupy()
     bench.gate.release()
     bench.results(1)  # the tail is loaded
@@ -152,14 +153,14 @@ def test_a_device_is_not_charged_for_the_time_that_its_tail_waited_for_a_process
     bench.results(1)
     bench.occupy()
     assert bench.engine.submit(bench.job(2, device="unlucky", due_s=1e6))
-    for number in range(10, 18):
+    for number in range(10, 50):
         assert bench.engine.submit(bench.job(number, device="other", due_s=1e6))
     order = []
-    for _ in range(10):
+    for _ in range(42):
         bench.now_s += 1.0
         bench.gate.release()
         order += [outcome.job_id for outcome in bench.results(1)]
-        assert len(order) == 10 or bench.at_gate.acquire(timeout=PATIENCE_S)
+        assert len(order) == 42 or bench.at_gate.acquire(timeout=PATIENCE_S)
     assert order[-1] != 2
 
 
@@ -253,6 +254,94 @@ def test_preloading_tells_of_a_bad_tail_before_anybody_asks(make_bundle, tmp_pat
     )
     with pytest.raises(BadBundleError):
         engine.start(preload=True)
+
+
+def run_here(bench: Bench, numbers: range, **options: str) -> list[Outcome]:
+    """Submit jobs whose tail is known to be short, and run them in this thread."""
+    for number in numbers:
+        assert bench.engine.submit(bench.job(number, **options))
+    outcomes = []
+    while bench.engine.short:
+        outcomes += bench.engine.run_short()
+    return outcomes
+
+
+@pytest.fixture
+def short_bench(make) -> Bench:
+    """An engine that knows its tail, and knows it to be short."""
+    bench = make(queue=100, short_s=1e-4)
+    bench.gate.release(1000)
+    number = 0
+    while not bench.engine.short:  # at first by the worker, until the tail's time is known
+        assert bench.engine.submit(bench.job(number))
+        if not bench.engine.short:
+            bench.results(1)
+        number += 1
+    bench.engine.run_short()
+    return bench
+
+
+def test_a_short_tail_is_run_in_the_thread_that_asks_and_delivered_by_no_worker(short_bench):
+    outcomes = run_here(short_bench, range(20, 40))
+    assert sorted(outcome.job_id for outcome in outcomes) == list(range(20, 40))
+    assert all(isinstance(outcome, Done) for outcome in outcomes)
+    assert short_bench.outcomes.empty()
+    assert (short_bench.engine.queued, short_bench.engine.running) == (0, 0)
+
+
+def test_a_tail_that_is_not_known_yet_is_left_to_the_workers(make):
+    bench = make(short_s=100.0)
+    bench.gate.release()
+    assert bench.engine.submit(bench.job(1))
+    assert bench.engine.run_short() == []
+    assert isinstance(bench.results(1)[0], Done)
+
+
+def test_a_short_job_past_its_time_is_refused_not_run(short_bench):
+    assert short_bench.engine.submit(short_bench.job(20, due_s=5.0))
+    assert short_bench.engine.submit(short_bench.job(21))
+    short_bench.now_s = 5.0
+    late, done = sorted(short_bench.engine.run_short(), key=lambda outcome: outcome.job_id)
+    assert isinstance(late, Failed)
+    assert late.code == "expired"
+    assert isinstance(done, Done)
+
+
+def test_a_short_job_that_is_cancelled_is_not_run(short_bench):
+    for number in (20, 21):
+        assert short_bench.engine.submit(short_bench.job(number))
+    assert not short_bench.engine.cancel(20)
+    assert [outcome.job_id for outcome in short_bench.engine.run_short()] == [21]
+
+
+def test_short_jobs_of_two_devices_go_in_turn(short_bench):
+    for number in range(20, 24):
+        assert short_bench.engine.submit(short_bench.job(number, device="one"))
+    for number in range(30, 34):
+        assert short_bench.engine.submit(short_bench.job(number, device="other"))
+    order = []
+    while short_bench.engine.short:
+        order += [outcome.job_id // 10 for outcome in short_bench.engine.run_short()]
+    order += [outcome.job_id // 10 for outcome in short_bench.results(8 - len(order))]
+    assert sorted(order[:2]) == sorted(order[2:4]) == [2, 3]
+
+
+def test_short_jobs_that_run_at_once_give_each_its_own_answer_to_the_last_bit(short_bench, model):
+    rng = np.random.default_rng(7)
+    sent = [rng.random((1, 2048), np.float32) for _ in range(11)]
+    payloads = [array.tobytes() for array in sent] + [b"short"]
+    for number, payload in enumerate(payloads, 20):
+        assert short_bench.engine.submit(short_bench.job(number, payload=payload))
+    outcomes = []
+    while short_bench.engine.short:
+        outcomes += short_bench.engine.run_short()
+    found = {outcome.job_id: outcome for outcome in outcomes}
+    assert sorted(found) == list(range(20, 32))
+    assert isinstance(found.pop(31), Failed)  # and the others of its batch are none the worse for it
+    tail = open_interpreter(model.bundle.path(model.bundle.cut(1).tail))
+    for number, array in enumerate(sent, 20):
+        assert found[number].payload == tail.run([array])[0].tobytes()
+        assert found[number].tensors == (wire.AnswerTensor(dtype="float32", shape=(1, 10)),)
 
 
 def test_raw_features_come_in_the_order_of_the_live_tensors(model):

@@ -30,6 +30,12 @@ def deploy(*arguments: str, script: str = "deploy.sh") -> subprocess.CompletedPr
         (("pi@porch", "--bundle", "x", "--whole-input-budget", "lots"), os.EX_USAGE, "positive number"),
         (("pi@porch", "--bundle", "x", "--config", "/nowhere"), os.EX_NOINPUT, "no such file"),
         (("a", "b", "--bundle", "x", "--name", "porch"), os.EX_USAGE, "for one host"),
+        (
+            ("a", "--server", "hall", "--server", "loft"),
+            os.EX_USAGE,
+            "--server is given twice (a board talks to one",
+        ),
+        (("a", "--bundle", "x", "--bundle", "y"), os.EX_USAGE, "--bundle is given twice; give it once"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(arguments: tuple[str, ...], code: int, text: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
-from deploy.enrol import Server, enrol, free_name, look
-from deploy.errors import DeployError
+from deploy.enrol import Server, enrol, free_name, look, refuse_revoked
+from deploy.errors import DeployError, NotAllowedError
 from deploy.install import Installation, Job
 from deploy.remote import Remote
 
@@ -118,3 +120,32 @@ def test_the_key_is_revoked_before_the_board_forgets_it() -> None:
         "revoke",
         "uninstall",
     ]
+
+
+def test_a_board_whose_key_was_revoked_is_not_admitted_again_by_itself() -> None:
+    told = {
+        "keys": {"public_key": "k" * 40},
+        "config": {"server": {"listen": "tcp://*:5555"}},
+        "devices": [{"name": "attic", "public_key": OTHER}],
+        "revoked": [{"name": "porch", "public_key": OLD}],
+    }
+    hall = Hall(says=json.dumps(told))
+    there = look("admin@hall", address="", public_key="", config="c", connect=lambda _: cast("Remote", hall))
+    for keys in ((OLD, "", ""), (NEW, OLD, ""), (NEW, "", OLD)):  # a rotation of the key is no way around it
+        with pytest.raises(NotAllowedError, match=r"hall has revoked this board's key \(porch\); .*--readmit"):
+            refuse_revoked(there, keys)
+    refuse_revoked(there, (OTHER, OLD, ""))  # allowed by its present key: the old one was rotated out
+    refuse_revoked(there, ("", "", ""))
+    refuse_revoked(there, (NEW, "", ""))
+
+
+def test_the_deployment_of_a_revoked_board_ends_before_anything_is_sent() -> None:
+    board = Hall(says=f"machine x86_64\nroot yes\npublic_key {OLD}\n")
+    there = replace(server({}, Hall()), revoked={OLD: "porch"})
+    job = Job("edge-runtime", "litert", (), "", {}, server=there)
+    outcome = Installation(job, cast("Remote", board)).run()
+    assert outcome.exit_code == os.EX_NOPERM
+    assert "--readmit" in outcome.result
+    assert [asked[2] for asked in board.asked] == ["facts"]
+    again = Installation(replace(job, readmit=True), cast("Remote", board)).run()
+    assert "revoked" not in again.result

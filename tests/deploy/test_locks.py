@@ -6,7 +6,7 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from deploy.errors import UnfitError
-from deploy.locks import BACKENDS, ROOT, _environment, _pins, _wanted, lock_path, read_lock, targets
+from deploy.locks import BACKENDS, EXTRAS, ROOT, _environment, _pins, _wanted, lock_path, read_lock, targets
 from deploy.target import Python, Target
 
 EVERY = [pytest.param(backend, target, id=f"{backend}-{target.name}") for backend, target in targets()]
@@ -26,6 +26,17 @@ def test_a_lock_holds_the_constrained_versions_of_all_that_is_required(backend: 
         if requirement.marker is None or requirement.marker.evaluate(environment):
             version, _ = locked[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(version), text
+
+
+@pytest.mark.parametrize(("backend", "target"), EVERY)
+def test_an_extra_has_a_lock_of_what_it_needs_besides(backend: str, target: Target) -> None:
+    _, constraints, _ = BACKENDS[backend]
+    pins = _pins(ROOT / constraints, _environment(target))
+    for extra in EXTRAS:
+        locked = read_lock(lock_path(target, backend, extra))
+        assert {"camera": "opencv-python-headless", "heif": "pillow-heif"}[extra] in locked
+        assert {name: version for name, (version, _) in locked.items()} == {name: pins[name] for name in locked}
+        assert not locked.keys() & read_lock(lock_path(target, backend)).keys()
 
 
 def test_the_marker_of_the_target_decides_and_not_of_this_interpreter() -> None:

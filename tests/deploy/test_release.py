@@ -9,7 +9,7 @@ import pytest
 
 from deploy.bundles import read_bundle
 from deploy.errors import BadBundleError, MissingError, UnfitError, UsageError
-from deploy.release import bundle_parts, hosted_parts, make_release
+from deploy.release import bundle_parts, extras_of, hosted_parts, make_release
 from deploy.target import Python, Target
 from deploy.wheelhouse import sha256_of
 
@@ -63,6 +63,14 @@ def test_what_a_server_hosts_is_read_back_from_its_manifest(tmp_path: Path, whee
     again = make_release("cloud-server", TARGET, wheels, hosted_parts(first.manifest))
     assert again.name == first.name
     assert again.missing(stored=frozenset(p.sha256 for p in first.parts), environments=frozenset()) == []
+
+
+def test_the_extras_of_a_machine_are_read_back_from_its_manifest(wheels: list[Path]) -> None:
+    plain = make_release("edge-runtime", TARGET, wheels, [])
+    first = make_release("edge-runtime", TARGET, wheels, [], extras=["camera"])
+    assert extras_of(plain.manifest) == frozenset()
+    assert extras_of(first.manifest) == {"camera"}
+    assert make_release("edge-runtime", TARGET, wheels, [], extras=extras_of(first.manifest)).name == first.name
 
 
 def test_a_wheel_that_is_too_new_for_the_board_is_named(tmp_path: Path) -> None:

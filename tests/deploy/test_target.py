@@ -65,9 +65,9 @@ def test_a_64_bit_kernel_under_a_32_bit_system_is_a_32_bit_system() -> None:
         ({"glibc": ""}, UnfitError, "not glibc"),
         ({"init": "busybox"}, UnfitError, "does not run systemd"),
         ({"root": ""}, NotAllowedError, "sudo -n"),
-        ({"python": "/usr/bin/python3.9 3.9 64 venv"}, UnfitError, "needs Python 3.10 to 3.13 and has 3.9"),
+        ({"python": "/usr/bin/python3.9 3.9 64 venv"}, UnfitError, "needs Python 3.10 to 3.14 and has 3.9"),
         ({"python": ""}, UnfitError, "has none"),
-        ({"python": "/usr/bin/python3.14 3.14 64 venv"}, UnfitError, "has 3.14"),
+        ({"python": "/usr/bin/python3.15 3.15 64 venv"}, UnfitError, "has 3.15"),
         ({"python": "/usr/bin/python3.12 3.12 64 -"}, UnfitError, "apt install python3-venv"),
     ],
 )

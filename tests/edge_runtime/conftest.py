@@ -321,7 +321,9 @@ class Rig:
             },
             "source": {"path": str(self.parts.arrays), "repeat": 0, "interval_s": 0.02},
             "sink": {"path": "answers.jsonl"},
-            "planner": {"split": 2, "answer_within_s": 2.0, "earliest_cut": 0},
+            # The answers of random weights agree with nothing under noise; what the floor does has tests of its
+            # own.
+            "planner": {"split": 2, "answer_within_s": 2.0, "earliest_cut": 0, "accuracy_floor": "off"},
             "release": {},
             "privacy": {"whole_input_budget": "unlimited"},
             "emulation": {"slowdown": SLOWDOWN},

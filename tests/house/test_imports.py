@@ -35,7 +35,7 @@ DISTRIBUTIONS = {
 }
 #: Come by extra or with the system: Pillow decodes pictures, the backends run models, the last two read cameras.
 #: Imported when asked for, not before.
-BY_EXTRA = {"paho", "ai_edge_litert", "tflite_runtime", "PIL", "pillow_heif", "cv2", "picamera2"}
+BY_EXTRA = {"gi", "paho", "ai_edge_litert", "tflite_runtime", "PIL", "pillow_heif", "cv2", "picamera2"}
 
 
 def modules(package: str) -> list[Path]:
@@ -156,7 +156,7 @@ def test_the_server_needs_no_more_than_is_declared() -> None:
 
 
 def test_the_workstation_needs_no_more_than_its_extra() -> None:
-    needed = third_party(reachable("split_model")) - {"tflite_runtime", "pillow_heif"}
+    needed = third_party(reachable("split_model")) - {"tflite_runtime", "pillow_heif", "torch", "skimage"}
     assert distributions(needed) - declared(None) - declared("tools") == set()
 
 

@@ -55,6 +55,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(_PATIENCE_S)
 def test_a_detector_from_file_to_board(root: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -64,12 +65,12 @@ def test_a_detector_from_file_to_board(root: Path) -> None:
     for promised in (
         "outputs 0, 1 taken as detections: layout ssd, boxes yxhw in fraction, scores multilabel-logits",
         "boxes an answer in 32 answers",
-        "8 of 8 cuts are bit-identical to the whole model",
+        "3 of 3 cuts are bit-identical to the whole model",
         "mAP50 [95 %]",
         "frames_in=48",
     ):
         assert promised in said
-    for told in ("outputs 0, 1 taken as detections", "8 of 8 cuts are bit-identical to the whole model"):
+    for told in ("outputs 0, 1 taken as detections", "3 of 3 cuts are bit-identical to the whole model"):
         assert told in " ".join(PAGE.split())
     records = [json.loads(line) for line in (root / "build/shapes/porch/answers.jsonl").read_text().splitlines()]
     frames = [record for record in records if record["kind"] == "frame"]
@@ -102,6 +103,7 @@ def test_a_face_on_a_photograph(tmp_path: Path) -> None:
     assert overlap(np.array(face["box"], float), seen) > 0.8
 
 
+@pytest.mark.timeout(_PATIENCE_S)
 def test_an_audio_model_from_file_to_bundle(root: Path) -> None:
     """With made sounds: sweeps of several speeds."""
     kept = wheels.fetch(PYOPEN_WAKEWORD)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Debian packages that the tests marked 'system' need. Run it as root, as often as you like.
+# Debian packages that tests need: those marked 'system', and those of network cameras, which run everywhere. Run it as
+# root, as often as you like.
 set -euo pipefail
 
 packages=(
@@ -8,6 +9,9 @@ packages=(
     mmdebstrap          # a board's root file system ...
     systemd-container   # ... booted with a real systemd
     openssh-client socat
+    # A network camera, and GStreamer to read it: with the system's Python, as on a board.
+    python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0
+    gstreamer1.0-plugins-base gstreamer1.0-plugins-good
     mosquitto           # the broker for answers over MQTT
 )
 if [ "${1:-}" = --arm64 ]; then

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,10 +47,27 @@ def test_one_command_to_a_running_enrolled_answering_service(deployed: Deployed)
     assert deployed.private_key_at == "600 root /etc/edge-runtime/device.key"
 
 
-def test_the_board_and_the_server_work_together(house: House) -> None:
+def test_the_board_and_the_server_work_together(house: House, tmp_path: Path) -> None:
     """The board is as fast as the server here, so the planner keeps everything on the board; tell it not to."""
     house.offload()
     house.board.until(lambda: server_status(house.hall)["counters"]["answered"], "no frame at the server")
+    sink = "[[sink]]\nkind = 'jsonl'\npath = '/var/lib/edge-runtime/answers.jsonl'\n"
+    house.board.put("/etc/edge-runtime/conf.d/keep.toml", sink)
+    house.board.run("systemctl reload edge-runtime")
+    house.board.until(
+        lambda: ask(house.board) and house.board.run("cat /var/lib/edge-runtime/answers.jsonl").stdout, "kept"
+    )
+    page = tmp_path / "report.html"
+    house.desk.run(sys.executable, "-m", "split_model", "report", "--from", "board", "--last", "1h", "-o", page)
+    assert "Answers in board.jsonl" in page.read_text()
+
+    # Without sudo, nothing is blamed that only this user may not do, and no two lines are of one thing.
+    found = json.loads(house.board.ssh("edge-runtime doctor --json").stdout)
+    assert [finding["about"] for finding in found if finding["level"] == "fail"] == []
+    assert len({finding["about"] for finding in found}) == len(found)
+    by = {finding["about"]: finding for finding in found}
+    for about in ("source", "sink", "key", "disk", "ledger", "server"):
+        assert (about, by[about]["level"], by[about]["remedy"]) == (about, "warn", "run doctor with sudo")
 
 
 def test_it_comes_back_after_a_power_cut(house: House) -> None:
@@ -147,7 +165,10 @@ def test_a_rotated_key_is_the_boards_key(house: House) -> None:
     house.board.run("edge-runtime keys switch --untried && systemctl restart edge-runtime")
     house.hall.run("cloud-server devices revoke board")
     key = house.board.run("cat /etc/edge-runtime/device.pub").stdout.strip()
-    house.deploy(house.bundle)
+    refused = house.desk.deploy("board", "--bundle", house.bundle, *BOARD, code=os.EX_NOPERM)
+    assert "hall has revoked this board's key (board); find out why; --readmit admits it again" in refused.stdout
+    assert devices(house.hall) == {}
+    house.desk.deploy("board", "--bundle", house.bundle, *BOARD, "--readmit")
     assert devices(house.hall) == {"board": key}
     told = house.desk.deploy("board", "--uninstall", "--server", "hall")
     assert devices(house.hall) == {}
@@ -299,7 +320,20 @@ def test_a_dry_run_changes_nothing(
     assert list(devices(hall)) == ["board"]  # of the deployment this hall has from before
 
 
+def ask_by_the_boards_own_python(house: House) -> str:
+    """A program of the board's own, with NumPy, which a package of the system would bring, and nothing of ours."""
+    numpy = "/opt/edge-runtime/current/venv/lib/python3*/site-packages/numpy*"
+    house.board.run(f"mkdir -p /opt/numpy && ln -sfn {numpy} /opt/numpy/")
+    house.board.put(
+        "/opt/numpy/ask.py", "from edge_runtime.client import Client\nprint(Client().describe().inputs[0])\n"
+    )
+    asked = house.board.run("cd / && PYTHONPATH=/opt/numpy /usr/bin/python3 /opt/numpy/ask.py").stdout
+    house.board.run("rm -r /opt/numpy")
+    return str(asked)
+
+
 def test_uninstall_removes_what_was_made_and_says_what_it_keeps(house: House, rootfs: Path) -> None:
+    assert "float32" in ask_by_the_boards_own_python(house)
     told = house.desk.deploy("board", "--uninstall", "--server", "hall")
     kept = re.findall(r"kept (\S+):", told.stderr)
     assert sorted(kept) == ["/etc/edge-runtime", "/var/lib/edge-runtime"]

@@ -112,7 +112,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             "device": {"bundle": "bundle", "key": "device.key", "state": "state", "status": "device.status.json"},
             "server": {"address": address, "public_keys": [public]},
             "privacy": {"whole_input_budget": "unlimited"},
-            "planner": {"split": CUT, "answer_within_s": ANSWER_WITHIN_S},
+            "planner": {"split": CUT, "answer_within_s": ANSWER_WITHIN_S, "accuracy_floor": "off"},
             "source": {"path": "frames.npz", "repeat": 0, "interval_s": INTERVAL_S},
             "sink": {"path": "answers.jsonl"},
         }

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.adaptive.simulator.clock import Clock
-from edge_runtime.board.cpu_load import CpuReadings, ThreadTimes
+from edge_runtime.board.cpu_load import CpuReadings
 from edge_runtime.loop.actions import Run
 from edge_runtime.loop.board_queue import Worker
+
+#: Of the board.
+CPUS = 4
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,9 @@ class Hog:
             left_s -= step_s / factor
         return now_s - start_s
 
-    def done_s(self, start_s: float, past_s: float) -> float:
-        """How many seconds of an idle board's work are done ``past_s`` after ``start_s``."""
-        now_s, done_s = start_s, 0.0
-        while past_s > 1e-12:
-            phase_s = now_s % self.period_s
-            busy = self.factor != 1.0 and phase_s < self.busy_s
-            step_s = min((self.busy_s if busy else self.period_s) - phase_s, past_s)
-            done_s += step_s / (self.factor if busy else 1.0)
-            now_s, past_s = now_s + step_s, past_s - step_s
-        return done_s
+    def factor_at(self, now_s: float) -> float:
+        """How many times longer work takes at this moment."""
+        return self.factor if now_s % self.period_s < self.busy_s else 1.0
 
 
 class VirtualBoard:
@@ -59,21 +55,10 @@ class VirtualBoard:
         self._urgent = dict.fromkeys(Worker, 0)
         self._busy: set[Worker] = set()
         self._unwanted: set[int] = set()
-        self._ran = dict.fromkeys(Worker, (0.0, 0.0))  # with a CPU, and waiting for one
-        self._present: dict[Worker, tuple[float, float, float]] = {}  # since when, its work, what it takes
 
     def readings(self) -> CpuReadings:
-        """What the kernel would tell: each worker's time with a CPU, and its time ready without one."""
-        return CpuReadings(self._clock.now_s, {worker.value: self._times(worker) for worker in Worker})
-
-    def _times(self, worker: Worker) -> ThreadTimes:
-        run_s, wait_s = self._ran[worker]
-        if (present := self._present.get(worker)) is not None:
-            began_s, work_s, took_s = present
-            past_s = min(self._clock.now_s - began_s, took_s)
-            done_s = min(self._hog.done_s(began_s, past_s), work_s)
-            run_s, wait_s = run_s + done_s, wait_s + past_s - done_s
-        return ThreadTimes(run_s, wait_s, 0)
+        """What the kernel would tell: as many threads of others as make work take so much longer."""
+        return CpuReadings(rivals=self._hog.factor_at(self._clock.now_s) * CPUS - 1.0)
 
     def do(self, run: Run, *, work_s: Sequence[float], ended: Callable[[tuple[float, ...] | None], None]) -> None:
         """Do a piece of work whose parts take ``work_s`` on an idle board.
@@ -110,13 +95,7 @@ class VirtualBoard:
                 took.append(self._hog.took_s(part_s, done_s))
                 done_s += took[-1]
 
-        work_s = 0.0 if unwanted else sum(piece.work_s)
-        self._present[worker] = (self._clock.now_s, work_s, sum(took))
-
         def over() -> None:
-            del self._present[worker]
-            run_s, wait_s = self._ran[worker]
-            self._ran[worker] = (run_s + work_s, wait_s + sum(took) - work_s)
             self._next(worker)
             piece.ended(None if unwanted else tuple(took))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from benchmarks.adaptive.simulator.board import VirtualBoard
+from benchmarks.adaptive.simulator.board import CPUS, VirtualBoard
 from benchmarks.adaptive.simulator.clock import Clock
 from benchmarks.adaptive.simulator.driver import VirtualDriver
 from benchmarks.adaptive.simulator.link import VirtualLink
@@ -97,7 +97,7 @@ def make_device(
     """The device program, connected to a server. ``versions``: of the protocol, that it speaks."""
     policy = policy_for(table.objective)
     board = VirtualBoard(clock, scene.hog)
-    load = LoadEstimator(cpus=4)
+    load = LoadEstimator(cpus=CPUS)
     up = Lane(clock, scene.link, scene.one_way_s, burst_bytes=scene.burst_bytes)
     down = Lane(clock, constant(DOWNLINK_MBIT_S), scene.one_way_s)
     transport = VirtualTransport(clock, up, down, server)

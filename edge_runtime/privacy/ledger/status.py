@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import msgspec
 
 from edge_runtime.privacy.ledger.amounts import Amount, as_float
-from edge_runtime.privacy.ledger.state import LedgerState, Limits, Now, advanced, rolled, total_of
+from edge_runtime.privacy.ledger.state import LedgerState, Limits, Now, added, advanced, refusal, rolled, total_of
 from split_model.privacy.conversion import epsilon_at_delta
 
 #: The δ of the (ε, δ) figure: the chance with which its ε may fail to hold.
@@ -47,6 +49,7 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Everything `edge-runtime ledger` prints; ``spent`` includes ``reserved``, which is for frames to come.
 
     ``rate_per_s``: whole-input ε a second over the last run up to its last write; None where that is too short.
+    ``shortfalls``: a line for each budget that does not pay for one more frame, at the cheapest cut.
     """
 
     since_unix_s: int
@@ -57,10 +60,30 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: LeftStatus | None
     subject_budgets: dict[str, LeftStatus]
     window: WindowStatus | None
+    shortfalls: tuple[str, ...] = ()
 
 
-def ledger_status(state: LedgerState, limits: Limits, now: Now) -> LedgerStatus:
-    """The state as read from the disk, against the config's limits."""
+@dataclass(frozen=True)
+class Prices:
+    """Costs of one frame at the cuts that may be used, and the subjects that frames are of."""
+
+    costs: Collection[Amount] = ()
+    subjects: Collection[str] = ()
+
+
+def shortfalls(state: LedgerState, limits: Limits, prices: Prices) -> tuple[str, ...]:
+    """A line for each budget that does not pay for one more frame at the cheapest cut, the reserve included."""
+    if not prices.costs:
+        return ()
+    cheapest = min(prices.costs, key=lambda cost: cost.epsilon)
+    for subject, amount in state.reserved.items():
+        state = added(state, amount * -1, subject)
+    refusals = (refusal(rolled(state, limits), cheapest, subject, limits) for subject in prices.subjects)
+    return tuple(dict.fromkeys(refused.text for refused in refusals if refused is not None))
+
+
+def ledger_status(state: LedgerState, limits: Limits, now: Now, prices: Prices | None = None) -> LedgerStatus:
+    """The state as read from the disk, against the config's limits. ``prices``: None where they are not known."""
     rate = _rate(state)
     current = rolled(advanced(state, now), limits)
     subjects = {}
@@ -78,6 +101,7 @@ def ledger_status(state: LedgerState, limits: Limits, now: Now) -> LedgerStatus:
         lifetime=None if limits.budget is None else _left(limits.budget, state.total.epsilon, rate),
         subject_budgets=subjects,
         window=_window(current, limits),
+        shortfalls=shortfalls(current, limits, prices or Prices()),
     )
 
 
@@ -139,6 +163,7 @@ def as_text(status: LedgerStatus) -> str:
             f"{'window':<24}{window.left:.6g} of {window.budget:.6g} left, the next window in "
             f"{duration(window.next_in_s)} of measured time"
         )
+    lines += [f"{'TOO LITTLE':<24}{line}; nothing leaves this device" for line in status.shortfalls]
     return "\n".join(lines)
 
 

@@ -31,6 +31,7 @@ from split_model.privacy import (
     recover,
     relative_cost,
 )
+from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON
 
 #: Measured errors that differ by less are taken as equal.
 _CHANCE = 0.03
@@ -43,8 +44,8 @@ class TrialOptions:
     ``output_weights``: how much each of several outputs counts; alike where it is None.
     """
 
-    epsilon: float = 16.0
-    bits: int = 8
+    epsilon: float = DEFAULT_EPSILON
+    bits: int = DEFAULT_BITS
     samples: int = 64
     draws: int = 2
     seed: int = 0

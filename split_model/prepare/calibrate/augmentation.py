@@ -6,7 +6,7 @@ Crops and mirror images of a photograph are again photographs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -22,22 +22,25 @@ _MOST_VIEWS = 16
 _LEAST_SHARE = 0.5  # of each side; smaller crops show texture rather than things
 
 
-def calibration_samples(data: Data, *, count: int = DEFAULT_SAMPLES, seed: int = 0) -> list[tuple[Array, ...]]:
+def calibration_samples(
+    data: Data, *, count: int = DEFAULT_SAMPLES, seed: int = 0, only: Collection[int] | None = None
+) -> list[tuple[Array, ...]]:
     """At most ``count`` model inputs: first the data as it is, evenly spread, then crops of its pictures.
 
-    Arrays of an ``.npz`` are taken as they are: what may be done to them is not known. The same
-    data, count and seed give the same samples.
+    Arrays of an ``.npz`` are taken as they are: what may be done to them is not known. ``only``: the positions in
+    the data to take from. The same data, count, seed and positions give the same samples.
     """
-    chosen = {int(at) for at in np.linspace(0, len(data) - 1, min(count, len(data))).round()}
+    known = range(len(data)) if only is None else sorted(only)
+    chosen = {known[int(at)] for at in np.linspace(0, len(known) - 1, min(count, len(known))).round()}
     samples = [sample.tensors for at, sample in enumerate(data) if at in chosen]
     if not isinstance(data, ImageFolder) or len(samples) >= count:
         return samples
     for view in range(1, _MOST_VIEWS):
-        for at, path in enumerate(data.paths):
+        for at in known:
             if len(samples) >= count:
                 return samples
             generator = np.random.default_rng((seed, view, at))
-            picture = random_crop(open_picture(path, data.preprocess), generator)
+            picture = random_crop(open_picture(data.paths[at], data.preprocess), generator)
             samples.append((picture_tensor(picture, data.preprocess, data.inputs[0]),))
     return samples
 

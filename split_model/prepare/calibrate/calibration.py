@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +54,11 @@ class CutModels:
 class CalibrationOptions:
     """How much to look at; the defaults are those measured on EfficientNet-Lite0.
 
-    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and
-    at one less it. ``values``: how many values a channel's
-    quantiles are taken over. ``rank_samples`` and ``weight_samples``: how many samples ranks and
-    weights are means over. ``tail_runs``: the most runs of a tail a cut, but always one a
-    channel. ``epsilon``: the per-value epsilon whose noise the weights are measured with.
-    ``output_weights``: how much each of several outputs counts; alike where it is None.
+    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and at one less it.
+    ``values``: how many values a channel's quantiles are taken over. ``rank_samples`` and ``weight_samples``: how
+    many samples ranks and weights are means over; 0 ``weight_samples`` where weights are handed in. ``tail_runs``:
+    the most runs of a tail a cut, but always one a channel. ``epsilon``: the per-value epsilon whose noise the
+    weights are measured with. ``output_weights``: how much each of several outputs counts; alike where it is None.
     """
 
     samples: int = DEFAULT_SAMPLES
@@ -78,8 +77,8 @@ class CalibrationOptions:
         """Refuse what means nothing."""
         if not 0.5 < self.quantile <= 1.0:
             raise UsageError(f"clip quantile {self.quantile:g}", remedy="it must be above 0.5 and at most 1")
-        counts = (self.samples, self.values, self.rank_samples, self.weight_samples, self.tail_runs, self.threads)
-        if min(counts) < 1 or not self.epsilon > 0:
+        counts = (self.samples, self.values, self.rank_samples, self.tail_runs, self.threads)
+        if min(counts) < 1 or self.weight_samples < 0 or not self.epsilon > 0:
             raise UsageError("calibration options must be positive")
 
 
@@ -88,6 +87,7 @@ def calibrate(
     data: Data | Sequence[Inputs],
     *,
     options: CalibrationOptions | None = None,
+    weights: Mapping[int, Sequence[Sequence[float]]] | None = None,
     progress: Progress | None = None,
     finished: Callable[[int, tuple[ChannelCalibration, ...]], None] | None = None,
     failed: Callable[[int, SplitModelError], None] | None = None,
@@ -95,7 +95,8 @@ def calibrate(
     """Calibrate every cut; the result has, by cut index, one entry a live tensor.
 
     ``data`` gives ``options.samples`` model inputs, pictures through `augmentation`; or they are
-    handed in as a list. ``progress`` is called with (runs done, runs in all) by one
+    handed in as a list. ``weights``: of the channels of each tensor, by cut, where they are known; else they are
+    measured. ``progress`` is called with (runs done, runs in all) by one
     thread at a time, ``finished`` with the index and result of each cut as soon as it is done. The
     same models, data, options and machine give the same numbers, whatever the number of threads.
     Raises `BadInputError` without samples. A cut whose features are not finite, or whose tail does not run under
@@ -112,7 +113,10 @@ def calibrate(
     # The ranks are SVDs of many small matrices: with its own threads on busy cores, BLAS was seen to take
     # 136 ms for one of 112 x 112 where a single thread takes 1.7 ms.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max_workers=options.threads) as pool:
-        tasks = {pool.submit(_calibrate_cut, cut, samples, options, steps): cut.index for cut in cuts}
+        tasks = {
+            pool.submit(_calibrate_cut, cut, samples, options, steps, (weights or {}).get(cut.index)): cut.index
+            for cut in cuts
+        }
         try:
             for task in as_completed(tasks):
                 error = task.exception()
@@ -160,6 +164,8 @@ def _channels(cut: CutModels) -> int:
 
 
 def _weight_samples(cut: CutModels, samples: int, options: CalibrationOptions) -> int:
+    if options.weight_samples == 0:
+        return 0
     return max(1, min(options.weight_samples, options.tail_runs // (_channels(cut) + 1), samples))
 
 
@@ -168,7 +174,11 @@ def _runs(cut: CutModels, samples: int, options: CalibrationOptions) -> int:
 
 
 def _calibrate_cut(
-    cut: CutModels, samples: Sequence[Inputs], options: CalibrationOptions, steps: _Steps
+    cut: CutModels,
+    samples: Sequence[Inputs],
+    options: CalibrationOptions,
+    steps: _Steps,
+    known: Sequence[Sequence[float]] | None,
 ) -> tuple[ChannelCalibration, ...]:
     seen = [
         ChannelStatistics(
@@ -195,7 +205,10 @@ def _calibrate_cut(
     ranges = [one.clip_range(options.quantile) for one in seen]
     # Outputs of different size count by how much they vary; a single one needs no such measure.
     shares = spread.shares if len(tail.outputs) > 1 else [1.0]
-    weights = _weights(cut, kept, ranges, options, steps, tail=tail, shares=shares)
+    if known is None:
+        weights = _weights(cut, kept, ranges, options, steps, tail=tail, shares=shares)
+    else:
+        weights = [np.asarray(one, np.float64) for one in known]
     return tuple(
         ChannelCalibration(
             clip_low=_numbers(low),

@@ -4,12 +4,14 @@ A part of the data is held out, to measure how often the device's own lookup is 
 every codebook. With labels, codewords are fitted to these and to the model's outputs alike.
 """
 
+# Over 300 lines: learning, judging and telling one kind of codebook, which are read together.
+
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -29,6 +31,7 @@ from split_model.privacy.codebook_file import Decoder, Encoder, Grouping, write
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
+_SEED = 0
 _HELD_OUT = 0.1
 _LEAST_SAMPLES = 20
 _KEPT = 0.99  # codewords are fitted to the epsilon at which randomised response keeps this share of them
@@ -62,18 +65,28 @@ class CodebookWish:
         return wish
 
 
+@dataclass(frozen=True)
+class LearnedCodebooks:
+    """The data that codebooks were learned from. ``held_out``: by cut, positions in it that taught none there."""
+
+    data: Data | None = None
+    held_out: Mapping[int, frozenset[int]] = field(default_factory=dict)
+
+
 def add_codebooks(
     root: Path,
     manifest: Manifest,
     wishes: Sequence[CodebookWish],
     data: Data,
     progress: Callable[[str, int, int], None],
-) -> Manifest:
+) -> tuple[Manifest, LearnedCodebooks]:
     """The manifest with a codebook for each wish, whose file is written into the bundle folder ``root``.
 
-    The data is read once for all codebooks of a cut that follow one another and have as many groups.
+    Returns beside it the samples that taught none of them. The data is read once for all codebooks of a cut that
+    follow one another and have as many groups.
     """
     read: CutReading | None = None
+    held_out: dict[int, frozenset[int]] = {}
     for wish in wishes:
         name = f"learning {wish.codewords} codewords at cut {wish.cut}"
         steps = _Steps(lambda done, total, name=name: progress(name, done, total), 2 * len(data))  # type: ignore[misc]
@@ -81,12 +94,58 @@ def add_codebooks(
             read = read_cut(root, manifest, wish, data, advance=steps.advance)
         book = learn_codebook(read, wish, advance=steps.advance)
         steps.end()
+        held = frozenset(_held_positions(read.samples))
+        held_out[wish.cut] = held_out.get(wish.cut, held) & held
         cuts = tuple(
             msgspec.structs.replace(cut, codebooks=(*cut.codebooks, book)) if cut.index == wish.cut else cut
             for cut in manifest.cuts
         )
         manifest = msgspec.structs.replace(manifest, cuts=cuts)
-    return manifest
+    return manifest, LearnedCodebooks(data, held_out)
+
+
+def _held_positions(samples: CodebookSamples) -> list[int]:
+    """The positions in the data of the samples that are held out."""
+    positions = sorted(samples.taken)
+    return [positions[int(at)] for at in _held_out(samples.origins, _SEED)[0]]
+
+
+def check_wishes(manifest: Manifest, wishes: Sequence[CodebookWish], data: Data) -> None:
+    """Refuse codebooks that cannot be learned, before the work of calibrating.
+
+    Raises:
+        UsageError: A cut is not offered.
+        BadInputError: A cut does not have so many groups, its model has outputs of no fixed size, or there are too
+            few samples.
+
+    """
+    for wish in wishes:
+        group_channels(_cut_of(manifest, wish), wish.groups)
+        _check_count(len(data), wish)
+
+
+def _cut_of(manifest: Manifest, wish: CodebookWish) -> Cut:
+    cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
+    if cut is None:
+        offered = [cut.index for cut in manifest.cuts]
+        raise UsageError(
+            f"--codebook {wish.cut}:{wish.codewords}: there is no such cut",
+            remedy=f"the bundle offers the cuts {offered}",
+        )
+    if any(spec.open_axes for spec in manifest.outputs):
+        raise BadInputError(
+            f"--codebook {wish.cut}:{wish.codewords}: the model's outputs have a size that depends on the data",
+            remedy="use the noise release, or convert the model with outputs of a fixed size",
+        )
+    return cut
+
+
+def _check_count(count: int, wish: CodebookWish) -> None:
+    least = max(_LEAST_SAMPLES, 2 * wish.codewords)
+    if count < least:
+        raise BadInputError(
+            f"{count} samples are too few to learn {wish.codewords} codewords from", remedy=f"give at least {least}"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,25 +170,14 @@ def read_cut(
 
     Raises `UsageError` for a cut that is not offered, `BadInputError` for groups it does not have.
     """
-    cut = next((cut for cut in manifest.cuts if cut.index == wish.cut), None)
-    if cut is None:
-        offered = [cut.index for cut in manifest.cuts]
-        raise UsageError(
-            f"--codebook {wish.cut}:{wish.codewords}: there is no such cut",
-            remedy=f"the bundle offers the cuts {offered}",
-        )
+    cut = _cut_of(manifest, wish)
     halves = Halves(root, manifest, cut, backend)
-    if any(spec.open_axes for spec in manifest.outputs):
-        raise BadInputError(
-            f"--codebook {wish.cut}:{wish.codewords}: the model's outputs have a size that depends on the data",
-            remedy="use the noise release, or convert the model with outputs of a fixed size",
-        )
     grouping = group_channels(cut, wish.groups)
     return CutReading(halves, grouping, read_samples(halves, grouping, data, advance))
 
 
 def learn_codebook(
-    read: CutReading, wish: CodebookWish, *, seed: int = 0, advance: Callable[[], None] = lambda: None
+    read: CutReading, wish: CodebookWish, *, seed: int = _SEED, advance: Callable[[], None] = lambda: None
 ) -> Codebook:
     """Learn one codebook and write its file into the bundle's folder. The same data and machine give the same file.
 
@@ -138,11 +186,7 @@ def learn_codebook(
     halves, grouping, samples = read.halves, read.grouping, read.samples
     root, cut = halves.root, halves.cut
     count = len(samples.outputs)
-    least = max(_LEAST_SAMPLES, 2 * wish.codewords)
-    if count < least:
-        raise BadInputError(
-            f"{count} samples are too few to learn {wish.codewords} codewords from", remedy=f"give at least {least}"
-        )
+    _check_count(count, wish)
     held, known = _held_out(samples.origins, seed)
     with threadpool_limits(1, user_api="blas"):
         scores = _scores(samples, known, halves=halves, grouping=grouping, wish=wish, seed=seed)

@@ -1,10 +1,10 @@
 """Measure how often the answer through a release is still the same, by cut and epsilon.
 
-Agreement is top-1 against the unprotected whole model; accuracy is top-1 against labels, where the data has them.
-Boxes, landmarks, maps and vectors have an agreement and a figure of their own kind (`answers.measures`); the error
-of the outputs says the same of all answers. Every sample is released several times with fresh noise. Draws of one
-sample are not independent of each other, so all 95 % intervals are over samples: Wilson's for proportions (which is
-then on the safe side, as the mean of several draws varies less than one), the bootstrap for errors and figures.
+Agreement is with the unprotected whole model, by a measure that fits the answer (`evaluate.agreement`); accuracy is
+top-1 against labels, where the data has them; the error of the outputs is told beside them. Every sample is
+released several times with fresh noise. Draws of one sample are not independent of each other, so all 95 %
+intervals are over samples: Wilson's for proportions (which is then on the safe side, as the mean of several draws
+varies less than one), the bootstrap for errors.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from numpy.typing import NDArray
 
 from split_model import __version__
 from split_model.answers.reader import AnswerReader
-from split_model.bundle import Bundle, Cut, Manifest
+from split_model.bundle import Bundle, Cut
 from split_model.bundle.evaluation import FORMAT, DataRecord, Evaluation
 from split_model.errors import BackendError, BadBundleError, UsageError
 from split_model.features.data import Data, Sample, open_data, read_labels
 from split_model.interpreter import open_interpreter
 from split_model.prepare.assemble import Progress
+from split_model.prepare.evaluate.agreement import class_output
+from split_model.prepare.evaluate.intervals import bootstrap, wilson
 from split_model.prepare.evaluate.variants import (
     Halves,
     Known,
     Variant,
-    bootstrap,
     clipped,
     codebook_variants,
     noise_variants,
-    wilson,
 )
 from split_model.prepare.outputs import Spread, output_weights, real_outputs
 from split_model.privacy import AllocationWish, NoiseSpec, settle
@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 Entropy = Callable[[int], bytes]
 _log = logging.getLogger(__name__)
 
-__all__ = ["bootstrap", "class_output", "clipped", "evaluate", "open_for", "wilson"]
+__all__ = ["bootstrap", "clipped", "evaluate", "open_for", "wilson"]
 
 
 def evaluate(
@@ -127,19 +127,6 @@ def open_for(bundle: Bundle, path: Path) -> Data:
     named = None if manifest.answer is None else manifest.answer.labels  # only classes name folders
     labels = None if named is None else read_labels(bundle.path(named))
     return open_data(path, manifest.inputs, manifest.preprocess, labels)
-
-
-def class_output(manifest: Manifest) -> int | None:
-    """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
-    if manifest.answer is None:
-        known = manifest.reading is not None or manifest.answer_schema or manifest.outputs[0].open_axes
-        return None if known else 0
-    if not 0 <= manifest.answer.output < len(manifest.outputs):
-        raise BadBundleError(
-            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",
-            remedy="prepare the bundle again",
-        )
-    return manifest.answer.output
 
 
 def _add_to(digest: Any, sample: Sample) -> None:

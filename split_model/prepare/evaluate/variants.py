@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from split_model.answers.measures import Figures, agreement, measure_of
+from split_model.answers.measures import Figures, measure_of
 from split_model.answers.reader import AnswerReader
 from split_model.arrays import Array
 from split_model.bundle import Bundle, Cut
-from split_model.bundle.evaluation import Figure, Mean, Mechanism, Row, Share
+from split_model.bundle.evaluation import Figure, Mean, Mechanism, Row
 from split_model.errors import BackendError, BadBundleError, BadInputError
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
+from split_model.prepare.evaluate.agreement import Note, measure_for
+from split_model.prepare.evaluate.intervals import bootstrap, lower_bound, wilson
 from split_model.prepare.outputs import Floats, Spread, real_outputs, squared_errors
 from split_model.privacy import (
     CodebookPlan,
@@ -30,29 +31,6 @@ from split_model.privacy.codebook_file import Decoder, Encoder, read_decoder, re
 from split_model.privacy.randomised_response import MAX_EPSILON
 
 Entropy = Callable[[int], bytes]
-
-_Z95 = 1.959963984540054
-_RESAMPLES = 2000
-
-
-def wilson(value: float, samples: int) -> Share:
-    """A proportion with its Wilson score interval at 95 %; raises `ValueError` without samples."""
-    if samples < 1:
-        raise ValueError("a proportion of no samples")
-    square = _Z95**2
-    centre = (value + square / (2 * samples)) / (1 + square / samples)
-    half = _Z95 * math.sqrt(value * (1 - value) / samples + square / (4 * samples**2)) / (1 + square / samples)
-    # At the ends the formula gives 0 and 1 but for rounding.
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Share(value=value, low=min(low, value), high=max(high, value), samples=samples)
-
-
-def bootstrap(values: Sequence[float]) -> Mean:
-    """A mean with its 95 % percentile interval over resampled samples; the same values give the same interval."""
-    known = np.asarray(values, np.float64)
-    picked = np.random.default_rng(0).integers(0, known.size, (_RESAMPLES, known.size))
-    low, high = np.quantile(known[picked].mean(axis=1), [0.025, 0.975])
-    return Mean(value=float(known.mean()), low=float(low), high=float(high), samples=known.size)
 
 
 class Known:
@@ -93,6 +71,7 @@ class Halves:
     def __init__(self, bundle: Bundle, cut: Cut, backend: str | None) -> None:
         self.bundle = bundle
         self.cut = cut
+        self.measure = measure_for(bundle)
         self.head = None if cut.head is None else open_interpreter(bundle.path(cut.head), backend=backend)
         self.tail: Interpreter = open_interpreter(bundle.path(cut.tail), backend=backend)
         self.noise_tails = {
@@ -128,10 +107,9 @@ class Variant:
         epsilon = plan.spec.epsilon if isinstance(plan, NoisePlan) else None
         self._noise_aware = epsilon in halves.noise_tails
         self._tail = halves.tail if epsilon is None else halves.noise_tails.get(epsilon, halves.tail)
-        self._agreed = 0.0
+        self._notes: list[list[Note]] = []  # by sample, of each draw
         self._correct = 0
         self._errors: list[list[float]] = []  # a sample and output, means over draws
-        self._compared = False
         manifest = halves.bundle.manifest
         measure = measure_of(manifest)
         self._measure = measure
@@ -152,26 +130,28 @@ class Variant:
 
     def count(self, inputs: Sequence[Array], known: Known) -> None:
         features = self._halves.features(inputs)
-        errors, found = [], []
+        errors: list[list[float]] = []
+        notes: list[Note] = []
+        found = []
         for _ in range(self._draws):
             outputs = real_outputs(self._tail, self._through(features))
             errors.append(squared_errors(outputs, known.outputs))
+            notes.append(self._halves.measure.note(outputs, known.outputs))
             if known.answer is not None:
-                self._compared = True
-                best = int(outputs[known.answer].argmax())
-                self._agreed += best == known.best
-                self._correct += best == known.label
-            if known.reader is not None and known.found is not None:
+                self._correct += int(outputs[known.answer].argmax()) == known.label
+            if known.reader is not None:
                 found.append(known.reader.read(outputs))
-                self._agreed += agreement(found[-1], known.found, known.reader.manifest)
         if self._figures is not None and known.found is not None:
-            self._compared = True
             self._figures.add(found, known.found)
+        self._notes.append(notes)
         self._errors.append(np.mean(errors, axis=0).tolist())
 
     def row(self, samples: int, labelled: int, spread: Spread) -> Row:
         cut, plan = self._halves.cut, self._plan
         protected = plan if self._mechanism in ("noise", "codebook") else None
+        measure = self._halves.measure
+        agreed = sum(float(np.mean([measure.agreement(one, spread) for one in of_one])) for of_one in self._notes)
+        agreed = min(agreed, float(samples))
         return Row(
             cut=cut.index,
             mechanism=self._mechanism,
@@ -179,7 +159,8 @@ class Variant:
             spec=plan.spec if isinstance(plan, NoisePlan) else None,
             payload_bytes=cut.raw_bytes if plan is None else plan.payload_bytes,
             draws=self._draws,
-            agreement=wilson(self._agreed / (samples * self._draws), samples) if self._compared else None,
+            agreement=wilson(agreed / samples, samples),
+            agreement_bound=lower_bound(agreed, samples),
             accuracy=wilson(self._correct / (labelled * self._draws), labelled) if labelled else None,
             output_error=bootstrap([spread.error(squared) for squared in self._errors]),
             per_value_epsilon_max=None if protected is None else protected.per_value_epsilon_max,

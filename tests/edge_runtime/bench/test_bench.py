@@ -136,3 +136,16 @@ def test_faults_are_one_line(rig: Any, command: Command, arguments: tuple[str, .
     assert done.returncode == code
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+def test_without_a_key_the_board_is_measured_all_the_same(rig: Any, command: Command) -> None:
+    """A user who may not read the key, or a board that has none yet."""
+    config = rig.configure(device_state="own")
+    (config.parent / "device.key").unlink()
+    report = bench(command, config)
+    assert report["cuts"]
+    assert (report["link"]["reachable"], "device.key" in report["link"]["trouble"]) == (False, True)
+    assert report["link"]["trouble"].startswith("not measured: ")
+    done = command("edge_runtime", "bench", "-c", config, *RUNS, "--server")
+    assert (done.returncode, done.stdout) == (os.EX_NOINPUT, "")  # told before anything is measured
+    assert bench(command, config, "--no-link")["link"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,14 +17,14 @@ AWAY = OSError(errno.ENOENT, "No such file or directory")
 class Bench:
     """A device whose next attempts to open it are told: an exception, or None where it opens."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.attempts: list[Exception | None] = []
         self.open: list[int] = []
         self.made = 0
         self.pauses_s: list[float] = []
         self.device: Reconnecting[int] = Reconnecting(
             "sink x: /dev/y", ready="sink x: writing /dev/y", make=self.make, release=self.open.remove,
-            retry_s=(0.5, 2.0),
+            retry_s=(0.5, 2.0), **options,
         )  # fmt: skip
 
     def make(self) -> int:
@@ -115,3 +116,30 @@ def test_closing_is_quiet(bench: Bench, caplog: pytest.LogCaptureFixture) -> Non
     bench.device.close()
     bench.device.close()
     assert (bench.open, caplog.text) == ([], "")
+
+
+def test_one_that_hangs_again_and_again_is_tried_after_growing_pauses_though_it_works_between(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = [0.0]
+    bench = Bench(good_after_s=60.0, now=lambda: clock[0])
+
+    def hang_once() -> None:
+        while bench.get() is None:
+            pass
+        clock[0] += 1.0
+        bench.device.worked()
+        bench.device.lose("gives no picture")
+
+    for _ in range(5):
+        hang_once()
+    assert bench.pauses_s == [0.5, 1.0, 2.0]  # at once the first two times
+    assert caplog.text.count("gives no picture") == 1
+    assert bench.device.trouble == "gives no picture"
+    while bench.get() is None:
+        pass
+    bench.device.worked()
+    assert bench.device.trouble == "gives no picture; it has come back"
+    clock[0] += 61.0
+    bench.device.worked()
+    assert bench.device.trouble == ""

@@ -21,7 +21,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Keys of every source or sink; told once.
-EVERYWHERE = {"kind", "name", "subject"}
+EVERYWHERE = {"kind", "name", "subject", "frame_within_s"}
 
 
 def blocks() -> dict[tuple[str, str], str]:

@@ -85,7 +85,9 @@ class Served:
     def reload(self, config: Config) -> str:
         """Why it was refused, or empty."""
         hangups: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        reloader = Reloader(lambda: config, hangups, self.in_force, self.program, self.reporter)
+        reloader = Reloader(
+            lambda: config, hangups, self.in_force, self.program, self.reporter, take_up=lambda *_: None
+        )
         before, self.reporter.reload_error = self.reporter.reloads, ""
         reloader.start()
         hangups.put(True)

@@ -69,7 +69,7 @@ def stopped(device: Any, state: Path) -> int:
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
-def test_a_camera_that_hangs_is_left_behind(
+def test_a_camera_that_hangs_is_no_bar_to_the_end(
     rig: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
 ) -> None:
     site = tmp_path / "site"
@@ -81,7 +81,7 @@ def test_a_camera_that_hangs_is_left_behind(
     device.until(lambda: len(device.records()) >= 30, "pictures")
     device.wait_more("offloaded", 1)
     assert stopped(device, device.config.parent / "state") == os.EX_OK
-    assert "source porch does not stop: going on without it" in device.log()
+    assert "does not stop" not in device.log()  # it hangs in a process of its own, which is ended
     counters = device.counters()
     ends = ("offloaded", "local", "fallback", "failed", "dropped")
     assert counters["frames_in"] == sum(value for name, value in counters.items() if name.startswith(ends))

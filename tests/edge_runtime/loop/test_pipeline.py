@@ -16,6 +16,7 @@ from edge_runtime.loop.in_flight_limit import IN_FLIGHT, Admitted, limit_for
 from edge_runtime.planner.prediction import Prediction
 from edge_runtime.sources import Frame, Source
 from edge_runtime.sources.multiplexer import Multiplexer
+from edge_runtime.sources.supply import Supply
 from split_model.errors import BackendError
 from split_model.protocol.server import Denial
 from split_model.service.heartbeats import Heartbeats
@@ -393,7 +394,7 @@ def test_of_a_live_source_the_newest_frame_is_taken() -> None:
                 yield Frame(0, str(given), (), None, 0.0)
                 time.sleep(0.001)
 
-    multiplexer = Multiplexer({"live": (Live(), "default")}, stopped=lambda: False)
+    multiplexer = Multiplexer({"live": Supply.of(Live())}, stopped=lambda: False)
     captured = CaptureThread(multiplexer, lambda: None)
     for _ in range(5):
         before = given

@@ -6,12 +6,17 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
+
+from edge_runtime.service.doctor import examine
 
 Ask = Callable[..., tuple[int, dict[str, dict[str, Any]]]]
 
@@ -40,6 +45,8 @@ def test_a_device_that_is_well(rig: Any, ask: Ask, command: Any) -> None:
         "bundle",
         "backend",
         "source",
+        "sink",
+        "disk",
         "key",
         "ledger",
         "program",
@@ -154,3 +161,93 @@ def test_a_program_that_does_not_run_is_a_warning(rig: Any, ask: Ask) -> None:
     code, found = ask(rig.configure(), "--no-server")
     assert (code, found["program"]["level"]) == (0, "warn")
     assert "systemctl start" in found["program"]["remedy"]
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, or mounts, which needs root")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can reach, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="doctor-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture
+def service(rig: Any, open_folder: Path) -> Path:
+    """The config of a program that runs as `nobody`: the owner of its state. Only root may read its key."""
+    state, incoming, bundle = (open_folder / name for name in ("state", "incoming", "bundle"))
+    shutil.copytree(rig.parts.bundle.root, bundle)
+    for folder in (state, incoming):
+        folder.mkdir()
+        shutil.chown(folder, "nobody")
+    for path in (*bundle.rglob("*"), bundle):
+        path.chmod(0o755)
+    written = rig.configure(
+        device_state=str(state),
+        device_bundle=str(bundle),
+        device_key=str(open_folder / "device.key"),
+        tables={"source": {"kind": "watch", "path": str(incoming)}},
+    )
+    shutil.copy(written.parent / "device.key", open_folder)
+    return Path(shutil.copy(written, open_folder))
+
+
+def to_answers(config: Path, path: Path) -> None:
+    config.write_text(config.read_text().replace("answers.jsonl", str(path)))
+
+
+@needs_root
+def test_sinks_are_checked_as_the_service_s_user(service: Path, ask: Ask, command: Any) -> None:
+    closed, opened = service.parent / "closed", service.parent / "opened"
+    closed.mkdir()
+    opened.mkdir()
+    shutil.chown(opened, "nobody")
+    to_answers(service, opened / "answers.jsonl")
+    assert ask(service, "--no-server")[1]["sink"]["level"] == "ok"
+    assert command("edge_runtime", "config", "check", "-c", service).returncode == 0
+    to_answers(service, closed / "x")
+    service.write_text(service.read_text().replace(str(opened), str(closed)))
+    code, found = ask(service, "--no-server")
+    assert (code, found["sink"]["level"]) == (os.EX_CANTCREAT, "fail")
+    assert f"{closed}: Permission denied" in found["sink"]["text"]
+    done = command("edge_runtime", "config", "check", "-c", service)
+    assert done.returncode == os.EX_CANTCREAT
+    assert f"{closed}: Permission denied" in done.stderr
+
+
+def test_another_user_s_rights_are_no_fault_of_the_board(rig: Any) -> None:
+    """Without sudo, a user who is not the service's: one line a subject, and none blames the board."""
+    config = rig.configure()
+    findings = list(examine(config, None, server=False, another_user=lambda _: "edge-runtime"))
+    assert len({finding.about for finding in findings}) == len(findings)  # two lines could contradict each other
+    by = {finding.about: finding for finding in findings}
+    for about in ("source", "sink", "disk"):
+        assert (about, by[about].level, by[about].remedy) == (about, "warn", "run doctor with sudo")
+        assert "edge-runtime" in by[about].text
+
+
+@needs_root
+def test_a_state_that_the_kernel_made_read_only_is_a_failure(rig: Any) -> None:
+    device = rig.device(device_state="state", source_repeat=1)
+    assert device.ended() == 0
+    state = device.config.parent / "state"
+    doctor = f"{sys.executable} -m edge_runtime doctor --no-server --json -c {device.config}"
+    script = f"mount --bind {state} {state} && mount -o remount,bind,ro {state} && exec {doctor}"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], check=False, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    found = [finding for finding in json.loads(done.stdout) if finding["about"] == "disk"]
+    assert [finding["level"] for finding in found] == ["fail"]
+    assert f"the file system at {state} is read-only" in found[0]["text"]
+    assert f"mount -o remount,rw {state}" in found[0]["remedy"]
+    assert done.returncode == os.EX_CANTCREAT
+
+
+def test_a_stopped_program_s_line_has_the_command_that_starts_it(rig: Any, ask: Ask) -> None:
+    config = rig.configure()
+    found = ask(config, "--no-server")[1]["program"]
+    assert (found["text"], found["remedy"]) == (
+        f"stopped: nothing runs with {config}",
+        f"systemctl start edge-runtime, or edge-runtime run -c {config}",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 FOREVER = {"source_repeat": 0, "source_interval_s": 0.02}
@@ -120,8 +122,13 @@ def test_status_tells_dead_from_never_started(
     assert (status(device)["code"], status(device)["condition"]) == (os.EX_UNAVAILABLE, "dead")
     other = rig.configure(name="other")
     done = command("edge_runtime", "status", "-c", other)
-    assert done.returncode == os.EX_NOINPUT
-    assert "nothing runs with this config" in done.stderr
+    assert (done.returncode, done.stdout.split()[0]) == (os.EX_UNAVAILABLE, "stopped")
+    assert f"nothing runs with {other}" in done.stdout
+    done = command("edge_runtime", "status", "--json", "-c", other)
+    assert (done.returncode, json.loads(done.stdout)) == (os.EX_UNAVAILABLE, {"condition": "stopped"})
+    done = command("edge_runtime", "status", "-c", other.with_name("mistyped.toml"))
+    assert (done.returncode, done.stdout) == (os.EX_NOINPUT, "")
+    assert "mistyped.toml: No such file" in done.stderr
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
@@ -155,7 +162,7 @@ def test_a_sighup_takes_up_the_config_and_no_frame_is_lost(
         ({"planner_splitt": "local"}, "did you mean 'split'"),
         ({"planner_split": 999}, "planner.split = 999"),
         ({"device_bundle": "/nowhere"}, "/nowhere"),
-        ({"source_interval_s": 0.5}, "source.interval_s cannot change while the program runs"),
+        ({"source_path": "/nowhere"}, "/nowhere"),
         ({"device_state": "elsewhere"}, "device.state cannot change while the program runs"),
     ],
 )
@@ -172,6 +179,101 @@ def test_a_bad_config_leaves_the_old_one_in_force(
     rig.configure(planner_split="local", **FOREVER)
     assert why in status(device)["reload_error"]
     assert device.stop() == os.EX_OK
+
+
+def flow(rig: Any, *sources: tuple[str, Path], sinks: list[str]) -> dict[str, Any]:
+    return {
+        "source": [{"kind": "watch", "name": name, "path": str(path), "poll_s": 0.05, "settle_s": 0.0}
+                   for name, path in sources],
+        "sink": [{"name": name, "path": f"{name}.jsonl"} for name in sinks],
+    }  # fmt: skip
+
+
+def test_a_reload_takes_up_other_sources_and_sinks(
+    rig: Any, status: Callable[..., dict[str, Any]], command: Any
+) -> None:
+    """What stays goes on, what goes is closed, what comes is opened; a source of files among them."""
+    folders = {name: rig.folder / name for name in ("stays", "goes", "comes")}
+    for folder in folders.values():
+        folder.mkdir()
+    first = flow(rig, ("stays", folders["stays"]), ("goes", folders["goes"]), sinks=["answers", "old"])
+    config = rig.configure(planner_split="local", tables=first)
+    device = rig.device(planner_split="local", tables=first)
+
+    def put(where: str, name: str) -> None:
+        shutil.copy(rig.parts.arrays, folders[where] / f".{name}")
+        (folders[where] / f".{name}").rename(folders[where] / f"{name}.npz")
+
+    def seen(sink: str) -> set[tuple[str, str]]:
+        path = config.parent / f"{sink}.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {(record["source"], record["name"].split("[")[0]) for record in map(json.loads, lines)}
+
+    put("stays", "one")
+    put("goes", "one")
+    device.until(lambda: seen("answers") == seen("old") == {("stays", "one.npz"), ("goes", "one.npz")}, "both")
+    second = flow(rig, ("stays", folders["stays"]), ("comes", folders["comes"]), sinks=["answers", "new"])
+    rig.configure(planner_split="local", tables=second)
+    assert command("edge_runtime", "config", "check", "--reload", "-c", config).returncode == 0
+    device.popen.send_signal(signal.SIGHUP)
+    found = device.until(lambda: (s := status(device))["reloads"] == 1 and s, "the reload")
+    assert found["reload_error"] == ""
+    put("goes", "two")
+    put("stays", "two")
+    put("comes", "two")
+    device.until(lambda: seen("new") >= {("stays", "two.npz"), ("comes", "two.npz")}, "those that are named now")
+    found = device.until(lambda: (s := status(device))["sources"].keys() == {"stays", "comes"} and s, "the sources")
+    rows = len(np.load(rig.parts.arrays)["inputs"])
+    found = device.until(lambda: (s := status(device))["sources"]["comes"]["frames"] == rows and s, "all rows")
+    device.until(lambda: status(device)["sources"]["stays"]["frames"] == 2 * rows, "it went on counting")
+    assert set(found["sinks"]) <= {"answers", "new"}
+    assert ("goes", "two.npz") not in seen("answers")
+    assert {source for source, _ in seen("old")} == {"stays", "goes"}
+    assert ("comes", "two.npz") in seen("answers")
+    assert device.stop() == os.EX_OK
+    counters = device.counters()
+    assert counters["frames_in"] == counters["local"] + counters["dropped"]
+
+
+def test_a_source_of_files_that_is_read_by_itself_makes_room_for_another(
+    rig: Any, status: Callable[..., dict[str, Any]]
+) -> None:
+    """Alone it needs no thread of its own; beside another one it goes on where it was, and nothing comes twice."""
+    incoming = rig.folder / "incoming"
+    incoming.mkdir()
+    files = {"kind": "files", "path": str(rig.parts.arrays), "repeat": 1000}
+    rig.configure(planner_split="local", tables={"source": files})
+    device = rig.device(planner_split="local", tables={"source": files})
+    device.wait_more("local", 5)
+    watch = {"kind": "watch", "path": str(incoming), "poll_s": 0.05, "settle_s": 0.0}
+    rig.configure(planner_split="local", tables={"source": [files, watch]})
+    device.popen.send_signal(signal.SIGHUP)
+    device.until(lambda: status(device)["reloads"] == 1, "the reload")
+    shutil.copy(rig.parts.arrays, incoming / ".one")
+    (incoming / ".one").rename(incoming / "one.npz")
+    device.until(lambda: any(record["source"] == "watch" for record in device.records()), "the second source")
+    rig.configure(planner_split="local", tables={"source": watch})
+    device.popen.send_signal(signal.SIGHUP)
+    device.until(lambda: list(status(device)["sources"]) == ["watch"], "the first one is closed")
+    assert device.stop() == os.EX_OK
+    names = [record["name"] for record in device.records() if record["source"] == "files"]
+    rows = 24
+    assert [int(name.partition("[")[2].rstrip("]")) for name in names] == [at % rows for at in range(len(names))]
+
+
+def test_what_only_a_restart_takes_up_is_refused_before_the_reload(
+    rig: Any, status: Callable[..., dict[str, Any]], command: Any
+) -> None:
+    """As the unit's ExecReload runs it, so that 'systemctl reload' fails and says what to run."""
+    device = rig.device(**FOREVER)
+    device.until(lambda: status(device)["code"] == 0, "running")
+    config = rig.configure(device_state="elsewhere", **FOREVER)
+    done = command("edge_runtime", "config", "check", "--reload", "--without-key", "-c", config)
+    assert done.returncode == os.EX_CONFIG
+    assert "device.state cannot change while the program runs; run 'systemctl restart edge-runtime'" in done.stderr
+    assert command("edge_runtime", "config", "check", "--without-key", "-c", config).returncode == 0
+    rig.configure(**FOREVER)
+    assert command("edge_runtime", "config", "check", "--reload", "--without-key", "-c", config).returncode == 0
 
 
 def test_another_bundle_of_the_same_inputs_is_taken_up(rig: Any, status: Callable[..., dict[str, Any]]) -> None:

@@ -34,6 +34,7 @@ from edge_runtime.local_api import framing
 from edge_runtime.sources import Answer, Wanted
 from edge_runtime.sources.local_socket import SocketSource, SocketTable
 from edge_runtime.sources.multiplexer import Multiplexer
+from edge_runtime.sources.supply import Supply
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError, ConfigError, OutputError, ProtocolError
 from split_model.interpreter import open_interpreter
@@ -60,7 +61,7 @@ class Loop(threading.Thread):
         self.go = threading.Event()
         self.go.set()
         self.source = SocketSource(SocketTable(path=path, **table), wanted or Wanted((SPEC,), model="twice"))
-        self.multiplexer = Multiplexer({"socket": (self.source, "me")}, stopped=self.stop.is_set)
+        self.multiplexer = Multiplexer({"socket": Supply.of(self.source, "me")}, stopped=self.stop.is_set)
         self.names: list[str] = []
         self.start()
 
@@ -680,6 +681,8 @@ print(sorted(name for name in sys.modules if name.startswith(("edge_runtime.", "
             "edge_runtime.local_api.framing",
             "edge_runtime.local_api.replies",
             "edge_runtime.local_api.tensors",
+            "split_model.answers",
+            "split_model.answers.png",
             "split_model.arrays",
             "split_model.errors",
         ]

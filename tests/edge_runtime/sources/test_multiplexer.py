@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.sources import Answer, Frame, Source
 from edge_runtime.sources.multiplexer import Multiplexer
+from edge_runtime.sources.supply import Supply
 
 PATIENCE_S = 20.0
 
@@ -60,7 +61,9 @@ class Scripted(Source):
 
 def make(sources: dict[str, Source], stop: threading.Event | None = None) -> Multiplexer:
     event = stop or threading.Event()
-    return Multiplexer({name: (source, f"of {name}") for name, source in sources.items()}, stopped=event.is_set)
+    return Multiplexer(
+        {name: Supply.of(source, f"of {name}") for name, source in sources.items()}, stopped=event.is_set
+    )
 
 
 def test_a_live_source_drops_all_but_the_latest_and_counts_them() -> None:
@@ -133,23 +136,66 @@ def test_what_was_accepted_before_the_stop_is_handed_out() -> None:
 def test_what_one_source_raises_comes_after_the_frames_of_all() -> None:
     broken = Scripted(["last words"])
     broken.error = OSError("gone for good")
-    other = Scripted(["x"], ends=False)
+    other = Scripted(["x"])
     names = []
     with pytest.raises(OSError, match="gone for good"):
         names.extend(found.name for found in make({"broken": broken, "other": other}))
-    assert "last words" in names
+    assert sorted(names) == ["last words", "x"]
+
+
+def test_a_source_that_fails_takes_no_other_one_down_and_is_opened_again(caplog: pytest.LogCaptureFixture) -> None:
+    stop, clock = threading.Event(), Clock()
+    broken, mended = Scripted([]), Scripted(["mended"], ends=False)
+    broken.error = OSError("unplugged")
+    supplies = iter([broken, broken, mended])
+    other = Scripted(["x", "y"], ends=False)
+    sources = {"camera": Supply(lambda: next(supplies)), "other": Supply.of(other)}
+    multiplexer = Multiplexer(sources, stopped=stop.is_set, now=clock)
+    stream = iter(multiplexer)
+    assert [next(stream).name, next(stream).name] == ["x", "y"]
+    taking = Taking(stream)
+    until(lambda: multiplexer.trouble_by_source() == {"camera": "unplugged"})
+    assert taking.is_alive()
+    until(lambda: (clock.jump(2.0), taking.names == ["mended"])[1])
+    assert multiplexer.trouble_by_source() == {}
+    assert caplog.text.count("source camera: unplugged; tried again") == 1
+    stop.set()
+    taking.join()
+    multiplexer.close()
+    assert (mended.closed, other.closed) == (True, True)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_service_waits_for_sources_of_which_none_works(persistent: bool) -> None:
+    stop, clock = threading.Event(), Clock()
+    source = Scripted(["came back"], ends=False)
+    supply = Supply(lambda: source, fault=OSError("no such camera"))
+    multiplexer = Multiplexer({"camera": supply}, stopped=stop.is_set, persistent=persistent, now=clock)
+    if not persistent:
+        with pytest.raises(OSError, match="no such camera"):
+            next(iter(multiplexer))
+        return
+    taking = Taking(iter(multiplexer))
+    until(lambda: multiplexer.trouble_by_source() == {"camera": "no such camera"})
+    until(lambda: (clock.jump(2.0), taking.names == ["came back"])[1])
+    stop.set()
+    taking.join()
+    multiplexer.close()
 
 
 class Hanging(Scripted):
-    """Hangs after what it gave, until the test lets it go."""
+    """Hangs after what it gave, until the test lets it go, and gives what is ``late`` then."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], *, late: str = "") -> None:
         super().__init__(names)
+        self.late = late
         self.let_go = threading.Event()
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Any]:
         yield from super().frames(stopped)
         self.let_go.wait()
+        if self.late:
+            yield frame(self.late)
 
 
 class Clock:
@@ -161,37 +207,86 @@ class Clock:
     def __call__(self) -> float:
         return time.monotonic() + self.ahead_s
 
+    def jump(self, seconds: float) -> None:
+        self.ahead_s += seconds
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_stuck_source_is_left_behind_once_all_are_to_end(fails: bool, caplog: pytest.LogCaptureFixture) -> None:
-    stop, clock = threading.Event(), Clock()
-    stuck, other = Hanging(["s0"]), Scripted(["o0", "o1"], queue_frames=2, ends=fails)
-    other.error = OSError("gone for good") if fails else None
-    multiplexer = Multiplexer({"stuck": (stuck, "a"), "other": (other, "b")}, stopped=stop.is_set, now=clock)
-    names: list[str] = []
-    errors: list[OSError] = []
 
-    def take() -> None:
-        try:
-            names.extend(found.name for found in multiplexer)
-        except OSError as error:
-            errors.append(error)
+class Taking(threading.Thread):
+    """Takes what comes, in a thread."""
 
-    taking = threading.Thread(target=take)
-    taking.start()
-    until(lambda: len(names) == 3)
-    if not fails:
-        clock.ahead_s += 3600.0  # idle for long is not stuck
-        time.sleep(0.7)
-        assert taking.is_alive()
-        stop.set()
-        time.sleep(0.7)
-    assert taking.is_alive()
-    until(lambda: (setattr(clock, "ahead_s", clock.ahead_s + 10.0), not taking.is_alive())[1])
-    assert sorted(names) == ["o0", "o1", "s0"]
-    assert len(errors) == fails
-    assert "source stuck does not stop" in caplog.text
+    def __init__(self, stream: Iterator[Any]) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self._stream = stream
+        self.start()
+
+    def run(self) -> None:
+        self.names.extend(found.name for found in self._stream)
+
+
+def test_idle_for_long_is_no_trouble() -> None:
+    stop = threading.Event()
+    idle = Scripted([], ends=False)
+    multiplexer = Multiplexer({"line": Supply.of(idle, call_within_s=0.2)}, stopped=stop.is_set)
+    taking = Taking(iter(multiplexer))
+    time.sleep(1.5)
+    assert multiplexer.trouble_by_source() == {}
+    assert multiplexer.counters_by_source() == {"line": {"frames": 0, "dropped": 0}}
+    stop.set()
+    taking.join()
     multiplexer.close()
+
+
+def test_a_source_that_hangs_is_opened_again_and_left_behind_three_times_at_most() -> None:
+    stop, clock = threading.Event(), Clock()
+    opened: list[Hanging] = []
+
+    def open_one() -> Hanging:
+        opened.append(Hanging([f"s{len(opened)}"], late=f"late{len(opened)}"))
+        return opened[-1]
+
+    other = Scripted(["o0"], ends=False)
+    sources = {"stuck": Supply(open_one), "other": Supply.of(other)}
+    multiplexer = Multiplexer(sources, stopped=stop.is_set, now=clock)
+    taking = Taking(iter(multiplexer))
+    until(lambda: len(taking.names) == 2)
+
+    def hang() -> bool:
+        clock.jump(10.0)
+        time.sleep(0.05)
+        return "hangs" in multiplexer.trouble_by_source().get("stuck", "")
+
+    until(hang)
+    until(lambda: hang() and len(opened) == 4)
+    for _ in range(20):
+        hang()
+    assert len(opened) == 4  # with three left behind, the fourth is waited for
+    assert multiplexer.counters_by_source()["stuck"]["restarts"] == 3
+    opened[3].let_go.set()
+    until(lambda: "late3" in taking.names)
+    for source in opened[:3]:
+        source.let_go.set()
+    until(lambda: all(source.closed for source in opened[:3]))
+    stop.set()
+    taking.join()
+    assert sorted(taking.names) == ["late3", "o0", "s0", "s1", "s2", "s3"]  # nothing of those left behind
+    multiplexer.close()
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_stuck_source_does_not_keep_the_program_from_ending(noticed: bool) -> None:
+    stop, clock = threading.Event(), Clock()
+    stuck, other = Hanging(["s0"]), Scripted(["o0", "o1"], queue_frames=2, ends=False)
+    sources = {"stuck": Supply.of(stuck), "other": Supply.of(other)}
+    multiplexer = Multiplexer(sources, stopped=stop.is_set, now=clock)
+    taking = Taking(iter(multiplexer))
+    until(lambda: len(taking.names) == 3)
+    if noticed:
+        until(lambda: (clock.jump(10.0), time.sleep(0.05), multiplexer.trouble_by_source())[2])
+    stop.set()
+    until(lambda: (clock.jump(10.0), not taking.is_alive())[1])
+    assert sorted(taking.names) == ["o0", "o1", "s0"]
+    multiplexer.close(timeout_s=0.5)
     assert (stuck.closed, other.closed) == (False, True)  # its thread still uses it
     stuck.let_go.set()
     until(lambda: all(thread.name != "source-stuck" for thread in threading.enumerate()))

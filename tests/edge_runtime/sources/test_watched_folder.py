@@ -23,6 +23,7 @@ from PIL import Image
 
 from edge_runtime.sources import Answer, Frame, Wanted
 from edge_runtime.sources.answered_files import AnsweredFiles
+from edge_runtime.sources.files_under_way import FilesUnderWay, GivenFile
 from edge_runtime.sources.watched_folder import WatchedFolder, WatchTable
 from split_model.bundle import ImagePreprocess, TensorSpec
 from split_model.errors import MissingInputError, OutputError
@@ -58,12 +59,11 @@ class Watch:
         self.wanted = Wanted((SPEC,), preprocess=prepare, state=root / "state")
         self.source = self.open()
 
-    def open(self) -> WatchedFolder:
+    def open(self, files: type[FilesUnderWay] = FilesUnderWay) -> WatchedFolder:
         self.table.check(self.wanted)
         self.answered_files = AnsweredFiles(self.memory_path())
-        return WatchedFolder(
-            self.table, self.wanted, self.answered_files, now=self.clock.now, sleep=self.clock.sleep
-        )
+        self.files = files(self.table.path, self.table.label, self.table.after, self.answered_files)
+        return WatchedFolder(self.table, self.wanted, self.files, now=self.clock.now, sleep=self.clock.sleep)
 
     def memory_path(self) -> Path:
         """Where the source remembers what was answered, as its documentation says."""
@@ -292,6 +292,8 @@ def test_a_newer_file_of_the_same_name_is_not_deleted_unanswered(tmp_path: Path)
     assert second.name == "a.png"
     assert second.tensors[0][0, 0, 0, 0] == np.float32(200 / 255)
     watch.source.answered(Answer(second, {}))
+    assert list(frames) == []
+    watch.source.close()
     assert list(watch.folder.iterdir()) == []
 
 
@@ -347,22 +349,22 @@ def test_an_answer_just_before_the_last_sample_does_not_finish_the_file(watch: W
     else:
         np.savez(path, inputs=np.zeros((3, 8, 8, 3), np.float32))
     taken: list[Frame] = []
-    give = watch.source._give
 
-    def give_late(*arguments: Any, **options: Any) -> None:
-        if taken:
-            watch.source.answered(Answer(taken[-1], {}))
-        give(*arguments, **options)
+    class Late(FilesUnderWay):
+        def give(self, file: GivenFile, *, whole: bool) -> None:
+            if taken:
+                watch.source.answered(Answer(taken[-1], {}))
+            super().give(file, whole=whole)
 
-    watch.source._give = give_late  # type: ignore[method-assign]
+    watch.source = watch.open(Late)
     for frame in watch.frames():
-        taken.append(frame)  # noqa: PERF402  `give_late` looks at it meanwhile
+        taken.append(frame)  # noqa: PERF402  `Late` looks at it meanwhile
     assert len(taken) == 3
-    source = watch.source
+    source, files = watch.source, watch.files
     watch.source = watch.open()  # a crash before the last answer: without `close`
     assert len(watch.look()) == 3
     source.answered(Answer(taken[-1], {}))
-    assert source._under_way == {}
+    assert files.busy(set(), 0.0) == set()
     assert source.counters()["files"] == 1
 
 
@@ -578,3 +580,33 @@ def test_a_damaged_file_is_no_crash(watch: Watch) -> None:
         watch.restart()
     (only,) = watch.look(30.0)
     assert "not a picture" in only
+
+
+def test_one_that_takes_the_place_of_one_that_hangs_answers_nothing_twice_and_loses_nothing(watch: Watch) -> None:
+    for age, name in enumerate(["a.png", "b.png", "c.png"]):
+        os.utime(watch.picture(name), (1000 + age, 1000 + age))
+    hanging = watch.frames(60.0)
+    first, _second = next(hanging), next(hanging)
+    old, watch.source = watch.source, watch.source.renewed()
+    assert watch.look() == ["c.png"]  # the others are under way
+    old.answered(Answer(first, {}))
+    assert watch.look() == []
+    hanging.close()  # it came back, and its second frame was not taken
+    assert watch.look() == ["b.png"]
+    assert watch.source.counters()["files"] == 3
+    watch.restart()
+    assert watch.look() == []
+
+
+def test_a_file_whose_answer_no_sink_kept_is_answered_again(watch: Watch) -> None:
+    watch.picture("a.png")
+    watch.picture("b.png")
+    frames = watch.frames()
+    lost = [next(frames) for _ in range(2)]
+    for frame in lost:
+        watch.source.unkept(Answer(frame, {}))
+    assert watch.look() == []
+    again = watch.look(60.0)  # one by one: each costs, of the privacy budget too
+    assert sorted(again) == ["a.png", "b.png"]
+    watch.restart()
+    assert watch.look() == []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from split_model.bundle import Bundle, Manifest, evaluation
-from split_model.bundle.evaluation import DataRecord, Evaluation, Mean, Row, Share
+from split_model.bundle.evaluation import DataRecord, Evaluation, Mean, Prepared, Row, Share
+from split_model.bundle.floor import Floor, cheapest
 from split_model.errors import BadBundleError, OutputError
 from split_model.privacy import NoiseSpec
 
@@ -74,15 +76,54 @@ def test_figures_of_another_bundle_are_not_used(bundle):
     assert [each.cut for each in evaluation.store(bundle, evaluated(bundle, row(9))).rows] == [9]
 
 
-def test_the_floor_is_compared_with_labels_where_there_are_any():
-    labelled = replace(SHARE, value=0.5)
-    assert row(3).measured == ("agreement", SHARE)
-    assert row(3, accuracy=labelled).measured == ("accuracy", labelled)
-    assert row(3, agreement=None).measured is None
+def test_the_floor_is_compared_with_the_agreement_and_its_bound():
+    share = replace(SHARE, value=0.9, low=0.7)
+    for bound, passes in ((0.8, True), (0.79, False), (None, False)):  # format 1 has the wider interval alone
+        assert Floor().admits(row(3, share=share, agreement_bound=bound)) is passes
+    assert Floor().admits(row(3, share=replace(share, low=0.8)))
+    assert not Floor().admits(row(3, share=replace(share, value=0.89), agreement_bound=0.85))
+    assert not Floor().admits(row(3, share=None))  # format 1, of an answer that is no class
+    assert Floor.at(0.05).bound == 0.0
+
+
+def test_the_cheapest_release_that_passes_is_found():
+    good = {"agreement_bound": 0.85}
+    rows = [row(3, 32.0, **good), row(7, 16.0, **good), row(9, 8.0, agreement_bound=0.5), row(3, None, **good)]
+    assert cheapest(rows, Floor()) == rows[1]
+    assert cheapest(rows[2:], Floor()) is None
+
+
+def test_the_nearest_release_is_the_same_one_else_a_weaker_one_else_a_stronger_one(bundle):
+    found = evaluated(bundle, row(3, 8.0), row(3, 12.0), row(3, 32.0), row(7, 16.0))
+    for epsilon, nearest in ((8.0, (8.0, "same")), (16.0, (12.0, "weaker")), (4.0, (8.0, "stronger"))):
+        answer = found.nearest(3, NoiseSpec(epsilon=epsilon))
+        assert (answer.row.spec.epsilon, answer.relation) == nearest
+    assert found.nearest(3, NoiseSpec(epsilon=8.0, bits=6)) is None
+    assert found.nearest(3, NoiseSpec(epsilon=8.0, allocation="rank")) is None
+    aware = evaluated(bundle, row(3, 2.0, noise_aware=True))  # that tail is used at 2 alone
+    assert aware.nearest(3, NoiseSpec(epsilon=4.0)) is None
+    assert aware.nearest(3, NoiseSpec(epsilon=2.0)).relation == "same"
+
+
+def test_figures_of_prepare_stay_when_the_users_own_are_stored(bundle):
+    prepared = Prepared(measure="m", unit="pictures", available=9, rows=(row(3), row(7)))
+    evaluation.store(bundle, replace(evaluated(bundle), prepared=prepared))
+    own = row(3, share=replace(SHARE, value=0.5))
+    kept = evaluation.store(bundle, evaluated(bundle, own, data="other"))
+    assert kept.prepared == prepared
+    assert kept.all_rows == (own, row(7))
+    assert evaluation.load(bundle) == kept
+
+
+def test_format_1_is_read(bundle):
+    tree = msgspec.to_builtins(evaluated(bundle, row(3))) | {"format": 1}
+    del tree["prepared"], tree["rows"][0]["agreement_bound"]
+    evaluation.path_of(bundle).write_bytes(msgspec.json.encode(tree))
+    assert evaluation.load(bundle).find(3, NoiseSpec(epsilon=8.0)).bound == SHARE.low
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 2}', b'{"format": 1, "x": "\xff"}']
+    "raw", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 3}', b'{"format": 1, "x": "\xff"}']
 )
 def test_a_damaged_file_is_told_and_not_taken_for_none(bundle, raw):
     evaluation.path_of(bundle).write_bytes(raw)

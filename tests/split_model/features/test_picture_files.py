@@ -84,6 +84,15 @@ def test_memory_is_bounded(tmp_path, mode, size, name, options, expected):
     assert mib <= (MAX_DECODE_BYTES >> 20 if how == "decoded" else 0) + SLACK_MIB
 
 
+def test_an_avif_file_that_states_a_false_size_takes_no_more(tmp_path):
+    Image.new("RGB", (4000, 3000)).save(tmp_path / "a.avif", speed=10)
+    content = (tmp_path / "a.avif").read_bytes()
+    at = content.index(b"ispe") + 8
+    (tmp_path / "a.avif").write_bytes(content[:at] + bytes((0, 0, 0, 16) * 2) + content[at + 8 :])
+    how, mib = cost(tmp_path / "a.avif")
+    assert mib <= (MAX_DECODE_BYTES >> 20 if how == "decoded" else 0) + SLACK_MIB
+
+
 def test_a_turned_picture_counts_the_copy_that_turning_takes(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -12,7 +12,7 @@ import pytest
 from split_model.bundle import Bundle, ChannelCalibration, TensorSpec, file_ref, write_manifest
 from split_model.cli import main
 from split_model.errors import BadBundleError
-from split_model.prepare import pipeline
+from split_model.prepare.calibrate import bundle_calibration
 from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.random_inputs import random_inputs
@@ -44,7 +44,7 @@ def test_the_same_input_gives_the_same_bytes(model, data, tmp_path, capsys):
     assert one.identity == two.identity
     files = sorted(path.relative_to(one.root) for path in one.root.rglob("*") if path.is_file())
     assert [path.as_posix() for path in files] == sorted(
-        ["manifest.json", *(ref.path for ref in one.manifest.files())]
+        ["manifest.json", "evaluation.json", *(ref.path for ref in one.manifest.files())]
     )
     for path in files:
         assert (one.root / path).read_bytes() == (two.root / path).read_bytes()
@@ -68,7 +68,7 @@ def test_the_size_and_what_was_left_out_are_printed(model, tmp_path, capsys):
 def test_an_interrupted_calibration_is_taken_up(model, data, tmp_path, monkeypatch, capsys):
     """Ctrl-C after the first calibrated cut; the next run calibrates the others only and gives the same bundle."""
     assert run("prepare", model, "-o", tmp_path / "straight", "--calibration", data, "--cuts", "all") == 0
-    calibrate = pipeline.calibrate
+    calibrate = bundle_calibration.calibrate
     seen = []
 
     def interrupted(cuts, samples, *, finished, **options):
@@ -79,7 +79,7 @@ def test_an_interrupted_calibration_is_taken_up(model, data, tmp_path, monkeypat
         seen.append(len(cuts))
         return calibrate(cuts, samples, finished=once, **options)
 
-    monkeypatch.setattr(pipeline, "calibrate", interrupted)
+    monkeypatch.setattr(bundle_calibration, "calibrate", interrupted)
     assert run("prepare", model, "-o", tmp_path / "b", "--calibration", data, "--cuts", "all") == 130
     assert not (tmp_path / "b").exists()
 
@@ -87,9 +87,9 @@ def test_an_interrupted_calibration_is_taken_up(model, data, tmp_path, monkeypat
         seen.append(len(cuts))
         return calibrate(cuts, samples, **options)
 
-    monkeypatch.setattr(pipeline, "calibrate", counted)
+    monkeypatch.setattr(bundle_calibration, "calibrate", counted)
     assert run("prepare", model, "-o", tmp_path / "b", "--calibration", data, "--cuts", "all") == 0
-    assert seen == [4, 3]
+    assert seen == [4, 3, 4, 4]  # the half that was interrupted, the other one, and all of the data
     assert "1 of 4 cuts from an interrupted run" in capsys.readouterr().err
     assert Bundle.open(tmp_path / "b").identity == Bundle.open(tmp_path / "straight").identity
     assert not list(tmp_path.glob(".*"))

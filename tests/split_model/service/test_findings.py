@@ -36,7 +36,13 @@ def test_an_error_of_ours_is_a_failure_with_its_remedy_and_code() -> None:
 @pytest.mark.parametrize(("free", "level"), [(1 << 20, "fail"), (50 << 20, "warn"), (1 << 30, "ok")])
 def test_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
     monkeypatch.setattr(findings.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    assert [found.level for found in of_disk(tmp_path / "not" / "made" / "yet")][-1] == level
+    assert of_disk(tmp_path / "not" / "made" / "yet", key="x.state").level == level
+
+
+def test_a_disk_that_another_user_writes_to_is_not_judged_by_the_rights_of_this_one(tmp_path: Path) -> None:
+    found = of_disk(tmp_path, key="x.state", user="edge-runtime")
+    assert (found.level, found.remedy) == ("warn", "run doctor with sudo")
+    assert "whether edge-runtime may write there was not looked at" in found.text
 
 
 def test_the_clock() -> None:

@@ -65,6 +65,17 @@ def test_windows_labels_are_the_same_labels(tmp_path):
     assert read_labels(path) == ("cat", "dog", "", "Ku")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_labels_in_utf_16_are_refused_by_that_name(tmp_path, encoding):
+    path = tmp_path / "labels.txt"
+    text = "\ufeffcat\r\n" if encoding == "utf-16-be" else "cat\r\n"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(
+        BadInputError, match=r"labels.txt:1: the file is UTF-16 text .*; save the file as UTF-8 text"
+    ):
+        read_labels(path)
+
+
 def test_a_label_with_a_line_separator_moves_no_other_label(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("cat\ndo\u2028g\nbird\n")

@@ -23,8 +23,9 @@ class House:
         return self.desk.deploy("board", "--bundle", bundle, *BOARD, *more, code=code)
 
     def offload(self) -> None:
-        """Have it send features of cut 2, as a user would change the config."""
-        self.board.run("printf '[planner]\\nsplit = 2\\nanswer_within_s = 5.0\\n' >> /etc/edge-runtime/config.toml")
+        """Have it send features of cut 2 of its random weights, as a user would change the config."""
+        lines = '[planner]\\nsplit = 2\\nanswer_within_s = 5.0\\naccuracy_floor = "off"\\n'
+        self.board.run(f"printf '{lines}' >> /etc/edge-runtime/config.toml")
         self.board.run("systemctl reload edge-runtime")
         self.board.until(lambda: hosted(self.board), "it is not connected")
         self.board.until(lambda: ask(self.board) == "offloaded", "nothing goes to the server")

@@ -96,7 +96,7 @@ def device_service(machine: Machine, material: Path, *, server: str, server_key:
         "device": {"bundle": "/opt/edge-runtime/bundle", "key": "device.key", "state": "/var/lib/edge-runtime"},
         "server": {"address": f"tcp://{server}:5555", "public_keys": [server_key]},
         "privacy": {"whole_input_budget": "unlimited"},
-        "planner": {"split": "auto", "answer_within_s": 1.0},
+        "planner": {"split": "auto", "answer_within_s": 1.0, "accuracy_floor": "off"},  # its weights are random
         "source": {"path": "/opt/edge-runtime/frames.npz", "repeat": 0, "interval_s": 0.05},
         "sink": {"path": "/var/lib/edge-runtime/answers.jsonl"},
     }

@@ -210,6 +210,30 @@ def test_the_ledger_of_a_device_never_started(rig, command):
     assert "never been started" in command("edge_runtime", "ledger", "-c", path).stdout
 
 
+def test_a_budget_below_the_cost_of_one_frame_says_so_wherever_one_looks(rig, parts, command):
+    device = rig.device(**OWN, privacy_whole_input_budget=price(parts) * 0.5, source_repeat=0)
+    line = f"privacy.whole_input_budget: {price(parts) * 0.5:.6g} whole-input epsilon left, one frame costs "
+
+    def status():
+        return command("edge_runtime", "status", "-c", device.config).stdout
+
+    assert line in device.until(lambda: "TOO LITTLE" in (text := status()) and text, "the shortfall in the status")
+    assert f"{line}{price(parts):.6g}; nothing leaves this device" in ledger_command(command, device)
+    assert json.loads(ledger_command(command, device, "--json"))["shortfalls"][0].startswith(line)
+    done = command("edge_runtime", "doctor", "--no-server", "--json", "-c", device.config)
+    finding = next(found for found in json.loads(done.stdout) if found["about"] == "ledger")
+    assert finding["level"] == "warn"
+    assert line in finding["text"]
+
+
+def test_a_budget_that_is_too_small_is_told_before_the_first_start(rig, parts, command):
+    config = rig.configure(**OWN, privacy_whole_input_budget=price(parts) * 0.5)
+    assert "one frame costs" in command("edge_runtime", "ledger", "-c", config).stdout
+    done = command("edge_runtime", "doctor", "--no-server", "--json", "-c", config)
+    finding = next(found for found in json.loads(done.stdout) if found["about"] == "ledger")
+    assert (finding["level"], "no frame can be paid for" in finding["text"]) == ("warn", True)
+
+
 def test_unprotected_releases_are_counted_for_good(rig, command):
     device = rig.device(rig.server(), **OWN, release_mechanism="none", source_repeat=1, privacy_block_frames=5)
     assert device.ended() == 0

@@ -6,7 +6,7 @@ import pytest
 
 from edge_runtime.privacy.ledger import Amount, Limits, Now, epsilon_units
 from edge_runtime.privacy.ledger.state import added, advanced, new_state, opened, with_reserves
-from edge_runtime.privacy.ledger.status import as_text, duration, ledger_status
+from edge_runtime.privacy.ledger.status import Prices, as_text, duration, ledger_status
 
 START = Now("boot", 1000.0)
 ONE = Amount(epsilon_units(1.0), epsilon_units(0.25), 1, 0)
@@ -75,3 +75,18 @@ def test_a_spent_budget_is_called_so():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_budget_that_pays_for_no_frame_says_so():
+    prices = Prices([ONE * 50, ONE * 30], ["door", "yard"])
+    limits = Limits(budget=epsilon_units(125.0), subject_budget=epsilon_units(69.0))
+    status = ledger_status(ledger_state(), limits, later(4000), prices)
+    # The reserve is still to be spent: 100 of 125 are gone, and 60 of the door's 69.
+    assert status.shortfalls == ("privacy.whole_input_budget: 25 whole-input epsilon left, one frame costs 30",)
+    assert "TOO LITTLE              privacy.whole_input_budget: 25 whole-input epsilon left" in as_text(status)
+    more = Limits(budget=epsilon_units(130.0), subject_budget=epsilon_units(69.0))
+    assert ledger_status(ledger_state(), more, later(4000), prices).shortfalls == (
+        "privacy.subject_budget of 'door': 9 whole-input epsilon left, one frame costs 30",
+        "privacy.subject_budget of 'yard': 29 whole-input epsilon left, one frame costs 30",
+    )
+    assert ledger_status(ledger_state(), Limits(), later(4000), prices).shortfalls == ()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from split_model import cli
 from split_model.bundle import Bundle
-from split_model.errors import BadBundleError, BadInputError, UsageError
+from split_model.errors import BadBundleError, BadInputError, MissingInputError, UsageError
 from split_model.features.data import open_data
 from split_model.interpreter import open_interpreter
 from split_model.prepare.calibrate.augmentation import AugmentedPictures
@@ -118,6 +118,36 @@ def test_the_printed_line_has_the_lookup_beside_the_expected(bundle):
     assert "whole-input epsilon" in first
 
 
+@pytest.mark.parametrize(
+    ("wish", "changes", "says"),
+    [
+        (CodebookWish(99, 16), {}, "cut 99 is not possible"),
+        (CodebookWish(7, 16), {"cuts": (14,)}, "--codebook: cut 7 is not among those of --cuts"),
+        (CodebookWish(7, 16), {"without": (7,), "cuts": 8}, "--codebook: cut 7 is left out by --without"),
+        (CodebookWish(7, 600), {}, "1000 samples are too few to learn 600 codewords from; give at least 1200"),
+        (CodebookWish(7, 16, groups=255), {}, "group"),
+        (CodebookWish(7, 16), {"codebook_data": Path("/nowhere")}, "/nowhere"),
+    ],
+)
+def test_a_codebook_that_cannot_be_is_told_before_anything_is_calibrated(tmp_path, wish, changes, says):
+    steps = []
+    chosen = options(tmp_path / "bundle", codebooks=(wish,), calibration=FOLDER / "public.npz", **changes)
+    with pytest.raises((UsageError, BadInputError, MissingInputError), match=says):
+        prepare(chosen, lambda what, *_: steps.append(what))
+    assert "calibrating" not in steps
+
+
+def test_the_example_of_the_documentation_works_as_it_is_typed(tmp_path, monkeypatch):
+    text = (FOLDER.parents[1] / "docs" / "privacy.md").read_text()
+    block = next(block for block in text.split("```") if "--codebook 7:16 --codebook 7:32" in block)
+    words = block.replace("\\\n", " ").split()
+    words[words.index("-o") + 1] = str(tmp_path / "strict")
+    monkeypatch.chdir(FOLDER.parents[1])
+    assert words[0] == "split-model"
+    assert cli.main(words[1:]) == 0
+    assert [book.codewords for book in Bundle.open(tmp_path / "strict").cut(7).codebooks] == [16, 32]
+
+
 def test_quantised_models_several_live_tensors_and_the_model_as_its_own_teacher(tmp_path):
     with np.load(FOLDER / "public.npz") as public:
         np.savez(tmp_path / "unlabelled.npz", pictures=public["pictures"][:200])
@@ -170,7 +200,7 @@ def test_a_wish_that_cannot_be_read_says_how_to_write_it(text, said):
 @pytest.mark.parametrize(
     ("wish", "error", "said"),
     [
-        (CodebookWish(9, 16), UsageError, r"offers the cuts \[7\]"),
+        (CodebookWish(9, 16), UsageError, "cut 9 is not among those of --cuts"),
         (CodebookWish(7, 600), BadInputError, "too few"),
         (CodebookWish(7, 4, 65), BadInputError, "1 to 64"),
     ],

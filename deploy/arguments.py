@@ -1,0 +1,135 @@
+"""What ``deploy.sh`` and ``deploy-server.sh`` take on the command line, and how they explain themselves."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from deploy import configs, enrol
+from deploy.errors import UsageError
+from deploy.locks import BACKENDS, EXTRAS
+
+_DEVICE = """\
+Put the device program and a bundle onto boards and start it there as a service.
+
+Each board is checked, gets the missing files (it needs no internet), makes its keys, is enrolled at the
+server, tries the new release beside the one in use, switches to it, and goes back by itself if it does not answer.
+Running the same command again changes nothing, or finishes an interrupted run.
+"""
+_DEVICE_EXAMPLES = """\
+examples:
+  deploy/deploy.sh pi@porch --bundle bundles/mine --server admin@hall --whole-input-budget unlimited
+  deploy/deploy.sh pi@porch pi@yard --bundle bundles/mine        # again, with a new bundle
+  deploy/deploy.sh pi@porch --bundle bundles/mine --server hall.example:5555 --server-key 'KEY'   # no SSH to it
+  deploy/deploy.sh pi@porch --bundle bundles/mine --with camera  # and what reads cameras
+  deploy/deploy.sh pi@porch --uninstall --server admin@hall
+
+SSH is yours: ~/.ssh/config, agent, jump hosts, known_hosts. Host keys are always checked.
+"""
+_SERVER = """\
+Put the server program and bundles onto a server and start it there as a service.
+
+It checks, installs, switches and goes back as deploy.sh does. The bundles it hosts already stay, unless --only is
+given.
+"""
+_SERVER_EXAMPLES = """\
+examples:
+  deploy/deploy-server.sh admin@hall --bundle bundles/mine --bundle bundles/other
+  deploy/deploy-server.sh admin@hall --bundle bundles/mine --only
+
+It prints the server's public key; deploy.sh asks the server for it.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, remedy="see --help")
+
+
+class _Once(argparse.Action):
+    """Keeps one value; argparse would silently let the last of several win."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002  (argparse hands it in)
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not self.default:
+            why = (
+                " (a board talks to one server; it does not fail over to a second)" if self.dest == "server" else ""
+            )
+            raise UsageError(f"{option_string} is given twice{why}", remedy="give it once")
+        setattr(namespace, self.dest, values)
+
+
+def make_parser(program: str) -> argparse.ArgumentParser:
+    """The command line of the script that deploys a program."""
+    device = program == "edge-runtime"
+    parser = _Parser(
+        prog="deploy/deploy.sh" if device else "deploy/deploy-server.sh",
+        description=_DEVICE if device else _SERVER,
+        epilog=_DEVICE_EXAMPLES if device else _SERVER_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for action in (None, "store"):
+        parser.register("action", action, _Once)
+    parser.add_argument("hosts", nargs="+", metavar="[USER@]HOST", help="an SSH destination, as for ssh")
+    bundle = "folder made by 'split-model prepare'"
+    if device:
+        parser.add_argument("--bundle", type=Path, metavar="DIR", help=bundle)
+        _device_options(parser)
+    else:
+        parser.add_argument("--bundle", type=Path, metavar="DIR", action="append", default=[], help=bundle)
+        parser.add_argument("--only", action="store_true", help="host these bundles and no others")
+        port = f"where to listen; at first {enrol.DEFAULT_PORT}"
+        parser.add_argument("--port", type=int, metavar="N", help=port)
+    _common_options(parser)
+    return parser
+
+
+def _common_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    backend = "ai-edge-litert (litert), or tflite-runtime (legacy; Python 3.11 or older)"
+    add("--config", type=Path, metavar="FILE", help="a config of yours instead of the one made at first")
+    add("--backend", choices=sorted(BACKENDS), default="litert", help=backend)
+    add("--dry-run", action="store_true", help="check, and say what would be done")
+    add("--uninstall", action="store_true", help="remove the program; keeps config, keys and state")
+    purge = "with --uninstall: remove those too, and with them the privacy ledger"
+    add("--purge", action="store_true", help=purge)
+    add("-F", dest="ssh_config", metavar="FILE", help="as ssh -F")
+    add("-o", dest="ssh_options", metavar="OPTION", action="append", default=[], help="as ssh -o")
+
+
+def _device_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--server", metavar="[USER@]HOST[:PORT]", help="the server; asked over SSH where that works")
+    add("--server-key", default="", metavar="KEY", help="its public key, if SSH to it does not work")
+    address = "where boards find it, if that is not the name you reach it by"
+    add("--server-address", default="", metavar="tcp://HOST:PORT", help=address)
+    server_config = "the server's config file, there (default: %(default)s)"
+    add("--server-config", default=configs.config_path("cloud-server"), metavar="FILE", help=server_config)
+    add("--name", default="", help="the board's name at the server (default: its host name)")
+    add("--replace", action="store_true", help="take that name away from another board, whose key is revoked")
+    add("--readmit", action="store_true", help="admit a board again whose key was revoked at the server")
+    extra = (
+        "camera: OpenCV, GStreamer, and on a Raspberry Pi picamera2; heif: HEIC pictures; later deployments keep it"
+    )
+    add("--with", dest="extras", action="append", default=[], choices=EXTRAS, help=extra)
+    add("--without", action="append", default=[], choices=EXTRAS, help="leave that out again")
+    budget = "what the board may ever release, or 'unlimited'; without it, nothing leaves the board"
+    add("--whole-input-budget", type=_budget, metavar="EPSILON", help=budget)
+
+
+def _budget(text: str) -> str:
+    if text == "unlimited":
+        return text
+    try:
+        positive = 0 < float(text) < float("inf")
+    except ValueError:
+        positive = False
+    if not positive:
+        raise argparse.ArgumentTypeError(f"{text}: give a positive number of whole-input epsilon, or 'unlimited'")
+    return text

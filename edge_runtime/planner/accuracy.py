@@ -1,0 +1,181 @@
+"""Which cuts answer well enough under the release in force, by what was measured of the bundle. Pure.
+
+The floor is on the agreement with the unsplit model. It is on unless the config switches it off; a bundle that was
+made before figures were measured has none, and its cuts are used with a warning, so that an update stops no board.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from split_model.bundle import Cut
+from split_model.bundle.evaluation import Evaluation, Row
+from split_model.bundle.floor import DEFAULT_FLOOR, ENOUGH, Floor, cheapest, release_of
+from split_model.privacy import CodebookSpec, NoiseSpec
+
+Spec: TypeAlias = "NoiseSpec | CodebookSpec | None"
+
+#: ``passes``: measured as good enough. ``below``: measured, and not good enough. ``unmeasured``: the bundle has
+#: figures, but none that tell of this release. ``no figures``: it has none at all. ``unprotected``: its features
+#: leave as they are, so the answer is the unsplit model's.
+Verdict = Literal["passes", "below", "unmeasured", "no figures", "unprotected"]
+
+
+class Line(NamedTuple):
+    """One line for the log, with its `logging` level."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class CutAccuracy:
+    """What is known of one cut. ``row``: the nearest measurement; ``relation``: see `evaluation.Nearest`."""
+
+    cut: int
+    verdict: Verdict
+    used: bool
+    row: Row | None = None
+    relation: str = ""
+
+    @property
+    def agreement(self) -> float | None:
+        """The expected share of answers that agree with the unsplit model."""
+        if self.verdict == "unprotected":
+            return 1.0
+        return None if self.row is None or self.row.agreement is None else self.row.agreement.value
+
+    @property
+    def bound(self) -> float | None:
+        """Its one-sided 80 % lower bound."""
+        return 1.0 if self.verdict == "unprotected" else self.row.bound if self.row is not None else None
+
+    @property
+    def pictures(self) -> int | None:
+        """What it was measured on."""
+        return None if self.row is None or self.row.agreement is None else self.row.agreement.samples
+
+    @property
+    def text(self) -> str:
+        """The figure, for people."""
+        if self.verdict == "unprotected":
+            return "unprotected: it answers as the unsplit model does"
+        if self.agreement is None or self.row is None:
+            return "its agreement with the unsplit model was not measured under this release"
+        text = (
+            f"agreement with the unsplit model {self.agreement:.2f}, at least {self.bound or 0.0:.2f} "
+            f"(one-sided 80 %, {self.pictures} pictures)"
+        )
+        if self.relation == "same":
+            return text
+        word = "at least this, as" if self.relation == "weaker" else "at most this, as"
+        return f"{text}; {word} measured at {release_of(self.row)}"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """All cuts of a bundle under the release in force. ``floor``: None where it is off."""
+
+    floor: Floor | None
+    cuts: tuple[CutAccuracy, ...]
+    measured: Evaluation | None = None
+
+    @classmethod
+    def of(
+        cls, cuts: Sequence[Cut], specs: Mapping[int, Spec], floor: Floor | None, found: Evaluation | None
+    ) -> Accuracy:
+        """Judge every cut.
+
+        Args:
+            cuts: Those at which something may leave.
+            specs: The release at each, None for features that leave as they are.
+            floor: To judge by, None to use every cut.
+            found: What was measured of the bundle, None where nothing was.
+
+        """
+        return cls(floor, tuple(_judge(cut.index, specs[cut.index], floor, found) for cut in cuts), found)
+
+    def __getitem__(self, cut: int) -> CutAccuracy:
+        """Of one cut."""
+        return next(one for one in self.cuts if one.cut == cut)
+
+    @property
+    def used(self) -> frozenset[int]:
+        """The cuts that the floor lets through."""
+        return frozenset(one.cut for one in self.cuts if one.used)
+
+    def remedy(self, cuts: Iterable[int]) -> str:
+        """What of the release to change for one of these cuts to reach the floor; empty where nothing is known."""
+        wanted = frozenset(cuts)
+        if self.measured is None or self.floor is None:
+            return ""
+        kinds = {one.row.mechanism for one in self.cuts if one.row is not None} or {"noise"}
+        rows = [row for row in self.measured.all_rows if row.cut in wanted and row.mechanism in kinds]
+        best = cheapest(rows, self.floor)
+        return "" if best is None else f"release.{release_of(best)} passes at cut {best.cut}"
+
+    def lines(self, allowed: frozenset[int]) -> Iterator[Line]:
+        """For the log: a line a cut, and what to do. ``allowed``: the cuts that the config does not forbid."""
+        for one in self.cuts:
+            if one.cut not in allowed:
+                continue
+            if one.used:
+                level = logging.WARNING if one.verdict in ("no figures", "unmeasured") else logging.INFO
+                yield Line(level, f"cut {one.cut}: {one.text}")
+            else:
+                remedy = self.remedy([one.cut])
+                yield Line(
+                    logging.WARNING, f"cut {one.cut} is NOT USED: {one.text}{f'; {remedy}' if remedy else ''}"
+                )
+        yield from self.conclusion(allowed)
+
+    def conclusion(self, allowed: frozenset[int]) -> Iterator[Line]:
+        """What there is to say of all these cuts together; nothing where all is well."""
+        chosen = [one for one in self.cuts if one.cut in allowed]
+        if any(one.verdict == "no figures" for one in chosen):
+            yield Line(
+                logging.WARNING,
+                "this bundle has no figures of its answers under a release: nothing is known of how good they are; "
+                "prepare it again with this version, or run 'split-model evaluate ... --store'",
+            )
+        if self.floor is not None and chosen and not any(one.used for one in chosen):
+            remedy = self.remedy(allowed) or "no release that was measured does"
+            floor = f"{self.floor.value:g} (bound {self.floor.bound:g})"
+            yield Line(
+                logging.WARNING,
+                f"no cut reaches the accuracy floor of {floor}: everything runs here; {remedy}; "
+                "planner.accuracy_floor changes the floor or switches it off",
+            )
+        if wanted := self.pictures_wanted(allowed):
+            yield Line(logging.WARNING, wanted)
+
+    def pictures_wanted(self, allowed: frozenset[int]) -> str:
+        """A line where the figures are of too few pictures to rely on; else empty."""
+        known = [one.pictures for one in self.cuts if one.cut in allowed and one.pictures is not None]
+        if not known or max(known) >= ENOUGH:
+            return ""
+        return (
+            f"these figures are of {max(known)} pictures: {ENOUGH - max(known)} more are wanted to rely on them; "
+            "prepare the bundle with more, or evaluate it with --store"
+        )
+
+
+def _judge(cut: int, spec: Spec, floor: Floor | None, found: Evaluation | None) -> CutAccuracy:
+    if spec is None:
+        return CutAccuracy(cut, "unprotected", used=True)
+    if found is None:
+        return CutAccuracy(cut, "no figures", used=True)
+    nearest = found.nearest(cut, spec)
+    if nearest is None or nearest.row.agreement is None:
+        return CutAccuracy(cut, "unmeasured", used=floor is None)
+    row, relation = nearest
+    judged_by = floor or DEFAULT_FLOOR
+    passes = relation != "stronger" and judged_by.admits(row)
+    # A stronger release that passes, and a weaker one that does not, tell nothing of this one.
+    verdict: Verdict = (
+        "passes" if passes else "unmeasured" if relation == "stronger" and judged_by.admits(row) else "below"
+    )
+    return CutAccuracy(cut, verdict, used=passes or floor is None, row=row, relation=relation)

@@ -1,0 +1,167 @@
+"""Keeps one source of the config going: what opens it, its turns, and when it is opened again.
+
+A turn is one opened source and the thread that reads it. A turn ends when its source ends or raises; it is given up
+when a call of the source does not return in time. A thread that is stuck in a call cannot be ended: it is left
+behind, and another one is begun after a pause, up to three of them. If one comes back, its thread ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from edge_runtime.sources.source import Frame, Source
+from split_model.service.stoppable_thread import StoppableThread
+
+log = logging.getLogger(__name__)
+
+#: How long one call of a source may take, where the config says nothing.
+CALL_WITHIN_S = 30.0
+#: Threads of one source that hang and are left behind; with so many, the next one is waited for.
+MOST_LEFT_BEHIND = 3
+#: The pause before a source is opened again: at first, and the longest.
+RETRY_S = (1.0, 60.0)
+#: After a turn that was good for this long, the next trouble is a new one.
+_GOOD_S = 60.0
+#: A call that is late is looked at once more: this whole program may have stood still.
+_LOOK_AGAIN_S = 0.4
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What ``open`` opens, unless it is ``opened`` already; ``fault``: why it could not be."""
+
+    open: Callable[[], Source]
+    subject: str = "default"
+    call_within_s: float = CALL_WITHIN_S
+    opened: Source | None = None
+    fault: Exception | None = None
+
+    @classmethod
+    def of(cls, source: Source, subject: str = "default", *, call_within_s: float = CALL_WITHIN_S) -> Supply:
+        """A source that is open; asked to open again, it is the same one."""
+        return cls(lambda: source, subject, call_within_s, opened=source)
+
+
+@dataclass(eq=False)
+class Turn:
+    """One opened source, and the thread that reads it.
+
+    ``since_s``: when the source was called, or last showed life; None while it is not the source that takes time.
+    ``source``: once it is open. ``items``: its frames, where somebody has begun to take them. ``told_to_end``: the
+    config names it no more. ``left_behind``: it is not waited for any more.
+    """
+
+    source: Source | None = None
+    thread: StoppableThread | None = None
+    since_s: float | None = None
+    items: Iterator[Frame | Callable[[], Frame]] | None = None
+    told_to_end: bool = False
+    left_behind: bool = False
+
+
+@dataclass(eq=False)
+class Lane:
+    """A source's frames that wait, its turn, and what went wrong. Guarded by the multiplexer's lock.
+
+    ``ended``: it gives no more frames, and is not opened again. ``source``: the last that was open. ``left_s``:
+    since when the config names it no more.
+    """
+
+    name: str
+    supply: Supply
+    waiting: deque[tuple[Turn, Frame | Callable[[], Frame]]] = field(default_factory=deque)
+    frames: int = 0
+    dropped: int = 0
+    restarts: int = 0
+    ended: bool = False
+    left_s: float | None = None
+    turn: Turn | None = None
+    source: Source | None = None
+    left_behind: list[Turn] = field(default_factory=list)
+    error: BaseException | None = None
+    _fault: str = ""
+    _told: str = ""
+    _good_since_s: float | None = None
+    _suspected: tuple[float, float] | None = None  # its turn's since_s, and when that was found late
+    _retry_at_s: float = 0.0
+    _pause_s: float = RETRY_S[0]
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it has raised, and was not opened again since."""
+        return self.error is not None
+
+    def hangs_s(self, now_s: float) -> float:
+        """For how long a call has been due; 0 where none is."""
+        if self.turn is None or self.turn.since_s is None:
+            return 0.0
+        late_s = now_s - self.turn.since_s
+        return late_s if late_s >= self.supply.call_within_s else 0.0
+
+    def trouble(self, now_s: float) -> str:
+        """What is wrong with it now, in a few words, or empty."""
+        if hangs_s := self.hangs_s(now_s):
+            return f"hangs: a call has not returned for {hangs_s:.0f} s"
+        if self._fault:
+            return self._fault
+        return "" if self.source is None or self.ended else self.source.trouble
+
+    def begins(self, now_s: float) -> bool:
+        """Whether another turn is to begin now."""
+        return self.turn is None and not self.ended and self.left_s is None and now_s >= self._retry_at_s
+
+    def leaves(self, now_s: float) -> None:
+        """The config names it no more: it is to end, and what it has accepted is still handed out."""
+        self.left_s = now_s
+        if self.turn is None:
+            self.ended = True
+        else:
+            self.turn.told_to_end = True
+
+    def hangs_for_good(self, now_s: float) -> bool:
+        """Whether its turn is to be given up: a call does not return, and not too many threads were left behind."""
+        if not self.hangs_s(now_s) or self.turn is None or self.turn.since_s is None:
+            self._suspected = None
+            return False
+        if self._suspected is None or self._suspected[0] != self.turn.since_s:
+            self._suspected = self.turn.since_s, now_s
+        if now_s - self._suspected[1] < _LOOK_AGAIN_S:
+            return False
+        self.left_behind = [turn for turn in self.left_behind if turn.thread is not None and turn.thread.is_alive()]
+        return len(self.left_behind) < MOST_LEFT_BEHIND
+
+    def leave_behind(self, now_s: float) -> Turn:
+        """Give up the turn; another one begins after a pause."""
+        turn, self.turn = self.turn, None
+        assert turn is not None
+        turn.left_behind = True
+        self.left_behind.append(turn)
+        self._again(f"hangs: a call did not return within {self.supply.call_within_s:.3g} s", now_s)
+        return turn
+
+    def failed(self, error: BaseException, now_s: float) -> None:
+        """Its turn has ended with an error; it is opened again after a pause."""
+        self.turn = None
+        self.error = error
+        self._again(str(error) or type(error).__name__, now_s)
+
+    def works(self, now_s: float, *, gave: bool = False) -> None:
+        """It is open again, or ``gave`` a frame."""
+        self.error, self._fault = None, ""
+        self.frames += gave
+        if self._good_since_s is None:
+            self._good_since_s = now_s
+
+    def _again(self, fault: str, now_s: float) -> None:
+        if self._good_since_s is not None and now_s - self._good_since_s >= _GOOD_S:
+            self._told, self._pause_s = "", RETRY_S[0]
+        self._good_since_s = None
+        if fault != self._told:
+            log.error("source %s: %s; tried again in %.3g s", self.name, fault, self._pause_s)
+        self._fault = self._told = fault
+        self._retry_at_s = now_s + self._pause_s
+        self._pause_s = min(2 * self._pause_s, RETRY_S[1])
+        self.restarts += 1

@@ -1,0 +1,1 @@
+"""The attackers, one module each, with the paper it follows. All know bundle, mechanism and public pictures."""

@@ -1,0 +1,74 @@
+"""``split-model audit``: what a server could make of the releases of one bundle, with the user's own pictures."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from split_model.bundle import Bundle, Cut
+from split_model.errors import BackendError, UsageError
+from split_model.service.atomic_file import write_atomically
+
+_NEEDED = {"torch": "torch", "skimage": "scikit-image"}
+_MOST_PUBLIC = 5000
+
+
+def audit(args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> int:
+    """Run it, write ``REPORT.html`` and ``REPORT.json``, and print the verdicts.
+
+    Raises:
+        BackendError: The extra ``audit`` is not installed.
+        UsageError: A cut that the bundle does not have.
+        BadInputError: Too few pictures.
+
+    """
+    missing = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise BackendError(f"the audit needs {' and '.join(missing)}", remedy="pip install 'split-runtime[audit]'")
+    from split_model.audit.pictures import PictureSpace, read_pictures
+    from split_model.audit.report import render, text
+    from split_model.audit.run import QUICK, Auditor, Effort
+    from split_model.audit.settings import Wishes
+    from split_model.features.data import open_data
+
+    bundle = Bundle.open(args.bundle)
+    space = PictureSpace.of(bundle)
+    manifest = bundle.manifest
+    effort = QUICK if args.quick else Effort()
+    if args.victims is not None:
+        effort = replace(effort, victims=args.victims)
+    if args.network_seconds is not None:
+        effort = replace(effort, network_s=args.network_seconds)
+    data = open_data(args.data, manifest.inputs, manifest.preprocess)
+    pictures = read_pictures(data, space, most=effort.victims + _MOST_PUBLIC)
+    victims, public = pictures[: effort.victims], pictures[effort.victims :]
+    if args.public is not None:
+        others = open_data(args.public, manifest.inputs, manifest.preprocess)
+        public = read_pictures(others, space, most=_MOST_PUBLIC)
+    folder = args.output.with_suffix(".work")
+    folder.mkdir(parents=True, exist_ok=True)
+    wishes = Wishes(
+        epsilons=args.epsilon, allocations=args.allocation, bits=args.bits, codebook_epsilons=args.codebook_epsilon
+    )
+    auditor = Auditor(bundle, victims, public, effort, folder, progress)
+    found = auditor.run(_cuts(bundle, args.cuts), wishes)
+    as_json = msgspec.json.encode(found)
+    write_atomically(args.output.with_suffix(".html"), render(found, victims, folder).encode())
+    write_atomically(args.output.with_suffix(".json"), as_json)
+    print(as_json.decode() if args.json else text(found))
+    return os.EX_OK
+
+
+def _cuts(bundle: Bundle, wanted: list[int] | None) -> list[Cut]:
+    offered = {cut.index: cut for cut in bundle.manifest.cuts}
+    if wanted is None:
+        return list(offered.values())
+    unknown = [index for index in wanted if index not in offered]
+    if unknown:
+        raise UsageError(f"--cuts {unknown[0]}: no such cut", remedy=f"the bundle offers {list(offered)}")
+    return [offered[index] for index in wanted]

@@ -1,0 +1,148 @@
+"""The measure of agreement with the unsplit model, by the kind of the answer: 1 is as good as unsplit, 0 is wrong.
+
+`KINDS` is the table: for each kind of answer a function of the bundle that makes its `Measure`. What a
+measure notes of one answer may need the spread of the outputs over all samples to become an agreement, so the two
+steps are apart: `Measure.note` with the answer at hand, `Measure.agreement` at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from split_model.answers.measures import agreement, measure_of
+from split_model.answers.reader import AnswerReader
+from split_model.bundle import Bundle, Manifest
+from split_model.errors import BadBundleError
+from split_model.prepare.answer import is_vector
+from split_model.prepare.outputs import Floats, Spread, squared_errors
+
+#: What a measure keeps of one answer: one number, or one for each output.
+Note: TypeAlias = "float | Sequence[float]"
+
+#: A raw answer agrees if its squared error is at most this share of the outputs' variance among the samples.
+RAW_TOLERANCE = 0.1
+
+
+class Measure(Protocol):
+    """How well one answer agrees with the unsplit model's. ``text`` says for people what is counted."""
+
+    @property
+    def text(self) -> str:
+        """As "the same best class"."""
+        ...
+
+    def note(self, outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> Note:
+        """What is kept of an answer: of the model's outputs in real units, beside the unsplit model's."""
+        ...
+
+    def agreement(self, note: Note, spread: Spread) -> float:
+        """From 0 to 1; ``spread``: how much the unsplit model's outputs vary among all samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A measure that needs nothing but the two answers; ``compare`` gives the agreement."""
+
+    text: str
+    compare: Callable[[Sequence[Floats], Sequence[Floats]], float]
+
+    def note(self, outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> float:
+        """The agreement itself."""
+        return self.compare(outputs, unsplit)
+
+    def agreement(self, note: Note, spread: Spread) -> float:  # noqa: ARG002  of the protocol
+        """The same."""
+        assert isinstance(note, float)
+        return note
+
+
+@dataclass(frozen=True)
+class WithinSpread:
+    """All outputs together: 1 if their squared error, in units of their variance, is within ``tolerance``."""
+
+    tolerance: float = RAW_TOLERANCE
+
+    @property
+    def text(self) -> str:
+        """What is counted."""
+        return f"outputs within {self.tolerance:.0%} of their variance"
+
+    def note(self, outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> list[float]:
+        """The squared error of each output."""
+        return squared_errors(outputs, unsplit)
+
+    def agreement(self, note: Note, spread: Spread) -> float:
+        """Whether they are within the tolerance."""
+        assert not isinstance(note, float)
+        return float(spread.error(note) <= self.tolerance)
+
+
+def same_class(output: int) -> Direct:
+    """The best class is the unsplit model's."""
+
+    def compare(outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> float:
+        return float(outputs[output].argmax() == unsplit[output].argmax())
+
+    return Direct("the same best class", compare)
+
+
+def class_output(manifest: Manifest) -> int | None:
+    """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
+    if manifest.answer is None:
+        first = manifest.outputs[0]
+        known = manifest.reading is not None or manifest.answer_schema
+        return None if known or first.open_axes or not is_vector(first.shape) else 0
+    if not 0 <= manifest.answer.output < len(manifest.outputs):
+        raise BadBundleError(
+            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",
+            remedy="prepare the bundle again",
+        )
+    return manifest.answer.output
+
+
+def _classes(bundle: Bundle) -> Measure:
+    output = class_output(bundle.manifest)
+    assert output is not None
+    return same_class(output)
+
+
+_TEXTS = {
+    "mAP50": "F1 of boxes that match the unsplit model's",
+    "pixels": "landmarks within 5 % of the input's longer side",
+    "IoU": "intersection over union with the unsplit model's map",
+    "cosine": "cosine to the unsplit model's vector",
+}
+
+
+def _read(bundle: Bundle) -> Measure:
+    """Boxes, landmarks, maps and vectors, by the share that is the same."""
+    reader, known = AnswerReader.of(bundle), measure_of(bundle.manifest)
+    assert known is not None
+
+    def compare(outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> float:
+        return float(agreement(reader.read(outputs), reader.read(unsplit), bundle.manifest))
+
+    return Direct(_TEXTS[known], compare)
+
+
+def _raw(bundle: Bundle) -> Measure:  # noqa: ARG001  of the table
+    return WithinSpread()
+
+
+#: By the kind of the answer, as `kind_of` names it: what makes its measure.
+KINDS: Mapping[str, Callable[[Bundle], Measure]] = {"classes": _classes, "read": _read, "raw": _raw}
+
+
+def kind_of(manifest: Manifest) -> str:
+    """The kind of a bundle's answer: a key of `KINDS`."""
+    if manifest.reading is not None:
+        return "read"
+    return "raw" if class_output(manifest) is None else "classes"
+
+
+def measure_for(bundle: Bundle) -> Measure:
+    """The measure that fits a bundle's answer; see `class_output` for errors."""
+    return KINDS[kind_of(bundle.manifest)](bundle)

@@ -1,0 +1,95 @@
+"""The figures of `prepare` for a terminal: the agreement of every cut by epsilon and bits, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from split_model.bundle import Cut
+from split_model.bundle.evaluation import Evaluation, Prepared, Row
+from split_model.bundle.floor import DEFAULT_FLOOR, ENOUGH, Floor, cheapest, release_of
+from split_model.privacy import NoiseSpec, default_bits, settle
+from split_model.privacy.plan import DEFAULT_EPSILON
+
+
+def render_prepared(found: Evaluation | None, cuts: Sequence[Cut], floor: Floor = DEFAULT_FLOOR) -> str:
+    """Several lines; none where nothing was measured since nothing could be."""
+    prepared = None if found is None else found.prepared
+    if prepared is None:
+        return ""
+    if not prepared.rows:
+        return (
+            "agreement with the unsplit model was not measured: that takes two "
+            f"{prepared.unit} at least, and {ENOUGH} to rely on it. Without figures no cut is used"
+        )
+    lines = [
+        f"agreement with the unsplit model ({prepared.measure}) under each release, measured on {prepared.unit}",
+        f"that did not choose its clip ranges or allocation. * reaches the accuracy floor: {floor.value:g}, with a",
+        f"one-sided 80 % bound of {floor.bound:g}",
+    ]
+    noise = [row for row in prepared.rows if row.spec is not None]
+    if noise:
+        lines += _ladder(noise, cuts, floor)
+        lines += _default(noise, cuts, floor)
+    lines += [_codebook(row, floor) for row in prepared.rows if row.codebook is not None]
+    if wanted := how_many_more(prepared):
+        lines.append(wanted)
+    return "\n".join(lines)
+
+
+def how_many_more(prepared: Prepared) -> str:
+    """A line where the figures are of too few pictures to rely on; else empty."""
+    pictures = max((row.agreement.samples for row in prepared.rows if row.agreement is not None), default=0)
+    if pictures >= ENOUGH:
+        return ""
+    return f"measured on {pictures} {prepared.unit}: {ENOUGH - pictures} more are wanted for figures to rely on"
+
+
+def _ladder(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> list[str]:
+    """A line a cut and number of bits, with the allocation that ``auto`` takes; a column an epsilon."""
+    epsilons = sorted({row.spec.epsilon for row in rows if row.spec is not None})
+    lines = [f"{'cut':>5} {'bits':>4} " + " ".join(f"{f'eps {epsilon:g}':>7}" for epsilon in epsilons)]
+    for cut in cuts:
+        found = {
+            (row.spec.epsilon, row.spec.bits): row
+            for row in rows
+            if row.spec is not None and row.cut == cut.index
+            and row.spec.allocation == settle("auto", cut, row.spec.epsilon)
+        }  # fmt: skip
+        for bits in sorted({bits for _, bits in found}):
+            cells = [_cell(found.get((epsilon, bits)), floor) for epsilon in epsilons]
+            lines.append(f"{cut.index:>5} {bits:>4} " + " ".join(cells))
+    return lines
+
+
+def _cell(row: Row | None, floor: Floor) -> str:
+    if row is None or row.agreement is None:
+        return f"{'':>7}"
+    return f"{row.agreement.value:>6.2f}{'*' if floor.admits(row) else ' '}"
+
+
+def _default(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> list[str]:
+    """What a device whose config says nothing will do."""
+    bits = default_bits(DEFAULT_EPSILON)
+    used = []
+    for cut in cuts:
+        spec = NoiseSpec(epsilon=DEFAULT_EPSILON, allocation=settle("auto", cut, DEFAULT_EPSILON), bits=bits)
+        used += [cut.index for row in rows if row.cut == cut.index and row.spec == spec and floor.admits(row)]
+    release = f"epsilon {DEFAULT_EPSILON:g} with {bits} bits a value"
+    if used:
+        return [f"a device's default, {release}: cuts {', '.join(map(str, used))} are used"]
+    better = cheapest(rows, floor)
+    would = "no measured release reaches the floor"
+    if better is not None:
+        would = f"{release_of(better)} would do at cut {better.cut}"
+    return [f"a device's default, {release}: NO CUT is used, everything runs on the board; {would}"]
+
+
+def _codebook(row: Row, floor: Floor) -> str:
+    book, share = row.codebook, row.agreement
+    assert book is not None
+    assert share is not None
+    size = f"{book.codewords} codewords" + (f" in each of {book.groups} groups" if book.groups > 1 else "")
+    return (
+        f"cut {row.cut}: codebook of {size} at whole-input epsilon {book.epsilon:g}: "
+        f"{_cell(row, floor).strip()}, at least {row.bound or 0.0:.2f} ({share.samples} held-out samples)"
+    )
