@@ -15,7 +15,8 @@ class Counters(msgspec.Struct, kw_only=True):
     not read. ``unauthenticated``: messages without a proven key. ``strays``: messages of connections that are gone
     already. ``ended``: connections that we ended, by reason: ``frames`` (a message with more than the protocol
     has), ``budget`` (over it, and ignores our acknowledgements), ``backlog`` (a message without an end, or more
-    than the window), ``no_hello``, ``revoked``. ``delayed``: handshakes of devices that make too many.
+    than the window), ``no_hello``, ``revoked``. ``asks``: questions of devices before they
+    send. ``delayed``: handshakes of devices that make too many.
     """
 
     requests: int = 0
@@ -30,6 +31,7 @@ class Counters(msgspec.Struct, kw_only=True):
     unauthenticated: int = 0
     strays: int = 0
     ended: dict[str, int] = msgspec.field(default_factory=dict)
+    asks: int = 0
     delayed: int = 0
     peers_seen: int = 0
     peers_silent: int = 0

@@ -17,11 +17,13 @@ from typing import Protocol
 
 import numpy as np
 
-from cloud_server.fair_queue import FairQueue
+from cloud_server.dispatcher import Dispatcher
 from cloud_server.jobs import Done, Failed, Job, Outcome, expired, failed
 from cloud_server.tail_pool import TailPool
-from cloud_server.tail_runner import TailRunner
-from cloud_server.tails import TailSet
+from cloud_server.tail_runner import Ran, TailRunner
+from cloud_server.tails import Tail, TailSet
+from split_model.protocol import messages as wire
+from split_model.protocol.server import Denial
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.stoppable_thread import StoppableThread
 from split_model.service.throttle import PER_FRAME
@@ -47,6 +49,15 @@ _LEFT_S = 50e-3
 
 class Engine(Protocol):
     """What the gateway needs of an engine. All methods return at once."""
+
+    def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:
+        """Why a request of a device that comes now is refused, or None where it can be answered in time."""
+
+    def load(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
+        """What a device hears that asks before it sends."""
+
+    def load_after(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
+        """What a device hears with an answer."""
 
     def submit(self, job: Job) -> bool:
         """Take a job, or return False if the queue has no place for this device."""
@@ -97,7 +108,7 @@ class _Worker:
 
 
 class LocalEngine:
-    """Worker threads that share a pool of interpreters; devices take turns by the time they used (`FairQueue`).
+    """Worker threads that share a pool of interpreters; the `Dispatcher` says what they do next.
 
     TFLite lets go of the GIL while it computes.
 
@@ -135,10 +146,9 @@ class LocalEngine:
         self._deliver = deliver
         self._clock = clock
         self._short_s = short_s
-        self._queue = FairQueue(queue, weight_of)
+        self._dispatcher = Dispatcher(queue, workers=threads, weight_of=weight_of)
         self._jobs: dict[int, Job] = {}
         self._short: set[int] = set()  # waiting jobs that `run_short` may run
-        self._running: set[int] = set()
         self._closed = False
         self._count = threads
         self._lock = threading.Lock()
@@ -168,13 +178,28 @@ class LocalEngine:
         """Other tails from now on. Those that are loaded stay so while there is room."""
         self._tails = self._runner.tails = tails
 
+    def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:
+        """See `Engine.denial`."""
+        with self._lock:
+            return self._dispatcher.denial(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
+
+    def load(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
+        """See `Engine.load`."""
+        with self._lock:
+            return self._dispatcher.load(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
+
+    def load_after(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
+        """See `Engine.load_after`."""
+        with self._lock:
+            return self._dispatcher.load_after(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
+
     def submit(self, job: Job) -> bool:
         """See `Engine.submit`. A job that loses its place to this one is delivered as expired or busy."""
         with self._lock:
             if self._closed:
                 return False
-            offered = self._queue.offer(job.job_id, job.device, due_s=job.due_s, now_s=self._clock())
-            late = [self._forget(job_id) for job_id in offered.expired]
+            offered = self._dispatcher.offer(job, self._clock())
+            late = [self._forget(job_id) for job_id in offered.late]
             displaced = None if offered.displaced is None else self._forget(offered.displaced)
             if offered.accepted:
                 self._jobs[job.job_id] = job
@@ -193,10 +218,9 @@ class LocalEngine:
     def cancel(self, job_id: int) -> bool:
         """See `Engine.cancel`."""
         with self._lock:
-            self._queue.cancel(job_id)
             if job_id in self._jobs:
                 self._forget(job_id)
-            return job_id in self._running
+            return self._dispatcher.cancel(job_id)
 
     def run_short(self) -> list[Outcome]:
         """See `Engine.run_short`. Jobs are taken as the kept worker takes them, so nobody passes its turn."""
@@ -204,13 +228,13 @@ class LocalEngine:
             return []
         with self._lock:
             now_s = self._clock()
-            late = [self._forget(job_id) for job_id in self._queue.expire(now_s)]
+            late = [self._forget(job_id) for job_id in self._dispatcher.late(now_s)]
             jobs, is_over = self._take_short(now_s, kept=True)
             self._leave_to_workers(is_over=is_over)
         ran = self._runner.run_all(jobs)
         with self._lock:
             self._finish(jobs, ran)
-        return [expired(waiting) for waiting in late] + [outcome for outcome, _ in ran]
+        return [expired(waiting) for waiting in late] + [one.outcome for one in ran]
 
     @property
     def short(self) -> bool:
@@ -225,15 +249,15 @@ class LocalEngine:
     @property
     def running(self) -> int:
         """Jobs being run."""
-        return len(self._running)
+        return self._dispatcher.running
 
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
             self._closed = True
-            for job_id in list(self._jobs):
-                self._queue.cancel(job_id)
-                self._forget(job_id)
+            self._dispatcher.clear()
+            self._jobs.clear()
+            self._short.clear()
             for worker in self._workers:
                 worker.wake()
 
@@ -248,11 +272,8 @@ class LocalEngine:
         return self._jobs.pop(job_id)
 
     def _take(self, now_s: float, *, kept: bool, only: Callable[[int], bool] | None = None) -> Job | None:
-        job_id = self._queue.take(now_s, kept=kept, only=only)
-        if job_id is None:
-            return None
-        self._running.add(job_id)
-        return self._forget(job_id)
+        job_id = self._dispatcher.take(now_s, kept=kept, only=only)
+        return None if job_id is None else self._forget(job_id)
 
     def _take_short(self, now_s: float, *, kept: bool) -> tuple[list[Job], bool]:
         """Short jobs for one turn, and whether its time is over, so that there may be more."""
@@ -289,7 +310,7 @@ class LocalEngine:
                 if self._closed:
                     return []
                 now_s = self._clock()
-                late = [self._forget(job_id) for job_id in self._queue.expire(now_s)]
+                late = [self._forget(job_id) for job_id in self._dispatcher.late(now_s)]
                 jobs = self._take_short(now_s, kept=worker.kept)[0] if self._short else []
                 if not jobs and (job := self._take(now_s, kept=worker.kept)) is not None:
                     jobs = [job]
@@ -306,14 +327,13 @@ class LocalEngine:
             ran = self._runner.run_all(jobs)
             with self._lock:
                 self._finish(jobs, ran)
-            for outcome, _ in ran:
-                self._deliver(outcome)
+            for one in ran:
+                self._deliver(one.outcome)
 
-    def _finish(self, jobs: list[Job], ran: list[tuple[Outcome, float]]) -> None:
+    def _finish(self, jobs: list[Job], ran: list[Ran]) -> None:
         now_s = self._clock()
-        for job, (_, used_s) in zip(jobs, ran, strict=True):
-            self._running.remove(job.job_id)
-            self._queue.finished(job.job_id, used_s, now_s)
+        for job, one in zip(jobs, ran, strict=True):
+            self._dispatcher.ended(job.job_id, used_s=one.used_s, busy_s=one.busy_s, loaded=one.loaded, now_s=now_s)
         if len(self._jobs) > len(self._short):
             self._wake()  # its key may have been kept from the other workers
 

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from cloud_server.tails import Tail
+from cloud_server.tails import Tail, TailId
 from split_model.protocol import messages as wire
 
 #: The folders of an absolute path in a text.
@@ -26,6 +26,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytearray
     queued_s: float
     due_s: float
+
+    @property
+    def tail_id(self) -> TailId:
+        """What names its tail."""
+        return self.tail.id
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +56,7 @@ Outcome = Done | Failed
 
 def expired(job: Job) -> Failed:
     """The outcome of a job that waited for too long."""
-    return Failed(job_id=job.job_id, code="expired", text="the answer was due before a worker was free")
+    return Failed(job_id=job.job_id, code="expired", text="no worker was free early enough to answer in time")
 
 
 def failed(job: Job, text: str, *, code: wire.RefusalCode = "failed") -> Failed:

@@ -30,6 +30,9 @@ from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
+#: Refusals after which the same request may be welcome in a while.
+_FOR_NOW = ("busy", "expired")
+
 
 class Reply(msgspec.Struct, frozen=True):
     """One message to send."""
@@ -167,8 +170,14 @@ class Sessions:
             self.counters.late += 1
             return []
         self._acks.forget(ended.routing_id, ended.request_id)
+        request = ended.arrived.request
+        peer = self._peers.get(ended.routing_id)
+        takes_load = peer is not None and peer.session.takes_load
         if not isinstance(outcome, Done):
-            refusal = wire.Refusal(request_id=ended.request_id, code=outcome.code, text=outcome.text)
+            load = None
+            if takes_load and outcome.code in _FOR_NOW:
+                load = self._engine.load(ended.device, ended.tail, due_in_s=request.due_in_s)
+            refusal = wire.Refusal(request_id=ended.request_id, code=outcome.code, text=outcome.text, load=load)
             self.counters.failed += 1
             return self._count([Reply(ended.routing_id, refusal)])
         self.counters.answered += 1
@@ -181,6 +190,9 @@ class Sessions:
             receive_s=ended.arrived.receive_s,
             queue_s=outcome.queue_s,
             tail_s=outcome.tail_s,
+            load=self._engine.load_after(ended.device, ended.tail, due_in_s=request.due_in_s)
+            if takes_load
+            else None,
         )
         return [Reply(ended.routing_id, answer, outcome.payload)]
 
@@ -233,6 +245,7 @@ class Sessions:
             boot_id=self._boot_id,
             offers=self.tails.offers,
             admit=lambda request: self._admit(peer, request),
+            advise=lambda ask: self._advise(peer, ask),
             limits=self._limits.peer,
             now_s=now_s,
         )
@@ -249,25 +262,37 @@ class Sessions:
             return "busy", f"you have {mine} connections here, the limit"
         return None
 
-    def _admit(self, peer: _Peer, request: wire.Request) -> Reason | None:
+    def _admit(self, peer: _Peer, request: wire.Request) -> protocol.Denial | None:
+        denial = self._denial(peer, request)
+        if denial is None:
+            self.counters.requests += 1
+            peer.arriving.add(request.request_id)
+        return denial
+
+    def _denial(self, peer: _Peer, request: wire.Request) -> protocol.Denial | None:
         if self.draining:
-            return "busy", "this server is stopping"
+            return protocol.Denial("busy", "this server is stopping")
         if request.request_id in self._open.of(peer.routing_id):
-            return "protocol", f"request {request.request_id} is open already"
+            return protocol.Denial("protocol", f"request {request.request_id} is open already")
         open_requests = self._open.places(peer.routing_id) + len(peer.arriving)
         if open_requests >= self._limits.peer.open_requests:
-            return "busy", f"{open_requests} requests of yours are open already"
+            return protocol.Denial("busy", f"{open_requests} requests of yours are open already")
         reason = self.tails.admit(request)
         if reason is not None:
-            return reason
-        too_much = self._held.reason_against(
-            peer.session.user_id, request.total_bytes, limit_bytes=self._limits.held_bytes
-        )
+            return protocol.Denial(*reason)
+        key = peer.session.user_id
+        too_much = self._held.reason_against(key, request.total_bytes, limit_bytes=self._limits.held_bytes)
         if too_much is not None:
-            return "busy", too_much
-        self.counters.requests += 1
-        peer.arriving.add(request.request_id)
-        return None
+            return protocol.Denial("busy", too_much)
+        return self._engine.denial(key, self.tails.tail_for(request), due_in_s=request.due_in_s)
+
+    def _advise(self, peer: _Peer, ask: wire.Ask) -> wire.Load:
+        """What a device hears that asks first; of a tail that is not here, its request hears more."""
+        self.counters.asks += 1
+        tail = self.tails.tails.get((ask.bundle, ask.cut))
+        if tail is None:
+            return wire.Load(queue_s=0.0, retry_s=0.0)
+        return self._engine.load(peer.session.user_id, tail, due_in_s=ask.due_in_s)
 
     def _account(self, peer: _Peer, events: list[protocol.Event]) -> None:
         """Count how the requests ended that were arriving and no longer are; the others are the engine's."""
@@ -287,17 +312,25 @@ class Sessions:
         self.counters.failed += len(ended)
 
     def _arrived(self, peer: _Peer, event: protocol.Arrived, now_s: float) -> list[Reply]:
-        request = event.request
+        request, key = event.request, peer.session.user_id
         tail = self.tails.tail_for(request)
         if self._statistics is not None:  # a release counts, whether or not its tail will run
-            name = self._name_of(peer.session.user_id) or ""
+            name = self._name_of(key) or ""
             self._statistics.released(name, tail.bundle.manifest.name, request, event.payload)
-        if self._open.submit(peer.routing_id, peer.session.user_id, event, tail, now_s=now_s):
-            return []
+        due_in_s = request.due_in_s - (now_s - event.started_s)
+        denial: protocol.Denial | None = None
+        if now_s > event.started_s:  # others came while its payload did
+            denial = self._engine.denial(key, tail, due_in_s=due_in_s)
+        if denial is None:
+            if self._open.submit(peer.routing_id, key, event, tail, now_s=now_s):
+                return []
+            text = f"{self._engine.queued} requests wait already, and this device has its share of the queue"
+            denial = protocol.Denial("busy", text, self._engine.load(key, tail, due_in_s=due_in_s))
         self.counters.failed += 1
         self._acks.forget(peer.routing_id, request.request_id)
-        text = f"{self._engine.queued} requests wait already, and this device has its share of the queue"
-        return [Reply(peer.routing_id, wire.Refusal(request_id=request.request_id, code="busy", text=text))]
+        load = denial.load if peer.session.takes_load else None
+        refusal = wire.Refusal(request_id=request.request_id, code=denial.code, text=denial.text, load=load)
+        return [Reply(peer.routing_id, refusal)]
 
     def _greeted(self, peer: _Peer, event: protocol.Greeted) -> None:
         """A hello starts over: on this connection, and on the one that the device had before."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,18 @@ class RunTimes:
         return usual_s if runs >= _KNOWN_AFTER else None
 
 
+class Ran(NamedTuple):
+    """A job that was run.
+
+    ``used_s``: charged to its device. ``busy_s``: how long it took. ``loaded``: its tail had to be loaded first.
+    """
+
+    outcome: Outcome
+    used_s: float
+    busy_s: float
+    loaded: bool
+
+
 class TailRunner:
     """Runs jobs; safe for several threads at once. ``beats`` expects every tail to end.
 
@@ -78,21 +91,22 @@ class TailRunner:
         self._tail_threads = tail_threads
         self._beats = beats
 
-    def run_all(self, jobs: Sequence[Job]) -> list[tuple[Outcome, float]]:
-        """Run jobs one after another. Returns the outcome of each and the seconds that its device is charged."""
+    def run_all(self, jobs: Sequence[Job]) -> list[Ran]:
+        """Run jobs one after another."""
         if not jobs:
             return []
         task = f"{threading.current_thread().name}, cut {jobs[0].tail.cut.index}"
         with self._beats.work(task, within_s=_TAIL_WITHIN_S):
-            ran: list[tuple[Outcome, float]] = []
+            ran: list[Ran] = []
             for group in self._groups(jobs):
                 began_s, began_cpu_s = self._clock(), time.thread_time()
                 outcomes, was_loaded = self._run_group(group)
-                used_s = self._clock() - began_s  # loading and plans are its time too
+                used_s = busy_s = self._clock() - began_s  # loading and plans are its time too
                 if was_loaded:  # but not waiting for a processor, for that says nothing about the job
                     used_s = min(used_s, (time.thread_time() - began_cpu_s) * self._tail_threads)
                     self.times.note(group[0].tail.id, used_s / len(group))
-                ran += [(outcome, used_s / len(group)) for outcome in outcomes]
+                share = 1 / len(group)
+                ran += [Ran(outcome, used_s * share, busy_s * share, not was_loaded) for outcome in outcomes]
         return ran
 
     def _groups(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:

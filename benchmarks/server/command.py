@@ -21,6 +21,7 @@ from benchmarks.server.claims import Claim, Details, Part
 from benchmarks.server.cores import cores
 from benchmarks.server.cost import cost, efficiency
 from benchmarks.server.fairness import fairness
+from benchmarks.server.overload import overload
 from benchmarks.server.undo import undo
 from split_model.errors import SplitModelError
 
@@ -63,4 +64,5 @@ PARTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "efficiency": lambda _: efficiency(),
     "cores": lambda _: cores(),
     "fairness": lambda _: fairness(),
+    "overload": lambda _: overload(),
 }

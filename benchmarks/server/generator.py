@@ -49,6 +49,8 @@ class Connection:
         self.session = DeviceSession(boot_id=f"boot-{key}-{at}", software="benchmark")
         self.session.connected()
         self._next_id = 0
+        self._quiet_until_s = 0.0
+        self._jitter = random.Random(key * 8 + at).random  # noqa: S311
         self._sent: dict[int, tuple[float, float]] = {}  # request id -> when, and when the answer is due
         self.next_due_s = 0.0
         self.forget()
@@ -60,11 +62,6 @@ class Connection:
         self.latency_s: list[float] = []
         self.refusal_s: list[float] = []
         self.tail_s = self.queue_s = 0.0
-
-    @property
-    def open_requests(self) -> int:
-        """Requests without an outcome."""
-        return len(self._sent)
 
     def fill(self, now_s: float) -> None:
         """Keep as many requests open as a closed loop has."""
@@ -115,13 +112,24 @@ class Connection:
             self.latency_s.append(now_s - sent_s)
             self.tail_s += event.answer.tail_s
             self.queue_s += event.answer.queue_s
+            self._heed(event.answer.load, now_s)
         elif isinstance(event, Refused):
             self.refused[event.code] += 1
             if event.request_id is None:
                 raise SplitModelError(f"the server refuses a connection: {event.code}, {event.text}")
             self.refusal_s.append(now_s - self._sent.pop(event.request_id)[0])
+            self._heed(event.load, now_s)
         elif isinstance(event, Welcomed):
             self.welcome = True
+
+    def _heed(self, load: wire.Load | None, now_s: float) -> None:
+        """Be quiet for as long as the server says and up to as long again, at random."""
+        if self.group.heeds and load is not None and load.retry_s > 0.0:
+            self._quiet_until_s = max(self._quiet_until_s, now_s + load.retry_s * (1.0 + self._jitter()))
+
+    def may_send(self, now_s: float) -> bool:
+        """Whether it offers what is due now: not where the server asked it to wait, or does not keep up."""
+        return now_s >= self._quiet_until_s and len(self._sent) < _MOST_OPEN
 
     def report(self) -> Device:
         """What became of it."""
@@ -209,7 +217,7 @@ class Fleet:
         while self._due and self._due[0][0] <= now_s:
             due_s, number = heapq.heappop(self._due)
             connection = self._all[number]
-            if connection.open_requests < _MOST_OPEN:
+            if connection.may_send(now_s):
                 connection.ask(now_s)
                 connection.send()
             heapq.heappush(self._due, (max(now_s, due_s + 1 / connection.group.rate_s), number))

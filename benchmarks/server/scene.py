@@ -20,7 +20,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
     ``open_requests``: of each connection at a time, in a closed loop; 0 with a ``rate_s``. ``rate_s``: requests a
     second that one device offers, however many are open. ``due_s``: when an answer is due. ``connections``: of
-    each device. ``requests``: the cuts that it asks for in turn, by their number in `Scene.requests`.
+    each device. ``heeds``: it sends nothing for as long as the server says. ``requests``: the cuts that it asks
+    for in turn, by their number in `Scene.requests`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     rate_s: float = 0.0
     due_s: float = 30.0
     connections: int = 1
+    heeds: bool = False
     requests: tuple[int, ...] = (0,)
 
 

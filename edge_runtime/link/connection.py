@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from edge_runtime.link.backoff import Backoff
 from edge_runtime.link.estimator import LinkEstimator
-from edge_runtime.link.link_view import LinkView, Outcome
+from edge_runtime.link.link_view import Advice, LinkView, Outcome
 from edge_runtime.link.monitor import LinkMonitor
 from edge_runtime.link.reservations import Reservations
 from edge_runtime.link.states import (
@@ -37,7 +37,9 @@ from edge_runtime.link.states import (
 from edge_runtime.link.tcp_info import TcpInfo, refined
 from edge_runtime.link.trouble import Trouble
 from split_model.errors import ProtocolError
+from split_model.protocol import messages as wire
 from split_model.protocol.device import (
+    Advised,
     Answered,
     DeviceSession,
     Event,
@@ -120,6 +122,10 @@ class Connection:
         """The socket did not take what `next_frames` gave last."""
         self._session.put_back(frames)
 
+    def ask(self, bundle: str, cut: int, *, due_in_s: float) -> bool:
+        """Ask about a request before it is made; returns whether the server can be asked. See `LinkView.advice`."""
+        return self._session.ask(bundle, cut, due_in_s=due_in_s)
+
     def wait_s(self, now_s: float) -> float:
         """How long the driver may wait for the socket before it calls `tick`."""
         if self._session.open_requests or self._session.open_probes:
@@ -191,6 +197,9 @@ class Connection:
             return [self.reservations.finish(event.request_id, Outcome(now_s, answered=event))]
         if isinstance(event, Probed):
             self._monitor.probed(event, now_s)
+        elif isinstance(event, Advised):
+            self._monitor.advised(event.load.queue_s, now_s)
+            self._state = replace(self._state, advice=Advice(event.bundle, event.cut, event.load, now_s))
         elif isinstance(event, Late):
             self._state = replace(self._state, late=self._state.late + 1)
         elif isinstance(event, Forgotten):
@@ -214,6 +223,8 @@ class Connection:
             offers=welcome.offers,
             request_bytes=welcome.request_bytes,
             reconnects=self._welcomes - 1,
+            can_ask=welcome.version >= wire.LOAD_VERSION,
+            advice=None,
         )
         return [Publish(self.view(now_s), f"connected to {self._address}, protocol {welcome.version}")]
 

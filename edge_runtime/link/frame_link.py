@@ -18,6 +18,9 @@ class Carrier(Protocol):
     def submit(self, number: int, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """Send the request."""
 
+    def ask(self, bundle: str, cut: int, *, due_in_s: float) -> None:
+        """Ask before anything is sent."""
+
     def release(self, number: int) -> None:
         """Nobody waits for it any more."""
 
@@ -51,6 +54,13 @@ class Reservation:
 
         """
         self._carrier.submit(self._number, request, payload, due_at_s=due_at_s)
+
+    def ask(self, bundle: str, cut: int, *, due_in_s: float) -> None:
+        """Ask the server whether a request at this cut would be answered in time, if it came now.
+
+        The answer is in `LinkView.advice` some time later, unless the server is too old to be asked.
+        """
+        self._carrier.ask(bundle, cut, due_in_s=due_in_s)
 
     def wait(self, *, until_s: float, unless: Callable[[], bool] = lambda: False) -> Outcome | None:
         """The outcome, or None when the time is up or ``unless`` holds first; it is given once.

@@ -90,6 +90,13 @@ class Link(StoppableThread):
             self._connection.reservations.submit(number, request, payload, due_at_s=due_at_s)
         self._transport.wake()
 
+    def ask(self, bundle: str, cut: int, *, due_in_s: float) -> None:
+        """See `Reservation.ask`."""
+        with self._lock:
+            asked = self._connection.ask(bundle, cut, due_in_s=due_in_s)
+        if asked:
+            self._transport.wake()
+
     def release(self, number: int) -> None:
         """See `Reservation.release`."""
         with self._lock:

@@ -99,6 +99,11 @@ class LinkMonitor:
         """A request came back with its timings."""
         self._heard()
         answer = event.answer
+        # With a load, of a request that comes now; else of this one, which is past.
+        queue_s = answer.queue_s if answer.load is None else answer.load.queue_s
+        self._note_queue(0.5 * self.queue_s(now_s) + 0.5 * queue_s, now_s)
+        if event.held:
+            return
         transfer_s = 0.0
         if answer.timed_bytes >= MIN_TIMED_BYTES:
             on_wire_bytes = wire_bytes(answer.timed_bytes, event.total_bytes) - HALF_SEGMENT_BYTES
@@ -107,7 +112,11 @@ class LinkMonitor:
             self._timed_s = now_s
         self._estimator.round_trip(event.elapsed_s - transfer_s - answer.queue_s - answer.tail_s)
         self._round_trip_s = now_s
-        self._note_queue(0.5 * self.queue_s(now_s) + 0.5 * answer.queue_s, now_s)
+
+    def advised(self, queue_s: float, now_s: float) -> None:
+        """The server said how long a request waits there now."""
+        self._heard()
+        self._note_queue(queue_s, now_s)
 
     def probed(self, event: Probed, now_s: float) -> None:
         """A probe or a ping came back."""

@@ -19,6 +19,14 @@ class Reserve(msgspec.Struct, frozen=True):
     offloaded: bool
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """Ask the server whether a request at this cut would be answered in time; the answer is in the link's view."""
+
+    key: int
+    cut: int
+    due_in_s: float
+
+
 class Run(msgspec.Struct, frozen=True):
     """Do a piece of work on the board, behind those that wait for its worker or, with ``first``, before them.
 
@@ -68,7 +76,7 @@ class Emit(msgspec.Struct, frozen=True):
     step: Step
 
 
-Action = Reserve | Run | Skip | PayAndSend | FreeLink | Emit
+Action = Reserve | Ask | Run | Skip | PayAndSend | FreeLink | Emit
 
 
 class Done(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.frame_link import FrameLink, Reservation
-from edge_runtime.loop.actions import Action, Emit, FreeLink, PayAndSend, Reserve, Run
+from edge_runtime.loop.actions import Action, Ask, Emit, FreeLink, PayAndSend, Reserve, Run
 from edge_runtime.loop.board_queue import Worker
 from edge_runtime.loop.board_thread import BoardThread, Ended
 from edge_runtime.loop.board_work import BoardWork, Made, Models
@@ -192,8 +192,7 @@ class Driver:
                 outputs = unpack(outcome.answered, self._models.bundle.manifest.outputs)
                 self._do(self._scheduler.answered(key, outputs, outcome.answered, moment), turn)
             elif outcome.refusal is not None:
-                refusal = outcome.refusal
-                self._do(self._scheduler.refused(key, refusal.code, refusal.text, moment), turn)
+                self._do(self._scheduler.refused(key, outcome.refusal, moment), turn)
         if self._at_server:
             acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)
@@ -226,6 +225,9 @@ class Driver:
             elif isinstance(action, Reserve):
                 self._reservations[action.key] = self._link.reserve(offloaded=action.offloaded)
                 self._made[action.key] = Made()
+            elif isinstance(action, Ask):
+                bundle = self._models.bundle.identity
+                self._reservations[action.key].ask(bundle, action.cut, due_in_s=action.due_in_s)
             elif isinstance(action, PayAndSend):
                 todo.extend(self._pay_and_send(action))
             elif isinstance(action, FreeLink):

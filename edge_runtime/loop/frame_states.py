@@ -136,8 +136,8 @@ class UnderWay(msgspec.Struct, eq=False):
 
     @property
     def reserves_link(self) -> bool:
-        """Whether it may be sent: a head runs first."""
-        return self.plan.head is not None
+        """Whether it uses the link: it may be sent, as a head runs first, or the server is asked with it."""
+        return self.plan.head is not None or self.plan.question is not None
 
     @property
     def on_the_link(self) -> bool:

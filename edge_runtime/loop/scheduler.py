@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_runtime.link.link_view import LinkView
-from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker, end_piece
 from edge_runtime.loop.counters import Counters, Outcome
 from edge_runtime.loop.decision_inputs import NO_WAITS, BoardWaits, Moment
@@ -27,7 +27,7 @@ from edge_runtime.loop.result_order import ResultOrder
 from edge_runtime.loop.results import Result, Step
 from edge_runtime.loop.server_wait import CHECK_EVERY_S, ServerWait, note_progress, uplink_busy_s
 from edge_runtime.sources import Frame
-from split_model.protocol.device import Answered
+from split_model.protocol.device import Answered, Refused
 
 
 class Scheduler:
@@ -90,15 +90,24 @@ class Scheduler:
         if frame.error:
             one.step(Input.FAILED)
             return self._fail(one, frame.error, moment)
-        if not one.reserves_link:
+        asked = self._ask(one)
+        if plan.head is None:
             one.step(Input.STAYS)
-            return [self._run_here(one, moment)]
+            run = self._run_here(one, moment)
+            return [Reserve(one.key, offloaded=False), *asked, run] if asked else [run]
         one.step(Input.BEGINS)
         one.keeps_features = self._decisions.loaded.has_local_tail(one.split)
         late = self._decisions.decides_after_head
         work = Work.HEAD if late else Work.HEAD_AND_RELEASE
         run = self._run(one, work, self._decisions.head_s(one.split), moment)
-        return [Reserve(one.key, offloaded=not plan.was_local), run]
+        return [Reserve(one.key, offloaded=not plan.was_local), *asked, run]
+
+    def _ask(self, one: UnderWay) -> list[Action]:
+        """The question to the server that goes out with a frame, if there is one."""
+        question = one.plan.question
+        if question is None:
+            return []
+        return [Ask(one.key, question.cut, min(question.due_in_s, self._answer_within_s))]
 
     def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
         """A piece of work is done."""
@@ -173,18 +182,19 @@ class Scheduler:
             self._decisions.backoff.avoid(one.split, why, now_s=moment.now_s)
             return self._refused(one, moment)
         answer = answered.answer
-        self._decisions.answered(one.split, answer.tail_s, now_s=moment.now_s)
+        self._decisions.answered(one.split, answer.tail_s, now_s=moment.now_s, load=answer.load)
         one.step(Input.ANSWERED)
         parts = {"offload_s": answered.elapsed_s, "queue_s": answer.queue_s, "tail_s": answer.tail_s}
         return self._end(one, self._result(one, "offloaded", outputs, parts | one.parts), moment)
 
-    def refused(self, key: int, code: str, text: str, moment: Moment) -> list[Action]:
+    def refused(self, key: int, refusal: Refused, moment: Moment) -> list[Action]:
         """The server refused a request."""
         if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
-        if code == "busy":
+        if refusal.code == "busy":
             self._admitted.busy(ahead=one.ahead, now_s=moment.now_s)
-        self._decisions.backoff.refused(one.split, code, text, now_s=moment.now_s)
+        code, text, retry_s = refusal.code, refusal.text, refusal.retry_s
+        self._decisions.backoff.refused(one.split, code, text, now_s=moment.now_s, retry_s=retry_s)
         return self._refused(one, moment)
 
     def time_passed(self, acked_bytes: Mapping[int, int], moment: Moment) -> list[Action]:

@@ -35,6 +35,10 @@ class Decision(msgspec.Struct, frozen=True):
     seen: Conditions | None = None
     hedge: bool = False
 
+    def expected_at(self, split: int) -> Prediction | None:
+        """The prediction for one split, None where there is none."""
+        return next((prediction for prediction in self.predictions if prediction.split == split), None)
+
     @property
     def moved(self) -> bool:
         """Whether the split point differs from the one before."""

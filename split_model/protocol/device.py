@@ -17,68 +17,36 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import Outgoing
+from split_model.protocol.device_events import Advised, Answered, Event, Forgotten, Late, Probed, Refused, Welcomed
 from split_model.protocol.device_states import TRANSITIONS, Input, State
 from split_model.protocol.uploads import OpenProbe, Progress, Upload
 
+__all__ = [
+    "Advised",
+    "Answered",
+    "DeviceSession",
+    "Event",
+    "Forgotten",
+    "Frames",
+    "Late",
+    "Probed",
+    "Refused",
+    "Welcomed",
+]
 
-@dataclass(frozen=True)
-class Welcomed:
-    """The server accepts us and lists the bundles it hosts."""
-
-    welcome: wire.Welcome
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The answer of a request, with its timings of the link; ``elapsed_s`` since its first chunk went out."""
-
-    request_id: int
-    answer: wire.Answer
-    payload: memoryview
-    total_bytes: int
-    elapsed_s: float
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The server's no to one request, or to the connection where ``request_id`` is None; ``text`` may be logged."""
-
-    request_id: int | None
-    code: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Probed:
-    """A probe came back; ``total_bytes`` 0 was a ping."""
-
-    total_bytes: int
-    timed_bytes: int
-    receive_s: float
-    elapsed_s: float
-
-
-@dataclass(frozen=True)
-class Late:
-    """An answer to a request that nobody waits for any more; dropped."""
-
-    request_id: int
-
-
-@dataclass(frozen=True)
-class Forgotten:
-    """The server does not know us any more; the greeting and every open request are queued again."""
-
-
-Event = Welcomed | Answered | Refused | Probed | Late | Forgotten
 Frames = tuple[bytes, memoryview | None]
+
+#: Questions without an answer that are remembered; what is older is forgotten.
+_OPEN_ASKS = 16
+#: For so many seconds after a refusal for want of time, a request sends its first chunk alone, and the others once
+#: that is acknowledged: it may well be refused too.
+_FOR_NOW, _HELD_S = ("busy", "expired"), 2.0
 
 
 class DeviceSession:
@@ -94,6 +62,9 @@ class DeviceSession:
         self._pending: dict[int, Upload] = {}
         self._probes: dict[int, OpenProbe] = {}
         self._next_probe_id = 0
+        self._asked: dict[int, wire.Ask] = {}
+        self._next_ask_id = 0
+        self._held_until_s = -math.inf
         self._handed_out: Upload | OpenProbe | None = None  # whose chunk `next_message` gave last
 
     def connected(self) -> None:
@@ -106,6 +77,7 @@ class DeviceSession:
         self._step(Input.DISCONNECTED)
         self._control.clear()
         self._probes.clear()
+        self._asked.clear()
 
     @property
     def open_requests(self) -> int:
@@ -141,7 +113,7 @@ class DeviceSession:
         )
 
     def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
-        """Queue a request; ``request.due_in_s`` is rewritten when its first chunk goes out."""
+        """Queue a request; its ``due_in_s`` and ``version`` are rewritten when its first chunk goes out."""
         self._pending[request.request_id] = Upload(request, Outgoing(payload), due_at_s)
 
     def cancel(self, request_id: int) -> None:
@@ -157,6 +129,19 @@ class DeviceSession:
                 total_bytes, None, Outgoing(memoryview(bytes(total_bytes)))
             )
             self._next_probe_id += 1
+
+    def ask(self, bundle: str, cut: int, *, due_in_s: float) -> bool:
+        """Ask whether a request at a cut would be answered in time; returns whether this server can be asked."""
+        welcome = self.welcome
+        if self.state is not State.READY or welcome is None or welcome.version < wire.LOAD_VERSION:
+            return False
+        message = wire.Ask(ask_id=self._next_ask_id, bundle=bundle, cut=cut, due_in_s=max(0.0, due_in_s))
+        self._next_ask_id += 1
+        self._asked[message.ask_id] = message
+        if len(self._asked) > _OPEN_ASKS:
+            del self._asked[next(iter(self._asked))]
+        self._control.append((wire.encode(message), None))
+        return True
 
     def next_message(self, now_s: float) -> Frames | None:
         """The next message to put on the wire, or None; call while the socket takes messages."""
@@ -188,20 +173,32 @@ class DeviceSession:
         if len(frames) != 1:
             raise ProtocolError(f"{type(message).__name__} with a payload from the server")
         if isinstance(message, wire.Ack):
-            if pending := self._pending.get(message.request_id):
-                before_bytes = pending.outgoing.acked_bytes
-                pending.outgoing.acknowledge(message.received_bytes)
-                self._others_see(pending, pending.outgoing.acked_bytes - before_bytes, now_s)
-            return []
+            return self._acknowledged(message, now_s)
         if isinstance(message, wire.ProbeReply):
-            probe = self._probes.pop(message.probe_id, None)
-            if probe is None or probe.sent_s is None:
-                return []
-            elapsed_s = now_s - probe.sent_s
-            return [Probed(probe.total_bytes, message.timed_bytes, message.receive_s, elapsed_s)]
+            return self._probed(message, now_s)
+        if isinstance(message, wire.AskReply):
+            return self._advised(message)
         if isinstance(message, wire.Welcome):
             return self._welcomed(message)
-        return self._refused(message)
+        return self._refused(message, now_s)
+
+    def _acknowledged(self, message: wire.Ack, now_s: float) -> list[Event]:
+        if pending := self._pending.get(message.request_id):
+            before_bytes = pending.outgoing.acked_bytes
+            pending.outgoing.acknowledge(message.received_bytes)
+            self._others_see(pending, pending.outgoing.acked_bytes - before_bytes, now_s)
+        return []
+
+    def _probed(self, message: wire.ProbeReply, now_s: float) -> list[Event]:
+        probe = self._probes.pop(message.probe_id, None)
+        if probe is None or probe.sent_s is None:
+            return []
+        elapsed_s = now_s - probe.sent_s
+        return [Probed(probe.total_bytes, message.timed_bytes, message.receive_s, elapsed_s)]
+
+    def _advised(self, message: wire.AskReply) -> list[Event]:
+        ask = self._asked.pop(message.ask_id, None)
+        return [] if ask is None else [Advised(ask.bundle, ask.cut, message.load)]
 
     def _step(self, what: Input) -> None:
         try:
@@ -213,6 +210,7 @@ class DeviceSession:
         self._control.clear()
         self._control.append((wire.encode(self._hello), None))
         self._probes.clear()
+        self._asked.clear()
         for pending in self._pending.values():
             pending.outgoing.rewind()
             pending.first_sent_s = None
@@ -225,10 +223,12 @@ class DeviceSession:
         self.welcome = message
         return [Welcomed(message)]
 
-    def _refused(self, message: wire.Refusal) -> list[Event]:
+    def _refused(self, message: wire.Refusal, now_s: float) -> list[Event]:
         if message.request_id is not None:
             if self._pending.pop(message.request_id, None) is None:
                 return []
+            if message.code in _FOR_NOW:
+                self._held_until_s = now_s + _HELD_S
         elif message.code == "hello_first":
             # While greeting, this answers a message from before our hello: a second hello would make a second
             # welcome, and the server would drop everything between the two.
@@ -240,7 +240,7 @@ class DeviceSession:
             return [Forgotten()]
         elif message.code == "version":
             self._step(Input.VERSION)
-        return [Refused(message.request_id, message.code, wire.shown(message.text))]
+        return [Refused(message.request_id, message.code, wire.shown(message.text), message.load)]
 
     def _answered(self, message: wire.Answer, frames: list[memoryview], now_s: float) -> Event:
         if len(frames) != 2:
@@ -251,7 +251,8 @@ class DeviceSession:
         del self._pending[message.request_id]
         self._others_see(pending, pending.outgoing.unacked_bytes, now_s)
         elapsed_s = now_s - pending.first_sent_s
-        return Answered(message.request_id, message, frames[1], pending.outgoing.total_bytes, elapsed_s)
+        total_bytes = pending.outgoing.total_bytes
+        return Answered(message.request_id, message, frames[1], total_bytes, elapsed_s, pending.held)
 
     def _others_see(self, arrived: Upload, arrived_bytes: int, now_s: float) -> None:
         """Note beside every other request under way that the link carried this meanwhile."""
@@ -277,13 +278,17 @@ class DeviceSession:
             outgoing = pending.outgoing
             if pending.first_sent_s is not None and outgoing.all_sent:
                 continue
+            if pending.held and pending.first_sent_s is not None and outgoing.acked_bytes == 0:
+                continue
             if outgoing.unacked_bytes >= self.window_bytes:
                 return None
             self._handed_out = pending
             offset, chunk = outgoing.next_chunk()
             if pending.first_sent_s is not None:
                 return wire.encode(wire.Chunk(request_id=pending.request.request_id, offset=offset)), chunk
-            pending.first_sent_s = now_s
-            request = replace(pending.request, due_in_s=max(0.0, pending.due_at_s - now_s))
+            pending.first_sent_s, pending.held = now_s, now_s < self._held_until_s
+            version = pending.request.version if self.welcome is None else self.welcome.version
+            due_in_s = max(0.0, pending.due_at_s - now_s)
+            request = replace(pending.request, due_in_s=due_in_s, version=version)
             return wire.encode(request), chunk
         return None

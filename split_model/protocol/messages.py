@@ -14,10 +14,14 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from split_model.errors import ProtocolError
-from split_model.privacy import CodebookSpec, NoiseSpec
+from split_model.protocol.releases import Codebook, Noise, NoRelease, Release, Token
 
-#: The protocol versions this code speaks, best first.
-VERSIONS = (1,)
+__all__ = ["Codebook", "NoRelease", "Noise", "Release", "Token"]
+
+#: The protocol versions this code speaks, best first. Version 2 adds `Load`, `Ask` and `AskReply`.
+VERSIONS = (2, 1)
+#: The first version whose answers and refusals may carry a `Load`, and that has `Ask`.
+LOAD_VERSION = 2
 
 #: No message has more frames than this.
 MAX_FRAMES = 2
@@ -34,7 +38,6 @@ Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 Hash: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Token: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
 
 RefusalCode = Literal[
@@ -61,27 +64,6 @@ def shown(text: str) -> str:
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
     """Base of all messages."""
-
-
-class NoRelease(msgspec.Struct, frozen=True, tag="none", forbid_unknown_fields=True):
-    """The raw features, unprotected: only where the user set ``release = "none"``."""
-
-
-class Noise(msgspec.Struct, frozen=True, tag="noise", forbid_unknown_fields=True, kw_only=True):
-    """Features under the noise release; ``digest`` is that of the plan both sides derive from the bundle."""
-
-    spec: NoiseSpec
-    digest: Token
-
-
-class Codebook(msgspec.Struct, frozen=True, tag="codebook", forbid_unknown_fields=True, kw_only=True):
-    """A codeword of each group by randomised response; ``digest`` as in `Noise`."""
-
-    spec: CodebookSpec
-    digest: Token
-
-
-Release: TypeAlias = NoRelease | Noise | Codebook
 
 
 class Hello(_Message, frozen=True, tag="hello"):
@@ -129,6 +111,26 @@ class Probe(_Message, frozen=True, tag="probe"):
     total_bytes: Size
 
 
+class Ask(_Message, frozen=True, tag="ask"):
+    """Device: would a request at ``cut`` be answered within ``due_in_s``, if it came now? Reserves nothing."""
+
+    ask_id: Id
+    bundle: Hash
+    cut: Id
+    due_in_s: Seconds
+
+
+class Load(_Message, frozen=True):
+    """How busy the server is, for one device and one tail.
+
+    ``queue_s``: how long a request at this cut would wait for a worker now, at most. ``retry_s``: send nothing that
+    takes a worker as long as this tail does for so long, 0 where a request is welcome.
+    """
+
+    queue_s: Seconds
+    retry_s: Seconds
+
+
 class Offer(_Message, frozen=True):
     """One bundle the server hosts, with the cuts it has tails for."""
 
@@ -165,7 +167,8 @@ class Answer(_Message, frozen=True, tag="answer"):
     """Server: the tail's outputs, one after another in the payload frame.
 
     ``timed_bytes`` arrived in ``receive_s`` (all but the first chunk, from the first to the last arrival):
-    the uplink as this request saw it. ``queue_s`` and ``tail_s``: waiting for a worker, and running.
+    the uplink as this request saw it. ``queue_s`` and ``tail_s``: waiting for a worker, and running. ``load``: for
+    the next request like this one, from protocol version 2 on.
     """
 
     request_id: Id
@@ -174,6 +177,7 @@ class Answer(_Message, frozen=True, tag="answer"):
     receive_s: Seconds
     queue_s: Seconds
     tail_s: Seconds
+    load: Load | None = None
 
 
 class ProbeReply(_Message, frozen=True, tag="probe-reply"):
@@ -185,15 +189,42 @@ class ProbeReply(_Message, frozen=True, tag="probe-reply"):
 
 
 class Refusal(_Message, frozen=True, tag="refusal"):
-    """Server: no, and why. ``request_id`` is None where it concerns the connection."""
+    """Server: no, and why. ``request_id`` is None where it concerns the connection. ``load``: as in `Answer`."""
+
+    request_id: Id | None
+    code: RefusalCode
+    text: Text
+    load: Load | None = None
+
+
+class AskReply(_Message, frozen=True, tag="ask-reply"):
+    """Server: the answer to an `Ask`; yes where ``load.retry_s`` is 0."""
+
+    ask_id: Id
+    load: Load
+
+
+class _PlainAnswer(_Message, frozen=True, tag="answer"):
+    """An `Answer` as protocol version 1 has it."""
+
+    request_id: Id
+    tensors: tuple[AnswerTensor, ...]
+    timed_bytes: Size
+    receive_s: Seconds
+    queue_s: Seconds
+    tail_s: Seconds
+
+
+class _PlainRefusal(_Message, frozen=True, tag="refusal"):
+    """A `Refusal` as protocol version 1 has it."""
 
     request_id: Id | None
     code: RefusalCode
     text: Text
 
 
-FromDevice: TypeAlias = Hello | Request | Chunk | Cancel | Probe
-FromServer: TypeAlias = Welcome | Ack | Answer | ProbeReply | Refusal
+FromDevice: TypeAlias = Hello | Request | Chunk | Cancel | Probe | Ask
+FromServer: TypeAlias = Welcome | Ack | Answer | ProbeReply | Refusal | AskReply
 
 _encoder = msgspec.msgpack.Encoder()
 _from_device: msgspec.msgpack.Decoder[FromDevice] = msgspec.msgpack.Decoder(FromDevice)
@@ -205,7 +236,20 @@ _OF_A_REQUEST = ("request", "chunk", "cancel")
 
 
 def encode(message: FromDevice | FromServer) -> bytes:
-    """The header frame of a message."""
+    """The header frame of a message. Without a load, an answer or a refusal is as protocol version 1 has it."""
+    if isinstance(message, Refusal) and message.load is None:
+        return _encoder.encode(_PlainRefusal(request_id=message.request_id, code=message.code, text=message.text))
+    if isinstance(message, Answer) and message.load is None:
+        return _encoder.encode(
+            _PlainAnswer(
+                request_id=message.request_id,
+                tensors=message.tensors,
+                timed_bytes=message.timed_bytes,
+                receive_s=message.receive_s,
+                queue_s=message.queue_s,
+                tail_s=message.tail_s,
+            )
+        )
     return _encoder.encode(message)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -53,9 +54,23 @@ class Greeted(msgspec.Struct, frozen=True):
     software: str
 
 
+class Denial(NamedTuple):
+    """Why a request is refused, and where the server is busy, for how long not to ask again."""
+
+    code: wire.RefusalCode
+    text: str
+    load: wire.Load | None = None
+
+
 Event = Arrived | Cancelled | Greeted
-#: Says why a request is refused (code and text), or None where it is welcome.
-Admission = Callable[[wire.Request], tuple[wire.RefusalCode, str] | None]
+#: Says why a request is refused, or None where it is welcome.
+Admission = Callable[[wire.Request], Denial | None]
+#: What a device that asks first hears.
+Advice = Callable[[wire.Ask], wire.Load]
+
+
+def _welcome_always(_ask: wire.Ask) -> wire.Load:
+    return wire.Load(queue_s=0.0, retry_s=0.0)
 
 
 class PeerSession:
@@ -76,17 +91,25 @@ class PeerSession:
         admit: Admission,
         limits: Limits,
         now_s: float,
+        advise: Advice = _welcome_always,
     ) -> None:
         self.user_id = user_id
         self.peer_boot_id: str | None = None
+        self._version = wire.VERSIONS[-1]
         self.heard_s = now_s
         self.held_bytes = 0
         self._boot_id = boot_id
         self._offers = offers
         self._admit = admit
+        self._advise = advise
         self._limits = limits
         self._incoming: dict[int, tuple[wire.Request, Incoming]] = {}
         self._probes: dict[int, Incoming] = {}
+
+    @property
+    def takes_load(self) -> bool:
+        """Whether this peer reads a `Load` in answers and refusals."""
+        return self._version >= wire.LOAD_VERSION
 
     @property
     def open_requests(self) -> AbstractSet[int]:
@@ -124,6 +147,8 @@ class PeerSession:
         if isinstance(message, wire.Cancel):
             self._drop(message.request_id)
             return [], [Cancelled(message.request_id)]
+        if isinstance(message, wire.Ask):
+            return [wire.AskReply(ask_id=message.ask_id, load=self._advise(message))], []
         if payload is None:
             raise ProtocolError(f"{type(message).__name__} without its payload frame")
         if len(payload) > wire.MAX_CHUNK_BYTES:
@@ -143,7 +168,7 @@ class PeerSession:
             theirs = ", ".join(map(str, message.versions))
             text = f"this server speaks protocol {ours}, you speak {theirs or 'none'}"
             return [_refuse(None, "version", text)], []
-        self.peer_boot_id = message.boot_id
+        self.peer_boot_id, self._version = message.boot_id, version
         self._incoming.clear()
         self._probes.clear()
         self.held_bytes = 0
@@ -161,25 +186,25 @@ class PeerSession:
     ) -> tuple[list[wire.FromServer], list[Event]]:
         refusal = self._reason_to_refuse(message)
         if refusal is not None:
-            return [_refuse(message.request_id, *refusal)], []
+            load = refusal.load if self.takes_load else None
+            return [_refuse(message.request_id, refusal.code, refusal.text, load)], []
         self._incoming[message.request_id] = (message, Incoming(message.total_bytes, now_s=now_s))
         self.held_bytes += message.total_bytes
         return self._chunk(message.request_id, 0, payload, now_s)
 
-    def _reason_to_refuse(self, message: wire.Request) -> tuple[wire.RefusalCode, str] | None:
+    def _reason_to_refuse(self, message: wire.Request) -> Denial | None:
         if message.version not in wire.VERSIONS:
-            return "version", f"request in protocol version {message.version}, this server speaks {wire.VERSIONS}"
+            text = f"request in protocol version {message.version}, this server speaks {wire.VERSIONS}"
+            return Denial("version", text)
         if message.boot_id != self.peer_boot_id:
-            return "protocol", "request with another boot id than the hello's"
+            return Denial("protocol", "request with another boot id than the hello's")
         if message.total_bytes > self._limits.request_bytes:
-            return (
-                "too_large",
-                f"{message.total_bytes} bytes of features, the limit is {self._limits.request_bytes}",
-            )
+            text = f"{message.total_bytes} bytes of features, the limit is {self._limits.request_bytes}"
+            return Denial("too_large", text)
         if message.request_id in self._incoming:
-            return "protocol", f"request {message.request_id} is open already"
+            return Denial("protocol", f"request {message.request_id} is open already")
         if len(self._incoming) >= self._limits.open_requests:
-            return "busy", f"{len(self._incoming)} requests of yours are open already"
+            return Denial("busy", f"{len(self._incoming)} requests of yours are open already")
         return self._admit(message)
 
     def _chunk(
@@ -232,5 +257,7 @@ class PeerSession:
         self.held_bytes -= len(self._probes.pop(probe_id).buffer)
 
 
-def _refuse(request_id: int | None, code: wire.RefusalCode, text: str) -> wire.Refusal:
-    return wire.Refusal(request_id=request_id, code=code, text=text[:1000])
+def _refuse(
+    request_id: int | None, code: wire.RefusalCode, text: str, load: wire.Load | None = None
+) -> wire.Refusal:
+    return wire.Refusal(request_id=request_id, code=code, text=text[:1000], load=load)

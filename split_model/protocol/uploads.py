@@ -26,11 +26,15 @@ class Progress:
 
 @dataclass
 class Upload:
-    """A request that has no outcome yet. ``others_bytes``, ``others_at_s``: see `Progress`."""
+    """A request that has no outcome yet. ``others_bytes``, ``others_at_s``: see `Progress`.
+
+    ``held``: the server refused another one a moment ago, so all but the first chunk waits for an acknowledgement.
+    """
 
     request: wire.Request
     outgoing: Outgoing
     due_at_s: float
+    held: bool = False
     first_sent_s: float | None = None
     others_bytes: int = 0
     others_at_s: float = -math.inf

@@ -152,9 +152,9 @@ def test_a_device_is_not_charged_for_the_time_that_its_tail_waited_for_a_process
     bench.gate.release()
     bench.results(1)
     bench.occupy()
-    assert bench.engine.submit(bench.job(2, device="unlucky"))
+    assert bench.engine.submit(bench.job(2, device="unlucky", due_s=1e6))
     for number in range(10, 50):
-        assert bench.engine.submit(bench.job(number, device="other"))
+        assert bench.engine.submit(bench.job(number, device="other", due_s=1e6))
     order = []
     for _ in range(42):
         bench.now_s += 1.0

@@ -39,6 +39,14 @@ class SlowEngine:
         self.jobs[job.job_id] = job
         return True
 
+    def denial(self, device, tail, *, due_in_s):
+        return None
+
+    def load(self, device, tail, *, due_in_s):
+        return wire.Load(queue_s=0.0, retry_s=0.0)
+
+    load_after = load
+
     def cancel(self, job_id: int) -> bool:
         self.jobs.pop(job_id, None)
         return job_id in self.started

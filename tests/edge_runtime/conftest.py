@@ -503,7 +503,7 @@ class ScriptedServer(threading.Thread):
             elif isinstance(event, protocol.Cancelled):
                 self.cancelled.append(event.request_id)
 
-    def _admitted(self, request: wire.Request) -> tuple[wire.RefusalCode, str] | None:
+    def _admitted(self, request: wire.Request) -> protocol.Denial | None:
         return self.admit(request)
 
     def stop(self) -> None:

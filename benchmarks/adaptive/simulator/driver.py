@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks.adaptive.simulator.board import VirtualBoard
 from benchmarks.adaptive.simulator.clock import Clock
@@ -12,7 +12,7 @@ from benchmarks.adaptive.simulator.link import VirtualLink
 from benchmarks.adaptive.simulator.scene import LOOP_S, Scene
 from edge_runtime.inference.profile import SplitTiming
 from edge_runtime.link.frame_link import Reservation
-from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.decision_inputs import Moment
 from edge_runtime.loop.results import Step
@@ -28,6 +28,7 @@ class VirtualDriver:
         self, scheduler: Scheduler, scene: Scene, *, clock: Clock, board: VirtualBoard, link: VirtualLink
     ) -> None:
         self.background_runs = 0
+        self.woken: Callable[[], None] = lambda: None  # called when a piece of work has ended
         self._scheduler = scheduler
         self._scene = scene
         self._clock = clock
@@ -46,22 +47,33 @@ class VirtualDriver:
     def run(self) -> Iterator[Step]:
         """All frames of the scene: one every interval, or back-to-back whenever the scheduler takes one."""
         while True:
-            self._hear()
-            while self._steps:
-                yield self._steps.popleft()
-            due_s = self._next_due_s()
-            if due_s <= self._clock.now_s:
-                self._take()
-                continue
-            idle = not self._scheduler.under_way and self._arrives_s is None
-            if due_s == math.inf and idle:  # an idle loop has room, so there are no more frames
+            until_s = self.turn()
+            yield from self.done()
+            if until_s is None:
                 return
-            until_s = min(due_s, self._scheduler.wake_s(self._moment()), self._arrives_s or math.inf)
             self._clock.run_until(until_s, self._has_news)
+
+    def turn(self) -> float | None:
+        """Do what can be done now; returns when to come again at the latest, None after the last frame."""
+        self._hear()
+        while (due_s := self._next_due_s()) <= self._clock.now_s:
+            self._take()
+            self._hear()
+        idle = not self._scheduler.under_way and self._arrives_s is None
+        if due_s == math.inf and idle:  # an idle loop has room, so there are no more frames
+            return None
+        return min(due_s, self._scheduler.wake_s(self._moment()), self._arrives_s or math.inf)
+
+    def done(self) -> Iterator[Step]:
+        """The results since it was called last."""
+        while self._steps:
+            yield self._steps.popleft()
 
     def _captured_s(self) -> float:
         """When the next frame is captured."""
-        return self._index * self._scene.interval_s if self._scene.interval_s else self._clock.now_s
+        if not self._scene.interval_s:
+            return self._clock.now_s
+        return self._scene.first_s + self._index * self._scene.interval_s
 
     def _next_due_s(self) -> float:
         """When the next frame is taken, as far as is known now; infinite where there is none, or no room."""
@@ -99,8 +111,7 @@ class VirtualDriver:
             if outcome.answered is not None:
                 self._do(self._scheduler.answered(key, [], outcome.answered, self._moment()))
             elif outcome.refusal is not None:
-                refusal = outcome.refusal
-                self._do(self._scheduler.refused(key, refusal.code, refusal.text, self._moment()))
+                self._do(self._scheduler.refused(key, outcome.refusal, self._moment()))
         if self._at_server:
             acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()))
@@ -116,6 +127,9 @@ class VirtualDriver:
                 self._run(action)
             elif isinstance(action, Reserve):
                 self._reservations[action.key] = self._link.reserve(offloaded=action.offloaded)
+            elif isinstance(action, Ask):
+                identity = self._scene.profile.bundle
+                self._reservations[action.key].ask(identity, action.cut, due_in_s=action.due_in_s)
             elif isinstance(action, PayAndSend):
                 todo.extend(self._send(action))
             elif isinstance(action, FreeLink):
@@ -140,7 +154,11 @@ class VirtualDriver:
         }[run.work]
         self.background_runs += run.work.worker is Worker.LOCAL_RUNS and not run.alone
         work_s = tuple(part_s * self._scene.content for part_s in work_s)
-        self._board.do(run, work_s=work_s, ended=lambda took: self._ended.append((run, took)))
+        self._board.do(run, work_s=work_s, ended=lambda took: self._piece_ended(run, took))
+
+    def _piece_ended(self, run: Run, took: tuple[float, ...] | None) -> None:
+        self._ended.append((run, took))
+        self.woken()
 
     def _send(self, action: PayAndSend) -> list[Action]:
         self._request_id += 1

@@ -19,11 +19,19 @@ from split_model.protocol.device import DeviceSession
 class VirtualLink:
     """A `FrameLink` without a thread: it takes a turn whenever something happens, and when its wait is over."""
 
-    def __init__(self, transport: VirtualTransport, *, clock: Clock, estimator: LinkEstimator) -> None:
+    def __init__(
+        self,
+        transport: VirtualTransport,
+        *,
+        clock: Clock,
+        estimator: LinkEstimator,
+        versions: tuple[int, ...] = wire.VERSIONS,
+    ) -> None:
         self._transport = transport
         self._clock = clock
+        self.woken: Callable[[], None] = lambda: None  # called when a request has its outcome
         self._connection = Connection(
-            DeviceSession(boot_id="1" * 32, software="simulator"),
+            DeviceSession(boot_id="1" * 32, software="simulator", versions=versions),
             address=transport.address,
             public_key=transport.public_key,
             now_s=clock.now_s,
@@ -62,6 +70,11 @@ class VirtualLink:
         """See `Reservation.send`."""
         self._connection.reservations.submit(number, request, payload, due_at_s=due_at_s)
         self._transport.wake()
+
+    def ask(self, bundle: str, cut: int, *, due_in_s: float) -> None:
+        """See `Reservation.ask`."""
+        if self._connection.ask(bundle, cut, due_in_s=due_in_s):
+            self._transport.wake()
 
     def release(self, number: int) -> None:
         """See `Reservation.release`."""
@@ -103,3 +116,4 @@ class VirtualLink:
                 self._transport.close()
             elif isinstance(action, Finish):
                 self._outcomes[action.reservation] = action.outcome
+                self.woken()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from benchmarks.adaptive.simulator.clock import Clock
 from benchmarks.wire.traces import Trace
@@ -80,13 +81,22 @@ def wire_bytes(frames: Frames) -> int:
     return len(header) + FRAME_OVERHEAD_BYTES + (len(payload) + FRAME_OVERHEAD_BYTES if payload is not None else 0)
 
 
+class ServerSide(Protocol):
+    """The server's end of one connection; ``reply`` is called with what it says."""
+
+    reply: Callable[[wire.FromServer, bytes | None], None]
+
+    def receive(self, frames: Frames) -> None:
+        """One message of the device has arrived."""
+
+
 class VirtualTransport:
     """Takes the place of `edge_runtime.link.transport.Transport`: two lanes and the server behind them."""
 
     address = "tcp://virtual"
     public_key = ""
 
-    def __init__(self, clock: Clock, up: Lane, down: Lane, server: Server) -> None:
+    def __init__(self, clock: Clock, up: Lane, down: Lane, server: ServerSide) -> None:
         self.woken: Callable[[], None] = lambda: None
         self._clock = clock
         self._up = up

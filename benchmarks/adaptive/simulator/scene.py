@@ -52,7 +52,8 @@ class Scene:
 
     ``from_s``: frames count from there on in the trace, for its whole length; it is played in a circle.
     ``burst_bytes``: what the link lets through at once after a pause, as a token bucket does. ``content``: how many
-    times longer work on these frames takes than on those of the profile.
+    times longer work on these frames takes than on those of the profile. ``first_s``: when the first frame is
+    captured, by the clock.
     """
 
     trace: Trace
@@ -65,6 +66,7 @@ class Scene:
     delay_s: float = DELAY_S
     burst_bytes: int = 0
     content: float = 1.0
+    first_s: float = 0.0
 
     @property
     def one_way_s(self) -> float:

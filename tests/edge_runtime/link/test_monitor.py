@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from edge_runtime.link.estimator import LinkEstimator
@@ -35,6 +37,25 @@ def test_an_answer_tells_rate_round_trip_and_queue() -> None:
     assert link.estimate(10.0).uplink_bytes_s == pytest.approx(RATE, rel=0.01)
     assert link.estimate(10.0).rtt_s == pytest.approx(0.05)
     assert link.queue_s(10.0) == pytest.approx(0.2)
+
+
+def test_a_request_whose_chunks_were_held_back_tells_the_queue_only() -> None:
+    """The pause before the second chunk is not the link's."""
+    link = monitor()
+    link.answered(replace(answered(queue_s=0.4), held=True), 10.0)
+    assert link.estimate(10.0).uplink_bytes_s is None
+    assert link.estimate(10.0).rtt_s is None
+    assert link.queue_s(10.0) == pytest.approx(0.2)
+
+
+def test_what_the_server_says_of_the_next_request_counts_for_more_than_what_this_one_waited() -> None:
+    link = monitor()
+    event = answered(queue_s=3.0)
+    load = wire.Load(queue_s=0.4, retry_s=0.0)
+    link.answered(replace(event, answer=msgspec.structs.replace(event.answer, load=load)), 10.0)
+    assert link.queue_s(10.0) == pytest.approx(0.2)
+    link.advised(0.7, 11.0)
+    assert link.queue_s(11.0) == pytest.approx(0.7)
 
 
 def test_a_queue_of_long_ago_is_forgotten() -> None:

@@ -17,6 +17,7 @@ from edge_runtime.link.frame_link import Reservation
 from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.sources import Frame
 from split_model.errors import BackendError
+from split_model.protocol.server import Denial
 
 FRAMES = 100
 
@@ -52,7 +53,7 @@ def fickle(scripted: Any, chance: random.Random) -> None:
         return dice < 0.6
 
     scripted.answer = answer
-    scripted.admit = lambda _: chance.choice([None] * 8 + [("busy", "later"), ("expired", "too late")])
+    scripted.admit = lambda _: chance.choice([None] * 8 + [Denial("busy", "later"), Denial("expired", "too late")])
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
@@ -94,6 +95,7 @@ def test_each_frame_has_one_answer_and_it_is_its_own(
             yield device.frame()
 
     monkeypatch.setattr(CutBackoff, "allows", lambda *_, **__: True)  # what was refused is tried again at once
+    monkeypatch.setattr(CutBackoff, "asks_first", lambda *_, **__: False)  # and nobody is asked before
     monkeypatch.setattr(Head, "features", unsteady)
     monkeypatch.setattr(Reservation, "send", noted)
     fickle(scripted, chance)

@@ -17,6 +17,7 @@ from edge_runtime.sources import Frame
 from split_model.errors import BackendError, BadModelError, ConfigError
 from split_model.interpreter import open_interpreter
 from split_model.privacy import NoiseSpec
+from split_model.protocol.server import Denial
 
 
 def test_two_hundred_forced_moves_under_load(rig: Any, inside: Any, parts: Any) -> None:
@@ -110,7 +111,7 @@ def test_answer_that_comes_twice_answers_once(scripted: Any, inside: Any) -> Non
 def test_refusal_is_shown_and_survived(scripted: Any, inside: Any, caplog: Any, code: Any) -> None:
     device = inside(scripted.address, scripted.public).connect(2)
     device.planner.pinned = True  # on a busy machine the board would be done before the refusal is there
-    scripted.admit = lambda _: (code, "the reason it gives")
+    scripted.admit = lambda _: Denial(code, "the reason it gives")
     outcomes = [device.step().result.outcome for _ in range(5)]
     # Once is enough: no more features go to a server that does not take them.
     assert outcomes == ["fallback", "local", "local", "local", "local"]
@@ -124,7 +125,8 @@ def test_refusal_is_shown_and_survived(scripted: Any, inside: Any, caplog: Any, 
 @pytest.mark.parametrize("code", ["busy", "expired"])
 def test_passing_refusal_is_tried_again(scripted: Any, inside: Any, code: Any) -> None:
     device = inside(scripted.address, scripted.public).connect(2)
-    scripted.admit = lambda _: (code, "not now")
+    device.planner.pinned = True  # this model is so small that nobody would ask a busy server for it
+    scripted.admit = lambda _: Denial(code, "not now")
     assert device.step().result.outcome == "fallback"
     scripted.admit = lambda _: None
     device.until(lambda: device.step().result.outcome == "offloaded")

@@ -18,6 +18,7 @@ from edge_runtime.sources import Frame, Source
 from edge_runtime.sources.multiplexer import Multiplexer
 from edge_runtime.sources.supply import Supply
 from split_model.errors import BackendError
+from split_model.protocol.server import Denial
 from split_model.service.heartbeats import Heartbeats
 
 ENDS = ("offloaded", "local", "fallback", "failed", "dropped")
@@ -357,7 +358,7 @@ def test_a_server_that_admits_few_is_not_sent_more(
         if len(scripted.arrived) == len(scripted.cancelled):
             return None
         refused.append(request.request_id)
-        return "busy", "one at a time"
+        return Denial("busy", "one at a time")
 
     scripted.admit = admit
     scripted.answer = lambda _: False

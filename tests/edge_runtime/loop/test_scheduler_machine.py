@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.profile import Profile, SplitTiming
 from edge_runtime.link.estimator import LinkEstimate
-from edge_runtime.link.link_view import LinkView
+from edge_runtime.link.link_view import Advice, LinkView
 from edge_runtime.link.trouble import Trouble
-from edge_runtime.loop.actions import Action, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
 from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.decision_inputs import Model, Moment
@@ -33,7 +33,7 @@ from edge_runtime.planner.prediction import Conditions, Objective, SplitProfile,
 from edge_runtime.sources import Frame
 from split_model.errors import BadModelError
 from split_model.protocol import messages as wire
-from split_model.protocol.device import Answered
+from split_model.protocol.device import Answered, Refused
 
 STEPS = int(os.environ.get("SCHEDULER_STEPS", "4000"))
 STEPS_EACH = 50
@@ -104,6 +104,8 @@ class Known:
     """What the test knows of one frame."""
 
     frame: Frame
+    arrived_s: float = 0.0
+    told_no: tuple[int, float] | None = None
     reserved: bool = False
     freed: bool = False
     paid: int = 0
@@ -149,6 +151,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.in_order = decisions.policy.in_order
         self.now_s = 100.0
         self.up, self.rate, self.silent_s = True, 1e5, 0.0
+        self.can_ask, self.asked = True, list[int]()
+        self.advice: Advice | None = None
+        self.told_no: tuple[int, float] | None = None
         self.offered: tuple[int, ...] = (*CUTS, LOCAL)  # a server may offer what is no cut
         self.known: dict[int, Known] = {}
         self.arrived = 0
@@ -161,7 +166,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def moment(self) -> Moment:
         estimate = LinkEstimate(self.rate, 0.05, 0.3, 0.1, silent_s=self.silent_s)
         offers = (wire.Offer(identity=IDENTITY, name="model", cuts=self.offered),) if self.up else ()
-        return Moment(self.now_s, LinkView(self.up, Trouble.NONE, "", "", offers, 1 << 20, estimate, 0.0, 0, 0))
+        view = LinkView(self.up, Trouble.NONE, "", "", offers, 1 << 20, estimate, 0.0, 0, 0)
+        return Moment(self.now_s, replace(view, can_ask=self.can_ask, advice=self.advice))
 
     def do(self, actions: list[Action]) -> None:
         for action in actions:
@@ -177,6 +183,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             if isinstance(action, Reserve):
                 assert not self.known[action.key].reserved
                 self.known[action.key].reserved = True
+            elif isinstance(action, Ask):
+                assert self.up
+                assert self.can_ask
+                assert action.cut in CUTS
+                assert 0.0 <= action.due_in_s <= ANSWER_WITHIN_S
+                self.asked.append(action.cut)
             elif isinstance(action, Skip):
                 self.skip(action)
             elif isinstance(action, Run):
@@ -218,6 +230,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert known.paid == known.sent == 0, "a frame is released twice"
         assert action.cut in CUTS
         assert action.due_at_s >= self.now_s
+        if known.told_no is not None:
+            cut, until_s = known.told_no
+            assert action.cut != cut or known.arrived_s >= until_s, "released where the server had said no"
         if action.cut in self.purse.payable_cuts:
             known.paid += 1  # before it is sent
             known.sent += 1
@@ -251,7 +266,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def a_frame_is_there(self, late_s: float, readable: bool) -> None:
         frame = Frame(self.arrived, "", (), None, self.now_s - late_s, error="" if readable else "not a picture")
         self.arrived += 1
-        self.known[self.arrived] = Known(frame)  # the scheduler counts frames from 1
+        self.known[self.arrived] = Known(frame, self.now_s, self.told_no)  # the scheduler counts frames from 1
         before = self.scheduler.under_way
         actions = self.scheduler.frame_arrived(frame, self.moment())
         assert before < self.most
@@ -280,19 +295,34 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.do(self.scheduler.work_done(run.piece, done, self.moment()))
 
     @precondition(lambda self: self.at_server())
-    @rule(which=st.integers(0, 5), usable=st.sampled_from((True, True, True, False)))
-    def the_server_answers(self, which: int, usable: bool) -> None:
+    @rule(which=st.integers(0, 5), usable=st.sampled_from((True, True, True, False)), leave=chance)
+    def the_server_answers(self, which: int, usable: bool, leave: bool) -> None:
         key = self.at_server()[which % len(self.at_server())]
-        answer = wire.Answer(request_id=key, tensors=(), timed_bytes=0, receive_s=0.0, queue_s=0.0, tail_s=0.01)
+        load = wire.Load(queue_s=0.1, retry_s=2.0 * leave) if self.can_ask else None
+        answer = wire.Answer(
+            request_id=key, tensors=(), timed_bytes=0, receive_s=0.0, queue_s=0.0, tail_s=0.01, load=load
+        )
         self.known[key].answered = usable
         answered = Answered(key, answer, memoryview(b""), 1_000, 0.2)
         self.do(self.scheduler.answered(key, ["theirs"] if usable else None, answered, self.moment()))
 
     @precondition(lambda self: self.at_server())
-    @rule(which=st.integers(0, 5), code=st.sampled_from(("busy", "expired", "unknown_cut")))
-    def the_server_refuses(self, which: int, code: str) -> None:
+    @rule(
+        which=st.integers(0, 5),
+        code=st.sampled_from(("busy", "expired", "unknown_cut")),
+        retry_s=st.sampled_from((0.0, 0.5)),
+    )
+    def the_server_refuses(self, which: int, code: str, retry_s: float) -> None:
         key = self.at_server()[which % len(self.at_server())]
-        self.do(self.scheduler.refused(key, code, "no", self.moment()))
+        load = wire.Load(queue_s=0.1, retry_s=retry_s) if self.can_ask else None
+        self.do(self.scheduler.refused(key, Refused(key, code, "no", load), self.moment()))
+
+    @precondition(lambda self: self.asked)
+    @rule(retry_s=st.sampled_from((0.0, 0.2, 5.0)))
+    def the_server_says_whether_it_has_time(self, retry_s: float) -> None:
+        cut = self.asked.pop()
+        self.advice = Advice(IDENTITY, cut, wire.Load(queue_s=0.01, retry_s=retry_s), self.now_s)
+        self.told_no = (cut, self.now_s + retry_s) if retry_s else None
 
     @rule(seconds=st.sampled_from((0.0, 0.01, 0.04, 0.3, 1.0, 40.0)), acked=st.integers(0, 20_000))
     def time_passes(self, seconds: float, acked: int) -> None:

@@ -41,7 +41,9 @@ FROM_DEVICE = [
     wire.Chunk(request_id=1, offset=10),
     wire.Cancel(request_id=1),
     wire.Probe(probe_id=1, offset=0, total_bytes=0),
+    wire.Ask(ask_id=1, bundle="a" * 64, cut=3, due_in_s=0.5),
 ]
+LOAD = wire.Load(queue_s=0.25, retry_s=2.0)
 FROM_SERVER = [
     wire.Welcome(
         version=1,
@@ -54,6 +56,9 @@ FROM_SERVER = [
     ANSWER,
     wire.ProbeReply(probe_id=1, timed_bytes=0, receive_s=0.0),
     wire.Refusal(request_id=None, code="busy", text="t"),
+    msgspec.structs.replace(ANSWER, load=LOAD),
+    wire.Refusal(request_id=1, code="expired", text="t", load=LOAD),
+    wire.AskReply(ask_id=1, load=LOAD),
 ]
 
 
@@ -69,6 +74,17 @@ def test_what_a_server_writes_the_device_reads(message):
     assert wire.decode_from_server(wire.encode(message)) == message
     with pytest.raises(ProtocolError):
         wire.decode_from_device(wire.encode(message))
+
+
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [(ANSWER, 7), (wire.Refusal(request_id=1, code="busy", text="t"), 4)],
+    ids=lambda value: type(value).__name__,
+)
+def test_without_a_load_a_message_is_as_version_1_has_it(message, fields):
+    """A device of before takes no field more than it knows."""
+    assert len(msgspec.msgpack.decode(wire.encode(message))) == fields
+    assert len(msgspec.msgpack.decode(wire.encode(msgspec.structs.replace(message, load=LOAD)))) == fields + 1
 
 
 @given(

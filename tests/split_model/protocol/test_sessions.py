@@ -35,7 +35,7 @@ def request(number: int, *, total_bytes: int = 5000, boot_id: str = "boot", cut:
 
 def new_server(now_s: float = 0.0) -> server_side.PeerSession:
     def admit(wanted):
-        return ("unknown_cut", "no such cut") if wanted.cut == 9 else None
+        return server_side.Denial("unknown_cut", "no such cut") if wanted.cut == 9 else None
 
     return server_side.PeerSession(
         user_id="k", boot_id="server", offers=(), admit=admit, limits=LIMITS, now_s=now_s
@@ -383,6 +383,92 @@ def test_a_server_that_forgot_us_is_greeted_once_however_many_chunks_were_under_
     assert [type(event) for event in events] == [server_side.Arrived]
 
 
+def greeted(versions: tuple[int, ...], server: server_side.PeerSession) -> DeviceSession:
+    """A device of these versions that this server has welcomed."""
+    session = DeviceSession(boot_id="boot", software="t", versions=versions)
+    session.connected()
+    exchange(session, server)
+    return session
+
+
+def exchange(session: DeviceSession, server: server_side.PeerSession, now_s: float = 0.0) -> list[object]:
+    """Everything that either has to say, until both are silent; returns what the device hears."""
+    events: list[object] = []
+    while (frames := session.next_message(now_s)) is not None:
+        replies, _ = server.receive([memoryview(part) for part in frames if part is not None], now_s)
+        for reply in replies:
+            events += session.receive(views(wire.encode(reply)), now_s)
+    return events
+
+
+def busy_server() -> server_side.PeerSession:
+    """Refuses every request, and says for how long."""
+    load = wire.Load(queue_s=0.5, retry_s=2.0)
+    return server_side.PeerSession(
+        user_id="k",
+        boot_id="server",
+        offers=(),
+        admit=lambda _: server_side.Denial("expired", "too late", load),
+        advise=lambda ask: load if ask.due_in_s < 1.0 else wire.Load(queue_s=0.5, retry_s=0.0),
+        limits=LIMITS,
+        now_s=0.0,
+    )
+
+
+@pytest.mark.parametrize("versions", [(1,), wire.VERSIONS])
+def test_only_a_device_that_knows_it_hears_how_busy_the_server_is(versions):
+    server = busy_server()
+    session = greeted(versions, server)
+    session.submit(request(1), memoryview(bytes(5000)), due_at_s=1.0)
+    (refused,) = exchange(session, server)
+    assert isinstance(refused, Refused)
+    assert (refused.load is None) == (versions == (1,))
+
+
+def test_a_request_is_of_the_version_that_both_speak():
+    for versions in ((1,), wire.VERSIONS):
+        session = greeted(versions, greeted_server())
+        session.submit(request(1), memoryview(bytes(5000)), due_at_s=1.0)
+        assert sent(session)[0].version == max(versions)
+
+
+def test_a_device_may_ask_before_it_sends_and_a_server_of_before_is_not_asked():
+    server = busy_server()
+    session = greeted(wire.VERSIONS, server)
+    assert session.ask("a" * 64, 3, due_in_s=0.5)
+    assert session.ask("a" * 64, 4, due_in_s=2.0)
+    advice = exchange(session, server)
+    assert [(one.bundle, one.cut, one.load.retry_s) for one in advice] == [("a" * 64, 3, 2.0), ("a" * 64, 4, 0.0)]
+    old = ready_device()  # by a welcome of version 1
+    assert not old.ask("a" * 64, 3, due_in_s=0.5)
+    assert sent(old) == []
+
+
+def test_answers_to_questions_of_an_earlier_connection_are_dropped():
+    session = greeted(wire.VERSIONS, busy_server())
+    assert session.ask("a" * 64, 3, due_in_s=0.5)
+    session.disconnected()
+    session.connected()
+    reply = wire.AskReply(ask_id=0, load=wire.Load(queue_s=0.0, retry_s=0.0))
+    assert session.receive(views(wire.encode(reply)), 0.0) == []
+
+
+def test_after_a_refusal_the_first_chunk_goes_alone_until_it_is_acknowledged():
+    session = ready_device()
+    session.window_bytes = 1 << 20
+    session.submit(request(1), memoryview(bytes(5000)), due_at_s=1.0)
+    assert len(sent(session)) == 5
+    refusal = wire.Refusal(request_id=1, code="expired", text="")
+    session.receive(views(wire.encode(refusal)), 10.0)
+    session.submit(request(2), memoryview(bytes(5000)), due_at_s=11.0)
+    session.submit(request(3), memoryview(bytes(5000)), due_at_s=11.0)
+    assert [type(message) for message in sent(session, 10.5)] == [wire.Request, wire.Request]
+    session.receive(views(wire.encode(wire.Ack(request_id=3, received_bytes=1024))), 10.5)
+    assert [message.request_id for message in sent(session, 10.5)] == [3] * 4
+    session.submit(request(4), memoryview(bytes(5000)), due_at_s=20.0)
+    assert len(sent(session, 15.0)) == 5  # that was a while ago
+
+
 def test_every_state_can_lose_its_connection():
     assert {state for state, what in TRANSITIONS if what is Input.DISCONNECTED} == set(State)
 
@@ -397,8 +483,8 @@ def test_a_welcome_nobody_asked_for_is_an_error():
 def test_a_welcome_in_a_version_we_did_not_offer_is_an_error():
     session = new_device()
     session.connected()
-    welcome = wire.Welcome(version=2, boot_id="s", window_bytes=1, request_bytes=1, offers=())
-    with pytest.raises(ProtocolError, match="chose version 2"):
+    welcome = wire.Welcome(version=99, boot_id="s", window_bytes=1, request_bytes=1, offers=())
+    with pytest.raises(ProtocolError, match="chose version 99"):
         session.receive(views(wire.encode(welcome)), 0.0)
 
 
@@ -408,7 +494,7 @@ def test_a_welcome_in_a_version_we_did_not_offer_is_an_error():
         (request(1, cut=9), "unknown_cut"),
         (request(1, boot_id="other"), "protocol"),
         (request(1, total_bytes=20_001), "too_large"),
-        (msgspec.structs.replace(request(1), version=2), "version"),
+        (msgspec.structs.replace(request(1), version=99), "version"),
     ],
 )
 def test_a_refused_request_holds_nothing(wanted, code):

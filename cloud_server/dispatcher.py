@@ -1,0 +1,222 @@
+"""Which job a worker does next, which requests are let in, and which are given up. Pure: no thread, no clock.
+
+The fair queue says whose turn it is; the tails' measured times say what can be answered in time. An engine keeps
+one of these behind its lock. The simulated server of the benchmarks has one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cloud_server.admission import YIELD_S, Forecast, ReturnLine, StandingQueue, TailTimes, WaitRatio
+from cloud_server.fair_queue import FairQueue
+from split_model.protocol import messages as wire
+from split_model.protocol.server import Denial
+
+#: A running job that has taken its expected time is taken to need this share of it still.
+_OVERRUN = 0.1
+
+
+class Request(Protocol):
+    """What is asked of a job here; times are on the caller's clock."""
+
+    @property
+    def job_id(self) -> int:
+        """Its number."""
+
+    @property
+    def device(self) -> str:
+        """The key that it is for."""
+
+    @property
+    def tail_id(self) -> Hashable:
+        """The tail that it runs."""
+
+    @property
+    def due_s(self) -> float:
+        """When its answer is due."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of a job that was offered. ``late``, ``displaced``: waiting jobs that were given up for it."""
+
+    accepted: bool
+    late: tuple[int, ...] = ()
+    displaced: int | None = None
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    tail: Hashable
+    offered_s: float
+    due_s: float
+    wait_s: float
+
+
+@dataclass(frozen=True)
+class _Running:
+    tail: Hashable
+    began_s: float
+
+
+class Dispatcher:
+    """Jobs by number, from `offer` until they are taken and `ended`, or given up. Not safe for several threads.
+
+    Args:
+        places: Jobs that may wait.
+        workers: Jobs that run at a time; one of the workers is kept (`FairQueue.take`) where there are several.
+        weight_of: A device's weight.
+
+    """
+
+    def __init__(self, places: int, *, workers: int, weight_of: Callable[[str], int] = lambda _: 1) -> None:
+        self.times = TailTimes()
+        self._queue = FairQueue(places, weight_of)
+        self._workers = workers
+        self._ratio = WaitRatio()
+        self._standing = StandingQueue()
+        self._line = ReturnLine()
+        self._waiting: dict[int, _Waiting] = {}
+        self._running: dict[int, _Running] = {}
+
+    @property
+    def queued(self) -> int:
+        """Jobs waiting."""
+        return len(self._waiting)
+
+    def denial(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Denial | None:
+        """Why a request of a device that comes now is refused, or None: it would be late, or finds no place."""
+        forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
+        if forecast.is_late(due_in_s):
+            code: wire.RefusalCode = "expired"
+            text = (
+                f"the answer is due in {max(0.0, due_in_s) * 1e3:.0f} ms and might take "
+                f"{(forecast.wait_bound_s + forecast.tail_s) * 1e3:.0f} ms; {self.queued} requests wait already"
+            )
+        elif self.queued and self._queue.is_full_for(device, due_s=now_s + due_in_s - forecast.tail_s):
+            code = "busy"
+            text = f"{self.queued} requests wait already, and this device has its share of the queue"
+        else:
+            return None
+        retry_s = self._retry_s(device, tail, forecast, due_in_s=due_in_s, now_s=now_s)
+        return Denial(code, text, wire.Load(queue_s=forecast.wait_bound_s, retry_s=retry_s))
+
+    @property
+    def running(self) -> int:
+        """Jobs being run."""
+        return len(self._running)
+
+    def forecast(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Forecast:
+        """When a request of a device that comes now would be answered."""
+        tail_s = self.times.bound_s(tail)
+        workers = self._workers
+        if workers > 1 and self._queue.passes_over(device, now_s):
+            workers -= 1
+        free = len(self._running) < workers
+        due_s = now_s + max(0.0, due_in_s - tail_s)
+        if free and not (self._waiting and self._queue.ahead_s(device, due_s=due_s)):
+            return Forecast(0.0, 0.0, tail_s)
+        running_s = sum(self._left_s(one, now_s) for one in self._running.values())
+        most_s = (running_s + self._queue.work_s) / workers
+        ratio = self._ratio.bound
+        if most_s * ratio + tail_s > due_in_s:  # then who goes first matters
+            most_s = (running_s + self._queue.ahead_s(device, due_s=due_s)) / workers
+        wait_s = max(most_s, 1e-6)  # it has to wait, even where nothing was ever measured
+        return Forecast(wait_s, wait_s * ratio, tail_s)
+
+    def load(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> wire.Load:
+        """What a device is told that asks, or lost its place: the wait, and when to come if it would be late.
+
+        Its first request goes before those of devices that have used more, and tells little of the next ones. So
+        it is told at least what the others wait.
+        """
+        forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
+        if not forecast.idle:
+            forecast = replace(forecast, wait_bound_s=max(forecast.wait_bound_s, self._standing.mean_s))
+        retry_s = 0.0
+        stands = not forecast.idle and self._standing.is_long(now_s=now_s)
+        if stands or forecast.is_late(due_in_s):
+            retry_s = self._retry_s(device, tail, forecast, due_in_s=due_in_s, now_s=now_s)
+            retry_s = max(retry_s, YIELD_S) if stands else retry_s
+        return wire.Load(queue_s=forecast.wait_bound_s, retry_s=retry_s)
+
+    def load_after(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> wire.Load:
+        """What a device is told with an answer: the wait, and whether to leave, because the queue stands."""
+        forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
+        leave = not forecast.idle and self._standing.asks_to_leave(now_s=now_s)
+        return wire.Load(queue_s=forecast.wait_bound_s, retry_s=YIELD_S if leave else 0.0)
+
+    def offer(self, job: Request, now_s: float) -> Accepted:
+        """Take a job in where there is a place for it, or one that its device may claim."""
+        due_in_s = job.due_s - now_s
+        forecast = self.forecast(job.device, job.tail_id, due_in_s=due_in_s, now_s=now_s)
+        cost_s = self.times.expected_s(job.tail_id)
+        # The last moment at which it can begin and be in time. One that may begin at once is not measured by it.
+        begin_by_s = job.due_s if forecast.idle else job.due_s - cost_s
+        offered = self._queue.offer(job.job_id, job.device, due_s=begin_by_s, now_s=now_s, cost_s=cost_s)
+        self._give_up(offered.expired, now_s)
+        if offered.displaced is not None:
+            del self._waiting[offered.displaced]
+        if offered.accepted:
+            self._waiting[job.job_id] = _Waiting(job.tail_id, now_s, job.due_s, forecast.wait_s)
+        return Accepted(offered.accepted, offered.expired, offered.displaced)
+
+    def late(self, now_s: float) -> tuple[int, ...]:
+        """Give up the waiting jobs that can no longer be in time; returns their numbers."""
+        late = self._queue.expire(now_s)
+        self._give_up(late, now_s)
+        return late
+
+    def take(self, now_s: float, *, kept: bool, only: Callable[[int], bool] | None = None) -> int | None:
+        """Begin the next job, if there is one for this worker (see `FairQueue.take`). Call `late` before."""
+        job_id = self._queue.take(now_s, kept=kept, only=only)
+        if job_id is None:
+            return None
+        waiting = self._waiting.pop(job_id)
+        waited_s = now_s - waiting.offered_s
+        self._ratio.observed(waited_s, waiting.wait_s)
+        self._standing.waited(waited_s, waiting.due_s - waiting.offered_s, now_s=now_s)
+        self._running[job_id] = _Running(waiting.tail, now_s)
+        return job_id
+
+    def ended(self, job_id: int, *, used_s: float, busy_s: float, loaded: bool, now_s: float) -> None:
+        """A job that was taken is done.
+
+        Args:
+            job_id: Its number.
+            used_s: Worker time that its device is charged.
+            busy_s: How long it kept its worker.
+            loaded: Whether its tail had to be loaded.
+            now_s: The time.
+
+        """
+        running = self._running.pop(job_id)
+        self.times.observed(running.tail, busy_s, loaded=loaded)
+        self._queue.finished(job_id, used_s, now_s)
+
+    def cancel(self, job_id: int) -> bool:
+        """Nobody wants a job any more; returns whether it runs already."""
+        self._queue.cancel(job_id)
+        self._waiting.pop(job_id, None)
+        return job_id in self._running
+
+    def clear(self) -> None:
+        """Forget all jobs that wait."""
+        for job_id in list(self._waiting):
+            self.cancel(job_id)
+
+    def _retry_s(self, device: str, tail: Hashable, forecast: Forecast, *, due_in_s: float, now_s: float) -> float:
+        cost_s = self.times.expected_s(tail) / self._workers
+        return self._line.retry_s(device, forecast.retry_s(due_in_s), cost_s=cost_s, now_s=now_s)
+
+    def _give_up(self, late: tuple[int, ...], now_s: float) -> None:
+        for job_id in late:
+            waiting = self._waiting.pop(job_id)
+            self._ratio.observed(now_s - waiting.offered_s, waiting.wait_s)
+
+    def _left_s(self, running: _Running, now_s: float) -> float:
+        expected_s = self.times.expected_s(running.tail)
+        return max(_OVERRUN * expected_s, expected_s - (now_s - running.began_s))
