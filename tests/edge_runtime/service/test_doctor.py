@@ -221,7 +221,8 @@ def test_another_user_s_rights_are_no_fault_of_the_board(rig: Any) -> None:
     """Without sudo, a user who is not the service's: one line a subject, and none blames the board."""
     config = rig.configure()
     findings = list(examine(config, None, server=False, another_user=lambda _: "edge-runtime"))
-    assert len({finding.about for finding in findings}) == len(findings)  # two lines could contradict each other
+    told = [finding.about for finding in findings if finding.about != "accuracy"]  # of each cut
+    assert len(set(told)) == len(told)  # two lines could contradict each other
     by = {finding.about: finding for finding in findings}
     for about in ("source", "sink", "disk"):
         assert (about, by[about].level, by[about].remedy) == (about, "warn", "run doctor with sudo")
