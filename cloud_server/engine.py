@@ -68,7 +68,7 @@ class Engine(Protocol):
     def run_short(self) -> list[Outcome]:
         """Run some of the waiting jobs in the caller's thread, if they take very little; at most for a millisecond.
 
-        The gateway calls it after each batch of messages: what is run here is handed to no other thread and back.
+        The gateway calls it after each batch of messages. Jobs that run here cost no hand-over to another thread.
         """
 
     @property
@@ -96,7 +96,7 @@ class _Worker:
         self._woken = threading.Condition(lock)
 
     def wait(self, timeout_s: float | None) -> None:
-        """Wait until `wake`, or for so long."""
+        """Wait until `wake`, or until the time is over."""
         self.idle = True
         self._woken.wait(timeout_s)
         self.idle = False

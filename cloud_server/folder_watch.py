@@ -33,7 +33,7 @@ class FolderWatch:
         self.fd = fd
 
     def clear(self) -> None:
-        """Forget what was heard so far."""
+        """Forget all changes so far."""
         if self.fd is not None:
             with suppress(BlockingIOError):
                 os.read(self.fd, _READ_BYTES)

@@ -31,7 +31,7 @@ class Outbox:
         return self._held[0][0] if self._held else math.inf
 
     def send_due(self, sessions: Sessions, now_s: float) -> None:
-        """Send what was held back until now."""
+        """Send the replies whose delay is over."""
         while self._held and self._held[0][0] <= now_s:
             send_replies(self._router, sessions, heapq.heappop(self._held)[2])
 

@@ -155,7 +155,7 @@ class Sessions:
         return result
 
     def turn(self, now_s: float) -> list[Reply]:
-        """A batch of messages was received: run what is short in this thread, acknowledge what is not answered."""
+        """After a batch of messages: run short tails in this thread, and acknowledge the other requests."""
         replies = [reply for outcome in self._engine.run_short() for reply in self.finished(outcome)]
         return replies + [Reply(routing_id, ack) for routing_id, ack in self._acks.due(now_s)]
 

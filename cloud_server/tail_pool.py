@@ -42,7 +42,7 @@ class Borrowed:
 class TailPool:
     """Interpreters to borrow. Safe for several threads.
 
-    Idle interpreters go where this process takes more than ``limit_bytes`` beyond what it had at the start; those
+    Idle interpreters go where this process takes more than ``limit_bytes`` beyond its size at the start; those
     of the device that uses most tails go first (`SharedCache`). A borrowed one never goes, so a thread always has
     the one that it runs.
 

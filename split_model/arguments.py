@@ -136,7 +136,7 @@ def _input_flags(prepare: Parser) -> None:
     fit.add_argument("--stretch", dest="fit", action="store_const", const="stretch", help="give up proportions")
     group.add_argument("--pad", type=int, choices=range(256), metavar="0..255", help="grey beside a letterbox (0)")
     group.add_argument("--mean", metavar="M[,M,M]", help="subtracted from pixels of 0..255")
-    group.add_argument("--std", metavar="S[,S,S]", help="what they are divided by then; key 'scale'")
+    group.add_argument("--std", metavar="S[,S,S]", help="the divisor after that; key 'scale'")
     group.add_argument("--channels", choices=("rgb", "bgr", "grey"), help="key 'colour'")
     group.add_argument("--layout", choices=("nhwc", "nchw"), help="channels last, or first as PyTorch has them")
     group.add_argument("--input-shape", metavar="1,H,W,C", help="of a model whose input has open sides")
@@ -194,7 +194,7 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
 
 def _preview_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     preview = commands.add_parser(
-        "preview", help="draw one picture: what the model gets, what leaves, what is answered"
+        "preview", help="draw one picture: the model's input, the released features, the answers"
     )
     preview.add_argument("bundle", type=Path, metavar="BUNDLE")
     preview.add_argument("picture", type=Path, metavar="PICTURE")

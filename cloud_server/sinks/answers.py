@@ -160,7 +160,7 @@ class AnswerSinks:
         self._index += 1
         fields = self._fields(answered)
         if isinstance(request.release, wire.Codebook) and "top" in fields:
-            fields["decoded_as"] = fields.pop("top")  # what the decoder makes of a codeword, not what was seen
+            fields["decoded_as"] = fields.pop("top")  # the decoder's reading of a codeword
         return record | fields
 
     def _fields(self, answered: Answered) -> dict[str, Any]:

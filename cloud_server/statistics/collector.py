@@ -67,7 +67,7 @@ class Collector:
         self._waiting.append((series, device, bytes(payload), sent, self._wall_clock()))
 
     def close(self) -> None:
-        """Store what is left, and close the file."""
+        """Store the last counts, and close the file."""
         if self._thread.stop():
             self._store_all()
             self._store.close()

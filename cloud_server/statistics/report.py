@@ -64,7 +64,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         devices: The devices by their number of frames.
-        begin_s: When the counted time begins, in Unix seconds; whole minutes, and hours for what is long ago.
+        begin_s: When the counted time begins, in Unix seconds; whole minutes, of old counts whole hours.
         end_s: When it ends.
         frames: The number of releases.
         kept: How often a codeword arrives as it was, by the mechanism.

@@ -1,6 +1,6 @@
 """The counts on disk: one SQLite file that the server writes and ``cloud-server statistics`` reads.
 
-Minutes that are over for some hours are added up to hours, and what is older than the limit is deleted, so the
+Minutes that are over for some hours are added up to hours, and counts older than the limit are deleted, so the
 file does not grow without end. It holds released codewords only, which anybody may see: their ε is spent.
 """
 

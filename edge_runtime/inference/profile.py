@@ -203,7 +203,7 @@ def _scaled(array: Array, scale: float) -> Array:
         least = float(np.finfo(array.dtype).smallest_subnormal)  # of float16 all of the small ones are denormal
         sizes = np.abs(array).astype(np.float64) * scale
         return (np.maximum(sizes, 2 * least) if 0.0 < scale < 1.0 else sizes).astype(array.dtype)
-    if scale == 0.0 or kind == "b" or array.dtype.itemsize > 2:  # indices stay within what they point into
+    if scale == 0.0 or kind == "b" or array.dtype.itemsize > 2:  # indices must stay within their tables
         return np.zeros_like(array) if scale == 0.0 else array
     limits = np.iinfo(array.dtype)
     return np.where(np.arange(array.size).reshape(array.shape) % 2 == 0, limits.min, limits.max).astype(array.dtype)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from edge_runtime.planner.planner import Decision, Planner
 from edge_runtime.planner.prediction import SplitProfile, predict
@@ -32,8 +34,12 @@ def question(decision: Decision, withheld: Sequence[SplitProfile], planner: Plan
         planner: Of that decision.
 
     """
+    if not withheld:
+        return None
+    if planner.is_fixed:
+        return Question(withheld[0].split, math.inf)
     here = decision.expected_at(planner.local)
-    if not withheld or here is None or decision.seen is None:
+    if here is None or decision.seen is None:
         return None
     objective = planner.objective
     seen = replace(decision.seen, queue_s=0.0)
@@ -42,8 +48,6 @@ def question(decision: Decision, withheld: Sequence[SplitProfile], planner: Plan
         (predict(profile, seen, local_s=local_s) for profile in withheld),
         key=lambda prediction: prediction.cost_s(objective),
     )
-    if planner.is_fixed:
-        return Question(best.split, math.inf)
     if best.cost_s(objective) >= here.cost_s(objective):
         return None
     if objective == "throughput":  # our own requests queue up there: that is no sign of others

@@ -24,7 +24,7 @@ from split_model.service.writable import why_no_file
 class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     """Records as JSON lines, appended to ``path`` or written to standard output.
 
-    ``values``: a folder for what is too long for a line; beside ``path`` unless set, and none for standard output.
+    ``values``: a folder for values too long for a line; beside ``path`` unless set, and none for standard output.
     It holds at most ``values_mib``: the oldest files go first.
     """
 

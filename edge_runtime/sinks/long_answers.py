@@ -34,7 +34,7 @@ class ValueFiles:
         self._bytes = 0
 
     def take(self, record: Mapping[str, Any], outputs: Sequence[Array]) -> dict[str, Any]:
-        """The record with what is too long for a line in a file of its own.
+        """Put values that are too long for a line into a file of their own.
 
         Raises:
             OutputError: The file cannot be written.

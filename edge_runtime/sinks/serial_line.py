@@ -202,7 +202,7 @@ def compact(record: Mapping[str, Any], outputs: Sequence[Array]) -> bytes:
 
     ``A,name,outcome,class,score`` with the best class, ``D``, ``L``, ``M`` and ``V`` for boxes, landmarks, maps and
     vectors (`split_model.answers.lines.compact_fields`); ``A,name,outcome,value,...`` with the first values of the
-    first output where the bundle does not say what they are; ``E,name`` for a frame that failed.
+    first output where the bundle declares no answer; ``E,name`` for a frame that failed.
     """
     name = _UNSAFE.sub("_", record["name"])
     if "error" in record:

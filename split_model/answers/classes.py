@@ -62,7 +62,7 @@ def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
 
 
 def _probabilities(logits: Array, best: list[float]) -> list[float]:
-    """The softmax of all at the best of them; NaN, in JSON null, where a model answers what is not finite."""
+    """The softmax of all at the best of them; NaN, in JSON null, where an output is not finite."""
     if not best:  # a model that found nothing
         return []
     highest = best[0]

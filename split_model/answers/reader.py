@@ -80,7 +80,7 @@ class AnswerReader:
 
     def read(self, outputs: Sequence[Floats]) -> Answered:
         """Boxes, points, a map or a vector, of outputs in real units; in pixels of the model's input."""
-        with np.errstate(all="ignore"):  # a model may answer anything; what is not finite is told as such
+        with np.errstate(all="ignore"):  # outputs may be infinite or NaN, and are told as such
             return self._read(outputs)
 
     def _read(self, outputs: Sequence[Floats]) -> Answered:

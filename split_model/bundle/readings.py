@@ -1,6 +1,6 @@
 """How a model's outputs are read as something else than classes: boxes, landmarks, a map, or a vector.
 
-Records of the manifest. `split_model.answers` does what they say, on the device and on the workstation alike.
+Records of the manifest. `split_model.answers` follows them, on the device and on the workstation alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Detections(Record, frozen=True, tag_field="kind", tag="detections"):
     ``scales``: what offsets are divided by, in ``order``. ``sizes``: ``exp`` or ``linear``, how offsets of height
     and width are read.
     ``threshold``: least score. ``iou``: boxes that overlap a better one by more go. ``suppress``: those of the same
-    ``class``, of ``all`` classes, or ``none``. ``most``: so many, the best ones.
+    ``class``, of ``all`` classes, or ``none``. ``most``: the number of best ones that are kept.
     ``first_label``: the line of ``labels`` that names class 0, from 0.
     """
 

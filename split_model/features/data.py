@@ -138,7 +138,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def _pictures(root: Path, labels: Sequence[str] | None, others: list[str]) -> Iterator[_File]:
-    """The pictures, and in ``others`` the names of what is none."""
+    """List the pictures, and append the names of other files to ``others``."""
     try:
         for entry in _visible(root):
             if entry.is_dir():

@@ -1,7 +1,7 @@
 """From a decoded picture to the colours that a viewer shows: 8 bits a channel, in sRGB, on white.
 
 In this order: samples of 16 bits are scaled by the file's depth, an embedded colour profile is converted to sRGB, a
-PNG's gamma likewise, and what is transparent shows white. A picture that needs none of this comes back untouched.
+PNG's gamma likewise, and transparent pixels show white. A picture that needs none of this comes back untouched.
 What has no defined brightness, as floating-point samples, is refused with the reason.
 """
 
@@ -224,7 +224,7 @@ def _lab_transform() -> Any:
 
 
 def _changes_nothing(transform: Any, mode: str) -> bool:
-    """Whether a lattice of colours stays what it is."""
+    """Whether a lattice of colours stays unchanged."""
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     if mode == "L":
         colours = np.repeat(steps[:, None, None], 3, axis=2)

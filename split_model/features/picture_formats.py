@@ -47,7 +47,7 @@ _PPM = b"123456"
 _BOX = b"ftyp"
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
-#: Bytes at the start of a file that say what it is: an ISO box of brands may be as long.
+#: Bytes at the start of a file that tell its format: an ISO box of brands may be this long.
 HEAD_BYTES = 64
 #: Names and endings that one line of a log tells.
 _TOLD = 4

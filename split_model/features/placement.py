@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 class Placement:
     """One picture in a model's input. All sizes are height and width in pixels.
 
-    ``picture``: of the picture, upright. ``scaled``: what it was scaled to. ``origin``: top and left of the scaled
+    ``picture``: of the picture, upright. ``scaled``: its size after scaling. ``origin``: top and left of the scaled
     picture in the input; negative where a part is cut off, positive beside a border. ``input``: of the input.
     """
 

@@ -1,7 +1,7 @@
 """How an answer is read as classes: which output, what its scores are, and whether samples agree with that.
 
 Labels name the classes of one vector. Scores are taken from the end of the graph, or as the user declares them, and
-checked on what the model answers: what is called probabilities must add up to one.
+checked on the model's answers: declared probabilities must add up to one.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class _Trial:
     finite: bool
 
     def run(self, samples: Sequence[Inputs], epsilons: Sequence[float], bits: int) -> None:
-        """Raise what is wrong with the cut."""
+        """Raise the cut's first fault."""
         cut = self.cut
         head = None if cut.head is None else open_interpreter(self.root / cut.head.path)
         tail = open_interpreter(self.root / cut.tail.path)
@@ -161,7 +161,7 @@ class _Trial:
             )
 
     def _ways(self, epsilons: Sequence[float], bits: int) -> Iterator[tuple[str, _Way, str | None]]:
-        """Each release: its name, what it does, and the tail that goes with it if not the cut's own."""
+        """Each release: its name, its function, and the tail that belongs to it if not the cut's own."""
         cut = self.cut
         entropy = np.random.default_rng((0, cut.index)).bytes  # public samples: nothing here needs protection
         if cut.calibration is not None:

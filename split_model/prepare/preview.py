@@ -225,7 +225,7 @@ class _Answers:
         self._labels = () if labels is None else read_labels(bundle.path(labels))
 
     def drawn(self, outputs: Sequence[Floats]) -> Picture | None:
-        """The input with what is found in it; None where the answer is nothing that can be drawn."""
+        """Draw the answer into the input; None where an answer of this kind cannot be drawn."""
         if self._reader is None:
             return None
         fields = self._reader.found_fields(self._reader.read(outputs))

@@ -1,4 +1,4 @@
-"""Looks at a model's answers to samples, read as declared, and tells what is odd about them."""
+"""Checks a model's answers to samples against their declaration, and reports oddities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from split_model.prepare.tflite.graph import Graph
 
 _log = logging.getLogger(__name__)
 
-#: Boxes that reach so many sides of the input are no fractions of it.
+#: Boxes that reach this many sides of the input are no fractions of it.
 _FAR = 2.0
 _TOLERANCE = 1e-3
 
@@ -56,7 +56,7 @@ def with_reading(
 
 
 class ReadingCheck:
-    """Looks whether answers to samples are what they are declared to be; `add` each, then `check`."""
+    """Checks answers to samples against their declaration; `add` each, then `check`."""
 
     def __init__(self, reader: AnswerReader) -> None:
         self._reader = reader
@@ -75,7 +75,7 @@ class ReadingCheck:
             self._reach = max(self._reach, float(np.abs(found.boxes).max()) / size)
 
     def check(self) -> str:
-        """A line of advice, or of what was found; empty for answers that are no boxes.
+        """A line of advice or of findings; empty for answers without boxes.
 
         Raises:
             BadInputError: Scores of boxes lie beyond 1.

@@ -25,7 +25,7 @@ def is_device_log(path: Path) -> bool:
         with path.open("rb") as file:
             first = json.loads(file.readline(_MAX_LINE_BYTES))
     except (OSError, ValueError):
-        return False  # whoever reads it next says what is wrong
+        return False  # the next reader names the fault
     return isinstance(first, dict) and first.get("kind") in ("frame", "decision") and "policy" not in first
 
 

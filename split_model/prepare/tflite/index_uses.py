@@ -35,7 +35,7 @@ _SHIFTING = frozenset(("ADD", "SUB", "MAXIMUM", "MINIMUM"))
 
 
 def index_uses(graph: Graph) -> dict[int, Op]:
-    """Tensor -> the op that takes it, or what it becomes by moving alone, as an index, a length or a size."""
+    """Map each tensor to the op that takes it, moved or not, as an index, a length or a size."""
     uses: dict[int, Op] = {}
     for op in reversed(graph.ops):
         if not op.counts:

@@ -1,6 +1,6 @@
 """Which tensors have a size that depends on the data, and how large each can get.
 
-Detectors end in as many rows as there are objects, masks keep as many as fit. Such a tensor has *open axes*. A run
+Detectors end in one row an object, masks keep the rows that fit. Such a tensor has *open axes*. A run
 shows some of their lengths, never the longest; that is worked out here, op by op: no box is kept twice, no mask
 keeps more than it is given. Where that has no answer the axis has no bound, and `prepare` refuses such an output.
 """

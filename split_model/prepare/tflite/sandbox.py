@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
         print("{}", flush=True)  # it runs as it is used; what follows looks at shapes alone
         print(json.dumps(_shapes_in(interpreter, sets)), flush=True)
         # Each op by itself shows the tensors that the fast kernels hide. What is used later are the fast kernels: a
-        # custom op that only they know, or a crash without them, leaves what was seen with them. tflite-runtime
+        # custom op that only they know, or a crash without them, leaves the shapes seen with them. tflite-runtime
         # crashes when it is asked for the tensors of a model with sparse weights: then the file is believed.
         with contextlib.suppress(BackendError):
             plain = open_interpreter(Path(path), backend=backend or None, fused=False)

@@ -352,6 +352,7 @@ def test_a_server_that_admits_few_is_not_sent_more(
     """Each refusal is a release for nothing: one teaches how many the server takes."""
     monkeypatch.setattr("edge_runtime.planner.cut_backoff._SHORT_S", 0.0)
     device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
+    device.planner.pinned = True  # else the server is asked only where a prediction says that it is worth it
     refused = []
 
     def admit(request: Any) -> Any:
@@ -362,8 +363,10 @@ def test_a_server_that_admits_few_is_not_sent_more(
 
     scripted.admit = admit
     scripted.answer = lambda _: False
+
     list(device.driver.run([device.frame() for _ in range(20)]))
-    assert device.driver.counters.releases == 20
+    # Frames stay here until the server, asked before anything is released, has said that it has time.
+    assert 2 <= device.driver.counters.releases <= 20
     assert len(refused) == 1
 
 

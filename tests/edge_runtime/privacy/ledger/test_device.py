@@ -22,7 +22,7 @@ OWN = {"device_state": "state"}
 
 
 def price(parts) -> float:
-    return plan_for(parts.bundle.cut(CUT), NoiseSpec(epsilon=8.0)).whole_input_epsilon
+    return plan_for(parts.bundle.cut(CUT), NoiseSpec(epsilon=16.0)).whole_input_epsilon
 
 
 def state_of(device) -> Path:
