@@ -41,7 +41,8 @@ The server counts where the config has a file for it:
   labels = { entrance = ["porch*", "hall"] }
 
 Devices answer with randomised response, so no single codeword can be believed; the estimates are unbiased, and the
-intervals cover the randomness of the mechanism. A class is the decoder's reading of a codeword; the camera may have seen another.
+intervals cover the randomness of the mechanism. A class is the decoder's reading of a codeword; the camera may have
+seen another.
 """
 
 _ROTATION = """\

@@ -26,7 +26,7 @@ from cloud_server.flows import Counts, Flow, Offered, Use
 
 #: How long a key counts as being here after its last request.
 HERE_S = 1.0
-#: A key uses much if it used more than this many equal parts of what all keys used, and more than this many seconds.
+#: A key uses much if it used more than this many equal parts of the use of all keys, and more than these seconds.
 MUCH, MUCH_S = 1.5, 0.25
 #: A key at its share gets free places up to this part of all, where it may choose (`FairQueue.is_full_for`).
 LENT = 0.75

@@ -6,6 +6,8 @@ Runs the real programs on this machine, our side and the peer's in turn. Ends wi
 not hold stays in it as false. SPLIT_LEGACY_PYTHON names a Python with tflite-runtime for the second backend.
 """
 
+# Over 300 lines: one command, whose claims are printed together.
+
 from __future__ import annotations
 
 import argparse

@@ -41,6 +41,7 @@ from split_model.privacy.packing import unpack
 from split_model.protocol.keys import make_pair
 
 EPSILON = 1.0
+BITS = 8
 _VALUES = 2
 _CUT = 1
 _PATIENCE_S = 60.0
@@ -72,7 +73,7 @@ def served(bundle: Bundle, folder: Path, epsilon: float) -> Iterator[tuple[Clien
     (folder / "device.toml").write_text(
         f'[device]\nbundle = {json.dumps(str(bundle.root))}\nkey = "device.key"\nstate = "state"\n'
         f'[server]\naddress = "{server.address}"\npublic_keys = [{json.dumps(server.public.decode())}]\n'
-        f'[release]\nmechanism = "noise"\nepsilon = {epsilon}\nallocation = "uniform"\n'
+        f'[release]\nmechanism = "noise"\nepsilon = {epsilon}\nallocation = "uniform"\nbits = {BITS}\n'
         f'[privacy]\nwhole_input_budget = "unlimited"\n[planner]\nsplit = {_CUT}\nanswer_within_s = 10.0\n'
         'accuracy_floor = "off"\n'
         f'[source]\nkind = "socket"\npath = {json.dumps(str(socket))}\n[sink]\npath = "answers.jsonl"\n'
@@ -123,9 +124,9 @@ def audit(folder: Path, *, trials: int, planted: bool = False) -> tuple[float, F
     """The claim, and what the audit finds; ``planted``: of a device that adds half of the noise it should."""
     bundle = bundle_in(folder)
     cut = bundle.cut(_CUT)
-    claim = plan_for(cut, NoiseSpec(epsilon=EPSILON, allocation="uniform"))
+    claim = plan_for(cut, NoiseSpec(epsilon=EPSILON, allocation="uniform", bits=BITS))
     epsilon = 2 * EPSILON if planted else EPSILON
-    plan = plan_for(cut, NoiseSpec(epsilon=epsilon, allocation="uniform"))
+    plan = plan_for(cut, NoiseSpec(epsilon=epsilon, allocation="uniform", bits=BITS))
     assert isinstance(plan, NoisePlan)
     assert claim is not None
     with served(bundle, folder / "device", epsilon) as (client, server):

@@ -31,7 +31,10 @@ def check(path: Path, group: str | None, where: str) -> None:
     group_id = _group_id(group, where)
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long", remedy="set a shorter one")
-    if reason := why_no_entry(path, made_later=framing.RUNTIME_FOLDER):
+    reason = why_no_entry(path, made_later=framing.RUNTIME_FOLDER)
+    if reason == os.strerror(errno.ENOTDIR):
+        raise OutputError(f"{where}: {path}: {reason}", remedy="set another path")
+    if reason:
         raise NotAllowedError(
             f"{where}: no permission to make {path}: {reason}",
             remedy="set a path where the program's user may write",

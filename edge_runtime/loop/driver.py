@@ -6,6 +6,8 @@ frame that is the only one under way crosses no thread: it is taken, planned, ru
 iterates.
 """
 
+# Over 300 lines: the loop, its threads and the actions of one scheduler.
+
 from __future__ import annotations
 
 import logging

@@ -5,6 +5,8 @@ times of its tails, the cuts that the ledger can pay for, the load of the board,
 tails.
 """
 
+# Over 300 lines: what is remembered of cuts, tails and the server from frame to frame, and used by each decision.
+
 from __future__ import annotations
 
 import logging

@@ -8,6 +8,8 @@ Frames may overlap: while one is at the server the next one's head runs, if that
 Results come in the order in which they are done or, where the policy says so, in which the frames came.
 """
 
+# Over 300 lines: every event of a frame, as one state machine that is read with its table.
+
 from __future__ import annotations
 
 import math

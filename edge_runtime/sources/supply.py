@@ -105,9 +105,14 @@ class Lane:
         """What is wrong with it now, in a few words, or empty."""
         if hangs_s := self.hangs_s(now_s):
             return f"hangs: a call has not returned for {hangs_s:.0f} s"
-        if self._fault:
+        if self._fault and not self._is_over(now_s):
             return self._fault
         return "" if self.source is None or self.ended else self.source.trouble
+
+    def _is_over(self, now_s: float) -> bool:
+        """Whether the last fault is past: a source that opens again, and then hangs again, is no good one."""
+        good_s = self._good_since_s
+        return good_s is not None and now_s - good_s > self.supply.call_within_s + _LOOK_AGAIN_S
 
     def begins(self, now_s: float) -> bool:
         """Whether another turn is to begin now."""
@@ -150,7 +155,9 @@ class Lane:
 
     def works(self, now_s: float, *, gave: bool = False) -> None:
         """It is open again, or ``gave`` a frame."""
-        self.error, self._fault = None, ""
+        self.error = None
+        if gave:
+            self._fault = ""
         self.frames += gave
         if self._good_since_s is None:
             self._good_since_s = now_s

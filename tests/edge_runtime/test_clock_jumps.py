@@ -37,7 +37,7 @@ def jumping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_frames_deadlines_and_the_window_go_on_while_the_wall_clock_jumps(
     rig: Any, parts: Any, jumping: Path
 ) -> None:
-    price = plan_for(parts.bundle.cut(CUT), NoiseSpec(epsilon=8.0)).whole_input_epsilon
+    price = plan_for(parts.bundle.cut(CUT), NoiseSpec(epsilon=16.0)).whole_input_epsilon
     device = rig.device(
         rig.server(),
         device_state="state",

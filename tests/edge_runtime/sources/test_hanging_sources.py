@@ -303,7 +303,7 @@ def test_answers_that_a_full_disk_did_not_take_are_given_again_once_there_is_roo
 
         names = {"0.png", "1.png", "2.png", "3.png", "new.png"}
         device.until(lambda: kept() == names, "every answer is there in the end")
-        assert status(device)["sink_trouble"] == {}
+        device.until(lambda: status(device)["sink_trouble"] == {}, "the trouble is over in the status, too")
         assert device.stop() == 0
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

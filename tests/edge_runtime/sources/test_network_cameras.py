@@ -257,7 +257,12 @@ def test_nothing_of_a_url_but_its_host_is_ever_shown(
     device = rig.device(tables={"source": sources}, planner_split="local", emulation_slowdown=1.0)
     device.wait_more("local", 3)
     device.until(lambda: "source yard: camera" in device.log() and "waiting for it" in device.log())
-    told = [device.log()]
+    seen = command("edge_runtime", "status", "-c", device.config)
+    device.until(
+        lambda: "yard: TROUBLE: " in command("edge_runtime", "status", "-c", device.config).stdout,
+        "the status says so",
+    )
+    told = [device.log(), seen.stdout]
     for words in (("status",), ("status", "--json"), ("doctor", "--no-server"), ("config", "check", "--connect")):
         done = command("edge_runtime", *words, "-c", device.config)
         told += [done.stdout, done.stderr]
