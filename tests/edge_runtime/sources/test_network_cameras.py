@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import io
+import logging
 import socket
 import subprocess
 import threading
@@ -159,6 +160,7 @@ def is_reddish(frame: Frame) -> bool:
 def test_an_rtsp_camera_that_goes_away_comes_back(
     reading: Any, rtsp: RtspServer, backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     camera = reading(device=rtsp.url(), backend=backend, name="porch", frame_within_s=3.0)
     camera.until(lambda: len(camera.frames) >= 10)
     assert all(is_reddish(frame) for frame in camera.frames)
