@@ -352,7 +352,6 @@ def test_a_server_that_admits_few_is_not_sent_more(
     """Each refusal is a release for nothing: one teaches how many the server takes."""
     monkeypatch.setattr("edge_runtime.planner.cut_backoff._SHORT_S", 0.0)
     device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
-    device.planner.pinned = True  # else the server is asked only where a prediction says that it is worth it
     refused = []
 
     def admit(request: Any) -> Any:
