@@ -25,7 +25,7 @@ _SHORT_WAIT_S = 0.002
 
 
 class RunningMean:
-    """Mean and mean deviation of what was measured of late."""
+    """Mean and mean deviation of recent measurements."""
 
     def __init__(self, value: float, *, gain: float = _GAIN, deviation_gain: float = _DEVIATION_GAIN) -> None:
         self.mean = value
@@ -52,7 +52,7 @@ class TailTimes:
         self._loaded_last: dict[Hashable, bool] = {}
 
     def observed(self, tail: Hashable, busy_s: float, *, loaded: bool) -> None:
-        """A worker was busy with a tail for so long; ``loaded``: it had to load it."""
+        """Note a worker's busy seconds with a tail; ``loaded``: it had to load it."""
         again = self._loaded_last.get(tail, False)
         self._loaded_last[tail] = loaded
         if loaded and not again:
@@ -128,7 +128,7 @@ _PACE = 0.1
 _LONGEST_LINE_S = 30.0
 #: A queue that stands for this long is too long: then devices are asked to leave, ever faster one after another.
 _STANDS_S = 0.5
-#: A wait is too long where it takes this share of the time until the answer is due, and at least so many seconds.
+#: A wait is too long where it takes this share of the time until the answer is due, and at least this many seconds.
 _LONG_SHARE = 0.1
 _LONG_S = 0.01
 #: How long a device that is asked to leave is to stay away.

@@ -108,7 +108,7 @@ class _Worker:
 
 
 class LocalEngine:
-    """Worker threads that share a pool of interpreters; the `Dispatcher` says what they do next.
+    """Worker threads that share a pool of interpreters; the `Dispatcher` chooses their next job.
 
     TFLite lets go of the GIL while it computes.
 

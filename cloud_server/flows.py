@@ -31,7 +31,7 @@ class Use:
         self._used_s = self._at_s = 0.0
 
     def add(self, used_s: float, now_s: float) -> None:
-        """Add what was just used."""
+        """Add a use."""
         self._used_s, self._at_s = self.at(now_s) + used_s, now_s
 
     def at(self, now_s: float) -> float:
@@ -81,5 +81,5 @@ class Counts:
         return chain.from_iterable(self._by_count.values())
 
     def most(self) -> tuple[int, str] | None:
-        """The most jobs of one key, and the key that came to so many last."""
+        """The most jobs of one key, and the key that reached that number last."""
         return (self._most, next(reversed(self._by_count[self._most]))) if self._most else None

@@ -110,7 +110,7 @@ class TailRunner:
         return ran
 
     def _groups(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
-        """Jobs that are run at a time: of several of one tail, as many as a batch has."""
+        """The jobs that run at a time: of one tail, up to a batch."""
         groups: list[list[Job]] = []
         for job in jobs:
             last = groups[-1] if groups else []

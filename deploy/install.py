@@ -1,6 +1,6 @@
 """One host from the first question to a service that answers: which steps are needed, and doing them in order."""
 
-# Over 300 lines: the steps of one deployment, in their order, with what is said of each.
+# Over 300 lines: the steps of one deployment, in their order, each with its messages.
 
 from __future__ import annotations
 

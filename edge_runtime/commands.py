@@ -192,7 +192,7 @@ def ledger(args: argparse.Namespace) -> int:
     ledger_state = read(device.device.state)
     try:
         prices = Plan.of(device).prices
-    except SplitModelError as error:  # what was spent can be told all the same
+    except SplitModelError as error:  # the spent budget can be told all the same
         log.warning("what a frame costs is not known: %s", error)
         prices = Prices()
     if ledger_state is None:

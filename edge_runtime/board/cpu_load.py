@@ -24,14 +24,14 @@ import math
 from collections import deque
 from dataclasses import dataclass, replace
 
-#: Rivals are counted at single moments: so many of them together tell.
+#: Rivals are counted at single moments; this many of them make a reading.
 _MOMENTS = 5
 #: Less load than this is none, and a factor that differs by less from the one in force does not replace it.
 _LEAST = 1.2
 _CHANGE = 1.1
-#: The fastest of so many spins counts: one may have had a cold cache, or shared its core.
+#: The fastest of this many spins counts: one may have had a cold cache, or shared its core.
 _SPINS = 4
-#: A spin that took so many times longer than the clock's limit explains is believed.
+#: A spin is believed where it took this many times longer than the clock's limit explains.
 _UNTOLD = 1.2
 _FACTORS = (0.5, 50.0)
 

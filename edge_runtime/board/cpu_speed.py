@@ -19,8 +19,8 @@ _SYSFS = Path("/sys")
 #: OpenSSL.
 _BLOCK, _ROUNDS = bytes(range(256)) * 128, 30
 _SPINS_TO_PROFILE = 10
-#: Of a settled spin the fastest of so many counts, made while the governor asks for the clock's limit, or after it
-#: has had so long to do so.
+#: Of a settled spin the fastest of this many counts, made while the governor asks for the clock's limit, or after
+#: it has had this time to do so.
 _SETTLED_SPINS = 4
 _SETTLED_WITHIN_S = 0.03
 #: Clocks are rounded.

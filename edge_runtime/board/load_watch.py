@@ -25,7 +25,7 @@ _RUNNING = b"procs_running "
 EVERY_S = 0.1
 #: Everything but the rivals changes slowly, or is noise over shorter times.
 _REST_EVERY_S = 0.5
-#: A spin waits for an idle board for so long, and is then made beside the work: its CPU time does not see that.
+#: A spin waits this long for an idle board, and is then made beside the work: its CPU time does not see that.
 _SPIN_WITHIN_S = 1.0
 #: How often a settled spin is made on a board that tells its clock, and sooner where the firmware says that it
 #: holds back. The flags change at once, the speed itself goes up and down.

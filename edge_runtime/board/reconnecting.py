@@ -98,7 +98,7 @@ class Reconnecting(Generic[D]):
         return self._device
 
     def worked(self) -> None:
-        """Note that the device does what it is for: its next trouble is a new one, and tried again at once."""
+        """Note that the device works: its next trouble is a new one, and tried again at once."""
         if not self._worked:
             self._worked, self._works_since_s = True, self._now()
         if self._now() - self._works_since_s >= self._good_after_s:

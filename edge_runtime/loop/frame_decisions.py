@@ -239,7 +239,7 @@ class FrameDecisions:
         self.backoff.avoid(split, f"its head fails: {error}", now_s=now_s)
 
     def answered(self, split: int, tail_s: float, *, now_s: float, load: wire.Load | None = None) -> None:
-        """The server answered at this cut; ``load``: what it says of the next request."""
+        """The server answered at this cut; ``load``: its word on the next request."""
         self.backoff.answered(split)
         self._tails.observed(split, tail_s, at_s=now_s)
         if load is not None and load.retry_s > 0.0:

@@ -1,4 +1,4 @@
-"""Which cuts answer well enough under the release in force, by what was measured of the bundle. Pure.
+"""Which cuts answer well enough under the release in force, by the bundle's figures. Pure.
 
 The floor is on the agreement with the unsplit model. It is on unless the config switches it off; a bundle that was
 made before figures were measured has none, and its cuts are used with a warning, so that an update stops no board.

@@ -98,7 +98,7 @@ def allowed_cuts(
         accuracy: How well each answers under the release in force, and whether that is enough.
         strict: The config names an accuracy floor, so that a cut without figures and a fixed split below the floor
             are errors. Under the default floor they are told, and everything runs here where no cut is left.
-        evaluate: The command that measures what is missing, for error texts.
+        evaluate: The command that measures missing figures, for error texts.
 
     Raises:
         ConfigError: ``split`` precedes ``earliest_cut``, or what ``strict`` says.

@@ -96,7 +96,7 @@ class Status(Written, kw_only=True):
     ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``:
     why none of them is used, or what their figures lack, or empty. ``split`` equal to ``local``: everything runs
     here. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
-    ``source_trouble`` and ``sink_trouble``: what is wrong now with those that do not work. ``overdue``: what should
+    ``source_trouble`` and ``sink_trouble``: the present faults of those that do not work. ``overdue``: what should
     be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
     changed nothing, or empty. ``fixed``: what only a restart changes, see `daemon.plan.fixed_values`.
     """

@@ -131,7 +131,7 @@ class GStreamer:
             self._sink.set_property(name, value)
 
     def open(self) -> float:
-        """Start it; what is wrong comes with the first picture."""
+        """Start it; a fault comes with the first picture."""
         if self._pipeline.set_state(self._gst.State.PLAYING) == self._gst.StateChangeReturn.FAILURE:
             raise CameraError(self._trouble() or "the pipeline does not start")
         return 0.0
@@ -238,7 +238,7 @@ def serve(request: dict[str, Any], output: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Read the request, and keep standard output for messages: libraries write what they like to it."""
+    """Read the request, and keep standard output for messages: libraries write their own text to it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.loads(sys.stdin.buffer.readline())
     if os.getppid() != request["parent"]:  # it ended before the line above
@@ -258,7 +258,7 @@ def main() -> None:
 
 
 class _Whole:
-    """Writes all of what it is given, as a raw file need not."""
+    """Writes all bytes, as a raw file need not."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

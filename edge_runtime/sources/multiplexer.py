@@ -281,7 +281,7 @@ class Multiplexer:
             self._let_go(lane)
         self._closing = [thread for thread in self._closing if thread.is_alive()]
         if self._leaving or self._closing:
-            return  # what comes in their place may want what they hold
+            return  # their successors may need the devices they hold
         for lane in self._order:
             if lane.hangs_for_good(now_s):
                 lane.leave_behind(now_s)

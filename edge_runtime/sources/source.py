@@ -142,7 +142,7 @@ class Source(ABC):
         return {}
 
     def renewed(self) -> Source | None:
-        """Another one in its place, with what it remembers, because a call of this one does not return.
+        """Make its successor, with the same memory, because a call of this one does not return.
 
         None: open one from the config. This one may still come back: its ``stopped()`` holds from now on.
         """
@@ -167,7 +167,7 @@ class SourceTable(KindTable, frozen=True, kw_only=True):
         """Raise a fault of the config or the board, touching nothing that a running program uses."""
 
     def reach(self) -> None:
-        """Raise what is wrong with the way to a source on the network; ``config check --connect`` calls it."""
+        """Raise the fault of the way to a source on the network; ``config check --connect`` calls it."""
 
     def open(self, wanted: Wanted) -> Source:
         """Open the source, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 #: How long one call of a source may take, where the config says nothing.
 CALL_WITHIN_S = 30.0
-#: Threads of one source that hang and are left behind; with so many, the next one is waited for.
+#: Threads of one source that hang and are left behind; at this number, the next one is waited for.
 MOST_LEFT_BEHIND = 3
 #: The pause before a source is opened again: at first, and the longest.
 RETRY_S = (1.0, 60.0)
@@ -119,7 +119,7 @@ class Lane:
         return self.turn is None and not self.ended and self.left_s is None and now_s >= self._retry_at_s
 
     def leaves(self, now_s: float) -> None:
-        """The config names it no more: it is to end, and what it has accepted is still handed out."""
+        """The config names it no more: it is to end, and its accepted frames are still handed out."""
         self.left_s = now_s
         if self.turn is None:
             self.ended = True

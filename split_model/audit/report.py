@@ -33,8 +33,8 @@ def render(audit: Audit, victims: Floats, folder: Path) -> str:
         _paragraph(
             f"By the strongest attack on one release: from SSIM {PICTURE_SSIM:g} on the picture is recognisable, "
             f"from {LAYOUT_SSIM:g} on the layout is visible (He, Zhang and Lee, ACSAC 2019, call less "
-            "unrecognisable). Below, what is above the answer alone is called traces. An attack that fails proves "
-            "nothing; ε does."
+            "unrecognisable). Below, an SSIM above that of the answer alone is called traces. An attack that fails "
+            "proves nothing; ε does."
         ),
         "<h2>Without any features</h2>",
         _table(

@@ -35,7 +35,7 @@ def _channels_last(x: Any) -> Any:
 
 
 def _padded(options: Any, x: Any, kernel: tuple[int, int], value: float = 0.0) -> Any:
-    """Pad NCHW as TFLite's SAME does: what is odd goes to the end."""
+    """Pad NCHW as TFLite's SAME does: an odd pixel goes to the end."""
     if options.padding == _VALID:
         return x
     sides: list[int] = []

@@ -15,7 +15,7 @@ LEVELS: tuple[Reveals, ...] = get_args(Reveals)
 PICTURE_SSIM, LAYOUT_SSIM = 0.6, 0.3
 WORDS: dict[Reveals, str] = {
     "answer": "no more than the answer",
-    "traces": "traces, below what is recognisable",
+    "traces": "traces, not recognisable",
     "layout": "the layout is visible",
     "picture": "the picture is recognisable",
 }

@@ -129,7 +129,7 @@ class Prepared(_Record, frozen=True):
 
 
 class Nearest(NamedTuple):
-    """What is known of a release at a cut. ``row``: what was measured.
+    """The figures of a release at a cut. ``row``: the measurements.
 
     ``relation``: whether that was the ``same`` release; or one that differs in epsilon alone, a ``weaker`` one of a
     smaller epsilon, which loses more of the answers, or a ``stronger`` one.

@@ -216,7 +216,7 @@ def _layout(
 
 
 def _layout_of(shape: tuple[int, ...], open_axes: tuple[int, ...], named: int) -> DetectionLayout | None:
-    """By the shape of the only output; ``named``: how many labels there are, which settles what is like."""
+    """By the shape of the only output; ``named``: the number of labels, which settles doubtful shapes."""
     if len(shape) < 2:
         return None
     if shape[-1] in _ROW and (open_axes or shape[-1] - 4 != named):

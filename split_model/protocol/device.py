@@ -42,10 +42,10 @@ __all__ = [
 
 Frames = tuple[bytes, memoryview | None]
 
-#: Questions without an answer that are remembered; what is older is forgotten.
+#: Questions without an answer that are remembered; older ones are forgotten.
 _OPEN_ASKS = 16
-#: For so many seconds after a refusal for want of time, a request sends its first chunk alone, and the others once
-#: that is acknowledged: it may well be refused too.
+#: For this many seconds after a refusal for want of time, a request sends its first chunk alone, and the others
+#: once that is acknowledged: it may well be refused too.
 _FOR_NOW, _HELD_S = ("busy", "expired"), 2.0
 
 

@@ -44,7 +44,7 @@ class Notifier:
 
     @property
     def is_heard(self) -> bool:
-        """Whether a service manager started this program, and hears what it tells."""
+        """Whether a service manager started this program, and listens to it."""
         return self._socket is not None
 
     def ready(self, status: str) -> None:

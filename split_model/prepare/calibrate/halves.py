@@ -63,6 +63,6 @@ def make_halves(data: Data, *, samples: int, seed: int) -> Halves:
 
 
 def _spread(positions: Sequence[int], most: int) -> list[int]:
-    """At most so many positions, evenly spread."""
+    """At most this number of positions, evenly spread."""
     chosen = np.linspace(0, len(positions) - 1, min(most, len(positions))).round()
     return [positions[int(at)] for at in chosen]

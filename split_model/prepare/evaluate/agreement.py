@@ -26,7 +26,7 @@ RAW_TOLERANCE = 0.1
 
 
 class Measure(Protocol):
-    """How well one answer agrees with the unsplit model's. ``text`` says for people what is counted."""
+    """How well one answer agrees with the unsplit model's. ``text`` names the counted quantity for people."""
 
     @property
     def text(self) -> str:

@@ -144,7 +144,7 @@ class _NoiseJob:
 
 
 def _cells(cut: Cut, options: FigureOptions) -> Iterator[tuple[AllocationWish, NoiseSpec]]:
-    """The releases to measure at a cut: what the user would wish for, and what it comes to."""
+    """The releases to measure at a cut: the user's wish, and the plan that follows from it."""
     aware = tuple(noisy.epsilon for noisy in cut.noise_tails)
     ladder = [(epsilon, bits) for epsilon in (*options.epsilons, *aware) for bits in options.bits]
     ladder += [(epsilon, default_bits(epsilon)) for epsilon in options.more_epsilons]

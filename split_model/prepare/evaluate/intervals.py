@@ -1,4 +1,4 @@
-"""Intervals of what was measured on pictures: each picture is one unit, however often it was released."""
+"""Intervals of measurements on pictures: each picture is one unit, however often it was released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of `prepare` for a terminal: the agreement of every cut by epsilon and bits, and what it means."""
+"""The figures of `prepare` for a terminal: the agreement of every cut by epsilon and bits, and its meaning."""
 
 from __future__ import annotations
 
