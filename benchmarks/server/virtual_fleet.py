@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.adaptive.simulator.clock import Clock
 from benchmarks.adaptive.simulator.program import Device, make_device
+from benchmarks.adaptive.simulator.quiet import quiet_device
 from benchmarks.adaptive.simulator.scene import DELAY_S, Scene, load_profiles
 from benchmarks.server.virtual_server import VirtualServer
 from benchmarks.wire.traces import constant
@@ -112,7 +112,11 @@ class _Turns:
 
 def play(scene: FleetScene) -> Played:
     """Play a fleet: every device with the product's scheduler, planner and link, the server with its dispatcher."""
-    logging.getLogger("edge_runtime").setLevel(logging.ERROR)  # what is refused in virtual time is no news
+    with quiet_device():
+        return _play(scene)
+
+
+def _play(scene: FleetScene) -> Played:
     clock, chance = Clock(), random.Random(scene.seed)  # noqa: S311  a play is repeatable
     profile, served = load_profiles(0.4, raw=False)
     tails = {tail.split: tail.tail_s * scene.tail_factor for tail in served.tails if tail.split}

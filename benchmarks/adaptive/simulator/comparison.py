@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from benchmarks.adaptive.simulator.estimators import (
     TruthfulEstimator,
 )
 from benchmarks.adaptive.simulator.program import HEDGED, run_program
+from benchmarks.adaptive.simulator.quiet import quiet_device
 from benchmarks.adaptive.simulator.scene import WARM_UP_S, Row, Run, Scene, load_profiles, pooled
 from benchmarks.wire.traces import load_trace
 from edge_runtime.link.estimator import LinkEstimator
@@ -146,7 +146,11 @@ def fixed(split: int) -> Callable[[Scene], Run]:
 
 def compare(setting: Setting) -> Compared:
     """Run every policy on one scene."""
-    logging.getLogger("edge_runtime").setLevel(logging.ERROR)  # an outage in virtual time is no news
+    with quiet_device():
+        return _compare(setting)
+
+
+def _compare(setting: Setting) -> Compared:
     scenes = setting.scenes()
     first = scenes[0]
     splits = [timing.split for timing in first.profile.splits]
