@@ -42,7 +42,7 @@ def test_two_hundred_forced_moves_under_load(rig: Any, inside: Any, parts: Any) 
             outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
             if result.split == device.planner.wanted:
                 device.planner.wanted = next(wanted)
-            assert device.index < 5000
+            assert device.index < 100_000  # frames are quick, and a plan to stay holds for 50 ms
     finally:
         hog.kill()
         hog.wait()

@@ -86,11 +86,13 @@ def test_the_board_works_on_while_a_record_is_written(
     scripted: Any, inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = inside(scripted.address, scripted.public, objective="throughput").connect(2)
-    first_answered, second_done = threading.Event(), threading.Event()
+    second_begun, first_answered, second_done = threading.Event(), threading.Event(), threading.Event()
     features = Head.features
+    scripted.answer = lambda _: second_begun.wait(20)
 
     def slow(head: Head, inputs: Any) -> Any:
         if next(heads) == 1:
+            second_begun.set()
             assert first_answered.wait(20)
             second_done.set()
         return features(head, inputs)
