@@ -237,7 +237,7 @@ def _audit_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         metavar="auto",
         help="how noise is shared: auto, uniform, rank, optimal, or several, as uniform,rank",
     )
-    audit.add_argument("--bits", type=int, default=8, metavar="N", help="of the noise release (%(default)s)")
+    audit.add_argument("--bits", type=int, metavar="N", help="of the noise release (default: as a config's)")
     audit.add_argument(
         "--codebook-epsilon", type=_reals, default=[8.0], metavar="8", help="whole-input, of the codebooks"
     )

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
@@ -130,7 +129,12 @@ class AnswerSinks:
             answered = self._waiting.popleft()
             with self._lock:
                 self._waiting_bytes -= len(answered.payload)
-            record = self._encode(shortened(self._record(answered)))
+            try:
+                record = self._encode(shortened(self._record(answered)))
+            except Exception:  # noqa: BLE001  one answer that cannot be read must not end the sinks
+                _log.exception("an answer of bundle %s cannot be told", answered.bundle.root, extra=PER_FRAME)
+                self.failed = {label: count + 1 for label, count in self.failed.items()}
+                continue
             topic = ("answer", answered.bundle.manifest.name, answered.device)
             for label, sink in self._sinks.items():
                 self._write(label, sink, topic, record)
@@ -149,7 +153,7 @@ class AnswerSinks:
         record: dict[str, Any] = {
             "kind": "answer",
             "index": self._index,
-            "time": datetime.fromtimestamp(answered.unix_s, timezone.utc).isoformat(timespec="milliseconds"),
+            "unix_s": round(answered.unix_s, 3),
             "device": answered.device,
             "bundle": answered.bundle.manifest.name,
             "identity": request.bundle,

@@ -68,7 +68,6 @@ class Mqtt(Sink):
                 remedy="set tls = true, or take a broker on this machine",
             )
         self._table = table
-        self._lost = 0
         self._client: Client = Client(CallbackAPIVersion.VERSION2, client_id="")
         self._client.max_queued_messages_set(table.queue_messages)
         self._client.reconnect_delay_set(*_RETRY_S)

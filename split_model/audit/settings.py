@@ -26,6 +26,7 @@ from split_model.privacy import (
     settle,
 )
 from split_model.privacy.codebook_file import read_decoder, read_encoder
+from split_model.privacy.plan import default_bits
 from split_model.privacy.release import channel_numbers
 
 Floats = NDArray[np.float32]
@@ -72,14 +73,14 @@ class Wishes:
     Attributes:
         epsilons: Mean per-value ε of the noise release.
         allocations: How its budget is shared among the channels.
-        bits: Of its grid.
+        bits: Of its grid; None takes the default of a config for each ε.
         codebook_epsilons: Whole-input ε of the codebook release.
 
     """
 
     epsilons: Sequence[float] = (4.0, 8.0, 16.0)
     allocations: Sequence[AllocationWish] = ("auto",)
-    bits: int = 8
+    bits: int | None = None
     codebook_epsilons: Sequence[float] = (8.0,)
 
 
@@ -115,13 +116,14 @@ def _plain(cut: Cut) -> Setting:
     return Setting(cut, "none", "unprotected", None, float("inf"), send, read, None, None)
 
 
-def _noise(cut: Cut, epsilon: float, bits: int, allocation: AllocationWish, entropy: Entropy) -> Setting:
+def _noise(cut: Cut, epsilon: float, bits: int | None, allocation: AllocationWish, entropy: Entropy) -> Setting:
+    bits = default_bits(epsilon) if bits is None else bits
     spec = NoiseSpec(epsilon=epsilon, bits=bits, allocation=settle(allocation, cut, epsilon))
     plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
     return Setting(
         cut,
         "noise",
-        f"noise, {spec.allocation}, {epsilon:g} a value",
+        f"noise, {spec.allocation}, {epsilon:g} a value in {bits} bits",
         epsilon,
         plan.whole_input_epsilon,
         NoiseRelease(plan, entropy=entropy),

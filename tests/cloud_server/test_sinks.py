@@ -11,12 +11,16 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zmq
 
-from split_model.protocol.device import Answered
+from cloud_server.sinks.answers import Answered, AnswerSinks
+from cloud_server.sinks.sink import Sink
+from split_model.protocol import device as protocol
+from split_model.protocol import messages as wire
 
 PATIENCE_S = 20.0
 QUIETLY = {"capture_output": True, "text": True}
@@ -27,7 +31,7 @@ def ask(device, model, number):
     """One request under noise, as a device sends it."""
     release, payload = model.noise(model.features(model.frame(number)), epsilon=16.0)
     answer = device.ask(model.request(number, release=release, total_bytes=payload.nbytes), payload)
-    assert isinstance(answer, Answered)
+    assert isinstance(answer, protocol.Answered)
 
 
 def wait(holds):
@@ -49,7 +53,7 @@ def test_every_answer_is_a_line_with_its_device_cut_release_and_values(start, mo
     for number, record in enumerate(records):
         assert (record["device"], record["bundle"], record["cut"]) == ("porch", "two-layers-1", 1)
         assert (record["release"], record["per_value_epsilon"]) == ("noise", 16.0)
-        assert record["time"].endswith("+00:00")
+        assert abs(record["unix_s"] - time.time()) < PATIENCE_S
         answered = np.frombuffer(device.ending(number).payload, np.float32)
         assert np.allclose(record["outputs"][0]["values"], answered)
 
@@ -72,6 +76,32 @@ def test_a_sink_that_cannot_write_neither_stops_the_others_nor_the_answers(start
     status = server.wait(lambda status: status.sinks["good"].written == 3)
     assert (status.sinks["full"].written, status.sinks["full"].failed) == (0, 3)
     assert "No space left" in server.log()
+
+
+class Kept(Sink):
+    """Keeps the records it is given."""
+
+    def __init__(self):
+        self.records = []
+
+    def write(self, topic, record):
+        self.records.append(json.loads(record))
+
+
+def test_an_answer_that_cannot_be_told_ends_nothing(model, caplog):
+    kept = Kept()
+    sinks = AnswerSinks({"kept": kept}, wall_clock=lambda: 1.0)
+    answered = Answered(
+        device="porch", bundle=model.bundle, request=model.request(1), codewords=b"", unix_s=1.0, tail_s=0.0,
+        tensors=(wire.AnswerTensor(dtype="float32", shape=(1, 10)),), payload=bytes(40),
+    )  # fmt: skip
+    sinks.start()
+    sinks.put(replace(answered, payload=bytes(39)))
+    sinks.put(answered)
+    wait(lambda: len(kept.records) == 1)
+    sinks.close()
+    assert (sinks.failed, sinks.written) == ({"kept": 1}, {"kept": 1})
+    assert "cannot be told" in caplog.text
 
 
 def test_a_subscriber_on_this_machine_hears_the_answers_of_its_topic(start, model, connect, tmp_path):
