@@ -4,13 +4,12 @@ The gateway brings every message with the key its sender has proved to hold; ans
 Who a device is follows from its key alone. What all of them hold here is bounded by `ServerLimits`.
 """
 
-# Over 300 lines: all peers and their requests are one table, which every event of a peer changes.
+# Over 300 lines: every message and every outcome of a request, each of which changes what the others may do.
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -22,8 +21,9 @@ from cloud_server.engine import Done, Engine, Outcome
 from cloud_server.held_bytes import HeldBytes
 from cloud_server.limits import ServerLimits
 from cloud_server.open_requests import OpenRequest, OpenRequests
+from cloud_server.peers import Peer, Peers
 from cloud_server.statistics.collector import Collector
-from cloud_server.tails import Reason, TailSet
+from cloud_server.tails import TailSet
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
 from split_model.service.throttle import PER_FRAME
@@ -40,14 +40,6 @@ class Reply(msgspec.Struct, frozen=True):
     routing_id: bytes
     message: wire.FromServer
     payload: bytes | None = None
-
-
-@dataclass(eq=False)
-class _Peer:
-    routing_id: bytes
-    session: protocol.PeerSession
-    arriving: set[int] = field(default_factory=set)  # request ids
-    arriving_bytes: int = 0
 
 
 class Sessions:
@@ -75,8 +67,7 @@ class Sessions:
         self._name_of = name_of
         self._boot_id = boot_id
         self._limits = limits
-        self._peers: dict[bytes, _Peer] = {}
-        self._by_key: dict[str, dict[bytes, _Peer]] = {}
+        self._peers = Peers()
         self._acks = Acknowledgements()
         self._held = held or HeldBytes()
         self._open = OpenRequests(engine, self._held)
@@ -103,7 +94,7 @@ class Sessions:
 
     def greeted(self, routing_id: bytes) -> bool:
         """Whether this peer has said hello, and was heard since."""
-        peer = self._peers.get(routing_id)
+        peer = self._peers.find(routing_id)
         return peer is not None and peer.session.peer_boot_id is not None
 
     def receive(self, routing_id: bytes, user_id: str, frames: list[memoryview], now_s: float) -> list[Reply]:
@@ -111,16 +102,13 @@ class Sessions:
         if self._name_of(user_id) is None:
             self.drop(routing_id)
             return self._count([Reply(routing_id, refusal) for refusal in revocation.refusals(frames)])
-        peer = self._peers.get(routing_id)
-        if peer is not None and peer.session.user_id != user_id:
+        peer = self._peers.find(routing_id)
+        if peer is not None and peer.key != user_id:
             self.drop(routing_id)
             peer = None
         if peer is None:
-            reason = self._no_room(user_id)
-            if reason is not None:
-                return self._count(
-                    [Reply(routing_id, wire.Refusal(request_id=None, code=reason[0], text=reason[1]))]
-                )
+            if why := self._peers.why_no_room(user_id, self._limits):
+                return self._count([Reply(routing_id, wire.Refusal(request_id=None, code="busy", text=why))])
             peer = self._add(routing_id, user_id, now_s)
         replies, events = peer.session.receive(frames, now_s)
         if peer.session.held_bytes != peer.arriving_bytes:
@@ -139,7 +127,7 @@ class Sessions:
                 self._cancelled(peer, event.request_id)
         return self._count(result)
 
-    def _replies(self, peer: _Peer, messages: list[wire.FromServer], *, whole: bool, now_s: float) -> list[Reply]:
+    def _replies(self, peer: Peer, messages: list[wire.FromServer], *, whole: bool, now_s: float) -> list[Reply]:
         """What is to be sent at once; acknowledgements wait for `turn`.
 
         But not where a refusal names no request: a device takes it to mean the first that was not acknowledged.
@@ -171,7 +159,7 @@ class Sessions:
             return []
         self._acks.forget(ended.routing_id, ended.request_id)
         request = ended.arrived.request
-        peer = self._peers.get(ended.routing_id)
+        peer = self._peers.find(ended.routing_id)
         takes_load = peer is not None and peer.session.takes_load
         if not isinstance(outcome, Done):
             load = None
@@ -198,48 +186,42 @@ class Sessions:
 
     def sweep(self, now_s: float) -> None:
         """Drop the peers that have been silent for too long."""
-        for routing_id, peer in list(self._peers.items()):
+        for peer in self._peers:
             if now_s - peer.session.heard_s > self._limits.peer_timeout_s:
                 self.counters.peers_silent += 1
-                self.drop(routing_id)
+                self.drop(peer.routing_id)
 
     def revoke(self) -> list[Reply]:
         """The allow-list has changed: drop those who are no longer on it, and say so for each open request."""
         replies = []
-        for routing_id, peer in list(self._peers.items()):
-            if self._name_of(peer.session.user_id) is not None:
+        for peer in self._peers:
+            if self._name_of(peer.key) is not None:
                 continue
-            waiting = self._open.of(routing_id)
-            self.drop(routing_id)
-            replies += [Reply(routing_id, revocation.refusal(request_id)) for request_id in [*waiting, None]]
+            waiting = self._open.of(peer.routing_id)
+            self.drop(peer.routing_id)
+            replies += [Reply(peer.routing_id, revocation.refusal(request_id)) for request_id in [*waiting, None]]
         return self._count(replies)
 
     def host(self, tails: TailSet, limits: ServerLimits) -> list[Reply]:
         """Other tails and limits from now on. Devices are asked to greet anew, and send open requests again."""
         self.tails, self._limits = tails, limits
         text = "this server hosts other bundles now"
-        replies = [
-            Reply(routing_id, wire.Refusal(request_id=None, code="hello_first", text=text))
-            for routing_id in self._peers
-        ]
-        for routing_id in list(self._peers):
-            self.drop(routing_id)
+        replies = []
+        for peer in self._peers:
+            replies.append(Reply(peer.routing_id, wire.Refusal(request_id=None, code="hello_first", text=text)))
+            self.drop(peer.routing_id)
         return replies
 
     def drop(self, routing_id: bytes) -> None:
         """Forget a peer and everything it holds here."""
-        peer = self._peers.pop(routing_id, None)
+        peer = self._peers.remove(routing_id)
         self._acks.drop(routing_id)
         if peer is not None:
-            same_key = self._by_key[peer.session.user_id]
-            del same_key[routing_id]
-            if not same_key:
-                del self._by_key[peer.session.user_id]
             self.counters.dropped += len(peer.arriving)
             self._hold_arriving(peer, 0)
             self.counters.dropped += self._open.cancel_all(routing_id)
 
-    def _add(self, routing_id: bytes, user_id: str, now_s: float) -> _Peer:
+    def _add(self, routing_id: bytes, user_id: str, now_s: float) -> Peer:
         session = protocol.PeerSession(
             user_id=user_id,
             boot_id=self._boot_id,
@@ -249,27 +231,19 @@ class Sessions:
             limits=self._limits.peer,
             now_s=now_s,
         )
-        peer = self._peers[routing_id] = _Peer(routing_id, session)
-        self._by_key.setdefault(user_id, {})[routing_id] = peer
+        peer = Peer(routing_id, session)
+        self._peers.add(peer)
         self.counters.peers_seen += 1
         return peer
 
-    def _no_room(self, user_id: str) -> Reason | None:
-        if len(self._peers) >= self._limits.peers:
-            return "busy", f"this server has {len(self._peers)} connections, its limit"
-        mine = len(self._by_key.get(user_id, ()))
-        if mine >= self._limits.connections_per_device:
-            return "busy", f"you have {mine} connections here, the limit"
-        return None
-
-    def _admit(self, peer: _Peer, request: wire.Request) -> protocol.Denial | None:
+    def _admit(self, peer: Peer, request: wire.Request) -> protocol.Denial | None:
         denial = self._denial(peer, request)
         if denial is None:
             self.counters.requests += 1
             peer.arriving.add(request.request_id)
         return denial
 
-    def _denial(self, peer: _Peer, request: wire.Request) -> protocol.Denial | None:
+    def _denial(self, peer: Peer, request: wire.Request) -> protocol.Denial | None:
         if self.draining:
             return protocol.Denial("busy", "this server is stopping")
         if request.request_id in self._open.of(peer.routing_id):
@@ -280,21 +254,21 @@ class Sessions:
         reason = self.tails.admit(request)
         if reason is not None:
             return protocol.Denial(*reason)
-        key = peer.session.user_id
+        key = peer.key
         too_much = self._held.reason_against(key, request.total_bytes, limit_bytes=self._limits.held_bytes)
         if too_much is not None:
             return protocol.Denial("busy", too_much)
         return self._engine.denial(key, self.tails.tail_for(request), due_in_s=request.due_in_s)
 
-    def _advise(self, peer: _Peer, ask: wire.Ask) -> wire.Load:
+    def _advise(self, peer: Peer, ask: wire.Ask) -> wire.Load:
         """What a device hears that asks first; of a tail that is not here, its request hears more."""
         self.counters.asks += 1
         tail = self.tails.tails.get((ask.bundle, ask.cut))
         if tail is None:
             return wire.Load(queue_s=0.0, retry_s=0.0)
-        return self._engine.load(peer.session.user_id, tail, due_in_s=ask.due_in_s)
+        return self._engine.load(peer.key, tail, due_in_s=ask.due_in_s)
 
-    def _account(self, peer: _Peer, events: list[protocol.Event]) -> None:
+    def _account(self, peer: Peer, events: list[protocol.Event]) -> None:
         """Count how the requests ended that were arriving and no longer are; the others are the engine's."""
         still_open = peer.session.open_requests
         if peer.arriving == still_open:
@@ -311,8 +285,8 @@ class Sessions:
             ended -= {request_id}
         self.counters.failed += len(ended)
 
-    def _arrived(self, peer: _Peer, event: protocol.Arrived, now_s: float) -> list[Reply]:
-        request, key = event.request, peer.session.user_id
+    def _arrived(self, peer: Peer, event: protocol.Arrived, now_s: float) -> list[Reply]:
+        request, key = event.request, peer.key
         tail = self.tails.tail_for(request)
         if self._statistics is not None:  # a release counts, whether or not its tail will run
             name = self._name_of(key) or ""
@@ -332,23 +306,22 @@ class Sessions:
         refusal = wire.Refusal(request_id=request.request_id, code=denial.code, text=denial.text, load=load)
         return [Reply(peer.routing_id, refusal)]
 
-    def _greeted(self, peer: _Peer, event: protocol.Greeted) -> None:
+    def _greeted(self, peer: Peer, event: protocol.Greeted) -> None:
         """A hello starts over: on this connection, and on the one that the device had before."""
         self.counters.dropped += self._open.cancel_all(peer.routing_id)
         self._acks.drop(peer.routing_id)
-        user_id = peer.session.user_id
-        for routing_id, other in list(self._by_key[user_id].items()):
+        for other in self._peers.of_key(peer.key):
             if other.session.peer_boot_id == event.boot_id and other is not peer:
-                self.drop(routing_id)
+                self.drop(other.routing_id)
         text = "device %s says hello: %s, boot %s"  # as often as it likes
-        _log.info(text, self._name_of(user_id), event.software, event.boot_id, extra=PER_FRAME)
+        _log.info(text, self._name_of(peer.key), event.software, event.boot_id, extra=PER_FRAME)
 
-    def _cancelled(self, peer: _Peer, request_id: int) -> None:
+    def _cancelled(self, peer: Peer, request_id: int) -> None:
         self.counters.cancelled += self._open.cancel(peer.routing_id, request_id)
         self._acks.forget(peer.routing_id, request_id)
 
-    def _hold_arriving(self, peer: _Peer, held_bytes: int) -> None:
-        self._held.change(peer.session.user_id, held_bytes - peer.arriving_bytes)
+    def _hold_arriving(self, peer: Peer, held_bytes: int) -> None:
+        self._held.change(peer.key, held_bytes - peer.arriving_bytes)
         peer.arriving_bytes = held_bytes
 
     def _count(self, replies: list[Reply]) -> list[Reply]:
