@@ -112,11 +112,11 @@ class SerialLine(Sink):
             self._lines.clear()
 
     def _run(self) -> None:
-        while (line := self._next()) is not None:
+        while self._wait_for_line():
             port = self._port.get(self._rest)
-            if port is None:
-                with self._changed:
-                    self._lines.appendleft(line)
+            # A line is taken for an open port only: while the port is away, the oldest of all waiting lines is lost.
+            line = None if port is None else self._take()
+            if line is None:
                 continue
             done = self._put(port, line)
             with self._changed:
@@ -129,13 +129,16 @@ class SerialLine(Sink):
                     time.sleep(_POLL_S)
         self._port.close()
 
-    def _next(self) -> bytes | None:
+    def _wait_for_line(self) -> bool:
+        """Wait until a line is queued; False if there is nothing more to write."""
         with self._changed:
             while not self._lines and self._closing_s is None:
                 self._changed.wait()
-            if not self._lines or (self._closing_s is not None and time.monotonic() >= self._closing_s):
-                return None
-            return self._lines.popleft()
+            return bool(self._lines) and (self._closing_s is None or time.monotonic() < self._closing_s)
+
+    def _take(self) -> bytes | None:
+        with self._changed:
+            return self._lines.popleft() if self._lines else None
 
     def _rest(self, seconds: float) -> None:
         deadline_s = time.monotonic() + seconds
