@@ -112,12 +112,14 @@ class Dispatcher:
     def forecast(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Forecast:
         """When a request of a device that comes now would be answered."""
         tail_s = self.times.bound_s(tail)
+        waiting, free = self._waiting, self._workers - len(self._running)
+        if not waiting and (free > 1 or free == self._workers):
+            return Forecast(0.0, 0.0, tail_s)
         workers = self._workers
         if workers > 1 and self._queue.passes_over(device, now_s):
-            workers -= 1
-        free = len(self._running) < workers
+            workers, free = workers - 1, free - 1
         due_s = now_s + max(0.0, due_in_s - tail_s)
-        if free and not (self._waiting and self._queue.ahead_s(device, due_s=due_s)):
+        if free > 0 and (not waiting or self._queue.is_next(device, due_s=due_s)):
             return Forecast(0.0, 0.0, tail_s)
         running_s = sum(self._left_s(one, now_s) for one in self._running.values())
         most_s = (running_s + self._queue.work_s) / workers
