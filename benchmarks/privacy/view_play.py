@@ -1,7 +1,7 @@
-"""Plays two kinds of frames to a device in interleaved blocks, while a server notes all it can see.
+"""Plays kinds of frames to a device in interleaved blocks, while a server notes all it can see.
 
 The device is the product's, from `Device.open`, with noise as release; link (loopback) and load are equal. Blocks
-come in pairs, one of each kind in an order that a coin decides. Frames come at a fixed interval, longer than the
+come in rounds, one of each kind in an order that chance decides. Frames come at a fixed interval, longer than the
 slowest kind's local run takes.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from split_model.service.heartbeats import Heartbeats
 
 #: A frame every so many local runs of the slower kind as it takes now, or as the profile has it (of a device with a
 #: fixed pace: slots); never more often than this.
-_INTERVAL_NOW, _INTERVAL_PROFILED = 1.6, 1.2
+_INTERVAL_NOW, _INTERVAL_PROFILED = 1.3, 1.2
 _LEAST_INTERVAL_S = 0.008
 #: ``near``: the server takes so much of a local run: nearly every frame is sent, and departures can be compared.
 _NEAR = 0.1
@@ -42,8 +43,9 @@ _DENORMAL = 1e-43
 SCENES = ("near", "edge")
 _BLOCK = 20
 _UP_WITHIN_S = 30.0
+#: A busy process of another program: it wants a CPU at once and without end.
+_HOG = ("/bin/sh", "-c", "while :; do :; done")
 Frames = Callable[[int], list[Array]]
-Pair = tuple[Frames, Frames]
 
 
 def kinds(bundle: Bundle, *, photographs: Sequence[tuple[Array, ...]] = ()) -> dict[str, Frames]:
@@ -68,10 +70,29 @@ def kinds(bundle: Bundle, *, photographs: Sequence[tuple[Array, ...]] = ()) -> d
 
 
 @contextlib.contextmanager
+def hogged(hogs: int) -> Iterator[None]:
+    """So many busy processes beside, until the end of the block."""
+    with contextlib.ExitStack() as closing:
+        for _ in range(hogs):
+            hog = closing.enter_context(subprocess.Popen(_HOG))
+            closing.callback(hog.kill)
+        yield
+
+
+@contextlib.contextmanager
 def opened(
-    bundle: Bundle, folder: Path, *, pace: str = "free", split: int | None = None
+    bundle: Bundle, folder: Path, *, pace: str = "free", split: int | None = None, more: str = ""
 ) -> Iterator[tuple[Device, ViewServer]]:
-    """A device that is connected to a server that watches it; ``split``: the only one, None for the planner's."""
+    """A device that is connected to a server that watches it.
+
+    Args:
+        bundle: its model.
+        folder: for its files.
+        pace: of its releases.
+        split: the only one; None for the planner's choice.
+        more: tables to add to its config.
+
+    """
     server = ViewServer(bundle)
     server.start()
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +106,7 @@ def opened(
         f'[privacy]\nwhole_input_budget = "unlimited"\n'
         f"[planner]\nanswer_within_s = 10.0\naccuracy_floor = 'off'\n"
         f"split = {json.dumps('auto' if split is None else split)}\n"
-        f'[source]\npath = "none.npz"\n[sink]\npath = "answers.jsonl"\n'
+        f'[source]\npath = "none.npz"\n[sink]\npath = "answers.jsonl"\n{more}'
     )
     program = Program(Counters(), Heartbeats(), 60.0, lambda: False, lambda _: None)
     device = None
@@ -118,13 +139,13 @@ class Scene:
     interval_s: float
 
 
-def scene(name: str, device: Device, pair: Pair, *, edge: float = _EDGE) -> Scene:
+def scene(name: str, device: Device, makers: Iterable[Frames], *, edge: float = _EDGE) -> Scene:
     """One of `SCENES`, for the times that this device was measured to take, and takes now."""
     splits = device.models.profile.splits
     local_s = device.models.profile.local.head_s
     quickest_s = min(one.head_s + one.release_s for one in splits if one.split in device.plan.allowed)
     delay_s = _NEAR * local_s if name == "near" else edge * max(0.0, local_s - quickest_s)
-    now_s = max(_runs_now_s(device, make) for make in pair)
+    now_s = max(_runs_now_s(device, make) for make in makers)
     return Scene(delay_s, max(_LEAST_INTERVAL_S, _INTERVAL_PROFILED * local_s, _INTERVAL_NOW * now_s))
 
 
@@ -142,17 +163,23 @@ def _runs_now_s(device: Device, make: Frames) -> float:
 def play(
     device: Device,
     server: ViewServer,
-    pair: Pair,
+    makers: Mapping[str, Frames],
     played: Scene,
     *,
     frames: int,
     block: int = _BLOCK,
     seed: int = 0,
-) -> list[tuple[Block, Block]]:
-    """Play ``frames`` of each kind, in blocks; the pairs of blocks, the first kind's first."""
+) -> list[dict[str, Block]]:
+    """Play ``frames`` of each kind, in blocks.
+
+    Returns:
+        For each round the block of each kind.
+
+    """
     server.delay_s = played.delay_s
     rng = np.random.default_rng(seed)
-    pairs: list[tuple[Block, Block]] = []
+    names = list(makers)
+    rounds: list[dict[str, Block]] = []
     index = 0
 
     def one(make: Frames) -> Block:
@@ -178,8 +205,8 @@ def play(
         load = float(np.median([one.load for one in steps]))
         return Block(tuple(dues), time.monotonic(), tuple(sent), load)
 
+    one(next(iter(makers.values())))  # the first frames of a run stay on the board
     for _ in range(max(1, frames // block)):
-        swapped = bool(rng.integers(2))
-        first, second = (one(pair[which ^ swapped]) for which in (0, 1))
-        pairs.append((second, first) if swapped else (first, second))
-    return pairs
+        order = [names[which] for which in rng.permutation(len(names))]
+        rounds.append({name: one(makers[name]) for name in order})
+    return rounds
