@@ -51,9 +51,15 @@ _LEVEL = 0.01
 _FIXED_SPLIT = {"fashion": 7}
 #: A cut after a quarter, so that sending is faster on an idle machine too.
 _POWS, _HEAD_POWS = 100, 25
-#: What the figures depend on: the product, and how frames are played.
-_PLAYED_BY = ("blocks", "departures", "pow_model", "view_play", "view_server")
-_CODE = ("edge_runtime", "split_model", *(f"benchmarks/privacy/{name}.py" for name in _PLAYED_BY))
+#: What the figures depend on: the product from a frame to the wire, and how frames are played.
+_CODE = (
+    *(f"edge_runtime/{room}" for room in ("board", "daemon", "inference", "link", "loop", "planner", "privacy")),
+    *(f"split_model/{room}" for room in ("interpreter", "privacy", "protocol")),
+    *(
+        f"benchmarks/privacy/{name}.py"
+        for name in ("blocks", "departures", "pow_model", "view_play", "view_server")
+    ),
+)
 _REPORTS = "[report]\nenabled = true\nperiod_s = 5\n"
 _AGAINST = "noise"
 Photographs = Sequence[tuple[Array, ...]]

@@ -43,8 +43,8 @@ _DENORMAL = 1e-43
 SCENES = ("near", "edge")
 _BLOCK = 20
 _UP_WITHIN_S = 30.0
-#: A busy process of another program: it wants a CPU at once and without end.
-_HOG = ("/bin/sh", "-c", "while :; do :; done")
+#: A busy process of another program. A child's child: processes that the program starts itself are none.
+_HOG = ("timeout", "3600", "/bin/sh", "-c", "while :; do :; done")
 Frames = Callable[[int], list[Array]]
 
 
@@ -75,7 +75,7 @@ def hogged(hogs: int) -> Iterator[None]:
     with contextlib.ExitStack() as closing:
         for _ in range(hogs):
             hog = closing.enter_context(subprocess.Popen(_HOG))
-            closing.callback(hog.kill)
+            closing.callback(hog.terminate)
         yield
 
 

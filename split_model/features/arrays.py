@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from split_model.arrays import Array
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
+from split_model.features.npz import read_header
 from split_model.features.picture_files import MAX_PIXELS
 from split_model.features.placement import Placement
 from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
@@ -25,9 +25,8 @@ from split_model.features.samples import BadSampleError, Data, Sample, spelled
 _PICTURES, _LABELS = "pictures", "labels"
 #: Labels are checked in groups of this size, before the first sample is read.
 _BLOCK_ROWS = 1 << 16
-# What NumPy was seen to raise on damaged headers, and zipfile on damaged members.
-_HEADER_ERRORS = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, tokenize.TokenError)
-_DAMAGED = (*_HEADER_ERRORS, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# What `read_header` raises, and zipfile on damaged members.
+_DAMAGED = (ValueError, OverflowError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class ArrayFile(Data):
@@ -125,9 +124,7 @@ class _Member:
             )
         try:
             self._file: IO[bytes] = stack.enter_context(archive.open(f"{name}.npy"))
-            version = np.lib.format.read_magic(self._file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self.shape, column_major, self.dtype = read(self._file)
+            self.shape, column_major, self.dtype = read_header(self._file)
         except _DAMAGED as error:
             raise BadInputError(
                 f"{path}: array {name!r} is damaged ({_line(error)})", remedy="write it again"
