@@ -17,7 +17,7 @@ from split_model.arrays import Array
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
 from split_model.features.npz import read_header
-from split_model.features.picture_files import MAX_PIXELS
+from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, SCALED_BYTES
 from split_model.features.placement import Placement
 from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
@@ -161,8 +161,9 @@ class _Member:
             ) from None
         if len(raw) != size:
             raise BadInputError(f"{self._path}: array {self.name!r} is cut short", remedy="write it again")
-        found: Array = np.frombuffer(raw, self.dtype).reshape(shape).astype(self.dtype.newbyteorder("="))
-        return found
+        found: Array = np.frombuffer(raw, self.dtype).reshape(shape)
+        # Pictures are large, and only read.
+        return found if self.name == _PICTURES else found.astype(self.dtype.newbyteorder("="))
 
 
 def _check_rows(path: Path, member: _Member, spec: TensorSpec) -> None:
@@ -194,6 +195,12 @@ def _check_pictures(path: Path, member: _Member, channels: int) -> None:
         height, width = member.shape[1:3]
         raise BadInputError(
             f"{path}: pictures of {height} x {width} are over {MAX_PIXELS >> 20} megapixels",
+            remedy="scale them down",
+        )
+    if math.prod(member.shape[1:3]) * (channels + SCALED_BYTES) > MAX_DECODE_BYTES:
+        height, width = member.shape[1:3]
+        raise BadInputError(
+            f"{path}: pictures of {height} x {width} take over {MAX_DECODE_BYTES >> 20} MiB",
             remedy="scale them down",
         )
 

@@ -258,6 +258,9 @@ def test_npz_that_would_fill_the_memory_is_refused(tmp_path):
     assert path.stat().st_size < 1 << 20
     with pytest.raises(BadInputError, match="megapixels"):
         open_data(path, [SPEC], PREPROCESS)
+    npz_of(path, HEADER, bytes(384), pictures=np.zeros((1, 6000, 6000, 3), np.uint8))
+    with pytest.raises(BadInputError, match="6000 x 6000 take over 192 MiB"):
+        open_data(path, [SPEC], PREPROCESS)
 
 
 def test_npz_with_a_header_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path):
