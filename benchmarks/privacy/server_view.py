@@ -13,20 +13,22 @@ hundred. Under ``pace = "fixed"`` both must find nothing; under ``free`` a relea
 what that tells is given as a figure (`departures`).
 
 A part is a model, a pace, a scene and a number of busy processes beside. It takes 1 to 6 minutes on an idle
-machine. Its rows are kept in ``--keep FOLDER`` and belong to the code that they were measured on: a part is played
-again after a change of it. The table and the claims are of all parts that were asked for, kept or new.
+machine. What the server saw of its rounds is kept in ``--keep FOLDER``: a run that was ended, or that ends after
+``--seconds``, goes on there. It belongs to the code that it was measured on, and is played again after a change of
+it. The table and the claims are of all parts that were asked for, kept or new.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,64 +36,32 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks import ROOT
 from benchmarks.demo.prepared import PHOTOGRAPHS, prepare_all
 from benchmarks.privacy import bundles, departures, pow_model
-from benchmarks.privacy.blocks import CHOICES, TIMES, Block, Found, choices, departures_s, differs, rejected, times
+from benchmarks.privacy.blocks import CHOICES, TIMES, Found, Observed, differs, rejected
 from benchmarks.privacy.departures import Accuracy
-from benchmarks.privacy.view_play import SCENES, hogged, kinds, opened, play, scene
-from benchmarks.privacy.view_server import Seen
+from benchmarks.privacy.view_parts import FIXED_SPLIT, Kept, Part, Round
+from benchmarks.privacy.view_play import BLOCK, SCENES, hogged, kinds, opened, play, scene
 from split_model.arrays import Array
 from split_model.bundle import Bundle
 from split_model.features.data import open_data
-from split_model.service.atomic_file import write_atomically
 
 _LEVEL = 0.01
-#: A local run of the fashion model takes a fraction of a millisecond: left to itself the device would send nothing.
-_FIXED_SPLIT = {"fashion": 7}
 #: A cut after a quarter, so that sending is faster on an idle machine too.
 _POWS, _HEAD_POWS = 100, 25
-#: What the figures depend on: the product from a frame to the wire, and how frames are played.
-_CODE = (
-    *(f"edge_runtime/{room}" for room in ("board", "daemon", "inference", "link", "loop", "planner", "privacy")),
-    *(f"split_model/{room}" for room in ("interpreter", "privacy", "protocol")),
-    *(
-        f"benchmarks/privacy/{name}.py"
-        for name in ("blocks", "departures", "pow_model", "view_play", "view_server")
-    ),
-)
 _REPORTS = "[report]\nenabled = true\nperiod_s = 5\n"
-_AGAINST = "noise"
+#: Every kind, noise too, is compared with these frames, which are noise.
+_AGAINST, _BESIDE = "noise", "beside"
+_KEPT_EVERY = 5
 Photographs = Sequence[tuple[Array, ...]]
 
 
-class Part(msgspec.Struct, frozen=True):
-    """What is played at once: all kinds of frames of a model, ``frames`` of each."""
-
-    model: str
-    pace: str
-    scene: str
-    hogs: int
-    reports: bool
-    frames: int
-
-    @property
-    def name(self) -> str:
-        """For its file."""
-        reports = "-reports" if self.reports else ""
-        return f"{self.model}-{self.pace}-{self.scene}-{self.hogs}-hogs-{self.frames}{reports}"
-
-    @property
-    def split(self) -> int | None:
-        """The only split; None for the planner's choice."""
-        return _FIXED_SPLIT.get(self.model)
-
-
 class Compared(msgspec.Struct, frozen=True):
-    """One kind of frames compared with noise; ``requests`` and ``load``: of each of the two."""
+    """One kind of frames compared with noise, in so many rounds; ``requests`` and ``load``: of each of the two."""
 
     part: Part
     kind: str
+    rounds: int
     requests: tuple[int, int]
     load: tuple[float, float]
     interval_s: float
@@ -102,23 +72,17 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 def found_in(
-    pairs: Sequence[tuple[Block, Block]], seen: Sequence[Seen]
+    pairs: Sequence[tuple[Observed, Observed]],
 ) -> tuple[Found, Found, tuple[int, int], Accuracy | None, Accuracy | None]:
     """What the tests find: choices, times, requests of each kind, and how well departures tell the kinds apart."""
-    mine = [(both, [one for one in seen if _within(both, one)]) for both in pairs]
-    tables = [
-        np.array([[features(block, rows) for block in both] for both, rows in mine])
-        for features in (choices, times)
-    ]
-    found = [differs(t[:, 0], t[:, 1], names) for t, names in zip(tables, (CHOICES, TIMES), strict=True)]
-    delays = [(departures_s(both[0], rows), departures_s(both[1], rows)) for both, rows in mine]
-    counts = tables[0][:, :, 0].sum(axis=0)
+    by_choices = np.array([[one.choices for one in both] for both in pairs])
+    by_times = np.array([[one.times for one in both] for both in pairs])
+    first = differs(by_choices[:, 0], by_choices[:, 1], CHOICES)
+    second = differs(by_times[:, 0], by_times[:, 1], TIMES)
+    delays = [(np.array(one.departures_s), np.array(other.departures_s)) for one, other in pairs]
+    counts = by_choices[:, :, 0].sum(axis=0)
     accuracies = departures.per_frame(delays), departures.per_hundred(delays)
-    return found[0], found[1], (int(counts[0]), int(counts[1])), *accuracies
-
-
-def _within(both: tuple[Block, Block], one: Seen) -> bool:
-    return min(b.due_s[0] for b in both) <= one.at_s < max(b.end_s for b in both)
+    return first, second, (int(counts[0]), int(counts[1])), *accuracies
 
 
 def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
@@ -158,44 +122,41 @@ def _models(folder: Path) -> dict[str, Callable[[], tuple[Bundle, Photographs]]]
     }
 
 
-def _played(bundle: Bundle, photographs: Photographs, part: Part, folder: Path) -> list[Compared]:
-    """Play a part, and compare each kind with noise."""
-    made = kinds(bundle, photographs=photographs)
-    makers = {"against": made[_AGAINST], **made}
-    more = _REPORTS if part.reports else ""
-    with opened(bundle, folder, pace=part.pace, split=part.split, more=more) as (device, server), hogged(part.hogs):
-        played = scene(part.scene, device, makers.values())
-        rounds = play(device, server, makers, played, frames=part.frames)
-        seen = list(server.seen)
+def _compared(part: Part, rounds: Sequence[Round]) -> list[Compared]:
+    """Each kind compared with noise."""
     rows = []
-    for kind in made:
-        pairs = [(blocks[kind], blocks["against"]) for blocks in rounds]
-        first, second, requests, frame, hundred = found_in(pairs, seen)
+    for kind in (name for name in rounds[0] if name != _BESIDE):
+        pairs = [(seen[kind], seen[_BESIDE]) for seen in rounds]
+        first, second, requests, frame, hundred = found_in(pairs)
         loads = [float(np.median([both[which].load for both in pairs])) for which in (0, 1)]
-        rows.append(
-            Compared(part, kind, requests, (loads[0], loads[1]), played.interval_s, first, second, frame, hundred)
-        )
+        interval_s = float(np.median([both[0].interval_s for both in pairs]))
+        load = (loads[0], loads[1])
+        rows.append(Compared(part, kind, len(rounds), requests, load, interval_s, first, second, frame, hundred))
     return rows
 
 
-def _code_digest() -> str:
-    paths = [ROOT / name for name in _CODE]
-    files = sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else (path,)))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _kept(path: Path, code: str) -> list[Compared] | None:
-    """The rows of a part, if they are of this code."""
-    try:
-        kept = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    return msgspec.convert(kept["rows"], list[Compared]) if kept["code"] == code else None
+def _play(model: tuple[Bundle, Photographs], part: Part, kept: Kept, folder: Path, until_s: float) -> None:
+    """Play the rounds of a part that are missing, until it is time to end."""
+    bundle, photographs = model
+    rounds = kept.rounds(part)
+    made = kinds(bundle, photographs=photographs)
+    makers = {_BESIDE: made[_AGAINST], **made}
+    more = _REPORTS if part.reports else ""
+    with opened(bundle, folder, pace=part.pace, split=part.split, more=more) as (device, server), hogged(part.hogs):
+        played = scene(part.scene, device, makers.values())
+        missing = range(len(rounds), max(1, part.frames // BLOCK))
+        for seen in play(device, server, makers, played, rounds=missing):
+            rounds.append(seen)
+            if len(rounds) % _KEPT_EVERY == 0:
+                kept.keep(part, rounds)
+            if time.monotonic() >= until_s:
+                break
+    kept.keep(part, rounds)
 
 
 def _parts(options: argparse.Namespace) -> Iterator[Part]:
     for model, pace in itertools.product(options.models, options.pace):
-        scenes = options.scenes if model not in _FIXED_SPLIT else SCENES[:1]
+        scenes = options.scenes if model not in FIXED_SPLIT else SCENES[:1]
         for which in scenes:
             yield Part(model, pace, which, options.hogs, options.reports == "on", options.frames)
 
@@ -205,7 +166,7 @@ def _line(one: Compared) -> str:
         f"{name} p={found.p:.4f} ({found.feature} {found.difference:+.4g})"
         for name, found in (("choices", one.choices), ("times", one.times))
     )
-    return f"{one.part.name} {one.kind:11} requests {one.requests}  load {one.load}  {both}"
+    return f"{one.part.name} {one.kind:11} rounds {one.rounds}  requests {one.requests}  load {one.load}  {both}"
 
 
 def table(results: Sequence[Compared]) -> str:
@@ -245,25 +206,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES)
     parser.add_argument("--hogs", type=int, default=0, help="busy processes beside (0)")
     parser.add_argument("--reports", choices=("on", "off"), default="off", help="whether the device reports (off)")
-    parser.add_argument("--keep", type=Path, default=bundles.BUILD / "server_view", help="folder of parts' rows")
-    parser.add_argument("--kept", action="store_true", help="play nothing: all parts that are kept of this code")
+    parser.add_argument("--keep", type=Path, default=bundles.BUILD / "server_view", help="folder of parts")
+    parser.add_argument("--kept", action="store_true", help="play nothing: all parts that are kept, of this code")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end, to go on later, after this time")
     parser.add_argument("--json", action="store_true", help="each row as a line of JSON")
     options = parser.parse_args(arguments)
-    code = _code_digest()
+    until_s = time.monotonic() + options.seconds
+    kept = Kept(options.keep)
     results: list[Compared] = []
     with tempfile.TemporaryDirectory() as made:
         bundle_of = _models(Path(made))
-        paths = sorted(options.keep.glob("*.json")) if options.kept else []
-        for path in paths:
-            results += _kept(path, code) or []
-        for number, part in enumerate(() if options.kept else _parts(options)):
-            path = options.keep / f"{part.name}.json"
-            rows = _kept(path, code)
-            if rows is None:
-                rows = _played(*bundle_of[part.model](), part, Path(made) / str(number))
-                kept = {"code": code, "rows": msgspec.to_builtins(rows)}
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, json.dumps(kept).encode())
+        for number, part in enumerate(list(kept.parts() if options.kept else _parts(options))):
+            wanted = max(1, part.frames // BLOCK)
+            if not options.kept and len(kept.rounds(part)) < wanted and time.monotonic() < until_s:
+                _play(bundle_of[part.model](), part, kept, Path(made) / str(number), until_s)
+            rows = _compared(part, rounds) if (rounds := kept.rounds(part)) else []
             for row in rows:
                 print(_line(row), file=sys.stderr, flush=True)
             results += rows

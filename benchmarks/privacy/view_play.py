@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.privacy.blocks import Block
+from benchmarks.privacy.blocks import Block, Observed
 from benchmarks.privacy.view_server import ViewServer
 from edge_runtime.config import config
 from edge_runtime.daemon.device import Device
@@ -41,7 +41,8 @@ _EDGE = 1.25
 #: Of such numbers POW takes three times as long on the PC this was written on, five to nine times on others.
 _DENORMAL = 1e-43
 SCENES = ("near", "edge")
-_BLOCK = 20
+#: Frames of a block.
+BLOCK = 20
 _UP_WITHIN_S = 30.0
 #: A busy process of another program. A child's child: processes that the program starts itself are none.
 _HOG = ("timeout", "3600", "/bin/sh", "-c", "while :; do :; done")
@@ -166,20 +167,12 @@ def play(
     makers: Mapping[str, Frames],
     played: Scene,
     *,
-    frames: int,
-    block: int = _BLOCK,
-    seed: int = 0,
-) -> list[dict[str, Block]]:
-    """Play ``frames`` of each kind, in blocks.
-
-    Returns:
-        For each round the block of each kind.
-
-    """
+    rounds: Iterable[int],
+    block: int = BLOCK,
+) -> Iterator[dict[str, Observed]]:
+    """Play rounds by their numbers; yields what the server saw of each kind in each."""
     server.delay_s = played.delay_s
-    rng = np.random.default_rng(seed)
     names = list(makers)
-    rounds: list[dict[str, Block]] = []
     index = 0
 
     def one(make: Frames) -> Block:
@@ -206,7 +199,10 @@ def play(
         return Block(tuple(dues), time.monotonic(), tuple(sent), load)
 
     one(next(iter(makers.values())))  # the first frames of a run stay on the board
-    for _ in range(max(1, frames // block)):
-        order = [names[which] for which in rng.permutation(len(names))]
-        rounds.append({name: one(makers[name]) for name in order})
-    return rounds
+    for number in rounds:
+        server.seen.clear()
+        index = number * block
+        order = np.random.default_rng(number).permutation(len(names))
+        blocks = {names[which]: one(makers[names[which]]) for which in order}
+        seen = list(server.seen)
+        yield {name: Observed.of(blocks[name], seen, interval_s=played.interval_s) for name in names}

@@ -29,9 +29,11 @@ def test_denormal_frames_are_sent_as_often_as_others(tmp_path: Path) -> None:
     with opened(bundle, tmp_path / "device") as (device, server):
         compared = {name: makers[name] for name in ("denormal", "noise")}
         played = scene("edge", device, compared.values(), edge=EDGE)
-        rounds = play(device, server, compared, played, frames=PAIRS * BLOCK, block=BLOCK)
-        pairs = [(blocks["denormal"], blocks["noise"]) for blocks in rounds]
-        choices = found_in(pairs, server.seen)[0]
+        pairs = [
+            (seen["denormal"], seen["noise"])
+            for seen in play(device, server, compared, played, rounds=range(PAIRS), block=BLOCK)
+        ]
+    choices = found_in(pairs)[0]
     loads = [np.median([both[kind].load for both in pairs]) for kind in (0, 1)]
     assert loads[0] / loads[1] < MOST, loads
     assert choices.p > LEVEL, choices
