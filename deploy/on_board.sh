@@ -356,7 +356,8 @@ ProtectSystem=strict
 ProtectHome=yes
 ReadWritePaths=
 BindPaths=
-InaccessiblePaths=-/dev/shm -/dev/mqueue -/run/dbus -/run/systemd/journal -/run/systemd/private
+InaccessiblePaths=-/dev/shm -/dev/mqueue -/run/dbus -/run/systemd/journal -/run/systemd/private -/run/systemd/notify
+InaccessiblePaths=-/run/systemd/io.system.ManagedOOM
 ExecStart=/bin/sh $home/trial/run $(readlink /proc/self/ns/net)
 UNIT
     if [ "$ended" -eq 0 ]; then
