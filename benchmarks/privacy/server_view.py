@@ -49,7 +49,6 @@ from split_model.features.data import open_data
 _LEVEL = 0.01
 #: A cut after a quarter, so that sending is faster on an idle machine too.
 _POWS, _HEAD_POWS = 100, 25
-_REPORTS = "[report]\nenabled = true\nperiod_s = 5\n"
 #: Every kind, noise too, is compared with these frames, which are noise.
 _AGAINST, _BESIDE = "noise", "beside"
 _KEPT_EVERY = 5
@@ -141,8 +140,7 @@ def _play(model: tuple[Bundle, Photographs], part: Part, kept: Kept, folder: Pat
     rounds = kept.rounds(part)
     made = kinds(bundle, photographs=photographs)
     makers = {_BESIDE: made[_AGAINST], **made}
-    more = _REPORTS if part.reports else ""
-    with opened(bundle, folder, pace=part.pace, split=part.split, more=more) as (device, server), hogged(part.hogs):
+    with opened(bundle, folder, pace=part.pace, split=part.split) as (device, server), hogged(part.hogs):
         played = scene(part.scene, device, makers.values())
         missing = range(len(rounds), max(1, part.frames // BLOCK))
         for seen in play(device, server, makers, played, rounds=missing):
@@ -158,7 +156,7 @@ def _parts(options: argparse.Namespace) -> Iterator[Part]:
     for model, pace in itertools.product(options.models, options.pace):
         scenes = options.scenes if model not in FIXED_SPLIT else SCENES[:1]
         for which in scenes:
-            yield Part(model, pace, which, options.hogs, options.reports == "on", options.frames)
+            yield Part(model, pace, which, options.hogs, options.frames)
 
 
 def _line(one: Compared) -> str:
@@ -205,7 +203,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pace", nargs="+", choices=("free", "fixed"), default=("free", "fixed"))
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES)
     parser.add_argument("--hogs", type=int, default=0, help="busy processes beside (0)")
-    parser.add_argument("--reports", choices=("on", "off"), default="off", help="whether the device reports (off)")
     parser.add_argument("--keep", type=Path, default=bundles.BUILD / "server_view", help="folder of parts")
     parser.add_argument("--kept", action="store_true", help="play nothing: all parts that are kept, of this code")
     parser.add_argument("--seconds", type=float, default=math.inf, help="end, to go on later, after this time")

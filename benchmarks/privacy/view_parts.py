@@ -34,14 +34,12 @@ class Part(msgspec.Struct, frozen=True):
     pace: str
     scene: str
     hogs: int
-    reports: bool
     frames: int
 
     @property
     def name(self) -> str:
         """For its file."""
-        reports = "-reports" if self.reports else ""
-        return f"{self.model}-{self.pace}-{self.scene}-{self.hogs}-hogs-{self.frames}{reports}"
+        return f"{self.model}-{self.pace}-{self.scene}-{self.hogs}-hogs-{self.frames}"
 
     @property
     def split(self) -> int | None:

@@ -82,18 +82,9 @@ def hogged(hogs: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(
-    bundle: Bundle, folder: Path, *, pace: str = "free", split: int | None = None, more: str = ""
+    bundle: Bundle, folder: Path, *, pace: str = "free", split: int | None = None
 ) -> Iterator[tuple[Device, ViewServer]]:
-    """A device that is connected to a server that watches it.
-
-    Args:
-        bundle: its model.
-        folder: for its files.
-        pace: of its releases.
-        split: the only one; None for the planner's choice.
-        more: tables to add to its config.
-
-    """
+    """A device that is connected to a server that watches it; ``split``: the only one, None for the planner's."""
     server = ViewServer(bundle)
     server.start()
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +98,7 @@ def opened(
         f'[privacy]\nwhole_input_budget = "unlimited"\n'
         f"[planner]\nanswer_within_s = 10.0\naccuracy_floor = 'off'\n"
         f"split = {json.dumps('auto' if split is None else split)}\n"
-        f'[source]\npath = "none.npz"\n[sink]\npath = "answers.jsonl"\n{more}'
+        f'[source]\npath = "none.npz"\n[sink]\npath = "answers.jsonl"\n'
     )
     program = Program(Counters(), Heartbeats(), 60.0, lambda: False, lambda _: None)
     device = None
