@@ -21,6 +21,10 @@ _MAX_PIECES = 1 << 17
 _PNG_HEAD, _JPEG_HEAD = 8, 2
 _PIXELS = b"IDAT"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_SCAN = bytes([0xFF, _START_OF_SCAN])
+#: Scans of a JPEG file: each goes through the whole picture, and can take a few bytes. Programs write ten or so.
+_MAX_SCANS = 100
+_READ_BYTES = 1 << 20
 #: JPEG's markers without a length.
 _BARE = (0x01, *range(0xD0, 0xD9))
 #: Bytes of a value of each of TIFF's types, by number.
@@ -35,7 +39,7 @@ def check_notes(path: Path, name: str) -> None:
         name: Its format.
 
     Raises:
-        BadInputError: More than `MAX_NOTES_BYTES`, or in more pieces than any picture has.
+        BadInputError: More than `MAX_NOTES_BYTES`, in more pieces, or in more scans than any picture has.
         OSError: It cannot be read.
 
     """
@@ -52,6 +56,19 @@ def check_notes(path: Path, name: str) -> None:
                     f"{path}: a {name} file with over {MAX_NOTES_BYTES >> 20} MiB beside its pixels",
                     remedy="save it without its notes and profiles, or remove it",
                 )
+        if name == "JPEG" and _scans(file) > _MAX_SCANS:
+            raise BadInputError(
+                f"{path}: a JPEG file of over {_MAX_SCANS} scans", remedy="save it again, or remove it"
+            )
+
+
+def _scans(file: BinaryIO) -> int:
+    """Scans of a JPEG file behind the first one. In the data of a scan no marker can occur."""
+    found, last = 0, b""
+    while piece := file.read(_READ_BYTES):
+        found += (last + piece).count(_SCAN)
+        last = piece[-1:]
+    return found
 
 
 def _png(file: BinaryIO) -> Iterator[int]:

@@ -151,6 +151,19 @@ def test_notes_of_a_few_mebibytes_are_no_reason_to_refuse_a_picture(tmp_path, ki
     assert open_picture(path, RGB).shape == (8, 8, 3)
 
 
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
+    """Each is some bytes and goes through the whole picture: 50 kB could take an hour."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 64)).save(path, progressive=True)
+    whole = path.read_bytes()
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    path.write_bytes(whole[:-2] + scan * 20 + whole[-2:])
+    assert open_picture(path, RGB).shape == (64, 64, 3)
+    path.write_bytes(whole[:-2] + scan * 200 + whole[-2:])
+    with pytest.raises(BadInputError, match="scans"):
+        open_picture(path, RGB)
+
+
 @given(st.sampled_from(("PNG", "JPEG", "TIFF")), st.data())
 def test_any_damage_is_a_picture_or_refused(tmp_path_factory, name, data):
     path = tmp_path_factory.mktemp("damaged") / "a"
