@@ -136,7 +136,8 @@ def declared_preprocess(
         mean=mean,
         scale=scale,
         colour=wish.channels or ("grey" if channels == 1 else "rgb"),
-        fit=wish.fit or "crop",
+        # A crop of the centre would not fill both sides from every picture.
+        fit=wish.fit or ("crop" if height == width or wish.resize is not None else "letterbox"),
         pad=wish.pad or 0,
         layout=layout,
     )
