@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 #: Probabilities of float outputs may miss one by this, and each by as much the range of 0 to 1.
 _TOLERANCE = 0.01
+_PERCENT = 100
 _KINDS: dict[str, Scores] = {"softmax": "probabilities", "sigmoid": "multilabel-probabilities", "plain": "logits"}
 _REMEDY = (
     "declare --scores logits, multilabel-logits or multilabel-probabilities, or values to show them as they are"
@@ -156,8 +157,6 @@ def describe(answer: TopK, ending: Ending, *, declared: bool) -> str:
     if declared:
         return f"scores of output {answer.output}: {answer.scores}, as declared"
     why = f"it ends in {ending.op}" if ending.op else "it ends in neither SOFTMAX nor LOGISTIC"
-    if not ending.op and answer.scores == "probabilities":
-        why = "all answers tried lie in 0..1 and add up to one"
     return f"scores of output {answer.output} taken as {answer.scores}: {why}; --scores declares others"
 
 
@@ -194,10 +193,21 @@ class ScoreCheck:
         spread = _TOLERANCE + self._spec.size * self._step / 2
         return 1 - spread <= self._sums[0] and self._sums[1] <= 1 + spread
 
-    @property
-    def add_up(self) -> bool:
-        """Whether all answers are probabilities that add up to one, which logits never do."""
-        return self._spec.size > 1 and self._low >= -self._step and self._each and self._whole
+    def taken(self) -> tuple[Scores, str]:
+        """What scores are by the answers, where the graph says logits: those, unless no answer can be of logits.
+
+        Returns:
+            The scores, and why; empty for logits.
+
+        """
+        if self._spec.size > 1 and self._low >= -self._step:
+            if self._each and self._whole:
+                return "probabilities", f"all {self._count} answers tried lie in 0..1 and add up to one"
+            if self._each:
+                return "multilabel-probabilities", f"all {self._count} answers tried lie in 0..1"
+            if max(abs(total - _PERCENT) for total in self._sums) <= _PERCENT * _TOLERANCE:
+                return "values", f"all {self._count} answers tried add up to {_PERCENT}, as percentages do"
+        return "logits", ""
 
     def check(self) -> str:
         """A line of advice where the declaration is doubtful, else empty.
@@ -224,16 +234,7 @@ class ScoreCheck:
         if scores in ("logits", "multilabel-logits") and each and self._low >= -self._step:
             kind = "probabilities" if whole and self._spec.size > 1 else "multilabel-probabilities"
             return f"all {self._count} answers tried lie in 0..1; probabilities need --scores {kind}"
-        if scores == "logits" and self._low >= 0 and self._is_percent:
-            return (
-                f"all {self._count} answers tried add up to {self._range(self._sums)}: if they are percentages, "
-                "--scores values shows them as they are"
-            )
         return ""
-
-    @property
-    def _is_percent(self) -> bool:
-        return self._spec.size > 1 and abs(self._sums[0] - 100) <= 1 and abs(self._sums[1] - 100) <= 1
 
     def _range(self, ends: Iterable[float]) -> str:
         return " to ".join(f"{end:.3g}" for end in ends)

@@ -148,8 +148,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         quantised = any(tensor.quantised and not tensor.constant for tensor in model.graph.tensors)
         reference = make_reference(scratch, manifest, quantised=quantised)
         manifest = msgspec.structs.replace(manifest, reference=reference)
-        if options.calibration is not None:
-            check_samples(scratch, manifest, options.calibration)
+        check_samples(scratch, manifest, options.calibration)
         if ending is not None:
             manifest = _with_scores(scratch, manifest, ending, options)
         manifest = _with_reading(scratch, manifest, model.graph, wish, options)
@@ -204,7 +203,7 @@ def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress:
 def _with_scores(scratch: Path, manifest: Manifest, ending: Ending, options: PrepareOptions) -> Manifest:
     """The manifest with its scores compared with the model's answers to random inputs and public data.
 
-    What the graph's ending does not tell is taken from the answers: those that all add up to one are probabilities.
+    What the graph's ending does not tell is taken from the answers: those that all lie in 0..1 are no logits.
     """
     answer = manifest.answer
     assert answer is not None
@@ -218,10 +217,13 @@ def _with_scores(scratch: Path, manifest: Manifest, ending: Ending, options: Pre
             open_data(options.calibration, manifest.inputs, manifest.preprocess), _CHECKED_SAMPLES
         ):
             found.add(whole.run(sample.tensors))
-    if options.scores is None and answer.scores == "logits" and found.add_up:
-        answer = msgspec.structs.replace(answer, scores="probabilities")
-        _log.info("%s", describe(answer, ending, declared=False))
-        return msgspec.structs.replace(manifest, answer=answer)
+    if options.scores is None and answer.scores == "logits":
+        scores, why = found.taken()
+        if why:
+            _log.warning(
+                "scores of output %d taken as %s: %s; --scores declares others", answer.output, scores, why
+            )
+            return msgspec.structs.replace(manifest, answer=msgspec.structs.replace(answer, scores=scores))
     _log.info("%s", describe(answer, ending, declared=options.scores is not None))
     if advice := found.check():
         _log.warning("%s", advice)

@@ -1,4 +1,4 @@
-"""Finds public data that the model does not run on: ids beyond a table would else look like a fault of every cut."""
+"""Finds public data that the model does not run on: ids beyond a table look like a fault of every cut."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from split_model.prepare.dry_run import one_line
 _WHOLE_NUMBERS = frozenset(("int8", "uint8", "int16", "int32", "int64"))
 
 
-def check_samples(scratch: Path, manifest: Manifest, data: Path) -> None:
+def check_samples(scratch: Path, manifest: Manifest, data: Path | None) -> None:
     """Run the model on all samples of data that holds whole numbers; other values fail on none.
 
     Args:
         scratch: The bundle's folder.
         manifest: Of the bundle so far.
-        data: The public data.
+        data: The public data, None where there is none.
 
     Raises:
         BadInputError: The model does not run on a sample, which the message names.
 
     """
-    if not any(spec.dtype in _WHOLE_NUMBERS and not spec.scale for spec in manifest.inputs):
+    if data is None or not any(spec.dtype in _WHOLE_NUMBERS and not spec.scale for spec in manifest.inputs):
         return
     whole = open_interpreter(scratch / manifest.model.path)
     for sample in open_data(data, manifest.inputs, manifest.preprocess):

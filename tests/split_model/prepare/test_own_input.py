@@ -47,6 +47,18 @@ def test_flags_declare_all_of_it(tmp_path, pictures, builder):
     assert (made.crop, made.mean, made.scale) == ((8, 8), (123, 116, 103), (58,))
 
 
+def test_a_picture_that_is_higher_than_wide_fits_a_wide_input(tmp_path, builder):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 60), (200, number, 0)).save(folder / f"{number}.png")
+    model = model_of(builder(), [1, 8, 24, 3])
+    code, bundle = prepare(tmp_path, model, "--mean", 0, "--std", 255, "--calibration", folder)
+    assert (code, bundle.manifest.preprocess.fit) == (0, "letterbox")
+    code, bundle = prepare(tmp_path, model, "--mean", 0, "--std", 255, "--resize", 80, "--calibration", folder)
+    assert (code, bundle.manifest.preprocess.fit) == (0, "crop")
+
+
 def test_flags_win_over_the_file(tmp_path, builder):
     declared = tmp_path / "pp.json"
     declared.write_text(json.dumps({"resize": 8, "crop": [8, 8], "mean": [1], "scale": [2]}))
