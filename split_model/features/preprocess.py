@@ -20,6 +20,8 @@ from split_model.errors import BadInputError
 from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, open_image, pillow, upright_size
 from split_model.features.placement import Placement
 
+#: Types of inputs that pictures go into.
+PICTURE_TYPES = frozenset(("float32", "float16", "int8", "uint8"))
 #: Bytes a pixel of the copy that is scaled.
 _IMAGE_BYTES = 4
 
@@ -32,7 +34,7 @@ def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
             f"pre-processing makes {list(expected)}, the model's input {spec.name!r} is {list(spec.shape)}",
             remedy=_remedy(preprocess, spec.shape),
         )
-    if spec.dtype not in {"float32", "float16", "int8", "uint8"}:
+    if spec.dtype not in PICTURE_TYPES:
         raise BadInputError(
             f"pictures go into float or 8-bit inputs, the model's {spec.name!r} is {spec.dtype}",
             remedy="give it arrays, not pictures",

@@ -6,8 +6,10 @@ file puts before its names ("0 cat", "0: cat") are places, no part of the names.
 
 from __future__ import annotations
 
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,17 @@ _NUMBERED = re.compile(r"(\d{1,5})\s*[:,;\s]\s*(\S.*)")
 _MARKUP = frozenset(("{", "}", "[", "]", "item {", "item{"))
 _MAX_BYTES = 1 << 20
 _MAX_MEMBERS = 64
+#: What a damaged or an encrypted archive makes the readers raise.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +85,8 @@ def _members(model: Path) -> list[tuple[str, bytes]]:
                 if entry.filename.lower().endswith(".txt") and entry.file_size <= _MAX_BYTES
             ]  # fmt: skip
             return [(entry.filename, archive.open(entry).read(_MAX_BYTES)) for entry in entries]
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):
-        return []  # no archive, a damaged or a locked one: labels are then given by hand
+    except _DAMAGED:
+        return []  # then labels are given by hand
 
 
 def _without_numbers(labels: Labels, sizes: Collection[int]) -> Labels:

@@ -211,7 +211,7 @@ def test_ids_beyond_the_table_name_the_sample(tmp_path, capsys):
     arguments = ["prepare", str(CASES / "embed.tflite"), "-o", str(tmp_path / "b"), "--calibration", str(data)]
     assert main(arguments) == 65
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{data}: the model does not run on sample 5" in said
+    assert f"{data}: the model does not run on sample ids.npz[5]" in said
     assert "/.b." not in said
 
 

@@ -145,6 +145,14 @@ def test_a_float_input_that_does_not_say_its_range_is_asked_for(tmp_path, pictur
     assert "--mean 0 --std 255 for 0..1, --mean 127.5 --std 127.5 for -1..1" in capsys.readouterr().err
 
 
+def test_whole_numbers_of_16_bits_are_refused_without_advice_that_cannot_help(tmp_path, pictures, builder, capsys):
+    model = model_of(builder(), [1, 8, 8, 3], dtype="int16", scale=[1 / 32768])
+    assert prepare(tmp_path, model, "--calibration", pictures)[0] == 65
+    said = capsys.readouterr().err
+    assert "takes int16 pictures; pictures go into float or 8-bit inputs" in said
+    assert "--mean" not in said
+
+
 def metadata(mean, std):
     """ModelMetadata as TFLite's tools write it, with one NormalizationOptions."""
     build = flatbuffers.Builder(256)
