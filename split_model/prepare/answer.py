@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ _log = logging.getLogger(__name__)
 
 #: Probabilities of float outputs may miss one by this, and each by as much the range of 0 to 1.
 _TOLERANCE = 0.01
+#: Ops whose values belong to no class by their place.
+_NO_SCORES = {
+    "TOPK_V2": "TOPK_V2 has put its values in order of size",
+    "ARG_MAX": "it is the number of a class, by ARG_MAX; take the model without that op",
+    "ARG_MIN": "it is the number of a class, by ARG_MIN; take the model without that op",
+}
+_MOVES = frozenset(("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST", "DEQUANTIZE", "QUANTIZE"))
 _PERCENT = 100
 _KINDS: dict[str, Scores] = {"softmax": "probabilities", "sigmoid": "multilabel-probabilities", "plain": "logits"}
 _REMEDY = (
@@ -53,9 +60,9 @@ def class_output(graph: Graph, labels: Labels, wanted: int | None) -> int:
             f"--labels-output {wanted}: the model has outputs 0 to {len(shapes) - 1}", remedy="name one of these"
         )
     looked = range(len(shapes)) if wanted is None else [wanted]
-    sorted_values = {at for at in looked if is_sorted(graph, at)}
+    no_scores = {at: why for at in looked if (why := why_no_scores(graph, at))}
     open_ended = {at for at in looked if graph.tensors[graph.outputs[at]].open_axes}
-    vectors = [at for at in looked if is_vector(shapes[at]) and at not in open_ended | sorted_values]
+    vectors = [at for at in looked if is_vector(shapes[at]) and at not in open_ended | no_scores.keys()]
     fitting = [at for at in vectors if math.prod(shapes[at]) == count]
     if len(fitting) > 1:
         others = ", ".join(map(str, fitting[1:]))
@@ -69,15 +76,18 @@ def class_output(graph: Graph, labels: Labels, wanted: int | None) -> int:
     told = ", ".join(f"{at} {list(shapes[at])}" for at in looked)
     raise BadInputError(
         f"{source}: labels name the classes of one vector, [1, {count}], the model has output {told}: "
-        f"{_why_none(looked[0], shapes[looked[0]], open_ended, sorted_values)}",
+        f"{_why_none(looked[0], shapes[looked[0]], open_ended, no_scores)}",
         remedy="say what the outputs are with --answer detections, map, landmarks or vector, or leave --labels out",
     )
 
 
-def is_sorted(graph: Graph, output: int) -> bool:
-    """Whether TOPK_V2 makes an output: its values are in order of size, so their places are no classes."""
-    made = graph.producers().get(graph.outputs[output])
-    return made is not None and made.name == "TOPK_V2"
+def why_no_scores(graph: Graph, output: int) -> str:
+    """Why an output has no score a class, though it may be one vector; empty where it can have."""
+    producers = graph.producers()
+    tensor = graph.outputs[output]
+    while (made := producers.get(tensor)) is not None and made.name in _MOVES and made.inputs:
+        tensor = made.inputs[0]
+    return "" if made is None else _NO_SCORES.get(made.name, "")
 
 
 def _wrong_count(labels: Labels, output: int, classes: int) -> BadInputError:
@@ -98,10 +108,10 @@ def _wrong_count(labels: Labels, output: int, classes: int) -> BadInputError:
     )
 
 
-def _why_none(output: int, shape: Sequence[int], open_ended: Collection[int], in_order: Collection[int]) -> str:
+def _why_none(output: int, shape: Sequence[int], open_ended: Collection[int], no_scores: Mapping[int, str]) -> str:
     if output in open_ended:
         return "its size depends on the data"
-    return "TOPK_V2 has put its values in order of size" if output in in_order else _why(shape)
+    return no_scores.get(output) or _why(shape)
 
 
 def _why(shape: Sequence[int]) -> str:

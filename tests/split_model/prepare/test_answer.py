@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from split_model.answers.classes import class_fields
 from split_model.bundle import Bundle
@@ -248,6 +249,17 @@ def test_labels_from_windows_are_read(tmp_path, labels, builder):
     code, bundle = prepared(tmp_path, labels, build.build([given], [out]))
     assert code == 0
     assert sorted(scores_of(bundle)) == ["bird", "cat", "dog", "fish"]
+
+
+def test_the_number_of_a_class_is_no_score(tmp_path, labels, builder, capsys):
+    build = Strange()
+    given, out = endings(build, "SOFTMAX")
+    wide = {"options": "ArgMaxOptions", "outputType": schema.TensorType.INT64}
+    best = build.apply("ARG_MAX", [out, build.ints([1])], build.tensor([1], dtype="int64"), **wide)
+    assert prepared(tmp_path, labels, build.build([given], [best]))[0] == 65
+    assert "it is the number of a class, by ARG_MAX" in capsys.readouterr().err
+    code, bundle = prepared(tmp_path, labels, build.build([given], [best, out]))
+    assert (code, bundle.manifest.answer.output) == (0, 1)
 
 
 @pytest.mark.parametrize(
