@@ -1,7 +1,7 @@
 """What public data says of each cut: clip ranges, ranks and sensitivity weights, one of each per channel.
 
 The noise release needs these numbers, and they must come from public data, because they go out
-with the bundle. Clip ranges are quantiles over many views of the data; ranks are those of the
+with the bundle. Clip ranges are quantiles over many views of the data (`clip_choice`); ranks are those of the
 channels' maps (HRank: a filter's mean rank hardly depends on which pictures are seen).
 
 The sensitivity weight of a channel is the mean squared gradient of the model's raw outputs per
@@ -32,12 +32,16 @@ from split_model.features.data import Data
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.calibrate.augmentation import DEFAULT_SAMPLES, calibration_samples
+from split_model.prepare.calibrate.clip_choice import LADDER, TRIED, choose_clip
 from split_model.prepare.calibrate.statistics import ChannelStatistics
 from split_model.prepare.outputs import Spread, real_outputs, squared_errors
 
 Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
 Progress = Callable[[int, int], None]
+
+#: Where the clip quantile is chosen, weights are measured on features that are clipped at this one.
+_WEIGHTS_QUANTILE = 0.99
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class CutModels:
 class CalibrationOptions:
     """How much to look at; the defaults are those measured on EfficientNet-Lite0.
 
-    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and at one less it.
+    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and at one less it;
+    None for the one of `clip_choice.LADDER` that loses least at each cut.
     ``values``: how many values a channel's quantiles are taken over. ``rank_samples`` and ``weight_samples``: how
     many samples ranks and weights are means over; 0 ``weight_samples`` where weights are handed in. ``tail_runs``:
     the most runs of a tail a cut, but always one a channel. ``epsilon``: the per-value epsilon whose noise the
@@ -62,7 +67,7 @@ class CalibrationOptions:
     """
 
     samples: int = DEFAULT_SAMPLES
-    quantile: float = 0.99
+    quantile: float | None = None
     values: int = 8192
     rank_samples: int = 16
     weight_samples: int = 4
@@ -75,7 +80,7 @@ class CalibrationOptions:
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
-        if not 0.5 < self.quantile <= 1.0:
+        if self.quantile is not None and not 0.5 < self.quantile <= 1.0:
             raise UsageError(f"clip quantile {self.quantile:g}", remedy="it must be above 0.5 and at most 1")
         counts = (self.samples, self.values, self.rank_samples, self.tail_runs, self.threads)
         if min(counts) < 1 or self.weight_samples < 0 or not self.epsilon > 0:
@@ -170,7 +175,8 @@ def _weight_samples(cut: CutModels, samples: int, options: CalibrationOptions) -
 
 
 def _runs(cut: CutModels, samples: int, options: CalibrationOptions) -> int:
-    return samples + _weight_samples(cut, samples, options) * (_channels(cut) + 1)
+    tried = 0 if options.quantile is not None else min(TRIED, samples) * (1 + len(LADDER))
+    return samples + tried + _weight_samples(cut, samples, options) * (_channels(cut) + 1)
 
 
 def _calibrate_cut(
@@ -192,6 +198,7 @@ def _calibrate_cut(
     ]
     kept: list[list[Array]] = []
     weight_samples = _weight_samples(cut, len(samples), options)
+    kept_samples = max(weight_samples, 0 if options.quantile is not None else TRIED)
     tail = open_interpreter(cut.tail, backend=options.backend)
     spread = Spread(options.output_weights)
     for index, features in enumerate(_features(cut, samples, options.backend)):
@@ -200,15 +207,35 @@ def _calibrate_cut(
             spread.add(_outputs(cut, tail, features))
         for one, feature in zip(seen, features, strict=True):
             one.add(index, feature)
-        if index < weight_samples:
-            kept.append(features)
-    ranges = [one.clip_range(options.quantile) for one in seen]
+        if index < kept_samples:
+            kept.append([np.array(feature) for feature in features])
+    ranges = [one.clip_range(options.quantile or _WEIGHTS_QUANTILE) for one in seen]
     # Outputs of different size count by how much they vary; a single one needs no such measure.
     shares = spread.shares if len(tail.outputs) > 1 else [1.0]
     if known is None:
-        weights = _weights(cut, kept, ranges, options, steps, tail=tail, shares=shares)
+        weights = _weights(cut, kept[:weight_samples], ranges, options, steps, tail=tail, shares=shares)
     else:
         weights = [np.asarray(one, np.float64) for one in known]
+    if options.quantile is not None:
+        return _found(options.quantile, seen, weights)
+    candidates = {quantile: _found(quantile, seen, weights) for quantile in LADDER}
+    chosen = choose_clip(
+        candidates,
+        cut.tensors,
+        kept[:TRIED],
+        tail,
+        epsilon=options.epsilon,
+        output_weights=options.output_weights,
+        key=(options.seed, cut.index),
+        advance=steps.advance,
+    )
+    return candidates[chosen]
+
+
+def _found(
+    quantile: float, seen: Sequence[ChannelStatistics], weights: Sequence[Floats]
+) -> tuple[ChannelCalibration, ...]:
+    """The calibration of every tensor, clipped at a quantile."""
     return tuple(
         ChannelCalibration(
             clip_low=_numbers(low),
@@ -216,7 +243,8 @@ def _calibrate_cut(
             rank=_numbers(one.mean_rank()),
             weight=_numbers(weight),
         )
-        for (low, high), one, weight in zip(ranges, seen, weights, strict=True)
+        for one, weight in zip(seen, weights, strict=True)
+        for low, high in [one.clip_range(quantile)]
     )
 
 
