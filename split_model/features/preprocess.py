@@ -30,6 +30,7 @@ from split_model.features.placement import Placement
 #: Types of inputs that pictures go into.
 PICTURE_TYPES = frozenset(("float32", "float16", "int8", "uint8"))
 
+
 def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
     """Raise `BadInputError` where the declared pre-processing does not make the tensor that ``spec`` describes."""
     channels, expected = preprocess.channels, preprocess.shape
