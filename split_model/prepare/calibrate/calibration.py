@@ -18,7 +18,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +58,9 @@ class CutModels:
 class CalibrationOptions:
     """How much to look at; the defaults are those measured on EfficientNet-Lite0.
 
-    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and at one less it;
-    None for the one of `clip_choice.LADDER` that loses least at each cut.
+    ``samples``: how many model inputs to make of the data. ``pictures``: how many of them are no crops, where those
+    behind them are crops of the same pictures in the same order; None where none is a crop. ``quantile``: clip at
+    this quantile and at one less it; None for the one of `clip_choice.LADDER` that loses least at each cut.
     ``values``: how many values a channel's quantiles are taken over. ``rank_samples`` and ``weight_samples``: how
     many samples ranks and weights are means over; 0 ``weight_samples`` where weights are handed in. ``tail_runs``:
     the most runs of a tail a cut, but always one a channel. ``epsilon``: the per-value epsilon whose noise the
@@ -67,6 +68,7 @@ class CalibrationOptions:
     """
 
     samples: int = DEFAULT_SAMPLES
+    pictures: int | None = None
     quantile: float | None = None
     values: int = 8192
     rank_samples: int = 16
@@ -186,16 +188,9 @@ def _calibrate_cut(
     steps: _Steps,
     known: Sequence[Sequence[float]] | None,
 ) -> tuple[ChannelCalibration, ...]:
-    seen = [
-        ChannelStatistics(
-            tensor,
-            where=f"cut {cut.index}, tensor {tensor.name!r}",
-            key=(options.seed, cut.index, at),
-            take=-(-options.values // len(samples)),
-            rank_samples=options.rank_samples,
-        )
-        for at, tensor in enumerate(cut.tensors)
-    ]
+    pictures = options.pictures or len(samples)
+    seen = _statistics(cut, len(samples), options)
+    parts = [_statistics(cut, len(samples), replace(options, rank_samples=0)) for _ in range(min(2, pictures))]
     kept: list[list[Array]] = []
     weight_samples = _weight_samples(cut, len(samples), options)
     kept_samples = max(weight_samples, 0 if options.quantile is not None else TRIED)
@@ -205,8 +200,10 @@ def _calibrate_cut(
         steps.advance()
         if len(tail.outputs) > 1:
             spread.add(_outputs(cut, tail, features))
-        for one, feature in zip(seen, features, strict=True):
+        for one, of_part, feature in zip(seen, parts[index % pictures % 2], features, strict=True):
             one.add(index, feature)
+            if options.quantile is None:
+                of_part.add(index, feature)
         if index < kept_samples:
             kept.append([np.array(feature) for feature in features])
     ranges = [one.clip_range(options.quantile or _WEIGHTS_QUANTILE) for one in seen]
@@ -218,24 +215,43 @@ def _calibrate_cut(
         weights = [np.asarray(one, np.float64) for one in known]
     if options.quantile is not None:
         return _found(options.quantile, seen, weights)
-    candidates = {quantile: _found(quantile, seen, weights) for quantile in LADDER}
+    # A sample goes through the ranges of the pictures that are not in its part.
+    tried = [(len(parts) - 1 - index % pictures % 2, one) for index, one in enumerate(kept[:TRIED])]
     chosen = choose_clip(
-        candidates,
+        {quantile: [_found(quantile, seen, weights, ranges_of=part) for part in parts] for quantile in LADDER},
         cut.tensors,
-        kept[:TRIED],
+        tried,
         tail,
         epsilon=options.epsilon,
         output_weights=options.output_weights,
         key=(options.seed, cut.index),
         advance=steps.advance,
     )
-    return candidates[chosen]
+    return _found(chosen, seen, weights)
+
+
+def _statistics(cut: CutModels, samples: int, options: CalibrationOptions) -> list[ChannelStatistics]:
+    """Of every live tensor."""
+    return [
+        ChannelStatistics(
+            tensor,
+            where=f"cut {cut.index}, tensor {tensor.name!r}",
+            key=(options.seed, cut.index, at),
+            take=-(-options.values // samples),
+            rank_samples=options.rank_samples,
+        )
+        for at, tensor in enumerate(cut.tensors)
+    ]
 
 
 def _found(
-    quantile: float, seen: Sequence[ChannelStatistics], weights: Sequence[Floats]
+    quantile: float,
+    seen: Sequence[ChannelStatistics],
+    weights: Sequence[Floats],
+    *,
+    ranges_of: Sequence[ChannelStatistics] | None = None,
 ) -> tuple[ChannelCalibration, ...]:
-    """The calibration of every tensor, clipped at a quantile."""
+    """The calibration of every tensor, clipped at a quantile of all samples, or of those that others have seen."""
     return tuple(
         ChannelCalibration(
             clip_low=_numbers(low),
@@ -243,8 +259,8 @@ def _found(
             rank=_numbers(one.mean_rank()),
             weight=_numbers(weight),
         )
-        for one, weight in zip(seen, weights, strict=True)
-        for low, high in [one.clip_range(quantile)]
+        for one, other, weight in zip(seen, ranges_of or seen, weights, strict=True)
+        for low, high in [other.clip_range(quantile)]
     )
 
 

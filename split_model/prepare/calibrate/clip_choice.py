@@ -3,7 +3,8 @@
 The noise is in proportion to the clip width, so a narrow range has less noise and loses more at its ends. Which
 weighs more depends on the cut. So each quantile is measured, on calibration samples, as allocations are: through
 release and tail, with noise from a seeded generator, and compared with what the tail answers to the features as
-they are.
+they are. Every sample goes through ranges that were learned without its picture: a range loses little of what it
+was learned from, and least of all where a channel has few values.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ Found = tuple[ChannelCalibration, ...]
 
 
 def choose_clip(
-    candidates: Mapping[float, Found],
+    candidates: Mapping[float, Sequence[Found]],
     tensors: Sequence[TensorSpec],
-    features: Sequence[Sequence[Array]],
+    features: Sequence[tuple[int, Sequence[Array]]],
     tail: Interpreter,
     *,
     epsilon: float,
@@ -43,9 +44,9 @@ def choose_clip(
     """The quantile that loses least.
 
     Args:
-        candidates: By quantile, widest first, the calibration that it gives.
+        candidates: By quantile, widest first, the calibrations that it gives on several parts of the samples.
         tensors: What crosses the cut.
-        features: Of each sample, as the head gives them.
+        features: Of each sample which of these calibrations it goes through, and the values that the head gives.
         tail: From features to outputs.
         epsilon: Mean per value, of the release that is meant.
         output_weights: How much each of several outputs counts; alike where it is None.
@@ -58,22 +59,27 @@ def choose_clip(
     """
     spec = NoiseSpec(epsilon=epsilon, allocation="optimal", bits=default_bits(epsilon))
     try:
-        plans = {quantile: NoisePlan.make(spec, tensors, found) for quantile, found in candidates.items()}
+        plans = {
+            quantile: [NoisePlan.make(spec, tensors, one) for one in found]
+            for quantile, found in candidates.items()
+        }
     except BadInputError:
         return next(iter(candidates))
     spread = Spread(None if output_weights is None else tuple(output_weights))
     truth = []
-    for sample in features:
+    for _, sample in features:
         truth.append(real_outputs(tail, sample))
         spread.add(truth[-1])
         advance()
     best, least = next(iter(candidates)), np.inf
-    for quantile, plan in plans.items():
+    for quantile, made in plans.items():
         # The same bits for each: what differs is the clipping alone.
-        release = NoiseRelease(plan, entropy=np.random.default_rng(key).bytes)
+        entropy = np.random.default_rng(key).bytes
+        releases = [NoiseRelease(plan, entropy=entropy) for plan in made]
         errors = []
-        for sample, known in zip(features, truth, strict=True):
-            errors.append(squared_errors(real_outputs(tail, recover(plan, release(sample))), known))
+        for (part, sample), known in zip(features, truth, strict=True):
+            recovered = recover(made[part], releases[part](sample))
+            errors.append(squared_errors(real_outputs(tail, recovered), known))
             advance()
         error = spread.error(np.mean(errors, axis=0).tolist())
         if error < least * (1 - _MARGIN):
