@@ -73,9 +73,7 @@ def read(path: Path) -> bytes:
 
     """
     try:
-        if path.stat().st_mode & 0o007:
-            raise NotAllowedError(f"{path}: others may read or change it", remedy=f"run: chmod o= {path}")
-        return path.read_bytes()
+        is_open, content = bool(path.stat().st_mode & 0o007), path.read_bytes()
     except FileNotFoundError:
         raise MissingInputError(
             f"{path}: there is no password yet", remedy="run: cloud-server web password"
@@ -86,6 +84,9 @@ def read(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}", remedy="run: cloud-server web password") from None
+    if is_open:
+        raise NotAllowedError(f"{path}: others may read or change it", remedy=f"run: chmod o= {path}")
+    return content
 
 
 def is_right(text: str, stored: bytes) -> bool:
