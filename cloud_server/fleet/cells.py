@@ -19,6 +19,7 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("device", "Device", "Its name in the allow-list"),
     Column("state", "State", "Up, silent since when, or never seen since the server's start"),
+    Column("alerts", "Alerts", "What needs attention"),
     Column("bundle", "Bundle", "The model that it runs"),
     Column("split", "Split", "The current cut, or local: all on the board"),
     Column("there", "There", "Frames that the server answered, since the device's start"),
@@ -32,7 +33,6 @@ COLUMNS = (
     Column("spent", "ε spent", "Whole-input ε of the device's life, and the largest per-value ε of this run"),
     Column("left", "ε left", "Of the whole-input budget"),
     Column("agreement", "Agreement", "Expected agreement with the unsplit model; at least, one-sided 80 %"),
-    Column("alerts", "Alerts", "What needs attention"),
 )
 
 _ALERTS = {
@@ -40,7 +40,7 @@ _ALERTS = {
     "sink": "sink fails",
     "ledger": "ledger fails",
     "budget": "budget spent",
-    "accuracy": "accuracy",
+    "accuracy": "accuracy floor",
     "throttled": "throttled",
     "stuck": "stuck",
     "reload": "reload refused",
@@ -54,8 +54,8 @@ def cells(row: Row) -> dict[str, str]:
         "state": state_text(row),
         "bundle": _bundle(row),
         "split": split_text(row),
-        "there": _count(row.there, exact=True),
-        "here": _count(row.here, exact=row.exact),
+        "there": count(row.there, exact=True),
+        "here": count(row.here, exact=row.exact),
         "rate": "–" if row.frames_per_s is None else f"{row.frames_per_s:.3g}",
         "expected": milliseconds(row.expected_s),
         "answer": milliseconds(row.offload_s),
@@ -112,6 +112,13 @@ def ago(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def count(value: int | None, *, exact: bool) -> str:
+    """A number of frames; ``≥ 768`` where it is rounded down."""
+    if value is None:
+        return "–"
+    return f"{value}" if exact or value == 0 else f"≥ {value}"
+
+
 def quantity(value: float) -> str:
     """A number with three digits, as ``8.19e+05`` only beyond a million."""
     return f"{value:.0f}" if 1e3 <= value < 1e6 else f"{value:.3g}"
@@ -121,12 +128,6 @@ def _bundle(row: Row) -> str:
     if row.identity is None:
         return "–"
     return row.bundle or "–" if row.hosted else f"other ({row.identity[:8]})"
-
-
-def _count(value: int | None, *, exact: bool) -> str:
-    if value is None:
-        return "–"
-    return f"{value}" if exact or value == 0 else f"≥ {value}"
 
 
 def _heat(row: Row) -> str:
@@ -140,7 +141,7 @@ def _spent(row: Row) -> str:
         return "–"
     text = quantity(row.whole_input_epsilon)
     per_value = row.per_value_epsilon_max
-    return f"{text} (per value {per_value:.3g})" if per_value else text
+    return f"{text} ({per_value:.3g} a value)" if per_value else text
 
 
 def _left(row: Row) -> str:

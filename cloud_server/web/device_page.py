@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from cloud_server.fleet.cells import COLUMNS, ago, cells, milliseconds
+from cloud_server.fleet.cells import COLUMNS, ago, cells, count, milliseconds
 from cloud_server.fleet.rows import Row
 from cloud_server.fleet.state import Known, Point
 from cloud_server.web.layout import document, row, table, text
@@ -53,10 +53,10 @@ def page(one: Row, known: Known, *, now_s: float) -> str:
 def live(one: Row, known: Known) -> dict[str, str]:
     """The live figures."""
     found = {f"device.{name}": value for name, value in cells(one).items() if name != "device"}
-    exactly = "" if one.exact else "≥ "
     found |= {
-        "device.Frames": "–" if one.frames_in is None else f"{exactly}{one.frames_in}",
-        "device.Failed, dropped": "–" if one.failed is None else f"{exactly}{one.failed}, {exactly}{one.dropped}",
+        "device.Frames": count(one.frames_in, exact=one.exact),
+        "device.Failed": count(one.failed, exact=one.exact),
+        "device.Dropped": count(one.dropped, exact=one.exact),
         "device.Offload p95": milliseconds(one.offload_p95_s),
         "device.Round trip": milliseconds(one.rtt_s),
         "device.Budget": "–" if one.whole_input_epsilon is None else _budget(one),

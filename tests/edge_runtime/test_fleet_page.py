@@ -53,8 +53,8 @@ class Browser:
     def table(self) -> dict[str, dict[str, str]]:
         """The fleet's table by device and heading."""
         script = (
-            "return [...document.querySelectorAll('#devices tbody tr')].map(r => [r.querySelector('th').textContent,"
-            "Object.fromEntries([...r.querySelectorAll('td')].map(c => [c.dataset.label, c.textContent]))])"
+            "return [...document.querySelectorAll('#devices tbody tr')].map("
+            "r => [r.querySelector('th').textContent, Object.fromEntries([...r.querySelectorAll('td')].map(c => [c.dataset.label, c.textContent]))])"
         )
         return dict(self.driver.execute_script(script))
 
