@@ -8,7 +8,8 @@ what the tests find where there is nothing. They are played as in `view_play`, `
 two scenes: ``near``, in which nearly every frame is sent, and ``edge``, in which a load that was believed to be
 higher for one kind would show at once, since sending would seem faster.
 
-Two tests of each comparison (`blocks`): cut, size, order and number (choices), and departure times. All
+Three tests of each comparison (`blocks`): cut, size, order and number (choices), departure times, and what the
+device says in its reports. All
 comparisons of a pace are one family: Holm's method finds any difference, where there is none, in one run of a
 hundred. Under ``pace = "fixed"`` both must find nothing; under ``free`` a release leaves when its head is done, and
 what that tells is given as a figure (`departures`). With all models this takes an hour and a half.
@@ -30,7 +31,19 @@ import numpy as np
 
 from benchmarks.demo.prepared import PHOTOGRAPHS, prepare_all
 from benchmarks.privacy import bundles, departures, pow_model
-from benchmarks.privacy.blocks import CHOICES, TIMES, Block, Found, choices, departures_s, differs, rejected, times
+from benchmarks.privacy.blocks import (
+    CHOICES,
+    REPORTS,
+    TIMES,
+    Block,
+    Found,
+    choices,
+    departures_s,
+    differs,
+    rejected,
+    said,
+    times,
+)
 from benchmarks.privacy.departures import Accuracy
 from benchmarks.privacy.view_play import SCENES, Pair, kinds, opened, play, scene
 from benchmarks.privacy.view_server import Seen, ViewServer
@@ -38,6 +51,7 @@ from edge_runtime.daemon.device import Device
 from split_model.arrays import Array
 from split_model.bundle import Bundle
 from split_model.features.data import open_data
+from split_model.protocol.messages import Report
 
 _LEVEL = 0.01
 #: A local run of the fashion model takes a fraction of a millisecond: left to itself the device would send nothing.
@@ -57,6 +71,7 @@ class Compared(msgspec.Struct, frozen=True):
     requests: tuple[int, int]
     choices: Found
     times: Found
+    reports: Found | None = None
     per_frame: Accuracy | None = None
     per_hundred: Accuracy | None = None
 
@@ -84,6 +99,12 @@ def found_in(
     return found[0], found[1], (int(counts[0]), int(counts[1])), *accuracies
 
 
+def found_in_reports(pairs: Sequence[tuple[Block, Block]], reports: Sequence[tuple[float, Report]]) -> Found:
+    """What the test finds in what the device says of itself."""
+    table = np.array([[said(block, reports) for block in both] for both in pairs])
+    return differs(table[:, 0], table[:, 1], REPORTS)
+
+
 def _within(both: tuple[Block, Block], one: Seen) -> bool:
     return min(b.due_s[0] for b in both) <= one.at_s < max(b.end_s for b in both)
 
@@ -92,10 +113,12 @@ def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
     """A/B no more often than A/A; departure times only where the pace is fixed."""
     made = []
     for pace in dict.fromkeys(one.pace for one in results):
-        for which in ("choices", "times"):
+        for which in ("choices", "times", "reports"):
             if which == "times" and pace == "free":
                 continue
-            mine = [one for one in results if one.pace == pace]
+            mine = [one for one in results if one.pace == pace and getattr(one, which) is not None]
+            if not mine:  # rows of before there were reports
+                continue
             ps = {same: [getattr(one, which).p for one in mine if (one.kind == "noise") == same]
                   for same in (False, True)}  # fmt: skip
             hits = {same: sum(rejected(found, level=_LEVEL)) for same, found in ps.items()}
@@ -130,7 +153,7 @@ def _measured(
     paces: Sequence[str],
     scenes: Sequence[str],
     frames: int,
-    told: Callable[[Compared], None],
+    tell: Callable[[Compared], None],
 ) -> None:
     with tempfile.TemporaryDirectory() as made:
         for name in models:
@@ -143,8 +166,13 @@ def _measured(
                         for kind, maker in makers.items():
                             pairs = compare(device, server, (maker, makers["noise"]), name=which, frames=frames)
                             first, second, requests, frame, hundred = found_in(pairs, list(server.seen))
+                            third = found_in_reports(pairs, list(server.reports))
                             server.seen.clear()
-                            told(Compared(name, pace, which, kind, frames, requests, first, second, frame, hundred))
+                            server.reports.clear()
+                            row = Compared(
+                                name, pace, which, kind, frames, requests, first, second, third, frame, hundred
+                            )
+                            tell(row)
 
 
 def _kept(path: Path) -> list[Compared]:
@@ -156,7 +184,8 @@ def _kept(path: Path) -> list[Compared]:
 def _line(one: Compared) -> str:
     both = "  ".join(
         f"{name} p={found.p:.4f} ({found.feature} {found.difference:+.4g})"
-        for name, found in (("choices", one.choices), ("times", one.times))
+        for name, found in (("choices", one.choices), ("times", one.times), ("reports", one.reports))
+        if found is not None
     )
     apart = "  ".join(
         "-" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

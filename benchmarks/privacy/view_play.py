@@ -22,11 +22,13 @@ from edge_runtime.config import config
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.program import Program
 from edge_runtime.loop.counters import Counters
+from edge_runtime.service.reporter import Reporter
 from edge_runtime.sources import Frame
 from split_model.arrays import Array
 from split_model.bundle import Bundle
 from split_model.protocol.keys import make_pair
 from split_model.service.heartbeats import Heartbeats
+from split_model.service.notify import Notifier
 
 #: A frame every so many local runs of the slower kind as it takes now, or as the profile has it (of a device with a
 #: fixed pace: slots); never more often than this.
@@ -87,7 +89,8 @@ def opened(
         f"split = {json.dumps('auto' if split is None else split)}\n"
         f'[source]\npath = "none.npz"\n[sink]\npath = "answers.jsonl"\n'
     )
-    program = Program(Counters(), Heartbeats(), 60.0, lambda: False, lambda _: None)
+    beats = Heartbeats()
+    program = Program(Counters(), beats, 60.0, lambda: False, lambda _: None)
     device = None
     try:
         device = Device.open(config.load(folder / "device.toml"), program)
@@ -139,6 +142,20 @@ def _runs_now_s(device: Device, make: Frames) -> float:
     return float(np.median(took_s))
 
 
+def reporter_of(device: Device) -> Reporter:
+    """What tells the server of this device; its clock is so fast that every call makes a report."""
+    reporter = Reporter(
+        None,
+        config=device.config.device.key.parent / "device.toml",
+        notifier=Notifier(),
+        beats=Heartbeats(),
+        stopped=lambda: False,
+        now=lambda: time.monotonic() * 1e3,
+    )
+    reporter.serve(device)
+    return reporter
+
+
 def play(
     device: Device,
     server: ViewServer,
@@ -150,6 +167,7 @@ def play(
     seed: int = 0,
 ) -> list[tuple[Block, Block]]:
     """Play ``frames`` of each kind, in blocks; the pairs of blocks, the first kind's first."""
+    reporter = reporter_of(device)
     server.delay_s = played.delay_s
     rng = np.random.default_rng(seed)
     pairs: list[tuple[Block, Block]] = []
@@ -172,7 +190,11 @@ def play(
                 due_s = max(due_s + played.interval_s, time.monotonic())
 
         begun = index
-        steps = list(device.loop.run(source()))
+        steps = []
+        for step in device.loop.run(source()):
+            steps.append(step)
+            reporter.note(step)
+        reporter.enter("running")  # a report after each block, whatever was in it
         time.sleep(played.interval_s)  # what is still on its way belongs to this block
         sent = sorted(one.result.frame.index - begun for one in steps if one.result.outcome == "offloaded")
         load = float(np.median([one.load for one in steps]))

@@ -54,7 +54,8 @@ class Browser:
         """The fleet's table by device and heading."""
         script = (
             "return [...document.querySelectorAll('#devices tbody tr')].map("
-            "r => [r.querySelector('th').textContent, Object.fromEntries([...r.querySelectorAll('td')].map(c => [c.dataset.label, c.textContent]))])"
+            "r => [r.querySelector('th').textContent, Object.fromEntries("
+            "[...r.querySelectorAll('td')].map(c => [c.dataset.label, c.textContent]))])"
         )
         return dict(self.driver.execute_script(script))
 

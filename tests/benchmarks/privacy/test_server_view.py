@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.privacy import pow_model
 from benchmarks.privacy.blocks import CHOICES, differs
-from benchmarks.privacy.server_view import found_in
+from benchmarks.privacy.server_view import found_in, found_in_reports
 from benchmarks.privacy.view_play import kinds, opened, play, scene
 
 PAIRS, BLOCK = 12, 4
@@ -31,9 +31,12 @@ def test_denormal_frames_are_sent_as_often_as_others(tmp_path: Path) -> None:
         played = scene("edge", device, pair, edge=EDGE)
         pairs = play(device, server, pair, played, frames=PAIRS * BLOCK, block=BLOCK)
         choices = found_in(pairs, server.seen)[0]
+        reports = found_in_reports(pairs, server.reports)
     loads = [np.median([both[kind].load for both in pairs]) for kind in (0, 1)]
     assert loads[0] / loads[1] < MOST, loads
     assert choices.p > LEVEL, choices
+    assert len(server.reports) >= 2 * PAIRS
+    assert reports.p > LEVEL, reports
 
 
 @pytest.mark.parametrize(("shift", "found"), [(0.0, False), (3.0, True)])
