@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from cloud_server.fleet.cells import COLUMNS, ago, cells, count, milliseconds
 from cloud_server.fleet.rows import Row
 from cloud_server.fleet.state import Known, Point
-from cloud_server.web.layout import document, row, table, text
+from cloud_server.web.rendering import render
 
 _WIDTH, _HEIGHT, _LEFT = 640, 120, 64
 #: A longer time than this between two points is drawn as a gap, in seconds.
@@ -26,28 +27,32 @@ _CHARTS: tuple[tuple[str, str, Callable[[Point], float | None]], ...] = (
 
 def page(one: Row, known: Known, *, now_s: float) -> str:
     """The whole page of a device."""
-    shown = live(one, known)
-    titles = {column.name: column.title for column in COLUMNS}
-    figures = [
-        row(
-            next((c.heading for c in COLUMNS if c.name == name), name),
-            value,
-            titles.get(name, ""),
-            live=(f"device.{name}",),
-        )
-        for name, value in ((key.removeprefix("device."), value) for key, value in shown.items())
-    ]
+    columns = {column.name: column for column in COLUMNS}
+    figures = []
+    for key, value in live(one, known).items():
+        name = key.removeprefix("device.")
+        heading, meaning = (columns[name].heading, columns[name].title) if name in columns else (name, "")
+        figures.append({"key": key, "heading": heading, "text": value, "meaning": meaning})
     moves = [
-        row(f"{ago(now_s - move.at_s)} ago", _cut(move.split_from, known), _cut(move.split_to, known), move.why)
+        (f"{ago(now_s - move.at_s)} ago", (_cut(move.split_from, known), _cut(move.split_to, known), move.why))
         for move in reversed(known.moves)
     ]
-    body = '<p><a href="/">All devices</a></p>'
-    body += table("Now", [("What", ""), ("Value", ""), ("Meaning", "")], figures, name="device")
-    body += "<h2>Why the split moved</h2>"
-    headings = [("When", ""), ("From", ""), ("To", ""), ("Why", "In the device's words")]
-    body += table("Moves of the split point", headings, moves) if moves else "<p>It has not moved yet.</p>"
-    body += f"<h2>The last hour</h2>{_timeline(known.points, now_s)}"
-    return document(one.name, body, at="/devices", live=f"page=device&device={one.name}")
+    points = [
+        (f"{ago(now_s - point.at_s)} ago", [_number(of(point)) for _, _, of in _CHARTS])
+        for point in reversed(known.points[-_TABLE_POINTS:])
+    ]
+    drawn = (_chart(name, unit, [(p.at_s, of(p)) for p in known.points], now_s) for name, unit, of in _CHARTS)
+    return render(
+        "device.html",
+        one.name,
+        at="/devices",
+        live=f"page=device&device={one.name}",
+        figures=figures,
+        moves=moves,
+        points=points,
+        charts=[chart for chart in drawn if chart is not None],
+        headings=[("When", ""), *((f"{name} {unit}".strip(), "") for name, unit, _ in _CHARTS)],
+    )
 
 
 def live(one: Row, known: Known) -> dict[str, str]:
@@ -82,26 +87,17 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1e3
 
 
-def _timeline(points: Sequence[Point], now_s: float) -> str:
-    if not points:
-        return "<p>It has told nothing yet.</p>"
-    charts = "".join(_chart(name, unit, [(p.at_s, of(p)) for p in points], now_s) for name, unit, of in _CHARTS)
-    rows = [
-        row(
-            f"{ago(now_s - point.at_s)} ago",
-            *("–" if (value := of(point)) is None else f"{value:.3g}" for _, _, of in _CHARTS),
-        )
-        for point in reversed(points[-_TABLE_POINTS:])
-    ]
-    headings = [("When", ""), *((f"{name} {unit}".strip(), "") for name, unit, _ in _CHARTS)]
-    numbers = table("The last reports in numbers", headings, rows)
-    return f'<div class="charts">{charts}</div><details><summary>In numbers</summary>{numbers}</details>'
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
-def _chart(name: str, unit: str, values: Sequence[tuple[float, float | None]], now_s: float) -> str:
+def _chart(
+    name: str, unit: str, values: Sequence[tuple[float, float | None]], now_s: float
+) -> dict[str, Any] | None:
+    """A chart's lines in the coordinates of its drawing; None where nothing is known."""
     known = [(at_s, value) for at_s, value in values if value is not None and math.isfinite(value)]
     if not known:
-        return ""
+        return None
     most = max(value for _, value in known) or 1.0
     least_s = min(values[0][0], now_s - 60.0)
     span_s = max(now_s - least_s, 1.0)
@@ -115,17 +111,13 @@ def _chart(name: str, unit: str, values: Sequence[tuple[float, float | None]], n
         if number and at_s - known[number - 1][0] > _GAP_S:
             lines.append([])
         lines[-1].append(place(at_s, value))
-    drawn = "".join(
-        f'<polyline points="{" ".join(line)}"/>' if len(line) > 1
-        else f'<circle cx="{line[0].partition(",")[0]}" cy="{line[0].partition(",")[2]}" r="2"/>'
-        for line in lines
-    )  # fmt: skip
-    last = known[-1][1]
-    label = f"{name}: {last:.3g} {unit} now, at most {most:.3g} in the last {ago(span_s)}"
-    return (
-        f"<figure><figcaption>{text(f'{name} ({unit})' if unit else name)}</figcaption>"
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(label)}">'
-        f'<text x="{_LEFT - 6}" y="20" text-anchor="end">{most:.3g}</text>'
-        f'<text x="{_LEFT - 6}" y="{_HEIGHT - 4}" text-anchor="end">0</text>'
-        f'<path class="axis" d="M{_LEFT} 12V{_HEIGHT - 8}H{_WIDTH}"/>{drawn}</svg></figure>'
-    )
+    told = f"{known[-1][1]:.3g} {unit} now, at most {most:.3g} in the last {ago(span_s)}"
+    return {
+        "caption": f"{name} ({unit})" if unit else name,
+        "label": f"{name}: {told}",
+        "most": f"{most:.3g}",
+        "lines": lines,
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "left": _LEFT,
+    }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LIBRARIES = ("starlette", "uvicorn", "prometheus_client")
+_LIBRARIES = ("jinja2", "prometheus_client", "starlette", "uvicorn")
 _NICER = 10
 _BACKLOG = 64
 #: Connections of browsers and scrapers at a time, those of live pages included.

@@ -38,6 +38,7 @@ DISTRIBUTIONS = {
 #: Imported when asked for, not before.
 BY_EXTRA = {
     "gi",
+    "jinja2",
     "paho",
     "prometheus_client",
     "starlette",
