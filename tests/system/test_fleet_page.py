@@ -67,23 +67,22 @@ def test_four_commands_from_bare_machines_to_the_page(
     assert re.search(r"^hall .* deployed$", printed[0], re.MULTILINE)
     assert re.search(r"^porch .* deployed$", printed[1], re.MULTILINE)
     assert printed[2].split()[0] in ("local", "offloaded", "fallback")
-    tunnel = subprocess.Popen(
+    with subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", watching],
         cwd=ROOT, env=desk.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert tunnel.stdout is not None
-        password = tunnel.stdout.readline().strip()
-        assert asked("/")[0] == 303  # nothing without the password
-        status, cookie, _ = asked("/login", form={"password": password})
-        assert status == 303
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not answered(page := asked("/", cookie=cookie)[2], "porch"):
-            assert time.monotonic() < deadline_s, page
-            time.sleep(0.5)
-        assert answered(page, "porch") == 1
-        table = hall.run("cloud-server devices").stdout
-        assert re.search(r"^porch +up ", table, re.MULTILINE), table
-    finally:
-        tunnel.terminate()
-        tunnel.wait(20)
+    ) as tunnel:  # fmt: skip
+        try:
+            assert tunnel.stdout is not None
+            password = tunnel.stdout.readline().strip()
+            assert asked("/")[0] == 303  # nothing without the password
+            status, cookie, _ = asked("/login", form={"password": password})
+            assert status == 303
+            deadline_s = time.monotonic() + PATIENCE_S
+            while not answered(page := asked("/", cookie=cookie)[2], "porch"):
+                assert time.monotonic() < deadline_s, page
+                time.sleep(0.5)
+            assert answered(page, "porch") == 1
+            table = hall.run("cloud-server devices").stdout
+            assert re.search(r"^porch +up ", table, re.MULTILINE), table
+        finally:
+            tunnel.terminate()
