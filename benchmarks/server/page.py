@@ -63,7 +63,7 @@ class Fleet:
             while (frames := session.next_message(time.monotonic())) is not None:
                 link.send_multipart([part for part in frames if part is not None])
         for link, _ in self._poller.poll(int(_TURN_S * 1e3)):
-            while link.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
+            while link.getsockopt(zmq.EVENTS) & zmq.POLLIN:
                 parts = [memoryview(part) for part in link.recv_multipart()]
                 self._links[link].receive(parts, time.monotonic())
 

@@ -210,7 +210,7 @@ class App:
         if self._table.metrics_token is None or kind.lower() != "bearer" or not given:
             return False
         try:
-            wanted = await asyncio.to_thread(password.read, self._table.metrics_token)
+            wanted = await asyncio.to_thread(password.read, self._table.metrics_token, make="web token")
         except SplitModelError as error:
             _log.warning("metrics: %s", error)
             return False

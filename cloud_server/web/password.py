@@ -64,26 +64,28 @@ def write_for_service(path: Path, content: bytes) -> None:
         raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, *, make: str = "web password") -> bytes:
     """The file's one line.
 
+    Args:
+        path: The file of a password or of a token.
+        make: The command that makes it, for messages.
+
     Raises:
-        MissingInputError: There is no password yet.
+        MissingInputError: There is none yet.
         NotAllowedError: This user may not read it, or others may.
 
     """
     try:
         is_open, content = bool(path.stat().st_mode & 0o007), path.read_bytes()
     except FileNotFoundError:
-        raise MissingInputError(
-            f"{path}: there is no password yet", remedy="run: cloud-server web password"
-        ) from None
+        raise MissingInputError(f"{path}: it is not there yet", remedy=f"run: cloud-server {make}") from None
     except PermissionError:
         raise NotAllowedError(
             f"{path}: permission denied", remedy=f"run: chgrp {_GROUP} {path} && chmod 640 {path}"
         ) from None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}", remedy="run: cloud-server web password") from None
+        raise MissingInputError(f"{path}: {error.strerror}", remedy=f"run: cloud-server {make}") from None
     if is_open:
         raise NotAllowedError(f"{path}: others may read or change it", remedy=f"run: chmod o= {path}")
     return content
