@@ -13,6 +13,8 @@ A request outlives its connection: until it is answered, refused or cancelled it
 bytes, on the next one. Sending the same bytes twice is one release; noising again would be a second.
 """
 
+# Over 300 lines: all that a connection may hear, and all that waits to be sent on it.
+
 from __future__ import annotations
 
 import math

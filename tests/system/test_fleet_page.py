@@ -77,6 +77,7 @@ def test_four_commands_from_bare_machines_to_the_page(
             assert asked("/")[0] == 303  # nothing without the password
             status, cookie, _ = asked("/login", form={"password": password})
             assert status == 303
+            assert asked("/static/style.css")[0] == 200
             deadline_s = time.monotonic() + PATIENCE_S
             while not answered(page := asked("/", cookie=cookie)[2], "porch"):
                 assert time.monotonic() < deadline_s, page
