@@ -11,7 +11,7 @@ _WIDTH = 80
 #: Column, heading, width and whether it stands at the right; what a terminal of 80 columns has room for.
 _COLUMNS = (
     ("device", "device", 13, False),
-    ("state", "state", 13, False),
+    ("state", "state", 16, False),
     ("split", "split", 7, False),
     ("there", "there", 7, True),
     ("here", "here", 8, True),
@@ -38,7 +38,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def _short(row: Row) -> dict[str, str]:
-    state = "up, no figures" if row.stale else cells(row)["state"]
+    state = "up, no reports" if row.stale else cells(row)["state"]
     uplink = "–" if row.uplink_mbit_s is None else f"{row.uplink_mbit_s:.3g}"
     return {"uplink": uplink, "spent": cells(row)["spent"].partition(" ")[0], "state": state}
 
