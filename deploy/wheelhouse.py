@@ -60,7 +60,7 @@ def _sources() -> list[Path]:
         files += (
             path
             for path in (ROOT / package).rglob("*")
-            if path.suffix in (".py", ".html") or path.name == "py.typed"
+            if path.suffix in (".py", ".html", ".css", ".js") or path.name == "py.typed"
         )
     return sorted(files)
 

@@ -7,7 +7,8 @@ noise tells what the tests find where there is nothing. All kinds of a model are
 `view_play`, ``--frames`` of each in each of two scenes: ``near``, in which nearly every frame is sent, and
 ``edge``, in which a load believed to be higher for one kind would show at once, since sending would seem faster.
 
-Two tests of each comparison (`blocks`): cut, size, order and number (choices), and departure times. All
+Three tests of each comparison (`blocks`): cut, size, order and number (choices), departure times, and what the
+device says in its reports. All
 comparisons of a pace are one family: Holm's method finds any difference, where there is none, in one run of a
 hundred. Under ``pace = "fixed"`` both must find nothing; under ``free`` a release leaves when its head is done, and
 what that tells is given as a figure (`departures`).
@@ -38,7 +39,7 @@ import numpy as np
 
 from benchmarks.demo.prepared import PHOTOGRAPHS, prepare_all
 from benchmarks.privacy import bundles, departures, pow_model
-from benchmarks.privacy.blocks import CHOICES, TIMES, Found, Observed, differs, rejected
+from benchmarks.privacy.blocks import CHOICES, REPORTS, TIMES, Found, Observed, differs, rejected
 from benchmarks.privacy.departures import Accuracy
 from benchmarks.privacy.view_parts import FIXED_SPLIT, Kept, Part, Round
 from benchmarks.privacy.view_play import BLOCK, SCENES, hogged, kinds, opened, play, scene
@@ -66,6 +67,7 @@ class Compared(msgspec.Struct, frozen=True):
     interval_s: float
     choices: Found
     times: Found
+    reports: Found
     per_frame: Accuracy | None = None
     per_hundred: Accuracy | None = None
 
@@ -84,11 +86,17 @@ def found_in(
     return first, second, (int(counts[0]), int(counts[1])), *accuracies
 
 
+def found_in_reports(pairs: Sequence[tuple[Observed, Observed]]) -> Found:
+    """What the test finds in what the device says of itself."""
+    by_reports = np.array([[one.reports for one in both] for both in pairs])
+    return differs(by_reports[:, 0], by_reports[:, 1], REPORTS)
+
+
 def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
     """A/B no more often than A/A; departure times only where the pace is fixed."""
     made = []
     for pace in dict.fromkeys(one.part.pace for one in results):
-        for which in ("choices", "times"):
+        for which in ("choices", "times", "reports"):
             if which == "times" and pace == "free":
                 continue
             mine = [one for one in results if one.part.pace == pace]
@@ -130,7 +138,9 @@ def _compared(part: Part, rounds: Sequence[Round]) -> list[Compared]:
         loads = [float(np.median([both[which].load for both in pairs])) for which in (0, 1)]
         interval_s = float(np.median([both[0].interval_s for both in pairs]))
         load = (loads[0], loads[1])
-        rows.append(Compared(part, kind, len(rounds), requests, load, interval_s, first, second, frame, hundred))
+        third = found_in_reports(pairs)
+        found = (first, second, third)
+        rows.append(Compared(part, kind, len(rounds), requests, load, interval_s, *found, frame, hundred))
     return rows
 
 
@@ -162,7 +172,7 @@ def _parts(options: argparse.Namespace) -> Iterator[Part]:
 def _line(one: Compared) -> str:
     both = "  ".join(
         f"{name} p={found.p:.4f} ({found.feature} {found.difference:+.4g})"
-        for name, found in (("choices", one.choices), ("times", one.times))
+        for name, found in (("choices", one.choices), ("times", one.times), ("reports", one.reports))
     )
     return f"{one.part.name} {one.kind:11} rounds {one.rounds}  requests {one.requests}  load {one.load}  {both}"
 
@@ -170,14 +180,15 @@ def _line(one: Compared) -> str:
 def table(results: Sequence[Compared]) -> str:
     """All parts in Markdown, a row each."""
     columns = ["model", "pace, scene, busy processes", "requests of a kind", "p of choices: other kinds; noise"]
-    columns += ["p of departures: other kinds; noise", "told apart by one departure"]
+    columns += ["p of departures: other kinds; noise", "p of reports: other kinds; noise"]
+    columns += ["told apart by one departure"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for part, rows in itertools.groupby(results, key=lambda one: one.part):
         found = sorted(rows, key=lambda one: one.kind == _AGAINST)
         requests = [count for one in found for count in one.requests]
         ps = ["; ".join((", ".join(f"{getattr(one, which).p:.2g}" for one in found if one.kind != _AGAINST),
                          *(f"{getattr(one, which).p:.2g}" for one in found if one.kind == _AGAINST)))
-              for which in ("choices", "times")]  # fmt: skip
+              for which in ("choices", "times", "reports")]  # fmt: skip
         apart = ", ".join(
             f"{one.kind} {one.per_frame.value:.2f} [{one.per_frame.low:.2f}, {one.per_frame.high:.2f}]"
             for one in found
@@ -185,7 +196,7 @@ def table(results: Sequence[Compared]) -> str:
         )
         lines.append(
             f"| {part.model} | {part.pace}, {part.scene}, {part.hogs} | {min(requests):,} to {max(requests):,} "
-            f"| {ps[0]} | {ps[1]} | {apart or '-'} |"
+            f"| {ps[0]} | {ps[1]} | {ps[2]} | {apart or '-'} |"
         )
     return "\n".join(lines)
 

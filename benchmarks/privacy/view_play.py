@@ -23,11 +23,13 @@ from edge_runtime.config import config
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.program import Program
 from edge_runtime.loop.counters import Counters
+from edge_runtime.service.reporter import Reporter
 from edge_runtime.sources import Frame
 from split_model.arrays import Array
 from split_model.bundle import Bundle
 from split_model.protocol.keys import make_pair
 from split_model.service.heartbeats import Heartbeats
+from split_model.service.notify import Notifier
 
 #: A frame every so many local runs of the slower kind as it takes now, or as the profile has it (of a device with a
 #: fixed pace: slots); never more often than this.
@@ -152,6 +154,20 @@ def _runs_now_s(device: Device, make: Frames) -> float:
     return float(np.median(took_s))
 
 
+def reporter_of(device: Device) -> Reporter:
+    """What tells the server of this device; its clock is so fast that every call makes a report."""
+    reporter = Reporter(
+        None,
+        config=device.config.device.key.parent / "device.toml",
+        notifier=Notifier(),
+        beats=Heartbeats(),
+        stopped=lambda: False,
+        now=lambda: time.monotonic() * 1e3,
+    )
+    reporter.serve(device)
+    return reporter
+
+
 def play(
     device: Device,
     server: ViewServer,
@@ -163,6 +179,7 @@ def play(
 ) -> Iterator[dict[str, Observed]]:
     """Play rounds by their numbers; yields what the server saw of each kind in each."""
     server.delay_s = played.delay_s
+    reporter = reporter_of(device)
     names = list(makers)
     index = 0
 
@@ -183,7 +200,11 @@ def play(
                 due_s = max(due_s + played.interval_s, time.monotonic())
 
         begun = index
-        steps = list(device.loop.run(source()))
+        steps = []
+        for step in device.loop.run(source()):
+            steps.append(step)
+            reporter.note(step)
+        reporter.enter("running")  # a report after each block, whatever was in it
         time.sleep(played.interval_s)  # what is still on its way belongs to this block
         sent = sorted(one.result.frame.index - begun for one in steps if one.result.outcome == "offloaded")
         load = float(np.median([one.load for one in steps]))
@@ -196,4 +217,5 @@ def play(
         order = np.random.default_rng(number).permutation(len(names))
         blocks = {names[which]: one(makers[names[which]]) for which in order}
         seen = list(server.seen)
-        yield {name: Observed.of(blocks[name], seen, interval_s=played.interval_s) for name in names}
+        told = list(server.reports)
+        yield {name: Observed.of(blocks[name], seen, told, interval_s=played.interval_s) for name in names}

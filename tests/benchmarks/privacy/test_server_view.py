@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.privacy import pow_model
 from benchmarks.privacy.blocks import CHOICES, differs
-from benchmarks.privacy.server_view import found_in
+from benchmarks.privacy.server_view import found_in, found_in_reports
 from benchmarks.privacy.view_play import kinds, opened, play, scene
 
 PAIRS, BLOCK = 12, 4
@@ -33,10 +33,12 @@ def test_denormal_frames_are_sent_as_often_as_others(tmp_path: Path) -> None:
             (seen["denormal"], seen["noise"])
             for seen in play(device, server, compared, played, rounds=range(PAIRS), block=BLOCK)
         ]
-    choices = found_in(pairs)[0]
+    choices, reports = found_in(pairs)[0], found_in_reports(pairs)
     loads = [np.median([both[kind].load for both in pairs]) for kind in (0, 1)]
     assert loads[0] / loads[1] < MOST, loads
     assert choices.p > LEVEL, choices
+    assert any(any(one.reports) for one in pairs[0])  # they were told
+    assert reports.p > LEVEL, reports
 
 
 @pytest.mark.parametrize(("shift", "found"), [(0.0, False), (3.0, True)])
