@@ -99,7 +99,7 @@ def _of_cut(
     allocation = settle("auto", cut, DEFAULT_EPSILON)
     spec = NoiseSpec(epsilon=DEFAULT_EPSILON, allocation=allocation, bits=DEFAULT_BITS)
     best, scale = pictures.logits.argmax(axis=1), pictures.logits.var(axis=0).sum()
-    for quantile, calibration in ranges.items():
+    for used, calibration in ranges.items():
         plan = NoisePlan.make(spec, cut.tensors, [calibration])
         release = NoiseRelease(plan, entropy=os.urandom)
         agreed, errors = [], []
@@ -109,7 +109,7 @@ def _of_cut(
             errors.append(((found - pictures.logits) ** 2).sum(axis=1).mean() / scale)
         same = np.mean(agreed, axis=0)
         yield Row(
-            cut.index, quantile, float(np.mean(errors)), float(same.mean()), float(same[pictures.sure].mean())
+            cut.index, used, float(np.mean(errors)), float(same.mean()), float(same[pictures.sure].mean())
         )
 
 
