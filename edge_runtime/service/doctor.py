@@ -88,6 +88,7 @@ def examine(
     yield attempt("bundle", work_out)
     if plans:
         yield from _accuracy(plans[0])
+        yield from _exposure(plans[0])
         yield attempt("backend", lambda: _run_once(plans[0]))
         yield _as_the_program(attempt("source", lambda: _sources(plans[0])), user)
         yield _as_the_program(attempt("sink", lambda: _sinks(plans[0])), user)
@@ -118,6 +119,22 @@ def _accuracy(plan: Plan) -> Iterator[Finding]:
     for line in plan.accuracy.conclusion(plan.wanted_cuts):
         problem, _, remedy = line.text.partition("; ")
         yield warning("accuracy", problem, remedy)
+
+
+def _exposure(plan: Plan) -> Iterator[Finding]:
+    """What an audit found that a server sees of each cut in use, and which cuts are not used for it."""
+    exposed = plan.exposure
+    chosen = plan.wanted_cuts & plan.accuracy.used
+    for cut in sorted(chosen):
+        known = exposed[cut]
+        if not known.used:
+            problem, _, remedy = exposed.why_unused(known).partition("; ")
+            yield warning("audit", f"cut {cut} is not used: {problem}", remedy)
+        elif known.row is not None:
+            yield good("audit", f"cut {cut}: {known.text}")
+    for line in exposed.conclusion(chosen):
+        problem, _, remedy = line.text.partition("; ")
+        yield warning("audit", problem, remedy)
 
 
 def _run_once(plan: Plan) -> str:

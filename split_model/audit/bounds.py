@@ -42,3 +42,32 @@ def at_least(count: int, trials: int, error: float) -> float:
 def at_most(count: int, trials: int, error: float) -> float:
     """It has at most this probability, but for a chance of ``error``."""
     return 1.0 - at_least(trials - count, trials, error)
+
+
+def chernoff_at_least(count: int, trials: int, error: float) -> float:
+    """`at_least` by Chernoff's bound: a little lower, and as fast for a million trials as for ten.
+
+    The chance of a share of ``count``/``trials`` or more is at most exp(-trials·KL(share, p)) for a probability p
+    below the share, with KL the divergence of two coins.
+    """
+    if count == 0:
+        return 0.0
+    share, wanted = count / trials, -math.log(error) / trials
+    low, high = 0.0, share
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle <= 0 or _divergence(share, middle) > wanted else (low, middle)
+    return low
+
+
+def chernoff_at_most(count: int, trials: int, error: float) -> float:
+    """`at_most` by Chernoff's bound."""
+    return 1.0 - chernoff_at_least(trials - count, trials, error)
+
+
+def _divergence(share: float, probability: float) -> float:
+    """KL divergence of a coin of ``share`` from one of ``probability``, in nats."""
+    found = share * math.log(share / probability) if share > 0 else 0.0
+    if share < 1:
+        found += (1 - share) * math.log((1 - share) / (1 - probability))
+    return found

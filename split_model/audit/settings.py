@@ -25,7 +25,9 @@ from split_model.privacy import (
     recover_codebook,
     settle,
 )
+from split_model.privacy.codebook import codeword_bytes
 from split_model.privacy.codebook_file import read_decoder, read_encoder
+from split_model.privacy.packing import packed_bytes
 from split_model.privacy.plan import default_bits
 from split_model.privacy.release import channel_numbers
 
@@ -39,6 +41,7 @@ class Setting:
 
     Attributes:
         cut: Where.
+        spec: Of the release; None without protection.
         mechanism: ``none``, ``noise`` or ``codebook``.
         name: For people, with the ε and its unit.
         per_value_epsilon: Of noise, the mean of the channels; None else.
@@ -51,6 +54,7 @@ class Setting:
     """
 
     cut: Cut
+    spec: NoiseSpec | CodebookSpec | None
     mechanism: str
     name: str
     per_value_epsilon: float | None
@@ -59,6 +63,15 @@ class Setting:
     read: Callable[[Array], list[Array]]
     spread: tuple[Floats, ...] | None
     likelihood: Callable[[Sequence[Sequence[Array]]], Likelihood] | None
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes that leave for one frame."""
+        if isinstance(self.spec, NoiseSpec):
+            return packed_bytes(self.cut.values, self.spec.bits)
+        if isinstance(self.spec, CodebookSpec):
+            return self.spec.groups * codeword_bytes(self.spec.codewords)
+        return self.cut.raw_bytes
 
     def arrive(self, features: Sequence[Array]) -> list[Floats]:
         """One release of one frame as the server has it, in real units."""
@@ -113,7 +126,7 @@ def _plain(cut: Cut) -> Setting:
             for part, spec in zip(parts, cut.tensors, strict=True)
         ]
 
-    return Setting(cut, "none", "unprotected", None, float("inf"), send, read, None, None)
+    return Setting(cut, None, "none", "unprotected", None, float("inf"), send, read, None, None)
 
 
 def _noise(cut: Cut, epsilon: float, bits: int | None, allocation: AllocationWish, entropy: Entropy) -> Setting:
@@ -122,6 +135,7 @@ def _noise(cut: Cut, epsilon: float, bits: int | None, allocation: AllocationWis
     plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
     return Setting(
         cut,
+        spec,
         "noise",
         f"noise, {spec.allocation}, {epsilon:g} a value in {bits} bits",
         epsilon,
@@ -149,6 +163,7 @@ def _codebook(bundle: Bundle, cut: Cut, spec: CodebookSpec, entropy: Entropy) ->
     encoder, decoder = read_encoder(path, plan.book, cut.tensors), read_decoder(path, plan.book, cut.tensors)
     return Setting(
         cut,
+        spec,
         "codebook",
         f"codebook of {spec.codewords}"
         + (f" in {spec.groups} groups" if spec.groups > 1 else "")

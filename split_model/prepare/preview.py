@@ -4,6 +4,8 @@ The first row shows the model's input and the unsplit model's answer. Below, eac
 they are, then as the server gets them under each release, with the answer that the tail gives to them: under noise
 at each per-value epsilon, and through each codebook at whole-input epsilons.
 Boxes, landmarks and maps are drawn into the model's input, in a row of their own below the features.
+Where ``split-model audit --store`` left an attacker for a release, its reconstruction of this very picture stands
+in a row below, under what the audit found that a server sees.
 How sure an answer is, is the share of draws of fresh noise that give the unsplit model's.
 """
 
@@ -30,6 +32,7 @@ from split_model.prepare.drawing import drawn, plain
 from split_model.prepare.evaluate.agreement import class_output
 from split_model.prepare.evaluate.variants import Halves
 from split_model.prepare.outputs import Floats, real_outputs
+from split_model.prepare.stored_attack import StoredAttacks
 from split_model.privacy import (
     CodebookPlan,
     CodebookRelease,
@@ -58,7 +61,8 @@ class Cell:
     """What the server gets at one cut under a ``release``, in words, empty where features leave as they are.
 
     ``features``: in real units. ``answer``: the tail's, and ``same``: the share of draws in which it is the unsplit
-    model's. ``drawn``: the answer in the model's input, where it is boxes, landmarks or a map.
+    model's. ``drawn``: the answer in the model's input, where it is boxes, landmarks or a map. ``seen``: what the
+    stored attacker makes of the features, with the audit's verdict; None where there is none.
     """
 
     cut: int
@@ -67,6 +71,7 @@ class Cell:
     answer: str
     same: float
     drawn: Picture | None = None
+    seen: tuple[Picture, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +111,11 @@ def preview(
         raise BadBundleError(f"{bundle.root}: no cut has a calibration", remedy="prepare it with --calibration")
     tensor = load_tensor(path, manifest.preprocess, manifest.inputs[0])
     picture = _as_picture(tensor, manifest.preprocess, manifest.inputs[0])
-    reader = _Answers(bundle, picture)
+    reader, attacks = _Answers(bundle, picture), StoredAttacks(bundle)
     whole = real_outputs(open_interpreter(bundle.path(manifest.model)), (tensor,))
     cells: list[Cell] = []
     for cut in cuts:
-        one = _Cells(Halves(bundle, cut, None), tensor, whole, reader)
+        one = _Cells(Halves(bundle, cut, None), tensor, whole, reader, attacks)
         cells.append(one.plain())
         if cut.calibration is not None:
             cells += [one.noised(epsilon, entropy, draws) for epsilon in epsilons]
@@ -125,7 +130,11 @@ def draw(found: Preview, path: Path, *, title: str) -> None:
         [cell for cell in found.cells if cell.cut == cut] for cut in dict.fromkeys(cell.cut for cell in found.cells)
     ]
     across = max(map(len, rows))
-    each = 2 if any(cell.drawn is not None for cell in found.cells) else 1  # rows a cut
+    has_drawn, has_seen = (
+        any(part is not None for part in parts)
+        for parts in ([cell.drawn for cell in found.cells], [cell.seen for cell in found.cells])
+    )
+    each = 1 + has_drawn + has_seen  # rows a cut
     count = each * len(rows) + 1
     with drawn(path, (_INCHES * across, (_INCHES + 0.5) * count)) as figure:
         grid = figure.subplots(count, across, squeeze=False)
@@ -140,9 +149,13 @@ def draw(found: Preview, path: Path, *, title: str) -> None:
             axes = grid[row][column]
             if cell.drawn is not None:
                 grid[row + 1][column].imshow(cell.drawn)
+            if cell.seen is not None:
+                below = grid[row + each - 1][column]
+                below.imshow(cell.seen[0])
+                below.set_title(f"what a server can make of it:\n{cell.seen[1]}", fontsize=8, weight="bold")
             axes.imshow(_tiles(cell.features), cmap="gray", interpolation="nearest", aspect="equal")
-            many = "agreement" if each > 1 else "as unsplit in"
-            sure = "" if not cell.release else f"\n{many} {cell.same:.0%}{'' if each > 1 else ' of draws'}"
+            many = "agreement" if has_drawn else "as unsplit in"
+            sure = "" if not cell.release else f"\n{many} {cell.same:.0%}{'' if has_drawn else ' of draws'}"
             axes.set_title(f"cut {cell.cut}, {cell.release or 'no noise'}\n{plain(cell.answer)}{sure}", fontsize=8)
 
 
@@ -154,12 +167,13 @@ class _Cells:
     tensor: Array
     whole: Sequence[Floats]
     reader: _Answers
+    attacks: StoredAttacks
 
     def plain(self) -> Cell:
         """Without noise."""
         features = list(self.halves.features((self.tensor,)))
         answer = real_outputs(self.halves.tail, features)
-        return self._cell("", features, answer, self.reader.same(answer, self.whole))
+        return self._cell("", None, features, answer, self.reader.same(answer, self.whole))
 
     def noised(self, epsilon: float, entropy: Callable[[int], bytes], draws: int) -> Cell:
         """Under the noise release of a device with this per-value epsilon."""
@@ -168,9 +182,8 @@ class _Cells:
         plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
         release = NoiseRelease(plan, entropy=entropy)
         tail = self.halves.noise_tails.get(epsilon, self.halves.tail)
-        return self._released(
-            f"epsilon {epsilon:g} a value", tail, lambda features: recover(plan, release(features)), draws
-        )
+        name = f"epsilon {epsilon:g} a value"
+        return self._released(name, spec, tail, lambda features: recover(plan, release(features)), draws)
 
     def through_codebooks(self, entropy: Callable[[int], bytes], draws: int) -> Iterator[Cell]:
         """Through each codebook of the cut, at whole-input epsilons."""
@@ -190,25 +203,38 @@ class _Cells:
                 ) -> Sequence[Array]:
                     return recover_codebook(plan, decoder, release(features))  # noqa: B023  used within the turn
 
-                yield self._released(f"{size}\nepsilon {epsilon:g} a frame", self.halves.tail, way, draws)
+                yield self._released(f"{size}\nepsilon {epsilon:g} a frame", spec, self.halves.tail, way, draws)
 
     def _released(
-        self, name: str, tail: Interpreter, way: Callable[[Sequence[Array]], Sequence[Array]], draws: int
+        self,
+        name: str,
+        spec: NoiseSpec | CodebookSpec,
+        tail: Interpreter,
+        way: Callable[[Sequence[Array]], Sequence[Array]],
+        draws: int,
     ) -> Cell:
         """The first draw's features and answer, and the share of all draws."""
         features = list(self.halves.features((self.tensor,)))
         got = [list(way(features)) for _ in range(draws)]
         answers = [real_outputs(tail, one) for one in got]
         same = sum(self.reader.same(answer, self.whole) for answer in answers) / draws
-        return self._cell(name, got[0], answers[0], same)
+        return self._cell(name, spec, got[0], answers[0], same)
 
-    def _cell(self, release: str, features: Sequence[Array], answer: Sequence[Floats], same: float) -> Cell:
+    def _cell(
+        self,
+        release: str,
+        spec: NoiseSpec | CodebookSpec | None,
+        features: Sequence[Array],
+        answer: Sequence[Floats],
+        same: float,
+    ) -> Cell:
         cut = self.halves.cut
         shown: Array = to_real(features[0], cut.tensors[0])
         preprocess = self.halves.bundle.manifest.preprocess
         if self.halves.head is None and preprocess is not None and preprocess.layout == "nchw":
             shown = shown.transpose(0, 2, 3, 1)
-        return Cell(cut.index, release, shown, self.reader.text(answer), same, self.reader.drawn(answer))
+        seen = self.attacks(cut, spec, features)
+        return Cell(cut.index, release, shown, self.reader.text(answer), same, self.reader.drawn(answer), seen)
 
 
 class _Answers:
