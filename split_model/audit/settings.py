@@ -49,6 +49,7 @@ class Setting:
         send: Features to a payload, with fresh randomness.
         read: A payload to features as the tail gets them.
         spread: By tensor, the scale of the noise of each value in real units; None where there is none.
+        limits: By tensor, the clip range of each channel; None where nothing is clipped.
         likelihood: The exact likelihood of payloads for candidates; None without a mechanism.
 
     """
@@ -62,6 +63,7 @@ class Setting:
     send: Callable[[Sequence[Array]], Array]
     read: Callable[[Array], list[Array]]
     spread: tuple[Floats, ...] | None
+    limits: tuple[tuple[Floats, Floats], ...] | None
     likelihood: Callable[[Sequence[Sequence[Array]]], Likelihood] | None
 
     @property
@@ -126,7 +128,7 @@ def _plain(cut: Cut) -> Setting:
             for part, spec in zip(parts, cut.tensors, strict=True)
         ]
 
-    return Setting(cut, None, "none", "unprotected", None, float("inf"), send, read, None, None)
+    return Setting(cut, None, "none", "unprotected", None, float("inf"), send, read, None, None, None)
 
 
 def _noise(cut: Cut, epsilon: float, bits: int | None, allocation: AllocationWish, entropy: Entropy) -> Setting:
@@ -143,6 +145,7 @@ def _noise(cut: Cut, epsilon: float, bits: int | None, allocation: AllocationWis
         NoiseRelease(plan, entropy=entropy),
         lambda payload: list(recover(plan, payload)),
         _spread(plan),
+        _limits(plan),
         partial(NoiseLikelihood, plan),
     )
 
@@ -154,6 +157,15 @@ def _spread(plan: NoisePlan) -> tuple[Floats, ...]:
         _, width, _, _ = channel_numbers(plan, at)
         scale = width / np.array([plan.classes[index].epsilon for index in classes], np.float64)
         found.append(np.ascontiguousarray(np.broadcast_to(scale, tensor.shape), np.float32))
+    return tuple(found)
+
+
+def _limits(plan: NoisePlan) -> tuple[tuple[Floats, Floats], ...]:
+    """The clip range of each channel in real units."""
+    found = []
+    for at in range(len(plan.tensors)):
+        low, width, _, _ = channel_numbers(plan, at)
+        found.append((np.asarray(low, np.float32), np.asarray(low + width, np.float32)))
     return tuple(found)
 
 
@@ -172,6 +184,7 @@ def _codebook(bundle: Bundle, cut: Cut, spec: CodebookSpec, entropy: Entropy) ->
         plan.whole_input_epsilon,
         CodebookRelease(plan, encoder, entropy=entropy),
         partial(recover_codebook, plan, decoder),
+        None,
         None,
         partial(CodebookLikelihood, plan, encoder),
     )

@@ -16,7 +16,7 @@ from split_model.arrays import Array
 from split_model.audit.attackers.decoder import Decoder
 from split_model.audit.attackers.inverse_network import InverseNetwork
 from split_model.audit.attackers.learned_prior import LearnedPrior
-from split_model.audit.attackers.white_box import Head, WhiteBox, total_variation
+from split_model.audit.attackers.white_box import Head, Noise, WhiteBox, total_variation
 from split_model.audit.augmentation import augmented
 from split_model.audit.pictures import Floats, PictureSpace
 from split_model.audit.settings import Setting
@@ -212,7 +212,8 @@ class Suite:
         assert of_cut.gradient is not None
         penalty = self.prior() if name == _LEARNED else total_variation
         steps = of_cut.effort.steps
-        box = WhiteBox(of_cut.gradient, of_cut.space, self.setting.spread, steps=steps, penalty=penalty)
+        noise = Noise(self.setting.spread, self.setting.limits)
+        box = WhiteBox(of_cut.gradient, of_cut.space, noise, steps=steps, penalty=penalty)
         few, features = of_cut.public[:_TUNED_ON], of_cut.read(of_cut.public[:_TUNED_ON])
         count = of_cut.effort.averaged if name.endswith("releases") else 1
         self.randomness.restart(f"{self.key} tuning {name}")

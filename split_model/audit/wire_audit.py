@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,8 +34,8 @@ from split_model.audit.results import WireCheck
 from split_model.audit.settings import Wishes
 from split_model.audit.suite import FeatureReader
 from split_model.audit.wire import Wire, connected
+from split_model.audit.wire_channels import Channels
 from split_model.bundle import Bundle, Cut
-from split_model.features.preprocess import to_stored
 from split_model.privacy import (
     CodebookPlan,
     CodebookRelease,
@@ -48,7 +49,6 @@ from split_model.privacy.codebook import codeword_bytes
 from split_model.privacy.codebook_file import read_encoder
 from split_model.privacy.packing import unpack
 from split_model.privacy.plan import default_bits
-from split_model.privacy.release import channel_numbers
 
 #: Features of one frame to what the device sends. Each call of the maker is a device that starts.
 Release = Callable[[Sequence[Array]], "NDArray[np.uint8] | memoryview"]
@@ -60,9 +60,12 @@ _ERROR = 1e-6
 _TRIALS = {True: 1200, False: 20_000}
 _MOST_BYTES = {True: 40e6, False: 400e6}
 _LEAST_FRAMES, _MOST_FRAMES = 4, 20_000
-#: The claim that a pair of frames is chosen for: ratios near e can be told from twice that with few trials.
-_WANTED_CLAIM = 1.0
 _FAR = 50.0  # clip widths beyond the clip range
+#: Stands for infinity, which JSON does not have.
+_NO_BOUND = 1e9
+#: The ε of a group that codewords are checked at where the configured one is larger: at 8 these trials cannot tell
+#: a codeword that is kept too often.
+_TELLING_EPSILON = 2.0
 _CODEWORD_FRAMES = {True: 4000, False: 40_000}
 
 
@@ -139,7 +142,7 @@ class _Checked:
         """All four."""
         assert isinstance(self.spec, NoiseSpec)
         plan = NoisePlan.make(self.spec, self.cut.tensors, self.cut.calibration or ())
-        channels = _Channels.of(plan)
+        channels = Channels.of(plan)
         frames = self._frames(plan, channels)
         release = self.releases(self.bundle, self.cut, self.spec)
         low, high = channels.pair()
@@ -163,13 +166,15 @@ class _Checked:
         assert isinstance(self.spec, CodebookSpec)
         plan = CodebookPlan.make(self.spec, self.cut)
         encoder = read_encoder(self.bundle.path(plan.book.file), plan.book, self.cut.tensors)
+        each = min(self.spec.group_epsilon, _TELLING_EPSILON)
+        checked = msgspec.structs.replace(self.spec, epsilon=each * self.spec.groups)
         read = FeatureReader(self.bundle, self.cut, PictureSpace.of(self.bundle))
         features = read(public[:64])
         words = np.array([encoder(one) for one in features])
         first = 0
         differ = (words != words[first]).sum(1)
         second = int(differ.argmax())
-        release = self.releases(self.bundle, self.cut, self.spec)
+        release = self.releases(self.bundle, self.cut, checked)
         found = [self._length([features[first], features[second]], release)]
         if not found[0].holds or not differ[second]:
             return found
@@ -184,10 +189,13 @@ class _Checked:
         tests = [(sent[at][:, group] == own[at], sent[1 - at][:, group] == own[at]) for at in (0, 1)]
         proven = max(_proven(often, rare, _ERROR / 2) for often, rare in tests)
         most = _provable(frames, _ERROR / 2)
-        text = f"codewords of two frames, {frames} releases each; more than {most:.1f} could not have been proven"
-        return [*found, self._check("randomised response", self.spec.group_epsilon, proven, 2 * frames, text)]
+        text = (
+            f"codewords of two frames at {each:g} a group, {frames} releases each; more than {most:.1f} could not "
+            "have been proven"
+        )
+        return [*found, self._check("randomised response", each, proven, 2 * frames, text)]
 
-    def _frames(self, plan: NoisePlan, channels: _Channels) -> int:
+    def _frames(self, plan: NoisePlan, channels: Channels) -> int:
         """Payloads of each kind of frame: enough for the channel with the fewest values."""
         wanted = math.ceil(_TRIALS[self.quick] / channels.fewest)
         affordable = int(_MOST_BYTES[self.quick] / 4 / plan.payload_bytes)
@@ -222,7 +230,7 @@ class _Checked:
         return self._check("fresh randomness", 0.0, math.inf if same else 0.0, 2, text)
 
     def _noise(
-        self, channels: _Channels, low: Floats, high: Floats, at_low: NDArray[np.uint8], at_high: NDArray[np.uint8]
+        self, channels: Channels, low: Floats, high: Floats, at_low: NDArray[np.uint8], at_high: NDArray[np.uint8]
     ) -> WireCheck:
         """Each channel by the two events that tell its pair best: from the higher place up, from the lower down."""
         error = _ERROR / (2 * channels.count)
@@ -247,7 +255,7 @@ class _Checked:
         return self._check("noise of each channel", claim, proven, 2 * trials, text)
 
     def _clipping(
-        self, channels: _Channels, where: str, at_rim: NDArray[np.uint8], outside: NDArray[np.uint8]
+        self, channels: Channels, where: str, at_rim: NDArray[np.uint8], outside: NDArray[np.uint8]
     ) -> WireCheck:
         """All channels of one grid together, by every threshold: a proof of any ratio is one of a bug."""
         error = _ERROR / (4 * (1 << 8) * len(channels.grids()))
@@ -267,86 +275,12 @@ class _Checked:
             cut=self.cut.index,
             setting=describe(self.spec),
             name=name,
-            claim=claim,
-            proven=min(proven, 1e9),  # JSON has no infinity
-            trials=trials,
-            holds=proven <= claim,
+            claim=float(claim),
+            proven=min(float(proven), _NO_BOUND),
+            trials=int(trials),
+            holds=bool(proven <= claim),
             text=text,
         )
-
-
-@dataclass
-class _Channels:
-    """Every channel of a plan, tensor after tensor: its grid, and the columns of its values in a payload."""
-
-    plan: NoisePlan
-    columns: list[NDArray[np.intp]]
-    epsilon: Floats
-    steps: Floats
-    tail: Floats
-    low: Floats
-    width: Floats
-
-    @classmethod
-    def of(cls, plan: NoisePlan) -> _Channels:
-        """Of a plan; a channel without a range counts as one whose steps are all the same value."""
-        columns: list[NDArray[np.intp]] = []
-        numbers: list[list[float]] = [[], [], [], [], []]
-        first = 0
-        for at, (tensor, class_of) in enumerate(zip(plan.tensors, plan.class_of, strict=True)):
-            low, width, steps, tail = channel_numbers(plan, at)
-            count = len(class_of)
-            columns += [first + np.arange(channel, tensor.size, count) for channel in range(count)]
-            epsilons = [plan.classes[one].epsilon for one in class_of]
-            for index, new in enumerate((epsilons, steps, tail, low, width)):
-                numbers[index] += np.broadcast_to(np.asarray(new, np.float64), count).tolist()
-            first += tensor.size
-        epsilon, steps_of, tails, lows, widths = (np.array(one, np.float64) for one in numbers)
-        return cls(plan, columns, epsilon, steps_of, tails, lows, widths)
-
-    @property
-    def count(self) -> int:
-        """Number of channels."""
-        return len(self.columns)
-
-    @property
-    def fewest(self) -> int:
-        """Values of the channel that has the fewest."""
-        return min(len(one) for one in self.columns)
-
-    def grids(self) -> list[list[int]]:
-        """Channels by what they share: ε, steps and tail."""
-        found: dict[tuple[float, float, float], list[int]] = {}
-        for channel in range(self.count):
-            if self.width[channel] > 0:
-                key = (self.epsilon[channel], self.steps[channel], self.tail[channel])
-                found.setdefault(key, []).append(channel)
-        return list(found.values())
-
-    def pair(self) -> tuple[Floats, Floats]:
-        """Two places on each channel's grid, apart by about `_WANTED_CLAIM`; the same one without a range."""
-        wanted = np.rint(_WANTED_CLAIM * self.steps / self.epsilon)
-        apart = np.where(self.width > 0, np.clip(wanted, 1, self.steps), 0)
-        low = np.floor((self.steps - apart) / 2)
-        return low, low + apart
-
-    def real(self, places: Floats) -> list[Array]:
-        """Features whose values lie at these places [channels] of the grids."""
-        return self._features(self.low + self.width * places / np.maximum(self.steps, 1))
-
-    def beyond(self, widths: float) -> list[Array]:
-        """Features that lie so many clip widths above the clip range, or below."""
-        rim = self.low + self.width if widths > 0 else self.low
-        return self._features(rim + widths * self.width)
-
-    def _features(self, values: Floats) -> list[Array]:
-        found, first = [], 0
-        for tensor, class_of in zip(self.plan.tensors, self.plan.class_of, strict=True):
-            part = values[first : first + len(class_of)]
-            first += len(class_of)
-            real = np.ascontiguousarray(np.broadcast_to(part, (tensor.size // len(class_of), len(class_of))))
-            found.append(to_stored(real.reshape(tensor.shape).astype(np.float32), tensor))
-        return found
 
 
 def describe(spec: NoiseSpec | CodebookSpec) -> str:

@@ -28,7 +28,6 @@ from split_model.features.picture_files import pillow
 from split_model.features.preprocess import load_tensor, to_real
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.answer import is_vector
-from split_model.prepare.drawing import drawn, plain
 from split_model.prepare.evaluate.agreement import class_output
 from split_model.prepare.evaluate.variants import Halves
 from split_model.prepare.outputs import Floats, real_outputs
@@ -51,8 +50,6 @@ from split_model.report.answer_drawing import DRAWN, describe_answer, draw_answe
 _DRAWS = 20
 #: Whole-input epsilons per group of codewords.
 _GROUP_EPSILONS = (8.0, 4.0)
-_MOST_MAPS = 16
-_INCHES = 2.4
 _DRAWN_PX = 320
 
 
@@ -122,41 +119,6 @@ def preview(
         cells += one.through_codebooks(entropy, draws)
     drawn = reader.drawn(whole)
     return Preview(picture if drawn is None else drawn, reader.text(whole), tuple(cells))
-
-
-def draw(found: Preview, path: Path, *, title: str) -> None:
-    """Write it as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
-    rows = [
-        [cell for cell in found.cells if cell.cut == cut] for cut in dict.fromkeys(cell.cut for cell in found.cells)
-    ]
-    across = max(map(len, rows))
-    has_drawn, has_seen = (
-        any(part is not None for part in parts)
-        for parts in ([cell.drawn for cell in found.cells], [cell.seen for cell in found.cells])
-    )
-    each = 1 + has_drawn + has_seen  # rows a cut
-    count = each * len(rows) + 1
-    with drawn(path, (_INCHES * across, (_INCHES + 0.5) * count)) as figure:
-        grid = figure.subplots(count, across, squeeze=False)
-        for axes in grid.flat:
-            axes.axis("off")
-        figure.suptitle(plain(title))
-        grid[0][0].imshow(found.picture)
-        grid[0][0].set_title(f"what the model gets\n{plain(found.answer)}", fontsize=8)
-        for row, column, cell in (
-            (each * at + 1, column, cell) for at, of_cut in enumerate(rows) for column, cell in enumerate(of_cut)
-        ):
-            axes = grid[row][column]
-            if cell.drawn is not None:
-                grid[row + 1][column].imshow(cell.drawn)
-            if cell.seen is not None:
-                below = grid[row + each - 1][column]
-                below.imshow(cell.seen[0])
-                below.set_title(f"what a server can make of it:\n{cell.seen[1]}", fontsize=8, weight="bold")
-            axes.imshow(_tiles(cell.features), cmap="gray", interpolation="nearest", aspect="equal")
-            many = "agreement" if has_drawn else "as unsplit in"
-            sure = "" if not cell.release else f"\n{many} {cell.same:.0%}{'' if has_drawn else ' of draws'}"
-            axes.set_title(f"cut {cell.cut}, {cell.release or 'no noise'}\n{plain(cell.answer)}{sure}", fontsize=8)
 
 
 @dataclass(frozen=True)
@@ -304,21 +266,3 @@ def _as_picture(tensor: Array, preprocess: ImagePreprocess, spec: TensorSpec) ->
         np.repeat(pixels, 3, axis=-1).astype(np.uint8) if pixels.shape[-1] == 1 else pixels.astype(np.uint8)
     )
     return picture[..., ::-1] if preprocess.colour == "bgr" else picture
-
-
-def _tiles(features: Array) -> Array:
-    """The first channels of a map side by side, each in its own range; a vector as a block."""
-    maps = features[0] if features.ndim > 1 and features.shape[0] == 1 else features
-    if maps.ndim != 3 or maps.shape[0] * maps.shape[1] == 1:
-        flat = maps.reshape(-1)
-        side = math.ceil(math.sqrt(flat.size))
-        return np.pad(flat, (0, side * side - flat.size), mode="edge").reshape(side, side)
-    count = min(_MOST_MAPS, maps.shape[2])
-    side = math.ceil(math.sqrt(count))
-    height, width = maps.shape[:2]
-    whole = np.ones((side * (height + 1), side * (width + 1)), np.float32)
-    for at in range(count):
-        one = maps[..., at]
-        top, left = at // side * (height + 1), at % side * (width + 1)
-        whole[top : top + height, left : left + width] = (one - one.min()) / max(float(np.ptp(one)), 1e-12)
-    return whole

@@ -168,11 +168,12 @@ def _privacy_table(rows: list[Privacy]) -> str:
     lines = "".join(
         f"<tr><td>cut {row.cut}{'' if row.cut else ' (the input itself)'}</td><td>{count(row.values)}</td>"
         f"<td>{kilobytes(row.payload_bytes)}</td><td>{epsilon(row.per_value_epsilon_max)}</td>"
-        f"<td>{epsilon(row.per_value_epsilon_mean)}</td><td>{epsilon(row.whole_input_epsilon)}</td></tr>"
+        f"<td>{epsilon(row.per_value_epsilon_mean)}</td><td>{epsilon(row.whole_input_epsilon)}</td>"
+        f"<td>{escape(row.seen or 'not audited')}</td></tr>"
         for row in rows
     )
     heads = ("", "values", "payload", "per-value ε, largest", "per-value ε, mean", "whole-input ε, per frame")
-    return _table(heads, lines) if rows else ""
+    return _table((*heads, "a server sees"), lines) if rows else ""
 
 
 def policies_table(log: RunLog) -> str:

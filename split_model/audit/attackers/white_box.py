@@ -10,6 +10,7 @@ Another prior, as the learned one, takes the place of total variation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from split_model.audit.quality import similarity
 _PRIORS = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _RATE = 0.1
 _SMALL = 1e-6
+#: The slope beyond the clip range.
+_BACK = 0.1
 #: Frames that are inverted at once: a head's gradient takes memory.
 _AT_ONCE = 8
 #: The part of the steps that choosing the prior takes.
@@ -39,13 +42,27 @@ def total_variation(pictures: Any, _step: int) -> Any:
     return (down + across).sum()
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What a release does to features, for the likelihood.
+
+    Attributes:
+        spread: The noise's scale of each value, by tensor; None without noise.
+        limits: The lowest and highest value that each channel is clipped to, by tensor; None without.
+
+    """
+
+    spread: Sequence[Floats] | None = None
+    limits: Sequence[tuple[Floats, Floats]] | None = None
+
+
 class WhiteBox:
     """Inverts releases of one cut.
 
     Args:
         head: The head with a gradient.
         space: Between pictures and the model's input.
-        spread: The noise's scale of each value, by tensor; None without noise.
+        noise: What the release does to the features.
         steps: Of gradient descent.
         penalty: The prior; total variation unless given.
 
@@ -58,13 +75,13 @@ class WhiteBox:
         self,
         head: Head,
         space: PictureSpace,
-        spread: Sequence[Floats] | None,
+        noise: Noise,
         *,
         steps: int,
         penalty: Penalty = total_variation,
     ) -> None:
         self.prior = _PRIORS[0]
-        self._head, self._space, self._spread, self._steps = head, space, spread, steps
+        self._head, self._space, self._noise, self._steps = head, space, noise, steps
         self._penalty = penalty
 
     def tune(self, pictures: Floats, arrived: Sequence[Sequence[Floats]], start: Floats) -> None:
@@ -97,14 +114,14 @@ class WhiteBox:
         import torch
 
         wanted = [torch.from_numpy(np.concatenate(parts)) for parts in zip(*arrived, strict=True)]
-        scales = None if self._spread is None else [torch.from_numpy(one) for one in self._spread]
+        scales = None if self._noise.spread is None else [torch.from_numpy(one) for one in self._noise.spread]
         begin = np.clip(start, 0.02, 0.98).astype(np.float32)
         logits = torch.from_numpy(np.log(begin / (1 - begin))).requires_grad_(True)
         optimizer = torch.optim.Adam([logits], _RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
             pictures = torch.sigmoid(logits)
-            features = self._head([self._space.torch_inputs(pictures)])
+            features = self._clipped(self._head([self._space.torch_inputs(pictures)]))
             loss = _distance(features, wanted, scales)
             if self.prior:
                 loss = loss + self.prior * self._penalty(pictures, step)
@@ -113,6 +130,19 @@ class WhiteBox:
             optimizer.step()
             schedule.step()
         found: Floats = torch.sigmoid(logits).detach().numpy()
+        return found
+
+    def _clipped(self, features: Sequence[Any]) -> Sequence[Any]:
+        """The features as they are before the noise. A little gradient leads back from beyond the clip range."""
+        import torch
+
+        if self._noise.limits is None:
+            return features
+        found = []
+        for one, (low, high) in zip(features, self._noise.limits, strict=True):
+            inside = torch.minimum(torch.maximum(one, torch.from_numpy(low)), torch.from_numpy(high))
+            outside = (one != inside).float()
+            found.append(inside + _BACK * outside * (one - one.detach()))
         return found
 
 
