@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 
 from split_model.audit.attackers.learned_prior import LearnedPrior
+from split_model.audit.cut_under_attack import OfCut
+from split_model.audit.effort import QUICK, Effort, Randomness
 from split_model.audit.identity import People, as_answers
 from split_model.audit.likelihood import identification_bound
 from split_model.audit.pictures import Floats, PictureSpace
@@ -20,11 +22,12 @@ from split_model.audit.posterior import guess
 from split_model.audit.quality import decibels, interval, similarity
 from split_model.audit.results import Attack, Audit, Identity, Reference, Result
 from split_model.audit.settings import Setting, Wishes, settings
-from split_model.audit.suite import QUICK, Effort, OfCut, Randomness, Suite
+from split_model.audit.suite import Suite
 from split_model.audit.verdict import reveals
 from split_model.bundle import Bundle, Cut
 from split_model.errors import BadInputError
 from split_model.interpreter import open_interpreter
+from split_model.privacy import CodebookSpec, NoiseSpec
 from split_model.service.atomic_file import write_atomically
 
 __all__ = ["QUICK", "Auditor", "Effort"]
@@ -33,6 +36,8 @@ Progress = Callable[[str, int, int], None]
 
 #: Of the attackers: one more, or a stronger one, makes work files of before void.
 _GENERATION = 3
+#: Of what a result has: attackers that were tried before are not tried again for a new one.
+_SUITE = 2
 #: Pictures that an attack needs at least: to be attacked, and to learn from.
 LEAST_VICTIMS, LEAST_PUBLIC = 4, 16
 _SHOWN = 6
@@ -84,7 +89,7 @@ class Auditor:
         torch.set_num_threads(1)  # more than one costs time where others want the cores too
         references = self._references()
         answer = None if self.people is None else as_answers(self.bundle, self._space, self.people)
-        results = []
+        results: list[Result] = []
         of_cuts = [(cut, settings(self.bundle, cut, wishes, self._randomness)) for cut in cuts]
         total = sum(len(of_one) for _, of_one in of_cuts)
         for cut, of_one in of_cuts:
@@ -98,7 +103,7 @@ class Auditor:
             identity=self.bundle.identity,
             victims=len(self.victims),
             public=len(self.public),
-            quick=self.effort.steps <= QUICK.steps,
+            quick=self._is_quick,
             references=references,
             results=results,
             skipped=sorted(set(self.skipped)),
@@ -108,7 +113,8 @@ class Auditor:
     def _result(self, setting: Setting, shared: list[OfCut], answer_high: float, answer: Identity | None) -> Result:
         """Of one setting; ``shared``: what its cut's settings share, made when the first of them is attacked."""
         key = self._key(setting)
-        kept = self.folder / f"{key}{'' if self.people is None else f'-{self.people.digest[:12]}'}.json"
+        named = "" if self.people is None else f"-{self.people.digest[:12]}"
+        kept = self.folder / f"{key}{named}-{_SUITE}.json"
         if kept.is_file():
             done = msgspec.json.decode(kept.read_bytes(), type=_Kept)
             self.skipped += done.skipped
@@ -119,7 +125,8 @@ class Auditor:
                 OfCut(self.bundle, setting.cut, self._space, self.victims, self.public, self.effort, skipped)
             )
         of_cut = shared[0]
-        suite = Suite(of_cut, setting, key, self.folder, self._randomness, self._prior)
+        thorough = not self._is_quick
+        suite = Suite(of_cut, setting, key, self.folder, self._randomness, self._prior, thorough)
         seen = suite()
         attacks = [
             _attack(of_cut, name, pictures, self.victims, suite.notes[name]) for name, pictures in seen.items()
@@ -139,8 +146,8 @@ class Auditor:
             cut=setting.cut.index,
             mechanism=setting.mechanism,
             setting=setting.name,
-            spec=setting.spec if setting.mechanism == "noise" else None,
-            codebook=setting.spec if setting.mechanism == "codebook" else None,
+            spec=setting.spec if isinstance(setting.spec, NoiseSpec) else None,
+            codebook=setting.spec if isinstance(setting.spec, CodebookSpec) else None,
             per_value_epsilon=setting.per_value_epsilon,
             whole_input_epsilon=whole if math.isfinite(whole) else None,
             payload_bytes=setting.payload_bytes,
@@ -199,6 +206,11 @@ class Auditor:
                 LearnedPrior.train(self.public, budget_s=self.effort.prior_s).save(path)
             self._learned = LearnedPrior.load(path)
         return self._learned
+
+    @property
+    def _is_quick(self) -> bool:
+        """Whether the attackers try no harder than those of ``--quick``."""
+        return self.effort.steps <= QUICK.steps
 
     def _key(self, setting: Setting) -> str:
         """What a result follows from."""

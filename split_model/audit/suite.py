@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,143 +13,20 @@ from split_model.arrays import Array
 from split_model.audit.attackers.decoder import Decoder
 from split_model.audit.attackers.inverse_network import InverseNetwork
 from split_model.audit.attackers.learned_prior import LearnedPrior
-from split_model.audit.attackers.white_box import Head, Noise, WhiteBox, total_variation
-from split_model.audit.augmentation import augmented
-from split_model.audit.pictures import Floats, PictureSpace
+from split_model.audit.attackers.substitute import Substitute
+from split_model.audit.attackers.white_box import Noise, WhiteBox, total_variation
+from split_model.audit.cut_under_attack import OfCut
+from split_model.audit.effort import Randomness
+from split_model.audit.pictures import Floats
 from split_model.audit.settings import Setting
-from split_model.audit.torch_head import TorchHead
-from split_model.bundle import Bundle, Cut
-from split_model.errors import BadModelError
-from split_model.interpreter import open_interpreter
 from split_model.service.atomic_file import write_atomically
 
 _TUNED_ON = 4
-_LEARNED = "learned prior"
-#: Bytes of features of the augmented pictures that are held at once.
-_MOST_BYTES = 400e6
+_LEARNED, _SUBSTITUTE = "learned prior", "substitute head"
+#: The weight of total variation for who cannot try it on the real head.
+_USUAL_PRIOR = 1e-1
 #: A feature loss is worth its time where the head is small.
 _FEATURE_LOSS_MACS = 60e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How hard the attackers try.
-
-    Attributes:
-        victims: Pictures attacked.
-        steps: Of white-box gradient descent.
-        network_s: About the seconds of one core to train each inverse network.
-        prior_s: The same for the learned prior, which is trained once.
-        averaged: Releases of one frame that the averaging attacker has.
-        augmented: Pictures that the inverse network sees, variations included.
-
-    """
-
-    victims: int = 16
-    steps: int = 1000
-    network_s: float = 240.0
-    prior_s: float = 120.0
-    averaged: int = 16
-    augmented: int = 2000
-
-
-QUICK = Effort(victims=6, steps=150, network_s=10.0, prior_s=5.0, augmented=400)
-
-
-class Randomness:
-    """Random bytes that begin anew for every piece of work, so that a repeated audit finds the same.
-
-    For the audit's own releases alone: a device draws from its operating system.
-    """
-
-    def __init__(self) -> None:
-        self._source = random.Random()  # noqa: S311  no secret is protected here
-
-    def restart(self, label: str) -> None:
-        """Begin the bytes of one piece of work."""
-        self._source = random.Random(hashlib.sha256(label.encode()).digest())  # noqa: S311
-
-    def __call__(self, count: int) -> bytes:
-        """See `os.urandom`."""
-        return self._source.randbytes(count)
-
-
-class FeatureReader:
-    """Pictures to the features of a cut, by the interpreter."""
-
-    def __init__(self, bundle: Bundle, cut: Cut, space: PictureSpace) -> None:
-        self._head = None if cut.head is None else open_interpreter(bundle.path(cut.head))
-        self._space = space
-
-    def __call__(self, pictures: Floats) -> list[list[Array]]:
-        """By picture, the live tensors [1, ...]."""
-        inputs = self._space.inputs(pictures)
-        if self._head is None:
-            return [[one] for one in inputs]
-        return [[part.copy() for part in self._head.run([one])] for one in inputs]
-
-
-@dataclass
-class OfCut:
-    """What all settings of one cut share. Features are read when first asked for.
-
-    Attributes:
-        bundle: What is audited.
-        cut: Where.
-        space: Between pictures and inputs.
-        victims: Pictures attacked [n, ...].
-        public: Pictures known [n, ...].
-        effort: How hard the attackers try.
-        skipped: Collects what could not be tried, and why.
-
-    """
-
-    bundle: Bundle
-    cut: Cut
-    space: PictureSpace
-    victims: Floats
-    public: Floats
-    effort: Effort
-    skipped: list[str]
-
-    def __post_init__(self) -> None:
-        """Open the head."""
-        self.read = FeatureReader(self.bundle, self.cut, self.space)
-        self._pool: tuple[Floats, list[list[Array]]] | None = None
-        self.of_victims = self.read(self.victims)
-        self.gradient = self._gradient()
-
-    @property
-    def pool(self) -> tuple[Floats, list[list[Array]]]:
-        """The public pictures with their variations, and the features of each."""
-        if self._pool is None:
-            most = max(len(self.public), int(_MOST_BYTES / max(1, self.cut.raw_bytes)))
-            pictures = augmented(self.public, min(max(self.effort.augmented, len(self.public)), most))
-            self._pool = (pictures, self.read(pictures))
-        return self._pool
-
-    def distance(self, pictures: Floats) -> float:
-        """How far the features of pictures are from the victims'; see `results.Attack`."""
-        mean = self.read(self.public.mean(axis=0)[None])[0]
-        found, worst = 0.0, 0.0
-        for ours, theirs in zip(self.read(pictures), self.of_victims, strict=True):
-            for one, other, middle in zip(ours, theirs, mean, strict=True):
-                found += float(((one.astype(np.float64) - other) ** 2).sum())
-                worst += float(((middle.astype(np.float64) - other) ** 2).sum())
-        return found / max(worst, 1e-12)
-
-    def _gradient(self) -> Head | None:
-        """The head with a gradient, checked; None, with the reason kept, where there is none."""
-        if self.cut.head is None:
-            return _same
-        path = self.bundle.path(self.cut.head)
-        try:
-            head = TorchHead(path)
-            head.check(open_interpreter(path), self.space.inputs(self.public[:1]))
-        except BadModelError as error:
-            self.skipped.append(f"white box: {error}")
-            return None
-        return head
 
 
 @dataclass
@@ -166,6 +40,7 @@ class Suite:
         folder: Where finished pieces are kept.
         randomness: What the setting's releases draw from.
         prior: Makes the learned prior when it is first needed.
+        thorough: Also try the attackers that a quick audit leaves out.
 
     """
 
@@ -175,6 +50,7 @@ class Suite:
     folder: Path
     randomness: Randomness
     prior: Callable[[], LearnedPrior]
+    thorough: bool = True
     notes: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -196,6 +72,9 @@ class Suite:
         means = self._means() if setting.mechanism == "noise" else []
         if means:
             seen[f"inverse network, {several}"] = self._kept(f"inverse network, {several}", lambda: network(means))
+        if (substitute := self._substitute()) is not None:
+            mean = np.broadcast_to(of_cut.public.mean(axis=0), of_cut.victims.shape)
+            seen[_SUBSTITUTE] = self._kept(_SUBSTITUTE, partial(self._without_head, substitute, arrived, mean))
         if of_cut.gradient is None:
             return seen
         for name in ("white box", _LEARNED):
@@ -220,6 +99,20 @@ class Suite:
         tried = [_mean([self.setting.arrive(one) for _ in range(count)]) for one in features]
         box.tune(few, tried, network(tried))
         self.notes[name] = f"weight of the prior {box.prior:g}"
+        return box(arrived, start)
+
+    def _substitute(self) -> Substitute | None:
+        """The cut's substitute head; None where it is not tried."""
+        if not self.thorough:
+            return None
+        return self.of_cut.substitute
+
+    def _without_head(self, substitute: Substitute, arrived: Sequence[Sequence[Floats]], start: Floats) -> Floats:
+        """The white box through the substitute; the weight of the prior is the usual one, as he cannot tune it."""
+        noise = Noise(self.setting.spread, self.setting.limits)
+        box = WhiteBox(substitute, self.of_cut.space, noise, steps=self.of_cut.effort.steps)
+        box.prior = _USUAL_PRIOR
+        self.notes[_SUBSTITUTE] = f"without the head; the tail's answers differ by {substitute.error:.2g}"
         return box(arrived, start)
 
     def _network(self) -> Decoder:
@@ -268,8 +161,3 @@ class Suite:
 
 def _mean(releases: Sequence[Sequence[Floats]]) -> list[Floats]:
     return [np.mean(parts, axis=0, dtype=np.float32) for parts in zip(*releases, strict=True)]
-
-
-def _same(inputs: Sequence[Any]) -> Sequence[Any]:
-    """The head of cut 0, where the input itself leaves."""
-    return inputs

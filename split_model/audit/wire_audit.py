@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 
 from split_model.arrays import Array
 from split_model.audit.bounds import chernoff_at_least, chernoff_at_most
+from split_model.audit.cut_under_attack import FeatureReader
 from split_model.audit.pictures import Floats, PictureSpace
 from split_model.audit.results import WireCheck
 from split_model.audit.settings import Wishes
-from split_model.audit.suite import FeatureReader
 from split_model.audit.wire import Wire, connected
-from split_model.audit.wire_channels import Channels
+from split_model.audit.wire_channels import Channels, Places
 from split_model.bundle import Bundle, Cut
 from split_model.privacy import (
     CodebookPlan,
@@ -66,7 +66,9 @@ _NO_BOUND = 1e9
 #: The ε of a group that codewords are checked at where the configured one is larger: at 8 these trials cannot tell
 #: a codeword that is kept too often.
 _TELLING_EPSILON = 2.0
-_CODEWORD_FRAMES = {True: 4000, False: 40_000}
+#: Releases of each of two frames: of so many a codeword the rarest is seen often enough.
+_A_CODEWORD = {True: 60, False: 1000}
+_CODEWORD_FRAMES = {True: (1000, 4000), False: (10_000, 60_000)}
 
 
 def device_releases(bundle: Bundle, cut: Cut, spec: NoiseSpec | CodebookSpec) -> Release:
@@ -178,7 +180,7 @@ class _Checked:
         found = [self._length([features[first], features[second]], release)]
         if not found[0].holds or not differ[second]:
             return found
-        frames = _CODEWORD_FRAMES[self.quick]
+        frames = int(np.clip(_A_CODEWORD[self.quick] * self.spec.codewords, *_CODEWORD_FRAMES[self.quick]))
         dtype = np.dtype(f"<u{codeword_bytes(self.spec.codewords)}")
         sent = [
             np.stack([np.frombuffer(self._send(release, one), dtype) for _ in range(frames)])
@@ -202,8 +204,8 @@ class _Checked:
         return max(_LEAST_FRAMES, min(wanted, affordable, _MOST_FRAMES))
 
     def _send(self, release: Release, features: Sequence[Array]) -> bytes:
-        payload = release([one.copy() for one in features])
-        return self.line.send(self.cut.index, memoryview(np.ascontiguousarray(payload)).cast("B"))
+        payload = np.ascontiguousarray(release([one.copy() for one in features]))
+        return self.line.send(self.cut.index, payload.view(np.uint8).reshape(-1).data)
 
     def _values(
         self, plan: NoisePlan, features: Sequence[Array], release: Release, frames: int
@@ -230,7 +232,7 @@ class _Checked:
         return self._check("fresh randomness", 0.0, math.inf if same else 0.0, 2, text)
 
     def _noise(
-        self, channels: Channels, low: Floats, high: Floats, at_low: NDArray[np.uint8], at_high: NDArray[np.uint8]
+        self, channels: Channels, low: Places, high: Places, at_low: NDArray[np.uint8], at_high: NDArray[np.uint8]
     ) -> WireCheck:
         """Each channel by the two events that tell its pair best: from the higher place up, from the lower down."""
         error = _ERROR / (2 * channels.count)

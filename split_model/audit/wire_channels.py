@@ -12,7 +12,8 @@ from split_model.features.preprocess import to_stored
 from split_model.privacy import NoisePlan
 from split_model.privacy.release import channel_numbers
 
-Floats = NDArray[np.float64]
+#: A number for each channel.
+Places = NDArray[np.float64]
 
 #: The claim that a pair of frames is chosen for: ratios near e can be told from twice that with few trials.
 _WANTED_CLAIM = 1.0
@@ -24,11 +25,11 @@ class Channels:
 
     plan: NoisePlan
     columns: list[NDArray[np.intp]]
-    epsilon: Floats
-    steps: Floats
-    tail: Floats
-    low: Floats
-    width: Floats
+    epsilon: Places
+    steps: Places
+    tail: Places
+    low: Places
+    width: Places
 
     @classmethod
     def of(cls, plan: NoisePlan) -> Channels:
@@ -66,14 +67,14 @@ class Channels:
                 found.setdefault(key, []).append(channel)
         return list(found.values())
 
-    def pair(self) -> tuple[Floats, Floats]:
+    def pair(self) -> tuple[Places, Places]:
         """Two places on each channel's grid, apart by about `_WANTED_CLAIM`; the same one without a range."""
         wanted = np.rint(_WANTED_CLAIM * self.steps / self.epsilon)
         apart = np.where(self.width > 0, np.clip(wanted, 1, self.steps), 0)
         low = np.floor((self.steps - apart) / 2)
         return low, low + apart
 
-    def real(self, places: Floats) -> list[Array]:
+    def real(self, places: Places) -> list[Array]:
         """Features whose values lie at these places [channels] of the grids."""
         return self._features(self.low + self.width * places / np.maximum(self.steps, 1))
 
@@ -82,7 +83,7 @@ class Channels:
         rim = self.low + self.width if widths > 0 else self.low
         return self._features(rim + widths * self.width)
 
-    def _features(self, values: Floats) -> list[Array]:
+    def _features(self, values: Places) -> list[Array]:
         found, first = [], 0
         for tensor, class_of in zip(self.plan.tensors, self.plan.class_of, strict=True):
             part = values[first : first + len(class_of)]

@@ -26,7 +26,8 @@ _SEED_SIDE = 7
 _HIDDEN = 384
 #: A cell of the last layer makes at most this many pixels a side.
 _LARGEST_BLOCK = 4
-_MAX_BYTES = 64 << 20
+#: Logits beyond this are 0 or 1 in float32.
+_SURE = 80.0
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +135,8 @@ class Decoder:
             else:
                 values = _pixels(values, sizes[0])
         height, width, _ = self.shape.picture
-        shown: Floats = (1 / (1 + np.exp(-values[:, :height, :width]))).transpose(1, 2, 0)
+        logits = np.clip(values[:, :height, :width], -_SURE, _SURE)
+        shown: Floats = (1 / (1 + np.exp(-logits))).transpose(1, 2, 0)
         return shown.astype(np.float32)
 
     def to_bytes(self) -> bytes:
@@ -142,7 +144,8 @@ class Decoder:
         out = io.BytesIO()
         shape = np.frombuffer(msgspec.json.encode(self.shape), np.uint8)
         # Not compressed: zip files of compressed arrays differ between versions of zlib.
-        np.savez(out, shape=shape, **{f"w{at:03}": one.astype(np.float16) for at, one in enumerate(self.weights)})
+        arrays: dict[str, Any] = {f"w{at:03}": one.astype(np.float16) for at, one in enumerate(self.weights)}
+        np.savez(out, shape=shape, **arrays)
         return out.getvalue()
 
     @classmethod
@@ -223,4 +226,5 @@ def _convolve(values: Floats, kernel: Floats, bias: Floats) -> Floats:
 def _pixels(values: Floats, side: int) -> Floats:
     channels, height, width = values.shape
     blocks = values.reshape(channels // side**2, side, side, height, width)
-    return blocks.transpose(0, 3, 1, 4, 2).reshape(channels // side**2, height * side, width * side)
+    found: Floats = blocks.transpose(0, 3, 1, 4, 2).reshape(channels // side**2, height * side, width * side)
+    return found

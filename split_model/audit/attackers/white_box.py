@@ -27,7 +27,7 @@ _BACK = 0.1
 #: Frames that are inverted at once: a head's gradient takes memory.
 _AT_ONCE = 8
 #: The part of the steps that choosing the prior takes.
-_TUNING = 0.3
+_TUNING = 0.2
 
 #: Torch inputs to the live tensors, with a gradient.
 Head = Callable[[Sequence[Any]], Sequence[Any]]

@@ -56,7 +56,7 @@ def test_a_stored_network_that_is_damaged_is_told():
     shape = Shape.of(released, (16, 16, 3))
     short = Decoder(shape, (some((4, 4)),)).to_bytes()
     for content in (b"", b"PK", short):
-        with pytest.raises(BadInputError, match="here: .* run 'split-model audit"):
+        with pytest.raises(BadInputError, match=r"here: .* run 'split-model audit"):
             Decoder.from_bytes(content, "here")
 
 
