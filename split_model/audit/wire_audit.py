@@ -5,7 +5,7 @@ features' space, and the release that a device uses puts them on the wire:
 
 - *noise of each channel*: all values of channel c at one place of the grid, or d steps above it. The release lets
   the ratio of probabilities be e^(ε_c·d/L_c) at most; two events whose probabilities are exactly that far apart
-  were chosen before any payload was seen, and Chernoff bounds on their counts say what the trials prove.
+  were chosen before any payload was seen, and Clopper-Pearson bounds on their counts say what the trials prove.
 - *clipping*: values far outside the clip range, against values at its rim. They are the same to the release, so
   anything that tells them apart is a bug: the claim is 0.
 - *length*: dark, bright and mixed frames have payloads of one length.
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.arrays import Array
-from split_model.audit.bounds import chernoff_at_least, chernoff_at_most
+from split_model.audit.bounds import at_least, at_most
 from split_model.audit.cut_under_attack import FeatureReader
 from split_model.audit.pictures import Floats, PictureSpace
 from split_model.audit.results import WireCheck
@@ -295,10 +295,10 @@ def describe(spec: NoiseSpec | CodebookSpec) -> str:
 
 def _proven(often: NDArray[np.bool_], rare: NDArray[np.bool_], error: float) -> float:
     """The log ratio of an event's probabilities that the counts prove; 0 where they prove none."""
-    least = chernoff_at_least(int(often.sum()), often.size, error)
-    return max(0.0, math.log(least / chernoff_at_most(int(rare.sum()), rare.size, error))) if least > 0 else 0.0
+    least = at_least(int(often.sum()), often.size, error)
+    return max(0.0, math.log(least / at_most(int(rare.sum()), rare.size, error))) if least > 0 else 0.0
 
 
 def _provable(trials: int, error: float) -> float:
     """The most that this many trials could prove: always against never."""
-    return math.log(chernoff_at_least(trials, trials, error) / chernoff_at_most(0, trials, error))
+    return math.log(at_least(trials, trials, error) / at_most(0, trials, error))

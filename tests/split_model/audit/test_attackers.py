@@ -8,7 +8,6 @@ import pytest
 from split_model.audit.attackers.decoder import Decoder, Shape, torch_forward, weight_shapes
 from split_model.audit.attackers.learned_prior import LearnedPrior
 from split_model.audit.augmentation import augmented
-from split_model.audit.bounds import at_least, at_most, chernoff_at_least, chernoff_at_most
 from split_model.audit.identity import People
 from split_model.audit.pictures import PictureSpace
 from split_model.errors import BadInputError
@@ -84,14 +83,6 @@ def test_variations_are_new_pictures_in_range_and_the_same_again():
     np.testing.assert_array_equal(made[:5], known)
     np.testing.assert_array_equal(made, augmented(known, 40))
     assert len({one.tobytes() for one in made}) == 40
-
-
-@pytest.mark.parametrize(("count", "trials"), [(0, 50), (1, 50), (25, 50), (49, 50), (50, 50), (700, 1000)])
-@pytest.mark.parametrize("error", [1e-2, 1e-6])
-def test_chernoffs_bounds_are_never_tighter_than_the_exact_ones(count, trials, error):
-    assert 0 <= chernoff_at_least(count, trials, error) <= at_least(count, trials, error) + 1e-9
-    assert 1 >= chernoff_at_most(count, trials, error) >= at_most(count, trials, error) - 1e-9
-    assert chernoff_at_least(count, trials, error) <= count / trials <= chernoff_at_most(count, trials, error)
 
 
 def test_people_are_named_from_rows_that_tell_and_not_from_noise():
