@@ -95,11 +95,15 @@ def audit(
     as_json = msgspec.json.encode(found)
     write_atomically(args.output.with_suffix(".html"), render(found, victims, folder).encode())
     write_atomically(args.output.with_suffix(".json"), as_json)
+    print(as_json.decode() if args.json else text(found))
+    if not all(check.holds for check in found.wire):
+        if args.store:
+            print("nothing is stored: what leaves does not keep its ε", file=sys.stderr)
+        return os.EX_DATAERR
     if args.store:
         kept = store(bundle, found, folder)
         print(f"{path_of(bundle)}: {len(kept.rows)} verdicts", file=sys.stderr)
-    print(as_json.decode() if args.json else text(found))
-    return os.EX_OK if all(check.holds for check in found.wire) else os.EX_DATAERR
+    return os.EX_OK
 
 
 def _names(folder: Path) -> list[str] | None:
