@@ -98,7 +98,7 @@ class Suite:
         self.randomness.restart(f"{self.key} tuning {name}")
         tried = [_mean([self.setting.arrive(one) for _ in range(count)]) for one in features]
         box.tune(few, tried, network(tried))
-        self.notes[name] = f"weight of the prior {box.prior:g}"
+        self.notes[name] = f"weight of the prior {box.prior:g}" if box.helps else "no better than where it begins"
         return box(arrived, start)
 
     def _substitute(self) -> Substitute | None:

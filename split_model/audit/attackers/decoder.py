@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -156,7 +157,7 @@ class Decoder:
                 shape = msgspec.json.decode(file["shape"].tobytes(), type=Shape)
                 names = sorted(name for name in file.files if name != "shape")
                 weights = tuple(file[name].astype(np.float32) for name in names)
-        except (ValueError, KeyError, OSError, msgspec.DecodeError) as error:
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile, msgspec.DecodeError) as error:
             raise BadInputError(
                 f"{source}: not a stored attacker: {error}", remedy="run 'split-model audit ... --store' again"
             ) from None

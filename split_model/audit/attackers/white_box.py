@@ -19,7 +19,7 @@ from split_model.audit.pictures import Floats, PictureSpace
 from split_model.audit.quality import similarity
 
 #: Weights of the prior that are tried, relative to the likelihood of one value.
-_PRIORS = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_PRIORS = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _RATE = 0.1
 _SMALL = 1e-6
 #: The slope beyond the clip range.
@@ -68,6 +68,8 @@ class WhiteBox:
 
     Attributes:
         prior: The weight of the prior.
+        helps: Whether following the gradient made the public pictures better than the start was; if not, the
+            start is all that a call returns.
 
     """
 
@@ -80,7 +82,7 @@ class WhiteBox:
         steps: int,
         penalty: Penalty = total_variation,
     ) -> None:
-        self.prior = _PRIORS[0]
+        self.prior, self.helps = _PRIORS[0], True
         self._head, self._space, self._noise, self._steps = head, space, noise, steps
         self._penalty = penalty
 
@@ -92,6 +94,7 @@ class WhiteBox:
             found = self._invert(arrived, start, max(1, round(_TUNING * self._steps)))
             scores.append(float(np.mean(similarity(found, pictures))))
         self.prior = _PRIORS[int(np.argmax(scores))]
+        self.helps = max(scores) > float(np.mean(similarity(start, pictures)))
 
     def __call__(self, arrived: Sequence[Sequence[Floats]], start: Floats) -> Floats:
         """Invert one release each of some frames.
@@ -104,6 +107,8 @@ class WhiteBox:
             Pictures [n, height, width, channels].
 
         """
+        if not self.helps:
+            return start
         parts = [
             self._invert(arrived[at : at + _AT_ONCE], start[at : at + _AT_ONCE], self._steps)
             for at in range(0, len(arrived), _AT_ONCE)

