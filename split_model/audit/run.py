@@ -35,7 +35,7 @@ __all__ = ["QUICK", "Auditor", "Effort"]
 Progress = Callable[[str, int, int], None]
 
 #: Of the attackers: one more, or a stronger one, makes work files of before void.
-_GENERATION = 3
+_GENERATION = 4
 #: Of what a result has: attackers that were tried before are not tried again for a new one.
 _SUITE = 2
 #: Pictures that an attack needs at least: to be attacked, and to learn from.

@@ -24,9 +24,11 @@ _MOST_STEPS = 20_000
 _WHOLE_CELLS = 24
 #: Multiply-adds of training that one core does in a second, about: a budget is counted in them, not by a clock, so
 #: that the same audit trains the same network.
-_MACS_A_SECOND = 8e9
+_MACS_A_SECOND = 50e9
 #: What one released value costs besides, in multiply-adds: the head's copy, the noise, the way to the network.
-_MACS_A_VALUE = 200
+_MACS_A_VALUE = 1500
+#: Heads have small layers: a multiply-add takes longer there. The loss runs one twice.
+_HEAD_COST = 8
 _FEATURE_WEIGHT = 0.05
 _SMALL = 1e-6
 
@@ -77,7 +79,7 @@ class InverseNetwork:
         share = 1.0 if self._patch is None else self._patch[0] * self._patch[1] / np.prod(self._shape.cells)
         values = sum(one.size for one in first)
         macs = (
-            3 * (self._shape.macs * share + (2 * features_macs if self._features else 0)) + _MACS_A_VALUE * values
+            3 * (self._shape.macs * share + (_HEAD_COST * features_macs if self._features else 0)) + _MACS_A_VALUE * values
         )
         steps = int(np.clip(budget_s * _MACS_A_SECOND / (macs * batch), _LEAST_STEPS, _MOST_STEPS))
         generator = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ _WEAKEST, _STRONGEST = 0.02, 0.25
 _AT = 0.08
 #: Steps of the white box between two looks of the denoiser, which costs more than an early head.
 _EVERY = 5
-_MACS_A_SECOND = 8e9
+_MACS_A_SECOND = 30e9
 _LEAST_STEPS, _MOST_STEPS = 60, 5000
 
 

@@ -20,7 +20,7 @@ from split_model.audit.pictures import Floats, PictureSpace
 _WIDTH = 32
 _BATCH = 16
 _RATE = 2e-3
-_MACS_A_SECOND = 8e9
+_MACS_A_SECOND = 30e9
 _LEAST_STEPS, _MOST_STEPS = 60, 5000
 _SMALL = 1e-6
 
@@ -110,4 +110,4 @@ class Substitute:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            self.error = 0.95 * self.error + 0.05 * float(loss)
+            self.error = 0.95 * self.error + 0.05 * float(loss.detach())
