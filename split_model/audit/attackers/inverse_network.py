@@ -18,7 +18,7 @@ from split_model.audit.pictures import Floats
 
 _BATCH = 16
 _RATE = 2e-3
-_LEAST_STEPS = 60
+_LEAST_STEPS = 10
 _MOST_STEPS = 20_000
 #: Maps of more cells a side are trained on quarters of a picture.
 _WHOLE_CELLS = 24
@@ -78,9 +78,8 @@ class InverseNetwork:
         batch = min(_BATCH, len(pictures))
         share = 1.0 if self._patch is None else self._patch[0] * self._patch[1] / np.prod(self._shape.cells)
         values = sum(one.size for one in first)
-        macs = (
-            3 * (self._shape.macs * share + (_HEAD_COST * features_macs if self._features else 0)) + _MACS_A_VALUE * values
-        )
+        head = _HEAD_COST * features_macs if self._features else 0
+        macs = 3 * (self._shape.macs * share + head) + _MACS_A_VALUE * values
         steps = int(np.clip(budget_s * _MACS_A_SECOND / (macs * batch), _LEAST_STEPS, _MOST_STEPS))
         generator = np.random.default_rng(seed)
         repeats = -(-steps * batch // len(pictures))

@@ -64,7 +64,7 @@ def test_a_learned_prior_takes_noise_out_and_likes_pictures_better_than_noise(tm
 
     torch.set_num_threads(1)
     known = strangers.pictures(60, 1).astype(np.float32) / 255
-    prior = LearnedPrior.train(known, budget_s=4.0)
+    prior = LearnedPrior.train(known, budget_s=2.0)
     assert prior.gain_db > 1.0
     prior.save(tmp_path / "prior.npz")
     kept = LearnedPrior.load(tmp_path / "prior.npz")
