@@ -115,6 +115,14 @@ def settings(bundle: Bundle, cut: Cut, wishes: Wishes, entropy: Entropy) -> list
     return found
 
 
+def describe(spec: NoiseSpec | CodebookSpec) -> str:
+    """A release in words, with the unit of its ε."""
+    if isinstance(spec, CodebookSpec):
+        groups = f" in {spec.groups} groups" if spec.groups > 1 else ""
+        return f"codebook of {spec.codewords}{groups}, {spec.epsilon:g} a frame"
+    return f"noise, {spec.allocation}, {spec.epsilon:g} a value in {spec.bits} bits"
+
+
 def _plain(cut: Cut) -> Setting:
     ends = np.cumsum([spec.nbytes for spec in cut.tensors])[:-1]
 
@@ -139,7 +147,7 @@ def _noise(cut: Cut, epsilon: float, bits: int | None, allocation: AllocationWis
         cut,
         spec,
         "noise",
-        f"noise, {spec.allocation}, {epsilon:g} a value in {bits} bits",
+        describe(spec),
         epsilon,
         plan.whole_input_epsilon,
         NoiseRelease(plan, entropy=entropy),
@@ -177,9 +185,7 @@ def _codebook(bundle: Bundle, cut: Cut, spec: CodebookSpec, entropy: Entropy) ->
         cut,
         spec,
         "codebook",
-        f"codebook of {spec.codewords}"
-        + (f" in {spec.groups} groups" if spec.groups > 1 else "")
-        + f", {spec.epsilon:g} a frame",
+        describe(spec),
         None,
         plan.whole_input_epsilon,
         CodebookRelease(plan, encoder, entropy=entropy),

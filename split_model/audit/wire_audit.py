@@ -32,7 +32,7 @@ from split_model.audit.bounds import at_least, at_most
 from split_model.audit.cut_under_attack import FeatureReader
 from split_model.audit.pictures import Floats, PictureSpace
 from split_model.audit.results import WireCheck
-from split_model.audit.settings import Wishes
+from split_model.audit.settings import Wishes, describe
 from split_model.audit.wire import Wire, connected
 from split_model.audit.wire_channels import Channels, Places
 from split_model.bundle import Bundle, Cut
@@ -283,14 +283,6 @@ class _Checked:
             holds=bool(proven <= claim),
             text=text,
         )
-
-
-def describe(spec: NoiseSpec | CodebookSpec) -> str:
-    """A release in words, with the unit of its ε."""
-    if isinstance(spec, CodebookSpec):
-        groups = f" in {spec.groups} groups" if spec.groups > 1 else ""
-        return f"codebook of {spec.codewords}{groups}, {spec.epsilon:g} a frame"
-    return f"noise, {spec.allocation}, {spec.epsilon:g} a value in {spec.bits} bits"
 
 
 def _proven(often: NDArray[np.bool_], rare: NDArray[np.bool_], error: float) -> float:
