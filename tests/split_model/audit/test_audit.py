@@ -79,7 +79,7 @@ def test_a_head_that_has_no_gradient_is_refused_by_name(tmp_path):
 @pytest.mark.timeout(400)  # training
 def test_an_unprotected_first_cut_shows_the_picture_and_noise_hides_it(bundle, tmp_path):
     """A failed attack means protection, not a weak attack: He et al. (2019) report 0.99 for the first layer."""
-    effort = Effort(victims=4, steps=100, network_s=4.0, prior_s=1.0, averaged=4, augmented=100)
+    effort = Effort(victims=4, steps=60, network_s=3.0, prior_s=1.0, averaged=4, augmented=100)
     auditor = Auditor(bundle, pictures("test.npz", 4), pictures("public.npz", 60), effort, tmp_path)
     found = auditor.run([bundle.cut(1)], Wishes(epsilons=(0.25,)))
     plain, noisy = found.results
