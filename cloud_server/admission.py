@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+
+import msgspec
 
 #: Weight of a new measurement in the running mean, and in the mean deviation.
 _GAIN, _DEVIATION_GAIN = 1 / 8, 1 / 4
@@ -91,8 +92,7 @@ class WaitRatio:
         return min(_WORST_RATIO, max(1.0, self._ratio.mean + _WAIT_DEVIATIONS * self._ratio.deviation))
 
 
-@dataclass(frozen=True)
-class Forecast:
+class Forecast(msgspec.Struct, frozen=True):
     """When a request that comes now would be answered. Seconds from now.
 
     ``wait_s``: expected wait for a worker; 0 where one is free for it. ``wait_bound_s`` and ``tail_s`` are bounds.

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,6 +70,26 @@ def times(block: Block, seen: Sequence[Seen]) -> list[float]:
         return [0.0] * len(TIMES)
     cancels = sum(one.what == "cancel" for one in block.within(seen))
     return [*(float(of(delays)) for of in (np.mean, np.median, np.std, np.max)), float(cancels)]
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """What the server saw of a block: features without times and of times, and when each request came.
+
+    ``load`` and ``interval_s``, between two frames, it does not see.
+    """
+
+    choices: list[float]
+    times: list[float]
+    departures_s: list[float]
+    load: float
+    interval_s: float
+
+    @classmethod
+    def of(cls, block: Block, seen: Sequence[Seen], *, interval_s: float) -> Observed:
+        """Of all that the server saw, what belongs to a block."""
+        mine = block.within(seen)
+        departures = [round(float(value), 6) for value in departures_s(block, mine)]
+        return cls(choices(block, mine), times(block, mine), departures, block.load, interval_s)
 
 
 @dataclass(frozen=True)

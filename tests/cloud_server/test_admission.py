@@ -97,10 +97,12 @@ def test_no_more_goes_before_a_job_than_was_forecast(history, key, costs_s, weig
             if number % 3 == 0 and (job_id := queue.take(0.0)) is not None:
                 queue.finished(job_id, 1.0, 0.0)
     owner = dict(_owners(history))
-    ahead_s = queue.ahead_s(key, due_s=1e9)
+    ahead_s, is_next = queue.ahead_s(key, due_s=1e9), queue.is_next(key, due_s=1e9)
+    assert is_next == (ahead_s == 0.0)
     queue.offer(0, key, due_s=1e9, now_s=0.0, cost_s=1.0)
     before_s = 0.0
     while (job_id := queue.take(0.0)) != 0:
+        assert not is_next
         assert job_id is not None
         cost_s = float(costs_s.get(owner[job_id], 3))
         queue.finished(job_id, cost_s, 0.0)
