@@ -81,30 +81,33 @@ class OfCut:
         return self._pool
 
     @cached_property
-    def substitute(self) -> Substitute | None:
-        """A network in the head's place, trained against the real tail; None, with the reason kept, without one."""
-        manifest, cut = self.bundle.manifest, self.cut
-        why = ""
+    def tail(self) -> TorchHead | None:
+        """The tail with a gradient, to train a substitute head through; None, with the reason kept, without one."""
+        cut = self.cut
         if cut.head is None or len(cut.tensors) != 1 or len(cut.tensors[0].shape) != 4:
             why = "no single map leaves there"
         elif cut.tail_macs > _SUBSTITUTE_MACS:
             why = "its tail takes too long to train through"
-        if why:
-            self.skipped.append(f"substitute head at cut {cut.index}: {why}")
-            return None
+        else:
+            try:
+                return TorchHead(self.bundle.path(cut.tail))
+            except BadModelError as error:
+                why = str(error)
+        self.skipped.append(f"substitute head at cut {cut.index}: {why}")
+        return None
+
+    @cached_property
+    def substitute(self) -> Substitute:
+        """A network in the head's place, trained against the real tail when it is first asked for."""
+        cut, manifest = self.cut, self.bundle.manifest
+        assert self.tail is not None
         model = open_interpreter(self.bundle.path(manifest.model))
         answered = [[part.copy() for part in model.run([one])] for one in self.space.inputs(self.public)]
         answers = [np.concatenate(parts).astype(np.float32) for parts in zip(*answered, strict=True)]
         known = cut.calibration
-        made = Substitute(
-            self.space, cut.tensors[0].shape, positive=known is not None and min(known[0].clip_low) >= 0
-        )
-        try:
-            tail = TorchHead(self.bundle.path(cut.tail))
-            made.train(tail, cut.tail_macs, self.public, answers, budget_s=self.effort.network_s)
-        except BadModelError as error:
-            self.skipped.append(f"substitute head: {error}")
-            return None
+        positive = known is not None and min(known[0].clip_low) >= 0
+        made = Substitute(self.space, cut.tensors[0].shape, positive=positive)
+        made.train(self.tail, cut.tail_macs, self.public, answers, budget_s=self.effort.network_s)
         return made
 
     def distance(self, pictures: Floats) -> float:

@@ -13,7 +13,6 @@ from split_model.arrays import Array
 from split_model.audit.attackers.decoder import Decoder
 from split_model.audit.attackers.inverse_network import InverseNetwork
 from split_model.audit.attackers.learned_prior import LearnedPrior
-from split_model.audit.attackers.substitute import Substitute
 from split_model.audit.attackers.white_box import Noise, WhiteBox, total_variation
 from split_model.audit.cut_under_attack import OfCut
 from split_model.audit.effort import Randomness
@@ -72,9 +71,8 @@ class Suite:
         means = self._means() if setting.mechanism == "noise" else []
         if means:
             seen[f"inverse network, {several}"] = self._kept(f"inverse network, {several}", lambda: network(means))
-        if (substitute := self._substitute()) is not None:
-            mean = np.broadcast_to(of_cut.public.mean(axis=0), of_cut.victims.shape)
-            seen[_SUBSTITUTE] = self._kept(_SUBSTITUTE, partial(self._without_head, substitute, arrived, mean))
+        if self.thorough and of_cut.tail is not None:
+            seen[_SUBSTITUTE] = self._kept(_SUBSTITUTE, partial(self._without_head, arrived))
         if of_cut.gradient is None:
             return seen
         for name in ("white box", _LEARNED):
@@ -101,19 +99,14 @@ class Suite:
         self.notes[name] = f"weight of the prior {box.prior:g}" if box.helps else "no better than where it begins"
         return box(arrived, start)
 
-    def _substitute(self) -> Substitute | None:
-        """The cut's substitute head; None where it is not tried."""
-        if not self.thorough:
-            return None
-        return self.of_cut.substitute
-
-    def _without_head(self, substitute: Substitute, arrived: Sequence[Sequence[Floats]], start: Floats) -> Floats:
+    def _without_head(self, arrived: Sequence[Sequence[Floats]]) -> Floats:
         """The white box through the substitute; the weight of the prior is the usual one, as he cannot tune it."""
+        of_cut = self.of_cut
         noise = Noise(self.setting.spread, self.setting.limits)
-        box = WhiteBox(substitute, self.of_cut.space, noise, steps=self.of_cut.effort.steps)
+        box = WhiteBox(of_cut.substitute, of_cut.space, noise, steps=of_cut.effort.steps)
         box.prior = _USUAL_PRIOR
-        self.notes[_SUBSTITUTE] = f"without the head; the tail's answers differ by {substitute.error:.2g}"
-        return box(arrived, start)
+        self.notes[_SUBSTITUTE] = f"without the head; the tail's answers differ by {of_cut.substitute.error:.2g}"
+        return box(arrived, np.broadcast_to(of_cut.public.mean(axis=0), of_cut.victims.shape))
 
     def _network(self) -> Decoder:
         """The inverse network, trained or taken up. What is stored is what is used, with its rounding."""
