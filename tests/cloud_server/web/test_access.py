@@ -133,8 +133,8 @@ def test_with_a_certificate_the_page_is_served_over_tls_and_the_cookie_stays_the
     finally:
         connection.close()
     plain = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    plain.request("GET", "/login")
     with pytest.raises((ConnectionError, http.client.HTTPException)):  # nothing without TLS
-        plain.request("GET", "/login")
         plain.getresponse()
     plain.close()
 
@@ -144,7 +144,7 @@ def test_a_certificate_that_is_none_is_refused_at_the_start(tmp_path, config_fil
     (tmp_path / "web.key").write_text("no key")
     keys = {"web_certificate": "web.crt", "web_certificate_key": "web.key", "web_password": "web.password"}
     table = config.load(config_file(tmp_path, model, web_listen="127.0.0.1:0", **keys)).web
-    with pytest.raises(ConfigError, match="web.certificate"):
+    with pytest.raises(ConfigError, match=r"web\.certificate"):
         WebServer(table, Overview(names=dict, status=lambda: None, clock=lambda: 0.0))
 
 
