@@ -21,6 +21,8 @@ from split_model.protocol.server import Denial
 _OVERRUN = 0.1
 #: A forecast holds for this long where no job came, began or ended since: a request is asked about several times.
 _SAME_S = 1e-3
+#: What a request takes of the thread that reads messages, however short its tail, in seconds.
+_ANSWER_S = 0.2e-3
 
 
 class Request(Protocol):
@@ -116,7 +118,7 @@ class Dispatcher:
                 f"the answer is due in {max(0.0, due_in_s) * 1e3:.0f} ms and might take "
                 f"{(forecast.wait_bound_s + forecast.tail_s) * 1e3:.0f} ms; {self.queued} requests wait already"
             )
-        elif self.queued and self._queue.is_full_for(device, due_s=now_s + due_in_s - forecast.tail_s):
+        elif self.queued and self._queue.is_full_for(device, due_s=now_s + due_in_s - forecast.tail_s, now_s=now_s):
             code = "busy"
             text = f"{self.queued} requests wait already, and this device has its share of the queue"
         else:
@@ -242,7 +244,7 @@ class Dispatcher:
             self.cancel(job_id)
 
     def _retry_s(self, device: str, tail: Hashable, forecast: Forecast, *, due_in_s: float, now_s: float) -> float:
-        cost_s = self.times.expected_s(tail) / self._workers
+        cost_s = max(self.times.expected_s(tail) / self._workers, _ANSWER_S)
         return self._line.retry_s(device, forecast.retry_s(due_in_s), cost_s=cost_s, now_s=now_s)
 
     def _give_up(self, late: tuple[int, ...], now_s: float) -> None:

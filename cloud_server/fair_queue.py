@@ -28,8 +28,8 @@ from cloud_server.flows import Counts, Flow, Offered, Use
 HERE_S = 1.0
 #: A key uses much if it used more than this many equal parts of the use of all keys, and more than these seconds.
 MUCH, MUCH_S = 1.5, 0.25
-#: A key at its share gets free places up to this part of all, where it may choose (`FairQueue.is_full_for`).
-LENT = 0.75
+#: A key gets places beyond its share up to this part of all, where it may choose (`FairQueue.is_full_for`).
+LENT = 0.5
 #: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
 
@@ -118,15 +118,23 @@ class FairQueue:
             heapq.heappop(self._ready)
         return None
 
-    def is_full_for(self, key: str, *, due_s: float) -> bool:
+    def is_full_for(self, key: str, *, due_s: float, now_s: float) -> bool:
         """Whether a job that this key offers now is to get no place.
 
-        In a queue that is nearly full, a key at its share gets none: it would soon lose it to another one, and its
-        device would hear that late.
+        Where many places are taken, a key gets no more than its share among all keys that are here, whether or not
+        they have jobs waiting at this moment: it would lose the place to one of them, and its device would hear of
+        that late.
         """
-        if len(self._jobs) >= LENT * self._limit and self.waiting(key) >= self.share(key):
+        waiting = self.waiting(key)
+        if waiting and len(self._jobs) >= LENT * self._limit and waiting >= self._share_here(key, now_s):
             return due_s >= self._flows[key].waiting[-1][0]
         return len(self._jobs) >= self._limit and self._furthest_above(key) is None
+
+    def _share_here(self, key: str, now_s: float) -> int:
+        """Places that are this key's own if every key that had a request of late asks for one."""
+        self._several_here(now_s)
+        flow = self._flows[key]
+        return self._places(flow.weight, max(self._weight_here, flow.weight, self._weight_waiting))
 
     def passes_over(self, key: str, now_s: float) -> bool:
         """Whether the kept worker leaves the jobs of this key to the others now."""

@@ -23,7 +23,7 @@ from split_model.arrays import Picture
 from split_model.bundle.manifest import ImagePreprocess
 from split_model.errors import BackendError, BadInputError, MissingInputError
 from split_model.features.avif_size import UnreadableSizeError, coded_pixels
-from split_model.features.picture_colours import as_seen, check_colour_code, depth_of, extra_bytes
+from split_model.features.picture_colours import as_seen, check_colour_code, check_primaries, depth_of, extra_bytes
 from split_model.features.picture_formats import ENDINGS, HEAD_BYTES, format_of, missing, register
 from split_model.features.picture_notes import check_notes
 
@@ -204,6 +204,8 @@ def _check_colours(image: Any, head: bytes) -> None:
         if at >= 0:
             codes = head[at + len(_COLOUR_CHUNK) :][:2].ljust(2, b"\0")
             check_colour_code(codes[0], codes[1])
+        elif "srgb" not in image.info and "chromaticity" in image.info:
+            check_primaries(image.info["chromaticity"])
 
 
 def _pixels(path: Path, image: Any) -> int:

@@ -27,6 +27,9 @@ from split_model.features.picture_files import (
 )
 from split_model.features.placement import Placement
 
+#: Types of inputs that pictures go into.
+PICTURE_TYPES = frozenset(("float32", "float16", "int8", "uint8"))
+
 
 def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
     """Raise `BadInputError` where the declared pre-processing does not make the tensor that ``spec`` describes."""
@@ -36,7 +39,7 @@ def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
             f"pre-processing makes {list(expected)}, the model's input {spec.name!r} is {list(spec.shape)}",
             remedy=_remedy(preprocess, spec.shape),
         )
-    if spec.dtype not in {"float32", "float16", "int8", "uint8"}:
+    if spec.dtype not in PICTURE_TYPES:
         raise BadInputError(
             f"pictures go into float or 8-bit inputs, the model's {spec.name!r} is {spec.dtype}",
             remedy="give it arrays, not pictures",

@@ -127,6 +127,13 @@ def test_tails_are_followed_and_a_first_load_says_nothing():
         times.observed("tail", 0.01, loaded=False)
     assert times.expected_s("tail") == pytest.approx(0.01)
     assert 0.01 <= times.bound_s("tail") < 0.011
+    times.observed("tail", 100.0, loaded=False)  # held up by something else
+    assert times.bound_s("tail") < 0.05
+    for _ in range(20):
+        times.observed("tail", 1.0, loaded=False)
+    assert times.expected_s("tail") > 0.5
+    for _ in range(100):
+        times.observed("tail", 0.01, loaded=False)
     for seconds in (0.01, 0.02) * 50:
         times.observed("tail", seconds, loaded=False)
     assert times.bound_s("tail") > 0.02
