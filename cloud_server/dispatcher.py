@@ -67,7 +67,8 @@ class Dispatcher:
 
     Args:
         places: Jobs that may wait.
-        workers: Jobs that run at a time; one of the workers is kept (`FairQueue.take`) where there are several.
+        workers: Jobs that run at a time, which may change; one of the workers is kept (`FairQueue.take`) where
+            there are several.
         weight_of: A device's weight.
 
     """
@@ -75,7 +76,7 @@ class Dispatcher:
     def __init__(self, places: int, *, workers: int, weight_of: Callable[[str], int] = lambda _: 1) -> None:
         self.times = TailTimes()
         self._queue = FairQueue(places, weight_of)
-        self._workers = workers
+        self.workers = workers
         self._ratio = WaitRatio()
         self._standing = StandingQueue()
         self._line = ReturnLine()
@@ -112,7 +113,7 @@ class Dispatcher:
     def forecast(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Forecast:
         """When a request of a device that comes now would be answered."""
         tail_s = self.times.bound_s(tail)
-        workers = self._workers
+        workers = self.workers
         if workers > 1 and self._queue.passes_over(device, now_s):
             workers -= 1
         free = len(self._running) < workers
@@ -182,19 +183,20 @@ class Dispatcher:
         self._running[job_id] = _Running(waiting.tail, now_s)
         return job_id
 
-    def ended(self, job_id: int, *, used_s: float, busy_s: float, loaded: bool, now_s: float) -> None:
+    def ended(self, job_id: int, *, used_s: float, busy_s: float | None, loaded: bool, now_s: float) -> None:
         """A job that was taken is done.
 
         Args:
             job_id: Its number.
             used_s: Worker time that its device is charged.
-            busy_s: How long it kept its worker.
+            busy_s: How long it kept its worker; None where that says nothing about its tail.
             loaded: Whether its tail had to be loaded.
             now_s: The time.
 
         """
         running = self._running.pop(job_id)
-        self.times.observed(running.tail, busy_s, loaded=loaded)
+        if busy_s is not None:
+            self.times.observed(running.tail, busy_s, loaded=loaded)
         self._queue.finished(job_id, used_s, now_s)
 
     def cancel(self, job_id: int) -> bool:
@@ -209,7 +211,7 @@ class Dispatcher:
             self.cancel(job_id)
 
     def _retry_s(self, device: str, tail: Hashable, forecast: Forecast, *, due_in_s: float, now_s: float) -> float:
-        cost_s = self.times.expected_s(tail) / self._workers
+        cost_s = self.times.expected_s(tail) / self.workers
         return self._line.retry_s(device, forecast.retry_s(due_in_s), cost_s=cost_s, now_s=now_s)
 
     def _give_up(self, late: tuple[int, ...], now_s: float) -> None:

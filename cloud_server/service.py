@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from cloud_server.allow_list import AllowList
 from cloud_server.config import Config
 from cloud_server.counters import Counters
-from cloud_server.engine import SHORT_S, LocalEngine
+from cloud_server.engines.opening import open_engine
 from cloud_server.gateway import Gateway
 from cloud_server.held_bytes import HeldBytes
 from cloud_server.reload import Reloader, open_tails, server_limits
@@ -58,18 +57,8 @@ def serve(
     allow_list, held = AllowList(server.devices), HeldBytes()
     statistics, sinks = open_statistics(config), open_sinks(config.sink)
     with closing(notifier), closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway:
-        engine = LocalEngine(
-            tails,
-            deliver=gateway.mailbox.put,
-            clock=time.monotonic,
-            threads=server.threads,
-            tail_threads=server.tail_threads,
-            queue=config.limits.queue,
-            cache_bytes=config.limits.tail_cache_mib << 20,
-            held_bytes=lambda: held.total,
-            short_s=SHORT_S,
-            weight_of=allow_list.weight_of,
-            beats=beats,
+        engine = open_engine(
+            config, tails, deliver=gateway.mailbox.put, held=held, weight_of=allow_list.weight_of, beats=beats
         )
         if server.preload:
             notifier.starting("loading every tail", within_s=_START_S)
@@ -93,7 +82,7 @@ def serve(
             engine=engine,
             keys=keys,
             reloader=reloader,
-            threads=server.threads,
+            engine_kind=str(config.engine.__struct_config__.tag),
             notifier=notifier,
             beats=beats,
             statistics=statistics,

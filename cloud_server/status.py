@@ -33,7 +33,10 @@ class SinkStatus(msgspec.Struct, kw_only=True):
 
 
 class Status(Written, kw_only=True):
-    """What ``status --json`` prints. ``reload_error``: why the last reload changed nothing, or empty."""
+    """What ``status --json`` prints. ``reload_error``: why the last reload changed nothing, or empty.
+
+    ``threads``: tails that can run at a time now, in this program or in the replicas of a cluster's ``nodes``.
+    """
 
     state: State
     listen: str
@@ -48,6 +51,8 @@ class Status(Written, kw_only=True):
     held_bytes: int
     counters: Counters
     refused_keys: dict[str, int]
+    engine: str = "local"
+    nodes: int = 1
     reloads: int = 0
     reload_error: str = ""
     statistics: StatisticsStatus | None = None

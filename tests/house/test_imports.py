@@ -35,7 +35,7 @@ DISTRIBUTIONS = {
 }
 #: Come by extra or with the system: Pillow decodes pictures, the backends run models, the last two read cameras.
 #: Imported when asked for, not before.
-BY_EXTRA = {"gi", "paho", "ai_edge_litert", "tflite_runtime", "PIL", "pillow_heif", "cv2", "picamera2"}
+BY_EXTRA = {"gi", "paho", "ray", "ai_edge_litert", "tflite_runtime", "PIL", "pillow_heif", "cv2", "picamera2"}
 
 
 def modules(package: str) -> list[Path]:
