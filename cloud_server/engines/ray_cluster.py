@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -21,7 +23,10 @@ from cloud_server.engines import ray_access
 from cloud_server.engines.replica_messages import Settings, encode
 from cloud_server.engines.tables import RayTable
 from cloud_server.errors import EngineError
+from split_model.errors import ConfigError
 
+#: How long the test of the cluster's access control may take, in seconds.
+_STRANGER_S = 30
 #: Ray writes a session's sockets below its folder; the path of a socket has to be short.
 _FOLDER = "cloud-server-ray-"
 
@@ -86,6 +91,8 @@ class RayCluster:
             before = _own_listeners()
             self._connect(table, cpus)
             ray_access.check_listening(table, self._listening_on(table, before))
+            if table.address != "local" and table.token is not None:
+                _refuses_strangers(table.address)
         except BaseException:
             self.close()
             raise
@@ -194,6 +201,29 @@ class RayCluster:
             raise EngineError(
                 f"engine.address = {table.address!r}: {text}", remedy="see docs/cluster.md, and 'ray status' there"
             ) from None
+
+
+def _refuses_strangers(address: str) -> None:
+    """Prove that the cluster asks for the token: one that was started without it takes ours and never looks at it.
+
+    Raises:
+        ConfigError: It lets in who has none.
+        EngineError: It does not say.
+
+    """
+    command = [sys.executable, "-m", "cloud_server.engines.ray_stranger", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_STRANGER_S, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        done = subprocess.CompletedProcess(command, os.EX_UNAVAILABLE, "", f"no answer within {_STRANGER_S} s")
+    if done.returncode == 0:
+        raise ConfigError(
+            f"engine.address: the cluster at {address} lets in who has no token",
+            remedy="start every node with RAY_AUTH_MODE=token, as deploy/ray/start-node.sh does",
+        )
+    if done.returncode != os.EX_NOPERM:
+        text = " ".join(done.stderr.split())[-300:]
+        raise EngineError(f"engine.address = {address!r}: a stranger is neither let in nor refused: {text}")
 
 
 def _own_listeners() -> set[tuple[str, int]]:

@@ -53,13 +53,13 @@ class Supply:
     ) -> None:
         first, *others = hashes
         try:
-            content = self._cluster.put(_read(first, bundles))
+            content = [self._cluster.put(_read(first, bundles))]
         except SplitModelError as error:
             then(error.problem)
             return
 
         def added(reply: Reply) -> None:
-            del content[:]  # the cluster may forget it now
+            content.clear()  # the cluster may forget it now
             if isinstance(reply, Raised):
                 then(reply.text)
             elif isinstance(reply, Lost) or not others:  # who is lost is told by the call that waits for this
@@ -69,7 +69,6 @@ class Supply:
             else:
                 self.bring(replica, others, bundles, then=then)
 
-        content = [content]
         self._cluster.call(replica, "add", first, content, then=added)
 
 

@@ -309,7 +309,10 @@ class Server:
 
 
 def write_config(folder: Path, model: Model, **keys: Any) -> Path:
-    """A config file; ``limits_X`` and ``statistics_X`` set ``X`` there, others ``server.X``; ``sinks``: tables."""
+    """A config file; ``limits_X`` and ``statistics_X`` set ``X`` there, others ``server.X``; ``sinks``: tables.
+
+    ``engine`` and ``emulation`` are whole tables.
+    """
     tables: dict[str, dict[str, object]] = {
         "server": {
             "listen": "tcp://127.0.0.1:0",
@@ -323,6 +326,7 @@ def write_config(folder: Path, model: Model, **keys: Any) -> Path:
         "statistics": {},
     }
     sinks = keys.pop("sinks", ())
+    tables.update({name: keys.pop(name) for name in ("engine", "emulation") if name in keys})
     for key, value in keys.items():
         table, _, name = key.partition("_")
         tables[table if name and table in tables else "server"][name if name and table in tables else key] = value
