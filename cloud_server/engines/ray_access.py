@@ -11,11 +11,12 @@ from split_model.errors import ConfigError
 
 #: Where only this machine reaches Ray: it listens on every interface unless a node has exactly this address.
 LOOPBACK = "127.0.0.1"
-#: What every Ray process is told, wherever it listens: no reports to Ray's makers, no server of metrics.
+#: What every Ray process is told, wherever it listens: no reports to Ray's makers, no server of metrics, and no
+#: cluster that is started because something is asked after the connection ended.
 ALWAYS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 #: Else Ray takes 127.0.0.1 to mean the machine's own open address.

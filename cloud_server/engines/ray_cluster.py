@@ -77,6 +77,7 @@ class RayCluster:
         self._tail_threads = settings.tail_threads
         self._actors: dict[str, Any] = {}
         self._folder: Path | None = None
+        self._closed = False
         token = secrets.token_hex(32) if table.address == "local" else None
         os.environ.update(ray_access.environment(table, token=token))  # Ray reads them where it is imported
         try:
@@ -151,7 +152,10 @@ class RayCluster:
             self._ray.kill(actor, no_restart=False)
 
     def close(self) -> None:
-        """End the replicas, disconnect, and end the Ray that was started here."""
+        """End the replicas, disconnect, and end the Ray that was started here. Once is enough."""
+        if self._closed:
+            return
+        self._closed = True
         for name in list(self._actors):
             self.end(name)
         self._ray.shutdown()

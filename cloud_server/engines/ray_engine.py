@@ -259,16 +259,23 @@ class RayEngine:
         """Wait for an event, and handle all that are there."""
         wait_s = _LOOK_EVERY_S if self._later or not self._jobs.is_idle else _NODES_EVERY_S
         try:
-            self._events.get(timeout=wait_s)()
+            self._handle(self._events.get(timeout=wait_s))
             while True:
-                self._events.get_nowait()()
+                self._handle(self._events.get_nowait())
         except queue.Empty:
             pass
         now_s = self._clock()
         due = [what for at_s, what in self._later if at_s <= now_s]
         self._later = [(at_s, what) for at_s, what in self._later if at_s > now_s]
         for what in due:
-            what()
+            self._handle(what)
+
+    @staticmethod
+    def _handle(event: Callable[[], None]) -> None:
+        try:
+            event()
+        except Exception:  # noqa: BLE001  (one event must not end the thread that all jobs need)
+            _log.exception("an event of the cluster")
 
     def _turn(self) -> None:
         """Send what can be sent, and tell what is known."""

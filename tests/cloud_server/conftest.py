@@ -373,11 +373,12 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Ite
 
 @pytest.fixture
 def start(tmp_path: Path, model: Model) -> Iterator[Callable[..., Server]]:
-    """Start a server of one's own, with keys of the config changed."""
+    """Start a server of one's own, with keys of the config changed; each of several in a ``folder``."""
     started: list[Server] = []
 
-    def make(**keys: object) -> Server:
-        started.append(start_server(tmp_path, model, **keys))
+    def make(*, folder: str = "", **keys: object) -> Server:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        started.append(start_server(tmp_path / folder, model, **keys))
         return started[-1]
 
     yield make

@@ -81,7 +81,10 @@ class Bench:
 def test_every_replica_gets_a_job_and_the_next_when_it_answers():
     bench = Bench("one/0", "two/0")
     bench.submit(job_of(1), job_of(2), job_of(3))
-    assert [(send.replica, [job.job_id for job in send.jobs]) for send in bench.sent] == [("one/0", [1]), ("two/0", [2])]
+    assert [(send.replica, [job.job_id for job in send.jobs]) for send in bench.sent] == [
+        ("one/0", [1]),
+        ("two/0", [2]),
+    ]
     bench.answer(bench.sent[1])
     assert bench.sent[2].replica == "two/0"
 

@@ -1,0 +1,44 @@
+"""Files and preloading on a real cluster, and gateways side by side."""
+
+from __future__ import annotations
+
+import pytest
+
+from split_model.errors import SplitModelError
+from split_model.protocol.device import Answered
+
+
+def test_every_tail_is_loaded_before_the_first_request_and_lies_on_the_node_once(on_ray, model, tmp_path):
+    bench = on_ray(model.bundle)
+    bench.engine.start(preload=True)
+    files = {path.name for path in (tmp_path / "tails").iterdir() if not path.name.startswith(".")}
+    assert files == {model.bundle.identity, model.bundle.cut(1).tail.sha256, model.bundle.cut(0).tail.sha256}
+    written = {name: (tmp_path / "tails" / name).stat().st_ino for name in files}
+    bench.until(lambda: bench.engine.workers == 2)
+    assert {name: (tmp_path / "tails" / name).stat().st_ino for name in files} == written
+
+
+def test_a_tail_that_does_not_load_is_told_at_the_start(on_ray, make_bundle, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", 3)
+    bundle.path(bundle.cut(1).tail).write_bytes(b"changed")
+    with pytest.raises(SplitModelError, match="SHA-256 differs"):
+        on_ray(bundle).engine.start(preload=True)
+
+
+def test_gateways_side_by_side_share_a_cluster_and_one_that_dies_leaves_the_other_alone(
+    two_nodes, start, connect, model, tmp_path
+):
+    engine = {"kind": "ray", "address": two_nodes.address, "gateways": 2, "node_files": str(tmp_path / "tails")}
+    servers = [start(folder=name, engine=engine) for name in ("one", "two")]
+    devices = [connect(server, server.new_keys("board")).greet() for server in servers]
+    for number, device in enumerate(devices):
+        frame = model.frame(number)
+        ending = device.ask(model.request(number), model.features(frame))
+        assert isinstance(ending, Answered)
+        assert bytes(ending.payload) == model.whole(frame).tobytes()
+        status = servers[number].wait(lambda status: status.counters.answered == 1)
+        assert (status.engine, status.threads, status.nodes) == ("ray", 1, 1)
+    servers[0].process.kill()
+    servers[0].process.wait()
+    assert isinstance(devices[1].ask(model.request(7), model.features(model.frame(7))), Answered)
+    assert servers[1].stop() == 0
