@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
+from benchmarks.server.ray_nodes import TwoNodes
 from cloud_server.engine import Engine, LocalEngine
 from cloud_server.engines import ray_access
 from cloud_server.engines.emulated_tails import tail_set
@@ -27,58 +25,6 @@ from split_model.bundle import Bundle
 from split_model.protocol import messages as wire
 
 PATIENCE_S = 60.0
-_STORE_BYTES = 80 << 20
-
-
-class TwoNodes:
-    """A head and another node, one core each. Both listen on loopback."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, for the sockets in it
-        self._common = {
-            "node_ip_address": ray_access.LOOPBACK,
-            "object_store_memory": _STORE_BYTES,
-            "include_log_monitor": False,
-            "temp_dir": self._folder,
-        }
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={**self._common, "num_cpus": 1, "include_dashboard": False}
-        )
-        self._other = self._add()
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def kill_node(self) -> None:
-        """As if the power of the node that is not the head went."""
-        self._cluster.remove_node(self._other, allow_graceful=False)
-
-    def new_node(self) -> None:
-        """Another one in its place."""
-        self._other = self._add()
-
-    def _add(self) -> object:
-        return self._cluster.add_node(**self._common, num_cpus=1, wait=False)
-
-    def replicas(self) -> list[psutil.Process]:
-        """The processes that run tails."""
-        return [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if process.name().startswith("ray::RayReplica")
-        ]
-
-    def close(self) -> None:
-        processes = psutil.Process().children(recursive=True)
-        self._cluster.shutdown()
-        _, left = psutil.wait_procs(processes, timeout=5.0)
-        for process in left:
-            if "ray" in " ".join(process.cmdline()):
-                process.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

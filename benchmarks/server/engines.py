@@ -1,0 +1,444 @@
+"""What Ray costs beside the server's own threads, what a second node gains, and what a death costs.
+
+    python -m benchmarks.server.engines [--json] [--only overhead nodes deaths]
+
+``overhead``: three tails of EfficientNet-Lite0, one worker each: the local engine, our Ray engine (Ray Core), a
+bare call of its actor, and a Ray Serve deployment of the same replica (where `pip install 'ray[serve]'` was run;
+it needs 50 more packages). Round trips one at a time, and time an answer with 32 under way. ``nodes``: tails that sleep for
+20 ms, on one node and on two. ``deaths``: kill -9 of a replica and of a node under load. Ends with one line of
+claims. Takes some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import queue
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.server.case import LARGE, MIDDLE, SMALL, Case, open_case
+from benchmarks.server.claims import Claim, Part, claim
+from benchmarks.server.ray_nodes import TwoNodes
+from cloud_server.engine import Done, Engine, Job, LocalEngine, Outcome
+from cloud_server.engines import ray_access
+from cloud_server.engines import replica_messages as messages
+from cloud_server.engines.ray_cluster import RayCluster, Reply
+from cloud_server.engines.ray_engine import RayEngine
+from cloud_server.engines.replica_messages import Settings, TailJob
+from cloud_server.engines.tables import RayTable
+from cloud_server.tails import TailSet
+
+_ROUNDS, _WARM_UP, _UNDER_WAY = 400, 100, 32
+_EMULATED_S, _FRAMES = 0.02, 300
+_PATIENCE_S = 60.0
+
+
+class Run:
+    """An engine, and jobs of one case for it."""
+
+    def __init__(self, case: Case, make: Callable[[TailSet, Callable[[Outcome], None]], Engine]) -> None:
+        self._case = case
+        self.tails = TailSet([case.bundle])
+        self.delivered: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self.engine = make(self.tails, self.delivered.put)
+        self._submitted = 0
+        self.engine.start(preload=False)
+
+    def submit(self) -> int:
+        """One more job."""
+        self._submitted += 1
+        now_s = time.monotonic()
+        job = Job(
+            job_id=self._submitted,
+            device="a device",
+            tail=self.tails.tails[self._case.bundle.identity, self._case.cut.index],
+            release=self._case.request().release,
+            payload=bytearray(self._case.payload),
+            queued_s=now_s,
+            due_s=now_s + _PATIENCE_S,
+        )
+        if not self.engine.submit(job):
+            raise RuntimeError("the queue has no place")
+        return self._submitted
+
+    def next(self) -> Outcome:
+        """The next outcome."""
+        return self.delivered.get(timeout=_PATIENCE_S)
+
+    def close(self) -> None:
+        """End the engine."""
+        self.engine.close()
+        self.engine.join(5.0)
+
+    def call(self) -> None:
+        """One job, waited for."""
+        self.submit()
+        _check(self.next())
+
+    def flood(self, count: int) -> None:
+        """So many jobs, `_UNDER_WAY` of them at a time."""
+        for sent in range(count):
+            self.submit()
+            if sent >= _UNDER_WAY:
+                _check(self.next())
+        for _ in range(min(count, _UNDER_WAY)):
+            _check(self.next())
+
+
+def _check(outcome: Outcome) -> None:
+    if not isinstance(outcome, Done):
+        raise TypeError(f"no answer: {outcome}")
+
+
+def _measure(call: Callable[[], None], flood: Callable[[int], None]) -> dict[str, float]:
+    """Round trip, time and CPU an answer, of this process and of all that it started. Milliseconds."""
+    for _ in range(_WARM_UP):
+        call()
+    flood(_WARM_UP)
+    trips = []
+    for _ in range(_ROUNDS):
+        began_s = time.perf_counter()
+        call()
+        trips.append(time.perf_counter() - began_s)
+    began_s, own_s, all_s = time.perf_counter(), time.process_time(), _cpu_s()
+    flood(_ROUNDS)
+    ms = 1e3 / _ROUNDS
+    return {
+        "round_trip_ms": statistics.median(trips) * 1e3,
+        "flooded_ms": (time.perf_counter() - began_s) * ms,
+        "gateway_cpu_ms": (time.process_time() - own_s) * ms,
+        "cpu_ms": (_cpu_s() - all_s) * ms,
+    }
+
+
+def _cpu_s() -> float:
+    """CPU time of this process and of its living descendants."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    times = [process.cpu_times() for process in processes if process.is_running()]
+    return sum(one.user + one.system for one in times)
+
+
+def _local(tails: TailSet, deliver: Callable[[Outcome], None]) -> Engine:
+    return LocalEngine(
+        tails,
+        deliver=deliver,
+        clock=time.monotonic,
+        threads=1,
+        tail_threads=1,
+        queue=1000,
+        cache_bytes=1 << 30,
+    )
+
+
+def _on_ray(
+    table: RayTable, folder: str, *, emulated_tail_s: float = 0.0
+) -> Callable[[TailSet, Callable[[Outcome], None]], Engine]:
+    settings = Settings(
+        tail_threads=1,
+        cache_bytes=1 << 30,
+        node_files=folder,
+        node_files_bytes=1 << 32,
+        emulated_tail_s=emulated_tail_s,
+    )
+
+    def make(tails: TailSet, deliver: Callable[[Outcome], None]) -> Engine:
+        return RayEngine(
+            tails,
+            RayCluster(table, settings, cpus=1),
+            table=table,
+            tail_threads=1,
+            deliver=deliver,
+            clock=time.monotonic,
+            queue_places=1000,
+        )
+
+    return make
+
+
+def _batch(case: Case) -> bytes:
+    job = TailJob(
+        job_id=1,
+        device="a device",
+        tail=(case.bundle.identity, case.cut.index, None),
+        release=case.request().release,
+        payload=bytearray(case.payload),
+    )
+    return messages.encode([job])
+
+
+class Actor:
+    """A bare call of the engine's actor; its node has the files already."""
+
+    def __init__(self, case: Case, folder: str) -> None:
+        self._batch = _batch(case)
+        settings = Settings(
+            tail_threads=1, cache_bytes=1 << 30, node_files=folder, node_files_bytes=1 << 32, emulated_tail_s=0.0
+        )
+        self._cluster = RayCluster(RayTable(replicas=1), settings, cpus=1)
+        self._cluster.create("replica")
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+
+    def call(self) -> None:
+        """One call, waited for."""
+        self.flood(1)
+
+    def flood(self, count: int) -> None:
+        """So many, `_UNDER_WAY` of them at a time."""
+        for sent in range(count):
+            self._cluster.call("replica", "run", self._batch, then=self._replies.put)
+            if sent >= _UNDER_WAY:
+                self._take()
+        for _ in range(min(count, _UNDER_WAY)):
+            self._take()
+
+    def _take(self) -> None:
+        reply = self._replies.get(timeout=_PATIENCE_S)
+        if not isinstance(reply, bytes) or messages.decode_answer(reply).missing:
+            raise RuntimeError(f"no answer: {reply!r}")
+
+    def close(self) -> None:
+        """End it."""
+        self._cluster.close()
+
+
+class Serve:
+    """The same replica as a deployment of Ray Serve, called by its handle from this process; no HTTP."""
+
+    def __init__(self, case: Case, folder: str) -> None:
+        os.environ.update(ray_access.environment(RayTable(), token=os.urandom(32).hex()))
+        import ray
+        from ray import serve
+
+        from cloud_server.engines.replica import Replica
+
+        self._ray, self._serve, self._batch = ray, serve, _batch(case)
+        settings = messages.encode(
+            Settings(
+                tail_threads=1,
+                cache_bytes=1 << 30,
+                node_files=folder,
+                node_files_bytes=1 << 32,
+                emulated_tail_s=0.0,
+            )
+        )
+        ray.init(
+            address="local",
+            num_cpus=3,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=256 << 20,
+            _node_ip_address=ray_access.LOOPBACK,
+        )
+        serve.start(proxy_location="Disabled")
+
+        class Deployed:
+            """Runs batches."""
+
+            def __init__(self) -> None:
+                self._replica = Replica(settings)
+
+            async def run(self, batch: bytes) -> bytes:
+                """See `Replica.run`."""
+                return self._replica.run(batch)
+
+        deployment: Any = serve.deployment(num_replicas=1, max_ongoing_requests=_UNDER_WAY)(Deployed)
+        self._handle = serve.run(deployment.bind(), route_prefix=None)
+
+    def call(self) -> None:
+        """One call, waited for."""
+        self._take(self._handle.run.remote(self._batch))
+
+    def flood(self, count: int) -> None:
+        """So many, `_UNDER_WAY` of them at a time."""
+        waiting: list[Any] = []
+        for _ in range(count):
+            waiting.append(self._handle.run.remote(self._batch))
+            if len(waiting) > _UNDER_WAY:
+                self._take(waiting.pop(0))
+        for one in waiting:
+            self._take(one)
+
+    def _take(self, response: Any) -> None:
+        if messages.decode_answer(response.result(timeout_s=_PATIENCE_S)).missing:
+            raise RuntimeError("the replica lacks its files")
+
+    def close(self) -> None:
+        """End it."""
+        self._serve.shutdown()
+        self._ray.shutdown()
+
+
+WAYS: dict[str, Callable[[Case, str], Any]] = {
+    "local": lambda case, _: Run(case, _local),
+    "ray": lambda case, folder: Run(case, _on_ray(RayTable(replicas=1), folder)),
+    "actor": Actor,
+    "serve": Serve,
+}
+
+
+def measure(way: str, cut: int, folder: str) -> dict[str, float]:
+    """Measure one way to run a tail, in a process of its own: a process can start one Ray."""
+    run = WAYS[way](open_case(cut), folder)
+    try:
+        return _measure(run.call, run.flood)
+    finally:
+        run.close()
+
+
+def overhead(folder: str) -> Part:
+    """Round trips and CPU of the ways to run a tail."""
+    details: dict[str, Any] = {}
+    claims: list[Claim] = []
+    ways = [way for way in WAYS if way != "serve" or importlib.util.find_spec("starlette") is not None]
+    open_case(SMALL)  # makes the bundle, where it is not there
+    for name, cut in (("small", SMALL), ("middle", MIDDLE), ("large", LARGE)):
+        found: dict[str, dict[str, float]] = {}
+        for way in ways:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                found[way] = pool.submit(measure, way, cut, folder).result()
+        details[name] = found
+        more = found["ray"]["round_trip_ms"] - found["local"]["round_trip_ms"]
+        claims.append(claim(f"ray_adds_to_a_round_trip_of_the_{name}_tail_ms", more, 3.0))
+    return claims, details
+
+
+def nodes(folder: str) -> Part:
+    """Answers a second of tails that sleep, on one node and on two."""
+    case = open_case(SMALL)
+    cluster = TwoNodes(both=False)
+    table = RayTable(address=cluster.address)
+    run = None
+    try:
+        run = Run(case, _on_ray(table, folder, emulated_tail_s=_EMULATED_S))
+        rates = []
+        for count in (1, 2):
+            if count == 2:
+                cluster.new_node()
+            _until(lambda run=run, count=count: run.engine.nodes == count)
+            run.flood(_WARM_UP)
+            began_s = time.perf_counter()
+            run.flood(_FRAMES)
+            rates.append(_FRAMES / (time.perf_counter() - began_s))
+    finally:
+        if run is not None:
+            run.close()
+        cluster.close()
+    details = {"one_node_per_s": rates[0], "two_nodes_per_s": rates[1]}
+    return [claim("second_node_speeds_up", rates[1] / rates[0], 1.8, at_least=True)], details
+
+
+def deaths(folder: str) -> Part:
+    """Kill a replica and a node under load: answers of each frame, and the longest time without any."""
+    case = open_case(SMALL)
+    cluster = TwoNodes()
+    details: dict[str, Any] = {}
+    claims: list[Claim] = []
+    run = None
+    try:
+        run = Run(case, _on_ray(RayTable(address=cluster.address), folder, emulated_tail_s=_EMULATED_S))
+        kills: dict[str, Callable[[], None]] = {
+            "replica": lambda: cluster.replicas()[0].send_signal(signal.SIGKILL),
+            "node": cluster.kill_node,
+        }
+        for what, kill in kills.items():
+            _until(lambda run=run: run.engine.nodes == 2)
+            run.flood(_WARM_UP)
+            found = _kill_under_load(run, kill)
+            wrong = found["submitted"] - found["answered_once"]
+            claims.append(claim(f"frames_without_their_one_answer_after_a_killed_{what}", wrong, 0))
+            if what == "replica":
+                began_s = time.monotonic()
+                _until(lambda run=run: run.engine.workers == 2)
+                found["back_after_s"] = found["seconds_after_kill"] + time.monotonic() - began_s
+            details[what] = found
+    finally:
+        if run is not None:
+            run.close()
+        cluster.close()
+    return claims, details
+
+
+def _kill_under_load(run: Run, kill: Callable[[], None]) -> dict[str, Any]:
+    wanted = [run.submit() for _ in range(_FRAMES)]
+    told: Counter[int] = Counter()
+    refused = 0
+    at: list[float] = []
+    killed_s = 0.0
+    while len(at) < _FRAMES:
+        if len(at) == _FRAMES // 6:
+            killed_s = time.monotonic()
+            kill()
+        outcome = run.next()
+        told[outcome.job_id] += 1
+        refused += not isinstance(outcome, Done)
+        at.append(time.monotonic())
+    time.sleep(1.0)
+    while not run.delivered.empty():
+        told[run.next().job_id] += 1
+    after = [one for one in at if one > killed_s]
+    return {
+        "submitted": len(wanted),
+        "answered_once": sum(told[job_id] == 1 for job_id in wanted),
+        "refused": refused,
+        "longest_gap_s": max(b - a for a, b in zip([killed_s, *after], after, strict=False)),
+        "seconds_after_kill": at[-1] - killed_s,
+    }
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while not holds():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("the cluster does not get there")
+        time.sleep(0.05)
+
+
+PARTS: dict[str, Callable[[str], Part]] = {"overhead": overhead, "nodes": nodes, "deaths": deaths}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and print tables or JSON. Returns 0 where all claims hold, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.server.engines", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print details as JSON")
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=tuple(PARTS), help="some of it")
+    args = parser.parse_args(arguments)
+    os.environ.update(ray_access.environment(RayTable(address=f"{ray_access.LOOPBACK}:1")))
+    claims: list[Claim] = []
+    details: dict[str, Any] = {"machine": platform.platform(), "cpus": os.cpu_count()}
+    with tempfile.TemporaryDirectory(prefix="tails-") as folder:
+        for name in args.only:
+            more, details[name] = PARTS[name](str(Path(folder) / "files"))
+            claims += more
+    print(json.dumps(details) if args.json else _tables(details))
+    print(json.dumps({"claims": claims}))
+    return 0 if all(one["holds"] for one in claims) else 1
+
+
+def _tables(details: dict[str, Any]) -> str:
+    lines = []
+    for tail, ways in details.get("overhead", {}).items():
+        lines.append(f"{tail} tail: milliseconds")
+        for way, found in ways.items():
+            lines.append("  " + f"{way:8}" + "   ".join(f"{key[:-3]} {value:7.3f}" for key, value in found.items()))
+    lines += [f"{name}: {json.dumps(details[name])}" for name in ("nodes", "deaths") if name in details]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
