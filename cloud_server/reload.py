@@ -63,7 +63,7 @@ def refuse_fixed_changes(old: Config, new: Config) -> None:
     changed = [
         f"{table}.{key}" for table, keys in FIXED.items() for key in keys if before[table][key] != after[table][key]
     ]
-    changed += [table for table in ("sink", "engine", "emulation") if before[table] != after[table]]
+    changed += [table for table in ("sink", "web", "engine", "emulation") if before[table] != after[table]]
     if changed:
         raise ConfigError(
             f"{', '.join(changed)} cannot change while the program runs", remedy="restart the service"

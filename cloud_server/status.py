@@ -33,8 +33,10 @@ class SinkStatus(msgspec.Struct, kw_only=True):
 
 
 class Status(Written, kw_only=True):
-    """What ``status --json`` prints. ``reload_error``: why the last reload changed nothing, or empty.
+    """What ``status --json`` prints.
 
+    ``reload_error``: why the last reload changed nothing, or empty. ``web``: the page's address, or empty.
+    ``reports``: those of devices on themselves; ``reports_dropped`` came too soon after another.
     ``threads``: tails that can run at a time now, in this program or in the replicas of a cluster's ``nodes``.
     """
 
@@ -57,3 +59,6 @@ class Status(Written, kw_only=True):
     reload_error: str = ""
     statistics: StatisticsStatus | None = None
     sinks: dict[str, SinkStatus] = msgspec.field(default_factory=dict)
+    web: str = ""
+    reports: int = 0
+    reports_dropped: int = 0

@@ -62,8 +62,19 @@ devices = "/etc/cloud-server/devices"
 bundles = ["/opt/cloud-server/current/bundles"]
 """
 
+_WEB = """\
+# The page that shows the fleet; written by deploy-server.sh --with web. Take this file away to switch it off.
+# A browser elsewhere comes through: ssh -L 8480:127.0.0.1:8480 HOST. docs/fleet.md has the rest.
+
+[web]
+listen = "127.0.0.1:8480"
+password = "/etc/cloud-server/web.password"
+metrics_token = "/etc/cloud-server/web.token"
+"""
+
 #: Beside the config proper, and read after it.
 SERVER_PATH = "/etc/edge-runtime/conf.d/server.toml"
+WEB_PATH = "/etc/cloud-server/conf.d/web.toml"
 
 
 def config_path(program: str) -> str:
@@ -83,6 +94,11 @@ def device_config(*, budget: str) -> str:
 def device_server(*, address: str, public_key: str) -> str:
     """The part of the device's config that says where its server is."""
     return _DEVICE_SERVER.format(address=json.dumps(address), public_key=json.dumps(public_key))
+
+
+def web() -> str:
+    """The part of the server's config that switches the page on."""
+    return _WEB
 
 
 def server_config(*, port: int) -> str:

@@ -363,7 +363,7 @@ class ClusterJobs:
         self.dispatcher.ended(taken.job.job_id, used_s=used_s, busy_s=busy_s, loaded=loaded, now_s=now_s)
 
     def _count_workers(self) -> None:
-        self.dispatcher.workers = max(1, self.workers)
+        self.dispatcher.set_workers(max(1, self.workers))
 
 
 def _too_late(job: Job) -> Outcome:

@@ -258,8 +258,15 @@ class Rig:
     parts: Parts
     processes: list[Process] = field(default_factory=list)
 
-    def server(self, *, bundle: Bundle | None = None, address: str = "tcp://127.0.0.1:0", **server: Any) -> Server:
-        """Start a server, or start it again: its keys and devices stay where they are."""
+    def server(
+        self,
+        *,
+        bundle: Bundle | None = None,
+        address: str = "tcp://127.0.0.1:0",
+        tables: dict[str, Any] | None = None,
+        **server: Any,
+    ) -> Server:
+        """Start a server, or start it again: its keys and devices stay where they are. ``tables``: besides."""
         folder = self.folder / "server"
         if not folder.exists():
             folder.mkdir()
@@ -269,7 +276,8 @@ class Rig:
         config = folder / "server.toml"
         bundles = [str((bundle or self.parts.bundle).root)]
         own = {"listen": address, "key": "server.key", "devices": "devices", "bundles": bundles}
-        config.write_text(toml({"server": own | {"status": "status.json", "preload": True, "threads": 1} | server}))
+        own |= {"status": "status.json", "preload": True, "threads": 1}
+        config.write_text(toml({"server": own | server, **(tables or {})}))
         popen, log = self.start_program(folder, "cloud_server", "run", "-c", str(config))
         made = Server(config, popen, log, folder, (folder / "server.pub").read_bytes().strip())
         self.processes.append(made)
