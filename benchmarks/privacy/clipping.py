@@ -108,9 +108,7 @@ def _of_cut(
             agreed.append(found.argmax(axis=1) == best)
             errors.append(((found - pictures.logits) ** 2).sum(axis=1).mean() / scale)
         same = np.mean(agreed, axis=0)
-        yield Row(
-            cut.index, used, float(np.mean(errors)), float(same.mean()), float(same[pictures.sure].mean())
-        )
+        yield Row(cut.index, used, float(np.mean(errors)), float(same.mean()), float(same[pictures.sure].mean()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

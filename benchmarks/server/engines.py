@@ -4,8 +4,8 @@
 
 ``overhead``: three tails of EfficientNet-Lite0, one worker each: the local engine, our Ray engine (Ray Core), a
 bare call of its actor, and a Ray Serve deployment of the same replica (where `pip install 'ray[serve]'` was run;
-it needs 50 more packages). Round trips one at a time, and time an answer with 32 under way. ``nodes``: tails that sleep for
-20 ms, on one node and on two. ``deaths``: kill -9 of a replica and of a node under load. Ends with one line of
+it needs 50 more packages). Round trips one at a time, and time an answer with 32 under way. ``nodes``: tails that
+sleep for 20 ms, on one node and on two. ``deaths``: kill -9 of a replica and of a node under load. Ends with one line of
 claims. Takes some minutes.
 """
 

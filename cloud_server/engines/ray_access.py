@@ -62,7 +62,7 @@ def is_closed(table: RayTable) -> bool:
     return all(getattr(table, name) is not None for name in _KEYS)
 
 
-def check(table: RayTable, *, is_file: Callable[[Path], bool] = Path.is_file) -> None:
+def check(table: RayTable) -> None:
     """Refuse a config whose cluster would let strangers in.
 
     Raises:
@@ -82,9 +82,21 @@ def check(table: RayTable, *, is_file: Callable[[Path], bool] = Path.is_file) ->
             f"engine.{tls[0]}: TLS needs all of {', '.join(f'engine.{name}' for name in _KEYS[:3])}",
             remedy="set all three, or none on loopback",
         )
-    for name, path in given.items():
-        if path is not None and not is_file(path):
-            raise ConfigError(f"engine.{name}: {path} is no file", remedy="make it with deploy/ray/make-keys.sh")
+
+
+def check_files(table: RayTable, *, is_readable: Callable[[Path], bool]) -> None:
+    """Refuse keys that are not there.
+
+    Raises:
+        ConfigError: One cannot be read.
+
+    """
+    for name in _KEYS:
+        path = getattr(table, name)
+        if path is not None and not is_readable(path):
+            raise ConfigError(
+                f"engine.{name}: {path} cannot be read", remedy="make it with deploy/ray/make-keys.sh"
+            )
 
 
 def check_listening(table: RayTable, hosts: list[str]) -> None:

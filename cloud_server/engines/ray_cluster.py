@@ -73,6 +73,7 @@ class RayCluster:
 
     def __init__(self, table: RayTable, settings: Settings, *, cpus: int) -> None:
         ray_access.check(table)
+        ray_access.check_files(table, is_readable=lambda path: os.access(path, os.R_OK))
         self._settings = encode(settings)
         self._tail_threads = settings.tail_threads
         self._actors: dict[str, Any] = {}

@@ -54,9 +54,11 @@ def test_half_of_tls_is_refused(keys):
 
 
 def test_a_key_that_is_not_there_is_named(keys):
+    table = RayTable(address="10.0.0.1:6379", **keys)
+    ray_access.check_files(table, is_readable=lambda path: path.is_file())
     keys["token"].unlink()
-    with pytest.raises(ConfigError, match=r"engine.token: .* is no file"):
-        ray_access.check(RayTable(address="10.0.0.1:6379", **keys))
+    with pytest.raises(ConfigError, match=r"engine.token: .* cannot be read"):
+        ray_access.check_files(table, is_readable=lambda path: path.is_file())
 
 
 def test_a_node_that_is_open_is_refused_though_the_head_is_not(keys):

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from split_model.errors import SplitModelError
+from cloud_server.engines import ray_access
+from cloud_server.engines.ray_cluster import RayCluster
+from cloud_server.engines.replica_messages import Settings
+from cloud_server.engines.tables import RayTable
+from split_model.errors import ConfigError, SplitModelError
 from split_model.protocol.device import Answered
 
 
@@ -42,3 +48,15 @@ def test_gateways_side_by_side_share_a_cluster_and_one_that_dies_leaves_the_othe
     servers[0].process.wait()
     assert isinstance(devices[1].ask(model.request(7), model.features(model.frame(7))), Answered)
     assert servers[1].stop() == 0
+
+
+def test_a_cluster_that_takes_the_token_and_never_asks_for_it_is_refused(two_nodes, monkeypatch, tmp_path):
+    for name in ray_access.environment(RayTable()):
+        monkeypatch.setenv(name, os.environ[name])  # restores what the connection changes
+    (tmp_path / "token").write_text("0123456789abcdef" * 4)
+    table = RayTable(address=two_nodes.address, token=tmp_path / "token")
+    settings = Settings(
+        tail_threads=1, cache_bytes=1, node_files=str(tmp_path), node_files_bytes=1, emulated_tail_s=0.0
+    )
+    with pytest.raises(ConfigError, match="lets in who has no token"):
+        RayCluster(table, settings, cpus=1)
