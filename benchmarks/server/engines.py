@@ -5,8 +5,8 @@
 ``overhead``: three tails of EfficientNet-Lite0, one worker each: the local engine, our Ray engine (Ray Core), a
 bare call of its actor, and a Ray Serve deployment of the same replica (where `pip install 'ray[serve]'` was run;
 it needs 50 more packages). Round trips one at a time, and time an answer with 32 under way. ``nodes``: tails that
-sleep for 20 ms, on one node and on two. ``deaths``: kill -9 of a replica and of a node under load. Ends with one line of
-claims. Takes some minutes.
+sleep for 20 ms, on one node and on two. ``deaths``: kill -9 of a replica and of a node under load. Ends with one
+line of claims. Takes some minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import platform
-import queue
 import signal
 import statistics
 import sys
@@ -33,76 +32,14 @@ import psutil
 
 from benchmarks.server.case import LARGE, MIDDLE, SMALL, Case, open_case
 from benchmarks.server.claims import Claim, Part, claim
+from benchmarks.server.engine_ways import PATIENCE_S, Actor, Run, Serve, local, on_ray
 from benchmarks.server.ray_nodes import TwoNodes
-from cloud_server.engine import Done, Engine, Job, LocalEngine, Outcome
+from cloud_server.engine import Done
 from cloud_server.engines import ray_access
-from cloud_server.engines import replica_messages as messages
-from cloud_server.engines.ray_cluster import RayCluster, Reply
-from cloud_server.engines.ray_engine import RayEngine
-from cloud_server.engines.replica_messages import Settings, TailJob
 from cloud_server.engines.tables import RayTable
-from cloud_server.tails import TailSet
 
-_ROUNDS, _WARM_UP, _UNDER_WAY = 400, 100, 32
+_ROUNDS, _WARM_UP = 400, 100
 _EMULATED_S, _FRAMES = 0.02, 300
-_PATIENCE_S = 60.0
-
-
-class Run:
-    """An engine, and jobs of one case for it."""
-
-    def __init__(self, case: Case, make: Callable[[TailSet, Callable[[Outcome], None]], Engine]) -> None:
-        self._case = case
-        self.tails = TailSet([case.bundle])
-        self.delivered: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self.engine = make(self.tails, self.delivered.put)
-        self._submitted = 0
-        self.engine.start(preload=False)
-
-    def submit(self) -> int:
-        """One more job."""
-        self._submitted += 1
-        now_s = time.monotonic()
-        job = Job(
-            job_id=self._submitted,
-            device="a device",
-            tail=self.tails.tails[self._case.bundle.identity, self._case.cut.index],
-            release=self._case.request().release,
-            payload=bytearray(self._case.payload),
-            queued_s=now_s,
-            due_s=now_s + _PATIENCE_S,
-        )
-        if not self.engine.submit(job):
-            raise RuntimeError("the queue has no place")
-        return self._submitted
-
-    def next(self) -> Outcome:
-        """The next outcome."""
-        return self.delivered.get(timeout=_PATIENCE_S)
-
-    def close(self) -> None:
-        """End the engine."""
-        self.engine.close()
-        self.engine.join(5.0)
-
-    def call(self) -> None:
-        """One job, waited for."""
-        self.submit()
-        _check(self.next())
-
-    def flood(self, count: int) -> None:
-        """So many jobs, `_UNDER_WAY` of them at a time."""
-        for sent in range(count):
-            self.submit()
-            if sent >= _UNDER_WAY:
-                _check(self.next())
-        for _ in range(min(count, _UNDER_WAY)):
-            _check(self.next())
-
-
-def _check(outcome: Outcome) -> None:
-    if not isinstance(outcome, Done):
-        raise TypeError(f"no answer: {outcome}")
 
 
 def _measure(call: Callable[[], None], flood: Callable[[int], None]) -> dict[str, float]:
@@ -130,163 +67,12 @@ def _cpu_s() -> float:
     """CPU time of this process and of its living descendants."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     times = [process.cpu_times() for process in processes if process.is_running()]
-    return sum(one.user + one.system for one in times)
-
-
-def _local(tails: TailSet, deliver: Callable[[Outcome], None]) -> Engine:
-    return LocalEngine(
-        tails,
-        deliver=deliver,
-        clock=time.monotonic,
-        threads=1,
-        tail_threads=1,
-        queue=1000,
-        cache_bytes=1 << 30,
-    )
-
-
-def _on_ray(
-    table: RayTable, folder: str, *, emulated_tail_s: float = 0.0
-) -> Callable[[TailSet, Callable[[Outcome], None]], Engine]:
-    settings = Settings(
-        tail_threads=1,
-        cache_bytes=1 << 30,
-        node_files=folder,
-        node_files_bytes=1 << 32,
-        emulated_tail_s=emulated_tail_s,
-    )
-
-    def make(tails: TailSet, deliver: Callable[[Outcome], None]) -> Engine:
-        return RayEngine(
-            tails,
-            RayCluster(table, settings, cpus=1),
-            table=table,
-            tail_threads=1,
-            deliver=deliver,
-            clock=time.monotonic,
-            queue_places=1000,
-        )
-
-    return make
-
-
-def _batch(case: Case) -> bytes:
-    job = TailJob(
-        job_id=1,
-        device="a device",
-        tail=(case.bundle.identity, case.cut.index, None),
-        release=case.request().release,
-        payload=bytearray(case.payload),
-    )
-    return messages.encode([job])
-
-
-class Actor:
-    """A bare call of the engine's actor; its node has the files already."""
-
-    def __init__(self, case: Case, folder: str) -> None:
-        self._batch = _batch(case)
-        settings = Settings(
-            tail_threads=1, cache_bytes=1 << 30, node_files=folder, node_files_bytes=1 << 32, emulated_tail_s=0.0
-        )
-        self._cluster = RayCluster(RayTable(replicas=1), settings, cpus=1)
-        self._cluster.create("replica")
-        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-
-    def call(self) -> None:
-        """One call, waited for."""
-        self.flood(1)
-
-    def flood(self, count: int) -> None:
-        """So many, `_UNDER_WAY` of them at a time."""
-        for sent in range(count):
-            self._cluster.call("replica", "run", self._batch, then=self._replies.put)
-            if sent >= _UNDER_WAY:
-                self._take()
-        for _ in range(min(count, _UNDER_WAY)):
-            self._take()
-
-    def _take(self) -> None:
-        reply = self._replies.get(timeout=_PATIENCE_S)
-        if not isinstance(reply, bytes) or messages.decode_answer(reply).missing:
-            raise RuntimeError(f"no answer: {reply!r}")
-
-    def close(self) -> None:
-        """End it."""
-        self._cluster.close()
-
-
-class Serve:
-    """The same replica as a deployment of Ray Serve, called by its handle from this process; no HTTP."""
-
-    def __init__(self, case: Case, folder: str) -> None:
-        os.environ.update(ray_access.environment(RayTable(), token=os.urandom(32).hex()))
-        import ray
-        from ray import serve
-
-        from cloud_server.engines.replica import Replica
-
-        self._ray, self._serve, self._batch = ray, serve, _batch(case)
-        settings = messages.encode(
-            Settings(
-                tail_threads=1,
-                cache_bytes=1 << 30,
-                node_files=folder,
-                node_files_bytes=1 << 32,
-                emulated_tail_s=0.0,
-            )
-        )
-        ray.init(
-            address="local",
-            num_cpus=3,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            object_store_memory=256 << 20,
-            _node_ip_address=ray_access.LOOPBACK,
-        )
-        serve.start(proxy_location="Disabled")
-
-        class Deployed:
-            """Runs batches."""
-
-            def __init__(self) -> None:
-                self._replica = Replica(settings)
-
-            async def run(self, batch: bytes) -> bytes:
-                """See `Replica.run`."""
-                return self._replica.run(batch)
-
-        deployment: Any = serve.deployment(num_replicas=1, max_ongoing_requests=_UNDER_WAY)(Deployed)
-        self._handle = serve.run(deployment.bind(), route_prefix=None)
-
-    def call(self) -> None:
-        """One call, waited for."""
-        self._take(self._handle.run.remote(self._batch))
-
-    def flood(self, count: int) -> None:
-        """So many, `_UNDER_WAY` of them at a time."""
-        waiting: list[Any] = []
-        for _ in range(count):
-            waiting.append(self._handle.run.remote(self._batch))
-            if len(waiting) > _UNDER_WAY:
-                self._take(waiting.pop(0))
-        for one in waiting:
-            self._take(one)
-
-    def _take(self, response: Any) -> None:
-        if messages.decode_answer(response.result(timeout_s=_PATIENCE_S)).missing:
-            raise RuntimeError("the replica lacks its files")
-
-    def close(self) -> None:
-        """End it."""
-        self._serve.shutdown()
-        self._ray.shutdown()
+    return float(sum(one.user + one.system for one in times))
 
 
 WAYS: dict[str, Callable[[Case, str], Any]] = {
-    "local": lambda case, _: Run(case, _local),
-    "ray": lambda case, folder: Run(case, _on_ray(RayTable(replicas=1), folder)),
+    "local": lambda case, _: Run(case, local),
+    "ray": lambda case, folder: Run(case, on_ray(RayTable(replicas=1), folder)),
     "actor": Actor,
     "serve": Serve,
 }
@@ -325,12 +111,12 @@ def nodes(folder: str) -> Part:
     table = RayTable(address=cluster.address)
     run = None
     try:
-        run = Run(case, _on_ray(table, folder, emulated_tail_s=_EMULATED_S))
+        run = Run(case, on_ray(table, folder, emulated_tail_s=_EMULATED_S))
         rates = []
         for count in (1, 2):
             if count == 2:
                 cluster.new_node()
-            _until(lambda run=run, count=count: run.engine.nodes == count)
+            _until_nodes(run, count)
             run.flood(_WARM_UP)
             began_s = time.perf_counter()
             run.flood(_FRAMES)
@@ -351,20 +137,20 @@ def deaths(folder: str) -> Part:
     claims: list[Claim] = []
     run = None
     try:
-        run = Run(case, _on_ray(RayTable(address=cluster.address), folder, emulated_tail_s=_EMULATED_S))
+        run = Run(case, on_ray(RayTable(address=cluster.address), folder, emulated_tail_s=_EMULATED_S))
         kills: dict[str, Callable[[], None]] = {
             "replica": lambda: cluster.replicas()[0].send_signal(signal.SIGKILL),
             "node": cluster.kill_node,
         }
         for what, kill in kills.items():
-            _until(lambda run=run: run.engine.nodes == 2)
+            _until_nodes(run, 2)
             run.flood(_WARM_UP)
             found = _kill_under_load(run, kill)
             wrong = found["submitted"] - found["answered_once"]
             claims.append(claim(f"frames_without_their_one_answer_after_a_killed_{what}", wrong, 0))
             if what == "replica":
                 began_s = time.monotonic()
-                _until(lambda run=run: run.engine.workers == 2)
+                _until_nodes(run, 2)
                 found["back_after_s"] = found["seconds_after_kill"] + time.monotonic() - began_s
             details[what] = found
     finally:
@@ -401,9 +187,9 @@ def _kill_under_load(run: Run, kill: Callable[[], None]) -> dict[str, Any]:
     }
 
 
-def _until(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + _PATIENCE_S
-    while not holds():
+def _until_nodes(run: Run, count: int) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while run.engine.nodes != count:
         if time.monotonic() > deadline_s:
             raise TimeoutError("the cluster does not get there")
         time.sleep(0.05)

@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 _NODES_EVERY_S, _LOOK_EVERY_S = 1.0, 0.05
 #: How long the first replica may take to come up, in seconds: Ray starts a process and imports us there.
 _START_S = 120.0
+#: How long its threads may take to end where none came up, in seconds.
+_END_S = 5.0
 #: After how long a lost replica is asked again, and a device that was refused because none is up, in seconds.
 _AGAIN_S, _RETRY_S = 0.25, 1.0
 #: A replica that does not answer for so long is ended and started again, in seconds.
@@ -152,6 +154,8 @@ class RayEngine:
         if not self._first_up.wait(_START_S):
             self._trouble = self._trouble or f"no replica came up within {_START_S:.0f} s"
         if self._trouble:
+            self.close()
+            self.join(_END_S)
             raise EngineError(f"engine: {self._trouble}", remedy="see docs/cluster.md, and 'ray status' there")
 
     def host(self, tails: TailSet) -> None:

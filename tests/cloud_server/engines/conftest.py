@@ -27,7 +27,7 @@ from split_model.protocol import messages as wire
 PATIENCE_S = 60.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_nodes() -> Iterator[TwoNodes]:
     before = dict(os.environ)
     os.environ.update(ray_access.environment(RayTable(address="127.0.0.1:6379")))
@@ -141,9 +141,9 @@ def on_ray(two_nodes, tmp_path) -> Iterator[Callable[..., Bench]]:
         bench.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def slow_tails(two_nodes, model, tmp_path_factory) -> Iterator[Bench]:
-    """An engine for all tests of a module, whose tails take 20 ms."""
+    """An engine for all tests of a class, whose tails take 20 ms."""
     folder = tmp_path_factory.mktemp("node") / "tails"
     bench = engine_on_ray(two_nodes, model.bundle, folder, emulated_tail_s=0.02)
     bench.engine.start(preload=False)
