@@ -98,6 +98,7 @@ def overhead(folder: str) -> Part:
         for way in ways:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 found[way] = pool.submit(measure, way, cut, folder).result()
+            print(name, way, json.dumps(found[way]), file=sys.stderr, flush=True)
         details[name] = found
         more = found["ray"]["round_trip_ms"] - found["local"]["round_trip_ms"]
         claims.append(claim(f"ray_adds_to_a_round_trip_of_the_{name}_tail_ms", more, 3.0))
