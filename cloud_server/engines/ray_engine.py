@@ -161,6 +161,8 @@ class RayEngine:
     def host(self, tails: TailSet) -> None:
         """See `Engine.host`."""
         self._tails = tails
+        if self._preload:
+            self._preload = tails.every()
         self._events.put(self._tell_hosted)
 
     def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from cloud_server.config import load
 from cloud_server.engines import ray_access
 from cloud_server.engines.tables import RayTable
 from split_model.errors import ConfigError
@@ -87,6 +89,11 @@ def test_the_program_says_so_in_one_line_and_does_not_start(tmp_path, model, con
     assert done.stderr.count("\n") == 1
     assert "open to its network" in done.stderr
     assert "engine.token" in done.stderr
+
+
+def test_the_example_of_two_machines_is_a_config_that_the_program_takes():
+    config = load(Path(__file__).resolve().parents[3] / "deploy" / "ray" / "server.toml")
+    assert isinstance(config.engine, RayTable)
 
 
 def test_the_replicas_of_a_node_cannot_be_told_a_pickle():
