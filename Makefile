@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 LEGACY := .venv-legacy
-ATTACK := .venv-attack
 BIN := $(VENV)/bin
 
 # tflite-runtime has no wheels for Python 3.12 and newer; the tests that need it are skipped there and say so.
@@ -16,9 +15,10 @@ endif
 demo: $(VENV)/ready
 	$(BIN)/python -m benchmarks.demo
 
-# Reconstruction attacks on the fashion model's releases, with torch in an environment of its own: half an hour of a core.
-attack: $(ATTACK)/ready
-	$(ATTACK)/bin/python -m benchmarks.privacy.reconstruction --network --pictures build/attack.png
+# Reconstruction attacks on the fashion model's releases: half an hour of a core.
+attack: $(VENV)/ready
+	mkdir -p build
+	$(BIN)/python -m benchmarks.privacy.reconstruction --network --pictures build/attack.png
 
 # Real programs on a busy machine may be late once. Tests that failed run again, alone, and are named; one that fails
 # again fails the command, and so does a run that broke down (a status other than 1).
@@ -83,7 +83,7 @@ fix: $(VENV)/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build $(VENV) $(LEGACY) $(ATTACK)
+	rm -rf build $(VENV) $(LEGACY)
 
 $(VENV)/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -98,11 +98,4 @@ $(VENV)/oracles: $(VENV)/ready
 $(LEGACY)/ready: setup.cfg constraints-legacy.txt
 	$(PYTHON) -m venv $(LEGACY)
 	$(LEGACY)/bin/pip install --quiet --disable-pip-version-check -c constraints-legacy.txt -e '.[legacy,tools]'
-	touch $@
-
-$(ATTACK)/ready: setup.cfg benchmarks/privacy/requirements-attack.txt
-	$(PYTHON) -m venv $(ATTACK)
-	$(ATTACK)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/privacy/requirements-attack.txt \
-		-e '.[litert,tools]'
-	mkdir -p build
 	touch $@

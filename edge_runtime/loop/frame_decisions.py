@@ -107,6 +107,7 @@ class FrameDecisions:
         self._account = account
         self._may_hedge = may_hedge
         self._timings = {timing.split: timing for timing in model.profile.splits}
+        self._local_s = self._timings[model.local].head_s
         self._tails = TailTimes(model.tail_macs)
         self._hosted = True
         self._captured_s = math.nan
@@ -134,7 +135,7 @@ class FrameDecisions:
     @property
     def local_s(self) -> float:
         """Seconds of a local run of the whole model now."""
-        return self._timings[self.local].head_s * self.load.factor
+        return self._local_s * self.load.factor
 
     @property
     def local_p95_s(self) -> float:
