@@ -20,7 +20,7 @@ RAY = Path(sys.executable).with_name("ray")
 HEAD, OTHER = "10.77.88.1", "10.77.88.2"
 PATIENCE_S = 90.0
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.cluster]
 
 
 @pytest.fixture
