@@ -92,6 +92,7 @@ class RayCluster:
         try:
             before = _own_listeners()
             self._connect(table, cpus)
+            self._node_id = self._ray.get_runtime_context().get_node_id()
             ray_access.check_listening(table, self._listening_on(table, before))
             if table.address != "local" and table.token is not None:
                 _refuses_strangers(table.address)
@@ -101,12 +102,16 @@ class RayCluster:
         self._actor = self._ray.remote(actor)
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive."""
-        return [
-            Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0))
-            for node in self._ray.nodes()
-            if node["Alive"]
-        ]
+        """The nodes that are alive.
+
+        Raises:
+            EngineError: This machine's own is not among them, so nothing that this process asks for will run.
+
+        """
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        if self._node_id not in [node["NodeID"] for node in alive]:
+            raise EngineError("engine: this machine's node of the cluster is gone")
+        return [Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0)) for node in alive]
 
     def create(self, name: str) -> None:
         """Make a replica; Ray chooses its node, far from the others, and starts it again wherever it ends."""

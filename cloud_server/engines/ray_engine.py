@@ -31,6 +31,7 @@ from split_model.protocol import messages as wire
 from split_model.protocol.server import Denial
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.stoppable_thread import StoppableThread
+from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ _END_S = 5.0
 _AGAIN_S, _RETRY_S = 0.25, 1.0
 #: A replica that does not answer for so long is ended and started again, in seconds.
 _RESTART_S = 120.0
+#: A machine whose node, or the head, does not answer for this time has to begin anew, in seconds.
+_NODE_S = 30.0
 #: The engine's thread is stuck if it does not come round within this time, in seconds.
 _ROUND_S = 60.0
 #: Rounds of fetching files for one batch: its manifest, then what that names; more only in a full folder.
@@ -487,14 +490,19 @@ class RayEngine:
     # --- nodes ------------------------------------------------------------------------------------------------
 
     def _watch_nodes(self) -> None:
-        while not self._watch.stopping.is_set():
-            try:
-                nodes = self._cluster.nodes()
-            except (RuntimeError, OSError) as error:  # the cluster's head does not answer now
-                _log.warning("the nodes of the cluster cannot be counted: %s", " ".join(str(error).split())[:200])
-            else:
-                self._events.put(partial(self._scale, nodes))
-            self._watch.stopping.wait(_NODES_EVERY_S)
+        """Count them, for as long as that works: else the watchdog, which is not fed then, ends the program."""
+        with self._beats.alive("this machine's Ray node", within_s=_NODE_S) as beat:
+            beat()
+            while not self._watch.stopping.is_set():
+                try:
+                    nodes = self._cluster.nodes()
+                except (RuntimeError, OSError) as error:
+                    text = " ".join(str(error).split())[:200]
+                    _log.warning("the nodes of the cluster cannot be counted: %s", text, extra=PER_FRAME)
+                else:
+                    beat()
+                    self._events.put(partial(self._scale, nodes))
+                self._watch.stopping.wait(_NODES_EVERY_S)
 
     def _scale(self, nodes: list[Node]) -> None:
         """As many replicas as are wanted: more where nodes came, fewer where they went."""

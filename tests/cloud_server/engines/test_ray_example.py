@@ -92,6 +92,19 @@ def test_two_machines_one_command_each_and_no_stranger(inside, tmp_path, config_
     assert gateway.wait(PATIENCE_S) == 0
 
 
+def test_a_gateway_whose_node_dies_is_not_alive_for_its_watchdog(start, tmp_path):
+    server = start(engine={"kind": "ray", "object_store_mib": 80, "node_files": str(tmp_path / "tails")})
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    for process in children:
+        if process.name() == "raylet":
+            process.kill()
+    until(lambda: "stuck: this machine's Ray node" in server.log())
+    server.process.kill()
+    server.process.wait()
+    for process in psutil.wait_procs(children, timeout=10.0)[1]:
+        process.kill()
+
+
 def asked(inside: Callable[..., subprocess.Popen[bytes]], environment: dict[str, str]) -> int:
     return inside(sys.executable, "-m", "cloud_server.engines.ray_stranger", f"{HEAD}:6379", **environment).wait(
         PATIENCE_S
