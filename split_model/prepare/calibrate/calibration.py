@@ -284,9 +284,7 @@ def _weights(
             noise = (high - low) * math.sqrt(2) / options.epsilon  # standard deviation of Laplace noise
             for channel in range(len(noise)):
                 rng = np.random.default_rng((options.seed, cut.index, index, at, channel))
-                moved, energy = moved_channel(
-                    clipped[at], cut.tensors[at], channel, float(noise[channel]), generator
-                )
+                moved, energy = moved_channel(clipped[at], cut.tensors[at], channel, float(noise[channel]), rng)
                 outputs = finite_outputs(cut.index, tail, [*clipped[:at], moved, *clipped[at + 1 :]])
                 pairs = zip(shares, squared_errors(outputs, base), strict=True)
                 change = sum(share * error for share, error in pairs)
