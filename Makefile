@@ -10,7 +10,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo attack test test-serial test-scheduler test-oracles test-attacker test-system test-switch test-link test-arm64 lint types fix clean
+.PHONY: demo attack test test-serial test-scheduler test-oracles test-attacker test-system test-switch test-ray test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m benchmarks.demo
@@ -57,11 +57,15 @@ test-scheduler: $(VENV)/ready
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready
-	$(call run_tests,-m "system and not quiet and not arm64 and not long" tests/system tests/cloud_server)
+	$(call run_tests,-m "system and not quiet and not arm64 and not long and not cluster" tests/system tests/cloud_server)
 
 # A power cut before each command of a switch of releases; needs root, and a quarter of an hour.
 test-switch: $(VENV)/ready
 	$(BIN)/python -m pytest -m "system and long" tests/system/test_switch.py
+
+# Two nodes of a Ray cluster with open addresses: TLS, the token, the scripts of deploy/ray; needs root and iproute2.
+test-ray: $(VENV)/ready
+	$(BIN)/python -m pytest -m "system and cluster" tests/cloud_server/engines
 
 # A 64-bit ARM board's programs under qemu-user; needs root and 'tests/system/install-packages.sh --arm64'.
 test-arm64: $(VENV)/ready
@@ -87,7 +91,7 @@ clean:
 
 $(VENV)/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,camera,heif,mqtt,web,audit,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,camera,heif,mqtt,web,ray,audit,dev]'
 	touch $@
 
 $(VENV)/oracles: $(VENV)/ready

@@ -72,10 +72,10 @@ def _probabilities(logits: Array, best: list[float]) -> list[float]:
     highest = best[0]
     if not math.isfinite(highest):
         return [math.nan] * len(best)
-    # After an inference each kind of call into NumPy is dear: they are shifted only where they have to be, and a
-    # list is summed faster.
+    # After an inference each kind of call into NumPy is dear, so the logits are only shifted where they have to be.
     shift = 0.0 if abs(highest) <= _NO_SHIFT else highest
-    total = sum(np.exp(logits - shift if shift else logits).tolist())
+    powers = np.exp(logits - shift if shift else logits)
+    total = float(np.add.reduce(powers))
     return [math.exp(value - shift) / total for value in best]
 
 
