@@ -131,7 +131,7 @@ def local(root: str) -> dict[str, Any]:
     board = RealBoard()
     driver = Driver(
         Models(bundle, heads),
-        Outside(board=board, account=_Free(), link=link, boot_id="0" * 32),
+        Outside(board=board, account=_Free(), links=(link,), boot_id="0" * 32),
         planner=Planner([SplitProfile(bundle.local, timing.head_s)], local=bundle.local, hysteresis=Hysteresis()),
         profile=profile,
         load=LoadEstimator(),

@@ -647,7 +647,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             Outside(
                 board=board,
                 account=account or Free(),
-                link=link,
+                links=(link,),
                 boot_id="inside",
                 watch=watch,
             ),
