@@ -201,8 +201,9 @@ def _run(loaded: config.Config, planner: Planner) -> None:
         closing.callback(account.close)
         models = LoadedModels.open(plan, program, closing, keep_profile=True)
         assert models is not None  # it is never told to stop
-        link = open_link(plan, plan.read_keys(), closing, boot_id=boot_id)
-        loop = make_loop(plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id)
+        keys = plan.read_keys()
+        links = tuple(open_link(plan, server, keys, closing, boot_id=boot_id) for server in loaded.servers)
+        loop = make_loop(plan, account, models, links, planner, program=program, closing=closing, boot_id=boot_id)
         sinks = Sinks(loaded.sinks)
         closing.callback(sinks.close)
         multiplexer = open_sources(plan, program.stopped)

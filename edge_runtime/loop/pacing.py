@@ -44,8 +44,7 @@ def overlap_due_s(
     if busy or len(away) < len(under_way) or silent:
         return math.inf
     head_s = decisions.head_s(decisions.planner.split)
-    server = decisions.servers.in_use
-    before = [one for one in away if one.latest.server == server]
-    due_s = moment.now_s + max(0.0, uplink_busy_s(before, moment.links[server].estimate) - head_s)
+    link = moment.links[decisions.servers.in_use].estimate
+    due_s = moment.now_s + max(0.0, uplink_busy_s(away, link) - head_s)
     needs_s = head_s if decisions.planner.is_fixed else max(head_s, decisions.local_s)
     return due_s if due_s + needs_s <= waiting.first_local_start_s(away, moment.now_s) else math.inf

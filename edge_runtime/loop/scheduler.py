@@ -266,16 +266,16 @@ class Scheduler:
         return Sent(server, moment.now_s, expected, ahead, first_s=-math.inf if ahead else moment.now_s)
 
     def _fail_over(self, moment: Moment) -> list[Action]:
-        """Send what waits for a server that stalls, or is not reached, to another one.
+        """Send what waits for a server that is not heard from, or not reached, to another one.
 
-        All of it: what is behind a request that stalls is on the same connection.
+        All of it: what is behind such a request is on the same connection.
         """
         if self._decisions.servers.count == 1:
             return []
         actions: list[Action] = []
         for ones in by_server(self._at_server).values():
             found = self._elsewhere(ones[0], moment)
-            if found is not None and self._waiting.stalled(ones[0], moment, other_s=found[1].total_s):
+            if found is not None and self._waiting.is_unheard(ones[0], moment, other_s=found[1].total_s):
                 actions += [action for one in ones for action in self._send_again(one, moment)]
         return actions
 
@@ -337,10 +337,9 @@ class Scheduler:
         local_runs = self._queues[Worker.LOCAL_RUNS]
         if not self._sent and not local_runs.expects_work:
             return NO_WAITS
-        at_server = by_server(self._at_server)
-        busy_s = tuple(
-            uplink_busy_s(at_server.get(server, ()), link.estimate) for server, link in enumerate(moment.links)
-        )
+        # A board has one uplink, as a rule: what goes to one server is in the way of what goes to another.
+        sending = [one for one in self._at_server if moment.links[one.latest.server].up]
+        busy_s = tuple(uplink_busy_s(sending, link.estimate) for link in moment.links)
         return BoardWaits(local_runs.wait_s(moment.now_s), busy_s, doubted(self._under_way.values()))
 
     def _ran_here(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:

@@ -10,7 +10,7 @@ from edge_runtime.loop.board_queue import BoardQueue
 from edge_runtime.loop.decision_inputs import Moment
 from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.frame_states import State, UnderWay
-from edge_runtime.planner.deadline import is_stalled, local_start_s
+from edge_runtime.planner.deadline import InFlight, is_stalled, is_unheard, local_start_s
 
 #: How often frames at the server are looked at, for deadlines.
 CHECK_EVERY_S = 0.04
@@ -86,8 +86,8 @@ class ServerWait:
             if one.state is State.AWAY and self._is_over(one, moment, is_oldest=one in oldest)
         ]
 
-    def stalled(self, oldest: UnderWay, moment: Moment, *, other_s: float) -> bool:
-        """Whether a server does not answer as it should, by the oldest request there.
+    def is_unheard(self, oldest: UnderWay, moment: Moment, *, other_s: float) -> bool:
+        """Whether a server seems to be gone, by the oldest request there.
 
         Args:
             oldest: The frame of that request.
@@ -97,7 +97,7 @@ class ServerWait:
         """
         if not moment.links[oldest.latest.server].up:
             return True
-        return self._is_stalled(oldest, moment, other_s=other_s)
+        return is_unheard(_in_flight(oldest, moment), now_s=moment.now_s, other_s=other_s)
 
     def is_worth_sending(self, one: UnderWay, expected_s: float, now_s: float) -> bool:
         """Whether another server is expected to answer in time, and before this board could."""
@@ -117,12 +117,7 @@ class ServerWait:
         if self._decisions.planner.is_fixed or not is_oldest:
             return False
         wait_s, _ = self._local_runs.left_s(moment.now_s)
-        return self._is_stalled(one, moment, other_s=wait_s + self._left_s(one))
-
-    def _is_stalled(self, one: UnderWay, moment: Moment, *, other_s: float) -> bool:
-        sent = one.latest
-        silent = not sent.ahead and moment.links[sent.server].estimate.silent_s > 0.0
-        return is_stalled(sent.in_flight(one.payload_bytes, silent=silent), now_s=moment.now_s, local_s=other_s)
+        return is_stalled(_in_flight(one, moment), now_s=moment.now_s, local_s=wait_s + self._left_s(one))
 
     def _local_start_s(self, one: UnderWay, now_s: float) -> float:
         wait_s, _ = self._local_runs.left_s(now_s)
@@ -138,3 +133,10 @@ class ServerWait:
 
     def _left_s(self, one: UnderWay) -> float:
         return self._decisions.left_s(one.split, has_tail=self.goes_on_behind_head(one))
+
+
+def _in_flight(one: UnderWay, moment: Moment) -> InFlight:
+    """The request that a frame's answer is expected of, as the deadlines see it."""
+    sent = one.latest
+    silent = not sent.ahead and moment.links[sent.server].estimate.silent_s > 0.0
+    return sent.in_flight(one.payload_bytes, silent=silent)

@@ -258,9 +258,16 @@ class Rig:
     parts: Parts
     processes: list[Process] = field(default_factory=list)
 
-    def server(self, *, bundle: Bundle | None = None, address: str = "tcp://127.0.0.1:0", **server: Any) -> Server:
+    def server(
+        self,
+        *,
+        bundle: Bundle | None = None,
+        address: str = "tcp://127.0.0.1:0",
+        name: str = "server",
+        **server: Any,
+    ) -> Server:
         """Start a server, or start it again: its keys and devices stay where they are."""
-        folder = self.folder / "server"
+        folder = self.folder / name
         if not folder.exists():
             folder.mkdir()
             make_pair(folder, "server")
