@@ -556,7 +556,8 @@ class Inside:
     planner: Forced
     heads: Heads
     local_tails: LocalTails
-    transport: Transport
+    transports: list[Transport]
+    links: list[Link]
     index: int = 0
 
     def frame(self) -> Frame:
@@ -587,8 +588,9 @@ class Inside:
 
     def close(self) -> None:
         self.driver.close()
-        self.link.stop()
-        self.transport.terminate()
+        for link, transport in zip(self.links, self.transports, strict=True):
+            link.stop()
+            transport.terminate()
         self.heads.close()
 
 
@@ -608,6 +610,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         account: Paying | None = None,
         objective: Objective = "latency",
         goes_on: bool = False,
+        second: ScriptedServer | None = None,
         watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Inside:
         bundle = parts.bundle
@@ -634,13 +637,15 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             local=bundle.local,
             objective=objective,
         )
-        transport = Transport(
-            address,
-            keys=keys or KeyPair(*zmq.curve_keypair()),
-            server_keys=(server_key,),
-            max_answer_bytes=1 << 16,
-        )
-        link = Link(transport, DeviceSession(boot_id="inside", software="test"))
+        servers = [(address, server_key), *([(second.address, second.public)] if second else [])]
+        own = keys or KeyPair(*zmq.curve_keypair())
+        transports = [
+            Transport(place, keys=own, server_keys=(key,), max_answer_bytes=1 << 16) for place, key in servers
+        ]
+        news = threading.Condition()
+        links = [
+            Link(transport, DeviceSession(boot_id="inside", software="test"), news=news) for transport in transports
+        ]
         board = RealBoard()
         local_tails = LocalTails(
             lambda split: load_local_tail(files, split, backend=None, threads=1),
@@ -654,7 +659,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             Outside(
                 board=board,
                 account=account or Free(),
-                links=(link,),
+                links=tuple(links),
                 boot_id="inside",
                 watch=watch,
             ),
@@ -663,8 +668,9 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             load=LoadEstimator(),
             settings=Settings(answer_within_s),
         )
-        link.start()
-        made.append(Inside(parts, driver, link, planner, heads, local_tails, transport))
+        for link in links:
+            link.start()
+        made.append(Inside(parts, driver, links[0], planner, heads, local_tails, transports, links))
         return made[-1]
 
     yield make
