@@ -92,7 +92,7 @@ clean:
 
 $(VENV)/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,camera,heif,mqtt,audit,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,camera,heif,mqtt,web,audit,dev]'
 	touch $@
 
 $(VENV)/oracles: $(VENV)/ready

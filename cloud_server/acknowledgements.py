@@ -13,7 +13,7 @@ from collections import deque
 from split_model.protocol import messages as wire
 
 #: A request that arrived whole is acknowledged after this time, unless it was answered.
-ANSWER_WITHIN_S = 0.01
+ANSWER_WITHIN_S = 0.02
 
 
 class Acknowledgements:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+
+import msgspec
 
 #: Weight of a new measurement in the running mean, and in the mean deviation.
 _GAIN, _DEVIATION_GAIN = 1 / 8, 1 / 4
+#: A run counts as at most this many times the mean: one that was held up says little about the next.
+_OUTLIER = 4.0
 #: A tail is taken to need no longer than its mean and this many mean deviations.
 _DEVIATIONS = 3.0
 #: The same for the ratio of a wait to its forecast, which is followed more slowly.
@@ -60,7 +63,7 @@ class TailTimes:
         if (times := self._times.get(tail)) is None:
             self._times[tail] = RunningMean(busy_s)
         else:
-            times.add(busy_s)
+            times.add(min(busy_s, _OUTLIER * times.mean))
 
     def expected_s(self, tail: Hashable) -> float:
         """The mean; 0 for a tail that was never measured."""
@@ -91,8 +94,7 @@ class WaitRatio:
         return min(_WORST_RATIO, max(1.0, self._ratio.mean + _WAIT_DEVIATIONS * self._ratio.deviation))
 
 
-@dataclass(frozen=True)
-class Forecast:
+class Forecast(msgspec.Struct, frozen=True):
     """When a request that comes now would be answered. Seconds from now.
 
     ``wait_s``: expected wait for a worker; 0 where one is free for it. ``wait_bound_s`` and ``tail_s`` are bounds.

@@ -9,6 +9,7 @@ commands that rewrite the file keep every byte of the lines that they do not cha
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -26,6 +27,8 @@ from split_model.service.atomic_file import write_atomically
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_WEIGHT = 100
+#: Errors that say something of this program, not of the file.
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _WEIGHT = re.compile(r"weight=([1-9][0-9]{0,2})")
 
 
@@ -94,27 +97,41 @@ class AllowList:
         self.path = path
         self._devices: dict[str, Entry] = {}
         self._stamp: tuple[int, int, int] | None = None
-        self._complained = False
+        self._told: list[str] | None = None
         self.version = 0
 
     def refresh(self) -> bool:
-        """Read the file again if it has changed; whether it had. ``version`` then counts one more."""
+        """Read the file again if it has changed; whether it had. ``version`` then counts one more.
+
+        Where this program lacks descriptors or memory, the list stays as it is: that says nothing of the file, and
+        strangers may have used them up.
+        """
         stamp = _stamp_of(self.path)
-        if stamp == self._stamp and (stamp is not None or self._complained):
+        if stamp == self._stamp and (stamp is not None or self._told):
             return False
         devices: dict[str, Entry] = {}
         if stamp is not None:
             try:
                 devices, complaints = entries(self.path.read_bytes(), str(self.path))
             except OSError as error:
+                if error.errno in _SHORTAGES:
+                    self._tell([f"{self.path}: {error.strerror}; who was admitted before still is"])
+                    return False
                 stamp, complaints = None, [f"{self.path}: {error.strerror}; nobody is admitted"]
         else:
             complaints = [f"{self.path}: not there; nobody is admitted until 'cloud-server devices allow' makes it"]
+        is_news = self._tell(complaints) or devices != self._devices or stamp is not None
+        self._devices, self._stamp = devices, stamp
+        self.version += is_news
+        return is_news
+
+    def _tell(self, complaints: list[str]) -> bool:
+        """Log complaints, unless they are those of before; whether they are others."""
+        if complaints == self._told:
+            return False
+        self._told = complaints
         for complaint in complaints:
             _log.warning("%s", complaint)
-        self._complained = bool(complaints)
-        self._devices, self._stamp = devices, stamp
-        self.version += 1
         return True
 
     def name_of(self, public_key: str) -> str | None:

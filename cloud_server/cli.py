@@ -45,6 +45,19 @@ intervals cover the randomness of the mechanism. A class is the decoder's readin
 seen another.
 """
 
+_FLEET = """\
+There is, where not exact, as much or more; docs/fleet.md explains each column. 'silent' devices were here since the
+server's start and are not; their last figures are shown.
+"""
+
+_WEB = """\
+The page is off unless the config has a table [web]:
+  [web]
+  listen = "127.0.0.1:8480"     another machine's browser comes through: ssh -L 8480:127.0.0.1:8480 HOST
+  password = "web.password"
+  metrics_token = "web.token"   if Prometheus shall read https://HOST/metrics
+"""
+
 _ROTATION = """\
 to change the key without an outage:
   sudo cloud-server keys rotate      makes the next key and prints its public half
@@ -63,12 +76,16 @@ def _add(
     **options: Any,
 ) -> Parser:
     parser = adding.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
-    parser.add_argument(
-        "-c", "--config", type=Path, default=_CONFIG, metavar="FILE", help="the config file (default: %(default)s)"
-    )
+    _add_config(parser, default=_CONFIG)
     _add_verbose(parser, default=argparse.SUPPRESS)  # so that it can stand on either side of the command
     parser.set_defaults(func=func)
     return parser
+
+
+def _add_config(parser: Parser, *, default: Any) -> None:
+    parser.add_argument(
+        "-c", "--config", type=Path, default=default, metavar="FILE", help=f"the config file (default: {_CONFIG})"
+    )
 
 
 def _add_verbose(parser: Parser, *, default: Any) -> None:
@@ -119,9 +136,16 @@ def make_parser() -> Parser:
     text = "check everything the server needs; faults and remedies"
     _with_json(_add(adding, "doctor", commands.doctor, text))
 
-    devices = adding.add_parser("devices", help="who may connect").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
+    table = _add(
+        adding,
+        "devices",
+        commands.devices_show,
+        "the fleet: every allowed device and how it is; and who may connect",
+        epilog=_FLEET,
     )
+    _with_json(table)
+    table.add_argument("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C")
+    devices = table.add_subparsers(title="commands", metavar="COMMAND")
     listed = _with_json(_add(devices, "list", commands.devices_list, "the allowed devices and their public keys"))
     listed.add_argument(
         "--revoked", action="store_true", help="those whose keys were revoked, and not allowed since"
@@ -142,6 +166,17 @@ def make_parser() -> Parser:
     revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")
     forget = "do not remember its key; else deploy.sh admits it again with --readmit only"
     revoke.add_argument("--forget", action="store_true", help=forget)
+
+    for child in devices.choices.values():  # '-c' may stand on either side of the command
+        child.set_defaults(config=argparse.SUPPRESS)
+
+    web = adding.add_parser("web", help="the page that shows the fleet", epilog=_WEB).add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    password = _add(web, "password", commands.web_password, "set the page's password", epilog=_WEB)
+    made = "make one, and print it; else it is asked for, or read from standard input"
+    password.add_argument("--make", action="store_true", help=made)
+    _add(web, "token", commands.web_token, "make the token by which Prometheus reads the metrics", epilog=_WEB)
 
     models = adding.add_parser("models", help="the hosted bundles").add_subparsers(
         title="commands", metavar="COMMAND", required=True

@@ -110,6 +110,49 @@ def _read_devices(path: Path) -> tuple[dict[str, allow_list.Entry], list[str]]:
         raise MissingInputError(f"{path}: {error.strerror}", remedy="run this as a user who may read it") from None
 
 
+def devices_show(args: argparse.Namespace) -> int:
+    """Show the fleet; 69 where no server runs."""
+    from cloud_server.fleet.command import show
+    from cloud_server.fleet.overview import fleet_path
+
+    config = configuration.load(args.config)
+    return show(fleet_path(_status_path(config, args)), args.config, as_json=args.json, watch=args.watch)
+
+
+def web_password(args: argparse.Namespace) -> None:
+    """Set the password of the page."""
+    from cloud_server.web import password
+
+    path = _web_table(args).password
+    text = password.made() if args.make else password.asked_for()
+    password.write(path, text)
+    if args.make:
+        print(text)
+    print("set; the running server takes it up at once, and ends all sessions", file=sys.stderr)
+
+
+def web_token(args: argparse.Namespace) -> None:
+    """Make the token for the metrics and print it."""
+    from cloud_server.web import password
+
+    path = _web_table(args).metrics_token
+    if path is None:
+        raise ConfigError(f"{args.config}: web.metrics_token is not set", remedy="name a file for it, then restart")
+    token = password.made()
+    password.write_for_service(path, token.encode() + b"\n")
+    print(token)
+
+
+def _web_table(args: argparse.Namespace) -> configuration.WebTable:
+    table = configuration.load(args.config).web
+    if table is None:
+        raise ConfigError(
+            f"{args.config}: there is no table [web], so there is no page",
+            remedy="add [web] with password = FILE, and restart the server",
+        )
+    return table
+
+
 def devices_list(args: argparse.Namespace) -> None:
     """Print the allow-list, or the keys that were revoked."""
     path = configuration.load(args.config).server.devices
@@ -194,9 +237,12 @@ def config_check(args: argparse.Namespace) -> None:
     """Check the config file, the allow-list and the bundles."""
     from cloud_server.reload import server_limits
     from cloud_server.tails import TailSet
+    from cloud_server.web.server import check_libraries
 
     config = configuration.load(args.config)
     server_limits(config)
+    if config.web is not None:
+        check_libraries()
     if not args.without_key:
         read_pair(config.server.key)
     _, complaints = _read_devices(config.server.devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -21,6 +22,8 @@ Mebibytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
 _LISTEN = re.compile(r"tcp://[^\s:]+:\d+|tcp://\[[0-9a-fA-F:]+\]:\d+")
+_WEB_LISTEN = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
+_MOST_PORT = (1 << 16) - 1
 _STATUS_FILE = "cloud-server.status.json"
 _SERVICE = Path("/run/cloud-server")
 
@@ -86,6 +89,34 @@ class StatisticsTable(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, tuple[str, ...]] = {}
 
 
+class WebTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[web]``: the page that shows the fleet, and metrics for Prometheus; docs/fleet.md. Off without this table.
+
+    ``listen``: HOST:PORT. ``password``: the file that ``cloud-server web password`` writes. ``metrics_token``: a
+    file with what a scraper sends as its bearer token; ``cloud-server web token`` makes it. ``certificate`` and
+    ``certificate_key``: TLS, without which only this machine may be listened on. ``hosts``: names by which
+    browsers may ask for the page, beside ``listen``'s and localhost.
+    """
+
+    listen: str = "127.0.0.1:8480"
+    password: Path
+    metrics_token: Path | None = None
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port; a literal IPv6 address without its brackets."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the page is served over HTTPS."""
+        return self.certificate is not None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole config file."""
 
@@ -93,6 +124,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitsTable = LimitsTable()
     statistics: StatisticsTable = StatisticsTable()
     sink: tuple[JsonlTable | PubTable | MqttTable, ...] = ()
+    web: WebTable | None = None
 
 
 def load(path: Path) -> Config:
@@ -120,7 +152,37 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
             f"{where}: server.key: {key} does not end in '.key'",
             remedy="name the secret key; the public one lies beside it",
         )
+    if config.web is not None:
+        _check_web(config.web, layers)
     return config, layers
+
+
+def _check_web(web: WebTable, layers: Layers) -> None:
+    """A page that others can reach is encrypted, or there is none."""
+    where = layers.where("web.listen")
+    if not _WEB_LISTEN.fullmatch(web.listen) or web.address[1] > _MOST_PORT:
+        raise ConfigError(
+            f"{where}: web.listen: {web.listen!r} is no address", remedy="write it as '127.0.0.1:8480'"
+        )
+    if (web.certificate is None) != (web.certificate_key is None):
+        raise ConfigError(
+            f"{layers.where('web.certificate', 'web.certificate_key')}: web.certificate and web.certificate_key go "
+            "together",
+            remedy="set both or neither",
+        )
+    host = web.address[0]
+    try:
+        alone = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ConfigError(
+            f"{where}: web.listen: {host!r} is no IP address",
+            remedy="name an address of this machine, as 127.0.0.1",
+        ) from None
+    if not alone and not web.has_tls:
+        raise ConfigError(
+            f"{where}: web.listen: {host} can be reached from elsewhere, and there is no TLS",
+            remedy="set web.certificate and web.certificate_key, or listen on 127.0.0.1 and come through 'ssh -L'",
+        )
 
 
 def status_path(config: Config | None, config_path: Path, *, runtime_directory: str | None) -> Path:

@@ -15,7 +15,7 @@ from typing import Literal
 from cloud_server.budgets import Budgets, KeyUse
 
 #: Why we ended a connection: the keys of the counter ``ended``.
-Reason = Literal["frames", "budget", "backlog", "no_hello", "revoked"]
+Reason = Literal["frames", "budget", "backlog", "no_hello", "revoked", "crowded"]
 #: A connection's other end, as getpeername gives it.
 Address = object
 
@@ -38,6 +38,10 @@ _UNSEEN_BYTES = 1 << 10
 _SHORT_BYTES, _SHORT_HEAD_BYTES, _LONG_HEAD_BYTES = 222, 35, 42
 #: Issued routing ids of handshakes that were never finished, at most.
 _MAX_ISSUED = 4096
+#: Connections that have not sent a message, at most; fewer where the program may have few descriptors. Without
+#: descriptors nobody gets in, and libzmq accepts in vain without end.
+_MOST_WAITING = 512
+_WAITING_SHARE = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -63,16 +67,21 @@ class Connection:
 
 @dataclass(eq=False)
 class Connections:
-    """All connections. ``new_id`` makes routing ids that nobody can guess."""
+    """All connections. ``new_id`` makes routing ids that nobody can guess.
+
+    ``descriptors``: how many this program may have.
+    """
 
     new_id: Callable[[], bytes]
     budgets: Budgets = field(default_factory=Budgets)
+    descriptors: int = _WAITING_SHARE * _MOST_WAITING
     delayed: int = 0
 
     def __post_init__(self) -> None:
         self._number = 0
         self._issued: OrderedDict[bytes, tuple[str, int]] = OrderedDict()  # routing id -> key, number
         self._by_fd: dict[int, Connection] = {}
+        self._waiting: dict[object, dict[int, Connection]] = {}  # host -> those without a message, by descriptor
         self._by_id: dict[bytes, Connection] = {}
         self._by_key: dict[str, dict[bytes, Connection]] = {}
         self._uses: dict[str, KeyUse] = {}
@@ -108,12 +117,37 @@ class Connections:
     def opened(self, fd: int, address: Address, now_s: float) -> None:
         """A connection was accepted. Descriptor numbers are used again, so this ends an older one."""
         self.closed(fd)
-        self._by_fd[fd] = Connection(fd, address, self._next(), now_s)
+        connection = self._by_fd[fd] = Connection(fd, address, self._next(), now_s)
+        self._waiting.setdefault(_host(address), {})[fd] = connection
+
+    def crowded_out(self) -> list[Connection]:
+        """What must end now, as too many connections have not sent a message.
+
+        The oldest ones of the host with the most: who floods us has the most, and keeps nobody else out.
+        """
+        most = min(_MOST_WAITING, self.descriptors // _WAITING_SHARE)
+        out = []
+        for _ in range(sum(map(len, self._waiting.values())) - most):
+            crowd = max(self._waiting.values(), key=len)
+            out.append(next(iter(crowd.values())))
+            self._waits_no_more(out[-1])
+        return out
+
+    def _waits_no_more(self, connection: Connection) -> None:
+        host = _host(connection.address)
+        of_host = self._waiting.get(host, {})
+        if of_host.get(connection.fd) is connection:
+            del of_host[connection.fd]
+        if not of_host:
+            self._waiting.pop(host, None)
 
     def closed(self, fd: int) -> bytes:
         """A connection is gone. Returns its routing id, empty where it never sent a message."""
         connection = self._by_fd.pop(fd, None)
-        if connection is None or not connection.routing_id:
+        if connection is None:
+            return b""
+        self._waits_no_more(connection)
+        if not connection.routing_id:
             return b""
         del self._by_id[connection.routing_id]
         of_key = self._by_key[connection.key]
@@ -133,6 +167,7 @@ class Connections:
         if issued_key != key or connection is None or connection.routing_id or number < connection.number:
             return None  # a lower number: issued to an older connection with the same descriptor
         connection.routing_id, connection.key, connection.use = routing_id, key, self._use(key, now_s)
+        self._waits_no_more(connection)
         self._by_id[routing_id] = connection
         self._by_key.setdefault(key, {})[routing_id] = connection
         return connection
@@ -233,3 +268,8 @@ class Connections:
     def _next(self) -> int:
         self._number += 1
         return self._number
+
+
+def _host(address: Address) -> object:
+    """Without the port, of an address as getpeername gives it."""
+    return address[0] if isinstance(address, tuple) else address

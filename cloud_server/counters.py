@@ -15,8 +15,8 @@ class Counters(msgspec.Struct, kw_only=True):
     not read. ``unauthenticated``: messages without a proven key. ``strays``: messages of connections that are gone
     already. ``ended``: connections that we ended, by reason: ``frames`` (a message with more than the protocol
     has), ``budget`` (over it, and ignores our acknowledgements), ``backlog`` (a message without an end, or more
-    than the window), ``no_hello``, ``revoked``. ``asks``: questions of devices before they
-    send. ``delayed``: handshakes of devices that make too many.
+    than the window), ``no_hello``, ``revoked``, ``crowded`` (too many waited to be let in). ``asks``: questions of
+    devices before they send. ``delayed``: handshakes of devices that make too many.
     """
 
     requests: int = 0

@@ -8,6 +8,7 @@ any time: so each call compares the other end's address before it does anything.
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import socket
 import struct
@@ -25,6 +26,11 @@ _RECEIVED = struct.Struct("=Q")
 _RECEIVED_OFFSET = 128
 _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 _BARRIER_MS = 5_000
+
+
+def most() -> int:
+    """How many descriptors this program may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def address_of(fd: int) -> Address | None:

@@ -7,8 +7,10 @@ one of these behind its lock. The simulated server of the benchmarks has one too
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from cloud_server.admission import YIELD_S, Forecast, ReturnLine, StandingQueue, TailTimes, WaitRatio
 from cloud_server.fair_queue import FairQueue
@@ -17,6 +19,10 @@ from split_model.protocol.server import Denial
 
 #: A running job that has taken its expected time is taken to need this share of it still.
 _OVERRUN = 0.1
+#: A forecast holds for this long where no job came, began or ended since: a request is asked about several times.
+_SAME_S = 1e-3
+#: What a request takes of the thread that reads messages, however short its tail, in seconds.
+_ANSWER_S = 0.2e-3
 
 
 class Request(Protocol):
@@ -39,8 +45,7 @@ class Request(Protocol):
         """When its answer is due."""
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """What became of a job that was offered. ``late``, ``displaced``: waiting jobs that were given up for it."""
 
     accepted: bool
@@ -48,18 +53,34 @@ class Accepted:
     displaced: int | None = None
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True):
     tail: Hashable
     offered_s: float
     due_s: float
     wait_s: float
 
 
-@dataclass(frozen=True)
-class _Running:
+class _Running(msgspec.Struct, frozen=True):
     tail: Hashable
     began_s: float
+
+
+class _Latest(msgspec.Struct, frozen=True):
+    """The last forecast, and what it was made for."""
+
+    device: str
+    tail: Hashable
+    due_s: float
+    now_s: float
+    forecast: Forecast
+
+    def holds(self, device: str, tail: Hashable, due_s: float, now_s: float) -> bool:
+        return (
+            device == self.device
+            and tail == self.tail
+            and abs(due_s - self.due_s) < _SAME_S
+            and now_s - self.now_s < _SAME_S
+        )
 
 
 class Dispatcher:
@@ -81,6 +102,7 @@ class Dispatcher:
         self._line = ReturnLine()
         self._waiting: dict[int, _Waiting] = {}
         self._running: dict[int, _Running] = {}
+        self._latest: _Latest | None = None
 
     @property
     def queued(self) -> int:
@@ -96,7 +118,7 @@ class Dispatcher:
                 f"the answer is due in {max(0.0, due_in_s) * 1e3:.0f} ms and might take "
                 f"{(forecast.wait_bound_s + forecast.tail_s) * 1e3:.0f} ms; {self.queued} requests wait already"
             )
-        elif self.queued and self._queue.is_full_for(device, due_s=now_s + due_in_s - forecast.tail_s):
+        elif self.queued and self._queue.is_full_for(device, due_s=now_s + due_in_s - forecast.tail_s, now_s=now_s):
             code = "busy"
             text = f"{self.queued} requests wait already, and this device has its share of the queue"
         else:
@@ -111,13 +133,22 @@ class Dispatcher:
 
     def forecast(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Forecast:
         """When a request of a device that comes now would be answered."""
+        due_s = now_s + due_in_s
+        if self._latest is None or not self._latest.holds(device, tail, due_s, now_s):
+            found = self._forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
+            self._latest = _Latest(device, tail, due_s, now_s, found)
+        return self._latest.forecast
+
+    def _forecast(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Forecast:
         tail_s = self.times.bound_s(tail)
+        waiting, free = self._waiting, self._workers - len(self._running)
+        if not waiting and (free > 1 or free == self._workers):
+            return Forecast(0.0, 0.0, tail_s)
         workers = self._workers
         if workers > 1 and self._queue.passes_over(device, now_s):
-            workers -= 1
-        free = len(self._running) < workers
+            workers, free = workers - 1, free - 1
         due_s = now_s + max(0.0, due_in_s - tail_s)
-        if free and not (self._waiting and self._queue.ahead_s(device, due_s=due_s)):
+        if free > 0 and (not waiting or self._queue.is_next(device, due_s=due_s)):
             return Forecast(0.0, 0.0, tail_s)
         running_s = sum(self._left_s(one, now_s) for one in self._running.values())
         most_s = (running_s + self._queue.work_s) / workers
@@ -156,6 +187,7 @@ class Dispatcher:
         cost_s = self.times.expected_s(job.tail_id)
         # The last moment at which it can begin and be in time. One that may begin at once is not measured by it.
         begin_by_s = job.due_s if forecast.idle else job.due_s - cost_s
+        self._latest = None
         offered = self._queue.offer(job.job_id, job.device, due_s=begin_by_s, now_s=now_s, cost_s=cost_s)
         self._give_up(offered.expired, now_s)
         if offered.displaced is not None:
@@ -175,6 +207,7 @@ class Dispatcher:
         job_id = self._queue.take(now_s, kept=kept, only=only)
         if job_id is None:
             return None
+        self._latest = None
         waiting = self._waiting.pop(job_id)
         waited_s = now_s - waiting.offered_s
         self._ratio.observed(waited_s, waiting.wait_s)
@@ -193,12 +226,14 @@ class Dispatcher:
             now_s: The time.
 
         """
+        self._latest = None
         running = self._running.pop(job_id)
         self.times.observed(running.tail, busy_s, loaded=loaded)
         self._queue.finished(job_id, used_s, now_s)
 
     def cancel(self, job_id: int) -> bool:
         """Nobody wants a job any more; returns whether it runs already."""
+        self._latest = None
         self._queue.cancel(job_id)
         self._waiting.pop(job_id, None)
         return job_id in self._running
@@ -209,11 +244,12 @@ class Dispatcher:
             self.cancel(job_id)
 
     def _retry_s(self, device: str, tail: Hashable, forecast: Forecast, *, due_in_s: float, now_s: float) -> float:
-        cost_s = self.times.expected_s(tail) / self._workers
+        cost_s = max(self.times.expected_s(tail) / self._workers, _ANSWER_S)
         return self._line.retry_s(device, forecast.retry_s(due_in_s), cost_s=cost_s, now_s=now_s)
 
     def _give_up(self, late: tuple[int, ...], now_s: float) -> None:
         for job_id in late:
+            self._latest = None
             waiting = self._waiting.pop(job_id)
             self._ratio.observed(now_s - waiting.offered_s, waiting.wait_s)
 

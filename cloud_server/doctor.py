@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ import zmq
 
 from cloud_server import allow_list, status
 from cloud_server import config as configuration
-from cloud_server.config import Config
+from cloud_server.config import Config, WebTable
 from cloud_server.tails import TailSet
+from cloud_server.web import password
+from cloud_server.web.server import check_libraries
 from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
 from split_model.protocol.keys import read_pair
@@ -66,6 +69,8 @@ def examine(
         yield attempt("backend", lambda: _run_once(tails[0], config.server.tail_threads))
         yield _memory(tails[0], config)
     yield _devices(config)
+    if config.web is not None:
+        yield attempt("page", partial(_page, config.web))
     yield _program(config, status_path)
 
 
@@ -98,6 +103,17 @@ def _memory(tails: TailSet, config: Config) -> Finding:
     if needed > available:
         return warning("memory", text, "lower server.threads or limits.tail_cache_mib, or host fewer bundles")
     return good("memory", text)
+
+
+def _page(table: WebTable) -> str:
+    """Whether the page can be served, and whether somebody can log in."""
+    check_libraries()
+    password.read(table.password)
+    scheme = "https" if table.has_tls else "http"
+    if table.metrics_token is None:
+        return f"{scheme}://{table.listen}, with a password"
+    password.read(table.metrics_token, make="web token")
+    return f"{scheme}://{table.listen}, with a password and a token for metrics"
 
 
 def _devices(config: Config) -> Finding:

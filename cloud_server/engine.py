@@ -300,8 +300,12 @@ class LocalEngine:
             for _ in self._short:
                 self._wake()
             self._short.clear()
-        elif self._short and len(self._short) * self._usual_s(self._jobs[next(iter(self._short))]) > _LEFT_S:
+        elif self._are_many_short():
             self._wake()
+
+    def _are_many_short(self) -> bool:
+        """Whether the short jobs are more than one thread should do."""
+        return bool(self._short) and len(self._short) * self._usual_s(self._jobs[next(iter(self._short))]) > _LEFT_S
 
     def _next(self, worker: _Worker) -> list[Job]:
         """The next job, or several short ones. Waits for them; none where the engine is closed."""
@@ -311,15 +315,24 @@ class LocalEngine:
                     return []
                 now_s = self._clock()
                 late = [self._forget(job_id) for job_id in self._dispatcher.late(now_s)]
-                jobs = self._take_short(now_s, kept=worker.kept)[0] if self._short else []
-                if not jobs and (job := self._take(now_s, kept=worker.kept)) is not None:
-                    jobs = [job]
+                jobs = self._take_for(worker, now_s)
                 if not jobs and not late:
                     worker.wait(_LOOK_AGAIN_S if self._jobs else None)
             for waiting in late:
                 self._deliver(expired(waiting))
             if jobs:
                 return jobs
+
+    def _take_for(self, worker: _Worker, now_s: float) -> list[Job]:
+        """A job for a worker; of the short ones only where they are too many for the gateway, and then several."""
+        if self._are_many_short() and (jobs := self._take_short(now_s, kept=worker.kept)[0]):
+            return jobs
+        only = self._is_for_workers if self._short else None
+        job = self._take(now_s, kept=worker.kept, only=only)
+        return [] if job is None else [job]
+
+    def _is_for_workers(self, job_id: int) -> bool:
+        return job_id not in self._short
 
     def _work(self, worker: _Worker) -> None:
         _be_nicer(_NICER if worker.kept or self._count == 1 else _NICEST)

@@ -28,8 +28,8 @@ from cloud_server.flows import Counts, Flow, Offered, Use
 HERE_S = 1.0
 #: A key uses much if it used more than this many equal parts of the use of all keys, and more than these seconds.
 MUCH, MUCH_S = 1.5, 0.25
-#: A key at its share gets free places up to this part of all, where it may choose (`FairQueue.is_full_for`).
-LENT = 0.75
+#: A key gets places beyond its share up to this part of all, where it may choose (`FairQueue.is_full_for`).
+LENT = 0.5
 #: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
 
@@ -97,20 +97,51 @@ class FairQueue:
                     ahead_ns += min(other.work_ns, lead_ns * other.weight + other.work_ns // len(other.waiting))
         return ahead_ns / 1e9
 
-    def is_full_for(self, key: str, *, due_s: float) -> bool:
+    def is_next(self, key: str, *, due_s: float) -> bool:
+        """Whether a job that this key offers now would be the next one to be taken, as things stand."""
+        flow = self._flows.get(key)
+        begins_ns = self._virtual_ns
+        if flow is not None:
+            if flow.waiting and flow.waiting[0][0] <= due_s:
+                return False
+            begins_ns = flow.virtual_ns if flow.waiting else max(flow.virtual_ns, begins_ns)
+        first = self._first()
+        return first is None or first is flow or first.virtual_ns > begins_ns
+
+    def _first(self) -> Flow | None:
+        """The flow that is furthest behind of those with jobs waiting; drops outdated entries before it."""
+        while self._ready:
+            entry = self._ready[0]
+            flow = self._flows[entry[2]]
+            if flow.waiting and flow.entry == entry:
+                return flow
+            heapq.heappop(self._ready)
+        return None
+
+    def is_full_for(self, key: str, *, due_s: float, now_s: float) -> bool:
         """Whether a job that this key offers now is to get no place.
 
-        In a queue that is nearly full, a key at its share gets none: it would soon lose it to another one, and its
-        device would hear that late.
+        Where many places are taken, a key gets no more than its share among all keys that are here, whether or not
+        they have jobs waiting at this moment: it would lose the place to one of them, and its device would hear of
+        that late.
         """
-        if len(self._jobs) >= LENT * self._limit and self.waiting(key) >= self.share(key):
+        waiting = self.waiting(key)
+        if waiting and len(self._jobs) >= LENT * self._limit and waiting >= self._share_here(key, now_s):
             return due_s >= self._flows[key].waiting[-1][0]
         return len(self._jobs) >= self._limit and self._furthest_above(key) is None
+
+    def _share_here(self, key: str, now_s: float) -> int:
+        """Places that are this key's own if every key that had a request of late asks for one."""
+        self._several_here(now_s)
+        flow = self._flows[key]
+        return self._places(flow.weight, max(self._weight_here, flow.weight, self._weight_waiting))
 
     def passes_over(self, key: str, now_s: float) -> bool:
         """Whether the kept worker leaves the jobs of this key to the others now."""
         flow = self._flows.get(key)
-        return flow is not None and self._several_here(now_s) and self._uses_much(flow, self._much_s(now_s), now_s)
+        if flow is None or not (flow.running or flow.use.is_over(MUCH_S, now_s)):
+            return False
+        return self._several_here(now_s) and self._uses_much(flow, self._much_s(now_s), now_s)
 
     def share(self, key: str) -> int:
         """Places that are this key's own if it asks for one now, at least one: by the weights."""
@@ -231,7 +262,7 @@ class FairQueue:
     @staticmethod
     def _uses_much(flow: Flow, much_s: float, now_s: float) -> bool:
         """Whether the kept worker is not for this flow."""
-        return flow.running > 0 or flow.use.at(now_s) > max(MUCH_S, much_s * flow.weight)
+        return flow.running > 0 or flow.use.is_over(max(MUCH_S, much_s * flow.weight), now_s)
 
     def _several_here(self, now_s: float) -> bool:
         """Whether more than one key had a request of late."""

@@ -38,6 +38,10 @@ class Use:
         """What is left of it, in seconds."""
         return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
 
+    def is_over(self, limit_s: float, now_s: float) -> bool:
+        """Whether more than this is left of it."""
+        return self._used_s > limit_s and self.at(now_s) > limit_s
+
 
 @dataclass(eq=False, slots=True)
 class Flow:

@@ -64,7 +64,7 @@ class Gateway:
         self._stop = False
         self.mailbox = Mailbox()
         self.allow_list = allow_list
-        self.connections = Connections(_new_routing_id)
+        self.connections = Connections(_new_routing_id, descriptors=descriptors.most())
         self._heeded_version = 0
         self._looked_s = -math.inf
         #: Who sent the last messages of this batch, how many, their frames' sizes, and the replies to them.
@@ -232,6 +232,7 @@ class Gateway:
             address = descriptors.address_of(fd) if opened else None
             if address is not None:
                 self.connections.opened(fd, address, self._clock())
+        self._end(sessions, self.connections.crowded_out(), "crowded")
 
     def _end(self, sessions: Sessions, connections: list[Connection], reason: Reason) -> None:
         for connection in connections:
@@ -269,6 +270,7 @@ _REASONS: dict[Reason, str] = {
     "budget": "it sends more than limits.device_mib_per_s, device_messages_per_s or device_gateway_percent let it, "
     "and does not wait for us",
     "backlog": "it sends a message without an end, or more than limits.window_kib lets it",
+    "crowded": "too many others waited to be let in, most of them from its address",
     "no_hello": "it did not say hello in time, or was not let in",
 }
 

@@ -59,8 +59,7 @@ def refuse_fixed_changes(old: Config, new: Config) -> None:
     changed = [
         f"{table}.{key}" for table, keys in FIXED.items() for key in keys if before[table][key] != after[table][key]
     ]
-    if before["sink"] != after["sink"]:
-        changed.append("sink")
+    changed += [table for table in ("sink", "web") if before[table] != after[table]]
     if changed:
         raise ConfigError(
             f"{', '.join(changed)} cannot change while the program runs", remedy="restart the service"

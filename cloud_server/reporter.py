@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cloud_server import status as states
 from cloud_server.engine import LocalEngine
+from cloud_server.fleet.state import Fleet
 from cloud_server.gateway import Gateway
 from cloud_server.reload import Reloader
 from cloud_server.sessions import Sessions
@@ -25,7 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Call `tick` in the gateway's loop: that it is called shows that the loop goes round."""
+    """Call `tick` in the gateway's loop: that it is called shows that the loop goes round.
+
+    ``latest``: the status that was published last, for other threads.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,8 @@ class Reporter:
         beats: Heartbeats,
         statistics: Collector | None = None,
         sinks: AnswerSinks | None = None,
+        fleet: Fleet | None = None,
+        web_address: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._publisher = Publisher(path, key=states.KEY)
@@ -54,6 +60,9 @@ class Reporter:
         self._beats = beats
         self._statistics = statistics
         self._sinks = sinks
+        self._fleet = fleet
+        self._web_address = web_address
+        self.latest: states.Status | None = None
         self._clock = clock
         self._started_s = self._written_s = clock()
         self._process_ticks = process_ticks(os.getpid()) or 0
@@ -83,7 +92,8 @@ class Reporter:
         """Write now."""
         self._written_s = self._clock()
         self._tell(state)
-        self._publisher.publish(self._status(state))
+        self.latest = self._status(state)
+        self._publisher.publish(self.latest)
 
     def _tell(self, state: states.State) -> None:
         """Hand systemd the news."""
@@ -122,6 +132,9 @@ class Reporter:
             reload_error=self._reloader.error,
             statistics=_statistics_of(self._statistics),
             sinks=_sinks_of(self._sinks),
+            web=self._web_address,
+            reports=0 if self._fleet is None else self._fleet.reports,
+            reports_dropped=0 if self._fleet is None else self._fleet.dropped,
         )
 
 

@@ -8,26 +8,33 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloud_server.allow_list import AllowList
 from cloud_server.config import Config
 from cloud_server.counters import Counters
-from cloud_server.engine import SHORT_S, LocalEngine
+from cloud_server.engine import SHORT_S, Done, LocalEngine
+from cloud_server.fleet.overview import FleetWriter, Overview, fleet_path
 from cloud_server.gateway import Gateway
 from cloud_server.held_bytes import HeldBytes
+from cloud_server.open_requests import OpenRequest
 from cloud_server.reload import Reloader, open_tails, server_limits
 from cloud_server.reporter import Reporter
 from cloud_server.sessions import Reply, Sessions
-from cloud_server.sinks.answers import open_sinks
+from cloud_server.sinks.answers import AnswerSinks, open_sinks
 from cloud_server.statistics.collector import Collector
 from cloud_server.statistics.store import Store
+from cloud_server.status import Status
 from split_model.protocol.keys import read_pair
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
 from split_model.service.privileges import warn_root
+
+if TYPE_CHECKING:
+    from cloud_server.web.server import WebServer
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +64,17 @@ def serve(
     tails = open_tails(config)
     allow_list, held = AllowList(server.devices), HeldBytes()
     statistics, sinks = open_statistics(config), open_sinks(config.sink)
-    with closing(notifier), closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway:
+    reporter: Reporter | None = None
+
+    def latest() -> Status | None:
+        return None if reporter is None else reporter.latest
+
+    overview = Overview(names=lambda: allow_list.devices, status=latest, clock=time.monotonic)
+    with (
+        closing(notifier),
+        open_web(config, overview) as web,
+        closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway,
+    ):
         engine = LocalEngine(
             tails,
             deliver=gateway.mailbox.put,
@@ -83,7 +100,8 @@ def serve(
             counters=Counters(),
             held=held,
             statistics=statistics,
-            on_answer=None if sinks is None else sinks.answered,
+            on_answer=_on_answer(overview, sinks),
+            on_report=overview.fleet.reported,
         )
         reloader = Reloader(config, reread, sessions, engine)
         reporter = Reporter(
@@ -98,6 +116,8 @@ def serve(
             beats=beats,
             statistics=statistics,
             sinks=sinks,
+            fleet=overview.fleet,
+            web_address="" if web is None else web.address,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: gateway.stop())
@@ -106,6 +126,7 @@ def serve(
 
         def sweep() -> list[Reply]:
             replies = reloader.take_up()
+            overview.fleet.heard(sessions.heard_s(), allow_list.devices)
             reporter.tick()
             return replies
 
@@ -115,22 +136,59 @@ def serve(
         if ready_fd is not None:
             os.write(ready_fd, gateway.endpoint.encode() + b"\n")
             os.close(ready_fd)
-        if statistics is not None:
-            statistics.start()
-        if sinks is not None:
-            sinks.start()
+        beside: list[Collector | AnswerSinks | FleetWriter] = [
+            *(part for part in (statistics, sinks) if part is not None),
+            FleetWriter(fleet_path(status_path), overview),
+        ]
+        for part in beside:
+            part.start()
         try:
             gateway.run(sessions, drain_s=server.drain_s, on_sweep=sweep)
         finally:
             engine.close()
             engine.join(timeout_s=1.0)
             reloader.close()
-            if statistics is not None:
-                statistics.close()
-            if sinks is not None:
-                sinks.close()
+            for part in beside:
+                part.close()
             reporter.write("stopped")
     _log.info("stopped: %d requests, %d answered", sessions.counters.requests, sessions.counters.answered)
+
+
+def _on_answer(overview: Overview, sinks: AnswerSinks | None) -> Callable[[str, OpenRequest, Done], None]:
+    """What hears of every answer, in the gateway's thread: it adds numbers up and queues, and never waits."""
+
+    def answered(device: str, ended: OpenRequest, outcome: Done) -> None:
+        arrived = ended.arrived
+        overview.times.answered(
+            ended.tail.bundle.manifest.name,
+            arrived.request.cut,
+            total_s=time.monotonic() - arrived.started_s,
+            queue_s=outcome.queue_s,
+            tail_s=outcome.tail_s,
+            received_bytes=len(arrived.payload),
+            sent_bytes=len(outcome.payload),
+        )
+        if sinks is not None:
+            sinks.answered(device, ended, outcome)
+
+    return answered
+
+
+@contextmanager
+def open_web(config: Config, overview: Overview) -> Iterator[WebServer | None]:
+    """The page and the metrics, served by a thread of their own; None without ``[web]``. Raises `ConfigError`."""
+    if config.web is None:
+        yield None
+        return
+    from cloud_server.web.server import WebServer  # its libraries come by extra
+
+    web = WebServer(config.web, overview, statistics=config.statistics)
+    web.start()
+    _log.info("page at %s", web.address)
+    try:
+        yield web
+    finally:
+        web.close()
 
 
 def open_statistics(config: Config) -> Collector | None:

@@ -9,6 +9,7 @@ Who a device is follows from its key alone. What all of them hold here is bounde
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -57,10 +58,12 @@ class Sessions:
         held: HeldBytes | None = None,
         statistics: Collector | None = None,
         on_answer: Callable[[str, OpenRequest, Done], None] | None = None,
+        on_report: Callable[[str, wire.Report, float], None] = lambda _key, _report, _now_s: None,
     ) -> None:
         self.counters = counters
         self._statistics = statistics
         self._on_answer = on_answer
+        self._on_report = on_report
         self.draining = False
         self.tails = tails
         self._engine = engine
@@ -92,6 +95,14 @@ class Sessions:
         """Payload bytes of all requests, arriving, waiting or running."""
         return self._held.total
 
+    def heard_s(self) -> dict[str, float]:
+        """When each device that has said hello was last heard, by key."""
+        found: dict[str, float] = {}
+        for peer in self._peers:
+            if peer.session.peer_boot_id is not None:
+                found[peer.key] = max(peer.session.heard_s, found.get(peer.key, -math.inf))
+        return found
+
     def greeted(self, routing_id: bytes) -> bool:
         """Whether this peer has said hello, and was heard since."""
         peer = self._peers.find(routing_id)
@@ -121,11 +132,19 @@ class Sessions:
         for event in events:
             if isinstance(event, protocol.Arrived):
                 result += self._arrived(peer, event, now_s)
-            elif isinstance(event, protocol.Greeted):
-                self._greeted(peer, event)
             else:
-                self._cancelled(peer, event.request_id)
+                self._heed(peer, event, now_s)
         return self._count(result)
+
+    def _heed(
+        self, peer: Peer, event: protocol.Greeted | protocol.Cancelled | protocol.Reported, now_s: float
+    ) -> None:
+        if isinstance(event, protocol.Greeted):
+            self._greeted(peer, event)
+        elif isinstance(event, protocol.Reported):
+            self._on_report(peer.key, event.report, now_s)
+        else:
+            self._cancelled(peer, event.request_id)
 
     def _replies(self, peer: Peer, messages: list[wire.FromServer], *, whole: bool, now_s: float) -> list[Reply]:
         """What is to be sent at once; acknowledgements wait for `turn`.
@@ -279,6 +298,8 @@ class Sessions:
             if isinstance(event, protocol.Greeted):
                 self.counters.dropped += len(ended)
                 return
+            if isinstance(event, protocol.Reported):
+                continue
             request_id = event.request.request_id if isinstance(event, protocol.Arrived) else event.request_id
             if isinstance(event, protocol.Cancelled) and request_id in ended:
                 self.counters.cancelled += 1

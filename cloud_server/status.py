@@ -33,7 +33,11 @@ class SinkStatus(msgspec.Struct, kw_only=True):
 
 
 class Status(Written, kw_only=True):
-    """What ``status --json`` prints. ``reload_error``: why the last reload changed nothing, or empty."""
+    """What ``status --json`` prints.
+
+    ``reload_error``: why the last reload changed nothing, or empty. ``web``: the page's address, or empty.
+    ``reports``: those of devices on themselves; ``reports_dropped`` came too soon after another.
+    """
 
     state: State
     listen: str
@@ -52,3 +56,6 @@ class Status(Written, kw_only=True):
     reload_error: str = ""
     statistics: StatisticsStatus | None = None
     sinks: dict[str, SinkStatus] = msgspec.field(default_factory=dict)
+    web: str = ""
+    reports: int = 0
+    reports_dropped: int = 0

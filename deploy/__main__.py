@@ -61,6 +61,8 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
         first = configs.server_config(port=args.port or enrol.DEFAULT_PORT)
         if args.port:
             texts.setdefault(main, first)
+        if "web" in args.extras:
+            texts[configs.WEB_PATH] = configs.web()
     roots = args.bundle if not device else [args.bundle] if args.bundle else []
     if not roots and not args.uninstall:
         raise UsageError("--bundle is missing", remedy="name a folder that 'split-model prepare' made")
@@ -72,6 +74,8 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
         configs=texts,
         servers=servers,
         **(_of_a_board(args) if device else {}),
+        extras=frozenset(args.extras),
+        without=frozenset(args.without),
         keep_hosted=not device and not args.only,
         dry_run=args.dry_run,
     )
@@ -83,8 +87,6 @@ def _of_a_board(args: argparse.Namespace) -> dict[str, Any]:
         "replace": args.replace,
         "readmit": args.readmit,
         "server_config": args.of_no_server.config or configs.config_path("cloud-server"),
-        "extras": frozenset(args.extras),
-        "without": frozenset(args.without),
     }
 
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from deploy import configs, enrol
 from deploy.errors import UsageError
-from deploy.locks import BACKENDS, EXTRAS
+from deploy.locks import BACKENDS, BOARD_EXTRAS, SERVER_EXTRAS
 
 _DEVICE = """\
 Put the device program and a bundle onto boards and start it there as a service.
@@ -39,6 +39,7 @@ _SERVER_EXAMPLES = """\
 examples:
   deploy/deploy-server.sh admin@hall --bundle bundles/mine --bundle bundles/other
   deploy/deploy-server.sh admin@hall --bundle bundles/mine --only
+  deploy/deploy-server.sh admin@hall --bundle bundles/mine --with web   # and the page of docs/fleet.md
 
 It prints the server's public key; deploy.sh asks the server for it.
 """
@@ -157,6 +158,10 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         parser.add_argument("--only", action="store_true", help="host these bundles and no others")
         port = f"where to listen; at first {enrol.DEFAULT_PORT}"
         parser.add_argument("--port", type=int, metavar="N", help=port)
+        add = parser.add_argument
+        extra = "web: the page that shows the fleet, on the server's loopback; later deployments keep it"
+        add("--with", dest="extras", action="append", default=[], choices=SERVER_EXTRAS, help=extra)
+        add("--without", action="append", default=[], choices=SERVER_EXTRAS, help="leave that out again")
     _common_options(parser)
     return parser
 
@@ -191,8 +196,8 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
     extra = (
         "camera: OpenCV, GStreamer, and on a Raspberry Pi picamera2; heif: HEIC pictures; later deployments keep it"
     )
-    add("--with", dest="extras", action="append", default=[], choices=EXTRAS, help=extra)
-    add("--without", action="append", default=[], choices=EXTRAS, help="leave that out again")
+    add("--with", dest="extras", action="append", default=[], choices=BOARD_EXTRAS, help=extra)
+    add("--without", action="append", default=[], choices=BOARD_EXTRAS, help="leave that out again")
     budget = "what the board may ever release, or 'unlimited'; without it, nothing leaves the board"
     add("--whole-input-budget", type=_budget, metavar="EPSILON", help=budget)
 

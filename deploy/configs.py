@@ -74,8 +74,19 @@ devices = "/etc/cloud-server/devices"
 bundles = ["/opt/cloud-server/current/bundles"]
 """
 
+_WEB = """\
+# The page that shows the fleet; written by deploy-server.sh --with web. Take this file away to switch it off.
+# A browser elsewhere comes through: ssh -L 8480:127.0.0.1:8480 HOST. docs/fleet.md has the rest.
+
+[web]
+listen = "127.0.0.1:8480"
+password = "/etc/cloud-server/web.password"
+metrics_token = "/etc/cloud-server/web.token"
+"""
+
 #: Beside the config proper, and read after it.
 SERVER_PATH = "/etc/edge-runtime/conf.d/server.toml"
+WEB_PATH = "/etc/cloud-server/conf.d/web.toml"
 
 
 def config_path(program: str) -> str:
@@ -98,6 +109,11 @@ def device_servers(servers: Sequence[tuple[str, str]]) -> str:
     if len(texts) == 1:
         return _DEVICE_SERVER.format(**texts[0])
     return _DEVICE_SERVERS + "".join(_ONE_OF_THEM.format(**text) for text in texts)
+
+
+def web() -> str:
+    """The part of the server's config that switches the page on."""
+    return _WEB
 
 
 def server_config(*, port: int) -> str:

@@ -34,8 +34,10 @@ BACKENDS = {
     "litert": (("litert", "images"), "constraints.txt", 14),
     "legacy": (("legacy", "images"), "constraints-legacy.txt", 11),
 }
-#: What a board gets besides with ``--with NAME``: an extra of setup.cfg of the same name.
-EXTRAS = ("camera", "heif")
+#: What a board or a server gets besides with ``--with NAME``: an extra of setup.cfg of the same name.
+BOARD_EXTRAS = ("camera", "heif")
+SERVER_EXTRAS = ("web",)
+EXTRAS = (*BOARD_EXTRAS, *SERVER_EXTRAS)
 #: What an extra needs of a machine's own system, beside its wheels: GStreamer, and a Raspberry Pi's camera.
 SYSTEM_PACKAGES = {
     "camera": (

@@ -332,7 +332,8 @@ unconfined() {
 
 # --- trial RELEASE: can this machine run it? The service is not touched. --------------------------------------------
 # What the bundle brings runs here for the first time: as a user that is there for the trial alone and so can neither
-# reach the running service nor read its keys and state, without a network, with nothing to write to but its own /tmp.
+# reach the running service nor read its keys and state, without a network, with nothing to write to but its own /tmp, and
+# without the sockets that systemd and its journal listen to for everybody.
 
 step_trial() {
     release=$1
@@ -355,7 +356,8 @@ ProtectSystem=strict
 ProtectHome=yes
 ReadWritePaths=
 BindPaths=
-InaccessiblePaths=-/dev/shm -/dev/mqueue
+InaccessiblePaths=-/dev/shm -/dev/mqueue -/run/dbus -/run/systemd/journal -/run/systemd/private -/run/systemd/notify
+InaccessiblePaths=-/run/systemd/io.system.ManagedOOM
 ExecStart=/bin/sh $home/trial/run $(readlink /proc/self/ns/net)
 UNIT
     if [ "$ended" -eq 0 ]; then

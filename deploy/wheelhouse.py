@@ -57,7 +57,11 @@ def _locked() -> Iterator[None]:
 def _sources() -> list[Path]:
     files = [ROOT / name for name in SOURCES]
     for package in PACKAGES:
-        files += (path for path in (ROOT / package).rglob("*") if path.suffix == ".py" or path.name == "py.typed")
+        files += (
+            path
+            for path in (ROOT / package).rglob("*")
+            if path.suffix in (".py", ".html", ".css", ".js") or path.name == "py.typed"
+        )
     return sorted(files)
 
 

@@ -265,10 +265,11 @@ def config_check(args: argparse.Namespace) -> int:
 def config_show(args: argparse.Namespace) -> int:
     """Print every key with its value and origin."""
     from edge_runtime.config import config
+    from edge_runtime.config.in_force import in_force
     from split_model.service.config_file import as_plain
     from split_model.service.config_show import as_json, as_toml
 
     device, layers = config.load_layers(args.config)
     plain = as_plain(device)
-    print(as_json(plain, layers) if args.json else as_toml(plain, layers))
+    print(as_json(plain, layers) if args.json else as_toml(plain, layers, in_force(device)))
     return 0

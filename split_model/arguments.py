@@ -94,7 +94,12 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     prepare.add_argument(
         "--calibration", type=Path, metavar="DATA", help="public data: a folder of pictures or an .npz"
     )
-    prepare.add_argument("--clip-quantile", type=float, metavar="Q", help="share of values inside the clip range")
+    prepare.add_argument(
+        "--clip-quantile",
+        type=float,
+        metavar="Q",
+        help="values at or below the upper clip bound, as a share (default: by measurement, at each cut)",
+    )
     prepare.add_argument(
         "--epsilon",
         type=float,

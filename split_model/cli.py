@@ -99,10 +99,11 @@ def _prepare(args: argparse.Namespace) -> int:
     from split_model.prepare.own_input import InputWish, parse_numbers, parse_shape
     from split_model.prepare.pipeline import PrepareOptions, prepare
     from split_model.prepare.summary import summarise
+    from split_model.privacy import default_bits
 
     calibration, trial = CalibrationOptions(), TrialOptions()
     if args.epsilon is not None:
-        trial = TrialOptions(epsilon=args.epsilon)
+        trial = TrialOptions(epsilon=args.epsilon, bits=default_bits(args.epsilon))
         calibration = replace(calibration, epsilon=args.epsilon)
     if args.clip_quantile is not None:
         if not 0.5 < args.clip_quantile <= 1.0:

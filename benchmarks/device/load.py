@@ -32,8 +32,8 @@ from split_model.interpreter import Interpreter, open_interpreter
 _NOTICED = 1.4
 _SETTLE_S, _PATIENCE_S = 2.0, 10.0
 _TRIALS, _MOST_HOGS = 5, 12
-#: It is busy at once, as a Python would not be.
-_HOG = ("/bin/sh", "-c", "while :; do :; done")
+#: It is busy at once, as a Python would not be. A child's child: processes that the program starts itself are none.
+_HOG = ("timeout", "60", "/bin/sh", "-c", "while :; do :; done")
 #: Of the short model: about a millisecond on a PC.
 _SHORT_POWS = 20
 
@@ -71,7 +71,7 @@ def _hogged(interpreter: Interpreter, tensors: list[NDArray[Any]]) -> dict[str, 
             with contextlib.ExitStack() as closing:
                 for _ in range(hogs):
                     other = closing.enter_context(subprocess.Popen(_HOG))
-                    closing.callback(other.kill)
+                    closing.callback(other.terminate)
                 wanted = _NOTICED * before
                 seconds = _seconds_until(lambda wanted=wanted: load.factor >= wanted, started_s)  # type: ignore[misc]
                 found.append({"seconds": seconds, "hogs": hogs, "before": before, "after": load.factor})

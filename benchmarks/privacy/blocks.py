@@ -13,15 +13,32 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.privacy.view_server import Seen
+from split_model.protocol.messages import Report
 
 _EXCHANGES = 20_000
 #: Features of a block without times, and those of times. A request is cancelled where a local run is done first.
 CHOICES = ("requests", "bytes", "mean cut", "cut changes", "mean place")
 TIMES = ("mean departure", "median departure", "spread of departures", "latest departure", "cancels")
+
+#: Features of the reports of a device on itself: what a block added to counts, and what was true at its end.
+REPORTS = (
+    "frames",
+    "local",
+    "fallback",
+    "failed",
+    "dropped",
+    "late",
+    "moves",
+    "split",
+    "expected",
+    "offload",
+    "load",
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,18 @@ def choices(block: Block, seen: Sequence[Seen]) -> list[float]:
     return [float(len(requests)), float(size), float(np.mean(cuts or [-1])), changes, place]
 
 
+def said(block: Block, reports: Sequence[tuple[float, Report]]) -> list[float]:
+    """What the device says of itself in the reports of a block, the last one against the last before it."""
+    before = next((one for at_s, one in reversed(reports) if at_s < block.due_s[0]), None)
+    after = next((one for at_s, one in reversed(reports) if at_s < block.end_s), None)
+    if after is None:
+        return [0.0] * len(REPORTS)
+    names = ("frames_in", "local", "fallback", "failed", "dropped", "late", "moves")
+    counts = [getattr(after.frames, name) - (getattr(before.frames, name) if before else 0) for name in names]
+    offload_s = 0.0 if after.offload is None else after.offload.median_s
+    return [*map(float, counts), float(after.split or 0), after.expected_s or 0.0, offload_s, after.board.load]
+
+
 def departures_s(block: Block, seen: Sequence[Seen]) -> NDArray[np.float64]:
     """Seconds from when each frame that was sent was captured to when its request is there."""
     dues = np.array(block.due_s)
@@ -69,6 +98,31 @@ def times(block: Block, seen: Sequence[Seen]) -> list[float]:
         return [0.0] * len(TIMES)
     cancels = sum(one.what == "cancel" for one in block.within(seen))
     return [*(float(of(delays)) for of in (np.mean, np.median, np.std, np.max)), float(cancels)]
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """What the server saw of a block: features without times, of times and of reports, and when each request came.
+
+    ``load`` and ``interval_s``, between two frames, it does not see.
+    """
+
+    choices: list[float]
+    times: list[float]
+    departures_s: list[float]
+    load: float
+    interval_s: float
+    reports: list[float]
+
+    @classmethod
+    def of(
+        cls, block: Block, seen: Sequence[Seen], reports: Sequence[tuple[float, Report]], *, interval_s: float
+    ) -> Observed:
+        """Of all that the server saw and was told, what belongs to a block."""
+        mine = block.within(seen)
+        departures = [round(float(value), 6) for value in departures_s(block, mine)]
+        return cls(
+            choices(block, mine), times(block, mine), departures, block.load, interval_s, said(block, reports)
+        )
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,36 @@
-"""What a server sees of two kinds of frames that differ as much as can be: it must not tell them apart.
+"""What a server sees of kinds of frames that differ as much as can be: it must not tell them apart.
 
-    python -m benchmarks.privacy.server_view [--json] [--frames N] [--models NAME ...] [--pace ...] [--scenes ...]
-    python -m benchmarks.privacy.server_view --of FILE ...     the claims of runs whose output was kept
+    python -m benchmarks.privacy.server_view [--models NAME ...] [--pace ...] [--scenes ...] [--hogs N] [--json]
 
-Kinds: constant, denormal, photographs (of EfficientNet-Lite0 only), each beside noise; noise beside noise tells
-what the tests find where there is nothing. They are played as in `view_play`, ``--frames`` of each kind in each of
-two scenes: ``near``, in which nearly every frame is sent, and ``edge``, in which a load that was believed to be
-higher for one kind would show at once, since sending would seem faster.
+Kinds: constant, denormal, photographs (of EfficientNet-Lite0 only), each compared with noise; noise compared with
+noise tells what the tests find where there is nothing. All kinds of a model are played in one run, as in
+`view_play`, ``--frames`` of each in each of two scenes: ``near``, in which nearly every frame is sent, and
+``edge``, in which a load believed to be higher for one kind would show at once, since sending would seem faster.
 
-Two tests of each comparison (`blocks`): cut, size, order and number (choices), and departure times. All
+Three tests of each comparison (`blocks`): cut, size, order and number (choices), departure times, and what the
+device says in its reports. All
 comparisons of a pace are one family: Holm's method finds any difference, where there is none, in one run of a
 hundred. Under ``pace = "fixed"`` both must find nothing; under ``free`` a release leaves when its head is done, and
-what that tells is given as a figure (`departures`). With all models this takes an hour and a half.
+what that tells is given as a figure (`departures`).
+
+A part is a model, a pace, a scene and a number of busy processes beside. It takes 1 to 6 minutes on an idle
+machine. What the server saw of its rounds is kept in ``--keep FOLDER``: a run that was ended, or that ends after
+``--seconds``, goes on there. It belongs to the code that it was measured on, and is played again after a change of
+it. The table and the claims are of all parts that were asked for, kept or new.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import platform
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,73 +39,68 @@ import numpy as np
 
 from benchmarks.demo.prepared import PHOTOGRAPHS, prepare_all
 from benchmarks.privacy import bundles, departures, pow_model
-from benchmarks.privacy.blocks import CHOICES, TIMES, Block, Found, choices, departures_s, differs, rejected, times
+from benchmarks.privacy.blocks import CHOICES, REPORTS, TIMES, Found, Observed, differs, rejected
 from benchmarks.privacy.departures import Accuracy
-from benchmarks.privacy.view_play import SCENES, Pair, kinds, opened, play, scene
-from benchmarks.privacy.view_server import Seen, ViewServer
-from edge_runtime.daemon.device import Device
+from benchmarks.privacy.view_parts import FIXED_SPLIT, Kept, Part, Round
+from benchmarks.privacy.view_play import BLOCK, SCENES, hogged, kinds, opened, play, scene
 from split_model.arrays import Array
 from split_model.bundle import Bundle
 from split_model.features.data import open_data
 
 _LEVEL = 0.01
-#: A local run of the fashion model takes a fraction of a millisecond: left to itself the device would send nothing.
-#: In slots nothing of the model with POW would be sent on a busy machine, and no departures could be compared.
-_FIXED_SPLIT = {("fashion", "free"): 7, ("fashion", "fixed"): 7, ("powers", "fixed"): 120}
+#: A cut after a quarter, so that sending is faster on an idle machine too.
+_POWS, _HEAD_POWS = 100, 25
+#: Every kind, noise too, is compared with these frames, which are noise.
+_AGAINST, _BESIDE = "noise", "beside"
+_KEPT_EVERY = 5
 Photographs = Sequence[tuple[Array, ...]]
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """One kind of frames beside noise, of one model, pace and scene; ``requests``: of each kind."""
+    """One kind of frames compared with noise, in so many rounds; ``requests`` and ``load``: of each of the two."""
 
-    model: str
-    pace: str
-    scene: str
+    part: Part
     kind: str
-    frames: int
+    rounds: int
     requests: tuple[int, int]
+    load: tuple[float, float]
+    interval_s: float
     choices: Found
     times: Found
+    reports: Found
     per_frame: Accuracy | None = None
     per_hundred: Accuracy | None = None
 
 
-def compare(
-    device: Device, server: ViewServer, pair: Pair, *, name: str, frames: int, **options: Any
-) -> list[tuple[Block, Block]]:
-    """Play two kinds in a scene; the pairs of blocks."""
-    return play(device, server, pair, scene(name, device, pair), frames=frames, **options)
-
-
 def found_in(
-    pairs: Sequence[tuple[Block, Block]], seen: Sequence[Seen]
+    pairs: Sequence[tuple[Observed, Observed]],
 ) -> tuple[Found, Found, tuple[int, int], Accuracy | None, Accuracy | None]:
     """What the tests find: choices, times, requests of each kind, and how well departures tell the kinds apart."""
-    mine = [(both, [one for one in seen if _within(both, one)]) for both in pairs]
-    tables = [
-        np.array([[features(block, rows) for block in both] for both, rows in mine])
-        for features in (choices, times)
-    ]
-    found = [differs(t[:, 0], t[:, 1], names) for t, names in zip(tables, (CHOICES, TIMES), strict=True)]
-    delays = [(departures_s(both[0], rows), departures_s(both[1], rows)) for both, rows in mine]
-    counts = tables[0][:, :, 0].sum(axis=0)
+    by_choices = np.array([[one.choices for one in both] for both in pairs])
+    by_times = np.array([[one.times for one in both] for both in pairs])
+    first = differs(by_choices[:, 0], by_choices[:, 1], CHOICES)
+    second = differs(by_times[:, 0], by_times[:, 1], TIMES)
+    delays = [(np.array(one.departures_s), np.array(other.departures_s)) for one, other in pairs]
+    counts = by_choices[:, :, 0].sum(axis=0)
     accuracies = departures.per_frame(delays), departures.per_hundred(delays)
-    return found[0], found[1], (int(counts[0]), int(counts[1])), *accuracies
+    return first, second, (int(counts[0]), int(counts[1])), *accuracies
 
 
-def _within(both: tuple[Block, Block], one: Seen) -> bool:
-    return min(b.due_s[0] for b in both) <= one.at_s < max(b.end_s for b in both)
+def found_in_reports(pairs: Sequence[tuple[Observed, Observed]]) -> Found:
+    """What the test finds in what the device says of itself."""
+    by_reports = np.array([[one.reports for one in both] for both in pairs])
+    return differs(by_reports[:, 0], by_reports[:, 1], REPORTS)
 
 
 def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
     """A/B no more often than A/A; departure times only where the pace is fixed."""
     made = []
-    for pace in dict.fromkeys(one.pace for one in results):
-        for which in ("choices", "times"):
+    for pace in dict.fromkeys(one.part.pace for one in results):
+        for which in ("choices", "times", "reports"):
             if which == "times" and pace == "free":
                 continue
-            mine = [one for one in results if one.pace == pace]
-            ps = {same: [getattr(one, which).p for one in mine if (one.kind == "noise") == same]
+            mine = [one for one in results if one.part.pace == pace]
+            ps = {same: [getattr(one, which).p for one in mine if (one.kind == _AGAINST) == same]
                   for same in (False, True)}  # fmt: skip
             hits = {same: sum(rejected(found, level=_LEVEL)) for same, found in ps.items()}
             share, beside = (hits[same] / max(1, len(ps[same])) for same in (False, True))
@@ -121,51 +125,80 @@ def _models(folder: Path) -> dict[str, Callable[[], tuple[Bundle, Photographs]]]
     return {
         "fashion": lambda: (bundles.fashion(), ()),
         "efficientnet-lite0": efficientnet,
-        "powers": lambda: (pow_model.prepared(folder / "powers"), ()),
+        "powers": lambda: (pow_model.prepared(folder / "powers", pows=_POWS, head_pows=_HEAD_POWS), ()),
     }
 
 
-def _measured(
-    models: Sequence[str],
-    paces: Sequence[str],
-    scenes: Sequence[str],
-    frames: int,
-    told: Callable[[Compared], None],
-) -> None:
-    with tempfile.TemporaryDirectory() as made:
-        for name in models:
-            bundle, photographs = _models(Path(made))[name]()
-            makers = kinds(bundle, photographs=photographs)
-            for pace in paces:
-                folder, split = Path(made) / f"{name}-{pace}", _FIXED_SPLIT.get((name, pace))
-                with opened(bundle, folder, pace=pace, split=split) as (device, server):
-                    for which in scenes if split is None else SCENES[:1]:
-                        for kind, maker in makers.items():
-                            pairs = compare(device, server, (maker, makers["noise"]), name=which, frames=frames)
-                            first, second, requests, frame, hundred = found_in(pairs, list(server.seen))
-                            server.seen.clear()
-                            told(Compared(name, pace, which, kind, frames, requests, first, second, frame, hundred))
+def _compared(part: Part, rounds: Sequence[Round]) -> list[Compared]:
+    """Each kind compared with noise."""
+    rows = []
+    for kind in (name for name in rounds[0] if name != _BESIDE):
+        pairs = [(seen[kind], seen[_BESIDE]) for seen in rounds]
+        first, second, requests, frame, hundred = found_in(pairs)
+        loads = [float(np.median([both[which].load for both in pairs])) for which in (0, 1)]
+        interval_s = float(np.median([both[0].interval_s for both in pairs]))
+        load = (loads[0], loads[1])
+        third = found_in_reports(pairs)
+        found = (first, second, third)
+        rows.append(Compared(part, kind, len(rounds), requests, load, interval_s, *found, frame, hundred))
+    return rows
 
 
-def _kept(path: Path) -> list[Compared]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [row for line in lines if '"rows"' in line
-            for row in msgspec.convert(json.loads(line)["rows"], list[Compared])]  # fmt: skip
+def _play(model: tuple[Bundle, Photographs], part: Part, kept: Kept, folder: Path, until_s: float) -> None:
+    """Play the rounds of a part that are missing, until it is time to end."""
+    bundle, photographs = model
+    rounds = kept.rounds(part)
+    made = kinds(bundle, photographs=photographs)
+    makers = {_BESIDE: made[_AGAINST], **made}
+    with opened(bundle, folder, pace=part.pace, split=part.split) as (device, server), hogged(part.hogs):
+        played = scene(part.scene, device, makers.values())
+        missing = range(len(rounds), max(1, part.frames // BLOCK))
+        for seen in play(device, server, makers, played, rounds=missing):
+            rounds.append(seen)
+            if len(rounds) % _KEPT_EVERY == 0:
+                kept.keep(part, rounds)
+            if time.monotonic() >= until_s:
+                break
+    kept.keep(part, rounds)
+
+
+def _parts(options: argparse.Namespace) -> Iterator[Part]:
+    for model, pace in itertools.product(options.models, options.pace):
+        scenes = options.scenes if model not in FIXED_SPLIT else SCENES[:1]
+        for which in scenes:
+            yield Part(model, pace, which, options.hogs, options.frames)
 
 
 def _line(one: Compared) -> str:
     both = "  ".join(
         f"{name} p={found.p:.4f} ({found.feature} {found.difference:+.4g})"
-        for name, found in (("choices", one.choices), ("times", one.times))
+        for name, found in (("choices", one.choices), ("times", one.times), ("reports", one.reports))
     )
-    apart = "  ".join(
-        "-" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        for found in (one.per_frame, one.per_hundred)
-    )
-    return (
-        f"{one.model:18} {one.pace:5} {one.scene:4} {one.kind:11} requests {one.requests}  {both}  "
-        f"told apart {apart}"
-    )
+    return f"{one.part.name} {one.kind:11} rounds {one.rounds}  requests {one.requests}  load {one.load}  {both}"
+
+
+def table(results: Sequence[Compared]) -> str:
+    """All parts in Markdown, a row each."""
+    columns = ["model", "pace, scene, busy processes", "requests of a kind", "p of choices: other kinds; noise"]
+    columns += ["p of departures: other kinds; noise", "p of reports: other kinds; noise"]
+    columns += ["told apart by one departure"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for part, rows in itertools.groupby(results, key=lambda one: one.part):
+        found = sorted(rows, key=lambda one: one.kind == _AGAINST)
+        requests = [count for one in found for count in one.requests]
+        ps = ["; ".join((", ".join(f"{getattr(one, which).p:.2g}" for one in found if one.kind != _AGAINST),
+                         *(f"{getattr(one, which).p:.2g}" for one in found if one.kind == _AGAINST)))
+              for which in ("choices", "times", "reports")]  # fmt: skip
+        apart = ", ".join(
+            f"{one.kind} {one.per_frame.value:.2f} [{one.per_frame.low:.2f}, {one.per_frame.high:.2f}]"
+            for one in found
+            if one.per_frame is not None
+        )
+        lines.append(
+            f"| {part.model} | {part.pace}, {part.scene}, {part.hogs} | {min(requests):,} to {max(requests):,} "
+            f"| {ps[0]} | {ps[1]} | {ps[2]} | {apart or '-'} |"
+        )
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,27 +209,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     models = tuple(_models(Path()))
-    parser.add_argument("--frames", type=int, default=2000, help="of each kind in each comparison (2000)")
+    parser.add_argument("--frames", type=int, default=2000, help="of each kind in each part (2000)")
     parser.add_argument("--models", nargs="+", choices=models, default=models)
     parser.add_argument("--pace", nargs="+", choices=("free", "fixed"), default=("free", "fixed"))
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES)
-    parser.add_argument("--of", nargs="+", type=Path, metavar="FILE", help="play nothing: the rows of earlier runs")
+    parser.add_argument("--hogs", type=int, default=0, help="busy processes beside (0)")
+    parser.add_argument("--keep", type=Path, default=bundles.BUILD / "server_view", help="folder of parts")
+    parser.add_argument("--kept", action="store_true", help="play nothing: all parts that are kept, of this code")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end, to go on later, after this time")
     parser.add_argument("--json", action="store_true", help="each row as a line of JSON")
     options = parser.parse_args(arguments)
+    until_s = time.monotonic() + options.seconds
+    kept = Kept(options.keep)
     results: list[Compared] = []
-
-    def told(one: Compared) -> None:
-        results.append(one)
-        print(json.dumps({"rows": [msgspec.to_builtins(one)]}) if options.json else _line(one), flush=True)
-
-    if options.of:
-        for row in (row for path in options.of for row in _kept(path)):
-            told(row)
-    else:
-        _measured(options.models, options.pace, options.scenes, options.frames, told)
+    with tempfile.TemporaryDirectory() as made:
+        bundle_of = _models(Path(made))
+        for number, part in enumerate(list(kept.parts() if options.kept else _parts(options))):
+            wanted = max(1, part.frames // BLOCK)
+            if not options.kept and len(kept.rounds(part)) < wanted and time.monotonic() < until_s:
+                _play(bundle_of[part.model](), part, kept, Path(made) / str(number), until_s)
+            rows = _compared(part, rounds) if (rounds := kept.rounds(part)) else []
+            for row in rows:
+                print(_line(row), file=sys.stderr, flush=True)
+            results += rows
     if options.json:
+        for row in results:
+            print(json.dumps(msgspec.to_builtins(row)))
         facts = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
         print(json.dumps({"machine": facts}))
+    else:
+        print(table(results))
     print(json.dumps({"claims": claims(results)}))
     return os.EX_OK
 

@@ -1,7 +1,7 @@
-"""Plays two kinds of frames to a device in interleaved blocks, while a server notes all it can see.
+"""Plays kinds of frames to a device in interleaved blocks, while a server notes all it can see.
 
 The device is the product's, from `Device.open`, with noise as release; link (loopback) and load are equal. Blocks
-come in pairs, one of each kind in an order that a coin decides. Frames come at a fixed interval, longer than the
+come in rounds, one of each kind in an order that chance decides. Frames come at a fixed interval, longer than the
 slowest kind's local run takes.
 """
 
@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.privacy.blocks import Block
+from benchmarks.privacy.blocks import Block, Observed
 from benchmarks.privacy.view_server import ViewServer
 from edge_runtime.config import config
 from edge_runtime.daemon.device import Device
 from edge_runtime.daemon.program import Program
 from edge_runtime.loop.counters import Counters
+from edge_runtime.service.reporter import Reporter
 from edge_runtime.sources import Frame
 from split_model.arrays import Array
 from split_model.bundle import Bundle
 from split_model.protocol.keys import make_pair
 from split_model.service.heartbeats import Heartbeats
+from split_model.service.notify import Notifier
 
 #: A frame every so many local runs of the slower kind as it takes now, or as the profile has it (of a device with a
 #: fixed pace: slots); never more often than this.
-_INTERVAL_NOW, _INTERVAL_PROFILED = 1.6, 1.2
+_INTERVAL_NOW, _INTERVAL_PROFILED = 1.3, 1.2
 _LEAST_INTERVAL_S = 0.008
 #: ``near``: the server takes so much of a local run: nearly every frame is sent, and departures can be compared.
 _NEAR = 0.1
@@ -40,10 +43,12 @@ _EDGE = 1.25
 #: Of such numbers POW takes three times as long on the PC this was written on, five to nine times on others.
 _DENORMAL = 1e-43
 SCENES = ("near", "edge")
-_BLOCK = 20
+#: Frames of a block.
+BLOCK = 20
 _UP_WITHIN_S = 30.0
+#: A busy process of another program. A child's child: processes that the program starts itself are none.
+_HOG = ("timeout", "3600", "/bin/sh", "-c", "while :; do :; done")
 Frames = Callable[[int], list[Array]]
-Pair = tuple[Frames, Frames]
 
 
 def kinds(bundle: Bundle, *, photographs: Sequence[tuple[Array, ...]] = ()) -> dict[str, Frames]:
@@ -65,6 +70,16 @@ def kinds(bundle: Bundle, *, photographs: Sequence[tuple[Array, ...]] = ()) -> d
     if photographs:
         made["photographs"] = lambda number: list(photographs[number % len(photographs)])
     return made
+
+
+@contextlib.contextmanager
+def hogged(hogs: int) -> Iterator[None]:
+    """So many busy processes beside, until the end of the block."""
+    with contextlib.ExitStack() as closing:
+        for _ in range(hogs):
+            hog = closing.enter_context(subprocess.Popen(_HOG))
+            closing.callback(hog.terminate)
+        yield
 
 
 @contextlib.contextmanager
@@ -118,13 +133,13 @@ class Scene:
     interval_s: float
 
 
-def scene(name: str, device: Device, pair: Pair, *, edge: float = _EDGE) -> Scene:
+def scene(name: str, device: Device, makers: Iterable[Frames], *, edge: float = _EDGE) -> Scene:
     """One of `SCENES`, for the times that this device was measured to take, and takes now."""
     splits = device.models.profile.splits
     local_s = device.models.profile.local.head_s
     quickest_s = min(one.head_s + one.release_s for one in splits if one.split in device.plan.allowed)
     delay_s = _NEAR * local_s if name == "near" else edge * max(0.0, local_s - quickest_s)
-    now_s = max(_runs_now_s(device, make) for make in pair)
+    now_s = max(_runs_now_s(device, make) for make in makers)
     return Scene(delay_s, max(_LEAST_INTERVAL_S, _INTERVAL_PROFILED * local_s, _INTERVAL_NOW * now_s))
 
 
@@ -139,20 +154,33 @@ def _runs_now_s(device: Device, make: Frames) -> float:
     return float(np.median(took_s))
 
 
+def reporter_of(device: Device) -> Reporter:
+    """What tells the server of this device; its clock is so fast that every call makes a report."""
+    reporter = Reporter(
+        None,
+        config=device.config.device.key.parent / "device.toml",
+        notifier=Notifier(),
+        beats=Heartbeats(),
+        stopped=lambda: False,
+        now=lambda: time.monotonic() * 1e3,
+    )
+    reporter.serve(device)
+    return reporter
+
+
 def play(
     device: Device,
     server: ViewServer,
-    pair: Pair,
+    makers: Mapping[str, Frames],
     played: Scene,
     *,
-    frames: int,
-    block: int = _BLOCK,
-    seed: int = 0,
-) -> list[tuple[Block, Block]]:
-    """Play ``frames`` of each kind, in blocks; the pairs of blocks, the first kind's first."""
+    rounds: Iterable[int],
+    block: int = BLOCK,
+) -> Iterator[dict[str, Observed]]:
+    """Play rounds by their numbers; yields what the server saw of each kind in each."""
     server.delay_s = played.delay_s
-    rng = np.random.default_rng(seed)
-    pairs: list[tuple[Block, Block]] = []
+    reporter = reporter_of(device)
+    names = list(makers)
     index = 0
 
     def one(make: Frames) -> Block:
@@ -172,14 +200,22 @@ def play(
                 due_s = max(due_s + played.interval_s, time.monotonic())
 
         begun = index
-        steps = list(device.loop.run(source()))
+        steps = []
+        for step in device.loop.run(source()):
+            steps.append(step)
+            reporter.note(step)
+        reporter.enter("running")  # a report after each block, whatever was in it
         time.sleep(played.interval_s)  # what is still on its way belongs to this block
         sent = sorted(one.result.frame.index - begun for one in steps if one.result.outcome == "offloaded")
         load = float(np.median([one.load for one in steps]))
         return Block(tuple(dues), time.monotonic(), tuple(sent), load)
 
-    for _ in range(max(1, frames // block)):
-        swapped = bool(rng.integers(2))
-        first, second = (one(pair[which ^ swapped]) for which in (0, 1))
-        pairs.append((second, first) if swapped else (first, second))
-    return pairs
+    one(next(iter(makers.values())))  # the first frames of a run stay on the board
+    for number in rounds:
+        server.seen.clear()
+        index = number * block
+        order = np.random.default_rng(number).permutation(len(names))
+        blocks = {names[which]: one(makers[names[which]]) for which in order}
+        seen = list(server.seen)
+        told = list(server.reports)
+        yield {name: Observed.of(blocks[name], seen, told, interval_s=played.interval_s) for name in names}

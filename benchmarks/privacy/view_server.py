@@ -36,7 +36,7 @@ class _Due:
 
 
 class ViewServer(threading.Thread):
-    """See the module. ``seen`` grows while it runs, and ``payloads`` where it keeps them."""
+    """See the module. ``seen`` and ``reports`` grow while it runs, and ``payloads`` where it keeps them."""
 
     def __init__(self, bundle: Bundle, *, delay_s: float = 0.0, keeps_payloads: bool = False) -> None:
         super().__init__(name="view", daemon=True)
@@ -44,6 +44,7 @@ class ViewServer(threading.Thread):
         self.keeps_payloads = keeps_payloads
         self.seen: list[Seen] = []
         self.payloads: list[bytes] = []
+        self.reports: list[tuple[float, wire.Report]] = []
         self.public, secret = zmq.curve_keypair()
         cuts = tuple(cut.index for cut in bundle.manifest.cuts)
         self._offers = (wire.Offer(identity=bundle.identity, name=bundle.manifest.name, cuts=cuts),)
@@ -94,6 +95,8 @@ class ViewServer(threading.Thread):
                 if self.keeps_payloads:
                     self.payloads.append(bytes(event.payload))
                 heapq.heappush(self._due, _Due(now_s + self.delay_s, event.request.request_id, peer))
+            elif isinstance(event, protocol.Reported):
+                self.reports.append((now_s, event.report))
             elif isinstance(event, protocol.Cancelled):
                 self.seen.append(Seen(now_s, "cancel"))
 

@@ -1,4 +1,4 @@
-"""What the server costs an answer beside the bare tail and gRPC, and how it shares itself among devices.
+"""What the server costs an answer beside the bare tail and gRPC, how it shares itself among devices, and its page.
 
     python -m benchmarks.server [--json] [--only NAME ...] [--no-peer]
 
@@ -22,6 +22,7 @@ from benchmarks.server.cores import cores
 from benchmarks.server.cost import cost, efficiency
 from benchmarks.server.fairness import fairness
 from benchmarks.server.overload import overload
+from benchmarks.server.page import page
 from benchmarks.server.undo import undo
 from split_model.errors import SplitModelError
 
@@ -65,4 +66,5 @@ PARTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "cores": lambda _: cores(),
     "fairness": lambda _: fairness(),
     "overload": lambda _: overload(),
+    "page": lambda _: page(),
 }

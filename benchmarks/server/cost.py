@@ -1,4 +1,4 @@
-"""What an answer costs beyond its tail, beside the bare loop and beside gRPC with mutual TLS. In turn, medians."""
+"""What an answer costs beyond its tail, beside gRPC with mutual TLS and the floor, in one run. In turn, medians."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import statistics
 from dataclasses import dataclass, field
 
-from benchmarks.server import bare, grpc_load, grpc_peer, scene
+from benchmarks.server import bare, floor, grpc_load, grpc_peer, scene
 from benchmarks.server.case import LARGE, MIDDLE, SMALL, open_case
 from benchmarks.server.claims import Part, claim
 from benchmarks.server.scene import Group
@@ -45,6 +45,7 @@ def measure(cut: int, *, devices: tuple[int, ...], peer: bool, rounds: int = _RO
     with contextlib.ExitStack() as closing:
         server = closing.enter_context(served(threads=THREADS))
         at = closing.enter_context(grpc_peer.serving(cut, threads=THREADS)) if peer else None
+        bottom = closing.enter_context(floor.serving(cut, threads=THREADS)) if peer else None
         for _ in range(rounds):
             found.add("tail", bare.run(cut, threads=THREADS, seconds=_SECONDS).cpu_ms)
             for number in devices:
@@ -53,6 +54,9 @@ def measure(cut: int, *, devices: tuple[int, ...], peer: bool, rounds: int = _RO
                 if at is not None and number == _FEW:
                     made = grpc_load.run(cut, devices=number, seconds=_SECONDS, at=at)
                     found.add(f"gRPC, {number} devices", made.cpu_ms)
+                if bottom is not None:
+                    result = scene.run(bottom, [case], [Group(name="all", devices=number)], seconds=_SECONDS)
+                    found.add(f"floor, {number} devices", result.cpu_ms)
     return found
 
 
@@ -65,8 +69,14 @@ def cost(*, peer: bool) -> Part:
         details |= {f"{size}, {name}, ms": found.median(name) for name in found.cpu_ms}
         own = found.beyond(f"{_FEW} devices")
         claims.append(claim(f"CPU an answer beyond the tail's own in ms, {size}", own, goal_ms))
+        details[f"{size}, beyond the tail, ms"] = own
         if peer:
             theirs = found.beyond(f"gRPC, {_FEW} devices")
+            details[f"{size}, gRPC beyond the tail, ms"] = theirs
+            for number in devices:
+                details[f"{size}, floor beyond the tail, {number} devices, ms"] = found.beyond(
+                    f"floor, {number} devices"
+                )
             claims.append(claim(f"CPU beyond the tail's own over gRPC's, {size}", own / theirs, 0.25))
         if _MANY in devices:
             many = found.beyond(f"{_MANY} devices")

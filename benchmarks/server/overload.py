@@ -56,6 +56,11 @@ def measure(cut: int, name: str, *, heeds: bool) -> Part:
         if offered == 1.0:
             continue
         shares = [in_time_s(one) / _peak_s(found, turn) for turn, one in enumerate(results)]
+        costs = [_in_time_a_cpu_s(one) / _peak_a_cpu_s(found, turn) for turn, one in enumerate(results)]
+        # Where the generator takes the cores that the server would need, this one stays and that one falls.
+        details[f"{name}, {offered:g} x, in time a CPU second of the server, over the peak"] = statistics.median(
+            costs
+        )
         text = f"answered in time over the peak, {name}, offered {offered:g} x"
         claims.append(claim(text, statistics.median(shares), _AT_LEAST, at_least=True))
         refusals_ms = [_refusal_p99_ms(one) for one in results]
@@ -67,6 +72,15 @@ def measure(cut: int, name: str, *, heeds: bool) -> Part:
 def _peak_s(found: dict[float, list[Result]], turn: int) -> float:
     """The most that were answered in time in a round, whatever was offered."""
     return max(in_time_s(results[turn]) for results in found.values())
+
+
+def _in_time_a_cpu_s(result: Result) -> float:
+    """Answers in time for each second of CPU that the server used."""
+    return in_time_s(result) * result.took_s / max(1e-9, result.server_cpu_s)
+
+
+def _peak_a_cpu_s(found: dict[float, list[Result]], turn: int) -> float:
+    return max(_in_time_a_cpu_s(results[turn]) for results in found.values())
 
 
 def _refusal_p99_ms(result: Result) -> float:

@@ -10,6 +10,7 @@ import msgspec
 
 from cloud_server.sinks.sink import Sink, SinkTable
 from split_model.errors import ConfigError, MissingInputError, OutputError
+from split_model.service import text_file
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -116,8 +117,9 @@ def _password(table: MqttTable) -> str | None:
     if table.password_file is None:
         return None
     try:
-        return table.password_file.read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+        raw = table.password_file.read_bytes()
+    except OSError as error:
         raise MissingInputError(
             f"{table.password_file}: {error}", remedy="set sink.password_file to a file the server may read"
         ) from None
+    return text_file.text(raw, str(table.password_file)).rstrip("\n")

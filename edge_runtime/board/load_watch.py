@@ -1,11 +1,14 @@
 """Reads what the load factor is taken from, ten times a second, whatever the frame loop does meanwhile.
 
 Linux tells in `/proc/stat` how many threads run or wait for a CPU at this moment, and of our own threads in
-`/proc/self/task/TID/stat` which ones do.
+`/proc/self/task/TID/stat` which ones do. Processes that we started are ours too: the one that reads a camera takes
+longer for some pictures than for others.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +28,8 @@ _RUNNING = b"procs_running "
 EVERY_S = 0.1
 #: Everything but the rivals changes slowly, or is noise over shorter times.
 _REST_EVERY_S = 0.5
+#: Processes that we start live long, and to look for them is to look at all there are.
+_CHILDREN_EVERY_S = 5.0
 #: A spin waits this long for an idle board, and is then made beside the work: its CPU time does not see that.
 _SPIN_WITHIN_S = 1.0
 #: How often a settled spin is made on a board that tells its clock, and sooner where the firmware says that it
@@ -68,16 +73,20 @@ class LoadReader:
         self._throttling = throttling
         self._cpus = cpus
         self._now = now
-        self._rest_s = self._spun_s = -float("inf")
+        self._rest_s = self._spun_s = self._counted_s = -float("inf")
         self._latest_clock: Clock | None = None
         self._spin_every_s = _REST_EVERY_S
         self._busy_s, self._all_s = _cpu_seconds()
+        self._children: tuple[Path, ...] = ()
 
     def read(self) -> CpuReadings:
         """One look now."""
         now_s = self._now()
-        rivals = self._rivals()
         cpu_load = made = cpus = None
+        if now_s - self._counted_s >= _CHILDREN_EVERY_S:
+            self._counted_s = now_s
+            self._children = _children_of(self._proc)
+        rivals = self._rivals()
         if now_s - self._rest_s >= _REST_EVERY_S:
             self._rest_s = now_s
             cpu_load = self._usage()
@@ -107,7 +116,7 @@ class LoadReader:
         try:
             lines = (self._proc / "stat").read_bytes().splitlines()
             running = next(int(line.split()[1]) for line in lines if line.startswith(_RUNNING))
-            ours = sum(_wants_cpu(task / "stat") for task in (self._proc / "self" / "task").iterdir())
+            ours = sum(map(_wanting, (self._proc / "self", *self._children)))
         except (OSError, StopIteration, ValueError):
             return None
         return max(0.0, running - ours)
@@ -127,6 +136,28 @@ class LoadWatch(StoppableThread):
         while not self.stopping.is_set():
             self._estimator.read(self._reader.read())
             self.stopping.wait(self._every_s)
+
+
+def _children_of(proc: Path) -> tuple[Path, ...]:
+    """The processes that this one started."""
+    with contextlib.suppress(OSError):
+        return tuple(path for path in proc.iterdir() if path.name.isdecimal() and _parent_of(path) == os.getpid())
+    return ()
+
+
+def _parent_of(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):  # it has ended
+        return None
+
+
+def _wanting(process: Path) -> int:
+    """How many threads of a process run or wait for a CPU; none of one that has ended."""
+    try:
+        return sum(_wants_cpu(task / "stat") for task in (process / "task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _wants_cpu(stat: Path) -> bool:

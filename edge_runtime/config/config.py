@@ -24,6 +24,7 @@ from edge_runtime.sources.source import SourceTable
 from split_model.bundle.floor import DEFAULT_FLOOR, Floor
 from split_model.errors import BadInputError, ConfigError
 from split_model.protocol.keys import parse_public
+from split_model.protocol.reports import Period
 from split_model.service.config_file import Layers, read_layers
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,18 @@ class PlannerTable(Table, frozen=True):
         return Hysteresis(min_gain=self.min_gain, dwell_s=self.dwell_s)
 
 
+class ReportTable(Table, frozen=True):
+    """``[report]``: how this device is, for the server's fleet page, and nothing of a frame; docs/fleet.md.
+
+    ``period_s``: seconds between two reports. ``textfile``: a file that ends in ``.prom`` in the folder of
+    node_exporter's textfile collector, written as often.
+    """
+
+    enabled: bool = True
+    period_s: Period = 10.0
+    textfile: Path | None = None
+
+
 class EmulationTable(Table, frozen=True):
     """``[emulation]``: play a board that is ``slowdown`` times slower. For demonstrations and tests."""
 
@@ -141,6 +154,7 @@ class Config(Table, frozen=True):
     privacy: PrivacyTable | None = None
     planner: PlannerTable = PlannerTable()
     sink: SinkTable | tuple[SinkTable, ...] = JsonlTable()
+    report: ReportTable = ReportTable()
     emulation: EmulationTable = EmulationTable()
 
     @property
@@ -204,6 +218,12 @@ def load_layers(
         where = layers.where("emulation.slowdown", "device.threads")
         raise ConfigError(
             f"{where}: emulation.slowdown stretches one thread's time", remedy="set device.threads = 1"
+        )
+    textfile = config.report.textfile
+    if textfile is not None and textfile.suffix != ".prom":
+        raise ConfigError(
+            f"{layers.where('report.textfile')}: report.textfile: {textfile} does not end in '.prom'",
+            remedy="node_exporter reads files of that ending alone",
         )
     _check_privacy(config, layers.where)
     if check_server_keys:

@@ -44,6 +44,7 @@ from edge_runtime.privacy.claims import claims
 from edge_runtime.privacy.ledger import Account, system_now
 from edge_runtime.privacy.ledger.opening import open_account
 from split_model import __version__
+from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
 from split_model.protocol.keys import KeyPair
 
@@ -127,6 +128,11 @@ class Device:
     def views(self) -> list[LinkView]:
         """The links now, in the order of the config; raises what ended a link thread, if something did."""
         return [link.view() for link in self.links]
+
+    def report(self, report: wire.Report) -> bool:
+        """Tell every server how this device is; returns whether one of them takes reports."""
+        taken = [link.report(report) for link in self.links]  # each of them, whatever the others say
+        return any(taken)
 
     def stop_links(self) -> list[LinkView]:
         """End the links; their last views, for their counts. Raises what ended a link thread, if something did."""

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "models"
 _MODE = 0o400
+_MOUNTS = Path("/proc/self/mountinfo")
 _WRITE_BITS = 0o222
 _PIECE_BYTES = 1 << 20
 #: Room that copies leave on the disk for everything else in the state folder.
@@ -108,8 +109,23 @@ class ModelFiles:
 
 def _is_fixed(file: BinaryIO) -> bool:
     """Whether nobody may write to an open file; its owner would have to change its mode first."""
-    mode = os.fstat(file.fileno()).st_mode
-    return not mode & _WRITE_BITS or bool(os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY)
+    status = os.fstat(file.fileno())
+    return not status.st_mode & _WRITE_BITS or _is_read_only(status.st_dev)
+
+
+def _is_read_only(device: int) -> bool:
+    """Whether a file system cannot be written to through any mount; False where the kernel does not tell.
+
+    Not `statvfs`: it tells of the mount that this program sees. In the service's sandbox nearly all of them are
+    read-only, and elsewhere the same files are written to.
+    """
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError), _MOUNTS.open("rb") as mounts:
+        for line in mounts:
+            mount, _, file_system = line.decode(errors="replace").partition(" - ")
+            if mount.split()[2:3] == [numbers]:  # all mounts of a file system share its own options
+                return "ro" in file_system.split()[-1].split(",")
+    return False
 
 
 def _checked(file: BinaryIO, ref: FileRef, path: Path) -> BinaryIO:

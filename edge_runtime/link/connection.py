@@ -126,6 +126,10 @@ class Connection:
         """Ask about a request before it is made; returns whether the server can be asked. See `LinkView.advice`."""
         return self._session.ask(bundle, cut, due_in_s=due_in_s)
 
+    def report(self, report: wire.Report) -> bool:
+        """Tell the server how this device is; returns whether it takes reports."""
+        return self._session.report(report)
+
     def wait_s(self, now_s: float) -> float:
         """How long the driver may wait for the socket before it calls `tick`."""
         if self._session.open_requests or self._session.open_probes:

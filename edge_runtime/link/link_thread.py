@@ -104,6 +104,11 @@ class Link(StoppableThread):
         if asked:
             self._transport.wake()
 
+    def report(self, report: wire.Report) -> bool:
+        """Send a report with the thread's next turn; returns whether the server takes reports. Any thread."""
+        with self._lock:
+            return self._connection.report(report)
+
     def release(self, number: int) -> None:
         """See `Reservation.release`."""
         with self._lock:

@@ -113,7 +113,12 @@ class Accuracy:
         if self.measured is None or self.floor is None:
             return ""
         kinds = {one.row.mechanism for one in self.cuts if one.row is not None} or {"noise"}
-        rows = [row for row in self.measured.all_rows if row.cut in wanted and row.mechanism in kinds]
+        now = {one.cut: one.row.spec for one in self.cuts if one.row is not None}
+        rows = [
+            row for row in self.measured.all_rows
+            if row.cut in wanted and row.mechanism in kinds
+            and _shared_alike(row.spec, now.get(row.cut))
+        ]  # fmt: skip
         best = cheapest(rows, self.floor)
         return "" if best is None else f"release.{release_of(best)} passes at cut {best.cut}"
 
@@ -161,6 +166,11 @@ class Accuracy:
             f"these figures are of {max(known)} pictures: {ENOUGH - max(known)} more are wanted to rely on them; "
             "prepare the bundle with more, or evaluate it with --store"
         )
+
+
+def _shared_alike(spec: NoiseSpec | None, now: NoiseSpec | None) -> bool:
+    """Whether noise is shared as it is now: else a text would name what may be in force, but for its allocation."""
+    return spec is None or now is None or spec.allocation == now.allocation
 
 
 def _judge(cut: int, spec: Spec, floor: Floor | None, found: Evaluation | None) -> CutAccuracy:

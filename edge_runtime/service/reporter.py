@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from edge_runtime.loop.stream import FrameStream
 from edge_runtime.privacy.ledger import system_now
 from edge_runtime.privacy.ledger.status import LedgerStatus, ledger_status
 from edge_runtime.service import status as states
+from edge_runtime.service.fleet_reports import FleetReports
 from edge_runtime.service.status import State, Status
 from edge_runtime.sinks import Sinks
 from edge_runtime.sources.multiplexer import Multiplexer
@@ -78,6 +80,8 @@ class Reporter(StoppableThread):
         self._step: Step | None = None
         self._moved: tuple[float, int, int, str] | None = None
         self._latencies_s: deque[float] = deque(maxlen=_RECENT_FRAMES)
+        self._offloads_s: deque[float] = deque(maxlen=_RECENT_FRAMES)
+        self._reports = FleetReports(now)
         self._ledger_now = system_now()
         self._sensors = sensors.Watch(sensors.Sensors(), every_s=_SENSORS_EVERY_S)
         self._told_stuck: list[str] = []
@@ -93,6 +97,7 @@ class Reporter(StoppableThread):
         with self._lock:
             self._device, self._step, self._moved = device, None, None
             self._latencies_s.clear()
+            self._offloads_s.clear()
 
     def note(self, step: Step) -> None:
         """A frame has been answered; called by the frame loop's thread, so quick."""
@@ -101,6 +106,8 @@ class Reporter(StoppableThread):
                 self._moved = (self._now(), step.decision.moved_from, step.decision.split, step.decision.why)
             self._step = step
             self._latencies_s.append(step.result.latency_s)
+            if (offload_s := step.result.parts.get("offload_s")) is not None:
+                self._offloads_s.append(offload_s)
 
     def enter(self, state: State) -> None:
         """The program is in another state from now on."""
@@ -149,6 +156,16 @@ class Reporter(StoppableThread):
             self._notifier.status(states.headline(status))
         if self._publisher is not None:
             self._publisher.publish(status)
+        device = self._device
+        if device is not None and self._state in ("running", "reloading"):
+            config = device.config
+            self._reports.tell(
+                status,
+                config.report,
+                paced=config.release.pace == "fixed",
+                backend=config.device.backend,
+                send=device.report,
+            )
 
     def _status(self) -> Status:
         status = Status(
@@ -181,7 +198,8 @@ class Reporter(StoppableThread):
     def _add_device(self, status: Status, device: Device) -> None:
         bundle = device.plan.bundle
         with self._lock:
-            step, moved, latencies_s = self._step, self._moved, sorted(self._latencies_s)
+            step, moved = self._step, self._moved
+            latencies_s, offloads_s = sorted(self._latencies_s), sorted(self._offloads_s)
         status.bundle = states.BundleStatus(
             name=bundle.manifest.name, identity=bundle.identity, folder=str(bundle.root)
         )
@@ -206,13 +224,8 @@ class Reporter(StoppableThread):
             status.decision = states.DecisionStatus(
                 ago_s=self._now() - at_s, split_from=before, split_to=after, why=why
             )
-        if latencies_s:
-            count = len(latencies_s)
-            status.latency = states.LatencyStatus(
-                frames=count,
-                median_s=float(np.median(latencies_s)),
-                p95_s=latencies_s[min(count - 1, int(0.95 * count))],
-            )
+        status.latency, status.offload = _latency(latencies_s), _latency(offloads_s)
+        status.expected_s = None if step is None else _expected_s(step)
         status.links = [_link(device, number) for number in range(len(device.links))]
         status.link = next(link for link in status.links if link.in_use)
         readings = self._sensors.latest
@@ -232,6 +245,20 @@ class Reporter(StoppableThread):
         if ledger_state is None:
             return None
         return ledger_status(ledger_state, device.config.limits, self._ledger_now(), device.plan.prices)
+
+
+def _latency(sorted_s: list[float]) -> states.LatencyStatus | None:
+    if not sorted_s:
+        return None
+    count = len(sorted_s)
+    return states.LatencyStatus(
+        frames=count, median_s=float(np.median(sorted_s)), p95_s=sorted_s[min(count - 1, int(0.95 * count))]
+    )
+
+
+def _expected_s(step: Step) -> float | None:
+    expected = step.decision.expected_at(step.result.split)
+    return None if expected is None or not math.isfinite(expected.total_s) else expected.total_s
 
 
 def _link(device: Device, number: int) -> states.LinkStatus:

@@ -85,7 +85,7 @@ class BoardStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from capture to answer, of the last ``frames`` frames."""
+    """Seconds, of the last ``frames`` frames: from capture to answer, or of their offloading alone."""
 
     frames: int
     median_s: float
@@ -100,8 +100,9 @@ class Status(Written, kw_only=True):
     here. ``links``: to every server; ``link`` is the one in use. ``under_way``: frames accepted and not answered
     yet. ``sources`` and ``sinks``: the counters of each;
     ``source_trouble`` and ``sink_trouble``: the present faults of those that do not work. ``overdue``: what should
-    be over and is not; while there is anything, the watchdog is not fed. ``reload_error``: why the last reload
-    changed nothing, or empty. ``fixed``: what only a restart changes, see `daemon.plan.fixed_values`.
+    be over and is not; while there is anything, the watchdog is not fed. ``expected_s``: the planner's prediction
+    for a frame at the current split. ``offload``: from a request's first chunk to its answer. ``reload_error``: why
+    the last reload changed nothing, or empty. ``fixed``: what only a restart changes (`daemon.plan.fixed_values`).
     """
 
     state: State
@@ -123,6 +124,8 @@ class Status(Written, kw_only=True):
     sink_trouble: dict[str, str] = msgspec.field(default_factory=dict)
     under_way: int = 0
     latency: LatencyStatus | None = None
+    offload: LatencyStatus | None = None
+    expected_s: float | None = None
     ledger: LedgerStatus | None = None
     ledger_trouble: str = ""
     overdue: list[str] = msgspec.field(default_factory=list)

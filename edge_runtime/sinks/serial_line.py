@@ -114,7 +114,7 @@ class SerialLine(Sink):
     def _run(self) -> None:
         while self._wait_for_line():
             port = self._port.get(self._rest)
-            # A line is taken for an open port only: while the port is away, the oldest of all waiting lines is lost.
+            # A line is taken for an open port only: while it is away, the oldest waiting line is the lost one.
             line = None if port is None else self._take()
             if line is None:
                 continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,6 @@ _ATTEMPT_BYTES = 4096
 _SPARE_LINES = 100
 
 
-_NO_ATTEMPT: tuple[str, Stamp, int] = ("", (0, 0), 0)
-
-
 class SetAsideError(BadInputError):
     """A file that is not read any more, because reading it ends the program."""
 
@@ -47,7 +45,9 @@ class AnsweredFiles:
         self._lines = text.count("\n")
         self._is_torn = text != "" and not text.endswith("\n")  # a new line must not go on where half of one is
         self._attempt_path = path.with_suffix(".reading")
-        self._attempted = self._read_attempt()
+        self._guard = threading.Lock()
+        #: Of files that are being read, or were when this program ended: how often that was. The newest last.
+        self._attempts = self._read_attempts()
 
     def done(self, name: str, stamp: Stamp) -> int | None:
         """How many samples of this very file have been answered; None for all."""
@@ -62,16 +62,17 @@ class AnsweredFiles:
             SetAsideError: Reading this very file has ended the program twice.
 
         """
-        before = self._attempted[2] if self._attempted[:2] == (name, stamp) else 0
-        if before >= _ATTEMPTS:
+        before = self._attempts.get(name, (stamp, 0))
+        times = before[1] if before[0] == stamp else 0
+        if times >= _ATTEMPTS:
             raise SetAsideError(
-                f"{name}: reading it ended this program {before} times, so it is set aside", remedy="remove it"
+                f"{name}: reading it ended this program {times} times, so it is set aside", remedy="remove it"
             )
-        self._write_attempt((name, stamp, before + 1))
+        self._note_attempts([name], (stamp, times + 1))
         try:
             yield
         finally:  # whatever is raised, the program is still there
-            self._write_attempt(_NO_ATTEMPT)
+            self._note_attempts([name])
 
     def note(self, name: str, stamp: Stamp, samples: int | None) -> None:
         """So many samples are answered. Survives this program; a disk that is full is a warning."""
@@ -87,6 +88,7 @@ class AnsweredFiles:
         else:
             self._is_torn = False
             self._lines += 1
+        self._note_attempts(self._attempts.keys() & {name})
 
     def keep_only(self, names: AbstractSet[str]) -> None:
         """Forget files that are gone. The file is written anew when it has more than twice the lines it needs.
@@ -95,6 +97,7 @@ class AnsweredFiles:
         """
         for name in self._done.keys() - names:
             del self._done[name]
+        self._note_attempts(self._attempts.keys() - names)
         if self._lines <= 2 * len(self._done) + _SPARE_LINES:
             return
         lines = (json.dumps([name, *stamp, samples]) + "\n" for name, (stamp, samples) in self._done.items())
@@ -106,23 +109,35 @@ class AnsweredFiles:
             return
         self._lines, self._is_torn = len(self._done), False
 
-    def _read_attempt(self) -> tuple[str, Stamp, int]:
+    def _read_attempts(self) -> dict[str, tuple[Stamp, int]]:
         try:
-            name, size, changed_ns, attempts = json.loads(self._attempt_path.read_bytes()[:_ATTEMPT_BYTES])
-            return str(name), (int(size), int(changed_ns)), int(attempts)
-        except (OSError, ValueError, TypeError):  # none under way, or written half
-            return _NO_ATTEMPT
+            rows = json.loads(self._attempt_path.read_bytes()[:_ATTEMPT_BYTES])
+            return {str(name): ((int(size), int(changed_ns)), int(times)) for name, size, changed_ns, times in rows}
+        except (OSError, ValueError, TypeError):  # none under way, written half, or by a version before
+            return {}
 
-    def _write_attempt(self, attempt: tuple[str, Stamp, int]) -> None:
-        """In place and without a sync: it is to survive this process, not a power cut, and costs a card little."""
-        self._attempted = attempt
-        name, stamp, attempts = attempt
-        line = json.dumps([name, *stamp, attempts]).encode().ljust(_ATTEMPT_BYTES)
+    def _note_attempts(self, names: Collection[str], attempt: tuple[Stamp, int] | None = None) -> None:
+        """Note an attempt, or none, of these files; safe from any thread.
+
+        In place and without a sync: it is to survive this process, not a power cut, and costs a card little.
+        """
+        if not names:
+            return
+        with self._guard:
+            attempts = {name: known for name, known in self._attempts.items() if name not in names}
+            if attempt is not None:
+                attempts |= dict.fromkeys(names, attempt)
+            while len(line := _line_of(attempts)) > _ATTEMPT_BYTES:
+                del attempts[next(iter(attempts))]
+            self._attempts = attempts  # another one, which nobody changes: it is read without the guard
+            self._write_attempts(line)
+
+    def _write_attempts(self, line: bytes) -> None:
         try:
             make_state_folder(self._path.parent)
             descriptor = os.open(self._attempt_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.pwrite(descriptor, line, 0)
+                os.pwrite(descriptor, line.ljust(_ATTEMPT_BYTES), 0)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -154,3 +169,7 @@ class AnsweredFiles:
         except (ValueError, TypeError):
             return  # the last line of a program that was killed: its file is answered again
         self._done[name] = ((size, changed_ns), samples)
+
+
+def _line_of(attempts: Mapping[str, tuple[Stamp, int]]) -> bytes:
+    return json.dumps([[name, *stamp, times] for name, (stamp, times) in attempts.items()]).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_model.errors import BadInputError, MissingInputError
+from split_model.features.npz import load_arrays
 
 Floats = NDArray[np.float64]
 
 MAX_ANCHORS = 1 << 18
 _NAME = "anchors"
+#: Of the array, and of a file of text.
+_MAX_BYTES = MAX_ANCHORS * 4 * np.dtype(np.float64).itemsize
+_MAX_TEXT_BYTES = 64 << 20
 
 
 def grid(
@@ -54,14 +59,10 @@ def read(path: Path) -> Floats:
 
     """
     try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                found = np.asarray(file[_NAME], np.float64)
-        else:
-            found = np.loadtxt(path, np.float64, delimiter=",", ndmin=2, comments="#")
+        found = _of_npz(path) if path.suffix.lower() == ".npz" else _of_text(path)
     except FileNotFoundError:
         raise MissingInputError(f"{path}: no such file of anchors", remedy="give an .npz or a .csv") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         text = " ".join(str(error).split())[:200]
         raise BadInputError(
             f"{path}: not a file of anchors ({text})", remedy=f"give an .npz with {_NAME!r}, or a .csv"
@@ -73,6 +74,16 @@ def read(path: Path) -> Floats:
     if not np.isfinite(found).all() or not (found[:, 2:] > 0).all():
         raise BadInputError(f"{path}: an anchor is not finite, or has no height or width", remedy="write it again")
     return found
+
+
+def _of_npz(path: Path) -> Floats:
+    return load_arrays(path, lambda name: name == _NAME, most_bytes=_MAX_BYTES)[_NAME].astype(np.float64)
+
+
+def _of_text(path: Path) -> Floats:
+    if path.stat().st_size > _MAX_TEXT_BYTES:
+        raise ValueError(f"over {_MAX_TEXT_BYTES >> 20} MiB")
+    return np.loadtxt(path, np.float64, delimiter=",", ndmin=2, comments="#")
 
 
 def write(path: Path, anchors: Floats) -> None:

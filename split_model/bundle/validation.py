@@ -39,6 +39,9 @@ MAX_REAL = float(np.finfo(np.float32).max)
 #: Bounds of a picture that a model takes, in pixels a side.
 MAX_SIDE = 1 << 14
 _MAX_NAME = 200
+#: More than any model has: numbers that fit into a double, and a file that is read through in a minute or so.
+_MAX_OPS, _MAX_MACS = 1 << 20, 1 << 53
+_MAX_FILE_BYTES = 8 << 30
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 
@@ -56,7 +59,7 @@ def check_manifest(where: str, manifest: Manifest) -> None:
     """
     if not manifest.name.isprintable() or not 1 <= len(manifest.name) <= _MAX_NAME:
         raise _bad(where, f"name {manifest.name[:_MAX_NAME]!r} is empty, too long or has control characters")
-    if manifest.ops < 1 or manifest.macs < 0:
+    if not 1 <= manifest.ops <= _MAX_OPS or not 0 <= manifest.macs <= _MAX_MACS:
         raise _bad(where, f"a model of {manifest.ops} ops and {manifest.macs} MACs")
     for ref in manifest.files():
         _check_file(where, ref)
@@ -127,8 +130,8 @@ def _check_file(where: str, ref: FileRef) -> None:
     relative = PurePosixPath(ref.path)
     if relative.is_absolute() or ".." in relative.parts or not relative.parts or not ref.path.isprintable():
         raise _bad(where, f"file {ref.path!r} lies outside the bundle")
-    if not _HASH.match(ref.sha256) or ref.size_bytes < 0:
-        raise _bad(where, f"file {ref.path!r} has no SHA-256 of 64 hex digits, or a negative size")
+    if not _HASH.match(ref.sha256) or not 0 <= ref.size_bytes <= _MAX_FILE_BYTES:
+        raise _bad(where, f"file {ref.path!r} has no SHA-256 of 64 hex digits, or no size of up to 8 GiB")
 
 
 def _check_tensors(where: str, tensors: Sequence[TensorSpec]) -> None:
@@ -158,7 +161,7 @@ def _check_tensor(where: str, tensor: TensorSpec) -> None:
 def _check_cut(where: str, cut: Cut) -> None:
     if (cut.head is None) != (cut.index == 0):
         raise _bad(where, "only cut 0 has no head")
-    if cut.head_macs < 0 or cut.tail_macs < 0:
+    if not (0 <= cut.head_macs <= _MAX_MACS and 0 <= cut.tail_macs <= _MAX_MACS):
         raise _bad(where, f"a head of {cut.head_macs} MACs and a tail of {cut.tail_macs}")
     _check_tensors(where, cut.tensors)
     if any(not tensor.shape or tensor.open_axes for tensor in cut.tensors):

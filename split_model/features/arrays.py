@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ import numpy as np
 from split_model.arrays import Array
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
-from split_model.features.picture_files import MAX_PIXELS
+from split_model.features.npz import read_header
+from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, SCALED_BYTES
 from split_model.features.placement import Placement
 from split_model.features.preprocess import check_preprocess, picture_tensor, to_stored
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
@@ -25,9 +25,8 @@ from split_model.features.samples import BadSampleError, Data, Sample, spelled
 _PICTURES, _LABELS = "pictures", "labels"
 #: Labels are checked in groups of this size, before the first sample is read.
 _BLOCK_ROWS = 1 << 16
-# What NumPy was seen to raise on damaged headers, and zipfile on damaged members.
-_HEADER_ERRORS = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, tokenize.TokenError)
-_DAMAGED = (*_HEADER_ERRORS, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# What `read_header` raises, and zipfile on damaged members.
+_DAMAGED = (ValueError, OverflowError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class ArrayFile(Data):
@@ -125,9 +124,7 @@ class _Member:
             )
         try:
             self._file: IO[bytes] = stack.enter_context(archive.open(f"{name}.npy"))
-            version = np.lib.format.read_magic(self._file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self.shape, column_major, self.dtype = read(self._file)
+            self.shape, column_major, self.dtype = read_header(self._file)
         except _DAMAGED as error:
             raise BadInputError(
                 f"{path}: array {name!r} is damaged ({_line(error)})", remedy="write it again"
@@ -164,8 +161,9 @@ class _Member:
             ) from None
         if len(raw) != size:
             raise BadInputError(f"{self._path}: array {self.name!r} is cut short", remedy="write it again")
-        found: Array = np.frombuffer(raw, self.dtype).reshape(shape).astype(self.dtype.newbyteorder("="))
-        return found
+        found: Array = np.frombuffer(raw, self.dtype).reshape(shape)
+        # Pictures are large, and only read.
+        return found if self.name == _PICTURES else found.astype(self.dtype.newbyteorder("="))
 
 
 def _check_rows(path: Path, member: _Member, spec: TensorSpec) -> None:
@@ -197,6 +195,12 @@ def _check_pictures(path: Path, member: _Member, channels: int) -> None:
         height, width = member.shape[1:3]
         raise BadInputError(
             f"{path}: pictures of {height} x {width} are over {MAX_PIXELS >> 20} megapixels",
+            remedy="scale them down",
+        )
+    if math.prod(member.shape[1:3]) * (channels + SCALED_BYTES) > MAX_DECODE_BYTES:
+        height, width = member.shape[1:3]
+        raise BadInputError(
+            f"{path}: pictures of {height} x {width} take over {MAX_DECODE_BYTES >> 20} MiB",
             remedy="scale them down",
         )
 

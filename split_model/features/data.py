@@ -23,7 +23,17 @@ from split_model.features.preprocess import check_preprocess, load_placed
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 from split_model.service import text_file
 
-__all__ = ["ArrayFile", "BadSampleError", "Data", "ImageFolder", "Sample", "open_data", "read_labels", "spelled"]
+__all__ = [
+    "ArrayFile",
+    "BadSampleError",
+    "Data",
+    "ImageFolder",
+    "Sample",
+    "open_data",
+    "parse_labels",
+    "read_labels",
+    "spelled",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +131,7 @@ def open_data(
 def read_labels(path: Path) -> tuple[str, ...]:
     """The class names of a labels file: one a line, the line's number less one is the class index."""
     try:
-        lines = [line.strip() for line in text_file.text(path.read_bytes(), str(path)).split("\n")]
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise MissingInputError(
             f"{path}: no such labels file", remedy="name a text file with one class name a line"
@@ -130,10 +140,16 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise BadInputError(
             f"{path}: not a labels file: {error.strerror}", remedy="write UTF-8 text, one class name a line"
         ) from None
-    if not lines[-1]:  # behind the last newline
+    return parse_labels(raw, str(path))
+
+
+def parse_labels(raw: bytes, source: str) -> tuple[str, ...]:
+    """The class names of a labels file's bytes; blank lines at its end are none. `BadInputError` without any."""
+    lines = [line.strip() for line in text_file.text(raw, source).split("\n")]
+    while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise BadInputError(f"{path}: an empty labels file", remedy="write one class name a line")
+        raise BadInputError(f"{source}: an empty labels file", remedy="write one class name a line")
     return tuple(lines)
 
 

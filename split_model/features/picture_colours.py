@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -38,6 +39,9 @@ _DISPLAY_GAMMA = 2.2
 _GAMMA_TOLERANCE = 0.05
 #: Code points of H.273: those that mean sRGB or say nothing, and those of high dynamic range.
 _PLAIN_PRIMARIES = frozenset((1, 2))
+#: Red, green and blue of sRGB, x and y of each; some writers round them.
+_SRGB_PRIMARIES = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+_PRIMARIES_TOLERANCE = 0.025
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 
@@ -85,6 +89,13 @@ def check_colour_code(primaries: int, transfer: int) -> None:
         raise BadInputError(
             f"a wide gamut without a profile (colour primaries {primaries})", remedy="save it as sRGB"
         )
+
+
+def check_primaries(chromaticity: Sequence[float]) -> None:
+    """Refuse a PNG whose primaries (cHRM: white, red, green and blue, x and y of each) are not those of sRGB."""
+    pairs = zip(chromaticity[2:], _SRGB_PRIMARIES, strict=False)
+    if any(abs(value - known) > _PRIMARIES_TOLERANCE for value, known in pairs):
+        raise BadInputError("a wide gamut without a profile (primaries of a cHRM chunk)", remedy="save it as sRGB")
 
 
 def extra_bytes(image: Any, mode: str) -> int:

@@ -2,9 +2,10 @@
 
 A file of a few bytes can claim a picture of gigabytes. What decoding costs follows from the header: sides, the
 mode's bytes a pixel, the decoder's own copies, and those for turning and converting. It is bounded before anything
-is decoded. JPEG files that are much larger than the model needs are decoded at a half, a quarter or an eighth of
-their size, which the format offers. The colours are those of `picture_colours`: in sRGB, on white. Of a moving
-picture the first frame counts. Pillow is imported when the first picture is opened.
+is decoded, and what a file holds beside its pixels before that is read (`picture_notes`). JPEG files that are much
+larger than the model needs are decoded at a half, a quarter or an eighth of their size, which the format offers.
+The colours are those of `picture_colours`: in sRGB, on white. Of a moving picture the first frame counts. Pillow is
+imported when the first picture is opened.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from split_model.arrays import Picture
 from split_model.bundle.manifest import ImagePreprocess
 from split_model.errors import BackendError, BadInputError, MissingInputError
 from split_model.features.avif_size import UnreadableSizeError, coded_pixels
-from split_model.features.picture_colours import as_seen, check_colour_code, depth_of, extra_bytes
+from split_model.features.picture_colours import as_seen, check_colour_code, check_primaries, depth_of, extra_bytes
 from split_model.features.picture_formats import ENDINGS, HEAD_BYTES, format_of, missing, register
+from split_model.features.picture_notes import check_notes
 
 #: A board has little memory: larger pictures are refused before they are decoded, as a whole and a side.
 MAX_PIXELS = 64 << 20
 MAX_SIDE = 1 << 15
 #: Memory that decoding one picture may take, in bytes; PNG photographs of 50 megapixels need as much.
 MAX_DECODE_BYTES = 192 << 20
+#: Bytes a pixel of the copy of an array that is scaled.
+SCALED_BYTES = 4
 #: JPEG files of more pixels are decoded at a part of their size ...
 _DRAFT_PIXELS = 16 << 20
 #: ... whose shorter side is this many times the declared one at least: scaling needs detail to average.
@@ -135,6 +139,7 @@ def _format(path: Path, head: bytes) -> str:
         raise BadInputError(f"{path}: a picture in {name}, which is not installed", remedy=remedy)
     if name in _DECODER_BYTES and path.stat().st_size > _MAX_FILE_BYTES:
         raise BadInputError(f"{path}: {name} file of over {_MAX_FILE_BYTES >> 20} MiB", remedy="scale it down")
+    check_notes(path, name)
     register(name)
     return name
 
@@ -199,6 +204,8 @@ def _check_colours(image: Any, head: bytes) -> None:
         if at >= 0:
             codes = head[at + len(_COLOUR_CHUNK) :][:2].ljust(2, b"\0")
             check_colour_code(codes[0], codes[1])
+        elif "srgb" not in image.info and "chromaticity" in image.info:
+            check_primaries(image.info["chromaticity"])
 
 
 def _pixels(path: Path, image: Any) -> int:

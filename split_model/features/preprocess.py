@@ -17,11 +17,18 @@ from numpy.typing import NDArray
 from split_model.arrays import Array, Picture
 from split_model.bundle.manifest import ImagePreprocess, TensorSpec
 from split_model.errors import BadInputError
-from split_model.features.picture_files import MAX_DECODE_BYTES, MAX_PIXELS, open_image, pillow, upright_size
+from split_model.features.picture_files import (
+    MAX_DECODE_BYTES,
+    MAX_PIXELS,
+    SCALED_BYTES,
+    open_image,
+    pillow,
+    upright_size,
+)
 from split_model.features.placement import Placement
 
-#: Bytes a pixel of the copy that is scaled.
-_IMAGE_BYTES = 4
+#: Types of inputs that pictures go into.
+PICTURE_TYPES = frozenset(("float32", "float16", "int8", "uint8"))
 
 
 def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
@@ -32,7 +39,7 @@ def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
             f"pre-processing makes {list(expected)}, the model's input {spec.name!r} is {list(spec.shape)}",
             remedy=_remedy(preprocess, spec.shape),
         )
-    if spec.dtype not in {"float32", "float16", "int8", "uint8"}:
+    if spec.dtype not in PICTURE_TYPES:
         raise BadInputError(
             f"pictures go into float or 8-bit inputs, the model's {spec.name!r} is {spec.dtype}",
             remedy="give it arrays, not pictures",
@@ -70,7 +77,7 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
     if pixels.shape[-1] != channels:
         raise BadInputError(f"the model takes {channels} channels, the picture has {pixels.shape[-1]}")
     height, width = pixels.shape[:2]
-    if height * width * _IMAGE_BYTES > MAX_DECODE_BYTES:
+    if height * width * SCALED_BYTES > MAX_DECODE_BYTES:
         raise BadInputError(
             f"a picture of {height} x {width} takes over {MAX_DECODE_BYTES >> 20} MiB to scale",
             remedy="scale it down",

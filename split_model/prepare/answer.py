@@ -6,9 +6,9 @@ checked on the model's answers: declared probabilities must add up to one.
 
 from __future__ import annotations
 
+import logging
 import math
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,23 @@ from numpy.typing import NDArray
 from split_model.bundle import TensorSpec, TopK, file_ref
 from split_model.bundle.records import Scores
 from split_model.errors import BadInputError
-from split_model.features.data import read_labels
 from split_model.features.preprocess import to_real
+from split_model.prepare.label_file import Labels, labels_of
 from split_model.prepare.tflite.ending import Ending, ending_of
 from split_model.prepare.tflite.graph import Graph
 
+_log = logging.getLogger(__name__)
+
 #: Probabilities of float outputs may miss one by this, and each by as much the range of 0 to 1.
 _TOLERANCE = 0.01
+#: Ops whose values belong to no class by their place.
+_NO_SCORES = {
+    "TOPK_V2": "TOPK_V2 has put its values in order of size",
+    "ARG_MAX": "it is the number of a class, by ARG_MAX; take the model without that op",
+    "ARG_MIN": "it is the number of a class, by ARG_MIN; take the model without that op",
+}
+_MOVES = frozenset(("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST", "DEQUANTIZE", "QUANTIZE"))
+_PERCENT = 100
 _KINDS: dict[str, Scores] = {"softmax": "probabilities", "sigmoid": "multilabel-probabilities", "plain": "logits"}
 _REMEDY = (
     "declare --scores logits, multilabel-logits or multilabel-probabilities, or values to show them as they are"
@@ -36,38 +46,72 @@ def is_vector(shape: Sequence[int]) -> bool:
     return len(shape) > 0 and math.prod(shape) == max(shape)
 
 
-def class_output(graph: Graph, labels_path: Path, count: int, wanted: int | None) -> int:
-    """The output that ``count`` labels name the classes of: ``wanted``, or the first one that they fit.
+def class_output(graph: Graph, labels: Labels, wanted: int | None) -> int:
+    """The output that labels name the classes of: ``wanted``, or the first one that they fit.
 
     Raises:
         BadInputError: There is none; the message has the shapes and what to do.
 
     """
     shapes = [graph.tensors[tensor].shape for tensor in graph.outputs]
+    count, source = len(labels.names), labels.source
     if wanted is not None and not 0 <= wanted < len(shapes):
         raise BadInputError(
             f"--labels-output {wanted}: the model has outputs 0 to {len(shapes) - 1}", remedy="name one of these"
         )
     looked = range(len(shapes)) if wanted is None else [wanted]
+    no_scores = {at: why for at in looked if (why := why_no_scores(graph, at))}
     open_ended = {at for at in looked if graph.tensors[graph.outputs[at]].open_axes}
-    vectors = [at for at in looked if is_vector(shapes[at]) and at not in open_ended]
-    for at in vectors:
-        if math.prod(shapes[at]) == count:
-            return at
-    if vectors:
-        classes = math.prod(shapes[vectors[0]])
-        background = ", the one more may be 'background' at its place" if classes - count == 1 else ""
-        which = "first output" if vectors[0] == 0 else f"output {vectors[0]}"
-        raise BadInputError(
-            f"{labels_path}: {count} labels, the model's {which} has {classes} classes",
-            remedy=f"give one label a class{background}",
+    vectors = [at for at in looked if is_vector(shapes[at]) and at not in open_ended | no_scores.keys()]
+    fitting = [at for at in vectors if math.prod(shapes[at]) == count]
+    if len(fitting) > 1:
+        others = ", ".join(map(str, fitting[1:]))
+        _log.info(
+            "labels are read from output %d; --labels-output takes another that they fit: %s", fitting[0], others
         )
+    if fitting:
+        return fitting[0]
+    if vectors:
+        raise _wrong_count(labels, vectors[0], math.prod(shapes[vectors[0]]))
     told = ", ".join(f"{at} {list(shapes[at])}" for at in looked)
     raise BadInputError(
-        f"{labels_path}: labels name the classes of one vector, [1, {count}], the model has output {told}: "
-        f"{'its size depends on the data' if looked[0] in open_ended else _why(shapes[looked[0]])}",
+        f"{source}: labels name the classes of one vector, [1, {count}], the model has output {told}: "
+        f"{_why_none(looked[0], shapes[looked[0]], open_ended, no_scores)}",
         remedy="say what the outputs are with --answer detections, map, landmarks or vector, or leave --labels out",
     )
+
+
+def why_no_scores(graph: Graph, output: int) -> str:
+    """Why an output has no score a class, though it may be one vector; empty where it can have."""
+    producers = graph.producers()
+    tensor = graph.outputs[output]
+    while (made := producers.get(tensor)) is not None and made.name in _MOVES and made.inputs:
+        tensor = made.inputs[0]
+    return "" if made is None else _NO_SCORES.get(made.name, "")
+
+
+def _wrong_count(labels: Labels, output: int, classes: int) -> BadInputError:
+    """The error where a vector has another number of values than there are labels."""
+    count = len(labels.names)
+    which = "first output" if output == 0 else f"output {output}"
+    empty = [line for line, name in enumerate(labels.names, 1) if not name]
+    blank = f" (line {empty[0]} is blank)" if empty else ""
+    remedy = "give one label a class"
+    if classes == 1:
+        remedy = "one value is the score of one class: give its label alone, the one that a high score means"
+    elif classes - count == 1:
+        remedy += ", the one more may be 'background' at its place"
+    return BadInputError(
+        f"{labels.source}: {count} labels{blank}, the model's {which} has {classes} "
+        f"{'class' if classes == 1 else 'classes'}",
+        remedy=remedy,
+    )
+
+
+def _why_none(output: int, shape: Sequence[int], open_ended: Collection[int], no_scores: Mapping[int, str]) -> str:
+    if output in open_ended:
+        return "its size depends on the data"
+    return no_scores.get(output) or _why(shape)
 
 
 def _why(shape: Sequence[int]) -> str:
@@ -81,22 +125,41 @@ def _why(shape: Sequence[int]) -> str:
 
 
 def declared_answer(
-    graph: Graph, scratch: Path, *, labels: Path | None, top_k: int, scores: Scores | None, output: int | None
+    graph: Graph,
+    scratch: Path,
+    *,
+    labels: Path | None,
+    model: Path | None,
+    top_k: int,
+    scores: Scores | None,
+    output: int | None,
 ) -> tuple[TopK | None, Ending | None]:
-    """The answer's schema where labels are given, copied into ``scratch``, and how that output ends."""
-    if labels is None:
+    """The answer's schema where there are labels, which are written into ``scratch``, and how that output ends.
+
+    Labels are those of a file, or of the file of ``model`` where none is given and it has some that fit.
+    """
+    known = labels_of(labels, model, _vector_sizes(graph, output))
+    if known is None:
         return None, None
-    names = read_labels(labels)
-    at = class_output(graph, labels, len(names), output)
-    shutil.copyfile(labels, scratch / "labels.txt")
+    at = class_output(graph, known, output)
+    if known.told:
+        _log.info("%s", known.told)
+    (scratch / "labels.txt").write_text("".join(f"{name}\n" for name in known.names), encoding="utf-8")
     ending = ending_of(graph, at)
     answer = TopK(
         output=at,
-        k=min(top_k, len(names)),
+        k=min(top_k, len(known.names)),
         labels=file_ref(scratch, "labels.txt"),
         scores=_KINDS[ending.kind] if scores is None else scores,
     )
     return answer, ending
+
+
+def _vector_sizes(graph: Graph, wanted: int | None) -> list[int]:
+    """The sizes of the outputs that are one vector, of ``wanted`` alone if it is given."""
+    looked = graph.outputs if wanted is None else graph.outputs[max(0, wanted) : max(0, wanted) + 1]
+    tensors = [graph.tensors[at] for at in looked]
+    return [tensor.size for tensor in tensors if is_vector(tensor.shape) and not tensor.open_axes]
 
 
 def describe(answer: TopK, ending: Ending, *, declared: bool) -> str:
@@ -125,6 +188,37 @@ class ScoreCheck:
         total = float(real.sum())
         self._sums = [min(self._sums[0], total), max(self._sums[1], total)]
 
+    @property
+    def _slack(self) -> float:
+        return _TOLERANCE + self._step
+
+    @property
+    def _each(self) -> bool:
+        """Whether every value can be a probability."""
+        return -self._slack <= self._low and self._high <= 1 + self._slack
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the values of every answer add up to one."""
+        spread = _TOLERANCE + self._spec.size * self._step / 2
+        return 1 - spread <= self._sums[0] and self._sums[1] <= 1 + spread
+
+    def taken(self) -> tuple[Scores, str]:
+        """What scores are by the answers, where the graph says logits: those, unless no answer can be of logits.
+
+        Returns:
+            The scores, and why; empty for logits.
+
+        """
+        if self._spec.size > 1 and self._low >= -self._step:
+            if self._each and self._whole:
+                return "probabilities", f"all {self._count} answers tried lie in 0..1 and add up to one"
+            if self._each:
+                return "multilabel-probabilities", f"all {self._count} answers tried lie in 0..1"
+            if max(abs(total - _PERCENT) for total in self._sums) <= _PERCENT * _TOLERANCE:
+                return "values", f"all {self._count} answers tried add up to {_PERCENT}, as percentages do"
+        return "logits", ""
+
     def check(self) -> str:
         """A line of advice where the declaration is doubtful, else empty.
 
@@ -132,10 +226,7 @@ class ScoreCheck:
             BadInputError: What is declared as probabilities is none.
 
         """
-        slack = _TOLERANCE + self._step
-        each = -slack <= self._low and self._high <= 1 + slack
-        spread = _TOLERANCE + self._spec.size * self._step / 2
-        whole = 1 - spread <= self._sums[0] and self._sums[1] <= 1 + spread
+        each, whole = self._each, self._whole
         scores = self._answer.scores
         if scores == "probabilities" and not (each and whole):
             raise BadInputError(

@@ -16,6 +16,7 @@ import msgspec
 
 from split_model.bundle import ImagePreprocess
 from split_model.errors import BadInputError, UsageError
+from split_model.features.preprocess import PICTURE_TYPES
 from split_model.prepare.declaration import read_json
 from split_model.prepare.tflite.graph import Tensor
 from split_model.prepare.tflite.metadata import normalisation_of
@@ -136,7 +137,8 @@ def declared_preprocess(
         mean=mean,
         scale=scale,
         colour=wish.channels or ("grey" if channels == 1 else "rgb"),
-        fit=wish.fit or "crop",
+        # A crop of the centre would not fill both sides from every picture.
+        fit=wish.fit or ("crop" if height == width or wish.resize is not None else "letterbox"),
         pad=wish.pad or 0,
         layout=layout,
     )
@@ -177,6 +179,11 @@ def _range_of(
     model: ModelFile, tensor: Tensor, wish: InputWish
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     """Mean and scale of the pixels, and where they are from."""
+    if tensor.dtype not in PICTURE_TYPES:
+        raise BadInputError(
+            f"{model.graph.source}: takes {tensor.dtype} pictures; pictures go into float or 8-bit inputs",
+            remedy="give an .npz of 'inputs'",
+        )
     if (wish.mean is None) != (wish.std is None):
         raise UsageError("--mean and --std go together", remedy="give both, as --mean 127.5 --std 127.5")
     if wish.mean is not None and wish.std is not None:

@@ -38,6 +38,7 @@ from split_model.prepare.reading_check import with_reading
 from split_model.prepare.reading_choice import wished_answer, with_row_bound
 from split_model.prepare.reading_declaration import ReadingWish
 from split_model.prepare.reference import make_reference
+from split_model.prepare.sample_check import check_samples
 from split_model.prepare.tflite.ending import Ending
 from split_model.prepare.tflite.graph import Graph
 from split_model.prepare.tflite.reading import read_model
@@ -121,6 +122,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
             model.graph,
             scratch,
             labels=options.labels if wish is None else None,
+            model=options.model if options.answer is None and wish is None else None,
             top_k=options.top_k,
             scores=options.scores,
             output=options.labels_output,
@@ -146,10 +148,11 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
         quantised = any(tensor.quantised and not tensor.constant for tensor in model.graph.tensors)
         reference = make_reference(scratch, manifest, quantised=quantised)
         manifest = msgspec.structs.replace(manifest, reference=reference)
+        check_samples(scratch, manifest, options.calibration)
         if ending is not None:
-            _check_scores(scratch, manifest, ending, options)
+            manifest = _with_scores(scratch, manifest, ending, options)
         manifest = _with_reading(scratch, manifest, model.graph, wish, options)
-        codebook_data = _codebook_data(options, manifest) if options.codebooks else None
+        codebook_data = _codebook_data(scratch, options, manifest) if options.codebooks else None
         if codebook_data is not None:
             check_wishes(manifest, options.codebooks, codebook_data)
         calibrated, books = None, LearnedCodebooks()
@@ -197,11 +200,15 @@ def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress:
     return without(scratch, manifest, reasons) if reasons else manifest
 
 
-def _check_scores(scratch: Path, manifest: Manifest, ending: Ending, options: PrepareOptions) -> None:
-    """Compare what the scores are declared to be with the model's answers to random inputs and public data."""
-    assert manifest.answer is not None
+def _with_scores(scratch: Path, manifest: Manifest, ending: Ending, options: PrepareOptions) -> Manifest:
+    """The manifest with its scores compared with the model's answers to random inputs and public data.
+
+    What the graph's ending does not tell is taken from the answers: those that all lie in 0..1 are no logits.
+    """
+    answer = manifest.answer
+    assert answer is not None
     whole = open_interpreter(scratch / manifest.model.path)
-    found = ScoreCheck(manifest.answer, manifest.outputs[manifest.answer.output], ending)
+    found = ScoreCheck(answer, manifest.outputs[answer.output], ending)
     generator = np.random.default_rng(0)
     for _ in range(_CHECKED_RANDOM):
         found.add(whole.run(random_inputs(manifest.inputs, generator, preprocess=manifest.preprocess)))
@@ -210,18 +217,27 @@ def _check_scores(scratch: Path, manifest: Manifest, ending: Ending, options: Pr
             open_data(options.calibration, manifest.inputs, manifest.preprocess), _CHECKED_SAMPLES
         ):
             found.add(whole.run(sample.tensors))
-    _log.info("%s", describe(manifest.answer, ending, declared=options.scores is not None))
+    if options.scores is None and answer.scores == "logits":
+        scores, why = found.taken()
+        if why:
+            _log.warning(
+                "scores of output %d taken as %s: %s; --scores declares others", answer.output, scores, why
+            )
+            return msgspec.structs.replace(manifest, answer=msgspec.structs.replace(answer, scores=scores))
+    _log.info("%s", describe(answer, ending, declared=options.scores is not None))
     if advice := found.check():
         _log.warning("%s", advice)
+    return manifest
 
 
-def _codebook_data(options: PrepareOptions, manifest: Manifest) -> Data:
+def _codebook_data(scratch: Path, options: PrepareOptions, manifest: Manifest) -> Data:
     path = options.codebook_data or options.calibration
     if path is None:
         raise UsageError(
             "--codebook needs public data to learn from", remedy="give --calibration or --codebook-data"
         )
-    named = None if manifest.answer is None or options.labels is None else read_labels(options.labels)
+    labels = None if manifest.answer is None else manifest.answer.labels
+    named = None if labels is None else read_labels(scratch / labels.path)
     data = open_data(path, manifest.inputs, manifest.preprocess, named)
     least = _CODEBOOK_SAMPLES
     return AugmentedPictures(data, least=least) if isinstance(data, ImageFolder) and len(data) < least else data

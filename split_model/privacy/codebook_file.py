@@ -26,6 +26,7 @@ from split_model.arrays import Array
 from split_model.bundle.manifest import Codebook, TensorSpec
 from split_model.bundle.store import sha256_of
 from split_model.errors import BadBundleError, BadInputError
+from split_model.features.npz import load_arrays
 from split_model.features.preprocess import to_real
 from split_model.privacy.layout import channels_of
 
@@ -163,10 +164,10 @@ def _open(
             raise BadBundleError(
                 f"{path}: changed since the bundle was made", remedy="copy or prepare the bundle again"
             )
-        with np.load(path, allow_pickle=False) as archive:
-            names = [name for name in archive.files if name.startswith(("pool", "groups", *half))]
-            arrays = {name: archive[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        wanted = ("pool", "groups", *half)
+        # As `write` writes them they are not compressed.
+        arrays = load_arrays(path, lambda name: name.startswith(wanted), most_bytes=path.stat().st_size)
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, BadBundleError):
             raise
         raise BadBundleError(f"{path}: not a codebook ({error})", remedy="prepare the bundle again") from None

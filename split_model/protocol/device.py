@@ -13,6 +13,8 @@ A request outlives its connection: until it is answered, refused or cancelled it
 bytes, on the next one. Sending the same bytes twice is one release; noising again would be a second.
 """
 
+# Over 300 lines: all that a connection may hear, and all that waits to be sent on it.
+
 from __future__ import annotations
 
 import math
@@ -64,6 +66,7 @@ class DeviceSession:
         self._next_probe_id = 0
         self._asked: dict[int, wire.Ask] = {}
         self._next_ask_id = 0
+        self._report: wire.Report | None = None
         self._held_until_s = -math.inf
         self._handed_out: Upload | OpenProbe | None = None  # whose chunk `next_message` gave last
 
@@ -78,6 +81,7 @@ class DeviceSession:
         self._control.clear()
         self._probes.clear()
         self._asked.clear()
+        self._report = None
 
     @property
     def open_requests(self) -> int:
@@ -143,6 +147,14 @@ class DeviceSession:
         self._control.append((wire.encode(message), None))
         return True
 
+    def report(self, report: wire.Report) -> bool:
+        """Queue a report, in place of one that is not sent yet; returns whether this server takes reports."""
+        welcome = self.welcome
+        if self.state is not State.READY or welcome is None or welcome.version < wire.REPORT_VERSION:
+            return False
+        self._report = report
+        return True
+
     def next_message(self, now_s: float) -> Frames | None:
         """The next message to put on the wire, or None; call while the socket takes messages."""
         self._handed_out = None
@@ -150,6 +162,9 @@ class DeviceSession:
             return self._control.popleft()
         if self.state is not State.READY:
             return None
+        if self._report is not None:
+            report, self._report = self._report, None
+            return wire.encode(report), None
         return self._next_probe(now_s) or self._next_chunk(now_s)
 
     def put_back(self, frames: Frames) -> None:
@@ -211,6 +226,7 @@ class DeviceSession:
         self._control.append((wire.encode(self._hello), None))
         self._probes.clear()
         self._asked.clear()
+        self._report = None
         for pending in self._pending.values():
             pending.outgoing.rewind()
             pending.first_sent_s = None

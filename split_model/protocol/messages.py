@@ -15,13 +15,16 @@ import msgspec
 
 from split_model.errors import ProtocolError
 from split_model.protocol.releases import Codebook, Noise, NoRelease, Release, Token
+from split_model.protocol.reports import Report
 
-__all__ = ["Codebook", "NoRelease", "Noise", "Release", "Token"]
+__all__ = ["Codebook", "NoRelease", "Noise", "Release", "Report", "Token"]
 
-#: The protocol versions this code speaks, best first. Version 2 adds `Load`, `Ask` and `AskReply`.
-VERSIONS = (2, 1)
+#: The protocol versions this code speaks, best first. Version 2 adds `Load`, `Ask` and `AskReply`, 3 adds `Report`.
+VERSIONS = (3, 2, 1)
 #: The first version whose answers and refusals may carry a `Load`, and that has `Ask`.
 LOAD_VERSION = 2
+#: The first version in which a device may report on itself.
+REPORT_VERSION = 3
 
 #: No message has more frames than this.
 MAX_FRAMES = 2
@@ -223,7 +226,7 @@ class _PlainRefusal(_Message, frozen=True, tag="refusal"):
     text: Text
 
 
-FromDevice: TypeAlias = Hello | Request | Chunk | Cancel | Probe | Ask
+FromDevice: TypeAlias = Hello | Request | Chunk | Cancel | Probe | Ask | Report
 FromServer: TypeAlias = Welcome | Ack | Answer | ProbeReply | Refusal | AskReply
 
 _encoder = msgspec.msgpack.Encoder()

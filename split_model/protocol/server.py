@@ -54,6 +54,12 @@ class Greeted(msgspec.Struct, frozen=True):
     software: str
 
 
+class Reported(msgspec.Struct, frozen=True):
+    """The peer told how it is."""
+
+    report: wire.Report
+
+
 class Denial(NamedTuple):
     """Why a request is refused, and where the server is busy, for how long not to ask again."""
 
@@ -62,7 +68,7 @@ class Denial(NamedTuple):
     load: wire.Load | None = None
 
 
-Event = Arrived | Cancelled | Greeted
+Event = Arrived | Cancelled | Greeted | Reported
 #: Says why a request is refused, or None where it is welcome.
 Admission = Callable[[wire.Request], Denial | None]
 #: What a device that asks first hears.
@@ -149,6 +155,10 @@ class PeerSession:
             return [], [Cancelled(message.request_id)]
         if isinstance(message, wire.Ask):
             return [wire.AskReply(ask_id=message.ask_id, load=self._advise(message))], []
+        if isinstance(message, wire.Report):
+            if self._version < wire.REPORT_VERSION or payload is not None:
+                raise ProtocolError(f"a report is one frame, from protocol version {wire.REPORT_VERSION} on")
+            return [], [Reported(message)]
         if payload is None:
             raise ProtocolError(f"{type(message).__name__} without its payload frame")
         if len(payload) > wire.MAX_CHUNK_BYTES:

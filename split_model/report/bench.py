@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from split_model.errors import BadInputError, MissingInputError
-from split_model.report.figures import kilobytes, milliseconds
-from split_model.report.page import document, picture
+from split_model.report.figures import milliseconds
+from split_model.report.page import Plot, plot, render_page
 from split_model.report.plots import drawing
 from split_model.report.style import LIGHT, Theme
 
@@ -116,37 +115,21 @@ def is_bench(path: Path) -> bool:
 
 def render(bench: Bench) -> str:
     """The page."""
-    told = [escape(bench.machine), escape(bench.software), f"release: {escape(bench.release)}"]
-    emulated = ""
-    if bench.slowdown != 1.0:
-        emulated = (
-            '<section class="callout"><h2>Emulated</h2>'
-            f"<p>A board {bench.slowdown:g} times slower than the machine it was played on.</p></section>"
-        )
-    title = f"Where to cut {bench.bundle}"
-    body = [
-        f'<header><h1>{escape(title)}</h1><p class="muted">{" · ".join(told)}</p></header>',
-        f'<p class="verdict">{escape(bench.recommendation.text)}.</p>',
-        emulated,
+    plots = [
         _plot("What a frame takes, by uplink", _latency, 3.9, bench, _caption(bench)),
         _plot(
             "What each split takes on this board", _stages, 3.4, bench, "Medians; the whisker is the head's p99."
         ),
-        _table(bench),
-        f"<footer><p>{_link(bench.link)}</p></footer>",
     ]
-    return document(title, body)
+    return render_page("bench.html", f"Where to cut {bench.bundle}", bench=bench, plots=plots)
 
 
-def _plot(heading: str, draw: Any, height_in: float, bench: Bench, caption: str) -> str:
+def _plot(heading: str, draw: Any, height_in: float, bench: Bench, caption: str) -> Plot:
     out = io.StringIO()
     with drawing(LIGHT, height_in) as figure:
         draw(figure, bench, LIGHT)
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    drawn = picture(heading, out.getvalue())
-    return (
-        f"<section><h2>{heading}</h2><figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure></section>"
-    )
+    return plot(heading, caption, out.getvalue())
 
 
 def _caption(bench: Bench) -> str:
@@ -203,34 +186,3 @@ def _stages(figure: Any, bench: Bench, theme: Theme) -> None:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("ms")
     axes.legend(loc="upper right")
-
-
-def _table(bench: Bench) -> str:
-    heads = ("split", "head p50", "p90", "p99", "release", "payload", "tail", "memory", "temp.", "energy")
-    rows = "".join(
-        f"<tr><td>{escape(cut.name)}{'' if cut.allowed else ' (not allowed)'}</td>"
-        f"<td>{milliseconds(cut.head.p50_s)}</td>"
-        f"<td>{milliseconds(cut.head.p90_s)}</td><td>{milliseconds(cut.head.p99_s)}</td>"
-        f"<td>{milliseconds(cut.release.p50_s)}</td><td>{kilobytes(cut.payload_bytes)}</td>"
-        f"<td>{milliseconds(cut.tail_s)}</td><td>{_unit(cut.rss_delta_bytes, 1e-6, 'MB')}</td>"
-        f"<td>{_unit(cut.temperature_after_c, 1.0, '°C')}</td><td>{_unit(cut.joules_per_frame, 1.0, 'J')}</td></tr>"
-        for cut in bench.cuts
-    )
-    head = "".join(f"<th>{text}</th>" for text in heads)
-    return (
-        '<section><h2>Every split</h2><div class="scroll"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
-    )
-
-
-def _unit(value: float | None, factor: float, unit: str) -> str:
-    return "–" if value is None else f"{value * factor:.3g} {unit}"
-
-
-def _link(link: Link | None) -> str:
-    if link is None:
-        return "The link was not measured."
-    if not link.reachable:
-        return escape(f"The link was not measured: {link.trouble}")
-    uplink = _unit(link.uplink_mbit_s, 1.0, "Mbit/s")
-    return escape(f"Link to {link.address}: round trip {milliseconds(link.round_trip_s)}, uplink {uplink}.")

@@ -53,3 +53,8 @@ def compared(ours: float | None, theirs: float | None) -> str:
     if round(abs(change) * 100) == 0:
         return "the same as"
     return f"{abs(change) * 100:.0f} % {'less' if change < 0 else 'more'} than"
+
+
+def in_unit(value: float | None, factor: float, unit: str) -> str:
+    """Return a value times ``factor`` with three digits and its unit."""
+    return "–" if value is None else f"{value * factor:.3g} {unit}"

@@ -1,18 +1,16 @@
-"""The report's photographs: small JPEG thumbnails inside the page, each with the answers it was given."""
+"""The report's photographs: small JPEG thumbnails for the page, each with the answers it was given."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
 
 from split_model.report.answer_drawing import DRAWN, describe_answer, draw_answer
-from split_model.report.figures import milliseconds, percent
 from split_model.report.log import Frame
 
 THUMBNAIL_PX = 208
@@ -45,93 +43,69 @@ def drawn_thumbnail(path: Path, found: Mapping[str, Any]) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def gallery(frames: Sequence[Frame], folder: Path) -> tuple[str, int]:
-    """Return the photographs of one policy's frames as HTML, and how many of them could not be read.
+def photographs(frames: Sequence[Frame], folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the photographs of one policy's frames for the template, and how many of them could not be read.
 
-    Paths in the log that are not absolute count from ``folder``. One card a photograph, in
+    Paths in the log that are not absolute count from ``folder``. One entry a photograph, in
     order of first appearance, with every time it was shown to the board.
     """
     passes: dict[tuple[str, str | None], list[Frame]] = {}
     for frame in frames:
         passes.setdefault((frame.name, frame.image), []).append(frame)
-    cards, unread = [], 0
+    found, unread = [], 0
     for (name, image), shown in passes.items():
-        source = thumbnail(folder / image) if image else None
-        unread += image is not None and source is None
-        drawn = {}
-        if image and source is not None:
-            drawn = {
-                id(frame): made
-                for frame in shown[:SHOWN_PASSES]
-                if frame.found is not None
-                and any(key in frame.found for key in DRAWN)
-                and (made := drawn_thumbnail(folder / image, frame.found)) is not None
-            }
-        cards.append(_card(name, source, shown, drawn))
-    return f'<div class="gallery">{"".join(cards)}</div>', unread
+        uri = thumbnail(folder / image) if image else None
+        unread += image is not None and uri is None
+        drawn = _drawn(folder / image, shown[:SHOWN_PASSES]) if image and uri is not None else []
+        found.append(_photograph(name, uri, shown, drawn))
+    return found, unread
 
 
-def _card(name: str, source: str | None, shown: Sequence[Frame], drawn: Mapping[int, str]) -> str:
-    alt = escape(name, quote=True)
-    if drawn:
-        pictures = (
-            f'<figure><img src="{drawn[id(frame)]}" alt="{alt}, {escape(_words(frame), quote=True)}">'
-            f"<figcaption>{escape(_where(frame))}</figcaption></figure>"
-            for frame in shown
-            if id(frame) in drawn
-        )
-        picture = f'<div class="drawn">{"".join(pictures)}</div>'
-    elif source is None:
-        picture = '<div class="nopicture">no picture</div>'
-    else:
-        picture = f'<img src="{source}" alt="{alt}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}">'
-    truth = shown[0].truth
-    unprotected = shown[0].unprotected_top1
-    told = f"<div>truth: <b>{escape(truth)}</b></div>" if truth is not None else "<div>no label</div>"
-    told = "" if truth is None and shown[0].found is not None else told
-    if unprotected is not None:
-        told += f"<div>unprotected: {escape(unprotected)}</div>"
-    first, more = shown[:SHOWN_PASSES], shown[SHOWN_PASSES:]
-    folded = f"<details><summary>{len(more)} more</summary>{_passes(more)}</details>" if more else ""
-    return (
-        f'<article class="photo">{picture}<div class="phototext"><div class="filename">{escape(name)}</div>'
-        f'<div class="truth">{told}</div>{_passes(first)}{folded}</div></article>'
-    )
+def _drawn(path: Path, frames: Sequence[Frame]) -> list[dict[str, str]]:
+    """Each frame's picture with its answer drawn into it, for answers that can be drawn."""
+    found = []
+    for frame in frames:
+        if frame.found is not None and any(key in frame.found for key in DRAWN):
+            uri = drawn_thumbnail(path, frame.found)
+            if uri is not None:
+                where = frame.outcome if frame.outcome == "local" else f"{frame.outcome}, {frame.split_label}"
+                found.append({"uri": uri, "answer": describe_answer(frame.found), "where": where})
+    return found
 
 
-def _passes(frames: Sequence[Frame]) -> str:
-    return "".join(_pass(frame) for frame in frames)
+def _photograph(
+    name: str, uri: str | None, shown: Sequence[Frame], drawn: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "uri": uri,
+        "width": THUMBNAIL_PX,
+        "drawn": drawn,
+        "truth": shown[0].truth,
+        "found": shown[0].found is not None,
+        "unprotected": shown[0].unprotected_top1,
+        "first": [_pass(frame) for frame in shown[:SHOWN_PASSES]],
+        "more": [_pass(frame) for frame in shown[SHOWN_PASSES:]],
+    }
 
 
-def _pass(frame: Frame) -> str:
+def _pass(frame: Frame) -> dict[str, Any]:
     wanted, against = (
         (frame.truth, "truth") if frame.truth is not None else (frame.unprotected_top1, "unprotected model")
     )
+    score, mark = None, None
     if frame.label is None and frame.found is not None:
-        answer, mark = escape(_words(frame)), ""
+        answer = describe_answer(frame.found)
     elif frame.label is None:
-        answer, mark = "no answer", '<span class="wrong" title="no answer">✗</span>'
+        answer, mark = "no answer", {"kind": "wrong", "title": "no answer", "sign": "✗"}
     else:
-        score = "" if frame.answer[0].score is None else f" <small>{percent(frame.answer[0].score)}</small>"
-        answer = escape(frame.label) + score
-        mark = _mark(frame.label == wanted, against) if wanted is not None else ""
-    where = "" if frame.outcome == "local" else f" · {escape(frame.split_label)}"
-    return (
-        f'<div class="pass"><div class="answer"><span>{mark} {answer}</span><small>{frame.at_s:.1f} s</small></div>'
-        f'<div class="outcome"><span class="tag {frame.outcome}">{frame.outcome}</span>{where} · '
-        f"{milliseconds(frame.latency_s)}</div></div>"
-    )
+        answer, score = frame.label, frame.answer[0].score
+        if wanted is not None:
+            mark = _mark(frame.label == wanted, against)
+    return {"frame": frame, "answer": answer, "score": score, "mark": mark}
 
 
-def _words(frame: Frame) -> str:
-    return describe_answer(frame.found or {})
-
-
-def _where(frame: Frame) -> str:
-    return frame.outcome if frame.outcome == "local" else f"{frame.outcome}, {frame.split_label}"
-
-
-def _mark(equal: bool, against: str) -> str:
+def _mark(equal: bool, against: str) -> dict[str, str]:
     if equal:
-        return f'<span class="right" title="as the {against}">✓</span>'
-    return f'<span class="wrong" title="not as the {against}">✗</span>'
+        return {"kind": "right", "title": f"as the {against}", "sign": "✓"}
+    return {"kind": "wrong", "title": f"not as the {against}", "sign": "✗"}

@@ -1,36 +1,85 @@
-"""The frame of every report: one HTML page that needs nothing but itself, plots inside."""
+"""Draws reports from the templates beside it: HTML pages that need nothing but themselves, plots inside."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from html import escape
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from split_model.report import figures
 from split_model.report.style import CSS, DARK, LIGHT, recoloured
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser enforces what we promise: the page loads nothing from anywhere."""
 
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Plot(msgspec.Struct, frozen=True):
+    """A plot in a page: data URIs in the light and the dark theme."""
+
+    heading: str
+    caption: str
+    light: str
+    dark: str
+
+
+def render_page(template: str, title: str, **values: Any) -> str:
+    """Return a whole page.
+
+    Args:
+        template: A file of the folder ``templates`` that extends ``page.html``.
+        title: The page's title.
+        values: The template's variables. Jinja2 escapes all text in them.
+
+    """
+    return _environment().get_template(template).render(title=title, policy=POLICY, css=Markup(CSS), **values)  # noqa: S704  # ours, without input
+
 
 def document(title: str, body: Sequence[str]) -> str:
-    """Return a whole page around its parts; the title is escaped here."""
-    title = escape(title)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{title}</title><style>{CSS}</style></head>'
-        f"<body><main>\n{''.join(part + chr(10) for part in body if part)}</main></body></html>\n"
-    )
+    """Return a whole page around parts that are HTML already; the title is escaped here."""
+    return render_page("html.html", title, parts=[Markup(part) for part in body if part])  # noqa: S704  # escaped by the caller
 
 
-def picture(alt: str, light: str) -> str:
-    """Return a plot, drawn in the light theme, for both."""
-    light_uri, dark_uri = (
+def plot(heading: str, caption: str, svg: str) -> Plot:
+    """Return a plot for both themes.
+
+    Args:
+        heading: Above it, and its text for people who do not see it.
+        caption: Beneath it.
+        svg: The drawing, in the light theme.
+
+    """
+    light, dark = (
         "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
-        for text in (light, recoloured(light, LIGHT, DARK))
+        for text in (svg, recoloured(svg, LIGHT, DARK))
     )
-    return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark_uri}">'
-        f'<img class="plot" src="{light_uri}" alt="{escape(alt, quote=True)}"></picture>'
+    return Plot(heading=heading, caption=caption, light=light, dark=dark)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    for of in (
+        figures.milliseconds,
+        figures.kilobytes,
+        figures.percent,
+        figures.epsilon,
+        figures.epsilon_range,
+        figures.count,
+        figures.in_unit,
+    ):
+        environment.filters[of.__name__] = of
+    return environment

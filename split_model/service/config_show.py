@@ -25,11 +25,18 @@ def origin_rows(plain: Mapping[str, Any], layers: Layers) -> dict[str, str]:
     return rows
 
 
-def as_toml(plain: Mapping[str, Any], layers: Layers) -> str:
-    """A plain config as TOML that reads back as the same config, each value with its origin.
+def as_toml(plain: Mapping[str, Any], layers: Layers, in_force: Mapping[str, str] | None = None) -> str:
+    """Return a plain config as TOML that reads back as the same config, each value with its origin.
 
     None and texts that are no UTF-8, which TOML cannot say, are comments.
+
+    Args:
+        plain: Tables and values.
+        layers: The files that the config is from.
+        in_force: By key path, the meaning of a key that is not set.
+
     """
+    told = in_force or {}
     origins = origin_rows(plain, layers)
     lines = [toml_text.comment(str(file)) for file in layers.files]
     tables = {name: entries for name, entries in plain.items() if _is_table(entries)}
@@ -40,7 +47,11 @@ def as_toml(plain: Mapping[str, Any], layers: Layers) -> str:
         key = toml_text.key(table)
         if isinstance(entries, dict):
             lines += ["", f"[{key}]"]
-            lines += [_line(name, entry, origins[f"{table}.{name}"]) for name, entry in entries.items()]
+            paths = {name: f"{table}.{name}" for name in entries}
+            lines += [
+                _line(name, entry, origins[paths[name]], told.get(paths[name], ""))
+                for name, entry in entries.items()
+            ]
             continue
         for row in entries:
             lines += ["", f"[[{key}]]  {toml_text.comment(origins[table])}"]
@@ -64,9 +75,9 @@ def _is_table(entries: Any) -> bool:
     return isinstance(entries, dict)
 
 
-def _line(name: str, entry: Any, origin: str) -> str:
+def _line(name: str, entry: Any, origin: str, in_force: str = "") -> str:
     if entry is None:
-        return toml_text.comment(f"{name} is not set")
+        return toml_text.comment(f"{name} is not set{in_force and f': {in_force}'}")
     try:
         text = f"{toml_text.key(name)} = {toml_text.value(entry)}"
     except ValueError as error:

@@ -309,7 +309,9 @@ class Server:
 
 
 def write_config(folder: Path, model: Model, **keys: Any) -> Path:
-    """A config file; ``limits_X`` and ``statistics_X`` set ``X`` there, others ``server.X``; ``sinks``: tables."""
+    """A config file; ``limits_X``, ``statistics_X`` and ``web_X`` set ``X`` there, others ``server.X``; ``sinks``:
+    tables.
+    """
     tables: dict[str, dict[str, object]] = {
         "server": {
             "listen": "tcp://127.0.0.1:0",
@@ -321,6 +323,7 @@ def write_config(folder: Path, model: Model, **keys: Any) -> Path:
         },
         "limits": {},
         "statistics": {},
+        "web": {},
     }
     sinks = keys.pop("sinks", ())
     for key, value in keys.items():
@@ -328,6 +331,8 @@ def write_config(folder: Path, model: Model, **keys: Any) -> Path:
         tables[table if name and table in tables else "server"][name if name and table in tables else key] = value
     lines = []
     for table, entries in tables.items():
+        if table == "web" and not entries:
+            continue  # else there would be a page
         lines.append(f"[{table}]")
         lines += [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in entries.items()]
     for entries in sinks:

@@ -97,10 +97,12 @@ def test_no_more_goes_before_a_job_than_was_forecast(history, key, costs_s, weig
             if number % 3 == 0 and (job_id := queue.take(0.0)) is not None:
                 queue.finished(job_id, 1.0, 0.0)
     owner = dict(_owners(history))
-    ahead_s = queue.ahead_s(key, due_s=1e9)
+    ahead_s, is_next = queue.ahead_s(key, due_s=1e9), queue.is_next(key, due_s=1e9)
+    assert is_next == (ahead_s == 0.0)
     queue.offer(0, key, due_s=1e9, now_s=0.0, cost_s=1.0)
     before_s = 0.0
     while (job_id := queue.take(0.0)) != 0:
+        assert not is_next
         assert job_id is not None
         cost_s = float(costs_s.get(owner[job_id], 3))
         queue.finished(job_id, cost_s, 0.0)
@@ -125,6 +127,13 @@ def test_tails_are_followed_and_a_first_load_says_nothing():
         times.observed("tail", 0.01, loaded=False)
     assert times.expected_s("tail") == pytest.approx(0.01)
     assert 0.01 <= times.bound_s("tail") < 0.011
+    times.observed("tail", 100.0, loaded=False)  # held up by something else
+    assert times.bound_s("tail") < 0.05
+    for _ in range(20):
+        times.observed("tail", 1.0, loaded=False)
+    assert times.expected_s("tail") > 0.5
+    for _ in range(100):
+        times.observed("tail", 0.01, loaded=False)
     for seconds in (0.01, 0.02) * 50:
         times.observed("tail", seconds, loaded=False)
     assert times.bound_s("tail") > 0.02

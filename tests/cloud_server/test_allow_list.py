@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 import zmq
@@ -118,6 +119,35 @@ def test_a_file_that_is_gone_admits_nobody(path, key):
     assert listed.refresh()
     assert listed.name_of(key) is None
     assert not listed.refresh()  # and is not complained of at every message
+
+
+def test_a_list_that_cannot_be_read_for_want_of_descriptors_stays_in_force(path, key, caplog):
+    """Strangers may have used them up: nobody else is to lose the connection for that."""
+    allow(path, "porch", key)
+    listed = AllowList(path)
+    listed.refresh()
+    allow(path, "roof", zmq.curve_keypair()[0].decode())
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        assert [listed.refresh() for _ in range(3)] == [False] * 3
+        assert list(listed.devices.values()) == ["porch"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(caplog.records) == 1
+    assert listed.refresh()
+    assert sorted(listed.devices.values()) == ["porch", "roof"]
+
+
+def test_a_list_that_stays_unreadable_admits_nobody_and_is_told_of_once(path, key, caplog):
+    allow(path, "porch", key)
+    listed = AllowList(path)
+    listed.refresh()
+    path.unlink()
+    path.mkdir()
+    assert [listed.refresh() for _ in range(3)] == [True, False, False]
+    assert listed.devices == {}
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 import time
@@ -248,6 +250,23 @@ def test_a_connection_without_a_hello_is_ended(shared_server, connect, attacker,
     watch(silent, "DISCONNECTED")
     polite.step()
     assert "DISCONNECTED" not in polite.monitored
+
+
+def test_strangers_who_connect_and_say_nothing_keep_nobody_out(start, connect, model):
+    """Of 1,500 connections a third stays open: descriptors are left for those who know the way in."""
+    server = start()
+    polite = connect(server, server.new_keys("polite")).greet()
+    process = psutil.Process(server.process.pid)
+    before = process.num_fds()
+    port = int(server.endpoint.rpartition(":")[2])
+    with contextlib.ExitStack() as flood:
+        for count in range(1, 1501):
+            flood.enter_context(socket.create_connection(("127.0.0.1", port)))
+            if count % 500 == 0:
+                assert answers(connect(server, server.new_keys(f"newcomer{count}")).greet(), model, 1)
+        server.wait(lambda status: status.counters.ended.get("crowded", 0) > 0)
+        assert process.num_fds() - before < 700
+        assert answers(polite, model, 1)
 
 
 def test_a_storm_of_handshakes_keeps_nobody_else_out(start, connect, attacker, model):

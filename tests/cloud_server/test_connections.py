@@ -220,6 +220,46 @@ def test_a_connection_has_its_time_for_handshake_and_hello(table):
     assert overdue(table, 110.1, **nobody) == [(7, "no_hello"), (8, "no_hello")]
 
 
+def test_of_too_many_that_wait_those_of_the_host_with_the_most_end_first():
+    table = Connections(counting_ids(), descriptors=40)  # so ten may wait
+    met(table, fd=1)
+    table.opened(2, ("newcomer", 1), 0.0)
+    for fd in range(10, 19):
+        table.opened(fd, ("flood", fd), 0.0)
+        assert table.crowded_out() == []
+    for fd in range(19, 40):
+        table.opened(fd, ("flood", fd), 1.0)
+        assert [one.fd for one in table.crowded_out()] == [fd - 9]
+    table.closed(39)
+    table.opened(40, ("flood", 40), 1.0)
+    assert table.crowded_out() == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.sampled_from(("open", "close", "meet")))))
+def test_never_more_wait_than_the_bound_and_who_was_met_is_never_crowded_out(steps):
+    table = Connections(counting_ids(), descriptors=20)
+    greeted, waiting = set(), set()
+    for host, fd, step in steps:
+        if step == "open":
+            table.opened(fd, (host, fd), 0.0)
+            waiting.add(fd)
+            greeted.discard(fd)
+        elif step == "close":
+            table.closed(fd)
+            waiting.discard(fd)
+            greeted.discard(fd)
+        elif fd in waiting:
+            assert table.meet(table.issue(ANNA), ANNA, fd, 0.0) is not None
+            waiting.discard(fd)
+            greeted.add(fd)
+        out = {one.fd for one in table.crowded_out()}
+        assert out <= waiting
+        waiting -= out
+        assert len(waiting) <= 5
+        for one in out:
+            table.closed(one)
+
+
 def test_who_is_asked_to_greet_anew_has_that_time_again(table):
     met(table)
     assert overdue(table, 100.0) == []

@@ -47,15 +47,22 @@ class Bench:
         self.tails.features = features  # type: ignore[method-assign]
 
     def job(
-        self, number: int, *, device: str = "some device", due_s: float = 100.0, payload: bytes | None = None
+        self,
+        number: int,
+        *,
+        device: str = "some device",
+        due_s: float = 100.0,
+        payload: bytes | None = None,
+        cut: int = 1,
     ) -> Job:
         (bundle,) = self.tails.bundles.values()
+        tail = self.tails.tails[bundle.identity, cut]
         return Job(
             job_id=number,
             device=device,
-            tail=self.tails.tails[bundle.identity, 1],
+            tail=tail,
             release=wire.NoRelease(),
-            payload=bytearray(4 * 2048 if payload is None else payload),
+            payload=bytearray(tail.cut.raw_bytes if payload is None else payload),
             queued_s=self.now_s,
             due_s=due_s,
         )
@@ -312,6 +319,16 @@ def test_a_short_job_that_is_cancelled_is_not_run(short_bench):
         assert short_bench.engine.submit(short_bench.job(number))
     assert not short_bench.engine.cancel(20)
     assert [outcome.job_id for outcome in short_bench.engine.run_short()] == [21]
+
+
+def test_a_worker_that_wakes_for_a_long_job_leaves_the_short_ones_to_the_thread_that_asks(short_bench):
+    for number in range(20, 30):
+        assert short_bench.engine.submit(short_bench.job(number))
+    assert short_bench.engine.submit(short_bench.job(30, cut=0, due_s=50.0))  # its time is not known
+    assert [outcome.job_id for outcome in short_bench.results(1)] == [30]
+    assert short_bench.engine.queued == 10
+    assert len(run_here(short_bench, range(0))) == 10
+    assert short_bench.outcomes.empty()
 
 
 def test_short_jobs_of_two_devices_go_in_turn(short_bench):

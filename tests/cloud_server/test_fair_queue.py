@@ -84,6 +84,19 @@ def test_free_places_are_lent_and_given_back_down_to_the_share():
     assert (queue.waiting("greedy"), queue.waiting("polite")) == (3, 3)
 
 
+def test_where_half_is_taken_a_key_gets_no_place_that_others_who_are_here_would_take_back():
+    queue = FairQueue(8)
+    for number in range(4):
+        fill(queue, f"key{number}", range(number, number + 1))
+    assert order(queue) == [0, 1, 2, 3]  # they have nothing waiting now, and are here all the same
+    fill(queue, "many", range(10, 13))
+    assert not queue.is_full_for("many", due_s=LATE_S, now_s=0.5)
+    fill(queue, "many", range(13, 14))
+    assert queue.is_full_for("many", due_s=LATE_S, now_s=0.5)
+    assert not queue.is_full_for("key0", due_s=LATE_S, now_s=0.5)
+    assert not queue.is_full_for("many", due_s=LATE_S, now_s=0.5 + HERE_S)  # the others are gone
+
+
 def test_at_its_share_a_key_keeps_what_is_due_first():
     queue = FairQueue(2)
     fill(queue, "a", range(1, 3), due_s=50.0)

@@ -49,6 +49,7 @@ TABLES = {
         "planner": device_config.PlannerTable,
         "source": FilesTable,
         "sink": JsonlTable,
+        "report": device_config.ReportTable,
         "emulation": device_config.EmulationTable,
     },
     "server": {"server": server_config.ServerTable, "limits": server_config.LimitsTable},
@@ -67,7 +68,7 @@ def keys(stem: str) -> dict[str, tuple[bool, str]]:
     for line in (ROOT / f"{stem}.toml").read_text().splitlines():
         if heading := re.match(r"\[([a-z]+)\]", line):
             table = heading[1]
-        elif line.startswith("# [["):
+        elif line.startswith("# ["):
             table = ""  # a whole table in a comment: tests/edge_runtime/config/test_documented_kinds.py reads those
         elif (match := _KEY.fullmatch(line)) and table:
             path = f"{table}.{match['name']}"
@@ -96,6 +97,15 @@ def test_an_example_has_every_key_with_its_default(stem: str) -> None:
         else:
             assert not is_comment, f"{path} has a default: show it"
             assert tomllib.loads(f"x = {value}")["x"] == default, path
+
+
+def test_the_table_of_the_page_can_be_switched_on_and_has_every_key(tmp_path: Path) -> None:
+    text = (ROOT / "server.toml").read_text()
+    table = text[text.index("# [web]") :].partition("\n\n")[0]
+    assert set(re.findall(r"^# ([a-z_]+) = ", table, re.MULTILINE)) == set(server_config.WebTable.__struct_fields__)
+    switched_on = tmp_path / "server.toml"
+    switched_on.write_text(text.replace(table, re.sub("^# ", "", table, flags=re.MULTILINE)))
+    assert server_config.load(switched_on).web is not None
 
 
 @pytest.mark.parametrize("stem", TABLES)

@@ -11,6 +11,8 @@ from deploy.target import Python, Target
 
 EVERY = [pytest.param(backend, target, id=f"{backend}-{target.name}") for backend, target in targets()]
 
+_WHAT = {"camera": "opencv-python-headless", "heif": "pillow-heif", "web": "starlette"}
+
 
 @pytest.mark.parametrize(("backend", "target"), EVERY)
 def test_a_lock_holds_the_constrained_versions_of_all_that_is_required(backend: str, target: Target) -> None:
@@ -34,7 +36,7 @@ def test_an_extra_has_a_lock_of_what_it_needs_besides(backend: str, target: Targ
     pins = _pins(ROOT / constraints, _environment(target))
     for extra in EXTRAS:
         locked = read_lock(lock_path(target, backend, extra))
-        assert {"camera": "opencv-python-headless", "heif": "pillow-heif"}[extra] in locked
+        assert _WHAT[extra] in locked
         assert {name: version for name, (version, _) in locked.items()} == {name: pins[name] for name in locked}
         assert not locked.keys() & read_lock(lock_path(target, backend)).keys()
 

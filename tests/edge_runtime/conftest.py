@@ -264,9 +264,10 @@ class Rig:
         bundle: Bundle | None = None,
         address: str = "tcp://127.0.0.1:0",
         name: str = "server",
+        tables: dict[str, Any] | None = None,
         **server: Any,
     ) -> Server:
-        """Start a server, or start it again: its keys and devices stay where they are."""
+        """Start a server, or start it again: its keys and devices stay where they are. ``tables``: besides."""
         folder = self.folder / name
         if not folder.exists():
             folder.mkdir()
@@ -276,7 +277,8 @@ class Rig:
         config = folder / "server.toml"
         bundles = [str((bundle or self.parts.bundle).root)]
         own = {"listen": address, "key": "server.key", "devices": "devices", "bundles": bundles}
-        config.write_text(toml({"server": own | {"status": "status.json", "preload": True, "threads": 1} | server}))
+        own |= {"status": "status.json", "preload": True, "threads": 1}
+        config.write_text(toml({"server": own | server, **(tables or {})}))
         popen, log = self.start_program(folder, "cloud_server", "run", "-c", str(config))
         made = Server(config, popen, log, folder, (folder / "server.pub").read_bytes().strip())
         self.processes.append(made)

@@ -32,10 +32,24 @@ DISTRIBUTIONS = {
     "tflite_runtime": "tflite-runtime",
     "litert_quantizer": "litert-quantizer",
     "pillow_heif": "pillow-heif",
+    "prometheus_client": "prometheus-client",
 }
 #: Come by extra or with the system: Pillow decodes pictures, the backends run models, the last two read cameras.
 #: Imported when asked for, not before.
-BY_EXTRA = {"gi", "paho", "ai_edge_litert", "tflite_runtime", "PIL", "pillow_heif", "cv2", "picamera2"}
+BY_EXTRA = {
+    "gi",
+    "jinja2",
+    "paho",
+    "prometheus_client",
+    "starlette",
+    "uvicorn",
+    "ai_edge_litert",
+    "tflite_runtime",
+    "PIL",
+    "pillow_heif",
+    "cv2",
+    "picamera2",
+}
 
 
 def modules(package: str) -> list[Path]:

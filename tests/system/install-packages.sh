@@ -13,6 +13,8 @@ packages=(
     python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good
     mosquitto           # the broker for answers over MQTT
+    prometheus          # scrapes the server's metrics, and checks the alert rules
+    chromium chromium-driver  # looks at the server's page
 )
 if [ "${1:-}" = --arm64 ]; then
     packages+=(arch-test qemu-user-static)  # 'make test-arm64': an arm64 root file system, and what runs in it
@@ -35,4 +37,10 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update --quiet=2
 # Nothing is to start by itself on this machine because of a test.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 0755 "$policy"
+fi
 apt-get install --yes --quiet=2 --no-install-recommends "${missing[@]}"

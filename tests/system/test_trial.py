@@ -22,7 +22,7 @@ case "$*" in
 *) exec "$0.real" "$@" ;;
 esac
 exec {python} - <<'END'
-import glob, json, os, socket, sys
+import glob, json, os, socket, stat, sys
 def can(do):
     try:
         do()
@@ -38,12 +38,20 @@ def write(folder):
     path = folder + "/probe"
     open(path, "w").close()
     os.unlink(path)
+def talks(path, kind):
+    with socket.socket(socket.AF_UNIX, kind) as ours:
+        ours.settimeout(2)
+        ours.connect(path)
+sockets = [path for folder, _, names in os.walk("/run") for path in (folder + "/" + name for name in names)
+           if stat.S_ISSOCK(os.lstat(path).st_mode)]
+kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET)
 folders = [folder for folder, *_ in os.walk("/") if not folder.startswith("/proc/")]
 print("error:", json.dumps({{
     "uid": os.getuid(), "groups": os.getgroups(), "nnp": status["NoNewPrivs"], "seccomp": status["Seccomp"],
     "caps": sorted({{status[key].strip("0") for key in status if key.startswith("Cap")}}),
     "network": can(connect), "writes": [folder for folder in folders if can(lambda: write(folder))],
     "reads": [path for path in {secrets} if can(lambda: os.listdir(path) if os.path.isdir(path) else open(path))],
+    "talks": [path for path in sockets if any(can(lambda: talks(path, kind)) for kind in kinds)],
     "sees": service, "key": can(lambda: open("/etc/{program}/config.toml")),
 }}))
 sys.exit(1)
@@ -103,6 +111,7 @@ def test_what_a_bundle_brings_is_tried_by_a_user_who_can_do_nothing_else(house: 
     assert (found["nnp"], found["seccomp"]) == ("1", "2")
     assert found["network"] is False
     assert found["reads"] == []
+    assert [path for path in found["talks"] if not path.startswith("/run/systemd/userdb/")] == []
     assert found["sees"] == []  # so it can neither end nor read the running service
     assert [folder for folder in found["writes"] if not re.match(r"/(var/)?tmp(/|$)", folder)] == []
     before.check()

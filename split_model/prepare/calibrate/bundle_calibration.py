@@ -84,12 +84,17 @@ def calibrate_bundle(
 
     """
     weights = output_weights(manifest)
-    options, trial = replace(options, output_weights=weights), replace(trial, output_weights=weights)
+    options = replace(options, pictures=min(len(data), options.samples), output_weights=weights)
+    trial = replace(trial, output_weights=weights)
     samples = calibration_samples(data, count=options.samples, seed=options.seed)
     halves = make_halves(data, samples=max(1, options.samples // 2), seed=options.seed)
     made = _Calibration(scratch, manifest, target, trial, progress)
     of_halves = [
-        made.calibrated(half.taught, _of_half(options), f"calibrating on half {number} of the data")
+        made.calibrated(
+            half.taught,
+            replace(_of_half(options), pictures=half.pictures),
+            f"calibrating on half {number} of the data",
+        )
         for number, half in enumerate(halves.halves, 1)
     ]
     known = {cut: _mean_weights([found[cut] for found in of_halves]) for cut in made.usable} if of_halves else None

@@ -1,7 +1,7 @@
 """What public data says of each cut: clip ranges, ranks and sensitivity weights, one of each per channel.
 
 The noise release needs these numbers, and they must come from public data, because they go out
-with the bundle. Clip ranges are quantiles over many views of the data; ranks are those of the
+with the bundle. Clip ranges are quantiles over many views of the data (`clip_choice`); ranks are those of the
 channels' maps (HRank: a filter's mean rank hardly depends on which pictures are seen).
 
 The sensitivity weight of a channel is the mean squared gradient of the model's raw outputs per
@@ -18,7 +18,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,16 @@ from split_model.features.data import Data
 from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.calibrate.augmentation import DEFAULT_SAMPLES, calibration_samples
+from split_model.prepare.calibrate.clip_choice import LADDER, TRIED, choose_clip
 from split_model.prepare.calibrate.statistics import ChannelStatistics
 from split_model.prepare.outputs import Spread, real_outputs, squared_errors
 
 Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
 Progress = Callable[[int, int], None]
+
+#: Where the clip quantile is chosen, weights are measured on features that are clipped at this one.
+_WEIGHTS_QUANTILE = 0.99
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class CutModels:
 class CalibrationOptions:
     """How much to look at; the defaults are those measured on EfficientNet-Lite0.
 
-    ``samples``: how many model inputs to make of the data. ``quantile``: clip at this quantile and at one less it.
+    ``samples``: how many model inputs to make of the data. ``pictures``: how many of them are no crops, where those
+    behind them are crops of the same pictures in the same order; None where none is a crop. ``quantile``: clip at
+    this quantile and at one less it; None for the one of `clip_choice.LADDER` that loses least at each cut.
     ``values``: how many values a channel's quantiles are taken over. ``rank_samples`` and ``weight_samples``: how
     many samples ranks and weights are means over; 0 ``weight_samples`` where weights are handed in. ``tail_runs``:
     the most runs of a tail a cut, but always one a channel. ``epsilon``: the per-value epsilon whose noise the
@@ -62,7 +68,8 @@ class CalibrationOptions:
     """
 
     samples: int = DEFAULT_SAMPLES
-    quantile: float = 0.99
+    pictures: int | None = None
+    quantile: float | None = None
     values: int = 8192
     rank_samples: int = 16
     weight_samples: int = 4
@@ -75,7 +82,7 @@ class CalibrationOptions:
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
-        if not 0.5 < self.quantile <= 1.0:
+        if self.quantile is not None and not 0.5 < self.quantile <= 1.0:
             raise UsageError(f"clip quantile {self.quantile:g}", remedy="it must be above 0.5 and at most 1")
         counts = (self.samples, self.values, self.rank_samples, self.tail_runs, self.threads)
         if min(counts) < 1 or self.weight_samples < 0 or not self.epsilon > 0:
@@ -170,7 +177,8 @@ def _weight_samples(cut: CutModels, samples: int, options: CalibrationOptions) -
 
 
 def _runs(cut: CutModels, samples: int, options: CalibrationOptions) -> int:
-    return samples + _weight_samples(cut, samples, options) * (_channels(cut) + 1)
+    tried = 0 if options.quantile is not None else min(TRIED, samples) * (1 + len(LADDER))
+    return samples + tried + _weight_samples(cut, samples, options) * (_channels(cut) + 1)
 
 
 def _calibrate_cut(
@@ -180,35 +188,70 @@ def _calibrate_cut(
     steps: _Steps,
     known: Sequence[Sequence[float]] | None,
 ) -> tuple[ChannelCalibration, ...]:
-    seen = [
-        ChannelStatistics(
-            tensor,
-            where=f"cut {cut.index}, tensor {tensor.name!r}",
-            key=(options.seed, cut.index, at),
-            take=-(-options.values // len(samples)),
-            rank_samples=options.rank_samples,
-        )
-        for at, tensor in enumerate(cut.tensors)
-    ]
+    pictures = options.pictures or len(samples)
+    seen = _statistics(cut, len(samples), options)
+    parts = [_statistics(cut, len(samples), replace(options, rank_samples=0)) for _ in range(min(2, pictures))]
     kept: list[list[Array]] = []
     weight_samples = _weight_samples(cut, len(samples), options)
+    kept_samples = max(weight_samples, 0 if options.quantile is not None else TRIED)
     tail = open_interpreter(cut.tail, backend=options.backend)
     spread = Spread(options.output_weights)
     for index, features in enumerate(_features(cut, samples, options.backend)):
         steps.advance()
         if len(tail.outputs) > 1:
             spread.add(_outputs(cut, tail, features))
-        for one, feature in zip(seen, features, strict=True):
+        for one, of_part, feature in zip(seen, parts[index % pictures % 2], features, strict=True):
             one.add(index, feature)
-        if index < weight_samples:
-            kept.append(features)
-    ranges = [one.clip_range(options.quantile) for one in seen]
+            if options.quantile is None:
+                of_part.add(index, feature)
+        if index < kept_samples:
+            kept.append([np.array(feature) for feature in features])
+    ranges = [one.clip_range(options.quantile or _WEIGHTS_QUANTILE) for one in seen]
     # Outputs of different size count by how much they vary; a single one needs no such measure.
     shares = spread.shares if len(tail.outputs) > 1 else [1.0]
     if known is None:
-        weights = _weights(cut, kept, ranges, options, steps, tail=tail, shares=shares)
+        weights = _weights(cut, kept[:weight_samples], ranges, options, steps, tail=tail, shares=shares)
     else:
         weights = [np.asarray(one, np.float64) for one in known]
+    if options.quantile is not None:
+        return _found(options.quantile, seen, weights)
+    # A sample goes through the ranges of the pictures that are not in its part.
+    tried = [(len(parts) - 1 - index % pictures % 2, one) for index, one in enumerate(kept[:TRIED])]
+    chosen = choose_clip(
+        {quantile: [_found(quantile, seen, weights, ranges_of=part) for part in parts] for quantile in LADDER},
+        cut.tensors,
+        tried,
+        tail,
+        epsilon=options.epsilon,
+        output_weights=options.output_weights,
+        key=(options.seed, cut.index),
+        advance=steps.advance,
+    )
+    return _found(chosen, seen, weights)
+
+
+def _statistics(cut: CutModels, samples: int, options: CalibrationOptions) -> list[ChannelStatistics]:
+    """Of every live tensor."""
+    return [
+        ChannelStatistics(
+            tensor,
+            where=f"cut {cut.index}, tensor {tensor.name!r}",
+            key=(options.seed, cut.index, at),
+            take=-(-options.values // samples),
+            rank_samples=options.rank_samples,
+        )
+        for at, tensor in enumerate(cut.tensors)
+    ]
+
+
+def _found(
+    quantile: float,
+    seen: Sequence[ChannelStatistics],
+    weights: Sequence[Floats],
+    *,
+    ranges_of: Sequence[ChannelStatistics] | None = None,
+) -> tuple[ChannelCalibration, ...]:
+    """The calibration of every tensor, clipped at a quantile of all samples, or of those that others have seen."""
     return tuple(
         ChannelCalibration(
             clip_low=_numbers(low),
@@ -216,7 +259,8 @@ def _calibrate_cut(
             rank=_numbers(one.mean_rank()),
             weight=_numbers(weight),
         )
-        for (low, high), one, weight in zip(ranges, seen, weights, strict=True)
+        for one, other, weight in zip(seen, ranges_of or seen, weights, strict=True)
+        for low, high in [other.clip_range(quantile)]
     )
 
 

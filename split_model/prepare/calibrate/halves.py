@@ -24,9 +24,13 @@ _MOST_TAUGHT, _MOST_MEASURED = 128, 60
 
 @dataclass(frozen=True)
 class Half:
-    """``taught``: inputs that teach, crops among them. ``measured``: the other half's pictures, as they are."""
+    """``taught``: inputs that teach, the first ``pictures`` of them as they are, crops of these behind them.
+
+    ``measured``: the other half's pictures, as they are.
+    """
 
     taught: Sequence[Inputs]
+    pictures: int
     measured: Sequence[Inputs]
 
 
@@ -58,7 +62,11 @@ def make_halves(data: Data, *, samples: int, seed: int) -> Halves:
     kept = {at: sample.tensors for at, sample in enumerate(data) if at in wanted}
     taught = [calibration_samples(data, count=samples, seed=seed, only=side) for side in sides]
     return Halves(
-        (Half(taught[0], [kept[at] for at in looked[1]]), Half(taught[1], [kept[at] for at in looked[0]])), unit
+        tuple(
+            Half(taught[side], min(len(sides[side]), samples), [kept[at] for at in looked[1 - side]])
+            for side in (0, 1)
+        ),
+        unit,
     )
 
 

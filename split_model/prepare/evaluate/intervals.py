@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
 from split_model.bundle.evaluation import Mean, Share
 
@@ -14,8 +15,6 @@ CONFIDENCE = 0.8
 
 _Z95 = 1.959963984540054
 _RESAMPLES = 2000
-_HALVINGS = 60
-_NEGLIGIBLE = 1e-16
 
 
 def lower_bound(agreed: float, pictures: int, confidence: float = CONFIDENCE) -> float:
@@ -38,8 +37,7 @@ def lower_bound(agreed: float, pictures: int, confidence: float = CONFIDENCE) ->
         return 0.0
     if agreed == pictures:
         return float((1 - confidence) ** (1 / pictures))
-    below = 1 - confidence
-    return _root(lambda p: _beta_share(p, agreed, pictures - agreed + 1) - below)
+    return float(special.betaincinv(agreed, pictures - agreed + 1, 1 - confidence))
 
 
 def upper_bound(agreed: float, pictures: int, confidence: float = CONFIDENCE) -> float:
@@ -47,38 +45,11 @@ def upper_bound(agreed: float, pictures: int, confidence: float = CONFIDENCE) ->
     return 1.0 - lower_bound(pictures - agreed, pictures, confidence)
 
 
-def _root(rising: Callable[[float], float]) -> float:
-    """Where a rising function of 0 to 1 changes its sign, from below."""
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if rising(middle) < 0:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _beta_share(p: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function, the share below ``p`` of a beta distribution.
-
-    By its series of positive terms, on the side of the mean where that converges fast.
-    """
-    if p > (a + 1) / (a + b + 2):
-        return 1.0 - _beta_share(1.0 - p, b, a)
-    if p <= 0.0:
-        return 0.0
-    front = a * math.log(p) + b * math.log1p(-p) + math.lgamma(a + b) - math.lgamma(a + 1) - math.lgamma(b)
-    term, total, at = 1.0, 1.0, 0
-    while term > _NEGLIGIBLE * total:
-        term *= p * (a + b + at) / (a + 1 + at)
-        total += term
-        at += 1
-    return math.exp(front) * total
-
-
 def wilson(value: float, samples: int) -> Share:
-    """A proportion with its Wilson score interval at 95 %; raises `ValueError` without samples."""
+    """A proportion with its Wilson score interval at 95 %; raises `ValueError` without samples.
+
+    SciPy has it for whole counts only; a mean agreement of several releases a picture is none.
+    """
     if samples < 1:
         raise ValueError("a proportion of no samples")
     square = _Z95**2

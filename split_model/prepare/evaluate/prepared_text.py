@@ -77,7 +77,12 @@ def _default(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> list[str
     release = f"epsilon {DEFAULT_EPSILON:g} with {bits} bits a value"
     if used:
         return [f"a device's default, {release}: cuts {', '.join(map(str, used))} are used"]
-    better = cheapest(rows, floor)
+    by_cut = {cut.index: cut for cut in cuts}
+    as_auto = [
+        row for row in rows
+        if row.spec is not None and row.spec.allocation == settle("auto", by_cut[row.cut], row.spec.epsilon)
+    ]  # fmt: skip
+    better = cheapest(as_auto, floor)
     would = "no measured release reaches the floor"
     if better is not None:
         would = f"{release_of(better)} would do at cut {better.cut}"

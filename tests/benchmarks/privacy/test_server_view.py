@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.privacy import pow_model
 from benchmarks.privacy.blocks import CHOICES, differs
-from benchmarks.privacy.server_view import found_in
+from benchmarks.privacy.server_view import found_in, found_in_reports
 from benchmarks.privacy.view_play import kinds, opened, play, scene
 
 PAIRS, BLOCK = 12, 4
@@ -27,13 +27,18 @@ def test_denormal_frames_are_sent_as_often_as_others(tmp_path: Path) -> None:
     bundle = pow_model.prepared(tmp_path / "model", pows=160, head_pows=40)
     makers = kinds(bundle)
     with opened(bundle, tmp_path / "device") as (device, server):
-        pair = makers["denormal"], makers["noise"]
-        played = scene("edge", device, pair, edge=EDGE)
-        pairs = play(device, server, pair, played, frames=PAIRS * BLOCK, block=BLOCK)
-        choices = found_in(pairs, server.seen)[0]
+        compared = {name: makers[name] for name in ("denormal", "noise")}
+        played = scene("edge", device, compared.values(), edge=EDGE)
+        pairs = [
+            (seen["denormal"], seen["noise"])
+            for seen in play(device, server, compared, played, rounds=range(PAIRS), block=BLOCK)
+        ]
+    choices, reports = found_in(pairs)[0], found_in_reports(pairs)
     loads = [np.median([both[kind].load for both in pairs]) for kind in (0, 1)]
     assert loads[0] / loads[1] < MOST, loads
     assert choices.p > LEVEL, choices
+    assert any(any(one.reports) for one in pairs[0])  # they were told
+    assert reports.p > LEVEL, reports
 
 
 @pytest.mark.parametrize(("shift", "found"), [(0.0, False), (3.0, True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ def test_our_own_threads_are_no_load(tmp_path: Path, running: int, states: str, 
     """However many of them are at work: how often they are goes with what they work on."""
     reader = LoadReader(RealBoard(), proc=put(tmp_path, running, states))
     assert reader.read().rivals == rivals
+
+
+def test_a_process_that_we_started_is_no_load(tmp_path: Path) -> None:
+    """One that decodes a camera's pictures takes longer for some than for others."""
+    put(tmp_path, 5, "RS")
+    for process, parent in (("77", os.getpid()), ("78", 1)):
+        (tmp_path / process / "task" / "0").mkdir(parents=True)
+        (tmp_path / process / "stat").write_bytes(f"{process} (a b) 1) S {parent} 1".encode())
+        (tmp_path / process / "task" / "0" / "stat").write_bytes(f"{process} (a) R 1 1".encode())
+    for thread, state in enumerate("RRS", start=1):
+        (tmp_path / "77" / "task" / str(thread)).mkdir(parents=True)
+        (tmp_path / "77" / "task" / str(thread) / "stat").write_bytes(f"{thread} (decoder) {state} 1 1".encode())
+    reader = LoadReader(RealBoard(), proc=tmp_path)
+    assert reader.read().rivals == 1.0  # of five that run, one is ours and three the decoder's
 
 
 def test_a_kernel_that_does_not_tell_is_no_load(tmp_path: Path) -> None:

@@ -122,6 +122,26 @@ def test_show_prints_what_can_be_read_again(rig: Any, capsys: Any, tmp_path: Pat
     assert [source["subject"] for source in shown["source"]] == ["default", "yard"]
 
 
+@pytest.mark.parametrize(
+    ("release", "told"),
+    [
+        ({}, ["epsilon is not set: 16", "bits is not set: 4", "allocation is not set: auto"]),
+        ({"epsilon": 60}, ["bits is not set: 5", "allocation is not set: auto"]),
+        ({"preset": "cis"}, ["epsilon is not set: 16", "allocation is not set: rank"]),
+    ],
+)
+def test_show_names_the_defaults_in_force(rig: Any, capsys: Any, release: Any, told: list[str]) -> None:
+    path = rig.configure(tables={"release": release, "planner": {}})
+    assert main(["config", "show", "-c", str(path)]) == 0
+    shown = capsys.readouterr().out
+    for text in [
+        *told,
+        "accuracy_floor is not set: 0.9",
+        "head_memory_mb is not set: room for the two largest heads",
+    ]:
+        assert f"# {text}\n" in shown
+
+
 def test_several_sources_and_sinks_at_once(rig: Any, parts: Any) -> None:
     """Each frame is answered once, goes to every sink, and is charged to its own subject."""
     sources = [

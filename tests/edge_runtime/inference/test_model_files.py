@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,53 @@ def test_a_file_without_write_bits_is_mapped_where_it_lies(bundle: Bundle, tmp_p
     maps = Path("/proc/self/maps").read_text()
     assert f"{bundle.path(bundle.manifest.model)}\n" in maps
     assert whole.mapped
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts what is named, at a new folder."""
+    places: list[Path] = []
+
+    def mount(*options: str) -> Path:
+        place = tmp_path / f"mounted-{len(places)}"
+        place.mkdir()
+        done = subprocess.run(["mount", *options, str(place)], check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@as_root
+def test_a_read_only_mount_of_files_that_are_rewritten_elsewhere_is_no_protection(
+    bundle: Bundle, tmp_path: Path, mounted: Callable[..., Path]
+) -> None:
+    """So the service's sandbox shows them, and a container its volumes."""
+    place = mounted("--bind", str(bundle.root))
+    subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+    seen = Bundle.open(place)
+    model = ModelFiles(seen, tmp_path / "state").open(seen.manifest.model, backend=None, threads=1)
+    before = model.run([np.array([77], np.int32)])[0]
+    rewritten(bundle.path(bundle.manifest.model))
+    np.testing.assert_array_equal(model.run([np.array([77], np.int32)])[0], before)
+    cut_short(bundle.path(bundle.manifest.model))
+    np.testing.assert_array_equal(model.run([np.array([78], np.int32)])[0].shape, before.shape)
+
+
+@as_root
+def test_files_of_a_read_only_file_system_are_mapped_where_they_lie(
+    bundle: Bundle, tmp_path: Path, mounted: Callable[..., Path]
+) -> None:
+    place = mounted("-t", "tmpfs", "none")
+    shutil.copytree(bundle.root, place / "bundle")
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    seen = Bundle.open(place / "bundle")
+    assert ModelFiles(seen, tmp_path / "state").open(seen.manifest.model, backend=None, threads=1).mapped
     assert not (tmp_path / "state").exists()
 
 

@@ -563,6 +563,21 @@ def test_a_file_that_ended_the_program_twice_is_set_aside_and_those_behind_it_ar
     assert watch.look() == []
 
 
+def test_a_file_that_was_set_aside_stays_so_when_the_next_one_ends_the_program_before_that_is_noted(
+    watch: Watch,
+) -> None:
+    """Two such files must not take turns: each would be forgotten while the other one is read."""
+    first, second = watch.picture("1-bad.png"), watch.picture("2-worse.png", grey=17)
+    for path in (first, first, second, second):
+        killed_while_reading(watch, path)
+    watch.picture("3-good.png")
+    watch.restart()
+    *aside, good = watch.look()
+    assert [one.partition(":")[0] for one in aside] == [first.name, second.name]
+    assert all("set aside" in one for one in aside)
+    assert good == "3-good.png"
+
+
 def test_another_file_under_the_name_of_one_that_was_set_aside_is_read(watch: Watch) -> None:
     bad = watch.picture("a.png")
     killed_while_reading(watch, bad)

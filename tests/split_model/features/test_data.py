@@ -258,6 +258,28 @@ def test_npz_that_would_fill_the_memory_is_refused(tmp_path):
     assert path.stat().st_size < 1 << 20
     with pytest.raises(BadInputError, match="megapixels"):
         open_data(path, [SPEC], PREPROCESS)
+    npz_of(path, HEADER, bytes(384), pictures=np.zeros((1, 6000, 6000, 3), np.uint8))
+    with pytest.raises(BadInputError, match="6000 x 6000 take over 192 MiB"):
+        open_data(path, [SPEC], PREPROCESS)
+
+
+def test_npz_with_a_header_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "data.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("inputs.npy", "w", force_zip64=True) as file,
+    ):
+        file.write(b"\x93NUMPY\x02\x00" + (200 << 20).to_bytes(4, "little"))
+        for _ in range(200):
+            file.write(b" " * (1 << 20))
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInputError, match="damaged"):
+            open_data(path, [SPEC], None)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_labels_are_not_held_in_memory(tmp_path):

@@ -223,6 +223,23 @@ def test_colours_by_number_that_no_profile_comes_with_are_refused(tmp_path, prim
         seen(png16(tmp_path / "a.png", ramp(), chunks=[chunk]))
 
 
+def primaries(*values):
+    return b"cHRM", struct.pack(">8I", *(round(100_000 * value) for value in values))
+
+
+SRGB_PRIMARIES = primaries(0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+P3_PRIMARIES = primaries(0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+
+
+def test_primaries_of_a_wide_gamut_without_a_profile_are_refused(tmp_path):
+    plain = seen(png16(tmp_path / "a.png", ramp()))
+    assert (seen(png16(tmp_path / "b.png", ramp(), chunks=[SRGB_PRIMARIES])) == plain).all()
+    declared = [(b"sRGB", b"\0"), P3_PRIMARIES]  # the former says that the latter is to be ignored
+    assert (seen(png16(tmp_path / "c.png", ramp(), chunks=declared)) == plain).all()
+    with pytest.raises(BadInputError, match="a wide gamut without a profile"):
+        seen(png16(tmp_path / "d.png", ramp(), chunks=[P3_PRIMARIES]))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.avif"])
 def test_orientation_is_applied_once_in_every_format(tmp_path, name, orientation):

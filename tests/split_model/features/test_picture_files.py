@@ -1,11 +1,16 @@
 """A picture file costs no more memory than the bound says, whatever it claims to be."""
 
+import contextlib
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from split_model.bundle import ImagePreprocess
@@ -82,6 +87,92 @@ def test_memory_is_bounded(tmp_path, mode, size, name, options, expected):
     how, mib = cost(tmp_path / name)
     assert how == expected
     assert mib <= (MAX_DECODE_BYTES >> 20 if how == "decoded" else 0) + SLACK_MIB
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes, *, behind: bool = False) -> bytes:
+    """A PNG file with another chunk, before its pixels or behind them."""
+    at = png.index(b"IEND" if behind else b"IDAT") - 4
+    return png[:at] + chunk(kind, content) + png[at:]
+
+
+def with_segments(jpeg: bytes, marker: int, content: bytes, times: int) -> bytes:
+    segment = bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+    return jpeg[:2] + segment * times + jpeg[2:]
+
+
+def tiff_with_text(length: int) -> bytes:
+    """A grey TIFF file of 8 x 8 whose description is that long."""
+    rows = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (270, 2, length, 8),
+            (273, 4, 1, 8 + length), (277, 3, 1, 1), (278, 4, 1, 8), (279, 4, 1, 64)]  # fmt: skip
+    directory = struct.pack("<H", len(rows)) + b"".join(struct.pack("<HHII", *row) for row in rows) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + length + 64) + b"a" * length + bytes(64) + directory
+
+
+@pytest.mark.parametrize(
+    "kind", ["tEXt", "iTXt", "eXIf", "iCCP", "ownX", "behind", "exif", "app", "comment", "tag"]
+)
+def test_what_a_file_holds_beside_its_pixels_is_bounded_before_it_is_read(tmp_path, kind):
+    """Pillow reads it as a whole, several times over: 400 MB in a text took 1.2 GB."""
+    large = bytes(120 << 20)
+    picture = Image.new("RGB", (8, 8))
+    jpeg_markers = {"exif": (0xE1, b"Exif\0\0"), "app": (0xE5, b""), "comment": (0xFE, b"")}
+    path = tmp_path / "a"
+    if kind == "tag":
+        path.write_bytes(tiff_with_text(len(large)))
+    elif kind in jpeg_markers:
+        picture.save(path, format="JPEG")
+        marker, start = jpeg_markers[kind]
+        path.write_bytes(with_segments(path.read_bytes(), marker, start + bytes(65_000), 2000))
+    else:
+        picture.save(path, format="PNG")
+        name = b"ownX" if kind == "behind" else kind.encode()
+        path.write_bytes(with_chunk(path.read_bytes(), name, b"a\0" + large, behind=kind == "behind"))
+    del large
+    how, mib = cost(path)
+    assert (how, mib <= SLACK_MIB) == ("refused", True)
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "eXIf", "tag", "app"])
+def test_notes_of_a_few_mebibytes_are_no_reason_to_refuse_a_picture(tmp_path, kind):
+    path = tmp_path / "a"
+    if kind == "tag":
+        path.write_bytes(tiff_with_text(3 << 20))
+    elif kind == "app":
+        Image.new("RGB", (8, 8)).save(path, format="JPEG")
+        path.write_bytes(with_segments(path.read_bytes(), 0xE5, bytes(65_000), 50))
+    else:
+        Image.new("RGB", (8, 8)).save(path, format="PNG")
+        content = b"Title\0a" if kind == "tEXt" else b"MM\0*\0\0\0\x08\0\0"
+        path.write_bytes(with_chunk(path.read_bytes(), kind.encode(), content))
+    assert open_picture(path, RGB).shape == (8, 8, 3)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
+    """Each is some bytes and goes through the whole picture: 50 kB could take an hour."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 64)).save(path, progressive=True)
+    whole = path.read_bytes()
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    path.write_bytes(whole[:-2] + scan * 20 + whole[-2:])
+    assert open_picture(path, RGB).shape == (64, 64, 3)
+    path.write_bytes(whole[:-2] + scan * 200 + whole[-2:])
+    with pytest.raises(BadInputError, match="scans"):
+        open_picture(path, RGB)
+
+
+@given(st.sampled_from(("PNG", "JPEG", "TIFF")), st.data())
+def test_any_damage_is_a_picture_or_refused(tmp_path_factory, name, data):
+    path = tmp_path_factory.mktemp("damaged") / "a"
+    Image.new("RGB", (8, 8)).save(path, format=name)
+    raw = path.read_bytes()
+    at = data.draw(st.integers(0, len(raw)))
+    path.write_bytes(raw[:at] + data.draw(st.binary(max_size=12)) + raw[at + data.draw(st.integers(0, 12)) :])
+    with contextlib.suppress(BadInputError):
+        open_picture(path, RGB)
 
 
 def test_an_avif_file_that_states_a_false_size_takes_no_more(tmp_path):

@@ -1,16 +1,23 @@
 """Labels and scores: what `prepare` declares of a model's ending, and the scores that an answer then has."""
 
+import zipfile
+
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from split_model.answers.classes import class_fields
 from split_model.bundle import Bundle
 from split_model.cli import main
 from split_model.features.data import read_labels
 from split_model.interpreter import open_interpreter
+from split_model.prepare.tflite.ending import ending_of
+from split_model.prepare.tflite.reading import parse_model
+from tests.split_model.prepare.strange_models import Strange
 
 LOGITS = np.array([[9.0, 0.0, -2.0, 0.5]], np.float32)
 SOFTMAX = np.exp(LOGITS[0]) / np.exp(LOGITS[0]).sum()
+PAIRS = np.concatenate([np.exp(pair) / np.exp(pair).sum() for pair in LOGITS[0].reshape(2, 2)])
 SIGMOID = 1 / (1 + np.exp(-LOGITS[0]))
 
 
@@ -28,6 +35,7 @@ def ints(build, values):
 def endings(build, kind):
     """A model of [1, 4] in and [1, 4] out, or as many values, that ends as ``kind`` says."""
     given = build.tensor([1, 4], name="x")
+    ones = build.tensor([1, 4], np.ones((1, 4), np.float32))
     x = build.op("ADD", [given, build.tensor([1, 4], np.zeros((1, 4), np.float32))], [1, 4])
     grid = {"dtype": "uint8", "scale": [1 / 256]}
     steps = kind.split("+")
@@ -46,6 +54,18 @@ def endings(build, kind):
         elif step == "WRITTEN_OUT":
             powers = build.op("EXP", [x], shape)
             x = build.op("DIV", [powers, build.op("SUM", [powers, ints(build, [1])], [1, 1])], shape)
+        elif step == "MUL":
+            x = build.op("MUL", [x, ones], shape)
+        elif step == "PERCENT":
+            x = build.op("MUL", [x, build.tensor([1], np.float32([100]))], shape)
+        elif step == "BOUNDS":
+            x = build.op("MAXIMUM", [x, build.tensor([1], np.float32([1e-7]))], shape)
+        elif step == "MEAN":
+            x = build.op("MUL", [build.op("ADD", [x, x], shape), build.tensor([1], np.float32([0.5]))], shape)
+        elif step == "HALVES":
+            first, second = build.tensor([1, 2]), build.tensor([1, 2])
+            build.op("SPLIT", [build.tensor([], np.int32(1), dtype="int32"), x], [first, second])
+            x = build.op("CONCATENATION", [second, first], shape, axis=1)
         elif step == "PAIRS":
             pairs = build.op("RESHAPE", [x, ints(build, [2, 2])], [2, 2])
             pairs = build.op("SOFTMAX", [pairs], [2, 2])
@@ -79,7 +99,15 @@ def scores_of(bundle, inputs=LOGITS):
         ("SOFTMAX+RESHAPE+SQUEEZE", "probabilities", SOFTMAX),
         ("SOFTMAX+QUANTIZE", "probabilities", SOFTMAX),
         ("SOFTMAX+QUANTIZE+DEQUANTIZE", "probabilities", SOFTMAX),
+        ("SOFTMAX+BOUNDS", "probabilities", SOFTMAX),
+        ("SOFTMAX+MUL", "probabilities", SOFTMAX),
+        ("SOFTMAX+MEAN", "probabilities", SOFTMAX),
+        ("SOFTMAX+HALVES", "multilabel-probabilities", SOFTMAX[[2, 3, 0, 1]]),
+        ("SOFTMAX+PERCENT", "values", 100 * SOFTMAX),
+        ("PAIRS", "multilabel-probabilities", PAIRS),
         ("LOGISTIC", "multilabel-probabilities", SIGMOID),
+        ("LOGISTIC+MUL", "multilabel-probabilities", SIGMOID),
+        ("LOGISTIC+HALVES", "multilabel-probabilities", SIGMOID[[2, 3, 0, 1]]),
         ("LOGISTIC+RESHAPE+QUANTIZE+DEQUANTIZE", "multilabel-probabilities", SIGMOID),
     ],
 )
@@ -121,14 +149,43 @@ def test_declared_scores_are_written_as_they_say(tmp_path, labels, builder, scor
     assert scores_of(bundle)["cat"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_probabilities_that_are_declared_logits_or_not_recognised_are_pointed_out(
-    tmp_path, labels, builder, capsys
-):
+@pytest.mark.parametrize(("kind", "scores"), [("SOFTMAX", "probabilities"), ("PAIRS", "multilabel-probabilities")])
+def test_probabilities_that_are_declared_logits_are_pointed_out(tmp_path, labels, builder, capsys, kind, scores):
     build = builder()
-    given, out = endings(build, "PAIRS")
-    code, bundle = prepared(tmp_path, labels, build.build([given], [out]))
+    given, out = endings(build, kind)
+    code, bundle = prepared(tmp_path, labels, build.build([given], [out]), "--scores", "logits")
     assert (code, bundle.manifest.answer.scores) == (0, "logits")
-    assert "probabilities need --scores multilabel-probabilities" in capsys.readouterr().err
+    assert f"probabilities need --scores {scores}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["SOFTMAX+MUL", "LOGISTIC+MUL", "SOFTMAX+PERCENT"])
+def test_scores_that_only_the_answers_tell_are_warned_of(tmp_path, labels, builder, capsys, kind):
+    build = builder()
+    given, out = endings(build, kind)
+    assert prepared(tmp_path, labels, build.build([given], [out]))[0] == 0
+    said = capsys.readouterr().err
+    assert "WARNING scores of output 0 taken as" in said
+    assert "answers tried" in said
+
+
+def test_a_long_chain_of_ops_is_no_ending(builder):
+    build = builder()
+    given, out = endings(build, "SOFTMAX" + "+HALVES" * 500)
+    assert ending_of(parse_model(build.build([given], [out])).graph, 0).kind == "plain"
+
+
+def test_values_in_order_of_size_are_no_classes(tmp_path, labels, builder, capsys):
+    """The places of TOPK_V2's values are ranks: the first one would always be the first label."""
+    build = Strange()
+    given, out = endings(build, "SOFTMAX")
+    best, places = build.tensor([1, 4]), build.tensor([1, 4], dtype="int32")
+    count = build.tensor([], np.int32(4), dtype="int32")
+    build.apply("TOPK_V2", [out, count], best, places, options="TopKV2Options")
+    code, _ = prepared(tmp_path, labels, build.build([given], [best, places]), "--labels-output", "0")
+    assert code == 65
+    assert "TOPK_V2 has put its values in order of size" in capsys.readouterr().err
+    code, bundle = prepared(tmp_path, labels, build.build([given], [best, out]))
+    assert (code, bundle.manifest.answer.output) == (0, 1)
 
 
 def test_of_several_heads_the_one_that_the_labels_fit_is_read(tmp_path, labels, builder):
@@ -192,3 +249,92 @@ def test_labels_from_windows_are_read(tmp_path, labels, builder):
     code, bundle = prepared(tmp_path, labels, build.build([given], [out]))
     assert code == 0
     assert sorted(scores_of(bundle)) == ["bird", "cat", "dog", "fish"]
+
+
+def test_the_number_of_a_class_is_no_score(tmp_path, labels, builder, capsys):
+    build = Strange()
+    given, out = endings(build, "SOFTMAX")
+    wide = {"options": "ArgMaxOptions", "outputType": schema.TensorType.INT64}
+    best = build.apply("ARG_MAX", [out, build.ints([1])], build.tensor([1], dtype="int64"), **wide)
+    assert prepared(tmp_path, labels, build.build([given], [best]))[0] == 65
+    assert "it is the number of a class, by ARG_MAX" in capsys.readouterr().err
+    code, bundle = prepared(tmp_path, labels, build.build([given], [best, out]))
+    assert (code, bundle.manifest.answer.output) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat\ndog\nbird\nfish\n\n\n",
+        "0 cat\n1 dog\n2 bird\n3 fish\n",
+        "1: cat\n2: dog\n3: bird\n4: fish\n",
+        "3\tfish\n0\tcat\n1\tdog\n2\tbird\n",
+    ],
+    ids=["blank-end", "numbered", "from-one", "shuffled"],
+)
+def test_numbers_and_blank_lines_at_the_end_are_no_labels(tmp_path, labels, builder, text):
+    labels.write_text(text)
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    code, bundle = prepared(tmp_path, labels, build.build([given], [out]))
+    assert code == 0
+    assert scores_of(bundle)["cat"] == pytest.approx(SOFTMAX[0], abs=1e-3)
+    assert sorted(scores_of(bundle)) == ["bird", "cat", "dog", "fish"]
+
+
+def test_numbers_with_gaps_are_places(tmp_path, labels, builder):
+    labels.write_text("0  cat\n2  bird\n3  fish\n")
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    code, bundle = prepared(tmp_path, labels, build.build([given], [out]))
+    assert code == 0
+    assert scores_of(bundle)["bird"] == pytest.approx(SOFTMAX[2], abs=1e-3)
+    assert "???" in scores_of(bundle)
+
+
+def test_names_that_begin_with_numbers_stay(tmp_path, labels, builder):
+    labels.write_text("1 euro\n2 euro\n5 cent\n50 cent\n")
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    _, bundle = prepared(tmp_path, labels, build.build([given], [out]))
+    assert sorted(scores_of(bundle)) == ["1 euro", "2 euro", "5 cent", "50 cent"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("cat\n\ndog\nbird\nfish\n", "5 labels (line 2 is blank)"),
+        ('item {\n id: 1\n name: "cat"\n}\n', "no plain text of labels"),
+    ],
+)
+def test_what_is_no_list_of_names_is_refused(tmp_path, labels, builder, capsys, text, match):
+    labels.write_text(text)
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    assert prepared(tmp_path, labels, build.build([given], [out]))[0] == 65
+    assert match in capsys.readouterr().err
+
+
+def test_two_labels_of_one_score(tmp_path, labels, builder, capsys):
+    labels.write_text("good\nbad\n")
+    build = builder()
+    given = build.tensor([1, 1])
+    out = build.op("LOGISTIC", [given], [1, 1])
+    assert prepared(tmp_path, labels, build.build([given], [out]))[0] == 65
+    assert "the one that a high score means" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "taken"), [("cat\ndog\nbird\nfish\n", True), ("a\nb\n", False), ("", False)])
+def test_labels_in_the_models_file_are_taken_where_they_fit(tmp_path, builder, capsys, text, taken):
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    model = tmp_path / "net.tflite"
+    model.write_bytes(build.build([given], [out]))
+    with zipfile.ZipFile(model, "a") as archive:
+        archive.writestr("labelmap.txt", text)
+    assert main(["prepare", str(model), "-o", str(tmp_path / "b")]) == 0
+    bundle = Bundle.open(tmp_path / "b")
+    assert (bundle.manifest.answer is not None) == taken
+    if taken:
+        assert scores_of(bundle)["cat"] == pytest.approx(SOFTMAX[0], abs=1e-3)
+        assert "4 labels taken from 'labelmap.txt' in the model's file" in capsys.readouterr().err

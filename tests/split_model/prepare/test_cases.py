@@ -203,6 +203,18 @@ def test_every_kind_is_prepared_or_refused_in_one_line(tmp_path, capsys, make):
     assert main(["inspect", str(model)]) == 0
 
 
+def test_ids_beyond_the_table_name_the_sample(tmp_path, capsys):
+    data = tmp_path / "ids.npz"
+    ids = np.random.default_rng(3).integers(0, 100, (SAMPLES, 1, 16), np.int32)
+    ids[5, 0, 2] = 1000
+    np.savez(data, inputs=ids)
+    arguments = ["prepare", str(CASES / "embed.tflite"), "-o", str(tmp_path / "b"), "--calibration", str(data)]
+    assert main(arguments) == 65
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{data}: the model does not run on sample ids.npz[5]" in said
+    assert "/.b." not in said
+
+
 def test_labels_name_no_classes_of_an_output_whose_size_depends_on_the_data(tmp_path, capsys):
     model, labels = tmp_path / "net.tflite", tmp_path / "labels.txt"
     model.write_bytes(top_k_of_the_data()[0])

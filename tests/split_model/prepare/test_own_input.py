@@ -47,6 +47,18 @@ def test_flags_declare_all_of_it(tmp_path, pictures, builder):
     assert (made.crop, made.mean, made.scale) == ((8, 8), (123, 116, 103), (58,))
 
 
+def test_a_picture_that_is_higher_than_wide_fits_a_wide_input(tmp_path, builder):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 60), (200, number, 0)).save(folder / f"{number}.png")
+    model = model_of(builder(), [1, 8, 24, 3])
+    code, bundle = prepare(tmp_path, model, "--mean", 0, "--std", 255, "--calibration", folder)
+    assert (code, bundle.manifest.preprocess.fit) == (0, "letterbox")
+    code, bundle = prepare(tmp_path, model, "--mean", 0, "--std", 255, "--resize", 80, "--calibration", folder)
+    assert (code, bundle.manifest.preprocess.fit) == (0, "crop")
+
+
 def test_flags_win_over_the_file(tmp_path, builder):
     declared = tmp_path / "pp.json"
     declared.write_text(json.dumps({"resize": 8, "crop": [8, 8], "mean": [1], "scale": [2]}))
@@ -131,6 +143,14 @@ def test_a_float_input_that_does_not_say_its_range_is_asked_for(tmp_path, pictur
     code, _ = prepare(tmp_path, model_of(builder(), [1, 8, 8, 3]), "--calibration", pictures)
     assert code == 65
     assert "--mean 0 --std 255 for 0..1, --mean 127.5 --std 127.5 for -1..1" in capsys.readouterr().err
+
+
+def test_whole_numbers_of_16_bits_are_refused_without_advice_that_cannot_help(tmp_path, pictures, builder, capsys):
+    model = model_of(builder(), [1, 8, 8, 3], dtype="int16", scale=[1 / 32768])
+    assert prepare(tmp_path, model, "--calibration", pictures)[0] == 65
+    said = capsys.readouterr().err
+    assert "takes int16 pictures; pictures go into float or 8-bit inputs" in said
+    assert "--mean" not in said
 
 
 def metadata(mean, std):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -142,6 +144,33 @@ def test_a_file_that_does_not_fit_the_cut_is_refused_in_one_line(tmp_path, chang
         read_encoder(path, book, (MAP, VECTOR))
         read_decoder(path, book, (MAP, VECTOR))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("claim", ["a shape", "zeros that take no room"])
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path, claim):
+    path = tmp_path / "book.npz"
+    codebook(path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    if claim == "a shape":
+        np.savez(path, **arrays)
+        with zipfile.ZipFile(path, "a") as archive, archive.open("weights_7.npy", "w") as file:
+            head = {"descr": "<f4", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
+            np.lib.format.write_array_header_1_0(file, head)
+    else:
+        np.savez_compressed(path, **arrays, weights_7=np.zeros((1 << 20, 64), np.float32))
+    raw = path.read_bytes()
+    book = Codebook(
+        codewords=5, groups=2, lookup=0.9, chance=0.1, samples=10, truth="model",
+        file=FileRef(path="book.npz", sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw)),
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadBundleError, match=r"not a codebook .*bytes in all"):
+            read_encoder(path, book, (MAP, VECTOR))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_there_are_no_more_groups_than_channels():

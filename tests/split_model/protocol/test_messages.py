@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from split_model.errors import ProtocolError
 from split_model.privacy import CodebookSpec, NoiseSpec
 from split_model.protocol import messages as wire
+from tests.split_model.protocol.test_reports import REPORT
 
 REQUEST = wire.Request(
     request_id=1,
@@ -42,6 +43,7 @@ FROM_DEVICE = [
     wire.Cancel(request_id=1),
     wire.Probe(probe_id=1, offset=0, total_bytes=0),
     wire.Ask(ask_id=1, bundle="a" * 64, cut=3, due_in_s=0.5),
+    REPORT,
 ]
 LOAD = wire.Load(queue_s=0.25, retry_s=2.0)
 FROM_SERVER = [

@@ -10,10 +10,11 @@ from split_model.errors import BadInputError, BadModelError, UsageError
 from split_model.features.data import open_data
 from split_model.prepare.calibrate.augmentation import calibration_samples, random_crop
 from split_model.prepare.calibrate.calibration import CalibrationOptions, CutModels, calibrate
+from split_model.prepare.calibrate.clip_choice import LADDER
 from split_model.prepare.calibrate.statistics import channel_ranks, widened
 
 SPEC = TensorSpec(name="image", shape=(1, 8, 8, 3), dtype="float32")
-ONE = CalibrationOptions(threads=1)
+ONE = CalibrationOptions(threads=1, quantile=0.99)
 
 
 def samples(count=20, seed=0, spec=SPEC):
@@ -77,6 +78,36 @@ def test_quantiles_over_a_part_of_the_values_are_close_to_those_over_all(cut):
     )
     assert whole.clip_high != part.clip_high
     np.testing.assert_allclose(part.clip_high, whole.clip_high, rtol=0.2)
+
+
+def tailed(share, count=40):
+    """Values that are zero but for a share of ones: what clips these loses all."""
+    rng = np.random.default_rng(7)
+    return [((rng.random(SPEC.shape) < share).astype(np.float32),) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (inputs(40), 0.98),  # of a bell curve the ends hold little, and the noise falls with the width
+        (tailed(0.0075), LADDER[0]),
+        (tailed(0.05), LADDER[0]),  # all of the ladder is one range, and the widest stands for it
+    ],
+    ids=["bell", "rare", "common"],
+)
+def test_the_clip_quantile_is_the_one_that_loses_least_under_the_release(cut, data, expected):
+    options = replace(ONE, values=10_000)
+    found, wanted = (
+        calibrate([cut], data, options=replace(options, quantile=quantile))[0][0] for quantile in (None, expected)
+    )
+    assert (found.clip_low, found.clip_high) == (wanted.clip_low, wanted.clip_high)
+
+
+def test_choosing_the_clip_quantile_counts_as_progress(cut):
+    seen = []
+    calibrate([cut], inputs(), options=replace(ONE, quantile=None), progress=lambda *step: seen.append(step))
+    total = 20 + 4 * (3 + 1) + 20 * (1 + len(LADDER))
+    assert seen == [(done, total) for done in range(1, total + 1)]
 
 
 def test_a_channel_that_never_moves_gets_a_tiny_range_around_its_value(cut):

@@ -1,0 +1,43 @@
+"""Draws the pages from the templates beside it. Jinja2 escapes whatever is no markup of ours."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, title: str, *, at: str = "", live: str = "", **values: Any) -> str:
+    """A whole page.
+
+    Args:
+        template: A file of the folder ``templates``.
+        title: Its heading.
+        at: The path of the page in the navigation; without it there is none, as before the login.
+        live: The query of its live updates, or empty.
+        values: The template's variables.
+
+    """
+    return _environment().get_template(template).render(title=title, at=at, live=live, **values)
+
+
+def _plain(value: object) -> str:
+    """Text as it may stand in a page: what does not print is shown as ``?``. Escaped after that, as all text."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = _plain
+    return environment

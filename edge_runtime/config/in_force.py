@@ -1,0 +1,33 @@
+"""What holds where a key is not set and its default follows from others; `config show` prints it."""
+
+from __future__ import annotations
+
+from edge_runtime.config.config import Config
+
+
+def in_force(config: Config) -> dict[str, str]:
+    """Return the meaning of keys that are not set, by their paths, as values or in words.
+
+    Keys that are set are left out, as are those whose absence needs no explanation.
+    """
+    release, planner = config.release, config.planner
+    told: dict[str, str] = {}
+    if release.mechanism == "noise":
+        told |= {
+            "release.epsilon": f"{release.noise_epsilon:g}",
+            "release.allocation": release.wish,
+            "release.bits": str(release.noise_bits),
+        }
+    if release.mechanism == "codebook":
+        told |= {"release.codewords": "the best of the cut", "release.groups": "the best of the cut"}
+    floor = planner.floor
+    if floor is not None:
+        told["planner.accuracy_floor"] = f"{floor.value:g}"
+    told |= {
+        "device.backend": "the installed one",
+        "device.head_memory_mb": "room for the two largest heads",
+        "device.status": "in the service's runtime folder",
+        "privacy.subject_budget": "unlimited",
+        "privacy.window_budget": "unlimited",
+    }
+    return told

@@ -1,0 +1,113 @@
+"""The class names that a model is prepared with: of a labels file, or of one inside the model's own file.
+
+TFLite files with metadata are zip archives as well, and their labels are a text file in it. Numbers that a labels
+file puts before its names ("0 cat", "0: cat") are places, no part of the names.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from split_model.errors import BadInputError
+from split_model.features.data import parse_labels, read_labels
+
+#: What a place without a name is called in files that leave some out.
+UNNAMED = "???"
+_NUMBERED = re.compile(r"(\d{1,5})\s*[:,;\s]\s*(\S.*)")
+#: Lines of JSON, or of TensorFlow's label maps.
+_MARKUP = frozenset(("{", "}", "[", "]", "item {", "item{"))
+_MAX_BYTES = 1 << 20
+_MAX_MEMBERS = 64
+#: What a damaged or an encrypted archive makes the readers raise.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class names in the order of their places. ``told``: what was made of the file, for people."""
+
+    names: tuple[str, ...]
+    source: str
+    told: str = ""
+
+
+def labels_of(path: Path | None, model: Path | None, sizes: Collection[int]) -> Labels | None:
+    """The class names to use.
+
+    Args:
+        path: The labels file; None for the one in the model's file, if that fits.
+        model: The model's file; None not to look into it.
+        sizes: The numbers of classes that the outputs can have.
+
+    Raises:
+        MissingInputError: There is no file at ``path``.
+        BadInputError: It is no text, of another kind than lines of names, or empty.
+
+    """
+    if path is not None:
+        given = Labels(read_labels(path), str(path))
+        if _MARKUP & set(given.names):
+            raise BadInputError(f"{path}: no plain text of labels", remedy="write one class name a line")
+        return _without_numbers(given, sizes)
+    for name, raw in [] if model is None else _members(model):
+        source = f"{model}, {name}"
+        try:
+            found = _without_numbers(Labels(parse_labels(raw, source), source), sizes)
+        except BadInputError:
+            continue  # some other text
+        if len(found.names) in sizes and len(found.names) > 1:
+            told = f"{len(found.names)} labels taken from {name!r} in the model's file; --labels takes others"
+            return Labels(found.names, source, told)
+    return None
+
+
+def _members(model: Path) -> list[tuple[str, bytes]]:
+    """The small text files in a model's file, by name."""
+    try:
+        with zipfile.ZipFile(model) as archive:
+            entries = [
+                entry for entry in archive.infolist()[:_MAX_MEMBERS]
+                if entry.filename.lower().endswith(".txt") and entry.file_size <= _MAX_BYTES
+            ]  # fmt: skip
+            return [(entry.filename, archive.open(entry).read(_MAX_BYTES)) for entry in entries]
+    except _DAMAGED:
+        return []  # then labels are given by hand
+
+
+def _without_numbers(labels: Labels, sizes: Collection[int]) -> Labels:
+    """Names by the numbers before them, where every line has one and they are the places of all names."""
+    numbered = [_NUMBERED.fullmatch(name) for name in labels.names]
+    pairs = [(int(found[1]), found[2]) for found in numbered if found is not None]
+    if len(pairs) < len(labels.names) or len({name for _, name in pairs}) < len(pairs):
+        return labels
+    places = [place for place, _ in pairs]
+    if sorted(places) in ([*range(len(places))], [*range(1, len(places) + 1)]):
+        first = min(places)
+        return _placed(labels, pairs, first, len(places))
+    # With gaps the numbers count from 0, and there is a place for each only if that is what the model has.
+    wanted = [size for size in sizes if size > max(places)]
+    if len(labels.names) not in sizes and len(set(places)) == len(places) and len(wanted) == 1:
+        return _placed(labels, pairs, 0, wanted[0])
+    return labels
+
+
+def _placed(labels: Labels, pairs: Sequence[tuple[int, str]], first: int, count: int) -> Labels:
+    names = [UNNAMED] * count
+    for place, name in pairs:
+        names[place - first] = name
+    return Labels(tuple(names), labels.source, f"{labels.source}: its numbers are taken as places from {first}")
