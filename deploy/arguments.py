@@ -183,13 +183,12 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     server = "the server, asked over SSH where that works; given twice, boards have two, and go on with one of them"
     add("--server", dest="servers", action=_Server, default=[], metavar="[USER@]HOST[:PORT]", help=server)
-    of_server = {"action": _OfServer, "default": argparse.SUPPRESS}
     key = "its public key, if SSH to it does not work; of two servers, these options are behind each one's --server"
-    add("--server-key", metavar="KEY", help=key, **of_server)
+    add("--server-key", metavar="KEY", help=key, action=_OfServer, default=argparse.SUPPRESS)
     address = "where boards find it, if that is not the name you reach it by"
-    add("--server-address", metavar="tcp://HOST:PORT", help=address, **of_server)
+    add("--server-address", metavar="tcp://HOST:PORT", help=address, action=_OfServer, default=argparse.SUPPRESS)
     server_config = f"the server's config file, there (default: {configs.config_path('cloud-server')})"
-    add("--server-config", metavar="FILE", help=server_config, **of_server)
+    add("--server-config", metavar="FILE", help=server_config, action=_OfServer, default=argparse.SUPPRESS)
     add("--name", default="", help="the board's name at the server (default: its host name)")
     add("--replace", action="store_true", help="take that name away from another board, whose key is revoked")
     add("--readmit", action="store_true", help="admit a board again whose key was revoked at the server")

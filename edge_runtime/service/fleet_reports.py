@@ -70,7 +70,7 @@ class FleetReports:
         )
         if report is None:
             return
-        link_up = any(link is not None and link.up for link in status.links or [status.link])
+        link_up = any(link.up for link in status.links) or (status.link is not None and status.link.up)
         sent = table.enabled and link_up and send(report)
         if table.textfile is not None:
             self._write(table.textfile, report, link_up=link_up)
