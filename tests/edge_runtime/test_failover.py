@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.wire.shaper import Link
@@ -29,7 +31,7 @@ CHANGES = int(os.environ.get("FAILOVER_CHANGES", "10"))
 SEED = int(os.environ.get("FAILOVER_SEED", "0"))
 #: Wherever its server goes, a frame has its answer by then; what this machine adds to a local run is not ours.
 ANSWER_WITHIN_S, SLACK_S = 1.0, 1.0
-INTERVAL_S, SLOWDOWN = 0.15, 60.0
+INTERVAL_S, SLOWDOWN = 0.1, 50.0
 FAULTS = ("killed", "stopped", "unplugged")
 
 
@@ -70,8 +72,11 @@ class Far:
 def heavy(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A model that takes so much longer than its release that frames go to a server."""
     root = tmp_path_factory.mktemp("heavy")
+    for name in ("labels.txt", "pre.json"):
+        shutil.copy(parts.model.parent / name, root)
+    np.savez(root / "arrays.npz", inputs=np.load(parts.arrays)["inputs"][:6])
     model = tiny_model(root / "heavy.tflite", widths=(192, 4096, 1024, 10))
-    return bundle_of(model, parts.model.parent, root / "bundle", cuts=(1,))
+    return bundle_of(model, root, root / "bundle", cuts=(1,))
 
 
 @pytest.fixture
@@ -136,19 +141,19 @@ def test_every_frame_has_one_answer_in_time_and_is_charged_once_whatever_happens
 ) -> None:
     chance = random.Random(SEED)
     device = started(rig, two, tmp_path / "own-state")
-    used = set()
     for number in range(CHANGES):
-        far, how = chance.choice(two), FAULTS[number % len(FAULTS)]
+        used_now = [far for far in two if far.table["address"] == device.records()[-1]["server"]]
+        far, how = chance.choice([*two, *used_now * 4]), FAULTS[number % len(FAULTS)]
         far.fail(how)
         also = next(other for other in two if other is not far) if chance.random() < 0.15 else None
         if also is not None:  # both: frames are finished on the board
             also.link.cut()
-            time.sleep(chance.random())
+            time.sleep(chance.random() / 2)
             also.link.restore()
         else:
             before = device.count("offloaded")
             device.until(lambda before=before: device.count("offloaded") >= before + 3, f"{far.name} {how}")
-        time.sleep(chance.random())
+        time.sleep(chance.random() / 2)
         far.mend(how)
         time.sleep(chance.random())
     # Both are back, and the device was not restarted: each answers frames while the other one is away.
@@ -159,12 +164,10 @@ def test_every_frame_has_one_answer_in_time_and_is_charged_once_whatever_happens
         device.until(
             lambda answered=answered: answered.items() <= device.records()[-1].items(), f"{far.name} answers"
         )
-        used.add(address)
         other.link.restore()
     assert device.stop() == 0
     counters = check(device, command)
     assert counters["failovers"] > 0
-    assert used == {far.table["address"] for far in two}
     with capsys.disabled():
         if CHANGES > 10:
             report(device.records(), counters)
