@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ PATIENCE_S = 30.0
 SLOWDOWN = 200.0
 
 
-def tiny_model(path: Path, seed: int = 1) -> Path:
+def tiny_model(path: Path, seed: int = 1, widths: Sequence[int] = WIDTHS) -> Path:
     """A picture [1, 8, 8, 3] through RESHAPE and three FULLY_CONNECTED layers, as a .tflite file."""
     rng = np.random.default_rng(seed)
     model, graph = schema.ModelT(version=3, operatorCodes=[], buffers=[schema.BufferT()]), schema.SubGraphT()
@@ -83,16 +83,16 @@ def tiny_model(path: Path, seed: int = 1) -> Path:
     for code in (schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.FULLY_CONNECTED):
         model.operatorCodes.append(schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code, version=1))
     graph.inputs = [tensor("picture", (1, SIDE, SIDE, 3))]
-    last = tensor("flat", (1, WIDTHS[0]))
-    shape = tensor("shape", (2,), np.array([1, WIDTHS[0]], np.int32))
+    last = tensor("flat", (1, widths[0]))
+    shape = tensor("shape", (2,), np.array([1, widths[0]], np.int32))
     reshape = schema.OperatorT(opcodeIndex=0, inputs=[graph.inputs[0], shape], outputs=[last])
     graph.operators.append(reshape)
-    for number, (taken, given) in enumerate(itertools.pairwise(WIDTHS)):
+    for number, (taken, given) in enumerate(itertools.pairwise(widths)):
         matrix = (rng.normal(size=(given, taken)) / np.sqrt(taken)).astype(np.float32)
         weights = tensor(f"weights{number}", matrix.shape, matrix)
         made = tensor(f"layer{number}", (1, given))
         options = schema.FullyConnectedOptionsT()
-        if given != WIDTHS[-1]:
+        if given != widths[-1]:
             options.fusedActivationFunction = schema.ActivationFunctionType.RELU
         graph.operators.append(
             schema.OperatorT(
@@ -144,12 +144,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(model, bundle_of(model, root, root / "bundle"), pictures, arrays, root / "state")
 
 
-def bundle_of(model: Path, root: Path, output: Path) -> Bundle:
+def bundle_of(model: Path, root: Path, output: Path, cuts: tuple[int, ...] | None = None) -> Bundle:
     """A bundle with the labels, pictures and calibration in ``root``."""
     options = PrepareOptions(
         model=model,
         output=output,
-        cuts=None,
+        cuts=cuts,
         preprocess=root / "pre.json",
         labels=root / "labels.txt",
         calibration=root / "arrays.npz",
