@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 LEGACY := .venv-legacy
-ATTACK := .venv-attack
 BIN := $(VENV)/bin
 
 # tflite-runtime has no wheels for Python 3.12 and newer; the tests that need it are skipped there and say so.
@@ -11,14 +10,15 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo attack test test-serial test-scheduler test-failover test-oracles test-attacker test-system test-switch test-link test-arm64 lint types fix clean
+.PHONY: demo attack test test-serial test-scheduler test-failover test-oracles test-attacker test-system test-switch test-ray test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m benchmarks.demo
 
-# Reconstruction attacks on the fashion model's releases, with torch in an environment of its own: half an hour of a core.
-attack: $(ATTACK)/ready
-	$(ATTACK)/bin/python -m benchmarks.privacy.reconstruction --network --pictures build/attack.png
+# Reconstruction attacks on the fashion model's releases: half an hour of a core.
+attack: $(VENV)/ready
+	mkdir -p build
+	$(BIN)/python -m benchmarks.privacy.reconstruction --network --pictures build/attack.png
 
 # Real programs on a busy machine may be late once. Tests that failed run again, alone, and are named; one that fails
 # again fails the command, and so does a run that broke down (a status other than 1).
@@ -62,11 +62,15 @@ test-failover: $(VENV)/ready
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready
-	$(call run_tests,-m "system and not quiet and not arm64 and not long" tests/system tests/cloud_server)
+	$(call run_tests,-m "system and not quiet and not arm64 and not long and not cluster" tests/system tests/cloud_server)
 
 # A power cut before each command of a switch of releases; needs root, and a quarter of an hour.
 test-switch: $(VENV)/ready
 	$(BIN)/python -m pytest -m "system and long" tests/system/test_switch.py
+
+# Two nodes of a Ray cluster with open addresses: TLS, the token, the scripts of deploy/ray; needs root and iproute2.
+test-ray: $(VENV)/ready
+	$(BIN)/python -m pytest -m "system and cluster" tests/cloud_server/engines
 
 # A 64-bit ARM board's programs under qemu-user; needs root and 'tests/system/install-packages.sh --arm64'.
 test-arm64: $(VENV)/ready
@@ -88,11 +92,11 @@ fix: $(VENV)/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build $(VENV) $(LEGACY) $(ATTACK)
+	rm -rf build $(VENV) $(LEGACY)
 
 $(VENV)/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,camera,heif,mqtt,web,audit,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[litert,tools,quantise,camera,heif,mqtt,web,ray,audit,dev]'
 	touch $@
 
 $(VENV)/oracles: $(VENV)/ready
@@ -103,11 +107,4 @@ $(VENV)/oracles: $(VENV)/ready
 $(LEGACY)/ready: setup.cfg constraints-legacy.txt
 	$(PYTHON) -m venv $(LEGACY)
 	$(LEGACY)/bin/pip install --quiet --disable-pip-version-check -c constraints-legacy.txt -e '.[legacy,tools]'
-	touch $@
-
-$(ATTACK)/ready: setup.cfg benchmarks/privacy/requirements-attack.txt
-	$(PYTHON) -m venv $(ATTACK)
-	$(ATTACK)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/privacy/requirements-attack.txt \
-		-e '.[litert,tools]'
-	mkdir -p build
 	touch $@

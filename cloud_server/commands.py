@@ -57,7 +57,8 @@ def status(args: argparse.Namespace) -> int:
         refused = ", ".join(f"{code} {count}" for code, count in sorted(counters.refused.items())) or "none"
         print(f"{condition}   pid {found.pid}, {found.software}, up {found.uptime_s:.0f} s")
         print(f"listen    {found.listen}   public key {found.public_key}")
-        print(f"hosting   {len(found.bundles)} bundles, {found.tails} tails on {found.threads} threads")
+        where = "threads" if found.engine == "local" else f"replicas of {found.nodes} nodes ({found.engine})"
+        print(f"hosting   {len(found.bundles)} bundles, {found.tails} tails on {found.threads} {where}")
         print(f"devices   {found.devices} allowed, {found.peers} connected")
         print(f"holding   {found.held_bytes} bytes, {found.queued} requests waiting, {found.running} running")
         print(f"requests  {counters.requests}: {counters.answered} answered, {counters.failed} failed, ", end="")

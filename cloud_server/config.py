@@ -10,6 +10,8 @@ from typing import Annotated
 
 import msgspec
 
+from cloud_server.engines import ray_access
+from cloud_server.engines.tables import EmulationTable, EngineTable, LocalTable, RayTable
 from cloud_server.sinks.jsonl import JsonlTable
 from cloud_server.sinks.mqtt import MqttTable
 from cloud_server.sinks.pub import PubTable
@@ -122,6 +124,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     server: ServerTable
     limits: LimitsTable = LimitsTable()
+    engine: EngineTable = LocalTable()
+    emulation: EmulationTable = EmulationTable()
     statistics: StatisticsTable = StatisticsTable()
     sink: tuple[JsonlTable | PubTable | MqttTable, ...] = ()
     web: WebTable | None = None
@@ -152,6 +156,8 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
             f"{where}: server.key: {key} does not end in '.key'",
             remedy="name the secret key; the public one lies beside it",
         )
+    if isinstance(config.engine, RayTable):
+        ray_access.check(config.engine)
     if config.web is not None:
         _check_web(config.web, layers)
     return config, layers

@@ -88,7 +88,8 @@ class Dispatcher:
 
     Args:
         places: Jobs that may wait.
-        workers: Jobs that run at a time; one of the workers is kept (`FairQueue.take`) where there are several.
+        workers: Jobs that run at a time, which may change; one of the workers is kept (`FairQueue.take`) where
+            there are several.
         weight_of: A device's weight.
 
     """
@@ -108,6 +109,11 @@ class Dispatcher:
     def queued(self) -> int:
         """Jobs waiting."""
         return len(self._waiting)
+
+    def set_workers(self, workers: int) -> None:
+        """So many workers from now on, at least one."""
+        self._latest = None
+        self._workers = workers
 
     def denial(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Denial | None:
         """Why a request of a device that comes now is refused, or None: it would be late, or finds no place."""
@@ -215,20 +221,21 @@ class Dispatcher:
         self._running[job_id] = _Running(waiting.tail, now_s)
         return job_id
 
-    def ended(self, job_id: int, *, used_s: float, busy_s: float, loaded: bool, now_s: float) -> None:
+    def ended(self, job_id: int, *, used_s: float, busy_s: float | None, loaded: bool, now_s: float) -> None:
         """A job that was taken is done.
 
         Args:
             job_id: Its number.
             used_s: Worker time that its device is charged.
-            busy_s: How long it kept its worker.
+            busy_s: How long it kept its worker; None where that says nothing about its tail.
             loaded: Whether its tail had to be loaded.
             now_s: The time.
 
         """
         self._latest = None
         running = self._running.pop(job_id)
-        self.times.observed(running.tail, busy_s, loaded=loaded)
+        if busy_s is not None:
+            self.times.observed(running.tail, busy_s, loaded=loaded)
         self._queue.finished(job_id, used_s, now_s)
 
     def cancel(self, job_id: int) -> bool:

@@ -65,6 +65,9 @@ class Engine(Protocol):
     def cancel(self, job_id: int) -> bool:
         """Nobody wants this job any more. Returns whether it runs already, and so will deliver its outcome."""
 
+    def host(self, tails: TailSet) -> None:
+        """Other tails from now on. Those that are loaded stay so while there is room."""
+
     def run_short(self) -> list[Outcome]:
         """Run some of the waiting jobs in the caller's thread, if they take very little; at most for a millisecond.
 
@@ -83,8 +86,22 @@ class Engine(Protocol):
     def running(self) -> int:
         """Jobs being run."""
 
+    @property
+    def workers(self) -> int:
+        """Jobs that can run at a time, now."""
+
+    @property
+    def nodes(self) -> int:
+        """Machines that they run on, now."""
+
+    def start(self, *, preload: bool) -> None:
+        """Begin; with ``preload``, load and run every tail first, and raise its error if one fails."""
+
     def close(self) -> None:
         """Take nothing more and stop when the running jobs are through."""
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the running jobs after `close`; one that still runs by then is left behind."""
 
 
 class _Worker:
@@ -164,7 +181,7 @@ class LocalEngine:
         ]
 
     def start(self, *, preload: bool) -> None:
-        """Start the workers; with ``preload``, load and run every tail first and raise its error if one fails."""
+        """See `Engine.start`."""
         for tail in self._tails.every() if preload else ():
             borrowed = [self._pool.borrow(tail, device="") for _ in range(self._count)]
             for one in borrowed:
@@ -175,7 +192,7 @@ class LocalEngine:
             thread.start()
 
     def host(self, tails: TailSet) -> None:
-        """Other tails from now on. Those that are loaded stay so while there is room."""
+        """See `Engine.host`."""
         self._tails = self._runner.tails = tails
 
     def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:
@@ -251,6 +268,16 @@ class LocalEngine:
         """Jobs being run."""
         return self._dispatcher.running
 
+    @property
+    def workers(self) -> int:
+        """Threads."""
+        return self._count
+
+    @property
+    def nodes(self) -> int:
+        """Machines: one."""
+        return 1
+
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
@@ -262,7 +289,7 @@ class LocalEngine:
                 worker.wake()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the workers after `close`; one whose tail still runs by then is left behind."""
+        """See `Engine.join`."""
         for thread in self._threads:
             thread.stop(timeout_s / len(self._threads))
 

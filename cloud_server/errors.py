@@ -17,3 +17,9 @@ class AccessControlError(SplitModelError, RuntimeError):
     """The self-test of the access control failed, so the server does not start (70)."""
 
     exit_code = os.EX_SOFTWARE
+
+
+class EngineError(SplitModelError, RuntimeError):
+    """The cluster that runs the tails cannot be had (69): it may be there at the next attempt."""
+
+    exit_code = os.EX_UNAVAILABLE

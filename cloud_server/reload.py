@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 from cloud_server.config import Config
-from cloud_server.engine import LocalEngine
+from cloud_server.engine import Engine
+from cloud_server.engines.emulated_tails import tail_set
 from cloud_server.limits import ServerLimits
 from cloud_server.sessions import Reply, Sessions
 from cloud_server.tails import TailSet
@@ -47,7 +48,10 @@ def server_limits(config: Config) -> ServerLimits:
 
 def open_tails(config: Config) -> TailSet:
     """Everything that a config hosts, checked by hash."""
-    tails = TailSet.open(config.server.bundles)
+    found = TailSet.open(config.server.bundles)
+    tails = tail_set(found.bundles.values(), emulated_tail_s=config.emulation.tail_s)
+    if config.emulation.tail_s:
+        _log.warning("emulation: every tail sleeps for %g s before it runs", config.emulation.tail_s)
     for bundle in tails.bundles.values():
         _log.info("hosting %s (%s): %d cuts", bundle.manifest.name, bundle.identity[:12], len(bundle.manifest.cuts))
     return tails
@@ -59,7 +63,7 @@ def refuse_fixed_changes(old: Config, new: Config) -> None:
     changed = [
         f"{table}.{key}" for table, keys in FIXED.items() for key in keys if before[table][key] != after[table][key]
     ]
-    changed += [table for table in ("sink", "web") if before[table] != after[table]]
+    changed += [table for table in ("sink", "web", "engine", "emulation") if before[table] != after[table]]
     if changed:
         raise ConfigError(
             f"{', '.join(changed)} cannot change while the program runs", remedy="restart the service"
@@ -73,7 +77,7 @@ class Reloader:
     """
 
     def __init__(
-        self, config: Config, reread: Callable[[], Config] | None, sessions: Sessions, engine: LocalEngine
+        self, config: Config, reread: Callable[[], Config] | None, sessions: Sessions, engine: Engine
     ) -> None:
         self.error = ""
         self.reloads = 0

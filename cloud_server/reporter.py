@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cloud_server import status as states
-from cloud_server.engine import LocalEngine
+from cloud_server.engine import Engine
 from cloud_server.fleet.state import Fleet
 from cloud_server.gateway import Gateway
 from cloud_server.reload import Reloader
@@ -37,10 +37,10 @@ class Reporter:
         *,
         gateway: Gateway,
         sessions: Sessions,
-        engine: LocalEngine,
+        engine: Engine,
+        engine_kind: str,
         keys: KeyPair,
         reloader: Reloader,
-        threads: int,
         notifier: Notifier,
         beats: Heartbeats,
         statistics: Collector | None = None,
@@ -53,9 +53,9 @@ class Reporter:
         self._gateway = gateway
         self._sessions = sessions
         self._engine = engine
+        self._engine_kind = engine_kind
         self._keys = keys
         self._reloader = reloader
-        self._threads = threads
         self._notifier = notifier
         self._beats = beats
         self._statistics = statistics
@@ -120,7 +120,9 @@ class Reporter:
             public_key=self._keys.public.decode(),
             bundles={identity: bundle.manifest.name for identity, bundle in self._sessions.tails.bundles.items()},
             tails=len(self._sessions.tails.every()),
-            threads=self._threads,
+            threads=self._engine.workers,
+            engine=self._engine_kind,
+            nodes=self._engine.nodes,
             devices=len(self._gateway.allow_list.devices),
             peers=self._sessions.peers,
             queued=self._engine.queued,

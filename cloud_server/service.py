@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from cloud_server.allow_list import AllowList
 from cloud_server.config import Config
 from cloud_server.counters import Counters
-from cloud_server.engine import SHORT_S, Done, LocalEngine
+from cloud_server.engine import Done
+from cloud_server.engines.opening import open_engine
 from cloud_server.fleet.overview import FleetWriter, Overview, fleet_path
 from cloud_server.gateway import Gateway
 from cloud_server.held_bytes import HeldBytes
@@ -75,18 +76,8 @@ def serve(
         open_web(config, overview) as web,
         closing(Gateway(listen=server.listen, keys=keys, allow_list=allow_list)) as gateway,
     ):
-        engine = LocalEngine(
-            tails,
-            deliver=gateway.mailbox.put,
-            clock=time.monotonic,
-            threads=server.threads,
-            tail_threads=server.tail_threads,
-            queue=config.limits.queue,
-            cache_bytes=config.limits.tail_cache_mib << 20,
-            held_bytes=lambda: held.total,
-            short_s=SHORT_S,
-            weight_of=allow_list.weight_of,
-            beats=beats,
+        engine = open_engine(
+            config, tails, deliver=gateway.mailbox.put, held=held, weight_of=allow_list.weight_of, beats=beats
         )
         if server.preload:
             notifier.starting("loading every tail", within_s=_START_S)
@@ -111,7 +102,7 @@ def serve(
             engine=engine,
             keys=keys,
             reloader=reloader,
-            threads=server.threads,
+            engine_kind=str(config.engine.__struct_config__.tag),
             notifier=notifier,
             beats=beats,
             statistics=statistics,

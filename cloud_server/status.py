@@ -37,6 +37,7 @@ class Status(Written, kw_only=True):
 
     ``reload_error``: why the last reload changed nothing, or empty. ``web``: the page's address, or empty.
     ``reports``: those of devices on themselves; ``reports_dropped`` came too soon after another.
+    ``threads``: tails that can run at a time now, in this program or in the replicas of a cluster's ``nodes``.
     """
 
     state: State
@@ -52,6 +53,8 @@ class Status(Written, kw_only=True):
     held_bytes: int
     counters: Counters
     refused_keys: dict[str, int]
+    engine: str = "local"
+    nodes: int = 1
     reloads: int = 0
     reload_error: str = ""
     statistics: StatisticsStatus | None = None

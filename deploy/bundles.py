@@ -12,8 +12,9 @@ from typing import Any
 from deploy.errors import BadBundleError, MissingError
 from deploy.wheelhouse import sha256_of
 
-#: What was measured of the bundle; no part of its identity, and only a device with an accuracy floor reads it.
-EVALUATION = "evaluation.json"
+#: What was measured of the bundle, and what an audit found that it reveals; no part of its identity. A device reads
+#: them for its accuracy floor and for planner.reveal_at_most.
+FIGURES = ("evaluation.json", "audit.json")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class BundleFiles:
 def read_bundle(root: Path) -> BundleFiles:
     """Read a bundle's manifest and check every file it names.
 
-    What else lies in the folder is not taken along, but for the figures of `split-model evaluate --store`.
+    What else lies in the folder is not taken along, but for the figures of `split-model evaluate --store` and the
+    verdicts of `split-model audit --store`.
     """
     path = root / "manifest.json"
     try:
@@ -56,8 +58,7 @@ def read_bundle(root: Path) -> BundleFiles:
                 f"{file}: does not have the hash in the manifest", remedy="copy or prepare the bundle again"
             )
         files.append((relative, sha256))
-    if (root / EVALUATION).is_file():
-        files.append((EVALUATION, sha256_of(root / EVALUATION)))
+    files += [(name, sha256_of(root / name)) for name in FIGURES if (root / name).is_file()]
     return BundleFiles(root, name, identity, tuple(files))
 
 

@@ -254,7 +254,7 @@ def config_check(args: argparse.Namespace) -> int:
         if running is not None and condition_now(running) in status_file.SERVING:
             refuse_what_cannot_change(running.fixed, plan)
     plan.check()
-    for line in plan.accuracy_lines():
+    for line in plan.cut_lines():
         log.log(line.level, "%s", line.text)
     if args.connect:
         plan.reach_sources()

@@ -248,7 +248,16 @@ def _audit_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     )
     audit.add_argument("--victims", type=int, metavar="N", help="pictures attacked (16; 6 with --quick)")
     audit.add_argument(
-        "--network-seconds", type=float, metavar="S", help="to train each inverse network (240; 10 with --quick)"
+        "--network-seconds", type=float, metavar="S", help="to train each network, about (240; 10 with --quick)"
+    )
+    audit.add_argument("--steps", type=int, metavar="N", help="of white-box descent (1000; 150 with --quick)")
+    audit.add_argument(
+        "--people", type=Path, metavar="DATA", help="a sub-folder a person: can a release name them?"
+    )
+    audit.add_argument(
+        "--store",
+        action="store_true",
+        help="keep verdicts and networks in the bundle, for planner.reveal_at_most and preview",
     )
     audit.add_argument("--json", action="store_true", help="print the JSON")
     return audit

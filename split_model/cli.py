@@ -236,7 +236,8 @@ def _preview(args: argparse.Namespace) -> int:
     from split_model.bundle import Bundle
     from split_model.prepare.drawing import check_plot_path
     from split_model.prepare.own_input import parse_numbers
-    from split_model.prepare.preview import draw, preview
+    from split_model.prepare.preview import preview
+    from split_model.prepare.preview_drawing import draw
 
     check_plot_path(args.output)
     epsilons = parse_numbers("--epsilon", args.epsilon)

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.wire.traces import Trace
 from edge_runtime.planner.accuracy import Accuracy, Spec
-from split_model.bundle import Bundle, Cut, evaluation
+from split_model.bundle import Bundle, Cut, evaluation, exposure
 from split_model.bundle.floor import DEFAULT_FLOOR
 from split_model.privacy import NoisePlan, NoiseSpec, default_bits, settle
 from split_model.privacy.plan import DEFAULT_EPSILON
@@ -152,10 +152,18 @@ def _head(scene: Scene) -> Record:
                 "per_value_epsilon_max": plan.per_value_epsilon_max,
                 "per_value_epsilon_mean": plan.per_value_epsilon_mean,
                 "whole_input_epsilon": plan.whole_input_epsilon,
+                "seen": _seen(scene.bundle, index, plan.spec),
             }
             for index, plan in scene.plans().items()
         ],
     }
+
+
+def _seen(bundle: Bundle, cut: int, spec: NoiseSpec) -> str | None:
+    """What the bundle's audit found that a server sees; None where it was not audited under this release."""
+    found = exposure.load(bundle)
+    row = None if found is None else found.find(cut, spec)
+    return None if row is None else row.text
 
 
 def end_table(scene: Scene, summaries: dict[str, Record], records: dict[str, list[Record]]) -> str:

@@ -21,11 +21,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import zmq
 
-from benchmarks.device import load
 from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.config import config
@@ -79,6 +79,13 @@ class Forced(Planner):
         return Decision(chosen, moved_from, "forced", decision.predictions)
 
 
+def _load() -> ModuleType:
+    """The module that loads the board; with what it imports it would weigh on `memory`."""
+    from benchmarks.device import load
+
+    return load
+
+
 class _Free:
     """A ledger that pays for everything; nothing is sent here."""
 
@@ -115,7 +122,7 @@ def local(root: str) -> dict[str, Any]:
     from split_model.protocol.keys import KeyPair
 
     bundle = Bundle.open(Path(root))
-    inputs = load.inputs(bundle)
+    inputs = _load().inputs(bundle)
     heads = Heads(ModelFiles(bundle), _no_release, backend=None, threads=1, memory_bytes=1)
     bare = open_interpreter(bundle.path(bundle.manifest.model))
     runs_s = sorted(RealBoard().run(lambda: bare.run(inputs))[1] for _ in range(_WARM_UPS))
@@ -259,10 +266,10 @@ def main(arguments: list[str]) -> None:
         "local": local,
         "memory": memory,
         "swaps": swaps,
-        "hog": load.hog,
-        "hog-short": load.hog_short,
-        "clock": load.clock,
-        "slow": load.slow,
+        "hog": lambda root: _load().hog(root),
+        "hog-short": lambda root: _load().hog_short(root),
+        "clock": lambda root: _load().clock(root),
+        "slow": lambda root: _load().slow(root),
     }
     print(json.dumps(measurements[what](*rest)))
 

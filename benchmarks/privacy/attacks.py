@@ -152,10 +152,17 @@ class Attack:
         inverse = linear.fit(released[few].reshape(len(released[few]), -1), flat[few])
         shown["linear"] = inverse(arrived.reshape(len(arrived), -1)).reshape(-1, SIDE, SIDE)
         if self._options.network:
-            from benchmarks.privacy import inverse_network
+            from split_model.audit.attackers.inverse_network import InverseNetwork
 
-            network = inverse_network.train(released, self._pictures.public, epochs=self._options.epochs)
-            shown["network"] = network(arrived)
+            network = InverseNetwork(
+                lambda chosen: [
+                    [part.astype(np.float32) for part in variant.read(variant.send(_copied(public[number])))]
+                    for number in chosen
+                ],
+                self._pictures.public[..., None],
+                budget_s=self._options.network_seconds,
+            )
+            shown["network"] = network([[one[None]] for one in arrived])[..., 0]
         for name, found in shown.items():
             row[f"{name}_ssim"], row[f"{name}_psnr_db"] = quality(np.clip(found, 0, 1), self._pictures.victims)
         return row | {"_pictures": shown}

@@ -5,8 +5,8 @@ Four attackers, all of whom know the head, the mechanism and public pictures:
 - *identify* has N candidate pictures, one of which is the frame's, and picks the most likely by the exact
   likelihood. Pure whole-input epsilon bounds how often anybody is right; the bound is printed beside.
 - *posterior* averages public pictures by their exact likelihood (the frame itself is not among them).
-- *linear* is the best linear inverse, *network* a convolutional one (it needs torch: ``make attack``), both trained
-  on released features of public pictures.
+- *linear* is the best linear inverse, *network* the convolutional one of the audit (``--network``). Both are
+  trained on released features of public pictures.
 
 Each sees one release of a frame, and the first two also 16 releases of the same one: noise averages out. SSIM of 1
 is the picture itself; He et al. (ACSAC 2019) call one below 0.3 unrecognisable. As references: features that go out
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--candidates", type=int, default=2_000, help="those for the posterior (%(default)s)")
     parser.add_argument("--victims", type=int, default=100, help="frames attacked (%(default)s)")
     parser.add_argument("--network", action="store_true", help="train inverse networks too; needs torch")
-    parser.add_argument("--epochs", type=int, default=5, help="of each network (%(default)s)")
+    parser.add_argument("--network-seconds", type=float, default=120.0, help="to train each, about (%(default)s)")
     parser.add_argument("--pictures", type=Path, metavar="FILE", help="draw what the attackers see (.png or .svg)")
     options = parser.parse_args(arguments)
     pictures = read_pictures(options.public, options.victims)

@@ -8,10 +8,9 @@ noise tells what the tests find where there is nothing. All kinds of a model are
 ``edge``, in which a load believed to be higher for one kind would show at once, since sending would seem faster.
 
 Three tests of each comparison (`blocks`): cut, size, order and number (choices), departure times, and what the
-device says in its reports. All
-comparisons of a pace are one family: Holm's method finds any difference, where there is none, in one run of a
-hundred. Under ``pace = "fixed"`` both must find nothing; under ``free`` a release leaves when its head is done, and
-what that tells is given as a figure (`departures`).
+device says in its reports. All comparisons of a pace are one family: Holm's method finds any difference, where
+there is none, in one run of a hundred. Under ``pace = "fixed"`` all must find nothing; under ``free`` a release
+leaves when its head is done, and what that tells is given as a figure (`departures`).
 
 A part is a model, a pace, a scene and a number of busy processes beside. It takes 1 to 6 minutes on an idle
 machine. What the server saw of its rounds is kept in ``--keep FOLDER``: a run that was ended, or that ends after

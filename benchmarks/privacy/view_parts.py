@@ -47,6 +47,10 @@ class Part(msgspec.Struct, frozen=True):
         return FIXED_SPLIT.get(self.model)
 
 
+class _Code(msgspec.Struct, frozen=True):
+    code: str
+
+
 class _KeptPart(msgspec.Struct, frozen=True):
     code: str
     part: Part
@@ -65,17 +69,14 @@ class Kept:
     def parts(self) -> Iterator[Part]:
         """All parts of this code."""
         for path in sorted(self._folder.glob("*.json")):
-            kept = msgspec.json.decode(path.read_bytes(), type=_KeptPart)
-            if kept.code == self._code:
+            kept = self._read(path)
+            if kept is not None:
                 yield kept.part
 
     def rounds(self, part: Part) -> list[Round]:
         """Those of this code."""
-        try:
-            kept = msgspec.json.decode(self._path(part).read_bytes(), type=_KeptPart)
-        except FileNotFoundError:
-            return []
-        return kept.rounds if kept.code == self._code else []
+        kept = self._read(self._path(part))
+        return [] if kept is None else kept.rounds
 
     def keep(self, part: Part, rounds: list[Round]) -> None:
         """Write them all."""
@@ -84,3 +85,13 @@ class Kept:
 
     def _path(self, part: Part) -> Path:
         return self._folder / f"{part.name}.json"
+
+    def _read(self, path: Path) -> _KeptPart | None:
+        """A part, if it is there and of this code; other code may have written it in another form."""
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if msgspec.json.decode(raw, type=_Code).code != self._code:
+            return None
+        return msgspec.json.decode(raw, type=_KeptPart)

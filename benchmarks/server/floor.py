@@ -27,6 +27,7 @@ from benchmarks.server.served import DEVICES, Served
 from split_model.interpreter import open_interpreter
 from split_model.privacy import NoiseRecovery
 from split_model.protocol import messages as wire
+from split_model.protocol.chunks import Incoming
 from split_model.protocol.keys import KeyPair
 
 _WINDOW_BYTES = 1 << 20
@@ -52,7 +53,8 @@ class Floor:
     def __init__(self, cut: int, threads: int) -> None:
         self._case = peer_case(cut)
         self._recovery = NoiseRecovery(self._case.plan)
-        self._work: queue.SimpleQueue[tuple[bytes, int, bytes]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[bytes, int, bytes | bytearray]] = queue.SimpleQueue()
+        self._arriving: dict[tuple[bytes, int], Incoming] = {}
         self._done: deque[tuple[bytes, bytes, bytes]] = deque()
         self._readable, self._writable = os.pipe()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -84,7 +86,17 @@ class Floor:
     def _take(self, routing_id: bytes, header: bytes, payload: bytes = b"") -> None:
         message = wire.decode_from_device(memoryview(header))
         if isinstance(message, wire.Request):
-            self._work.put((routing_id, message.request_id, payload))
+            if message.total_bytes == len(payload):
+                self._work.put((routing_id, message.request_id, payload))
+            else:
+                arriving = self._arriving[routing_id, message.request_id] = Incoming(message.total_bytes, now_s=0.0)
+                arriving.add(0, payload, now_s=0.0)
+        elif isinstance(message, wire.Chunk):
+            arriving = self._arriving[routing_id, message.request_id]
+            arriving.add(message.offset, payload, now_s=0.0)
+            if arriving.complete:
+                del self._arriving[routing_id, message.request_id]
+                self._work.put((routing_id, message.request_id, arriving.buffer))
         elif isinstance(message, wire.Hello):
             cut = self._case.cut.index
             offer = wire.Offer(identity=self._case.bundle.identity, name="floor", cuts=(cut,))

@@ -131,9 +131,7 @@ def _bundle(row: Row) -> str:
 
 
 def _heat(row: Row) -> str:
-    if row.temperature_c is None:
-        return "throttled" if row.throttled else "–"
-    return f"{row.temperature_c} °C" + ", throttled" * bool(row.throttled)
+    return "–" if row.temperature_c is None else f"{row.temperature_c} °C"
 
 
 def _spent(row: Row) -> str:

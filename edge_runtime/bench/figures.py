@@ -40,7 +40,8 @@ class CutFigures(_Record, frozen=True):
 
     ``first_s``: the first run after loading; ``warm_up_runs`` until the times were steady. ``rss_delta_bytes``:
     what the process grew by when this head was loaded and run; for ``local`` with the TFLite backend itself.
-    ``allowed``: not forbidden by planner.earliest_cut or planner.accuracy_floor. ``agreement``: the expected share
+    ``allowed``: not forbidden by planner.earliest_cut, accuracy_floor or
+    reveal_at_most. ``agreement``: the expected share
     of answers that agree with the unsplit model, with its one-sided 80 % lower bound and the pictures it is of.
     ``throttled``: reasons seen while this cut was measured. ``joules_per_frame``: all the board took, idle share
     included; ``joules_over_idle`` without that.

@@ -40,7 +40,7 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
     sensors = Sensors()
     rss_before_bytes = sensors.read().rss_bytes
     plan = Plan.of(config)
-    for line in plan.accuracy_lines():
+    for line in plan.cut_lines():
         log.log(line.level, "%s", line.text)
     with contextlib.ExitStack() as closing:
         board = make_board(config.emulation.slowdown)

@@ -45,7 +45,7 @@ class RealBoard:
 
     def run(self, work: Callable[[], T]) -> tuple[T, float]:
         """Do the work and time it."""
-        thread = threading.get_native_id()
+        thread = threading.get_ident()
         self._busy[thread] = True
         started_s = time.monotonic()
         try:

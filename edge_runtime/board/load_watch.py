@@ -13,16 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import CpuReadings, LoadEstimator, Spin
 from edge_runtime.board.cpu_quota import usable_cpus
 from edge_runtime.board.cpu_speed import Clock, read_clock, settled_spin, spin
+from edge_runtime.board.kernel_counts import PROC, busy_share, cpu_seconds
 from edge_runtime.board.throttling import ThrottleFlags, Throttling
 from split_model.service.stoppable_thread import StoppableThread
 
-_PROC = Path("/proc")
 _RUNNING = b"procs_running "
 #: How often it looks.
 EVERY_S = 0.1
@@ -59,7 +57,7 @@ class LoadReader:
         self,
         board: RealBoard,
         *,
-        proc: Path = _PROC,
+        proc: Path = PROC,
         clock: Callable[[], Clock | None] = read_clock,
         make_spin: Callable[[], Spin] = spin,
         throttling: Callable[[], Throttling | None] = _flags_of_files,
@@ -76,7 +74,7 @@ class LoadReader:
         self._rest_s = self._spun_s = self._counted_s = -float("inf")
         self._latest_clock: Clock | None = None
         self._spin_every_s = _REST_EVERY_S
-        self._busy_s, self._all_s = _cpu_seconds()
+        self._seconds = cpu_seconds(proc)
         self._children: tuple[Path, ...] = ()
 
     def read(self) -> CpuReadings:
@@ -106,10 +104,8 @@ class LoadReader:
 
     def _usage(self) -> float | None:
         """The share of all CPUs in use since the last call."""
-        busy_s, all_s = _cpu_seconds()
-        span_s, used_s = all_s - self._all_s, busy_s - self._busy_s
-        self._busy_s, self._all_s = busy_s, all_s
-        return None if span_s <= 0.0 else min(1.0, max(0.0, used_s / span_s))
+        before, self._seconds = self._seconds, cpu_seconds(self._proc)
+        return busy_share(before, self._seconds)
 
     def _rivals(self) -> float | None:
         """Threads of other programs that run or wait for a CPU; this one, at work here, is among ours."""
@@ -166,10 +162,3 @@ def _wants_cpu(stat: Path) -> bool:
         return stat.read_bytes().rpartition(b")")[2].split()[:1] == [b"R"]
     except OSError:  # it has ended
         return False
-
-
-def _cpu_seconds() -> tuple[float, float]:
-    """Busy seconds and all seconds of all CPUs since boot; guest time is part of user time already."""
-    times = psutil.cpu_times()
-    total = sum(value for name, value in times._asdict().items() if not name.startswith("guest"))
-    return total - times.idle - getattr(times, "iowait", 0.0), total

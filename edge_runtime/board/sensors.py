@@ -1,7 +1,7 @@
 """What the board's own sensors say: CPU load and clock, memory, temperature, throttling.
 
 Every board has others. A sensor that is absent, unreadable or talks nonsense gives None, never an error:
-nothing here is worth losing a frame for. Sources: psutil, sysfs (`thermal_zone*`, `cpufreq`), and `throttling`.
+nothing here is worth losing a frame for. Sources: /proc, sysfs (`thermal_zone*`, `cpufreq`), and `throttling`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
+from edge_runtime.board.kernel_counts import busy_share, cpu_seconds, memory_bytes, resident_bytes
 from edge_runtime.board.throttling import ThrottleFlags, Throttling, glob, number, text, vcgencmd_throttled
 from split_model.service.stoppable_thread import StoppableThread
 
@@ -50,32 +49,27 @@ class Sensors:
     def __init__(self, sysfs: Path = SYSFS, *, ask_firmware: Callable[[], str | None] = vcgencmd_throttled) -> None:
         self._sysfs = sysfs
         self._flags = ThrottleFlags(sysfs, ask_firmware=ask_firmware)
-        self._process = psutil.Process()
-        self._busy_before, self._total_before = _cpu_times()
+        self._seconds = cpu_seconds()
 
     def read(self) -> Readings:
         """Look at every sensor now. Takes well below a millisecond, some ten where vcgencmd has to be asked."""
         clocks = self._cpu_clocks("scaling_cur_freq")
         limits = self._cpu_clocks("cpuinfo_max_freq")
-        memory = psutil.virtual_memory()
+        available_bytes, total_bytes = memory_bytes()
         return Readings(
             cpu_load=self._cpu_load(),
             cpu_mhz=min(clocks, default=None),
             cpu_max_mhz=min(limits, default=None),
-            memory_available_bytes=int(memory.available),
-            memory_total_bytes=int(memory.total),
-            rss_bytes=int(self._process.memory_info().rss),
+            memory_available_bytes=available_bytes,
+            memory_total_bytes=total_bytes,
+            rss_bytes=resident_bytes(),
             temperature_c=self._temperature_c(),
             throttling=self._flags.read(),
         )
 
     def _cpu_load(self) -> float | None:
-        """From the times themselves: `psutil.cpu_percent` has one memory for all its callers."""
-        busy, total = _cpu_times()
-        span = total - self._total_before
-        load = (busy - self._busy_before) / span if span > 0 else None
-        self._busy_before, self._total_before = busy, total
-        return None if load is None else min(1.0, max(0.0, load))
+        before, self._seconds = self._seconds, cpu_seconds()
+        return busy_share(before, self._seconds)
 
     def _cpu_clocks(self, name: str) -> list[float]:
         """MHz of every core that tells."""
@@ -110,10 +104,3 @@ class Watch(StoppableThread):
         while not self.stopping.is_set():
             self.latest = self._sensors.read()
             self.stopping.wait(self._every_s)
-
-
-def _cpu_times() -> tuple[float, float]:
-    """Busy seconds and all seconds of all CPUs since boot; guest time is part of user time already."""
-    times = psutil.cpu_times()
-    total = sum(value for name, value in times._asdict().items() if not name.startswith("guest"))
-    return total - times.idle - getattr(times, "iowait", 0.0), total

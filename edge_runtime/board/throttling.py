@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +56,8 @@ def vcgencmd_throttled(*, within_s: float = _VCGENCMD_TIMEOUT_S) -> str | None:
     command = shutil.which("vcgencmd")
     if command is None:
         return None
+    import subprocess  # half a megabyte with what it imports, and few boards have this command
+
     try:
         done = subprocess.run(  # noqa: S603  fixed arguments; the path is looked up
             [command, "get_throttled"],

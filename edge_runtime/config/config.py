@@ -21,6 +21,7 @@ from edge_runtime.privacy.ledger.state import Limits
 from edge_runtime.sinks.jsonl import JsonlTable
 from edge_runtime.sinks.sink import SinkTable
 from edge_runtime.sources.source import SourceTable
+from split_model.bundle.exposure import Reveals
 from split_model.bundle.floor import DEFAULT_FLOOR, Floor
 from split_model.errors import BadInputError, ConfigError
 from split_model.protocol.keys import parse_public
@@ -95,7 +96,9 @@ class PlannerTable(Table, frozen=True):
     this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
     ``accuracy_floor``: cuts whose measured agreement with the unsplit model, under this release, is below it are
     not used, nor those whose one-sided 80 % bound is more than 0.1 below it; 0.9 unless set, ``off`` for none. A
-    floor that is set here wants every cut measured. ``objective``: ``latency`` works on one frame at a time;
+    floor that is set here wants every cut measured. ``reveal_at_most``: cuts of which a server sees more under this
+    release, by the audit that is stored with the bundle, are not used, nor those that were not audited under it;
+    unset, all are. ``objective``: ``latency`` works on one frame at a time;
     ``throughput`` on several at once and answers as many a second as it can, in the order they are done. ``hedge``:
     where the server's answer is in doubt the board goes on with the frame as well, right behind the head, if that
     is expected to save more than it costs.
@@ -105,6 +108,7 @@ class PlannerTable(Table, frozen=True):
     answer_within_s: Positive = 1.0
     earliest_cut: Annotated[int, msgspec.Meta(ge=0)] = 1
     accuracy_floor: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | Literal["off"] | None = None
+    reveal_at_most: Reveals | None = None
     objective: Literal["latency", "throughput"] = "latency"
     min_gain: NotNegative = Hysteresis.min_gain
     dwell_s: NotNegative = Hysteresis.dwell_s

@@ -24,6 +24,7 @@ def in_force(config: Config) -> dict[str, str]:
     if floor is not None:
         told["planner.accuracy_floor"] = f"{floor.value:g}"
     told |= {
+        "planner.reveal_at_most": "anything",
         "device.backend": "the installed one",
         "device.head_memory_mb": "room for the two largest heads",
         "device.status": "in the service's runtime folder",

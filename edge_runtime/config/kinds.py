@@ -6,7 +6,6 @@ not ours: what reads them takes more than a megabyte of a board's memory.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -68,6 +67,8 @@ class Registry:
         installed = self.installed()
         if kind in installed:
             return installed[kind]
+        import difflib  # a hundred kilobytes, of no use to a config that is right
+
         near = difflib.get_close_matches(kind, installed, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(sorted(installed))}"
         raise ConfigError(f"{where}: there is no kind {kind!r}", remedy=hint)

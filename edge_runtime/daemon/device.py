@@ -92,7 +92,7 @@ class Device:
         keys = plan.read_keys()
         for line in claims(plan.bundle.manifest.cuts, plan.releases, config.release):
             log.log(line.level, "%s", line.text)
-        for told in plan.accuracy_lines():
+        for told in plan.cut_lines():
             log.log(told.level, "%s", told.text)
         with contextlib.ExitStack() as closing:
             account = _account(plan, replaces)

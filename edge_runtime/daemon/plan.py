@@ -15,13 +15,14 @@ from pathlib import Path
 from edge_runtime.config.config import Config
 from edge_runtime.daemon.within import each_within, faults_of, refuse_faults
 from edge_runtime.planner.accuracy import Accuracy, Line, Spec
-from edge_runtime.planner.allowed_cuts import allowed_cuts, evaluate_command, releasable_cuts
+from edge_runtime.planner.allowed_cuts import allowed_cuts, audit_command, evaluate_command, releasable_cuts
+from edge_runtime.planner.exposure import Exposed
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
 from edge_runtime.privacy.ledger.status import Prices
 from edge_runtime.privacy.release import ReleasePlans, plans_for
 from edge_runtime.sources import Wanted
-from split_model.bundle import Bundle, evaluation
+from split_model.bundle import Bundle, evaluation, exposure
 from split_model.errors import ConfigError, OutputError
 from split_model.features.data import read_labels
 from split_model.interpreter import choose_backend
@@ -38,7 +39,8 @@ class Plan:
     """What one config comes to.
 
     ``bundle`` has those cuts only at which something may leave; the planner may use the ``allowed`` ones of them.
-    ``accuracy``: how well each of them answers, as far as that was measured.
+    ``accuracy``: how well each of them answers, as far as that was measured. ``exposure``: what a server can see of
+    each, as far as that was audited.
     ``releases`` and ``costs`` (of one frame, in the ledger's units) are by cut. ``wanted``: what a source has to
     bring.
     """
@@ -50,6 +52,7 @@ class Plan:
     costs: dict[int, Amount]
     wanted: Wanted
     accuracy: Accuracy
+    exposure: Exposed
 
     @classmethod
     def of(cls, config: Config) -> Plan:
@@ -75,6 +78,9 @@ class Plan:
             strict=isinstance(planner.accuracy_floor, float),
             evaluate=evaluate_command(release, bundle),
         )
+        exposed = _exposure(bundle, config)
+        exposed.check_split(planner.split)
+        allowed &= exposed.used
         manifest = bundle.manifest
         wanted = Wanted(
             manifest.inputs,
@@ -84,7 +90,7 @@ class Plan:
             config.device.state,
             model=manifest.name,
         )
-        return cls(config, bundle, allowed, releases, costs_of(releases), wanted, accuracy)
+        return cls(config, bundle, allowed, releases, costs_of(releases), wanted, accuracy, exposed)
 
     @property
     def wanted_cuts(self) -> frozenset[int]:
@@ -95,14 +101,20 @@ class Plan:
             if cut.index >= planner.earliest_cut and planner.split in ("auto", cut.index)
         )  # fmt: skip
 
-    def accuracy_lines(self) -> Iterator[Line]:
-        """What is to be told of the accuracy of the cuts that the config does not forbid otherwise."""
-        return self.accuracy.lines(self.wanted_cuts)
+    def cut_lines(self) -> Iterator[Line]:
+        """Accuracy and exposure of the cuts that the config does not forbid otherwise, for the log."""
+        yield from self.accuracy.lines(self.wanted_cuts)
+        yield from self.exposure.lines(self.wanted_cuts & self.accuracy.used)
 
     @property
     def accuracy_trouble(self) -> str:
         """Why no cut is used, or what the figures lack, in one line; else empty."""
         return "; ".join(line.text for line in self.accuracy.conclusion(self.wanted_cuts))
+
+    @property
+    def exposure_trouble(self) -> str:
+        """Why no cut is used for what it reveals, in one line; else empty."""
+        return "; ".join(line.text for line in self.exposure.conclusion(self.wanted_cuts & self.accuracy.used))
 
     @property
     def prices(self) -> Prices:
@@ -175,6 +187,19 @@ def _accuracy(bundle: Bundle, config: Config) -> Accuracy:
     idle = planner.split == "local" or release.mechanism == "none"
     specs: dict[int, Spec] = {cut.index: None if idle else release.spec_at(cut) for cut in cuts}
     return Accuracy.of(cuts, specs, planner.floor, None if idle else evaluation.load(bundle))
+
+
+def _exposure(bundle: Bundle, config: Config) -> Exposed:
+    """What an audit found under the release in force; not read where nothing can leave."""
+    release, planner = config.release, config.planner
+    cuts = bundle.manifest.cuts
+    idle = planner.split == "local"
+    specs: dict[int, Spec] = {
+        cut.index: None if idle or release.mechanism == "none" else release.spec_at(cut) for cut in cuts
+    }
+    most = None if idle else planner.reveal_at_most
+    found = None if idle else exposure.load(bundle)
+    return Exposed.of(cuts, specs, most, found, audit_command(release, bundle))
 
 
 def check_state(state: Path) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 
-from edge_runtime.inference.memory import give_back
+from edge_runtime.inference.memory import give_back, share_one_heap
 from edge_runtime.inference.model_files import ModelFiles
 from edge_runtime.privacy.release import Release
 from split_model.arrays import Array
@@ -85,6 +85,7 @@ class Heads:
         self._prepared: OrderedDict[int, Head] = OrderedDict()
         self._under_way: dict[int, Future[Head]] = {}
         self._worker = loader or ThreadPoolExecutor(1, thread_name_prefix="heads")
+        share_one_heap()  # before the first thread that loads models
         give_back()  # what the imports needed
         self.whole = files.open(bundle.manifest.model, backend=backend, threads=threads)
         give_back(self.whole)  # before more is loaded: what the backend has packed is there twice

@@ -67,7 +67,7 @@ class BoardQueue:
     @property
     def expects_work(self) -> bool:
         """Whether a piece may be expected to be under way; `wait_s` tells for how long."""
-        return bool(self._expected)
+        return bool(self._expected.pieces)
 
     @property
     def waiting(self) -> int:
@@ -121,7 +121,8 @@ class BoardQueue:
 
     def all_done(self) -> None:
         """Expect no piece to go on: every frame has its result, the last one by a piece of this queue."""
-        self._expected.clear()
+        if self._expected.pieces:
+            self._expected.clear()
 
     def left_s(self, now_s: float) -> tuple[float, float]:
         """Expected seconds until a piece that is put ``first`` begins, and what the present one takes in all.
@@ -139,57 +140,54 @@ class _Expected:
     """The pieces in the order and for the time that they were expected to take; the first one is under way."""
 
     def __init__(self) -> None:
-        self._pieces: deque[Piece] = deque()
+        self.pieces: deque[Piece] = deque()
         self._until_s = -math.inf
         self._urgent = 0  # of those behind the first
 
-    def __len__(self) -> int:
-        return len(self._pieces)
-
     def put(self, piece: Piece, now_s: float, *, first: bool) -> None:
-        if self._pieces:
+        if self.pieces:
             self._pass(now_s)
-        if not self._pieces:
+        if not self.pieces:
             self._until_s = now_s + piece.expected_s
-            self._pieces.append(piece)
+            self.pieces.append(piece)
         elif first:
-            self._pieces.insert(1 + self._urgent, piece)
+            self.pieces.insert(1 + self._urgent, piece)
             self._urgent += 1
         else:
-            self._pieces.append(piece)
+            self.pieces.append(piece)
 
     def cancel(self, number: int, now_s: float) -> None:
         """One that has begun goes on."""
         self._pass(now_s)
-        place = next((place for place, piece in enumerate(self._pieces) if piece.number == number), 0)
+        place = next((place for place, piece in enumerate(self.pieces) if piece.number == number), 0)
         if place:
-            del self._pieces[place]
+            del self.pieces[place]
             self._urgent -= place <= self._urgent
 
     def clear(self) -> None:
-        self._pieces.clear()
+        self.pieces.clear()
         self._urgent = 0
 
     def left_s(self, now_s: float) -> tuple[float, float]:
         self._pass(now_s)
-        if not self._pieces:
+        if not self.pieces:
             return 0.0, 0.0
-        urgent_s = sum(piece.expected_s for piece in list(self._pieces)[1 : 1 + self._urgent])
-        return self._until_s - now_s + urgent_s, self._pieces[0].expected_s
+        urgent_s = sum(piece.expected_s for piece in list(self.pieces)[1 : 1 + self._urgent])
+        return self._until_s - now_s + urgent_s, self.pieces[0].expected_s
 
     def wait_s(self, now_s: float) -> float:
         self._pass(now_s)
-        if not self._pieces:
+        if not self.pieces:
             return 0.0
-        return self._until_s - now_s + sum(piece.expected_s for piece in list(self._pieces)[1:])
+        return self._until_s - now_s + sum(piece.expected_s for piece in list(self.pieces)[1:])
 
     def _pass(self, now_s: float) -> None:
         """Forget what should be done by now."""
-        while self._pieces and self._until_s <= now_s:
-            self._pieces.popleft()
-            if self._pieces:
+        while self.pieces and self._until_s <= now_s:
+            self.pieces.popleft()
+            if self.pieces:
                 self._urgent = max(0, self._urgent - 1)
-                self._until_s += self._pieces[0].expected_s
+                self._until_s += self.pieces[0].expected_s
 
 
 def end_piece(queues: Mapping[Worker, BoardQueue], number: int) -> Piece:

@@ -110,6 +110,7 @@ class FrameDecisions:
         self.policy = policy
         self._model = model
         self._timings = {timing.split: timing for timing in model.profile.splits}
+        self._local_s = self._timings[model.local].head_s
         self._broken_heads = CutBackoff(jitter=jitter)
         self._rhythm = Rhythm()
         self.servers = Servers(
@@ -145,7 +146,7 @@ class FrameDecisions:
     @property
     def local_s(self) -> float:
         """Seconds of a local run of the whole model now."""
-        return self._timings[self.local].head_s * self.load.factor
+        return self._local_s * self.load.factor
 
     @property
     def local_p95_s(self) -> float:

@@ -36,6 +36,7 @@ from edge_runtime.loop.server_wait import (
     uplink_busy_s,
 )
 from edge_runtime.planner.prediction import Prediction
+from edge_runtime.planner.questions import Question
 from edge_runtime.sources import Frame
 from split_model.protocol.device import Answered, Refused
 
@@ -52,6 +53,7 @@ class Scheduler:
         self._order: ResultOrder[tuple[UnderWay, Result]] = ResultOrder(in_order=decisions.policy.in_order)
         self._sent: list[int] = []  # the keys of frames that were sent, in the order of their latest requests
         self._queues = {worker: BoardQueue() for worker in Worker}
+        self._alone: Piece | None = None  # the piece that nothing else was under way with, in no queue
         self._admitted = [Admitted() for _ in range(decisions.servers.count)]
         self._fitting = IN_FLIGHT[0]
         self._keys = self._pieces = 0
@@ -101,10 +103,11 @@ class Scheduler:
         if frame.error:
             one.step(Input.FAILED)
             return self._fail(one, frame.error, moment)
-        asked = self._ask(one)
+        asked = [] if plan.question is None else self._ask(one, plan.question)
         if plan.head is None:
             one.step(Input.STAYS)
-            run = self._run_here(one, moment)
+            run = self._run(one, Work.WHOLE_MODEL, self._decisions.local_s, moment)
+            one.local_piece = run.piece
             return [Reserve(one.key, offloaded=False, server=one.server), *asked, run] if asked else [run]
         one.step(Input.BEGINS)
         one.keeps_features = self._decisions.loaded.has_local_tail(one.split)
@@ -113,16 +116,13 @@ class Scheduler:
         run = self._run(one, work, self._decisions.head_s(one.split), moment)
         return [Reserve(one.key, offloaded=not plan.was_local, server=one.server), *asked, run]
 
-    def _ask(self, one: UnderWay) -> list[Action]:
-        """The question to a server that goes out with a frame, if there is one."""
-        question = one.plan.question
-        if question is None:
-            return []
+    def _ask(self, one: UnderWay, question: Question) -> list[Action]:
+        """The question to a server that goes out with a frame."""
         return [Ask(one.key, question.cut, min(question.due_in_s, self._answer_within_s), server=one.plan.asks)]
 
     def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
         """A piece of work is done."""
-        ended = end_piece(self._queues, piece)
+        ended = self._end_piece(piece)
         if (one := self._wanted(ended)) is None:
             return []
         if ended.work is Work.HEAD:
@@ -141,7 +141,7 @@ class Scheduler:
 
     def work_failed(self, piece: int, error: str, moment: Moment) -> list[Action]:
         """A piece of work raised an error of the backend."""
-        ended = end_piece(self._queues, piece)
+        ended = self._end_piece(piece)
         if (one := self._wanted(ended)) is None:
             return []
         if ended.work.worker is Worker.HEADS:
@@ -158,7 +158,7 @@ class Scheduler:
 
     def work_skipped(self, piece: int) -> list[Action]:
         """A piece of work was left out, as it was told to be."""
-        end_piece(self._queues, piece)
+        self._end_piece(piece)
         return []
 
     def sent(self, key: int, moment: Moment) -> list[Action]:
@@ -231,6 +231,8 @@ class Scheduler:
     def abandon(self, moment: Moment) -> list[Action]:
         """Nobody wants the frames under way any more: free the link, and begin no work for them."""
         actions: list[Action] = [FreeLink(key) for key, one in self._under_way.items() if one.reserves_link]
+        if self._alone is not None:
+            actions.append(Skip(self._alone.number, self._alone.work.worker))
         for worker, queue in self._queues.items():
             for number in queue.pieces():
                 queue.cancel(number, now_s=moment.now_s)
@@ -318,13 +320,34 @@ class Scheduler:
 
     def _run(self, one: UnderWay, work: Work, expected_s: float, moment: Moment, *, first: bool = False) -> Run:
         queue = self._queues[work.worker]
-        alone = not (self._policy.plans_ahead or one.on_the_link or len(self._under_way) > 1 or queue.busy)
+        alone = not (len(self._under_way) > 1 or self._policy.plans_ahead or one.on_the_link or queue.busy)
         self._pieces += 1
-        queue.put(Piece(self._pieces, one.key, work, expected_s), now_s=moment.now_s, first=first)
+        piece = Piece(self._pieces, one.key, work, expected_s)
+        if alone:  # nothing can look at a queue before it is done
+            self._alone = piece
+        else:
+            queue.put(piece, now_s=moment.now_s, first=first)
         keep = one.keeps_features and work in (Work.HEAD, Work.HEAD_AND_RELEASE)
         slot_s = expected_s if self._policy.paced else 0.0
-        head, piece = one.plan.head, self._pieces
-        return Run(piece, one.key, one.frame, work, head, first=first, alone=alone, keep=keep, slot_s=slot_s)
+        return Run(
+            piece.number,
+            one.key,
+            one.frame,
+            work,
+            one.plan.head,
+            first=first,
+            alone=alone,
+            keep=keep,
+            slot_s=slot_s,
+        )
+
+    def _end_piece(self, number: int) -> Piece:
+        """A piece has ended in whatever way."""
+        alone = self._alone
+        if alone is None or alone.number != number:
+            return end_piece(self._queues, number)
+        self._alone = None
+        return alone
 
     def _wanted(self, piece: Piece) -> UnderWay | None:
         """The frame that a piece was for, None where that is done without it."""

@@ -136,3 +136,14 @@ def evaluate_command(release: ReleaseTable, bundle: Bundle) -> str:
         f"split-model evaluate {bundle.root} --data DATA --epsilon {release.noise_epsilon:g} "
         f"--allocation {release.wish} --bits {release.noise_bits} --store"
     )
+
+
+def audit_command(release: ReleaseTable, bundle: Bundle) -> str:
+    """The command that audits a bundle under a release, and keeps the verdicts."""
+    start = f"split-model audit {bundle.root} --data DATA -o report --store"
+    if release.mechanism == "none":
+        return start
+    if release.mechanism == "codebook":
+        return f"{start} --codebook-epsilon {release.whole_input_epsilon:g}"
+    noise = f"--epsilon {release.noise_epsilon:g} --allocation {release.wish} --bits {release.noise_bits}"
+    return f"{start} {noise}"

@@ -25,6 +25,7 @@ from edge_runtime.privacy.ledger import read, system_now
 from edge_runtime.privacy.ledger.state import new_state
 from edge_runtime.privacy.ledger.status import LedgerStatus, Prices, ledger_status
 from edge_runtime.service import status as states
+from edge_runtime.service.doctor_cuts import of_accuracy, of_exposure
 from edge_runtime.service.network import reach
 from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
@@ -88,7 +89,8 @@ def examine(
 
     yield attempt("bundle", work_out)
     if plans:
-        yield from _accuracy(plans[0])
+        yield from of_accuracy(plans[0])
+        yield from of_exposure(plans[0])
         yield attempt("backend", lambda: _run_once(plans[0]))
         yield _as_the_program(attempt("source", lambda: _sources(plans[0])), user)
         yield _as_the_program(attempt("sink", lambda: _sinks(plans[0])), user)
@@ -105,20 +107,6 @@ def examine(
 def _software() -> Finding:
     text = f"edge-runtime {__version__}, Python {platform.python_version()}, {platform.machine()}, "
     return good("software", text + f"ZeroMQ {zmq.zmq_version()}, NumPy {np.__version__}")
-
-
-def _accuracy(plan: Plan) -> Iterator[Finding]:
-    """How well each cut in use answers, and why others are not used."""
-    for cut in sorted(plan.wanted_cuts):
-        known = plan.accuracy[cut]
-        if known.used:
-            yield good("accuracy", f"cut {cut}: {known.text}")
-        else:
-            remedy = plan.accuracy.remedy([cut]) or "planner.accuracy_floor changes the floor or switches it off"
-            yield warning("accuracy", f"cut {cut} is not used: {known.text}", remedy)
-    for line in plan.accuracy.conclusion(plan.wanted_cuts):
-        problem, _, remedy = line.text.partition("; ")
-        yield warning("accuracy", problem, remedy)
 
 
 def _run_once(plan: Plan) -> str:

@@ -212,10 +212,13 @@ class Reporter(StoppableThread):
                 agreement_bound=one.bound,
                 pictures=one.pictures,
                 text=one.text,
+                reveals=device.plan.exposure[one.cut].reveals,
+                exposure=device.plan.exposure[one.cut].text,
             )
             for one in device.plan.accuracy.cuts
         ]
         status.accuracy_trouble = device.plan.accuracy_trouble
+        status.exposure_trouble = device.plan.exposure_trouble
         status.fixed = fixed_values(device.plan)
         status.counters = dict(device.loop.counters.as_dict())
         status.split = None if step is None else step.result.split

@@ -34,7 +34,8 @@ class CutStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     ``used``: the planner may choose it. ``agreement``: the expected share of answers that agree with the unsplit
     model, ``agreement_bound`` its one-sided 80 % lower bound, both None where nothing was measured. ``pictures``:
-    what they were measured on. ``text``: the same for people.
+    what they were measured on. ``text``: the same for people. ``reveals``: the audit's verdict on this release,
+    empty without one; ``exposure``: the same for people.
     """
 
     cut: int
@@ -43,6 +44,8 @@ class CutStatus(msgspec.Struct, frozen=True, kw_only=True):
     agreement_bound: float | None
     pictures: int | None
     text: str
+    reveals: str = ""
+    exposure: str = ""
 
 
 class DecisionStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,9 +99,9 @@ class Status(Written, kw_only=True):
     """What ``status --json`` prints.
 
     ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``:
-    why none of them is used, or what their figures lack, or empty. ``split`` equal to ``local``: everything runs
-    here. ``links``: to every server; ``link`` is the one in use. ``under_way``: frames accepted and not answered
-    yet. ``sources`` and ``sinks``: the counters of each;
+    why none of them is used, or what their figures lack, or empty; ``exposure_trouble``: why none reveals little
+    enough. ``split`` equal to ``local``: everything runs here. ``links``: to every server; ``link`` is the one in
+    use. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
     ``source_trouble`` and ``sink_trouble``: the present faults of those that do not work. ``overdue``: what should
     be over and is not; while there is anything, the watchdog is not fed. ``expected_s``: the planner's prediction
     for a frame at the current split. ``offload``: from a request's first chunk to its answer. ``reload_error``: why
@@ -111,6 +114,7 @@ class Status(Written, kw_only=True):
     bundle: BundleStatus | None = None
     cuts: list[CutStatus] = msgspec.field(default_factory=list)
     accuracy_trouble: str = ""
+    exposure_trouble: str = ""
     split: int | None = None
     local: int | None = None
     decision: DecisionStatus | None = None
@@ -172,9 +176,7 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
     if status.bundle is not None:
         lines.append(("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]}) in {status.bundle.folder}"))
         lines += _frames(status)
-        lines += [("accuracy", f"cut {one.cut}: {one.text}") for one in status.cuts if one.used]
-        if status.accuracy_trouble:
-            lines.append(("accuracy", status.accuracy_trouble))
+        lines += _cuts(status)
     for what, counters, troubles in (
         ("source", status.sources, status.source_trouble),
         ("sink", status.sinks, status.sink_trouble),
@@ -190,6 +192,15 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
         lines.append(("ledger", f"{status.ledger_trouble}; nothing leaves this device"))
     text = "\n".join(f"{name:<10}{value}" if name else value for name, value in lines)
     return text if status.ledger is None else f"{text}\n\nprivacy ledger\n{as_text(status.ledger)}"
+
+
+def _cuts(status: Status) -> list[tuple[str, str]]:
+    """Accuracy and audit of the cuts in use, and why others are not used."""
+    used = [one for one in status.cuts if one.used]
+    lines = [("accuracy", f"cut {one.cut}: {one.text}") for one in used]
+    lines += [("accuracy", status.accuracy_trouble)] if status.accuracy_trouble else []
+    lines += [("audit", f"cut {one.cut}: {one.exposure}") for one in used if one.reveals]
+    return lines + ([("audit", status.exposure_trouble)] if status.exposure_trouble else [])
 
 
 def _frames(status: Status) -> list[tuple[str, str]]:

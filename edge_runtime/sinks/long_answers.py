@@ -33,7 +33,7 @@ class ValueFiles:
         self._sizes: deque[tuple[str, int]] | None = None
         self._bytes = 0
 
-    def take(self, record: Mapping[str, Any], outputs: Sequence[Array]) -> dict[str, Any]:
+    def take(self, record: Mapping[str, Any], outputs: Sequence[Array]) -> Mapping[str, Any]:
         """Put values that are too long for a line into a file of their own.
 
         Raises:
@@ -48,7 +48,7 @@ class ValueFiles:
         if "vector" in record and "values" not in record["vector"]:
             missing = list(range(len(outputs)))
         if not missing or not outputs:
-            return dict(record)
+            return record
         content = io.BytesIO()
         named: dict[str, Any] = {f"output_{at}": outputs[at] for at in missing}
         np.savez(content, **named)

@@ -13,6 +13,8 @@ from split_model.bundle.manifest import TensorSpec, TopK
 
 #: So many classes are found faster one by one than by sorting.
 _FEW = 16
+#: Exponentials of logits up to this one, either way, fit float32, and so does the sum of any number of them.
+_NO_SHIFT = 60.0
 
 
 def class_fields(
@@ -23,14 +25,15 @@ def class_fields(
     Scores are probabilities: of quantised outputs in real units, of logits after a softmax, or a sigmoid of each
     where classes do not exclude each other. Those declared as ``values`` are shown as they are.
     """
-    stored, spec = outputs[schema.output].reshape(-1), specs[schema.output]
-    if spec.scale:
-        stored = spec.scale * (stored.astype(np.float64) - spec.zero_point)
-    elif stored.dtype != np.float32:
-        stored = stored.astype(np.float64)
-    best, scores = best_of(stored, schema.k)
+    values, spec = outputs[schema.output].reshape(-1), specs[schema.output]
+    if spec.dtype != "float32":
+        values = values.astype(np.float64)
+    best, scores = best_of(values, schema.k)
+    if spec.scale:  # in real units the best are the same; only a softmax needs the others
+        scores = [spec.scale * (score - spec.zero_point) for score in scores]
     if schema.scores == "logits":
-        scores = _probabilities(stored, scores)
+        real = spec.scale * (values - spec.zero_point) if spec.scale else values
+        scores = _probabilities(real, scores)
     elif schema.scores == "multilabel-logits":
         scores = [_sigmoid(score) for score in scores]
     return {
@@ -49,9 +52,10 @@ def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
     best: list[int] = []
     scores: list[float] = []
     left = values.copy()
+    argmax, item = left.argmax, left.item
     while len(best) < min(k, values.size):
-        i = int(left.argmax())
-        score = float(left[i])
+        i = int(argmax())
+        score = item(i)
         if k > _FEW or not score > -math.inf:  # NaN, which argmax takes for the highest, or nothing but infinity
             best = np.argsort(-values, kind="stable")[:k].tolist()
             return best, values[best].tolist()
@@ -68,8 +72,11 @@ def _probabilities(logits: Array, best: list[float]) -> list[float]:
     highest = best[0]
     if not math.isfinite(highest):
         return [math.nan] * len(best)
-    total = float(np.exp(logits - highest).sum())
-    return [math.exp(value - highest) / total for value in best]
+    # After an inference each kind of call into NumPy is dear, so the logits are only shifted where they have to be.
+    shift = 0.0 if abs(highest) <= _NO_SHIFT else highest
+    powers = np.exp(logits - shift if shift else logits)
+    total = float(np.add.reduce(powers))
+    return [math.exp(value - shift) / total for value in best]
 
 
 def _sigmoid(logit: float) -> float:

@@ -13,11 +13,11 @@ _FAR = 99_999
 _MOST_BOXES, _MOST_POINTS, _MOST_CLASSES, _MOST_VALUES = 8, 32, 8, 16
 
 
-def shortened(record: Mapping[str, Any]) -> dict[str, Any]:
+def shortened(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """The record without a map that is too long for a line or a message; how many bytes it has is told instead."""
     found = record.get("map")
     if found is None or len(found["png"]) <= MAX_INLINE_BYTES:
-        return dict(record)
+        return record
     return {**record, "map": {**without_png(found), "png_bytes": len(found["png"])}}
 
 

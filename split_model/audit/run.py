@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,49 +12,35 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from split_model.arrays import Array
-from split_model.audit.attackers.inverse_network import InverseNetwork
-from split_model.audit.attackers.white_box import WhiteBox
+from split_model.audit.attackers.learned_prior import LearnedPrior
+from split_model.audit.cut_under_attack import OfCut
+from split_model.audit.effort import QUICK, Effort, Randomness
+from split_model.audit.identity import People, as_answers
 from split_model.audit.likelihood import identification_bound
 from split_model.audit.pictures import Floats, PictureSpace
 from split_model.audit.posterior import guess
 from split_model.audit.quality import decibels, interval, similarity
-from split_model.audit.results import Attack, Audit, Reference, Result
+from split_model.audit.results import Attack, Audit, Identity, Reference, Result
 from split_model.audit.settings import Setting, Wishes, settings
-from split_model.audit.torch_head import TorchHead
+from split_model.audit.suite import Suite
 from split_model.audit.verdict import reveals
 from split_model.bundle import Bundle, Cut
-from split_model.errors import BadInputError, BadModelError
+from split_model.errors import BadInputError
 from split_model.interpreter import open_interpreter
+from split_model.privacy import CodebookSpec, NoiseSpec
 from split_model.service.atomic_file import write_atomically
+
+__all__ = ["QUICK", "Auditor", "Effort"]
 
 Progress = Callable[[str, int, int], None]
 
+#: Of the attackers: one more, or a stronger one, makes work files of before void.
+_GENERATION = 4
+#: Of what a result has: attackers that were tried before are not tried again for a new one.
+_SUITE = 2
 #: Pictures that an attack needs at least: to be attacked, and to learn from.
 LEAST_VICTIMS, LEAST_PUBLIC = 4, 16
-_TUNED_ON = 4
 _SHOWN = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How hard the attackers try.
-
-    Attributes:
-        victims: Pictures attacked.
-        steps: Of white-box gradient descent.
-        network_s: Seconds of processor time to train each inverse network.
-        averaged: Releases of one frame that the averaging attacker has.
-
-    """
-
-    victims: int = 16
-    steps: int = 1000
-    network_s: float = 240.0
-    averaged: int = 16
-
-
-QUICK = Effort(victims=6, steps=200, network_s=10.0)
 
 
 @dataclass
@@ -69,6 +54,7 @@ class Auditor:
         effort: How hard they try.
         folder: Where finished settings are kept, so that an interrupted audit goes on.
         progress: Told of every finished step.
+        people: Pictures of known people, to be named; None without.
 
     """
 
@@ -78,6 +64,7 @@ class Auditor:
     effort: Effort
     folder: Path
     progress: Progress = field(default=lambda *_: None)
+    people: People | None = None
     skipped: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,6 +75,12 @@ class Auditor:
                 remedy=f"give at least {LEAST_VICTIMS} and {LEAST_PUBLIC}; see --public",
             )
         self._space = PictureSpace.of(self.bundle)
+        self._randomness = Randomness()
+        known = hashlib.sha256(f"{_GENERATION} {self.bundle.identity} {self.effort!r}".encode())
+        for pictures in (self.victims, self.public):
+            known.update(np.ascontiguousarray(pictures).tobytes())
+        self._known = known
+        self._learned: LearnedPrior | None = None
 
     def run(self, cuts: Sequence[Cut], wishes: Wishes) -> Audit:
         """Attack every setting of these cuts."""
@@ -95,104 +88,91 @@ class Auditor:
 
         torch.set_num_threads(1)  # more than one costs time where others want the cores too
         references = self._references()
-        answer_high = references[-1].ssim_high
-        wanted = [(cut, one) for cut in cuts for one in settings(self.bundle, cut, wishes, os.urandom)]
-        results = []
-        for done, (cut, setting) in enumerate(wanted):
-            self.progress(f"cut {cut.index}, {setting.name}", done, len(wanted))
-            results.append(self._result(setting, answer_high))
-        self.progress("audit", len(wanted), len(wanted))
+        answer = None if self.people is None else as_answers(self.bundle, self._space, self.people)
+        results: list[Result] = []
+        of_cuts = [(cut, settings(self.bundle, cut, wishes, self._randomness)) for cut in cuts]
+        total = sum(len(of_one) for _, of_one in of_cuts)
+        for cut, of_one in of_cuts:
+            shared: list[OfCut] = []
+            for setting in of_one:
+                self.progress(f"cut {cut.index}, {setting.name}", len(results), total)
+                results.append(self._result(setting, shared, references[-1].ssim_high, answer))
+        self.progress("audit", total, total)
         return Audit(
             bundle=self.bundle.manifest.name,
             identity=self.bundle.identity,
             victims=len(self.victims),
             public=len(self.public),
-            quick=self.effort.steps == QUICK.steps,
+            quick=self._is_quick,
             references=references,
             results=results,
             skipped=sorted(set(self.skipped)),
+            answer_identity=answer,
         )
 
-    def _result(self, setting: Setting, answer_high: float) -> Result:
-        kept = self.folder / f"{self._key(setting)}.json"
+    def _result(self, setting: Setting, shared: list[OfCut], answer_high: float, answer: Identity | None) -> Result:
+        """Of one setting; ``shared``: what its cut's settings share, made when the first of them is attacked."""
+        key = self._key(setting)
+        named = "" if self.people is None else f"-{self.people.digest[:12]}"
+        kept = self.folder / f"{key}{named}-{_SUITE}.json"
         if kept.is_file():
-            return msgspec.json.decode(kept.read_bytes(), type=Result)
-        attacks, pictures = self._attack(setting)
-        found, bound = self._identify(setting)
+            done = msgspec.json.decode(kept.read_bytes(), type=_Kept)
+            self.skipped += done.skipped
+            return done.result
+        if not shared:
+            skipped: list[str] = []
+            shared.append(
+                OfCut(self.bundle, setting.cut, self._space, self.victims, self.public, self.effort, skipped)
+            )
+        of_cut = shared[0]
+        thorough = not self._is_quick
+        suite = Suite(of_cut, setting, key, self.folder, self._randomness, self._prior, thorough)
+        seen = suite()
+        attacks = [
+            _attack(of_cut, name, pictures, self.victims, suite.notes[name]) for name, pictures in seen.items()
+        ]
+        attacks.sort(key=lambda attack: (attack.attacker.endswith("releases"), -attack.ssim))
         best = attacks[0]
-        name = f"{self._key(setting)}.npz"
+        name = f"{key}.npz"
         with (self.folder / name).open("wb") as file:
-            np.savez_compressed(file, pictures=(pictures[best.attacker][:_SHOWN] * 255).astype(np.uint8))
+            np.savez_compressed(file, pictures=(seen[best.attacker][:_SHOWN] * 255).astype(np.uint8))
+        found, bound = self._identify(setting, of_cut, key)
+        identity = None
+        if self.people is not None:
+            self._randomness.restart(f"{key} people")
+            identity = self.people.named(of_cut.read, setting)
         whole = setting.whole_input_epsilon
         result = Result(
             cut=setting.cut.index,
             mechanism=setting.mechanism,
             setting=setting.name,
+            spec=setting.spec if isinstance(setting.spec, NoiseSpec) else None,
+            codebook=setting.spec if isinstance(setting.spec, CodebookSpec) else None,
             per_value_epsilon=setting.per_value_epsilon,
             whole_input_epsilon=whole if math.isfinite(whole) else None,
+            payload_bytes=setting.payload_bytes,
             attacks=attacks,
             found=found,
             bound=bound,
             candidates=len(self.victims),
-            reveals=reveals(best.ssim, best.ssim_low, answer_high),
+            reveals=reveals(best.ssim, best.ssim_low, answer_high, identified=_beyond(identity, answer)),
             pictures=name,
+            network=suite.network_file,
+            identity=identity,
         )
-        write_atomically(kept, msgspec.json.encode(result))
+        self.skipped += of_cut.skipped
+        write_atomically(kept, msgspec.json.encode(_Kept(result, sorted(set(of_cut.skipped)))))
         return result
 
-    def _attack(self, setting: Setting) -> tuple[list[Attack], dict[str, Floats]]:
-        """Every attacker that can be tried, the strongest on one release first, and what each saw."""
-        head = _Head(self.bundle, setting.cut, self._space)
-        of_public, of_victims = head(self.public), head(self.victims)
-        arrived = [setting.arrive(one) for one in of_victims]
-        network = InverseNetwork(
-            lambda chosen: [setting.arrive(of_public[number]) for number in chosen],
-            self.public,
-            budget_s=self.effort.network_s,
-        )
-        drawn = network(arrived)
-        seen = {"inverse network": (drawn, f"{network.epochs:.1f} epochs of {len(self.public)} pictures")}
-        white_box = self._white_box(setting)
-        if white_box is not None:
-            few = self.public[:_TUNED_ON]
-            tried = [setting.arrive(one) for one in of_public[:_TUNED_ON]]
-            white_box.tune(few, tried, network(tried))
-            seen["white box"] = (white_box(arrived, drawn), f"prior {white_box.prior:g}")
-            if setting.mechanism == "noise":
-                count = self.effort.averaged
-                means = [_mean(setting, features, count) for features in of_victims]
-                seen[f"white box, {count} releases"] = (white_box(means, network(means)), "of one still scene")
-        attacks = []
-        for name, (pictures, note) in seen.items():
-            ssim, low, high = interval(similarity(pictures, self.victims))
-            psnr = float(decibels(pictures, self.victims).mean())
-            attacks.append(Attack(attacker=name, ssim=ssim, ssim_low=low, ssim_high=high, psnr_db=psnr, note=note))
-        attacks.sort(key=lambda attack: ("releases" in attack.attacker, -attack.ssim))
-        return attacks, {name: pictures for name, (pictures, _) in seen.items()}
-
-    def _white_box(self, setting: Setting) -> WhiteBox | None:
-        """The white-box attacker; None, with the reason in `skipped`, where the head has no gradient."""
-        if setting.mechanism == "codebook":
-            self.skipped.append("white box on codebooks: a codeword has no gradient; see the likelihood test")
-            return None
-        try:
-            head = _torch_head(self.bundle, setting.cut, self._space, self.public[:1])
-        except BadModelError as error:
-            self.skipped.append(f"white box: {error}")
-            return None
-        if head is None:
-            self.skipped.append(f"white box at cut {setting.cut.index}: the input itself leaves there")
-            return None
-        return WhiteBox(head, self._space, setting.spread, steps=self.effort.steps)
-
-    def _identify(self, setting: Setting) -> tuple[float | None, float | None]:
+    def _identify(self, setting: Setting, of_cut: OfCut, key: str) -> tuple[float | None, float | None]:
         """How often the exact likelihood picks a frame out of all that are attacked."""
         if setting.likelihood is None:
             return None, None
-        features = _Head(self.bundle, setting.cut, self._space)(self.victims)
+        features = of_cut.of_victims
         likelihood = setting.likelihood(features)
         none = np.zeros((len(features), 1), np.float32)
         generator = np.random.default_rng(0)
+        self._randomness.restart(f"{key} picked out")
         right = [
             guess(likelihood([setting.send([part.copy() for part in one])]), none, generator=generator).candidate
             == at
@@ -218,49 +198,52 @@ class Auditor:
         found.append(_reference("the mean public picture of the answer's class", np.stack(of_class), self.victims))
         return sorted(found, key=lambda reference: reference.ssim)
 
+    def _prior(self) -> LearnedPrior:
+        """The learned prior, trained once an audit."""
+        if self._learned is None:
+            path = self.folder / f"prior-{self._known.hexdigest()[:24]}.npz"
+            if not path.is_file():
+                LearnedPrior.train(self.public, budget_s=self.effort.prior_s).save(path)
+            self._learned = LearnedPrior.load(path)
+        return self._learned
+
+    @property
+    def _is_quick(self) -> bool:
+        """Whether the attackers try no harder than those of ``--quick``."""
+        return self.effort.steps <= QUICK.steps
+
     def _key(self, setting: Setting) -> str:
         """What a result follows from."""
-        known = hashlib.sha256(self.bundle.identity.encode())
-        for part in (setting.cut.index, setting.name, self.effort):
-            known.update(repr(part).encode())
-        for pictures in (self.victims, self.public):
-            known.update(np.ascontiguousarray(pictures).tobytes())
+        known = self._known.copy()
+        known.update(repr((setting.cut.index, setting.name)).encode())
         return known.hexdigest()[:24]
 
 
-def _copied(features: Sequence[Array]) -> list[Array]:
-    return [part.copy() for part in features]
+class _Kept(msgspec.Struct, frozen=True):
+    """A finished setting in the work folder."""
+
+    result: Result
+    skipped: list[str]
 
 
-class _Head:
-    """Pictures to the features of a cut."""
-
-    def __init__(self, bundle: Bundle, cut: Cut, space: PictureSpace) -> None:
-        self._head = None if cut.head is None else open_interpreter(bundle.path(cut.head))
-        self._space = space
-
-    def __call__(self, pictures: Floats) -> list[list[Array]]:
-        inputs = self._space.inputs(pictures)
-        if self._head is None:
-            return [[one] for one in inputs]
-        head = self._head
-        return [[part.copy() for part in head.run([one])] for one in inputs]
+def _beyond(identity: Identity | None, answer: Identity | None) -> bool:
+    """Whether people are named better than by the answer alone, beyond both intervals."""
+    if identity is None or answer is None:
+        return False
+    return identity.best.low > answer.best.high
 
 
-def _mean(setting: Setting, features: Sequence[Array], count: int) -> list[Floats]:
-    """The mean of several releases of one frame."""
-    releases = [setting.arrive(features) for _ in range(count)]
-    return [np.mean(parts, axis=0, dtype=np.float32) for parts in zip(*releases, strict=True)]
-
-
-def _torch_head(bundle: Bundle, cut: Cut, space: PictureSpace, picture: Floats) -> TorchHead | None:
-    """The head with a gradient, checked; None at cut 0, where there is no head."""
-    if cut.head is None:
-        return None
-    path = bundle.path(cut.head)
-    head = TorchHead(path)
-    head.check(open_interpreter(path), space.inputs(picture))
-    return head
+def _attack(of_cut: OfCut, name: str, pictures: Floats, victims: Floats, note: str) -> Attack:
+    ssim, low, high = interval(similarity(pictures, victims))
+    return Attack(
+        attacker=name,
+        ssim=ssim,
+        ssim_low=low,
+        ssim_high=high,
+        psnr_db=float(decibels(pictures, victims).mean()),
+        feature_distance=of_cut.distance(pictures),
+        note=note,
+    )
 
 
 def _reference(name: str, pictures: Any, victims: Floats) -> Reference:

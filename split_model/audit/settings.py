@@ -25,7 +25,9 @@ from split_model.privacy import (
     recover_codebook,
     settle,
 )
+from split_model.privacy.codebook import codeword_bytes
 from split_model.privacy.codebook_file import read_decoder, read_encoder
+from split_model.privacy.packing import packed_bytes
 from split_model.privacy.plan import default_bits
 from split_model.privacy.release import channel_numbers
 
@@ -39,6 +41,7 @@ class Setting:
 
     Attributes:
         cut: Where.
+        spec: Of the release; None without protection.
         mechanism: ``none``, ``noise`` or ``codebook``.
         name: For people, with the ε and its unit.
         per_value_epsilon: Of noise, the mean of the channels; None else.
@@ -46,11 +49,13 @@ class Setting:
         send: Features to a payload, with fresh randomness.
         read: A payload to features as the tail gets them.
         spread: By tensor, the scale of the noise of each value in real units; None where there is none.
+        limits: By tensor, the clip range of each channel; None where nothing is clipped.
         likelihood: The exact likelihood of payloads for candidates; None without a mechanism.
 
     """
 
     cut: Cut
+    spec: NoiseSpec | CodebookSpec | None
     mechanism: str
     name: str
     per_value_epsilon: float | None
@@ -58,7 +63,17 @@ class Setting:
     send: Callable[[Sequence[Array]], Array]
     read: Callable[[Array], list[Array]]
     spread: tuple[Floats, ...] | None
+    limits: tuple[tuple[Floats, Floats], ...] | None
     likelihood: Callable[[Sequence[Sequence[Array]]], Likelihood] | None
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes that leave for one frame."""
+        if isinstance(self.spec, NoiseSpec):
+            return packed_bytes(self.cut.values, self.spec.bits)
+        if isinstance(self.spec, CodebookSpec):
+            return self.spec.groups * codeword_bytes(self.spec.codewords)
+        return self.cut.raw_bytes
 
     def arrive(self, features: Sequence[Array]) -> list[Floats]:
         """One release of one frame as the server has it, in real units."""
@@ -100,6 +115,14 @@ def settings(bundle: Bundle, cut: Cut, wishes: Wishes, entropy: Entropy) -> list
     return found
 
 
+def describe(spec: NoiseSpec | CodebookSpec) -> str:
+    """A release in words, with the unit of its ε."""
+    if isinstance(spec, CodebookSpec):
+        groups = f" in {spec.groups} groups" if spec.groups > 1 else ""
+        return f"codebook of {spec.codewords}{groups}, {spec.epsilon:g} a frame"
+    return f"noise, {spec.allocation}, {spec.epsilon:g} a value in {spec.bits} bits"
+
+
 def _plain(cut: Cut) -> Setting:
     ends = np.cumsum([spec.nbytes for spec in cut.tensors])[:-1]
 
@@ -113,7 +136,7 @@ def _plain(cut: Cut) -> Setting:
             for part, spec in zip(parts, cut.tensors, strict=True)
         ]
 
-    return Setting(cut, "none", "unprotected", None, float("inf"), send, read, None, None)
+    return Setting(cut, None, "none", "unprotected", None, float("inf"), send, read, None, None, None)
 
 
 def _noise(cut: Cut, epsilon: float, bits: int | None, allocation: AllocationWish, entropy: Entropy) -> Setting:
@@ -122,13 +145,15 @@ def _noise(cut: Cut, epsilon: float, bits: int | None, allocation: AllocationWis
     plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
     return Setting(
         cut,
+        spec,
         "noise",
-        f"noise, {spec.allocation}, {epsilon:g} a value in {bits} bits",
+        describe(spec),
         epsilon,
         plan.whole_input_epsilon,
         NoiseRelease(plan, entropy=entropy),
         lambda payload: list(recover(plan, payload)),
         _spread(plan),
+        _limits(plan),
         partial(NoiseLikelihood, plan),
     )
 
@@ -143,20 +168,29 @@ def _spread(plan: NoisePlan) -> tuple[Floats, ...]:
     return tuple(found)
 
 
+def _limits(plan: NoisePlan) -> tuple[tuple[Floats, Floats], ...]:
+    """The clip range of each channel in real units."""
+    found = []
+    for at in range(len(plan.tensors)):
+        low, width, _, _ = channel_numbers(plan, at)
+        found.append((np.asarray(low, np.float32), np.asarray(low + width, np.float32)))
+    return tuple(found)
+
+
 def _codebook(bundle: Bundle, cut: Cut, spec: CodebookSpec, entropy: Entropy) -> Setting:
     plan = CodebookPlan.make(spec, cut)
     path = bundle.path(plan.book.file)
     encoder, decoder = read_encoder(path, plan.book, cut.tensors), read_decoder(path, plan.book, cut.tensors)
     return Setting(
         cut,
+        spec,
         "codebook",
-        f"codebook of {spec.codewords}"
-        + (f" in {spec.groups} groups" if spec.groups > 1 else "")
-        + f", {spec.epsilon:g} a frame",
+        describe(spec),
         None,
         plan.whole_input_epsilon,
         CodebookRelease(plan, encoder, entropy=entropy),
         partial(recover_codebook, plan, decoder),
+        None,
         None,
         partial(CodebookLikelihood, plan, encoder),
     )

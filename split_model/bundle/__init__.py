@@ -18,7 +18,7 @@ from split_model.bundle.manifest import (
     TopK,
 )
 from split_model.bundle.records import FileRef
-from split_model.bundle.store import Bundle, file_ref, sha256_of, write_manifest, writing
+from split_model.bundle.store import Bundle, file_ref, manifest_of, sha256_of, write_manifest, writing
 
 __all__ = [
     "FORMAT",
@@ -39,6 +39,7 @@ __all__ = [
     "TensorSpec",
     "TopK",
     "file_ref",
+    "manifest_of",
     "sha256_of",
     "write_manifest",
     "writing",

@@ -65,6 +65,25 @@ def file_ref(root: Path, relative: str) -> FileRef:
     return FileRef(path=relative, sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 
+def manifest_of(raw: bytes, where: str) -> Manifest:
+    """Decode and check the bytes of a manifest; ``where`` names them in errors.
+
+    Raises:
+        BadBundleError: They are none, or of another format.
+
+    """
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadBundleError(f"{where}: {error}", remedy="prepare the bundle again") from None
+    if manifest.format != FORMAT:
+        raise BadBundleError(
+            f"{where}: format {manifest.format}, this version reads {FORMAT}", remedy="prepare the bundle again"
+        )
+    check_manifest(where, manifest)
+    return manifest
+
+
 class Bundle:
     """A bundle folder with a manifest that was read and validated.
 
@@ -100,15 +119,7 @@ class Bundle:
             raise MissingInputError(
                 f"{path}: {error.strerror or error}", remedy="name a bundle that you can read"
             ) from None
-        try:
-            manifest = msgspec.json.decode(raw, type=Manifest)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadBundleError(f"{path}: {error}", remedy="prepare the bundle again") from None
-        if manifest.format != FORMAT:
-            raise BadBundleError(
-                f"{path}: format {manifest.format}, this version reads {FORMAT}", remedy="prepare the bundle again"
-            )
-        check_manifest(str(path), manifest)
+        manifest = manifest_of(raw, str(path))
         bundle = cls(root, manifest, hashlib.sha256(raw).hexdigest())
         if check_files:
             bundle.check_files()

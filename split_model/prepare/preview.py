@@ -4,6 +4,8 @@ The first row shows the model's input and the unsplit model's answer. Below, eac
 they are, then as the server gets them under each release, with the answer that the tail gives to them: under noise
 at each per-value epsilon, and through each codebook at whole-input epsilons.
 Boxes, landmarks and maps are drawn into the model's input, in a row of their own below the features.
+Where ``split-model audit --store`` left an attacker for a release, its reconstruction of this very picture stands
+in a row below, under what the audit found that a server sees.
 How sure an answer is, is the share of draws of fresh noise that give the unsplit model's.
 """
 
@@ -26,10 +28,10 @@ from split_model.features.picture_files import pillow
 from split_model.features.preprocess import load_tensor, to_real
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.answer import is_vector
-from split_model.prepare.drawing import drawn, plain
 from split_model.prepare.evaluate.agreement import class_output
 from split_model.prepare.evaluate.variants import Halves
 from split_model.prepare.outputs import Floats, real_outputs
+from split_model.prepare.stored_attack import StoredAttacks
 from split_model.privacy import (
     CodebookPlan,
     CodebookRelease,
@@ -48,8 +50,6 @@ from split_model.report.answer_drawing import DRAWN, describe_answer, draw_answe
 _DRAWS = 20
 #: Whole-input epsilons per group of codewords.
 _GROUP_EPSILONS = (8.0, 4.0)
-_MOST_MAPS = 16
-_INCHES = 2.4
 _DRAWN_PX = 320
 
 
@@ -58,7 +58,8 @@ class Cell:
     """What the server gets at one cut under a ``release``, in words, empty where features leave as they are.
 
     ``features``: in real units. ``answer``: the tail's, and ``same``: the share of draws in which it is the unsplit
-    model's. ``drawn``: the answer in the model's input, where it is boxes, landmarks or a map.
+    model's. ``drawn``: the answer in the model's input, where it is boxes, landmarks or a map. ``seen``: what the
+    stored attacker makes of the features, with the audit's verdict; None where there is none.
     """
 
     cut: int
@@ -67,6 +68,7 @@ class Cell:
     answer: str
     same: float
     drawn: Picture | None = None
+    seen: tuple[Picture, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,44 +108,17 @@ def preview(
         raise BadBundleError(f"{bundle.root}: no cut has a calibration", remedy="prepare it with --calibration")
     tensor = load_tensor(path, manifest.preprocess, manifest.inputs[0])
     picture = _as_picture(tensor, manifest.preprocess, manifest.inputs[0])
-    reader = _Answers(bundle, picture)
+    reader, attacks = _Answers(bundle, picture), StoredAttacks(bundle)
     whole = real_outputs(open_interpreter(bundle.path(manifest.model)), (tensor,))
     cells: list[Cell] = []
     for cut in cuts:
-        one = _Cells(Halves(bundle, cut, None), tensor, whole, reader)
+        one = _Cells(Halves(bundle, cut, None), tensor, whole, reader, attacks)
         cells.append(one.plain())
         if cut.calibration is not None:
             cells += [one.noised(epsilon, entropy, draws) for epsilon in epsilons]
         cells += one.through_codebooks(entropy, draws)
     drawn = reader.drawn(whole)
     return Preview(picture if drawn is None else drawn, reader.text(whole), tuple(cells))
-
-
-def draw(found: Preview, path: Path, *, title: str) -> None:
-    """Write it as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
-    rows = [
-        [cell for cell in found.cells if cell.cut == cut] for cut in dict.fromkeys(cell.cut for cell in found.cells)
-    ]
-    across = max(map(len, rows))
-    each = 2 if any(cell.drawn is not None for cell in found.cells) else 1  # rows a cut
-    count = each * len(rows) + 1
-    with drawn(path, (_INCHES * across, (_INCHES + 0.5) * count)) as figure:
-        grid = figure.subplots(count, across, squeeze=False)
-        for axes in grid.flat:
-            axes.axis("off")
-        figure.suptitle(plain(title))
-        grid[0][0].imshow(found.picture)
-        grid[0][0].set_title(f"what the model gets\n{plain(found.answer)}", fontsize=8)
-        for row, column, cell in (
-            (each * at + 1, column, cell) for at, of_cut in enumerate(rows) for column, cell in enumerate(of_cut)
-        ):
-            axes = grid[row][column]
-            if cell.drawn is not None:
-                grid[row + 1][column].imshow(cell.drawn)
-            axes.imshow(_tiles(cell.features), cmap="gray", interpolation="nearest", aspect="equal")
-            many = "agreement" if each > 1 else "as unsplit in"
-            sure = "" if not cell.release else f"\n{many} {cell.same:.0%}{'' if each > 1 else ' of draws'}"
-            axes.set_title(f"cut {cell.cut}, {cell.release or 'no noise'}\n{plain(cell.answer)}{sure}", fontsize=8)
 
 
 @dataclass(frozen=True)
@@ -154,12 +129,13 @@ class _Cells:
     tensor: Array
     whole: Sequence[Floats]
     reader: _Answers
+    attacks: StoredAttacks
 
     def plain(self) -> Cell:
         """Without noise."""
         features = list(self.halves.features((self.tensor,)))
         answer = real_outputs(self.halves.tail, features)
-        return self._cell("", features, answer, self.reader.same(answer, self.whole))
+        return self._cell("", None, features, answer, self.reader.same(answer, self.whole))
 
     def noised(self, epsilon: float, entropy: Callable[[int], bytes], draws: int) -> Cell:
         """Under the noise release of a device with this per-value epsilon."""
@@ -168,9 +144,8 @@ class _Cells:
         plan = NoisePlan.make(spec, cut.tensors, cut.calibration or ())
         release = NoiseRelease(plan, entropy=entropy)
         tail = self.halves.noise_tails.get(epsilon, self.halves.tail)
-        return self._released(
-            f"epsilon {epsilon:g} a value", tail, lambda features: recover(plan, release(features)), draws
-        )
+        name = f"epsilon {epsilon:g} a value"
+        return self._released(name, spec, tail, lambda features: recover(plan, release(features)), draws)
 
     def through_codebooks(self, entropy: Callable[[int], bytes], draws: int) -> Iterator[Cell]:
         """Through each codebook of the cut, at whole-input epsilons."""
@@ -190,25 +165,38 @@ class _Cells:
                 ) -> Sequence[Array]:
                     return recover_codebook(plan, decoder, release(features))  # noqa: B023  used within the turn
 
-                yield self._released(f"{size}\nepsilon {epsilon:g} a frame", self.halves.tail, way, draws)
+                yield self._released(f"{size}\nepsilon {epsilon:g} a frame", spec, self.halves.tail, way, draws)
 
     def _released(
-        self, name: str, tail: Interpreter, way: Callable[[Sequence[Array]], Sequence[Array]], draws: int
+        self,
+        name: str,
+        spec: NoiseSpec | CodebookSpec,
+        tail: Interpreter,
+        way: Callable[[Sequence[Array]], Sequence[Array]],
+        draws: int,
     ) -> Cell:
         """The first draw's features and answer, and the share of all draws."""
         features = list(self.halves.features((self.tensor,)))
         got = [list(way(features)) for _ in range(draws)]
         answers = [real_outputs(tail, one) for one in got]
         same = sum(self.reader.same(answer, self.whole) for answer in answers) / draws
-        return self._cell(name, got[0], answers[0], same)
+        return self._cell(name, spec, got[0], answers[0], same)
 
-    def _cell(self, release: str, features: Sequence[Array], answer: Sequence[Floats], same: float) -> Cell:
+    def _cell(
+        self,
+        release: str,
+        spec: NoiseSpec | CodebookSpec | None,
+        features: Sequence[Array],
+        answer: Sequence[Floats],
+        same: float,
+    ) -> Cell:
         cut = self.halves.cut
         shown: Array = to_real(features[0], cut.tensors[0])
         preprocess = self.halves.bundle.manifest.preprocess
         if self.halves.head is None and preprocess is not None and preprocess.layout == "nchw":
             shown = shown.transpose(0, 2, 3, 1)
-        return Cell(cut.index, release, shown, self.reader.text(answer), same, self.reader.drawn(answer))
+        seen = self.attacks(cut, spec, features)
+        return Cell(cut.index, release, shown, self.reader.text(answer), same, self.reader.drawn(answer), seen)
 
 
 class _Answers:
@@ -278,21 +266,3 @@ def _as_picture(tensor: Array, preprocess: ImagePreprocess, spec: TensorSpec) ->
         np.repeat(pixels, 3, axis=-1).astype(np.uint8) if pixels.shape[-1] == 1 else pixels.astype(np.uint8)
     )
     return picture[..., ::-1] if preprocess.colour == "bgr" else picture
-
-
-def _tiles(features: Array) -> Array:
-    """The first channels of a map side by side, each in its own range; a vector as a block."""
-    maps = features[0] if features.ndim > 1 and features.shape[0] == 1 else features
-    if maps.ndim != 3 or maps.shape[0] * maps.shape[1] == 1:
-        flat = maps.reshape(-1)
-        side = math.ceil(math.sqrt(flat.size))
-        return np.pad(flat, (0, side * side - flat.size), mode="edge").reshape(side, side)
-    count = min(_MOST_MAPS, maps.shape[2])
-    side = math.ceil(math.sqrt(count))
-    height, width = maps.shape[:2]
-    whole = np.ones((side * (height + 1), side * (width + 1)), np.float32)
-    for at in range(count):
-        one = maps[..., at]
-        top, left = at // side * (height + 1), at % side * (width + 1)
-        whole[top : top + height, left : left + width] = (one - one.min()) / max(float(np.ptp(one)), 1e-12)
-    return whole

@@ -27,7 +27,10 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Privacy(msgspec.Struct, frozen=True):
-    """What one cut releases a frame, and both kinds of ε; a field that is absent is shown as unknown."""
+    """What one cut releases a frame, and both kinds of ε; a field that is absent is shown as unknown.
+
+    ``seen``: what an audit of this release found that a server sees, in words.
+    """
 
     cut: int
     values: Count | None = None
@@ -35,6 +38,7 @@ class Privacy(msgspec.Struct, frozen=True):
     per_value_epsilon_max: NotNegative | None = None
     per_value_epsilon_mean: NotNegative | None = None
     whole_input_epsilon: NotNegative | None = None
+    seen: str | None = None
 
 
 class RunLine(msgspec.Struct, frozen=True):

@@ -7,7 +7,6 @@ Relative paths start at the folder of the named file, so a config and its files 
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -152,6 +151,8 @@ def _chosen(value: Any, info: msgspec.inspect.UnionType) -> msgspec.inspect.Type
 
 
 def _suggestion(name: str, known: list[str]) -> str:
+    import difflib  # a hundred kilobytes, of no use to a config that is right
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"

@@ -310,7 +310,7 @@ class Server:
 
 def write_config(folder: Path, model: Model, **keys: Any) -> Path:
     """A config file; ``limits_X``, ``statistics_X`` and ``web_X`` set ``X`` there, others ``server.X``; ``sinks``:
-    tables.
+    tables; ``engine`` and ``emulation``: a table.
     """
     tables: dict[str, dict[str, object]] = {
         "server": {
@@ -326,6 +326,7 @@ def write_config(folder: Path, model: Model, **keys: Any) -> Path:
         "web": {},
     }
     sinks = keys.pop("sinks", ())
+    tables.update({name: keys.pop(name) for name in ("engine", "emulation") if name in keys})
     for key, value in keys.items():
         table, _, name = key.partition("_")
         tables[table if name and table in tables else "server"][name if name and table in tables else key] = value
@@ -374,11 +375,12 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Ite
 
 @pytest.fixture
 def start(tmp_path: Path, model: Model) -> Iterator[Callable[..., Server]]:
-    """Start a server of one's own, with keys of the config changed."""
+    """Start a server of one's own, with keys of the config changed; each of several in a ``folder``."""
     started: list[Server] = []
 
-    def make(**keys: object) -> Server:
-        started.append(start_server(tmp_path, model, **keys))
+    def make(*, folder: str = "", **keys: object) -> Server:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        started.append(start_server(tmp_path / folder, model, **keys))
         return started[-1]
 
     yield make

@@ -19,3 +19,7 @@ def test_the_measured_figures_go_along_and_change_no_identity(tmp_path):
     after = read_bundle(tmp_path)
     assert after.identity == before.identity
     assert after.files == (*before.files, ("evaluation.json", hashlib.sha256(b"{}").hexdigest()))
+    (tmp_path / "audit.json").write_text("[]")
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "cut-001.npz").write_bytes(b"an attacker, which a board has no use for")
+    assert read_bundle(tmp_path).files == (*after.files, ("audit.json", hashlib.sha256(b"[]").hexdigest()))

@@ -41,6 +41,7 @@ BY_EXTRA = {
     "jinja2",
     "paho",
     "prometheus_client",
+    "ray",
     "starlette",
     "uvicorn",
     "ai_edge_litert",

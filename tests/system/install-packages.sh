@@ -8,7 +8,7 @@ packages=(
     iptables nftables   # links that lose or swallow packets
     mmdebstrap          # a board's root file system ...
     systemd-container   # ... booted with a real systemd
-    openssh-client socat
+    openssh-client openssl socat
     # A network camera, and GStreamer to read it: with the system's Python, as on a board.
     python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good

@@ -18,7 +18,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -189,8 +189,8 @@ def _calibrate_cut(
     known: Sequence[Sequence[float]] | None,
 ) -> tuple[ChannelCalibration, ...]:
     pictures = options.pictures or len(samples)
-    seen = _statistics(cut, len(samples), options)
-    parts = [_statistics(cut, len(samples), replace(options, rank_samples=0)) for _ in range(min(2, pictures))]
+    seen = _statistics(cut, len(samples), options, rank_samples=options.rank_samples)
+    parts = [_statistics(cut, len(samples), options, rank_samples=0) for _ in range(min(2, pictures))]
     kept: list[list[Array]] = []
     weight_samples = _weight_samples(cut, len(samples), options)
     kept_samples = max(weight_samples, 0 if options.quantile is not None else TRIED)
@@ -230,7 +230,9 @@ def _calibrate_cut(
     return _found(chosen, seen, weights)
 
 
-def _statistics(cut: CutModels, samples: int, options: CalibrationOptions) -> list[ChannelStatistics]:
+def _statistics(
+    cut: CutModels, samples: int, options: CalibrationOptions, *, rank_samples: int
+) -> list[ChannelStatistics]:
     """Of every live tensor."""
     return [
         ChannelStatistics(
@@ -238,7 +240,7 @@ def _statistics(cut: CutModels, samples: int, options: CalibrationOptions) -> li
             where=f"cut {cut.index}, tensor {tensor.name!r}",
             key=(options.seed, cut.index, at),
             take=-(-options.values // samples),
-            rank_samples=options.rank_samples,
+            rank_samples=rank_samples,
         )
         for at, tensor in enumerate(cut.tensors)
     ]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
 import re
+import shutil
+import ssl
 import subprocess
 import sys
 
 import pytest
 
 from cloud_server import config
+from cloud_server.fleet.overview import Overview
 from cloud_server.web import password
 from cloud_server.web.logins import SESSION_S, Logins
+from cloud_server.web.server import WebServer
 from split_model.errors import ConfigError, MissingInputError, NotAllowedError
 
 PAGES = ("/", "/server", "/statistics", "/bundles", "/devices/porch", "/events")
@@ -102,6 +107,45 @@ def test_no_other_file_is_served(page):
     for name in ("../app.py", "..%2fapp.py", "style.css/../../app.py", "nothing.js", ""):
         assert page.ask(f"/static/{name}")[0] in (404, 303)
     assert page.ask("/static/style.css")[0] == 200
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl: tests/system/install-packages.sh")
+def test_with_a_certificate_the_page_is_served_over_tls_and_the_cookie_stays_there(tmp_path, start):
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "web.key", "-out", "web.crt",
+         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    password.write(tmp_path / "web.password", "correct horse")
+    keys = {"web_certificate": "web.crt", "web_certificate_key": "web.key"}
+    server = start(web_listen="0.0.0.0:0", web_password="web.password", **keys)
+    address = server.wait(lambda status: status.web).web
+    assert address.startswith("https://0.0.0.0:")
+    port = int(address.rpartition(":")[2])
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "web.crt"))
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=trusting)
+    try:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        connection.request("POST", "/login", body="password=correct+horse", headers=form)
+        answer = connection.getresponse()
+        assert answer.status == 303
+        assert "secure" in answer.getheader("set-cookie").lower().split("; ")
+    finally:
+        connection.close()
+    plain = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    plain.request("GET", "/login")
+    with pytest.raises((ConnectionError, http.client.HTTPException)):  # nothing without TLS
+        plain.getresponse()
+    plain.close()
+
+
+def test_a_certificate_that_is_none_is_refused_at_the_start(tmp_path, config_file, model):
+    (tmp_path / "web.crt").write_text("no certificate")
+    (tmp_path / "web.key").write_text("no key")
+    keys = {"web_certificate": "web.crt", "web_certificate_key": "web.key", "web_password": "web.password"}
+    table = config.load(config_file(tmp_path, model, web_listen="127.0.0.1:0", **keys)).web
+    with pytest.raises(ConfigError, match=r"web\.certificate"):
+        WebServer(table, Overview(names=dict, status=lambda: None, clock=lambda: 0.0))
 
 
 # --- the config --------------------------------------------------------------------------------------------------

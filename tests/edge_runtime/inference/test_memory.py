@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +137,32 @@ def test_what_was_written_stays(tmp_path: Path) -> None:
     give_back()
     assert mapped[3 * PAGE] == 7
     mapped.close()
+
+
+_IN_THREADS = """
+import ctypes, threading
+from edge_runtime.inference.memory import share_one_heap
+share_one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+addresses = []
+threads = [threading.Thread(target=lambda: addresses.append(libc.malloc(ctypes.c_size_t(1000)))) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+heap = next(line.split()[0] for line in open("/proc/self/maps") if line.endswith("[heap]\\n"))
+start, end = (int(address, 16) for address in heap.split("-"))
+print(all(start <= address < end for address in addresses))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives each thread a heap of its own")
+def test_threads_allocate_from_one_heap() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_THREADS], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "True"
 
 
 def _address(mapped: mmap.mmap) -> int:

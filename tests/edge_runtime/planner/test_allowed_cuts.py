@@ -127,6 +127,21 @@ def test_a_weaker_release_that_passes_vouches_for_a_stronger_one(rig: Any, bundl
     assert not Plan.of(load(rig, bundle, release_allocation="rank")).allowed
 
 
+def test_the_release_that_would_do_is_never_the_one_in_force(rig: Any, bundle: Bundle) -> None:
+    """Another allocation may pass at the same epsilon and bits; the remedy names what to change with this one."""
+    bad, good = dict.fromkeys(AGREEMENT, 0.5), dict.fromkeys(AGREEMENT, 0.97)
+    other = tuple(
+        replace(row, spec=replace(row.spec, allocation="uniform" if row.spec.allocation != "uniform" else "rank"))
+        for row in rows(bundle, agreement=good)
+        if row.spec is not None
+    )
+    stored(bundle, prepared=(*rows(bundle, agreement=bad), *other, *rows(bundle, epsilon=32.0, agreement=good)))
+    accuracy = Plan.of(load(rig, bundle)).accuracy
+    assert accuracy.remedy([2]) == "release.epsilon 32 with 4 bits a value passes at cut 2"
+    stored(bundle, prepared=(*rows(bundle, agreement=bad), *other))
+    assert not Plan.of(load(rig, bundle)).accuracy.remedy([2])
+
+
 def test_the_device_keeps_to_it_and_says_so(rig: Any, bundle: Bundle) -> None:
     stored(bundle, prepared=rows(bundle, pictures=20))
     server = rig.server(bundle=bundle)

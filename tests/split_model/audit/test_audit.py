@@ -17,12 +17,14 @@ from split_model.audit.run import Auditor, Effort
 from split_model.audit.settings import Wishes
 from split_model.audit.torch_head import TorchHead
 from split_model.audit.verdict import reveals
-from split_model.bundle import Bundle
+from split_model.bundle import Bundle, exposure
 from split_model.errors import BadModelError
 from split_model.interpreter import open_interpreter
 from split_model.prepare.calibrate.allocators import TrialOptions
 from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.pipeline import PrepareOptions, prepare
+from split_model.prepare.preview import preview
+from split_model.prepare.preview_drawing import draw
 
 FASHION = Path(__file__).resolve().parents[3] / "models" / "fashion"
 
@@ -77,7 +79,7 @@ def test_a_head_that_has_no_gradient_is_refused_by_name(tmp_path):
 @pytest.mark.timeout(400)  # training
 def test_an_unprotected_first_cut_shows_the_picture_and_noise_hides_it(bundle, tmp_path):
     """A failed attack means protection, not a weak attack: He et al. (2019) report 0.99 for the first layer."""
-    effort = Effort(victims=4, steps=100, network_s=3.0, averaged=4)
+    effort = Effort(victims=4, steps=60, network_s=3.0, prior_s=1.0, averaged=4, augmented=100)
     auditor = Auditor(bundle, pictures("test.npz", 4), pictures("public.npz", 60), effort, tmp_path)
     found = auditor.run([bundle.cut(1)], Wishes(epsilons=(0.25,)))
     plain, noisy = found.results
@@ -87,8 +89,9 @@ def test_an_unprotected_first_cut_shows_the_picture_and_noise_hides_it(bundle, t
     assert noisy.attacks[0].ssim < 0.6
     assert noisy.whole_input_epsilon > noisy.per_value_epsilon
     assert {attack.attacker for attack in noisy.attacks} == {
-        "inverse network", "white box", "white box, 4 releases",
+        "inverse network", "white box", "learned prior", "inverse network, 4 releases", "white box, 4 releases",
     }  # fmt: skip
+    assert plain.attacks[0].feature_distance < 0.01 < noisy.attacks[0].feature_distance
 
     told = []
     again = replace(auditor, progress=lambda *step: told.append(step))
@@ -109,6 +112,17 @@ def test_the_verdict_follows_its_rule(ssim, low, answer_high, verdict):
     assert reveals(ssim, low, answer_high) == verdict
 
 
+def test_the_same_audit_finds_the_same(bundle, tmp_path):
+    """Releases and training come from seeds and counted work, so a verdict can be checked."""
+    effort = Effort(victims=4, steps=5, network_s=0.1, prior_s=0.1, averaged=2, augmented=40)
+    found = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        auditor = Auditor(bundle, pictures("test.npz", 4), pictures("public.npz", 30), effort, tmp_path / name)
+        found.append(auditor.run([bundle.cut(7)], Wishes(epsilons=(4.0,))))
+    assert found[0] == found[1]
+
+
 @pytest.mark.timeout(400)
 def test_the_command_writes_a_page_and_says_what_the_server_sees(bundle, tmp_path):
     folder = tmp_path / "pictures"
@@ -124,8 +138,11 @@ def test_the_command_writes_a_page_and_says_what_the_server_sees(bundle, tmp_pat
         "4",
         "--cuts",
         "7",
+        "--steps",
+        "20",
         "--epsilon",
-        "1",
+        "16",
+        "--store",
         "-o",
         str(tmp_path / "report"),
     ]
@@ -138,6 +155,26 @@ def test_the_command_writes_a_page_and_says_what_the_server_sees(bundle, tmp_pat
     assert "http" not in page.replace("http-equiv", "")
     kept = json.loads((tmp_path / "report.json").read_text())
     assert [result["cut"] for result in kept["results"]] == [7, 7]
+    assert "agreement with the unsplit model" in page
+    assert kept["results"][1]["task"]["agreement"]["samples"] == 26
+    assert "of what leaves hold" in done.stdout
+
+    stored = exposure.path_of(bundle).read_bytes()
+    assert [row.cut for row in exposure.load(bundle).rows] == [7, 7]
+    again = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (again.returncode, exposure.path_of(bundle).read_bytes()) == (os.EX_OK, stored)
+    assert Bundle.open(bundle.root).identity == bundle.identity
+    verified = [sys.executable, "-m", "split_model", "verify", str(bundle.root)]
+    assert subprocess.run(verified, capture_output=True, check=False).returncode == os.EX_OK
+
+    seen = preview(bundle, folder / "00.png", epsilons=[16.0, 8.0], entropy=os.urandom, draws=1)
+    verdicts = {(cell.cut, cell.release): cell.seen for cell in seen.cells}
+    assert {key for key, one in verdicts.items() if one is not None} == {(7, ""), (7, "epsilon 16 a value")}
+    drawn, words_of_it = verdicts[7, ""]
+    assert (drawn.shape, drawn.dtype) == ((28, 28, 3), np.uint8)
+    assert words_of_it in exposure.WORDS.values()
+    draw(seen, tmp_path / "preview.svg", title="a stranger")
+    assert "from the above a server can draw this" in (tmp_path / "preview.svg").read_text()
 
     few = subprocess.run([*words, "--victims", "24"], capture_output=True, text=True, check=False)
     assert (few.returncode, "2 to learn from" in few.stderr) == (os.EX_DATAERR, True)

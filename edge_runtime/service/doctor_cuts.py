@@ -1,0 +1,38 @@
+"""The doctor on cuts: how well each answers, what a server sees of it, and why others are not used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edge_runtime.daemon.plan import Plan
+from split_model.service.findings import Finding, good, warning
+
+
+def of_accuracy(plan: Plan) -> Iterator[Finding]:
+    """How well each cut in use answers, and why others are not used."""
+    for cut in sorted(plan.wanted_cuts):
+        known = plan.accuracy[cut]
+        if known.used:
+            yield good("accuracy", f"cut {cut}: {known.text}")
+        else:
+            remedy = plan.accuracy.remedy([cut]) or "planner.accuracy_floor changes the floor or switches it off"
+            yield warning("accuracy", f"cut {cut} is not used: {known.text}", remedy)
+    for line in plan.accuracy.conclusion(plan.wanted_cuts):
+        problem, _, remedy = line.text.partition("; ")
+        yield warning("accuracy", problem, remedy)
+
+
+def of_exposure(plan: Plan) -> Iterator[Finding]:
+    """What an audit found that a server sees of each cut in use, and which cuts are not used for it."""
+    exposed = plan.exposure
+    chosen = plan.wanted_cuts & plan.accuracy.used
+    for cut in sorted(chosen):
+        known = exposed[cut]
+        if not known.used:
+            problem, _, remedy = exposed.why_unused(known).partition("; ")
+            yield warning("audit", f"cut {cut} is not used: {problem}", remedy)
+        elif known.row is not None:
+            yield good("audit", f"cut {cut}: {known.text}")
+    for line in exposed.conclusion(chosen):
+        problem, _, remedy = line.text.partition("; ")
+        yield warning("audit", problem, remedy)
