@@ -10,7 +10,7 @@ LEGACY_READY := $(LEGACY)/ready
 LEGACY_PYTHON := $(CURDIR)/$(LEGACY)/bin/python
 endif
 
-.PHONY: demo attack test test-serial test-scheduler test-oracles test-attacker test-system test-switch test-ray test-link test-arm64 lint types fix clean
+.PHONY: demo attack test test-serial test-scheduler test-failover test-oracles test-attacker test-system test-switch test-ray test-link test-arm64 lint types fix clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m benchmarks.demo
@@ -54,6 +54,11 @@ build/efficientnet_lite0/efficientnet_lite0_f32.tflite: $(VENV)/ready
 # A hundred thousand random events for the frame loop's scheduler; some minutes.
 test-scheduler: $(VENV)/ready
 	SCHEDULER_STEPS=100000 $(BIN)/python -m pytest --timeout=1800 tests/edge_runtime/loop/test_scheduler_machine.py
+
+# Two servers killed, stopped and unplugged at random while frames flow; a quarter of an hour. SEED=... repeats a run.
+CHANGES ?= 200
+test-failover: $(VENV)/ready
+	FAILOVER_CHANGES=$(CHANGES) $(if $(SEED),FAILOVER_SEED=$(SEED)) $(BIN)/python -m pytest --timeout=3600 tests/edge_runtime/test_failover.py
 
 # Boards and servers as real machines; needs root and what tests/system/install-packages.sh installs.
 test-system: $(VENV)/ready

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import configs, enrol
-from deploy.arguments import make_parser
+from deploy.arguments import ServerOption, make_parser, servers_of
 from deploy.bundles import read_bundle
 from deploy.errors import DeployError, MissingError, UsageError
 from deploy.install import Installation, Job, Outcome, summary
@@ -48,14 +48,15 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
     device = program == "edge-runtime"
     main = configs.config_path(program)
     texts = {main: _read_config(args.config)} if args.config else {}
-    server = None
+    servers: tuple[enrol.Server, ...] = ()
     if device:
         first = configs.device_config(budget=args.whole_input_budget or "")
         if args.whole_input_budget:
             texts.setdefault(main, first)
-        if args.server:
-            server = _look(args, connect)
-            texts[configs.SERVER_PATH] = "" if args.uninstall else _server_text(server)
+        options = servers_of(args)
+        if options:
+            servers = tuple(_look(option, connect) for option in options)
+            texts[configs.SERVER_PATH] = "" if args.uninstall else _servers_text(servers)
     else:
         first = configs.server_config(port=args.port or enrol.DEFAULT_PORT)
         if args.port:
@@ -71,7 +72,7 @@ def _job(program: str, args: argparse.Namespace, connect: Callable[[str], Remote
         parts=tuple(bundle_parts([read_bundle(root) for root in roots], one=device)),
         first_config=first,
         configs=texts,
-        server=server,
+        servers=servers,
         **(_of_a_board(args) if device else {}),
         extras=frozenset(args.extras),
         without=frozenset(args.without),
@@ -85,7 +86,7 @@ def _of_a_board(args: argparse.Namespace) -> dict[str, Any]:
         "name": args.name,
         "replace": args.replace,
         "readmit": args.readmit,
-        "server_config": args.server_config,
+        "server_config": args.of_no_server.config or configs.config_path("cloud-server"),
     }
 
 
@@ -99,23 +100,28 @@ def _read_config(path: Path) -> str:
         ) from None
 
 
-def _look(args: argparse.Namespace, connect: Callable[[str], Remote]) -> enrol.Server:
+def _look(option: ServerOption, connect: Callable[[str], Remote]) -> enrol.Server:
     return enrol.look(
-        args.server,
-        address=args.server_address,
-        public_key=args.server_key,
-        config=args.server_config,
+        option.text,
+        address=option.address,
+        public_key=option.key,
+        config=option.config or configs.config_path("cloud-server"),
         connect=connect,
     )
 
 
-def _server_text(server: enrol.Server) -> str:
-    if not server.public_key:
+def _servers_text(servers: Sequence[enrol.Server]) -> str:
+    for server in servers:
+        if not server.public_key:
+            raise UsageError(
+                f"the key of {server.destination} is not known, since SSH to it does not work ({server.trouble})",
+                remedy="give --server-key with what 'cloud-server keys show' prints there",
+            )
+    if len({server.address for server in servers}) < len(servers):
         raise UsageError(
-            f"the key of {server.destination} is not known, since SSH to it does not work ({server.trouble})",
-            remedy="give --server-key with what 'cloud-server keys show' prints there",
+            f"--server: both are {servers[0].address}", remedy="name two servers, or give --server-address of each"
         )
-    return configs.device_server(address=server.address, public_key=server.public_key)
+    return configs.device_servers([(server.address, server.public_key) for server in servers])
 
 
 def _all_hosts(program: str, args: argparse.Namespace, connections: _Connections) -> list[Outcome]:

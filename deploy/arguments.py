@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,7 @@ examples:
   deploy/deploy.sh pi@porch --bundle bundles/mine --server admin@hall --whole-input-budget unlimited
   deploy/deploy.sh pi@porch pi@yard --bundle bundles/mine        # again, with a new bundle
   deploy/deploy.sh pi@porch --bundle bundles/mine --server hall.example:5555 --server-key 'KEY'   # no SSH to it
+  deploy/deploy.sh pi@porch --bundle bundles/mine --server admin@hall --server admin@loft   # two, one may fail
   deploy/deploy.sh pi@porch --bundle bundles/mine --with camera  # and what reads cameras
   deploy/deploy.sh pi@porch --uninstall --server admin@hall
 
@@ -59,11 +61,79 @@ class _Once(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         if getattr(namespace, self.dest) is not self.default:
-            why = (
-                " (a board talks to one server; it does not fail over to a second)" if self.dest == "server" else ""
-            )
-            raise UsageError(f"{option_string} is given twice{why}", remedy="give it once")
+            raise UsageError(f"{option_string} is given twice", remedy="give it once")
         setattr(namespace, self.dest, values)
+
+
+#: A board keeps a connection to each of its servers.
+_MOST_SERVERS = 2
+
+
+@dataclass
+class ServerOption:
+    """One ``--server``, and what else the command line says of it; empty where it says nothing."""
+
+    text: str
+    key: str = ""
+    address: str = ""
+    config: str = ""
+
+
+class _Server(argparse.Action):
+    """Begins another server; the options behind it are about that one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002  (argparse hands it in)
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        servers: list[ServerOption] = [*getattr(namespace, self.dest), ServerOption(str(values))]
+        if len(servers) > _MOST_SERVERS:
+            raise UsageError(f"{option_string} is given {len(servers)} times", remedy="give two at most")
+        if len({server.text for server in servers}) < len(servers):
+            raise UsageError(f"{option_string} {values} is given twice", remedy="name two servers, or one")
+        setattr(namespace, self.dest, servers)
+
+
+class _OfServer(argparse.Action):
+    """Belongs to the ``--server`` before it, or to the only one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002  (argparse hands it in)
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        name = self.dest.removeprefix("server_")
+        owner = namespace.servers[-1] if namespace.servers else namespace.of_no_server
+        if getattr(owner, name):
+            raise UsageError(f"{option_string} is given twice", remedy="give it once, or once behind each --server")
+        setattr(owner, name, str(values))
+
+
+def servers_of(args: argparse.Namespace) -> list[ServerOption]:
+    """The servers of the command line, each with its options.
+
+    Raises:
+        UsageError: Which of several servers an option is about is not said.
+
+    """
+    loose: ServerOption = args.of_no_server
+    servers: list[ServerOption] = args.servers
+    for name in ("key", "address", "config"):
+        value = getattr(loose, name)
+        if value and len(servers) > 1:
+            raise UsageError(
+                f"--server-{name} stands before --server", remedy="put it behind the server that it is about"
+            )
+        for server in servers if value else ():
+            if getattr(server, name):
+                raise UsageError(f"--server-{name} is given twice", remedy="give it once")
+            setattr(server, name, value)
+    return servers
 
 
 def make_parser(program: str) -> argparse.ArgumentParser:
@@ -81,6 +151,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     bundle = "folder made by 'split-model prepare'"
     if device:
         parser.add_argument("--bundle", type=Path, metavar="DIR", help=bundle)
+        parser.set_defaults(of_no_server=ServerOption(""))
         _device_options(parser)
     else:
         parser.add_argument("--bundle", type=Path, metavar="DIR", action="append", default=[], help=bundle)
@@ -110,12 +181,14 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
 
 def _device_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--server", metavar="[USER@]HOST[:PORT]", help="the server; asked over SSH where that works")
-    add("--server-key", default="", metavar="KEY", help="its public key, if SSH to it does not work")
+    server = "the server, asked over SSH where that works; given twice, boards have two, and go on with one of them"
+    add("--server", dest="servers", action=_Server, default=[], metavar="[USER@]HOST[:PORT]", help=server)
+    key = "its public key, if SSH to it does not work; of two servers, these options are behind each one's --server"
+    add("--server-key", metavar="KEY", help=key, action=_OfServer, default=argparse.SUPPRESS)
     address = "where boards find it, if that is not the name you reach it by"
-    add("--server-address", default="", metavar="tcp://HOST:PORT", help=address)
-    server_config = "the server's config file, there (default: %(default)s)"
-    add("--server-config", default=configs.config_path("cloud-server"), metavar="FILE", help=server_config)
+    add("--server-address", metavar="tcp://HOST:PORT", help=address, action=_OfServer, default=argparse.SUPPRESS)
+    server_config = f"the server's config file, there (default: {configs.config_path('cloud-server')})"
+    add("--server-config", metavar="FILE", help=server_config, action=_OfServer, default=argparse.SUPPRESS)
     add("--name", default="", help="the board's name at the server (default: its host name)")
     add("--replace", action="store_true", help="take that name away from another board, whose key is revoked")
     add("--readmit", action="store_true", help="admit a board again whose key was revoked at the server")

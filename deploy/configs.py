@@ -6,6 +6,7 @@ An edited file is never overwritten; see `place` in ``on_board.sh``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 _DEVICE = """\
 # The device's config, made by deploy.sh at its first run. It is yours: later runs do not touch it. Where the server
@@ -32,6 +33,17 @@ _DEVICE_SERVER = """\
 # Where the server is; written by deploy.sh --server.
 
 [server]
+address = {address}
+public_keys = [{public_key}]
+"""
+
+_DEVICE_SERVERS = """\
+# Where the servers are; written by deploy.sh --server. A frame goes to the one that is expected to be sooner, and
+# on to the other one where the first fails.
+"""
+
+_ONE_OF_THEM = """
+[[server]]
 address = {address}
 public_keys = [{public_key}]
 """
@@ -91,9 +103,12 @@ def device_config(*, budget: str) -> str:
     )
 
 
-def device_server(*, address: str, public_key: str) -> str:
-    """The part of the device's config that says where its server is."""
-    return _DEVICE_SERVER.format(address=json.dumps(address), public_key=json.dumps(public_key))
+def device_servers(servers: Sequence[tuple[str, str]]) -> str:
+    """The part of the device's config that says where its servers are: address and public key of each."""
+    texts = [{"address": json.dumps(address), "public_key": json.dumps(key)} for address, key in servers]
+    if len(texts) == 1:
+        return _DEVICE_SERVER.format(**texts[0])
+    return _DEVICE_SERVERS + "".join(_ONE_OF_THEM.format(**text) for text in texts)
 
 
 def web() -> str:

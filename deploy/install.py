@@ -47,7 +47,8 @@ class Job:
     """What is to be on every host.
 
     ``parts``: the bundles. ``first_config``: for a machine that has none. ``configs``: texts by path, for every
-    machine. ``keep_hosted``: a server keeps the bundles it has. ``server_config``: the server's config file, there.
+    machine. ``keep_hosted``: a server keeps the bundles it has. ``servers``: those that a board is to talk to.
+    ``server_config``: the config file of one that is not named, there.
     ``name``, ``replace``: the board's name at the server, and whether it takes that away from another. ``readmit``:
     whether a board whose key was revoked there is admitted again. ``extras``: what it gets besides, ``without``:
     what of that it loses; a board keeps what it has.
@@ -58,7 +59,7 @@ class Job:
     parts: tuple[Part, ...]
     first_config: str
     configs: dict[str, str]
-    server: enrol.Server | None = None
+    servers: tuple[enrol.Server, ...] = ()
     server_config: str = SERVER_CONFIG
     name: str = ""
     replace: bool = False
@@ -132,8 +133,7 @@ class Installation:
         self.outcome.doctor = self._step("doctor")
 
     def _refuse_revoked(self, facts: Facts) -> None:
-        server = self._job.server
-        if server is not None and not self._job.readmit:
+        for server in () if self._job.readmit else self._job.servers:
             enrol.refuse_revoked(server, (facts.public_key, facts.earlier_key, facts.next_key))
 
     def _packages(self, extras: Iterable[str]) -> None:
@@ -207,7 +207,8 @@ class Installation:
             if facts.offered.get(path) != sha256:
                 self._say(f"would write {path}, unless it was edited there")
         if not facts.public_key:
-            self._say("would make its keys there" + (" and enrol them at the server" if self._job.server else ""))
+            where = " and ".join(server.destination for server in self._job.servers)
+            self._say("would make its keys there" + (f" and enrol them at {where}" if where else ""))
         self.outcome.result = "dry run: would deploy"
 
     def _send(self, release: Release, missing: list[Part]) -> None:
@@ -221,8 +222,12 @@ class Installation:
         self._remote.step(_SCRIPT, release.program, "receive", files=sources)
 
     def _enrol(self, facts: Facts, key: str, *, dry_run: bool = False) -> None:
-        server = self._job.server
-        if server is None or not key or server.enrolled(key):
+        """Let the board connect to every server."""
+        for server in self._job.servers:
+            self._enrol_at(server, facts, key, dry_run=dry_run)
+
+    def _enrol_at(self, server: enrol.Server, facts: Facts, key: str, *, dry_run: bool) -> None:
+        if not key or server.enrolled(key):
             return
         name = self._name(facts)
         earlier, replace = facts.earlier_key, self._job.replace
@@ -233,11 +238,16 @@ class Installation:
         try:
             with _printing:  # one at a time at the server, too
                 said = enrol.enrol(server, name, key, earlier=earlier, replace=replace)
-            self._say(f"enrol    {said}" if said else "enrol    its key is allowed already")
+            at = f" at {server.destination}" if len(self._job.servers) > 1 else ""
+            self._say(f"enrol    {said}{at}" if said else f"enrol    its key is allowed already{at}")
         except DeployError as error:
             self._say(f"enrol    not done: {error}")
             free = enrol.free_name(server, name, key, earlier=earlier)
-            self.outcome.pending.append(enrol.allow_command(server.config, free, key))
+            self._leave(server, enrol.allow_command(server.config, free, key))
+
+    def _leave(self, server: enrol.Server, command: str) -> None:
+        """A command is left for the user to run on a server; of several, it is said on which."""
+        self.outcome.pending.append(f"{command}  # {server.destination}" if len(self._job.servers) > 1 else command)
 
     def _name(self, facts: Facts) -> str:
         return self._job.name or enrol.device_name(facts.hostname)
@@ -264,20 +274,24 @@ class Installation:
         return self.outcome
 
     def _revoke(self, facts: Facts) -> None:
-        """Take every key of this board off the server's list; the steps left to do there are pending."""
-        server, config = self._job.server, self._job.server_config
+        """Take every key of this board off the servers' lists; the steps left to do there are pending."""
         keys = {facts.public_key, facts.earlier_key, facts.next_key} - {""}
         if self._job.program != "edge-runtime" or not (keys or facts.release):
             return
-        if server is None or server.reached is None:
-            self.outcome.pending.append(enrol.revoke_command(config, self._name(facts)))
+        if not self._job.servers:
+            self.outcome.pending.append(enrol.revoke_command(self._job.server_config, self._name(facts)))
+        for server in self._job.servers:
+            self._revoke_at(server, facts, keys)
+
+    def _revoke_at(self, server: enrol.Server, facts: Facts, keys: set[str]) -> None:
+        if server.reached is None:
+            self._leave(server, enrol.revoke_command(server.config, self._name(facts)))
             return
         names = [name for name, key in server.devices.items() if key in keys]
         if not names:
             why = "no entry has its key" if keys else "its key is not known"
-            self.outcome.pending.append(
-                f"{enrol.revoke_command(config)}  # {self._remote.destination}: {why}; revoke it if it is listed"
-            )
+            board, command = self._remote.destination, enrol.revoke_command(server.config)
+            self.outcome.pending.append(f"{command}  # {board}: {why}; revoke it if it is listed")
         for name in names:
             self._revoke_one(server, server.reached, name)
 
@@ -288,7 +302,7 @@ class Installation:
             self._say(f"revoked {name} at {server.destination}")
         except DeployError as error:
             self._say(f"revoke   not done: {error}")
-            self.outcome.pending.append(enrol.revoke_command(server.config, name))
+            self._leave(server, enrol.revoke_command(server.config, name))
 
     def _step(self, step: str, *arguments: str, text: str = "") -> str:
         return self._remote.step(_SCRIPT, self._job.program, step, *arguments, text=text)

@@ -154,7 +154,7 @@ def keys_rotate(args: argparse.Namespace) -> int:
 
 
 def keys_switch(args: argparse.Namespace) -> int:
-    """Take up the next key pair, once the server accepts it."""
+    """Take up the next key pair, once every server accepts it."""
     from edge_runtime.config import config
     from edge_runtime.daemon.device import open_link
     from edge_runtime.daemon.plan import Plan
@@ -165,13 +165,15 @@ def keys_switch(args: argparse.Namespace) -> int:
     device = config.load(args.config)
     fresh = read_next(device.device.key)
     if not args.untried:
-        with contextlib.ExitStack() as closing:
-            link = open_link(Plan.of(device), fresh, closing, boot_id=os.urandom(16).hex())
-            view = greet(link, server_keys=len(device.server_keys))
-        if not view.up:
-            refused = view.trouble.exit_code == NotAllowedError.exit_code
-            error = NotAllowedError if refused else ServerUnreachableError
-            raise error(f"key not switched: {view.problem}", remedy=view.remedy)
+        plan = Plan.of(device)
+        for server in device.servers:
+            with contextlib.ExitStack() as closing:
+                link = open_link(plan, server, fresh, closing, boot_id=os.urandom(16).hex())
+                view = greet(link, server_keys=len(server.keys))
+            if not view.up:
+                refused = view.trouble.exit_code == NotAllowedError.exit_code
+                error = NotAllowedError if refused else ServerUnreachableError
+                raise error(f"key not switched: {view.problem}", remedy=view.remedy)
     switch_to_next(device.device.key)
     print(fresh.public.decode())
     print("restart the program to use it: systemctl restart edge-runtime", file=sys.stderr)
@@ -204,9 +206,13 @@ def ledger(args: argparse.Namespace) -> int:
     if args.json:
         import msgspec
 
-        print(msgspec.json.encode(status).decode())
+        plain = {**msgspec.to_builtins(status), "servers": [server.address for server in device.servers]}
+        print(msgspec.json.encode(plain).decode())
     else:
         print(as_text(status))
+        if len(device.servers) > 1:
+            names = " and ".join(server.address for server in device.servers)
+            print(f"servers: {names}; a release that goes to both is the same bytes, and charged once")
     return 0
 
 

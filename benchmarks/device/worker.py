@@ -138,7 +138,7 @@ def local(root: str) -> dict[str, Any]:
     board = RealBoard()
     driver = Driver(
         Models(bundle, heads),
-        Outside(board=board, account=_Free(), link=link, boot_id="0" * 32),
+        Outside(board=board, account=_Free(), links=(link,), boot_id="0" * 32),
         planner=Planner([SplitProfile(bundle.local, timing.head_s)], local=bundle.local, hysteresis=Hysteresis()),
         profile=profile,
         load=LoadEstimator(),
@@ -208,8 +208,9 @@ def _run(loaded: config.Config, planner: Planner) -> None:
         closing.callback(account.close)
         models = LoadedModels.open(plan, program, closing, keep_profile=True)
         assert models is not None  # it is never told to stop
-        link = open_link(plan, plan.read_keys(), closing, boot_id=boot_id)
-        loop = make_loop(plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id)
+        keys = plan.read_keys()
+        links = tuple(open_link(plan, server, keys, closing, boot_id=boot_id) for server in loaded.servers)
+        loop = make_loop(plan, account, models, links, planner, program=program, closing=closing, boot_id=boot_id)
         sinks = Sinks(loaded.sinks)
         closing.callback(sinks.close)
         multiplexer = open_sources(plan, program.stopped)

@@ -117,7 +117,7 @@ def opened(
 
 def _wait_for(device: Device) -> None:
     deadline_s = time.monotonic() + _UP_WITHIN_S
-    while not device.link.view().up:
+    while not all(view.up for view in device.views()):
         if time.monotonic() > deadline_s:
             raise TimeoutError("the device did not connect")
         time.sleep(0.01)

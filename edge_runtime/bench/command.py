@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
 import msgspec
 
 from edge_runtime.bench.cuts import Bench
-from edge_runtime.bench.figures import FORMAT, CutFigures, LinkFigures, Report
+from edge_runtime.bench.figures import FORMAT, CutFigures, LinkFigures, Recommendation, Report
 from edge_runtime.bench.link import Sample
 from edge_runtime.bench.power import SerialMeter
 from edge_runtime.bench.recommend import recommend
@@ -27,7 +28,8 @@ from split_model import __version__
 from split_model.bundle import Bundle
 
 _IDLE_S = 3.0
-MeasureLink = Callable[[Mapping[int, Sample]], tuple[LinkFigures, dict[int, float]]]
+#: Each server's link, and the seconds of its tails.
+MeasureLinks = Callable[[Mapping[int, Sample]], Sequence[tuple[LinkFigures, dict[int, float]]]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Parts:
 
 
 def run(
-    parts: Parts, options: Options, measure_link: MeasureLink, progress: Callable[[str], None]
+    parts: Parts, options: Options, measure_links: MeasureLinks, progress: Callable[[str], None]
 ) -> tuple[Report, Profile]:
     """Measure everything; the report, and the profile that the daemon uses."""
     meter = None if options.power_meter is None else SerialMeter(options.power_meter, baud=options.power_baud)
@@ -67,7 +69,7 @@ def run(
             meter.start()
             idle_watts = _idle_watts(meter)
         return _run(
-            parts, options, meter=meter, idle_watts=idle_watts, measure_link=measure_link, progress=progress
+            parts, options, meter=meter, idle_watts=idle_watts, measure_links=measure_links, progress=progress
         )
     finally:
         if meter is not None:
@@ -89,7 +91,7 @@ def _run(
     *,
     meter: SerialMeter | None,
     idle_watts: float | None,
-    measure_link: MeasureLink,
+    measure_links: MeasureLinks,
     progress: Callable[[str], None],
 ) -> tuple[Report, Profile]:
     manifest = parts.bundle.manifest
@@ -119,13 +121,16 @@ def _run(
             )
         )
     after = parts.sensors.read()
-    link = None
-    if options.server:
-        progress("the link to the server")
-        link, tails = measure_link(_samples(bench, parts))
-        cuts = [msgspec.structs.replace(cut, tail_s=tails.get(cut.split)) for cut in cuts]
-    figures = (*cuts, local)
     shares = {cut.index: cut.tail_macs / max(1, manifest.macs) for cut in manifest.cuts}
+    links: Sequence[tuple[LinkFigures, dict[int, float]]] = ()
+    if options.server:
+        progress("the link to each server")
+        links = measure_links(_samples(bench, parts))
+    figures, link, recommendation = _best(
+        (*cuts, local),
+        links,
+        lambda cuts, link: recommend(cuts, link, tail_shares=shares, objective=parts.objective),
+    )
     report = Report(
         format=FORMAT,
         bundle=manifest.name,
@@ -145,9 +150,30 @@ def _run(
         throttled_since_boot=_since_boot(after),
         cuts=figures,
         link=link,
-        recommendation=recommend(figures, link, tail_shares=shares, objective=parts.objective),
+        links=tuple(link for link, _ in links),
+        recommendation=recommendation,
     )
     return report, _profile(report)
+
+
+def _best(
+    cuts: tuple[CutFigures, ...],
+    links: Sequence[tuple[LinkFigures, dict[int, float]]],
+    recommended: Callable[[Sequence[CutFigures], LinkFigures | None], Recommendation],
+) -> tuple[tuple[CutFigures, ...], LinkFigures | None, Recommendation]:
+    """The cuts with the tails of the server at which a frame is soonest, its link, and what is best there."""
+    if not links:
+        return cuts, None, recommended(cuts, None)
+    found = []
+    for link, tails in links:
+        timed = tuple(msgspec.structs.replace(cut, tail_s=tails.get(cut.split)) for cut in cuts)
+        found.append((timed, link, recommended(timed, link)))
+
+    def sooner(one: tuple[tuple[CutFigures, ...], LinkFigures, Recommendation]) -> tuple[float, bool]:
+        frame_s = one[2].frame_s
+        return math.inf if frame_s is None else frame_s, not one[1].reachable
+
+    return min(found, key=sooner)
 
 
 def _samples(bench: Bench, parts: Parts) -> dict[int, Sample]:

@@ -72,7 +72,7 @@ class CutFigures(_Record, frozen=True):
 
 
 class LinkFigures(_Record, frozen=True):
-    """The link to the configured server; ``trouble`` says why it could not be measured.
+    """The link to a server of the config; ``trouble`` says why it could not be measured.
 
     ``uplink_spread``: standard deviation of the rate's logarithm. ``hosted``: whether the server has our bundle.
     ``kernel_round_trip_s``: TCP's least. ``proxied``: TCP seems to end well before the server.
@@ -117,7 +117,11 @@ class Recommendation(_Record, frozen=True):
 
 
 class Report(_Record, frozen=True):
-    """All of it, as `edge-runtime bench --json` prints it."""
+    """All of it, as `edge-runtime bench --json` prints it.
+
+    ``links``: to every server. ``link``: of these the one where a frame is soonest; the recommendation and the
+    times of the tails are for it.
+    """
 
     format: int
     bundle: str
@@ -138,3 +142,4 @@ class Report(_Record, frozen=True):
     cuts: tuple[CutFigures, ...]
     link: LinkFigures | None
     recommendation: Recommendation
+    links: tuple[LinkFigures, ...] = ()

@@ -16,7 +16,7 @@ from edge_runtime.bench.link import LinkBench, Sample
 from edge_runtime.board.board import make_board
 from edge_runtime.board.cpu_speed import speed_of
 from edge_runtime.board.sensors import Sensors
-from edge_runtime.config.config import Config
+from edge_runtime.config.config import Config, ServerTable
 from edge_runtime.daemon.device import open_link
 from edge_runtime.daemon.models import open_heads
 from edge_runtime.daemon.plan import Plan
@@ -58,16 +58,22 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
             rss_before_bytes=rss_before_bytes,
         )
 
-        def measure_link(samples: Mapping[int, Sample]) -> tuple[LinkFigures, dict[int, float]]:
+        def measure_link(
+            server: ServerTable, samples: Mapping[int, Sample]
+        ) -> tuple[LinkFigures, dict[int, float]]:
             assert keys is not None
             if isinstance(keys, SplitModelError):
                 trouble = f"not measured: {keys}"
-                return LinkFigures(address=config.server.address, reachable=False, trouble=trouble), {}
+                return LinkFigures(address=server.address, reachable=False, trouble=trouble), {}
             boot_id = os.urandom(16).hex()
-            link = open_link(plan, keys, closing, boot_id=boot_id)
-            return LinkBench(link, config.server.address, plan.bundle.identity, boot_id).measure(samples)
+            with contextlib.ExitStack() as link_closing:
+                link = open_link(plan, server, keys, link_closing, boot_id=boot_id)
+                return LinkBench(link, server.address, plan.bundle.identity, boot_id).measure(samples)
 
-        report, profile = command.run(parts, options, measure_link, log.info)
+        def measure_links(samples: Mapping[int, Sample]) -> list[tuple[LinkFigures, dict[int, float]]]:
+            return [measure_link(server, samples) for server in config.servers]
+
+        report, profile = command.run(parts, options, measure_links, log.info)
     profile = msgspec.structs.replace(profile, spin_cpu_s=speed.spin_s, clock_mhz=speed.clock_mhz, cpus=speed.cpus)
     profiles.keep_for_later(profiles.path_in(config.device.state, plan.bundle.identity), profile)
     return report

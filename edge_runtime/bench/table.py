@@ -25,7 +25,7 @@ def render(report: Report) -> str:
         *_accuracy(report),
         *_board(report),
         "",
-        *_link(report.link),
+        *_links(report),
         "",
         *_recommendation(report),
     ]
@@ -88,6 +88,15 @@ def _throttling(report: Report) -> str:
     now = f"THROTTLED while measuring ({', '.join(reasons)})" if reasons else "not throttled while measuring"
     boot = report.throttled_since_boot
     return now + (f", since boot: {', '.join(boot)}" if boot else "")
+
+
+def _links(report: Report) -> list[str]:
+    if len(report.links) <= 1:
+        return _link(report.link)
+    lines = [line for link in report.links for line in _link(link)]
+    if report.link is not None and report.link.reachable:
+        lines += _wrapped(f"soonest at {report.link.address}: its tails are in the table")
+    return lines
 
 
 def _link(link: LinkFigures | None) -> list[str]:

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 # libzmq takes no host that begins otherwise.
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
+#: A device keeps a connection to each of its servers.
+_MOST_SERVERS = 2
+
 _BUDGETS = ("privacy.whole_input_budget", "privacy.subject_budget", "privacy.window_budget")
 
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
@@ -56,10 +59,19 @@ class DeviceTable(Table, frozen=True):
 
 
 class ServerTable(Table, frozen=True):
-    """``[server]``: where tails run. ``public_keys`` holds one key, or two while the server's is being rotated."""
+    """``[server]``: where tails run. ``public_keys`` holds one key, or two while the server's is being rotated.
+
+    Two servers, as ``[[server]]``, are both connected to. A frame goes to the one that is expected to be sooner,
+    and the same release to the other one where the first fails.
+    """
 
     address: str
     public_keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=2)]
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Its public keys, Z85."""
+        return tuple(key.encode() for key in self.public_keys)
 
 
 class PrivacyTable(Table, frozen=True):
@@ -134,10 +146,13 @@ class EmulationTable(Table, frozen=True):
 
 
 class Config(Table, frozen=True):
-    """The whole file. ``source`` and ``sink``: one table, or several as ``[[source]]``; see `kinds`."""
+    """The whole file. ``server``: one table, or two as ``[[server]]``.
+
+    ``source`` and ``sink``: one table, or several as ``[[source]]``; see `kinds`.
+    """
 
     device: DeviceTable
-    server: ServerTable
+    server: ServerTable | tuple[ServerTable, ...]
     source: SourceTable | tuple[SourceTable, ...]
     release: ReleaseTable = ReleaseTable()
     privacy: PrivacyTable | None = None
@@ -147,9 +162,9 @@ class Config(Table, frozen=True):
     emulation: EmulationTable = EmulationTable()
 
     @property
-    def server_keys(self) -> tuple[bytes, ...]:
-        """The server's public keys, Z85."""
-        return tuple(key.encode() for key in self.server.public_keys)
+    def servers(self) -> tuple[ServerTable, ...]:
+        """All servers, one or two."""
+        return self.server if isinstance(self.server, tuple) else (self.server,)
 
     @property
     def sources(self) -> tuple[SourceTable, ...]:
@@ -196,13 +211,7 @@ def load_layers(
     config = layers.parse(widened)
     _check_labels(config.sources, "source", layers.where("source"))
     _check_labels(config.sinks, "sink", layers.where("sink"))
-    address = _ADDRESS.fullmatch(config.server.address)
-    if address is None or not 0 < int(address["port"]) < 1 << 16:
-        where = layers.where("server.address")
-        raise ConfigError(
-            f"{where}: server.address: {config.server.address!r} is no address",
-            remedy="write it as 'tcp://HOST:5555'",
-        )
+    _check_addresses(config, layers)
     if (key := config.device.key).suffix != ".key":
         where = layers.where("device.key")
         raise ConfigError(
@@ -221,13 +230,47 @@ def load_layers(
             remedy="node_exporter reads files of that ending alone",
         )
     _check_privacy(config, layers.where)
+    if check_server_keys:
+        _check_server_keys(config, layers)
+    return config, layers
+
+
+def _server_key(config: Config, number: int, name: str) -> str:
+    """The key path of a value of one server."""
+    return f"server[{number}].{name}" if isinstance(config.server, tuple) else f"server.{name}"
+
+
+def _check_addresses(config: Config, layers: Layers) -> None:
+    where = layers.where("server.address")
+    if not 1 <= len(config.servers) <= _MOST_SERVERS:
+        raise ConfigError(
+            f"{layers.where('server')}: server: {len(config.servers)} servers",
+            remedy=f"name one, or {_MOST_SERVERS} as [[server]]",
+        )
+    seen = set[str]()
+    for number, server in enumerate(config.servers):
+        key, address = _server_key(config, number, "address"), _ADDRESS.fullmatch(server.address)
+        if address is None or not 0 < int(address["port"]) < 1 << 16:
+            raise ConfigError(
+                f"{where}: {key}: {server.address!r} is no address", remedy="write it as 'tcp://HOST:5555'"
+            )
+        if server.address in seen:
+            raise ConfigError(
+                f"{where}: {key}: {server.address} is the other server's, too",
+                remedy="name two servers, or leave one out",
+            )
+        seen.add(server.address)
+
+
+def _check_server_keys(config: Config, layers: Layers) -> None:
     where = layers.where("server.public_keys")
     try:
-        for index, public_key in enumerate(config.server.public_keys if check_server_keys else ()):
-            parse_public(public_key, f"{where}: server.public_keys[{index}]")
+        for number, server in enumerate(config.servers):
+            key = _server_key(config, number, "public_keys")
+            for index, public_key in enumerate(server.public_keys):
+                parse_public(public_key, f"{where}: {key}[{index}]")
     except BadInputError as error:
         raise ConfigError(error.problem, remedy=error.remedy) from None
-    return config, layers
 
 
 def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: str) -> None:

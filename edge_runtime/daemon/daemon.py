@@ -127,10 +127,11 @@ def run(config: Config, service: Service) -> int:
         )
         shutdown.begin()
         # Answers may have come late after the last frame.
-        view = device.stop_link()
-        program.counters.link(late=view.late, reconnects=view.reconnects)
-    if view.trouble is Trouble.NOT_YET:  # any other trouble was told when it came
-        log.warning("%s was not reached before the last frame", device.config.server.address)
+        views = device.stop_links()
+        program.counters.links(views)
+    for link, view in zip(device.links, views, strict=True):
+        if view.trouble is Trouble.NOT_YET:  # any other trouble was told when it came
+            log.warning("%s was not reached before the last frame", link.address)
     _say_counters("source", multiplexer.counters_by_source())
     _say_counters("sink", sinks.counters_by_sink())
     log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in program.counters.as_dict().items()))

@@ -3,7 +3,7 @@
     plan      bundle, cuts, release plans: `daemon.plan`
     account   the ledger, and what a frame costs
     models    board, heads, measured profile, local tails
-    link      the connection to the server
+    links     the connection to each server
     planner
     loop      the frame loop
 
@@ -17,6 +17,7 @@ import contextlib
 import gc
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from edge_runtime.board.board import RealBoard
 from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.board.cpu_quota import allowed_cpus
 from edge_runtime.board.load_watch import LoadReader, LoadWatch
-from edge_runtime.config.config import Config
+from edge_runtime.config.config import Config, ServerTable
 from edge_runtime.daemon.models import LoadedModels
 from edge_runtime.daemon.plan import Plan, fixed_values, refuse_what_cannot_change
 from edge_runtime.daemon.program import Program
@@ -43,6 +44,7 @@ from edge_runtime.privacy.claims import claims
 from edge_runtime.privacy.ledger import Account, system_now
 from edge_runtime.privacy.ledger.opening import open_account
 from split_model import __version__
+from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
 from split_model.protocol.keys import KeyPair
 
@@ -59,7 +61,7 @@ class Device:
     plan: Plan
     account: Account
     models: LoadedModels
-    link: Link
+    links: tuple[Link, ...]
     loop: Driver
     records: Records
     closing: contextlib.ExitStack
@@ -74,7 +76,7 @@ class Device:
             replaces: The device in force, for a reload: the new one is opened beside it, on the same ledger.
 
         Returns:
-            The device, its link thread running, or None if the program was told to stop before it was ready.
+            The device, its link threads running, or None if the program was told to stop before it was ready.
 
         Raises:
             SplitModelError: A part cannot be opened, or a running program cannot take up this config.
@@ -99,16 +101,15 @@ class Device:
             if models is None:
                 return None
             boot_id = os.urandom(16).hex()
-            # Under a name of its own: during a reload two links to one address are up.
-            alive = program.beats.alive(f"the link to {config.server.address}", within_s=program.patience_s)
-            beat = closing.enter_context(alive)
-            link = open_link(plan, keys, closing, boot_id=boot_id, beat=beat)
+            links = _open_links(plan, keys, closing, program=program, boot_id=boot_id)
             planner = make_planner(plan, models.profile)
             loop = make_loop(
-                plan, account, models, link, planner, program=program, closing=closing, boot_id=boot_id
+                plan, account, models, links, planner, program=program, closing=closing, boot_id=boot_id
             )
-            link.wait_until_open()
-            device = cls(plan, account, models, link, loop, Records(plan.bundle), closing.pop_all())
+            for link in links:
+                link.wait_until_open()
+            records = Records(plan.bundle, servers=[link.address for link in links])
+            device = cls(plan, account, models, links, loop, records, closing.pop_all())
         models.heads.files.prune()
         gc.collect()
         give_back(models.heads.whole)
@@ -124,32 +125,69 @@ class Device:
         """How long one frame may take before something must be stuck: its deadline, and local runs behind it."""
         return self.config.planner.answer_within_s + _STUCK_AFTER * self.models.profile.local.head_p95_s
 
-    def stop_link(self) -> LinkView:
-        """End the link; its last view, for its counts. Raises what ended the link thread, if something did."""
-        self.link.stop()
-        return self.link.view()
+    def views(self) -> list[LinkView]:
+        """The links now, in the order of the config; raises what ended a link thread, if something did."""
+        return [link.view() for link in self.links]
+
+    def report(self, report: wire.Report) -> bool:
+        """Tell every server how this device is; returns whether one of them takes reports."""
+        taken = [link.report(report) for link in self.links]  # each of them, whatever the others say
+        return any(taken)
+
+    def stop_links(self) -> list[LinkView]:
+        """End the links; their last views, for their counts. Raises what ended a link thread, if something did."""
+        for link in self.links:
+            link.stop()
+        return self.views()
 
     def close(self) -> None:
         """Close every part, the last one opened first; the ledger is closed with the last device that has it."""
         self.closing.close()
 
 
+def _open_links(
+    plan: Plan, keys: KeyPair, closing: contextlib.ExitStack, *, program: Program, boot_id: str
+) -> tuple[Link, ...]:
+    """The links to all servers; whoever waits at one hears of all of them."""
+    news, links = threading.Condition(), []
+    for server in plan.config.servers:
+        # Under a name of its own: during a reload two links to one address are up.
+        alive = program.beats.alive(f"the link to {server.address}", within_s=program.patience_s)
+        beat = closing.enter_context(alive)
+        links.append(open_link(plan, server, keys, closing, boot_id=boot_id, beat=beat, news=news))
+    return tuple(links)
+
+
 def open_link(
     plan: Plan,
+    server: ServerTable,
     keys: KeyPair,
     closing: contextlib.ExitStack,
     *,
     boot_id: str,
     beat: Callable[[], None] = lambda: None,
+    news: threading.Condition | None = None,
 ) -> Link:
-    """The link to the server, its thread running. ``beat`` is called at every turn of that thread."""
+    """The link to one server, its thread running.
+
+    Args:
+        plan: The bundle, which bounds an answer.
+        server: Which server.
+        keys: This device's.
+        closing: Ends it.
+        boot_id: Of this start of the program.
+        beat: Called at every turn of the thread.
+        news: Shared by the links to several servers.
+
+    """
     transport = Transport(
-        plan.config.server.address,
+        server.address,
         keys=keys,
-        server_keys=plan.config.server_keys,
+        server_keys=server.keys,
         max_answer_bytes=sum(spec.nbytes for spec in plan.bundle.manifest.outputs),
     )
-    link = Link(transport, DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}"), beat=beat)
+    session = DeviceSession(boot_id=boot_id, software=f"edge-runtime {__version__}")
+    link = Link(transport, session, beat=beat, news=news)
 
     def close() -> None:
         if link.stop():  # else its thread still uses the sockets
@@ -178,7 +216,7 @@ def make_loop(
     plan: Plan,
     account: Account,
     models: LoadedModels,
-    link: Link,
+    links: tuple[Link, ...],
     planner: Planner,
     *,
     program: Program,
@@ -194,7 +232,7 @@ def make_loop(
         Outside(
             board=models.board,
             account=account,
-            link=link,
+            links=links,
             boot_id=boot_id,
             watch=lambda: beats.work("the board", within_s=run_s),
         ),

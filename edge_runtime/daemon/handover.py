@@ -20,7 +20,7 @@ from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
 
-#: Time for the new link to come up before it takes over from one that is up.
+#: Time for one of the new links to come up before they take over from one that is up.
 _LINK_WITHIN_S = 3.0
 #: At the end, the time that replaced devices have to close.
 _END_WITHIN_S = 5.0
@@ -65,9 +65,8 @@ class InForce:
             left, self._turn = self._turn, self._device
             taken = self._turn
             if left is not None and left is not taken:
-                view = left.link.view()
-                counters.link(late=view.late, reconnects=view.reconnects)
-                counters.next_link()
+                counters.links(left.views())
+                counters.next_links()
                 self._retire(left)
         return taken
 
@@ -149,7 +148,7 @@ class Reloader(StoppableThread):
         if device is None:
             return
         try:
-            if old.link.view().up:
+            if any(view.up for view in old.views()):
                 self._wait_for_link(device)
             device.account.limit(device.config.limits)
         except BaseException:
@@ -167,5 +166,7 @@ class Reloader(StoppableThread):
     def _wait_for_link(self, device: Device) -> None:
         """So that no frame falls back to this board only because of the reload."""
         until_s = time.monotonic() + _LINK_WITHIN_S
-        while not device.link.view().up and time.monotonic() < until_s and not self._program.stopped():
+        while time.monotonic() < until_s and not self._program.stopped():
+            if any(view.up for view in device.views()):
+                return
             time.sleep(0.02)

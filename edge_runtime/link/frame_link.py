@@ -1,4 +1,4 @@
-"""The link as a frame loop sees it: one reservation for each frame, whatever carries it.
+"""The link to a server as a frame loop sees it: one reservation for each frame, whatever carries it.
 
 Two things carry it: the link thread, and the simulator in virtual time.
 """
@@ -88,13 +88,26 @@ class Reservation:
 
 
 class FrameLink(Protocol):
-    """What a frame loop needs of the link."""
+    """What a frame loop needs of the link to one server.
+
+    Links to several servers are made so that each one's `wait_for_news` and `nudge` are about all of them.
+    """
+
+    @property
+    def address(self) -> str:
+        """The server's, as ``tcp://HOST:PORT``."""
 
     def view(self, *, frame: bool = False) -> LinkView:
         """The link as of now; ``frame``: a frame begins. Raises what ended the link thread, if something did."""
 
-    def reserve(self, *, offloaded: bool) -> Reservation:
-        """A frame may be sent. ``offloaded``: it is going to need the link, so probes keep out of its way."""
+    def reserve(self, *, offloaded: bool, elsewhere: bool = False) -> Reservation:
+        """A frame may be sent.
+
+        Args:
+            offloaded: It is going to need the link, so probes keep out of its way.
+            elsewhere: It is going to need the link to another server, so whole probes keep out of its way.
+
+        """
 
     def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
         """Wait until the time is up or ``unless`` holds; outcomes and `nudge` recheck it."""

@@ -38,6 +38,7 @@ class Link(StoppableThread):
         estimator: Where what crosses the link is learned.
         beat: Called at every turn of the thread, ten times a second or more.
         jitter: Random numbers from 0 to 1, for pauses.
+        news: Shared by the links to several servers; see `PendingRequests`.
 
     """
 
@@ -50,6 +51,7 @@ class Link(StoppableThread):
         estimator: LinkEstimator | None = None,
         beat: Callable[[], None] = lambda: None,
         jitter: Callable[[], float] = random.random,
+        news: threading.Condition | None = None,
     ) -> None:
         super().__init__("link", wake=lambda: self._transport.wake() if self.is_alive() else None)
         self._transport = transport
@@ -64,11 +66,16 @@ class Link(StoppableThread):
             jitter=jitter,
             estimator=estimator,
         )
-        self._pending = PendingRequests(now=now)
+        self._pending = PendingRequests(now=now, changed=news)
         self._opened = threading.Event()
         self._error: BaseException | None = None
 
     # Called from the frame loop's thread.
+
+    @property
+    def address(self) -> str:
+        """See `FrameLink.address`."""
+        return self._transport.address
 
     def view(self, *, frame: bool = False) -> LinkView:
         """See `FrameLink.view`. Raises what ended the link thread, if something did: it is not to be missed."""
@@ -77,10 +84,10 @@ class Link(StoppableThread):
                 raise self._error
             return self._connection.view(self._now(), frame=frame)
 
-    def reserve(self, *, offloaded: bool) -> Reservation:
+    def reserve(self, *, offloaded: bool, elsewhere: bool = False) -> Reservation:
         """See `FrameLink.reserve`."""
         with self._lock:
-            number = self._connection.reservations.reserve(offloaded=offloaded)
+            number = self._connection.reservations.reserve(offloaded=offloaded, elsewhere=elsewhere)
         self._pending.open(number)
         return Reservation(self, number)
 

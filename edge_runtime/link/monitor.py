@@ -62,6 +62,7 @@ class LinkMonitor:
         self._frame_s = -math.inf
         self._interval_s = math.inf
         self._holders = 0  # frames that hold the link
+        self._elsewhere = 0  # frames that hold the link to another server
 
     def estimate(self, now_s: float) -> LinkEstimate:
         """The link at ``now_s``, and for how long it has been silent if something is overdue."""
@@ -94,6 +95,18 @@ class LinkMonitor:
     def let_go(self) -> None:
         """A frame that held the link needs it no longer; when no other does, it is free for probes."""
         self._holders -= 1
+
+    def hold_elsewhere(self) -> None:
+        """A frame needs the link to another server, over what may be the same uplink.
+
+        Until it is let go no whole probe is sent here. Pings are: they cost next to nothing, and tell whether the
+        server that stands by is still there.
+        """
+        self._elsewhere += 1
+
+    def let_go_elsewhere(self) -> None:
+        """A frame at another server needs its link no longer."""
+        self._elsewhere -= 1
 
     def answered(self, event: Answered, now_s: float) -> None:
         """A request came back with its timings."""
@@ -171,12 +184,12 @@ class LinkMonitor:
         return min(limit_bytes, max(_MIN_WINDOW_BYTES, wanted))
 
     def probe_due_s(self, now_s: float) -> float:
-        """When the next probe is to be sent; inf while a frame holds the link.
+        """When the next probe is to be sent; inf while a frame holds this link, or that to another server.
 
         No sooner than the share allows. Where frames come at intervals it is sent just in time to be back before
         the next one is planned: nothing tells more of a link than a sample of this moment.
         """
-        if self._holders:
+        if self._holders or self._elsewhere:
             return math.inf
         if self._at_once:
             return now_s

@@ -1,4 +1,7 @@
-"""Requests that somebody waits for, or will. The link thread and the frame loop's meet here: safe from any."""
+"""Requests that somebody waits for, or will. The link thread and the frame loop's meet here: safe from any.
+
+Links to several servers share one ``changed``, so that a wait at one of them hears of all.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ from edge_runtime.link.link_view import Outcome
 class PendingRequests:
     """One for each number, from `open` until its outcome is taken or it is given up."""
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, now: Callable[[], float] = time.monotonic, changed: threading.Condition | None = None
+    ) -> None:
         self._now = now
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._outcomes: dict[int, Outcome | None] = {}
         self._closed = False
 

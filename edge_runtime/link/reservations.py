@@ -17,9 +17,13 @@ from split_model.protocol.device import DeviceSession, Refused
 
 @dataclass
 class _Reserved:
-    """``holds``: probes keep out of its way. ``request_id``: of the sent request that has no outcome yet."""
+    """``holds``: probes keep out of its way. ``request_id``: of the sent request that has no outcome yet.
+
+    ``elsewhere``: it is at another server, and whole probes of this one keep out of its way as well.
+    """
 
     holds: bool = False
+    elsewhere: bool = False
     used: bool = False
     request_id: int | None = None
 
@@ -34,12 +38,20 @@ class Reservations:
         self._last = 0
         self._owners: dict[int, int] = {}  # request id -> reservation, of what has no outcome yet, in sent order
 
-    def reserve(self, *, offloaded: bool) -> int:
-        """A frame may be sent; ``offloaded``: it is going to need the link. Returns its reservation's number."""
+    def reserve(self, *, offloaded: bool, elsewhere: bool = False) -> int:
+        """A frame may be sent; returns its reservation's number.
+
+        Args:
+            offloaded: It is going to need the link.
+            elsewhere: It is going to need the link to another server, and may still be sent here.
+
+        """
         self._last += 1
-        reserved = self._reserved[self._last] = _Reserved()
+        reserved = self._reserved[self._last] = _Reserved(elsewhere=elsewhere and not offloaded)
         if offloaded:
             self._hold(reserved)
+        elif elsewhere:
+            self._monitor.hold_elsewhere()
         return self._last
 
     def submit(self, number: int, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
@@ -63,6 +75,7 @@ class Reservations:
         if reserved is None:
             return False
         self._let_go(reserved)
+        self._let_go_elsewhere(reserved)
         if reserved.request_id is None:
             return False
         if (progress := self._session.progress(reserved.request_id)) is not None:
@@ -107,6 +120,7 @@ class Reservations:
         return self._session.acked_bytes(reserved.request_id)
 
     def _hold(self, reserved: _Reserved) -> None:
+        self._let_go_elsewhere(reserved)
         if not reserved.holds:
             reserved.holds = True
             self._monitor.hold()
@@ -115,3 +129,8 @@ class Reservations:
         if reserved.holds:
             reserved.holds = False
             self._monitor.let_go()
+
+    def _let_go_elsewhere(self, reserved: _Reserved) -> None:
+        if reserved.elsewhere:
+            reserved.elsewhere = False
+            self._monitor.let_go_elsewhere()

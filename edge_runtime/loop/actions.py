@@ -13,18 +13,22 @@ from edge_runtime.sources import Frame
 
 
 class Reserve(msgspec.Struct, frozen=True):
-    """Reserve the link for a frame; ``offloaded``: it will need it soon, so no probe may be in its way."""
+    """Reserve the links for a frame; ``offloaded``: it will need that to ``server`` soon, so no probe is to be in
+    its way.
+    """
 
     key: int
     offloaded: bool
+    server: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """Ask the server whether a request at this cut would be answered in time; the answer is in the link's view."""
+    """Ask a server whether a request at this cut would be answered in time; the answer is in the link's view."""
 
     key: int
     cut: int
     due_in_s: float
+    server: int = 0
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -54,17 +58,25 @@ class Skip(msgspec.Struct, frozen=True):
 
 
 class PayAndSend(msgspec.Struct, frozen=True):
-    """Charge the subject's account for a release and then, if that succeeded, send it."""
+    """Charge the subject's account for a release and then, if that succeeded, send it to a server."""
 
     key: int
     subject: str
     head: object
     cut: int
     due_at_s: float
+    server: int = 0
+
+
+class SendAgain(msgspec.Struct, frozen=True):
+    """Send a release that was sent, the same bytes, to another server as well. It is paid for: charge nothing."""
+
+    key: int
+    server: int
 
 
 class FreeLink(msgspec.Struct, frozen=True):
-    """Release the frame's reservation of the link: cancel its open request, and allow probes again."""
+    """Release the frame's reservations of the links: cancel its open requests, and allow probes again."""
 
     key: int
 
@@ -76,7 +88,7 @@ class Emit(msgspec.Struct, frozen=True):
     step: Step
 
 
-Action = Reserve | Ask | Run | Skip | PayAndSend | FreeLink | Emit
+Action = Reserve | Ask | Run | Skip | PayAndSend | SendAgain | FreeLink | Emit
 
 
 class Done(msgspec.Struct, frozen=True):

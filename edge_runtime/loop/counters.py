@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Literal, get_args
+
+from edge_runtime.link.link_view import LinkView
 
 Outcome = Literal["offloaded", "local", "fallback", "failed", "dropped"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -15,6 +18,7 @@ class Counters:
     ``whole_input_epsilon``: the sum over all releases made, per frame composed by addition (pure ε, whole input);
     of this run, for the log: the ledger has the exact total of the device's life. ``ledger_refused``: frames that
     stayed here while the ledger could not pay for one cut or more. ``moves``: decisions that moved the split point.
+    ``failovers``: releases that were sent to another server as well, the same bytes.
     """
 
     def __init__(self) -> None:
@@ -25,6 +29,7 @@ class Counters:
         self.whole_input_epsilon = 0.0
         self.per_value_epsilon_max = 0.0
         self.moves = 0
+        self.failovers = 0
         self.late = 0
         self.reconnects = 0
         self._links_before = (0, 0)
@@ -46,12 +51,16 @@ class Counters:
         self.whole_input_epsilon += whole_input_epsilon
         self.per_value_epsilon_max = max(self.per_value_epsilon_max, per_value_epsilon_max)
 
-    def link(self, *, late: int, reconnects: int) -> None:
-        """Take over the counts of the link in use since its start."""
-        self.late, self.reconnects = self._links_before[0] + late, self._links_before[1] + reconnects
+    def links(self, views: Iterable[LinkView]) -> None:
+        """Take over the counts of the links in use since their start."""
+        late, reconnects = self._links_before
+        for view in views:
+            late += view.late
+            reconnects += view.reconnects
+        self.late, self.reconnects = late, reconnects
 
-    def next_link(self) -> None:
-        """Another link takes over, and counts from zero."""
+    def next_links(self) -> None:
+        """Other links take over, and count from zero."""
         self._links_before = (self.late, self.reconnects)
 
     @property
@@ -66,6 +75,7 @@ class Counters:
             **{outcome: self._ends[outcome] for outcome in OUTCOMES},
             "late": self.late,
             "moves": self.moves,
+            "failovers": self.failovers,
             "reconnects": self.reconnects,
             "releases": self.releases,
             "unprotected_releases": self.unprotected_releases,

@@ -15,10 +15,13 @@ from split_model.bundle import Bundle
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """When something happened, in seconds of the loop's clock, and the link as it was then."""
+    """When something happened, in seconds of the loop's clock, and the links as they were then.
+
+    ``links``: to each server, in the order of the config; a server is known by its number in it.
+    """
 
     now_s: float
-    link: LinkView
+    links: tuple[LinkView, ...]
 
 
 class LoadedModels(Protocol):
@@ -68,10 +71,18 @@ class Model:
 
 
 class BoardWaits(msgspec.Struct, frozen=True):
-    """Seconds that a frame waits for earlier ones: for a local run, and for their bytes on the uplink."""
+    """Seconds that a frame waits for earlier ones: for a local run, and for their bytes on the uplink.
+
+    ``uplink_s``: of each server; empty for none. ``doubted``: the servers that others did not hear from in time.
+    """
 
     local_s: float = 0.0
-    uplink_s: float = 0.0
+    uplink_s: tuple[float, ...] = ()
+    doubted: frozenset[int] = frozenset()
+
+    def uplink_busy_s(self, server: int) -> float:
+        """Seconds until the uplink to a server is through with earlier requests."""
+        return self.uplink_s[server] if self.uplink_s else 0.0
 
 
 #: Of a frame that nothing is before.

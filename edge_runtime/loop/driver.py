@@ -23,7 +23,8 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.frame_link import FrameLink, Reservation
-from edge_runtime.loop.actions import Action, Ask, Emit, FreeLink, PayAndSend, Reserve, Run
+from edge_runtime.link.link_view import LinkView
+from edge_runtime.loop.actions import Action, Ask, Emit, FreeLink, PayAndSend, Reserve, Run, SendAgain
 from edge_runtime.loop.board_queue import Worker
 from edge_runtime.loop.board_thread import BoardThread, Ended
 from edge_runtime.loop.board_work import BoardWork, Made, Models
@@ -47,9 +48,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outside:
-    """The parts around a frame loop beside its models: the board, the ledger, the link, and its identity.
+    """The parts around a frame loop beside its models: the board, the ledger, the links, and its identity.
 
     Args:
+        links: to each server.
         watch: each piece of work in a thread is done within a ``watch()``.
         now: the clock; ``sleep`` waits for it.
 
@@ -57,7 +59,7 @@ class Outside:
 
     board: Board
     account: Paying
-    link: FrameLink
+    links: tuple[FrameLink, ...]
     boot_id: str
     watch: Callable[[], AbstractContextManager[None]] = nullcontext
     now: Callable[[], float] = time.monotonic
@@ -108,31 +110,39 @@ class Driver:
             account=outside.account,
             load=load,
             may_hedge=settings.may_hedge,
+            servers=[link.address for link in outside.links] if len(outside.links) > 1 else [""],
         )
+        self._decisions = decisions
         self._scheduler = Scheduler(decisions, answer_within_s=settings.answer_within_s, counters=self.counters)
         self._models = models
         self._outside = outside
-        self._link = outside.link
+        self._links = outside.links
         self._work = BoardWork(models, outside.board, now=outside.now, sleep=outside.sleep)
         self._now = outside.now
         self._made: dict[int, Made] = {}
-        self._reservations: dict[int, Reservation] = {}
+        self._reservations: dict[int, tuple[Reservation, ...]] = {}  # of each frame, one for each link
+        self._requests: dict[int, tuple[wire.Request, float]] = {}  # as they were sent first, and when they are due
         self._runs: dict[int, Run] = {}  # the pieces of work that have not ended
-        self._at_server: set[int] = set()  # the frames whose requests are not answered
+        self._at_server: set[tuple[int, int]] = set()  # the requests that are not answered: frame and server
         self._request_id = 0
         self._ended: deque[Ended] = deque()
         self._threads = {
             worker: BoardThread(name, self._piece_ended, watch=outside.watch)
             for worker, name in ((Worker.HEADS, "board"), (Worker.LOCAL_RUNS, "local"))
         }
-        self._seen = Moment(self._now(), self._link.view())
+        self._seen = Moment(self._now(), self._views())
+
+    @property
+    def server(self) -> int:
+        """The number of the server that frames go to now, if they are sent."""
+        return self._decisions.servers.in_use
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Step]:
         """Work through the frames; yields for each as it is done.
 
         What the source raises is raised after the results of all frames that were taken before.
         """
-        turn = _Turn(CaptureThread(frames, self._link.nudge))
+        turn = _Turn(CaptureThread(frames, self._links[0].nudge))
         try:
             while True:
                 self._hear(turn)
@@ -150,6 +160,7 @@ class Driver:
             turn.capture.close()
             self._do(self._scheduler.abandon(self._seen), turn)
             self._reservations.clear()
+            self._requests.clear()
             self._made.clear()
 
     def close(self) -> None:
@@ -158,9 +169,12 @@ class Driver:
             thread.close()
 
     def _moment(self, *, frame: bool = False) -> Moment:
-        """Now, when a ``frame`` begins or not; raises what ended the link's thread."""
-        self._seen = Moment(self._now(), self._link.view(frame=frame))
+        """Now, when a ``frame`` begins or not; raises what ended a link's thread."""
+        self._seen = Moment(self._now(), self._views(frame=frame))
         return self._seen
+
+    def _views(self, *, frame: bool = False) -> tuple[LinkView, ...]:
+        return tuple([link.view(frame=frame) for link in self._links])
 
     def _next_frame(self, turn: _Turn) -> bool:
         """Take the next frame if it is time for one, and it is there; False where there is none."""
@@ -184,19 +198,23 @@ class Driver:
             self._do(self._end_of_piece(ended, self._moment()), turn)
         if not self._at_server:
             return
-        for key in sorted(self._at_server):
-            outcome = self._reservations[key].wait(until_s=-math.inf)
+        for key, server in sorted(self._at_server):
+            if (key, server) not in self._at_server:  # another server has answered it meanwhile
+                continue
+            outcome = self._reservations[key][server].wait(until_s=-math.inf)
             if outcome is None:
                 continue
-            self._at_server.discard(key)
-            moment = self._moment()
+            self._at_server.discard((key, server))
+            moment, scheduler = self._moment(), self._scheduler
             if outcome.answered is not None:
                 outputs = unpack(outcome.answered, self._models.bundle.manifest.outputs)
-                self._do(self._scheduler.answered(key, outputs, outcome.answered, moment), turn)
+                self._do(scheduler.answered(key, outputs, outcome.answered, moment, server=server), turn)
             elif outcome.refusal is not None:
-                self._do(self._scheduler.refused(key, outcome.refusal, moment), turn)
+                self._do(scheduler.refused(key, outcome.refusal, moment, server=server), turn)
         if self._at_server:
-            acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
+            acked_bytes = {
+                (key, server): self._reservations[key][server].acked_bytes for key, server in self._at_server
+            }
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)
 
     def _wait_for_news(self, turn: _Turn) -> None:
@@ -210,10 +228,10 @@ class Driver:
             return bool(
                 self._ended
                 or (wanted and turn.capture.has_news)
-                or any(self._reservations[key].has_ended for key in self._at_server)
+                or any(self._reservations[key][server].has_ended for key, server in self._at_server)
             )
 
-        self._link.wait_for_news(until_s=until_s, unless=awake)
+        self._links[0].wait_for_news(until_s=until_s, unless=awake)
 
     def _do(self, actions: list[Action], turn: _Turn) -> None:
         """Do the scheduler's actions, and those that follow from them."""
@@ -225,13 +243,14 @@ class Driver:
             elif isinstance(action, Emit):
                 self._emit(action, turn)
             elif isinstance(action, Reserve):
-                self._reservations[action.key] = self._link.reserve(offloaded=action.offloaded)
-                self._made[action.key] = Made()
+                self._reserve(action)
             elif isinstance(action, Ask):
-                bundle = self._models.bundle.identity
-                self._reservations[action.key].ask(bundle, action.cut, due_in_s=action.due_in_s)
+                bundle, reserved = self._models.bundle.identity, self._reservations[action.key]
+                reserved[action.server].ask(bundle, action.cut, due_in_s=action.due_in_s)
             elif isinstance(action, PayAndSend):
                 todo.extend(self._pay_and_send(action))
+            elif isinstance(action, SendAgain):
+                self._send(action.key, action.server)
             elif isinstance(action, FreeLink):
                 self._free(action.key)
             else:
@@ -249,13 +268,13 @@ class Driver:
             return self._piece_failed(run, error, self._moment())
         # What a local run took says nothing of the link, and looking at it takes time.
         fresh = run.work.worker is Worker.HEADS
-        moment = self._moment() if fresh else Moment(self._now(), self._seen.link)
+        moment = self._moment() if fresh else Moment(self._now(), self._seen.links)
         return self._scheduler.work_done(run.piece, done, moment)
 
     def _piece_ended(self, ended: Ended) -> None:
         """In the board's threads."""
         self._ended.append(ended)
-        self._link.nudge()
+        self._links[0].nudge()
 
     def _end_of_piece(self, ended: Ended, moment: Moment) -> list[Action]:
         run = self._runs.pop(ended.piece)
@@ -270,6 +289,17 @@ class Driver:
     def _piece_failed(self, run: Run, error: BackendError, moment: Moment) -> list[Action]:
         self._models.failed(run, error)
         return self._scheduler.work_failed(run.piece, str(error), moment)
+
+    def _reserve(self, action: Reserve) -> None:
+        """A frame may use every link: its server may fail."""
+        self._reservations[action.key] = tuple(
+            link.reserve(
+                offloaded=action.offloaded and server == action.server,
+                elsewhere=action.offloaded and server != action.server,
+            )
+            for server, link in enumerate(self._links)
+        )
+        self._made[action.key] = Made()
 
     def _pay_and_send(self, action: PayAndSend) -> list[Action]:
         """Charge the ledger, and send only then."""
@@ -295,18 +325,27 @@ class Driver:
             total_bytes=len(payload),
             due_in_s=max(0.0, action.due_at_s - self._now()),
         )
-        self._reservations[action.key].send(request, payload, due_at_s=action.due_at_s)
-        self._at_server.add(action.key)
+        self._requests[action.key] = request, action.due_at_s
+        self._send(action.key, action.server)
         return self._scheduler.sent(action.key, self._moment())
 
+    def _send(self, key: int, server: int) -> None:
+        """Send a release that is made and paid for, the same bytes to whatever server."""
+        payload, (request, due_at_s) = self._made[key].payload, self._requests[key]
+        assert payload is not None
+        self._reservations[key][server].send(request, payload, due_at_s=due_at_s)
+        self._at_server.add((key, server))
+
     def _free(self, key: int) -> None:
-        """Give back a frame's reservation, and forget its request."""
-        self._at_server.discard(key)
-        self._reservations[key].release()
+        """Give back a frame's reservations, and forget its requests."""
+        for server, reservation in enumerate(self._reservations[key]):
+            self._at_server.discard((key, server))
+            reservation.release()
 
     def _emit(self, emit: Emit, turn: _Turn) -> None:
         if emit.key in self._reservations:
             del self._reservations[emit.key], self._made[emit.key]
+            self._requests.pop(emit.key, None)
         result = emit.step.result
         if result.error:
             name = result.frame.name or f"frame {result.frame.index}"

@@ -8,8 +8,8 @@ A frame is in exactly one state; steps that are not in `TRANSITIONS` cannot happ
                                   │              │          │
                                   └──────► DONE ◄┴──────────┘
 
-AWAY: only the server can answer. RACING: a local run as well, and the first one done is the answer. LOCAL: only a
-local run can.
+AWAY: only a server can answer. RACING: a local run as well, and the first one done is the answer. LOCAL: only a
+local run can. AWAY and RACING stay what they are while the release is sent to another server as well.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Input(Enum):
     """A local run begins beside the server: a hedge, or because the answer would be late."""
     ANSWERED = auto()
     REFUSED = auto()
-    """The server will not answer this request."""
+    """No server will answer this request."""
     RAN = auto()
     """The local run is done."""
     FAILED = auto()
@@ -90,22 +90,58 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
     (State.LOCAL, Input.FAILED): State.DONE,
 }
 
-#: The server may still answer.
+#: A server may still answer.
 ON_THE_LINK = frozenset({State.AWAY, State.RACING})
+
+
+class Sent(msgspec.Struct, eq=False):
+    """One request for a frame, to one server.
+
+    Args:
+        expected: the prediction for it; None where there is none.
+        ahead: requests that were at this server before it; ``first_s``: since when none is.
+        progress_s: when ``acked_bytes`` last grew.
+        is_open: this server has not refused it.
+
+    """
+
+    server: int
+    sent_s: float
+    expected: Prediction | None
+    ahead: int = 0
+    first_s: float = -math.inf
+    acked_bytes: int = 0
+    progress_s: float = -math.inf
+    is_open: bool = True
+
+    def in_flight(self, payload_bytes: int, *, silent: bool = False) -> InFlight:
+        """The request as the deadlines see it."""
+        since_s = self.first_s if self.first_s > -math.inf else self.sent_s
+        request = InFlight(since_s, 0.0, payload_bytes, self.acked_bytes)
+        request = replace(request, progress_s=self.progress_s, silent=silent)
+        if (expected := self.expected) is None:
+            return request
+        expected_s = expected.total_s - expected.head_s
+        if self.first_s == -math.inf:  # it has to wait for those before it
+            return replace(request, expected_s=expected_s + self.ahead * expected.bottleneck_s)
+        # When the bytes of one that had others before it began to flow is not known.
+        transfer_s = math.inf if self.ahead else expected.transfer_s
+        return replace(request, expected_s=expected_s, transfer_s=transfer_s, round_trip_s=expected.round_trip_s)
 
 
 class UnderWay(msgspec.Struct, eq=False):
     """A frame that has no result yet.
 
     Args:
-        link: as it was when the frame was planned.
+        link: that to its server, as it was when the frame was planned.
+        server: where it goes if it is sent.
         unpaid: it stays here while the ledger cannot pay for every cut.
         keeps_features: a local tail can go on behind its head.
         hedge: a local run is to begin with the transfer; ``hedged``: it has begun.
         expected: the prediction for sending it when its head was done.
         local_piece: the number of its local run on the board.
-        ahead: frames that were at the server before it; ``first_s``: since when none is.
-        progress_s: when ``acked_bytes`` last grew.
+        due_at_s: when the servers give it up.
+        sent: its requests, the latest last; the release is the same in all.
 
     """
 
@@ -113,6 +149,7 @@ class UnderWay(msgspec.Struct, eq=False):
     frame: Frame
     plan: Plan
     link: LinkView
+    server: int = 0
     unpaid: bool = False
     keeps_features: bool = False
     hedge: bool = False
@@ -123,16 +160,23 @@ class UnderWay(msgspec.Struct, eq=False):
     payload_bytes: int = 0
     expected: Prediction | None = None
     local_piece: int | None = None
-    sent_s: float | None = None
-    ahead: int = 0
-    first_s: float = -math.inf
-    acked_bytes: int = 0
-    progress_s: float = -math.inf
+    due_at_s: float = math.inf
+    sent: list[Sent] = msgspec.field(default_factory=list)
 
     @property
     def split(self) -> int:
         """The cut whose head it takes, or the split that runs everything here."""
         return self.plan.split
+
+    @property
+    def sent_s(self) -> float | None:
+        """When it was first sent; None while it was not."""
+        return self.sent[0].sent_s if self.sent else None
+
+    @property
+    def latest(self) -> Sent:
+        """The request that an answer is expected of: the latest that no server has refused."""
+        return next((sent for sent in reversed(self.sent) if sent.is_open), self.sent[-1])
 
     @property
     def reserves_link(self) -> bool:
@@ -141,7 +185,7 @@ class UnderWay(msgspec.Struct, eq=False):
 
     @property
     def on_the_link(self) -> bool:
-        """Whether the server may still answer it."""
+        """Whether a server may still answer it."""
         return self.state in ON_THE_LINK
 
     @property
@@ -158,17 +202,8 @@ class UnderWay(msgspec.Struct, eq=False):
                 f"frame {self.frame.index}: {what.name} cannot happen while it is {self.state.name}"
             ) from None
 
-    def request(self, *, silent: bool = False) -> InFlight:
-        """The request as the deadlines see it; only for a frame that was sent."""
-        assert self.sent_s is not None
-        since_s = self.first_s if self.first_s > -math.inf else self.sent_s
-        request = InFlight(since_s, 0.0, self.payload_bytes, self.acked_bytes)
-        request = replace(request, progress_s=self.progress_s, silent=silent)
-        if (expected := self.expected) is None:
-            return request
-        expected_s = expected.total_s - expected.head_s
-        if self.first_s == -math.inf:  # it has to wait for those before it
-            return replace(request, expected_s=expected_s + self.ahead * expected.bottleneck_s)
-        # When the bytes of one that had others before it began to flow is not known.
-        transfer_s = math.inf if self.ahead else expected.transfer_s
-        return replace(request, expected_s=expected_s, transfer_s=transfer_s, round_trip_s=expected.round_trip_s)
+    def refused_by(self, server: int) -> bool:
+        """A server will not answer; returns whether another one still may."""
+        for sent in self.sent:
+            sent.is_open = sent.is_open and sent.server != server
+        return any(sent.is_open for sent in self.sent)

@@ -40,9 +40,11 @@ def overlap_due_s(
     """
     away = [one for one in under_way if one.state is State.AWAY]
     busy = any(queue.busy for queue in queues.values())
-    if busy or len(away) < len(under_way) or moment.link.estimate.silent_s > 0.0:
+    silent = any(moment.links[one.latest.server].estimate.silent_s > 0.0 for one in away)
+    if busy or len(away) < len(under_way) or silent:
         return math.inf
     head_s = decisions.head_s(decisions.planner.split)
-    due_s = moment.now_s + max(0.0, uplink_busy_s(away, moment.link.estimate) - head_s)
+    link = moment.links[decisions.servers.in_use].estimate
+    due_s = moment.now_s + max(0.0, uplink_busy_s(away, link) - head_s)
     needs_s = head_s if decisions.planner.is_fixed else max(head_s, decisions.local_s)
     return due_s if due_s + needs_s <= waiting.first_local_start_s(away, moment.now_s) else math.inf

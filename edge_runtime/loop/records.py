@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge_runtime.loop.results import Step
@@ -18,9 +18,13 @@ class Records:
 
     Each has ``unix_s``, when it was made, by the board's wall clock ``now_unix_s``: for people who look for an hour
     of a day. It may jump; ``captured_s`` and ``at_s`` are of the monotonic clock. Records stay on the board.
+    ``servers``: their addresses, by number.
     """
 
-    def __init__(self, bundle: Bundle, *, now_unix_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, bundle: Bundle, *, servers: Sequence[str] = (), now_unix_s: Callable[[], float] = time.time
+    ) -> None:
+        self._servers = tuple(servers)
         self._now_unix_s = now_unix_s
         self._reader = AnswerReader.of(bundle)
 
@@ -51,13 +55,19 @@ class Records:
             "load": step.load,
             "cpu_load": step.cpu_load,
             "hedged": result.hedged,
+            "server": self._address(result.server),
             **result.parts,
         }
+        if len(result.servers) > 1:
+            record["sent_to"] = [self._address(server) for server in result.servers]
         if result.error:
             record["error"] = result.error
         else:
             record |= self._reader.fields(result.outputs, result.frame.placement)
         return record
+
+    def _address(self, server: int | None) -> str | None:
+        return self._servers[server] if server is not None and self._servers else None
 
     def _decision(self, step: Step) -> dict[str, Any]:
         decision = step.decision

@@ -18,7 +18,8 @@ Array = NDArray[Any]
 class Result(msgspec.Struct):
     """How one frame ended, with every part of its latency that was measured, in seconds.
 
-    ``hedged``: the board went on behind the head while the server was at it.
+    ``hedged``: the board went on behind the head while the server was at it. ``server``: the number of the one that
+    answered. ``servers``: those that its release was sent to, in this order.
     """
 
     frame: Frame
@@ -30,10 +31,15 @@ class Result(msgspec.Struct):
     hedged: bool = False
     error: str = ""
     parts: dict[str, float] = msgspec.field(default_factory=dict)
+    server: int | None = None
+    servers: tuple[int, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What the loop hands to its caller for each frame that is done; ``view``: the link when it was planned."""
+    """What the loop hands to its caller for each frame that is done.
+
+    ``view``: the link to the frame's server when it was planned.
+    """
 
     result: Result
     decision: Decision

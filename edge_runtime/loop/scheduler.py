@@ -1,8 +1,9 @@
 """The frame loop without I/O: events in, actions out; a driver has the threads, the link and the models.
 
 Every accepted frame gets exactly one result. Its split is decided when it is there, and once more when its head is
-done; a frame that the server does not answer in time is finished here, and of the server and this board the first
-to be done is the answer. Every step of a frame is in `frame_states.TRANSITIONS`.
+done. A frame that its server does not answer as it should is sent to another one, the same bytes, where there is
+one that is expected to be sooner than this board; what no server answers in time is finished here. Of the servers
+and this board the first to be done is the answer. Every step of a frame is in `frame_states.TRANSITIONS`.
 
 Frames may overlap: while one is at the server the next one's head runs, if that delays nobody (see `frame_due_s`).
 Results come in the order in which they are done or, where the policy says so, in which the frames came.
@@ -16,18 +17,25 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.link.link_view import LinkView
-from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, SendAgain, Skip
 from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker, end_piece
 from edge_runtime.loop.counters import Counters, Outcome
 from edge_runtime.loop.decision_inputs import NO_WAITS, BoardWaits, Moment
 from edge_runtime.loop.frame_decisions import FrameDecisions
-from edge_runtime.loop.frame_states import Input, State, UnderWay
+from edge_runtime.loop.frame_states import Input, Sent, State, UnderWay
 from edge_runtime.loop.in_flight_limit import IN_FLIGHT, Admitted, limit_for
 from edge_runtime.loop.pacing import board_due_s, overlap_due_s
 from edge_runtime.loop.result_order import ResultOrder
 from edge_runtime.loop.results import Result, Step
-from edge_runtime.loop.server_wait import CHECK_EVERY_S, ServerWait, note_progress, uplink_busy_s
+from edge_runtime.loop.server_wait import (
+    CHECK_EVERY_S,
+    ServerWait,
+    by_server,
+    doubted,
+    note_progress,
+    uplink_busy_s,
+)
+from edge_runtime.planner.prediction import Prediction
 from edge_runtime.planner.questions import Question
 from edge_runtime.sources import Frame
 from split_model.protocol.device import Answered, Refused
@@ -43,12 +51,11 @@ class Scheduler:
         self._answer_within_s = answer_within_s
         self._under_way: dict[int, UnderWay] = {}
         self._order: ResultOrder[tuple[UnderWay, Result]] = ResultOrder(in_order=decisions.policy.in_order)
-        self._sent: list[int] = []  # the keys of frames that were sent, oldest first
+        self._sent: list[int] = []  # the keys of frames that were sent, in the order of their latest requests
         self._queues = {worker: BoardQueue() for worker in Worker}
         self._alone: Piece | None = None  # the piece that nothing else was under way with, in no queue
-        self._admitted = Admitted()
+        self._admitted = [Admitted() for _ in range(decisions.servers.count)]
         self._fitting = IN_FLIGHT[0]
-        self._counted: LinkView | None = None  # the view whose counts are in the counters
         self._keys = self._pieces = 0
         self._waiting = ServerWait(decisions, self._queues[Worker.LOCAL_RUNS], answer_within_s=answer_within_s)
 
@@ -59,7 +66,7 @@ class Scheduler:
 
     @property
     def _at_server(self) -> list[UnderWay]:
-        """The frames that the server may still answer, in the order in which they were sent."""
+        """The frames that a server may still answer, in the order in which they were sent."""
         if not self._sent:
             return []
         return [self._under_way[key] for key in self._sent if self._under_way[key].on_the_link]
@@ -69,7 +76,8 @@ class Scheduler:
         now_s = moment.now_s
         if not self._under_way:
             return now_s
-        if self.under_way >= min(self._policy.most, self._fitting, self._admitted.frames(now_s)):
+        server = self._decisions.servers.in_use
+        if self.under_way >= min(self._policy.most, self._fitting, self._admitted[server].frames(now_s)):
             return math.inf
         if self._policy.plans_ahead:
             is_local = self._decisions.planner.split == self._decisions.local
@@ -89,7 +97,8 @@ class Scheduler:
         plan = self._decisions.plan(frame, moment, self._waits(moment))
         self.counters.moves += plan.decision.moved
         self._keys += 1
-        one = UnderWay(self._keys, frame, plan, moment.link, unpaid=plan.unpaid)
+        link = moment.links[plan.server]
+        one = UnderWay(self._keys, frame, plan, link, server=plan.server, unpaid=plan.unpaid)
         self._under_way[one.key] = one
         if frame.error:
             one.step(Input.FAILED)
@@ -99,17 +108,17 @@ class Scheduler:
             one.step(Input.STAYS)
             run = self._run(one, Work.WHOLE_MODEL, self._decisions.local_s, moment)
             one.local_piece = run.piece
-            return [Reserve(one.key, offloaded=False), *asked, run] if asked else [run]
+            return [Reserve(one.key, offloaded=False, server=one.server), *asked, run] if asked else [run]
         one.step(Input.BEGINS)
         one.keeps_features = self._decisions.loaded.has_local_tail(one.split)
         late = self._decisions.decides_after_head
         work = Work.HEAD if late else Work.HEAD_AND_RELEASE
         run = self._run(one, work, self._decisions.head_s(one.split), moment)
-        return [Reserve(one.key, offloaded=not plan.was_local), *asked, run]
+        return [Reserve(one.key, offloaded=not plan.was_local, server=one.server), *asked, run]
 
     def _ask(self, one: UnderWay, question: Question) -> list[Action]:
-        """The question to the server that goes out with a frame."""
-        return [Ask(one.key, question.cut, min(question.due_in_s, self._answer_within_s))]
+        """The question to a server that goes out with a frame."""
+        return [Ask(one.key, question.cut, min(question.due_in_s, self._answer_within_s), server=one.plan.asks)]
 
     def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
         """A piece of work is done."""
@@ -121,7 +130,7 @@ class Scheduler:
         if ended.work.worker is Worker.HEADS:
             if ended.work is Work.HEAD_AND_RELEASE:
                 one.head_s = done.took_s
-                after = self._decisions.after_head(one.plan, moment, self._waits(moment))
+                one.server, after = self._decisions.after_head(one.plan, moment, self._waits(moment))
                 one.expected, one.hedge = after.expected, after.hedge
             return self._released(one, done, moment)
         one.step(Input.RAN)
@@ -153,14 +162,12 @@ class Scheduler:
         return []
 
     def sent(self, key: int, moment: Moment) -> list[Action]:
-        """A release was paid for, and is on its way to the server."""
+        """A release was paid for, and is on its way to its server."""
         one = self._under_way[key]
-        one.ahead = len(self._at_server)
+        sent = self._request(one.server, one.expected, moment)
         one.step(Input.SENT)
         self._sent.append(key)
-        one.sent_s = moment.now_s
-        if not one.ahead:
-            one.first_s = moment.now_s
+        one.sent.append(sent)
         self._fitting = IN_FLIGHT[0] if one.expected is None else limit_for(one.expected)
         if not one.hedge or not self._waiting.goes_on_behind_head(one):
             return []
@@ -175,34 +182,47 @@ class Scheduler:
         one.step(Input.UNPAID)
         return [FreeLink(key), self._run_here(one, moment, first=True)]
 
-    def answered(self, key: int, outputs: list[Any] | None, answered: Answered, moment: Moment) -> list[Action]:
-        """The server answered; ``outputs`` None where that is not what the model gives."""
+    def answered(
+        self, key: int, outputs: list[Any] | None, answered: Answered, moment: Moment, *, server: int = 0
+    ) -> list[Action]:
+        """A server answered; ``outputs`` None where that is not what the model gives."""
         if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
+        servers, answer = self._decisions.servers, answered.answer
         if outputs is None:
-            why = "the server's answer does not have the model's outputs"
-            self._decisions.backoff.avoid(one.split, why, now_s=moment.now_s)
-            return self._refused(one, moment)
-        answer = answered.answer
-        self._decisions.answered(one.split, answer.tail_s, now_s=moment.now_s, load=answer.load)
+            servers.answered_nonsense(server, one.split, now_s=moment.now_s)
+            return self._refused(one, server, moment)
+        servers.answered(server, one.split, answer.tail_s, now_s=moment.now_s, load=answer.load)
         one.step(Input.ANSWERED)
         parts = {"offload_s": answered.elapsed_s, "queue_s": answer.queue_s, "tail_s": answer.tail_s}
-        return self._end(one, self._result(one, "offloaded", outputs, parts | one.parts), moment)
+        result = self._result(one, "offloaded", outputs, parts | one.parts)
+        result.server = server
+        return self._end(one, result, moment)
 
-    def refused(self, key: int, refusal: Refused, moment: Moment) -> list[Action]:
-        """The server refused a request."""
+    def refused(self, key: int, refusal: Refused, moment: Moment, *, server: int = 0) -> list[Action]:
+        """A server refused a request."""
         if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
         if refusal.code == "busy":
-            self._admitted.busy(ahead=one.ahead, now_s=moment.now_s)
-        code, text, retry_s = refusal.code, refusal.text, refusal.retry_s
-        self._decisions.backoff.refused(one.split, code, text, now_s=moment.now_s, retry_s=retry_s)
-        return self._refused(one, moment)
+            ahead = next((sent.ahead for sent in one.sent if sent.server == server), 0)
+            self._admitted[server].busy(ahead=ahead, now_s=moment.now_s)
+        self._decisions.servers.refused(server, one.split, refusal, now_s=moment.now_s)
+        return self._refused(one, server, moment)
 
-    def time_passed(self, acked_bytes: Mapping[int, int], moment: Moment) -> list[Action]:
-        """Look at the frames at the server: how far they have come (bytes by key), and which are overdue."""
+    def time_passed(self, acked_bytes: Mapping[tuple[int, int], int], moment: Moment) -> list[Action]:
+        """Look at the frames at the servers: which of them stall, and which are overdue.
+
+        Args:
+            acked_bytes: How far the requests have come, by the frames' keys and the servers.
+            moment: Now.
+
+        Returns:
+            What to do.
+
+        """
         note_progress(self._under_way, acked_bytes, now_s=moment.now_s)
-        actions: list[Action] = []
+        self._waiting.note_oldest(self._at_server, moment.now_s)
+        actions = self._fail_over(moment)
         for one in self._waiting.overdue(self._at_server, moment):
             one.step(Input.OVERDUE)
             actions.append(self._run_here(one, moment, first=True))
@@ -224,7 +244,7 @@ class Scheduler:
 
     def _head_done(self, one: UnderWay, took_s: float, moment: Moment) -> list[Action]:
         one.head_s = took_s
-        after = self._decisions.after_head(one.plan, moment, self._waits(moment))
+        one.server, after = self._decisions.after_head(one.plan, moment, self._waits(moment))
         if not after.send:
             one.step(Input.STAYS)
             return [FreeLink(one.key), self._run_here(one, moment, first=True)]
@@ -238,11 +258,51 @@ class Scheduler:
         one.release_s, one.payload_bytes = done.release_s, done.payload_bytes
         one.step(Input.RELEASED)
         # A frame that had to wait is late already, but its answer is still wanted.
-        due_at_s = max(one.frame.captured_s, moment.now_s) + self._answer_within_s
+        one.due_at_s = max(one.frame.captured_s, moment.now_s) + self._answer_within_s
         assert one.plan.head is not None
-        return [PayAndSend(one.key, one.frame.subject, one.plan.head, one.split, due_at_s)]
+        return [PayAndSend(one.key, one.frame.subject, one.plan.head, one.split, one.due_at_s, server=one.server)]
 
-    def _refused(self, one: UnderWay, moment: Moment) -> list[Action]:
+    def _request(self, server: int, expected: Prediction | None, moment: Moment) -> Sent:
+        """A request that goes to a server now, behind those that are there."""
+        ahead = len(by_server(self._at_server).get(server, ()))
+        return Sent(server, moment.now_s, expected, ahead, first_s=-math.inf if ahead else moment.now_s)
+
+    def _fail_over(self, moment: Moment) -> list[Action]:
+        """Send what waits for a server that is not heard from, or not reached, to another one.
+
+        All of it: what is behind such a request is on the same connection.
+        """
+        if self._decisions.servers.count == 1:
+            return []
+        actions: list[Action] = []
+        for ones in by_server(self._at_server).values():
+            found = self._elsewhere(ones[0], moment)
+            if found is not None and self._waiting.is_unheard(ones[0], moment, other_s=found[1].total_s):
+                actions += [action for one in ones for action in self._send_again(one, moment)]
+        return actions
+
+    def _elsewhere(self, one: UnderWay, moment: Moment) -> tuple[int, Prediction] | None:
+        """Another server that can take this release, and the prediction for it; None where there is none."""
+        tried = [sent.server for sent in one.sent]
+        return self._decisions.servers.elsewhere(one.split, tried=tried, moment=moment, waits=self._waits(moment))
+
+    def _send_again(self, one: UnderWay, moment: Moment) -> list[Action]:
+        """Send a release to another server too, if that is expected to pay; the same bytes, so that is no other."""
+        found = self._elsewhere(one, moment)
+        if found is None or not self._waiting.is_worth_sending(one, found[1].total_s, moment.now_s):
+            return []
+        server, expected = found
+        one.sent.append(self._request(server, expected, moment))
+        self._sent.remove(one.key)
+        self._sent.append(one.key)
+        self.counters.failovers += 1
+        return [SendAgain(one.key, server)]
+
+    def _refused(self, one: UnderWay, server: int, moment: Moment) -> list[Action]:
+        """A server will not answer: another one is asked, or does so already, or the frame is finished here."""
+        goes_on = one.refused_by(server)
+        if (again := self._send_again(one, moment)) or goes_on:
+            return again
         racing = one.state is State.RACING
         one.step(Input.REFUSED)
         free = FreeLink(one.key)
@@ -300,7 +360,10 @@ class Scheduler:
         local_runs = self._queues[Worker.LOCAL_RUNS]
         if not self._sent and not local_runs.expects_work:
             return NO_WAITS
-        return BoardWaits(local_runs.wait_s(moment.now_s), uplink_busy_s(self._at_server, moment.link.estimate))
+        # A board has one uplink, as a rule: what goes to one server is in the way of what goes to another.
+        sending = [one for one in self._at_server if moment.links[one.latest.server].up]
+        busy_s = tuple(uplink_busy_s(sending, link.estimate) for link in moment.links)
+        return BoardWaits(local_runs.wait_s(moment.now_s), busy_s, doubted(self._under_way.values()))
 
     def _ran_here(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:
         if one.sent_s is None:
@@ -320,8 +383,11 @@ class Scheduler:
             split = self._decisions.local
         elif outcome == "failed":
             split = one.plan.decision.split
-        payload_bytes = 0 if one.sent_s is None else one.payload_bytes
-        return Result(one.frame, outcome, split, outputs, 0.0, payload_bytes, one.hedged, parts=parts)
+        payload_bytes = one.payload_bytes if one.sent else 0
+        servers = tuple(sent.server for sent in one.sent)
+        return Result(
+            one.frame, outcome, split, outputs, 0.0, payload_bytes, one.hedged, parts=parts, servers=servers
+        )
 
     def _end(self, one: UnderWay, result: Result, moment: Moment) -> list[Action]:
         """Hand on the result of a frame, and cancel the rest of its work."""
@@ -332,9 +398,7 @@ class Scheduler:
         if one.local_piece is not None:
             self._queues[Worker.LOCAL_RUNS].cancel(one.local_piece, now_s=moment.now_s)
             actions.append(Skip(one.local_piece, Worker.LOCAL_RUNS))
-        if moment.link is not self._counted:
-            self._counted = moment.link
-            self.counters.link(late=moment.link.late, reconnects=moment.link.reconnects)
+        self.counters.links(moment.links)
         for held, of in self._order.ended(one.key, (one, result), oldest=min(self._under_way, default=None)):
             actions.append(self._emit(held, of, moment))
         return actions

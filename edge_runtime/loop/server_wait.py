@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from edge_runtime.link.estimator import LinkEstimate, wire_bytes
 from edge_runtime.loop.board_queue import BoardQueue
 from edge_runtime.loop.decision_inputs import Moment
 from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.frame_states import State, UnderWay
-from edge_runtime.planner.deadline import is_stalled, local_start_s
+from edge_runtime.planner.deadline import InFlight, is_stalled, is_unheard, local_start_s
 
 #: How often frames at the server are looked at, for deadlines.
 CHECK_EVERY_S = 0.04
@@ -21,21 +21,38 @@ def uplink_busy_s(at_server: Sequence[UnderWay], link: LinkEstimate) -> float:
     if not at_server:
         return 0.0
     left_bytes = sum(
-        wire_bytes(one.payload_bytes - one.acked_bytes, one.payload_bytes)
+        wire_bytes(one.payload_bytes - one.latest.acked_bytes, one.payload_bytes)
         for one in at_server
-        if one.acked_bytes < one.payload_bytes
+        if one.latest.acked_bytes < one.payload_bytes
     )
     if not left_bytes:
         return 0.0
     return math.inf if link.uplink_bytes_s is None else left_bytes / link.uplink_bytes_s
 
 
-def note_progress(under_way: Mapping[int, UnderWay], acked_bytes: Mapping[int, int], *, now_s: float) -> None:
-    """Note how many bytes of each request have arrived, by the frames' keys."""
-    for key, acked in acked_bytes.items():
-        one = under_way.get(key)
-        if one is not None and acked > one.acked_bytes:
-            one.acked_bytes, one.progress_s = acked, now_s
+def note_progress(
+    under_way: Mapping[int, UnderWay], acked_bytes: Mapping[tuple[int, int], int], *, now_s: float
+) -> None:
+    """Note how many bytes of each request have arrived, by the frames' keys and the servers."""
+    for (key, server), acked in acked_bytes.items():
+        for sent in under_way[key].sent if key in under_way else ():
+            if sent.server == server and acked > sent.acked_bytes:
+                sent.acked_bytes, sent.progress_s = acked, now_s
+
+
+def doubted(under_way: Iterable[UnderWay]) -> frozenset[int]:
+    """The servers that a frame was sent to, not heard from in time, and then sent to another one."""
+    return frozenset(
+        sent.server for one in under_way for sent in one.sent[:-1] if sent.is_open and sent is not one.latest
+    )
+
+
+def by_server(at_server: Iterable[UnderWay]) -> dict[int, list[UnderWay]]:
+    """These frames by the server that they expect their answer from."""
+    found: dict[int, list[UnderWay]] = {}
+    for one in at_server:
+        found.setdefault(one.latest.server, []).append(one)
+    return found
 
 
 class ServerWait:
@@ -54,34 +71,72 @@ class ServerWait:
         """The latest moment at which the board must be free for one of these frames; infinite for none."""
         return min((self._local_start_s(one, now_s) for one in at_server), default=math.inf)
 
+    def note_oldest(self, at_server: Sequence[UnderWay], now_s: float) -> None:
+        """The oldest request at a server waits for no other one any more."""
+        for ones in by_server(at_server).values():
+            if ones[0].latest.first_s == -math.inf:
+                ones[0].latest.first_s = now_s
+
     def overdue(self, at_server: Sequence[UnderWay], moment: Moment) -> list[UnderWay]:
         """The frames, of these in the order in which they were sent, that a local run is to begin for now."""
-        if at_server and at_server[0].first_s == -math.inf:
-            at_server[0].first_s = moment.now_s
+        oldest = [ones[0] for ones in by_server(at_server).values()]
         return [
             one
             for one in at_server
-            if one.state is State.AWAY and self._is_over(one, moment, is_oldest=one is at_server[0])
+            if one.state is State.AWAY and self._is_over(one, moment, is_oldest=one in oldest)
         ]
 
+    def is_unheard(self, oldest: UnderWay, moment: Moment, *, other_s: float) -> bool:
+        """Whether a server seems to be gone, by the oldest request there.
+
+        Args:
+            oldest: The frame of that request.
+            moment: Now.
+            other_s: The seconds that another server is expected to take for it.
+
+        """
+        if not moment.links[oldest.latest.server].up:
+            return True
+        return is_unheard(_in_flight(oldest, moment), now_s=moment.now_s, other_s=other_s)
+
+    def is_worth_sending(self, one: UnderWay, expected_s: float, now_s: float) -> bool:
+        """Whether another server is expected to answer in time, and before this board could."""
+        if now_s + expected_s > one.due_at_s:
+            return False
+        if self._decisions.planner.is_fixed:
+            return True
+        if one.state is State.RACING:
+            return expected_s < self._local_runs.wait_s(now_s)
+        wait_s, _ = self._local_runs.left_s(now_s)
+        return expected_s < wait_s + self._left_s(one)
+
     def _is_over(self, one: UnderWay, moment: Moment, *, is_oldest: bool) -> bool:
-        """Whether to finish this frame here: it would be late, or it is the oldest at the server and stuck."""
+        """Whether to finish this frame here: it would be late, or it is the oldest at its server and stuck."""
         if moment.now_s >= self._local_start_s(one, moment.now_s):
             return True
         if self._decisions.planner.is_fixed or not is_oldest:
             return False
         wait_s, _ = self._local_runs.left_s(moment.now_s)
-        silent = not one.ahead and moment.link.estimate.silent_s > 0.0
-        return is_stalled(one.request(silent=silent), now_s=moment.now_s, local_s=wait_s + self._left_s(one))
+        return is_stalled(_in_flight(one, moment), now_s=moment.now_s, local_s=wait_s + self._left_s(one))
 
     def _local_start_s(self, one: UnderWay, now_s: float) -> float:
         wait_s, _ = self._local_runs.left_s(now_s)
         p95_s = self._decisions.local_p95_s * self._left_s(one) / self._decisions.local_s
-        request, within_s = one.request(), self._answer_within_s
-        start_s = local_start_s(request, answer_by_s=one.frame.captured_s + within_s, local_p95_s=wait_s + p95_s)
+        within_s, answer_by_s = self._answer_within_s, one.frame.captured_s + self._answer_within_s
+        start_s = min(  # what is sent to another server is still finished here in time
+            local_start_s(sent.in_flight(one.payload_bytes), answer_by_s=answer_by_s, local_p95_s=wait_s + p95_s)
+            for sent in (one.sent[0], one.latest)
+        )
         assert one.sent_s is not None
         # Of one that was late when it was sent, or whose time on the link is unknown: the server gives it up then.
         return min(start_s, max(one.frame.captured_s, one.sent_s) + within_s)
 
     def _left_s(self, one: UnderWay) -> float:
         return self._decisions.left_s(one.split, has_tail=self.goes_on_behind_head(one))
+
+
+def _in_flight(one: UnderWay, moment: Moment) -> InFlight:
+    """The request that a frame's answer is expected of, as the deadlines see it."""
+    sent = one.latest
+    silent = not sent.ahead and moment.links[sent.server].estimate.silent_s > 0.0
+    return sent.in_flight(one.payload_bytes, silent=silent)

@@ -55,13 +55,19 @@ class CutBackoff:
         jitter: Random numbers from 0 to 1.
         tail_macs: Multiply-accumulates of the tail behind each cut: a server that has no time for one has none for
             those that take about as long, or longer.
+        server: For the log, where there are several.
 
     """
 
     def __init__(
-        self, *, jitter: Callable[[], float] = lambda: 0.0, tail_macs: Mapping[int, int] | None = None
+        self,
+        *,
+        jitter: Callable[[], float] = lambda: 0.0,
+        tail_macs: Mapping[int, int] | None = None,
+        server: str = "",
     ) -> None:
         self._jitter = jitter
+        self._at = f" at {server}" if server else ""
         self._macs = dict(tail_macs or {})
         self._until_s: dict[int, float] = {}
         self._in_a_row: Counter[int] = Counter()
@@ -81,7 +87,7 @@ class CutBackoff:
 
     def avoid(self, split: int, why: str, *, now_s: float, seconds: float = _LONG_S) -> None:
         """Do not use a cut for some time, and say why."""
-        log.warning("cut %d is not used for %.1f s: %s", split, seconds, why, extra=PER_FRAME)
+        log.warning("cut %d is not used%s for %.1f s: %s", split, self._at, seconds, why, extra=PER_FRAME)
         self._until_s[split] = now_s + seconds
 
     def refused(self, split: int, code: str, text: str, *, now_s: float, retry_s: float = 0.0) -> None:
@@ -124,7 +130,7 @@ class CutBackoff:
         first_s = max(retry_s, _SHORT_S)
         seconds = max(first_s, min(_SHORT_MOST_S, first_s * 2.0**doubled)) * (1.0 + _SPREAD * self._jitter())
         doubled = min(doubled + 1.0, _MOST_DOUBLINGS)
-        log.log(level, "cut %d is not used for %.1f s: %s", split, seconds, why, extra=PER_FRAME)
+        log.log(level, "cut %d is not used%s for %.1f s: %s", split, self._at, seconds, why, extra=PER_FRAME)
         for cut in (split, *self._macs) if is_queue else self._about_as_long(split):
             self._asks.add(cut)
             self._crowded[cut] = _Crowded(doubled, now_s + seconds)

@@ -1,4 +1,4 @@
-"""When to stop waiting for the server and finish a frame here. Pure.
+"""When to stop waiting for a server, and finish a frame here or send it to another server as well. Pure.
 
 Two reasons: the answer would come too late (``answer_by`` less the p95 of a local run), or the transfer goes so
 badly that a local run started now is likely to be done first. The two then race, so that being wrong costs the
@@ -75,3 +75,25 @@ def is_stalled(request: InFlight, *, now_s: float, local_s: float) -> bool:
         return elapsed_s - request.expected_s > local_s
     remaining = (request.total_bytes - request.acked_bytes) / max(request.acked_bytes, 1)
     return elapsed_s * remaining > local_s
+
+
+def is_unheard(request: InFlight, *, now_s: float, other_s: float) -> bool:
+    """Whether a server seems to be gone, so that the release is to be sent to another one as well.
+
+    Nothing comes back that is due by now. A transfer that is only slow goes on: the same bytes once more, over what
+    may be the same uplink, would make it slower still.
+
+    Args:
+        request: The oldest request at that server.
+        now_s: The time.
+        other_s: The seconds that another server is expected to take.
+
+    """
+    late_s = request.expected_s * _PATIENCE + _ACK_SLACK_S
+    if request.acked_bytes >= request.total_bytes:  # only the answer is missing
+        return now_s - request.submitted_s > late_s + other_s
+    if request.silent:
+        return True
+    if math.isinf(request.transfer_s):  # it was behind others: when its next acknowledgement is due is not known
+        return now_s > max(request.submitted_s, request.progress_s) + late_s
+    return now_s > request.next_ack_s

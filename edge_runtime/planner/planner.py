@@ -87,8 +87,20 @@ class Planner:
         self.split = local if fixed is None else fixed
         self._fixed = fixed
         self.objective = objective
-        self._hysteresis = hysteresis
+        self.hysteresis = hysteresis
         self._moved_s = -math.inf
+
+    @property
+    def fixed(self) -> int | None:
+        """The pinned split, None where the planner is free."""
+        return self._fixed
+
+    def cost_s(self, profiles: Sequence[SplitProfile], conditions: Conditions) -> float:
+        """What a frame costs at the best of some cuts, as `decide` weighs it; infinite for none."""
+        seen = self._weighed(conditions)
+        local_s = self._profiles[self.local].head_s * seen.load
+        costs = (predict(profile, seen, local_s=local_s).cost_s(self.objective) for profile in profiles)
+        return min(costs, default=math.inf)
 
     def update_profile(self, profile: SplitProfile) -> None:
         """Replace the profile of one split, as measurements come in."""
@@ -110,10 +122,7 @@ class Planner:
 
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
         """Choose among the splits in ``ready`` (those whose tail the server hosts; ``local`` always is)."""
-        if self.objective == "throughput":  # our own frames queue up before a slow tail: that is its time, no more
-            conditions = replace(conditions, queue_s=0.0, uplink_busy_s=0.0)
-        if self.objective == "throughput" or self.is_fixed:
-            conditions = replace(conditions, may_hedge=False)
+        conditions = self._weighed(conditions)
         candidates = [p for split, p in self._profiles.items() if split in ready or split == self.local]
         local_s = self._profiles[self.local].head_s * conditions.load
         predictions = tuple(predict(profile, conditions, local_s=local_s) for profile in candidates)
@@ -131,10 +140,10 @@ class Planner:
             return self._move(best.split, why, predictions, conditions, now_s)
         present_s = present.cost_s(self.objective)
         gain_s = present_s - best.cost_s(self.objective)
-        needed_s = max(self._hysteresis.min_gain * present_s, self._hysteresis.min_gain_s)
+        needed_s = max(self.hysteresis.min_gain * present_s, self.hysteresis.min_gain_s)
         if best.split == self.split or gain_s < needed_s:
             return self._move(self.split, "no clear gain elsewhere", predictions, conditions, now_s)
-        if now_s - self._moved_s < self._hysteresis.dwell_s:
+        if now_s - self._moved_s < self.hysteresis.dwell_s:
             return self._move(self.split, "moved a moment ago", predictions, conditions, now_s)
         why = f"saves {gain_s * 1e3:.0f} ms of {present_s * 1e3:.0f} ms"
         return self._move(best.split, why, predictions, conditions, now_s)
@@ -150,9 +159,17 @@ class Planner:
         expected = predict(replace(profile, head_s=0.0), conditions, local_s=local_s)
         local_tail_s = local_s if profile.local_tail_s is None else profile.local_tail_s * conditions.load
         left_s = conditions.local_wait_s + local_tail_s
-        needed_s = max(self._hysteresis.min_gain * left_s, self._hysteresis.min_gain_s) if was_local else 0.0
+        needed_s = max(self.hysteresis.min_gain * left_s, self.hysteresis.min_gain_s) if was_local else 0.0
         send = expected.cost_s("latency") <= left_s - needed_s
         return AfterHead(send=send, expected=expected, hedge=expected.hedged)
+
+    def _weighed(self, conditions: Conditions) -> Conditions:
+        """The conditions that count under this objective."""
+        if self.objective == "throughput":  # our own frames queue up before a slow tail: that is its time, no more
+            conditions = replace(conditions, queue_s=0.0, uplink_busy_s=0.0)
+        if self.objective == "throughput" or self.is_fixed:
+            conditions = replace(conditions, may_hedge=False)
+        return conditions
 
     def _move(
         self, split: int, why: str, predictions: tuple[Prediction, ...], seen: Conditions, now_s: float

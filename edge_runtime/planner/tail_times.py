@@ -36,8 +36,13 @@ class TailTimes:
         if self._macs[split] > 0:
             self._seconds_per_mac = self._measured[split] / self._macs[split]
 
-    def apply(self, profile: SplitProfile, *, now_s: float) -> SplitProfile:
-        """The profile with the best known tail time."""
+    @property
+    def is_known(self) -> bool:
+        """Whether the server has ever answered."""
+        return bool(self._measured)
+
+    def apply(self, profile: SplitProfile, *, now_s: float, fades: bool = True) -> SplitProfile:
+        """The profile with the best known tail time; it ``fades``, or is as the server's last answer told it."""
         tail_s = self._measured.get(profile.split, self._macs[profile.split] * self._seconds_per_mac)
-        silent_s = max(0.0, now_s - self._heard_s - _FRESH_S)
+        silent_s = max(0.0, now_s - self._heard_s - _FRESH_S) if fades else 0.0
         return replace(profile, tail_s=tail_s * 0.5 ** (silent_s / _HALVED_S))

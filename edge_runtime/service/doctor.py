@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import zmq
+from msgspec.structs import replace
 
 from edge_runtime.board.sensors import Readings, Sensors
 from edge_runtime.config import config as configuration
-from edge_runtime.config.config import Config
+from edge_runtime.config.config import Config, ServerTable
 from edge_runtime.daemon.device import open_link
 from edge_runtime.daemon.models import open_heads
 from edge_runtime.daemon.plan import Plan
@@ -100,7 +101,7 @@ def examine(
     yield _program(path, status_path)
     if server:
         untried = _AS_ROOT if key.remedy == _AS_ROOT else "mend key and bundle first"
-        yield from _server(config, plans[0] if plans else None, keys[0] if keys else None, untried=untried)
+        yield from _servers(config, plans[0] if plans else None, keys[0] if keys else None, untried=untried)
 
 
 def _software() -> Finding:
@@ -248,9 +249,25 @@ def _program(config: Path, path: Path | None) -> Finding:
     return good("program", f"{condition}, {states.headline(found)}")
 
 
-def _server(config: Config, plan: Plan | None, keys: KeyPair | None, *, untried: str) -> Iterator[Finding]:
+def _servers(config: Config, plan: Plan | None, keys: KeyPair | None, *, untried: str) -> Iterator[Finding]:
+    """All servers. Where one of them works, the faults of the other are warnings: the board does without it."""
+    if len(config.servers) == 1:
+        yield from _server(config.servers[0], plan, keys, untried=untried)
+        return
+    examined = [list(_server(server, plan, keys, untried=untried)) for server in config.servers]
+    works = any(finding.about == "server" and finding.level == "ok" for found in examined for finding in found)
+    for server, findings in zip(config.servers, examined, strict=True):
+        for finding in findings:
+            found = finding
+            if works and finding.level == "fail":
+                found = warning(finding.about, f"{finding.text} (the other server works)", finding.remedy)
+            named = server.address in found.text
+            yield found if named else replace(found, text=f"{server.address}: {found.text}")
+
+
+def _server(server: ServerTable, plan: Plan | None, keys: KeyPair | None, *, untried: str) -> Iterator[Finding]:
     """Step by step, so that the first that fails is the one to mend. ``untried``: what to do for want of a key."""
-    address = config.server.address
+    address = server.address
     reached = reach(address)
     yield reached
     if reached.level != "ok":
@@ -260,8 +277,8 @@ def _server(config: Config, plan: Plan | None, keys: KeyPair | None, *, untried:
         return
     bundle = plan.bundle
     with contextlib.ExitStack() as closing:
-        link = open_link(plan, keys, closing, boot_id=os.urandom(16).hex())
-        view = greet(link, server_keys=len(config.server_keys))
+        link = open_link(plan, server, keys, closing, boot_id=os.urandom(16).hex())
+        view = greet(link, server_keys=len(server.keys))
     if not view.up:
         text, remedy = view.problem, view.remedy
         if view.trouble in (Trouble.NOT_YET, Trouble.AWAY):  # but the port was open just now

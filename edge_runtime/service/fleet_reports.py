@@ -55,7 +55,7 @@ class FleetReports:
             table: The config's ``[report]``.
             paced: Whether numbers of frames are independent of their content (``release.pace = "fixed"``).
             backend: The configured backend.
-            send: Hands the report to the link; returns whether the server takes reports.
+            send: Hands the report to the links; returns whether a server takes reports.
 
         """
         now_s = self._now()
@@ -70,7 +70,7 @@ class FleetReports:
         )
         if report is None:
             return
-        link_up = status.link is not None and status.link.up
+        link_up = any(link.up for link in status.links) or (status.link is not None and status.link.up)
         sent = table.enabled and link_up and send(report)
         if table.textfile is not None:
             self._write(table.textfile, report, link_up=link_up)

@@ -164,7 +164,7 @@ class Reporter(StoppableThread):
                 config.report,
                 paced=config.release.pace == "fixed",
                 backend=config.device.backend,
-                send=device.link.report,
+                send=device.report,
             )
 
     def _status(self) -> Status:
@@ -229,7 +229,8 @@ class Reporter(StoppableThread):
             )
         status.latency, status.offload = _latency(latencies_s), _latency(offloads_s)
         status.expected_s = None if step is None else _expected_s(step)
-        status.link = _link(device)
+        status.links = [_link(device, number) for number in range(len(device.links))]
+        status.link = next(link for link in status.links if link.in_use)
         readings = self._sensors.latest
         status.board = states.BoardStatus(
             load=1.0 if step is None else step.load,
@@ -263,18 +264,19 @@ def _expected_s(step: Step) -> float | None:
     return None if expected is None or not math.isfinite(expected.total_s) else expected.total_s
 
 
-def _link(device: Device) -> states.LinkStatus:
-    address = device.config.server.address
+def _link(device: Device, number: int) -> states.LinkStatus:
+    """One of the links, by the number of its server."""
+    link, in_use = device.links[number], number == device.loop.server
     try:
-        view = device.link.view()
+        view = link.view()
     except Exception as error:  # noqa: BLE001  what ended the link thread is raised in the frame loop's thread
         return states.LinkStatus(
-            address=address, up=False, hosted=False, trouble=str(error), trouble_kind="thread_ended",
-            uplink_mbit_s=None, rtt_s=None, queue_s=0.0, reconnects=0,
+            address=link.address, up=False, hosted=False, trouble=str(error), trouble_kind="thread_ended",
+            uplink_mbit_s=None, rtt_s=None, queue_s=0.0, reconnects=0, in_use=in_use,
         )  # fmt: skip
     rate = view.estimate.uplink_bytes_s
     return states.LinkStatus(
-        address=address,
+        address=link.address,
         up=view.up,
         hosted=any(offer.identity == device.plan.bundle.identity for offer in view.offers),
         trouble=view.trouble_line,
@@ -283,4 +285,5 @@ def _link(device: Device) -> states.LinkStatus:
         rtt_s=view.estimate.rtt_s,
         queue_s=view.queue_s,
         reconnects=view.reconnects,
+        in_use=in_use,
     )

@@ -58,8 +58,9 @@ class DecisionStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The link as it is believed to be. ``hosted``: the server has the bundle.
+    """The link to one server as it is believed to be. ``hosted``: the server has the bundle.
 
+    ``in_use``: frames go there, if they are sent; of two servers the other one stands by.
     ``trouble``: one line, or empty. ``trouble_kind``: the same for programs, a member of the link's `Trouble`.
     """
 
@@ -72,6 +73,7 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     queue_s: float
     reconnects: int
     trouble_kind: str = ""
+    in_use: bool = True
 
 
 class BoardStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,8 +100,8 @@ class Status(Written, kw_only=True):
 
     ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``:
     why none of them is used, or what their figures lack, or empty; ``exposure_trouble``: why none reveals little
-    enough. ``split`` equal to ``local``: everything runs
-    here. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
+    enough. ``split`` equal to ``local``: everything runs here. ``links``: to every server; ``link`` is the one in
+    use. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
     ``source_trouble`` and ``sink_trouble``: the present faults of those that do not work. ``overdue``: what should
     be over and is not; while there is anything, the watchdog is not fed. ``expected_s``: the planner's prediction
     for a frame at the current split. ``offload``: from a request's first chunk to its answer. ``reload_error``: why
@@ -117,6 +119,7 @@ class Status(Written, kw_only=True):
     local: int | None = None
     decision: DecisionStatus | None = None
     link: LinkStatus | None = None
+    links: list[LinkStatus] = msgspec.field(default_factory=list)
     board: BoardStatus | None = None
     counters: dict[str, float] = msgspec.field(default_factory=dict)
     sources: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
@@ -150,6 +153,7 @@ def headline(status: Status) -> str:
     if (link := status.link) is not None:
         rate = "" if link.uplink_mbit_s is None else f" {link.uplink_mbit_s:.3g} Mbit/s"
         parts.append(f"link up{rate}" if link.up else "link down")
+        parts += [f"{other.address} is down" for other in status.links if not other.in_use and not other.up]
     count = status.counters
     parts.append(f"{count.get('frames_in', 0):.0f} frames, {count.get('fallback', 0):.0f} fallback")
     parts += [f"source {name}: {trouble}" for name, trouble in status.source_trouble.items()]
@@ -179,8 +183,8 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
     ):
         lines += [(what, f"{name}: {_counts(of_one)}") for name, of_one in counters.items()]
         lines += [(what, f"{name}: TROUBLE: {trouble}") for name, trouble in troubles.items()]
-    if status.link is not None:
-        lines += _link(status.link)
+    for link in status.links:
+        lines += _link(link, alone=len(status.links) == 1)
     if status.board is not None:
         lines.append(("board", _board(status.board)))
     lines += [("overdue", what) for what in status.overdue]
@@ -208,6 +212,10 @@ def _frames(status: Status) -> list[tuple[str, str]]:
         names = [split_name(split, status.local) for split in (moved.split_from, moved.split_to)]
         lines.append(("decision", f"{names[0]} to {names[1]}, {duration(moved.ago_s)} ago: {moved.why}"))
     lines.append(("frames", f"{count.get('frames_in', 0)} in: {shares}; {status.under_way} under way"))
+    if count.get("failovers"):
+        lines.append(
+            ("", f"          {count['failovers']} releases were sent to the other server, too, and charged once")
+        )
     if (latency := status.latency) is not None:
         milliseconds = f"median {latency.median_s * 1e3:.0f} ms, p95 {latency.p95_s * 1e3:.0f} ms"
         lines.append(("latency", f"{milliseconds}, of the last {latency.frames} frames"))
@@ -218,14 +226,17 @@ def _counts(counters: dict[str, int]) -> str:
     return ", ".join(f"{value} {name}" for name, value in counters.items())
 
 
-def _link(link: LinkStatus) -> list[tuple[str, str]]:
+def _link(link: LinkStatus, *, alone: bool) -> list[tuple[str, str]]:
+    """``alone``: there is no other server."""
     if not link.up:
         return [("link", f"down: {link.address}"), ("", f"          {link.trouble}")]
+    role = "" if alone else ", in use" if link.in_use else ", stands by"
     rate = "uplink not measured yet" if link.uplink_mbit_s is None else f"uplink {link.uplink_mbit_s:.3g} Mbit/s"
     trip = "" if link.rtt_s is None else f", round trip {link.rtt_s * 1e3:.0f} ms"
-    lines = [("link", f"up: {link.address}; {rate}{trip}, {link.reconnects} reconnects")]
+    lines = [("link", f"up{role}: {link.address}; {rate}{trip}, {link.reconnects} reconnects")]
     if not link.hosted:
-        lines.append(("", "          the server does not host this bundle; everything runs here until it does"))
+        what = "everything runs here" if alone else "nothing is sent there"
+        lines.append(("", f"          the server does not host this bundle; {what} until it does"))
     return lines
 
 

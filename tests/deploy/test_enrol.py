@@ -82,7 +82,9 @@ def test_an_ipv6_address_of_the_server_is_bracketed() -> None:
 
 
 def uninstalled(facts: str, there: Server | None, board: Hall | None = None) -> list[str]:
-    job = Job("edge-runtime", "litert", (), "", {}, server=there, server_config="/srv/server.toml")
+    job = Job(
+        "edge-runtime", "litert", (), "", {}, servers=(there,) if there else (), server_config="/srv/server.toml"
+    )
     remote = board or Hall(says=facts)
     outcome = Installation(job, cast("Remote", remote)).uninstall(purge=False)
     assert outcome.exit_code == 0
@@ -142,10 +144,29 @@ def test_a_board_whose_key_was_revoked_is_not_admitted_again_by_itself() -> None
 def test_the_deployment_of_a_revoked_board_ends_before_anything_is_sent() -> None:
     board = Hall(says=f"machine x86_64\nroot yes\npublic_key {OLD}\n")
     there = replace(server({}, Hall()), revoked={OLD: "porch"})
-    job = Job("edge-runtime", "litert", (), "", {}, server=there)
+    job = Job("edge-runtime", "litert", (), "", {}, servers=(there,))
     outcome = Installation(job, cast("Remote", board)).run()
     assert outcome.exit_code == os.EX_NOPERM
     assert "--readmit" in outcome.result
     assert [asked[2] for asked in board.asked] == ["facts"]
     again = Installation(replace(job, readmit=True), cast("Remote", board)).run()
     assert "revoked" not in again.result
+
+
+def test_a_board_of_two_servers_is_revoked_at_both_and_what_is_left_says_where() -> None:
+    board, hall = Hall(says=f"machine x86_64\npublic_key {NEW}\n"), Hall()
+    away = replace(server({}, None), destination="loft", config="/loft.toml")
+    there = server({"porch": NEW}, hall)
+    job = Job("edge-runtime", "litert", (), "", {}, servers=(there, away), name="porch")
+    outcome = Installation(job, cast("Remote", board)).uninstall(purge=False)
+    assert hall.asked == [("on_server.sh", "revoke", "/srv/server.toml", "porch")]
+    assert outcome.pending == ["sudo cloud-server devices revoke -c /loft.toml porch  # loft"]
+
+
+def test_a_board_that_one_of_two_servers_has_revoked_is_not_deployed() -> None:
+    board = Hall(says=f"machine x86_64\nroot yes\npublic_key {OLD}\n")
+    loft = replace(server({}, Hall()), destination="loft", revoked={OLD: "porch"})
+    job = Job("edge-runtime", "litert", (), "", {}, servers=(server({"porch": OLD}, Hall()), loft))
+    outcome = Installation(job, cast("Remote", board)).run()
+    assert outcome.exit_code == os.EX_NOPERM
+    assert "loft has revoked" in outcome.result

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ PATIENCE_S = 30.0
 SLOWDOWN = 200.0
 
 
-def tiny_model(path: Path, seed: int = 1) -> Path:
+def tiny_model(path: Path, seed: int = 1, widths: Sequence[int] = WIDTHS) -> Path:
     """A picture [1, 8, 8, 3] through RESHAPE and three FULLY_CONNECTED layers, as a .tflite file."""
     rng = np.random.default_rng(seed)
     model, graph = schema.ModelT(version=3, operatorCodes=[], buffers=[schema.BufferT()]), schema.SubGraphT()
@@ -83,16 +83,16 @@ def tiny_model(path: Path, seed: int = 1) -> Path:
     for code in (schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.FULLY_CONNECTED):
         model.operatorCodes.append(schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code, version=1))
     graph.inputs = [tensor("picture", (1, SIDE, SIDE, 3))]
-    last = tensor("flat", (1, WIDTHS[0]))
-    shape = tensor("shape", (2,), np.array([1, WIDTHS[0]], np.int32))
+    last = tensor("flat", (1, widths[0]))
+    shape = tensor("shape", (2,), np.array([1, widths[0]], np.int32))
     reshape = schema.OperatorT(opcodeIndex=0, inputs=[graph.inputs[0], shape], outputs=[last])
     graph.operators.append(reshape)
-    for number, (taken, given) in enumerate(itertools.pairwise(WIDTHS)):
+    for number, (taken, given) in enumerate(itertools.pairwise(widths)):
         matrix = (rng.normal(size=(given, taken)) / np.sqrt(taken)).astype(np.float32)
         weights = tensor(f"weights{number}", matrix.shape, matrix)
         made = tensor(f"layer{number}", (1, given))
         options = schema.FullyConnectedOptionsT()
-        if given != WIDTHS[-1]:
+        if given != widths[-1]:
             options.fusedActivationFunction = schema.ActivationFunctionType.RELU
         graph.operators.append(
             schema.OperatorT(
@@ -144,12 +144,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(model, bundle_of(model, root, root / "bundle"), pictures, arrays, root / "state")
 
 
-def bundle_of(model: Path, root: Path, output: Path) -> Bundle:
+def bundle_of(model: Path, root: Path, output: Path, cuts: tuple[int, ...] | None = None) -> Bundle:
     """A bundle with the labels, pictures and calibration in ``root``."""
     options = PrepareOptions(
         model=model,
         output=output,
-        cuts=None,
+        cuts=cuts,
         preprocess=root / "pre.json",
         labels=root / "labels.txt",
         calibration=root / "arrays.npz",
@@ -263,11 +263,12 @@ class Rig:
         *,
         bundle: Bundle | None = None,
         address: str = "tcp://127.0.0.1:0",
+        name: str = "server",
         tables: dict[str, Any] | None = None,
         **server: Any,
     ) -> Server:
         """Start a server, or start it again: its keys and devices stay where they are. ``tables``: besides."""
-        folder = self.folder / "server"
+        folder = self.folder / name
         if not folder.exists():
             folder.mkdir()
             make_pair(folder, "server")
@@ -557,7 +558,8 @@ class Inside:
     planner: Forced
     heads: Heads
     local_tails: LocalTails
-    transport: Transport
+    transports: list[Transport]
+    links: list[Link]
     index: int = 0
 
     def frame(self) -> Frame:
@@ -588,8 +590,9 @@ class Inside:
 
     def close(self) -> None:
         self.driver.close()
-        self.link.stop()
-        self.transport.terminate()
+        for link, transport in zip(self.links, self.transports, strict=True):
+            link.stop()
+            transport.terminate()
         self.heads.close()
 
 
@@ -609,6 +612,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
         account: Paying | None = None,
         objective: Objective = "latency",
         goes_on: bool = False,
+        second: ScriptedServer | None = None,
         watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Inside:
         bundle = parts.bundle
@@ -635,13 +639,15 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             local=bundle.local,
             objective=objective,
         )
-        transport = Transport(
-            address,
-            keys=keys or KeyPair(*zmq.curve_keypair()),
-            server_keys=(server_key,),
-            max_answer_bytes=1 << 16,
-        )
-        link = Link(transport, DeviceSession(boot_id="inside", software="test"))
+        servers = [(address, server_key), *([(second.address, second.public)] if second else [])]
+        own = keys or KeyPair(*zmq.curve_keypair())
+        transports = [
+            Transport(place, keys=own, server_keys=(key,), max_answer_bytes=1 << 16) for place, key in servers
+        ]
+        news = threading.Condition()
+        links = [
+            Link(transport, DeviceSession(boot_id="inside", software="test"), news=news) for transport in transports
+        ]
         board = RealBoard()
         local_tails = LocalTails(
             lambda split: load_local_tail(files, split, backend=None, threads=1),
@@ -655,7 +661,7 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             Outside(
                 board=board,
                 account=account or Free(),
-                link=link,
+                links=tuple(links),
                 boot_id="inside",
                 watch=watch,
             ),
@@ -664,8 +670,9 @@ def inside(parts: Parts) -> Iterator[Callable[..., Inside]]:
             load=LoadEstimator(),
             settings=Settings(answer_within_s),
         )
-        link.start()
-        made.append(Inside(parts, driver, link, planner, heads, local_tails, transport))
+        for link in links:
+            link.start()
+        made.append(Inside(parts, driver, links[0], planner, heads, local_tails, transports, links))
         return made[-1]
 
     yield make

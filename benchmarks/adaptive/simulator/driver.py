@@ -92,7 +92,7 @@ class VirtualDriver:
         return bool(self._ended) or any(self._reservations[key].has_ended for key in self._at_server)
 
     def _moment(self, *, frame: bool = False) -> Moment:
-        return Moment(self._clock.now_s, self._link.view(frame=frame))
+        return Moment(self._clock.now_s, (self._link.view(frame=frame),))
 
     def _hear(self) -> None:
         while self._ended:
@@ -113,7 +113,7 @@ class VirtualDriver:
             elif outcome.refusal is not None:
                 self._do(self._scheduler.refused(key, outcome.refusal, self._moment()))
         if self._at_server:
-            acked_bytes = {key: self._reservations[key].acked_bytes for key in self._at_server}
+            acked_bytes = {(key, 0): self._reservations[key].acked_bytes for key in self._at_server}
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()))
         if self._arrives_s is not None and self._clock.now_s >= self._arrives_s:
             self._arrives_s = None
@@ -137,8 +137,10 @@ class VirtualDriver:
                 self._reservations[action.key].release()
             elif isinstance(action, Skip):
                 self._board.skip(action.piece)
-            else:
+            elif isinstance(action, Emit):
                 self._emit(action)
+            else:
+                raise TypeError(f"{action}: there is one server here")
 
     def _timing(self, run: Run) -> SplitTiming:
         return self._timings[self._scene.local if run.head is None else int(str(run.head))]

@@ -62,9 +62,15 @@ class VirtualLink:
         """See `FrameLink.view`."""
         return self._connection.view(self._clock.now_s, frame=frame)
 
-    def reserve(self, *, offloaded: bool) -> Reservation:
+    @property
+    def address(self) -> str:
+        """See `FrameLink.address`."""
+        return self._transport.address
+
+    def reserve(self, *, offloaded: bool, elsewhere: bool = False) -> Reservation:
         """See `FrameLink.reserve`."""
-        return Reservation(self, self._connection.reservations.reserve(offloaded=offloaded))
+        number = self._connection.reservations.reserve(offloaded=offloaded, elsewhere=elsewhere)
+        return Reservation(self, number)
 
     def submit(self, number: int, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """See `Reservation.send`."""

@@ -203,7 +203,7 @@ def test_a_replaced_device_hands_its_ledger_over(serve: Callable[..., Served]) -
     first = served.in_force.device
     assert served.reload(changed(served.config, "privacy", block_frames=3)) == ""
     served.in_force.take_turn(served.program.counters)
-    until(lambda: not first.link.is_alive())
+    until(lambda: not first.links[0].is_alive())
     second = served.in_force.device
     assert second.account.trouble == ""
     assert second.account.charge(2, "default")
@@ -222,7 +222,7 @@ def test_the_watchdog_tells_the_old_link_from_the_new_one(serve: Callable[..., S
     new = {name for name in served.beats.expected if name.startswith("the link to")} - {old}
     assert len(new) == 1
     served.in_force.take_turn(served.program.counters)
-    until(lambda: not first.link.is_alive() and old not in served.beats.expected)
+    until(lambda: not first.links[0].is_alive() and old not in served.beats.expected)
     assert served.beats.expected >= new
 
 

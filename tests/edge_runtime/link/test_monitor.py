@@ -206,3 +206,16 @@ def test_the_link_is_free_when_the_last_frame_lets_go() -> None:
         assert link.probe_due_s(1.0) == float("inf")
     link.let_go()
     assert link.probe_due_s(1.0) < float("inf")
+
+
+def test_while_a_frame_is_at_another_server_this_link_is_pinged_but_not_probed() -> None:
+    """Both may be one uplink; and whether the server that stands by is still there is to be known all the same."""
+    link = monitor()
+    link.answered(answered(), 10.0)
+    link.hold_elsewhere()
+    assert link.probe_due_s(20.0) == float("inf")
+    assert link.next_probe_bytes(20.0) == 0
+    link.probed(Probed(0, 0, 0.0, 0.05), 20.05)
+    assert link.next_probe_bytes(20.1) is None
+    link.let_go_elsewhere()
+    assert link.next_probe_bytes(20.2)

@@ -78,10 +78,10 @@ class Board:
         """One frame that is finished here in so many seconds."""
         frame = Frame(self.frames, "", (), None, self.now_s)
         self.frames += 1
-        (run,) = self.scheduler.frame_arrived(frame, Moment(self.now_s, self.link))
+        (run,) = self.scheduler.frame_arrived(frame, Moment(self.now_s, (self.link,)))
         assert isinstance(run, Run)
         self.now_s += took_s
-        moment = Moment(self.now_s, self.link)
+        moment = Moment(self.now_s, (self.link,))
         (emit,) = self.scheduler.work_done(run.piece, Done(took_s, outputs=["ours"]), moment)
         assert isinstance(emit, Emit)
         return emit.step
@@ -121,7 +121,7 @@ def test_a_move_to_the_board_is_told_of_the_first_frame_only() -> None:
     board = Board()
     board.link = replace(UP, estimate=LinkEstimate(1e8, 0.0001, 0.3, 0.1))
     frame = Frame(0, "", (), None, board.now_s)
-    board.scheduler.frame_arrived(frame, Moment(board.now_s, board.link))
-    board.scheduler.abandon(Moment(board.now_s, board.link))
+    board.scheduler.frame_arrived(frame, Moment(board.now_s, (board.link,)))
+    board.scheduler.abandon(Moment(board.now_s, (board.link,)))
     board.link = replace(UP, up=False, offers=())
     assert [board.frame(took_s=0.001).decision.moved_from for _ in range(3)] == [CUT, None, None]

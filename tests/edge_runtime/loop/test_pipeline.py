@@ -291,7 +291,7 @@ def test_a_dead_link_is_not_waited_for(scripted: Any, inside: Any, monkeypatch: 
         raise RuntimeError("the link is broken")
 
     def unanswered(_: Any) -> bool:
-        monkeypatch.setattr(device.transport, "tcp", broken)
+        monkeypatch.setattr(device.transports[0], "tcp", broken)
         return False
 
     scripted.answer = unanswered

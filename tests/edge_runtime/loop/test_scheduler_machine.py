@@ -1,5 +1,7 @@
 """The scheduler in any order of events, threads aside: one result for each frame, paid before it is sent, no more.
 
+With two servers any of them may be killed, stop, or be slow at any time: the same release goes to the other one.
+
 SCHEDULER_STEPS sets how many random steps are taken in all (see `make test-scheduler`).
 """
 
@@ -20,7 +22,7 @@ from edge_runtime.inference.profile import Profile, SplitTiming
 from edge_runtime.link.estimator import LinkEstimate
 from edge_runtime.link.link_view import Advice, LinkView
 from edge_runtime.link.trouble import Trouble
-from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, Skip
+from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, SendAgain, Skip
 from edge_runtime.loop.board_queue import Work, Worker
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.decision_inputs import Model, Moment
@@ -106,19 +108,42 @@ class Known:
 
     frame: Frame
     arrived_s: float = 0.0
-    told_no: tuple[int, float] | None = None
+    told_no: dict[int, tuple[int, float] | None] = field(default_factory=dict)  # by server
     reserved: bool = False
     freed: bool = False
     paid: int = 0
-    sent: int = 0
+    sent: list[int] = field(default_factory=list)  # the servers, in this order
+    waits_for: set[int] = field(default_factory=set)
+    sent_s: float = 0.0
+    runs_here: bool = False
     answered: bool = False
     kept: bool = False
     step: Step | None = None
 
 
+@dataclass
+class Far:
+    """The link to one server, and what the server said."""
+
+    up: bool = True
+    rate: float | None = 1e5
+    silent_s: float = 0.0
+    offered: tuple[int, ...] = (*CUTS, LOCAL)  # a server may offer what is no cut
+    asked: list[int] = field(default_factory=list)
+    advice: Advice | None = None
+    told_no: tuple[int, float] | None = None
+
+    def view(self, *, can_ask: bool) -> LinkView:
+        estimate = LinkEstimate(self.rate, 0.05, 0.3, 0.1, silent_s=self.silent_s)
+        offers = (wire.Offer(identity=IDENTITY, name="model", cuts=self.offered),) if self.up else ()
+        view = LinkView(self.up, Trouble.NONE, "", "", offers, 1 << 20, estimate, 0.0, 0, 0)
+        return replace(view, can_ask=can_ask, advice=self.advice)
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     objective: Objective = "latency"
     fixed: int | None = None
+    servers = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,17 +170,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             account=self.purse,
             load=LoadEstimator(),
             may_hedge=True,
+            servers=[f"tcp://server{number}:5555" for number in range(self.servers)],
         )
         self.scheduler = Scheduler(decisions, answer_within_s=ANSWER_WITHIN_S, counters=self.counters)
         self.most = decisions.policy.most
         self.plans_ahead = decisions.policy.plans_ahead
         self.in_order = decisions.policy.in_order
         self.now_s = 100.0
-        self.up, self.rate, self.silent_s = True, 1e5, 0.0
-        self.can_ask, self.asked = True, list[int]()
-        self.advice: Advice | None = None
-        self.told_no: tuple[int, float] | None = None
-        self.offered: tuple[int, ...] = (*CUTS, LOCAL)  # a server may offer what is no cut
+        self.far = [Far() for _ in range(self.servers)]
+        self.can_ask = True
         self.known: dict[int, Known] = {}
         self.arrived = 0
         self.work: dict[Worker, list[Run]] = {worker: [] for worker in Worker}
@@ -165,10 +188,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     # What the driver does.
 
     def moment(self) -> Moment:
-        estimate = LinkEstimate(self.rate, 0.05, 0.3, 0.1, silent_s=self.silent_s)
-        offers = (wire.Offer(identity=IDENTITY, name="model", cuts=self.offered),) if self.up else ()
-        view = LinkView(self.up, Trouble.NONE, "", "", offers, 1 << 20, estimate, 0.0, 0, 0)
-        return Moment(self.now_s, replace(view, can_ask=self.can_ask, advice=self.advice))
+        return Moment(self.now_s, tuple(far.view(can_ask=self.can_ask) for far in self.far))
 
     def do(self, actions: list[Action]) -> None:
         for action in actions:
@@ -185,11 +205,13 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert not self.known[action.key].reserved
                 self.known[action.key].reserved = True
             elif isinstance(action, Ask):
-                assert self.up
+                assert self.far[action.server].up
                 assert self.can_ask
                 assert action.cut in CUTS
                 assert 0.0 <= action.due_in_s <= ANSWER_WITHIN_S
-                self.asked.append(action.cut)
+                self.far[action.server].asked.append(action.cut)
+            elif isinstance(action, SendAgain):
+                self.send_again(action)
             elif isinstance(action, Skip):
                 self.skip(action)
             elif isinstance(action, Run):
@@ -203,15 +225,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     def begin(self, run: Run) -> None:
         known, worker = self.known[run.key], run.work.worker
         assert known.step is None, "work for a frame that is done"
+        known.runs_here = known.runs_here or worker is Worker.LOCAL_RUNS
         if run.work is Work.LOCAL_TAIL:
             assert known.kept, "there are no features to go on from"
             assert run.head in self.loaded.tails
         if run.alone:
             assert not self.plans_ahead
             others = [known for key, known in self.known.items() if key != run.key and not known.step]
-            assert all(known.freed for known in others)
+            assert all(known.freed or not known.reserved for known in others)
             assert not self.work[worker]
-            assert known.sent == 0 or known.freed
+            assert not known.sent or known.freed
         waiting = len(self.work[worker])
         if run.first and waiting:
             self.work[worker].insert(1 + self.urgent[worker], run)
@@ -228,31 +251,49 @@ class SchedulerMachine(RuleBasedStateMachine):
     def pay(self, action: PayAndSend) -> None:
         known = self.known[action.key]
         assert not known.freed
-        assert known.paid == known.sent == 0, "a frame is released twice"
+        assert not known.paid, "a frame is charged twice"
+        assert not known.sent
         assert action.cut in CUTS
         assert action.due_at_s >= self.now_s
-        if known.told_no is not None:
-            cut, until_s = known.told_no
+        if (told_no := known.told_no.get(action.server)) is not None:
+            cut, until_s = told_no
             assert action.cut != cut or known.arrived_s >= until_s, "released where the server had said no"
         if action.cut in self.purse.payable_cuts:
             known.paid += 1  # before it is sent
-            known.sent += 1
+            known.sent.append(action.server)
+            known.sent_s = self.now_s
+            known.waits_for.add(action.server)
             self.do(self.scheduler.sent(action.key, self.moment()))
         else:
             self.do(self.scheduler.unpaid(action.key, self.moment()))
 
+    def send_again(self, action: SendAgain) -> None:
+        """The same bytes, that are paid for, to a server that has not had them and could answer."""
+        known = self.known[action.key]
+        assert known.step is None
+        assert not known.freed
+        assert known.paid == 1, "nothing was paid for"
+        assert known.sent
+        assert action.server not in known.sent, "sent twice to the same server"
+        assert self.far[action.server].up
+        known.sent.append(action.server)
+        known.waits_for.add(action.server)
+
     def check_result(self, known: Known) -> None:
         assert known.step is not None
         result = known.step.result
+        assert result.servers == tuple(known.sent)
         assert result.frame is known.frame
         assert result.latency_s >= 0.0
         if result.outcome == "offloaded":
             assert known.answered
             assert known.paid == 1
+            assert result.server in known.sent
         elif result.outcome == "fallback":
-            assert known.sent == 1
+            assert known.paid == 1
+            assert known.sent
         elif result.outcome == "local":
-            assert known.sent == 0
+            assert not known.sent
             assert result.split == LOCAL
         else:
             assert result.error
@@ -262,12 +303,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     def at_server(self) -> list[int]:
         return [key for key, known in self.known.items() if known.sent and not known.freed and known.step is None]
 
+    def requests(self) -> list[tuple[int, int]]:
+        """The frames and servers of all requests that may be answered."""
+        return [(key, server) for key in self.at_server() for server in sorted(self.known[key].waits_for)]
+
     @precondition(lambda self: self.scheduler.frame_due_s(self.moment()) <= self.now_s)
     @rule(late_s=st.sampled_from((0.0, 0.0, 0.3, 2.0)), readable=st.sampled_from((True,) * 9 + (False,)))
     def a_frame_is_there(self, late_s: float, readable: bool) -> None:
         frame = Frame(self.arrived, "", (), None, self.now_s - late_s, error="" if readable else "not a picture")
         self.arrived += 1
-        self.known[self.arrived] = Known(frame, self.now_s, self.told_no)  # the scheduler counts frames from 1
+        told_no = {number: far.told_no for number, far in enumerate(self.far)}
+        self.known[self.arrived] = Known(frame, self.now_s, told_no)  # the scheduler counts frames from 1
         before = self.scheduler.under_way
         actions = self.scheduler.frame_arrived(frame, self.moment())
         assert before < self.most
@@ -295,48 +341,63 @@ class SchedulerMachine(RuleBasedStateMachine):
         done = Done(timing.head_s, timing.release_s, timing.payload_bytes, outputs=["ours"])
         self.do(self.scheduler.work_done(run.piece, done, self.moment()))
 
-    @precondition(lambda self: self.at_server())
-    @rule(which=st.integers(0, 5), usable=st.sampled_from((True, True, True, False)), leave=chance)
+    @precondition(lambda self: self.requests())
+    @rule(which=st.integers(0, 11), usable=st.sampled_from((True, True, True, False)), leave=chance)
     def the_server_answers(self, which: int, usable: bool, leave: bool) -> None:
-        key = self.at_server()[which % len(self.at_server())]
+        key, server = self.requests()[which % len(self.requests())]
         load = wire.Load(queue_s=0.1, retry_s=2.0 * leave) if self.can_ask else None
         answer = wire.Answer(
             request_id=key, tensors=(), timed_bytes=0, receive_s=0.0, queue_s=0.0, tail_s=0.01, load=load
         )
         self.known[key].answered = usable
+        self.known[key].waits_for.discard(server)
         answered = Answered(key, answer, memoryview(b""), 1_000, 0.2)
-        self.do(self.scheduler.answered(key, ["theirs"] if usable else None, answered, self.moment()))
+        outputs = ["theirs"] if usable else None
+        self.do(self.scheduler.answered(key, outputs, answered, self.moment(), server=server))
 
-    @precondition(lambda self: self.at_server())
+    @precondition(lambda self: self.requests())
     @rule(
-        which=st.integers(0, 5),
+        which=st.integers(0, 11),
         code=st.sampled_from(("busy", "expired", "unknown_cut")),
         retry_s=st.sampled_from((0.0, 0.5)),
     )
     def the_server_refuses(self, which: int, code: str, retry_s: float) -> None:
-        key = self.at_server()[which % len(self.at_server())]
+        key, server = self.requests()[which % len(self.requests())]
         load = wire.Load(queue_s=0.1, retry_s=retry_s) if self.can_ask else None
-        self.do(self.scheduler.refused(key, Refused(key, code, "no", load), self.moment()))
+        self.known[key].waits_for.discard(server)
+        self.do(self.scheduler.refused(key, Refused(key, code, "no", load), self.moment(), server=server))
 
-    @precondition(lambda self: self.asked)
+    @precondition(lambda self: any(far.asked for far in self.far))
     @rule(retry_s=st.sampled_from((0.0, 0.2, 5.0)))
     def the_server_says_whether_it_has_time(self, retry_s: float) -> None:
-        cut = self.asked.pop()
-        self.advice = Advice(IDENTITY, cut, wire.Load(queue_s=0.01, retry_s=retry_s), self.now_s)
-        self.told_no = (cut, self.now_s + retry_s) if retry_s else None
+        far = next(far for far in self.far if far.asked)
+        cut = far.asked.pop()
+        far.advice = Advice(IDENTITY, cut, wire.Load(queue_s=0.01, retry_s=retry_s), self.now_s)
+        far.told_no = (cut, self.now_s + retry_s) if retry_s else None
 
     @rule(seconds=st.sampled_from((0.0, 0.01, 0.04, 0.3, 1.0, 40.0)), acked=st.integers(0, 20_000))
     def time_passes(self, seconds: float, acked: int) -> None:
         self.now_s += seconds
-        self.do(self.scheduler.time_passed(dict.fromkeys(self.at_server(), acked), self.moment()))
+        self.do(self.scheduler.time_passed(dict.fromkeys(self.requests(), acked), self.moment()))
+        for key in self.at_server():
+            known = self.known[key]
+            due_s = max(known.frame.captured_s, known.sent_s) + ANSWER_WITHIN_S
+            assert known.runs_here or self.now_s < due_s, "a server is waited for past the deadline"
 
-    @rule(up=st.sampled_from((True, True, False)), rate=st.sampled_from((None, 1e3, 1e5, 1e7)), silent=chance)
-    def the_link_changes(self, up: bool, rate: float | None, silent: bool) -> None:
-        self.up, self.rate, self.silent_s = up, rate, 0.5 if silent and self.up else 0.0
+    @rule(
+        which=st.integers(0, 1),
+        up=st.sampled_from((True, True, False)),
+        rate=st.sampled_from((None, 1e3, 1e5, 1e7)),
+        silent=chance,
+    )
+    def a_link_changes(self, which: int, up: bool, rate: float | None, silent: bool) -> None:
+        """A server is killed, or back; or it stops, and is silent; or it, or the way to it, is slow."""
+        far = self.far[which % self.servers]
+        far.up, far.rate, far.silent_s = up, rate, 0.5 if silent and up else 0.0
 
-    @rule(offered=st.sets(st.sampled_from((*CUTS, LOCAL, 77))))
-    def the_server_offers_others(self, offered: set[int]) -> None:
-        self.offered = tuple(sorted(offered))
+    @rule(which=st.integers(0, 1), offered=st.sets(st.sampled_from((*CUTS, LOCAL, 77))))
+    def a_server_offers_others(self, which: int, offered: set[int]) -> None:
+        self.far[which % self.servers].offered = tuple(sorted(offered))
 
     @rule(heads=st.sets(st.sampled_from(CUTS)), tails=st.sets(st.sampled_from(CUTS)), broken=chance)
     def models_load(self, heads: set[int], tails: set[int], broken: bool) -> None:
@@ -383,13 +444,17 @@ class SchedulerMachine(RuleBasedStateMachine):
             moves += decision.moved
             split = decision.split
         assert self.counters.moves == moves
+        assert self.counters.failovers == sum(max(0, len(known.sent) - 1) for known in self.known.values())
 
 
+@pytest.mark.parametrize("servers", [1, 2])
 @pytest.mark.parametrize(
     ("objective", "fixed"), [("latency", None), ("throughput", None), ("latency", 2), ("throughput", 2)]
 )
-def test_in_any_order_of_events_each_frame_has_one_result(objective: Objective, fixed: int | None) -> None:
-    machine = type("Machine", (SchedulerMachine,), {"objective": objective, "fixed": fixed})
+def test_in_any_order_of_events_each_frame_has_one_result(
+    objective: Objective, fixed: int | None, servers: int
+) -> None:
+    machine = type("Machine", (SchedulerMachine,), {"objective": objective, "fixed": fixed, "servers": servers})
     run_state_machine_as_test(
         machine,
         settings=settings(
