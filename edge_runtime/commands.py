@@ -64,9 +64,20 @@ def status(args: argparse.Namespace) -> int:
     except SplitModelError as error:  # a program that runs with an older config is still found in systemd's folder
         device, wrong = None, error
     path = _status_path(args, device)
-    if isinstance(wrong, MissingInputError) and not path.exists():
+    if isinstance(wrong, MissingInputError) and _is_absent(path):
         raise wrong  # a mistyped -c is no stopped program
     return show(path, config=args.config, as_json=args.json, watch_s=args.watch)
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether a file is not there; where this user may not look, it may be."""
+    try:
+        path.stat()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -257,7 +268,8 @@ def config_check(args: argparse.Namespace) -> int:
     for line in plan.cut_lines():
         log.log(line.level, "%s", line.text)
     if args.connect:
-        plan.reach_sources()
+        for reached in plan.reach_sources():
+            print(reached)
     print(f"{', '.join(map(str, layers.files))}: good")
     return 0
 

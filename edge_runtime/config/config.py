@@ -1,5 +1,7 @@
 """The device's config file: every key, its unit in its name, its default, and what must hold between them."""
 
+# Over 300 lines: every table of the config, and the checks between them.
+
 from __future__ import annotations
 
 import logging

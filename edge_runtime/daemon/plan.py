@@ -164,10 +164,18 @@ class Plan:
         work |= {f"sink {table.label}": table.check for table in sinks}
         refuse_faults(faults_of(each_within(work)).values())
 
-    def reach_sources(self) -> None:
-        """Raise where a source on the network cannot be reached."""
+    def reach_sources(self) -> list[str]:
+        """Try the way to each source on the network; a line for each. Raises where one leads nowhere."""
         work = {f"source {table.label}": table.reach for table in self.config.sources}
-        refuse_faults(faults_of(each_within(work)).values())
+        found = each_within(
+            work,
+            hangs=(
+                "the look-up of its name, or the network, hangs",
+                "check the name in device, and the board's DNS",
+            ),
+        )
+        refuse_faults(faults_of(found).values())
+        return [f"{name}: {told}" for name, told in found.items() if told]
 
     def read_keys(self) -> KeyPair:
         """The device's key pair. Its secret half is for the service's user alone to read."""

@@ -15,10 +15,15 @@ T = TypeVar("T")
 #: What is not done within this time hangs.
 _WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.01
+_HANGS = ("its disk, driver or library hangs", "look after it, or leave it out")
 
 
 def each_within(
-    work: Mapping[str, Callable[[], T]], within_s: float = _WITHIN_S, *, grace_s: float | None = None
+    work: Mapping[str, Callable[[], T]],
+    within_s: float = _WITHIN_S,
+    *,
+    grace_s: float | None = None,
+    hangs: tuple[str, str] = _HANGS,
 ) -> dict[str, T | Exception]:
     """Do several things at once, each in a thread that is left behind if it hangs; the results, or errors.
 
@@ -26,6 +31,7 @@ def each_within(
         work: By name.
         within_s: For each.
         grace_s: For the others, once one of them has a result.
+        hangs: The problem, and its remedy, of one that takes longer.
 
     """
     results: dict[str, T | Exception] = {}
@@ -48,8 +54,7 @@ def each_within(
     for name in work:
         if name not in done:
             done[name] = BackendError(
-                f"{name} does not answer within {within_s:.3g} s: its disk, driver or library hangs",
-                remedy="look after it, or leave it out",
+                f"{name} does not answer within {within_s:.3g} s: {hangs[0]}", remedy=hangs[1]
             )
     return done
 

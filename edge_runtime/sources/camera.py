@@ -96,8 +96,11 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
         finally:
             process.close()
 
-    def reach(self) -> None:
+    def reach(self) -> str:
         """Look up the name of a network camera, and connect to it.
+
+        Returns:
+            What was tried; empty for a camera that is not on the network.
 
         Raises:
             ServerUnreachableError: Its name has no address, or it takes no connection within three seconds.
@@ -105,7 +108,7 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
         """
         place = self.camera.place
         if place is None:
-            return
+            return ""
         host, port = place
         try:
             socket.create_connection((host, port), _CONNECT_WITHIN_S).close()
@@ -119,6 +122,7 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
                 f"source {self.label}: {host} port {port}: {error.strerror or error}",
                 remedy="check that the camera is on, and its port in device",
             ) from None
+        return f"{host} port {port} takes connections; path and password are tried when the program reads it"
 
     def open(self, wanted: Wanted) -> Camera:
         """The camera itself is opened by the source's thread."""

@@ -166,8 +166,17 @@ class SourceTable(KindTable, frozen=True, kw_only=True):
     def check(self, wanted: Wanted) -> None:
         """Raise a fault of the config or the board, touching nothing that a running program uses."""
 
-    def reach(self) -> None:
-        """Raise the fault of the way to a source on the network; ``config check --connect`` calls it."""
+    def reach(self) -> str:
+        """Try the way to a source on the network, for ``config check --connect``.
+
+        Returns:
+            What was tried, for people; empty for a source that is not on the network.
+
+        Raises:
+            SplitModelError: The way leads nowhere.
+
+        """
+        return ""
 
     def open(self, wanted: Wanted) -> Source:
         """Open the source, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""

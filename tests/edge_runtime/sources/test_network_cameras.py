@@ -232,7 +232,8 @@ def test_what_is_no_camera_is_refused_at_the_check(
 
 
 def test_a_camera_of_the_network_is_looked_for_on_request(mjpeg: str) -> None:
-    CameraTable(device=mjpeg).reach()
+    assert "takes connections; path and password are tried" in CameraTable(device=mjpeg).reach()
+    assert CameraTable(device="/dev/video0").reach() == ""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
