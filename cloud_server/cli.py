@@ -73,10 +73,13 @@ def _add(
     name: str,
     func: Callable[..., int | None],
     text: str,
+    *,
+    below: bool = False,
     **options: Any,
 ) -> Parser:
+    """A command; ``below`` another one that has ``-c`` too, so that it may stand on either side of this one."""
     parser = adding.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
-    _add_config(parser, default=_CONFIG)
+    _add_config(parser, default=argparse.SUPPRESS if below else _CONFIG)
     _add_verbose(parser, default=argparse.SUPPRESS)  # so that it can stand on either side of the command
     parser.set_defaults(func=func)
     return parser
@@ -146,11 +149,13 @@ def make_parser() -> Parser:
     _with_json(table)
     table.add_argument("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C")
     devices = table.add_subparsers(title="commands", metavar="COMMAND")
-    listed = _with_json(_add(devices, "list", commands.devices_list, "the allowed devices and their public keys"))
+    listed = _with_json(
+        _add(devices, "list", commands.devices_list, "the allowed devices and their public keys", below=True)
+    )
     listed.add_argument(
         "--revoked", action="store_true", help="those whose keys were revoked, and not allowed since"
     )
-    allow = _add(devices, "allow", commands.devices_allow, "let a device connect, at once")
+    allow = _add(devices, "allow", commands.devices_allow, "let a device connect, at once", below=True)
     allow.add_argument("name", metavar="NAME", help="a name for it, for you and the log")
     allow.add_argument(
         "key", metavar="KEY", help="its public key, 40 characters in 'single quotes', or the path of its .pub file"
@@ -162,13 +167,10 @@ def make_parser() -> Parser:
         metavar="N",
         help="its share of a busy server beside those of weight 1, from 1 to 100 (default 1)",
     )
-    revoke = _add(devices, "revoke", commands.devices_revoke, "let a device connect no longer, at once")
+    revoke = _add(devices, "revoke", commands.devices_revoke, "let a device connect no longer, at once", below=True)
     revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")
     forget = "do not remember its key; else deploy.sh admits it again with --readmit only"
     revoke.add_argument("--forget", action="store_true", help=forget)
-
-    for child in devices.choices.values():  # '-c' may stand on either side of the command
-        child.set_defaults(config=argparse.SUPPRESS)
 
     web = adding.add_parser("web", help="the page that shows the fleet", epilog=_WEB).add_subparsers(
         title="commands", metavar="COMMAND", required=True

@@ -15,6 +15,8 @@ A running job cannot be interrupted. So that nobody has to wait for the jobs of 
 for keys that have nothing running and do not use much, while there are several keys.
 """
 
+# Over 300 lines: turns and places are two views of the same flows, and each change of one is a change of the other.
+
 from __future__ import annotations
 
 import heapq

@@ -22,10 +22,10 @@ def draw(found: Preview, path: Path, *, title: str) -> None:
         [cell for cell in found.cells if cell.cut == cut] for cut in dict.fromkeys(cell.cut for cell in found.cells)
     ]
     across = max(map(len, rows))
-    has_drawn = any(cell.drawn is not None for cell in found.cells)
-    has_seen = any(cell.seen is not None for cell in found.cells)
-    each = 1 + has_drawn + has_seen  # rows a cut
-    count = each * len(rows) + 1
+    # A row of features a cut; one of answers in the picture and one of reconstructions where there are some.
+    has_drawn = [any(cell.drawn is not None for cell in of_cut) for of_cut in rows]
+    has_seen = [any(cell.seen is not None for cell in of_cut) for of_cut in rows]
+    count = 1 + len(rows) + sum(has_drawn) + sum(has_seen)
     with drawn(path, (_INCHES * across, (_INCHES + 0.5) * count)) as figure:
         grid = figure.subplots(count, across, squeeze=False)
         for axes in grid.flat:
@@ -33,14 +33,15 @@ def draw(found: Preview, path: Path, *, title: str) -> None:
         figure.suptitle(plain(title))
         grid[0][0].imshow(found.picture)
         grid[0][0].set_title(f"what the model gets\n{plain(found.answer)}", fontsize=8)
-        for row, column, cell in (
-            (each * at + 1, column, cell) for at, of_cut in enumerate(rows) for column, cell in enumerate(of_cut)
-        ):
-            _leaves(grid[row][column], cell, has_drawn=has_drawn)
-            if cell.drawn is not None:
-                grid[row + 1][column].imshow(cell.drawn)
-            if cell.seen is not None:
-                _seen(grid[row + each - 1][column], *cell.seen)
+        top = 1
+        for of_cut, with_drawn, with_seen in zip(rows, has_drawn, has_seen, strict=True):
+            for column, cell in enumerate(of_cut):
+                _leaves(grid[top][column], cell, has_drawn=any(has_drawn))
+                if cell.drawn is not None:
+                    grid[top + 1][column].imshow(cell.drawn)
+                if cell.seen is not None:
+                    _seen(grid[top + 1 + with_drawn][column], *cell.seen)
+            top += 1 + with_drawn + with_seen
 
 
 def _leaves(axes: Any, cell: Cell, *, has_drawn: bool) -> None:
@@ -54,7 +55,7 @@ def _leaves(axes: Any, cell: Cell, *, has_drawn: bool) -> None:
 def _seen(axes: Any, picture: Array, verdict: str) -> None:
     """The stored attacker's reconstruction."""
     axes.imshow(picture)
-    axes.set_title(f"from the above a server can draw this\naudit: {verdict}", fontsize=8, weight="bold")
+    axes.set_title(f"a server can draw this:\n{verdict}", fontsize=8, weight="bold")
 
 
 def _tiles(features: Array) -> Array:

@@ -358,7 +358,10 @@ def start_server(folder: Path, model: Model, **keys: object) -> Server:
         process = subprocess.Popen(command, pass_fds=[writable], stderr=log)
     os.close(writable)
     with os.fdopen(readable, "rb") as ready:
-        assert select.select([ready], [], [], PATIENCE_S)[0]
+        within_s = 3 * PATIENCE_S if "engine" in keys else PATIENCE_S  # Ray starts several programs
+        if not select.select([ready], [], [], within_s)[0]:
+            process.kill()
+            raise AssertionError((folder / "log").read_text())
         endpoint = ready.readline().strip().decode()
     assert endpoint, (folder / "log").read_text()
     return Server(folder, config, process, endpoint, pair.public)

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,9 @@ from split_model.features.preprocess import to_real, to_stored
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.calibrate.augmentation import DEFAULT_SAMPLES, calibration_samples
 from split_model.prepare.calibrate.clip_choice import LADDER, TRIED, choose_clip
-from split_model.prepare.calibrate.statistics import ChannelStatistics
-from split_model.prepare.outputs import Spread, real_outputs, squared_errors
+from split_model.prepare.calibrate.perturbation import finite_outputs, moved_channel
+from split_model.prepare.calibrate.statistics import ChannelStatistics, statistics_of
+from split_model.prepare.outputs import Spread, squared_errors
 
 Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
@@ -189,22 +191,23 @@ def _calibrate_cut(
     known: Sequence[Sequence[float]] | None,
 ) -> tuple[ChannelCalibration, ...]:
     pictures = options.pictures or len(samples)
-    seen = _statistics(cut, len(samples), options, rank_samples=options.rank_samples)
-    parts = [_statistics(cut, len(samples), options, rank_samples=0) for _ in range(min(2, pictures))]
+    take = -(-options.values // len(samples))
+    made = partial(statistics_of, cut.index, cut.tensors, seed=options.seed, take=take)
+    seen = made(rank_samples=options.rank_samples)
+    parts = [made(rank_samples=0) for _ in range(min(2, pictures))]
     kept: list[list[Array]] = []
     weight_samples = _weight_samples(cut, len(samples), options)
-    kept_samples = max(weight_samples, 0 if options.quantile is not None else TRIED)
     tail = open_interpreter(cut.tail, backend=options.backend)
     spread = Spread(options.output_weights)
     for index, features in enumerate(_features(cut, samples, options.backend)):
         steps.advance()
         if len(tail.outputs) > 1:
-            spread.add(_outputs(cut, tail, features))
+            spread.add(finite_outputs(cut.index, tail, features))
         for one, of_part, feature in zip(seen, parts[index % pictures % 2], features, strict=True):
             one.add(index, feature)
             if options.quantile is None:
                 of_part.add(index, feature)
-        if index < kept_samples:
+        if index < max(weight_samples, 0 if options.quantile is not None else TRIED):
             kept.append([np.array(feature) for feature in features])
     ranges = [one.clip_range(options.quantile or _WEIGHTS_QUANTILE) for one in seen]
     # Outputs of different size count by how much they vary; a single one needs no such measure.
@@ -228,22 +231,6 @@ def _calibrate_cut(
         advance=steps.advance,
     )
     return _found(chosen, seen, weights)
-
-
-def _statistics(
-    cut: CutModels, samples: int, options: CalibrationOptions, *, rank_samples: int
-) -> list[ChannelStatistics]:
-    """Of every live tensor."""
-    return [
-        ChannelStatistics(
-            tensor,
-            where=f"cut {cut.index}, tensor {tensor.name!r}",
-            key=(options.seed, cut.index, at),
-            take=-(-options.values // samples),
-            rank_samples=rank_samples,
-        )
-        for at, tensor in enumerate(cut.tensors)
-    ]
 
 
 def _found(
@@ -291,45 +278,19 @@ def _weights(
             to_stored(np.clip(to_real(feature, spec), low, high), spec)
             for feature, spec, (low, high) in zip(sample, cut.tensors, ranges, strict=True)
         ]
-        base = _outputs(cut, tail, clipped)
+        base = finite_outputs(cut.index, tail, clipped)
         steps.advance()
         for at, (low, high) in enumerate(ranges):
             noise = (high - low) * math.sqrt(2) / options.epsilon  # standard deviation of Laplace noise
             for channel in range(len(noise)):
-                generator = np.random.default_rng((options.seed, cut.index, index, at, channel))
-                moved, energy = _moved(clipped[at], cut.tensors[at], channel, float(noise[channel]), generator)
-                outputs = _outputs(cut, tail, [*clipped[:at], moved, *clipped[at + 1 :]])
+                rng = np.random.default_rng((options.seed, cut.index, index, at, channel))
+                moved, energy = moved_channel(clipped[at], cut.tensors[at], channel, float(noise[channel]), rng)
+                outputs = finite_outputs(cut.index, tail, [*clipped[:at], moved, *clipped[at + 1 :]])
                 pairs = zip(shares, squared_errors(outputs, base), strict=True)
                 change = sum(share * error for share, error in pairs)
                 sums[at][channel] += change / energy if energy else 0.0
                 steps.advance()
     return [total / len(samples) for total in sums]
-
-
-def _outputs(cut: CutModels, tail: Interpreter, features: Sequence[Array]) -> list[Floats]:
-    outputs = real_outputs(tail, features)
-    if not all(np.isfinite(output).all() for output in outputs):
-        raise BadModelError(
-            f"cut {cut.index}: the tail's outputs are not finite under noise", remedy="leave this cut out"
-        )
-    return outputs
-
-
-def _moved(
-    stored: Array, spec: TensorSpec, channel: int, by: float, generator: np.random.Generator
-) -> tuple[Array, float]:
-    """One channel moved by +-``by``, at least one step of its grid, and the energy of what really moved."""
-    moved = stored.copy()
-    before = stored[..., channel]
-    signs = generator.integers(0, 2, before.shape) * 2 - 1
-    if spec.scale:
-        limits = np.iinfo(spec.dtype)
-        steps = max(1, round(by / spec.scale))
-        moved[..., channel] = np.clip(before.astype(np.int64) + signs * steps, limits.min, limits.max)
-    else:
-        moved[..., channel] = before + (signs * by).astype(stored.dtype)
-    difference = (moved[..., channel].astype(np.float64) - before.astype(np.float64)) * (spec.scale or 1.0)
-    return moved, float(np.sum(difference**2))
 
 
 def _numbers(values: Floats) -> tuple[float, ...]:

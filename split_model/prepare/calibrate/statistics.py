@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,6 +60,22 @@ class ChannelStatistics:
         rows = np.concatenate(self._values)
         low, high = np.quantile(rows, [1 - quantile, quantile], axis=0).astype(np.float64)
         return widened(low, high, least=self._spec.scale)
+
+
+def statistics_of(
+    cut: int, tensors: Sequence[TensorSpec], *, seed: int, take: int, rank_samples: int
+) -> list[ChannelStatistics]:
+    """Of every live tensor of a cut; see `ChannelStatistics`."""
+    return [
+        ChannelStatistics(
+            tensor,
+            where=f"cut {cut}, tensor {tensor.name!r}",
+            key=(seed, cut, at),
+            take=take,
+            rank_samples=rank_samples,
+        )
+        for at, tensor in enumerate(tensors)
+    ]
 
 
 def widened(low: Floats, high: Floats, *, least: float = 0.0) -> tuple[Floats, Floats]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from split_model.audit.attackers.decoder import Decoder, Shape, torch_forward, weight_shapes
 from split_model.audit.attackers.learned_prior import LearnedPrior
 from split_model.audit.augmentation import augmented
+from split_model.audit.cut_under_attack import OfCut
+from split_model.audit.effort import Effort
 from split_model.audit.identity import People
 from split_model.audit.pictures import PictureSpace
 from split_model.errors import BadInputError
@@ -30,8 +33,6 @@ def some(shape, seed=1):
     ],
 )
 def test_a_stored_network_draws_without_torch_what_it_draws_with_it(features, picture):
-    import torch
-
     released = [some(shape) for shape in features]
     shape = Shape.of(released, picture)
     steps = shape.steps()
@@ -60,8 +61,6 @@ def test_a_stored_network_that_is_damaged_is_told():
 
 
 def test_a_learned_prior_takes_noise_out_and_likes_pictures_better_than_noise(tmp_path):
-    import torch
-
     torch.set_num_threads(1)
     known = strangers.pictures(60, 1).astype(np.float32) / 255
     prior = LearnedPrior.train(known, budget_s=2.0)
@@ -72,6 +71,19 @@ def test_a_learned_prior_takes_noise_out_and_likes_pictures_better_than_noise(tm
     noisy = clean + 0.08 * torch.from_numpy(some(tuple(clean.shape)))
     assert float(kept(clean, 0)) < float(kept(noisy, 0)) / 2
     assert float(kept(clean, 0)) == pytest.approx(float(prior(clean, 0)))
+
+
+def test_a_substitute_learns_to_answer_through_the_real_tail(tmp_path):
+    bundle = strangers.bundle_in(tmp_path)
+    known = strangers.pictures(40, 1).astype(np.float32) / 255
+    skipped: list[str] = []
+    effort = Effort(network_s=0.5)
+    cut = OfCut(bundle, bundle.cut(strangers.CUT), PictureSpace.of(bundle), known[:4], known, effort, skipped)
+    assert cut.tail is not None
+    assert cut.substitute.error < 0.5
+    features = cut.substitute([PictureSpace.of(bundle).torch_inputs(torch.from_numpy(known[:3]))])
+    assert [tuple(one.shape) for one in features] == [(3, 8, 8, 6)]
+    assert skipped == []
 
 
 def test_variations_are_new_pictures_in_range_and_the_same_again():

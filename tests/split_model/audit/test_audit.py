@@ -174,7 +174,7 @@ def test_the_command_writes_a_page_and_says_what_the_server_sees(bundle, tmp_pat
     assert (drawn.shape, drawn.dtype) == ((28, 28, 3), np.uint8)
     assert words_of_it in exposure.WORDS.values()
     draw(seen, tmp_path / "preview.svg", title="a stranger")
-    assert "from the above a server can draw this" in (tmp_path / "preview.svg").read_text()
+    assert "a server can draw this:" in (tmp_path / "preview.svg").read_text()
 
     few = subprocess.run([*words, "--victims", "24"], capture_output=True, text=True, check=False)
     assert (few.returncode, "2 to learn from" in few.stderr) == (os.EX_DATAERR, True)
