@@ -232,11 +232,11 @@ class Closing:
     late = reconnects = 0
 
     def __init__(self, closed: Counter[int]) -> None:
-        self.link = self.account = self
+        self.account = self
         self._closed = closed
 
-    def view(self) -> Any:
-        return self
+    def views(self) -> list[Any]:
+        return [self]
 
     def close(self) -> None:
         self._closed[id(self)] += 1
