@@ -10,7 +10,7 @@ import logging
 import os
 import queue
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,13 @@ from edge_runtime.daemon.handover import InForce, Reloader
 from edge_runtime.daemon.program import Program
 from edge_runtime.daemon.shutdown import Shutdown
 from edge_runtime.daemon.sources import open_sources, take_up
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.link.trouble import Trouble
 from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.stream import FrameStream
 from edge_runtime.service.reporter import Reporter
+from edge_runtime.service.why_local import why_local
 from edge_runtime.sinks import Sinks
 from edge_runtime.sources import Answer
 from edge_runtime.sources.multiplexer import Multiplexer
@@ -129,9 +131,7 @@ def run(config: Config, service: Service) -> int:
         # Answers may have come late after the last frame.
         views = device.stop_links()
         program.counters.links(views)
-    for link, view in zip(device.links, views, strict=True):
-        if view.trouble is Trouble.NOT_YET:  # any other trouble was told when it came
-            log.warning("%s was not reached before the last frame", link.address)
+    _say_end(device, views, reporter.last_step, counters=program.counters)
     _say_counters("source", multiplexer.counters_by_source())
     _say_counters("sink", sinks.counters_by_sink())
     log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in program.counters.as_dict().items()))
@@ -163,6 +163,16 @@ def _answer(
         if stream.ended:
             counters.dropped(multiplexer.dropped)
             return device
+
+
+def _say_end(device: Device, views: Sequence[LinkView], last: Step | None, *, counters: Counters) -> None:
+    """Say why nothing was offloaded, where that is so."""
+    for link, view in zip(device.links, views, strict=True):
+        if view.trouble is Trouble.NOT_YET:  # any other trouble was told when it came
+            log.warning("%s was not reached before the last frame", link.address)
+    reason = why_local(last, device.plan.bundle.local)
+    if reason is not None and not counters.as_dict()["offloaded"]:
+        log.info("%s", reason)
 
 
 def _say_counters(what: str, counters: Mapping[str, Mapping[str, int]]) -> None:

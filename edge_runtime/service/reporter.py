@@ -109,6 +109,12 @@ class Reporter(StoppableThread):
             if (offload_s := step.result.parts.get("offload_s")) is not None:
                 self._offloads_s.append(offload_s)
 
+    @property
+    def last_step(self) -> Step | None:
+        """The last frame of the device in force, None before the first."""
+        with self._lock:
+            return self._step
+
     def enter(self, state: State) -> None:
         """The program is in another state from now on."""
         before, self._state = self._state, state

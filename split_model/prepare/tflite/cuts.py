@@ -151,7 +151,7 @@ def offered(cuts: Sequence[CutPoint], count: int = 8) -> list[CutPoint]:
 
     If they are too few, the free places go to dominated cuts, because a later one with a few more
     bytes may lose less accuracy under release: those with at most `FILL_BYTES` times the bytes of the
-    leanest cut so early and at least `FILL_GAP` of all MACs away from every other; each time the one
+    leanest cut so early (the input aside) and at least `FILL_GAP` of all MACs away from every other; each time the one
     whose distance in MACs, divided by that ratio of bytes, is the largest.
     """
     candidates = front(cuts)
@@ -195,8 +195,12 @@ def _filled(chosen: Sequence[CutPoint], cuts: Sequence[CutPoint], count: int) ->
 
 
 def _excess(cuts: Sequence[CutPoint]) -> Iterator[tuple[CutPoint, float]]:
-    """Each cut with its bytes over those of the leanest cut that has no more head MACs."""
+    """Each cut but the input itself, with its bytes over those of the leanest of them with no more head MACs.
+
+    The input of a small model is leaner than most features, and hardly ever what is wanted to leave.
+    """
     least = math.inf
     for cut in sorted(cuts, key=lambda cut: (cut.head_macs, cut.raw_bytes)):
-        least = min(least, cut.raw_bytes)
-        yield cut, cut.raw_bytes / least
+        if cut.index > 0:
+            least = min(least, cut.raw_bytes)
+            yield cut, cut.raw_bytes / least
