@@ -151,8 +151,8 @@ def offered(cuts: Sequence[CutPoint], count: int = 8) -> list[CutPoint]:
 
     If they are too few, the free places go to dominated cuts, because a later one with a few more
     bytes may lose less accuracy under release: those with at most `FILL_BYTES` times the bytes of the
-    leanest cut so early (the input aside) and at least `FILL_GAP` of all MACs away from every other; each time the one
-    whose distance in MACs, divided by that ratio of bytes, is the largest.
+    leanest cut so early (the input aside) and at least `FILL_GAP` of all MACs away from every other;
+    each time the one whose distance in MACs, divided by that ratio of bytes, is the largest.
     """
     candidates = front(cuts)
     candidates = [cut for cut in cuts if cut.index == 0 and cut not in candidates] + candidates
