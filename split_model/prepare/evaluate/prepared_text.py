@@ -86,9 +86,8 @@ def _default(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> list[str
     would = "no measured release reaches the floor"
     if better is not None:
         would = f"{release_of(better)} would do at cut {better.cut}"
-    return [
-        f"a device's default, {release}: NO CUT is used, everything runs on the board; {would}; --cuts offers others"
-    ]
+    said = f"a device's default, {release}: NO CUT is used, everything runs on the board; {would}"
+    return [f"{said}; --cuts offers others"]
 
 
 def _codebook(row: Row, floor: Floor) -> str:
