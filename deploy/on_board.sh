@@ -32,6 +32,9 @@ ready_within_s=900
 status_within_s=15
 steady_for_s=3
 
+#: Sockets that a new release is not to reach before it runs: systemd and its journal listen there to everybody.
+system_sockets='-/run/dbus -/run/systemd/journal -/run/systemd/private -/run/systemd/notify -/run/systemd/io.system.ManagedOOM'
+
 note() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >>"$home/journal"; }
 say() { printf '%s\n' "$*" >&2; }
 fail() {
@@ -364,8 +367,7 @@ ProtectSystem=strict
 ProtectHome=yes
 ReadWritePaths=
 BindPaths=
-InaccessiblePaths=-/dev/shm -/dev/mqueue -/run/dbus -/run/systemd/journal -/run/systemd/private -/run/systemd/notify
-InaccessiblePaths=-/run/systemd/io.system.ManagedOOM
+InaccessiblePaths=-/dev/shm -/dev/mqueue $system_sockets
 ExecStart=/bin/sh $home/trial/run $(readlink /proc/self/ns/net)
 UNIT
     if [ "$ended" -eq 0 ]; then
@@ -491,6 +493,7 @@ check_config() {
     done
     confined "$candidate" <<UNIT
 ReadWritePaths=-/var/lib/$program -/run/$program
+InaccessiblePaths=$system_sockets
 BindReadOnlyPaths=$home/releases/$candidate:$home/releases/$old $home/trial/etc:/etc/$program
 ExecStart=$home/current/bin/$program config check --without-key -c $config
 UNIT
