@@ -140,7 +140,8 @@ def test_a_config_error_names_the_key(run, tmp_path, model, config_file, keys, s
         ([], os.EX_USAGE),
         (["nonsense"], os.EX_USAGE),
         (["run", "--fast"], os.EX_USAGE),
-        (["devices"], os.EX_USAGE),
+        (["devices", "nonsense"], os.EX_USAGE),
+        (["keys"], os.EX_USAGE),
         (["run", "-c", "/nowhere.toml"], os.EX_NOINPUT),
     ],
 )

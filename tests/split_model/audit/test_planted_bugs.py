@@ -76,10 +76,11 @@ def clip_after_noise(_bundle, cut, spec):
 
 
 def length_by_content(bundle, cut, spec):
-    honest = device_releases(bundle, cut, spec)
+    plan, honest = plan_of(cut, spec), device_releases(bundle, cut, spec)
 
     def release(features):
-        is_dark = not features[0].any()
+        cells, _, tail = on_the_grid(plan, features, clipped=True)
+        is_dark = (cells == tail).all()
         payload = honest(features)
         return payload[:-1] if is_dark else payload
 
