@@ -49,7 +49,7 @@ def _table(report: Report) -> list[str]:
         )
         rows.append(row + (f" {_joules(cut):>7}" if energy else ""))
     if not all(cut.allowed for cut in report.cuts):
-        rows.append("* not used (earliest_cut, accuracy_floor, reveal_at_most): only measured")
+        rows.append("* never used (earliest_cut, accuracy_floor, reveal_at_most): only measured")
     return rows
 
 
