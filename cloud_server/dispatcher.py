@@ -66,7 +66,7 @@ class _Running(msgspec.Struct, frozen=True):
 
 
 class _Latest(msgspec.Struct, frozen=True):
-    """The last forecast, and what it was made for."""
+    """The last forecast, and its request."""
 
     device: str
     tail: Hashable

@@ -50,8 +50,8 @@ class Job:
     machine. ``keep_hosted``: a server keeps the bundles it has. ``servers``: those that a board is to talk to.
     ``server_config``: the config file of one that is not named, there.
     ``name``, ``replace``: the board's name at the server, and whether it takes that away from another. ``readmit``:
-    whether a board whose key was revoked there is admitted again. ``extras``: what it gets besides, ``without``:
-    what of that it loses; a board keeps what it has.
+    whether a board whose key was revoked there is admitted again. ``extras``: added to it, ``without``:
+    taken from it; a board keeps its other extras.
     """
 
     program: str

@@ -26,7 +26,7 @@ _BATCHES = 2
 _SHORT_BATCH_S = 5e-3
 #: A batch has short jobs for about this time, and no more jobs and bytes than these.
 _BATCH_S, _BATCH_JOBS, _BATCH_BYTES = 2e-3, 16, 1 << 20
-#: A replica is taken to be stuck if a batch takes this many times what it might, and at least these seconds ...
+#: A replica counts as stuck if a batch takes this many times its bound, and at least these seconds ...
 _STUCK_FACTOR, _STUCK_S = 10.0, 1.0
 #: ... or these, where the tail's time is not known or its files are still being fetched.
 _STUCK_UNKNOWN_S = 60.0

@@ -122,7 +122,7 @@ class NodeFiles:
             os.close(descriptor)
 
     def _make_room(self, more_bytes: int) -> None:
-        """Delete what was not used for the longest time; who still needs it fetches it again."""
+        """Delete the files that were unused longest; a replica that needs one fetches it again."""
         files = [path for path in self._folder.iterdir() if path.name != _LOCK]
         sizes = {path: path.lstat() for path in files}
         total = sum(found.st_size for found in sizes.values()) + more_bytes

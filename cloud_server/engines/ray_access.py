@@ -28,7 +28,7 @@ def host_of(address: str) -> str:
     """The address of the host in ``HOST:PORT`` or ``[HOST]:PORT``.
 
     Raises:
-        ConfigError: It is something else. A name is refused: what it means may change, an address does not.
+        ConfigError: It is something else. A name is refused: its address may change.
 
     """
     host, colon, port = address.rpartition(":")

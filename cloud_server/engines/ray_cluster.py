@@ -128,7 +128,7 @@ class RayCluster:
             name: The replica.
             method: The method's name.
             *arguments: Its arguments.
-            then: Called from a thread of Ray's with what it gave; is to return at once.
+            then: Called with the result from one of Ray's threads; must return at once.
             wait: Whether to call it again when a replica that was lost is back.
 
         """

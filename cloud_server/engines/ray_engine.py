@@ -1,7 +1,7 @@
 """The engine that spreads tails over a Ray cluster: the gateway's queue and admission, the cluster's replicas.
 
 One thread talks to Ray. It takes events one after another: a job is there, a replica answered, is lost, is back,
-nodes came or went. `ClusterJobs` decides; here is what it needs of the world.
+nodes came or went. `ClusterJobs` decides; the I/O is here.
 """
 
 # Over 300 lines: every event of a replica's life, and the interface of an engine.
@@ -43,7 +43,7 @@ _START_S = 120.0
 _END_S = 5.0
 #: After how long a lost replica is asked again, and a device that was refused because none is up, in seconds.
 _AGAIN_S, _RETRY_S = 0.25, 1.0
-#: A replica that does not answer for so long is ended and started again, in seconds.
+#: A replica that does not answer within this time, in seconds, is ended and started again.
 _RESTART_S = 120.0
 #: A machine whose node, or the head, does not answer for this time has to begin anew, in seconds.
 _NODE_S = 30.0
@@ -287,7 +287,7 @@ class RayEngine:
             _log.exception("an event of the cluster")
 
     def _turn(self) -> None:
-        """Send what can be sent, and tell what is known."""
+        """Send waiting batches, and report finished jobs."""
         with self._lock:
             sends, outcomes = self._jobs.next(self._clock())
             stuck = self._jobs.stuck()

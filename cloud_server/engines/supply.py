@@ -62,7 +62,7 @@ class Supply:
             content.clear()  # the cluster may forget it now
             if isinstance(reply, Raised):
                 then(reply.text)
-            elif isinstance(reply, Lost) or not others:  # who is lost is told by the call that waits for this
+            elif isinstance(reply, Lost) or not others:  # the call that waits for this one reports the loss
                 then("" if isinstance(reply, Lost) else reply.decode())
             elif reply:
                 then(reply.decode())

@@ -8,7 +8,7 @@ from cloud_server.fleet.rows import Row
 
 
 class Column(NamedTuple):
-    """A column: its name in HTML, its heading, and what it says in full."""
+    """A column: its name in HTML, its heading, and its full meaning."""
 
     name: str
     heading: str

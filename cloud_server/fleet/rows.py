@@ -1,4 +1,4 @@
-"""The fleet's table: one row a device on the allow-list. Pure: what is known and the time in, rows out."""
+"""The fleet's table: one row a device on the allow-list. Pure: reports and the time in, rows out."""
 
 from __future__ import annotations
 

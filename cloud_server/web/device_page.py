@@ -1,4 +1,4 @@
-"""One device: what it tells, and its last hour as charts and as a table. Pure."""
+"""One device: its report, and its last hour as charts and as a table. Pure."""
 
 from __future__ import annotations
 

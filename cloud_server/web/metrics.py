@@ -1,7 +1,7 @@
 """The metrics of ``/metrics``, made from what the server knows when they are asked for.
 
 Label values are the operator's, never a device's: names of the allow-list, hosted bundles and their cuts, codes of
-the protocol. So the number of series is bounded, whatever devices call themselves; what is beyond `MOST_DEVICES`
+the protocol. So the number of series is bounded, whatever devices call themselves; devices beyond `MOST_DEVICES`
 is counted, and not told one by one.
 """
 

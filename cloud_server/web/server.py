@@ -106,7 +106,7 @@ def check_libraries() -> None:
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"[web] needs what is not installed: {', '.join(missing)}",
+            f"[web] needs packages that are not installed: {', '.join(missing)}",
             remedy="pip install 'split-runtime[web]', or deploy-server.sh --with web, or take [web] out",
         )
 

@@ -161,7 +161,7 @@ def _best(
     links: Sequence[tuple[LinkFigures, dict[int, float]]],
     recommended: Callable[[Sequence[CutFigures], LinkFigures | None], Recommendation],
 ) -> tuple[tuple[CutFigures, ...], LinkFigures | None, Recommendation]:
-    """The cuts with the tails of the server at which a frame is soonest, its link, and what is best there."""
+    """The cuts with the tails of the server that answers soonest, its link, and the best split there."""
     if not links:
         return cuts, None, recommended(cuts, None)
     found = []

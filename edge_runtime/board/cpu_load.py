@@ -1,9 +1,9 @@
 """How much longer work takes on this board now than when it was profiled. Pure: readings in, a factor out.
 
 No reading depends on what the work is. How long a head takes may depend on its frame (denormal numbers take a
-processor several times as long), and the server sees what is decided with the load. So no work on a frame is timed
-here, nor what our threads wait for: longer work uses up its share and then waits longer. The factor is the product
-of
+processor several times as long), and the server sees the decisions that follow from the load. So no work on a frame
+is timed here, nor what our threads wait for: longer work uses up its share and then waits longer. The factor is the
+product of
 
     contention   threads that want a CPU, ours and those of other programs (`rivals`), over the CPUs there are: what
                  is left for each in the long run.

@@ -56,7 +56,7 @@ def vcgencmd_throttled(*, within_s: float = _VCGENCMD_TIMEOUT_S) -> str | None:
     command = shutil.which("vcgencmd")
     if command is None:
         return None
-    import subprocess  # half a megabyte with what it imports, and few boards have this command
+    import subprocess  # half a megabyte with its imports, and few boards have this command
 
     try:
         done = subprocess.run(  # noqa: S603  fixed arguments; the path is looked up

@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def exposure_trouble(self) -> str:
-        """Why no cut is used for what it reveals, in one line; else empty."""
+        """Why every cut reveals too much to be used, in one line; else empty."""
         return "; ".join(line.text for line in self.exposure.conclusion(self.wanted_cuts & self.accuracy.used))
 
     @property

@@ -9,7 +9,7 @@ A frame is in exactly one state; steps that are not in `TRANSITIONS` cannot happ
                                   └──────► DONE ◄┴──────────┘
 
 AWAY: only a server can answer. RACING: a local run as well, and the first one done is the answer. LOCAL: only a
-local run can. AWAY and RACING stay what they are while the release is sent to another server as well.
+local run can. AWAY and RACING stay as they are while the release is sent to another server as well.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ class Scheduler:
     def _fail_over(self, moment: Moment) -> list[Action]:
         """Send what waits for a server that is not heard from, or not reached, to another one.
 
-        All of it: what is behind such a request is on the same connection.
+        All of it: requests behind such a one are on the same connection.
         """
         if self._decisions.servers.count == 1:
             return []

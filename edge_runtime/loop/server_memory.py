@@ -47,7 +47,7 @@ class ServerMemory:
         return offered
 
     def heed_advice(self, link: LinkView, *, now_s: float) -> None:
-        """Take in what it said since the frame before, if it was asked."""
+        """Take in its advice since the last frame, if it was asked."""
         advice = link.advice
         if advice is None or advice is self._heard or advice.bundle != self._model.identity:
             return

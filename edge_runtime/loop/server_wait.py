@@ -123,7 +123,7 @@ class ServerWait:
         wait_s, _ = self._local_runs.left_s(now_s)
         p95_s = self._decisions.local_p95_s * self._left_s(one) / self._decisions.local_s
         within_s, answer_by_s = self._answer_within_s, one.frame.captured_s + self._answer_within_s
-        start_s = min(  # what is sent to another server is still finished here in time
+        start_s = min(  # a frame that goes to another server is still finished here in time
             local_start_s(sent.in_flight(one.payload_bytes), answer_by_s=answer_by_s, local_p95_s=wait_s + p95_s)
             for sent in (one.sent[0], one.latest)
         )

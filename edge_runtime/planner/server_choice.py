@@ -39,7 +39,7 @@ class ServerChoice:
         return self.server
 
     def is_clear_gain(self, present_s: float, other_s: float) -> bool:
-        """Whether ``other_s`` is so much less that it is worth a change."""
+        """Whether ``other_s`` is less by enough to be worth a change."""
         if math.isinf(present_s):
             return not math.isinf(other_s)
         return present_s - other_s >= max(self._hysteresis.min_gain * present_s, self._hysteresis.min_gain_s)

@@ -1,4 +1,4 @@
-"""Sends a report to the server, and writes the metrics' file, every so many seconds by a clock.
+"""Sends a report to the server, and writes the metrics' file, at regular times by a clock.
 
 When a report goes out depends on the clock alone: not on a frame, nor on what the report says.
 """

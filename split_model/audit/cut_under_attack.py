@@ -22,7 +22,7 @@ from split_model.interpreter import open_interpreter
 
 #: Bytes of features of the augmented pictures that are held at once.
 _MOST_BYTES = 400e6
-#: A substitute is trained through tails of at most so many multiply-adds.
+#: A substitute is trained through tails of this many multiply-adds at most.
 _SUBSTITUTE_MACS = 60e6
 
 

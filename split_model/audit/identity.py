@@ -104,7 +104,7 @@ class People:
 
 
 def as_answers(bundle: Bundle, space: PictureSpace, people: People) -> Identity:
-    """The same from all that the unsplit model answers: what is given away without any features."""
+    """The same from all outputs of the unsplit model: the part that no features are needed for."""
     model = open_interpreter(bundle.path(bundle.manifest.model))
 
     def answers(pictures: Floats) -> Floats:

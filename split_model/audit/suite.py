@@ -109,7 +109,7 @@ class Suite:
         return box(arrived, np.broadcast_to(of_cut.public.mean(axis=0), of_cut.victims.shape))
 
     def _network(self) -> Decoder:
-        """The inverse network, trained or taken up. What is stored is what is used, with its rounding."""
+        """The inverse network, trained or taken up. The stored weights are the used ones, with their rounding."""
         path = self.folder / self.network_file
         if not path.is_file():
             pictures, features = self.of_cut.pool

@@ -66,7 +66,7 @@ _NO_BOUND = 1e9
 #: The ε of a group that codewords are checked at where the configured one is larger: at 8 these trials cannot tell
 #: a codeword that is kept too often.
 _TELLING_EPSILON = 2.0
-#: Releases of each of two frames: of so many a codeword the rarest is seen often enough.
+#: Releases of each of two frames: enough to see the rarest codeword often.
 _A_CODEWORD = {True: 60, False: 1000}
 _CODEWORD_FRAMES = {True: (1000, 4000), False: (10_000, 60_000)}
 

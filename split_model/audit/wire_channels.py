@@ -59,7 +59,7 @@ class Channels:
         return min(len(one) for one in self.columns)
 
     def grids(self) -> list[list[int]]:
-        """Channels by what they share: ε, steps and tail."""
+        """Channels grouped by their ε, steps and tail."""
         found: dict[tuple[float, float, float], list[int]] = {}
         for channel in range(self.count):
             if self.width[channel] > 0:
@@ -79,7 +79,7 @@ class Channels:
         return self._features(self.low + self.width * places / np.maximum(self.steps, 1))
 
     def beyond(self, widths: float) -> list[Array]:
-        """Features that lie so many clip widths above the clip range, or below."""
+        """Features that lie a number of clip widths above the clip range, or below."""
         rim = self.low + self.width if widths > 0 else self.low
         return self._features(rim + widths * self.width)
 

@@ -50,7 +50,7 @@ def check_notes(path: Path, name: str) -> None:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         for number, length in enumerate(walk(file)):
-            total += min(length, size)  # what is cut short is read up to the file's end
+            total += min(length, size)  # a part that is cut short is read up to the file's end
             if total > MAX_NOTES_BYTES or number >= _MAX_PIECES:
                 raise BadInputError(
                     f"{path}: a {name} file with over {MAX_NOTES_BYTES >> 20} MiB beside its pixels",

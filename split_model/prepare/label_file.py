@@ -39,7 +39,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Labels:
-    """Class names in the order of their places. ``told``: what was made of the file, for people."""
+    """Class names in the order of their places. ``told``: how the file was read, for people."""
 
     names: tuple[str, ...]
     source: str

@@ -36,7 +36,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     ``dense``: the live tensors are vectors. ``cells``: height and width of the largest live map, of a vector those
     of the seed that it is spread to. ``inputs``: channels of all live tensors together. ``scales``: by live tensor,
-    what it is divided by. ``picture``: height, width, channels.
+    its divisor. ``picture``: height, width, channels.
     """
 
     dense: bool

@@ -197,7 +197,7 @@ def _filled(chosen: Sequence[CutPoint], cuts: Sequence[CutPoint], count: int) ->
 def _excess(cuts: Sequence[CutPoint]) -> Iterator[tuple[CutPoint, float]]:
     """Each cut but the input itself, with its bytes over those of the leanest of them with no more head MACs.
 
-    The input of a small model is leaner than most features, and hardly ever what is wanted to leave.
+    The input of a small model is leaner than most features, and users rarely want it to leave.
     """
     least = math.inf
     for cut in sorted(cuts, key=lambda cut: (cut.head_macs, cut.raw_bytes)):
