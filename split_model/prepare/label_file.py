@@ -6,6 +6,7 @@ file puts before its names ("0 cat", "0: cat") are places, no part of the names.
 
 from __future__ import annotations
 
+import logging
 import lzma
 import re
 import zipfile
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from split_model.errors import BadInputError
 from split_model.features.data import parse_labels, read_labels
+
+_log = logging.getLogger(__name__)
 
 #: What a place without a name is called in files that leave some out.
 UNNAMED = "???"
@@ -77,7 +80,9 @@ def labels_of(path: Path | None, model: Path | None, sizes: Collection[int]) -> 
 
 
 def _members(model: Path) -> list[tuple[str, bytes]]:
-    """The small text files in a model's file, by name."""
+    """The small text files in a model's file, by name; none in a damaged one, with a warning."""
+    if not zipfile.is_zipfile(model):
+        return []
     try:
         with zipfile.ZipFile(model) as archive:
             entries = [
@@ -85,8 +90,9 @@ def _members(model: Path) -> list[tuple[str, bytes]]:
                 if entry.filename.lower().endswith(".txt") and entry.file_size <= _MAX_BYTES
             ]  # fmt: skip
             return [(entry.filename, archive.open(entry).read(_MAX_BYTES)) for entry in entries]
-    except _DAMAGED:
-        return []  # then labels are given by hand
+    except _DAMAGED as error:
+        _log.warning("%s: the labels inside cannot be read (%s); give them with --labels", model, error)
+        return []
 
 
 def _without_numbers(labels: Labels, sizes: Collection[int]) -> Labels:

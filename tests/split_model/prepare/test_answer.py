@@ -338,3 +338,16 @@ def test_labels_in_the_models_file_are_taken_where_they_fit(tmp_path, builder, c
     if taken:
         assert scores_of(bundle)["cat"] == pytest.approx(SOFTMAX[0], abs=1e-3)
         assert "4 labels taken from 'labelmap.txt' in the model's file" in capsys.readouterr().err
+
+
+def test_labels_in_a_damaged_archive_are_told_and_not_taken(tmp_path, builder, capsys):
+    build = builder()
+    given, out = endings(build, "SOFTMAX")
+    model = tmp_path / "net.tflite"
+    model.write_bytes(build.build([given], [out]))
+    with zipfile.ZipFile(model, "a") as archive:
+        archive.writestr("labelmap.txt", "cat\ndog\nbird\nfish\n")
+    model.write_bytes(model.read_bytes().replace(b"bird", b"birt"))  # the checksum says so
+    assert main(["prepare", str(model), "-o", str(tmp_path / "b")]) == 0
+    assert Bundle.open(tmp_path / "b").manifest.answer is None
+    assert "the labels inside cannot be read (Bad CRC-32" in capsys.readouterr().err
