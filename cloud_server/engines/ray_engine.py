@@ -1,32 +1,30 @@
 """The engine that spreads tails over a Ray cluster: the gateway's queue and admission, the cluster's replicas.
 
 One thread talks to Ray. It takes events one after another: a job is there, a replica answered, is lost, is back,
-nodes came or went. `ClusterJobs` decides; the I/O is here.
+nodes came or went. `ClusterJobs` decides about jobs, `Replicas` has the replicas; batches go out and return here.
 """
 
-# Over 300 lines: every event of a replica's life, and the interface of an engine.
+# Over 300 lines: the interface of an engine, and the batches on their way.
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from cloud_server.engines import replica_messages as messages
+from cloud_server.engines.cluster import Cluster
 from cloud_server.engines.cluster_jobs import ClusterJobs, Ran, Send
+from cloud_server.engines.events import Events
 from cloud_server.engines.ray_cluster import Lost, Node, Raised, Reply
 from cloud_server.engines.replica_messages import TailJob, TailOutcome
+from cloud_server.engines.replicas import Heard, Replicas
 from cloud_server.engines.supply import Supply
 from cloud_server.engines.tables import RayTable
 from cloud_server.errors import EngineError
 from cloud_server.jobs import Done, Job, Outcome, failed
 from cloud_server.tails import Tail, TailSet
-from split_model import __version__
-from split_model.errors import SplitModelError
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Denial
 from split_model.service.heartbeats import Heartbeats
@@ -41,52 +39,14 @@ _NODES_EVERY_S, _LOOK_EVERY_S = 1.0, 0.05
 _START_S = 120.0
 #: How long its threads may take to end where none came up, in seconds.
 _END_S = 5.0
-#: After how long a lost replica is asked again, and a device that was refused because none is up, in seconds.
-_AGAIN_S, _RETRY_S = 0.25, 1.0
-#: A replica that does not answer within this time, in seconds, is ended and started again.
-_RESTART_S = 120.0
+#: After how long a device is to ask again that was refused because no replica is up, in seconds.
+_RETRY_S = 1.0
 #: A machine whose node, or the head, does not answer for this time has to begin anew, in seconds.
 _NODE_S = 30.0
 #: The engine's thread is stuck if it does not come round within this time, in seconds.
 _ROUND_S = 60.0
 #: Rounds of fetching files for one batch: its manifest, then what that names; more only in a full folder.
 _FETCHES = 5
-
-
-class Cluster(Protocol):
-    """What the engine needs of `RayCluster`."""
-
-    def nodes(self) -> list[Node]:
-        """See `RayCluster.nodes`."""
-
-    def create(self, name: str) -> None:
-        """See `RayCluster.create`."""
-
-    def call(
-        self, name: str, method: str, *arguments: object, then: Callable[[Reply], None], wait: bool = False
-    ) -> None:
-        """See `RayCluster.call`."""
-
-    def put(self, content: bytes) -> object:
-        """See `RayCluster.put`."""
-
-    def end(self, name: str) -> None:
-        """See `RayCluster.end`."""
-
-    def restart(self, name: str) -> None:
-        """See `RayCluster.restart`."""
-
-    def close(self) -> None:
-        """See `RayCluster.close`."""
-
-
-@dataclass(eq=False)
-class _Seat:
-    """A replica, up or not. ``life``: counts its starts, so that news of an earlier one are told apart."""
-
-    life: int = 0
-    up: bool = False
-    stuck_since_s: float | None = None
 
 
 class RayEngine:
@@ -130,17 +90,12 @@ class RayEngine:
         self._beats = beats or Heartbeats()
         self._jobs = ClusterJobs(queue_places, weight_of=weight_of)
         self._lock = threading.Lock()  # of the jobs
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._later: list[tuple[float, Callable[[], None]]] = []
-        self._seats: dict[str, _Seat] = {}
-        self._created = 0
-        self._preload: list[Tail] = []
-        self._first_up = threading.Event()
-        self._trouble = ""
-        self._backends: set[str] = set()
+        self._events = Events(clock)
         self._closed = False
         self._supply = Supply(cluster)
-        self._thread = StoppableThread("ray-engine", self._run, wake=self._wake)
+        heard = Heard(joined=self._joined, lost=self._lost, left=self._left)
+        self._replicas = Replicas(cluster, self._supply, self._events, heard=heard, clock=clock)
+        self._thread = StoppableThread("ray-engine", self._run, wake=self._events.wake)
         self._watch = StoppableThread("ray-nodes", self._watch_nodes)
 
     def start(self, *, preload: bool) -> None:
@@ -151,22 +106,21 @@ class RayEngine:
             SplitModelError: A tail cannot be loaded.
 
         """
-        self._preload = self._tails.every() if preload else []
+        self._replicas.preload = self._tails.every() if preload else ()
         self._thread.start()
         self._watch.start()
-        if not self._first_up.wait(_START_S):
-            self._trouble = self._trouble or f"no replica came up within {_START_S:.0f} s"
-        if self._trouble:
+        is_up = self._replicas.first_up.wait(_START_S)
+        if trouble := self._replicas.trouble or ("" if is_up else f"no replica came up within {_START_S:.0f} s"):
             self.close()
             self.join(_END_S)
-            raise EngineError(f"engine: {self._trouble}", remedy="see docs/cluster.md, and 'ray status' there")
+            raise EngineError(f"engine: {trouble}", remedy="see docs/cluster.md, and 'ray status' there")
 
     def host(self, tails: TailSet) -> None:
         """See `Engine.host`."""
         self._tails = tails
-        if self._preload:
-            self._preload = tails.every()
-        self._events.put(self._tell_hosted)
+        if self._replicas.preload:
+            self._replicas.preload = tails.every()
+        self._events.put(partial(self._replicas.host, list(tails.bundles)))
 
     def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:
         """See `Engine.denial`."""
@@ -198,7 +152,7 @@ class RayEngine:
         for outcome in outcomes:
             self._deliver(outcome)
         if accepted:
-            self._wake()
+            self._events.wake()
         return accepted
 
     def cancel(self, job_id: int) -> bool:
@@ -252,39 +206,15 @@ class RayEngine:
     def _load_of_none() -> wire.Load:
         return wire.Load(queue_s=_RETRY_S, retry_s=_RETRY_S)
 
-    def _wake(self) -> None:
-        self._events.put(_nothing)
-
     # --- the engine's thread ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
         with self._beats.alive("ray-engine", within_s=_ROUND_S) as beat:
             while not self._thread.stopping.is_set():
                 beat()
-                self._take_events()
+                is_busy = self._events.has_later or not self._jobs.is_idle
+                self._events.handle(_LOOK_EVERY_S if is_busy else _NODES_EVERY_S)
                 self._turn()
-
-    def _take_events(self) -> None:
-        """Wait for an event, and handle all that are there."""
-        wait_s = _LOOK_EVERY_S if self._later or not self._jobs.is_idle else _NODES_EVERY_S
-        try:
-            self._handle(self._events.get(timeout=wait_s))
-            while True:
-                self._handle(self._events.get_nowait())
-        except queue.Empty:
-            pass
-        now_s = self._clock()
-        due = [what for at_s, what in self._later if at_s <= now_s]
-        self._later = [(at_s, what) for at_s, what in self._later if at_s > now_s]
-        for what in due:
-            self._handle(what)
-
-    @staticmethod
-    def _handle(event: Callable[[], None]) -> None:
-        try:
-            event()
-        except Exception:  # noqa: BLE001  (one event must not end the thread that all jobs need)
-            _log.exception("an event of the cluster")
 
     def _turn(self) -> None:
         """Send waiting batches, and report finished jobs."""
@@ -295,23 +225,7 @@ class RayEngine:
             self._send(send)
         for outcome in outcomes:
             self._deliver(outcome)
-        for name, seat in self._seats.items():
-            self._restart_if_stuck(name, seat, is_stuck=name in stuck)
-
-    def _restart_if_stuck(self, name: str, seat: _Seat, *, is_stuck: bool) -> None:
-        if not is_stuck:
-            seat.stuck_since_s = None
-        elif seat.stuck_since_s is None:
-            seat.stuck_since_s = self._clock()
-            _log.warning("replica %s does not answer; its jobs run elsewhere", name)
-        elif self._clock() - seat.stuck_since_s > _RESTART_S:
-            seat.stuck_since_s = None
-            _log.error("replica %s does not answer for %.0f s; it is started again", name, _RESTART_S)
-            self._cluster.restart(name)
-
-    def _post(self, what: Callable[[Reply], None]) -> Callable[[Reply], None]:
-        """What hands an answer over to the engine's thread."""
-        return lambda reply: self._events.put(partial(what, reply))
+        self._replicas.restart_stuck(stuck)
 
     def _send(self, send: Send, *, fetches: int = 0) -> None:
         batch = messages.encode(
@@ -326,14 +240,13 @@ class RayEngine:
                 for job in send.jobs
             ]
         )
-        life = self._seats[send.replica].life
-        self._cluster.call(
-            send.replica, "run", batch, then=self._post(partial(self._answered, send, life, fetches))
-        )
+        life = self._replicas.life(send.replica)
+        then = self._events.handing(partial(self._answered, send, life, fetches))
+        self._cluster.call(send.replica, "run", batch, then=then)
 
     def _answered(self, send: Send, life: int, fetches: int, reply: Reply) -> None:
         if isinstance(reply, Lost):
-            self._lost(send.replica, life, reply)
+            self._replicas.lose(send.replica, life, reply)
             return
         if isinstance(reply, Raised):
             self._ran(send, [_failed_run(job, reply.text) for job in send.jobs])
@@ -355,18 +268,14 @@ class RayEngine:
             with self._lock:
                 self._jobs.fetches(send.replica, send.number)
             bundles = {job.tail.bundle.identity: job.tail.bundle for job in send.jobs}
-            self._supply.bring(
-                send.replica,
-                answer.missing,
-                bundles,
-                then=lambda error: self._events.put(partial(self._brought, send, life, fetches + 1, error)),
-            )
+            then = self._events.handing(partial(self._brought, send, life, fetches + 1))
+            self._supply.bring(send.replica, answer.missing, bundles, then=then)
 
     def _brought(self, send: Send, life: int, fetches: int, error: str) -> None:
         if error:
             _log.error("replica %s cannot have its files: %s", send.replica, error)
             self._ran(send, [_failed_run(job, error) for job in send.jobs])
-        elif (seat := self._seats.get(send.replica)) is not None and seat.up and seat.life == life:
+        elif self._replicas.is_up(send.replica, life):
             self._send(send, fetches=fetches)
 
     def _ran(self, send: Send, ran: Sequence[Ran]) -> None:
@@ -375,117 +284,22 @@ class RayEngine:
         for outcome in outcomes:
             self._deliver(outcome)
 
-    # --- replicas ---------------------------------------------------------------------------------------------
+    # --- replicas come and go -------------------------------------------------------------------------------------
 
-    def _lost(self, name: str, life: int, lost: Lost) -> None:
-        """A replica's process or node is gone. Ray starts it again where there is room."""
-        seat = self._seats.get(name)
-        if seat is None or seat.life != life:
-            return
-        if seat.up:
-            _log.warning("replica %s is lost: %s", name, lost.text)
-        seat.life += 1
-        seat.up = False
+    def _joined(self, name: str, node: str) -> int:
+        with self._lock:
+            self._jobs.joined(name, node)
+            return self._jobs.workers
+
+    def _lost(self, name: str) -> None:
         with self._lock:
             outcomes = self._jobs.lost(name, self._clock())
         for outcome in outcomes:
             self._deliver(outcome)
-        if lost.gone:
-            self._end(name)
-        else:
-            self._in(_AGAIN_S, partial(self._greet, name, seat.life))
 
-    def _in(self, delay_s: float, what: Callable[[], None]) -> None:
-        self._later.append((self._clock() + delay_s, what))
-
-    def _end(self, name: str) -> None:
-        self._cluster.end(name)
-        self._seats.pop(name, None)
-
-    def _greet(self, name: str, life: int) -> None:
-        if (seat := self._seats.get(name)) is not None and seat.life == life:
-            self._cluster.call(name, "hello", then=self._post(partial(self._greeted, name, life)), wait=True)
-
-    def _greeted(self, name: str, life: int, reply: Reply) -> None:
-        seat = self._seats.get(name)
-        if seat is None or seat.life != life or seat.up:
-            return
-        if isinstance(reply, Lost):
-            self._lost(name, life, reply)
-            return
-        if isinstance(reply, Raised):
-            self._give_up(name, f"a replica does not start: {reply.text}")
-            return
-        hello = messages.decode_hello(reply)
-        if hello.software != __version__:
-            self._give_up(name, f"a node runs version {hello.software} of this program, here it is {__version__}")
-            return
-        self._backends.add(hello.backend)
-        if len(self._backends) > 1:
-            _log.warning("the nodes differ in backends (%s), and so may answers", ", ".join(sorted(self._backends)))
-        self._load_all(name, life, hello)
-
-    def _load_all(self, name: str, life: int, hello: messages.Hello) -> None:
-        """Load every tail, where that is wanted, and let the replica take jobs."""
-        if not self._preload:
-            self._join(name, hello)
-            return
-        tails = messages.encode([tail.id for tail in self._preload])
-        then = self._post(partial(self._loaded, name, life, hello))
-        self._cluster.call(name, "preload", tails, then=then)
-
-    def _loaded(self, name: str, life: int, hello: messages.Hello, reply: Reply) -> None:
-        seat = self._seats.get(name)
-        if seat is None or seat.life != life:
-            return
-        if isinstance(reply, Lost):
-            self._lost(name, life, reply)
-            return
-        if isinstance(reply, Raised):
-            self._give_up(name, reply.text)
-            return
-        told = messages.decode_preloaded(reply)
-        if told.error:
-            self._give_up(name, told.error)
-        elif told.missing:
-            bundles = {tail.bundle.identity: tail.bundle for tail in self._preload}
-            self._supply.bring(
-                name,
-                told.missing,
-                bundles,
-                then=lambda error: self._events.put(
-                    partial(self._give_up, name, error) if error else partial(self._load_all, name, life, hello)
-                ),
-            )
-        else:
-            self._join(name, hello)
-
-    def _join(self, name: str, hello: messages.Hello) -> None:
-        self._seats[name].up = True
+    def _left(self, name: str) -> bool:
         with self._lock:
-            self._jobs.joined(name, hello.node)
-            workers = self._jobs.workers
-        _log.info("replica %s is up on node %s (%s); %d replicas", name, hello.node[:8], hello.backend, workers)
-        self._first_up.set()
-
-    def _give_up(self, name: str, text: str) -> None:
-        """A replica that will not work. At the start that ends the program."""
-        _log.error("%s", text)
-        if not self._first_up.is_set():
-            self._trouble = text
-            self._first_up.set()
-        self._end(name)
-
-    def _tell_hosted(self) -> None:
-        identities = list(self._tails.bundles)
-        for name, seat in self._seats.items():
-            if seat.up:
-                then = self._post(partial(self._told_hosted, name, seat.life))
-                self._cluster.call(name, "host", identities, then=then)
-
-    def _told_hosted(self, name: str, life: int, reply: Reply) -> None:
-        if isinstance(reply, Lost):
-            self._lost(name, life, reply)
+            return self._jobs.left(name)
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
@@ -505,35 +319,14 @@ class RayEngine:
                 self._watch.stopping.wait(_NODES_EVERY_S)
 
     def _scale(self, nodes: list[Node]) -> None:
-        """As many replicas as are wanted: more where nodes came, fewer where they went."""
-        wanted = self._wanted(nodes)
-        while len(self._seats) < wanted:
-            name = f"tails-{self._created}"
-            self._created += 1
-            self._seats[name] = _Seat()
-            try:
-                self._cluster.create(name)
-            except SplitModelError as error:
-                self._give_up(name, str(error))
-                return
-            self._greet(name, 0)
-        for name in sorted(self._seats, key=lambda name: self._seats[name].up):
-            if len(self._seats) <= wanted:
-                return
-            with self._lock:
-                is_idle = self._jobs.left(name)
-            if is_idle:
-                self._end(name)
+        """Have more replicas where nodes came, fewer where they went."""
+        self._replicas.scale(self._wanted(nodes))
 
     def _wanted(self, nodes: list[Node]) -> int:
         if self._table.replicas != "auto":
             return self._table.replicas
         places = sum(int(node.cpus // self._tail_threads) for node in nodes)
         return max(1, places // self._table.gateways)
-
-
-def _nothing() -> None:
-    """Wake the thread."""
 
 
 def _failed_run(job: Job, text: str) -> Ran:
