@@ -1,4 +1,4 @@
-"""The configs a deployment writes: ``config.toml`` once, which then is the user's, and where the server is.
+"""Makes the configs of a deployment: ``config.toml`` once, and the files with the server's address.
 
 An edited file is never overwritten; see `place` in ``on_board.sh``.
 """
@@ -84,18 +84,18 @@ password = "/etc/cloud-server/web.password"
 metrics_token = "/etc/cloud-server/web.token"
 """
 
-#: Beside the config proper, and read after it.
+#: The folder beside the config, whose files are read after it.
 SERVER_PATH = "/etc/edge-runtime/conf.d/server.toml"
 WEB_PATH = "/etc/cloud-server/conf.d/web.toml"
 
 
 def config_path(program: str) -> str:
-    """Where the program's config lies on the machine."""
+    """Path of the program's config on the machine."""
     return f"/etc/{program}/config.toml"
 
 
 def device_config(*, budget: str) -> str:
-    """``budget``: of whole-input epsilon, a number or ``unlimited``; without one nothing may leave the board."""
+    """The first config of a device. ``budget``: whole-input epsilon or ``unlimited``; empty: nothing leaves."""
     if not budget:
         return _DEVICE.format(privacy=_LOCAL)
     return _DEVICE.format(
@@ -104,7 +104,7 @@ def device_config(*, budget: str) -> str:
 
 
 def device_servers(servers: Sequence[tuple[str, str]]) -> str:
-    """The part of the device's config that says where its servers are: address and public key of each."""
+    """The part of the device's config with address and public key of each server."""
     texts = [{"address": json.dumps(address), "public_key": json.dumps(key)} for address, key in servers]
     if len(texts) == 1:
         return _DEVICE_SERVER.format(**texts[0])
@@ -117,5 +117,5 @@ def web() -> str:
 
 
 def server_config(*, port: int) -> str:
-    """A server that listens on all addresses of its machine."""
+    """The first config of a server, which listens on all addresses of its machine."""
     return _SERVER.format(port=port)
