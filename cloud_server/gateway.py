@@ -142,6 +142,7 @@ class Gateway:
             for outcome in self.mailbox.take():
                 self._outbox.send_when_paid(sessions, sessions.finished(outcome), self._clock())
         if self._list_watch.fd in ready:
+            self._list_watch.clear()  # else it stays readable, and no wait lasts until the list is read
             self._looked_s = -math.inf
         if self._router in ready:
             self._receive(sessions)
