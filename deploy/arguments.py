@@ -159,7 +159,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         add = parser.add_argument
         extra = "web: the page that shows the fleet, on the server's loopback; later deployments keep it"
         add("--with", dest="extras", action="append", default=[], choices=SERVER_EXTRAS, help=extra)
-        add("--without", action="append", default=[], choices=SERVER_EXTRAS, help="leave that out again")
+        add("--without", action="append", default=[], choices=SERVER_EXTRAS, help="remove such an extra")
     _common_options(parser)
     return parser
 
@@ -194,7 +194,7 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
         "camera: OpenCV, GStreamer, and on a Raspberry Pi picamera2; heif: HEIC pictures; later deployments keep it"
     )
     add("--with", dest="extras", action="append", default=[], choices=BOARD_EXTRAS, help=extra)
-    add("--without", action="append", default=[], choices=BOARD_EXTRAS, help="leave that out again")
+    add("--without", action="append", default=[], choices=BOARD_EXTRAS, help="remove such an extra")
     budget = "maximum that the board may ever release, or 'unlimited'; without it, nothing leaves the board"
     add("--whole-input-budget", type=_budget, metavar="EPSILON", help=budget)
 

@@ -137,7 +137,7 @@ def enrol(server: Server, name: str, key: str, *, earlier: str = "", replace: bo
     if server.reached is None:
         why = server.trouble
         raise UnreachableError(
-            "the server is not reached" if why is None else why.problem, remedy=why.remedy if why else ""
+            "the server cannot be reached" if why is None else why.problem, remedy=why.remedy if why else ""
         )
     free = free_name(server, name, key, earlier=earlier, replace=replace)
     held = free in server.devices
