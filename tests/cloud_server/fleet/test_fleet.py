@@ -172,7 +172,9 @@ def test_the_terminals_table_fits_80_columns(count):
             fleet.reported(key, later(frames=10**9, alerts=("source", "sink", "throttled")), 0.0)
     shown = as_text(rows(names, fleet.all_known(), {}, 1e6))
     assert all(len(line) <= 80 for line in shown.splitlines())
-    assert shown.splitlines()[-1].startswith(f"{count} devices" if count else "no device is allowed yet")
+    assert shown.splitlines()[-1].startswith(
+        {0: "no device is allowed yet", 1: "1 device: "}.get(count, f"{count} devices: ")
+    )
 
 
 def test_a_devices_own_words_are_no_label_and_no_name():
