@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
 from split_model.audit import Observed
+from split_model.audit.wire import empty_answer
 from split_model.protocol import messages as wire
 from split_model.protocol import server as protocol
 from split_model.protocol.device import DeviceSession
@@ -79,14 +80,7 @@ class Eavesdropper(threading.Thread):
             if isinstance(event, protocol.Arrived):
                 self.seconds.append(time.perf_counter() - self._answered_s)
                 self.payloads.append(bytes(event.payload))
-                answer = wire.Answer(
-                    request_id=event.request.request_id,
-                    tensors=(),
-                    timed_bytes=0,
-                    receive_s=0.0,
-                    queue_s=0.0,
-                    tail_s=0.0,
-                )
+                answer = empty_answer(event.request.request_id)
                 self._socket.send_multipart([peer, wire.encode(answer), b""])
                 self._answered_s = time.perf_counter()
 

@@ -18,7 +18,8 @@ class Records:
 
     Each has ``unix_s``: its time by the board's wall clock ``now_unix_s``, for people who search by time of day.
     That clock may jump; ``captured_s`` and ``at_s`` are of the monotonic clock. Records stay on the board.
-    ``servers``: their addresses, by number.
+    ``servers``: their addresses, by number. ``split`` is an operation's index; ``split_name`` says it plainly: the
+    ``cut`` that was sent, or ``local``.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Records:
         self._servers = tuple(servers)
         self._now_unix_s = now_unix_s
         self._reader = AnswerReader.of(bundle)
+        self._names = {cut.index: f"cut {cut.index}" for cut in bundle.manifest.cuts}
 
     def of(self, step: Step) -> list[dict[str, Any]]:
         """Return the records of one step; the frame's record is the last."""
@@ -47,6 +49,7 @@ class Records:
             "source": result.frame.source,
             "captured_s": result.frame.captured_s,
             "split": result.split,
+            "split_name": self._names.get(result.split, "local"),
             "outcome": result.outcome,
             "latency_s": result.latency_s,
             "payload_bytes": result.payload_bytes,

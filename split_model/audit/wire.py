@@ -23,6 +23,11 @@ _PATIENCE_S = 30.0
 _POLL_MS = 20
 
 
+def empty_answer(request_id: int) -> wire.Answer:
+    """An answer without outputs, as a server gives it that only listens."""
+    return wire.Answer(request_id=request_id, tensors=(), timed_bytes=0, receive_s=0.0, queue_s=0.0, tail_s=0.0)
+
+
 class Wire:
     """One device connected to one server; made by `connected`."""
 
@@ -113,14 +118,7 @@ class Wire:
         for event in events:
             if isinstance(event, protocol.Arrived):
                 self._arrived.append(bytes(event.payload))
-                answer = wire.Answer(
-                    request_id=event.request.request_id,
-                    tensors=(),
-                    timed_bytes=0,
-                    receive_s=0.0,
-                    queue_s=0.0,
-                    tail_s=0.0,
-                )
+                answer = empty_answer(event.request.request_id)
                 self._server.send_multipart([peer, wire.encode(answer), b""])
 
 
