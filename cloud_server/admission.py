@@ -20,7 +20,7 @@ _OUTLIER = 4.0
 _DEVIATIONS = 3.0
 #: The same for the ratio of a wait to its forecast, which is followed more slowly.
 _WAIT_GAIN = 1 / 32
-_WAIT_DEVIATIONS = 1.0
+_WAIT_DEVIATIONS = 2.0
 #: No more than this is believed of the ratio: a key that goes last by its own use must not raise it for the others.
 _WORST_RATIO = 1.5
 #: A forecast of less than this says nothing about the ratio.

@@ -10,12 +10,15 @@ from split_model.errors import ProtocolError
 from split_model.protocol.messages import CHUNK_BYTES
 
 #: A small payload is still cut into about this many pieces: the spacing of their arrival measures the uplink.
-PIECES = 8
+PIECES = 4
 #: ... but not into smaller ones than this, where headers would weigh more than a twentieth.
 MIN_CHUNK_BYTES = 1 << 10
 #: The first bytes of a payload may come faster than the link is: token buckets, queues and radio schedulers let a
 #: burst through. Where as much again follows, they are left out of the timing.
 BURST_BYTES = 4 << 10
+#: A busy server reads messages in batches: what it sees come within less than this, in seconds, may have taken as
+#: long.
+RESOLUTION_S = 0.2e-3
 
 
 def chunk_bytes_for(total_bytes: int) -> int:
@@ -89,8 +92,8 @@ class Incoming:
 
     @property
     def receive_s(self) -> float:
-        """Seconds that the timed bytes took."""
-        return self.updated_s - self._timed_from_s
+        """Seconds that the timed bytes took, at least `RESOLUTION_S`; 0 where none were timed."""
+        return max(RESOLUTION_S, self.updated_s - self._timed_from_s) if self.timed_bytes else 0.0
 
     def add(self, offset: int, chunk: memoryview | bytes, *, now_s: float) -> None:
         """Copy one chunk into place. A gap, an overlap, an overrun or an empty chunk is a `ProtocolError`."""
