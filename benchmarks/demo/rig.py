@@ -134,9 +134,13 @@ class Rig:
         self.run("cloud-server keys", "-m", "cloud_server", "keys", "make", "-c", str(config))
         return config, self.serve(config)
 
-    def serve(self, config: Path) -> int:
-        """Start a server whose keys and config are there; returns its port once devices can connect."""
-        program, _ = self.start("server", "-m", "cloud_server", "run", "-c", str(config))
+    def serve(self, config: Path, *, by: Sequence[str] = (), prefix: Sequence[str] = ()) -> int:
+        """Start a server whose keys and config are there; returns its port once devices can connect.
+
+        ``by``: the module that runs it as a program, with arguments of its own; the server itself by default.
+        ``prefix``: a command to run it by.
+        """
+        program, _ = self.start("server", "-m", *by, "cloud_server", "run", "-c", str(config), prefix=prefix)
         deadline_s = time.monotonic() + 60
         while time.monotonic() < deadline_s:
             program.check()
