@@ -1,10 +1,10 @@
-"""Acknowledgements that wait to be sent: one for chunks that come together, none where the answer comes first.
+"""Delays acknowledgements: one for all chunks that come together, none if the answer comes first. Pure.
 
-Pure. A device needs them for its window, and to tell a link that carries its request from one that does not. It
-waits 40 ms longer than it expects before it takes silence for a bad sign (`edge_runtime.planner.deadline`), so the
-acknowledgement of a whole request may wait a moment for the answer, which says the same and more. That of a part
-waits a millisecond for the next chunk: over a fast link all of them come within that time. Where answers take
-longer anyway, there is nothing to wait for: a whole request is acknowledged at once, without another wake-up.
+A device needs them for its window, and to recognise a link that does not carry its request. It waits 40 ms beyond
+the expected time before silence counts (`edge_runtime.planner.deadline`), so the acknowledgement of a whole request
+may wait a moment for the answer, which makes it superfluous. The acknowledgement of a part waits a millisecond for
+the next chunk; over a fast link all chunks arrive within this time. If answers take longer than that moment, a
+whole request is acknowledged at once: this saves a wake-up.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections import deque
 
 from split_model.protocol import messages as wire
 
-#: A request that arrived whole is acknowledged after this time, unless it was answered.
+#: Seconds after which a request that arrived whole is acknowledged, unless it was answered.
 ANSWER_WITHIN_S = 0.02
-#: A part of a request is acknowledged after this time, with all that has come until then.
+#: Seconds until a part of a request is acknowledged, with everything that has arrived by then.
 GATHER_S = 0.001
-#: How much one more answer moves the time that answers take.
+#: Weight of an answer in the mean time of recent answers.
 _MOVES = 0.25
 
 
 class Acknowledgements:
-    """By connection (its routing id) and request. A call costs the same however many connections there are."""
+    """Waiting acknowledgements by routing id and request. A call's cost is independent of their number."""
 
     def __init__(self) -> None:
         #: Routing id -> request id -> bytes that have arrived, and whether those are all.
@@ -33,7 +33,7 @@ class Acknowledgements:
         self._answer_s = 0.0
 
     def note(self, routing_id: bytes, ack: wire.Ack, *, whole: bool, now_s: float) -> None:
-        """More of a request has arrived; ``whole`` where that was the rest of it."""
+        """Note that more of a request has arrived; ``whole``: all of it has."""
         received = self._received.setdefault(routing_id, {})
         is_noted = not received.get(ack.request_id, (0, True))[1]
         received[ack.request_id] = ack.received_bytes, whole
@@ -44,21 +44,21 @@ class Acknowledgements:
             self._arriving.append((now_s + GATHER_S, routing_id, ack.request_id))
 
     def answered(self, after_s: float) -> None:
-        """An answer came ``after_s`` after its request was whole."""
+        """Note the seconds from a whole request to its answer."""
         self._answer_s += _MOVES * (after_s - self._answer_s)
 
     def forget(self, routing_id: bytes, request_id: int) -> None:
-        """A request has its outcome."""
+        """Drop the acknowledgement of a request that has its outcome."""
         received = self._received.get(routing_id)
         if received is not None and received.pop(request_id, None) is not None and not received:
             del self._received[routing_id]
 
     def drop(self, routing_id: bytes) -> None:
-        """A connection is gone, or its device starts over."""
+        """Drop all of a connection that is gone, or whose device starts over."""
         self._received.pop(routing_id, None)
 
     def flush(self, routing_id: bytes) -> list[wire.Ack]:
-        """All of one connection, to be sent at once."""
+        """Take all of one connection, to send at once."""
         return [
             wire.Ack(request_id=request_id, received_bytes=received)
             for request_id, (received, _) in self._received.pop(routing_id, {}).items()
@@ -66,12 +66,12 @@ class Acknowledgements:
 
     @property
     def gathering(self) -> bool:
-        """Whether a part came a moment ago, so that more of its request may be here at once."""
+        """Whether a part came in the last millisecond, so that more of its request may follow at once."""
         self._skip(self._arriving, whole=False)
         return bool(self._arriving)
 
     def due(self, now_s: float) -> list[tuple[bytes, wire.Ack]]:
-        """Those to send now, each with its connection: of requests that still arrive, and that wait for long."""
+        """Take the acknowledgements to send now, with connections: of arriving requests, or overdue ones."""
         due: list[tuple[bytes, wire.Ack]] = []
         if now_s < self._earliest_s():
             return due
@@ -82,17 +82,17 @@ class Acknowledgements:
         return due
 
     def next_s(self) -> float:
-        """When `due` has something to send, unless it is answered before; infinite for never."""
+        """Time when `due` will have something to send; infinite for never."""
         self._skip(self._arriving, whole=False)
         self._skip(self._whole, whole=True)
         return self._earliest_s()
 
     def _earliest_s(self) -> float:
-        """When the first entry is due, whether or not it still has something to say."""
+        """Time of the first entry, even if it is outdated."""
         return min(line[0][0] if line else math.inf for line in (self._arriving, self._whole))
 
     def _skip(self, line: deque[tuple[float, bytes, int]], *, whole: bool) -> None:
-        """Leave out the first entries of a line as long as they have nothing to say any more."""
+        """Remove outdated entries from the front of a line."""
         while line:
             _, routing_id, request_id = line[0]
             if self._received.get(routing_id, {}).get(request_id, (0, None))[1] is whole:
@@ -100,7 +100,7 @@ class Acknowledgements:
             line.popleft()
 
     def _take(self, routing_id: bytes, request_id: int, *, whole: bool) -> list[tuple[bytes, wire.Ack]]:
-        """The acknowledgement of one request, or nothing: it was sent, it is answered, or it waits for longer."""
+        """Take the acknowledgement of one request; None if it was sent, is answered, or may wait longer."""
         received_bytes, is_whole = self._received.get(routing_id, {}).get(request_id, (0, not whole))
         if is_whole is not whole:
             return []

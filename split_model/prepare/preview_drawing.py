@@ -1,4 +1,4 @@
-"""Draws a preview: a block of rows a cut, what leaves above what comes of it, for people who read no manual."""
+"""Draws a preview: a block of rows for each cut, with the released features above the answers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _INCHES = 2.4
 
 
 def draw(found: Preview, path: Path, *, title: str) -> None:
-    """Write it as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
+    """Write the preview as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
     rows = [
         [cell for cell in found.cells if cell.cut == cut] for cut in dict.fromkeys(cell.cut for cell in found.cells)
     ]
     across = max(map(len, rows))
-    # A row of features a cut; one of answers in the picture and one of reconstructions where there are some.
+    # For each cut a row of features; a row of drawn answers and a row of reconstructions if there are any.
     has_drawn = [any(cell.drawn is not None for cell in of_cut) for of_cut in rows]
     has_seen = [any(cell.seen is not None for cell in of_cut) for of_cut in rows]
     count = 1 + len(rows) + sum(has_drawn) + sum(has_seen)
@@ -45,7 +45,7 @@ def draw(found: Preview, path: Path, *, title: str) -> None:
 
 
 def _leaves(axes: Any, cell: Cell, *, has_drawn: bool) -> None:
-    """The features as the server gets them, and the answer that they give."""
+    """Draw the server's features and the resulting answer."""
     axes.imshow(_tiles(cell.features), cmap="gray", interpolation="nearest", aspect="equal")
     many = "agreement" if has_drawn else "as unsplit in"
     sure = "" if not cell.release else f"\n{many} {cell.same:.0%}{'' if has_drawn else ' of draws'}"
