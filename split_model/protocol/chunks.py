@@ -9,8 +9,10 @@ from __future__ import annotations
 from split_model.errors import ProtocolError
 from split_model.protocol.messages import CHUNK_BYTES
 
-#: Number of chunks of a small payload, about: the spacing of their arrival measures the uplink.
-PIECES = 4
+#: Number of chunks of a payload, about: the spacing of their arrival measures the uplink.
+PIECES = 8
+#: Number of chunks of a small payload, of at most this size each: every message costs the server time.
+SMALL_PIECES, SMALL_CHUNK_BYTES = 4, 2 << 10
 #: Minimum bytes of a chunk: headers are then at most a twentieth.
 MIN_CHUNK_BYTES = 1 << 10
 #: The first bytes of a payload may come faster than the link's rate: token buckets, queues and radio schedulers
@@ -23,7 +25,8 @@ RESOLUTION_S = 0.2e-3
 
 def chunk_bytes_for(total_bytes: int) -> int:
     """Chunk size for a payload; it depends only on the payload's length, never on its content."""
-    return max(MIN_CHUNK_BYTES, min(CHUNK_BYTES, -(-total_bytes // PIECES)))
+    small_bytes = min(SMALL_CHUNK_BYTES, -(-total_bytes // SMALL_PIECES))
+    return max(MIN_CHUNK_BYTES, small_bytes, min(CHUNK_BYTES, -(-total_bytes // PIECES)))
 
 
 class Outgoing:

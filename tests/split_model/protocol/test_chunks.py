@@ -79,7 +79,9 @@ def test_what_was_not_sent_cannot_be_acknowledged(sent, acknowledged):
 
 def test_the_chunk_size_follows_from_the_length_alone_and_leaves_gaps_for_control_traffic():
     assert chunk_bytes_for(100) == MIN_CHUNK_BYTES
-    assert chunk_bytes_for(40_000) == 10_000
+    assert chunk_bytes_for(7_840) == 1_960
+    assert chunk_bytes_for(16 << 10) == 2 << 10
+    assert chunk_bytes_for(80_000) == 10_000
     assert chunk_bytes_for(1 << 30) == CHUNK_BYTES
 
 
