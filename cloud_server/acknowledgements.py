@@ -53,7 +53,7 @@ class Acknowledgements:
         ]
 
     def due(self, now_s: float) -> list[tuple[bytes, wire.Ack]]:
-        """Take those to send now, with connections: of requests still arriving, or those that wait long."""
+        """Take the acknowledgements to send now, with connections: of arriving requests, or overdue ones."""
         due: list[tuple[bytes, wire.Ack]] = []
         for routing_id, request_id in self._arriving:
             due += self._take(routing_id, request_id, whole=False)

@@ -329,7 +329,7 @@ class Sessions:
         return [Reply(peer.routing_id, refusal)]
 
     def _greeted(self, peer: Peer, event: protocol.Greeted) -> None:
-        """Handle a hello: it starts over, on this connection and on the device's previous one."""
+        """Handle a hello: it ends all earlier requests of this connection and of the device's previous one."""
         self.counters.dropped += self._open.cancel_all(peer.routing_id)
         self._acks.drop(peer.routing_id)
         for other in self._peers.of_key(peer.key):

@@ -54,7 +54,7 @@ class Wakeup:
         return ready
 
     def close(self) -> None:
-        """Close it."""
+        """Close the epoll object."""
         self._epoll.close()
 
 

@@ -104,7 +104,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         "--epsilon",
         type=float,
         metavar="E",
-        help="the mean per-value epsilon you mean to release with: weights and allocations are measured at it (16)",
+        help="the mean per-value epsilon of your release; weights and allocations are measured with it (16)",
     )
     prepare.add_argument(
         "--codebook",

@@ -1,4 +1,4 @@
-"""The benchmark from its parts to its report; what opens files and sockets is handed in."""
+"""Runs the parts of the benchmark and makes its report; callers pass functions that open files and sockets."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class CutAccuracy:
 
     @property
     def bound(self) -> float | None:
-        """Its one-sided 80 % lower bound."""
+        """The one-sided 80 % lower bound of the agreement."""
         return 1.0 if self.verdict == "unprotected" else self.row.bound if self.row is not None else None
 
     @property
@@ -169,7 +169,10 @@ class Accuracy:
 
 
 def _shared_alike(spec: NoiseSpec | None, now: NoiseSpec | None) -> bool:
-    """Whether both releases allocate noise alike: texts do not name the allocation, so they would mislead."""
+    """Whether both releases allocate noise in the same way.
+
+    If not, texts would mislead, as they do not name the allocation.
+    """
     return spec is None or now is None or spec.allocation == now.allocation
 
 

@@ -148,7 +148,7 @@ class Source(ABC):
         return None
 
     def close(self) -> None:  # noqa: B027  most sources hold nothing
-        """Release its resources; called after `frames` has ended and after the last answer."""
+        """Release the source's resources; called after `frames` has ended and after the last answer."""
 
 
 class SourceTable(KindTable, frozen=True, kw_only=True):

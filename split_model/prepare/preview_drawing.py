@@ -17,7 +17,7 @@ _INCHES = 2.4
 
 
 def draw(found: Preview, path: Path, *, title: str) -> None:
-    """Write it as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
+    """Write the preview as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
     rows = [
         [cell for cell in found.cells if cell.cut == cut] for cut in dict.fromkeys(cell.cut for cell in found.cells)
     ]

@@ -141,7 +141,7 @@ def clock_synchronised() -> bool | None:
 
 
 def show(findings: Iterable[Finding], *, as_json: bool) -> int:
-    """Print findings as they come; returns the exit code of the first failure, else 0."""
+    """Print each finding as soon as it is known; returns the exit code of the first failure, else 0."""
     code = 0
     collected = []
     for finding in findings:
