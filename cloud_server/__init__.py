@@ -1,1 +1,1 @@
-"""The server program: it runs the tails of its bundles for the devices it has been told to trust."""
+"""The server program: runs the tails of its bundles for the devices on its allow-list."""

@@ -1,14 +1,15 @@
-"""Who may connect: CURVE with ZAP (RFC 27), answered in the gateway's own loop.
+"""Access control: CURVE with ZAP (RFC 27), answered in the gateway's own loop.
 
 There is no authenticator thread that could die unnoticed: while the gateway does not answer, handshakes wait.
-libzmq admits everybody where no ZAP handler is bound, unless a domain is set **and** enforced; `self_test`
-finds out on the very socket that will listen, before it does.
+libzmq admits everybody if no ZAP handler is bound, unless a domain is set **and** enforced. `self_test` proves this
+on the socket that will listen, before it listens.
 
-The reply also sets the connection's routing id. libzmq's ROUTER lets a peer choose its own: the one of another
-device, whose answers it would then get, or the number that libzmq gives to the next peer, where libzmq aborts.
-It takes an id from the property ``Identity``, of the peer's metadata and of the ZAP reply's, whichever it reads
-last. It reads a reply last unless the reply is there before its I/O thread has gone on from the request (measured
-without care: 1.6 % on a busy machine). So replies wait for an `IoBarrier`, and ours is always the last.
+The reply also sets the connection's routing id. libzmq's ROUTER lets a peer choose its own id. A peer could choose
+that of another device, whose answers it would then get, or the number that libzmq gives to the next peer, which
+makes libzmq abort. libzmq takes the id from the property ``Identity`` of the peer's metadata and of the ZAP reply,
+whichever it reads last. It reads the reply last unless the reply arrives before its I/O thread has left the request
+(measured without the barrier: 1.6 % on a busy machine). So replies wait for an `IoBarrier`, and ours is always read
+last.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 DOMAIN = b"cloud-server"
-#: The self-test's patience with each of its two handshakes, and with its message.
+#: Time limit in seconds of each of the self-test's two handshakes, and of its message.
 SELF_TEST_S = 5.0
 #: The routing id that the self-test's client asks for, and must not get.
 _CHOSEN_ID = b"chosen by the peer"
-#: Handshakes taken from libzmq before messages and results get their turn again.
+#: Maximum handshakes in one turn, before messages and results get theirs.
 _BATCH = 64
 
-#: A routing id for the new connection, or why there is none.
+#: The routing id of the new connection, or the reason for a refusal.
 Admission = bytes | Literal["refused", "later"]
 
 _OUTCOMES = {
@@ -54,7 +55,7 @@ _OUTCOMES = {
 
 
 def secure(socket: zmq.Socket[bytes], keys: KeyPair) -> None:
-    """Make a socket a CURVE server that no peer passes without ZAP's consent."""
+    """Make a socket a CURVE server that admits a peer only with ZAP's consent."""
     socket.curve_server = True
     socket.curve_publickey = keys.public
     socket.curve_secretkey = keys.secret
@@ -63,10 +64,10 @@ def secure(socket: zmq.Socket[bytes], keys: KeyPair) -> None:
 
 
 def decide(frames: list[bytes], admit: Callable[[str], Admission]) -> tuple[list[bytes], str | None]:
-    """ZAP's reply to a request (both without envelope), and the key that was refused, if one was.
+    """Decide on a ZAP request; returns the reply (both without envelope), and the key if it was refused.
 
-    Anything but a well-formed CURVE request in our domain is refused. Who is to come later (300) is left without
-    an answer: libzmq closes the connection after ``handshake_ivl`` and the device tries again by itself.
+    Everything but a well-formed CURVE request in our domain is refused. A device that has to come later (300) gets
+    no answer: libzmq closes the connection after ``handshake_ivl`` and the device tries again.
     """
     version, request_id, domain, _address, _identity, mechanism = (*frames[:6], *[b""] * 6)[:6]
     if len(frames) != 7 or version != b"1.0" or domain != DOMAIN or mechanism != b"CURVE" or len(frames[6]) != 32:
@@ -87,7 +88,7 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 class Gatekeeper:
-    """Answers ZAP requests by the allow-list, and remembers the last keys it turned away."""
+    """Answers ZAP requests by the allow-list, and remembers the last refused keys."""
 
     def __init__(
         self,
@@ -110,20 +111,20 @@ class Gatekeeper:
 
     @property
     def sockets(self) -> tuple[zmq.Socket[bytes], ...]:
-        """Call `answer_all` when one of these is readable."""
+        """The sockets to poll: call `answer_all` when one of them is readable."""
         return self._socket, self._barrier.socket
 
     def admits(self, key: str) -> bool:
-        """Whether this public key (Z85) may talk to us now."""
+        """Whether this public key (Z85) is admitted now."""
         return self.allow_list.name_of(key) is not None or (self.test_key is not None and key == self.test_key)
 
     @property
     def still_refused(self) -> dict[str, int]:
-        """Keys that were turned away, with how often, and that would be again."""
+        """Keys that were refused and still would be, with their counts."""
         return {key: times for key, times in self.refused.times.items() if not self.admits(key)}
 
     def answer_all(self) -> None:
-        """Answer the handshakes that the I/O thread has gone on from, and see that it goes on from the new ones."""
+        """Answer the handshakes that the I/O thread has left, and raise a barrier for the new ones."""
         with suppress(zmq.Again):
             for _ in range(_BATCH):
                 self._arrived.append(self._socket.recv_multipart(zmq.DONTWAIT))
@@ -152,10 +153,10 @@ class Gatekeeper:
         return self._connections.admit(key, self._clock()) or "later"
 
     def _note_refusal(self, key: str) -> None:
-        """Say it once a key, because a device tries again and again, and a stranger may try with many."""
+        """Log a refusal once for each key: a device tries repeatedly, and a stranger may try with many keys."""
         if self.refused.note(key) and self.test_key is None:
             text = "refused a device; to admit it: cloud-server devices allow -c FILE NAME '%s'"
-            _log.warning(text, key, extra=PER_FRAME)  # who makes keys up must not fill the journal
+            _log.warning(text, key, extra=PER_FRAME)  # a stranger with many keys must not fill the journal
 
 
 def self_test(
@@ -167,19 +168,19 @@ def self_test(
     *,
     within_s: float = SELF_TEST_S,
 ) -> None:
-    """Prove on ``router`` that a stranger is refused, an admitted key is not, and nobody chooses a routing id.
+    """Prove on ``router`` that strangers are refused, admitted keys are not, and no peer chooses its id.
 
-    Binds the socket to a port of the loopback interface for the time of the test only.
+    Binds the socket to a port of the loopback interface only during the test.
 
     Raises:
-        AccessControlError: One of them does not hold.
+        AccessControlError: One of these does not hold.
 
     """
     router.bind("tcp://127.0.0.1:*")
     endpoint = endpoint_of(router)
     try:
         public, secret = zmq.curve_keypair()
-        gate.test_key = ""  # nobody's, but it keeps the test's own refusal out of the log
+        gate.test_key = ""  # no device's key; it also keeps the test's own refusal out of the log
         knock = _Knock(context, endpoint, KeyPair(public, secret), server_key)
         outcome = knock.wait(gate, within_s=within_s)
         knock.close()
@@ -206,7 +207,7 @@ def self_test(
 
 
 class _Knock:
-    """One throw-away client at our own door."""
+    """A temporary client of our own socket, for the self-test."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: KeyPair, server_key: bytes
@@ -221,7 +222,7 @@ class _Knock:
         self._client.connect(endpoint)
 
     def wait(self, gate: Gatekeeper, *, within_s: float) -> str:
-        """Serve the handshake and say how it ended for the client."""
+        """Serve the handshake; returns its outcome for the client."""
         poller = zmq.Poller()
         poller.register(self._monitor, zmq.POLLIN)
         for socket in gate.sockets:
@@ -235,7 +236,7 @@ class _Knock:
         return "left without an answer"
 
     def message_user(self, router: zmq.Socket[bytes], *, within_s: float) -> tuple[str | None, bytes]:
-        """Send a message and say whose the server takes it for, and by which routing id it would answer."""
+        """Send a message; returns the key and the routing id under which the server received it."""
         self._client.send(b"self-test")
         if not router.poll(int(within_s * 1000)):
             return None, b""
@@ -249,7 +250,7 @@ class _Knock:
 
 
 def user_of(frame: zmq.Frame) -> str | None:
-    """The public key (Z85) that the peer of a received frame has proved to hold."""
+    """The public key (Z85) that the sender of a received frame has proved to own."""
     try:
         return str(frame.get("User-Id")) or None
     except zmq.ZMQError:  # EINVAL: the frame has no such property
@@ -257,7 +258,7 @@ def user_of(frame: zmq.Frame) -> str | None:
 
 
 def endpoint_of(socket: zmq.Socket[bytes]) -> str:
-    """Where a bound socket really listens: port 0 has become a number."""
+    """The address at which a bound socket listens, with port 0 replaced by its number."""
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(endpoint, bytes)
     return endpoint.rstrip(b"\0").decode()

@@ -1,8 +1,8 @@
-"""What the admission of a request is decided from: how long tails take, and how wrong the forecast of a wait is.
+"""Estimates for the admission of requests: times of tails, and the error of forecast waits. Pure.
 
-Pure: times and measurements go in. A request is refused at once where the bound on its wait and the bound on its
-tail add up to more than the time until its answer is due. Where a worker is free for it, it is let in whatever the
-figures say: that costs nobody anything, and measures the tail again.
+Times and measurements are arguments. A request is refused at once if the bound on its wait plus the bound on its
+tail exceed the time until its answer is due. If a worker is free for it, it is admitted in any case: that delays no
+other request, and measures the tail again.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import msgspec
 
 #: Weight of a new measurement in the running mean, and in the mean deviation.
 _GAIN, _DEVIATION_GAIN = 1 / 8, 1 / 4
-#: A run counts as at most this many times the mean: one that was held up says little about the next.
+#: A run counts as at most this many times the mean: one that was delayed says little about the next.
 _OUTLIER = 4.0
-#: A tail is taken to need no longer than its mean and this many mean deviations.
+#: The bound of a tail's time is its mean plus this many mean deviations.
 _DEVIATIONS = 3.0
-#: The same for the ratio of a wait to its forecast, which is followed more slowly.
+#: The same for the ratio of a wait to its forecast, which is averaged over a longer time.
 _WAIT_GAIN = 1 / 32
 _WAIT_DEVIATIONS = 1.0
-#: No more than this is believed of the ratio: a key that goes last by its own use must not raise it for the others.
+#: Upper limit of the ratio: a key that goes last because of its own use must not raise it for the others.
 _WORST_RATIO = 1.5
-#: A forecast of less than this says nothing about the ratio.
+#: Forecasts below this many seconds do not count for the ratio.
 _SHORT_WAIT_S = 0.002
 
 
@@ -37,17 +37,17 @@ class RunningMean:
         self._deviation_gain = deviation_gain
 
     def add(self, value: float) -> None:
-        """One more measurement."""
+        """Add a measurement."""
         error = value - self.mean
         self.mean += self._gain * error
         self.deviation += self._deviation_gain * (abs(error) - self.deviation)
 
 
 class TailTimes:
-    """How long each tail keeps a worker, decoding included, as measured. Seconds.
+    """Measured seconds that each tail keeps a worker, decoding included.
 
-    A run that had to load the tail first counts only where the one before had to as well: a first run says nothing
-    about the next one.
+    A run that had to load the tail first counts only if the previous run had to as well: a first run is not typical
+    of the next ones.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class TailTimes:
         self._loaded_last: dict[Hashable, bool] = {}
 
     def observed(self, tail: Hashable, busy_s: float, *, loaded: bool) -> None:
-        """Note a worker's busy seconds with a tail; ``loaded``: it had to load it."""
+        """Note a worker's busy seconds with a tail; ``loaded``: the tail had to be loaded first."""
         again = self._loaded_last.get(tail, False)
         self._loaded_last[tail] = loaded
         if loaded and not again:
@@ -71,33 +71,33 @@ class TailTimes:
         return 0.0 if times is None else times.mean
 
     def bound_s(self, tail: Hashable) -> float:
-        """The time that a run seldom exceeds; 0 for a tail that was never measured."""
+        """Seconds that a run seldom exceeds; 0 for a tail that was never measured."""
         times = self._times.get(tail)
         return 0.0 if times is None else times.mean + _DEVIATIONS * times.deviation
 
 
 class WaitRatio:
-    """By how much waits exceed their forecasts: who came later may go first, and workers may be slowed down."""
+    """The ratio of waits to their forecasts: later requests may go first, and workers may be slowed down."""
 
     def __init__(self) -> None:
         self._ratio = RunningMean(1.0, gain=_WAIT_GAIN, deviation_gain=_WAIT_GAIN)
         self._ratio.deviation = 0.0
 
     def observed(self, waited_s: float, forecast_s: float) -> None:
-        """A job waited for ``waited_s``, or was given up then; ``forecast_s``: as expected, without the ratio."""
+        """Note a job's wait (or the time until it was given up) and its forecast without the ratio, in seconds."""
         if forecast_s >= _SHORT_WAIT_S:
             self._ratio.add(min(2.0 * _WORST_RATIO, waited_s / forecast_s))
 
     @property
     def bound(self) -> float:
-        """What to multiply a forecast with, 1 to 1.5."""
+        """Factor for a forecast, 1 to 1.5."""
         return min(_WORST_RATIO, max(1.0, self._ratio.mean + _WAIT_DEVIATIONS * self._ratio.deviation))
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """When a request that comes now would be answered. Seconds from now.
+    """The forecast for a request that comes now, in seconds from now.
 
-    ``wait_s``: expected wait for a worker; 0 where one is free for it. ``wait_bound_s`` and ``tail_s`` are bounds.
+    ``wait_s``: expected wait for a worker; 0 if one is free for it. ``wait_bound_s`` and ``tail_s`` are bounds.
     """
 
     wait_s: float
@@ -110,38 +110,39 @@ class Forecast(msgspec.Struct, frozen=True):
         return self.wait_s == 0.0
 
     def is_late(self, due_in_s: float) -> bool:
-        """Whether it is to be refused: nobody can tell for sure that it would be in time, and others wait."""
+        """Whether to refuse it: it is not certain to be in time, and others wait."""
         return due_in_s <= 0.0 or not (self.idle or self.wait_bound_s + self.tail_s <= due_in_s)
 
     def retry_s(self, due_in_s: float) -> float:
-        """After how long such a request is welcome: when half of the queue is left that it finds, or could bear.
+        """Seconds after which such a request may return: when half of the tolerable queue is left.
 
-        Less would make a device come back for one request at a time, and more would leave workers idle.
+        A shorter time would make a device come back for one request at a time; a longer one would leave workers
+        idle.
         """
         bearable_s = max(0.0, due_in_s - self.tail_s)
         return max(_RETRY_AT_LEAST_S, self.wait_bound_s - 0.5 * min(bearable_s, self.wait_bound_s))
 
 
-#: A refused device is told to wait for this long at least.
+#: Minimum seconds that a refused device is told to wait.
 _RETRY_AT_LEAST_S = 0.001
-#: Those who were refused are told to come back at a pace that takes this share of what the workers can do ...
+#: Refused devices are told to come back at a rate that needs this share of the workers' time ...
 _PACE = 0.1
-#: ... but no later than this.
+#: ... but after at most this many seconds.
 _LONGEST_LINE_S = 30.0
-#: A queue that stands for this long is too long: then devices are asked to leave, ever faster one after another.
+#: If the queue stays long for this many seconds, devices are asked to leave, at an increasing rate.
 _STANDS_S = 0.5
-#: A wait is too long where it takes this share of the time until the answer is due, and at least this many seconds.
+#: A wait is too long if it takes this share of the time until the answer is due, and at least this many seconds.
 _LONG_SHARE = 0.1
 _LONG_S = 0.01
-#: How long a device that is asked to leave is to stay away.
+#: Seconds that a device that is asked to leave should stay away.
 YIELD_S = 2.0
 
 
 class ReturnLine:
-    """When each refused device is to come back: one after another, in a line that they need not stand in.
+    """Assigns each refused device its own time to come back, one after another.
 
-    Told the same time, they would come back together, be refused again, and take the gateway's time. A key has one
-    place, however often it is refused before its time has come.
+    With the same time for all they would come back together, be refused again, and take the gateway's time. A key
+    has one place, however often it is refused before its time.
     """
 
     def __init__(self) -> None:
@@ -149,12 +150,12 @@ class ReturnLine:
         self._places: dict[str, float] = {}
 
     def retry_s(self, key: str, at_least_s: float, *, cost_s: float, now_s: float) -> float:
-        """After how long a key is to come back.
+        """Seconds after which a key should come back.
 
         Args:
             key: The key that is refused.
-            at_least_s: Before that it would be refused again, whoever else comes.
-            cost_s: What its request takes of the time of all workers together.
+            at_least_s: Minimum; before that it would be refused again in any case.
+            cost_s: Time of its request, as a part of the time of all workers together.
             now_s: The time.
 
         """
@@ -166,10 +167,10 @@ class ReturnLine:
 
 
 class StandingQueue:
-    """Which answers ask their device to send nothing for a while, because the queue never gets short (CoDel's law).
+    """Decides which devices to ask to leave because the queue stays long (CoDel's law).
 
-    A queue that comes and goes harms nobody. One that stands makes every answer late by as much and answers no more
-    of them, so devices are asked to leave, one after another and ever faster, until it is gone.
+    A short-lived queue does no harm. A standing queue delays every answer without answering more of them, so
+    devices are asked to leave, one after another at an increasing rate, until it is gone.
     """
 
     def __init__(self) -> None:
@@ -179,26 +180,26 @@ class StandingQueue:
         self._mean = RunningMean(0.0, gain=_WAIT_GAIN)
 
     def waited(self, wait_s: float, due_in_s: float, *, now_s: float) -> None:
-        """A job got its worker after ``wait_s``; its answer was due ``due_in_s`` after it came."""
+        """Note that a job got its worker after ``wait_s``; its answer was due ``due_in_s`` after it came."""
         self._mean.add(wait_s)
         if wait_s < max(_LONG_S, _LONG_SHARE * due_in_s):
             if self._since_s < math.inf:
-                self._asked //= 2  # it may be back in a moment
+                self._asked //= 2  # the queue may be back in a moment
             self._since_s = math.inf
         elif self._since_s == math.inf:
             self._since_s = now_s
 
     @property
     def mean_s(self) -> float:
-        """How long jobs waited of late, on average."""
+        """Mean wait of recent jobs in seconds."""
         return self._mean.mean
 
     def is_long(self, *, now_s: float) -> bool:
-        """Whether the queue stands: nobody else is to come now."""
+        """Whether the queue stands: no more devices should come now."""
         return now_s >= self._since_s + _STANDS_S
 
     def asks_to_leave(self, *, now_s: float) -> bool:
-        """Whether the answer that goes out now asks its device to leave for `YIELD_S`."""
+        """Whether the present answer asks its device to leave for `YIELD_S`."""
         if not self.is_long(now_s=now_s) or now_s < self._next_s:
             return False
         self._asked += 1

@@ -1,10 +1,10 @@
-"""The list of devices that may connect: a text file, one ``NAME PUBLICKEY`` a line, re-read when it changes.
+"""The allow-list of devices: a text file with lines ``NAME PUBLICKEY``, re-read when it changes.
 
-A line may end with ``weight=N``, a whole number from 1, which stands for no weight, to `MAX_WEIGHT`. A device of
-weight 3 gets three times the worker time and the places of the queue of one of weight 1, where both want more.
+A line may end with ``weight=N``, an integer from 1 (the default) to `MAX_WEIGHT`. If both want more than they get,
+a device of weight 3 gets three times the worker time and queue places of one of weight 1.
 
-Lines are what an editor shows as lines (`text_file`): no other character ends a comment or begins an entry. The
-commands that rewrite the file keep every byte of the lines that they do not change.
+Lines end as in an editor (`text_file`): no other character ends a comment or begins an entry. The commands that
+rewrite the file keep every byte of the lines that they do not change.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from split_model.service.atomic_file import write_atomically
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_WEIGHT = 100
-#: Errors that say something of this program, not of the file.
+#: Errors of this program's resources, not of the file.
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _WEIGHT = re.compile(r"weight=([1-9][0-9]{0,2})")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a line says of a key: the device's name and its weight."""
+    """The content of a line besides the key: the device's name and its weight."""
 
     name: str
     weight: int = 1
 
 
 def parse(raw: bytes, where: str) -> tuple[dict[str, str], list[str]]:
-    """Public key (Z85) -> name, and the complaints of `entries`."""
+    """Parse a list: public key (Z85) -> name, and the complaints of `entries`."""
     found, complaints = entries(raw, where)
     return {key: entry.name for key, entry in found.items()}, complaints
 
 
 def entries(raw: bytes, where: str) -> tuple[dict[str, Entry], list[str]]:
-    """Public key (Z85) -> entry, and one complaint for each line that is no entry; such a line admits nobody.
+    """Parse a list: public key (Z85) -> entry, and a complaint for each faulty line, which admits nobody.
 
     Args:
         raw: The file's bytes.
-        where: The file, which opens each complaint.
+        where: The file, which begins each complaint.
 
     """
     devices: dict[str, Entry] = {}
@@ -91,7 +91,7 @@ def _weight(text: str) -> int | None:
 
 
 class AllowList:
-    """The allow-list as the running server sees it. A file that is gone or cannot be read admits nobody."""
+    """The allow-list of the running server. A file that is missing or cannot be read admits nobody."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,10 +101,10 @@ class AllowList:
         self.version = 0
 
     def refresh(self) -> bool:
-        """Read the file again if it has changed; whether it had. ``version`` then counts one more.
+        """Read the file again if it has changed; returns whether it has. ``version`` counts the changes.
 
-        Where this program lacks descriptors or memory, the list stays as it is: that says nothing of the file, and
-        strangers may have used them up.
+        If this program lacks descriptors or memory, the list stays as it is: that is no fault of the file, and
+        strangers may have caused it.
         """
         stamp = _stamp_of(self.path)
         if stamp == self._stamp and (stamp is not None or self._told):
@@ -115,7 +115,7 @@ class AllowList:
                 devices, complaints = entries(self.path.read_bytes(), str(self.path))
             except OSError as error:
                 if error.errno in _SHORTAGES:
-                    self._tell([f"{self.path}: {error.strerror}; who was admitted before still is"])
+                    self._tell([f"{self.path}: {error.strerror}; the list from before stays valid"])
                     return False
                 stamp, complaints = None, [f"{self.path}: {error.strerror}; nobody is admitted"]
         else:
@@ -126,7 +126,7 @@ class AllowList:
         return is_news
 
     def _tell(self, complaints: list[str]) -> bool:
-        """Log complaints, unless they are those of before; whether they are others."""
+        """Log complaints if they differ from the last ones; returns whether they do."""
         if complaints == self._told:
             return False
         self._told = complaints
@@ -151,7 +151,7 @@ class AllowList:
 
 
 def allow(path: Path, name: str, key: str, *, weight: int = 1) -> None:
-    """Add a device. A name or a key that is there already, or a weight that is none, is a `UsageError`."""
+    """Add a device. A known name or key, or an invalid weight, is a `UsageError`."""
     if not 1 <= weight <= MAX_WEIGHT:
         raise UsageError(f"weight {weight}", remedy=f"choose one from 1 to {MAX_WEIGHT}")
     if not _NAME.fullmatch(name):
@@ -177,7 +177,7 @@ def allow(path: Path, name: str, key: str, *, weight: int = 1) -> None:
 
 
 def revoked_path(path: Path) -> Path:
-    """The file beside the list that remembers revoked keys, one ``NAME PUBLICKEY`` a line."""
+    """The file beside the list with the revoked keys, in lines ``NAME PUBLICKEY``."""
     return path.with_name(f"{path.name}.revoked")
 
 
@@ -187,7 +187,7 @@ def revoke(path: Path, name: str, *, remember: bool = True) -> None:
     Args:
         path: The list.
         name: The device.
-        remember: Note the key in `revoked_path`, so that a deployment does not admit it again by itself.
+        remember: Store the key in `revoked_path`, so that a deployment does not admit it again.
 
     Raises:
         MissingInputError: There is no such device.
@@ -209,7 +209,7 @@ def revoke(path: Path, name: str, *, remember: bool = True) -> None:
 
 
 def _forget(path: Path, key: str) -> None:
-    """A key that is allowed by hand is no longer a revoked one."""
+    """Remove a key from the revoked ones, as it was allowed by hand."""
     if path.exists():
         with _editing(path) as lines:
             lines[:] = [line for line in lines if key.encode() not in line.split()]
@@ -217,7 +217,7 @@ def _forget(path: Path, key: str) -> None:
 
 @contextmanager
 def _editing(path: Path) -> Iterator[list[bytes]]:
-    """The file's lines with their ends, to change in place; written back whole, by one writer at a time."""
+    """Edit the file's lines (with line ends) in place; written back atomically, by one writer at a time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)

@@ -1,23 +1,23 @@
-"""What one key may use of the gateway: handshakes, messages, bytes, time. Pure: the time is handed in."""
+"""Limits one key's use of the gateway: handshakes, messages, bytes, time. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Handshakes a key may make at once, and then in a second. A device that flaps needs fewer.
+#: Handshakes of a key: maximum at once, and then per second. A device with an unstable link needs fewer.
 HANDSHAKE_BURST = 20
 HANDSHAKES_PER_S = 1.0
-#: A key may use this many seconds of its rate at once.
+#: Burst of a key, in seconds of its rate.
 BURST_S = 2.0
-#: And of its share of the gateway's time: others wait meanwhile.
+#: Burst of its share of the gateway's time, in seconds: others wait meanwhile.
 GATEWAY_BURST_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """What one key may use over all its connections, and what one connection may keep us from seeing.
+    """Limits of one key over all its connections, and of the bytes of a connection that we have not seen.
 
-    ``gateway_share``: of the gateway's time, while other keys send messages too.
+    ``gateway_share``: share of the gateway's time while other keys send messages too.
     """
 
     bytes_per_s: float = float(128 << 20)
@@ -41,7 +41,7 @@ class Bucket:
         return 0.0 if self._level >= 0.0 else -self._level / self._rate
 
     def try_spend(self, amount: float, now_s: float) -> bool:
-        """Take ``amount`` if that makes no debt."""
+        """Take ``amount`` if that makes no debt; returns whether it did."""
         self._fill(now_s)
         if self._level < amount:
             return False
@@ -56,7 +56,7 @@ class Bucket:
 
 
 class KeyUse:
-    """What one key has used."""
+    """The use of one key."""
 
     def __init__(self, budgets: Budgets, now_s: float) -> None:
         self.handshakes = Bucket(HANDSHAKES_PER_S, float(HANDSHAKE_BURST), now_s)
@@ -64,7 +64,7 @@ class KeyUse:
         self.limit(budgets, now_s)
 
     def limit(self, budgets: Budgets, now_s: float) -> None:
-        """Take up other budgets."""
+        """Set other budgets."""
         self._messages = Bucket(budgets.messages_per_s, budgets.messages_per_s * BURST_S, now_s)
         self._bytes = Bucket(budgets.bytes_per_s, budgets.bytes_per_s * BURST_S, now_s)
         self._gateway = Bucket(budgets.gateway_share, budgets.gateway_share * GATEWAY_BURST_S, now_s)

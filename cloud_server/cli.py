@@ -77,7 +77,7 @@ def _add(
     below: bool = False,
     **options: Any,
 ) -> Parser:
-    """A command; ``below`` another one that has ``-c`` too, so that it may stand on either side of this one."""
+    """Add a command; ``below``: its parent also has ``-c``, so ``-c`` may stand before or after it."""
     parser = adding.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", **options)
     _add_config(parser, default=argparse.SUPPRESS if below else _CONFIG)
     _add_verbose(parser, default=argparse.SUPPRESS)  # so that it can stand on either side of the command
@@ -110,13 +110,13 @@ def make_parser() -> Parser:
     adding = parser.add_subparsers(title="commands", metavar="COMMAND")
     run = _add(adding, "run", commands.run, "serve until SIGTERM or Ctrl-C", epilog=_EXAMPLE)
     run.add_argument("--ready-fd", type=int, metavar="N", help="write the address to this descriptor once ready")
-    _with_json(_add(adding, "status", commands.status, "how the server is; exit 69 if it does not run"))
+    _with_json(_add(adding, "status", commands.status, "state of the server; exit code 69 if it does not run"))
 
     counted = _add(
         adding,
         "statistics",
         commands.statistics,
-        "how often each codeword of the codebook release was true, with intervals",
+        "estimates of how often each codeword of the codebook release was true",
         epilog=_STATISTICS,
     )
     counted.add_argument(
@@ -124,39 +124,37 @@ def make_parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME",
-        help="only devices of this name, pattern ('porch*') or label of the config; again for another selection",
+        help="only devices of this name, pattern ('porch*') or label of the config; may be repeated",
     )
-    counted.add_argument("--each", action="store_true", help="every device by itself")
-    counted.add_argument("--last", metavar="TIME", help="the last 30m, 24h or 7d (default: all that is kept)")
+    counted.add_argument("--each", action="store_true", help="one table for each device")
+    counted.add_argument("--last", metavar="TIME", help="the last 30m, 24h or 7d (default: all stored counts)")
     counted.add_argument("--since", metavar="TIME", help="from this time on, as 2026-11-28 or 2026-11-28T08:00")
     counted.add_argument("--until", metavar="TIME", help="up to this time")
     counted.add_argument(
         "--top", type=int, default=10, metavar="N", help="rows of each table (default: %(default)s); 0 for all"
     )
-    counted.add_argument("--watch", action="store_true", help="show it again every five seconds, until Ctrl-C")
+    counted.add_argument("--watch", action="store_true", help="repeat every five seconds until Ctrl-C")
     _with_json(counted)
 
-    text = "check everything the server needs; faults and remedies"
+    text = "check everything the server needs; print faults and remedies"
     _with_json(_add(adding, "doctor", commands.doctor, text))
 
     table = _add(
         adding,
         "devices",
         commands.devices_show,
-        "the fleet: every allowed device and how it is; and who may connect",
+        "show the fleet with the state of every device; change the allow-list",
         epilog=_FLEET,
     )
     _with_json(table)
-    table.add_argument("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C")
+    table.add_argument("--watch", action="store_true", help="repeat every two seconds until Ctrl-C")
     devices = table.add_subparsers(title="commands", metavar="COMMAND")
     listed = _with_json(
         _add(devices, "list", commands.devices_list, "the allowed devices and their public keys", below=True)
     )
-    listed.add_argument(
-        "--revoked", action="store_true", help="those whose keys were revoked, and not allowed since"
-    )
+    listed.add_argument("--revoked", action="store_true", help="list the revoked keys that were not allowed again")
     allow = _add(devices, "allow", commands.devices_allow, "let a device connect, at once", below=True)
-    allow.add_argument("name", metavar="NAME", help="a name for it, for you and the log")
+    allow.add_argument("name", metavar="NAME", help="its name, for commands and the log")
     allow.add_argument(
         "key", metavar="KEY", help="its public key, 40 characters in 'single quotes', or the path of its .pub file"
     )
@@ -165,20 +163,20 @@ def make_parser() -> Parser:
         type=int,
         default=1,
         metavar="N",
-        help="its share of a busy server beside those of weight 1, from 1 to 100 (default 1)",
+        help="its share of a busy server relative to weight 1, from 1 to 100 (default 1)",
     )
-    revoke = _add(devices, "revoke", commands.devices_revoke, "let a device connect no longer, at once", below=True)
+    revoke = _add(devices, "revoke", commands.devices_revoke, "refuse a device from now on", below=True)
     revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")
     forget = "do not remember its key; else deploy.sh admits it again with --readmit only"
     revoke.add_argument("--forget", action="store_true", help=forget)
 
-    web = adding.add_parser("web", help="the page that shows the fleet", epilog=_WEB).add_subparsers(
+    web = adding.add_parser("web", help="the web page of the fleet", epilog=_WEB).add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
     password = _add(web, "password", commands.web_password, "set the page's password", epilog=_WEB)
-    made = "make one, and print it; else it is asked for, or read from standard input"
+    made = "make a password and print it; without this option it is asked for, or read from standard input"
     password.add_argument("--make", action="store_true", help=made)
-    _add(web, "token", commands.web_token, "make the token by which Prometheus reads the metrics", epilog=_WEB)
+    _add(web, "token", commands.web_token, "make the token with which Prometheus reads the metrics", epilog=_WEB)
 
     models = adding.add_parser("models", help="the hosted bundles").add_subparsers(
         title="commands", metavar="COMMAND", required=True
@@ -198,7 +196,11 @@ def make_parser() -> Parser:
         epilog=_ROTATION,
     )
     _add(
-        keys, "switch", commands.keys_switch, "take up the next key, once every device trusts it", epilog=_ROTATION
+        keys,
+        "switch",
+        commands.keys_switch,
+        "switch to the next key, once every device trusts it",
+        epilog=_ROTATION,
     )
 
     config = adding.add_parser("config", help="the config file").add_subparsers(
@@ -207,8 +209,8 @@ def make_parser() -> Parser:
     check = _add(
         config, "check", commands.config_check, "check the file and that its bundles are there", epilog=_EXAMPLE
     )
-    check.add_argument("--without-key", action="store_true", help="leave the secret key unread, as a reload must")
-    _with_json(_add(config, "show", commands.config_show, "print every key with its value in force"))
+    check.add_argument("--without-key", action="store_true", help="do not read the secret key, as in a reload")
+    _with_json(_add(config, "show", commands.config_show, "print every key with its effective value"))
     return parser
 
 
@@ -218,6 +220,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _keys_last(argv: Sequence[str]) -> list[str]:
-    """One public key in 85 opens with a dash: put such a one behind ``--``, or argparse takes it for an option."""
+    """Put ``--`` before a public key that begins with a dash (one in 85), or argparse takes it as an option."""
     keys = [w for w in argv if w.startswith("-") and len(w) == KEY_CHARS and not w.startswith("--config=")]
     return [*(word for word in argv if word not in keys), *(["--", *keys] if keys else [])]

@@ -1,4 +1,4 @@
-"""The commands of ``cloud-server``. Slow imports are left to the command that needs them."""
+"""Runs each command of ``cloud-server``. Slow imports are made by the command that needs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from split_model.service.status_file import SERVING, boot_s, condition_now, stop
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve until the program is told to stop."""
+    """Serve until the program receives a stop signal."""
     from cloud_server.service import serve
 
     config = configuration.load(args.config)
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Show what the running server tells of itself; 69 where it does not run."""
+    """Show the state of the running server; exit code 69 if it does not run."""
     try:
         config: configuration.Config | None = configuration.load(args.config)
     except ConfigError:  # a program that runs with an older config is still found in systemd's folder
@@ -74,14 +74,14 @@ def status(args: argparse.Namespace) -> int:
             remedy = f"cloud-server devices allow -c {args.config} NAME '{key}'"
             print(f"refused   an unknown device, {times} times; to admit it: {remedy}")
         if found.reload_error:
-            print(f"reload    REFUSED, the config before is in force: {found.reload_error}")
+            print(f"reload REFUSED, the previous config is in force: {found.reload_error}")
         if condition not in ("running", "stopped"):
             print(f"written   {boot_s() - found.written_boot_s:.0f} s ago")
     return 0 if condition in SERVING else os.EX_UNAVAILABLE
 
 
 def statistics(args: argparse.Namespace) -> None:
-    """Show how often each codeword was true."""
+    """Show the estimates of how often each codeword was true."""
     from cloud_server.statistics.command import show
 
     show(configuration.load(args.config), args)
@@ -102,7 +102,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _read_devices(path: Path) -> tuple[dict[str, allow_list.Entry], list[str]]:
-    """The allow-list by key, and its faults; an empty one where there is no file yet."""
+    """Read the allow-list by key, with its faults; empty if there is no file yet."""
     try:
         return allow_list.entries(path.read_bytes(), str(path))
     except FileNotFoundError:
@@ -112,7 +112,7 @@ def _read_devices(path: Path) -> tuple[dict[str, allow_list.Entry], list[str]]:
 
 
 def devices_show(args: argparse.Namespace) -> int:
-    """Show the fleet; 69 where no server runs."""
+    """Show the fleet; exit code 69 if no server runs."""
     from cloud_server.fleet.command import show
     from cloud_server.fleet.overview import fleet_path
 
@@ -129,7 +129,7 @@ def web_password(args: argparse.Namespace) -> None:
     password.write(path, text)
     if args.make:
         print(text)
-    print("set; the running server takes it up at once, and ends all sessions", file=sys.stderr)
+    print("set; it is valid at once on the running server, and all sessions end", file=sys.stderr)
 
 
 def web_token(args: argparse.Namespace) -> None:
@@ -148,14 +148,14 @@ def _web_table(args: argparse.Namespace) -> configuration.WebTable:
     table = configuration.load(args.config).web
     if table is None:
         raise ConfigError(
-            f"{args.config}: there is no table [web], so there is no page",
+            f"{args.config}: no table [web], so there is no page",
             remedy="add [web] with password = FILE, and restart the server",
         )
     return table
 
 
 def devices_list(args: argparse.Namespace) -> None:
-    """Print the allow-list, or the keys that were revoked."""
+    """Print the allow-list, or the revoked keys."""
     path = configuration.load(args.config).server.devices
     devices, complaints = _read_devices(allow_list.revoked_path(path) if args.revoked else path)
     if args.json:
@@ -254,7 +254,7 @@ def config_check(args: argparse.Namespace) -> None:
 
 
 def config_show(args: argparse.Namespace) -> None:
-    """Print every key with its value in force."""
+    """Print every key with its effective value."""
     config, layers = configuration.load_layers(args.config)
     plain = as_plain(config)
     status_path = _status_path(config, args)

@@ -1,4 +1,4 @@
-"""The server's config file: the keys, their meaning and their defaults."""
+"""The server's config file: its keys with meanings and defaults."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _SERVICE = Path("/run/cloud-server")
 
 
 class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
-    """``[server]``: where to listen, whom to trust, what to host.
+    """``[server]``: address, key, allow-list and bundles.
 
-    ``threads``: inferences at a time, by default one a core; ``tail_threads``: cores one inference may use.
-    ``preload``: load every tail at start, once a thread, rather than at its first request.
-    ``peer_timeout_s``: a device silent for longer is dropped with all it holds here (devices ping every 2 s).
-    ``drain_s``: how long a stopping server goes on answering accepted requests.
+    ``threads``: inferences at a time, by default one per core; ``tail_threads``: cores for one inference.
+    ``preload``: load every tail at the start, once for each thread, instead of at its first request.
+    ``peer_timeout_s``: seconds of silence after which a device and its requests are dropped (devices ping every 2
+    s). ``drain_s``: seconds for which a stopping server still answers accepted requests.
     """
 
     listen: str = "tcp://0.0.0.0:5555"
@@ -52,16 +52,16 @@ class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
-    """``[limits]``: what devices may make this server hold.
+    """``[limits]``: limits of the devices' use of this server.
 
-    ``queue``: requests waiting for a thread; when it is full, the devices that have some share it by their weights.
+    ``queue``: requests waiting for a thread; when it is full, devices share it by their weights.
     ``peers``: connections of allowed devices, and ``connections_per_device`` of one of them. ``open_requests``: of
-    one connection at a time. ``request_mib``: one request's features. ``window_kib``: what a device may send ahead
-    of our acknowledgement. ``held_mib``: payloads of all requests together; one device may hold as much as is free.
-    ``tail_cache_mib``: memory of all loaded tails together, as the kernel counts it (PSS): idle ones go above it.
-    ``device_mib_per_s`` and ``device_messages_per_s``: what one device may send. Who sends more is slowed down by
-    later acknowledgements and answers; who ignores that is disconnected.
-    ``device_gateway_percent``: the same for the time its messages take the gateway, while others send some.
+    one connection at a time. ``request_mib``: features of one request. ``window_kib``: bytes that a device may send
+    before our acknowledgement. ``held_mib``: payloads of all requests together; one device may hold as much as is
+    free. ``tail_cache_mib``: memory of all loaded tails together, as the kernel counts it (PSS); above it idle
+    tails are dropped. ``device_mib_per_s`` and ``device_messages_per_s``: rate limits of one device. A device that
+    sends more is slowed down by delayed acknowledgements and answers; one that ignores this is disconnected.
+    ``device_gateway_percent``: the same for the gateway's time for its messages, while other devices send some.
     """
 
     queue: Count = 64
@@ -78,10 +78,10 @@ class LimitsTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatisticsTable(msgspec.Struct, frozen=True, kw_only=True):
-    """``[statistics]``: how often each codeword of the codebook release was true; docs/statistics.md.
+    """``[statistics]``: counts of released codewords; see docs/statistics.md.
 
     ``path``: the file of counts, an SQLite database; without it nothing is counted. ``keep_days``: counts older
-    than this are deleted. ``max_mib``: where the file would grow beyond, the oldest counts are deleted.
+    than this are deleted. ``max_mib``: limit of the file; above it the oldest counts are deleted.
     ``labels``: names for groups of devices, each with names or patterns of devices: ``entrance = ["porch*"]``.
     """
 
@@ -92,11 +92,11 @@ class StatisticsTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebTable(msgspec.Struct, frozen=True, kw_only=True):
-    """``[web]``: the page that shows the fleet, and metrics for Prometheus; docs/fleet.md. Off without this table.
+    """``[web]``: the fleet page, and metrics for Prometheus; see docs/fleet.md. Off without this table.
 
     ``listen``: HOST:PORT. ``password``: the file that ``cloud-server web password`` writes. ``metrics_token``: a
-    file with what a scraper sends as its bearer token; ``cloud-server web token`` makes it. ``certificate`` and
-    ``certificate_key``: TLS, without which only this machine may be listened on. ``hosts``: names by which
+    file with the bearer token of a scraper; ``cloud-server web token`` makes it. ``certificate`` and
+    ``certificate_key``: for TLS; without them only loopback addresses are allowed. ``hosts``: names by which
     browsers may ask for the page, beside ``listen``'s and localhost.
     """
 
@@ -109,7 +109,7 @@ class WebTable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port; a literal IPv6 address without its brackets."""
+        """Host and port of ``listen``; an IPv6 address without its brackets."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
@@ -120,7 +120,7 @@ class WebTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole config file."""
+    """The whole config file."""
 
     server: ServerTable
     limits: LimitsTable = LimitsTable()
@@ -137,7 +137,7 @@ def load(path: Path) -> Config:
 
 
 def load_layers(path: Path) -> tuple[Config, Layers]:
-    """`load`, and where every value is from."""
+    """`load`, and the origin of every value."""
     layers = read_layers(path)
     config = layers.parse(Config)
     labels = [sink.label for sink in config.sink]
@@ -164,7 +164,7 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
 
 
 def _check_web(web: WebTable, layers: Layers) -> None:
-    """A page that others can reach is encrypted, or there is none."""
+    """Refuse a page that other machines can reach without TLS."""
     where = layers.where("web.listen")
     if not _WEB_LISTEN.fullmatch(web.listen) or web.address[1] > _MOST_PORT:
         raise ConfigError(
@@ -186,13 +186,13 @@ def _check_web(web: WebTable, layers: Layers) -> None:
         ) from None
     if not alone and not web.has_tls:
         raise ConfigError(
-            f"{where}: web.listen: {host} can be reached from elsewhere, and there is no TLS",
+            f"{where}: web.listen: {host} can be reached by other machines, but there is no TLS",
             remedy="set web.certificate and web.certificate_key, or listen on 127.0.0.1 and come through 'ssh -L'",
         )
 
 
 def status_path(config: Config | None, config_path: Path, *, runtime_directory: str | None) -> Path:
-    """Where ``run`` writes its state: as configured, else systemd's runtime folder, else beside the config."""
+    """The path of the status file: as configured, else in systemd's runtime folder, else beside the config."""
     configured = None if config is None else config.server.status
     return status_file.find(
         _STATUS_FILE, configured, config_path, runtime_directory=runtime_directory, service=_SERVICE

@@ -1,8 +1,8 @@
-"""The connections of all devices: whose they are, what a key may use, which of them must end. No I/O, no clock.
+"""Tracks the connections of all devices: their keys, their use, and which must end. No I/O, no clock.
 
 Every connection gets a random routing id from us, through ZAP. An answer is sent to that id, and no device can
-choose or guess the id of another. Events come in with a time; decisions come out. `cloud_server.descriptors`
-has the system calls and `cloud_server.gateway` joins the two.
+choose or guess another's id. Events with their times go in; decisions come out. `cloud_server.descriptors` has the
+system calls, and `cloud_server.gateway` connects the two.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from typing import Literal
 
 from cloud_server.budgets import Budgets, KeyUse
 
-#: Why we ended a connection: the keys of the counter ``ended``.
+#: Reasons for which we end a connection: the keys of the counter ``ended``.
 Reason = Literal["frames", "budget", "backlog", "no_hello", "revoked", "crowded"]
-#: A connection's other end, as getpeername gives it.
+#: The address of a connection's other end, as from getpeername.
 Address = object
 
-#: A key deeper in debt than this ignores our acknowledgements: a device that waits for them never gets there.
+#: A key with a larger debt than this ignores our acknowledgements: a device that waits for them stays below.
 DEBT_S = 2.0
-#: A key counts as sending messages for this long after its last one.
+#: Seconds after its last message for which a key counts as sending.
 HERE_S = 1.0
-#: How long a connection may take for its handshake, and how long it may go without a hello.
+#: Time limits in seconds of a connection's handshake, and of the time without a hello.
 HANDSHAKE_S = 5.0
 HELLO_S = 5.0
-#: A revoked device's connection stays open this long, for the refusal to reach it.
+#: Seconds for which a revoked device's connection stays open, so that the refusal reaches it.
 FAREWELL_S = 0.25
-#: After a message with too many frames, the key is shut out for this long.
+#: Seconds for which a key is shut out after a message with too many frames.
 SHUT_OUT_S = 60.0
-#: Bytes a connection may be ahead of what we took from it, beyond the windows that its requests have.
+#: Bytes that a connection may have received but we have not read, beyond the windows of its requests.
 BACKLOG_BYTES = 8 << 20
-#: Bytes of heartbeats and such that a connection may receive between two sweeps without our seeing them.
+#: Bytes (of heartbeats, for example) that a connection may receive unseen between two sweeps.
 _UNSEEN_BYTES = 1 << 10
-#: On the wire a frame has CURVE's 33 bytes and ZMTP's short header, or, beyond this size, its long one.
+#: Overhead of a frame on the wire: CURVE's 33 bytes and ZMTP's short header, or its long one beyond this size.
 _SHORT_BYTES, _SHORT_HEAD_BYTES, _LONG_HEAD_BYTES = 222, 35, 42
-#: Issued routing ids of handshakes that were never finished, at most.
+#: Maximum number of routing ids of unfinished handshakes.
 _MAX_ISSUED = 4096
-#: Connections that have not sent a message, at most; fewer where the program may have few descriptors. Without
-#: descriptors nobody gets in, and libzmq accepts in vain without end.
+#: Maximum number of connections without a message; lower if the program may have few descriptors. Without free #:
+#: descriptors no device can connect, and libzmq retries accept in an endless loop.
 _MOST_WAITING = 512
 _WAITING_SHARE = 4
 
@@ -48,8 +48,8 @@ _WAITING_SHARE = 4
 class Connection:
     """One TCP connection. ``routing_id`` and ``key`` are empty until its first message.
 
-    ``since_s``: when it was last known to be greeted, or when it was made. ``taken_bytes``: what we have read of
-    it, as the wire carries it. ``ended``: it was shut down, and what still comes from it is thrown away.
+    ``since_s``: when it was last known to be greeted, or when it was made. ``taken_bytes``: bytes on the wire that
+    we have read of it. ``ended``: it was shut down, and messages that still come from it are dropped.
     """
 
     fd: int
@@ -67,10 +67,7 @@ class Connection:
 
 @dataclass(eq=False)
 class Connections:
-    """All connections. ``new_id`` makes routing ids that nobody can guess.
-
-    ``descriptors``: how many this program may have.
-    """
+    """All connections. ``new_id`` makes unguessable routing ids; ``descriptors``: limit of this program."""
 
     new_id: Callable[[], bytes]
     budgets: Budgets = field(default_factory=Budgets)
@@ -88,14 +85,14 @@ class Connections:
         self._here: OrderedDict[str, float] = OrderedDict()  # keys by the time of their last message
 
     def limit(self, budgets: Budgets, now_s: float) -> None:
-        """Take up other budgets, for all keys."""
+        """Set other budgets for all keys."""
         if budgets != self.budgets:
             self.budgets = budgets
             for use in self._uses.values():
                 use.limit(budgets, now_s)
 
     def admit(self, key: str, now_s: float) -> bytes | None:
-        """The routing id for a new connection of an allowed key, or None where the key has to wait."""
+        """Return a routing id for a new connection of an allowed key; None if the key has to wait."""
         use = self._use(key, now_s)
         if now_s < use.shut_until_s or use.spend(0, 0, now_s) > 0.0 or not use.handshakes.try_spend(1.0, now_s):
             self.delayed += 1
@@ -103,7 +100,7 @@ class Connections:
         return self.issue(key)
 
     def issue(self, key: str) -> bytes:
-        """A routing id for a connection of this key, whatever it has used."""
+        """Return a routing id for a connection of this key, without a limit."""
         routing_id = self.new_id()
         self._issued[routing_id] = (key, self._next())
         while len(self._issued) > _MAX_ISSUED:
@@ -111,19 +108,20 @@ class Connections:
         return routing_id
 
     def issued_to(self, routing_id: bytes, key: str) -> bool:
-        """Whether this id was made for a connection of this key that has not sent a message yet."""
+        """Whether this id belongs to a connection of this key without a message so far."""
         return self._issued.get(routing_id, ("", 0))[0] == key
 
     def opened(self, fd: int, address: Address, now_s: float) -> None:
-        """A connection was accepted. Descriptor numbers are used again, so this ends an older one."""
+        """Note an accepted connection; an older one with the same descriptor number has ended."""
         self.closed(fd)
         connection = self._by_fd[fd] = Connection(fd, address, self._next(), now_s)
         self._waiting.setdefault(_host(address), {})[fd] = connection
 
     def crowded_out(self) -> list[Connection]:
-        """What must end now, as too many connections have not sent a message.
+        """Find the connections to end because too many have not sent a message.
 
-        The oldest ones of the host with the most: who floods us has the most, and keeps nobody else out.
+        They are the oldest of the host with the most: an attacker who floods us has the most, and shuts no other
+        host out.
         """
         most = min(_MOST_WAITING, self.descriptors // _WAITING_SHARE)
         out = []
@@ -142,7 +140,7 @@ class Connections:
             self._waiting.pop(host, None)
 
     def closed(self, fd: int) -> bytes:
-        """A connection is gone. Returns its routing id, empty where it never sent a message."""
+        """Note that a connection is closed. Returns its routing id, empty if it never sent a message."""
         connection = self._by_fd.pop(fd, None)
         if connection is None:
             return b""
@@ -157,11 +155,11 @@ class Connections:
         return connection.routing_id
 
     def find(self, routing_id: bytes) -> Connection | None:
-        """The connection with this routing id, if it has sent a message before."""
+        """Find the connection with this routing id; None if it has not sent a message."""
         return self._by_id.get(routing_id)
 
     def meet(self, routing_id: bytes, key: str, fd: int, now_s: float) -> Connection | None:
-        """The connection of a first message. None where it is gone already, or where the id is not from us."""
+        """Find the connection of a first message; None if it is closed already, or the id is not from us."""
         issued_key, number = self._issued.pop(routing_id, (None, 0))
         connection = self._by_fd.get(fd)
         if issued_key != key or connection is None or connection.routing_id or number < connection.number:
@@ -178,7 +176,7 @@ class Connections:
         """Charge messages with frames of these sizes to their key.
 
         Returns:
-            How long to hold back the replies, in seconds. None where the key has overdrawn its budget.
+            Seconds to delay the replies; None if the key has overdrawn its budget.
 
         """
         assert connection.use is not None
@@ -190,12 +188,12 @@ class Connections:
         return None if delay_s > DEBT_S else delay_s
 
     def delay_s(self, routing_id: bytes, now_s: float) -> float:
-        """How long to hold back an answer: until its key is out of debt, so that who waits gets slower."""
+        """Seconds to delay an answer, until its key is out of debt; a device that waits for answers slows down."""
         connection = self._by_id.get(routing_id)
         return 0.0 if connection is None or connection.use is None else connection.use.spend(0, 0, now_s)
 
     def spend_gateway(self, connection: Connection, seconds: float, now_s: float) -> None:
-        """Charge a key the gateway's time that a message took, if other keys send messages too."""
+        """Charge a key the gateway's time for a message, if other keys send messages too."""
         assert connection.use is not None
         self._here[connection.key] = now_s
         self._here.move_to_end(connection.key)
@@ -209,12 +207,12 @@ class Connections:
         return [connection for connection in self._by_key.get(key, {}).values() if not connection.ended]
 
     def shut_out(self, key: str, now_s: float) -> list[Connection]:
-        """A key broke the protocol: it has to wait before its next handshake. Returns what to end now."""
+        """Shut a key out for a while after a broken protocol. Returns the connections to end now."""
         self._use(key, now_s).shut_until_s = now_s + SHUT_OUT_S
         return self.of_key(key)
 
     def revoke(self, admits: Callable[[str], bool], now_s: float) -> None:
-        """The allow-list has changed: the connections of keys that are not on it end soon."""
+        """Handle a changed allow-list: connections of keys that are not on it end soon."""
         for connection in self._by_id.values():
             if admits(connection.key):
                 continue
@@ -231,12 +229,12 @@ class Connections:
         greeted: Callable[[bytes], bool],
         received_bytes: Callable[[Connection], int | None],
     ) -> Iterator[tuple[Connection, Reason]]:
-        """The connections that must end now, and why.
+        """Find the connections that must end now, with the reasons.
 
         Args:
             now_s: The time.
-            greeted: Whether the peer with a routing id has said hello, and was heard since.
-            received_bytes: What the kernel received on a connection, None where it does not tell.
+            greeted: Whether the peer with a routing id has said hello and is not silent.
+            received_bytes: Bytes that the kernel received on a connection, None if unknown.
 
         """
         for connection in list(self._by_fd.values()):
@@ -252,7 +250,7 @@ class Connections:
                 yield connection, "backlog"
 
     def _behind(self, connection: Connection, received_bytes: int | None) -> bool:
-        """Whether a connection sends a message that does not end, or more than the windows of its requests."""
+        """Whether a connection sends a message without an end, or more than the windows of its requests."""
         if received_bytes is None:
             return False
         behind = received_bytes - connection.taken_bytes - connection.unseen_bytes
@@ -271,5 +269,5 @@ class Connections:
 
 
 def _host(address: Address) -> object:
-    """Without the port, of an address as getpeername gives it."""
+    """The host part of an address from getpeername."""
     return address[0] if isinstance(address, tuple) else address

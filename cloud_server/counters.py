@@ -1,4 +1,4 @@
-"""What the server counts, under the names that its status file and log use."""
+"""The server's counters, under the names of its status file and log."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import msgspec
 class Counters(msgspec.Struct, kw_only=True):
     """Totals since the start.
 
-    ``requests``: those whose features were let in; each ends in one of ``answered``, ``failed`` (refused later,
-    as expired, busy, broken or failed), ``cancelled`` by its device, or ``dropped`` with a peer that went away
-    or started over. ``refused``: every refusal by code, those at the door included. ``late``: results that
-    nobody waited for any more. ``unroutable`` and ``congested``: replies to a peer that is gone, or that does
-    not read. ``unauthenticated``: messages without a proven key. ``strays``: messages of connections that are gone
-    already. ``ended``: connections that we ended, by reason: ``frames`` (a message with more than the protocol
-    has), ``budget`` (over it, and ignores our acknowledgements), ``backlog`` (a message without an end, or more
-    than the window), ``no_hello``, ``revoked``, ``crowded`` (too many waited to be let in). ``asks``: questions of
+    ``requests``: admitted requests; each ends in one of ``answered``, ``failed`` (refused later,
+    as expired, busy, broken or failed), ``cancelled`` by its device, or ``dropped`` with a peer that left or
+    started over. ``refused``: every refusal by code, those before admission included. ``late``: results of requests
+    that were given up. ``unroutable`` and ``congested``: replies to a peer that is gone, or that does not read.
+    ``unauthenticated``: messages without a proven key. ``strays``: messages of connections that are gone already.
+    ``ended``: connections that we ended, by reason: ``frames`` (a message with more frames than the protocol has),
+    ``budget`` (over it, and ignores our acknowledgements), ``backlog`` (a message without an end, or more than the
+    window), ``no_hello``, ``revoked``, ``crowded`` (too many connections without a message). ``asks``: questions of
     devices before they send. ``delayed``: handshakes of devices that make too many.
     """
 

@@ -1,4 +1,4 @@
-"""The decoders of codebooks in memory, within a limit in bytes; no device pushes out what another uses."""
+"""Caches the decoders of codebooks within a limit in bytes; no device evicts what another uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DecoderCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, read: Callable[[], Decoder], *, device: str) -> Decoder:
-        """The decoder of a key; ``read`` is called, without a lock, where it is not in memory."""
+        """Return the decoder of a key; ``read`` is called, without a lock, if it is not in memory."""
         with self._lock:
             found = self._cache.get(key)
         decoder = read() if found is None else found

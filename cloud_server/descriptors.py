@@ -1,8 +1,8 @@
-"""The TCP connections under libzmq's socket: end one, count its bytes, hear of new ones.
+"""System calls on the TCP connections under libzmq's socket: end one, count its bytes, find new ones.
 
-libzmq has no call that ends one peer's connection. Its monitor tells the descriptor of each connection, and a
-duplicate of that can be shut down. libzmq may close the descriptor, and the kernel may give its number away, at
-any time: so each call compares the other end's address before it does anything.
+libzmq has no call that ends one peer's connection. Its monitor reports the descriptor of each connection, and a
+duplicate of that can be shut down. At any time libzmq may close the descriptor and the kernel may reuse its number,
+so each call first compares the other end's address.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _BARRIER_MS = 5_000
 
 
 def most() -> int:
-    """How many descriptors this program may have."""
+    """Maximum number of descriptors of this program."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def address_of(fd: int) -> Address | None:
-    """The other end of a connection, None where it is gone."""
+    """Address of a connection's other end, None if it is closed."""
     with _duplicate(fd) as connection:
         return None if connection is None else _peer(connection)
 
 
 def shut(fd: int, address: Address) -> None:
-    """End a connection, if the descriptor is still the one to this address. libzmq notices and forgets the peer."""
+    """Shut down a connection if the descriptor still leads to this address; libzmq then drops the peer."""
     with _duplicate(fd) as connection:
         if connection is not None and _peer(connection) == address:
-            with suppress(OSError):  # the other end was faster
+            with suppress(OSError):  # the other end has closed it already
                 connection.shutdown(socket.SHUT_RDWR)
 
 
 def received_bytes(fd: int, address: Address) -> int | None:
-    """What the kernel has received on a connection, None where it is gone or the kernel does not tell."""
+    """Bytes that the kernel has received on a connection; None if it is closed or the kernel has no count."""
     with _duplicate(fd) as connection:
         if connection is None or _peer(connection) != address:
             return None
@@ -63,18 +63,18 @@ def fd_of(frame: zmq.Frame) -> int:
 
 
 class ConnectionMonitor:
-    """Hears from libzmq which connections a socket has."""
+    """Receives libzmq's events of opened and closed connections."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes]) -> None:
         endpoint = f"inproc://connections-{id(self)}"
         router.monitor(endpoint, _EVENTS)
         self.socket = context.socket(zmq.PAIR)
         self.socket.linger = 0
-        self.socket.rcvhwm = 0  # libzmq's I/O thread waits where this queue is full
+        self.socket.rcvhwm = 0  # libzmq's I/O thread blocks while this queue is full
         self.socket.connect(endpoint)
 
     def take(self) -> Iterator[tuple[int, bool]]:
-        """Descriptor and whether it was opened (else closed), in the order of the events."""
+        """Take the events in order: descriptor, and whether it was opened (else closed)."""
         while True:
             try:
                 message = recv_monitor_message(self.socket, zmq.DONTWAIT)
@@ -84,10 +84,10 @@ class ConnectionMonitor:
 
 
 class IoBarrier:
-    """Shows when libzmq's one I/O thread has left whatever it was doing when `raise_` was called.
+    """Shows when libzmq's I/O thread has finished the work that it had when `raise_` was called.
 
-    A message to ourselves through that thread: it arrives only after the thread has come back to its loop. The
-    endpoint's name is random, and a PAIR takes one connection only.
+    It sends a message to ourselves through that thread, which arrives only after the thread is back in its loop.
+    The endpoint's name is random, and a PAIR takes one connection only.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -102,12 +102,12 @@ class IoBarrier:
             raise AccessControlError("libzmq's I/O thread does not answer; not starting")
 
     def raise_(self) -> None:
-        """Ask the I/O thread to pass by."""
+        """Send the message through the I/O thread."""
         self.up = True
         self._near.send(b"")
 
     def passed(self) -> bool:
-        """Whether the I/O thread has passed by since."""
+        """Whether the message has arrived since."""
         if self.up:
             with suppress(zmq.Again):
                 self.socket.recv(zmq.DONTWAIT)

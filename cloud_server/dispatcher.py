@@ -1,7 +1,7 @@
-"""Which job a worker does next, which requests are let in, and which are given up. Pure: no thread, no clock.
+"""Decides which job a worker does next, which requests to admit, and which to give up. Pure.
 
-The fair queue says whose turn it is; the tails' measured times say what can be answered in time. An engine keeps
-one of these behind its lock. The simulated server of the benchmarks has one too.
+The fair queue decides whose turn it is; the measured times of tails decide what can be answered in time. An engine
+guards its dispatcher by its lock. The simulated server of the benchmarks uses the same class.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from cloud_server.fair_queue import FairQueue
 from split_model.protocol import messages as wire
 from split_model.protocol.server import Denial
 
-#: A running job that has taken its expected time is taken to need this share of it still.
+#: A running job that exceeds its expected time is assumed to need this share of it more.
 _OVERRUN = 0.1
-#: A forecast holds for this long where no job came, began or ended since: a request is asked about several times.
+#: Seconds for which a forecast is reused if no job came, began or ended: each request needs it several times.
 _SAME_S = 1e-3
-#: What a request takes of the thread that reads messages, however short its tail, in seconds.
+#: Seconds of the message thread for each request, however short its tail.
 _ANSWER_S = 0.2e-3
 
 
 class Request(Protocol):
-    """What is asked of a job here; times are on the caller's clock."""
+    """The attributes of a job that are used here; times are on the caller's clock."""
 
     @property
     def job_id(self) -> int:
@@ -34,7 +34,7 @@ class Request(Protocol):
 
     @property
     def device(self) -> str:
-        """The key that it is for."""
+        """The key of its device."""
 
     @property
     def tail_id(self) -> Hashable:
@@ -46,7 +46,7 @@ class Request(Protocol):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """What became of a job that was offered. ``late``, ``displaced``: waiting jobs that were given up for it."""
+    """The result of an offer. ``late``, ``displaced``: waiting jobs that were given up for it."""
 
     accepted: bool
     late: tuple[int, ...] = ()
@@ -66,7 +66,7 @@ class _Running(msgspec.Struct, frozen=True):
 
 
 class _Latest(msgspec.Struct, frozen=True):
-    """The last forecast, and its request."""
+    """The last forecast with its request."""
 
     device: str
     tail: Hashable
@@ -87,9 +87,9 @@ class Dispatcher:
     """Jobs by number, from `offer` until they are taken and `ended`, or given up. Not safe for several threads.
 
     Args:
-        places: Jobs that may wait.
-        workers: Jobs that run at a time, which may change; one of the workers is kept (`FairQueue.take`) where
-            there are several.
+        places: Maximum of waiting jobs.
+        workers: Jobs that run at a time, which may change; if there are several workers, one is kept
+                (`FairQueue.take`).
         weight_of: A device's weight.
 
     """
@@ -111,12 +111,12 @@ class Dispatcher:
         return len(self._waiting)
 
     def set_workers(self, workers: int) -> None:
-        """So many workers from now on, at least one."""
+        """Set the number of workers, at least one."""
         self._latest = None
         self._workers = workers
 
     def denial(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Denial | None:
-        """Why a request of a device that comes now is refused, or None: it would be late, or finds no place."""
+        """Why a request that comes now is refused: it would be late, or finds no place; None if it is not."""
         forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
         if forecast.is_late(due_in_s):
             code: wire.RefusalCode = "expired"
@@ -138,7 +138,7 @@ class Dispatcher:
         return len(self._running)
 
     def forecast(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> Forecast:
-        """When a request of a device that comes now would be answered."""
+        """Forecast for a request of a device that comes now."""
         due_s = now_s + due_in_s
         if self._latest is None or not self._latest.holds(device, tail, due_s, now_s):
             found = self._forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
@@ -159,16 +159,16 @@ class Dispatcher:
         running_s = sum(self._left_s(one, now_s) for one in self._running.values())
         most_s = (running_s + self._queue.work_s) / workers
         ratio = self._ratio.bound
-        if most_s * ratio + tail_s > due_in_s:  # then who goes first matters
+        if most_s * ratio + tail_s > due_in_s:  # then the order matters
             most_s = (running_s + self._queue.ahead_s(device, due_s=due_s)) / workers
-        wait_s = max(most_s, 1e-6)  # it has to wait, even where nothing was ever measured
+        wait_s = max(most_s, 1e-6)  # it has to wait, even if nothing was measured yet
         return Forecast(wait_s, wait_s * ratio, tail_s)
 
     def load(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> wire.Load:
-        """What a device is told that asks, or lost its place: the wait, and when to come if it would be late.
+        """The load report for a device that asked or lost its place: the wait, and the time to come back.
 
-        Its first request goes before those of devices that have used more, and tells little of the next ones. So
-        it is told at least what the others wait.
+        Its first request goes before those of devices that have used more, and is not typical of the next ones. So
+        the wait is at least that of the others.
         """
         forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
         if not forecast.idle:
@@ -181,17 +181,17 @@ class Dispatcher:
         return wire.Load(queue_s=forecast.wait_bound_s, retry_s=retry_s)
 
     def load_after(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> wire.Load:
-        """What a device is told with an answer: the wait, and whether to leave, because the queue stands."""
+        """The load report with an answer: the wait, and whether to leave because the queue stands."""
         forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
         leave = not forecast.idle and self._standing.asks_to_leave(now_s=now_s)
         return wire.Load(queue_s=forecast.wait_bound_s, retry_s=YIELD_S if leave else 0.0)
 
     def offer(self, job: Request, now_s: float) -> Accepted:
-        """Take a job in where there is a place for it, or one that its device may claim."""
+        """Accept a job if there is a place for it, or one that its device may claim."""
         due_in_s = job.due_s - now_s
         forecast = self.forecast(job.device, job.tail_id, due_in_s=due_in_s, now_s=now_s)
         cost_s = self.times.expected_s(job.tail_id)
-        # The last moment at which it can begin and be in time. One that may begin at once is not measured by it.
+        # The last moment at which it can begin and be in time; ignored for a job that may begin at once.
         begin_by_s = job.due_s if forecast.idle else job.due_s - cost_s
         self._latest = None
         offered = self._queue.offer(job.job_id, job.device, due_s=begin_by_s, now_s=now_s, cost_s=cost_s)
@@ -203,7 +203,7 @@ class Dispatcher:
         return Accepted(offered.accepted, offered.expired, offered.displaced)
 
     def late(self, now_s: float) -> tuple[int, ...]:
-        """Give up the waiting jobs that can no longer be in time; returns their numbers."""
+        """Give up waiting jobs that can no longer be in time; returns their numbers."""
         late = self._queue.expire(now_s)
         self._give_up(late, now_s)
         return late
@@ -222,12 +222,12 @@ class Dispatcher:
         return job_id
 
     def ended(self, job_id: int, *, used_s: float, busy_s: float | None, loaded: bool, now_s: float) -> None:
-        """A job that was taken is done.
+        """Note that a taken job is done.
 
         Args:
             job_id: Its number.
-            used_s: Worker time that its device is charged.
-            busy_s: How long it kept its worker; None where that says nothing about its tail.
+            used_s: Worker time charged to its device.
+            busy_s: Seconds that it kept its worker; None if they are not typical of its tail.
             loaded: Whether its tail had to be loaded.
             now_s: The time.
 
@@ -239,14 +239,14 @@ class Dispatcher:
         self._queue.finished(job_id, used_s, now_s)
 
     def cancel(self, job_id: int) -> bool:
-        """Nobody wants a job any more; returns whether it runs already."""
+        """Cancel a job; returns whether it runs already."""
         self._latest = None
         self._queue.cancel(job_id)
         self._waiting.pop(job_id, None)
         return job_id in self._running
 
     def clear(self) -> None:
-        """Forget all jobs that wait."""
+        """Drop all waiting jobs."""
         for job_id in list(self._waiting):
             self.cancel(job_id)
 

@@ -1,4 +1,4 @@
-"""``cloud-server doctor``: checks everything a server needs, and prints the faults with their remedies."""
+"""``cloud-server doctor``: checks everything that a server needs; prints faults with their remedies."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ _CONNECT_S = 2.0
 def examine(
     path: Path, status_path: Path | None, *, step_down: Callable[[], object] = lambda: None
 ) -> Iterator[Finding]:
-    """Everything, in the order in which it is needed.
+    """Run all checks, in the order in which their subjects are needed.
 
     Args:
         path: The config file.
         status_path: The status file of the running program, if it is known.
-        step_down: Called when the key is read, and before anything of a bundle runs: root becomes somebody else.
+        step_down: Called after the key is read and before any code of a bundle runs: changes from root to the
+            service's
+                user.
 
     """
     text = f"cloud-server {__version__}, Python {platform.python_version()}, {platform.machine()}, "
@@ -94,7 +96,7 @@ def _run_once(tails: TailSet, threads: int) -> str:
 
 
 def _memory(tails: TailSet, config: Config) -> Finding:
-    """Loaded tails take three times their files, and are dropped above `tail_cache_mib`, but for those that run."""
+    """Check the memory: tails take three times their files; idle ones are dropped above `tail_cache_mib`."""
     files = sum(tail.cut.tail.size_bytes for tail in tails.tails.values())
     needed = min(files * config.server.threads * 3, config.limits.tail_cache_mib << 20)
     available = psutil.virtual_memory().available
@@ -106,7 +108,7 @@ def _memory(tails: TailSet, config: Config) -> Finding:
 
 
 def _page(table: WebTable) -> str:
-    """Whether the page can be served, and whether somebody can log in."""
+    """Check that the page can be served, and that a user can log in."""
     check_libraries()
     password.read(table.password)
     scheme = "https" if table.has_tls else "http"
@@ -127,14 +129,14 @@ def _devices(config: Config) -> Finding:
         return failure("devices", f"{path}: {error.strerror}", "let the server's user read it",
                        exit_code=os.EX_NOPERM)  # fmt: skip
     if complaints:
-        return warning("devices", "; ".join(complaints), "mend those lines, or revoke and allow again")
+        return warning("devices", "; ".join(complaints), "correct those lines, or revoke and allow again")
     if not devices:
         return warning("devices", f"{path}: nobody may connect", remedy)
     return good("devices", f"{len(devices)} allowed")
 
 
 def _program(config: Config, path: Path | None) -> Finding:
-    """The running program, or else whether its port is free for it."""
+    """Check the running program or, if it is stopped, whether its port is free."""
     look = "systemctl status cloud-server; journalctl -u cloud-server"
     condition = "not running"
     if path is not None:
@@ -152,11 +154,11 @@ def _program(config: Config, path: Path | None) -> Finding:
                 text = f"{condition} at {found.listen}, {found.peers} devices connected"
                 if refused:
                     return warning("program", f"{text}; {refused} unknown keys were refused",
-                                   "cloud-server status tells how to admit them")  # fmt: skip
+                                   "cloud-server status shows how to admit them")  # fmt: skip
                 return good("program", text)
     host, _, port = config.server.listen.removeprefix("tcp://").rpartition(":")
     if port != "0" and _taken(host.strip("[]"), int(port)):
-        return failure("program", f"{condition}, and another program listens on port {port}",
+        return failure("program", f"{condition}, but another program listens on port {port}",
                        "stop that one, or change server.listen")  # fmt: skip
     return warning("program", condition, f"systemctl start cloud-server; {look}")
 

@@ -1,7 +1,7 @@
-"""Where tails run: the interface of an engine, and the one that uses this machine's cores.
+"""The interface of an engine, which runs tails, and the engine that uses this machine's cores.
 
-An engine takes jobs and hands back exactly one outcome for each that it accepted and that was not cancelled.
-It knows nothing of devices and sockets; a cluster can stand in for it behind the same interface.
+An engine accepts jobs and returns exactly one outcome for each that was not cancelled. It has no devices and no
+sockets; a cluster can replace it behind the same interface.
 """
 
 # Over 300 lines: the interface of an engine and the workers that have its lock.
@@ -32,46 +32,46 @@ __all__ = ["Done", "Engine", "Failed", "Job", "LocalEngine", "Outcome"]
 
 _log = logging.getLogger(__name__)
 
-#: How much nicer workers are than the gateway: it has little to do, and everybody waits for it.
+#: Nice value of workers relative to the gateway, which has little work but delays every request.
 _NICER = 5
-#: And the other workers than the one that is kept for keys that do not use much.
+#: Nice value of the workers other than the one kept for keys that use little.
 _NICEST = 10
-#: A worker that may take none of the waiting jobs looks again after this time.
+#: Seconds after which a worker that may take none of the waiting jobs checks again.
 _LOOK_AGAIN_S = 0.1
-#: A tail is short if its run takes no longer, in seconds: handing it to another thread costs about as much.
+#: Maximum seconds of a short tail: handing a job to another thread takes about as long.
 SHORT_S = 0.5e-3
-#: About how long a thread runs short jobs before it looks up, in seconds.
+#: Approximate seconds for which a thread runs short jobs in one turn.
 _TURN_S = 1e-3
-#: Short work that waits for `run_short` without a worker being woken for it, in seconds: a second thread makes all
-#: of it a third dearer, by the GIL.
+#: Seconds of short work that may wait for `run_short` before a worker is woken: a second thread makes all of it a
+#: #: third slower, because of the GIL.
 _LEFT_S = 50e-3
 
 
 class Engine(Protocol):
-    """What the gateway needs of an engine. All methods return at once."""
+    """The engine as the gateway uses it. All methods return at once."""
 
     def denial(self, device: str, tail: Tail, *, due_in_s: float) -> Denial | None:
-        """Why a request of a device that comes now is refused, or None where it can be answered in time."""
+        """Why a request that comes now is refused; None if it can be answered in time."""
 
     def load(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
-        """What a device hears that asks before it sends."""
+        """The load report for a device that asks before it sends."""
 
     def load_after(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
-        """What a device hears with an answer."""
+        """The load report with an answer."""
 
     def submit(self, job: Job) -> bool:
-        """Take a job, or return False if the queue has no place for this device."""
+        """Accept a job; False if the queue has no place for this device."""
 
     def cancel(self, job_id: int) -> bool:
-        """Nobody wants this job any more. Returns whether it runs already, and so will deliver its outcome."""
+        """Cancel a job. Returns whether it runs already, and so will deliver its outcome."""
 
     def host(self, tails: TailSet) -> None:
-        """Other tails from now on. Those that are loaded stay so while there is room."""
+        """Host other tails from now on. Loaded ones stay while there is room."""
 
     def run_short(self) -> list[Outcome]:
-        """Run some of the waiting jobs in the caller's thread, if they take very little; at most for a millisecond.
+        """Run some very short waiting jobs in the caller's thread, for a millisecond at most.
 
-        The gateway calls it after each batch of messages. Jobs that run here cost no hand-over to another thread.
+        The gateway calls it after each batch of messages. Such jobs need no hand-over to another thread.
         """
 
     @property
@@ -95,17 +95,17 @@ class Engine(Protocol):
         """Machines that they run on, now."""
 
     def start(self, *, preload: bool) -> None:
-        """Begin; with ``preload``, load and run every tail first, and raise its error if one fails."""
+        """Start; with ``preload``, first load and run every tail, and raise the error if one fails."""
 
     def close(self) -> None:
-        """Take nothing more and stop when the running jobs are through."""
+        """Accept no more jobs, and stop when the running ones are done."""
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the running jobs after `close`; one that still runs by then is left behind."""
+        """Wait for the running jobs after `close`; one that takes too long is abandoned."""
 
 
 class _Worker:
-    """A worker thread's place to wait; every call is made with the engine's lock held."""
+    """A worker thread's condition; every call needs the engine's lock."""
 
     def __init__(self, *, kept: bool, lock: threading.Lock) -> None:
         self.kept = kept
@@ -113,13 +113,13 @@ class _Worker:
         self._woken = threading.Condition(lock)
 
     def wait(self, timeout_s: float | None) -> None:
-        """Wait until `wake`, or until the time is over."""
+        """Wait for `wake`, or until the time is over."""
         self.idle = True
         self._woken.wait(timeout_s)
         self.idle = False
 
     def wake(self) -> None:
-        """There is a job, or the engine closes."""
+        """Wake the worker: there is a job, or the engine closes."""
         self.idle = False
         self._woken.notify()
 
@@ -127,7 +127,7 @@ class _Worker:
 class LocalEngine:
     """Worker threads that share a pool of interpreters; the `Dispatcher` chooses their next job.
 
-    TFLite lets go of the GIL while it computes.
+    TFLite releases the GIL while it computes.
 
     Args:
         tails: The hosted tails.
@@ -136,11 +136,11 @@ class LocalEngine:
         threads: Workers.
         tail_threads: Threads of one interpreter.
         queue: Places for waiting jobs.
-        cache_bytes: Bound on the memory of all interpreters (`TailPool`).
-        held_bytes: Memory of this process that is not the interpreters'.
-        short_s: Jobs whose tail takes no longer are left to `run_short`; 0 where nobody calls that.
+        cache_bytes: Limit of the memory of all interpreters (`TailPool`).
+        held_bytes: Memory of this process besides the interpreters.
+        short_s: Jobs with tails up to this time are left to `run_short`; 0 if it is never called.
         weight_of: A device's weight, by its key.
-        beats: Expects every tail to end.
+        beats: Watches that every tail ends.
 
     """
 
@@ -173,7 +173,7 @@ class LocalEngine:
         self._runner = TailRunner(
             tails, self._pool, clock=clock, tail_threads=tail_threads, beats=beats or Heartbeats()
         )
-        # One of several is kept for keys that do not use much. It is woken last.
+        # If there are several, one is kept for keys that use little. It is woken last.
         self._workers = [_Worker(kept=number == threads - 1 > 0, lock=self._lock) for number in range(threads)]
         self._threads = [
             StoppableThread(f"tail-{number}", partial(self._work, worker))
@@ -211,7 +211,7 @@ class LocalEngine:
             return self._dispatcher.load_after(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
 
     def submit(self, job: Job) -> bool:
-        """See `Engine.submit`. A job that loses its place to this one is delivered as expired or busy."""
+        """See `Engine.submit`. A job displaced by this one is delivered as expired or busy."""
         with self._lock:
             if self._closed:
                 return False
@@ -228,7 +228,7 @@ class LocalEngine:
         for waiting in late:
             self._deliver(expired(waiting))
         if displaced is not None:
-            text = "the queue is full and another of your requests or a device with fewer of them took the place"
+            text = "the queue is full; another of your requests, or a device with fewer of them, took the place"
             self._deliver(failed(displaced, text, code="busy"))
         return offered.accepted
 
@@ -240,7 +240,7 @@ class LocalEngine:
             return self._dispatcher.cancel(job_id)
 
     def run_short(self) -> list[Outcome]:
-        """See `Engine.run_short`. Jobs are taken as the kept worker takes them, so nobody passes its turn."""
+        """See `Engine.run_short`. It takes jobs as the kept worker does, so no key loses its turn."""
         if not self._short:
             return []
         with self._lock:
@@ -294,7 +294,7 @@ class LocalEngine:
             thread.stop(timeout_s / len(self._threads))
 
     def _forget(self, job_id: int) -> Job:
-        """Take a job out of those that wait."""
+        """Remove a waiting job."""
         self._short.discard(job_id)
         return self._jobs.pop(job_id)
 
@@ -303,7 +303,7 @@ class LocalEngine:
         return None if job_id is None else self._forget(job_id)
 
     def _take_short(self, now_s: float, *, kept: bool) -> tuple[list[Job], bool]:
-        """Short jobs for one turn, and whether its time is over, so that there may be more."""
+        """Take short jobs for one turn; also return whether its time is over, so that more may wait."""
         jobs: list[Job] = []
         left_s = _TURN_S
         while left_s > 0.0 and (job := self._take(now_s, kept=kept, only=self._short.__contains__)) is not None:
@@ -315,14 +315,14 @@ class LocalEngine:
         return self._runner.times.usual_s(job.tail.id) or self._short_s
 
     def _wake(self) -> None:
-        """Wake one idle worker for a job that waits, the kept one only where no other is idle."""
+        """Wake one idle worker for a waiting job; the kept one only if no other is idle."""
         for worker in self._workers:
             if worker.idle:
                 worker.wake()
                 return
 
     def _leave_to_workers(self, *, is_over: bool) -> None:
-        """The short jobs that the gateway did not run: later, or by a worker where it may not, or they are many."""
+        """Leave the short jobs that the gateway did not run to its next turn, or wake a worker for them."""
         if not is_over:
             for _ in self._short:
                 self._wake()
@@ -331,11 +331,11 @@ class LocalEngine:
             self._wake()
 
     def _are_many_short(self) -> bool:
-        """Whether the short jobs are more than one thread should do."""
+        """Whether there are more short jobs than one thread should do."""
         return bool(self._short) and len(self._short) * self._usual_s(self._jobs[next(iter(self._short))]) > _LEFT_S
 
     def _next(self, worker: _Worker) -> list[Job]:
-        """The next job, or several short ones. Waits for them; none where the engine is closed."""
+        """Wait for the next job, or several short ones; none if the engine is closed."""
         while True:
             with self._lock:
                 if self._closed:
@@ -351,7 +351,7 @@ class LocalEngine:
                 return jobs
 
     def _take_for(self, worker: _Worker, now_s: float) -> list[Job]:
-        """A job for a worker; of the short ones only where they are too many for the gateway, and then several."""
+        """Take a job for a worker; short ones only if they are too many for the gateway, and then several."""
         if self._are_many_short() and (jobs := self._take_short(now_s, kept=worker.kept)[0]):
             return jobs
         only = self._is_for_workers if self._short else None
@@ -375,13 +375,16 @@ class LocalEngine:
         for job, one in zip(jobs, ran, strict=True):
             self._dispatcher.ended(job.job_id, used_s=one.used_s, busy_s=one.busy_s, loaded=one.loaded, now_s=now_s)
         if len(self._jobs) > len(self._short):
-            self._wake()  # its key may have been kept from the other workers
+            self._wake()  # the other workers may not have been allowed its key
 
 
 def _be_nicer(by: int) -> None:
-    """Let the other threads go before this one."""
+    """Lower the priority of this thread."""
     thread = threading.get_native_id()
     try:
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)
     except PermissionError:
-        _log.warning("may not set the priority of its threads; allow the system call setpriority", extra=PER_FRAME)
+        _log.warning(
+            "this process may not set the priority of its threads; allow the system call setpriority",
+            extra=PER_FRAME,
+        )

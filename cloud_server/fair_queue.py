@@ -1,18 +1,18 @@
-"""The waiting jobs of all devices, served in turn by the worker time each device used.
+"""The fair queue of all devices' waiting jobs, ordered by the worker time that each device used. Pure.
 
-Pure: no threads, no clock. Start-time fair queueing in whole nanoseconds: every device (its key) has a virtual
-time that grows by the worker time of its jobs, and the device furthest behind goes next. A device that was idle
-starts at the queue's own virtual time, so it brings no credit, and keeps its lead over it, so it sheds no debt.
+It is start-time fair queueing in whole nanoseconds: every device (its key) has a virtual time that grows by the
+worker time of its jobs, and the device furthest behind is next. A device that was idle restarts at the queue's own
+virtual time, so it gains no credit; if it was ahead of that, it stays ahead, so it loses no debt.
 
 Each device has a weight. Its virtual time grows by the worker time over its weight, and its share of the places is
 in proportion to it: a device of weight 2 gets twice the worker time and places of one of weight 1, as long as both
 ask for more than they get.
 
-What a device states orders its own jobs only: the earliest due goes first. It may use the places that others leave
-free, and loses them as soon as the queue is full and a device below its share asks for one.
+Due times, which devices state, order only the device's own jobs: the earliest due goes first. A device may use
+places that others leave free, and loses them when the queue is full and a device below its share needs one.
 
-A running job cannot be interrupted. So that nobody has to wait for the jobs of one key to end, one worker is kept
-for keys that have nothing running and do not use much, while there are several keys.
+A running job cannot be interrupted. So while there are several keys, one worker is kept for keys that have no
+running job and use little: they need not wait for the jobs of one busy key.
 """
 
 # Over 300 lines: one state, whose every part changes with a job that comes, begins or leaves.
@@ -26,21 +26,23 @@ from collections.abc import Callable
 
 from cloud_server.flows import Counts, Flow, Offered, Use
 
-#: How long a key counts as being here after its last request.
+#: Seconds after its last request for which a key counts as present.
 HERE_S = 1.0
-#: A key uses much if it used more than this many equal parts of the use of all keys, and more than these seconds.
+#: A key uses much if it used more than this many equal parts of the use of all keys, and more than this many
+#: seconds.
 MUCH, MUCH_S = 1.5, 0.25
-#: A key gets places beyond its share up to this part of all, where it may choose (`FairQueue.is_full_for`).
+#: Up to this part of all places a key may exceed its share (`FairQueue.is_full_for`).
 LENT = 0.5
 #: A heap is rebuilt when its outdated entries outnumber the valid ones by more than this.
 _STALE = 64
 
 
 class FairQueue:
-    """Waiting jobs by number, each of one key. Each job accepted leaves once: taken, cancelled, expired, displaced.
+    """Waiting jobs by number, each of one key; an accepted job is taken, cancelled, expired or displaced.
 
-    A call costs the logarithm of the number of jobs. Equal histories give equal orders. A key that was here once
-    keeps a few bytes: keys must come from a finite set, as the allow-list is. Not safe for several threads.
+    A call costs the logarithm of the number of jobs. Equal histories give equal orders. Every key that was ever
+    here keeps a few bytes, so keys must come from a finite set, such as the allow-list. Not safe for several
+    threads.
     """
 
     def __init__(self, limit: int, weight_of: Callable[[str], int] = lambda _: 1) -> None:
@@ -48,9 +50,9 @@ class FairQueue:
         self._limit = limit
         self._weight_of = weight_of
         self._use = Use()
-        self._here: OrderedDict[str, tuple[float, int]] = OrderedDict()  # by the last request: its time, the weight
+        self._here: OrderedDict[str, tuple[float, int]] = OrderedDict()  # time of the last request, weight
         self._weight_here = 0
-        self._costs_ns: dict[int, int] = {}  # of the waiting jobs, as expected
+        self._costs_ns: dict[int, int] = {}  # expected times of the waiting jobs
         self._work_ns = 0
         self._virtual_ns = 0
         self._typical_ns = 1
@@ -69,7 +71,7 @@ class FairQueue:
         return len(self._jobs)
 
     def waiting(self, key: str) -> int:
-        """Jobs of one key that wait."""
+        """Number of waiting jobs of one key."""
         flow = self._flows.get(key)
         return len(flow.waiting) if flow else 0
 
@@ -79,10 +81,10 @@ class FairQueue:
         return self._work_ns / 1e9
 
     def ahead_s(self, key: str, *, due_s: float) -> float:
-        """Expected worker time of the waiting jobs that go before one that this key offers now.
+        """Expected worker time of the waiting jobs that go before a job that this key offers now.
 
-        As things stand: a key that comes later and has used less goes before it as well. The cost is linear in
-        the number of keys that wait, which the number of places bounds.
+        Keys that come later and have used less will also go before it; they do not count here. The cost is linear
+        in the number of waiting keys, which the number of places bounds.
         """
         flow = self._flows.get(key)
         begins_ns, ahead_ns = self._virtual_ns, 0
@@ -95,12 +97,12 @@ class FairQueue:
                 other = self._flows[name]
                 lead_ns = begins_ns - other.virtual_ns
                 if other is not flow and lead_ns >= 0:
-                    # It goes on until its virtual time is past ours, with a whole job.
+                    # It is served until its virtual time exceeds ours, always by whole jobs.
                     ahead_ns += min(other.work_ns, lead_ns * other.weight + other.work_ns // len(other.waiting))
         return ahead_ns / 1e9
 
     def is_next(self, key: str, *, due_s: float) -> bool:
-        """Whether a job that this key offers now would be the next one to be taken, as things stand."""
+        """Whether a job that this key offers now would be the next one to be taken."""
         flow = self._flows.get(key)
         begins_ns = self._virtual_ns
         if flow is not None:
@@ -111,7 +113,7 @@ class FairQueue:
         return first is None or first is flow or first.virtual_ns > begins_ns
 
     def _first(self) -> Flow | None:
-        """The flow that is furthest behind of those with jobs waiting; drops outdated entries before it."""
+        """The flow furthest behind among those with waiting jobs; drops outdated entries before it."""
         while self._ready:
             entry = self._ready[0]
             flow = self._flows[entry[2]]
@@ -121,11 +123,10 @@ class FairQueue:
         return None
 
     def is_full_for(self, key: str, *, due_s: float, now_s: float) -> bool:
-        """Whether a job that this key offers now is to get no place.
+        """Whether a job that this key offers now gets no place.
 
-        Where many places are taken, a key gets no more than its share among all keys that are here, whether or not
-        they have jobs waiting at this moment: it would lose the place to one of them, and its device would hear of
-        that late.
+        If many places are taken, a key gets only its share among all present keys, even those without waiting jobs
+        at this moment: otherwise it would soon lose the place to one of them, and its device would learn that late.
         """
         waiting = self.waiting(key)
         if waiting and len(self._jobs) >= LENT * self._limit and waiting >= self._share_here(key, now_s):
@@ -133,20 +134,20 @@ class FairQueue:
         return len(self._jobs) >= self._limit and self._furthest_above(key) is None
 
     def _share_here(self, key: str, now_s: float) -> int:
-        """Places that are this key's own if every key that had a request of late asks for one."""
+        """Places of this key if every key with a recent request needs one."""
         self._several_here(now_s)
         flow = self._flows[key]
         return self._places(flow.weight, max(self._weight_here, flow.weight, self._weight_waiting))
 
     def passes_over(self, key: str, now_s: float) -> bool:
-        """Whether the kept worker leaves the jobs of this key to the others now."""
+        """Whether the kept worker skips the jobs of this key now."""
         flow = self._flows.get(key)
         if flow is None or not (flow.running or flow.use.is_over(MUCH_S, now_s)):
             return False
         return self._several_here(now_s) and self._uses_much(flow, self._much_s(now_s), now_s)
 
     def share(self, key: str) -> int:
-        """Places that are this key's own if it asks for one now, at least one: by the weights."""
+        """Places of this key if it needs one now, by the weights; at least one."""
         flow = self._flows.get(key)
         if flow is not None and flow.waiting:
             return self._places(flow.weight, self._weight_waiting)
@@ -157,11 +158,10 @@ class FairQueue:
         return max(1, self._limit * weight // of_weight)
 
     def offer(self, job_id: int, key: str, *, due_s: float, now_s: float, cost_s: float = 0.0) -> Offered:
-        """Take a job in where there is a place for it, or one that its key may claim. ``cost_s``: as expected.
+        """Accept a job if there is a place for it, or one that its key may claim. ``cost_s``: expected time.
 
-        A full queue first drops the jobs past their due time. After that a key below its share displaces the last
-        job of the key that is furthest above its own, and a key at its share keeps those of its jobs that are due
-        first.
+        A full queue first drops the jobs past their due time. Then a key below its share displaces the last job of
+        the key that exceeds its own share most; a key at its share keeps those of its own jobs that are due first.
         """
         self._come(key, now_s)
         full = len(self._jobs) >= self._limit
@@ -178,7 +178,7 @@ class FairQueue:
         return Offered(accepted=True, expired=expired, displaced=displaced)
 
     def _furthest_above(self, key: str) -> Flow | None:
-        """The flow with the most places above its share, were ``key`` to ask for one; None where there is none."""
+        """The flow that exceeds its share most if ``key`` needs a place; None if there is none."""
         weight = self._weight_waiting + (0 if self.waiting(key) else self._weight_of(key))
         above = [
             (most[0] / own_weight, most[1])
@@ -195,7 +195,7 @@ class FairQueue:
         self._here.move_to_end(key)
 
     def cancel(self, job_id: int) -> None:
-        """Forget a waiting job; one that is not waiting is left alone."""
+        """Drop a waiting job; does nothing if it is not waiting."""
         if job_id in self._jobs:
             flow, due_s = self._jobs.pop(job_id)
             self._recount(flow, -1)
@@ -215,17 +215,17 @@ class FairQueue:
         return tuple(expired)
 
     def take(self, now_s: float, *, kept: bool = False, only: Callable[[int], bool] | None = None) -> int | None:
-        """Begin the next job: the earliest due one of the key that is furthest behind and may have this worker.
+        """Take the next job: the earliest due one of the key furthest behind that may have this worker.
 
-        The key is charged what its last job cost until `finished` says what this one does.
+        Until `finished` reports its real cost, the key is charged the cost of its last job.
 
         Args:
             now_s: The time.
-            kept: Whether this is the worker that is kept for keys that have nothing running and do not use much.
-            only: Which jobs this worker can run; None for all.
+            kept: Whether this is the worker kept for keys that have no running job and use little.
+            only: Accepts the jobs that this worker can run; None for all.
 
         Returns:
-            The job, or None where nothing waits, or nothing that this worker may take.
+            The job, or None if no job waits that this worker may take.
 
         """
         kept = kept and self._several_here(now_s)
@@ -258,16 +258,16 @@ class FairQueue:
         return job_id
 
     def _much_s(self, now_s: float) -> float:
-        """The worker time of late above which a key of weight 1 uses much. Call `_several_here` before."""
+        """Recent worker time above which a key of weight 1 uses much. Call `_several_here` before."""
         return MUCH * self._use.at(now_s) / self._weight_here
 
     @staticmethod
     def _uses_much(flow: Flow, much_s: float, now_s: float) -> bool:
-        """Whether the kept worker is not for this flow."""
+        """Whether the kept worker must not serve this flow."""
         return flow.running > 0 or flow.use.is_over(max(MUCH_S, much_s * flow.weight), now_s)
 
     def _several_here(self, now_s: float) -> bool:
-        """Whether more than one key had a request of late."""
+        """Whether more than one key had a recent request."""
         while self._here and next(iter(self._here.values()))[0] < now_s - HERE_S:
             self._weight_here -= self._here.popitem(last=False)[1][1]
         return len(self._here) > 1
@@ -297,7 +297,7 @@ class FairQueue:
         flow.work_ns += cost_ns
         self._work_ns += cost_ns
         if first:
-            flow.virtual_ns = max(flow.virtual_ns, self._virtual_ns)  # being idle earns nothing
+            flow.virtual_ns = max(flow.virtual_ns, self._virtual_ns)  # idle time gives no credit
             self._enter(flow)
         heapq.heappush(self._due, (due_s, job_id))
         if len(self._due) > 2 * len(self._jobs) + _STALE:
@@ -305,18 +305,18 @@ class FairQueue:
             heapq.heapify(self._due)
 
     def _enter(self, flow: Flow) -> None:
-        """Put a flow with jobs waiting where its virtual time says."""
+        """Insert a flow with waiting jobs by its virtual time."""
         if not flow.waiting:
             return
         self._turns += 1
-        flow.turn = self._turns  # among equals, the one that came last goes last
+        flow.turn = self._turns  # among equals, the latest goes last
         heapq.heappush(self._ready, flow.entry)
         if len(self._ready) > 2 * self._keys_waiting + _STALE:
             self._ready = [other.entry for other in self._flows.values() if other.waiting]
             heapq.heapify(self._ready)
 
     def _recount(self, flow: Flow, change: int) -> None:
-        """Move a key to the others with as many jobs as it will have; call before the change."""
+        """Update the counts for a key's new number of jobs; call it before the change."""
         before, after = len(flow.waiting), len(flow.waiting) + change
         self._counts.setdefault(flow.weight, Counts()).move(flow.key, before, after)
         change_of_keys = (after > 0) - (before > 0)
@@ -325,5 +325,5 @@ class FairQueue:
 
 
 def _virtual(cost_ns: int, weight: int) -> int:
-    """What a job's worker time adds to the virtual time of a flow, at least 1 ns."""
+    """The growth of a flow's virtual time by a job's worker time, at least 1 ns."""
     return max(1, cost_ns // weight)

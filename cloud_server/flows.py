@@ -1,4 +1,4 @@
-"""What the fair queue knows of each key: its virtual time and waiting jobs, and the worker time it used of late."""
+"""The fair queue's state of each key: virtual time, waiting jobs, and recent worker time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import chain
 
 import msgspec
 
-#: Worker time is remembered for about this long, to tell which keys use much.
+#: Time constant in seconds of the recent worker time, which shows the keys that use much.
 USE_S = 1.0
 
 
 class Offered(msgspec.Struct, frozen=True):
-    """What became of a job that was offered: whether it waits now, and the jobs that lost their place for it.
+    """The result of an offered job: whether it waits now, and the jobs that lost their place to it.
 
     ``expired``: jobs past their due time. ``displaced``: the job of a device above its share, if one had to go.
     """
@@ -25,21 +25,21 @@ class Offered(msgspec.Struct, frozen=True):
 
 
 class Use:
-    """Worker time used of late: it fades with the time constant `USE_S`."""
+    """Recent worker time, which fades with the time constant `USE_S`."""
 
     def __init__(self) -> None:
         self._used_s = self._at_s = 0.0
 
     def add(self, used_s: float, now_s: float) -> None:
-        """Add a use."""
+        """Add worker time in seconds."""
         self._used_s, self._at_s = self.at(now_s) + used_s, now_s
 
     def at(self, now_s: float) -> float:
-        """What is left of it, in seconds."""
+        """The faded worker time at a moment, in seconds."""
         return self._used_s * math.exp(-max(0.0, now_s - self._at_s) / USE_S)
 
     def is_over(self, limit_s: float, now_s: float) -> bool:
-        """Whether more than this is left of it."""
+        """Whether the faded worker time exceeds a limit."""
         return self._used_s > limit_s and self.at(now_s) > limit_s
 
 
@@ -63,14 +63,14 @@ class Flow:
 
 
 class Counts:
-    """Keys of one weight by the number of jobs that they have waiting."""
+    """Keys of one weight by their number of waiting jobs."""
 
     def __init__(self) -> None:
         self._by_count: dict[int, dict[str, None]] = {}
         self._most = 0
 
     def move(self, key: str, before: int, after: int) -> None:
-        """A key has one job more or fewer."""
+        """Note that a key has one job more or fewer."""
         if before:
             self._by_count[before].pop(key)
             if not self._by_count[before]:
@@ -81,9 +81,9 @@ class Counts:
             self._most = after
 
     def waiting(self) -> Iterator[str]:
-        """The keys that have jobs waiting."""
+        """Number of keys with waiting jobs."""
         return chain.from_iterable(self._by_count.values())
 
     def most(self) -> tuple[int, str] | None:
-        """The most jobs of one key, and the key that reached that number last."""
+        """The maximum number of jobs of one key, and the key that reached it last."""
         return (self._most, next(reversed(self._by_count[self._most]))) if self._most else None

@@ -1,7 +1,7 @@
-"""Hears from the kernel that something in a folder has changed (inotify), so that nobody has to look all the time.
+"""Watches a folder for changes by the kernel's inotify, instead of frequent polling.
 
-Only a hint: there are folders whose changes the kernel does not see, such as those on another machine's disk. Who
-watches looks now and then all the same.
+Events are only a hint: the kernel misses changes of some folders, such as those on another machine's disk, so the
+caller still has to check now and then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _READ_BYTES = 1 << 16
 
 
 class FolderWatch:
-    """``fd`` becomes readable when something in the folder changes; None where the kernel cannot tell."""
+    """A watched folder. ``fd`` becomes readable when the folder changes; None if the kernel cannot watch it."""
 
     def __init__(self, folder: Path) -> None:
         self.fd: int | None = None
@@ -33,13 +33,13 @@ class FolderWatch:
         self.fd = fd
 
     def clear(self) -> None:
-        """Forget all changes so far."""
+        """Discard all events so far."""
         if self.fd is not None:
             with suppress(BlockingIOError):
                 os.read(self.fd, _READ_BYTES)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None

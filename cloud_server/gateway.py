@@ -1,8 +1,8 @@
-"""The server's sockets and its one loop: handshakes, messages, results, sweeps. Only this thread touches them.
+"""The server's sockets and its main loop: handshakes, messages, results, sweeps. Single-threaded.
 
-While this loop does not run, no handshake is answered and no message read: it fails closed.
-libzmq hands over whole messages, however many frames they have: a connection whose message is too long is ended
-by its descriptor, while it still arrives (`Connections.sweep`) or as soon as it is here.
+While this loop does not run, no handshake is answered and no message read: it fails closed. libzmq delivers only
+whole messages, with any number of frames. So a connection with a too long message is ended by its descriptor,
+during its arrival (`Connections.sweep`) or right after it.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: Messages taken from devices before handshakes and results get their turn again.
+#: Maximum messages of devices in one turn, before handshakes and results get theirs.
 _BATCH = 64
 _SWEEP_S = 0.5
-#: How often the allow-list is looked at where the kernel tells of no change, while messages come, in seconds.
+#: Seconds between two checks of the allow-list without an event of the kernel, while messages come.
 _LOOK_S = 0.1
-#: What reading a message takes of this thread and of libzmq's before it is known whose it is, in seconds.
+#: Seconds of this thread and of libzmq's to read a message, before its sender is known.
 _READING_S = 30e-6
 _FAREWELL_MS = 500
 _ROUTING_ID_BYTES = 16
-#: A flag as a plain number: converting pyzmq's takes longer than receiving a frame.
+#: A flag as a plain integer: converting pyzmq's enum takes longer than receiving a frame.
 _DONTWAIT = int(zmq.DONTWAIT)
 
 
 class Gateway:
-    """Owns the sockets. Making one proves that access control works; `run` serves until told to stop."""
+    """Owns the sockets. The constructor proves that access control works; `run` serves until `stop`."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class Gateway:
         self.connections = Connections(_new_routing_id, descriptors=descriptors.most())
         self._heeded_version = 0
         self._looked_s = -math.inf
-        #: Who sent the last messages of this batch, how many, their frames' sizes, and the replies to them.
+        #: Sender of the last messages of this batch, their number, their frames' sizes, and the replies to them.
         self._sender: Connection | None = None
         self._began_s = 0.0
         self._sent_messages = 0
         self._sizes: list[int] = []
         self._replies: list[Reply] = []
         self._list_watch = FolderWatch(allow_list.path.resolve().parent)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # what `IoBarrier` relies on
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # `IoBarrier` relies on this
         self._router = self._context.socket(zmq.ROUTER)
         self._outbox = Outbox(self._router, self.connections)
         try:
@@ -96,7 +96,7 @@ class Gateway:
     def run(self, sessions: Sessions, *, drain_s: float, on_sweep: Callable[[], list[Reply]]) -> None:
         """Serve until `stop`, then answer the accepted requests, for ``drain_s`` at most.
 
-        ``on_sweep`` is called twice a second; the replies that it returns are sent.
+        ``on_sweep`` is called twice a second; its returned replies are sent.
         """
         fds = [fd for fd in (self.mailbox.fd, self._list_watch.fd) if fd is not None]
         wakeup = Wakeup(self._router, [*self.gate.sockets, self._monitor.socket], fds)
@@ -124,7 +124,7 @@ class Gateway:
                 return
 
     def close(self) -> None:
-        """Close the sockets, with a moment for the last answers to leave."""
+        """Close the sockets after a short time for the last answers."""
         if self._context.closed:
             return
         self._router.disable_monitor()
@@ -134,7 +134,7 @@ class Gateway:
         self._list_watch.close()
 
     def _do_ready(self, sessions: Sessions, ready: set[Source]) -> None:
-        """Everything that is here by now: connections, handshakes, results, messages; and what follows at once."""
+        """Process everything that waits: connections, handshakes, results, messages, and short tails."""
         if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
             self._hear_of_connections(sessions)  # before their handshakes are answered
             self.gate.answer_all()
@@ -142,6 +142,7 @@ class Gateway:
             for outcome in self.mailbox.take():
                 self._outbox.send_when_paid(sessions, sessions.finished(outcome), self._clock())
         if self._list_watch.fd in ready:
+            self._list_watch.clear()  # else it stays readable, and no wait lasts until the list is read
             self._looked_s = -math.inf
         if self._router in ready:
             self._receive(sessions)
@@ -174,7 +175,7 @@ class Gateway:
         connection = self.connections.find(routing_id)
         if (
             connection is None
-        ):  # its first message; the id was made for a key, which has to be the one that it proved
+        ):  # its first message; the id was made for a key, and the sender must have proved this key
             user_id = user_of(frames[-1])
             if user_id is None:
                 sessions.counters.unauthenticated += 1
@@ -192,7 +193,7 @@ class Gateway:
         self._replies += sessions.receive(routing_id, connection.key, parts, self._clock())
 
     def _settle(self, sessions: Sessions) -> None:
-        """Charge the key that sent the last messages for all of them, and send what answers them."""
+        """Charge the sender of the last messages for all of them, and send the replies."""
         connection, replies, sizes_bytes, messages = self._sender, self._replies, self._sizes, self._sent_messages
         if connection is None:
             return
@@ -216,7 +217,7 @@ class Gateway:
         return self.connections.meet(routing_id, user_id, descriptors.fd_of(frame), self._clock())
 
     def _too_many_frames(self, sessions: Sessions, routing_id: bytes, part: zmq.Frame) -> None:
-        """End all connections of the key at once; the rest of the message is read and thrown away."""
+        """End all connections of the key at once; the rest of the message is read and dropped."""
         user_id = user_of(part)
         if user_id is not None and self._connection_of(sessions, routing_id, user_id, part) is not None:
             self._end(sessions, self.connections.shut_out(user_id, self._clock()), "frames")
@@ -224,7 +225,7 @@ class Gateway:
             part = self._router.recv(copy=False)
 
     def _hear_of_connections(self, sessions: Sessions) -> None:
-        """Learn which came and went. The place of one that is gone is free at once for its device."""
+        """Process opened and closed connections. The place of a closed one is free at once for its device."""
         for fd, opened in self._monitor.take():
             gone = self.connections.closed(fd)
             if gone:
@@ -245,9 +246,9 @@ class Gateway:
                 _log.warning("ended the connection of %s: %s", name, _REASONS[reason], extra=PER_FRAME)
 
     def _heed_allow_list(self, sessions: Sessions, now_s: float) -> None:
-        """Read the list if it has changed. It may have been read for a handshake already."""
+        """Read the allow-list if it has changed; it may have been read for a handshake already."""
         self._looked_s = now_s
-        self._list_watch.clear()  # before the list is read
+        self._list_watch.clear()  # clear the events before the list is read
         self.allow_list.refresh()
         if self.allow_list.version == self._heeded_version:
             return
@@ -269,9 +270,9 @@ _REASONS: dict[Reason, str] = {
     "frames": "it sent a message with more frames than the protocol has",
     "budget": "it sends more than limits.device_mib_per_s, device_messages_per_s or device_gateway_percent let it, "
     "and does not wait for us",
-    "backlog": "it sends a message without an end, or more than limits.window_kib lets it",
-    "crowded": "too many others waited to be let in, most of them from its address",
-    "no_hello": "it did not say hello in time, or was not let in",
+    "backlog": "it sends a message without an end, or more than limits.window_kib allows",
+    "crowded": "too many connections have sent no message, most of them from its address",
+    "no_hello": "it sent no hello in time, or was not admitted",
 }
 
 

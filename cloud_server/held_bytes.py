@@ -1,7 +1,7 @@
-"""The memory that each device's requests hold, as running totals, and the bound for one device.
+"""Counts the memory of each device's requests, and bounds it for one device. Pure.
 
-Pure. A device may hold as many bytes as are free: one device alone gets half of the limit, n devices get
-1/(n + 1) each, and the remaining share is free for a device that holds nothing yet.
+A device may hold as many bytes as are free: one device alone gets half of the limit, n devices get 1/(n + 1) each,
+and the remaining share is free for a device that holds nothing yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class HeldBytes:
         return self._held.get(key, 0)
 
     def change(self, key: str, by_bytes: int) -> None:
-        """Add to what a key holds, or with a negative number take away from it."""
+        """Add to a key's bytes; a negative number subtracts."""
         self.total += by_bytes
         held = self.of(key) + by_bytes
         if held:
@@ -28,7 +28,7 @@ class HeldBytes:
             self._held.pop(key, None)
 
     def reason_against(self, key: str, more_bytes: int, *, limit_bytes: int) -> str | None:
-        """Why a key may not hold more now, or None: the key's new total must fit into the free bytes.
+        """Why a key may not hold more now, or None: its new total must fit into the free bytes.
 
         A key that holds nothing is refused only if there is no room at all.
         """

@@ -1,4 +1,4 @@
-"""A tail to run, and what comes of it."""
+"""A job, which is one tail to run, and its outcome."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import msgspec
 from cloud_server.tails import Tail, TailId
 from split_model.protocol import messages as wire
 
-#: The folders of an absolute path in a text.
+#: Matches the folders of an absolute path in a text.
 _FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^\s/:;,'\"()]+/)+")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One tail to run. ``due_s``: on the engine's clock, when nobody wants the answer any more.
+    """One tail to run. ``due_s``: when its answer is due, on the engine's clock.
 
-    ``device``: the key it is for. Keys share the workers, the queue and the caches by their weights.
+    ``device``: the key of its device. Keys share the workers, the queue and the caches by their weights.
     """
 
     job_id: int
@@ -29,12 +29,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tail_id(self) -> TailId:
-        """What names its tail."""
+        """The id of its tail."""
         return self.tail.id
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """The outputs of a job, one after another in ``payload``, and how long it waited and ran."""
+    """The outputs of a job, concatenated in ``payload``, with its seconds of waiting and running."""
 
     job_id: int
     tensors: tuple[wire.AnswerTensor, ...]
@@ -44,7 +44,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that has no outputs, and why."""
+    """A job without outputs, with the reason."""
 
     job_id: int
     code: wire.RefusalCode
@@ -60,6 +60,6 @@ def expired(job: Job) -> Failed:
 
 
 def failed(job: Job, text: str, *, code: wire.RefusalCode = "failed") -> Failed:
-    """What the device is told: the problem, and nothing of where files lie on this machine."""
+    """Make the device's error text: the problem, without paths of this machine."""
     told = text.replace(f"{job.tail.bundle.root}/", "")
     return Failed(job_id=job.job_id, code=code, text=" ".join(_FOLDERS.sub("", told).split())[:1000])

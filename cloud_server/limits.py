@@ -1,4 +1,4 @@
-"""Bounds of the server over all devices, from the config."""
+"""Limits of the server over all devices, from the config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ServerLimits:
 
     @property
     def budgets(self) -> Budgets:
-        """Those of one key, over all its connections."""
+        """The budgets of one key, over all its connections."""
         return Budgets(
             bytes_per_s=self.bytes_per_s,
             messages_per_s=self.messages_per_s,

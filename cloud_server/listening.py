@@ -12,13 +12,13 @@ from split_model.protocol.keys import KeyPair
 
 #: Room for CURVE's and ZMTP's framing around the largest chunk.
 _FRAMING_BYTES = 1 << 10
-#: Replies waiting for one device: an acknowledgement for every chunk of a window, and the answers.
+#: Maximum replies waiting for one device: an acknowledgement for every chunk of a window, and the answers.
 _SEND_MESSAGES = 128
 _RECEIVE_MESSAGES = 64
 
 
 def configure(router: zmq.Socket[bytes], keys: KeyPair, *, ipv6: bool) -> None:
-    """Every option of the listening socket; what each is for is in the design's section on the wire."""
+    """Set every option of the listening socket."""
     secure(router, keys)
     router.linger = 0
     router.maxmsgsize = wire.MAX_CHUNK_BYTES + wire.MAX_HEADER_BYTES + _FRAMING_BYTES
@@ -32,7 +32,7 @@ def configure(router: zmq.Socket[bytes], keys: KeyPair, *, ipv6: bool) -> None:
     router.tcp_keepalive_idle = 10
     router.tcp_keepalive_intvl = 5
     router.tcp_keepalive_cnt = 3
-    router.setsockopt(zmq.TCP_MAXRT, 30_000)  # a peer that vanished with replies on the way to it
+    router.setsockopt(zmq.TCP_MAXRT, 30_000)  # a peer may disappear with replies on their way
     router.ipv6 = ipv6
 
 
@@ -42,6 +42,6 @@ def bind(router: zmq.Socket[bytes], listen: str) -> str:
     except zmq.ZMQError as error:
         reason = zmq.strerror(error.errno or 0)
         raise ListenError(
-            f"{listen}: {reason}", remedy="change [server] listen or stop who listens there"
+            f"{listen}: {reason}", remedy="change server.listen, or stop the program that listens there"
         ) from None
     return endpoint_of(router)

@@ -1,7 +1,7 @@
-"""The requests that the engine has and that a device waits for, with the bytes they hold.
+"""The requests in the engine that devices wait for, with their bytes. No I/O.
 
-A running tail cannot be stopped: a request cancelled while it runs keeps its place and bytes until then.
-No I/O. A request is known to its device by a request id, to the engine by a job id.
+A running tail cannot be stopped: a request that is cancelled while it runs keeps its place and bytes until it ends.
+A request has a request id for its device, and a job id for the engine.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def request_id(self) -> int:
-        """The device's number of the request."""
+        """The request's number on its device."""
         return self.arrived.request.request_id
 
 
 class OpenRequests:
-    """Hands requests to the engine and remembers whose they are, until they end.
+    """Gives requests to the engine, and remembers their connections until they end.
 
     Args:
         engine: Runs the tails.
@@ -53,15 +53,15 @@ class OpenRequests:
         return len(self._by_job)
 
     def of(self, routing_id: bytes) -> list[int]:
-        """The request ids that are open on a connection, oldest first."""
+        """The open request ids of a connection, oldest first."""
         return list(self._by_connection.get(routing_id, ()))
 
     def places(self, routing_id: bytes) -> int:
-        """The requests of a connection that are open or still run."""
+        """Number of requests of a connection that are open or still run."""
         return len(self._by_connection.get(routing_id, ())) + self._ending_on[routing_id]
 
     def submit(self, routing_id: bytes, device: str, arrived: Arrived, tail: Tail, *, now_s: float) -> bool:
-        """Hand a request to the engine. Returns False, and forgets it, where the engine has no place for it."""
+        """Give a request to the engine. Returns False, and drops it, if the engine has no place for it."""
         job_id = self._next_job_id
         self._next_job_id += 1
         request = arrived.request
@@ -85,7 +85,7 @@ class OpenRequests:
         return False
 
     def finish(self, job_id: int) -> OpenRequest | None:
-        """Forget a request that has its outcome. Returns None where nobody waits for it any more."""
+        """Remove a request that has its outcome. Returns None if it was cancelled."""
         stopped = self._ending.pop(job_id, None)
         if stopped is not None:
             self._ending_on[stopped.routing_id] -= 1
@@ -111,7 +111,7 @@ class OpenRequests:
         return True
 
     def _forget(self, job_id: int | None) -> OpenRequest | None:
-        """Nobody waits for a request any more."""
+        """Remove a request that is no longer waited for."""
         ended = None if job_id is None else self._by_job.pop(job_id, None)
         if ended is not None:
             left = self._by_connection[ended.routing_id]

@@ -1,4 +1,4 @@
-"""Replies on their way out: sent at once, or once the key that they are for is out of debt."""
+"""Sends replies: at once, or when their key is out of debt."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from cloud_server.connections import Connections
 from cloud_server.sessions import Reply, Sessions
 from split_model.protocol import messages as wire
 
-#: Flags as plain numbers: combining pyzmq's takes longer than sending a frame.
+#: Flags as plain integers: combining pyzmq's enums takes longer than sending a frame.
 _DONTWAIT, _MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
-#: Larger payloads are handed to libzmq without a copy.
+#: Larger payloads are passed to libzmq without a copy.
 _COPY_BYTES = 1 << 15
 
 
 class Outbox:
-    """Sends replies by a ROUTER. Who owes time or bytes gets them later, and so slows down."""
+    """Sends replies by a ROUTER. A key in debt gets them later, which slows its device down."""
 
     def __init__(self, router: zmq.Socket[bytes], connections: Connections) -> None:
         self._router = router
         self._connections = connections
-        self._held: list[tuple[float, int, list[Reply]]] = []  # a heap: when to send, in order of arrival
+        self._held: list[tuple[float, int, list[Reply]]] = []  # a heap by time to send, then order of arrival
         self._number = 0
 
     def next_s(self) -> float:
-        """When the next replies that are held back are due; infinite for none."""
+        """Time when the next delayed replies are due; infinite for none."""
         return self._held[0][0] if self._held else math.inf
 
     def send_due(self, sessions: Sessions, now_s: float) -> None:
@@ -63,9 +63,9 @@ def send_replies(router: zmq.Socket[bytes], sessions: Sessions, replies: list[Re
 
 
 def _send(router: zmq.Socket[bytes], reply: Reply) -> int | None:
-    """Send one reply. Returns EAGAIN or EHOSTUNREACH where the peer takes nothing, or is gone."""
+    """Send one reply. Returns EAGAIN or EHOSTUNREACH if the peer does not read or is gone."""
     try:
-        router.send(reply.routing_id, _MORE)  # what follows it cannot fail
+        router.send(reply.routing_id, _MORE)  # the following frames cannot fail
         if reply.payload is None:
             router.send(wire.encode(reply.message), _DONTWAIT)
         else:

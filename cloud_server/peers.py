@@ -11,7 +11,7 @@ from split_model.protocol.server import PeerSession
 
 @dataclass(eq=False)
 class Peer:
-    """One connection. ``arriving``: request ids whose payload arrives, and ``arriving_bytes`` of them so far."""
+    """One connection. ``arriving``: ids of arriving requests; ``arriving_bytes``: their bytes so far."""
 
     routing_id: bytes
     session: PeerSession
@@ -20,12 +20,12 @@ class Peer:
 
     @property
     def key(self) -> str:
-        """The key that its device has proved to hold."""
+        """The key that its device has proved to own."""
         return self.session.user_id
 
 
 class Peers:
-    """All of them. Nothing here takes longer with more peers, but for going through all."""
+    """All peers. The cost of a call is independent of their number, except for iteration."""
 
     def __init__(self) -> None:
         self._peers: dict[bytes, Peer] = {}
@@ -35,11 +35,11 @@ class Peers:
         return len(self._peers)
 
     def __iter__(self) -> Iterator[Peer]:
-        """Go through the peers of this moment; they may be removed meanwhile."""
+        """Iterate over the present peers; they may be removed meanwhile."""
         return iter(list(self._peers.values()))
 
     def find(self, routing_id: bytes) -> Peer | None:
-        """The peer of a connection, None where it has no session."""
+        """Find the peer of a connection; None if it has no session."""
         return self._peers.get(routing_id)
 
     def of_key(self, key: str) -> list[Peer]:
@@ -47,12 +47,12 @@ class Peers:
         return list(self._by_key.get(key, {}).values())
 
     def add(self, peer: Peer) -> None:
-        """Take a new one in."""
+        """Add a new peer."""
         self._peers[peer.routing_id] = peer
         self._by_key.setdefault(peer.key, {})[peer.routing_id] = peer
 
     def remove(self, routing_id: bytes) -> Peer | None:
-        """Let one go; None where there is none."""
+        """Remove a peer and return it; None if there is none."""
         peer = self._peers.pop(routing_id, None)
         if peer is not None:
             same_key = self._by_key[peer.key]
@@ -62,7 +62,7 @@ class Peers:
         return peer
 
     def why_no_room(self, key: str, limits: ServerLimits) -> str:
-        """Why one more connection of this key is too many, or empty."""
+        """Why one more connection of this key would be too many, or empty."""
         if len(self._peers) >= limits.peers:
             return f"this server has {len(self._peers)} connections, its limit"
         mine = len(self._by_key.get(key, ()))

@@ -1,4 +1,4 @@
-"""What was made of noise specs, in memory: no more than a limit, and no device pushes out what another uses."""
+"""Caches the plans of noise specs within a limit; no device evicts what another uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from cloud_server.shared_cache import SharedCache
 from split_model.privacy import NoiseRecovery
 
-#: What undoes the noise of a plan, or why there is none.
+#: The recovery of a noise plan, or the reason why there is none.
 Made = NoiseRecovery | str
 
 
@@ -24,11 +24,11 @@ class PlanCache:
         return len(self._cache)
 
     def get(self, key: Hashable) -> Made | None:
-        """What was made, or None; nobody holds it for that."""
+        """Return a cached plan, or None; this does not count as a use."""
         return self._cache.get(key)
 
     def use(self, key: Hashable, made: Made, *, device: str) -> None:
-        """A device uses this now; others let go of theirs if it is one too many."""
+        """Note a device's use of a plan; if there are too many, others are evicted."""
         now_s = self._clock()
         self._cache.use(key, made, device=device, now_s=now_s)
         if len(self._cache) > self._limit:

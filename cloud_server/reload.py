@@ -1,4 +1,4 @@
-"""Takes up a changed config while the server serves: other bundles, other limits. The rest needs a restart."""
+"""Applies a changed config to the running server: other bundles and limits. The rest needs a restart."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def server_limits(config: Config) -> ServerLimits:
 
 
 def open_tails(config: Config) -> TailSet:
-    """Everything that a config hosts, checked by hash."""
+    """Open all bundles of a config, checked by hash."""
     found = TailSet.open(config.server.bundles)
     tails = tail_set(found.bundles.values(), emulated_tail_s=config.emulation.tail_s)
     if config.emulation.tail_s:
@@ -58,7 +58,7 @@ def open_tails(config: Config) -> TailSet:
 
 
 def refuse_fixed_changes(old: Config, new: Config) -> None:
-    """`ConfigError` names the keys of `FIXED` that differ."""
+    """Refuse changes of the keys of `FIXED`, with a `ConfigError` that names them."""
     before, after = as_plain(old), as_plain(new)
     changed = [
         f"{table}.{key}" for table, keys in FIXED.items() for key in keys if before[table][key] != after[table][key]
@@ -71,9 +71,9 @@ def refuse_fixed_changes(old: Config, new: Config) -> None:
 
 
 class Reloader:
-    """`request` it from a signal handler; the gateway's loop calls `take_up`, which never waits for a disk.
+    """Reloads the config: `request` it from a signal handler; the gateway's loop calls `take_up`.
 
-    ``error``: why the last reload changed nothing, or empty.
+    `take_up` never waits for a disk. ``error``: why the last reload was refused, or empty.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Reloader:
         return self._requested or self._thread is not None
 
     def request(self) -> None:
-        """Read the config again, soon."""
+        """Request a reload."""
         self._requested = True
 
     def take_up(self) -> list[Reply]:
-        """Start a requested reload, or switch to a config that is open; returns the replies for the devices."""
+        """Start a requested reload, or switch to an opened config; returns the replies for the devices."""
         if self._thread is not None:
             if self._thread.is_alive():
                 return []
@@ -113,7 +113,7 @@ class Reloader:
         return []
 
     def close(self) -> None:
-        """Wait for a config that is being opened, for a short while."""
+        """Wait a short time for a config that is being opened."""
         if self._thread is not None:
             self._thread.stop()
 
@@ -130,7 +130,7 @@ class Reloader:
 
     def _refused(self, why: str) -> None:
         self.error = why
-        _log.error("the changed config is not taken up, the one before stays in force: %s", why)
+        _log.error("reload refused, the previous config stays in force: %s", why)
 
     def _put_in_force(self, config: Config, tails: TailSet) -> list[Reply]:
         same = tails.offers == self._sessions.tails.offers and server_limits(config) == server_limits(self._config)
@@ -138,7 +138,7 @@ class Reloader:
         self.reloads += 1
         _log.info("the changed config is in force; %d bundles", len(tails.bundles))
         self._engine.host(tails)
-        if same:  # they may lie in another folder now; no device need hear of it
+        if same:  # their folder may have changed; devices need no notice of that
             self._sessions.tails = tails
             return []
         return self._sessions.host(tails, server_limits(config))

@@ -1,4 +1,4 @@
-"""Tells the world how the server is: status file, systemd's status line, watchdog."""
+"""Publishes the server's state: status file, systemd's status line, watchdog."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Call `tick` in the gateway's loop: that it is called shows that the loop goes round.
+    """Publishes the state; the gateway's loop calls `tick`, which shows that the loop runs.
 
-    ``latest``: the status that was published last, for other threads.
+    ``latest``: the last published status, for other threads.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Reporter:
         )
 
     def tick(self) -> None:
-        """Feed the watchdog unless a tail is stuck, and write if it is time to."""
+        """Feed the watchdog unless a tail is stuck, and write the status if it is due."""
         stuck = self._beats.overdue()
         if stuck and stuck != self._told_stuck:
             _log.error("stuck: %s; the watchdog is not fed", ", ".join(stuck))
@@ -89,14 +89,14 @@ class Reporter:
             self.write("draining" if self._sessions.draining else "running")
 
     def write(self, state: states.State) -> None:
-        """Write now."""
+        """Write the status now."""
         self._written_s = self._clock()
         self._tell(state)
         self.latest = self._status(state)
         self._publisher.publish(self.latest)
 
     def _tell(self, state: states.State) -> None:
-        """Hand systemd the news."""
+        """Send changes to systemd."""
         told, self._state = self._state, "reloading" if self._reloader.under_way else state
         if self._state == told:
             self._notifier.status(self.headline())

@@ -1,4 +1,4 @@
-"""How much memory this process really has: its proportional set size, as the kernel tells. Linux only."""
+"""Measures the real memory of this process: its proportional set size. Linux only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ROLLUP = Path("/proc/self/smaps_rollup")
 
 
 def pss_bytes() -> int | None:
-    """Proportional set size: private pages, and of shared ones this process's part. None where it is not told."""
+    """Proportional set size in bytes: private pages, and this process's part of shared ones. None if unknown."""
     try:
         lines = _ROLLUP.read_text().splitlines()
     except OSError:
@@ -18,7 +18,7 @@ def pss_bytes() -> int | None:
 
 
 def give_back() -> None:
-    """Return what the allocator has free to the system, where it is glibc's, which keeps much of it."""
+    """Return free memory of the allocator to the system; only for glibc, which keeps much of it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""What a device hears whose key is no longer on the allow-list."""
+"""Makes the refusals for a device whose key is no longer on the allow-list."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from split_model.protocol import messages as wire
 
 
 def refusals(frames: list[memoryview]) -> list[wire.Refusal]:
-    """Each request is refused by its number, and of other messages only those that ask for something."""
+    """Refuse each request by its number; of other messages, refuse only those that expect a reply."""
     try:
         message = wire.decode_from_device(frames[0])
     except (ProtocolError, IndexError):
@@ -18,6 +18,6 @@ def refusals(frames: list[memoryview]) -> list[wire.Refusal]:
 
 
 def refusal(request_id: int | None) -> wire.Refusal:
-    """The refusal of one request, or of the connection."""
+    """Make the refusal of one request, or of the connection."""
     text = "this device's key is no longer on the server's allow-list"
     return wire.Refusal(request_id=request_id, code="revoked", text=text)

@@ -1,4 +1,4 @@
-"""``cloud-server run``: put the parts together, serve, and tell the world how it goes."""
+"""``cloud-server run``: makes the parts, serves, and publishes the state."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Time that systemd is asked for to open and load the bundles.
+#: Seconds of start time requested from systemd, to open and load the bundles.
 _START_S = 600.0
-#: How long a worker may keep the interpreter to itself while the gateway wants it (CPython: 5 ms).
+#: Seconds that a worker may keep the GIL while the gateway waits for it (CPython's default: 5 ms).
 _SWITCH_S = 0.0005
 
 
@@ -146,7 +146,7 @@ def serve(
 
 
 def _on_answer(overview: Overview, sinks: AnswerSinks | None) -> Callable[[str, OpenRequest, Done], None]:
-    """What hears of every answer, in the gateway's thread: it adds numbers up and queues, and never waits."""
+    """Return the callback for every answer, in the gateway's thread: it counts and queues, and never waits."""
 
     def answered(device: str, ended: OpenRequest, outcome: Done) -> None:
         arrived = ended.arrived
@@ -167,11 +167,11 @@ def _on_answer(overview: Overview, sinks: AnswerSinks | None) -> Callable[[str, 
 
 @contextmanager
 def open_web(config: Config, overview: Overview) -> Iterator[WebServer | None]:
-    """The page and the metrics, served by a thread of their own; None without ``[web]``. Raises `ConfigError`."""
+    """Open the page and the metrics, in a separate thread; None without ``[web]``. Raises `ConfigError`."""
     if config.web is None:
         yield None
         return
-    from cloud_server.web.server import WebServer  # its libraries come by extra
+    from cloud_server.web.server import WebServer  # its libraries are an extra of the package
 
     web = WebServer(config.web, overview, statistics=config.statistics)
     web.start()
@@ -183,7 +183,7 @@ def open_web(config: Config, overview: Overview) -> Iterator[WebServer | None]:
 
 
 def open_statistics(config: Config) -> Collector | None:
-    """What counts released codewords, where the config has a file for them. Raises `OutputError`."""
+    """Open the counting of released codewords; None without ``[statistics]``. Raises `OutputError`."""
     table = config.statistics
     if table.path is None:
         return None

@@ -1,7 +1,7 @@
-"""All peers of the server and their requests, as decisions without I/O: messages in, messages out.
+"""The sessions of all peers and their requests. No I/O: messages in, messages out.
 
-The gateway brings every message with the key its sender has proved to hold; answers leave by the routing id.
-Who a device is follows from its key alone. What all of them hold here is bounded by `ServerLimits`.
+The gateway passes every message with the key that its sender has proved to own; answers leave by the routing id. A
+device is identified by its key alone. The memory of all sessions is bounded by `ServerLimits`.
 """
 
 # Over 300 lines: every message and every outcome of a request, each of which changes what the others may do.
@@ -31,7 +31,7 @@ from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: Refusals after which the same request may be welcome in a while.
+#: Refusals after which the same request may be accepted later.
 _FOR_NOW = ("busy", "expired")
 
 
@@ -44,7 +44,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Sessions:
-    """The server between gateway and engine."""
+    """The server's logic between gateway and engine."""
 
     def __init__(
         self,
@@ -77,17 +77,17 @@ class Sessions:
 
     @property
     def budgets(self) -> Budgets:
-        """What a key may use, by the limits in force."""
+        """The budgets of a key, by the present limits."""
         return self._limits.budgets
 
     @property
     def peers(self) -> int:
-        """Connections that have a session."""
+        """Number of connections with a session."""
         return len(self._peers)
 
     @property
     def open_jobs(self) -> int:
-        """Requests that the engine has and that somebody waits for."""
+        """Number of requests in the engine that were not cancelled."""
         return len(self._open)
 
     @property
@@ -96,7 +96,7 @@ class Sessions:
         return self._held.total
 
     def heard_s(self) -> dict[str, float]:
-        """When each device that has said hello was last heard, by key."""
+        """Time of the last message of each greeted device, by key."""
         found: dict[str, float] = {}
         for peer in self._peers:
             if peer.session.peer_boot_id is not None:
@@ -104,12 +104,12 @@ class Sessions:
         return found
 
     def greeted(self, routing_id: bytes) -> bool:
-        """Whether this peer has said hello, and was heard since."""
+        """Whether this peer has said hello, and is not silent."""
         peer = self._peers.find(routing_id)
         return peer is not None and peer.session.peer_boot_id is not None
 
     def receive(self, routing_id: bytes, user_id: str, frames: list[memoryview], now_s: float) -> list[Reply]:
-        """One message of a peer whose key ``user_id`` was authenticated."""
+        """Handle one message of a peer with the authenticated key ``user_id``."""
         if self._name_of(user_id) is None:
             self.drop(routing_id)
             return self._count([Reply(routing_id, refusal) for refusal in revocation.refusals(frames)])
@@ -147,9 +147,10 @@ class Sessions:
             self._cancelled(peer, event.request_id)
 
     def _replies(self, peer: Peer, messages: list[wire.FromServer], *, whole: bool, now_s: float) -> list[Reply]:
-        """What is to be sent at once; acknowledgements wait for `turn`.
+        """Return the replies to send at once; acknowledgements wait for `turn`.
 
-        But not where a refusal names no request: a device takes it to mean the first that was not acknowledged.
+        If a refusal names no request, acknowledgements are sent first: a device applies it to the first request
+        without one.
         """
         result: list[Reply] = []
         for message in messages:
@@ -162,16 +163,16 @@ class Sessions:
         return result
 
     def turn(self, now_s: float) -> list[Reply]:
-        """After a batch of messages: run short tails in this thread, and acknowledge the other requests."""
+        """Finish a batch of messages: run short tails in this thread, and acknowledge the other requests."""
         replies = [reply for outcome in self._engine.run_short() for reply in self.finished(outcome)]
         return replies + [Reply(routing_id, ack) for routing_id, ack in self._acks.due(now_s)]
 
     def next_turn_s(self, now_s: float) -> float:
-        """When `turn` has something to do, if nothing else happens before; infinite for never."""
+        """Time when `turn` has something to do, unless an event comes first; infinite for never."""
         return now_s if self._engine.short else self._acks.next_s()
 
     def finished(self, outcome: Outcome) -> list[Reply]:
-        """What the engine made of a job."""
+        """Handle the outcome of a job."""
         ended = self._open.finish(outcome.job_id)
         if ended is None:
             self.counters.late += 1
@@ -211,7 +212,7 @@ class Sessions:
                 self.drop(peer.routing_id)
 
     def revoke(self) -> list[Reply]:
-        """The allow-list has changed: drop those who are no longer on it, and say so for each open request."""
+        """Handle a changed allow-list: drop peers that are no longer on it, and refuse their open requests."""
         replies = []
         for peer in self._peers:
             if self._name_of(peer.key) is not None:
@@ -222,7 +223,7 @@ class Sessions:
         return self._count(replies)
 
     def host(self, tails: TailSet, limits: ServerLimits) -> list[Reply]:
-        """Other tails and limits from now on. Devices are asked to greet anew, and send open requests again."""
+        """Host other tails with other limits. Devices are asked to greet again and repeat open requests."""
         self.tails, self._limits = tails, limits
         text = "this server hosts other bundles now"
         replies = []
@@ -232,7 +233,7 @@ class Sessions:
         return replies
 
     def drop(self, routing_id: bytes) -> None:
-        """Forget a peer and everything it holds here."""
+        """Remove a peer and everything it holds here."""
         peer = self._peers.remove(routing_id)
         self._acks.drop(routing_id)
         if peer is not None:
@@ -269,7 +270,7 @@ class Sessions:
             return protocol.Denial("protocol", f"request {request.request_id} is open already")
         open_requests = self._open.places(peer.routing_id) + len(peer.arriving)
         if open_requests >= self._limits.peer.open_requests:
-            return protocol.Denial("busy", f"{open_requests} requests of yours are open already")
+            return protocol.Denial("busy", f"{open_requests} of your requests are open already")
         reason = self.tails.admit(request)
         if reason is not None:
             return protocol.Denial(*reason)
@@ -280,7 +281,7 @@ class Sessions:
         return self._engine.denial(key, self.tails.tail_for(request), due_in_s=request.due_in_s)
 
     def _advise(self, peer: Peer, ask: wire.Ask) -> wire.Load:
-        """What a device hears that asks first; of a tail that is not here, its request hears more."""
+        """Answer a device's question before a request; a missing tail is explained when it sends the request."""
         self.counters.asks += 1
         tail = self.tails.tails.get((ask.bundle, ask.cut))
         if tail is None:
@@ -288,7 +289,7 @@ class Sessions:
         return self._engine.load(peer.key, tail, due_in_s=ask.due_in_s)
 
     def _account(self, peer: Peer, events: list[protocol.Event]) -> None:
-        """Count how the requests ended that were arriving and no longer are; the others are the engine's."""
+        """Count the outcomes of requests that were arriving; those in the engine are counted later."""
         still_open = peer.session.open_requests
         if peer.arriving == still_open:
             return
@@ -309,12 +310,12 @@ class Sessions:
     def _arrived(self, peer: Peer, event: protocol.Arrived, now_s: float) -> list[Reply]:
         request, key = event.request, peer.key
         tail = self.tails.tail_for(request)
-        if self._statistics is not None:  # a release counts, whether or not its tail will run
+        if self._statistics is not None:  # a release counts even if its tail will not run
             name = self._name_of(key) or ""
             self._statistics.released(name, tail.bundle.manifest.name, request, event.payload)
         due_in_s = request.due_in_s - (now_s - event.started_s)
         denial: protocol.Denial | None = None
-        if now_s > event.started_s:  # others came while its payload did
+        if now_s > event.started_s:  # other requests came while its payload arrived
             denial = self._engine.denial(key, tail, due_in_s=due_in_s)
         if denial is None:
             if self._open.submit(peer.routing_id, key, event, tail, now_s=now_s):
@@ -328,13 +329,13 @@ class Sessions:
         return [Reply(peer.routing_id, refusal)]
 
     def _greeted(self, peer: Peer, event: protocol.Greeted) -> None:
-        """A hello starts over: on this connection, and on the one that the device had before."""
+        """Handle a hello: it starts over, on this connection and on the device's previous one."""
         self.counters.dropped += self._open.cancel_all(peer.routing_id)
         self._acks.drop(peer.routing_id)
         for other in self._peers.of_key(peer.key):
             if other.session.peer_boot_id == event.boot_id and other is not peer:
                 self.drop(other.routing_id)
-        text = "device %s says hello: %s, boot %s"  # as often as it likes
+        text = "device %s says hello: %s, boot %s"  # marked: a device may send it any number of times
         _log.info(text, self._name_of(peer.key), event.software, event.boot_id, extra=PER_FRAME)
 
     def _cancelled(self, peer: Peer, request_id: int) -> None:

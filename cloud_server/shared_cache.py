@@ -1,9 +1,9 @@
-"""A cache that devices share: whoever uses more than the others loses its own entries first.
+"""A cache that devices share: a device with more entries than the others loses its own first. Pure.
 
-Pure: no threads, no clock. An entry is held by each device that used it of late, and goes with its last holder.
-Where there is too much, holdings that nobody used for `HELD_S` end first, the oldest first. After those, the device
-that holds most lets go of what it used longest ago. So a device that makes up a new entry for every request loses
-its own entries and nobody else's.
+An entry is held by each device that used it recently, and is removed with its last holder. If the cache is too
+large, holdings unused for `HELD_S` end first, the oldest first. After those, the device with the most holdings
+loses its least recently used one. So a device that makes a new entry for every request loses its own entries and no
+other's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-#: A holding that was not used for this long ends where room is needed, whoever holds most.
+#: Seconds after which an unused holding ends first if room is needed.
 HELD_S = 60.0
-#: Uses of an entry by a device are noted this often, in seconds.
+#: Seconds in which further uses of an entry by the same device are not noted.
 SAME_USE_S = 0.1
 
 Key = TypeVar("Key", bound=Hashable)
@@ -36,7 +36,7 @@ class SharedCache(Generic[Key, Value]):
         self.size = 0
         self._entries: dict[Key, tuple[Value, int]] = {}
         self._holders: dict[Key, set[str]] = {}
-        self._held: dict[str, OrderedDict[Key, None]] = {}  # by device, the last used one last
+        self._held: dict[str, OrderedDict[Key, None]] = {}  # by device, the most recently used one last
         self._used_s: OrderedDict[tuple[str, Key], float] = OrderedDict()  # holdings by their last use
         self._sizes: dict[str, int] = {}
         self._by_size: dict[int, dict[str, None]] = {}
@@ -48,7 +48,7 @@ class SharedCache(Generic[Key, Value]):
         return key in self._entries
 
     def get(self, key: Key) -> Value | None:
-        """The value of a key, or None; nobody holds it for that."""
+        """Return the value of a key, or None; this does not count as a use."""
         entry = self._entries.get(key)
         return None if entry is None else entry[0]
 
@@ -57,9 +57,9 @@ class SharedCache(Generic[Key, Value]):
         return [value for value, _ in self._entries.values()]
 
     def use(self, key: Key, value: Value, *, device: str, now_s: float, size: int = 1) -> None:
-        """A device uses this entry now; it is added where it is new. An entry keeps its first value and size.
+        """Note a device's use of an entry, which is added if new. It keeps its first value and size.
 
-        Uses less than `SAME_USE_S` after the last one that was noted are that same use.
+        Uses within `SAME_USE_S` after the last noted one count as the same use.
         """
         if now_s - self._used_s.get((device, key), -math.inf) < SAME_USE_S:
             return
@@ -78,12 +78,12 @@ class SharedCache(Generic[Key, Value]):
     def make_room(
         self, is_over: Callable[[], bool], now_s: float, *, may_go: Callable[[Key], bool] = lambda _: True
     ) -> int:
-        """End holdings while ``is_over`` says so. Returns the number of entries that went.
+        """End holdings while ``is_over`` returns true. Returns the number of removed entries.
 
         Args:
-            is_over: Whether there is too much still; asked again after each holding that ended.
+            is_over: Whether the cache is still too large; called after each ended holding.
             now_s: The time.
-            may_go: Whether an entry may go now. One that may not keeps its holders.
+            may_go: Whether an entry may be removed now. One that may not keeps its holders.
 
         """
         before = len(self._entries)
@@ -105,7 +105,7 @@ class SharedCache(Generic[Key, Value]):
         return None
 
     def _end(self, device: str, key: Key) -> None:
-        """One device lets go of an entry, which goes where nobody else holds it."""
+        """End one device's holding of an entry, which is removed if it was the last."""
         del self._used_s[device, key]
         del self._held[device][key]
         self._holders[key].remove(device)
@@ -118,7 +118,7 @@ class SharedCache(Generic[Key, Value]):
             self.size -= size
 
     def _resize(self, device: str, change: int) -> None:
-        """Move a device to the others that hold as much as it will."""
+        """Update the counts for a device's new number of holdings."""
         before = self._sizes.pop(device, 0)
         if before:
             self._by_size[before].pop(device)

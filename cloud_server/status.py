@@ -1,4 +1,4 @@
-"""What the running server tells of itself, in its status file; see `split_model.service.status_file`."""
+"""The status file of the running server; see `split_model.service.status_file`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from split_model.service.status_file import Written
 
 State = Literal["starting", "running", "reloading", "draining", "stopped"]
 
-#: The config key that says where the file is.
+#: The config key of the file's path.
 KEY = "server.status"
 
 
@@ -25,7 +25,7 @@ class StatisticsStatus(msgspec.Struct, kw_only=True):
 
 
 class SinkStatus(msgspec.Struct, kw_only=True):
-    """Answers that a sink took, could not take, and that no sink got because too many waited."""
+    """Answers that a sink took, could not take, or did not get because too many waited."""
 
     written: int
     failed: int
@@ -33,10 +33,10 @@ class SinkStatus(msgspec.Struct, kw_only=True):
 
 
 class Status(Written, kw_only=True):
-    """What ``status --json`` prints.
+    """The content of ``status --json``.
 
-    ``reload_error``: why the last reload changed nothing, or empty. ``web``: the page's address, or empty.
-    ``reports``: those of devices on themselves; ``reports_dropped`` came too soon after another.
+    ``reload_error``: why the last reload was refused, or empty. ``web``: the page's address, or empty. ``reports``:
+    status reports of devices; ``reports_dropped``: those that came too soon after another.
     ``threads``: tails that can run at a time now, in this program or in the replicas of a cluster's ``nodes``.
     """
 

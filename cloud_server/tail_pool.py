@@ -1,8 +1,8 @@
-"""The interpreters of all workers, within one bound on the memory that they really take.
+"""The pool of interpreters of all workers, within a limit on their measured memory.
 
-An interpreter belongs to a tail, not to a worker: a worker borrows one that is idle, and loads one only where none
-is. So there are never more of one tail than run at a time. The interpreters of a tail share the bytes of its file;
-the weights that XNNPACK packs and the tensors are each interpreter's own.
+An interpreter belongs to a tail, not to a worker: a worker borrows an idle one, and loads one only if there is
+none. So a tail never has more interpreters than run at a time. The interpreters of a tail share the bytes of its
+file; the weights that XNNPACK packs and the tensors are each interpreter's own.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from cloud_server.shared_cache import SharedCache
 from cloud_server.tails import Tail, TailId
 from split_model.interpreter import Interpreter
 
-#: A tail, and the frames that its interpreters take at a time.
+#: A tail, and the batch size of its interpreters.
 _Key = tuple[TailId, int]
 
 
 @dataclass(eq=False)
 class _Loaded:
-    """The interpreters of one tail: the bytes that they share, those that are idle, and how many are borrowed."""
+    """The interpreters of one tail: their shared bytes, the idle ones, and the number of borrowed ones."""
 
     content: bytes
     idle: list[Interpreter] = field(default_factory=list)
@@ -31,7 +31,7 @@ class _Loaded:
 
 @dataclass(eq=False)
 class Borrowed:
-    """An interpreter that one thread has to itself; ``fresh`` where it was loaded for it."""
+    """An interpreter that one thread has borrowed; ``fresh``: it was loaded for this."""
 
     tail: Tail
     interpreter: Interpreter
@@ -40,19 +40,18 @@ class Borrowed:
 
 
 class TailPool:
-    """Interpreters to borrow. Safe for several threads.
+    """Interpreters to borrow. Thread-safe.
 
-    Idle interpreters go where this process takes more than ``limit_bytes`` beyond its size at the start; those
-    of the device that uses most tails go first (`SharedCache`). A borrowed one never goes, so a thread always has
-    the one that it runs.
+    If this process takes more than ``limit_bytes`` beyond its size at the start, idle interpreters are dropped;
+    those of the device that uses most tails first (`SharedCache`). A borrowed one is never dropped.
 
     Args:
         limit_bytes: The bound.
         tail_threads: Threads of one interpreter.
         clock: Monotonic seconds.
-        held_bytes: Memory of the process that is not the tails', such as payloads.
-        resident_bytes: What the process takes; None where the kernel does not tell, and then the sizes of the
-            tails' files count, twice: the bytes themselves and the packed weights.
+        held_bytes: Memory of the process besides the tails, such as payloads.
+        resident_bytes: Memory of the process; if it returns None, twice the sizes of the tails' files count
+            instead (the bytes themselves and the packed weights).
 
     """
 
@@ -71,14 +70,14 @@ class TailPool:
         self._held_bytes = held_bytes
         self._resident_bytes = resident_bytes
         self._at_start_bytes = (resident_bytes() or 0) - held_bytes()
-        self._lock = threading.RLock()  # what the bound is measured by may ask for `interpreters`
+        self._lock = threading.RLock()  # the measuring functions may ask for `interpreters`
         self._loading = threading.Lock()  # one at a time, so that the bound is checked after each
         self._cache: SharedCache[_Key, _Loaded] = SharedCache()
 
     def borrow(self, tail: Tail, *, device: str, batch: int = 1) -> Borrowed:
-        """An interpreter of a tail for one thread, loaded if need be; `give_back` it.
+        """Borrow an interpreter of a tail for one thread, loaded if needed; `give_back` returns it.
 
-        One for a ``batch`` of frames is another one than that for single frames.
+        Interpreters for a ``batch`` of frames are separate from those for single frames.
 
         Raises what `Tail.load` raises.
         """
@@ -99,7 +98,7 @@ class TailPool:
         return Borrowed(tail, interpreter, fresh=True, batch=batch)
 
     def give_back(self, borrowed: Borrowed) -> None:
-        """The thread is through with it. After a fresh one's first run the bound is checked."""
+        """Return a borrowed interpreter. After a fresh one's first run the limit is checked."""
         with self._lock:
             loaded = self._cache.get((borrowed.tail.id, borrowed.batch))
             assert loaded is not None
@@ -110,7 +109,7 @@ class TailPool:
 
     @property
     def interpreters(self) -> int:
-        """Interpreters that are loaded, idle and borrowed."""
+        """Number of loaded interpreters, idle and borrowed."""
         with self._lock:
             return sum(len(one.idle) + one.borrowed for one in self._cache.values())
 
@@ -119,7 +118,7 @@ class TailPool:
         self._cache.use((tail.id, batch), loaded, device=device, now_s=self._clock(), size=size)
 
     def _keep_to_the_bound(self, last_used: _Key) -> None:
-        """Drop idle interpreters: first what a tail has beyond one, then whole tails, but not the last used."""
+        """Drop idle interpreters above the limit: first duplicates, then whole tails, but not the last used."""
         with self._loading, self._lock:
             if not self._is_over():
                 return

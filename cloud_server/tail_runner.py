@@ -1,4 +1,4 @@
-"""Runs jobs in the caller's thread: borrow an interpreter, undo the release, run the tail, say how it ended."""
+"""Runs jobs in the caller's thread: borrows an interpreter, undoes the release, runs the tail."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: A tail that takes longer to load and run is stuck.
+#: Seconds to load and run a tail, after which it counts as stuck.
 _TAIL_WITHIN_S = 120.0
-#: Runs after which a tail's time is known, and how much one more run moves it.
+#: Runs after which a tail's time counts as known, and the weight of one more run.
 _KNOWN_AFTER, _MOVES = 4, 0.25
-#: A run that took up to this many times the mean of its tail is charged the mean, which moves by this.
+#: A run up to this many times the mean of its tail is charged as the mean; the second is the mean's update weight.
 _EVEN, _EVEN_MOVES = 2.0, 0.01
-#: Frames of one tail that are run at a time where several short ones wait. Measured: 0.028 ms a frame and not 0.09
-#: for the tail at cut 59 of EfficientNet-Lite0, whose weights are then read once; eight at a time gain no more.
+#: Batch size for several short frames of one tail. Measured for the tail at cut 59 of EfficientNet-Lite0: 0.028 ms
+#: per #: frame instead of 0.09, as the weights are read once; batches of eight gain no more.
 BATCH = 4
 
 
 class RunTimes:
-    """What each tail took of late, in seconds of CPU time. Pure."""
+    """The recent CPU time of each tail, in seconds. Pure."""
 
     def __init__(self) -> None:
         self._known: dict[TailId, tuple[int, float]] = {}
         self._means: dict[TailId, float] = {}
 
     def note(self, tail: TailId, used_s: float) -> None:
-        """One more run. A longer one counts at once, a shorter one by and by."""
+        """Add a run. A longer one counts at once, a shorter one gradually."""
         runs, usual_s = self._known.get(tail, (0, 0.0))
         if runs and used_s < usual_s:
             used_s = usual_s + (used_s - usual_s) * _MOVES
         self._known[tail] = runs + 1, used_s
 
     def usual_s(self, tail: TailId) -> float | None:
-        """What a run takes; None before there were some."""
+        """The usual time of a run; None before some were measured."""
         runs, usual_s = self._known.get(tail, (0, 0.0))
         return usual_s if runs >= _KNOWN_AFTER else None
 
     def charge_s(self, tail: TailId, used_s: float) -> float:
-        """What the device of a run is charged.
+        """The seconds charged to the device of a run.
 
-        Runs of one tail differ by what else the processor does. Charged one by one, some devices would by chance
-        miss a turn now and then and others not. A run that took much longer is the device's own affair: it may have
-        asked for a plan that had to be made.
+        Runs of one tail differ with the processor's other work. If each were charged its own time, some devices
+        would miss a turn now and then by chance. A run that took much longer is charged in full: its device may
+        have asked for a plan that had to be made.
         """
         mean_s = self._means.get(tail, used_s)
         if used_s > _EVEN * mean_s:
@@ -68,9 +68,9 @@ class RunTimes:
 
 
 class Ran(NamedTuple):
-    """A job that was run.
+    """A job that was run. ``used_s``: charged to its device. ``busy_s``: its duration.
 
-    ``used_s``: charged to its device. ``busy_s``: how long it took. ``loaded``: its tail had to be loaded first.
+    ``loaded``: its tail had to be loaded first.
     """
 
     outcome: Outcome
@@ -80,7 +80,7 @@ class Ran(NamedTuple):
 
 
 class TailRunner:
-    """Runs jobs; safe for several threads at once. ``beats`` expects every tail to end.
+    """Runs jobs; thread-safe. ``beats`` watches that every tail ends.
 
     Args:
         tails: The hosted tails.
@@ -102,7 +102,7 @@ class TailRunner:
     ) -> None:
         self.tails = tails
         self.times = RunTimes()
-        self._batches: dict[TailId, bool] = {}  # whether a tail may run several frames at once, as far as known
+        self._batches: dict[TailId, bool] = {}  # whether a tail can run several frames at once, if known
         self._pool = pool
         self._clock = clock
         self._tail_threads = tail_threads
@@ -119,8 +119,8 @@ class TailRunner:
                 began_s, began_cpu_s = self._clock(), time.thread_time()
                 outcomes, was_loaded = self._run_group(group)
                 busy_s = (self._clock() - began_s) / len(group)
-                used_s = busy_s  # loading and plans are its time too
-                if was_loaded:  # but not waiting for a processor, for that says nothing about the job
+                used_s = busy_s  # includes loading and plans
+                if was_loaded:  # excludes waiting for a processor, which is not the job's
                     cpu_s = (time.thread_time() - began_cpu_s) * self._tail_threads / len(group)
                     self.times.note(group[0].tail.id, min(busy_s, cpu_s))
                     used_s = self.times.charge_s(group[0].tail.id, min(busy_s, cpu_s))
@@ -128,7 +128,7 @@ class TailRunner:
         return ran
 
     def _groups(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
-        """The jobs that run at a time: of one tail, up to a batch."""
+        """Group jobs to run together: of one tail, up to a batch."""
         groups: list[list[Job]] = []
         for job in jobs:
             last = groups[-1] if groups else []
@@ -144,7 +144,7 @@ class TailRunner:
         return list(groups)
 
     def _run_group(self, group: Sequence[Job]) -> tuple[list[Outcome], bool]:
-        """Run one job, or several of one tail. Returns the outcomes, and whether what ran was loaded before."""
+        """Run one job, or several of one tail. Returns the outcomes, and whether the tail was loaded before."""
         if len(group) > 1:
             features = [self._features(job) for job in group]
             if all(isinstance(one, list) for one in features):
@@ -155,16 +155,16 @@ class TailRunner:
         return [outcome for outcome, _ in ran], all(was_loaded for _, was_loaded in ran)
 
     def _features(self, job: Job) -> list[Array] | None:
-        """A job's features; None where they cannot be had, for a reason that `_run` tells."""
+        """A job's features; None if they cannot be recovered (`_run` reports the reason)."""
         try:
             return self.tails.features(job.tail, job.release, job.payload, device=job.device)
         except (SplitModelError, ValueError):
             return None
 
     def _run_batch(self, group: Sequence[Job], features: list[list[Array]]) -> tuple[list[Outcome], bool] | None:
-        """Run several jobs at once. None where this tail does not bear it, and is not tried again.
+        """Run several jobs as a batch; None if this tail cannot, which is then not tried again.
 
-        The first batch of a tail is run one after another as well: the outputs have to be the same to the last bit.
+        The first batch of a tail is also run frame by frame: the outputs have to be the same to the last bit.
         """
         tail, started_s = group[0].tail, self._clock()
         try:
@@ -225,7 +225,7 @@ class TailRunner:
         return outcome, borrowed is not None and not borrowed.fresh
 
     def _outputs(self, job: Job, borrowed: Borrowed) -> Done:
-        started_s = self._clock()  # loading is waiting: it says nothing about how long this tail runs
+        started_s = self._clock()  # loading counts as waiting: it is not part of this tail's run time
         features = self.tails.features(job.tail, job.release, job.payload, device=job.device)
         return self._done(job, borrowed.interpreter.run(features), started_s)
 
@@ -241,7 +241,7 @@ class TailRunner:
 
 @lru_cache(maxsize=256)
 def _tensor(dtype_char: str, shape: tuple[int, ...]) -> wire.AnswerTensor:
-    """An output's description; NumPy takes longer to name a dtype than everything else around an answer."""
+    """Describe an output; cached, as naming a dtype in NumPy takes longer than the rest of an answer."""
     return wire.AnswerTensor(dtype=np.dtype(dtype_char).name, shape=shape)
 
 

@@ -1,4 +1,4 @@
-"""The tails this server hosts: the offers, the check of requests, and features from payloads."""
+"""The hosted tails: offers to devices, checks of requests, and recovery of features from payloads."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from split_model.protocol import messages as wire
 TailId = tuple[str, int, float | None]
 Reason = tuple[wire.RefusalCode, str]
 Spec = NoiseSpec | CodebookSpec
-#: What undoes a release: the plan of a codebook, or the recovery of a noise plan.
+#: Undoes a release: the plan of a codebook, or the recovery of a noise plan.
 Undo = NoiseRecovery | CodebookPlan
 
-#: Noise plans in memory.
+#: Maximum number of noise plans in memory.
 PLANS = 64
 _DECODERS_BYTES = 128 << 20
 
 
 class UnknownReleaseError(ProtocolError):
-    """A release that this side cannot undo, or under a plan that differs."""
+    """The release cannot be undone here, or was made under a different plan."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """One tail: the cut it belongs to and its file; ``epsilon`` is set for one trained on noise of that epsilon."""
+    """One tail: its cut and its file; ``epsilon`` is set for a tail trained on noise of that epsilon."""
 
     bundle: Bundle
     cut: Cut
@@ -55,30 +55,30 @@ class Tail:
 
     @cached_property
     def id(self) -> TailId:
-        """What names this tail."""
+        """The id of this tail."""
         return self.bundle.identity, self.cut.index, self.epsilon
 
     @cached_property
     def file(self) -> FileRef:
-        """The tail's ``.tflite``, as the manifest has it."""
+        """The tail's ``.tflite``, by the manifest."""
         return next((noisy.tail for noisy in self.cut.noise_tails if noisy.epsilon == self.epsilon), self.cut.tail)
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Path of the file."""
         return self.bundle.path(self.file)
 
     def read(self) -> bytes:
-        """The file's bytes; `BadBundleError` where it is no longer the one of the manifest."""
+        """Read the file; `BadBundleError` if it no longer matches the manifest."""
         return self.bundle.read(self.file)
 
     def load(self, content: bytes, *, threads: int, batch: int = 1) -> Interpreter:
-        """An interpreter of the bytes that `read` gave, for ``batch`` frames at a time; several may share them.
+        """Make an interpreter of the bytes of `read`, for ``batch`` frames; several may share the bytes.
 
-        Of bytes, not of the file: a file that is rewritten in place while it is mapped ends the process (SIGBUS).
+        It uses bytes, not the file: a mapped file that is rewritten in place ends the process (SIGBUS).
 
         Raises:
-            BadBundleError: Its tensors are not those the manifest names.
+            BadBundleError: Its tensors are not those of the manifest.
 
         """
         interpreter = open_interpreter(content, source=str(self.path), threads=threads, batch=batch)
@@ -94,9 +94,9 @@ class Tail:
 
 
 class TailSet:
-    """The tails of all bundles. Safe for several threads; only the caches of plans and codebooks ever change.
+    """The tails of all bundles. Thread-safe; only the caches of plans and codebooks ever change.
 
-    ``plans``: the limit of noise plans in memory, over all devices.
+    ``plans``: limit of noise plans in memory, over all devices.
     """
 
     def __init__(self, bundles: Iterable[Bundle], *, plans: int = PLANS) -> None:
@@ -125,7 +125,7 @@ class TailSet:
                 remedy="host fewer on one server, or give them shorter names",
             )
         self._plans = PlanCache(plans)
-        # Any device may ask for a plan of a new epsilon, so that must not cost much.
+        # Any device may ask for a plan of a new epsilon, so a plan must be cheap.
         self._makers: dict[tuple[str, int], PlanMaker] = {}
         self._decoders = DecoderCache(_DECODERS_BYTES)
         self._lock = threading.Lock()
@@ -140,11 +140,11 @@ class TailSet:
         return cls([Bundle.open(root) for path in paths for root in find_bundles(path)])
 
     def every(self) -> list[Tail]:
-        """Plain and noise-aware ones."""
+        """All tails, plain and noise-aware."""
         return [*self.tails.values(), *self.noise_tails.values()]
 
     def tail_for(self, request: wire.Request) -> Tail:
-        """The tail for an admitted request: the one trained for exactly this noise, where there is one."""
+        """The tail for an admitted request: the one trained for exactly this noise if there is one."""
         key = (request.bundle, request.cut)
         if isinstance(request.release, wire.Noise):
             return self.noise_tails.get((*key, request.release.spec.epsilon), self.tails[key])
@@ -153,7 +153,7 @@ class TailSet:
     def admit(self, request: wire.Request) -> Reason | None:
         """Check a request against the hosted tails: the refusal's code and text, or None if it fits.
 
-        Quick, for it stands in the gateway's way: a noise plan nobody has asked for yet is left to `features`.
+        It is quick, as it runs in the gateway's thread: a new noise plan is left to `features`.
         """
         if request.bundle not in self.bundles:
             return "unknown_bundle", f"bundle {request.bundle[:12]} is not hosted here; copy it to the server"
@@ -184,11 +184,10 @@ class TailSet:
         return None
 
     def features(self, tail: Tail, release: wire.Release, payload: bytearray, *, device: str) -> list[Array]:
-        """A payload as the arrays that the tail takes: raw bytes as they are, noise undone, codewords looked up.
+        """Recover the tail's input arrays from a payload: raw bytes, noise undone, or codewords looked up.
 
-        ``device``: whose it is, for its share of the plans that are kept.
-        Raises `UnknownReleaseError` where device and server do not come to the same plan, `ProtocolError` for a
-        codeword that the codebook does not have.
+        ``device``: its key, for its share of the cached plans. Raises `UnknownReleaseError` if device and server
+        have different plans, `ProtocolError` for a codeword that the codebook does not have.
         """
         if not isinstance(release, wire.NoRelease):
             undo = _check_plan(self._undo(tail, release.spec, device=device), release)
@@ -209,10 +208,10 @@ class TailSet:
         return self._decoders.get(key, lambda: read_decoder(path, plan.book, plan.tensors), device=device)
 
     def _undo(self, tail: Tail, spec: Spec, *, device: str) -> Undo | str:
-        """What undoes a release, or why there is nothing.
+        """The recovery of a release, or the reason why there is none.
 
-        A noise plan is made by a worker, for with thousands of channels it takes a while, and kept even where the
-        device's differs: else it would be made again for each of its requests.
+        A noise plan is made by a worker, as it is slow with thousands of channels. It is cached even if the
+        device's plan differs: otherwise it would be made again for each of its requests.
         """
         if isinstance(spec, CodebookSpec):
             return _codebook_plan(tail, spec)
@@ -232,7 +231,7 @@ class TailSet:
         return made
 
     def _maker(self, tail: Tail) -> PlanMaker:
-        """What makes the plans of a cut; a noise-aware tail has those of the plain one."""
+        """The maker of a cut's plans; a noise-aware tail uses that of the plain one."""
         key = (tail.bundle.identity, tail.cut.index)
         maker = self._makers.get(key)
         if maker is None:
@@ -241,12 +240,12 @@ class TailSet:
 
 
 def _plan_key(tail: Tail, spec: NoiseSpec) -> tuple[str, int, NoiseSpec]:
-    """What a plan follows from: a noise-aware tail has that of the plain one."""
+    """The cache key of a plan; a noise-aware tail uses that of the plain one."""
     return tail.bundle.identity, tail.cut.index, spec
 
 
 def _codebook_plan(tail: Tail, spec: CodebookSpec) -> CodebookPlan | str:
-    """A codebook's plan, or why there is none. It is a hash, quickly made, and not kept."""
+    """A codebook's plan, or the reason why there is none. It is a quick hash, and not cached."""
     try:
         return CodebookPlan.make(spec, tail.cut)
     except SplitModelError as error:
@@ -264,7 +263,7 @@ def _check_plan(undo: Undo | str, release: wire.Release) -> Undo:
 
 
 def find_bundles(path: Path) -> list[Path]:
-    """``path`` itself where it is a bundle, else every bundle directly in it, by name."""
+    """``path`` itself if it is a bundle, else all bundles directly in it, by name."""
     if (path / "manifest.json").is_file():
         return [path]
     try:

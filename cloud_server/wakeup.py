@@ -1,9 +1,9 @@
-"""Waiting for the gateway's sockets and descriptors, for the price of one system call where messages come.
+"""Waits for the gateway's sockets and descriptors, with one system call while messages come.
 
-`zmq.Poller` asks every socket whether it is ready, before and after it waits. Here the kernel watches libzmq's
-descriptors. Such a descriptor only says that something happened to its socket, and any call on the socket may take
-that back unseen: so the socket of the messages is asked before each wait, and the others are asked whenever one of
-their descriptors spoke, until none of them is ready, and after every wait that ended by time.
+`zmq.Poller` asks every socket whether it is ready, before and after it waits. This module lets the kernel watch
+libzmq's descriptors. Such a descriptor only signals an event of its socket, and any call on the socket may consume
+the signal unseen. So the message socket is asked before each wait. The others are asked when one of their
+descriptors signals, until none of them is ready, and after every wait that timed out.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Source = zmq.Socket[bytes] | int
 
 
 class Wakeup:
-    """Tells which of some sources is ready.
+    """Finds which of several sources are ready.
 
     Args:
-        busy: The socket that most wake-ups are for.
+        busy: The socket with the most wake-ups.
         others: More sockets.
         fds: Descriptors.
 
@@ -41,7 +41,7 @@ class Wakeup:
             self._epoll.register(fd, select.EPOLLIN)
 
     def wait(self, timeout_s: float) -> set[Source]:
-        """Wait until one is ready, at most ``timeout_s``. Returns those that are, and maybe the busy one."""
+        """Wait until one is ready, at most ``timeout_s``. Returns the ready ones, and perhaps the busy one."""
         is_busy = int(self._busy.getsockopt(_EVENTS)) & _POLLIN
         spoke = {fd for fd, _ in self._epoll.poll(0.0 if is_busy or self._ask_others else timeout_s)}
         ready: set[Source] = {fd for fd in spoke if fd in self._fds}
@@ -54,7 +54,7 @@ class Wakeup:
         return ready
 
     def close(self) -> None:
-        """Wait no more."""
+        """Close it."""
         self._epoll.close()
 
 

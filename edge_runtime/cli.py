@@ -48,9 +48,9 @@ _ROTATION = """\
 to change the key without an outage:
   sudo edge-runtime keys rotate                   on the board: makes the next key, prints its public half
   sudo cloud-server devices allow porch-2 'KEY'   on the server, with the printed key
-  sudo edge-runtime keys switch                   on the board: tries it at the server, then takes it up
+  sudo edge-runtime keys switch                   on the board: tries it at the server, then switches to it
   sudo systemctl restart edge-runtime
-  sudo cloud-server devices revoke porch          on the server: the old key is worth nothing now
+  sudo cloud-server devices revoke porch          on the server: the old key is refused from now on
 """
 _CONFIG = """\
 conf.d/*.toml beside the config file is read after it, in the order of the names; later files win, key by key.
@@ -60,12 +60,12 @@ examples:
   edge-runtime config check -c new.toml     before it is put in place
 """
 _RUN = (
-    "Answer every frame of the sources, here or with the server's help; one JSON line a frame (kind: "
-    "frame), and one where the split point moves (kind: decision). SIGTERM ends it after the frames under "
+    "Answer every frame of the sources, here or with the server's help; one JSON line per frame (kind: "
+    "frame), and one per move of the split point (kind: decision). SIGTERM ends it after the frames under "
     "way, SIGHUP reads the config again."
 )
 _STATUS_TELLS = (
-    "Show what the running program tells of itself: split point, link, frames, load, ledger. Exit code 0 "
+    "Show the state of the running program: split point, link, frames, load, ledger. Exit code 0 "
     "while it can answer frames, 69 where it cannot or does not run."
 )
 _DOCTOR_TELLS = (
@@ -121,23 +121,23 @@ def _add_looking(adding: Adding[Parser]) -> None:
         adding,
         "status",
         commands.status,
-        "how the running program is: split point, link, frames, ledger",
+        "state of the running program: split point, link, frames, ledger",
         description=_STATUS_TELLS,
         epilog=_STATUS,
     )
     status.add_argument("--json", action="store_true", help="print JSON, one line")
-    again = "again and again (default: every %(const)g s)"
+    again = "repeat until Ctrl-C (default: every %(const)g s)"
     status.add_argument("--watch", type=_seconds, nargs="?", const=1.0, metavar="SECONDS", help=again)
     doctor = _add(
         adding,
         "doctor",
         commands.doctor,
-        "faults of this board, and their remedies",
+        "find faults of this board, and their remedies",
         description=_DOCTOR_TELLS,
         epilog=_DOCTOR,
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("--no-server", action="store_true", help="leave the network alone")
+    doctor.add_argument("--no-server", action="store_true", help="do not use the network")
     ledger = _add(
         adding,
         "ledger",
@@ -150,10 +150,10 @@ def _add_looking(adding: Adding[Parser]) -> None:
         adding,
         "records",
         commands.records,
-        "the answers that were kept, as JSON lines",
+        "the stored answers, as JSON lines",
         description=_RECORDS_TELLS,
     )
-    records.add_argument("--last", metavar="TIME", help="the last 30m, 24h or 7d (default: all that is kept)")
+    records.add_argument("--last", metavar="TIME", help="the last 30m, 24h or 7d (default: all stored ones)")
 
 
 def _add_bench(adding: Adding[Parser]) -> None:
@@ -187,7 +187,7 @@ def _add_keys(adding: Adding[Parser]) -> None:
     _add(actions, "show", commands.keys_show, "print the public key, for the server's allow-list")
     text = "make the next key beside this one, and print its public half"
     _add(actions, "rotate", commands.keys_rotate, text, epilog=_ROTATION)
-    text = "take up the next key, once the server accepts it"
+    text = "switch to the next key, once the server accepts it"
     switch = _add(actions, "switch", commands.keys_switch, text, epilog=_ROTATION)
     switch.add_argument("--untried", action="store_true", help="do not ask the server first")
 
@@ -198,10 +198,10 @@ def _add_config(adding: Adding[Parser]) -> None:
     check = _add(actions, "check", commands.config_check, "check the file and everything it names", epilog=_CONFIG)
     connect = "also look up network cameras, and connect to them"
     check.add_argument("--connect", action="store_true", help=connect)
-    check.add_argument("--without-key", action="store_true", help="leave the secret key unread, as a reload must")
-    reload = "refuse also what the running program cannot take up without a restart"
+    check.add_argument("--without-key", action="store_true", help="do not read the secret key, as in a reload")
+    reload = "also refuse changes that need a restart of the running program"
     check.add_argument("--reload", action="store_true", help=reload)
-    text = "print every key with the value in force, and where it is from"
+    text = "print every key with its effective value and origin"
     shown = _add(actions, "show", commands.config_show, text, epilog=_CONFIG)
     shown.add_argument("--json", action="store_true", help="print JSON")
 

@@ -1,4 +1,4 @@
-"""For programs on the board: submit tensors to the device program and get its answers. See docs/local-socket.md.
+"""The client library for programs on the board: submit tensors, get answers. See docs/local-socket.md.
 
     from edge_runtime.client import Client
 
@@ -35,9 +35,9 @@ _RETRY_S = 0.05
 
 
 class Client:
-    """One connection, made when it is first needed. A thread of its own needs a client of its own.
+    """A connection to the device program, made at the first call. Use one client in each thread.
 
-    ``timeout_s``: how long every call waits, unless it is told otherwise.
+    ``timeout_s``: how long each call waits, unless the call sets another time.
 
     Every call raises `NotAllowedError` where this user may not use the socket, and `NoAnswerError` where nobody
     serves it.
@@ -59,14 +59,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; answers that are still awaited are given up."""
+        """Close the connection; answers that have not arrived are lost."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         self._awaited.clear()
 
     def describe(self, *, timeout_s: float | None = None) -> Description:
-        """What the model takes, and the limits."""
+        """Return the model's inputs and outputs, and the limits for submissions."""
         self._connected(self._deadline(timeout_s))
         assert self._description is not None
         return self._description
@@ -74,7 +74,7 @@ class Client:
     def ask(self, *tensors: ArrayLike, name: str = "", timeout_s: float | None = None) -> Answer:
         """Submit one frame, all inputs of the model, and wait for its answer. See `send`.
 
-        Answers to earlier frames that were given up are dropped.
+        Answers to earlier frames whose `ask` timed out are dropped.
 
         Raises:
             BusyError: Too many submissions wait.
@@ -92,13 +92,13 @@ class Client:
     def send(self, *tensors: ArrayLike, name: str = "", timeout_s: float | None = None) -> int:
         """Submit one frame without waiting for its answer; returns the id that the answer will have.
 
-        Each tensor is an array or nested lists. Floating-point numbers of other sizes are sent as float32, whole
-        numbers as the model's element type; a value that it cannot hold is refused.
+        Each tensor is an array or nested lists. Floating-point numbers of other sizes are sent as float32, integers
+        as the model's element type. A value outside the range of that type is refused.
         """
         return self._send(tensors, name, self._deadline(timeout_s))
 
     def receive(self, *, timeout_s: float | None = None) -> Answer:
-        """The next answer to any sent frame. Raises as `ask` does; ``id`` names the refused frame."""
+        """Return the next answer to any sent frame. Raises as `ask` does; ``id`` names the refused frame."""
         if self._lost:
             text, self._lost = self._lost, ""
             raise LostError(text)
@@ -127,7 +127,7 @@ class Client:
         return mine
 
     def _receive(self, deadline_s: float, *, only: int | None) -> Answer:
-        """The next answer. ``only``: refusals of other ids are passed over."""
+        """Return the next answer. ``only``: refusals of other ids are ignored."""
         while True:
             connection = self._connection or self._connected(deadline_s)
             try:
@@ -143,7 +143,7 @@ class Client:
                 raise _refused(header)
 
     def _connected(self, deadline_s: float) -> Connection:
-        """The connection, made anew where it was lost."""
+        """Return the connection, made again if it was lost."""
         if self._connection is not None and not self._connection.is_alive():
             some = bool(self._awaited)
             text = self._lose(f"{self._path}: the device program closed the connection")
@@ -165,14 +165,14 @@ class Client:
 def subscribe(
     path: str | Path = framing.ANSWERS_PATH, *, topic: str = "", timeout_s: float | None = None
 ) -> Iterator[tuple[dict[str, Any], tuple[NDArray[Any], ...]]]:
-    """Records as a sink of kind ``pub`` publishes them, each with the model's raw outputs, from now on.
+    """Yield records of a sink of kind ``pub`` from now on, each with the model's raw outputs.
 
     ``topic``: how the wanted topics begin, as ``frame`` or ``frame.door``. Ends when nothing came for
-    ``timeout_s``; waits without end if that is None. A connection that is lost is made again.
+    ``timeout_s``; waits for ever if that is None. A lost connection is made again.
 
     Raises:
         NotAllowedError: This user may not use the socket.
-        NoAnswerError: Nobody serves it when the time is up.
+        NoAnswerError: No program serves the socket when the time is up.
 
     """
     deadline_s = _ever(timeout_s)
@@ -203,7 +203,7 @@ def _ever(timeout_s: float | None) -> float:
 
 
 def _introduce(path: Path, deadline_s: float) -> tuple[Connection, Description]:
-    """Connect and learn what the model takes."""
+    """Connect and ask for the model's inputs."""
     connection = Connection(path, deadline_s)
     try:
         connection.send(["describe"], (), deadline_s)
@@ -217,7 +217,7 @@ def _introduce(path: Path, deadline_s: float) -> tuple[Connection, Description]:
 
 
 def _expect(path: str | Path, kind: str, connection: Connection, deadline_s: float) -> tuple[list[Any], memoryview]:
-    """The next message, which must be of this kind, unless it is a refusal, which is raised."""
+    """Return the next message, which must be of this kind; a refusal is raised."""
     header, body = connection.receive(deadline_s)
     if header[0] == "refusal":
         raise _refused(header)
@@ -236,7 +236,7 @@ def _specs(found: list[Any]) -> tuple[Spec, ...]:
 
 
 def _as_taken(value: ArrayLike, wanted: TensorHeader | None, description: Description) -> NDArray[Any]:
-    """An array of an element type that the model takes, where that changes no value but its precision."""
+    """Convert an array to an element type of the model if only the precision of values changes."""
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -253,5 +253,5 @@ def _as_taken(value: ArrayLike, wanted: TensorHeader | None, description: Descri
     dtype = wanted.dtype if is_input or not description.pictures else "uint8"
     converted = array.astype(dtype)
     if not np.array_equal(converted, array):
-        raise BadInputError(f"holds whole numbers from {array.min()} to {array.max()}, which {dtype} does not")
+        raise BadInputError(f"holds integers from {array.min()} to {array.max()}, out of the range of {dtype}")
     return converted

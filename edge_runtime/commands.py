@@ -1,4 +1,4 @@
-"""What each command of ``edge-runtime`` does. Everything dear is imported by the command that needs it."""
+"""Runs each command of ``edge-runtime``. Slow imports are made by the command that needs them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Its unit, its user, and its folder in /etc.
+#: The name of the service: its unit, its user, and its folder in /etc.
 _SERVICE = "edge-runtime"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer frames until the source ends or the program is told to stop."""
+    """Answer frames until the source ends or the program receives a stop signal."""
     from edge_runtime.config import config
     from edge_runtime.daemon import daemon
     from split_model.service.notify import Notifier
@@ -53,7 +53,7 @@ def _status_path(args: argparse.Namespace, device: Config | None) -> Path:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Show what the running program tells of itself."""
+    """Show the state of the running program."""
     from edge_runtime.config import config
     from edge_runtime.service.show import show
     from split_model.errors import MissingInputError, SplitModelError
@@ -65,12 +65,12 @@ def status(args: argparse.Namespace) -> int:
         device, wrong = None, error
     path = _status_path(args, device)
     if isinstance(wrong, MissingInputError) and _is_absent(path):
-        raise wrong  # a mistyped -c is no stopped program
+        raise wrong  # a mistyped -c must not look like a stopped program
     return show(path, config=args.config, as_json=args.json, watch_s=args.watch)
 
 
 def _is_absent(path: Path) -> bool:
-    """Whether a file is not there; where this user may not look, it may be."""
+    """Whether a file is missing; False if this user may not look there."""
     try:
         path.stat()
     except PermissionError:
@@ -93,7 +93,7 @@ def doctor(args: argparse.Namespace) -> int:
     except SplitModelError:  # doctor reports it
         status = None
     if not args.verbose:
-        logging.getLogger().setLevel(logging.CRITICAL)  # the findings have the errors
+        logging.getLogger().setLevel(logging.CRITICAL)  # the findings list the errors
     findings = examine(
         args.config,
         status,
@@ -121,12 +121,12 @@ def bench(args: argparse.Namespace) -> int:
     )
     device = config.load(args.config)
     keys: KeyPair | SplitModelError | None = None
-    try:  # while this may be root, whose key it is
+    try:  # before root is given up: the key is readable for root
         keys = read_pair(device.device.key) if options.server else None
     except SplitModelError as error:
         if args.server:
             raise
-        keys = error  # the board can be measured without it
+        keys = error  # the board can be measured without the key
     step_down(_SERVICE, config=args.config, state=device.device.state)
     report = program.run(device, options, keys)
     print(msgspec.json.encode(report).decode() if args.json else render(report))
@@ -165,7 +165,7 @@ def keys_rotate(args: argparse.Namespace) -> int:
 
 
 def keys_switch(args: argparse.Namespace) -> int:
-    """Take up the next key pair, once every server accepts it."""
+    """Switch to the next key pair, once every server accepts it."""
     from edge_runtime.config import config
     from edge_runtime.daemon.device import open_link
     from edge_runtime.daemon.plan import Plan
@@ -205,8 +205,8 @@ def ledger(args: argparse.Namespace) -> int:
     ledger_state = read(device.device.state)
     try:
         prices = Plan.of(device).prices
-    except SplitModelError as error:  # the spent budget can be told all the same
-        log.warning("what a frame costs is not known: %s", error)
+    except SplitModelError as error:  # the spent budget can be shown without it
+        log.warning("the cost of a frame is unknown: %s", error)
         prices = Prices()
     if ledger_state is None:
         lines = ["null"] if args.json else ["no ledger yet: this device has never been started"]
@@ -228,7 +228,7 @@ def ledger(args: argparse.Namespace) -> int:
 
 
 def records(args: argparse.Namespace) -> int:
-    """Print the answers that were kept."""
+    """Print the stored answers."""
     import time
 
     from edge_runtime.config import config
@@ -253,7 +253,7 @@ def config_check(args: argparse.Namespace) -> int:
     from split_model.service.status_file import condition_now
 
     device, layers = config.load_layers(args.config)
-    if not args.without_key:  # systemd lets nobody but the running service read it
+    if not args.without_key:  # only the running service can read it, by systemd
         read_pair(device.device.key)
     if another_user(_SERVICE, config=args.config, state=device.device.state):
         step_down(_SERVICE, config=args.config, state=device.device.state)
@@ -275,7 +275,7 @@ def config_check(args: argparse.Namespace) -> int:
 
 
 def config_show(args: argparse.Namespace) -> int:
-    """Print every key with its value and origin."""
+    """Print every key with its effective value and origin."""
     from edge_runtime.config import config
     from edge_runtime.config.in_force import in_force
     from split_model.service.config_file import as_plain

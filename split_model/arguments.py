@@ -18,7 +18,7 @@ def make_parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parse
     """Make the parser.
 
     Args:
-        run: By the name of each command, what runs it and returns its exit code.
+        run: The function of each command by its name; it returns the exit code.
 
     Returns:
         A parser whose result has the command's function as ``func``.
@@ -67,7 +67,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         "--cuts",
         default="8",
         metavar="N|LIST|all",
-        help="how many cuts to choose (default 8), their op indices as 'at:12,21', or 'all'",
+        help="number of cuts to choose (default 8), their op indices as 'at:12,21', or 'all'",
     )
     prepare.add_argument("--without", default="", metavar="LIST", help="op indices of cuts to leave out, as '4,7'")
     _input_flags(prepare)
@@ -75,20 +75,20 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     prepare.add_argument(
         "--scores",
         choices=get_args(Scores),
-        help="what the labelled output's values are (default: by the end of the graph)",
+        help="kind of the labelled output's values (default: by the end of the graph)",
     )
     prepare.add_argument(
         "--labels-output",
         type=int,
         metavar="N",
-        help="the output that the labels name (default: the first they fit)",
+        help="the output of the labelled classes (default: the first that fits)",
     )
     prepare.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
     prepare.add_argument(
         "--answer",
         type=Path,
         metavar="KIND|JSON",
-        help="what the outputs are: detections, landmarks, map or vector, a file of one of them with its keys, "
+        help="kind of the outputs: detections, landmarks, map or vector, a file of one of them with its keys, "
         "or a file with name, shape and meaning of each output (docs/own-model.md)",
     )
     prepare.add_argument(
@@ -122,7 +122,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     prepare.add_argument(
         "--noise-tails", type=Path, metavar="JSON", help="list of tails trained on noised features, to take in"
     )
-    prepare.add_argument("--force", action="store_true", help="replace a bundle that is there already")
+    prepare.add_argument("--force", action="store_true", help="replace an existing bundle")
     return prepare
 
 
@@ -190,7 +190,7 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     evaluate.add_argument(
         "--store",
         action="store_true",
-        help="keep the figures in the bundle, for the device's planner.accuracy_floor",
+        help="store the figures in the bundle, for the device's planner.accuracy_floor",
     )
     evaluate.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw a panel a cut")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
@@ -257,7 +257,7 @@ def _audit_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     audit.add_argument(
         "--store",
         action="store_true",
-        help="keep verdicts and networks in the bundle, for planner.reveal_at_most and preview",
+        help="store verdicts and networks in the bundle, for planner.reveal_at_most and preview",
     )
     audit.add_argument("--json", action="store_true", help="print the JSON")
     return audit
@@ -284,7 +284,7 @@ def _report_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     )
     report.add_argument("run", type=Path, nargs="?", metavar="RUN.jsonl")
     report.add_argument("--pictures", type=Path, metavar="DIR", help="where the pictures of a device's answers lie")
-    board = "fetch the answers that a board has kept, over your own SSH, in place of RUN.jsonl"
+    board = "fetch the stored answers of a board over SSH, instead of RUN.jsonl"
     report.add_argument("--from", dest="board", metavar="[USER@]HOST", help=board)
     report.add_argument("--last", metavar="TIME", help="with --from: the last 30m, 24h or 7d (default: all it has)")
     report.add_argument("-F", dest="ssh_config", type=Path, metavar="FILE", help="with --from: as ssh -F")

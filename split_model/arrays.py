@@ -1,4 +1,4 @@
-"""The types of arrays in annotations; shapes and dtypes are in the docstrings of what takes them."""
+"""The types of arrays in annotations; docstrings give shapes and dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``split-model``: look into a model, cut it, check the cuts, see what a release costs."""
+"""The command ``split-model``: inspects and cuts models, checks the cuts, and measures releases."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def _verify_bundle(
         sliced = verify_all_cuts(
             model, backend=args.backend, inputs=inputs, preprocess=manifest.preprocess, progress=progress
         )
-        # What the bundle holds counts as well as what slicing gives: a cut that fails either is listed.
+        # Both the bundle's files and fresh slices count: a cut that fails either is listed.
         checks = (*(check for check in checks if not check.identical), *sliced)
     return checks, reference, left_out_lines(manifest)
 

@@ -1,4 +1,4 @@
-"""The frame that all three programs share: usage errors, one-line errors with exit codes, logs on stderr.
+"""The shared frame of all programs: usage errors, one-line errors with exit codes, logs on stderr.
 
 Data goes to stdout, everything else to stderr. Under systemd each log line carries its priority, so that the
 journal can filter by it.
@@ -16,14 +16,14 @@ from typing import Any, NoReturn
 from split_model.errors import SplitModelError, UsageError
 from split_model.service.throttle import Throttle
 
-#: What Python raises, as a RuntimeError, where there is no memory for a thread's stack.
+#: Python's text of the RuntimeError if there is no memory for a thread's stack.
 _NO_THREAD = "can't start new thread"
 _MORE_MEMORY = "stop other programs, use a smaller model, or raise the memory limit of this one"
-#: Exit code of a program that ended because nobody reads its output any more (as if by SIGPIPE), or by Ctrl-C.
+#: Exit codes of a program that ended because its output is no longer read (as if by SIGPIPE), or by Ctrl-C.
 _BROKEN_PIPE = 128 + 13
 _INTERRUPTED = 128 + 2
 
-#: Others may never write to what a program makes, whatever its caller forgot to set.
+#: Bits that are always set in the umask: other users may never write to a program's files.
 _LEAST_UMASK = 0o022
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
 
@@ -36,12 +36,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Called by argparse for whatever does not parse."""
+        """Called by argparse for invalid arguments."""
         raise UsageError(message, remedy=f"see '{self.prog} --help'")
 
 
 class _Formatter(logging.Formatter):
-    """One line a record, but for tracebacks: what a peer sent forges no lines and steers no terminal."""
+    """Formats a record as one line, except tracebacks: a peer's text cannot forge lines or control a terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
         return _printable(super().formatMessage(record))
@@ -51,7 +51,7 @@ class _Formatter(logging.Formatter):
 
 
 class _JournalFormatter(_Formatter):
-    """``<N>`` in front, which the journal reads as the priority; it stamps the time itself."""
+    """Puts ``<N>`` before a line, which the journal reads as its priority; the journal adds the time."""
 
     def format(self, record: logging.LogRecord) -> str:
         priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
@@ -76,9 +76,9 @@ def set_up_logging(*, verbose: bool = False) -> None:
 def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, run the command's ``func(args)``, and return the exit code.
 
-    A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code, and so does too little memory
-    (71). An option ``verbose``, where the parser has one, turns on debug messages and the traceback behind such an
-    error. ``func`` returns an exit code or None for 0; a command line without a command prints the help (exit 64).
+    A `SplitModelError` becomes one line ``PROG: error: ...`` and its own exit code; too little memory has exit code
+    71. The option ``verbose``, if the parser has it, turns on debug messages and tracebacks of such errors.
+    ``func`` returns an exit code or None for 0; a command line without a command prints the help (exit 64).
     """
     verbose = False
     os.umask(os.umask(_LEAST_UMASK) | _LEAST_UMASK)
@@ -94,11 +94,11 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
     except SplitModelError as error:
         logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
         line = " ".join(str(error).split())
-        # Names out of a foreign file must not steer the terminal.
+        # Names from a foreign file must not control the terminal.
         print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; give it somewhere to go.
+        # Python flushes stdout once more at exit; redirect that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except KeyboardInterrupt:
@@ -114,14 +114,14 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
 
 
 def _of_the_machine(error: Exception) -> tuple[str, int]:
-    """A line and an exit code where the machine may be the reason of an error; an empty line for any other."""
+    """The line and exit code of an error with a possible cause in the machine; an empty line for others."""
     text = " ".join(str(error).split())
     # A library that does not fit into memory, or is damaged; ctypes raises an OSError without a number.
     if isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno is None):
         return f"{text}; {_MORE_MEMORY}, or install it again", os.EX_OSERR
     if isinstance(error, MemoryError) or text == _NO_THREAD:
         return f"not enough memory; {_MORE_MEMORY}", os.EX_OSERR
-    if isinstance(error, OSError):  # a disk or a device that fails where nobody could go on without it
+    if isinstance(error, OSError):  # a failing disk or device that the program needs
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or text}", os.EX_IOERR
     return "", os.EX_SOFTWARE

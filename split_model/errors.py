@@ -1,6 +1,6 @@
-"""Every error a user can meet: the problem, the remedy, and the exit code its program ends with.
+"""Every error that a user can see: problem, remedy, and exit code.
 
-Library callers can catch either our class or the built-in it stands for.
+Library callers can catch our class or the built-in class that it derives from.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import os
 
 
 class SplitModelError(Exception):
-    """Something the user can mend; ``str(error)`` is one line, ``problem; remedy``.
+    """An error that the user can fix; ``str(error)`` is one line, ``problem; remedy``.
 
     Args:
-        problem: What is wrong, and where: the file, the key, the value.
-        remedy: What to do about it, with the valid choices. Empty where the problem already says it.
+        problem: The fault and its place: the file, the key, the value.
+        remedy: The way to fix it, with the valid choices. Empty if the problem already says it.
 
     """
 
@@ -24,71 +24,71 @@ class SplitModelError(Exception):
         self.problem = problem
         self.remedy = remedy
 
-    def __str__(self) -> str:  # those that are an OSError too would print an errno tuple
+    def __str__(self) -> str:  # subclasses of OSError would print an errno tuple
         return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
 class UsageError(SplitModelError, ValueError):
-    """The command line asks for something that does not exist or does not fit (64)."""
+    """The command line names something that does not exist or does not fit (exit code 64)."""
 
     exit_code = os.EX_USAGE
 
 
 class BadModelError(SplitModelError, ValueError):
-    """A ``.tflite`` file that is damaged or that cannot be cut (65)."""
+    """A ``.tflite`` file is damaged or cannot be cut (exit code 65)."""
 
     exit_code = os.EX_DATAERR
 
 
 class BadBundleError(SplitModelError, ValueError):
-    """A bundle whose manifest is wrong or whose files do not match their hashes (65)."""
+    """A bundle's manifest is wrong, or its files do not match their hashes (exit code 65)."""
 
     exit_code = os.EX_DATAERR
 
 
 class BadInputError(SplitModelError, ValueError):
-    """A damaged or unsuitable image, array or run log (65)."""
+    """An image, array or run log is damaged or unsuitable (exit code 65)."""
 
     exit_code = os.EX_DATAERR
 
 
 class MissingInputError(SplitModelError, FileNotFoundError):
-    """A file or folder that is not there (66)."""
+    """A file or folder is missing (exit code 66)."""
 
     exit_code = os.EX_NOINPUT
 
 
 class BackendError(SplitModelError, RuntimeError):
-    """No TFLite backend, or one that cannot run this model (69)."""
+    """There is no TFLite backend, or it cannot run this model (exit code 69)."""
 
     exit_code = os.EX_UNAVAILABLE
 
 
 class ProtocolError(SplitModelError, ValueError):
-    """Bytes from the peer that break the protocol (76)."""
+    """The peer broke the protocol (exit code 76)."""
 
     exit_code = os.EX_PROTOCOL
 
 
 class ServerUnreachableError(SplitModelError, ConnectionError):
-    """The server does not answer (69)."""
+    """The server does not answer (exit code 69)."""
 
     exit_code = os.EX_UNAVAILABLE
 
 
 class NotAllowedError(SplitModelError, PermissionError):
-    """A key that the peer does not accept, or a file with open permissions (77)."""
+    """The peer does not accept a key, or a file has open permissions (exit code 77)."""
 
     exit_code = os.EX_NOPERM
 
 
 class ConfigError(SplitModelError, ValueError):
-    """A config file with an unknown key or an impossible value (78)."""
+    """A config file has an unknown key or an impossible value (exit code 78)."""
 
     exit_code = os.EX_CONFIG
 
 
 class OutputError(SplitModelError, OSError):
-    """A file that cannot be written: disk full, no permission, already there (73)."""
+    """A file cannot be written: disk full, no permission, or it exists (exit code 73)."""
 
     exit_code = os.EX_CANTCREAT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,8 +22,11 @@ class TwoNodes:
     """
 
     def __init__(self, *, both: bool = True) -> None:
+        from ray._common.utils import get_default_ray_temp_dir
         from ray.cluster_utils import Cluster
 
+        # `Cluster` writes the head's address there, whatever its temp_dir, and makes no folder.
+        Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.mkdtemp(prefix="ray-")
         self._common = {
             "node_ip_address": ray_access.LOOPBACK,

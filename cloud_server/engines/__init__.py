@@ -1,1 +1,1 @@
-"""Engines: the tables of the config, and the one that spreads tails over a Ray cluster."""
+"""Engines: their config tables, and the engine that spreads tails over a Ray cluster."""

@@ -1,4 +1,4 @@
-"""The part of a cluster that the engine needs; `RayCluster` has it, and so may a test's own."""
+"""The interface of a cluster for the engine; `RayCluster` implements it, and tests have their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cloud_server.engines.ray_cluster import Node, Reply
 
 
 class Cluster(Protocol):
-    """What the engine needs of `RayCluster`."""
+    """The methods of `RayCluster` that the engine uses."""
 
     def nodes(self) -> list[Node]:
         """See `RayCluster.nodes`."""

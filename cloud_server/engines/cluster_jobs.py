@@ -1,9 +1,9 @@
-"""Which replica of a cluster runs which jobs, and what becomes of them when it is lost. Pure: no threads, no clock.
+"""Assigns jobs to the replicas of a cluster, and moves them when a replica is lost. Pure.
 
 A replica gets jobs in batches: one long job, or several short ones in one message. While a batch of short ones
-runs, the next is on its way. Every accepted job has exactly one outcome. A job whose replica is lost, or does not
-answer, runs once more, alone and on another node where there is one, if its deadline allows; the first replica's
-answer, should it come after all, is dropped.
+runs, the next is on its way. Every accepted job has exactly one outcome. If its replica is lost or does not answer,
+a job runs once more if its deadline allows, alone and on another node if there is one; a late answer of the first
+replica is dropped.
 """
 
 # Over 300 lines: an event of one replica may end, move or free the jobs of all, so they share one state.
@@ -19,24 +19,24 @@ from cloud_server.dispatcher import Dispatcher
 from cloud_server.jobs import Job, Outcome, expired, failed
 from cloud_server.tails import TailId
 
-#: Batches that a replica has at a time: one runs, the next waits there.
+#: Maximum batches of a replica: one runs, the next waits there.
 _BATCHES = 2
-#: A batch is sent behind another one only if that takes no longer, in seconds: a job that waits at a replica can go
-#: to no other, and gives way to nobody.
+#: A second batch is sent only if the first takes at most this many seconds: a job that waits at a replica can move
+#: to #: no other replica, and no other job can go before it.
 _SHORT_BATCH_S = 5e-3
-#: A batch has short jobs for about this time, and no more jobs and bytes than these.
+#: Limits of a batch of short jobs: seconds, jobs and bytes.
 _BATCH_S, _BATCH_JOBS, _BATCH_BYTES = 2e-3, 16, 1 << 20
-#: A replica counts as stuck if a batch takes this many times its bound, and at least these seconds ...
+#: A replica counts as stuck if a batch takes this many times its bound, and at least this many seconds ...
 _STUCK_FACTOR, _STUCK_S = 10.0, 1.0
-#: ... or these, where the tail's time is not known or its files are still being fetched.
+#: ... or this many, if the tail's time is unknown or its files are still being fetched.
 _STUCK_UNKNOWN_S = 60.0
-#: Replicas that may be lost with one job. A job that ends every replica must not go round the whole cluster.
+#: Maximum replicas lost with one job: a job that crashes every replica must not crash the whole cluster.
 MOST_LOSSES = 2
 
 
 @dataclass(frozen=True)
 class Send:
-    """Jobs that a replica is to run, one after another; it answers with the number."""
+    """A batch of jobs for a replica, to run in order; the answer has the same number."""
 
     replica: str
     number: int
@@ -45,7 +45,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a replica made of a job; ``used_s`` is charged to its device, ``loaded``: its tail had to be loaded."""
+    """A replica's result of a job; ``used_s`` is charged to its device, ``loaded``: its tail had to be loaded."""
 
     outcome: Outcome
     used_s: float
@@ -72,7 +72,7 @@ class _Replica:
 
 @dataclass(eq=False)
 class _Taken:
-    """A job that left the queue. ``number``: of its batch; None while it waits for another replica."""
+    """A job that left the queue. ``number``: its batch; None while it waits for another replica."""
 
     job: Job
     number: int | None
@@ -86,7 +86,7 @@ class ClusterJobs:
     """Jobs from `submit` until their outcome. Not safe for several threads.
 
     Args:
-        places: Jobs that may wait.
+        places: Maximum of waiting jobs.
         weight_of: A device's weight.
 
     """
@@ -107,32 +107,32 @@ class ClusterJobs:
 
     @property
     def workers(self) -> int:
-        """Replicas that take jobs."""
+        """Number of replicas that take jobs."""
         return sum(not replica.stuck for replica in self._replicas.values())
 
     @property
     def nodes(self) -> int:
-        """Nodes that these replicas are on."""
+        """Number of nodes of these replicas."""
         return len({replica.node for replica in self._replicas.values() if not replica.stuck})
 
     @property
     def is_idle(self) -> bool:
-        """Whether no job is here."""
+        """Whether there is no job."""
         return not self._waiting and not self._taken
 
     def submit(self, job: Job, now_s: float) -> tuple[bool, list[Outcome]]:
-        """Take a job in. Returns whether there was a place, and the outcomes of jobs that lost theirs."""
+        """Accept a job. Returns whether there was a place, and the outcomes of displaced jobs."""
         offered = self.dispatcher.offer(job, now_s)
         outcomes: list[Outcome] = [expired(self._waiting.pop(job_id)) for job_id in offered.late]
         if offered.displaced is not None:
-            text = "the queue is full and another of your requests or a device with fewer of them took the place"
+            text = "the queue is full; another of your requests, or a device with fewer of them, took the place"
             outcomes.append(failed(self._waiting.pop(offered.displaced), text, code="busy"))
         if offered.accepted:
             self._waiting[job.job_id] = job
         return offered.accepted, outcomes
 
     def cancel(self, job_id: int, now_s: float) -> bool:
-        """Nobody wants a job any more; returns whether a replica has it, and so its outcome will come."""
+        """Cancel a job; returns whether a replica has it, so that its outcome will still come."""
         taken = self._taken.get(job_id)
         if taken is None:
             self._waiting.pop(job_id, None)
@@ -145,18 +145,18 @@ class ClusterJobs:
         return not taken.told
 
     def joined(self, replica: str, node: str) -> None:
-        """A replica is up. One that was lost comes back as a new one."""
+        """Note that a replica is up. A lost one comes back as a new one."""
         self._replicas[replica] = _Replica(replica, node)
         self._count_workers()
 
     def lost(self, replica: str, now_s: float) -> list[Outcome]:
-        """A replica is gone. Returns the outcomes of those of its jobs that do not run again."""
+        """Note that a replica is lost. Returns the outcomes of its jobs that will not run again."""
         gone = self._replicas.pop(replica, None)
         self._count_workers()
         return [] if gone is None else self._take_back(gone, now_s)
 
     def left(self, replica: str) -> bool:
-        """A replica is to go because there are too many. Returns whether it has no jobs, and so is gone."""
+        """Remove a superfluous replica. Returns whether it has no jobs, and so is removed already."""
         found = self._replicas.get(replica)
         if found is not None and found.batches:
             return False
@@ -165,14 +165,14 @@ class ClusterJobs:
         return True
 
     def fetches(self, replica: str, number: int) -> None:
-        """A replica has to fetch files before it can run a batch."""
+        """Note that a replica has to fetch files before it can run a batch."""
         found = self._replicas.get(replica)
         for batch in found.batches if found is not None else ():
             if batch.number == number:
                 batch.stuck_after_s = max(batch.stuck_after_s, _STUCK_UNKNOWN_S)
 
     def answered(self, replica: str, number: int, ran: Sequence[Ran], now_s: float) -> list[Outcome]:
-        """A replica has run a batch. Returns the outcomes that nobody was told yet."""
+        """Note that a replica has run a batch. Returns the outcomes that were not delivered yet."""
         found = self._replicas.get(replica)
         batch = next((one for one in found.batches if one.number == number), None) if found is not None else None
         if found is None or batch is None:
@@ -187,14 +187,14 @@ class ClusterJobs:
         for job, one in zip(batch.jobs, ran, strict=True):
             taken = self._taken.get(job.job_id)
             if taken is None or taken.number != number:
-                continue  # it ran elsewhere meanwhile
+                continue  # it ran on another replica meanwhile
             self._end(taken, now_s, used_s=one.used_s, busy_s=busy_s, loaded=one.loaded)
             if not taken.told:
                 outcomes.append(one.outcome)
         return outcomes
 
     def next(self, now_s: float) -> tuple[list[Send], list[Outcome]]:
-        """What to send now, and the outcomes of jobs that can no longer be in time. Call it after every event."""
+        """Return the batches to send now, and outcomes of jobs that are too late. Call it after every event."""
         outcomes: list[Outcome] = [expired(self._waiting.pop(job_id)) for job_id in self.dispatcher.late(now_s)]
         outcomes += self._too_late(now_s)
         for replica in self._replicas.values():
@@ -209,16 +209,16 @@ class ClusterJobs:
         return sends, outcomes
 
     def close(self) -> None:
-        """Forget all jobs that wait."""
+        """Drop all waiting jobs."""
         self.dispatcher.clear()
         self._waiting.clear()
 
     def stuck(self) -> list[str]:
-        """Replicas that have not answered for too long, and get nothing until they do."""
+        """Replicas that have not answered for too long; they get no jobs until they do."""
         return [replica.name for replica in self._replicas.values() if replica.stuck]
 
     def _too_late(self, now_s: float) -> list[Outcome]:
-        """Outcomes of the taken jobs that were due by now: a replica that is far or stuck keeps nobody waiting."""
+        """Outcomes of taken jobs that are overdue, so that no device waits for a slow or stuck replica."""
         outcomes: list[Outcome] = []
         while self._due and self._due[0][0] <= now_s:
             taken = self._taken.get(heapq.heappop(self._due)[1])
@@ -231,14 +231,14 @@ class ClusterJobs:
         return outcomes
 
     def _take_back(self, replica: _Replica, now_s: float) -> list[Outcome]:
-        """The jobs of a replica that is lost or stuck wait for another one, or end here."""
+        """Take back the jobs of a lost or stuck replica: they wait for another one, or end here."""
         outcomes: list[Outcome] = []
         for place, batch in enumerate(replica.batches):
             for job in batch.jobs:
                 taken = self._taken.get(job.job_id)
                 if taken is None or taken.number != batch.number:
                     continue
-                if place == 0:  # those behind it had not begun
+                if place == 0:  # the jobs after it had not begun
                     taken.losses += 1
                     taken.lost_on.add(replica.node)
                 if taken.told or not taken.wanted or taken.losses >= MOST_LOSSES:
@@ -252,7 +252,7 @@ class ClusterJobs:
         return outcomes
 
     def _send_again(self, now_s: float) -> tuple[list[Send], list[Outcome]]:
-        """Jobs that lost their replica go first, each alone, where there is time; the others end."""
+        """Send jobs that lost their replica first, each alone, if there is time; the others end."""
         sends: list[Send] = []
         hopeless: list[Outcome] = []
         kept_back: list[tuple[float, int]] = []
@@ -276,14 +276,14 @@ class ClusterJobs:
         return sends, hopeless
 
     def _replica_for(self, taken: _Taken) -> _Replica | None:
-        """A free replica for a job that lost one, on a node where it lost none if there is such a node."""
+        """Find a free replica for a job that lost one, preferably on a node where it lost none."""
         able = [replica for replica in self._replicas.values() if not replica.stuck]
         elsewhere = [replica for replica in able if replica.node not in taken.lost_on]
         free = [replica for replica in elsewhere or able if self._takes_more(replica)]
         return min(free, key=lambda replica: len(replica.batches), default=None)
 
     def _send_round(self, now_s: float) -> list[Send]:
-        """One batch for each replica that can take one, idle ones first."""
+        """Make one batch for each replica that can take one, idle ones first."""
         if not self._waiting:
             return []
         kept = self._kept()
@@ -297,7 +297,7 @@ class ClusterJobs:
         return sends
 
     def _kept(self) -> _Replica | None:
-        """The replica that is kept for keys that do not use much, where there are several."""
+        """The replica that is kept for keys that use little, if there are several replicas."""
         able = [replica for replica in self._replicas.values() if not replica.stuck]
         return able[-1] if len(able) > 1 else None
 
@@ -307,7 +307,7 @@ class ClusterJobs:
         return all(0.0 < batch.expected_s <= _SHORT_BATCH_S for batch in replica.batches)
 
     def _take(self, now_s: float, *, kept: bool, share: int) -> list[Job]:
-        """The next job, or several short ones, at most ``share``."""
+        """Take the next job, or several short ones, at most ``share``."""
         jobs: list[Job] = []
         left_s, left_bytes = _BATCH_S, _BATCH_BYTES
         while len(jobs) < min(share, _BATCH_JOBS) and left_s > 0.0 and left_bytes > 0:
@@ -342,7 +342,7 @@ class ClusterJobs:
 
     @staticmethod
     def _sum(jobs: Iterable[Job], time_s: Callable[[TailId], float]) -> float:
-        """The sum of their times; 0 where one is not known."""
+        """The sum of the jobs' times; 0 if one is unknown."""
         times = [time_s(job.tail_id) for job in jobs]
         return sum(times) if all(times) else 0.0
 
@@ -367,6 +367,4 @@ class ClusterJobs:
 
 
 def _too_late(job: Job) -> Outcome:
-    return failed(
-        job, "the replica that runs it did not answer in time, or was lost and none was free", code="expired"
-    )
+    return failed(job, "its replica did not answer in time, or was lost and no other was free", code="expired")

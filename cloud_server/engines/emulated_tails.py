@@ -1,4 +1,4 @@
-"""Tails that pretend to take longer than they do: a declared emulation, for tests and demonstrations."""
+"""Emulates slower tails by sleeping, as the config declares; for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class EmulatedTails(TailSet):
     """A `TailSet` that sleeps before each run of a tail.
 
     Args:
-        bundles: As of `TailSet`.
-        tail_s: How long, in seconds.
-        sleep: Sleeps.
+        bundles: As for `TailSet`.
+        tail_s: Seconds to sleep.
+        sleep: The function that sleeps.
 
     """
 
@@ -35,5 +35,5 @@ class EmulatedTails(TailSet):
 
 
 def tail_set(bundles: Iterable[Bundle], *, emulated_tail_s: float) -> TailSet:
-    """The tails of bundles; ``emulated_tail_s``: how long each sleeps before it runs, 0 for real ones."""
+    """Make the tails of bundles; ``emulated_tail_s``: seconds that each sleeps before it runs, 0: real ones."""
     return EmulatedTails(bundles, tail_s=emulated_tail_s) if emulated_tail_s else TailSet(bundles)

@@ -1,4 +1,4 @@
-"""The events of an engine's thread: from any thread, handled one after another by that one, now or later."""
+"""A queue of events for an engine's thread: put from any thread, handled in order by that one."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ class Events:
         self._later: list[tuple[float, Callable[[], None]]] = []
 
     def put(self, what: Callable[[], None]) -> None:
-        """Have the thread do something now. From any thread."""
+        """Make the thread call a function now. From any thread."""
         self._now.put(what)
 
     def wake(self) -> None:
-        """Have the thread look at everything now. From any thread."""
+        """Wake the thread. From any thread."""
         self._now.put(_nothing)
 
     def handing(self, what: Callable[[T], None]) -> Callable[[T], None]:
-        """Return a function for any thread, which hands its argument to ``what`` on this thread."""
+        """Return a function for any thread that passes its argument to ``what`` on this thread."""
         return lambda value: self._now.put(partial(what, value))
 
     def after(self, delay_s: float, what: Callable[[], None]) -> None:
-        """Have the thread do something in a while. From this thread alone."""
+        """Make the thread call a function later. Only from this thread."""
         self._later.append((self._clock() + delay_s, what))
 
     @property
     def has_later(self) -> bool:
-        """Whether something waits for its time."""
+        """Whether a later call is pending."""
         return bool(self._later)
 
     def handle(self, wait_s: float) -> None:
-        """Wait for an event, up to ``wait_s`` seconds, and handle all that are there or due."""
+        """Wait for an event, up to ``wait_s`` seconds, and handle all waiting or due ones."""
         try:
             _handle(self._now.get(timeout=wait_s))
             while True:

@@ -1,6 +1,6 @@
-"""The files of tails on one node of a cluster: each by its SHA-256, fetched once, shared by the node's replicas.
+"""Stores the files of tails on one node of a cluster by SHA-256, shared by the node's replicas.
 
-Nothing here is trusted for lying here: whoever reads a file compares its bytes with the hash that it is for.
+The folder is not trusted: every reader compares a file's bytes with the expected hash.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from split_model.errors import BadBundleError, NotAllowedError, OutputError
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LOCK = ".lock"
-#: The time of a file's last use is written this often, in seconds.
+#: Seconds between two updates of a file's time of last use.
 _SAME_USE_S = 60.0
 
 
 def default_folder() -> Path:
-    """Where the files of this user lie unless `engine.node_files` names another folder."""
+    """The default folder of this user, unless `engine.node_files` names another one."""
     return Path("/var/tmp") / f"split-runtime-{os.geteuid()}" / "tails"  # noqa: S108  (its owner is checked)
 
 
@@ -34,8 +34,8 @@ class NodeFiles:
     """A folder of files, each named by the SHA-256 of its bytes. Safe for several processes.
 
     Args:
-        folder: Made if it is not there; only this user may enter it.
-        limit_bytes: Files that were not used for the longest time go beyond it.
+        folder: Made if it is missing; only this user may enter it.
+        limit_bytes: Above it the least recently used files are deleted.
 
     """
 
@@ -53,13 +53,13 @@ class NodeFiles:
             )
 
     def path(self, sha256: str) -> Path:
-        """Where the file of a hash lies, or would."""
+        """The path of the file of a hash, which may be missing."""
         if not _HASH.fullmatch(sha256):
-            raise BadBundleError(f"{sha256[:80]!r} is no SHA-256")
+            raise BadBundleError(f"{sha256[:80]!r} is not a SHA-256")
         return self._folder / sha256
 
     def missing(self, hashes: Iterable[str]) -> list[str]:
-        """Those that are not here. The others count as used now."""
+        """Return the hashes whose files are missing. The others count as used now."""
         found = []
         for sha256 in hashes:
             path = self.path(sha256)
@@ -71,10 +71,10 @@ class NodeFiles:
         return found
 
     def add(self, sha256: str, fetch: Callable[[], bytes]) -> bool:
-        """Fetch a file that is not here, while no other process of this node does. Returns whether it was fetched.
+        """Add a missing file, unless another process of this node does. Returns whether it was added.
 
         Raises:
-            BadBundleError: The bytes are not those of the hash.
+            BadBundleError: The bytes do not match the hash.
             OutputError: They cannot be written.
 
         """
@@ -85,7 +85,7 @@ class NodeFiles:
                     return False
                 content = fetch()
                 if hashlib.sha256(content).hexdigest() != sha256:
-                    raise BadBundleError(f"{sha256}: other bytes came", remedy="prepare the bundle again")
+                    raise BadBundleError(f"{sha256}: received other bytes", remedy="prepare the bundle again")
                 self._make_room(len(content))
                 self._write(path, content)
         except OSError as error:
@@ -95,10 +95,10 @@ class NodeFiles:
         return True
 
     def bundle(self, identity: str) -> Bundle:
-        """The bundle of an identity, whose files are here by their hashes.
+        """Open the bundle of an identity, whose files are stored here by their hashes.
 
         Raises:
-            BadBundleError: Its manifest is not here, or damaged.
+            BadBundleError: Its manifest is missing or damaged.
 
         """
         path = self.path(identity)
@@ -107,7 +107,7 @@ class NodeFiles:
         except OSError as error:
             raise BadBundleError(f"{path}: {error.strerror}") from None
         if hashlib.sha256(raw).hexdigest() != identity:
-            path.unlink(missing_ok=True)  # the next one who needs it fetches it again
+            path.unlink(missing_ok=True)  # the next process that needs it fetches it again
             raise BadBundleError(f"{path}: SHA-256 differs from its name")
         manifest = manifest_of(raw, str(path))
         return NodeBundle(self, self._folder, manifest, identity)
@@ -122,7 +122,7 @@ class NodeFiles:
             os.close(descriptor)
 
     def _make_room(self, more_bytes: int) -> None:
-        """Delete the files that were unused longest; a replica that needs one fetches it again."""
+        """Delete the least recently used files; a replica that needs one fetches it again."""
         files = [path for path in self._folder.iterdir() if path.name != _LOCK]
         sizes = {path: path.lstat() for path in files}
         total = sum(found.st_size for found in sizes.values()) + more_bytes
@@ -144,7 +144,7 @@ class NodeFiles:
 
 
 class NodeBundle(Bundle):
-    """A bundle whose files lie by their hashes in a node's folder; `read` checks their bytes as ever."""
+    """A bundle whose files are stored by hash in a node's folder; `read` checks their bytes as usual."""
 
     def __init__(self, files: NodeFiles, root: Path, manifest: Manifest, identity: str) -> None:
         super().__init__(root, manifest, identity)
@@ -155,7 +155,7 @@ class NodeBundle(Bundle):
         return self._files.path(ref.sha256)
 
     def read(self, ref: FileRef) -> bytes:
-        """See `Bundle.read`. A damaged file is deleted, so that the next one who needs it fetches it again."""
+        """See `Bundle.read`. A damaged file is deleted, so that it will be fetched again."""
         try:
             return super().read(ref)
         except BadBundleError:

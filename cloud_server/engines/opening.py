@@ -1,4 +1,4 @@
-"""The engine that a config asks for."""
+"""Makes the engine of a config."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def open_engine(
         deliver: Called from any thread with every outcome.
         held: Payload bytes in this process.
         weight_of: A device's weight, by its key.
-        beats: Expects tails, and the engine's threads, to get on.
+        beats: Watches that tails and the engine's threads make progress.
 
     Raises:
         ConfigError: The cluster is open to strangers.
-        EngineError: The cluster cannot be had.
+        EngineError: The cluster is unavailable.
 
     """
     if isinstance(config.engine, RayTable):
@@ -48,7 +48,7 @@ def open_engine(
         queue=config.limits.queue,
         cache_bytes=config.limits.tail_cache_mib << 20,
         held_bytes=lambda: held.total,
-        short_s=0.0 if config.emulation.tail_s else SHORT_S,  # it would be the gateway's thread that sleeps
+        short_s=0.0 if config.emulation.tail_s else SHORT_S,  # otherwise the gateway's thread would sleep
         weight_of=weight_of,
         beats=beats,
     )

@@ -1,4 +1,4 @@
-"""Who may reach a Ray cluster's ports: whoever can, runs code on every machine of it. Pure: no sockets, no Ray."""
+"""Checks who can reach a Ray cluster's ports: anyone who can may run code on all its machines. Pure."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 from cloud_server.engines.tables import RayTable
 from split_model.errors import ConfigError
 
-#: Where only this machine reaches Ray: it listens on every interface unless a node has exactly this address.
+#: The address of a node that only this machine can reach; with any other, Ray listens on every interface.
 LOOPBACK = "127.0.0.1"
-#: What every Ray process is told, wherever it listens: no reports to Ray's makers, no server of metrics, and no
-#: cluster that is started because something is asked after the connection ended.
+#: Settings of every Ray process: no reports to Ray's makers, no metrics server, and no automatic start of a cluster
+#: by #: a call after the connection ended.
 ALWAYS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-#: Else Ray takes 127.0.0.1 to mean the machine's own open address.
+#: Without it Ray replaces 127.0.0.1 by the machine's own open address.
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _KEYS = ("certificate", "private_key", "authority", "token")
 
 
 def host_of(address: str) -> str:
-    """The address of the host in ``HOST:PORT`` or ``[HOST]:PORT``.
+    """Parse the host's address of ``HOST:PORT`` or ``[HOST]:PORT``.
 
     Raises:
-        ConfigError: It is something else. A name is refused: its address may change.
+        ConfigError: It has another form. A name is refused, as its address may change.
 
     """
     host, colon, port = address.rpartition(":")
@@ -39,7 +39,7 @@ def host_of(address: str) -> str:
         host = ""
     if not host or not colon or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise ConfigError(
-            f"engine.address: {address!r} is no address of a cluster",
+            f"engine.address: {address!r} is not the address of a cluster",
             remedy="write the IP address and port of its head, as '10.0.0.1:6379', or 'local'",
         )
     if host != LOOPBACK and ipaddress.ip_address(host).is_loopback:
@@ -51,14 +51,14 @@ def host_of(address: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address, as Ray uses it."""
+    """Whether only this machine can reach an address, as Ray uses it."""
     found = ipaddress.ip_address(host)
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return (mapped or found) == ipaddress.ip_address(LOOPBACK)
 
 
 def is_closed(table: RayTable) -> bool:
-    """Whether nobody without our certificates and token gets in, on whatever address."""
+    """Whether access needs our certificates and token, at any address."""
     return all(getattr(table, name) is not None for name in _KEYS)
 
 
@@ -66,14 +66,14 @@ def check(table: RayTable) -> None:
     """Refuse a config whose cluster would let strangers in.
 
     Raises:
-        ConfigError: An address is open and TLS or the token is missing, or only half of TLS is set.
+        ConfigError: An address is open and TLS or the token is missing, or TLS is set only in part.
 
     """
     given = {name: getattr(table, name) for name in _KEYS}
     missing = [f"engine.{name}" for name in _KEYS if given[name] is None]
     if table.address != "local" and not is_loopback(host_of(table.address)) and missing:
         raise ConfigError(
-            f"engine.address: {table.address} is open to its network, where Ray runs what anybody sends",
+            f"engine.address: {table.address} is open to its network, and Ray runs the code of anyone there",
             remedy=f"set {', '.join(missing)} (docs/cluster.md), or use a loopback address",
         )
     tls = [name for name in _KEYS[:3] if given[name] is not None]
@@ -85,7 +85,7 @@ def check(table: RayTable) -> None:
 
 
 def check_files(table: RayTable, *, is_readable: Callable[[Path], bool]) -> None:
-    """Refuse keys that are not there.
+    """Refuse missing key files.
 
     Raises:
         ConfigError: One cannot be read.
@@ -100,14 +100,14 @@ def check_files(table: RayTable, *, is_readable: Callable[[Path], bool]) -> None
 
 
 def check_listening(table: RayTable, hosts: list[str]) -> None:
-    """Refuse a cluster that listens on an open address, where the config lacks TLS or the token.
+    """Refuse a cluster that listens on an open address if the config lacks TLS or the token.
 
     Args:
         table: The config.
         hosts: The addresses of its nodes, and those that its ports are bound to here.
 
     Raises:
-        ConfigError: It has one.
+        ConfigError: It has an open address.
 
     """
     opened = [host for host in hosts if not is_loopback(host)]
@@ -119,9 +119,9 @@ def check_listening(table: RayTable, hosts: list[str]) -> None:
 
 
 def environment(table: RayTable, *, token: str | None = None) -> dict[str, str]:
-    """The variables that Ray has to find before it is imported, here and on every node.
+    """The environment variables that Ray needs before its import, here and on every node.
 
-    ``token``: of a Ray that is started here, for this run only.
+    ``token``: for a Ray that is started here, for this run only.
     """
     result = dict(ALWAYS)
     if table.address == "local" or is_loopback(host_of(table.address)):

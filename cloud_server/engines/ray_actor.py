@@ -1,4 +1,4 @@
-"""The class that Ray makes actors of; only what connects a `Replica` with Ray."""
+"""The class of Ray's actors: connects a `Replica` with Ray."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ class RayReplica:
         return self._replica.preload(tails)
 
     def add(self, sha256: str, content: list[Any]) -> bytes:
-        """See `Replica.add`. ``content``: a reference to the bytes, in a list, or Ray would fetch it at once."""
+        """See `Replica.add`. ``content``: a reference in a list, as Ray would fetch a bare reference at once."""
         return self._replica.add(sha256, lambda: bytes(ray.get(content[0]))).encode()

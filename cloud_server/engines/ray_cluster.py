@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: its nodes, and replicas as actors. The gateway sees no more of Ray."""
+"""The connection to a Ray cluster: its nodes, and replicas as actors. No other module uses Ray."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from cloud_server.engines.tables import RayTable
 from cloud_server.errors import EngineError
 from split_model.errors import ConfigError
 
-#: How long the test of the cluster's access control may take, in seconds.
+#: Time limit of the test of the cluster's access control, in seconds.
 _STRANGER_S = 30
-#: Ray writes a session's sockets below its folder; the path of a socket has to be short.
+#: Ray's folder. A session's sockets are below it, so the path has to be short.
 _FOLDER = "cloud-server-ray-"
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive: its address, and the cores that Ray may use there."""
+    """A live node: its address, and the cores that Ray may use there."""
 
     host: str
     cpus: float
@@ -41,7 +41,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Lost:
-    """A call that has no answer: the replica's process ended, or its node. ``gone``: Ray does not restart it."""
+    """A call without an answer: the replica's process or node ended. ``gone``: Ray does not restart it."""
 
     text: str
     gone: bool = False
@@ -58,16 +58,16 @@ Reply = bytes | Lost | Raised
 
 
 class RayCluster:
-    """Ray, connected; one for a process. Thread-safe.
+    """A connection to Ray, one per process. Thread-safe.
 
     Args:
         table: The config.
-        settings: What each replica gets.
+        settings: The settings of each replica.
         cpus: Cores of a Ray that is started here.
 
     Raises:
         ConfigError: The cluster is open to strangers.
-        EngineError: There is none, or Ray is not installed.
+        EngineError: There is no cluster, or Ray is not installed.
 
     """
 
@@ -80,7 +80,7 @@ class RayCluster:
         self._folder: Path | None = None
         self._closed = False
         token = secrets.token_hex(32) if table.address == "local" else None
-        os.environ.update(ray_access.environment(table, token=token))  # Ray reads them where it is imported
+        os.environ.update(ray_access.environment(table, token=token))  # Ray reads them at its import
         try:
             self._ray: Any = import_module("ray")
             self._errors: Any = import_module("ray.exceptions")
@@ -102,10 +102,10 @@ class RayCluster:
         self._actor = self._ray.remote(actor)
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive.
+        """The live nodes.
 
         Raises:
-            EngineError: This machine's own is not among them, so nothing that this process asks for will run.
+            EngineError: This machine's own node is not among them, so no call of this process will run.
 
         """
         alive = [node for node in self._ray.nodes() if node["Alive"]]
@@ -114,7 +114,7 @@ class RayCluster:
         return [Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0)) for node in alive]
 
     def create(self, name: str) -> None:
-        """Make a replica; Ray chooses its node, far from the others, and starts it again wherever it ends."""
+        """Make a replica; Ray chooses a node with few of them, and restarts it when it ends."""
         self._actors[name] = self._actor.options(
             num_cpus=self._tail_threads, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
         ).remote(self._settings)
@@ -128,8 +128,8 @@ class RayCluster:
             name: The replica.
             method: The method's name.
             *arguments: Its arguments.
-            then: Called with the result from one of Ray's threads; must return at once.
-            wait: Whether to call it again when a replica that was lost is back.
+            then: Called with the result in one of Ray's threads; must return at once.
+            wait: Whether to repeat the call when a lost replica is back.
 
         """
         actor = self._actors.get(name)
@@ -142,7 +142,7 @@ class RayCluster:
         future.add_done_callback(partial(self._done, then))
 
     def put(self, content: bytes) -> object:
-        """Content for replicas on any node: goes once to each node that asks for it, while the result lives."""
+        """Store content for replicas: sent once to each node that needs it, while the result is referenced."""
         return self._ray.put(content)
 
     def end(self, name: str) -> None:
@@ -152,13 +152,13 @@ class RayCluster:
             self._ray.kill(actor)
 
     def restart(self, name: str) -> None:
-        """End a replica that is stuck; Ray starts it again."""
+        """End a stuck replica; Ray restarts it."""
         actor = self._actors.get(name)
         if actor is not None:
             self._ray.kill(actor, no_restart=False)
 
     def close(self) -> None:
-        """End the replicas, disconnect, and end the Ray that was started here. Once is enough."""
+        """End the replicas, disconnect, and end a Ray that was started here. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -178,7 +178,7 @@ class RayCluster:
             then(Lost(" ".join(str(error).split())[:200], gone=isinstance(error, self._errors.ActorDiedError)))
 
     def _listening_on(self, table: RayTable, before: set[tuple[str, int]]) -> list[str]:
-        """The addresses that Ray listens on: those of its nodes, and what its ports are really bound to here."""
+        """The addresses of Ray: those of its nodes, and those that its ports are bound to on this machine."""
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         ports = {int(node[key]) for node in nodes for key in ("NodeManagerPort", "ObjectManagerPort")}
         if table.address != "local":
@@ -214,11 +214,11 @@ class RayCluster:
 
 
 def _refuses_strangers(address: str) -> None:
-    """Prove that the cluster asks for the token: one that was started without it takes ours and never looks at it.
+    """Prove that the cluster demands the token: one that was started without it accepts ours unchecked.
 
     Raises:
-        ConfigError: It lets in who has none.
-        EngineError: It does not say.
+        ConfigError: It admits clients without a token.
+        EngineError: It does not answer.
 
     """
     command = [sys.executable, "-m", "cloud_server.engines.ray_stranger", address]
@@ -228,12 +228,12 @@ def _refuses_strangers(address: str) -> None:
         done = subprocess.CompletedProcess(command, os.EX_UNAVAILABLE, "", f"no answer within {_STRANGER_S} s")
     if done.returncode == 0:
         raise ConfigError(
-            f"engine.address: the cluster at {address} lets in who has no token",
+            f"engine.address: the cluster at {address} admits clients without a token",
             remedy="start every node with RAY_AUTH_MODE=token, as deploy/ray/start-node.sh does",
         )
     if done.returncode != os.EX_NOPERM:
         text = " ".join(done.stderr.split())[-300:]
-        raise EngineError(f"engine.address = {address!r}: a stranger is neither let in nor refused: {text}")
+        raise EngineError(f"engine.address = {address!r}: unclear result of a client without a token: {text}")
 
 
 def _own_listeners() -> set[tuple[str, int]]:

@@ -1,7 +1,8 @@
 """The engine that spreads tails over a Ray cluster: the gateway's queue and admission, the cluster's replicas.
 
-One thread talks to Ray. It takes events one after another: a job is there, a replica answered, is lost, is back,
-nodes came or went. `ClusterJobs` decides about jobs, `Replicas` has the replicas; batches go out and return here.
+One thread uses Ray. It handles events in order: a new job, a replica's answer, a lost or restarted replica, changed
+nodes. `ClusterJobs` decides about jobs, `Replicas` manages the replicas; this module sends batches and receives
+them.
 """
 
 # Over 300 lines: the interface of an engine, and the batches on their way.
@@ -33,19 +34,19 @@ from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: How often the nodes are counted, and how often jobs are looked at for their time, in seconds.
+#: Seconds between two counts of the nodes, and between two checks of the jobs' times.
 _NODES_EVERY_S, _LOOK_EVERY_S = 1.0, 0.05
-#: How long the first replica may take to come up, in seconds: Ray starts a process and imports us there.
+#: Time limit of the first replica's start in seconds: Ray starts a process and imports this package there.
 _START_S = 120.0
-#: How long its threads may take to end where none came up, in seconds.
+#: Time limit for the threads to end if no replica came up, in seconds.
 _END_S = 5.0
-#: After how long a device is to ask again that was refused because no replica is up, in seconds.
+#: Seconds after which a device may retry that was refused because no replica is up.
 _RETRY_S = 1.0
-#: A machine whose node, or the head, does not answer for this time has to begin anew, in seconds.
+#: Seconds without an answer of this machine's node, or of the head, after which the program restarts.
 _NODE_S = 30.0
-#: The engine's thread is stuck if it does not come round within this time, in seconds.
+#: Seconds after which the engine's thread counts as stuck.
 _ROUND_S = 60.0
-#: Rounds of fetching files for one batch: its manifest, then what that names; more only in a full folder.
+#: Rounds of fetching files for one batch: its manifest, then its files; more only if the folder is full.
 _FETCHES = 5
 
 
@@ -54,14 +55,14 @@ class RayEngine:
 
     Args:
         tails: The hosted tails.
-        cluster: Where they run.
-        table: The config: how many replicas.
+        cluster: The cluster that runs them.
+        table: The config table, with the number of replicas.
         tail_threads: Cores of one replica.
         deliver: Called from the engine's thread with every outcome.
         clock: Monotonic seconds.
         queue_places: Places for waiting jobs.
         weight_of: A device's weight, by its key.
-        beats: Expects the engine's thread to come round.
+        beats: Watches that the engine's thread makes progress.
 
     """
 
@@ -89,7 +90,7 @@ class RayEngine:
         self._clock = clock
         self._beats = beats or Heartbeats()
         self._jobs = ClusterJobs(queue_places, weight_of=weight_of)
-        self._lock = threading.Lock()  # of the jobs
+        self._lock = threading.Lock()  # guards the jobs
         self._events = Events(clock)
         self._closed = False
         self._supply = Supply(cluster)
@@ -99,7 +100,7 @@ class RayEngine:
         self._watch = StoppableThread("ray-nodes", self._watch_nodes)
 
     def start(self, *, preload: bool) -> None:
-        """Start replicas, and wait for the first one; with ``preload``, each loads and runs every tail first.
+        """Start replicas, and wait for the first; with ``preload``, each loads and runs every tail first.
 
         Raises:
             EngineError: None came up in time.
@@ -144,7 +145,7 @@ class RayEngine:
             return self._jobs.dispatcher.load_after(device, tail.id, due_in_s=due_in_s, now_s=self._clock())
 
     def submit(self, job: Job) -> bool:
-        """See `Engine.submit`. A job that loses its place to this one is delivered as expired or busy."""
+        """See `Engine.submit`. A job displaced by this one is delivered as expired or busy."""
         with self._lock:
             if self._closed:
                 return False
@@ -161,7 +162,7 @@ class RayEngine:
             return self._jobs.cancel(job_id, self._clock())
 
     def run_short(self) -> list[Outcome]:
-        """See `Engine.run_short`: nothing runs here."""
+        """See `Engine.run_short`: no job runs on this machine's own threads."""
         return []
 
     @property
@@ -182,7 +183,7 @@ class RayEngine:
 
     @property
     def nodes(self) -> int:
-        """Nodes that they are on."""
+        """Number of nodes of these replicas."""
         with self._lock:
             return self._jobs.nodes
 
@@ -262,7 +263,7 @@ class RayEngine:
                 ],
             )
         elif fetches >= _FETCHES:
-            text = "the files of its tail do not stay on the node; raise engine.node_files_mib"
+            text = "its tail's files do not fit on the node; raise engine.node_files_mib"
             self._ran(send, [_failed_run(job, text) for job in send.jobs])
         else:
             with self._lock:
@@ -273,7 +274,7 @@ class RayEngine:
 
     def _brought(self, send: Send, life: int, fetches: int, error: str) -> None:
         if error:
-            _log.error("replica %s cannot have its files: %s", send.replica, error)
+            _log.error("replica %s cannot get its files: %s", send.replica, error)
             self._ran(send, [_failed_run(job, error) for job in send.jobs])
         elif self._replicas.is_up(send.replica, life):
             self._send(send, fetches=fetches)
@@ -304,7 +305,7 @@ class RayEngine:
     # --- nodes ------------------------------------------------------------------------------------------------
 
     def _watch_nodes(self) -> None:
-        """Count them, for as long as that works: else the watchdog, which is not fed then, ends the program."""
+        """Count the nodes. If that fails for long, the watchdog is not fed and ends the program."""
         with self._beats.alive("this machine's Ray node", within_s=_NODE_S) as beat:
             beat()
             while not self._watch.stopping.is_set():
@@ -319,7 +320,7 @@ class RayEngine:
                 self._watch.stopping.wait(_NODES_EVERY_S)
 
     def _scale(self, nodes: list[Node]) -> None:
-        """Have more replicas where nodes came, fewer where they went."""
+        """Change the number of replicas to fit the nodes."""
         self._replicas.scale(self._wanted(nodes))
 
     def _wanted(self, nodes: list[Node]) -> int:

@@ -1,6 +1,6 @@
-"""Asks a Ray cluster for its nodes without the token, in a process of its own; exits with 77 if it is refused.
+"""Tests whether a Ray cluster refuses clients without the token; exits with 77 if it does.
 
-The gateway runs it before it uses a cluster that is open to its network: ``python -m
+The gateway runs it as a process before it uses a cluster that is open to its network: ``python -m
 cloud_server.engines.ray_stranger HOST:PORT``.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main() -> int:
-    """Ask. Returns 0 where the cluster answers a stranger, 77 where it refuses, 69 where it does neither."""
+    """Run the test: 0 if the cluster answers a stranger, 77 if it refuses, 69 if it does neither."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     from ray.exceptions import AuthenticationError, RayError
 

@@ -1,6 +1,6 @@
-"""What runs in the processes of a cluster: loads tails from the node's files, and runs them. Knows nothing of Ray.
+"""A replica process of a cluster: loads tails from the node's files, and runs them. Independent of Ray.
 
-It takes and gives bytes (`replica_messages`). Calls come one at a time.
+Arguments and results are bytes (`replica_messages`). Calls come one at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from split_model.interpreter import choose_backend
 from split_model.protocol import messages as wire
 from split_model.service.heartbeats import Heartbeats
 
-#: How much nicer a replica is than the gateway that may run beside it.
+#: Nice value of a replica relative to a gateway on the same machine.
 _NICER = 5
 
 
@@ -58,17 +58,17 @@ class Replica:
         )
 
     def hello(self, node: str) -> bytes:
-        """Who this is; ``node``: where Ray has put it."""
+        """Describe this replica; ``node``: the node that Ray chose."""
         name = choose_backend(None)
         backend = f"{name} {metadata.version(name)}"
         return messages.encode(Hello(node=node, pid=os.getpid(), software=__version__, backend=backend))
 
     def host(self, identities: list[str]) -> None:
-        """Forget the bundles that are not among these."""
+        """Drop all bundles that are not among these."""
         self._take_up({identity: bundle for identity, bundle in self._bundles.items() if identity in identities})
 
     def run(self, batch: bytes) -> bytes:
-        """Run an encoded list of `TailJob`, or say which files are missing; returns an encoded `Answer`."""
+        """Run an encoded list of `TailJob`; returns an encoded `Answer`, which may list missing files."""
         jobs = messages.decode_jobs(batch)
         try:
             missing = self._missing((job.tail, job.release) for job in jobs)
@@ -81,7 +81,7 @@ class Replica:
         return messages.encode(Answer(outcomes=[_outcome(one) for one in ran]))
 
     def preload(self, tails: bytes) -> bytes:
-        """Load tails, by an encoded list of `TailId`, and run each once; returns an encoded `Preloaded`."""
+        """Load the tails of an encoded list of `TailId`, and run each once; returns an encoded `Preloaded`."""
         wanted = messages.decode_tails(tails)
         try:
             missing = self._missing((tail, wire.NoRelease()) for tail in wanted)
@@ -96,7 +96,7 @@ class Replica:
         return messages.encode(Preloaded())
 
     def add(self, sha256: str, fetch: Callable[[], bytes]) -> str:
-        """Add a file to the node's, unless another replica has. Returns why it cannot, or an empty text."""
+        """Add a file to the node, unless another replica has. Returns the error, or an empty text."""
         try:
             self._files.add(sha256, fetch)
         except SplitModelError as error:
@@ -104,7 +104,7 @@ class Replica:
         return ""
 
     def _missing(self, wanted: Iterable[tuple[TailId, wire.Release]]) -> list[str]:
-        """Hashes of files that these need and that are not on this node; opens the bundles that are."""
+        """Hashes of needed files that are missing on this node; opens the bundles that are complete."""
         return self._files.missing(dict.fromkeys(self._needed(wanted)))
 
     def _needed(self, wanted: Iterable[tuple[TailId, wire.Release]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What gateway and replicas tell each other, as MessagePack: nothing of a device is ever unpickled."""
+"""Messages between gateway and replicas, as MessagePack: no data of a device is ever unpickled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from split_model.protocol import messages as wire
 
 
 class TailJob(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A job as a replica needs it: the tail, by its `TailId`, and the payload of the release."""
+    """A job for a replica: the tail, by its `TailId`, and the payload of the release."""
 
     job_id: int
     device: str
@@ -21,9 +21,9 @@ class TailJob(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class TailOutcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What became of one: ``payload`` and its ``tensors``, or else the ``code`` and ``text`` of a refusal.
+    """The outcome of a job: ``payload`` and its ``tensors``, or ``code`` and ``text`` of a refusal.
 
-    ``used_s``: charged to the device. ``loaded``: the tail had to be loaded first.
+    ``used_s``: seconds charged to the device. ``loaded``: the tail had to be loaded first.
     """
 
     job_id: int
@@ -37,14 +37,14 @@ class TailOutcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Of a batch: the ``outcomes``, or else hashes of files that are ``missing`` on the replica's node."""
+    """The answer to a batch: the ``outcomes``, or hashes of files that are ``missing`` on the node."""
 
     outcomes: list[TailOutcome] = []
     missing: list[str] = []
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What a replica says of itself once it is up."""
+    """A replica's description of itself once it is up."""
 
     node: str
     pid: int
@@ -53,14 +53,14 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Preloaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Of tails that were to be loaded: hashes of ``missing`` files, or the ``error`` of the first that fails."""
+    """The result of loading tails: hashes of ``missing`` files, or the ``error`` of the first that fails."""
 
     missing: list[str] = []
     error: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica needs to start. ``node_files``: empty for the node's default folder."""
+    """The settings of a replica. ``node_files``: empty for the node's default folder."""
 
     tail_threads: int
     cache_bytes: int

@@ -1,7 +1,7 @@
-"""The replicas of a cluster: made, greeted, given their tails, lost, started again, and ended.
+"""Manages the replicas of a cluster: creation, greeting, tails, loss, restart and end.
 
-All of it happens on the engine's thread; `Events` brings the cluster's answers there. The jobs that a replica takes
-once it is up are `ClusterJobs`' concern: it hears of replicas that come and go.
+Everything runs on the engine's thread; `Events` brings the cluster's answers there. `ClusterJobs` handles the jobs,
+and is notified when replicas come and go.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: After how long a lost replica is asked again, in seconds.
+#: Seconds after which a lost replica is tried again.
 _AGAIN_S = 0.25
-#: A replica that does not answer within this time, in seconds, is ended and started again.
+#: Seconds without an answer after which a replica is restarted.
 _RESTART_S = 120.0
 
 
 @dataclass(eq=False)
 class _Seat:
-    """A replica, up or not. ``life``: counts its starts, so that news of an earlier one are told apart."""
+    """A replica, up or not. ``life``: counts its starts, to recognise answers of an earlier one."""
 
     life: int = 0
     up: bool = False
@@ -41,10 +41,10 @@ class _Seat:
 
 @dataclass(frozen=True)
 class Heard:
-    """Who hears of replicas.
+    """Callbacks for changes of the replicas.
 
-    ``joined``: one is up, by name and node; returns how many are. ``lost``: one is not any more. ``left``: asks one
-    to take no more jobs; returns whether it has none.
+    ``joined``: one is up, by name and node; returns how many are up. ``lost``: one is down. ``left``: one must take
+    no more jobs; returns whether it has none.
     """
 
     joined: Callable[[str, str], int]
@@ -56,10 +56,10 @@ class Replicas:
     """See the module.
 
     Args:
-        cluster: Where they run.
+        cluster: The cluster that runs them.
         supply: Brings them files.
-        events: Of the engine's thread.
-        heard: Who hears of them.
+        events: The queue of the engine's thread.
+        heard: Callbacks for changes.
         clock: Monotonic seconds.
 
     """
@@ -67,10 +67,10 @@ class Replicas:
     def __init__(
         self, cluster: Cluster, supply: Supply, events: Events, *, heard: Heard, clock: Callable[[], float]
     ) -> None:
-        #: Set when the first one is up, or will never be: then ``trouble`` says why.
+        #: Set when the first one is up, or if none will be: then ``trouble`` has the reason.
         self.first_up = threading.Event()
         self.trouble = ""
-        #: Tails that each one loads before it takes jobs.
+        #: Tails that each replica loads before it takes jobs.
         self.preload: Sequence[Tail] = ()
         self._cluster = cluster
         self._supply = supply
@@ -82,7 +82,7 @@ class Replicas:
         self._backends: set[str] = set()
 
     def life(self, name: str) -> int:
-        """Return the number of a replica's start; news of an earlier one are of no use."""
+        """Return the number of a replica's start; answers of an earlier start are ignored."""
         return self._seats[name].life
 
     def is_up(self, name: str, life: int) -> bool:
@@ -116,7 +116,7 @@ class Replicas:
                 )
 
     def restart_stuck(self, stuck: Collection[str]) -> None:
-        """Start those again that have not answered for long. ``stuck``: those that do not answer now."""
+        """Restart replicas that have not answered for long. ``stuck``: those that do not answer now."""
         for name, seat in self._seats.items():
             if name not in stuck:
                 seat.stuck_since_s = None
@@ -125,11 +125,11 @@ class Replicas:
                 _log.warning("replica %s does not answer; its jobs run elsewhere", name)
             elif self._clock() - seat.stuck_since_s > _RESTART_S:
                 seat.stuck_since_s = None
-                _log.error("replica %s does not answer for %.0f s; it is started again", name, _RESTART_S)
+                _log.error("replica %s has not answered for %.0f s; it is restarted", name, _RESTART_S)
                 self._cluster.restart(name)
 
     def lose(self, name: str, life: int, lost: Lost) -> None:
-        """Note that a replica's process or node is gone. Ray starts it again where there is room."""
+        """Note that a replica's process or node is gone. Ray restarts it if there is room."""
         seat = self._of(name, life)
         if seat is None:
             return
@@ -144,7 +144,7 @@ class Replicas:
             self._events.after(_AGAIN_S, partial(self._greet, name, seat.life))
 
     def _of(self, name: str, life: int) -> _Seat | None:
-        """The replica, if it has not been started again since."""
+        """Return the replica, if it was not restarted since."""
         seat = self._seats.get(name)
         return seat if seat is not None and seat.life == life else None
 
@@ -174,11 +174,11 @@ class Replicas:
             return
         self._backends.add(hello.backend)
         if len(self._backends) > 1:
-            _log.warning("the nodes differ in backends (%s), and so may answers", ", ".join(sorted(self._backends)))
+            _log.warning("the nodes' backends (%s) and so answers may differ", ", ".join(sorted(self._backends)))
         self._load_all(name, life, hello)
 
     def _load_all(self, name: str, life: int, hello: messages.Hello) -> None:
-        """Load every tail, where that is wanted, and let the replica take jobs."""
+        """Load every tail if wanted, and let the replica take jobs."""
         if self._of(name, life) is None:
             return
         if not self.preload:
@@ -220,11 +220,11 @@ class Replicas:
         self.first_up.set()
 
     def _give_up(self, name: str, life: int, text: str) -> None:
-        """End a replica that will not work. At the start that ends the program; later another one is tried."""
+        """End a replica that cannot work. At the start that ends the program; later another one is tried."""
         if self._of(name, life) is None:
             return
         if self.first_up.is_set():
-            _log.error("%s", text, extra=PER_FRAME)  # a new one is made at every count of the nodes
+            _log.error("%s", text, extra=PER_FRAME)  # a new one is made at the next count of the nodes
         else:
             _log.error("%s", text)
             self.trouble = text

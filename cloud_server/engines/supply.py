@@ -1,4 +1,4 @@
-"""Brings the files of bundles to the nodes that lack them, in a thread of its own: no job waits for a disk."""
+"""Sends missing files of bundles to nodes, in a separate thread, so that no job waits for a disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from split_model.errors import BadBundleError, SplitModelError
 
 
 class Calls(Protocol):
-    """What it needs of `RayCluster`."""
+    """The methods of `RayCluster` that are used here."""
 
     def put(self, content: bytes) -> object:
         """See `RayCluster.put`."""
@@ -37,15 +37,15 @@ class Supply:
 
         Args:
             replica: Its name.
-            hashes: Of the files.
-            bundles: By their identities; the files are of these.
-            then: Called once, from any thread, when they are there: with an empty text, or why they are not.
+            hashes: Hashes of the files.
+            bundles: The bundles with these files, by identity.
+            then: Called once, from any thread, when they have arrived: with an empty text, or with the error.
 
         """
         self._reader.submit(self._bring, replica, list(hashes), dict(bundles), then)
 
     def close(self) -> None:
-        """Bring nothing more."""
+        """Send no more files."""
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     def _bring(
@@ -59,10 +59,10 @@ class Supply:
             return
 
         def added(reply: Reply) -> None:
-            content.clear()  # the cluster may forget it now
+            content.clear()  # the cluster may drop it now
             if isinstance(reply, Raised):
                 then(reply.text)
-            elif isinstance(reply, Lost) or not others:  # the call that waits for this one reports the loss
+            elif isinstance(reply, Lost) or not others:  # the waiting call reports the loss
                 then("" if isinstance(reply, Lost) else reply.decode())
             elif reply:
                 then(reply.decode())
@@ -73,7 +73,7 @@ class Supply:
 
 
 def _read(sha256: str, bundles: Mapping[str, Bundle]) -> bytes:
-    """A file of some bundles by its hash; the manifest's is the bundle's identity."""
+    """Read a file of some bundles by its hash; the manifest's hash is the bundle's identity."""
     if sha256 in bundles:
         path = bundles[sha256].root / MANIFEST
         try:
@@ -87,4 +87,4 @@ def _read(sha256: str, bundles: Mapping[str, Bundle]) -> bytes:
         for ref in bundle.manifest.files():
             if ref.sha256 == sha256:
                 return bundle.read(ref)
-    raise BadBundleError(f"{sha256}: a file of no bundle that is hosted here")
+    raise BadBundleError(f"{sha256}: not a file of a bundle that is hosted here")

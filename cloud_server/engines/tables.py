@@ -1,4 +1,4 @@
-"""``[engine]`` and ``[emulation]`` of the server's config: where tails run, and for how long they pretend to."""
+"""The tables ``[engine]`` and ``[emulation]`` of the server's config."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ class LocalTable(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 
 
 class RayTable(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="ray"):
-    """``kind = "ray"``: tails run in the replicas of a Ray cluster; docs/cluster.md.
+    """``kind = "ray"``: tails run in the replicas of a Ray cluster; see docs/cluster.md.
 
-    ``address``: of the cluster's head, as ``10.0.0.1:6379``; ``"local"`` starts a Ray of this machine on loopback.
+    ``address``: the address of the cluster's head, as ``10.0.0.1:6379``; ``"local"`` starts a Ray on this machine's
+    loopback.
     ``replicas``: processes that run tails, `server.tail_threads` cores each; ``"auto"`` takes this gateway's
-    share of the cluster's cores, and follows nodes that come and go. ``gateways``: how many share them.
+    share of the cluster's cores, and follows changes of the nodes. ``gateways``: number of gateways that share the
+    cluster.
     ``certificate``, ``private_key``, ``authority``: this machine's PEM files for TLS, and ``token``: the file of
     the secret that all machines share. All four are required unless every address is loopback.
     ``object_store_mib``: shared memory of a Ray that is started here. ``node_files``: the folder of the tails'
-    files on every node, ``node_files_mib`` at most; by default one of the user's in /var/tmp.
+    files on every node, by default one of the user's in /var/tmp; ``node_files_mib``: its limit.
     """
 
     address: str = "local"

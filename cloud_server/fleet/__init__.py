@@ -1,1 +1,1 @@
-"""What devices tell of themselves, and what the server knows of them: state, rows, and the table in a terminal."""
+"""The fleet of devices: their reports, the server's state of them, and the table in a terminal."""

@@ -1,6 +1,6 @@
-"""How long the server's answers took, by bundle and cut, as histograms. The gateway's thread adds; anybody reads.
+"""Histograms of the server's answer times, by bundle and cut. Written by the gateway's thread only.
 
-Adding takes about a microsecond and no lock. What a device calls itself or its bundle never becomes a label: only
+Other threads may read. Adding takes about a microsecond and no lock. Names from devices never become labels: only
 hosted bundles and their cuts do, whose number the operator decides.
 """
 
@@ -13,28 +13,28 @@ import msgspec
 
 #: Upper ends of the buckets, in seconds.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-#: What is measured of an answer: from its first chunk to its leaving, waiting for a worker, and the tail alone.
+#: The measured times of an answer: from first chunk to sending, waiting for a worker, and the tail alone.
 PARTS = ("total", "queue", "tail")
 
 
 class Histogram(msgspec.Struct, kw_only=True):
-    """Counts by bucket, the last one without an end, and the sum in seconds."""
+    """Counts by bucket (the last one is open-ended), and the sum in seconds."""
 
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     sum_s: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one value."""
         self.counts[bisect_left(BOUNDS_S, seconds)] += 1
         self.sum_s += seconds
 
     @property
     def count(self) -> int:
-        """All that were counted."""
+        """The number of counted values."""
         return sum(self.counts)
 
     def quantile_s(self, share: float) -> float | None:
-        """The upper end of the bucket in which this share of all ends; None without any, infinite in the last."""
+        """The upper end of the bucket of this quantile; None without values, infinite in the last bucket."""
         wanted, seen = share * self.count, 0
         if not self.count:
             return None
@@ -46,7 +46,7 @@ class Histogram(msgspec.Struct, kw_only=True):
 
 
 class Tail(msgspec.Struct, kw_only=True):
-    """Everything of one bundle's cut."""
+    """The histograms of one bundle's cut."""
 
     parts: dict[str, Histogram] = msgspec.field(default_factory=lambda: {part: Histogram() for part in PARTS})
     received_bytes: int = 0
@@ -54,7 +54,7 @@ class Tail(msgspec.Struct, kw_only=True):
 
 
 class AnswerTimes:
-    """By (bundle's name, cut)."""
+    """The histograms of all tails, by (bundle's name, cut)."""
 
     def __init__(self) -> None:
         self._tails: dict[tuple[str, int], Tail] = {}
@@ -70,7 +70,7 @@ class AnswerTimes:
         received_bytes: int,
         sent_bytes: int,
     ) -> None:
-        """An answer leaves; the bundle is one that is hosted, and the cut one of its own."""
+        """Count an answer; the bundle must be hosted, and the cut must be one of its own."""
         tail = self._tails.get((bundle, cut))
         if tail is None:
             tail = self._tails[bundle, cut] = Tail()
@@ -82,5 +82,5 @@ class AnswerTimes:
         tail.sent_bytes += sent_bytes
 
     def tails(self) -> Mapping[tuple[str, int], Tail]:
-        """A copy of the table; its histograms go on growing."""
+        """A copy of the table; its histograms go on changing."""
         return dict(self._tails)

@@ -1,4 +1,4 @@
-"""A row of the fleet's table as people read it: the same words in the terminal and on the page. Pure."""
+"""Formats a row of the fleet's table, for the terminal and the page. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cloud_server.fleet.rows import Row
 
 
 class Column(NamedTuple):
-    """A column: its name in HTML, its heading, and its full meaning."""
+    """A column: its name in HTML, its heading, and its explanation."""
 
     name: str
     heading: str
@@ -18,13 +18,13 @@ class Column(NamedTuple):
 #: The page's columns; the terminal has those that fit.
 COLUMNS = (
     Column("device", "Device", "Its name in the allow-list"),
-    Column("state", "State", "Up, silent since when, or never seen since the server's start"),
+    Column("state", "State", "up, silent (for how long), or never seen since the server's start"),
     Column("alerts", "Alerts", "What needs attention"),
     Column("bundle", "Bundle", "The model that it runs"),
     Column("split", "Split", "The current cut, or local: all on the board"),
     Column("there", "There", "Frames that the server answered, since the device's start"),
     Column("here", "Here", "Frames finished on the board; ≥ where the number is rounded down"),
-    Column("rate", "Frames/s", "Frames a second, of those that the server answered unless all are told"),
+    Column("rate", "Frames/s", "Frames per second, only those the server answered unless the device reports all"),
     Column("expected", "Expected", "The predicted time of a frame at this split"),
     Column("answer", "Offload", "Median time from a request to its answer"),
     Column("uplink", "Uplink", "As the device estimates it"),
@@ -48,7 +48,7 @@ _ALERTS = {
 
 
 def cells(row: Row) -> dict[str, str]:
-    """Text by column name; ``–`` where nothing is known."""
+    """Cell texts by column name; ``–`` if unknown."""
     return {
         "device": row.name,
         "state": state_text(row),

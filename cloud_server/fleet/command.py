@@ -1,4 +1,4 @@
-"""``cloud-server devices``: the fleet's table in a terminal, once or again and again, or as JSON."""
+"""``cloud-server devices``: prints the fleet's table, once or repeatedly, or as JSON."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def show(path: Path, config: Path, *, as_json: bool, watch: bool) -> int:
     Args:
         path: The table's file.
         config: The server's config, for messages.
-        as_json: Whether to print JSON; with ``watch``, one line for each look.
+        as_json: Whether to print JSON; with ``watch``, one line each time.
         watch: Whether to print it again every two seconds, until Ctrl-C.
 
     Returns:
-        The exit code: 69 where no server runs.
+        The exit code: 69 if no server runs.
 
     """
     while True:

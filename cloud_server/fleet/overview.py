@@ -1,6 +1,6 @@
-"""What the page, the metrics and ``cloud-server devices`` read: the fleet's rows and the server's own status.
+"""A view of fleet and server for the page, the metrics and ``cloud-server devices``.
 
-Everything here is read by other threads than the gateway's, and takes copies only.
+Other threads than the gateway's read it, so it returns copies only.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from split_model.service.stoppable_thread import StoppableThread
 
 _log = logging.getLogger(__name__)
 
-#: How often the table's file is written, in seconds.
+#: Seconds between two writes of the table's file.
 WRITE_EVERY_S = 2.0
-#: The table is for the service's user and group: who may not log in to the page may not read it either.
+#: Mode of the table's file, for the service's user and group only: it shows the same as the page behind its login.
 _MODE = 0o640
 
 
 class Overview:
-    """One view of everything.
+    """The view of fleet and server.
 
     Attributes:
-        fleet: What devices told.
-        times: What the server's answers took.
+        fleet: The devices' reports.
+        times: The answer times of the server.
 
     """
 
@@ -56,12 +56,12 @@ class Overview:
 
     @property
     def status(self) -> Status | None:
-        """The server's status as written last; None before that."""
+        """The last status of the server; None before the first."""
         return self._status()
 
     @property
     def now_s(self) -> float:
-        """The time on the clock of all times here."""
+        """The present time, on the clock of all times here."""
         return self._clock()
 
     def rows(self) -> list[Row]:
@@ -69,7 +69,7 @@ class Overview:
         return rows(self._names(), self.fleet.all_known(), self.bundles, self._clock())
 
     def device(self, name: str) -> tuple[Row, Known] | None:
-        """One device by its name, with its history; None where there is none."""
+        """One device by its name, with its history; None if there is none."""
         for key, known_name in self._names().items():
             if known_name == name:
                 known = self.fleet.known(key)
@@ -84,18 +84,18 @@ class Overview:
 
 
 class FleetFile(Written, kw_only=True):
-    """What ``cloud-server devices`` reads."""
+    """The content of the table's file, which ``cloud-server devices`` reads."""
 
     rows: list[Row]
 
 
 def fleet_path(status_path: Path) -> Path:
-    """Where the table is, beside the server's status file."""
+    """Path of the table's file, beside the server's status file."""
     return status_path.with_name(f"{status_path.name.removesuffix('.json').removesuffix('.status')}.devices.json")
 
 
 def read(path: Path) -> FleetFile | None:
-    """The table of a running server; None where there is none. Raises as `status_file.read`."""
+    """Read the table of a running server; None if there is none. Raises as `status_file.read`."""
     return status_file.read(path, FleetFile, key=KEY)
 
 
@@ -116,7 +116,7 @@ class FleetWriter:
         self._thread.start()
 
     def close(self) -> None:
-        """The last word."""
+        """Stop the thread and write that the server is stopped."""
         if self._thread.stop():
             self._write("stopped")
 
@@ -139,7 +139,7 @@ class FleetWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, msgspec.json.encode(content) + b"\n", mode=_MODE, durable=False)
             self._complained = False
-        except OSError as error:  # it stops no server: it is said once
+        except OSError as error:  # the server goes on without it; it is logged once
             if not self._complained:
                 _log.warning("%s", OutputError(f"{self._path}: {error.strerror}", remedy=f"set {KEY}"))
             self._complained = True

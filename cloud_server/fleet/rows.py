@@ -1,4 +1,4 @@
-"""The fleet's table: one row a device on the allow-list. Pure: reports and the time in, rows out."""
+"""Makes the fleet's table: one row for each device on the allow-list. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cloud_server.fleet.state import Known
 from split_model.protocol.messages import Report
 from split_model.protocol.reports import Alert
 
-#: A device that was not heard for this long is silent, in seconds: a healthy one pings every 2 s.
+#: Seconds after which a device counts as silent: a healthy one pings every 2 s.
 SILENT_S = 8.0
-#: Reports that may be missing before the figures of the last one count as old.
+#: Number of missing reports after which the figures of the last one count as old.
 MISSING = 3
 
-#: ``up``: heard just now. ``silent``: it was here, and is not. ``never``: not seen since the server's start.
+#: ``up``: heard just now. ``silent``: it was connected, and is not. ``never``: not seen since the server's start.
 Condition = Literal["up", "silent", "never"]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One device for people and programs; None where nothing is known.
+    """The row of one device, for display and programs; None: unknown.
 
     Attributes:
         name: As in the allow-list.
@@ -40,7 +40,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         frames_in: Frames in all.
         failed: Frames that failed.
         dropped: Frames that a source dropped.
-        exact: Whether all these are exact; else all but ``there`` are rounded down.
+        exact: Whether all these counts are exact; otherwise all but ``there`` are rounded down.
         frames_per_s: Frames a second; see `Known.frames_per_s`.
         expected_s: Predicted time of a frame at this split.
         offload_s: Median time from a request to its answer.
@@ -49,7 +49,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         rtt_s: The round trip.
         load: How much longer work takes than on an idle board.
         temperature_c: The processor's temperature, in steps of 5.
-        throttled: Whether the board holds back.
+        throttled: Whether the board is throttled.
         whole_input_epsilon: Spent in the device's life.
         whole_input_epsilon_left: Of its budget.
         whole_input_budget: The budget, None where unlimited.
@@ -106,7 +106,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def troubled(self) -> bool:
-        """Whether somebody should look at it."""
+        """Whether the device needs attention."""
         return bool(self.alerts) or self.stale or self.condition == "silent"
 
 
@@ -117,7 +117,7 @@ def rows(
 
     Args:
         admitted: Names of the allowed devices, by key.
-        known: What is known of them, by key.
+        known: The known state of devices, by key.
         bundles: Names of the hosted bundles, by identity.
         now_s: The time, on the clock of ``known``.
 
@@ -131,7 +131,7 @@ def row_of(key: str, name: str, known: Known, bundles: Mapping[str, str], now_s:
     if known.heard_s is None:
         return Row(name=name, public_key=key, condition="never")
     heard_ago_s = max(0.0, now_s - known.heard_s)
-    # Its frames and pings keep a connection alive; one that is gone is silent at once.
+    # Frames and pings keep a connection alive; without a connection the device is silent at once.
     up = known.connected and heard_ago_s <= SILENT_S
     row = Row(name=name, public_key=key, condition="up" if up else "silent", heard_ago_s=heard_ago_s)
     return row if known.report is None else _with_report(row, known.report, known, bundles, now_s)

@@ -1,8 +1,8 @@
-"""What the server keeps of each device: its last report, a short history, and when it was heard. No I/O, no clock.
+"""Stores each device's last report, short history and time of contact. No I/O, no clock.
 
-Devices are keys; a report names no device. What is kept is bounded for each key, and keys that are not on the
-allow-list are forgotten. The gateway's thread writes; other threads read copies under a lock that is taken once a
-report and twice a second, never for a message or a frame.
+Devices are identified by their keys; a report names no device. The data of each key are bounded, and keys that are
+not on the allow-list are dropped. The gateway's thread writes; other threads read copies under a lock, which is
+taken once per report and twice a second, never for a message or a frame.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import msgspec
 
 from split_model.protocol.messages import Report
 
-#: A report that comes sooner than this after the last one of its device is dropped, in seconds.
+#: Minimum seconds between two reports of a device; earlier ones are dropped.
 LEAST_BETWEEN_S = 0.5
-#: Points of a device's history, and seconds between two of them at least: an hour.
+#: Maximum points of a device's history, and minimum seconds between two of them: one hour in all.
 POINTS, POINT_EVERY_S = 360, 10.0
-#: Moves of the split point that are kept of a device.
+#: Maximum moves of the split point that are kept for a device.
 MOVES = 32
-#: Devices that anything is kept of.
+#: Maximum number of devices with data.
 MOST_DEVICES = 4096
 
 
@@ -50,15 +50,16 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one device as of now; times are on the server's clock.
+    """The known state of one device; times are on the server's clock.
 
     Attributes:
-        heard_s: When anything came from it, None where nothing did since the server's start.
+        heard_s: When its last message came, None if none did since the server's start.
         connected: Whether it has a connection.
         report: Its last report.
         report_s: When that came.
-        frames_per_s: Frames a second between its last two reports: those that the server answered, and where the
-            device tells all numbers exactly, all.
+        frames_per_s: Frames per second between its last two reports: those that the server answered, or all if the
+            device
+                reports all numbers exactly.
         points: Its history, oldest first.
         moves: The moves of its split point, oldest first.
 
@@ -99,8 +100,8 @@ class Fleet:
     """All devices by key.
 
     Attributes:
-        reports: Reports that were taken.
-        dropped: Reports that came too soon after another, or that there was no room for.
+        reports: Number of accepted reports.
+        dropped: Number of reports that came too soon after another, or found no room.
 
     """
 
@@ -111,7 +112,7 @@ class Fleet:
         self._lock = threading.Lock()
 
     def reported(self, key: str, report: Report, now_s: float) -> None:
-        """Take a report of the device with this key."""
+        """Add a report of the device with this key."""
         with self._lock:
             device = self._devices.get(key)
             if device is None:
@@ -130,11 +131,11 @@ class Fleet:
                 device.points.append(_point(report, device.frames_per_s, now_s))
 
     def heard(self, heard_s: Mapping[str, float], admitted: Mapping[str, str]) -> None:
-        """The connections of this moment.
+        """Update the connections.
 
         Args:
             heard_s: When each connected device was last heard, by key.
-            admitted: The names of allowed devices, by key; others are forgotten.
+            admitted: The names of allowed devices, by key; others are dropped.
 
         """
         with self._lock:
@@ -150,13 +151,13 @@ class Fleet:
                     device.heard_s = at_s if device.heard_s is None else max(at_s, device.heard_s)
 
     def known(self, key: str) -> Known:
-        """Everything of one device."""
+        """The known state of one device."""
         with self._lock:
             device = self._devices.get(key)
             return Known() if device is None else device.known(history=True)
 
     def all_known(self) -> dict[str, Known]:
-        """What is known of each device, without its history."""
+        """The known state of every device, without its history."""
         with self._lock:
             return {key: device.known(history=False) for key, device in self._devices.items()}
 

@@ -1,4 +1,4 @@
-"""The fleet's table for a terminal of 80 columns. Pure."""
+"""Formats the fleet's table for a terminal of 80 columns. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cloud_server.fleet.cells import alerts_text, cells
 from cloud_server.fleet.rows import Row
 
 _WIDTH = 80
-#: Column, heading, width and whether it stands at the right; what a terminal of 80 columns has room for.
+#: The columns that fit into 80 characters: name, heading, width, and whether it is right-aligned.
 _COLUMNS = (
     ("device", "device", 13, False),
     ("state", "state", 16, False),
@@ -22,7 +22,7 @@ _COLUMNS = (
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """A line a device, a second one for its alerts, and a summary."""
+    """One line for each device, a second one for its alerts, and a summary."""
     if not rows:
         return "no device is allowed yet: cloud-server devices allow NAME KEY"
     lines = [" ".join(_fit(heading, width, right=right) for _, heading, width, right in _COLUMNS).rstrip()]

@@ -1,1 +1,1 @@
-"""Where answers go at the server, for programs beside it: JSON lines, a ZeroMQ PUB socket, MQTT."""
+"""Sinks of answers at the server, for other programs: JSON lines, a ZeroMQ PUB socket, MQTT."""

@@ -1,4 +1,4 @@
-"""Answers as records, to all sinks, from a thread beside the gateway: a slow sink holds nobody up."""
+"""Writes answers as records to all sinks, in a separate thread: a slow sink delays no device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from split_model.service.throttle import PER_FRAME
 
 _log = logging.getLogger(__name__)
 
-#: Answers that wait for the thread, and their bytes; more are lost, and counted.
+#: Maximum answers that wait for the thread, and their bytes; more are lost, and counted.
 _MOST_WAITING = 4096
 _MOST_BYTES = 64 << 20
 _LOOK_AGAIN_S = 0.05
@@ -36,15 +36,15 @@ _LOOK_AGAIN_S = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """One answer as it leaves for its device.
+    """One answer that is sent to its device.
 
     Attributes:
         device: The device's name.
-        bundle: Whose tail it was.
-        request: What the device asked.
+        bundle: The bundle of the tail.
+        request: The device's request.
         codewords: The payload of a codebook release, else empty.
         tensors: Dtypes and shapes of the outputs.
-        payload: The outputs, one after another.
+        payload: The concatenated outputs.
         tail_s: How long the tail ran.
         unix_s: When it was answered.
 
@@ -61,12 +61,12 @@ class Answered:
 
 
 class AnswerSinks:
-    """Hands every answer to every sink.
+    """Gives every answer to every sink.
 
     Attributes:
         lost: Answers that found no room while the thread was busy.
-        written: By sink, the records it took.
-        failed: By sink, those it could not take.
+        written: Number of records taken, by sink.
+        failed: Number of records that could not be taken, by sink.
 
     """
 
@@ -114,7 +114,7 @@ class AnswerSinks:
             self._waiting.append(answered)
 
     def close(self) -> None:
-        """Write what waits, and close the sinks."""
+        """Write the waiting answers, and close the sinks."""
         if self._thread.stop():
             self._write_all()
             for sink in self._sinks.values():
@@ -132,7 +132,7 @@ class AnswerSinks:
             try:
                 record = self._encode(shortened(self._record(answered)))
             except Exception:  # noqa: BLE001  one answer that cannot be read must not end the sinks
-                _log.exception("an answer of bundle %s cannot be told", answered.bundle.root, extra=PER_FRAME)
+                _log.exception("an answer of bundle %s cannot be decoded", answered.bundle.root, extra=PER_FRAME)
                 self.failed = {label: count + 1 for label, count in self.failed.items()}
                 continue
             topic = ("answer", answered.bundle.manifest.name, answered.device)
@@ -168,7 +168,7 @@ class AnswerSinks:
         return record | fields
 
     def _fields(self, answered: Answered) -> dict[str, Any]:
-        """The answer as the bundle reads it; what cannot be read, as an error in its place."""
+        """The answer's fields by the bundle; an error if they cannot be read."""
         identity = answered.request.bundle
         if identity not in self._readers:
             try:
@@ -183,7 +183,7 @@ class AnswerSinks:
 
 
 def _release(release: wire.Release, codewords: bytes) -> dict[str, Any]:
-    """What protected the frame, with its ε and the unit of it."""
+    """The release that protected the frame, with its ε and the unit of it."""
     if isinstance(release, wire.Noise):
         return {"release": "noise", "per_value_epsilon": release.spec.epsilon}
     if isinstance(release, wire.Codebook):
@@ -204,10 +204,10 @@ def _tensors(specs: Sequence[wire.AnswerTensor], payload: bytes) -> list[Array]:
 
 
 def open_sinks(tables: Sequence[SinkTable]) -> AnswerSinks | None:
-    """All sinks of a config; None where it has none.
+    """Open all sinks of a config; None if it has none.
 
     Raises:
-        SplitModelError: One cannot be opened; those that were are closed again.
+        SplitModelError: One cannot be opened; the opened ones are closed again.
 
     """
     opened: dict[str, Sink] = {}

@@ -1,4 +1,4 @@
-"""The kind ``jsonl``: one line of JSON an answer, appended to a file. A line is there whole or not at all."""
+"""The kind ``jsonl``: appends one line of JSON for each answer to a file; incomplete lines are removed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class JsonLines(Sink):
             while written < len(line):
                 written += os.write(self._file, line[written:])
         except OSError as error:
-            with contextlib.suppress(OSError):  # half a line would spoil the file; the first error is told
+            with contextlib.suppress(OSError):  # remove half a line; the first error is reported
                 status = os.fstat(self._file)
                 if written and stat.S_ISREG(status.st_mode):
                     os.ftruncate(self._file, status.st_size - written)

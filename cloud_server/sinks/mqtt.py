@@ -1,4 +1,4 @@
-"""The kind ``mqtt``: every answer to an MQTT broker, with paho (extra ``mqtt``); it reconnects by itself."""
+"""The kind ``mqtt``: sends every answer to an MQTT broker, with paho (extra ``mqtt``); it reconnects."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class MqttTable(SinkTable, frozen=True, tag="mqtt"):
     """A broker at ``host`` and ``port``; topics are ``TOPIC/BUNDLE/DEVICE``.
 
-    ``tls``: on unless the broker is on this machine; ``ca`` is the file of the authority to trust, by default
-    those of the system. ``username`` and ``password_file``: if the broker asks for them. ``qos``: 0 at most once,
+    ``tls``: default on, except for a broker on this machine; ``ca``: file of the trusted authority, by default
+    those of the system. ``username`` and ``password_file``: for a broker that needs them. ``qos``: 0 at most once,
     1 at least once. ``retain``: whether the broker keeps the last answer of each topic. ``queue_messages``: answers
     that wait while the broker is away; more are lost, and counted.
     """
@@ -48,7 +48,7 @@ class MqttTable(SinkTable, frozen=True, tag="mqtt"):
         return self.host not in _LOOPBACK if self.tls is None else self.tls
 
     def open(self) -> Mqtt:
-        """Start to connect; a broker that is away is waited for."""
+        """Start to connect; an absent broker is retried."""
         return Mqtt(self)
 
 
@@ -85,7 +85,7 @@ class Mqtt(Sink):
         self._client.loop_start()
 
     def write(self, topic: tuple[str, ...], record: bytes) -> None:
-        """Hand it to the client's thread; never waits."""
+        """Pass it to the client's thread; never waits."""
         from paho.mqtt.enums import MQTTErrorCode
 
         table = self._table
@@ -100,7 +100,7 @@ class Mqtt(Sink):
             raise OutputError(f"sink {table.label}: {table.host} is away", remedy="look after the broker")
 
     def close(self) -> None:
-        """Wait for the broker to take what waits, for two seconds, and disconnect."""
+        """Wait up to two seconds for the broker to take the waiting answers, and disconnect."""
         deadline_s = time.monotonic() + _FAREWELL_S
         while self._client.want_write() and time.monotonic() < deadline_s:
             time.sleep(_POLL_S)
@@ -109,7 +109,7 @@ class Mqtt(Sink):
 
 
 def _level(name: str) -> str:
-    """A name as one level of a topic."""
+    """Turn a name into one level of a topic."""
     return "".join("_" if letter in "+#/\0" else letter for letter in name)
 
 

@@ -1,7 +1,7 @@
-"""The kind ``pub``: every answer to whoever subscribes at a ZeroMQ PUB socket on this machine.
+"""The kind ``pub``: sends every answer to the subscribers of a ZeroMQ PUB socket on this machine.
 
-A message has two frames: the topic, ``answer/BUNDLE/DEVICE``, and the record as JSON. A subscriber that does not
-keep up misses answers, and the gap shows in their ``index``.
+A message has two frames: the topic, ``answer/BUNDLE/DEVICE``, and the record as JSON. A subscriber that is too slow
+misses answers; the gap shows in their ``index``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cloud_server.sinks.sink import Sink, SinkTable
 from split_model.errors import ConfigError, OutputError
 
 _LOCAL = re.compile(r"ipc:///[^\s]{1,100}|tcp://(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\]):\d{1,5}")
-#: A subscription is a topic's beginning.
+#: A subscription is the beginning of a topic.
 _MOST_SUBSCRIPTION_BYTES = 256
 _LINGER_MS = 200
 
@@ -24,8 +24,8 @@ _LINGER_MS = 200
 class PubTable(SinkTable, frozen=True, tag="pub"):
     """``bind``: ``ipc:///run/cloud-server/answers.sock``, or ``tcp://127.0.0.1:PORT``.
 
-    Whoever may open the socket's file, or use this machine's loopback address, reads the answers. Other machines:
-    use ``mqtt``, which can be encrypted. ``queue_messages``: kept for each slow subscriber.
+    Every user who may open the socket's file, or use this machine's loopback address, can read the answers. For
+    other machines use ``mqtt``, which can be encrypted. ``queue_messages``: kept for each slow subscriber.
     """
 
     bind: str
@@ -62,5 +62,5 @@ class Publisher(Sink):
         self._socket.send_multipart(["/".join(topic).encode(), record], zmq.DONTWAIT)
 
     def close(self) -> None:
-        """Send what subscribers still take."""
+        """Send as much as subscribers still accept, and close."""
         self._context.destroy(linger=_LINGER_MS)

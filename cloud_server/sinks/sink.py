@@ -1,4 +1,4 @@
-"""What every sink of answers has in common."""
+"""The interface of every sink of answers."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import msgspec
 
 from split_model.errors import ConfigError
 
-#: A name in logs, topics and the status.
+#: A name for logs, topics and the status.
 Label = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 
 
 class Sink(ABC):
-    """Takes records in a thread of its own kind; only `AnswerSinks` calls it."""
+    """A sink of records; only `AnswerSinks` calls it, in its thread."""
 
     @abstractmethod
     def write(self, topic: tuple[str, ...], record: bytes) -> None:
         """Take one record, JSON without line ends.
 
         Raises:
-            OutputError: It is lost. The sink may work again later.
+            OutputError: The record is lost. The sink may work again later.
 
         """
 
     def close(self) -> None:  # noqa: B027  some hold nothing
-        """Deliver the waiting records, for a short while, and let go."""
+        """Deliver the waiting records, for a short time at most, and close."""
 
 
 class SinkTable(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
-    """One ``[[sink]]``. ``name`` tells sinks of one kind apart in logs and the status."""
+    """One ``[[sink]]``. ``name``: distinguishes sinks of one kind in logs and the status."""
 
     name: Label | None = None
 
     @property
     def label(self) -> str:
-        """Its name, or its kind where it has none."""
+        """Its name, or its kind if it has none."""
         return self.name or str(self.__struct_config__.tag)
 
     def open(self) -> Sink:

@@ -1,1 +1,1 @@
-"""How often each codeword was true on the devices: counts of released codewords, and unbiased estimates of them."""
+"""Counts of released codewords, and unbiased estimates of how often each was true on the devices."""

@@ -1,4 +1,4 @@
-"""Counts released codewords beside the gateway: a thread adds them up and stores them every few seconds."""
+"""Counts released codewords in a separate thread, and stores the counts every few seconds."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from split_model.service.throttle import PER_FRAME
 _log = logging.getLogger(__name__)
 
 _STORE_EVERY_S = 5.0
-#: Releases that wait for the thread; more are lost, and counted.
+#: Maximum releases that wait for the thread; more are lost, and counted.
 _WAITING = 65_536
-#: Counts that wait for a disk that cannot be written to: (series, device, minute); more are lost, and counted.
+#: Maximum counts, by (series, device, minute), that wait while the disk cannot be written; more are lost, and
+#: counted.
 _BUCKETS = 65_536
 
 
 class Collector:
-    """Call `released` for every codebook release that arrives whole; it never waits.
+    """Counts releases; call `released` for every codebook release that arrived whole. It never waits.
 
     Attributes:
-        counted: Releases that are stored.
-        lost: Releases that neither memory nor the file had room for.
+        counted: Number of stored releases.
+        lost: Number of releases that found no room in memory or in the file.
         error: Why the file could not be written the last time, or empty.
 
     """
@@ -48,7 +49,7 @@ class Collector:
 
     @property
     def copies(self) -> int:
-        """Releases that came again after a lost connection, and were counted once."""
+        """Number of releases that were sent again after a lost connection; each was counted once."""
         return self._tally.copies
 
     def start(self) -> None:
@@ -56,7 +57,7 @@ class Collector:
         self._thread.start()
 
     def released(self, device: str, bundle_name: str, request: wire.Request, payload: bytes | bytearray) -> None:
-        """Take a release; those without codewords are passed over. Any thread."""
+        """Count a release; those without codewords are ignored. Any thread."""
         if not isinstance(request.release, wire.Codebook):
             return
         if len(self._waiting) >= _WAITING:

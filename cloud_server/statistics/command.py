@@ -1,4 +1,4 @@
-"""``cloud-server statistics``: the estimates as tables for a terminal, or as JSON."""
+"""``cloud-server statistics``: prints the estimates as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _LABEL_COLUMNS = 22
 
 
 def show(config: Config, args: argparse.Namespace) -> None:
-    """Print the estimates once, or with ``--watch`` again and again.
+    """Print the estimates once, or repeatedly with ``--watch``.
 
     Raises:
         ConfigError: The config has no file of statistics.
         MissingInputError: There are no statistics yet.
-        UsageError: A time or a device that is none.
+        UsageError: A time or a device is invalid.
 
     """
     path = config.statistics.path
@@ -70,7 +70,7 @@ def show(config: Config, args: argparse.Namespace) -> None:
 
 
 def time_window(last: str | None, since: str | None, until: str | None, *, now_s: float) -> tuple[float, float]:
-    """The time to report on, in Unix seconds, from the options of the command line. Raises `UsageError`."""
+    """The reported time in Unix seconds, from the command line's options. Raises `UsageError`."""
     until_s = now_s if until is None else _moment("--until", until)
     if last is None:
         since_s = 0.0 if since is None else _moment("--since", since)
@@ -158,13 +158,13 @@ def _moment(option: str, text: str) -> float:
 
 
 def _bundles(config: Config) -> dict[str, Bundle]:
-    """The hosted bundles, by identity; estimates are shown without the names of classes where one is broken."""
+    """The hosted bundles by identity; if one is broken, its estimates are shown without class names."""
     found: dict[str, Bundle] = {}
     for path in config.server.bundles:
         try:
             opened: list[Any] = [Bundle.open(root) for root in find_bundles(path)]
         except SplitModelError as error:
-            _log.warning("no names of classes: %s", error)
+            _log.warning("no class names: %s", error)
             continue
         found |= {bundle.identity: bundle for bundle in opened}
     return found

@@ -5,10 +5,10 @@ each. Of N frames let M have had a codeword, and n of the responses name it: E[n
 (n - N·q)/(p - q) is an unbiased estimate of M (Kairouz, Bonawitz and Ramage, "Discrete distribution estimation
 under local privacy", ICML 2016).
 
-The intervals cover the randomness of the mechanism and nothing else: M is the number of *these* frames, however
-they came about, so consecutive frames of one scene need not be independent. The interval for one codeword is
-Wilson's, inverted for the variance M·p(1-p) + (N - M)·q(1-q); for a pair of codewords it is the estimate and 1.96
-standard deviations, where the variance takes the estimate for the truth.
+The intervals cover the randomness of the mechanism and nothing else: M is the number of *these* frames, whatever
+their origin, so consecutive frames of one scene need not be independent. The interval for one codeword is Wilson's,
+inverted for the variance M·p(1-p) + (N - M)·q(1-q); for a pair of codewords it is the estimate and 1.96 standard
+deviations, where the variance takes the estimate for the truth.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What randomised response does to one codeword.
+    """The probabilities of randomised response for one codeword.
 
     Attributes:
         codewords: k, the number of codewords.
-        kept: The probability p that the true codeword is sent; of a set, that one of the set is.
-        other: The probability q of a codeword, or of a set, that is not true.
+        kept: The probability p that the true codeword is sent; for a set, that one of the set is sent.
+        other: The probability q of sending a codeword, or one of a set, that is not true.
 
     """
 
@@ -48,12 +48,12 @@ class Response:
         return cls(codewords, kept, (1.0 - kept) / (codewords - 1))
 
     def of_set(self, size: int) -> Response:
-        """What it does to a set of ``size`` codewords taken together: being in it, being elsewhere."""
+        """The response for a set of ``size`` codewords together: inside the set or outside."""
         return Response(self.codewords, self.kept + (size - 1) * self.other, size * self.other)
 
     @property
     def gap(self) -> float:
-        """P - q: how much more often a codeword is sent where it is true."""
+        """The difference p - q: how much more often a codeword is sent if it is true."""
         return self.kept - self.other
 
 
@@ -62,7 +62,8 @@ class Estimates:
     """Numbers of frames, each with an interval of 95 %; arrays of one shape.
 
     Attributes:
-        frames: The unbiased estimates. One may be below zero or above the number of frames: chance, not a mistake.
+        frames: The unbiased estimates. One may be below zero or above the number of frames by chance; that is not
+            an error.
         low: The intervals' lower ends, at least 0.
         high: Their upper ends, at most the number of frames.
 
@@ -77,7 +78,7 @@ def single(response: Response, counts: ArrayLike, frames: int) -> Estimates:
     """Estimate in how many of ``frames`` frames each codeword was true.
 
     Args:
-        response: What the devices did.
+        response: The devices' response.
         counts: The number of responses that name a codeword, for any selection of codewords, of any shape.
         frames: The number of responses in all.
 
@@ -101,8 +102,8 @@ def pairs(first: Response, second: Response, counts: ArrayLike) -> Estimates:
     """Estimate in how many frames two groups had each pair of codewords.
 
     Args:
-        first: What the devices did to the codeword of the one group.
-        second: And of the other; its randomness is its own.
+        first: The devices' response for the codeword of the first group.
+        second: That of the second group, with independent randomness.
         counts: Responses by codeword of the first and of the second group, [k1, k2]; each frame in one cell.
 
     Returns:
@@ -129,7 +130,7 @@ def pairs(first: Response, second: Response, counts: ArrayLike) -> Estimates:
 
 
 def standard_deviation(response: Response, true_frames: ArrayLike, frames: int) -> Floats:
-    """The standard deviation of `single`'s estimate where ``true_frames`` of ``frames`` had the codeword."""
+    """The standard deviation of `single`'s estimate if ``true_frames`` of ``frames`` had the codeword."""
     p, q = response.kept, response.other
     true = np.asarray(true_frames, np.float64)
     return np.asarray(np.sqrt(true * p * (1.0 - p) + (frames - true) * q * (1.0 - q)) / response.gap)
@@ -141,7 +142,7 @@ def _unmix(table: Floats, response: Response, *, axis: int) -> Floats:
 
 
 def _second_moments(response: Response) -> tuple[float, float]:
-    """The mean square of one frame's contribution to a codeword's estimate, where it is true and where not."""
+    """The mean square of one frame's contribution to a codeword's estimate, if it is true and if not."""
     p, q, gap = response.kept, response.other, response.gap
     hit = ((1.0 - q) ** 2 * p + q**2 * (1.0 - p)) / gap**2
     return hit, q * (1.0 - q) / gap**2

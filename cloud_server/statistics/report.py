@@ -1,4 +1,4 @@
-"""What the stored counts say: estimates for a time, for all devices, some, or each by itself."""
+"""Makes estimates from the stored counts: for a time, and for all devices, some, or each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Counts = NDArray[np.int64]
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """Frames in which something was true: the estimate, its interval of 95 %, and the responses that named it."""
+    """Frames in which something was true: estimate, 95 % interval, and the number of responses for it."""
 
     frames: float
     low: float
@@ -32,7 +32,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CodewordEstimate(Estimate, frozen=True, kw_only=True):
-    """Of one codeword. ``decoded_as``: the class that the tail makes of it, where it makes one."""
+    """The estimate of one codeword. ``decoded_as``: the class of the tail's answer, if it has classes."""
 
     group: int
     codeword: int
@@ -40,10 +40,10 @@ class CodewordEstimate(Estimate, frozen=True, kw_only=True):
 
 
 class ClassEstimate(Estimate, frozen=True, kw_only=True):
-    """Of all codewords that are decoded as one class.
+    """The estimate of all codewords that are decoded as one class.
 
-    ``confused``: of held-out samples that decode as it, without noise, the number that were right, and by their
-    right class the others; measured when the codebook was learned.
+    ``confused``: held-out samples decoded as this class without noise: the number that were right, and the others
+    by their right class; measured when the codebook was learned.
     """
 
     decoded_as: str
@@ -53,7 +53,7 @@ class ClassEstimate(Estimate, frozen=True, kw_only=True):
 
 
 class PairEstimate(Estimate, frozen=True, kw_only=True):
-    """Of a codeword in one group together with a codeword in another."""
+    """The estimate of a codeword in one group together with a codeword in another."""
 
     groups: tuple[int, int]
     codewords: tuple[int, int]
@@ -64,12 +64,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         devices: The devices by their number of frames.
-        begin_s: When the counted time begins, in Unix seconds; whole minutes, of old counts whole hours.
-        end_s: When it ends.
+        begin_s: Begin of the counted time, in Unix seconds; whole minutes, or whole hours for old counts.
+        end_s: Its end.
         frames: The number of releases.
-        kept: How often a codeword arrives as it was, by the mechanism.
+        kept: The mechanism's probability that a codeword arrives unchanged.
         distribution: The codewords' estimates, most frequent first.
-        classes: By decoded class, most frequent first; empty for several groups, and where the answer has none.
+        classes: By decoded class, most frequent first; empty for several groups, and for an answer without classes.
         pairs: The most frequent pairs of codewords of two groups.
 
     """
@@ -100,7 +100,7 @@ def select(
         devices: Names.
         patterns: Names, patterns as ``porch*``, and labels of the config; none means all devices.
         labels: The patterns that each label stands for.
-        each: Whether every device is a selection of its own.
+        each: Whether every device is a separate selection.
 
     Returns:
         Devices by the selection's name. Without ``each``, one for every label given, and one for the rest.

@@ -1,7 +1,7 @@
 """The counts on disk: one SQLite file that the server writes and ``cloud-server statistics`` reads.
 
-Minutes that are over for some hours are added up to hours, and counts older than the limit are deleted, so the
-file does not grow without end. It holds released codewords only, which anybody may see: their ε is spent.
+After some hours minutes are added up to hours, and counts older than the limit are deleted, so the size of the file
+is bounded. It holds only released codewords, which are not secret: their ε is spent.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from split_model.errors import BadInputError, MissingInputError, OutputError
 from split_model.privacy.codebook import CodebookSpec
 
 _HOUR_S = 3600
-#: Minutes are kept for this time before they become hours.
+#: Seconds after which minutes are added up to hours.
 _MINUTES_FOR_S = 3 * _HOUR_S
 _DAY_S = 86_400
 _VERSION = 1
-#: How long a reader or the server waits for the other.
+#: Seconds that a reader and the server wait for each other.
 _BUSY_S = 5.0
 
 _SCHEMA = """
@@ -40,7 +40,7 @@ CREATE TABLE pairs (
     grp INTEGER, grp2 INTEGER, codeword INTEGER, codeword2 INTEGER, count INTEGER,
     PRIMARY KEY (series, device, start_s, span_s, grp, grp2, codeword, codeword2)) WITHOUT ROWID;
 """
-#: The columns that name a row, of each table of counts.
+#: The key columns of each table of counts.
 _TABLES = {
     "frames": "series, device",
     "singles": "series, device, grp, codeword",
@@ -52,12 +52,12 @@ class Store:
     """The server's side of the file. Use it from one thread.
 
     Args:
-        path: The file; it is made where there is none.
+        path: The file; it is made if it is missing.
         keep_days: Counts older than this are deleted.
-        limit_bytes: The oldest counts are deleted where the file grows beyond.
+        limit_bytes: Above this size of the file the oldest counts are deleted.
 
     Raises:
-        OutputError: The file cannot be opened or written, or is no file of this program.
+        OutputError: The file cannot be opened or written, or is not a file of this program.
 
     """
 
@@ -122,7 +122,7 @@ class Store:
             )
 
     def _age(self, unix_s: float) -> None:
-        """Make hours of old minutes, and delete the oldest counts."""
+        """Add up old minutes to hours, and delete the oldest counts."""
         hours_to_s = int(unix_s - _MINUTES_FOR_S) // _HOUR_S * _HOUR_S
         due = self._open.execute(
             "SELECT 1 FROM frames WHERE span_s = ? AND start_s < ? LIMIT 1", (BUCKET_S, hours_to_s)
@@ -184,7 +184,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Counts of one series (its number in the file), of some devices, in a time in Unix seconds."""
+    """A selection of counts: a series (its number in the file), some devices, and a time in Unix seconds."""
 
     series: int
     devices: tuple[str, ...]
@@ -197,7 +197,7 @@ class Reader:
 
     Raises:
         MissingInputError: There is no file.
-        BadInputError: It is no file of this program.
+        BadInputError: It is not a file of this program.
 
     """
 
@@ -205,7 +205,7 @@ class Reader:
         if not path.is_file():
             raise MissingInputError(
                 f"{path}: no statistics yet",
-                remedy="they begin with the first codebook release of a device; 'cloud-server status' tells more",
+                remedy="they begin with the first codebook release of a device; see 'cloud-server status'",
             )
         self._path = path
         self._open = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
@@ -232,7 +232,7 @@ class Reader:
         return {str(device): int(count) for device, count in rows}
 
     def span(self, series: int, since_s: float, until_s: float) -> tuple[int, int] | None:
-        """Where the first of these buckets begins and the last one ends; None where there are none."""
+        """Begin of the first of these buckets and end of the last; None if there are none."""
         [(begin, end)] = self._rows(
             "SELECT min(start_s), max(start_s + span_s) FROM frames "
             "WHERE series = ? AND start_s + span_s > ? AND start_s < ?",

@@ -1,4 +1,4 @@
-"""Counts of released codewords in memory, by codebook, device and minute. Pure: the clock is the caller's."""
+"""Counts released codewords in memory, by codebook, device and minute. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from split_model.privacy.codebook import CodebookSpec, codeword_bytes
 
 #: The width of a bucket of time.
 BUCKET_S = 60
-#: Pairs of groups are counted up to this number of groups: 28 pairs.
+#: Maximum number of groups for which pairs of groups are counted: 28 pairs.
 MOST_PAIRED_GROUPS = 8
-#: And up to this number of codewords: a table of a pair has their square.
+#: Maximum number of codewords for that: the table of a pair has their square.
 MOST_PAIRED_CODEWORDS = 256
-#: Requests of one device whose copies are known.
+#: Number of requests of one device whose copies are recognised.
 _REMEMBERED = 4096
-#: Devices of which they are known.
+#: Number of devices for which copies are recognised.
 _REMEMBERED_DEVICES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Releases that may be added up: of one codebook at one ε. ``name`` is the bundle's, for people."""
+    """Releases that are counted together: of one codebook at one ε. ``name``: the bundle's, for display."""
 
     bundle: str
     name: str
@@ -54,7 +54,7 @@ Key = tuple[Series, str, int]
 
 
 class Tally:
-    """Adds up releases until they are taken away to be stored. Not safe for several threads."""
+    """Counts releases until the counts are taken to be stored. Not thread-safe."""
 
     def __init__(self) -> None:
         self._buckets: dict[Key, Bucket] = {}
@@ -92,12 +92,12 @@ class Tally:
             bucket.pairs.update(_pairs_of(codewords))
 
     def take(self) -> dict[Key, Bucket]:
-        """Hand over all counts and begin anew."""
+        """Return all counts and start again at zero."""
         taken, self._buckets = self._buckets, {}
         return taken
 
     def give_back(self, buckets: dict[Key, Bucket]) -> None:
-        """Take counts back that could not be stored."""
+        """Add counts back that could not be stored."""
         for key, bucket in buckets.items():
             mine = self._buckets.setdefault(key, Bucket())
             mine.frames += bucket.frames

@@ -1,1 +1,1 @@
-"""The page that shows the fleet, and metrics for Prometheus: read-only, behind a login, in a thread of its own."""
+"""The fleet page and the metrics for Prometheus: read-only, behind a login, in a separate thread."""

@@ -1,7 +1,7 @@
-"""The page's routes. All but the health checks and the style need a login; nothing here changes anything.
+"""The page's routes. All but the health checks and the style need a login; all are read-only.
 
-Handlers that take long (scrypt, the statistics' file) run in worker threads. Text that came from a device is
-escaped where it becomes HTML, and the live updates set text and never markup.
+Slow handlers (scrypt, the statistics' file) run in worker threads. Text from a device is escaped when it becomes
+HTML, and live updates set text, never markup.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FILES = {"style.css": "text/css", "live.js": "text/javascript"}
 _UPDATE_S = 2.0
 _MOST_STREAMS = 16
 _MOST_FORM_BYTES = 8192
-#: A status older than this means that the gateway's loop does not go round, in seconds.
+#: Age of the status in seconds that shows that the gateway's loop is stuck.
 _FRESH_S = 5.0
 _WRONG = "That is not the password."
 _SLOW = "Too many attempts. Wait a minute."
@@ -53,7 +53,7 @@ Handler = Callable[[Request], Any]
 
 
 class App:
-    """What the handlers share."""
+    """The shared state of the handlers."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class App:
         self._streams = 0
 
     def routes(self) -> list[Route]:
-        """All paths; each answers GET and HEAD alone, but for logging in and out."""
+        """All routes; each answers only GET and HEAD, except for logging in and out."""
         return [
             Route("/", self._within(self._devices)),
             Route("/devices/{name}", self._within(self._device)),
@@ -190,7 +190,7 @@ class App:
                 now = told()
                 changed = now if before is None else {k: v for k, v in now.items() if before.get(k) != v}
                 if before is not None and before.keys() != now.keys():
-                    yield "event: reload\ndata: {}\n\n"  # other devices: the browser asks for the page again
+                    yield "event: reload\ndata: {}\n\n"  # the devices changed: the browser reloads the page
                     return
                 yield f"data: {json.dumps(changed)}\n\n" if changed else ": nothing new\n\n"
                 before = now
@@ -252,7 +252,7 @@ def make_app(
 
     Args:
         table: ``[web]``.
-        overview: What is shown.
+        overview: The view of fleet and server.
         statistics: ``[statistics]``, for the page of that name.
         clock: Monotonic seconds, for sessions.
 

@@ -1,4 +1,4 @@
-"""One device: its report, and its last hour as charts and as a table. Pure."""
+"""The page of one device: its report, and its last hour as charts and as a table. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cloud_server.fleet.state import Known, Point
 from cloud_server.web.rendering import render
 
 _WIDTH, _HEIGHT, _LEFT = 640, 120, 64
-#: A longer time than this between two points is drawn as a gap, in seconds.
+#: Seconds between two points above which a gap is drawn.
 _GAP_S = 120.0
 _TABLE_POINTS = 20
 _CHARTS: tuple[tuple[str, str, Callable[[Point], float | None]], ...] = (
@@ -94,7 +94,7 @@ def _number(value: float | None) -> str:
 def _chart(
     name: str, unit: str, values: Sequence[tuple[float, float | None]], now_s: float
 ) -> dict[str, Any] | None:
-    """A chart's lines in the coordinates of its drawing; None where nothing is known."""
+    """A chart's lines in the coordinates of its drawing; None without data."""
     known = [(at_s, value) for at_s, value in values if value is not None and math.isfinite(value)]
     if not known:
         return None

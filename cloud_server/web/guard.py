@@ -1,7 +1,7 @@
-"""What every request passes before the page sees it: Host, Origin and method; and what every answer carries.
+"""Checks Host, Origin and method of every request, and sets the security headers of every answer.
 
-The Host check keeps other sites' names from pointing at this server (DNS rebinding), also on loopback, where the
-browser of the operator is the way in.
+The Host check prevents other sites' names from pointing at this server (DNS rebinding), also on loopback, which an
+attacker could otherwise reach through the operator's browser.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HEADERS = tuple(
         ("content-security-policy", _POLICY),
         ("x-content-type-options", "nosniff"),
         ("x-frame-options", "DENY"),
-        ("referrer-policy", "same-origin"),  # none at all would make the login form's Origin "null"
+        ("referrer-policy", "same-origin"),  # no-referrer would make the login form's Origin "null"
         ("cross-origin-opener-policy", "same-origin"),
         ("cross-origin-resource-policy", "same-origin"),
         ("cache-control", "no-store"),
@@ -32,23 +32,23 @@ _HEADERS = tuple(
 
 
 class Guard:
-    """An ASGI application around another. ``hosts``: names by which this server may be asked for."""
+    """An ASGI application around another. ``hosts``: the accepted names of this server."""
 
     def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:
         self._app = app
         self._hosts = {host.lower() for host in (*hosts, *_LOCAL)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse it, or hand it on."""
+        """Refuse a request, or pass it on."""
         if scope["type"] != "http":
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
         why = ""
         if _name_of(host) not in self._hosts:
-            why = "this server does not go by that name; add it to web.hosts"
+            why = "this is not a name of this server; add it to web.hosts"
         elif scope["method"] not in _METHODS:
-            why = "this page changes nothing"
+            why = "this page is read-only"
         elif scope["method"] == "POST" and not _is_own(headers.get(b"origin"), host):
             why = "this form is not of this page"
         if why:
@@ -66,7 +66,7 @@ class Guard:
 
 
 def _name_of(host: str) -> str:
-    """The name in a Host header, without the port: an SSH tunnel may end at any."""
+    """The name in a Host header, without the port: an SSH tunnel may use any port."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:

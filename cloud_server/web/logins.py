@@ -1,19 +1,19 @@
-"""Who may see the page: sessions by cookie, and how often a password may be tried. Pure: the clock is handed in."""
+"""The page's sessions by cookie, and the rate limit of password attempts. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 
-#: A session ends after this time, in seconds.
+#: Maximum seconds of a session.
 SESSION_S = 12 * 3600.0
 _MOST_SESSIONS = 64
-#: Wrong passwords that may follow each other at once, and the time after which one more may be tried.
+#: Wrong passwords that may be tried at once, and the seconds after which one more may be tried.
 _ATTEMPTS, _ATTEMPT_EVERY_S = 10, 6.0
 
 
 class Logins:
-    """Sessions in memory; a restart, or another password, ends all of them."""
+    """Sessions in memory; a restart or a new password ends all of them."""
 
     def __init__(self) -> None:
         self._until_s: dict[bytes, float] = {}
@@ -32,9 +32,9 @@ class Logins:
         return True
 
     def begin(self, stored: bytes, now_s: float) -> str:
-        """A new session under the password that is stored; returns the cookie's value."""
+        """Begin a session under the stored password; returns the cookie's value."""
         self.heed(stored)
-        self._attempts = min(float(_ATTEMPTS), self._attempts + 1.0)  # a right one is no attack
+        self._attempts = min(float(_ATTEMPTS), self._attempts + 1.0)  # the right password is not an attack
         token = secrets.token_urlsafe(32)
         self._until_s[_digest(token)] = now_s + SESSION_S
         if len(self._until_s) > _MOST_SESSIONS:
@@ -42,13 +42,13 @@ class Logins:
         return token
 
     def heed(self, stored: bytes) -> None:
-        """The password that is stored now: another one ends all sessions."""
+        """Set the stored password; another one ends all sessions."""
         if stored != self._stored:
             self._until_s.clear()
             self._stored = stored
 
     def is_in(self, token: str, now_s: float) -> bool:
-        """Whether this cookie is of a session."""
+        """Whether this cookie belongs to a session."""
         digest = _digest(token)
         until_s = self._until_s.get(digest)
         if until_s is None:

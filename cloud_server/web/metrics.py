@@ -1,8 +1,7 @@
-"""The metrics of ``/metrics``, made from what the server knows when they are asked for.
+"""The metrics of ``/metrics``, made at each request from the server's present state.
 
-Label values are the operator's, never a device's: names of the allow-list, hosted bundles and their cuts, codes of
-the protocol. So the number of series is bounded, whatever devices call themselves; devices beyond `MOST_DEVICES`
-is counted, and not told one by one.
+Label values come from the operator, never from a device: names of the allow-list, hosted bundles and their cuts,
+codes of the protocol. So the number of series is bounded. Devices beyond `MOST_DEVICES` are only counted.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from cloud_server.status import Status
 
 __all__ = ["CONTENT_TYPE_LATEST", "MOST_DEVICES", "Metrics"]
 
-#: Devices with series of their own.
+#: Maximum number of devices with their own series.
 MOST_DEVICES = 1000
 _CONDITIONS = ("up", "silent", "never")
-#: Metric of each device, the field of its row, and the help.
+#: The metrics of each device: name, field of its row, and help.
 _GAUGES = (
     ("uplink_mbit_per_second", "uplink_mbit_s", "The uplink as the device estimates it."),
     ("round_trip_seconds", "rtt_s", "The round trip as the device estimates it."),
@@ -35,16 +34,16 @@ _GAUGES = (
     ("offload_median_seconds", "offload_s", "Median time from a request to its answer, on the device."),
     ("agreement_ratio", "agreement", "Expected agreement with the unsplit model at the current split."),
     ("whole_input_epsilon", "whole_input_epsilon", "Whole-input epsilon spent in the device's life."),
-    ("whole_input_epsilon_left", "whole_input_epsilon_left", "What is left of the lifetime budget."),
+    ("whole_input_epsilon_left", "whole_input_epsilon_left", "Remaining lifetime budget."),
     ("per_value_epsilon_max", "per_value_epsilon_max", "Largest per-value epsilon since the device's start."),
     ("split_cut", "split", "The current split point, an operation's index."),
-    ("split_local", "local", "1 where everything runs on the board."),
+    ("split_local", "local", "1 while everything runs on the board."),
     ("report_age_seconds", "report_ago_s", "Time since the last report."),
 )
 
 
 class Metrics:
-    """Renders them; a `Collector` for prometheus-client."""
+    """A `Collector` for prometheus-client that renders the metrics."""
 
     def __init__(self, overview: Overview) -> None:
         self._overview = overview
@@ -52,11 +51,11 @@ class Metrics:
         self._registry.register(self)
 
     def render(self) -> bytes:
-        """In Prometheus' text format."""
+        """Render in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Everything as of now."""
+        """Yield all present metrics."""
         status = self._overview.status
         if status is not None:
             yield from _server(status)
@@ -64,7 +63,7 @@ class Metrics:
         rows = self._overview.rows()
         yield from _devices(rows)
         fleet = self._overview.fleet
-        yield _counter("reports", "Reports of devices on themselves.", fleet.reports)
+        yield _counter("reports", "Status reports of devices.", fleet.reports)
         yield _counter("reports_dropped", "Reports that came too soon after another.", fleet.dropped)
 
     def _times(self) -> Iterator[Metric]:
@@ -104,14 +103,14 @@ def _server(status: Status) -> Iterator[Metric]:
     yield _gauge("connections", "Connections that have a session.", status.peers)
     yield _gauge("bundles", "Hosted bundles.", len(status.bundles))
     for name, text in (
-        ("requests", "Requests that were let in."),
+        ("requests", "Admitted requests."),
         ("answered", "Requests that were answered."),
-        ("failed", "Requests that were refused after they had been let in."),
+        ("failed", "Requests that were refused after their admission."),
         ("cancelled", "Requests that their devices gave up."),
         ("dropped", "Requests of devices that went away."),
-        ("late", "Results that nobody waited for."),
+        ("late", "Results of requests that were given up."),
         ("asks", "Questions of devices before they send."),
-        ("congested", "Replies that a device did not take."),
+        ("congested", "Replies that a device did not read."),
         ("unroutable", "Replies to a device that was gone."),
     ):
         yield _counter(name, text, getattr(counters, name))
@@ -128,7 +127,7 @@ def _devices(rows: Sequence[Row]) -> Iterator[Metric]:
 
 
 def _of_each(rows: Sequence[Row]) -> Iterator[Metric]:
-    """Series of each device; none where nothing is known."""
+    """The series of each device; unknown values are left out."""
     told = _with_own_names(rows[:MOST_DEVICES])
     yield _gauge("devices_left_out", "Devices without series of their own.", len(rows) - len(told))
     up = GaugeMetricFamily("cloud_server_device_up", "1 while the device was heard just now.", labels=("device",))
@@ -145,7 +144,7 @@ def _of_each(rows: Sequence[Row]) -> Iterator[Metric]:
         yield family
     frames = CounterMetricFamily(
         "cloud_server_device_frames",
-        "Frames since the device's start, answered there or here; 'here' is rounded down unless told exactly.",
+        "Frames since the device's start, answered there or here; 'here' is rounded down unless reported exactly.",
         labels=("device", "answered"),
     )
     for row in fresh:
@@ -159,14 +158,14 @@ def _of_each(rows: Sequence[Row]) -> Iterator[Metric]:
         for alert in row.alerts:
             alerts.add_metric((row.name, alert), 1.0)
     yield alerts
-    stale = GaugeMetricFamily("cloud_server_device_stale", "1 where reports have stopped.", labels=("device",))
+    stale = GaugeMetricFamily("cloud_server_device_stale", "1 while reports are missing.", labels=("device",))
     for row in fresh:
         stale.add_metric((row.name,), float(row.stale))
     yield stale
 
 
 def _with_own_names(rows: Sequence[Row]) -> list[Row]:
-    """Rows whose names differ: the allow-list may have one name for two keys."""
+    """Rows with unique names: the allow-list may have one name for two keys."""
     often = Counter(row.name for row in rows)
     return [row if often[row.name] == 1 else replace(row, name=f"{row.name} {row.public_key[:8]}") for row in rows]
 

@@ -1,4 +1,4 @@
-"""The login, the fleet, the server's own page, and the bundles, as HTML and as live figures. Pure."""
+"""The pages for login, fleet, server and bundles, as HTML and as live figures. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MEMORY = 1 << 20
 
 
 def login(why: str = "") -> str:
-    """The only page without a login."""
+    """The login page, the only one without a login."""
     return render("login.html", "Log in", why=why)
 
 
 def not_found() -> str:
-    """For a device that is not on the allow-list."""
+    """The page for a device that is not on the allow-list."""
     return render("missing.html", "No such device", at="/devices")
 
 
@@ -86,7 +86,7 @@ _TIMES = (
 
 
 def server(status: Status | None, tails: Mapping[tuple[str, int], Tail]) -> str:
-    """The server's own page: queue, refusals, memory, and how long answers take."""
+    """The server's own page: queue, refusals, memory, and answer times."""
     figures = [(key, key.partition(".")[2], value) for key, value in server_live(status).items()]
     times = [
         (
@@ -141,7 +141,7 @@ def server_live(status: Status | None) -> dict[str, str]:
 
 
 def bundles(hosted: Mapping[str, str], rows: Sequence[Row]) -> str:
-    """Hosted bundles, and which devices run which."""
+    """The page of hosted bundles and the devices that run them."""
     users: dict[str, list[str]] = {identity: [] for identity in hosted}
     for one in rows:
         if one.identity is not None:

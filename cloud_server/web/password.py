@@ -1,4 +1,4 @@
-"""The page's password as a scrypt hash in a file, and secrets that the service's user alone may read."""
+"""Files of secrets: the page's password as a scrypt hash, and tokens; only the service may read them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _GROUP = "cloud-server"
 
 
 def made() -> str:
-    """A new secret of 120 bits that can be typed."""
+    """Make a new secret of 120 bits that is easy to type."""
     return secrets.token_urlsafe(15)
 
 
 def asked_for() -> str:
-    """The password from a terminal, twice, or the first line of standard input. Raises `BadInputError`."""
+    """Ask for a password twice, or read the first line of standard input. Raises `BadInputError`."""
     if sys.stdin.isatty():
         text = getpass.getpass("password of the page: ")
         if text != getpass.getpass("once more: "):
@@ -41,7 +41,7 @@ def asked_for() -> str:
     if len(text) < _LEAST_CHARACTERS or len(text.encode()) > _MOST_BYTES:
         raise BadInputError(
             f"a password of {len(text)} characters",
-            remedy=f"take {_LEAST_CHARACTERS} or more, or let --make make one",
+            remedy=f"use {_LEAST_CHARACTERS} or more, or let --make make one",
         )
     return text
 
@@ -54,7 +54,7 @@ def write(path: Path, text: str) -> None:
 
 
 def write_for_service(path: Path, content: bytes) -> None:
-    """Write a file that its owner and the service's group may read, and nobody else. Raises `OutputError`."""
+    """Write a file that only its owner and the service's group may read. Raises `OutputError`."""
     try:
         write_atomically(path, content, mode=0o600)
         if os.geteuid() == 0 and (group := _service_group()) is not None:
@@ -65,21 +65,21 @@ def write_for_service(path: Path, content: bytes) -> None:
 
 
 def read(path: Path, *, make: str = "web password") -> bytes:
-    """The file's one line.
+    """Read the file's one line.
 
     Args:
         path: The file of a password or of a token.
         make: The command that makes it, for messages.
 
     Raises:
-        MissingInputError: There is none yet.
+        MissingInputError: There is no file yet.
         NotAllowedError: This user may not read it, or others may.
 
     """
     try:
         is_open, content = bool(path.stat().st_mode & 0o007), path.read_bytes()
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: it is not there yet", remedy=f"run: cloud-server {make}") from None
+        raise MissingInputError(f"{path}: no such file yet", remedy=f"run: cloud-server {make}") from None
     except PermissionError:
         raise NotAllowedError(
             f"{path}: permission denied", remedy=f"run: chgrp {_GROUP} {path} && chmod 640 {path}"
@@ -92,7 +92,7 @@ def read(path: Path, *, make: str = "web password") -> bytes:
 
 
 def is_right(text: str, stored: bytes) -> bool:
-    """Whether a password is the one whose hash is stored; takes the time of one scrypt in any case."""
+    """Whether a password matches the stored hash; always takes the time of one scrypt."""
     found = _LINE.fullmatch(stored.decode("ascii", "replace"))
     salt = base64.b64decode(found[1]) if found else bytes(16)
     wanted = base64.b64decode(found[2]) if found else bytes(32)

@@ -1,4 +1,4 @@
-"""Draws the pages from the templates beside it. Jinja2 escapes whatever is no markup of ours."""
+"""Renders the pages from the templates in this folder. Jinja2 escapes everything but our own markup."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, title: str, *, at: str = "", live: str = "", **values: Any) -> str:
-    """A whole page.
+    """Render a whole page.
 
     Args:
         template: A file of the folder ``templates``.
         title: Its heading.
-        at: The path of the page in the navigation; without it there is none, as before the login.
+        at: The path of the page in the navigation; empty: no navigation, as before the login.
         live: The query of its live updates, or empty.
         values: The template's variables.
 
@@ -26,7 +26,7 @@ def render(template: str, title: str, *, at: str = "", live: str = "", **values:
 
 
 def _plain(value: object) -> str:
-    """Text as it may stand in a page: what does not print is shown as ``?``. Escaped after that, as all text."""
+    """Replace unprintable characters by ``?``; the text is escaped afterwards, as all text."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(value))
 
 

@@ -1,7 +1,6 @@
-"""The thread that serves the page: its socket, TLS, and the application behind them.
+"""The thread that serves the page, with its socket and TLS.
 
-It reads copies of what the gateway's thread knows, and has a lower priority: a page that is looked at holds no
-device up.
+It reads copies of the gateway thread's state, and has a lower priority: viewers of the page delay no device.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ _log = logging.getLogger(__name__)
 _LIBRARIES = ("jinja2", "prometheus_client", "starlette", "uvicorn")
 _NICER = 10
 _BACKLOG = 64
-#: Connections of browsers and scrapers at a time, those of live pages included.
+#: Maximum connections of browsers and scrapers at a time, those of live pages included.
 _MOST_CONNECTIONS = 64
 _START_WITHIN_S = 10.0
 
 
 class WebServer:
-    """Serves the page. ``address``: where a browser on this machine finds it.
+    """Serves the page. ``address``: its URL for a browser on this machine.
 
     Raises:
-        ConfigError: The libraries are not installed, or the certificate is none.
-        OutputError: The address cannot be listened on.
+        ConfigError: The libraries are not installed, or the certificate is invalid.
+        OutputError: The address is unavailable.
 
     """
 
@@ -85,7 +84,7 @@ class WebServer:
             raise OutputError(f"the page at {self.address} does not start", remedy="see the log")
 
     def close(self) -> None:
-        """End it; streams are cut after a second."""
+        """Stop serving; streams are cut after a second."""
         self._thread.stop()
         self._socket.close()
 
@@ -102,7 +101,7 @@ class WebServer:
 
 
 def check_libraries() -> None:
-    """Raise `ConfigError` where what the page stands on is not installed; imports nothing."""
+    """Raise `ConfigError` if a library of the page is not installed; imports nothing."""
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The statistics of released codewords, with their intervals, as HTML; what ``cloud-server statistics`` prints."""
+"""The HTML page of the codeword statistics, with the figures of ``cloud-server statistics``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAY_S = 86_400.0
 
 
 def page(config: StatisticsTable | None) -> str:
-    """The whole page. Reads the file of counts, which may take a moment."""
+    """Render the whole page. Reads the file of counts, which may take a moment."""
     if config is None or config.path is None:
         return _page(why="Nothing is counted: the server's config has no statistics.path.")
     try:

@@ -20,14 +20,14 @@ from split_model.bundle import Bundle
 _MOST_WARM_UPS = 8
 #: Two runs in a row that differ by no more than this share are steady.
 _STEADY = 0.1
-#: So many readings of a power meter show what a cut takes; one that tells them rarely gets no longer than this.
+#: Readings of a power meter that are enough for the energy of a cut; a slow meter gets no more time than this.
 _READINGS = 10
 _METERED_S = 5.0
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What cuts are measured with, and on what."""
+    """Measures the splits of one bundle on one board."""
 
     bundle: Bundle
     heads: Heads
@@ -55,7 +55,7 @@ class Bench:
         return self._figures(self.bundle.local, measured, before=before, after=after, rss_delta_bytes=grown)
 
     def cut(self, split: int) -> CutFigures:
-        """One offered cut, its head loaded for this and let go afterwards."""
+        """Measure one offered cut; its head is loaded for this and dropped afterwards."""
         gc.collect()
         give_back(self.heads.whole)
         self.heads.whole.run(self.inputs)  # what running needs is in memory before and after
@@ -94,7 +94,7 @@ class Bench:
         return _Measured(sum(warm[0]), len(warm), [p[0] for p in pairs], [p[1] for p in pairs], joules, over_idle)
 
     def _energy(self, head: Callable[[], float], release: Callable[[], float]) -> tuple[float | None, float | None]:
-        """Joules a frame over a stretch long enough for the meter; None where it told too little."""
+        """Joules per frame, over a run long enough for the meter; None if it gave too few readings."""
         assert self.meter is not None
         started_s = self.now()
         frames = 0
@@ -164,6 +164,6 @@ def _grown(before_bytes: int, after: Readings) -> int | None:
 
 
 def _seen(before: Readings, after: Readings) -> tuple[str, ...] | None:
-    """Reasons for holding back at either end; None where the board cannot tell."""
+    """Reasons for throttling at the start or the end; None if the board does not report them."""
     told = [readings.throttling for readings in (before, after) if readings.throttling is not None]
     return tuple(sorted({reason for throttling in told for reason in throttling.now})) if told else None

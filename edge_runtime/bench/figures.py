@@ -36,15 +36,15 @@ class Spread(_Record, frozen=True):
 
 
 class CutFigures(_Record, frozen=True):
-    """One split on this board. None: not measured, or no such sensor.
+    """Measurements of one split on this board; None: not measured, or no such sensor.
 
-    ``first_s``: the first run after loading; ``warm_up_runs`` until the times were steady. ``rss_delta_bytes``:
-    what the process grew by when this head was loaded and run; for ``local`` with the TFLite backend itself.
+    ``first_s``: the first run after loading; ``warm_up_runs`` until the times were steady. ``rss_delta_bytes``: how
+    much the process grew when this head was loaded and run; for ``local`` with the TFLite backend itself.
     ``allowed``: not forbidden by planner.earliest_cut, accuracy_floor or
     reveal_at_most. ``agreement``: the expected share
     of answers that agree with the unsplit model, with its one-sided 80 % lower bound and the pictures it is of.
-    ``throttled``: reasons seen while this cut was measured. ``joules_per_frame``: all the board took, idle share
-    included; ``joules_over_idle`` without that.
+    ``throttled``: reasons seen while this cut was measured. ``joules_per_frame``: energy of the whole board, its
+    idle power included; ``joules_over_idle`` without that.
     """
 
     split: int
@@ -72,10 +72,11 @@ class CutFigures(_Record, frozen=True):
 
 
 class LinkFigures(_Record, frozen=True):
-    """The link to a server of the config; ``trouble`` says why it could not be measured.
+    """Measurements of the link to one server; ``trouble`` says why there are none.
 
     ``uplink_spread``: standard deviation of the rate's logarithm. ``hosted``: whether the server has our bundle.
-    ``kernel_round_trip_s``: TCP's least. ``proxied``: TCP seems to end well before the server.
+    ``kernel_round_trip_s``: TCP's minimum. ``proxied``: the TCP connection seems to end at a proxy, not at the
+    server.
     """
 
     address: str
@@ -91,7 +92,7 @@ class LinkFigures(_Record, frozen=True):
 
 
 class Range(_Record, frozen=True):
-    """Between these uplinks this split is best; ``to_mbit_s`` None: however fast it gets."""
+    """The range of uplinks where one split is best; ``to_mbit_s`` is None if there is no upper end."""
 
     from_mbit_s: float
     to_mbit_s: float | None
@@ -117,10 +118,10 @@ class Recommendation(_Record, frozen=True):
 
 
 class Report(_Record, frozen=True):
-    """All of it, as `edge-runtime bench --json` prints it.
+    """The whole report, as `edge-runtime bench --json` prints it.
 
-    ``links``: to every server. ``link``: of these the one where a frame is soonest; the recommendation and the
-    times of the tails are for it.
+    ``links``: to every server. ``link``: the one of them with the fastest answers; the recommendation and the times
+    of the tails are for it.
     """
 
     format: int

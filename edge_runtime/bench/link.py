@@ -1,7 +1,7 @@
-"""The link to the server as the daemon's own link thread sees it, and what the server takes for each tail.
+"""Measures the link with the daemon's own link thread, and the server's time for each tail.
 
-What is sent are the daemon's content-free probes and releases of random numbers: nothing of any frame, so the
-privacy budget is not touched.
+It sends the daemon's content-free probes and releases of random numbers. They contain nothing of any frame, so the
+privacy budget is not charged.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LinkBench:
         view = self.link.view()
         estimate = view.estimate
         if estimate.uplink_bytes_s is not None and tails:
-            # What whole requests told counts for more than the probes before them.
+            # Timings of whole requests count for more than those of the probes before them.
             rates, spreads = [estimate.uplink_bytes_s], [estimate.rate_spread]
         round_trip_s = statistics.median(round_trips) if round_trips else None
         tcp = view.tcp
@@ -73,14 +73,14 @@ class LinkBench:
         ), tails
 
     def _connected(self) -> LinkView:
-        """The view once the server has welcomed us, or when the time is up."""
+        """Wait until the server accepts the connection or the time is up; returns the link's view."""
         until_s = self.now() + _CONNECT_S
         while not (view := self.link.view()).up and self.now() < until_s:
             self.sleep(_STEP_S)
         return view
 
     def _watch(self) -> tuple[list[float], list[float], list[float]]:
-        """Estimates while nothing but probes crosses: rates in bytes/s, round trips, spreads."""
+        """Collect estimates while only probes are sent: rates in bytes/s, round trips, spreads."""
         rates, round_trips, spreads = [], [], []
         until_s = self.now() + _PROBED_S
         while self.now() < until_s:
@@ -109,7 +109,7 @@ class LinkBench:
         return tails
 
     def _ask(self, request_id: int, split: int, sample: Sample) -> float | None:
-        """One request; its ``tail_s``, or None where the server refuses it or the link is too slow for it."""
+        """Send one request; returns its ``tail_s``, or None if it is refused or the link is too slow for it."""
         due_at_s = self.now() + _ANSWER_S
         request = wire.Request(
             request_id=request_id,

@@ -1,7 +1,8 @@
-"""A power meter on a serial line that prints its watts, line by line; joules are their integral over time.
+"""Reads a power meter on a serial line; joules are the integral of its watts over time.
 
-Meters differ in what else they print. A number with the unit W or mW counts; a line that holds one number and no
-unit is taken as watts; anything else is skipped. pyserial is imported only here, and only when a meter is named.
+Meters print other values too, each in its own format. A number with the unit W or mW counts; a line that holds one
+number and no unit is taken as watts; anything else is skipped. pyserial is imported only here, and only when a
+meter is named.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _WITH_UNIT = re.compile(rf"({_NUMBER})\s*(mW|W)(?![A-Za-z])")
 _ALONE = re.compile(rf"\s*(?:[A-Za-z_]+\s*[:=]\s*)?({_NUMBER})\s*")
 _UNITS = {"W": 1.0, "mW": 1e-3}
-#: A reading older than this says nothing of the present power.
+#: A reading older than this does not show the present power.
 _STALE_S = 3.0
 _READ_TIMEOUT_S = 0.2
 
 
 class Meter(Protocol):
-    """Where joules come from."""
+    """A source of energy readings, in joules."""
 
     def joules(self, from_s: float, to_s: float) -> float | None:
-        """Energy between two moments of the monotonic clock, or None where too little was told."""
+        """Energy between two moments of the monotonic clock; None if there are too few readings."""
         ...
 
     def readings(self) -> int:
@@ -53,14 +54,14 @@ def parse_watts(line: str) -> float | None:
 
 
 class Samples:
-    """Readings in order of time; each holds until the next. Pure."""
+    """Power readings in order of time; each is valid until the next. Pure."""
 
     def __init__(self) -> None:
         self._at_s: list[float] = []
         self._watts: list[float] = []
 
     def add(self, at_s: float, watts: float) -> None:
-        """One more reading, not older than the last."""
+        """Add a reading that is not older than the last one."""
         self._watts.append(watts)  # first, so that a reader in another thread finds one for every time
         self._at_s.append(at_s)
 
@@ -68,7 +69,7 @@ class Samples:
         return len(self._at_s)
 
     def joules(self, from_s: float, to_s: float) -> float | None:
-        """The integral; None where for longer than a few seconds no reading covers the time."""
+        """The integral in joules; None if the readings leave a gap of more than a few seconds."""
         at_s, watts = self._at_s[:], self._watts[:]
         index = max(0, bisect_right(at_s, from_s) - 1)
         if not at_s or at_s[index] >= to_s:
@@ -85,7 +86,7 @@ class Samples:
 
 
 class SerialMeter(StoppableThread):
-    """Reads a meter's lines beside the measurement."""
+    """A thread that reads a meter's lines during the measurement."""
 
     def __init__(self, device: str, *, baud: int, now: Callable[[], float] = time.monotonic) -> None:
         import serial
@@ -111,7 +112,7 @@ class SerialMeter(StoppableThread):
             try:
                 held += self._port.read(max(1, self._port.in_waiting))
             except OSError as error:  # serial.SerialException is one
-                log.warning("power meter %s: %s; energy is unknown from here on", self._device, error)
+                log.warning("power meter %s: %s; the energy of the remaining runs is unknown", self._device, error)
                 return
             *lines, held = held.replace(b"\r", b"\n").split(b"\n")
             for line in lines:
@@ -122,7 +123,7 @@ class SerialMeter(StoppableThread):
             held = held[-256:]
 
     def wait_for_reading(self, timeout_s: float) -> None:
-        """`BadInputError` where the meter says nothing we understand in that time."""
+        """Wait for a reading; `BadInputError` if no line with watts comes in that time."""
         if not self._heard.wait(timeout_s):
             raise BadInputError(
                 f"power meter {self._device}: no watts read in {timeout_s:g} s",

@@ -1,4 +1,4 @@
-"""Measures a device of the config: opens what the benchmark needs of it, and keeps the profile for `run`."""
+"""Opens the parts of a device that the benchmark needs, measures them, and stores the profile."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None) -> Report:
-    """Measure this board and, unless told not to, the link; keep the profile for `run`.
+    """Measure this board and, if wanted, the link; store the profile for `edge-runtime run`.
 
     Args:
         config: The device's config.
         options: What the command line asks for.
-        keys: This device's, for the link, or why they cannot be read: then the report says so of the link. None
-            where the link is not to be measured.
+        keys: This device's keys for the link, or the error if they cannot be read, which the report then gives as
+            the reason why the link was not measured. None if the link is not wanted.
 
     """
     sensors = Sensors()

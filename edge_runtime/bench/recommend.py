@@ -1,4 +1,4 @@
-"""Between which uplinks which split is best, by the planner's own prediction. Pure."""
+"""Finds the best split for each range of uplinks, by the planner's own prediction. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from edge_runtime.bench.figures import CutFigures, LinkFigures, Range, Recommend
 from edge_runtime.link.estimator import LinkEstimate
 from edge_runtime.planner.prediction import Conditions, Objective, SplitProfile, predict
 
-#: Where no link was measured.
+#: The round trip and the server's speed that are assumed if no link was measured.
 ASSUMED_ROUND_TRIP_S = 0.05
 ASSUMED_SERVER_SPEEDUP = 10.0
-#: Uplinks looked at, in bit/s; slower ones carry nothing, faster ones are a cable.
+#: The range of uplinks that is scanned, in bit/s: from practically no link to a cable.
 _SLOWEST, _FASTEST = 1e4, 1e9
 _STEPS_PER_DECADE = 40
 
@@ -25,7 +25,7 @@ def recommend(
     tail_shares: Mapping[int, float],
     objective: Objective,
 ) -> Recommendation:
-    """Where to cut, over all uplinks and on the link as measured.
+    """Recommend where to cut, over all uplinks and on the link as measured.
 
     ``cuts`` with ``local`` last; ``tail_shares``: each tail's share of the model's MACs, for tails that were not
     timed.
@@ -115,7 +115,7 @@ def _crossover(best: Callable[[float], int], split: int, low: float, high: float
 
 
 def _text(ranges: Sequence[Range], names: Mapping[int, str], here: int | None) -> str:
-    """One line for people."""
+    """The recommendation as one line of text."""
     if len(ranges) == 1:
         told = f"{split_name(names[ranges[0].split])} at every uplink"
     else:
@@ -132,10 +132,10 @@ def _text(ranges: Sequence[Range], names: Mapping[int, str], here: int | None) -
 
 
 def split_name(name: str) -> str:
-    """A split for people."""
+    """The name of a split for display."""
     return name if name == "local" else f"cut {name}"
 
 
 def mbit(mbit_s: float | None) -> str:
-    """An uplink for people, three digits."""
+    """An uplink for display, in Mbit/s with three digits."""
     return "–" if mbit_s is None else f"{float(f'{mbit_s:.3g}'):g} Mbit/s"

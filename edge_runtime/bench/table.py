@@ -11,7 +11,7 @@ WIDTH = 80
 
 
 def render(report: Report) -> str:
-    """All of it, for a terminal."""
+    """The whole report as text for a terminal."""
     lines = _wrapped(
         f"{report.bundle} on {report.machine}, {report.cpus} CPUs; {report.software}; "
         f"threads {report.threads}; release: {report.release}"
@@ -49,12 +49,12 @@ def _table(report: Report) -> list[str]:
         )
         rows.append(row + (f" {_joules(cut):>7}" if energy else ""))
     if not all(cut.allowed for cut in report.cuts):
-        rows.append("* never used (earliest_cut, accuracy_floor, reveal_at_most): only measured")
+        rows.append("* measured only: the config forbids it (earliest_cut, accuracy_floor, reveal_at_most)")
     return rows
 
 
 def _accuracy(report: Report) -> list[str]:
-    """The agreement of every cut with the unsplit model, as far as it was measured."""
+    """The agreement of each cut with the unsplit model, if it was measured."""
     told = [
         f"cut {cut.name} {cut.agreement:.2f} (at least {cut.agreement_bound or 0.0:.2f}"
         + (f", {cut.pictures} pictures)" if cut.pictures else ")")
@@ -133,7 +133,7 @@ def _recommendation(report: Report) -> list[str]:
 
 
 def _ms(seconds: float | None) -> str:
-    """Milliseconds in three digits or so."""
+    """Milliseconds with about three digits."""
     if seconds is None:
         return "-"
     milliseconds = seconds * 1e3

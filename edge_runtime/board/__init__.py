@@ -1,1 +1,1 @@
-"""What the board senses of itself: load, heat, frequency."""
+"""The board's own sensors: load, temperature, clock."""

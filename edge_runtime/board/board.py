@@ -1,4 +1,4 @@
-"""The board this program runs on, and how long work really takes on it.
+"""Runs work on the board and times it, on the real board or an emulated slower one.
 
 `EmulatedBoard` is the same program on a slower board: after each piece of work it sleeps until the work has
 taken ``slowdown`` times its CPU time. It ships, is chosen by the config only, and every report names it.
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Board(Protocol):
-    """Where heads run."""
+    """A board that runs heads and times them."""
 
     @property
     def slowdown(self) -> float:
@@ -36,7 +36,7 @@ class RealBoard:
     slowdown = 1.0
 
     def __init__(self) -> None:
-        self._busy: dict[int, bool] = {}  # whether work is under way in a thread
+        self._busy: dict[int, bool] = {}  # one entry for each thread: whether it has work under way
 
     @property
     def busy(self) -> bool:

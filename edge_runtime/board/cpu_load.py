@@ -1,9 +1,9 @@
-"""How much longer work takes on this board now than when it was profiled. Pure: readings in, a factor out.
+"""Estimates the load factor: how much longer work takes now than when it was profiled. Pure.
 
-No reading depends on what the work is. How long a head takes may depend on its frame (denormal numbers take a
-processor several times as long), and the server sees the decisions that follow from the load. So no work on a frame
-is timed here, nor what our threads wait for: longer work uses up its share and then waits longer. The factor is the
-product of
+Readings go in, a factor comes out. No reading depends on the content of the work. How long a head takes may depend
+on its frame (denormal numbers take a processor several times as long), and the server sees the decisions that
+follow from the load. So this module times no work on frames and no waiting of our threads (longer work uses up its
+share of the CPU and then waits longer). The factor is the product of
 
     contention   threads that want a CPU, ours and those of other programs (`rivals`), over the CPUs there are: what
                  is left for each in the long run.
@@ -13,9 +13,9 @@ product of
     quota        the CPUs that this program could use when profiled over those that it may use now, as far as an
                  inference has threads for them.
 
-Less than `_LEAST` is no load, and less than `_CHANGE` no change: on a board without other load the factor is 1
-whatever the frames are. What is left of the content: another program's work that is not endless is done later where
-ours takes longer.
+A load below `_LEAST` counts as none, and a change below `_CHANGE` is ignored: on a board without other load the
+factor is always 1, whatever the frames are. One dependence on the content remains: if our work takes longer, other
+programs finish their work later.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ import math
 from collections import deque
 from dataclasses import dataclass, replace
 
-#: Rivals are counted at single moments; this many of them make a reading.
+#: Threads of other programs are counted at single moments; a reading is the mean of this many counts.
 _MOMENTS = 5
-#: Less load than this is none, and a factor that differs by less from the one in force does not replace it.
+#: A load below this counts as none; a new factor that differs by less from the current one does not replace it.
 _LEAST = 1.2
 _CHANGE = 1.1
 #: The fastest of this many spins counts: one may have had a cold cache, or shared its core.
 _SPINS = 4
-#: A spin is believed where it took this many times longer than the clock's limit explains.
+#: A spin overrules the clock's limit if it took this many times longer than the limit explains.
 _UNTOLD = 1.2
 _FACTORS = (0.5, 50.0)
 
 
 @dataclass(frozen=True)
 class Spin:
-    """A fixed piece of work of about a millisecond: seconds it took, and those that it had a CPU.
+    """Times of a fixed piece of work of about a millisecond: wall seconds and CPU seconds.
 
     ``settled``: the clock was at its limit, as far as the governor had to do with it.
     """
@@ -50,7 +50,7 @@ class Spin:
 
 @dataclass(frozen=True)
 class Speed:
-    """The processor's speed when the board was profiled; None where that is not known.
+    """The processor's speed when the board was profiled; None if it is unknown.
 
     ``cpus``: how many this program could use, see `cpu_quota`.
     """
@@ -62,7 +62,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class CpuReadings:
-    """One look at what the load is taken from; None where this board does not tell, or was not asked this time.
+    """One set of readings for the load; None if the board does not report a value, or was not asked this time.
 
     Args:
         rivals: threads of other programs that run or wait for a CPU at this moment.
@@ -81,7 +81,7 @@ class CpuReadings:
 
 
 class LoadEstimator:
-    """See the module.
+    """Follows the load factor; see the module.
 
     Args:
         profiled: the processor's speed at the profile's time; the fastest speed seen where that is not known.
@@ -106,7 +106,7 @@ class LoadEstimator:
         self._fastest = Speed()
 
     def read(self, readings: CpuReadings) -> float:
-        """Take in a look at the board; returns the load factor, 1 for an idle board at its profiled speed."""
+        """Take new readings; returns the load factor, 1 for an idle board at its profiled speed."""
         if readings.cpu_load is not None:
             self.cpu_load = readings.cpu_load
         if readings.rivals is not None:

@@ -1,8 +1,8 @@
-"""How many CPUs this program may use: by affinity, and by the quota of its control group.
+"""Finds how many CPUs this program may use: by affinity, and by its control group's quota.
 
-The quota is a number that the machine's owner set (`CPUQuota=` of a unit, `--cpus` of a container). How often the
-kernel held us back because of it (`nr_throttled`, `throttled_usec` in cpu.stat) is not read: that goes with how
-much work our frames were.
+The quota is a number that the machine's owner set (`CPUQuota=` of a unit, `--cpus` of a container). The kernel's
+counts of throttling (`nr_throttled`, `throttled_usec` in cpu.stat) are not read: they depend on the amount of work
+that our frames were.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def allowed_cpus() -> int:
-    """How many CPUs the affinity of this program names."""
+    """Number of CPUs in the affinity mask of this program."""
     return len(os.sched_getaffinity(0))
 
 
@@ -53,7 +53,7 @@ def _way(root: Path, group: str) -> Iterator[Path]:
 
 
 def _ratio(quota_us: str = "", period_us: str = "") -> float:
-    """CPUs; infinite where there is no quota (`max`, or -1)."""
+    """The quota in CPUs; infinite if there is none (`max`, or -1)."""
     try:
         quota, period = float(quota_us), float(period_us)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How fast the processor is, told by a fixed piece of work and by its clock's limit; never by work on a frame."""
+"""Measures the processor's speed by a fixed piece of work and by its clock's limit, never by work on a frame."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SYSFS = Path("/sys")
 #: OpenSSL.
 _BLOCK, _ROUNDS = bytes(range(256)) * 128, 30
 _SPINS_TO_PROFILE = 10
-#: Of a settled spin the fastest of this many counts, made while the governor asks for the clock's limit, or after
-#: it has had this time to do so.
+#: A settled spin is the fastest of this many, made while the governor asks for the clock's limit, or after it has
+#: had this many seconds to do so.
 _SETTLED_SPINS = 4
 _SETTLED_WITHIN_S = 0.03
 #: Clocks are rounded.
@@ -29,19 +29,19 @@ _AT_LIMIT = 0.95
 
 @dataclass(frozen=True)
 class Clock:
-    """Of the slowest core, in MHz: what it may reach, and what it is asked for or has now, None if untold."""
+    """Clock of the slowest core in MHz: its limit, and its present or requested rate; None if unknown."""
 
     limit_mhz: float
     now_mhz: float | None = None
 
     @property
     def at_limit(self) -> bool:
-        """Whether the governor asks for all there is."""
+        """Whether the governor asks for the clock's limit."""
         return self.now_mhz is not None and self.now_mhz >= _AT_LIMIT * self.limit_mhz
 
 
 def spin() -> Spin:
-    """A fixed piece of work, timed."""
+    """Time a fixed piece of work."""
     wall_s, cpu_s = time.perf_counter(), time.thread_time()
     for _ in range(_ROUNDS):
         zlib.crc32(_BLOCK)
@@ -51,8 +51,8 @@ def spin() -> Spin:
 def settled_spin(make_spin: Callable[[], Spin], clock: Callable[[], Clock | None]) -> Spin:
     """The fastest of some spins at the clock's limit.
 
-    A governor lowers the clock while there is little to do, so a single spin would tell how much work the last
-    frame was. Where it does not come to the limit in 30 ms, that is how fast the processor is.
+    A governor lowers the clock while there is little to do, so a single spin would show how much work the last
+    frame was. If the clock does not reach its limit in 30 ms, its present rate counts as the processor's speed.
     """
     spins = [make_spin() for _ in range(_SETTLED_SPINS)]
     while sum(one.wall_s for one in spins) < _SETTLED_WITHIN_S and not ((now := clock()) is None or now.at_limit):
@@ -61,7 +61,7 @@ def settled_spin(make_spin: Callable[[], Spin], clock: Callable[[], Clock | None
 
 
 def read_clock(sysfs: Path = _SYSFS) -> Clock | None:
-    """The clock of the slowest core; None where the kernel does not tell. ``sysfs`` is where it is mounted."""
+    """Read the clock of the slowest core; None if the kernel does not report it. ``sysfs``: its mount point."""
     limits, nows = (
         [khz / 1e3 for path in glob(sysfs, f"devices/system/cpu/cpu[0-9]*/cpufreq/{name}")
          if (khz := number(path)) is not None and khz > 0]
@@ -71,9 +71,9 @@ def read_clock(sysfs: Path = _SYSFS) -> Clock | None:
 
 
 def speed_of(board: Board, *, clock: Callable[[], Clock | None] = read_clock) -> Speed:
-    """The processor's speed, to be kept with a profile: the fastest of some spins, the clock's limit, the quota.
+    """Measure the processor's speed for a profile: the fastest of some spins, the clock's limit, the quota.
 
-    Unknown on an emulated board: the machine's is not its own.
+    It is unknown on an emulated board, as the machine's speed is not that of the board.
     """
     if not isinstance(board, RealBoard):
         return Speed()

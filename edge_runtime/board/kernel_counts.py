@@ -1,6 +1,6 @@
-"""What the kernel counts of the whole machine and of this program, from /proc; see proc(5).
+"""Reads the kernel's CPU and memory counts of the machine and of this program (/proc, see proc(5)).
 
-Two readers need a few numbers of it several times a second. psutil has them too, and is a megabyte of this program.
+Two readers need a few of these numbers several times a second. psutil has them too, but adds a megabyte of memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _RESIDENT = 1  # a field of statm
 
 
 def cpu_seconds(proc: Path = PROC) -> tuple[float, float] | None:
-    """Busy seconds and all seconds of all CPUs since boot; None where the kernel does not tell."""
+    """Busy seconds and total seconds of all CPUs since boot; None if the kernel does not report them."""
     try:
         with (proc / "stat").open("rb") as lines:
             name, *counts = lines.readline().split()
@@ -36,7 +36,7 @@ def busy_share(before: tuple[float, float] | None, now: tuple[float, float] | No
 
 
 def memory_bytes(proc: Path = PROC) -> tuple[int | None, int | None]:
-    """Bytes of memory that are available to programs, and of all; None where the kernel does not tell."""
+    """Available and total memory in bytes; None if the kernel does not report them."""
     try:
         lines = (proc / "meminfo").read_text().splitlines()
     except OSError:
@@ -46,7 +46,7 @@ def memory_bytes(proc: Path = PROC) -> tuple[int | None, int | None]:
 
 
 def resident_bytes(proc: Path = PROC) -> int | None:
-    """Bytes of memory that this program has now (RSS); None where the kernel does not tell."""
+    """Resident memory of this program (RSS) in bytes; None if the kernel does not report it."""
     try:
         return int((proc / "self" / "statm").read_bytes().split()[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

@@ -1,7 +1,7 @@
-"""Reads what the load factor is taken from, ten times a second, whatever the frame loop does meanwhile.
+"""A thread that reads the inputs of the load factor ten times a second, beside the frame loop.
 
-Linux tells in `/proc/stat` how many threads run or wait for a CPU at this moment, and of our own threads in
-`/proc/self/task/TID/stat` which ones do. Processes that we started are ours too: the one that reads a camera takes
+`/proc/stat` has the number of threads that run or wait for a CPU at this moment, and `/proc/self/task/TID/stat`
+whether one of our own threads does. Processes that we started are ours too: the one that reads a camera takes
 longer for some pictures than for others.
 """
 
@@ -22,16 +22,16 @@ from edge_runtime.board.throttling import ThrottleFlags, Throttling
 from split_model.service.stoppable_thread import StoppableThread
 
 _RUNNING = b"procs_running "
-#: How often it looks.
+#: Seconds between two readings.
 EVERY_S = 0.1
-#: Everything but the rivals changes slowly, or is noise over shorter times.
+#: Seconds between two readings of everything but the other threads: it changes slowly, or is noise over less time.
 _REST_EVERY_S = 0.5
 #: Processes that we start live long, and to look for them is to look at all there are.
 _CHILDREN_EVERY_S = 5.0
 #: A spin waits this long for an idle board, and is then made beside the work: its CPU time does not see that.
 _SPIN_WITHIN_S = 1.0
-#: How often a settled spin is made on a board that tells its clock, and sooner where the firmware says that it
-#: holds back. The flags change at once, the speed itself goes up and down.
+#: Seconds between two settled spins on a board that reports its clock, and while the firmware reports throttling.
+#: The flags change at once, the speed itself goes up and down.
 _SETTLED_EVERY_S = 4.0
 _THROTTLED_EVERY_S = 1.0
 
@@ -40,7 +40,7 @@ _flags_of_files = ThrottleFlags(Path("/sys"), ask_firmware=lambda: None).read
 
 
 class LoadReader:
-    """Reads it all.
+    """Takes one set of readings at a time.
 
     Args:
         board: knows whether work is under way.
@@ -78,7 +78,7 @@ class LoadReader:
         self._children: tuple[Path, ...] = ()
 
     def read(self) -> CpuReadings:
-        """One look now."""
+        """Take one set of readings now."""
         now_s = self._now()
         cpu_load = made = cpus = None
         if now_s - self._counted_s >= _CHILDREN_EVERY_S:
@@ -108,7 +108,7 @@ class LoadReader:
         return busy_share(before, self._seconds)
 
     def _rivals(self) -> float | None:
-        """Threads of other programs that run or wait for a CPU; this one, at work here, is among ours."""
+        """Count threads of other programs that run or wait for a CPU; the calling thread counts as ours."""
         try:
             lines = (self._proc / "stat").read_bytes().splitlines()
             running = next(int(line.split()[1]) for line in lines if line.startswith(_RUNNING))
@@ -119,7 +119,7 @@ class LoadReader:
 
 
 class LoadWatch(StoppableThread):
-    """Keeps an estimator up to date until `stop`."""
+    """A thread that keeps a load estimator up to date until `stop`."""
 
     def __init__(self, reader: LoadReader, estimator: LoadEstimator, *, every_s: float = EVERY_S) -> None:
         super().__init__("load")
@@ -149,7 +149,7 @@ def _parent_of(process: Path) -> int | None:
 
 
 def _wanting(process: Path) -> int:
-    """How many threads of a process run or wait for a CPU; none of one that has ended."""
+    """Count the threads of a process that run or wait for a CPU; 0 if it has ended."""
     try:
         return sum(_wants_cpu(task / "stat") for task in (process / "task").iterdir())
     except (FileNotFoundError, ProcessLookupError):

@@ -15,10 +15,10 @@ _NAP_S = 0.2
 
 
 class Reconnecting(Generic[D]):
-    """Holds a serial port, a camera or the like while it is there. For one thread, but for ``opened``.
+    """A serial port, a camera or the like, reopened when it is lost. For one thread, except ``opened``.
 
-    The log has one line for each trouble, however often it is met: a device that opens and is lost again at once
-    does not fill it.
+    Each trouble is logged once, however often it repeats: a device that opens and is lost again at once does not
+    fill the log.
 
     Args:
         name: The device as log lines begin with it, for example ``source porch: /dev/ttyUSB0``.
@@ -64,7 +64,7 @@ class Reconnecting(Generic[D]):
 
     @property
     def trouble(self) -> str:
-        """What is wrong with a device that is away, hangs, or was so a moment ago; else empty."""
+        """What is wrong with a device that is missing or hangs, or was until a moment ago; else empty."""
         return f"{self._told}; it has come back" if self._told and self._worked and self._device else self._told
 
     @property
@@ -73,7 +73,7 @@ class Reconnecting(Generic[D]):
         return self._device
 
     def get(self, pause: Callable[[float], None]) -> D | None:
-        """The device, opened now if need be; None if it is away, after a pause.
+        """Return the device, opened now if needed; None, after a pause, if it is missing.
 
         Args:
             pause: Waits for some seconds, or less when the caller is to end.
@@ -81,7 +81,7 @@ class Reconnecting(Generic[D]):
         """
         if self._device is not None:
             return self._device
-        if not self._worked:  # it could be opened the last time, and was of no use
+        if not self._worked:  # the last attempt opened it, but it did not work
             self._worked = True
             self._wait(pause)
             return None
@@ -105,11 +105,11 @@ class Reconnecting(Generic[D]):
             self._pause_s, self._told, self._flaps = self._first_s, "", False
 
     def lose(self, what: str) -> None:
-        """Close the device; ``what`` tells the log of it, for example ``is gone (Input/output error)``."""
+        """Close a device that failed; ``what`` is for the log, for example ``is gone (Input/output error)``."""
         self.close()
         self._flaps = what == self._told
         if self._told and self._now() - self._works_since_s < self._good_after_s:
-            self._worked = False  # it hangs again and again: not at once, then
+            self._worked = False  # it hangs again and again: do not reopen it at once
         self._tell(what)
 
     def close(self) -> None:
@@ -130,12 +130,12 @@ class Reconnecting(Generic[D]):
 
 
 def reason(error: Exception) -> str:
-    """Why, in a few words: pyserial's own texts repeat the port and an errno tuple."""
+    """The reason of an error in a few words: pyserial's texts repeat the port and an errno tuple."""
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
 
 def pause_unless(stopped: Callable[[], bool], seconds: float) -> None:
-    """Wait for some seconds, or until ``stopped`` holds."""
+    """Wait for some seconds, or until ``stopped`` returns true."""
     deadline_s = time.monotonic() + seconds
     while not stopped() and (left_s := deadline_s - time.monotonic()) > 0:
         time.sleep(min(left_s, _NAP_S))

@@ -1,7 +1,8 @@
-"""What the board's own sensors say: CPU load and clock, memory, temperature, throttling.
+"""Reads the board's sensors: CPU load and clock, memory, temperature, throttling.
 
-Every board has others. A sensor that is absent, unreadable or talks nonsense gives None, never an error:
-nothing here is worth losing a frame for. Sources: /proc, sysfs (`thermal_zone*`, `cpufreq`), and `throttling`.
+Boards have different sensors. One that is missing, unreadable or gives impossible values yields None, never an
+error: no frame may be lost because of a sensor. Sources: /proc, sysfs (`thermal_zone*`, `cpufreq`), and
+`throttling`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ _PLAUSIBLE_C = (-40.0, 150.0)
 
 @dataclass(frozen=True)
 class Readings:
-    """One look at all sensors; None where the board has none.
+    """One reading of all sensors; None if the board has no such sensor.
 
-    ``cpu_load``: share of all CPUs in use since the look before, 0 to 1. ``cpu_mhz``: the slowest core's clock,
+    ``cpu_load``: share of all CPUs in use since the previous reading, 0 to 1. ``cpu_mhz``: the slowest core's
+    clock,
     ``cpu_max_mhz`` its limit. ``temperature_c``: the hottest zone of the processor.
     """
 
@@ -39,12 +41,12 @@ class Readings:
 
     @property
     def throttled(self) -> bool | None:
-        """Whether the board holds back right now; None where it cannot tell."""
+        """Whether the board is throttled right now; None if it does not report that."""
         return None if self.throttling is None else bool(self.throttling.now)
 
 
 class Sensors:
-    """Reads them all. ``sysfs`` is where it is mounted; ``ask_firmware`` runs vcgencmd, which is dear."""
+    """Reads all sensors. ``sysfs``: its mount point; ``ask_firmware``: run vcgencmd, which is slow."""
 
     def __init__(self, sysfs: Path = SYSFS, *, ask_firmware: Callable[[], str | None] = vcgencmd_throttled) -> None:
         self._sysfs = sysfs
@@ -52,7 +54,7 @@ class Sensors:
         self._seconds = cpu_seconds()
 
     def read(self) -> Readings:
-        """Look at every sensor now. Takes well below a millisecond, some ten where vcgencmd has to be asked."""
+        """Read every sensor now. Takes well below a millisecond, or some ten if vcgencmd has to be run."""
         clocks = self._cpu_clocks("scaling_cur_freq")
         limits = self._cpu_clocks("cpuinfo_max_freq")
         available_bytes, total_bytes = memory_bytes()
@@ -72,12 +74,12 @@ class Sensors:
         return busy_share(before, self._seconds)
 
     def _cpu_clocks(self, name: str) -> list[float]:
-        """MHz of every core that tells."""
+        """Clocks in MHz of all cores that report one."""
         found = (number(path) for path in glob(self._sysfs, f"devices/system/cpu/cpu[0-9]*/cpufreq/{name}"))
         return [khz / 1e3 for khz in found if khz is not None and khz > 0]
 
     def _temperature_c(self) -> float | None:
-        """The hottest of the processor's zones; of all zones where none has a name."""
+        """Temperature of the processor's hottest zone; of all zones if none has a name."""
         low, high = _PLAUSIBLE_C
         found = []
         for zone in glob(self._sysfs, "class/thermal/thermal_zone*"):
@@ -91,7 +93,7 @@ class Sensors:
 
 
 class Watch(StoppableThread):
-    """Reads the sensors every ``every_s`` seconds beside the frame loop, so that no frame waits for one."""
+    """A thread that reads the sensors every ``every_s`` seconds, so that no frame waits for one."""
 
     def __init__(self, sensors: Sensors, *, every_s: float = 2.0) -> None:
         super().__init__("sensors")

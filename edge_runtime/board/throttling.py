@@ -1,4 +1,4 @@
-"""Whether the board holds back, as its firmware tells: Raspberry Pi, Jetson; None where nothing tells.
+"""Reads whether the firmware throttles the board (Raspberry Pi, Jetson); None if it does not report that.
 
 Sources: Raspberry Pi's flags, in sysfs (`get_throttled`) or else from `vcgencmd`; the alarm of its voltage sensor,
 which the kernel asks every two seconds; Jetson's cooling devices and over-current events.
@@ -17,7 +17,7 @@ _PI_THROTTLED = "devices/platform/soc*/soc*:firmware/get_throttled"
 #: The chip of the kernel's voltage sensor; its alarm is under-voltage.
 _PI_VOLTAGE = "rpi_volt"
 _UNDER_VOLTAGE, _OVER_CURRENT = "under-voltage", "over-current"
-#: Bits of Raspberry Pi's get_throttled, now; the same shifted by 16 tell of the time since boot.
+#: Bits of Raspberry Pi's get_throttled for the present; shifted by 16 they are for the time since boot.
 THROTTLE_BITS = {0: _UNDER_VOLTAGE, 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 _SINCE_BOOT = 16
 _VCGENCMD_TIMEOUT_S = 1.0
@@ -25,7 +25,7 @@ _VCGENCMD_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True)
 class Throttling:
-    """Why the board holds back: ``now``, and at any time ``since_boot``; empty where it does not."""
+    """Reasons for throttling: ``now``, and at any time ``since_boot``; empty if there is none."""
 
     now: tuple[str, ...]
     since_boot: tuple[str, ...]
@@ -37,7 +37,7 @@ class Throttling:
 
 
 def parse_throttled(text: str) -> Throttling | None:
-    """``throttled=0x50005`` of `vcgencmd get_throttled`, or the bare number of sysfs, which is hexadecimal."""
+    """Parse ``throttled=0x50005`` of `vcgencmd get_throttled`, or the bare hexadecimal number of sysfs."""
     try:
         bits = int(text.strip().rpartition("=")[2], 16)
     except ValueError:
@@ -52,7 +52,7 @@ def parse_throttled(text: str) -> Throttling | None:
 
 
 def vcgencmd_throttled(*, within_s: float = _VCGENCMD_TIMEOUT_S) -> str | None:
-    """What `vcgencmd get_throttled` prints, or None where there is none, it fails, or takes longer."""
+    """Output of `vcgencmd get_throttled`; None if the command is missing, fails, or takes too long."""
     command = shutil.which("vcgencmd")
     if command is None:
         return None
@@ -73,7 +73,7 @@ def vcgencmd_throttled(*, within_s: float = _VCGENCMD_TIMEOUT_S) -> str | None:
 
 
 class ThrottleFlags:
-    """Reads them. ``sysfs`` is where it is mounted; ``ask_firmware`` runs vcgencmd, which is dear."""
+    """Reads the throttling flags. ``sysfs``: its mount point; ``ask_firmware``: run vcgencmd, which is slow."""
 
     def __init__(self, sysfs: Path, *, ask_firmware: Callable[[], str | None] = vcgencmd_throttled) -> None:
         self._sysfs = sysfs
@@ -82,7 +82,7 @@ class ThrottleFlags:
         self._over_currents: float | None = None
 
     def read(self) -> Throttling | None:
-        """Look now; None where the board does not tell. Takes some ten milliseconds where vcgencmd is asked."""
+        """Read the flags now; None if the board has none. Takes some ten milliseconds if vcgencmd is run."""
         for path in glob(self._sysfs, _PI_THROTTLED):
             if (told := text(path)) is not None:
                 return parse_throttled(told)
@@ -125,13 +125,13 @@ class ThrottleFlags:
 
 
 def glob(sysfs: Path, pattern: str) -> Iterator[Path]:
-    """What there is in sysfs of a pattern, in the names' order."""
+    """Paths in sysfs that match a pattern, sorted by name."""
     with contextlib.suppress(OSError):
         yield from sorted(sysfs.glob(pattern))
 
 
 def text(path: Path) -> str | None:
-    """A file of sysfs; None where it cannot be read."""
+    """Read a file of sysfs; None if it cannot be read."""
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
@@ -139,7 +139,7 @@ def text(path: Path) -> str | None:
 
 
 def number(path: Path) -> float | None:
-    """The number in a file of sysfs; None where there is none."""
+    """Read the number in a file of sysfs; None if there is none."""
     try:
         return float(text(path) or "")
     except ValueError:

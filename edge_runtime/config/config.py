@@ -1,4 +1,4 @@
-"""The device's config file: every key, its unit in its name, its default, and what must hold between them."""
+"""The device's config file: every key with its default (units are in the names), and the checks between keys."""
 
 # Over 300 lines: every table of the config, and the checks between them.
 
@@ -32,7 +32,7 @@ from split_model.service.config_file import Layers, read_layers
 
 log = logging.getLogger(__name__)
 
-# libzmq takes no host that begins otherwise.
+# libzmq accepts no other first character of a host.
 _ADDRESS = re.compile(r"tcp://(?:[A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
 #: A device keeps a connection to each of its servers.
@@ -44,7 +44,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class DeviceTable(Table, frozen=True):
-    """``[device]``: what runs here. ``state`` is a folder this program may write to.
+    """``[device]``: bundle, keys and memory of this board. ``state`` is a folder this program may write to.
 
     ``head_memory_mb``: for heads that are ready. ``local_tail_memory_mb``: for the tails behind them, with which
     frames are finished here; 0 for none. ``status``: the file that ``edge-runtime status`` reads.
@@ -61,10 +61,10 @@ class DeviceTable(Table, frozen=True):
 
 
 class ServerTable(Table, frozen=True):
-    """``[server]``: where tails run. ``public_keys`` holds one key, or two while the server's is being rotated.
+    """``[server]``: a server that runs tails. ``public_keys``: one key, or two while the server rotates its key.
 
-    Two servers, as ``[[server]]``, are both connected to. A frame goes to the one that is expected to be sooner,
-    and the same release to the other one where the first fails.
+    With two servers, as ``[[server]]``, the device connects to both. A frame goes to the one with the earlier
+    expected answer; if that one fails, the same release goes to the other.
     """
 
     address: str
@@ -72,16 +72,16 @@ class ServerTable(Table, frozen=True):
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """Its public keys, Z85."""
+        """The server's public keys, in Z85."""
         return tuple(key.encode() for key in self.public_keys)
 
 
 class PrivacyTable(Table, frozen=True):
-    """``[privacy]``: what may leave this device, ever, in pure whole-input ε; every release is charged to a ledger.
+    """``[privacy]``: the budgets of this device, in pure whole-input ε; every release is charged to a ledger.
 
-    ``subject_budget``: for each source's ``subject`` by itself. ``window_budget``: besides, for every ``window_s``
-    seconds of the device's running time. ``block_frames`` of a subject are paid for with one write; a crash
-    forfeits the rest.
+    ``whole_input_budget``: for the device's whole life. ``subject_budget``: for each source's ``subject`` alone.
+    ``window_budget``: an additional budget for every ``window_s`` seconds of the device's running time.
+    ``block_frames`` frames of a subject are prepaid with one write; a crash loses those that were not used.
     """
 
     whole_input_budget: Positive | Literal["unlimited"]
@@ -94,16 +94,17 @@ class PrivacyTable(Table, frozen=True):
 class PlannerTable(Table, frozen=True):
     """``[planner]``: ``split`` is ``auto``, ``local``, or the op index of an offered cut.
 
-    ``answer_within_s``: an answer later than this after the capture is of no use. ``earliest_cut``: cuts before
+    ``answer_within_s``: deadline of an answer, in seconds after the capture. ``earliest_cut``: cuts before
     this op index are never used, whatever the link; 0 allows cut 0, the input itself under noise.
-    ``accuracy_floor``: cuts whose measured agreement with the unsplit model, under this release, is below it are
-    not used, nor those whose one-sided 80 % bound is more than 0.1 below it; 0.9 unless set, ``off`` for none. A
-    floor that is set here wants every cut measured. ``reveal_at_most``: cuts of which a server sees more under this
-    release, by the audit that is stored with the bundle, are not used, nor those that were not audited under it;
-    unset, all are. ``objective``: ``latency`` works on one frame at a time;
+    ``accuracy_floor``: the minimum agreement of a cut with the unsplit model, measured under this release; default
+    0.9, ``off`` for none. Cuts below it are not used, nor cuts whose one-sided 80 % lower bound is more than 0.1
+    below it. If the key is set, cuts without a measurement are not used either. ``reveal_at_most``: the maximum
+    exposure of a cut under this release, by the audit that is stored with the bundle. Cuts above it and cuts
+    without an audit under this release are not used. Unset: no limit. ``objective``: ``latency`` works on one frame
+    at a time;
     ``throughput`` on several at once and answers as many a second as it can, in the order they are done. ``hedge``:
-    where the server's answer is in doubt the board goes on with the frame as well, right behind the head, if that
-    is expected to save more than it costs.
+    if the server's answer is in doubt, the board also finishes the frame itself, right after the head, provided
+    that this is expected to save more than it costs.
     """
 
     split: Literal["auto", "local"] | int = "auto"
@@ -118,19 +119,19 @@ class PlannerTable(Table, frozen=True):
 
     @property
     def floor(self) -> Floor | None:
-        """The accuracy floor, default included; None where it is off."""
+        """The accuracy floor, default included; None if it is off."""
         if self.accuracy_floor is None:
             return DEFAULT_FLOOR
         return None if self.accuracy_floor == "off" else Floor.at(self.accuracy_floor)
 
     @property
     def hysteresis(self) -> Hysteresis:
-        """What has to be gained to move the split."""
+        """The minimum gain that moves the split."""
         return Hysteresis(min_gain=self.min_gain, dwell_s=self.dwell_s)
 
 
 class ReportTable(Table, frozen=True):
-    """``[report]``: how this device is, for the server's fleet page, and nothing of a frame; docs/fleet.md.
+    """``[report]``: status reports for the server's fleet page, without any frame's content; see docs/fleet.md.
 
     ``period_s``: seconds between two reports. ``textfile``: a file that ends in ``.prom`` in the folder of
     node_exporter's textfile collector, written as often.
@@ -142,7 +143,7 @@ class ReportTable(Table, frozen=True):
 
 
 class EmulationTable(Table, frozen=True):
-    """``[emulation]``: play a board that is ``slowdown`` times slower. For demonstrations and tests."""
+    """``[emulation]``: emulate a board that is ``slowdown`` times slower. For demonstrations and tests."""
 
     slowdown: Annotated[float, msgspec.Meta(ge=1.0)] = 1.0
 
@@ -196,7 +197,7 @@ class Config(Table, frozen=True):
 def load(path: Path, *, check_server_keys: bool = True) -> Config:
     """Read and check a config file and its ``conf.d``; `ConfigError` names file and key.
 
-    The device's own keys can be made before the server's are known: the commands for that leave those unchecked.
+    The commands that make the device's keys do not check the server's keys, which may be unknown at that time.
     """
     return load_layers(path, check_server_keys=check_server_keys)[0]
 
@@ -204,7 +205,7 @@ def load(path: Path, *, check_server_keys: bool = True) -> Config:
 def load_layers(
     path: Path, *, check_server_keys: bool = True, warn: Callable[[str], None] = log.warning
 ) -> tuple[Config, Layers]:
-    """`load`, and where every value is from; ``warn`` hears of each key that is called by its old name."""
+    """`load`, with the origin of every value; ``warn`` is called for each key under its old name."""
     layers, warnings = with_new_names(read_layers(path))
     for text in warnings:
         warn(text)
@@ -229,7 +230,7 @@ def load_layers(
     if textfile is not None and textfile.suffix != ".prom":
         raise ConfigError(
             f"{layers.where('report.textfile')}: report.textfile: {textfile} does not end in '.prom'",
-            remedy="node_exporter reads files of that ending alone",
+            remedy="node_exporter reads only files with that ending",
         )
     _check_privacy(config, layers.where)
     if check_server_keys:
@@ -287,7 +288,7 @@ def _check_labels(tables: Sequence[SourceTable | SinkTable], table: str, where: 
 
 
 def _check_privacy(config: Config, where: Callable[..., str]) -> None:
-    """What release and budgets must have in common. ``where``: the file to name for key paths."""
+    """Check that release and budgets fit together. ``where``: gives the file of a key path, for errors."""
     release, privacy = config.release, config.privacy
     check_release(release, where)
     if privacy is None:

@@ -1,4 +1,4 @@
-"""What holds where a key is not set and its default follows from others; `config show` prints it."""
+"""Effective values of unset keys whose default depends on other keys; `config show` prints them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from edge_runtime.config.config import Config
 
 
 def in_force(config: Config) -> dict[str, str]:
-    """Return the meaning of keys that are not set, by their paths, as values or in words.
+    """Return the effective values of unset keys by key path, as values or in words.
 
     Keys that are set are left out, as are those whose absence needs no explanation.
     """

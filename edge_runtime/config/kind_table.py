@@ -1,4 +1,4 @@
-"""What a source and a sink have in common in the config: a kind, and a name that stands for it."""
+"""Base of the config tables of sources and sinks: a kind and a name."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class KindTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     @property
     def label(self) -> str:
-        """What this source or sink is called."""
+        """The label of this source or sink: its name, or its kind."""
         return self.name or self.kind

@@ -1,7 +1,7 @@
-"""The kinds of sources and sinks that are installed: ours, and the entry points of other packages.
+"""Finds installed kinds of sources and sinks: ours, and the entry points of other packages.
 
-A kind is looked up when a config names it, so a board pays for no other. Entry points are read only where a kind is
-not ours: what reads them takes more than a megabyte of a board's memory.
+A kind is imported when a config names it, so a board loads no other. Entry points are read only if a kind is not
+ours: the module that reads them takes more than a megabyte of a board's memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ C = TypeVar("C", bound=msgspec.Struct)
 class Registry:
     """The kinds of one table; each must load as a subclass of ``base``, tagged by its name.
 
-    ``ours`` and what ``find`` finds: the class of each kind, as ``module:name``.
+    ``ours`` and the results of ``find``: the class of each kind, as ``module:name``.
     """
 
     table: str
@@ -37,7 +37,7 @@ class Registry:
     find: Callable[[], Mapping[str, str]]
 
     def load(self, kind: str, where: str) -> Any:
-        """The table's type of a kind; `ConfigError` for one that is not installed, or that does not load."""
+        """Return a kind's table type; `ConfigError` if it is not installed or does not load."""
         place = self.ours.get(kind) or self._found(kind, where)
         try:
             module, _, name = place.partition(":")
@@ -49,7 +49,7 @@ class Registry:
             ) from None
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
             raise ConfigError(
-                f"{where}: kind {kind!r} ({place}) is no {self.base.__name__}",
+                f"{where}: kind {kind!r} ({place}) is not a {self.base.__name__}",
                 remedy=f"derive it from {self.base.__name__}",
             )
         if loaded.__struct_config__.tag != kind:  # type: ignore[attr-defined]
@@ -59,15 +59,15 @@ class Registry:
         return loaded
 
     def installed(self) -> dict[str, str]:
-        """Every kind and its class, those of other packages included."""
+        """All kinds and their classes, including those of other packages."""
         return {**self.find(), **self.ours}
 
     def _found(self, kind: str, where: str) -> str:
-        """Where another package has a kind."""
+        """Find a kind's class in other packages."""
         installed = self.installed()
         if kind in installed:
             return installed[kind]
-        import difflib  # a hundred kilobytes, of no use to a config that is right
+        import difflib  # a hundred kilobytes that a correct config does not need
 
         near = difflib.get_close_matches(kind, installed, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(sorted(installed))}"
@@ -75,7 +75,7 @@ class Registry:
 
 
 def _group(name: str) -> Callable[[], Mapping[str, str]]:
-    """Reads the entry points of a group from the metadata of all installed packages."""
+    """Return a function that reads a group's entry points from all installed packages."""
 
     def find() -> Mapping[str, str]:
         from importlib.metadata import entry_points
@@ -102,7 +102,7 @@ SINKS = Registry("sink", "jsonl", SinkTable, OUR_SINKS, _group("edge_runtime.sin
 
 
 def with_kinds(config: type[C], layers: Layers) -> tuple[type[C], dict[str, Any]]:
-    """A config type that knows the kinds that a config names, and the tree with every kind spelled out.
+    """Extend the config type by the kinds that a config names; also return the tree with every kind filled in.
 
     Args:
         config: The type to widen.
@@ -146,7 +146,7 @@ def _told(entry: Any, default: str) -> Any:
 
 
 def _refuse_mixed(entries: Mapping[str, Any], kind: type[msgspec.Struct], layers: Layers, table: str) -> None:
-    """A file of conf.d that changes a table's kind leaves the keys of the kind before: say how to replace it."""
+    """Refuse a conf.d file that changes a table's kind but leaves keys of the previous kind in place."""
     by = layers.where(f"{table}.kind")
     for name in entries:
         where = layers.where(f"{table}.{name}")

@@ -1,4 +1,4 @@
-"""The part of the device's config that says how features are protected, and what an epsilon there is of."""
+"""The ``[release]`` table: how features are protected, with the unit of each epsilon."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all tables of the config but those of kinds."""
+    """Base of all config tables except those with a kind."""
 
 
 class ReleaseTable(Table, frozen=True):
     """``[release]``: how features are protected.
 
     ``noise``: ``epsilon`` is per value, the mean over a frame's values, 16 unless set. ``bits`` a value, on the
-    wire: 4 unless set, more for an epsilon over 38. ``allocation``: how it is shared among channels; ``auto``, the
-    default, takes at each cut what `prepare` measured to be best there. The preset ``cis`` is noise with ``rank``.
+    wire: 4 unless set, more for an epsilon over 38. ``allocation``: how epsilon is shared among channels; ``auto``,
+        the default, takes at each cut the one that `prepare` measured as best. The preset ``cis`` is noise with
+        ``rank``.
 
-    ``codebook``: ``whole_input_epsilon`` is that of a frame as a whole, and has no default. ``codewords`` and
-    ``groups`` choose among a cut's codebooks; the default is the one that is expected to be right most. Cuts
-    without one are not used.
+    ``codebook``: ``whole_input_epsilon`` is the epsilon of a whole frame, and has no default. ``codewords`` and
+    ``groups`` choose among a cut's codebooks; the default is the one with the best expected accuracy. Cuts without
+    a codebook are not used.
 
-    ``pace``: ``free``: a release leaves when its head is done. ``fixed``: work on the board ends in slots of the
-    longest time that was measured, so that a release leaves at a time that does not depend on the frame.
+    ``pace``: ``free``: a release leaves when its head is done. ``fixed``: work on the board ends in slots as long
+    as the longest measured time, so that the time of a release does not depend on the frame.
     """
 
     mechanism: Literal["noise", "codebook", "none"] = "noise"
@@ -48,7 +49,7 @@ class ReleaseTable(Table, frozen=True):
 
     @property
     def wish(self) -> AllocationWish:
-        """How the budget is to be shared, preset and default included."""
+        """The wanted allocation of epsilon, preset and default included."""
         return self.allocation or ("rank" if self.preset == "cis" else "auto")
 
     @property
@@ -63,7 +64,7 @@ class ReleaseTable(Table, frozen=True):
 
     @property
     def name(self) -> str:
-        """Name of the release that a profile's timings are valid for; the choice at each cut is the bundle's."""
+        """Name of the release that a profile's timings are valid for; the bundle makes the choice at each cut."""
         if self.mechanism == "none":
             return "none"
         if self.mechanism == "codebook":
@@ -74,9 +75,11 @@ class ReleaseTable(Table, frozen=True):
         return f"noise epsilon={self.noise_epsilon:g} {self.wish} bits={self.noise_bits}"
 
     def spec_at(self, cut: Cut) -> NoiseSpec | CodebookSpec | None:
-        """The release at a cut, or None where the user chose to send features unprotected.
+        """Return the release at a cut; None if the user chose to send features unprotected.
 
-        Raises `ConfigError` for an epsilon out of range, and where the cut has no codebook that fits.
+        Raises:
+            ConfigError: An epsilon is out of range, or the cut has no codebook that fits.
+
         """
         if self.mechanism == "none":
             return None
@@ -96,14 +99,14 @@ class ReleaseTable(Table, frozen=True):
         return spec
 
     def usable(self, cut: Cut) -> bool:
-        """Whether anything may leave at a cut."""
+        """Whether this release can be made at a cut."""
         return self.why_unusable(cut) is None
 
     def why_unusable(self, cut: Cut) -> str | None:
-        """Why nothing may leave at a cut under this release; None where it may.
+        """Why this release cannot be made at a cut; None if it can.
 
-        Under ``codebook`` the bundle must have one that fits, under ``noise`` every tensor must be one that noise
-        can be put on, and have its calibration.
+        ``codebook`` needs a codebook in the bundle that fits. ``noise`` needs tensors that can take noise, each
+        with a calibration.
         """
         if self.mechanism == "noise":
             reasons = (why_unreleasable(tensor) for tensor in cut.tensors)
@@ -116,9 +119,9 @@ class ReleaseTable(Table, frozen=True):
 
 
 def check_release(release: ReleaseTable, where: Callable[..., str]) -> None:
-    """An epsilon of the other mechanism has another unit, and must not pass for this one's: `ConfigError`.
+    """Check the release; an epsilon of the other mechanism (which has another unit) is a `ConfigError`.
 
-    ``where``: the file to name for key paths.
+    ``where``: gives the file of a key path, for errors.
     """
     others = {
         "noise": ("codebook", ("whole_input_epsilon", "codewords", "groups")),

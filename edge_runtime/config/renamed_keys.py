@@ -1,4 +1,4 @@
-"""Config keys that have a new name: the old one is accepted for one version, with a warning.
+"""Renames config keys: the old name is accepted for one version, with a warning.
 
 An update must not stop a board whose config was written for the version before. Add a key to `RENAMED` when you
 rename it; remove it with the next version.
@@ -27,7 +27,7 @@ def with_new_names(layers: Layers, renamed: Mapping[str, str] = RENAMED) -> tupl
 
     Args:
         layers: The config as the files say it.
-        renamed: Old key path to new key path.
+        renamed: New key path for each old one.
 
     Returns:
         The config under the new names, each value still from the file that holds it, and one line of warning for
@@ -62,7 +62,7 @@ def with_new_names(layers: Layers, renamed: Mapping[str, str] = RENAMED) -> tupl
 
 
 def _entries(tree: dict[str, Any], table: str) -> list[dict[str, Any]]:
-    """The tables at a path: none, one, or several where it is a list; other shapes are the parser's to refuse."""
+    """The tables at a path: none, one, or several for a list. The parser refuses other shapes."""
     found: Any = tree
     for name in table.split("."):
         found = found.get(name) if isinstance(found, dict) else None

@@ -1,1 +1,1 @@
-"""Puts the device program together, runs it, and takes it apart again."""
+"""Opens the parts of the device program, runs it, and closes them again."""

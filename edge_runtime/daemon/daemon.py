@@ -1,6 +1,6 @@
-"""Runs the device program: signals, sources and sinks around a `Device`, and its end.
+"""Runs the device program: signals, sources and sinks around a `Device`, and the shutdown.
 
-What a device is made of is opened in `daemon.device`.
+The parts of a device are opened in `daemon.device`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _PATIENCE_S = (1.0, 60.0)
 
 @dataclass(frozen=True)
 class Service:
-    """What the command line knows beside the config: where it is, how to read it again, where to publish.
+    """Settings from the command line: the config's path, how to read it again, where to publish the status.
 
-    ``make_board``: gives the board that heads run on, for a slowdown.
+    ``make_board``: returns the board that heads run on, given a slowdown.
     """
 
     config: Path
@@ -73,7 +73,7 @@ def run(config: Config, service: Service) -> int:
         closing.callback(notifier.close)
         shutdown.start()
         closing.callback(shutdown.over)
-        ending.callback(shutdown.begin)  # before anything is closed, however that comes about
+        ending.callback(shutdown.begin)  # before anything is closed, whatever the cause
         reporter = Reporter(
             service.status,
             config=service.config,
@@ -147,7 +147,7 @@ def _answer(
     counters: Counters,
     note: Callable[[Step], None],
 ) -> Device:
-    """Answer every frame there is, by the device that is in force then; returns the last."""
+    """Answer every frame with the device in force at that time; returns the last device."""
     while True:
         device = in_force.take_turn(counters)
         for step in device.loop.run(stream.until(lambda: in_force.changed)):
@@ -166,9 +166,9 @@ def _answer(
 
 
 def _say_end(device: Device, views: Sequence[LinkView], last: Step | None, *, counters: Counters) -> None:
-    """Say why nothing was offloaded, where that is so."""
+    """Log why nothing was offloaded, if nothing was."""
     for link, view in zip(device.links, views, strict=True):
-        if view.trouble is Trouble.NOT_YET:  # any other trouble was told when it came
+        if view.trouble is Trouble.NOT_YET:  # any other trouble was logged when it began
             log.warning("%s was not reached before the last frame", link.address)
     reason = why_local(last, device.plan.bundle.local)
     if reason is not None and not counters.as_dict()["offloaded"]:

@@ -1,4 +1,4 @@
-"""The composition root: each part of a device is made here, once, in order, and closed in reverse.
+"""The composition root: makes each part of a device once, in order, and closes them in reverse.
 
     plan      bundle, cuts, release plans: `daemon.plan`
     account   the ledger, and what a frame costs
@@ -56,7 +56,7 @@ _STUCK_AFTER = 20.0
 
 @dataclass(frozen=True)
 class Device:
-    """One config at work. Make it with `open`, iterate over ``loop.run``, `close` it at the end."""
+    """A running device with one config. Make it with `open`, iterate over ``loop.run``, then `close` it."""
 
     plan: Plan
     account: Account
@@ -72,14 +72,14 @@ class Device:
 
         Args:
             config: What to open.
-            program: What the device shares with those before and after it.
+            program: The parts that all devices of this process share, one after the other.
             replaces: The device in force, for a reload: the new one is opened beside it, on the same ledger.
 
         Returns:
             The device, its link threads running, or None if the program was told to stop before it was ready.
 
         Raises:
-            SplitModelError: A part cannot be opened, or a running program cannot take up this config.
+            SplitModelError: A part cannot be opened, or this config needs a restart of the program.
 
         """
         plan = Plan.of(config)
@@ -117,38 +117,38 @@ class Device:
 
     @property
     def config(self) -> Config:
-        """The config that is at work here."""
+        """The config of this device."""
         return self.plan.config
 
     @property
     def frame_within_s(self) -> float:
-        """How long one frame may take before something must be stuck: its deadline, and local runs behind it."""
+        """Seconds after which a frame counts as stuck: its deadline, plus the local runs after it."""
         return self.config.planner.answer_within_s + _STUCK_AFTER * self.models.profile.local.head_p95_s
 
     def views(self) -> list[LinkView]:
-        """The links now, in the order of the config; raises what ended a link thread, if something did."""
+        """The links now, in the order of the config; raises the error that ended a link thread, if one did."""
         return [link.view() for link in self.links]
 
     def report(self, report: wire.Report) -> bool:
-        """Tell every server how this device is; returns whether one of them takes reports."""
-        taken = [link.report(report) for link in self.links]  # each of them, whatever the others say
+        """Send a status report to every server; returns whether one of them accepts reports."""
+        taken = [link.report(report) for link in self.links]  # call each of them: no short-circuit
         return any(taken)
 
     def stop_links(self) -> list[LinkView]:
-        """End the links; their last views, for their counts. Raises what ended a link thread, if something did."""
+        """End the links; returns their last views, for the counts. Raises the error that ended a link thread."""
         for link in self.links:
             link.stop()
         return self.views()
 
     def close(self) -> None:
-        """Close every part, the last one opened first; the ledger is closed with the last device that has it."""
+        """Close every part in reverse order; the ledger is closed with the last device that uses it."""
         self.closing.close()
 
 
 def _open_links(
     plan: Plan, keys: KeyPair, closing: contextlib.ExitStack, *, program: Program, boot_id: str
 ) -> tuple[Link, ...]:
-    """The links to all servers; whoever waits at one hears of all of them."""
+    """Open the links to all servers; a wait at one of them wakes for news of any."""
     news, links = threading.Condition(), []
     for server in plan.config.servers:
         # Under a name of its own: during a reload two links to one address are up.
@@ -168,7 +168,7 @@ def open_link(
     beat: Callable[[], None] = lambda: None,
     news: threading.Condition | None = None,
 ) -> Link:
-    """The link to one server, its thread running.
+    """Open the link to one server and start its thread.
 
     Args:
         plan: The bundle, which bounds an answer.
@@ -190,7 +190,7 @@ def open_link(
     link = Link(transport, session, beat=beat, news=news)
 
     def close() -> None:
-        if link.stop():  # else its thread still uses the sockets
+        if link.stop():  # if it hangs, its thread still uses the sockets
             transport.terminate()
 
     closing.callback(close)
@@ -199,7 +199,7 @@ def open_link(
 
 
 def make_planner(plan: Plan, profile: Profile) -> Planner:
-    """The planner over the cuts that the config allows."""
+    """Make the planner over the cuts that the config allows."""
     local, table = plan.bundle.local, plan.config.planner
     splits = [
         SplitProfile(timing.split, timing.head_s, timing.release_s, timing.payload_bytes)
@@ -208,7 +208,7 @@ def make_planner(plan: Plan, profile: Profile) -> Planner:
     ]
     fixed = {"auto": None, "local": local}.get(table.split) if isinstance(table.split, str) else table.split
     if fixed is not None and fixed not in plan.allowed:
-        fixed = local  # a cut that does not answer well enough, as the log says
+        fixed = local  # a cut below the accuracy floor, which the log names
     return Planner(splits, local=local, hysteresis=table.hysteresis, fixed=fixed, objective=table.objective)
 
 
@@ -223,7 +223,7 @@ def make_loop(
     closing: contextlib.ExitStack,
     boot_id: str,
 ) -> Driver:
-    """The frame loop over all the other parts."""
+    """Make the frame loop over all the other parts."""
     table, beats = plan.config.planner, program.beats
     run_s = max(program.patience_s, _STUCK_AFTER * models.profile.local.head_p95_s)
     load = _watched_load(plan, models, closing)
@@ -247,7 +247,7 @@ def make_loop(
 
 
 def _watched_load(plan: Plan, models: LoadedModels, closing: contextlib.ExitStack) -> LoadEstimator:
-    """The load of the board, watched until the end; 1 on an emulated board."""
+    """Start to watch the board's load; always 1 on an emulated board."""
     threads = plan.config.device.threads
     cpus = os.cpu_count() or 1
     load = LoadEstimator(models.profile.speed, cpus=cpus, allowed=allowed_cpus(), threads=threads)
@@ -259,7 +259,7 @@ def _watched_load(plan: Plan, models: LoadedModels, closing: contextlib.ExitStac
 
 
 def _account(plan: Plan, replaces: Device | None) -> Account:
-    """Pays from the ledger of the device in force; one that could not be opened is tried again."""
+    """Open the account: the ledger of the device in force, or a new one, which is retried if it does not open."""
     if replaces is not None and replaces.account.ledger_state is not None:
         return replaces.account.sharing(plan.costs)
     config = plan.config

@@ -1,4 +1,4 @@
-"""Takes up a changed config while frames flow: which device answers, and how another takes its place."""
+"""Applies a changed config while frames flow: opens a new `Device` and puts it in the place of the old."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
 
-#: Time for one of the new links to come up before they take over from one that is up.
+#: Seconds that the first of the new links has to come up before they replace a link that is up.
 _LINK_WITHIN_S = 3.0
-#: At the end, the time that replaced devices have to close.
+#: Seconds that replaced devices have to close at the end of the program.
 _END_WITHIN_S = 5.0
 
 
 class InForce:
-    """Which `Device` answers: the frame loop takes turns with it, and another one can be put in its place.
+    """Holds the `Device` that answers frames; another one can be put in its place at any time.
 
-    Every device that was handed in is closed once: when it is replaced, or with `close`.
+    Every device is closed once: when it is replaced, or with `close`.
     """
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._lock = threading.Lock()  # whoever takes one out of its place, and only they, retires it
+        self._lock = threading.Lock()  # the thread that takes a device out of its place retires it, no other
         self._turn: Device | None = None
         self._retiring: list[StoppableThread] = []
         self._closed = False
@@ -46,11 +46,11 @@ class InForce:
 
     @property
     def changed(self) -> bool:
-        """Whether the frame loop's turn is with one that is no longer in force."""
+        """Whether the frame loop still runs a device that was replaced."""
         return self._turn is not self._device
 
     def put(self, device: Device) -> None:
-        """Another one, from the next frame on; one that never got a turn is closed, or that comes after `close`."""
+        """Use another device from the next frame on. One that was never used, or comes after `close`, is closed."""
         with self._lock:
             if self._closed:
                 self._retire(device)
@@ -60,7 +60,7 @@ class InForce:
                 self._retire(left)
 
     def take_turn(self, counters: Counters) -> Device:
-        """The one in force. The one before is closed meanwhile: no frame has to wait for that."""
+        """Return the device in force. The previous one is closed in the background: no frame waits for that."""
         with self._lock:
             left, self._turn = self._turn, self._device
             taken = self._turn
@@ -71,7 +71,7 @@ class InForce:
         return taken
 
     def close(self) -> None:
-        """Close every device and the ledger, even where a reload or an older device still has it."""
+        """Close every device and the ledger, even if a reload or an older device still uses it."""
         with self._lock:
             self._closed = True
         until_s = time.monotonic() + _END_WITHIN_S
@@ -84,7 +84,7 @@ class InForce:
                 closing.callback(self._turn.close)
 
     def close_ledger(self) -> None:
-        """Give back what the ledger has reserved: nothing leaves any more."""
+        """Close the ledger and return its prepaid frames: nothing leaves any more."""
         self._device.account.close_ledger()
 
     def _retire(self, left: Device) -> None:
@@ -95,10 +95,10 @@ class InForce:
 
 
 class Reloader(StoppableThread):
-    """Reads the config again for each item in ``hangups``, and puts what comes of it in force.
+    """A thread that reloads the config for each item in ``hangups`` and puts a new device in force.
 
-    ``reread`` reads the config, ``take_up`` takes up sources and sinks that differ between two plans. Whatever is
-    wrong with the config, the one in force stays in force.
+    ``reread`` reads the config; ``take_up`` replaces the sources and sinks that differ between two plans. If the
+    new config has any fault, the current one stays in force.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Reloader(StoppableThread):
     def run(self) -> None:
         """Reload, until `stop`; a reload under way is finished first."""
         while self._hangups.get():
-            while not self._hangups.empty():  # several signals in a row ask for the same
+            while not self._hangups.empty():  # one reload answers several signals in a row
                 if not self._hangups.get():
                     return
             self._reporter.enter("reloading")
@@ -131,7 +131,7 @@ class Reloader(StoppableThread):
             except SplitModelError as error:
                 self._refused(str(error))
             except MemoryError:
-                self._refused("not enough memory to open it beside the one in force")
+                self._refused("not enough memory to open it beside the current one")
             except Exception as error:
                 log.exception("reload")
                 self._refused(f"{type(error).__name__}: {error}")
@@ -140,7 +140,7 @@ class Reloader(StoppableThread):
 
     def _refused(self, why: str) -> None:
         self._reporter.reload_error = why
-        log.error("the changed config is not taken up, the one before stays in force: %s", why)
+        log.error("reload refused, the previous config stays in force: %s", why)
 
     def _reload(self) -> None:
         old = self._in_force.device
@@ -164,7 +164,7 @@ class Reloader(StoppableThread):
         )
 
     def _wait_for_link(self, device: Device) -> None:
-        """So that no frame falls back to this board only because of the reload."""
+        """Wait for a link, so that no frame falls back to this board only because of the reload."""
         until_s = time.monotonic() + _LINK_WITHIN_S
         while time.monotonic() < until_s and not self._program.stopped():
             if any(view.up for view in device.views()):

@@ -1,4 +1,4 @@
-"""The models of a device, opened: the board they run on, heads, measured profile, and local tails."""
+"""Opens the models of a device: the board, heads, measured profile, and local tails."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from split_model.service.heartbeats import WatchedPool
 
 log = logging.getLogger(__name__)
 
-#: A head must be loaded within this time, whatever card its file is on.
+#: Seconds within which a head must be loaded, even from a slow memory card.
 _HEAD_WITHIN_S = 300.0
 
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """The board, and its heads, local tails and profile. ``loader`` loads them."""
+    """The board with its heads, local tails and profile. ``loader``: the thread that loads them."""
 
     board: Board
     heads: Heads
@@ -42,8 +42,8 @@ class LoadedModels:
     ) -> LoadedModels | None:
         """Load the whole model, measure the board unless that was done, and run the model once.
 
-        None if the program was told to stop meanwhile. ``keep_profile``: store a profile that had to be measured;
-        false where the board answers frames at the same time.
+        Returns None if the program received a stop signal meanwhile. ``keep_profile``: store a profile that had to
+        be measured; false where the board answers frames at the same time.
         """
         config, bundle = plan.config, plan.bundle
         board = program.make_board(config.emulation.slowdown)
@@ -53,9 +53,9 @@ class LoadedModels:
         profile = _profile(plan, heads, board, program, keep=keep_profile)
         if profile is None:
             return None
-        # A stored profile says nothing of whether the model runs today.
+        # A stored profile does not show that the model still runs.
         heads.whole.run([np.zeros(spec.shape, spec.dtype) for spec in bundle.manifest.inputs])
-        # What a local tail takes at most was not measured: in slots, local runs are of the whole model.
+        # The longest time of a local tail was not measured: with slots, local runs use the whole model.
         paced = config.release.pace == "fixed"
         decides_late = config.planner.split == "auto" and config.planner.objective == "latency" and not paced
         if paced:
@@ -75,9 +75,9 @@ class LoadedModels:
 def open_heads(
     plan: Plan, closing: contextlib.ExitStack, *, loader: Executor | None = None, keep_copies: bool = True
 ) -> Heads:
-    """The heads of a bundle, the whole model loaded; ``loader`` loads the others in the background.
+    """Open the heads of a bundle and load the whole model; ``loader`` loads the others in the background.
 
-    ``keep_copies``: see `ModelFiles`; false for a command that is to leave the state folder as it is.
+    ``keep_copies``: see `ModelFiles`; false for a command that must not change the state folder.
     """
     config, bundle = plan.config, plan.bundle
     memory_mb = config.device.head_memory_mb
@@ -94,7 +94,7 @@ def open_heads(
 
 
 def _profile(plan: Plan, heads: Heads, board: Board, program: Program, *, keep: bool) -> Profile | None:
-    """What the splits cost on this board, measured where no stored profile fits."""
+    """Find the stored profile of this board, or measure a new one if none fits."""
     measuring = "measuring this board"
 
     def progress(text: str) -> None:
@@ -116,5 +116,5 @@ def _profile(plan: Plan, heads: Heads, board: Board, program: Program, *, keep: 
             progress=progress,
             keep=keep,
         )
-    finally:  # a reload that is refused must not starve the watchdog of the device in force
+    finally:  # a refused reload must not starve the watchdog of the device in force
         program.beats.done(measuring)

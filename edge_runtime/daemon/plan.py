@@ -1,7 +1,6 @@
-"""A config worked out: bundle, cuts, release plans and their costs. Needs no hardware, holds nothing open.
+"""The plan of a config: bundle, cuts, release plans and costs. Needs no hardware, keeps nothing open.
 
-`run`, a reload, `bench`, `doctor` and `config check` all begin here, so that what one of them accepts or refuses
-the others do too.
+`run`, a reload, `bench`, `doctor` and `config check` all begin here, so they accept and refuse the same configs.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from split_model.features.data import read_labels
 from split_model.interpreter import choose_backend
 from split_model.protocol.keys import KeyPair, read_pair
 
-#: Keys that belong to the start: there is one ledger, and one place where to look for the status.
+#: Keys that only a restart can change: there is one ledger, and one status file.
 FIXED = ("device.state", "device.status")
 _BROUGHT = "device.bundle"
 RESTART = "run 'systemctl restart edge-runtime'"
@@ -36,13 +35,13 @@ RESTART = "run 'systemctl restart edge-runtime'"
 
 @dataclass(frozen=True)
 class Plan:
-    """What one config comes to.
+    """Everything that follows from one config and its bundle.
 
-    ``bundle`` has those cuts only at which something may leave; the planner may use the ``allowed`` ones of them.
-    ``accuracy``: how well each of them answers, as far as that was measured. ``exposure``: what a server can see of
-    each, as far as that was audited.
-    ``releases`` and ``costs`` (of one frame, in the ledger's units) are by cut. ``wanted``: what a source has to
-    bring.
+    ``bundle`` has only the cuts at which the release can be made; the planner uses the ``allowed`` ones of them.
+    ``accuracy``: the measured agreement of each, where there is one. ``exposure``: the audited exposure of each,
+    where there is one.
+    ``releases`` and ``costs`` (of one frame, in the ledger's units) are by cut. ``wanted``: the form of the frames
+    that a source has to give.
     """
 
     config: Config
@@ -56,7 +55,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: Config) -> Plan:
-        """Read the bundle and work everything out.
+        """Read the bundle and make the plan.
 
         Raises:
             SplitModelError: The bundle is missing or damaged, or lacks something that the config names.
@@ -94,7 +93,7 @@ class Plan:
 
     @property
     def wanted_cuts(self) -> frozenset[int]:
-        """The cuts that the config does not forbid, however well they answer."""
+        """The cuts that the config does not forbid, before the accuracy floor is applied."""
         planner = self.config.planner
         return frozenset(
             cut.index for cut in self.bundle.manifest.cuts
@@ -102,23 +101,23 @@ class Plan:
         )  # fmt: skip
 
     def cut_lines(self) -> Iterator[Line]:
-        """Accuracy and exposure of the cuts that the config does not forbid otherwise, for the log."""
+        """Log lines with accuracy and exposure of the cuts that no other key forbids."""
         yield from self.accuracy.lines(self.wanted_cuts)
         yield from self.exposure.lines(self.wanted_cuts & self.accuracy.used)
 
     @property
     def accuracy_trouble(self) -> str:
-        """Why no cut is used, or what the figures lack, in one line; else empty."""
+        """One line that says why no cut is used, or which measurements are missing; else empty."""
         return "; ".join(line.text for line in self.accuracy.conclusion(self.wanted_cuts))
 
     @property
     def exposure_trouble(self) -> str:
-        """Why every cut reveals too much to be used, in one line; else empty."""
+        """One line that says why every cut reveals too much; empty if one does not."""
         return "; ".join(line.text for line in self.exposure.conclusion(self.wanted_cuts & self.accuracy.used))
 
     @property
     def prices(self) -> Prices:
-        """What frames cost, for the ledger's status; nothing where all of them are finished on the board."""
+        """Costs of frames for the ledger's status; none if all frames are finished on the board."""
         split = self.config.planner.split
         used = {"auto": self.allowed, "local": ()}[split] if isinstance(split, str) else (split,)
         return Prices(
@@ -127,35 +126,35 @@ class Plan:
         )
 
     def check(self) -> None:
-        """Raise the fault of the backend, the state, a source or a sink; touches nothing that a program uses."""
+        """Raise a fault of backend, state folder, source or sink; does not disturb a running program."""
         self.check_board()
         self.check_sources()
         self.check_sinks()
 
     def check_board(self) -> None:
-        """`check` the backend and the state alone."""
+        """Do `check` for the backend and the state folder only."""
         choose_backend(self.config.device.backend)
         check_state(self.config.device.state)
 
     def check_sources(self) -> None:
-        """`check` the sources alone."""
+        """Do `check` for the sources only."""
         refuse_faults(self.source_faults().values())
 
     def check_sinks(self) -> None:
-        """`check` the sinks alone."""
+        """Do `check` for the sinks only."""
         refuse_faults(self.sink_faults().values())
 
     def source_faults(self, *, grace_s: float | None = None) -> dict[str, Exception]:
-        """The faults of sources, by their labels. One that hangs is not waited for, see `each_within`."""
+        """The faults of sources, by label. The wait for a source that hangs is bounded, see `each_within`."""
         work = {f"source {table.label}": partial(table.check, self.wanted) for table in self.config.sources}
         return faults_of(each_within(work, grace_s=grace_s))
 
     def sink_faults(self) -> dict[str, Exception]:
-        """The faults of sinks, by their labels."""
+        """The faults of sinks, by label."""
         return faults_of(each_within({f"sink {table.label}": table.check for table in self.config.sinks}))
 
     def check_changes(self, old: Plan) -> None:
-        """`check` the sources and sinks that another plan has not, for a program that runs."""
+        """`check` the sources and sinks that differ from another plan's, for a reload."""
         sources = [table for table in self.config.sources if table not in old.config.sources]
         sinks = [table for table in self.config.sinks if table not in old.config.sinks]
         work: dict[str, Callable[[], None]] = {
@@ -165,7 +164,7 @@ class Plan:
         refuse_faults(faults_of(each_within(work)).values())
 
     def reach_sources(self) -> list[str]:
-        """Try the way to each source on the network; a line for each. Raises where one leads nowhere."""
+        """Try to reach each network source; returns a line for each. Raises if one cannot be reached."""
         work = {f"source {table.label}": table.reach for table in self.config.sources}
         found = each_within(
             work,
@@ -178,18 +177,18 @@ class Plan:
         return [f"{name}: {told}" for name, told in found.items() if told]
 
     def read_keys(self) -> KeyPair:
-        """The device's key pair. Its secret half is for the service's user alone to read."""
+        """Read the device's key pair. Only the service's user may read its secret half."""
         return read_pair(self.config.device.key)
 
 
 def _labels_of(bundle: Bundle) -> tuple[str, ...] | None:
-    """The names of the classes that folders of labelled pictures may have."""
+    """The class names, which folders of labelled pictures may be called after."""
     schema = bundle.manifest.answer
     return None if schema is None or schema.labels is None else read_labels(bundle.path(schema.labels))
 
 
 def _accuracy(bundle: Bundle, config: Config) -> Accuracy:
-    """Where nothing can leave, or all of it leaves as it is, the figures are not read."""
+    """Read the measured accuracy; not if nothing can leave, or if features leave unprotected."""
     release, planner = config.release, config.planner
     cuts = bundle.manifest.cuts
     idle = planner.split == "local" or release.mechanism == "none"
@@ -198,7 +197,7 @@ def _accuracy(bundle: Bundle, config: Config) -> Accuracy:
 
 
 def _exposure(bundle: Bundle, config: Config) -> Exposed:
-    """What an audit found under the release in force; not read where nothing can leave."""
+    """Read the audit's findings under this release; not if nothing can leave."""
     release, planner = config.release, config.planner
     cuts = bundle.manifest.cuts
     idle = planner.split == "local"
@@ -211,10 +210,10 @@ def _exposure(bundle: Bundle, config: Config) -> Exposed:
 
 
 def check_state(state: Path) -> None:
-    """Refuse a state folder that can never be one; a disk that is full or fails may come back.
+    """Refuse a state path that cannot be a folder. A full or failed disk is accepted, as it may recover.
 
     Raises:
-        OutputError: It, or a folder above it, is there and is no folder.
+        OutputError: The path, or one above it, exists and is not a folder.
 
     """
     there = next(place for place in (state, *state.absolute().parents) if place.exists() or place.is_symlink())
@@ -225,7 +224,7 @@ def check_state(state: Path) -> None:
 
 
 def fixed_values(plan: Plan) -> dict[str, str]:
-    """What stays as it is while a program runs: the keys of `FIXED`, and a digest of what the sources bring."""
+    """Values that cannot change while a program runs: the keys of `FIXED`, and a digest of the frames' form."""
     device, wanted = plan.config.device, plan.wanted
     brought = repr((wanted.inputs, wanted.preprocess, wanted.labels))
     return {
@@ -235,14 +234,14 @@ def fixed_values(plan: Plan) -> dict[str, str]:
 
 
 def refuse_what_cannot_change(running: Mapping[str, str], plan: Plan) -> None:
-    """Refuse a plan that only a restart takes up.
+    """Refuse a plan that needs a restart.
 
     Args:
         running: The `fixed_values` of the running program.
-        plan: Of the config as it is now.
+        plan: The plan of the changed config.
 
     Raises:
-        ConfigError: Ledger, status file or what the sources bring would change.
+        ConfigError: The ledger, the status file or the form of the frames would change.
 
     """
     changed = [path for path, value in fixed_values(plan).items() if running.get(path, value) != value]

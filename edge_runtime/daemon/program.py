@@ -1,4 +1,4 @@
-"""What a running program has from its start to its end, whatever config is in force."""
+"""The parts of a running program that outlive its configs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from split_model.service.heartbeats import Heartbeats
 
 @dataclass(frozen=True)
 class Program:
-    """What outlives a config: the counters, the watchdog's view, and the board's hardware.
+    """The parts that outlive a config: counters, the watchdog's tasks, and the board's hardware.
 
-    ``patience_s``: the least delay, in seconds, after which anything counts as stuck. ``stopped``: whether the
-    program was told to stop. ``doing`` hears what a start is at. ``make_board`` gives the board for a slowdown.
-    ``persistent``: it is a service, which goes on although no source or no sink works, and tries them again.
+    ``patience_s``: the minimum delay, in seconds, after which a task counts as stuck. ``stopped``: whether the
+    program received a stop signal. ``doing``: called with each step of the start. ``make_board``: returns the
+    board, given a slowdown. ``persistent``: the program is a service; it goes on although no source or no sink
+    works, and tries them again.
     """
 
     counters: Counters

@@ -1,7 +1,7 @@
-"""Ends a program that was told to stop in time, its ledger closed, whatever hangs.
+"""Ends a program in time after a stop signal, with its ledger closed, even if something hangs.
 
 A source, a sink, a disk or an inference can block for ever, in the main thread too. systemd would then kill the
-program, and what the ledger had reserved for frames to come would be lost.
+program, and the frames that the ledger has prepaid would be lost.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
 
-#: Without an answer for this long the ledger is closed: nothing leaves any more, frames are finished here.
+#: Seconds without an answer after which the ledger is closed: nothing leaves any more, frames are finished here.
 LEDGER_AFTER_S = 10.0
-#: Without an answer for this long the program is ended. The unit's TimeoutStopSec is longer.
+#: Seconds without an answer after which the program is ended. The unit's TimeoutStopSec is longer.
 EXIT_AFTER_S = 20.0
-#: However many answers still come, by then the ledger is closed: systemd does not wait much longer.
+#: Seconds after which the ledger is closed although answers still come: systemd does not wait much longer.
 LEDGER_BY_S = 25.0
-#: A disk that does not take the ledger's last words is not waited for any longer.
+#: Seconds to wait for the ledger's last write to the disk.
 _CLOSE_WITHIN_S = 3.0
 _LOOK_EVERY_S = 0.25
 
@@ -34,13 +34,13 @@ Step = Literal["wait", "close the ledger", "leave"]
 
 
 def next_step(*, running_s: float, quiet_s: float, frame_within_s: float, is_ledger_open: bool) -> Step:
-    """What to do about a program that was told to end and has not yet.
+    """Choose the next step for a program that received a stop signal and still runs.
 
     Args:
-        running_s: Seconds since it was told.
-        quiet_s: Seconds since the last answer, or since it was told.
+        running_s: Seconds since the signal.
+        quiet_s: Seconds since the last answer, or since the signal.
         frame_within_s: How long one frame may take.
-        is_ledger_open: Whether the ledger was not closed by an earlier step.
+        is_ledger_open: False if an earlier step closed the ledger.
 
     """
     if is_ledger_open and (quiet_s >= LEDGER_AFTER_S or running_s >= LEDGER_BY_S):
@@ -49,7 +49,7 @@ def next_step(*, running_s: float, quiet_s: float, frame_within_s: float, is_led
 
 
 class Shutdown(StoppableThread):
-    """Start it with the program, `begin` the shutdown (also from a signal handler), and say when it is `over`."""
+    """Watches a shutdown: start it with the program, call `begin` at the signal and `over` at the end."""
 
     def __init__(self) -> None:
         super().__init__("shutdown", wake=self.begin)
@@ -60,29 +60,29 @@ class Shutdown(StoppableThread):
         self._frame_within_s: Callable[[], float] = lambda: 0.0
 
     def guard(self, close_ledger: Callable[[], None], *, frame_within_s: Callable[[], float]) -> None:
-        """Frames are answered from now on.
+        """Begin to guard the ledger; call it before the first frame.
 
         Args:
-            close_ledger: Gives back what the ledger has reserved.
+            close_ledger: Closes the ledger and returns its prepaid frames.
             frame_within_s: How long one frame may take, in seconds; the program is not ended before that.
 
         """
         self._close_ledger, self._frame_within_s = close_ledger, frame_within_s
 
     def begin(self) -> None:
-        """The program is to end from now on. Doing it twice does no harm."""
+        """Begin the shutdown; safe in a signal handler, and to call twice."""
         self._begun.put(True)
 
     def answered(self) -> None:
-        """A frame was answered: the program is still at work."""
+        """Note that a frame was answered: the program is still at work."""
         self._answered_s = time.monotonic()
 
     def over(self) -> None:
-        """Everything is closed, and the thread ends."""
+        """Note that everything is closed; the thread ends."""
         self.stop(_CLOSE_WITHIN_S)
 
     def run(self) -> None:
-        """Wait for `begin`, then until `over` or until nothing goes on any more."""
+        """Wait for `begin`, then for `over`, or end the program if it hangs."""
         self._begun.get()
         began_s = time.monotonic()
         is_ledger_open = True
@@ -100,12 +100,12 @@ class Shutdown(StoppableThread):
                 log.warning("not ended after %.0f s: the ledger is closed, nothing leaves", now_s - began_s)
                 self._close()
             elif step == "leave":
-                log.error("nothing was answered for %.0f s: ended without waiting for what hangs", quiet_s)
+                log.error("no answer for %.0f s: the program ends without waiting for the part that hangs", quiet_s)
                 faulthandler.dump_traceback(all_threads=True)
-                os._exit(os.EX_SOFTWARE)  # no exit handler may wait for what hangs
+                os._exit(os.EX_SOFTWARE)  # no exit handler may wait for the part that hangs
 
     def _close(self) -> None:
         closing = StoppableThread("ledger-close", self._close_ledger)
         closing.start()
         if not closing.stop(_CLOSE_WITHIN_S):
-            log.error("the ledger does not close within %.0f s; its reserve is lost", _CLOSE_WITHIN_S)
+            log.error("the ledger does not close within %.0f s; its prepaid frames are lost", _CLOSE_WITHIN_S)

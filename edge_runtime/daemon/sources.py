@@ -1,4 +1,4 @@
-"""Opens the sources of a plan, and takes up others while frames flow; one that fails is no other's trouble."""
+"""Opens the sources of a plan and replaces them at a reload; one that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GRACE_S = 3.0
 
 
 def refuse_if_none_works(plan: Plan, *, persistent: bool) -> None:
-    """Raise before the model is loaded where no source or no sink works, unless ``persistent``."""
+    """Raise if no source or no sink works, before the model is loaded; not if ``persistent``."""
     tables = plan.config.sources, plan.config.sinks
     for faults, those in zip((plan.source_faults(grace_s=_GRACE_S), plan.sink_faults()), tables, strict=True):
         if those and len(faults) == len(those) and not persistent:
@@ -24,7 +24,7 @@ def refuse_if_none_works(plan: Plan, *, persistent: bool) -> None:
 
 
 def open_sources(plan: Plan, stopped: Callable[[], bool], *, persistent: bool = False) -> Multiplexer:
-    """All sources, open; they start when frames are taken. One that cannot be opened is tried again then.
+    """Open all sources; they start when frames are taken. One that cannot be opened is retried then.
 
     Raises:
         SplitModelError: None can be opened, and the program is not ``persistent``.
@@ -41,7 +41,7 @@ def open_sources(plan: Plan, stopped: Callable[[], bool], *, persistent: bool = 
 
 
 def take_up(old: Plan, new: Plan, multiplexer: Multiplexer, sinks: Sinks) -> None:
-    """Close the sources and sinks that a changed config names no more, and open those that are new."""
+    """Close the sources and sinks that a changed config no longer names, and open the new ones."""
     before = {table.label: table for table in old.config.sources}
     after = {table.label: table for table in new.config.sources}
     gone = [label for label, table in before.items() if after.get(label) != table]

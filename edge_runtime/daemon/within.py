@@ -1,4 +1,4 @@
-"""Does several things at once, none of which may hang for ever: checks of disks, drivers and libraries."""
+"""Runs several checks at once, each with a time limit: disks, drivers and libraries may hang."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from split_model.service.stoppable_thread import StoppableThread
 
 T = TypeVar("T")
 
-#: What is not done within this time hangs.
+#: Seconds after which a check counts as hanging.
 _WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.01
-_HANGS = ("its disk, driver or library hangs", "look after it, or leave it out")
+_HANGS = ("its disk, driver or library hangs", "repair it, or leave it out")
 
 
 def each_within(
@@ -25,13 +25,13 @@ def each_within(
     grace_s: float | None = None,
     hangs: tuple[str, str] = _HANGS,
 ) -> dict[str, T | Exception]:
-    """Do several things at once, each in a thread that is left behind if it hangs; the results, or errors.
+    """Call several functions at once, each in a thread; returns their results or errors.
 
     Args:
-        work: By name.
-        within_s: For each.
-        grace_s: For the others, once one of them has a result.
-        hangs: The problem, and its remedy, of one that takes longer.
+        work: The functions by name; the thread of one that hangs is abandoned.
+        within_s: Time limit of each, in seconds.
+        grace_s: Time limit of the others in seconds, once one of them has a result.
+        hangs: Problem and remedy for the error of one that takes longer.
 
     """
     results: dict[str, T | Exception] = {}

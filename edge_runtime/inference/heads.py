@@ -1,7 +1,7 @@
-"""The heads: the whole model always loaded, the others prepared in the background and kept while memory allows.
+"""Loads heads in the background and keeps them within a memory limit; the whole model is always loaded.
 
-A prepared head has had its warm-up inference and its release built, so that switching to it is one assignment
-between two frames.
+A prepared head has run its warm-up inference and has its release, so a switch to it is one assignment between two
+frames.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TABLE_BYTES = 2 << 20
 
 
 class Head:
-    """One cut, ready to run: ``features`` then ``release``. At cut 0 the features are the input itself."""
+    """The head of one cut, ready to run: ``features``, then ``release``. At cut 0 the features are the input."""
 
     def __init__(self, cut: Cut, interpreter: Interpreter | None, release: Release) -> None:
         self.cut = cut
@@ -36,21 +36,21 @@ class Head:
         self._interpreter = interpreter
 
     def features(self, inputs: Sequence[Array]) -> list[Array]:
-        """The live tensors at the cut, fresh arrays that the release may overwrite."""
+        """Run the head; returns the live tensors at the cut as new arrays that the release may overwrite."""
         if self._interpreter is None:
             return [np.array(tensor) for tensor in inputs]
         return self._interpreter.run(inputs)
 
     def made(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        """The live tensors of the last `features`, of the same ``inputs``, as they were before a release."""
+        """Return the live tensors of the last `features` call again, as they were before the release."""
         return inputs if self._interpreter is None else self._interpreter.results()
 
 
 def memory_bytes_of(bundle: Bundle, cut: Cut) -> int:
-    """About what a prepared head holds: weights packed by the backend, its arena, and the release's tables.
+    """Estimate the memory of a prepared head: weights packed by the backend, arena, and release tables.
 
     The factors fit the heads of EfficientNet-Lite0 (0.03 to 13 MB of file, 8 to 35 MB here) within a third; for
-    those of small models (4 MB) they say up to twice as much.
+    those of small models (4 MB) the estimate is up to twice too high.
     """
     weights = 0 if cut.head is None else cut.head.size_bytes
     inputs = 0 if cut.head is None else sum(spec.nbytes for spec in bundle.manifest.inputs)
@@ -58,9 +58,9 @@ def memory_bytes_of(bundle: Bundle, cut: Cut) -> int:
 
 
 class Heads:
-    """All heads of a bundle. ``memory_bytes`` bounds about what the prepared ones take, but one is always kept.
+    """All heads of a bundle. ``memory_bytes``: limit for the prepared ones; one is always kept.
 
-    By default the two largest fit, so that the split can go to and fro between any two without loading again.
+    By default the two largest fit, so that the split can alternate between any two without loading again.
     ``files``: opens the models. ``loader``: one thread that prepares them, closed with this.
     """
 
@@ -88,14 +88,14 @@ class Heads:
         share_one_heap()  # before the first thread that loads models
         give_back()  # what the imports needed
         self.whole = files.open(bundle.manifest.model, backend=backend, threads=threads)
-        give_back(self.whole)  # before more is loaded: what the backend has packed is there twice
+        give_back(self.whole)  # before more is loaded: weights that the backend packed are in memory twice
 
     def load(self, split: int) -> Head:
-        """Load a head now, with its warm-up inference; not kept. Also called by the background thread.
+        """Load a head now, with its warm-up inference, without keeping it. Safe in the background thread.
 
-        Its file is checked again: a bundle that was replaced under a running program is not the one whose tails the
-        server runs. Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`; not to be read
-        and not enough memory are among them.
+        Its file is checked again: the bundle may have been replaced under the running program, and then the server
+        runs other tails. Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`, also for
+        a file that cannot be read and for too little memory.
         """
         try:
             return self._load(split)
@@ -119,9 +119,9 @@ class Heads:
         return head
 
     def prepared(self, split: int) -> Head | None:
-        """The head if it is ready; otherwise None, and it is on its way, as soon as no other one is.
+        """Return a head if it is ready; otherwise None, and begin to load it once no other head is loading.
 
-        Raises what `load` raised in the background, when that head is asked for; asking again tries again.
+        Raises the error of a `load` of this head in the background; the next call tries again.
         """
         self._collect(split)
         head = self._prepared.get(split)
@@ -133,27 +133,27 @@ class Heads:
         return head
 
     def keep(self, head: Head) -> None:
-        """Take a loaded head in, and let the least recently used ones go when memory is short."""
+        """Keep a loaded head, and drop the least recently used ones if memory is short."""
         self._prepared[head.cut.index] = head
         self._make_room(0)
 
     def close(self) -> None:
-        """Wait for the background work and let everything go."""
+        """Wait for the background work and drop all heads."""
         self._worker.shutdown(cancel_futures=True)
         self._prepared.clear()
 
     def forget(self, split: int) -> None:
-        """Let a head go that turned out not to work."""
+        """Drop a head that does not work."""
         self._prepared.pop(split, None)
 
     def _collect(self, wanted: int) -> None:
         for split in [split for split, future in self._under_way.items() if future.done()]:
-            # One that failed stays until it is asked for: its error is no matter of the frame at another cut.
+            # A failed load stays until its head is wanted: its error does not concern frames at another cut.
             if split == wanted or self._under_way[split].exception() is None:
                 self.keep(self._under_way.pop(split).result())
 
     def _make_room(self, needed_bytes: int) -> None:
-        """Before a head is loaded, not after: else both would be in memory at the peak."""
+        """Drop heads before a new one is loaded, not after: otherwise both would be in memory at the peak."""
         while len(self._prepared) > 1 and needed_bytes + self._held_bytes() > self._memory_bytes:
             dropped, _ = self._prepared.popitem(last=False)
             log.debug("head of cut %d dropped to save memory", dropped)

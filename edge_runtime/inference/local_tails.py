@@ -1,8 +1,8 @@
-"""Local tails: the model behind each cut, kept ready, so that a local run goes on where the head stopped.
+"""Loads local tails: the model after each cut, so that a local run can continue after the head.
 
-It is the tail that the server runs too; the bundle on the board has it, and head and tail make the whole model bit
-for bit. So a frame that was sent and is finished here after all takes the board no longer than a local run from the
-start would have, and until the head is done nothing is lost by leaving open which of the two it will be.
+A local tail is the same tail that the server runs. The bundle on the board contains it, and head and tail together
+give the whole model's output bit for bit. So a frame that was sent and is then finished here takes no more of the
+board's time than a local run from the start, and the choice between the two can stay open until the head is done.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from split_model.interpreter import Interpreter
 
 log = logging.getLogger(__name__)
 
-#: Where a local run takes less there is nothing to gain that would be worth the memory.
+#: If a local run takes less than this, a local tail gains too little to be worth its memory.
 WORTH_IT_S = 0.05
-#: One used more recently is not dropped for another: else two that do not fit would be loaded in turns.
+#: A tail used within this time is not dropped for another: otherwise two that do not fit would be loaded in turns.
 _IDLE_S = 30.0
 
 
@@ -53,9 +53,10 @@ class LocalTailCost:
 
 
 class LocalTails:
-    """Loads local tails in the background as they are wanted, and keeps those that fit ``memory_bytes``.
+    """Loads local tails in the background when they are wanted, and keeps those that fit ``memory_bytes``.
 
-    ``whole``: the model itself, the local tail of cut 0. ``loader``: one thread. Called in the frame loop's.
+    ``whole``: the whole model, which is the local tail of cut 0. ``loader``: an executor of one thread. Use it from
+    the frame loop's thread.
     """
 
     def __init__(
@@ -74,16 +75,16 @@ class LocalTails:
         self._memory_bytes = memory_bytes
         self._loader = loader
         self._now = now
-        self._kept: OrderedDict[int, tuple[Model, float]] = OrderedDict()  # with when each was wanted last
+        self._kept: OrderedDict[int, tuple[Model, float]] = OrderedDict()  # each with the time of its last use
         self._under_way: tuple[int, Future[Model]] | None = None
 
     def apply(self, profile: SplitProfile) -> SplitProfile:
-        """The profile with the time of its local tail, if that is loaded."""
+        """Return the profile with the time of its local tail, if that is loaded."""
         at_hand = profile.split == 0 or profile.split in self._kept
         return replace(profile, local_tail_s=self._costs[profile.split].seconds if at_hand else None)
 
     def behind(self, split: int) -> Model | None:
-        """The local tail of this cut, or None: then it is being loaded, if there is room for it."""
+        """Return the local tail of this cut; None while it loads, or if there is no room for it."""
         self._collect()
         if split == 0:
             return self._whole
@@ -97,7 +98,7 @@ class LocalTails:
         return None
 
     def failed(self, split: int, error: Exception) -> None:
-        """The local tail of this cut does not load or run: it is not tried again."""
+        """Note that the local tail of this cut does not load or run: it is not tried again."""
         log.warning("cut %d: its local tail does not run here (%s); the whole model does", split, error)
         self._kept.pop(split, None)
         if split:
@@ -113,7 +114,7 @@ class LocalTails:
             self.failed(split, error)
 
     def _make_room(self, needed_bytes: int) -> bool:
-        """Drop tails that were idle for long, oldest first. Returns whether there is room now."""
+        """Drop tails that were idle for long, oldest first. Returns whether there is enough room now."""
         held = {split: self._costs[split].memory_bytes for split in self._kept}
         idle = [split for split, (_, wanted_s) in self._kept.items() if self._now() - wanted_s >= _IDLE_S]
         while needed_bytes + sum(held.values()) > self._memory_bytes:
@@ -141,7 +142,7 @@ def open_tails(
     memory_bytes: int,
     loader: Executor,
 ) -> LocalTails | None:
-    """The local tails of a bundle; None where they are worth nothing: no memory for them, or a fast board."""
+    """Open the local tails of a bundle; None if there is no memory for them or the board needs none."""
     whole_s = profile.local.head_s
     if whole_s < WORTH_IT_S or memory_bytes == 0:
         return None
@@ -160,10 +161,10 @@ def open_tails(
 
 
 def load_local_tail(files: ModelFiles, split: int, *, backend: str | None, threads: int) -> Interpreter:
-    """Load one now, with its warm-up inference; its file is checked again, as a head's is.
+    """Load a local tail now, with its warm-up inference; its file is checked again, as a head's is.
 
-    Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`; not to be read and not enough
-    memory are among them.
+    Raises `BackendError`, `BadBundleError`, `BadModelError` or `MissingInputError`, also for a file that cannot be
+    read and for too little memory.
     """
     try:
         return _load_local_tail(files, split, backend=backend, threads=threads)

@@ -1,13 +1,13 @@
-"""Gives memory back that only start-up needed: freed heap, and file pages that are not in use any more.
+"""Returns memory to the system that only start-up needed: freed heap, and file pages no longer in use.
 
 Loading the TFLite backend and a model touches far more of their files than running does: initialisers, op tables,
-weights that the backend has packed into a form of its own. Such pages stay in the process until memory is short.
-They are the file's own and unchanged, so letting them go loses nothing: one that is needed again comes back from
-the page cache. Only mappings that hold no page of the process's own are touched: written data are never lost.
-Nor is what another thread puts where a file lay a moment ago: only what stays where it is meanwhile is touched, the
-program's own code and the models that the caller holds.
+weights that the backend has packed in another form. Such pages stay in the process until memory is short. They are
+unchanged copies of the file, so dropping them loses nothing: a page that is needed again comes back from the page
+cache. Only mappings without any private page are dropped, so written data are never lost. Another thread may unmap
+a file and map something else at its address meanwhile; so only mappings that stay are dropped: the program's own
+code and the models that the caller holds.
 
-And keeps one heap for all threads, so that one thread uses what another has freed.
+The module also makes all threads share one heap, so that one thread can use memory that another has freed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ _OF_A_FILE = re.compile(
 
 
 def share_one_heap() -> None:
-    """Let every thread allocate from one heap from now on; nothing where the system has no such choice.
+    """Make all threads allocate from one heap from now on; does nothing if the system has no such option.
 
-    glibc gives each thread a heap of its own. One thread loads models, another one drops them, and what is free in
-    one heap is of no use to the other: some five megabytes, where the split goes round small heads.
+    By default glibc gives each thread its own heap. One thread loads models, another one drops them, and memory
+    freed in one heap cannot be used by the other: some five megabytes when the split alternates between small
+    heads.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc's
@@ -49,17 +50,17 @@ def share_one_heap() -> None:
 
 
 def give_back(*models: Interpreter) -> None:
-    """Give back what can be had again: freed heap, and pages of the program's code and of these models' files.
+    """Return freed heap and unchanged pages of the program's code and of these models' files to the system.
 
-    Some milliseconds in any thread; nothing where the system has no way to.
+    Takes some milliseconds, in any thread; does nothing if the system does not support it.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc's alone
         libc.malloc_trim(ctypes.c_size_t(0))
     if not hasattr(libc, "madvise"):
         return
-    # Some hundred calls of microseconds each: to let other threads of Python run in every one would mean to wait as
-    # often for our turn, and that may take milliseconds.
+    # Some hundred calls of microseconds each. Releasing Python's lock in each would mean to wait for it again each
+    # # time, which may take milliseconds.
     brief = ctypes.PyDLL(None, use_errno=True)
     held = frozenset[Range]().union(*(model.mapped for model in models))
     for start, end in unchanged(_read(_SMAPS, brief), held):
@@ -68,7 +69,7 @@ def give_back(*models: Interpreter) -> None:
 
 
 def _read(path: Path, libc: ctypes.PyDLL) -> str:
-    """A file of /proc, which hands out a page at a time; empty where there is none."""
+    """Read a file of /proc, which gives one page per read; empty if there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:  # not Linux, or hidden
@@ -84,11 +85,11 @@ def _read(path: Path, libc: ctypes.PyDLL) -> str:
 
 
 def unchanged(smaps: str, held: frozenset[Range] = frozenset()) -> Iterator[Range]:
-    """Addresses of mappings that cannot be written to, hold no page that differs from their file, and stay there.
+    """Find read-only mappings that equal their file and stay mapped; returns their addresses.
 
-    ``smaps``: the text of /proc/PID/smaps, see proc(5). Those that are ``held`` stay, and those that a writable one
-    of the same file follows: so lies what the dynamic loader has loaded, in the order of its segments, and an
-    interpreter's modules are never unloaded. A mapping whose ``Anonymous`` is missing is left alone.
+    ``smaps``: the text of /proc/PID/smaps, see proc(5). Mappings stay if they are ``held``, or if a writable
+    mapping of the same file follows: this is the order in which the dynamic loader maps the segments of a module,
+    and the interpreter never unloads modules. A mapping without the field ``Anonymous`` is not used.
     """
     waiting: list[Range] = []
     file = ""

@@ -1,9 +1,9 @@
 """Opens a bundle's models so that nobody can rewrite them under the running program.
 
-A backend maps a model's file and reads constants from it while it runs, so that its pages can be given back. When
-such a file is rewritten in place, the answers change or the kernel ends the program (SIGBUS). So only a file that
-nobody may write to is mapped where it lies. Another one is copied into the state folder once, under its SHA-256,
-and mapped there; where that cannot be, its bytes are held in memory.
+A backend maps a model's file and reads constants from it while it runs, so that its pages can be dropped. If such a
+file is rewritten in place, the answers change or the kernel ends the program (SIGBUS). So a file is mapped in place
+only if nobody may write to it. Any other file is copied once into the state folder, under its SHA-256, and mapped
+there; if it cannot be copied, its bytes are held in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MODE = 0o400
 _MOUNTS = Path("/proc/self/mountinfo")
 _WRITE_BITS = 0o222
 _PIECE_BYTES = 1 << 20
-#: Room that copies leave on the disk for everything else in the state folder.
+#: Free disk space in bytes that copies leave for everything else in the state folder.
 _LEAVE_BYTES = 16 << 20
 _REMEDY = "copy or prepare the bundle again, and reload"
 
@@ -40,8 +40,9 @@ class ModelFiles:
     """The model files of one bundle.
 
     Args:
-        bundle: Whose files.
-        state: The device's state folder, for copies; without one, files that can be rewritten are held in memory.
+        bundle: The bundle with the files.
+        state: The device's state folder, for copies; without it, files that can be rewritten are held in
+                memory.
 
     """
 
@@ -51,10 +52,10 @@ class ModelFiles:
         self._told = False
 
     def open(self, ref: FileRef, *, backend: str | None, threads: int) -> Interpreter:
-        """Load a model, of the very bytes that the manifest names.
+        """Load a model whose bytes match the manifest's SHA-256.
 
         Raises:
-            BadBundleError: The file cannot be read, or is not the one of the manifest.
+            BadBundleError: The file cannot be read, or does not match the manifest.
             BackendError: The backend does not run this model.
             BadModelError: The backend cannot read it.
 
@@ -62,28 +63,28 @@ class ModelFiles:
         path = self.bundle.path(ref)
         try:
             file = self._fixed(ref, path)
-        except SplitModelError:  # some are OSErrors too, and have their own text
+        except SplitModelError:  # some of these are OSErrors too, with their own text
             raise
         except OSError as error:
             raise BadBundleError(f"{path}: {error.strerror or error}", remedy=_REMEDY) from None
         if file is None:
             return open_interpreter(self.bundle.read(ref), backend=backend, threads=threads, source=str(path))
-        with file:  # this very file, whatever has its name by now
+        with file:  # by descriptor: its name may belong to another file by now
             opened = Path(f"/proc/self/fd/{file.fileno()}")
             return open_interpreter(opened, backend=backend, threads=threads, source=str(path))
 
     def prune(self) -> None:
-        """Remove copies that this bundle does not name, and halves that a crash has left."""
+        """Remove copies of other bundles' files, and incomplete copies left by a crash."""
         if self._folder is None:
             return
         named = {ref.sha256 for ref in self.bundle.manifest.files()}
-        with suppress(OSError), os.scandir(self._folder) as entries:  # copies that stay harm nobody
+        with suppress(OSError), os.scandir(self._folder) as entries:  # a copy that cannot be removed does no harm
             for entry in entries:
                 if entry.name not in named:
                     Path(entry.path).unlink()
 
     def _fixed(self, ref: FileRef, path: Path) -> BinaryIO | None:
-        """A file that stays as it is and has the right bytes, open; None where there is none and can be none."""
+        """Open a file with the right bytes that nobody can rewrite; None if there is none and none can be made."""
         file = open_regular(path)
         if _is_fixed(file):
             return _checked(file, ref, path)
@@ -91,7 +92,7 @@ class ModelFiles:
         if self._folder is None:
             return None
         place = self._folder / ref.sha256
-        with suppress(OSError, BadBundleError):  # then it is made anew
+        with suppress(OSError, BadBundleError):  # no such copy yet, or a bad one: it is made again
             copy = open_regular(place)
             if _is_fixed(copy):
                 return _checked(copy, ref, place)
@@ -108,7 +109,7 @@ class ModelFiles:
 
 
 def _is_fixed(file: BinaryIO) -> bool:
-    """Whether nobody may write to an open file; its owner would have to change its mode first."""
+    """Whether nobody may write to an open file (its owner would have to change the mode first)."""
     status = os.fstat(file.fileno())
     return not status.st_mode & _WRITE_BITS or _is_read_only(status.st_dev)
 
@@ -116,20 +117,20 @@ def _is_fixed(file: BinaryIO) -> bool:
 def _is_read_only(device: int) -> bool:
     """Whether a file system cannot be written to through any mount; False where the kernel does not tell.
 
-    Not `statvfs`: it tells of the mount that this program sees. In the service's sandbox nearly all of them are
-    read-only, and elsewhere the same files are written to.
+    `statvfs` does not help: it describes the mount that this program sees. In the service's sandbox nearly all
+    mounts are read-only, while other programs can write to the same files.
     """
     numbers = f"{os.major(device)}:{os.minor(device)}"
     with suppress(OSError), _MOUNTS.open("rb") as mounts:
         for line in mounts:
             mount, _, file_system = line.decode(errors="replace").partition(" - ")
-            if mount.split()[2:3] == [numbers]:  # all mounts of a file system share its own options
+            if mount.split()[2:3] == [numbers]:  # these options are the same for all mounts of a file system
                 return "ro" in file_system.split()[-1].split(",")
     return False
 
 
 def _checked(file: BinaryIO, ref: FileRef, path: Path) -> BinaryIO:
-    """The file, if its bytes are those of the manifest; else it is closed and `BadBundleError` raised."""
+    """Return the file if its bytes match the manifest; else close it and raise `BadBundleError`."""
     try:
         digest = hashlib.sha256()
         while piece := file.read(_PIECE_BYTES):
@@ -150,13 +151,13 @@ def _copied(path: Path, ref: FileRef, place: Path) -> BinaryIO:
     """Copy a file as `_copy` does, and open the copy."""
     _copy(path, ref, place)
     copy = open_regular(place)
-    # Pages as they were written may be mapped in large pieces. Read from the disk they are mapped as they are used.
+    # Pages just written may be mapped in large pieces. Pages read from the disk are mapped when they are used.
     os.posix_fadvise(copy.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return copy
 
 
 def _copy(path: Path, ref: FileRef, place: Path) -> None:
-    """Copy a file, checked, to a place where it is whole or not at all. Raises OSError where that cannot be."""
+    """Copy a file atomically and check the copy. Raises OSError if that fails."""
     make_state_folder(place.parent)
     free = os.statvfs(place.parent)
     if free.f_bavail * free.f_frsize < ref.size_bytes + _LEAVE_BYTES:

@@ -1,4 +1,4 @@
-"""What every split costs on this board: measured once, kept in the state folder, used until something changes."""
+"""Measures the time of every split on this board, and keeps the profile in the state folder."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ from split_model.service.state_folder import make_state_folder
 log = logging.getLogger(__name__)
 
 _WARM_UPS = 2
-#: A slot is that many times the longest that was measured, and some seconds for what the program does itself.
+#: A slot is the longest measured time, times the first, plus the second (seconds) for the program's own work.
 _SLOT, _SLOT_S = 1.25, 0.001
 
 
 class SplitTiming(msgspec.Struct, frozen=True, kw_only=True):
-    """Median seconds of a head and of its release on an idle board; ``payload_bytes`` of one frame.
+    """Median seconds of a head and its release on an idle board, and the payload of one frame in bytes.
 
-    ``head_slot_s`` and ``release_slot_s``: more than either took on any of `worst_inputs`; None where that was not
-    measured.
+    ``head_slot_s`` and ``release_slot_s``: upper bounds of their times over `worst_inputs`; None if not measured.
     """
 
     split: int
@@ -71,7 +70,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return all(timing.head_slot_s is not None and timing.release_slot_s is not None for timing in self.splits)
 
     def in_slots(self) -> Profile:
-        """The profile of a board whose work always takes its slot."""
+        """Return the profile of a board whose work always fills its slot."""
         return msgspec.structs.replace(self, splits=tuple(_in_slots(timing) for timing in self.splits))
 
     @property
@@ -94,8 +93,8 @@ def measure(
 ) -> Profile | None:
     """Time every offered head and the whole model on this board (medians over ``runs`` after a warm-up).
 
-    With ``slots`` also how long they take at most, on `worst_inputs`. Returns None as soon as ``stopped`` holds: on
-    a slow board this takes minutes.
+    With ``slots`` it also measures the longest times, on `worst_inputs`. Returns None as soon as ``stopped`` holds:
+    on a slow board this takes minutes.
     """
     inputs = plausible(bundle.manifest.inputs)
     worst = worst_inputs(bundle.manifest.inputs) if slots else []
@@ -134,7 +133,7 @@ def measure(
 def _time_cut(
     cut: Cut, heads: Heads, board: Board, inputs: Sequence[Array], runs: int, *, worst: Sequence[Sequence[Array]]
 ) -> SplitTiming:
-    """Load a head, time it, let it go before the next one is loaded: two may be more than a board has."""
+    """Load a head, time it, and drop it before the next one is loaded: the board's memory may not hold two."""
     head = heads.load(cut.index)
     for _ in range(_WARM_UPS):
         head.release(head.features(inputs))
@@ -153,7 +152,7 @@ def _time_cut(
 
 
 def _time_head(head: Head, board: Board, inputs: Sequence[Array], runs: int) -> list[tuple[float, float]]:
-    """Seconds of head and release, a pair a run."""
+    """Seconds of head and release, one pair for each run."""
     pairs = []
     for _ in range(runs):
         features, head_s = board.run(lambda: head.features(inputs))
@@ -180,18 +179,18 @@ def _time_whole(heads: Heads, board: Board, inputs: Sequence[Array], runs: int) 
 
 
 def plausible(specs: Sequence[TensorSpec]) -> list[Array]:
-    """Inputs to measure with, in each one's shape and dtype: waves, since zeros may run faster than data does.
+    """Make inputs for measuring, in the model's shapes and dtypes: waves, as zeros may run faster than data.
 
-    Not from `numpy.random`, which alone takes 4 MB of a board's memory.
+    `numpy.random` is not used, as it takes 4 MB of a board's memory.
     """
     return [_wave(spec.shape, spec.dtype) for spec in specs]
 
 
 def worst_inputs(specs: Sequence[TensorSpec]) -> list[list[Array]]:
-    """Inputs that may take a head longer than others do, for the length of its slot.
+    """Make inputs on which a head may run longest, to find the length of its slot.
 
-    Of floats: denormal numbers, of which the smallest take some processors longest, numbers with denormal products,
-    large ones, and nothing but zeros. Of integers: nothing but zeros, and the limits in turn.
+    For floats: denormal numbers (the smallest are slowest on some processors), numbers with denormal products,
+    large numbers, and all zeros. For integers: all zeros, and the limits of the type in turn.
     """
     scales = (1e-44, 1e-40, 1e-20, 1e3, 0.0)
     return [[_scaled(array, scale) for array in plausible(specs)] for scale in scales]
@@ -200,7 +199,7 @@ def worst_inputs(specs: Sequence[TensorSpec]) -> list[list[Array]]:
 def _scaled(array: Array, scale: float) -> Array:
     kind = array.dtype.kind
     if kind == "f":
-        least = float(np.finfo(array.dtype).smallest_subnormal)  # of float16 all of the small ones are denormal
+        least = float(np.finfo(array.dtype).smallest_subnormal)  # float16: all the small numbers are denormal
         sizes = np.abs(array).astype(np.float64) * scale
         return (np.maximum(sizes, 2 * least) if 0.0 < scale < 1.0 else sizes).astype(array.dtype)
     if scale == 0.0 or kind == "b" or array.dtype.itemsize > 2:  # indices must stay within their tables
@@ -214,7 +213,7 @@ def _wave(shape: tuple[int, ...], dtype: str) -> Array:
     wave: Array = np.sin(np.arange(math.prod(shape), dtype=np.float32) * np.float32(0.7)).reshape(shape)
     if kind.kind == "f":
         return wave.astype(kind)
-    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths, into something with at least two entries
+    if kind.kind == "b" or kind.itemsize > 2:  # indices or lengths: the table has at least two entries
         return (wave > 0).astype(kind)
     limits = np.iinfo(kind)
     low, high = max(limits.min, -128), min(limits.max, 127)
@@ -222,7 +221,7 @@ def _wave(shape: tuple[int, ...], dtype: str) -> Array:
 
 
 def path_in(state: Path, identity: str) -> Path:
-    """Where the profile of a bundle is kept in a state folder."""
+    """Path of a bundle's profile in a state folder."""
     return state / f"profile-{identity[:16]}.json"
 
 
@@ -239,17 +238,17 @@ def find(
     progress: Callable[[str], None],
     keep: bool,
 ) -> Profile | None:
-    """The stored profile where it still fits, else a new one; None if ``stopped`` held before it was there.
+    """Return the stored profile if it still fits, else measure one; None if ``stopped`` held first.
 
     Args:
         path: Where profiles of this bundle are stored.
-        bundle: The bundle with the cuts that are offered.
+        bundle: The bundle, with the offered cuts only.
         heads: Its heads.
         board: What they run on.
         release: The release's name.
         threads: CPU threads of one inference.
-        slots: The longest times are wanted, too.
-        stopped: Asked between two cuts.
+        slots: Measure the longest times, too.
+        stopped: Called between two cuts; ends the measurement when it returns true.
         progress: Called with the name of each measurement.
         keep: Store a new profile. One that a board measures while it answers frames must not be used later.
 
@@ -271,7 +270,7 @@ def find(
 
 
 def load(path: Path) -> Profile | None:
-    """A stored profile, or None where there is none or it cannot be read (it is then measured again)."""
+    """Read a stored profile; None if there is none or it cannot be read (it is then measured again)."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Profile)
     except FileNotFoundError:
@@ -282,7 +281,7 @@ def load(path: Path) -> Profile | None:
 
 
 def keep_for_later(path: Path, profile: Profile) -> None:
-    """Store a profile; a disk that does not take it costs the next start some time, and is said in the log."""
+    """Store a profile. A failure is logged and means only that the next start measures again."""
     try:
         store(path, profile)
     except OutputError as error:
@@ -290,7 +289,7 @@ def keep_for_later(path: Path, profile: Profile) -> None:
 
 
 def store(path: Path, profile: Profile) -> None:
-    """Write a profile so that it is there whole or not at all. `OutputError` where it cannot be written."""
+    """Write a profile atomically; `OutputError` if it cannot be written."""
     try:
         make_state_folder(path.parent)
         write_atomically(path, msgspec.json.format(msgspec.json.encode(profile), indent=1))

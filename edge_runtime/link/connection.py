@@ -1,7 +1,7 @@
-"""The link's policy: back-off, silence, greeting, probes, refusals, and who holds the link. Pure.
+"""The link's policy: back-off, silence, greeting, probes, refusals, and reservations. Pure.
 
-It has no thread, no socket and no clock. Times and what happened go in; `Action`s come out, and `next_frames` gives
-what to put on the wire while the socket takes it. The link thread and the simulator drive it::
+It has no thread, no socket and no clock. Events with their times go in; `Action`s come out, and `next_frames` gives
+the next message while the socket accepts some. The link thread and the simulator drive it::
 
     PAUSED ──open──► CONNECTING ──ready──► GREETING ──welcome──► UP
       ▲                  ▲ ▲                │   ▲                │ │
@@ -57,14 +57,14 @@ _AWAY_S = 3.0
 #: How long the driver may wait for the socket, in seconds: with something under way, and while idle.
 _BUSY_WAIT_S = 0.05
 _IDLE_WAIT_S = (0.005, 0.1)
-#: How long a view serves frames that come in quick succession while the link is idle.
+#: Seconds for which frames in quick succession share one view while the link is idle.
 _FRAME_VIEW_S = 0.05
-#: The pause before the next connection varies by this share either way: a fleet shall not return all at once.
+#: The pause before the next connection varies by this share either way, to spread the return of a fleet.
 _JITTER = 0.2
 
 
 class Connection:
-    """See the module. ``jitter`` gives random numbers from 0 to 1."""
+    """The state of one link and its policy; see the module. ``jitter``: random numbers from 0 to 1."""
 
     def __init__(
         self,
@@ -94,9 +94,9 @@ class Connection:
         )
 
     def view(self, now_s: float, *, frame: bool = False) -> LinkView:
-        """The link as of now; ``frame``: a frame begins now, and probes keep to the rhythm of frames.
+        """Return the link's present state. ``frame``: a frame begins now; probes adapt to the rhythm of frames.
 
-        Frames that follow each other closely, with nothing on the link between them, are given the same view.
+        Frames in quick succession, with no traffic on the link between them, get the same view.
         """
         if frame:
             self._monitor.frame(now_s)
@@ -108,26 +108,26 @@ class Connection:
         self._frame_view, self._frame_view_until_s = (view if frame else None), now_s + _FRAME_VIEW_S
         return view
 
-    # What the socket's driver does.
+    # Called by the socket's driver.
 
     def note_tcp(self, tcp: TcpInfo | None) -> None:
-        """The kernel's view of the connection."""
+        """Note the kernel's view of the connection."""
         self._tcp = tcp
 
     def next_frames(self, now_s: float) -> Frames | None:
-        """The next message to put on the wire, or None."""
+        """Return the next message to send, or None."""
         return None if self.phase is Phase.PAUSED else self._session.next_message(now_s)
 
     def put_back(self, frames: Frames) -> None:
-        """The socket did not take what `next_frames` gave last."""
+        """Take the last message of `next_frames` back: the socket did not accept it."""
         self._session.put_back(frames)
 
     def ask(self, bundle: str, cut: int, *, due_in_s: float) -> bool:
-        """Ask about a request before it is made; returns whether the server can be asked. See `LinkView.advice`."""
+        """Ask whether a request would be in time, see `LinkView.advice`; False if the server cannot be asked."""
         return self._session.ask(bundle, cut, due_in_s=due_in_s)
 
     def report(self, report: wire.Report) -> bool:
-        """Tell the server how this device is; returns whether it takes reports."""
+        """Send a status report to the server; returns whether it accepts reports."""
         return self._session.report(report)
 
     def wait_s(self, now_s: float) -> float:
@@ -143,7 +143,7 @@ class Connection:
         return min(most_s, max(least_s, due_s - now_s))
 
     def transport_event(self, event: TransportEvent, now_s: float) -> list[Action]:
-        """Something happened to the connection."""
+        """Handle an event of the connection."""
         self._frame_view = None
         if self.phase is Phase.PAUSED:  # it concerns a socket that is closed now
             return []
@@ -158,7 +158,7 @@ class Connection:
         return self._fail(Trouble.KEY_REFUSED if refused else Trouble.HANDSHAKE_BROKEN, now_s)
 
     def receive(self, frames: list[memoryview], now_s: float) -> list[Action]:
-        """One message from the server."""
+        """Handle one message from the server."""
         self._frame_view = None
         if self.phase is Phase.PAUSED:
             return []
@@ -167,12 +167,12 @@ class Connection:
         except ProtocolError as error:
             return self._fail(Trouble.PROTOCOL_BROKEN, now_s, str(error))
         actions = [action for event in events for action in self._session_event(event, now_s)]
-        if self.phase is Phase.UP:  # while greeting only the welcome counts, or chatter would hold us there
+        if self.phase is Phase.UP:  # while greeting, other messages must not extend the wait
             self._heard_s = now_s
         return actions
 
     def tick(self, now_s: float) -> list[Action]:
-        """Time has passed. Call it after every wait, however short."""
+        """Handle the passing of time. Call it after every wait, even a short one."""
         if self.phase is Phase.PAUSED:
             if now_s < self._open_at_s:
                 return []
@@ -188,7 +188,7 @@ class Connection:
             actions = self._fail(Trouble.SILENT, now_s, f"{_SILENCE_S:.0f}")
         return actions
 
-    # Within.
+    # Internal.
 
     def _step(self, what: Input) -> None:
         self.phase = TRANSITIONS[self.phase, what]
@@ -248,7 +248,7 @@ class Connection:
 
     def _lost(self, now_s: float) -> list[Action]:
         delay_s = self._backoff.delay_s(Trouble.LOST, now_s)
-        if delay_s:  # the socket would connect again by itself, and by now it does so too often
+        if delay_s:  # the socket would reconnect by itself, and has done so too often
             return self._pause(Trouble.LOST, delay_s, now_s)
         self._step(Input.LOST)
         self._down_s = now_s
@@ -274,7 +274,7 @@ class Connection:
         return [CloseSocket(), *self._publish(trouble, now_s, detail=detail)]
 
     def _publish(self, trouble: Trouble, now_s: float, *, detail: str = "") -> list[Action]:
-        """The link is down, and why; nothing is said where that is known already."""
+        """Publish that the link is down, and why; nothing if that is known already."""
         self._frame_view = None
         problem, remedy = self._told(trouble, detail)
         before = self._state

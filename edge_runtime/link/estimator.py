@@ -1,10 +1,10 @@
-"""What really crossed the link, turned into an estimate of its uplink and round trip. Pure: no clock, no socket.
+"""Estimates uplink and round trip from the traffic on the link. Pure: no clock, no socket.
 
-A cellular uplink wanders about a mean: half a second later its rate is mostly the same, some seconds later it is
-any of its usual rates. So the logarithm of the rate is followed as a mean-reverting random walk (Ornstein-
-Uhlenbeck), by a scalar Kalman filter: the older the last sample, the more the prediction leans towards the mean,
-the wider it gets, and the more the next sample counts. An outage is not a rate: it is told apart as silence, so
-that the link is remembered as it was when it comes back. See docs/splitting.md.
+A cellular uplink varies about a mean: after half a second its rate is mostly the same, after some seconds it can be
+any of its usual rates. So the logarithm of the rate is modelled as a mean-reverting random walk (Ornstein-
+Uhlenbeck), by a scalar Kalman filter: the older the last sample, the closer the prediction is to the mean, the
+wider its distribution, and the more the next sample counts. An outage is not a rate: it is recorded as silence, and
+the estimate from before the outage is used again when the link is back. See docs/splitting.md.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from msgspec.structs import replace
 
 from split_model.protocol.chunks import chunk_bytes_for
 
-#: Faster than this nothing is believed: arrivals that close together only show the server's own buffers.
+#: Rates above this are not believed: arrivals so close together show only the server's own buffers.
 MAX_BYTES_S = 1.25e8
-#: A link that lets less through than this is as good as dead, and a logarithm needs a floor.
+#: The floor of rates, for the logarithm: a slower link is practically dead.
 MIN_BYTES_S = 100.0
 #: Headers of a chunk on the wire: two frames of ZMTP and CURVE, and our own.
 CHUNK_OVERHEAD_BYTES = 80
-#: A timing is off by about half a packet: the fewer packets, the more doubt.
+#: A timing has an error of about half a packet: the fewer packets, the larger the relative error.
 _GRAIN_BYTES = 600.0
-#: A gap between samples counts for no more than this in the mean: during an outage there is no rate to average.
+#: A gap between samples counts at most this long in the mean: during an outage there is no rate to average.
 _LONGEST_GAP_S = 2.0
 
 
 def wire_bytes(part_bytes: float, total_bytes: int) -> float:
-    """What a part of a payload of ``total_bytes`` takes on the wire, headers included."""
+    """Bytes on the wire for a part of a payload of ``total_bytes``, headers included."""
     chunk_bytes = max(1, min(chunk_bytes_for(total_bytes), total_bytes))
     return part_bytes * (1.0 + CHUNK_OVERHEAD_BYTES / chunk_bytes)
 
 
 class LinkEstimate(msgspec.Struct, frozen=True):
-    """The link as it is believed to be. ``uplink_bytes_s`` is None while nothing was ever measured.
+    """The estimated link. ``uplink_bytes_s`` is None until the first measurement.
 
     ``rate_spread``: standard deviation of the logarithm of the rate, growing with the age of the last sample.
-    ``mean_bytes_s`` and ``mean_spread``: where both go as the sample ages; ``coherence_s``: in which time.
+    ``mean_bytes_s`` and ``mean_spread``: the values that both approach as the sample ages, with the time constant
+    ``coherence_s``.
     ``silent_s``: seconds for which something has been overdue from the server; 0 while nothing is.
     """
 
@@ -53,7 +54,7 @@ class LinkEstimate(msgspec.Struct, frozen=True):
     silent_s: float = 0.0
 
     def ahead(self, seconds: float) -> LinkEstimate:
-        """The prediction for a time ``seconds`` later, if nothing is measured meanwhile."""
+        """Predict the estimate ``seconds`` later, if nothing is measured meanwhile."""
         if self.uplink_bytes_s is None or self.mean_bytes_s is None:
             return self
         left = math.exp(-max(0.0, seconds) / self.coherence_s)
@@ -63,11 +64,11 @@ class LinkEstimate(msgspec.Struct, frozen=True):
 
 
 class LinkEstimator:
-    """Learns from observations of the link; `estimate` gives its present state.
+    """Learns from measurements of the link; `estimate` returns its present state.
 
     ``coherence_s``: the age at which a sample keeps 1/e of its weight against the mean. ``noise``: standard
-    deviation of a sample's logarithm for a link that stands still. ``memory_s``: how fast mean and spread follow.
-    ``prior_spread``: the spread about the mean until samples tell.
+    deviation of a sample's logarithm for a link of constant rate. ``memory_s``: time constant of mean and spread.
+    ``prior_spread``: the spread about the mean before the first samples.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class LinkEstimator:
     def transferred(self, on_wire_bytes: float, seconds: float, *, at_s: float, grain: bool = True) -> None:
         """Learn from bytes, headers included, that took ``seconds`` to arrive.
 
-        Without ``grain`` few bytes are as certain as many: a request that was given up was slow, however few came.
+        Without ``grain`` few bytes count as much as many: a request that was given up was slow, even if few bytes
+        came.
         """
         if seconds <= 0.0 and on_wire_bytes <= 0.0:
             return
@@ -108,18 +110,18 @@ class LinkEstimator:
             gain = variance / (variance + noise_variance)
             self._log_rate = predicted + gain * (sample - predicted)
             self._variance = (1.0 - gain) * variance
-            # The mean over time, not over samples: a burst of them tells no more than one.
+            # The mean over time, not over samples: a burst of samples counts no more than one.
             share = 1.0 - math.exp(-min(age_s, _LONGEST_GAP_S) / self._memory_s)
             self._mean += share * (sample - self._mean)
             self._mean_variance += share * ((sample - self._mean) ** 2 - self._mean_variance)
         self._at_s = max(self._at_s, at_s)
 
     def round_trip(self, seconds: float) -> None:
-        """Learn from the seconds of a message and its answer, less transfer and service times."""
+        """Learn from a round trip in seconds: a message and its answer, less transfer and service times."""
         self._rtts.append(max(0.0, seconds))
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """The link at ``now_s``. The round trip is the lower median of the last eight."""
+        """Return the link at ``now_s``. The round trip is the lower median of the last eight."""
         rtt_s = sorted(self._rtts)[(len(self._rtts) - 1) // 2] if self._rtts else None
         if self._log_rate is None:
             return LinkEstimate(None, rtt_s, math.inf, math.inf)

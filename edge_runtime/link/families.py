@@ -1,7 +1,7 @@
-"""Which of IPv4 and IPv6 to try next for a server that is given by its name. Pure.
+"""Chooses between IPv4 and IPv6 for the next attempt, for a server given by name. Pure.
 
-A name may have addresses of one family or of both, and one of the two may lead nowhere. libzmq looks the name up
-itself, so that nobody else waits for a silent name server; all that can be chosen is whether IPv6 is on.
+A name may have addresses of one family or of both, and those of one family may be unreachable. libzmq looks the
+name up itself, so that no other thread waits for a slow name server; the only choice is whether IPv6 is on.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import ipaddress
 
 
 class Families:
-    """IPv6 first; after an attempt that failed, the other one; once one has connected, it is tried first.
+    """Tries IPv6 first, then the families in turn; the family of the last connection is tried first.
 
     Args:
-        address: ``tcp://HOST:PORT``. For a number, there is nothing to choose.
+        address: ``tcp://HOST:PORT``. If HOST is a number, there is no choice.
 
     """
 
@@ -29,9 +29,10 @@ class Families:
             pass
 
     def failed(self) -> bool:
-        """An attempt failed; returns whether to go on with the other family, `ipv6`.
+        """Note a failed attempt; returns whether to change to the other family, `ipv6`.
 
-        The first time at once. Later each one gets a second attempt, since a server that is away needs no haste.
+        The first time it changes at once. Later each family gets two attempts, as there is no hurry if the server
+        is away.
         """
         if not self._may_change:
             return False
@@ -42,5 +43,5 @@ class Families:
         return True
 
     def connected(self) -> None:
-        """There is a connection: this family is tried first when it is gone."""
+        """Note a connection: its family is tried first when the connection is lost."""
         self._failures = 0

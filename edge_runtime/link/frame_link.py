@@ -1,6 +1,6 @@
-"""The link to a server as a frame loop sees it: one reservation for each frame, whatever carries it.
+"""The link to a server as a frame loop uses it: one reservation for each frame.
 
-Two things carry it: the link thread, and the simulator in virtual time.
+Two classes implement it: the link thread, and the simulator in virtual time.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from split_model.protocol import messages as wire
 
 
 class Carrier(Protocol):
-    """What is behind a `Reservation`; ``number`` is the reservation's. See there for the rest."""
+    """The implementation behind a `Reservation`, by the reservation's ``number``; see `Reservation`."""
 
     def submit(self, number: int, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
         """Send the request."""
 
     def ask(self, bundle: str, cut: int, *, due_in_s: float) -> None:
-        """Ask before anything is sent."""
+        """Ask the server before anything is sent."""
 
     def release(self, number: int) -> None:
-        """Nobody waits for it any more."""
+        """Release the reservation."""
 
     def wait(self, number: int, *, until_s: float, unless: Callable[[], bool]) -> Outcome | None:
         """Wait for the outcome."""
 
     def has_ended(self, number: int) -> bool:
-        """Whether the outcome is there."""
+        """Whether the outcome is known."""
 
     def acked_bytes(self, number: int) -> int:
-        """How far the request has come."""
+        """Bytes of the request that have arrived."""
 
 
 class Reservation:
-    """One frame's use of the link. Release it when the frame is done; doing it early, or twice, does no harm."""
+    """One frame's use of the link. Release it when the frame is done; an early or second release is safe."""
 
     def __init__(self, carrier: Carrier, number: int) -> None:
         self._carrier = carrier
         self._number = number
 
     def send(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
-        """Send a request as soon as the link takes it; a frame that was planned to stay here may do so too.
+        """Send a request as soon as the link takes it; also for a frame that was planned to stay local.
 
         Args:
             request: Its ``due_in_s`` is rewritten when the first chunk goes out.
@@ -58,12 +58,12 @@ class Reservation:
     def ask(self, bundle: str, cut: int, *, due_in_s: float) -> None:
         """Ask the server whether a request at this cut would be answered in time, if it came now.
 
-        The answer is in `LinkView.advice` some time later, unless the server is too old to be asked.
+        The answer appears later in `LinkView.advice`; a server of an old version cannot be asked.
         """
         self._carrier.ask(bundle, cut, due_in_s=due_in_s)
 
     def wait(self, *, until_s: float, unless: Callable[[], bool] = lambda: False) -> Outcome | None:
-        """The outcome, or None when the time is up or ``unless`` holds first; it is given once.
+        """Wait for the outcome, returned once; None when the time is up or ``unless`` holds first.
 
         ``unless`` is asked again at every outcome and after `FrameLink.nudge`.
         """
@@ -76,13 +76,13 @@ class Reservation:
 
     @property
     def acked_bytes(self) -> int:
-        """How many bytes of the request have arrived at the server, as far as we know; 0 once it has ended."""
+        """Bytes of the request that the server has acknowledged; 0 once it has ended."""
         return self._carrier.acked_bytes(self._number)
 
     def release(self) -> None:
-        """Give the link back. A request without an outcome is cancelled: nothing more of it is sent.
+        """Release the link. A request without an outcome is cancelled: nothing more of it is sent.
 
-        The monitor learns how far it came.
+        The monitor records how many of its bytes arrived.
         """
         self._carrier.release(self._number)
 
@@ -90,7 +90,7 @@ class Reservation:
 class FrameLink(Protocol):
     """What a frame loop needs of the link to one server.
 
-    Links to several servers are made so that each one's `wait_for_news` and `nudge` are about all of them.
+    With several servers, `wait_for_news` and `nudge` of any link apply to all links.
     """
 
     @property
@@ -98,14 +98,14 @@ class FrameLink(Protocol):
         """The server's, as ``tcp://HOST:PORT``."""
 
     def view(self, *, frame: bool = False) -> LinkView:
-        """The link as of now; ``frame``: a frame begins. Raises what ended the link thread, if something did."""
+        """The link's present state; ``frame``: a frame begins. Raises the error that ended the link thread."""
 
     def reserve(self, *, offloaded: bool, elsewhere: bool = False) -> Reservation:
-        """A frame may be sent.
+        """Reserve the link for a frame that may be sent.
 
         Args:
-            offloaded: It is going to need the link, so probes keep out of its way.
-            elsewhere: It is going to need the link to another server, so whole probes keep out of its way.
+            offloaded: The frame will need this link, so no probe is sent meanwhile.
+            elsewhere: The frame will need the link to another server, so no whole probe is sent here meanwhile.
 
         """
 

@@ -1,7 +1,7 @@
-"""The link thread: it alone owns the sockets, and does what `Connection` decides.
+"""The link thread: owns the sockets, and executes the decisions of `Connection`.
 
 The frame loop's thread reserves the link for a frame, sends, and waits for the outcome. A server that is away is
-not an error here: requests simply stay without an outcome, and the frame is finished locally in time.
+not an error here: its requests get no outcome, and the frames are finished locally in time.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 
 class Link(StoppableThread):
-    """Start it, `reserve` it for each frame, `stop` it. It is a `FrameLink`, and the `Carrier` of its reservations.
+    """A thread that is a `FrameLink`, and the `Carrier` of its reservations. Start it, use it, `stop` it.
 
     Args:
         transport: The socket; the link thread opens and closes it.
         session: The protocol's state machine.
         now: The clock, in seconds.
-        estimator: Where what crosses the link is learned.
+        estimator: Learns from the traffic.
         beat: Called at every turn of the thread, ten times a second or more.
         jitter: Random numbers from 0 to 1, for pauses.
         news: Shared by the links to several servers; see `PendingRequests`.
@@ -78,7 +78,7 @@ class Link(StoppableThread):
         return self._transport.address
 
     def view(self, *, frame: bool = False) -> LinkView:
-        """See `FrameLink.view`. Raises what ended the link thread, if something did: it is not to be missed."""
+        """See `FrameLink.view`. Raises the error that ended the link thread, so that it is not missed."""
         with self._lock:
             if self._error is not None:
                 raise self._error
@@ -105,7 +105,7 @@ class Link(StoppableThread):
             self._transport.wake()
 
     def report(self, report: wire.Report) -> bool:
-        """Send a report with the thread's next turn; returns whether the server takes reports. Any thread."""
+        """Send a report at the thread's next turn; returns whether the server accepts reports. Any thread."""
         with self._lock:
             return self._connection.report(report)
 
@@ -140,18 +140,18 @@ class Link(StoppableThread):
 
     @property
     def pending(self) -> int:
-        """How many reservations are neither released nor have given their outcome."""
+        """Number of reservations that are not released and have no outcome yet."""
         return len(self._pending)
 
     def wait_until_open(self) -> None:
-        """Wait until the link thread has its sockets, which takes no server; raises what ended it, as `view`."""
+        """Wait until the link thread has opened its sockets (no server needed); raises as `view` does."""
         self._opened.wait()
         self.view()
 
     # The link thread.
 
     def run(self) -> None:
-        """Serve the socket until `stop`. Requests that are unfinished then stay without an outcome."""
+        """Serve the socket until `stop`. Requests that are unfinished then get no outcome."""
         try:
             self._tick()
             self._opened.set()
@@ -171,7 +171,7 @@ class Link(StoppableThread):
             wait_s = self._connection.wait_s(self._now())
         events = self._transport.poll(wait_s, wants_to_send=wants_to_send)
         tcp = self._transport.tcp()
-        with self._lock:  # before an answer wakes somebody who looks at it
+        with self._lock:  # before an answer wakes a thread that reads it
             self._connection.note_tcp(tcp)
         for event in events:
             with self._lock:
@@ -189,9 +189,9 @@ class Link(StoppableThread):
         self._do(actions)
 
     def _send_all(self) -> bool:
-        """Put out what the socket takes; True where more waits for it.
+        """Send as much as the socket accepts; returns True if more is waiting.
 
-        Under the lock, so that nothing of a request is sent once its reservation is released.
+        Runs under the lock, so that nothing of a request is sent once its reservation is released.
         """
         with self._lock:
             while frames := self._connection.next_frames(self._now()):
@@ -209,6 +209,6 @@ class Link(StoppableThread):
             elif isinstance(action, Finish):
                 self._pending.finish(action.reservation, action.outcome)
             else:
-                # A peer can make the link go up and down for ever.
+                # A peer can make the link go up and down for ever: log that once.
                 level = logging.INFO if action.view.trouble is Trouble.NONE else logging.WARNING
                 log.log(level, "link: %s", action.line, extra=PER_FRAME)

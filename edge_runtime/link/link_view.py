@@ -1,4 +1,4 @@
-"""The link at one moment, for the rest of the program, and how a request ended at the server."""
+"""The state of the link at one moment, and the outcome of a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from split_model.protocol.device import Answered, Refused
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """The server's word on a request at a cut, asked for before it was made; ``at_s``: when it came."""
+    """The server's answer to a question about a possible request at a cut; ``at_s``: when it came."""
 
     bundle: str
     cut: int
@@ -23,11 +23,11 @@ class Advice(msgspec.Struct, frozen=True):
 class LinkView(msgspec.Struct, frozen=True):
     """The link at one moment.
 
-    ``trouble`` says why it is not up, ``problem`` and ``remedy`` say it to the user; all empty while it is up.
-    ``queue_s``: how long a new request waits, behind others in our own socket, and at the server.
+    ``trouble``: why it is not up, with ``problem`` and ``remedy`` as text for the user; all empty while it is up.
+    ``queue_s``: seconds that a new request waits, in our own socket and at the server.
     ``can_ask``: whether the server can be asked before a request; ``advice``: its last answer.
-    ``late``: answers that nobody waited for any more. ``reconnects``: times that the server welcomed us again.
-    Both only grow.
+    ``late``: answers that came after their request was given up. ``reconnects``: number of reconnections. Both only
+    grow.
     """
 
     up: bool
@@ -51,7 +51,7 @@ class LinkView(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a request ended at the server: answered or refused, one of the two."""
+    """The outcome of a request: an answer or a refusal, never both."""
 
     at_s: float
     answered: Answered | None = None

@@ -1,6 +1,6 @@
-"""What requests and probes tell of the link and of the server's queue, and when to probe.
+"""Measures the link and the server's queue from requests and probes, and decides when to probe. Pure.
 
-Pure: times are handed in. Everything learns from what crosses anyway; probes of content-free bytes fill the gaps.
+Times are arguments. Requests are measured as they pass; probes of content-free bytes fill the gaps.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from split_model.protocol.uploads import Progress
 
 #: A probe's size, least and most: enough chunks for their spacing to show the rate.
 PROBE_BYTES = (3 << 10, 12 << 10)
-#: Probes take no more than this share of the uplink as it is believed to be, and only while nothing else crosses;
-#: but at least every `_PROBE_AT_LEAST_S`, or a link that came back from an outage would never be noticed.
+#: Probes take at most this share of the estimated uplink, and only while nothing else is sent. But one is sent at
+#: #: least every `_PROBE_AT_LEAST_S`: otherwise a link that came back from an outage would not be noticed.
 PROBE_SHARE = 0.08
-#: The clock starts with a chunk that has arrived whole. The segment that brought its end brought some of the next
-#: one as well, half a segment on average, which took none of the time that is measured.
+#: The timing of chunks starts when the first has arrived whole. The TCP segment with its last byte also has bytes
+#: of #: the next chunk, half a segment on average, which are not part of the measured time.
 HALF_SEGMENT_BYTES = 724
-#: Requests that timed fewer bytes than this say nothing certain of the rate.
+#: Requests that timed fewer bytes than this are too inexact for the rate.
 MIN_TIMED_BYTES = 2 << 10
-#: What is known of the server's queue halves in this time: else one bad moment would keep us away for good.
+#: Half-life of the estimated queue at the server: without it one bad moment would keep us away for ever.
 _QUEUE_FADE_S = 2.0
 _PROBE_EVERY_S = 0.5
 _PROBE_AT_LEAST_S = 2.0
-#: Sent in place of a probe that the share does not allow: it asks whether anything gets through, and times nothing.
+#: Size of the message sent instead of a probe that the share does not allow. It tests the link, but times nothing.
 KNOCK_BYTES = 1
-#: So long after a request or a probe timed the link there is nothing new to learn.
+#: Seconds after a request or a probe timed the link in which no probe is needed.
 _FRESH_S = 0.25
 _PING_EVERY_S = 2.0
-#: A probe or a ping is overdue after its predicted time, times the first plus the second.
+#: A probe or a ping is overdue after its predicted time times the first, plus the second (seconds).
 _OVERDUE = 1.5
 _OVERDUE_S = 0.04
 _UNKNOWN_RTT_S = 0.1
@@ -46,7 +46,7 @@ _MIN_WINDOW_BYTES = 32 << 10
 
 
 class LinkMonitor:
-    """Learns from the server's replies; tells the link, the queue, and the next probe or ping to send."""
+    """Estimates the link and the server's queue from replies, and plans the next probe or ping."""
 
     def __init__(self, estimator: LinkEstimator, *, now_s: float) -> None:
         self._estimator = estimator
@@ -54,18 +54,18 @@ class LinkMonitor:
         self._queue_at_s = now_s
         self._timed_s = self._probed_s = self._pinged_s = now_s
         self._asked_s = now_s  # when the last probe of any kind was sent
-        self._round_trip_s = now_s  # when the last one was measured
-        self._overdue_s = math.inf  # from then on the open probe or ping is
+        self._round_trip_s = now_s  # when the last round trip was measured
+        self._overdue_s = math.inf  # from then on the open probe or ping is overdue
         self._silent_since_s: float | None = None
         self._at_once = False
-        self._next_at_once_s = now_s  # not before then may a whole probe go out of turn again
+        self._next_at_once_s = now_s  # no extra whole probe before this time
         self._frame_s = -math.inf
         self._interval_s = math.inf
         self._holders = 0  # frames that hold the link
         self._elsewhere = 0  # frames that hold the link to another server
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """The link at ``now_s``, and for how long it has been silent if something is overdue."""
+        """Return the link at ``now_s``, with the seconds of silence if a reply is overdue."""
         silent_s = 0.0
         if self._silent_since_s is not None:
             silent_s = max(0.0, now_s - self._silent_since_s)
@@ -75,44 +75,44 @@ class LinkMonitor:
         return replace(estimate, silent_s=silent_s) if silent_s else estimate
 
     def queue_s(self, now_s: float) -> float:
-        """How long a request is going to wait at the server."""
+        """Predicted seconds that a request waits at the server."""
         return float(self._queue_s * 0.5 ** ((now_s - self._queue_at_s) / _QUEUE_FADE_S))
 
     def connected(self) -> None:
-        """A new connection: probe it at once, then ping it."""
+        """Note a new connection: it is probed at once, then pinged."""
         self._probed_s = self._pinged_s = self._round_trip_s = -math.inf
         self._heard()
 
     def frame(self, now_s: float) -> None:
-        """A frame begins, whether it is going to need the link or not."""
+        """Note that a frame begins, whether it will need the link or not."""
         self._interval_s = now_s - self._frame_s
         self._frame_s = now_s
 
     def hold(self) -> None:
-        """A frame needs the link, soon or now: no probe is to be in its way. Several may at once."""
+        """Stop probes while a frame needs the link, now or soon. Several frames may hold it at once."""
         self._holders += 1
 
     def let_go(self) -> None:
-        """A frame that held the link needs it no longer; when no other does, it is free for probes."""
+        """End a frame's hold of the link; probes are allowed again when no frame holds it."""
         self._holders -= 1
 
     def hold_elsewhere(self) -> None:
-        """A frame needs the link to another server, over what may be the same uplink.
+        """Note that a frame needs the link to another server, which may share the uplink.
 
-        Until it is let go no whole probe is sent here. Pings are: they cost next to nothing, and tell whether the
-        server that stands by is still there.
+        Until `let_go_elsewhere` no whole probe is sent here. Pings are sent: they are small, and show whether the
+        standby server still answers.
         """
         self._elsewhere += 1
 
     def let_go_elsewhere(self) -> None:
-        """A frame at another server needs its link no longer."""
+        """End a frame's hold of another server's link."""
         self._elsewhere -= 1
 
     def answered(self, event: Answered, now_s: float) -> None:
-        """A request came back with its timings."""
+        """Learn from an answered request and its timings."""
         self._heard()
         answer = event.answer
-        # With a load, of a request that comes now; else of this one, which is past.
+        # With a load report, the wait of a request that comes now; else that of this request, which is past.
         queue_s = answer.queue_s if answer.load is None else answer.load.queue_s
         self._note_queue(0.5 * self.queue_s(now_s) + 0.5 * queue_s, now_s)
         if event.held:
@@ -127,13 +127,13 @@ class LinkMonitor:
         self._round_trip_s = now_s
 
     def advised(self, queue_s: float, now_s: float) -> None:
-        """The server said how long a request waits there now."""
+        """Learn the present wait of a request at the server, as it reported."""
         self._heard()
         self._note_queue(queue_s, now_s)
 
     def probed(self, event: Probed, now_s: float) -> None:
-        """A probe or a ping came back."""
-        # One that was overdue says that the link is back, but its timing says how bad it was: measure again.
+        """Learn from the reply to a probe or a ping."""
+        # An overdue reply shows that the link is back, but its timing is that of the bad time: measure again.
         self._at_once = self._silent_since_s is not None or now_s > self._overdue_s
         self._heard()
         if event.timed_bytes >= MIN_TIMED_BYTES:
@@ -145,11 +145,11 @@ class LinkMonitor:
             self._round_trip_s = now_s
 
     def given_up(self, progress: Progress, now_s: float) -> None:
-        """Nobody waits for a request any more: without this a dying link would keep its old estimate.
+        """Learn from a request that was given up: without this a dying link would keep its old estimate.
 
-        One that had arrived whole says nothing bad of the link, but that the server takes its time. Any other means
-        silence until something is heard again, and asks for a probe at once, behind the requests still on their
-        way; but not where it only stood behind others, which the link goes on carrying.
+        A request that had arrived whole is no sign of a bad link, only of a slow server. Any other counts as
+        silence until something is received again, and makes the next probe due at once, after the requests still on
+        their way. The exception is a request that only waited behind others that the link still carries.
         """
         if progress.first_sent_s is None:  # it never left
             return
@@ -176,7 +176,7 @@ class LinkMonitor:
         self._at_once = True
 
     def window_bytes(self, limit_bytes: int, now_s: float) -> int | None:
-        """How much to have under way unacknowledged; None while the link is unknown."""
+        """Maximum bytes to have unacknowledged on the link; None while the link is unknown."""
         link = self._estimator.estimate(now_s)
         if link.uplink_bytes_s is None:
             return None
@@ -184,10 +184,10 @@ class LinkMonitor:
         return min(limit_bytes, max(_MIN_WINDOW_BYTES, wanted))
 
     def probe_due_s(self, now_s: float) -> float:
-        """When the next probe is to be sent; inf while a frame holds this link, or that to another server.
+        """Time of the next probe; inf while a frame holds this link, or that to another server.
 
-        No sooner than the share allows. Where frames come at intervals it is sent just in time to be back before
-        the next one is planned: nothing tells more of a link than a sample of this moment.
+        It is not earlier than the share allows. If frames come at intervals, the probe is sent just in time for its
+        reply to be there when the next frame is planned: the newest sample is the best.
         """
         if self._holders or self._elsewhere:
             return math.inf
@@ -205,9 +205,10 @@ class LinkMonitor:
         return just_in_time_s if -_EARLY_S <= just_in_time_s - due_s <= _PROBE_EVERY_S else due_s
 
     def next_probe_bytes(self, now_s: float, *, silent: bool = False) -> int | None:
-        """Bytes of a probe to send now, 0 for a ping, None for nothing. Ask only while nothing is under way.
+        """Bytes of a probe to send now, 0 for a ping, None for nothing.
 
-        Or where it has been ``silent`` for long: then a ping asks if the server is there, whatever is under way.
+        Call it only while nothing is under way, or if the link has been ``silent`` for long: then a ping tests the
+        server, whatever is under way.
         """
         if not silent and now_s >= self.probe_due_s(now_s):
             rate = self._estimator.estimate(now_s).uplink_bytes_s
@@ -216,7 +217,7 @@ class LinkMonitor:
                 probe_bytes = self._probe_bytes(rate)
                 self._probed_s = now_s
             self._at_once = False
-        # Probes time the uplink only, and while they keep coming back nothing else would tell the round trip.
+        # Probes time the uplink only; the round trip needs pings in between.
         elif now_s - max(self._pinged_s, self._round_trip_s) >= _PING_EVERY_S and (silent or not self._holders):
             probe_bytes = 0
             self._pinged_s = now_s
@@ -229,8 +230,8 @@ class LinkMonitor:
     def _may_probe(self, rate: float | None, now_s: float) -> bool:
         """Whether the probe that is due now may be a whole one.
 
-        Those out of turn keep to the share as well, by themselves: each takes the link from the frames behind it,
-        and if these are given up for that, each would ask for a probe at once again, without end.
+        Extra probes have a share of their own. Each delays the frames behind it; if those are given up for that,
+        each of them would request another probe at once, without end.
         """
         if not self._at_once or rate is None:
             return True
@@ -240,7 +241,7 @@ class LinkMonitor:
         return True
 
     def _pause_s(self, rate: float) -> float:
-        """How long a probe must last, for its share of the link."""
+        """Minimum seconds between two probes, so that they keep to their share of the link."""
         return min(max(_PROBE_EVERY_S, self._probe_bytes(rate) / (PROBE_SHARE * rate)), _PROBE_AT_LEAST_S)
 
     def _probe_bytes(self, rate: float | None) -> int:

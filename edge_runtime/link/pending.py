@@ -1,6 +1,6 @@
-"""Requests that somebody waits for, or will. The link thread and the frame loop's meet here: safe from any.
+"""The requests that wait for an outcome, shared by the link thread and the frame loop. Thread-safe.
 
-Links to several servers share one ``changed``, so that a wait at one of them hears of all.
+Links to several servers share one ``changed``, so that a wait at one link wakes for news of any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from edge_runtime.link.link_view import Outcome
 
 
 class PendingRequests:
-    """One for each number, from `open` until its outcome is taken or it is given up."""
+    """The pending requests by number, from `open` until the outcome is taken or the request is given up."""
 
     def __init__(
         self, *, now: Callable[[], float] = time.monotonic, changed: threading.Condition | None = None
@@ -27,7 +27,7 @@ class PendingRequests:
         return len(self._outcomes)
 
     def open(self, number: int) -> None:
-        """Somebody is going to wait for this request."""
+        """Register a request that will be waited for."""
         with self._changed:
             self._outcomes[number] = None
 
@@ -37,7 +37,7 @@ class PendingRequests:
             return self._outcomes.get(number) is not None
 
     def wait(self, number: int, *, until_s: float, unless: Callable[[], bool] = lambda: False) -> Outcome | None:
-        """The outcome of a request, or None when the time is up or ``unless`` holds first (`nudge` rechecks it).
+        """Wait for a request's outcome; None when the time is up or ``unless`` holds (`nudge` rechecks it).
 
         An outcome is taken once; the request is then no longer pending.
         """
@@ -62,19 +62,19 @@ class PendingRequests:
             self._changed.notify_all()
 
     def give_up(self, number: int) -> None:
-        """Nobody waits for this request any more."""
+        """Remove a request that is no longer waited for."""
         with self._changed:
             self._outcomes.pop(number, None)
 
     def finish(self, number: int, outcome: Outcome) -> None:
-        """A request has ended at the server; nothing happens where nobody waits for it any more."""
+        """Set the outcome of a request; ignored if it was given up."""
         with self._changed:
             if number in self._outcomes:
                 self._outcomes[number] = outcome
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """No outcome will come any more: nobody is to wait for one."""
+        """End all waits: no outcome will come any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

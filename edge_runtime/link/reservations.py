@@ -1,4 +1,4 @@
-"""Which frames hold the link, and which of their requests have no outcome yet. Pure.
+"""Reservations of the link by frames, and their open requests. Pure.
 
 While a frame holds the link, no probe is sent. A reservation sends at most one request, and a request that was sent
 has at most one outcome. Several reservations may be open at once.
@@ -17,9 +17,9 @@ from split_model.protocol.device import DeviceSession, Refused
 
 @dataclass
 class _Reserved:
-    """``holds``: probes keep out of its way. ``request_id``: of the sent request that has no outcome yet.
+    """One reservation. ``holds``: it stops probes. ``request_id``: its sent request without an outcome.
 
-    ``elsewhere``: it is at another server, and whole probes of this one keep out of its way as well.
+    ``elsewhere``: the frame is at another server, and stops whole probes of this link.
     """
 
     holds: bool = False
@@ -36,14 +36,14 @@ class Reservations:
         self._monitor = monitor
         self._reserved: dict[int, _Reserved] = {}
         self._last = 0
-        self._owners: dict[int, int] = {}  # request id -> reservation, of what has no outcome yet, in sent order
+        self._owners: dict[int, int] = {}  # request id -> reservation, while it has no outcome, in sent order
 
     def reserve(self, *, offloaded: bool, elsewhere: bool = False) -> int:
-        """A frame may be sent; returns its reservation's number.
+        """Reserve the link for a frame that may be sent; returns the reservation's number.
 
         Args:
-            offloaded: It is going to need the link.
-            elsewhere: It is going to need the link to another server, and may still be sent here.
+            offloaded: The frame will need this link.
+            elsewhere: The frame will need the link to another server, but may still be sent here.
 
         """
         self._last += 1
@@ -70,7 +70,7 @@ class Reservations:
         self._session.submit(request, payload, due_at_s=due_at_s)
 
     def release(self, number: int, now_s: float) -> bool:
-        """Nobody waits for this any more; whether there was a request to cancel. Releasing twice does no harm."""
+        """Release a reservation; returns whether a request has to be cancelled. A second release is safe."""
         reserved = self._reserved.pop(number, None)
         if reserved is None:
             return False
@@ -85,7 +85,7 @@ class Reservations:
         return True
 
     def finish(self, request_id: int, outcome: Outcome) -> Finish:
-        """A request ended, however it did: the link is free for probes."""
+        """Note the end of a request, with any outcome: probes are allowed again."""
         number = self._owners.pop(request_id)
         reserved = self._reserved[number]
         reserved.request_id = None
@@ -93,10 +93,10 @@ class Reservations:
         return Finish(number, outcome)
 
     def refuse_sent(self, refusal: Refused, now_s: float) -> list[Finish]:
-        """The server objects to one of our messages, not saying which: sent again, it would be refused again.
+        """Find the request that the server refused without naming it: sent again, it would be refused again.
 
-        It takes them in order and acknowledges each, so it means the first that it did not acknowledge;
-        those behind go out again on the next connection.
+        The server takes requests in order and acknowledges each, so it means the first one without an
+        acknowledgement. The later ones are sent again on the next connection.
         """
         progress = {request_id: self._session.progress(request_id) for request_id in self._owners}
         sent = {
@@ -113,7 +113,7 @@ class Reservations:
         return finished
 
     def acked_bytes(self, number: int) -> int:
-        """How many bytes of a request without an outcome have arrived at the server, as far as we know."""
+        """Acknowledged bytes of a request without an outcome."""
         reserved = self._reserved.get(number)
         if reserved is None or reserved.request_id is None:
             return 0

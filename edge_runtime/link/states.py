@@ -1,4 +1,4 @@
-"""Where the link stands, what can happen to it, and what its policy asks its driver to do."""
+"""States, events and actions of the link's policy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TransportEvent(Enum):
 
 
 class Phase(Enum):
-    """Where the link stands."""
+    """The state of the link."""
 
     PAUSED = auto()
     CONNECTING = auto()
@@ -27,7 +27,7 @@ class Phase(Enum):
 
 
 class Input(Enum):
-    """What can happen to the link."""
+    """The events of the link."""
 
     OPEN = auto()
     READY = auto()
@@ -65,7 +65,7 @@ class CloseSocket:
 
 @dataclass(frozen=True)
 class Publish:
-    """The link came up or has another trouble; ``line`` is for the log, a warning where there is trouble."""
+    """The link came up or has a new trouble; ``line`` is for the log, a warning if there is trouble."""
 
     view: LinkView
     line: str
@@ -73,7 +73,7 @@ class Publish:
 
 @dataclass(frozen=True)
 class Finish:
-    """A reservation's request ended at the server."""
+    """Give a reservation's request its outcome."""
 
     reservation: int
     outcome: Outcome

@@ -1,17 +1,18 @@
-"""The kernel's own view of the connection (Linux's TCP_INFO): round trip, and what waits in the socket.
+"""Reads the kernel's TCP_INFO of the connection (Linux): round trip, and bytes waiting in the socket.
 
-What of it is used, and why no more (`refined`):
+`refined` uses two of its fields:
 
 - ``min_rtt_s`` bounds the round trip from below. The application's figure is the time of an exchange less
   transfer, queue and tail, and may come out too small; no answer is ever back before that.
-- ``waiting_bytes`` (not sent yet, or not acknowledged) stand before the next frame, for example those of a
-  request that was given up on a dying link. They add to the time that the next one waits.
+- ``waiting_bytes`` (not sent yet, or not acknowledged) are ahead of the next frame, for example those of a request
+that was given up on a dying link. They add to the time that the next frame waits.
 
-Both stay true, as lower bounds, behind a proxy that ends the TCP connection on this side of the slow link. The rest
-does not: there everything is acknowledged at once, however slow the link. So the progress of a transfer (for the
-stall rule) is what the *server* acknowledged, which it does for every eighth of a payload, and the rate is taken
-from the server's chunk timings alone. ``delivery_bytes_s`` besides counts what the last few segments did, bursts
-out of a token bucket included. `ends_at_server` tells the user of `edge-runtime bench` that there is such a proxy.
+Both stay true, as lower bounds, behind a proxy that ends the TCP connection on this side of the slow link. The
+other fields do not: behind such a proxy everything is acknowledged at once, even on a slow link. So the progress of
+a transfer (for the stall rule) is what the *server* acknowledged, which it does for every eighth of a payload, and
+the rate is taken from the server's chunk timings alone. ``delivery_bytes_s`` besides counts what the last few
+segments did, bursts out of a token bucket included. `ends_at_server` tells the user of `edge-runtime bench` that
+there is such a proxy.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from msgspec.structs import replace
 
 from edge_runtime.link.estimator import LinkEstimate
 
-#: struct tcp_info of <linux/tcp.h>, to its field tcpi_delivery_rate: name -> (offset, format). It only ever grows.
+#: struct tcp_info of <linux/tcp.h>, to its field tcpi_delivery_rate: name -> (offset, format). New kernels only
+#: append fields.
 _FIELDS = {
     "snd_mss": (16, "=I"),
     "unacked": (24, "=I"),
@@ -35,7 +37,7 @@ _FIELDS = {
     "min_rtt": (148, "=I"),
     "delivery_rate": (160, "=Q"),
 }
-#: As much as we read of it.
+#: Bytes that we read of the struct.
 INFO_BYTES = 168
 _NO_RTT = 0xFFFFFFFF
 #: What a server may add to a ping's time over the kernel's: scheduling, decryption, a busy event loop ...
@@ -46,7 +48,7 @@ _PING_FACTOR = 1.5
 
 @dataclass(frozen=True)
 class TcpInfo:
-    """A connection as the kernel sees it; None where this kernel does not tell or has not measured yet."""
+    """The kernel's figures of a connection; None if this kernel lacks a field or has not measured it yet."""
 
     rtt_s: float | None
     min_rtt_s: float | None
@@ -62,7 +64,7 @@ class TcpInfo:
 
 
 def parse(raw: bytes) -> TcpInfo | None:
-    """Read what getsockopt(IPPROTO_TCP, TCP_INFO) gave; None where even the oldest fields are not there."""
+    """Parse the result of getsockopt(IPPROTO_TCP, TCP_INFO); None if even the oldest fields are missing."""
     found = {
         name: int(struct.unpack_from(form, raw, offset)[0])
         for name, (offset, form) in _FIELDS.items()
@@ -92,7 +94,7 @@ def ends_at_server(info: TcpInfo, ping_s: float | None) -> bool:
 
 
 def refined(estimate: LinkEstimate, info: TcpInfo | None) -> tuple[LinkEstimate, float]:
-    """The link with its round trip bounded by the kernel's, and how long what waits in the socket will take."""
+    """Bound the link's round trip by the kernel's; also return the seconds for the bytes in the socket."""
     if info is None:
         return estimate, 0.0
     if estimate.rtt_s is not None and info.min_rtt_s is not None:
@@ -102,15 +104,15 @@ def refined(estimate: LinkEstimate, info: TcpInfo | None) -> tuple[LinkEstimate,
 
 
 class TcpWatch:
-    """Holds a duplicate of the connection's descriptor; `detach` soon, as it keeps the connection open."""
+    """Reads TCP_INFO through a duplicate of the connection's descriptor; `detach` closes it."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
 
     def attach(self, descriptor: int, *, port: int) -> bool:
-        """Watch the connection behind a descriptor that libzmq named; False where it is gone by now.
+        """Watch the connection behind a descriptor that libzmq reported; False if it is closed by now.
 
-        The number may have been given to something else meanwhile, hence the look at the peer's port.
+        The number may have been reused for another file meanwhile, so the peer's port is checked.
         """
         self.detach()
         watched: socket.socket | None = None
@@ -128,13 +130,13 @@ class TcpWatch:
         return True
 
     def detach(self) -> None:
-        """Let go of the connection."""
+        """Close the duplicate descriptor, which keeps the connection open."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def read(self) -> TcpInfo | None:
-        """The connection now, or None where there is none or this system does not tell."""
+        """Return the connection's present figures; None without a connection or without TCP_INFO."""
         option = getattr(socket, "TCP_INFO", None)
         if self._socket is None or option is None:
             return None

@@ -1,6 +1,6 @@
-"""The device's ZeroMQ sockets, with every option that matters set, and why.
+"""The device's ZeroMQ sockets and their options, each with its reason. Owned by the link thread.
 
-One DEALER under CURVE, its monitor, and a wake-up pair for the other threads. Owned by the link thread.
+There is one DEALER under CURVE, its monitor, and a wake-up pair for the other threads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from split_model.protocol.messages import MAX_HEADER_BYTES
 
 
 class _Phase(Enum):
-    """Of the TCP connection under the socket, as its monitor tells. After a failed handshake it is DOWN at once."""
+    """State of the TCP connection, by the socket's monitor. After a failed handshake it is DOWN at once."""
 
     DOWN = auto()
     HANDSHAKING = auto()
@@ -61,13 +61,13 @@ class Transport:
         self._tcp = TcpWatch()
 
     def open(self) -> None:
-        """A fresh socket; it connects and reconnects by itself until `close`. `ConfigError` for a bad address."""
+        """Open a new socket; it connects and reconnects by itself until `close`. `ConfigError`: bad address."""
         self._open(next(self._server_keys))
 
     def _open(self, server_key: bytes) -> None:
         socket = self._context.socket(zmq.DEALER)
-        # By name, with IPv6 on, libzmq takes the IPv6 addresses of a name that has some, and the others mapped; it
-        # never tries the other family of a name that has both. See `Families`.
+        # With IPv6 on, libzmq uses the IPv6 addresses of a name if there are any, else its IPv4 addresses, mapped.
+        # If a # name has both, it never tries the IPv4 ones. See `Families`.
         socket.ipv6 = self._families.ipv6
         socket.curve_serverkey = self._server_key = server_key
         socket.curve_publickey = self._keys.public
@@ -79,10 +79,10 @@ class Transport:
         # The session's window bounds the bytes under way; these bound the messages as well.
         socket.sndhwm = 256
         socket.rcvhwm = 256
-        # A large kernel buffer would hide a slow link from us and make cancelling useless.
+        # A large kernel buffer would hide a slow link, and cancelled requests would be sent all the same.
         socket.setsockopt(zmq.SNDBUF, 64 << 10)
-        # A dead link that is back is used within two seconds, whatever TCP's ever longer pauses had come to: data
-        # that nobody acknowledges ends the connection, and new ones are tried, each for a second at most.
+        # A link that comes back is used again within two seconds, although TCP's own retries grow ever rarer: #
+        # unacknowledged data end the connection, and new connections are tried, each for a second at most.
         socket.setsockopt(zmq.TCP_MAXRT, 2500)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, 1000)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
@@ -131,7 +131,7 @@ class Transport:
             self._wake_out.send(b"")
 
     def poll(self, timeout_s: float, *, wants_to_send: bool) -> list[TransportEvent]:
-        """Wait until something can be done; returns what happened to the connection meanwhile."""
+        """Wait for messages, room to send, or `wake`; returns the connection's events meanwhile."""
         poller = zmq.Poller()
         poller.register(self._wake_in, zmq.POLLIN)
         if self._socket is not None and self._monitor is not None:
@@ -154,16 +154,16 @@ class Transport:
             else:
                 socket.send(header, zmq.SNDMORE)
                 socket.send(payload, copy=False)
-        except zmq.Again:  # the connection went away between the question and the send
+        except zmq.Again:  # the connection was lost between the check and the send
             return False
         return True
 
     def tcp(self) -> TcpInfo | None:
-        """The kernel's view of the connection; None while there is none, or where the system does not tell."""
+        """The kernel's figures of the connection; None without a connection or without TCP_INFO."""
         return self._tcp.read()
 
     def receive(self) -> Iterable[list[memoryview]]:
-        """Every message that waits, each as a list of frames (views of ZeroMQ's own buffers)."""
+        """Receive all waiting messages, each as a list of frames (views of ZeroMQ's own buffers)."""
         while self._socket is not None and _is_ready(self._socket, zmq.POLLIN):
             yield [frame.buffer for frame in self._socket.recv_multipart(copy=False)]
 
@@ -179,7 +179,7 @@ class Transport:
                     return
                 continue
             phase, self._phase = self._phase, _Phase.DOWN
-            if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:  # our duplicate would keep a dead connection open
+            if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:  # our duplicate descriptor would keep a dead connection open
                 self._tcp.detach()
             if event == zmq.EVENT_CONNECTED:
                 self._phase = _Phase.HANDSHAKING
@@ -192,7 +192,7 @@ class Transport:
                 yield _FAILED_HANDSHAKES[event]
             elif phase is _Phase.UP:
                 yield TransportEvent.LOST
-            elif phase is _Phase.HANDSHAKING:  # hung up without a word, as a server does that has another key
+            elif phase is _Phase.HANDSHAKING:  # closed without an error: the behaviour of a server with another key
                 yield TransportEvent.BROKEN_HANDSHAKE
 
 

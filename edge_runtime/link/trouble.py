@@ -1,6 +1,6 @@
-"""What can be wrong with the link: an enum, with a line for the user and a remedy for each.
+"""The troubles of the link: an enum, each with a problem and a remedy as text for the user.
 
-Programs compare the member. Nothing reads the text to learn what happened.
+Programs compare the members. No program parses the text.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from split_model.protocol.messages import shown
 
 @dataclass(frozen=True)
 class Pause:
-    """How long to wait before the next connection: nothing for the first ``free``, then doubling to ``most_s``."""
+    """The pause before the next connection: none for the first ``free``, then doubling up to ``most_s``."""
 
     free: int
     most_s: float
 
 
-#: The server did not let us in, or went silent: whoever mends that should not have to wait long.
+#: The server did not accept us, or went silent: a person who repairs that should not have to wait long.
 _REFUSED = Pause(free=0, most_s=5.0)
-#: A connection that breaks is tried again at once. One that breaks all the time still costs a greeting, and every
-#: open request is sent again; a link that is back after an outage is to be used within two seconds.
+#: A connection that breaks is tried again at once, so that a link that is back after an outage is used within two
+#: seconds. The pause limits the cost of one that breaks all the time: each time a greeting and all open requests
+#: are sent again.
 _BROKEN = Pause(free=3, most_s=2.0)
-#: The server let us in and then threw us out. It can repeat that for ever, and each time costs bytes and log lines.
+#: The server accepted us and then closed. It can repeat that for ever, and each time costs bytes and log lines.
 _THROWN_OUT = Pause(free=0, most_s=60.0)
-#: The same, but a server that restarts behind a proxy, or forgets a quiet device, does this once in a while.
+#: The same, for a cause that is normal now and then: a restart behind a proxy, or a timeout of a quiet device.
 _FORGOTTEN = Pause(free=3, most_s=60.0)
 
 
@@ -38,7 +39,7 @@ class Trouble(Enum):
     """
 
     NONE = ("", "", _REFUSED)
-    #: The link has not had the time for any other.
+    #: The link is so new that no other trouble is known yet.
     NOT_YET = ("not connected yet", "", _REFUSED)
     AWAY = (
         "no connection to {address}",
@@ -81,11 +82,11 @@ class Trouble(Enum):
 
     @property
     def exit_code(self) -> int:
-        """What a command ends with that needs the link."""
+        """Exit code of a command that needs the link."""
         return os.EX_NOPERM if self is Trouble.KEY_REFUSED else os.EX_UNAVAILABLE
 
     def describe(self, *, address: str, public_key: str, detail: str = "") -> tuple[str, str]:
-        """Problem and remedy for the user.
+        """Fill in problem and remedy for the user.
 
         Args:
             address: The server's.

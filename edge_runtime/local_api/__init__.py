@@ -1,5 +1,5 @@
-"""The local API: what programs on the board, the source ``socket`` and the sink ``pub`` say to each other.
+"""The local API: the protocol between programs on the board, the source ``socket`` and the sink ``pub``.
 
-Both sides have `framing` and `tensors`, the client has `connection` and `replies`. In the device program `peer`,
-`messages`, `submissions`, `publications` and `shares` decide without I/O; `server` and `socket_files` are the rim.
+Both sides use `framing` and `tensors`; the client uses `connection` and `replies`. In the device program `peer`,
+`messages`, `submissions`, `publications` and `shares` do no I/O; `server` and `socket_files` do.
 """

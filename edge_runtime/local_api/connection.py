@@ -1,4 +1,4 @@
-"""A program's end of one local connection: connects, greets, sends and receives messages. Standard library only."""
+"""The client's end of a local connection: connects and exchanges messages. Standard library only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_PARTS = 64
 
 
 class NoAnswerError(SplitModelError, TimeoutError):
-    """Nothing came in time, or nobody is there."""
+    """No answer came in time, or no program serves the socket."""
 
 
 class LostError(NoAnswerError):
@@ -34,12 +34,12 @@ class LostError(NoAnswerError):
 
 
 class Connection:
-    """Connects at once, retrying until ``deadline_s`` (monotonic) while nobody is there.
+    """A connection; retries until ``deadline_s`` (monotonic) while no program serves the socket.
 
     Raises:
         NotAllowedError: This user may not open the socket.
-        NoAnswerError: Nobody serves it when the time is up.
-        ProtocolError: Whoever serves it speaks another protocol or version.
+        NoAnswerError: No program serves it when the time is up.
+        ProtocolError: The program that serves it speaks another protocol or version.
 
     """
 
@@ -63,23 +63,23 @@ class Connection:
         self._socket.close()
 
     def is_alive(self) -> bool:
-        """Whether the other side has not closed it. Reads the bytes that have arrived."""
+        """Whether the other side still has it open. Reads the bytes that have arrived."""
         self._read()
         return not self._ended
 
     def send(self, header: list[Any], body: Sequence[framing.Bytes], deadline_s: float) -> None:
-        """Send one message, and keep what arrives meanwhile for `receive`."""
+        """Send one message; messages that arrive meanwhile are kept for `receive`."""
         encoded = json.dumps(header, separators=(",", ":")).encode()
         if len(encoded) > framing.MAX_HEADER_BYTES:
             raise ProtocolError(f"a header of {len(encoded)} bytes, at most {framing.MAX_HEADER_BYTES} can be sent")
         self._put(framing.framed(encoded, body), deadline_s)
 
     def receive(self, deadline_s: float) -> tuple[list[Any], memoryview]:
-        """The next message: header and body.
+        """Receive the next message: header and body.
 
         Raises:
             NoAnswerError: Nothing came in time.
-            LostError: The connection ended, and every message that came was received.
+            LostError: The connection ended, and all messages that arrived were returned.
 
         """
         began_s = time.monotonic()
@@ -96,8 +96,8 @@ class Connection:
         while not self._greeted:
             if not self._wait(select.POLLIN, deadline_s):
                 raise NoAnswerError(
-                    f"{self._path}: somebody is there and says nothing",
-                    remedy="look whether it is the device program",
+                    f"{self._path}: a program listens there, but sends nothing",
+                    remedy="check that it is the device program",
                 )
             self._read()
             if self._ended and not self._greeted:
@@ -110,12 +110,12 @@ class Connection:
                 count = self._socket.sendmsg(list(waiting)[:_MAX_PARTS])
             except BlockingIOError:
                 if not self._wait(select.POLLIN | select.POLLOUT, deadline_s):
-                    self.close()  # half a message cannot be taken back
+                    self.close()  # half a message was sent: the connection is of no more use
                     self._ended = True
-                    raise NoAnswerError(f"{self._path}: the device program takes nothing") from None
+                    raise NoAnswerError(f"{self._path}: the device program does not read") from None
                 self._read()
                 continue
-            except OSError:  # it closed the connection, and may have said why before
+            except OSError:  # it closed the connection, and may have sent the reason before
                 self._read()
                 self._ended = True
                 return
@@ -133,7 +133,7 @@ class Connection:
         return bool(self._poll.poll(None if left_s == float("inf") else max(0.0, left_s) * 1e3))
 
     def _read(self) -> None:
-        """Take what has arrived, up to the end of a message."""
+        """Read the bytes that have arrived, up to the end of a message."""
         while not self._ended:
             try:
                 count = self._socket.recv_into(self._incoming.room())
@@ -171,7 +171,7 @@ def _connect(path: Path, deadline_s: float) -> socket.socket:
     while True:
         left_s = max(0.0, min(deadline_s - time.monotonic(), _MAX_WAIT_S))
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Blocking, so that the kernel keeps the order of those who wait for a place in the listener's queue.
+        # Blocking, so that the kernel keeps waiting clients in order.
         limit = struct.pack("@ll", int(left_s), int(left_s % 1.0 * 1e6) or 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
@@ -197,7 +197,7 @@ def _connect(path: Path, deadline_s: float) -> socket.socket:
 
 
 def _remedy(path: Path) -> str:
-    """What gives this user the permission, from what may be seen of the socket and its folder."""
+    """The remedy that gives this user permission, from the visible owner and group of the socket or its folder."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError, KeyError):
             name = grp.getgrgid(place.stat().st_gid).gr_name

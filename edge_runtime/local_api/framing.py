@@ -4,7 +4,7 @@ Both sides begin with a hello of 8 bytes: ``EDGE``, then the lowest and the high
 speak, each as a little-endian uint16. This hello stays the same in every version. Then come messages: the length of
 the header (uint32) and of the body (uint64), both little-endian, the header (JSON), and the body (raw values).
 
-A length is checked before its bytes are read, and memory for a body is only taken once the owner has accepted it.
+A length is checked before its bytes are read, and memory for a body is allocated only after the owner accepted it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VERSIONS = (2, 2)
 RUNTIME_FOLDER = Path("/run/edge-runtime")
 FRAMES_PATH = "/run/edge-runtime/frames.sock"
 ANSWERS_PATH = "/run/edge-runtime/answers.sock"
-#: What a client may send as a header.
+#: Maximum bytes of a client's header.
 MAX_HEADER_BYTES = 64 << 10
 
 _HELLO = struct.Struct("<4sHH")
@@ -37,7 +37,7 @@ Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
 
 class VersionError(ProtocolError):
-    """The peer speaks the protocol, but no version that this side does."""
+    """The peer speaks the protocol, but no version in common with this side."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Skipped:
-    """The body of the last header went by."""
+    """The body of the last header was skipped."""
 
 
 Event: TypeAlias = "Hello | Header | Body | Skipped"
@@ -77,12 +77,12 @@ def hello(versions: tuple[int, int] = VERSIONS) -> bytes:
 
 
 def framed(header: bytes, body: Sequence[Bytes] = ()) -> list[Bytes]:
-    """A message as buffers to send one after the other; the body's parts must be bytes."""
+    """Encode a message as buffers to send in order; the body's parts must be bytes."""
     return [_PREFIX.pack(len(header), sum(len(part) for part in body)) + header, *body]
 
 
 class Incoming:
-    """What one side of a connection reads.
+    """The reading half of a connection.
 
     Read at most ``len(room())`` bytes into `room`, then call `filled` with their number.
     """
@@ -112,14 +112,14 @@ class Incoming:
         return memoryview(self._buffer)[self._filled :]
 
     def filled(self, count: int) -> Event | None:
-        """Take note of ``count`` bytes in `room`.
+        """Note that ``count`` bytes were read into `room`.
 
         Returns:
-            What they completed, None for nothing yet.
+            The event that they complete, None for none.
 
         Raises:
             VersionError: Both sides have no version in common.
-            ProtocolError: The first bytes are no hello, or a header is empty or too long.
+            ProtocolError: The first bytes are not a hello, or a header is empty or too long.
 
         """
         self._filled += count
@@ -145,7 +145,7 @@ class Incoming:
         return Body(memoryview(done))
 
     def accept(self) -> Body | None:
-        """Take memory for the announced body; returns it if it is empty."""
+        """Allocate memory for the announced body; returns the body if it is empty."""
         assert self.deciding
         if self._body_bytes == 0:
             self._begin("prefix", _PREFIX.size)
@@ -154,7 +154,7 @@ class Incoming:
         return None
 
     def skip(self) -> Skipped | None:
-        """Let the announced body go by; returns `Skipped` if it is empty."""
+        """Skip the announced body; returns `Skipped` if it is empty."""
         assert self.deciding
         self._skip_bytes = self._body_bytes
         self._stage = "skip"

@@ -1,7 +1,7 @@
 """The messages of the local API as the device program checks them: docs/local-socket.md. No I/O.
 
-A header is a JSON array whose first item names the message. Every field is checked before anything uses it. The
-client builds and reads the same arrays without this module, since the board's own Python may have no msgspec.
+A header is a JSON array whose first item names the message. Every field is checked before it is used. The client
+builds and reads the same arrays without this module, as the board's system Python may have no msgspec.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ class Subscribe(_Message, frozen=True, tag="subscribe"):
 
 
 class Description(_Message, frozen=True, tag="description"):
-    """Device: the model's inputs and outputs. ``pictures``: it takes one uint8 [height, width, channels] as well.
+    """Device: the model's inputs and outputs. ``pictures``: it also accepts one uint8 [height, width, channels].
 
-    ``queue_frames`` may wait in all, ``client_frames`` of one client; no tensor may exceed ``max_tensor_bytes``.
+    ``queue_frames``: frames that may wait in all; ``client_frames``: those of one client; ``max_tensor_bytes``:
+    limit of each tensor.
     """
 
     model: str
@@ -113,7 +114,7 @@ def encode(message: ToDevice | ToClient) -> bytes:
 
 
 def decode_to_device(header: bytes | memoryview) -> ToDevice:
-    """A client's message. `ProtocolError` for any other header."""
+    """Decode a client's header; `ProtocolError` if it is not a valid message."""
     try:
         message: ToDevice = _TO_DEVICE.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -122,10 +123,10 @@ def decode_to_device(header: bytes | memoryview) -> ToDevice:
 
 
 def refusal(id_: int | None, code: RefusalCode, text: str) -> Refusal:
-    """A refusal whose text is cut to a bounded length."""
+    """Make a refusal with its text cut to a bounded length."""
     return Refusal(id_, code, text[:_MAX_REFUSAL_CHARS])
 
 
 def answer(id_: int, record: dict[str, Any], outputs: Sequence[Array]) -> Answer:
-    """The answer to a submission; its body is `tensors.values_of` the outputs."""
+    """Make the answer to a submission; its body is `tensors.values_of` the outputs."""
     return Answer(id_, record, specs_of(outputs))  # type: ignore[arg-type]

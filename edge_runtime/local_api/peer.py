@@ -1,7 +1,7 @@
-"""The device program's end of one local connection: bytes in, decisions of a service, bytes out. No I/O.
+"""The device program's end of one local connection, without I/O: bytes in, bytes out.
 
-The service decides about every message before its body is read. While a client does not read, it is not read from
-either, so it cannot make the program keep more than the answers to its accepted frames.
+A service accepts or refuses every message before its body is read. While a client does not read, the program does
+not read from it either, so it holds no more for that client than the answers to its accepted frames.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Protocol
 from edge_runtime.local_api import framing, messages
 from split_model.errors import ProtocolError
 
-#: A hello, a message that began, and the reading of an answer must each be over within this many seconds.
+#: Seconds within which a client must finish a hello, finish a message, and read an answer.
 PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
 class User:
-    """Who connected, as the kernel knows (SO_PEERCRED)."""
+    """The user and process that connected, from the kernel (SO_PEERCRED)."""
 
     pid: int
     uid: int
@@ -30,21 +30,21 @@ class User:
 
 
 class Service(Protocol):
-    """What is served: told of each message before and after its body is read."""
+    """The service behind a socket; called for each message before and after its body is read."""
 
     def announced(self, peer: Peer, header: bytes, body_bytes: int) -> bool:
-        """Decide whether the body may be read into memory; else it goes by. Replies go to ``peer.send``."""
+        """Decide whether to read the body into memory or skip it. Replies go to ``peer.send``."""
 
     def arrived(self, peer: Peer, body: memoryview) -> None:
-        """Take the body that was accepted last."""
+        """Handle the body that was accepted last."""
 
     def closed(self, peer: Peer) -> None:
-        """Let go of what the connection holds."""
+        """Release the resources of the connection."""
 
 
 @dataclass
 class _Outgoing:
-    """A message on its way. ``done``: told whether it went out whole."""
+    """A queued message. ``done``: called with whether it was sent whole."""
 
     parts: deque[memoryview]
     done: Callable[[bool], None]
@@ -53,8 +53,8 @@ class _Outgoing:
 class Peer:
     """One connection. Compared by identity.
 
-    ``ending``: nothing is read any more; the connection is to be closed once `outgoing` is empty. ``trouble``: why,
-    where the client is to blame.
+    ``ending``: nothing more is read, and the connection is closed once `outgoing` is empty. ``trouble``: the
+    reason, if it is the client's fault.
     """
 
     def __init__(self, user: User, service: Service, *, now_s: float) -> None:
@@ -66,7 +66,7 @@ class Peer:
         self._greeted = False
         self._incoming = framing.Incoming()
         self._outgoing: deque[_Outgoing] = deque()
-        self._began_s: float | None = now_s  # of a hello or a message that is not complete
+        self._began_s: float | None = now_s  # start of a hello or a message that is not complete
         self._unread_s: float | None = None  # since when the client has had the first of `_outgoing` to read
 
     @property
@@ -84,7 +84,7 @@ class Peer:
         return self._incoming.room()
 
     def filled(self, count: int, now_s: float) -> None:
-        """Handle ``count`` bytes that were read into `room`."""
+        """Process ``count`` bytes that were read into `room`."""
         if self._began_s is None:
             self._began_s = now_s
         try:
@@ -117,7 +117,7 @@ class Peer:
         values: Sequence[framing.Bytes] = (),
         done: Callable[[bool], None] | None = None,
     ) -> None:
-        """Queue a message. ``done`` hears whether it went out whole, once that is certain."""
+        """Queue a message. ``done`` is called once it is certain whether the message was sent whole."""
         self.send_raw(framing.framed(messages.encode(message), values), done)
 
     def send_raw(self, parts: Sequence[framing.Bytes], done: Callable[[bool], None] | None = None) -> None:
@@ -132,7 +132,7 @@ class Peer:
         return list(self._outgoing[0].parts) if self._outgoing else []
 
     def took(self, count: int, now_s: float) -> None:
-        """``count`` bytes of `outgoing` were written, none where the client's buffer is full."""
+        """Note that ``count`` bytes of `outgoing` were written; 0 if the client's buffer is full."""
         if self._unread_s is None:
             self._unread_s = now_s
         message = self._outgoing[0]
@@ -147,7 +147,7 @@ class Peer:
         self._outgoing.popleft()
         self._unread_s = now_s if self._outgoing else None
         if not self._outgoing and self._began_s is not None:
-            self._began_s = now_s  # it was not read from meanwhile
+            self._began_s = now_s  # its messages were not read meanwhile
         message.done(True)
 
     def check(self, now_s: float) -> None:
@@ -167,12 +167,12 @@ class Peer:
         return self._began_s is not None or self._unread_s is not None
 
     def end(self, trouble: str) -> None:
-        """Read nothing more, and close once everything queued is sent."""
+        """Read nothing more, and close once all queued messages are sent."""
         self.ending = True
         self.trouble = self.trouble or trouble
 
     def close(self) -> None:
-        """The connection is gone."""
+        """Note that the connection is closed."""
         if self.closed:
             return
         self.closed = True
@@ -203,4 +203,4 @@ class Peer:
 
 
 def _ignore(_: bool) -> None:
-    """Nobody waits for this message."""
+    """Ignore the result of a message."""

@@ -1,8 +1,8 @@
-"""Records for whoever subscribes: the latest ones are kept, and a slow subscriber loses those in between. No I/O.
+"""Publishes records to subscribers, without I/O: keeps the latest ones; a slow subscriber misses some.
 
-The records in memory are bounded by number and bytes, whatever the subscribers do. They share each record, and each
-has at most one on its way. Where those that are no longer among the latest exceed the bound, their readers are
-disconnected.
+The records in memory are bounded by number and bytes, whatever the subscribers do. Subscribers share the records,
+and each has at most one on its way. If the older records that slow subscribers still read exceed the bound, those
+subscribers are disconnected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Published:
 
 @dataclass
 class _Listening:
-    """``next``: the number of the first record that was not looked at. ``begun``: the one on its way."""
+    """One subscriber. ``next``: number of the next record to look at. ``begun``: the record on its way."""
 
     topic: str
     next: int
@@ -36,9 +36,9 @@ class _Listening:
 
 
 class Publications:
-    """A `Service` of records. `publish` may be called from another thread than the rest.
+    """A `Service` that sends records. `publish` may be called from another thread than the rest.
 
-    ``published``: records so far. ``lost``: by subscribers that were too slow, one for each record and subscriber.
+    ``published``: records so far. ``lost``: records that slow subscribers missed, counted for each subscriber.
     """
 
     def __init__(self, *, queue_messages: int, queue_bytes: int) -> None:
@@ -53,16 +53,16 @@ class Publications:
 
     @property
     def subscribers(self) -> int:
-        """Connections that subscribed."""
+        """Number of connections that subscribed."""
         return len(self._listening)
 
     def pass_over(self) -> None:
-        """Count a record that nobody listens for."""
+        """Count a record that has no subscriber."""
         with self._lock:
             self.published += 1
 
     def publish(self, topic: str, parts: Sequence[Bytes]) -> None:
-        """Keep a framed message for those who listen; `feed` sends it."""
+        """Keep a framed message for the subscribers; `feed` sends it."""
         with self._lock:
             record = _Published(self.published, topic, b"".join(parts))
             self.published += 1
@@ -80,7 +80,7 @@ class Publications:
                 )
 
     def feed(self) -> None:
-        """Give every subscriber its next record, and end the slowest where they hold too much."""
+        """Give every subscriber its next record, and disconnect the slowest if they hold too much memory."""
         with self._lock:
             for peer, listening in self._listening.items():
                 self._feed(peer, listening)
@@ -129,7 +129,7 @@ class Publications:
                 self._feed(peer, listening)
 
     def _end_slowest(self) -> None:
-        """End those who are still at the oldest record, as long as records that only they hold exceed the bound."""
+        """Disconnect readers of the oldest record while records that only they hold exceed the bound."""
         first = self._latest[0].number if self._latest else self.published
         slow: dict[int, list[Peer]] = {}
         sizes: dict[int, int] = {}
@@ -146,7 +146,7 @@ class Publications:
 
 
 def _subscription(header: bytes, body_bytes: int) -> messages.Subscribe:
-    """The only message that this socket takes. `ProtocolError` for any other."""
+    """Decode a subscription, the only message of this socket; `ProtocolError` for any other."""
     message = messages.decode_to_device(header)
     if not isinstance(message, messages.Subscribe):
         text = "this socket takes subscriptions; submit at the socket of a source of kind 'socket'"

@@ -1,4 +1,4 @@
-"""Replies of the device program to a client: answers, what the model takes, and refusals."""
+"""Replies of the device program to a client: answers, descriptions and refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from split_model.errors import SplitModelError
 
 
 class RefusedError(SplitModelError):
-    """The device program does not answer this submission. ``code`` as in docs/local-socket.md; ``id`` of which."""
+    """The device program refused submission ``id``; ``code`` as in docs/local-socket.md."""
 
     def __init__(self, id_: int | None, code: str, text: str) -> None:
         super().__init__(f"{code}: {text}")
@@ -36,9 +36,10 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class Description:
-    """The model's inputs and outputs. ``pictures``: it takes one uint8 [height, width, channels] as well.
+    """The model's inputs and outputs. ``pictures``: it also accepts one uint8 [height, width, channels].
 
-    ``queue_frames`` may wait in all, ``client_frames`` of one client; no tensor may exceed ``max_tensor_bytes``.
+    ``queue_frames``: frames that may wait in all; ``client_frames``: those of one client; ``max_tensor_bytes``:
+    limit of each tensor.
     """
 
     model: str
@@ -55,7 +56,7 @@ class Answer:
     """The answer to one submission.
 
     ``outputs``: the model's raw outputs, read-only, with the dtypes and shapes that `Client.describe` tells.
-    ``record``: the frame's record as the sinks have it. ``id``: what `Client.send` returned.
+    ``record``: the frame's record as the sinks have it. ``id``: the id that `Client.send` returned.
     """
 
     id: int
@@ -82,12 +83,12 @@ class Answer:
 
     @property
     def landmarks(self) -> list[dict[str, Any]]:
-        """Points with ``x`` and ``y`` in pixels of the picture, and ``name`` and ``score`` where they have some."""
+        """Points: ``x`` and ``y`` in pixels of the picture; ``name`` and ``score`` if the model has them."""
         return list(self.record.get("landmarks", ()))
 
     @property
     def map(self) -> NDArray[np.uint16] | None:
-        """The class of each place [height, width]; None where the model has no map, or one too large for a record.
+        """The class at each place [height, width]; None if the model has no map, or it is too large for a record.
 
         ``record["map"]`` has the ``box`` of the picture that it covers, and each class's ``share`` of it.
         """
@@ -96,6 +97,6 @@ class Answer:
 
     @property
     def vector(self) -> NDArray[np.float64] | None:
-        """The values of a vector; None where the model has none, or it is too long for a record."""
+        """The values of a vector; None if the model has none, or it is too long for a record."""
         values = self.record.get("vector", {}).get("values")
         return None if values is None else np.array(values, np.float64)

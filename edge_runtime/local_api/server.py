@@ -1,6 +1,6 @@
-"""Serves a Unix socket from one thread: accepts, reads, writes, and ends connections that harm the others.
+"""Serves a Unix socket from one thread: accepts, reads, writes, and ends connections that harm others.
 
-What is said to a client is up to a `Service` and its `Peer`; here are the socket, the poller and the clock.
+A `Service` and its `Peer` decide on the messages; this module has the socket, the poller and the clock.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from split_model.service.throttle import PER_FRAME
 
 log = logging.getLogger(__name__)
 
-#: How often clients that take too long are looked for, while there are any that could.
+#: Seconds between two checks for clients that take too long, while there are any that could.
 _LOOK_S = 0.5
-#: Time for the queued answers to go out at the end.
+#: Seconds to send the queued answers at the end.
 _FLUSH_S = 0.5
-#: New connections, bytes and reads before the others get their turn.
+#: Limits of one turn: new connections, bytes and reads.
 _ACCEPTS, _TURN_BYTES, _TURN_READS = 8, 256 << 10, 16
-#: Buffers of one call of sendmsg.
+#: Maximum buffers in one call of sendmsg.
 _MAX_PARTS = 64
-#: Out of file descriptors or memory: connections wait this long to be accepted.
+#: Seconds without accepting connections when file descriptors or memory run out.
 _SHORT_OF_S = 1.0
 _SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _CREDENTIALS = struct.Struct("3i")
@@ -66,7 +66,7 @@ class Server:
 
     @property
     def clients(self) -> int:
-        """Connections there are now."""
+        """Number of open connections."""
         return len(self._peers)
 
     def start(self) -> None:
@@ -74,8 +74,8 @@ class Server:
         self._thread.start()
 
     def wake(self) -> None:
-        """Have ``woken`` called. From any thread."""
-        with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
+        """Make the server's thread call ``woken``. From any thread."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: the thread will wake anyway
             os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Server:
         if not self._accept_from_s:
             self._selector.unregister(self._listener.socket)
         self._accept_from_s = 0.0
-        # What has arrived still gets its reply.
+        # Messages that have arrived still get their reply.
         while self._turn(0.0) and time.monotonic() < until_s - _FLUSH_S / 2:
             pass
         self._woken()
@@ -118,7 +118,7 @@ class Server:
             self._turn(left_s)
 
     def _turn(self, timeout_s: float | None) -> bool:
-        """Wait, and give every connection that has something its turn. Returns whether any had."""
+        """Wait, and give every ready connection its turn. Returns whether any was ready."""
         ready = self._selector.select(timeout_s)
         for key, events in ready:
             if key.fileobj is self._listener.socket:
@@ -159,7 +159,7 @@ class Server:
             self._welcome(connection)
 
     def _welcome(self, connection: socket.socket) -> None:
-        """Take a connection up, or turn it away where there are too many."""
+        """Accept a connection, or turn it away if there are too many."""
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, uid, _ = _CREDENTIALS.unpack(raw)
         peer = Peer(User(pid, uid), self._service, now_s=time.monotonic())
@@ -180,11 +180,11 @@ class Server:
         )  # fmt: skip
         peer.refuse(f"{text}; max_clients = {self._places.limit} is shared among users; close some")
         with contextlib.suppress(OSError), connection:
-            while buffers := peer.outgoing():  # a new connection's buffer has room for it
+            while buffers := peer.outgoing():  # the buffer of a new connection has room for this
                 peer.took(connection.sendmsg(buffers), time.monotonic())
 
     def _read(self, connection: socket.socket, peer: Peer) -> None:
-        """Read to the end of a message, or a turn's worth of a long one."""
+        """Read to the end of a message, or one turn's share of a long one."""
         bytes_left = _TURN_BYTES
         for _ in range(_TURN_READS):
             if not peer.wants_read or bytes_left <= 0:
@@ -201,10 +201,10 @@ class Server:
             bytes_left -= count
             peer.filled(count, time.monotonic())
             if peer.between:
-                return  # the poller tells whether there is more
+                return  # the poller reports whether there is more
 
     def _write(self, connection: socket.socket, peer: Peer) -> None:
-        """Write what the client takes; close the connection where that was the end."""
+        """Write as much as the client accepts; close the connection if that was the last message."""
         if connection not in self._peers:
             return
         while buffers := peer.outgoing():

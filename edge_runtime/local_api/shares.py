@@ -1,4 +1,4 @@
-"""Shares a limited resource among users: nobody takes more than remains for the others. Pure."""
+"""Shares a limited resource among users, so that each finds room whatever the others do. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 class Shares:
     """Amounts that users (uids) hold of a resource, ``limit`` in all.
 
-    Nobody may hold more than was free before the last piece. One user alone gets half, the next one a quarter, and
+    No user may hold more than was free before the last piece. One user alone gets half, the next one a quarter, and
     so on: as long as pieces are small against the limit, a user who holds nothing finds room, whatever the others
     do.
     """
@@ -22,7 +22,7 @@ class Shares:
         self._held: Counter[int] = Counter()
 
     def held(self, user: int) -> int:
-        """What the user holds."""
+        """Amount that the user holds."""
         return self._held[user]
 
     def fits(self, user: int, amount: int = 1) -> bool:
@@ -30,7 +30,7 @@ class Shares:
         return self._held[user] + amount <= self.limit - self.total
 
     def take(self, user: int, amount: int = 1) -> None:
-        """Note that the user holds more. Only what `fits` should be taken."""
+        """Note that the user holds more. Call it only if the amount `fits`."""
         self._held[user] += amount
         self.total += amount
 
@@ -43,7 +43,7 @@ class Shares:
 
 
 class Turns(Generic[T]):
-    """A queue that serves users in turn, and what one user put in, in order."""
+    """A queue that serves users in turn, and the items of one user in order."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, deque[T]] = {}
@@ -56,7 +56,7 @@ class Turns(Generic[T]):
         self._waiting.setdefault(user, deque()).append(item)
 
     def take(self) -> T:
-        """The first item of the user whose turn it is. `LookupError` where there is none."""
+        """Remove and return the first item of the user whose turn it is. `LookupError` if there is none."""
         if not self._waiting:
             raise LookupError("nothing waits")
         user = next(iter(self._waiting))

@@ -1,4 +1,4 @@
-"""Unix sockets in the file system: whoever may open the file may connect."""
+"""Makes Unix sockets in the file system; the file's permissions decide who may connect."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edge_runtime.local_api import framing
 from split_model.errors import ConfigError, NotAllowedError, OutputError
 from split_model.service.writable import why_no_entry
 
-#: Longer names do not fit into a socket's address.
+#: Maximum length of a path in a socket's address.
 _MAX_PATH_BYTES = 107
-#: Connections that wait to be accepted.
+#: Maximum number of connections that wait to be accepted.
 _BACKLOG = 64
 
 
 def check(path: Path, group: str | None, where: str) -> None:
-    """Refuse a socket that this user cannot make. ``where`` opens each error.
+    """Refuse a socket that this user cannot make. ``where``: begins each error text.
 
     Raises:
         ConfigError: The path is too long, or the group does not exist.
@@ -53,13 +53,13 @@ def _may_give_to(group_id: int, folder: Path) -> bool:
         status = folder.stat()
     except OSError:
         return False
-    return bool(status.st_mode & stat.S_ISGID) and status.st_gid == group_id  # files in it are the group's anyway
+    return bool(status.st_mode & stat.S_ISGID) and status.st_gid == group_id  # files in it get this group anyway
 
 
 class Listener:
     """A listening socket and its file, which this user and, where set, ``group`` may open.
 
-    Takes the place of the file that a killed program left. ``where`` opens each error.
+    Replaces a file that a killed program left. ``where``: begins each error text.
     """
 
     def __init__(self, path: Path, group: str | None, where: str) -> None:
@@ -99,13 +99,13 @@ class Listener:
 
 
 def _make_way(path: Path, where: str) -> None:
-    """Remove a socket file that nobody listens at. Anything else stays, and is an error."""
+    """Remove a socket file without a listener. Anything else stays, and is an error."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
     if not stat.S_ISSOCK(mode):
-        raise OutputError(f"{where}: {path} is there and no socket", remedy="remove it or set another path")
+        raise OutputError(f"{where}: {path} exists and is not a socket", remedy="remove it or set another path")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.setblocking(False)
         if probe.connect_ex(os.fspath(path)) in (0, errno.EAGAIN):

@@ -1,4 +1,4 @@
-"""Decides about submissions over the local socket: accept or refuse, and who gets which answer. No I/O.
+"""Accepts or refuses submissions over the local socket, and routes their answers. No I/O.
 
 No submission is dropped: it is refused at once with the reason, or accepted and then answered. Memory for a
 submission and its answer is reserved before the body is read, within the limits of the client and of its user.
@@ -23,13 +23,13 @@ from split_model.errors import BadInputError, ProtocolError
 
 log = logging.getLogger(__name__)
 
-#: Kept for the header of a submission and of its answer.
+#: Bytes reserved for the headers of a submission and of its answer.
 OVERHEAD_BYTES = 16 << 10
 
 
 @dataclass
 class Ticket:
-    """One accepted submission, until its answer is sent. ``nbytes``: memory taken for it."""
+    """One accepted submission, until its answer is sent. ``nbytes``: memory reserved for it."""
 
     peer: Peer
     id: int
@@ -38,7 +38,7 @@ class Ticket:
 
 @dataclass
 class _Client:
-    """What one connection has under way, and the submission whose body is being read."""
+    """The frames under way of one connection, and the submission whose body is being read."""
 
     frames: int = 0
     announced: tuple[Ticket, messages.Submit] | None = None
@@ -46,7 +46,7 @@ class _Client:
 
 @dataclass(frozen=True)
 class Room:
-    """What may wait or be under way: ``queue_frames`` in all, ``client_frames`` of one client, ``queue_bytes``.
+    """Limits of submissions that wait or are under way: ``queue_frames``, ``client_frames``, ``queue_bytes``.
 
     ``body_bytes``: the largest body of a submission. ``input_bytes``, ``answer_bytes``: of the model's inputs and
     outputs.
@@ -60,7 +60,7 @@ class Room:
     answer_bytes: int
 
     def needed(self, body_bytes: int) -> int:
-        """Memory for a submission: it is kept as it came, then as the model's input, and has an answer."""
+        """Memory for a submission in bytes: its body, the model's input made of it, and its answer."""
         return max(body_bytes, self.input_bytes) + self.answer_bytes + OVERHEAD_BYTES
 
 
@@ -68,9 +68,9 @@ class Room:
 class Submissions:
     """A `Service` of submissions.
 
-    ``accept``: gets a ticket, a name and the tensors; returns False where the program is about to end, and raises
-    `BadInputError` for what does not fit. ``counts``: ``refused`` messages, those ``busy`` among them, and answers
-    that were ``undeliverable``, since their client was gone or did not read.
+    ``accept``: called with a ticket, a name and the tensors; returns False if the program is about to end, and
+    raises `BadInputError` for tensors that do not fit the model. ``counts``: ``refused`` messages (``busy`` is the
+    part of them refused for a limit) and ``undeliverable`` answers, whose client was gone or did not read.
     """
 
     description: messages.Description
@@ -121,14 +121,14 @@ class Submissions:
         except MemoryError:
             code, text = "failed", "not enough memory to take it"
         except Exception as error:
-            # One client's message must not end the source of all others, whatever is wrong with it.
+            # Any fault in one client's message must not end the source of all the others.
             log.exception("%s: a client's message could not be read; refused", self.where)
             code, text = "failed", f"it could not be read ({type(error).__name__}: {error})"
         self._release(ticket)
         self._refuse(peer, message, code, text)
 
     def answered(self, ticket: Ticket, record: Mapping[str, Any], outputs: Sequence[Array]) -> None:
-        """Send the answer, or the refusal where the record has an ``error``."""
+        """Send the answer, or a refusal if the record has an ``error``."""
 
         def done(sent: bool) -> None:
             self._release(ticket)
@@ -148,7 +148,7 @@ class Submissions:
         ticket.peer.send_raw(parts, done)
 
     def closed(self, peer: Peer) -> None:
-        """See `Service`. What was accepted is still answered, and counted as undeliverable."""
+        """See `Service`. Accepted submissions are still computed; their answers count as undeliverable."""
         client = self._clients.get(peer)
         if client is not None and client.announced is not None:
             (ticket, _), client.announced = client.announced, None
@@ -163,7 +163,7 @@ class Submissions:
             self._refuse(peer, message, "bad_input", f"a tensor of {over} bytes, at most {largest} are taken")
         elif why := self._no_room(peer, self.room.needed(body_bytes)):
             self.counts["busy"] += 1
-            self._refuse(peer, message, "busy", f"{why}; submit it again when one is answered")
+            self._refuse(peer, message, "busy", f"{why}; submit this one again when one of them is answered")
         else:
             ticket = Ticket(peer, message.id, self.room.needed(body_bytes))
             client = self._clients.setdefault(peer, _Client())
@@ -175,7 +175,7 @@ class Submissions:
         return False
 
     def _no_room(self, peer: Peer, nbytes: int) -> str:
-        """Which limit is reached, empty where there is room."""
+        """The limit that is reached, as text; empty if there is room."""
         uid, room = peer.user.uid, self.room
         client = self._clients.get(peer, _Client())
         if client.frames >= room.client_frames:

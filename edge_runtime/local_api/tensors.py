@@ -25,7 +25,7 @@ def nbytes_of(spec: Spec) -> int:
 
 
 def specs_of(tensors: Sequence[Array]) -> tuple[Spec, ...]:
-    """Element types and shapes. `ProtocolError` for an element type that the protocol does not have."""
+    """Element types and shapes for a header; `ProtocolError` for a type that the protocol does not have."""
     for tensor in tensors:
         if tensor.dtype.name not in DTYPES:
             raise ProtocolError(f"a tensor of {tensor.dtype.name}", remedy=f"send one of {', '.join(DTYPES)}")
@@ -33,13 +33,13 @@ def specs_of(tensors: Sequence[Array]) -> tuple[Spec, ...]:
 
 
 def values_of(tensors: Sequence[Array]) -> list[memoryview]:
-    """The values as bytes; not copied where they lie in order already."""
+    """The values as bytes; copied only if they are not in order."""
     ordered = (np.ascontiguousarray(tensor).reshape(-1) for tensor in tensors)
     return [_little(tensor).view(np.uint8).data for tensor in ordered]
 
 
 def tensors_of(specs: Sequence[Spec], body: bytes | bytearray | memoryview) -> tuple[Array, ...]:
-    """The tensors of a body, read-only; not copied where they are aligned.
+    """The tensors of a body, read-only; copied only if they are not aligned.
 
     Raises:
         ProtocolError: The body is longer or shorter than the tensors.
@@ -59,5 +59,5 @@ def tensors_of(specs: Sequence[Spec], body: bytes | bytearray | memoryview) -> t
 
 
 def _little(array: Array) -> Array:
-    """To or from little-endian, which nearly every machine is."""
+    """Convert to or from little-endian; no change on nearly all machines."""
     return array if sys.byteorder == "little" else array.byteswap()

@@ -1,1 +1,1 @@
-"""The way of a frame through the program."""
+"""The frame loop: scheduler, driver, threads, results and records."""

@@ -1,4 +1,4 @@
-"""The actions that the scheduler asks its driver for, and the report of a finished piece of work."""
+"""The actions that the scheduler requests of its driver, and the report of a finished piece of work."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from edge_runtime.sources import Frame
 
 
 class Reserve(msgspec.Struct, frozen=True):
-    """Reserve the links for a frame; ``offloaded``: it will need that to ``server`` soon, so no probe is to be in
-    its way.
-    """
+    """Reserve the links for a frame; ``offloaded``: it will soon need the one to ``server``: no probes there."""
 
     key: int
     offloaded: bool
@@ -32,11 +30,11 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Do a piece of work on the board, behind those that wait for its worker or, with ``first``, before them.
+    """Do a piece of work on the board, after the waiting ones of its worker or, with ``first``, before them.
 
     ``alone``: nothing else is under way, so it may run in the loop's own thread. ``keep``: keep the features that a
-    head makes, for a local tail. ``slot_s``: it ends that long after it began, or at the next multiple; 0 for when
-    it is done.
+    head makes, for a local tail. ``slot_s``: it ends this many seconds after its start, or at the next multiple; 0:
+    as soon as it is done.
     """
 
     piece: int
@@ -51,7 +49,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Skip(msgspec.Struct, frozen=True):
-    """Do not begin a piece of work that waits; still report it as done or skipped."""
+    """Skip a waiting piece of work, if it has not begun; it is still reported as done or skipped."""
 
     piece: int
     worker: Worker
@@ -69,7 +67,7 @@ class PayAndSend(msgspec.Struct, frozen=True):
 
 
 class SendAgain(msgspec.Struct, frozen=True):
-    """Send a release that was sent, the same bytes, to another server as well. It is paid for: charge nothing."""
+    """Send the same bytes of a sent release to another server, too. It is paid for: charge nothing."""
 
     key: int
     server: int
@@ -82,7 +80,7 @@ class FreeLink(msgspec.Struct, frozen=True):
 
 
 class Emit(msgspec.Struct, frozen=True):
-    """Hand on the result of a frame."""
+    """Yield the result of a frame."""
 
     key: int
     step: Step

@@ -1,11 +1,11 @@
-"""The queue of one worker of the board: the order of its pieces of work, and their expected times. Pure.
+"""The queue of one worker of the board: pieces of work in order, with their expected times. Pure.
 
-The board has two workers: one runs heads and releases, one local runs. So a head never waits for a local run that
-may be for nothing, and a local run that rescues a frame never waits for the head of a later one.
+The board has two workers: one for heads and releases, one for local runs. So a head never waits for a local run
+that may not be needed, and a local run that rescues a frame never waits for the head of a later one.
 
-`busy` and `waiting` tell the real state of the worker. `left_s` and `wait_s` are predictions from expected times,
-even where the work is done by now: the real time of work may depend on its frame, and the predicted wait decides
-whether a later frame is sent.
+`busy` and `waiting` are the real state of the worker. `left_s` and `wait_s` are predictions from expected times,
+even if the work is done by now: the real time of work may depend on the content of its frame, and the predicted
+wait decides whether a later frame is sent, which the server sees.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 
 
 class Worker(Enum):
-    """Who does a piece of work."""
+    """The worker that does a piece of work."""
 
     HEADS = auto()
     LOCAL_RUNS = auto()
@@ -50,7 +50,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class BoardQueue:
-    """The pieces of one worker, in the order in which they begin; the first one is under way."""
+    """The pieces of one worker, in order of their start; the first one is under way."""
 
     def __init__(self) -> None:
         self._present: Piece | None = None
@@ -66,16 +66,16 @@ class BoardQueue:
 
     @property
     def expects_work(self) -> bool:
-        """Whether a piece may be expected to be under way; `wait_s` tells for how long."""
+        """Whether a piece is expected to be under way; `wait_s` is its expected rest."""
         return bool(self._expected.pieces)
 
     @property
     def waiting(self) -> int:
-        """Pieces that have not begun and are still wanted."""
+        """Number of pieces that have not begun and were not cancelled."""
         return sum(piece.number not in self._cancelled for piece in self._waiting)
 
     def put(self, piece: Piece, *, now_s: float, first: bool = False) -> None:
-        """Add a piece behind all others or, with ``first``, before those that are not ``first`` themselves."""
+        """Add a piece at the end or, with ``first``, before those that are not ``first`` themselves."""
         self._expected.put(piece, now_s, first=first)
         if self._present is None:
             self._present = piece
@@ -86,7 +86,7 @@ class BoardQueue:
             self._waiting.append(piece)
 
     def cancel(self, number: int, *, now_s: float) -> None:
-        """A piece is no longer wanted; it stays here until the worker says that it is done or was left out."""
+        """Cancel a piece; it stays here until the worker reports it as done or skipped."""
         self._cancelled.add(number)
         self._expected.cancel(number, now_s)
 
@@ -104,7 +104,7 @@ class BoardQueue:
         return number in self._cancelled
 
     def ended(self, number: int) -> Piece | None:
-        """A piece is done, failed, or was left out: it leaves, and the next one begins. None if it is not here."""
+        """Remove a piece that is done, failed or skipped; the next one begins. None if it is not here."""
         self._cancelled.discard(number)
         if self._present is not None and self._present.number == number:
             ended, self._present = self._present, None
@@ -120,14 +120,14 @@ class BoardQueue:
         return None
 
     def all_done(self) -> None:
-        """Expect no piece to go on: every frame has its result, the last one by a piece of this queue."""
+        """Expect no more work: every frame has its result, the last one by a piece of this queue."""
         if self._expected.pieces:
             self._expected.clear()
 
     def left_s(self, now_s: float) -> tuple[float, float]:
-        """Expected seconds until a piece that is put ``first`` begins, and what the present one takes in all.
+        """Expected seconds until a piece that is put ``first`` begins, and the whole time of the present one.
 
-        Zeros where none is expected to be under way.
+        Both are zero if no piece is expected to be under way.
         """
         return self._expected.left_s(now_s)
 
@@ -137,12 +137,12 @@ class BoardQueue:
 
 
 class _Expected:
-    """The pieces in the order and for the time that they were expected to take; the first one is under way."""
+    """The pieces with their expected times, in expected order; the first one is under way."""
 
     def __init__(self) -> None:
         self.pieces: deque[Piece] = deque()
         self._until_s = -math.inf
-        self._urgent = 0  # of those behind the first
+        self._urgent = 0  # of the pieces after the first
 
     def put(self, piece: Piece, now_s: float, *, first: bool) -> None:
         if self.pieces:
@@ -182,7 +182,7 @@ class _Expected:
         return self._until_s - now_s + sum(piece.expected_s for piece in list(self.pieces)[1:])
 
     def _pass(self, now_s: float) -> None:
-        """Forget what should be done by now."""
+        """Remove the pieces that should be done by now."""
         while self.pieces and self._until_s <= now_s:
             self.pieces.popleft()
             if self.pieces:
@@ -191,7 +191,7 @@ class _Expected:
 
 
 def end_piece(queues: Mapping[Worker, BoardQueue], number: int) -> Piece:
-    """A piece of one of these queues has ended, see `BoardQueue.ended`; `ValueError` for one that is in none."""
+    """Remove an ended piece from its queue, see `BoardQueue.ended`; `ValueError` if it is in none of them."""
     for queue in queues.values():
         if (piece := queue.ended(number)) is not None:
             return piece

@@ -1,7 +1,7 @@
-"""A thread that does the board's work and nothing else, so that one piece begins where the last one ends.
+"""A thread for the board's work only, so that one piece begins as soon as the last one ends.
 
-Planning, paying, sending and writing down go on beside it, in the frame loop's thread. An interpreter and NumPy let
-go of Python's lock while they compute, so the two really run at the same time where there is a core for both.
+Planning, paying, sending and recording run in the frame loop's thread at the same time. The interpreter and NumPy
+release Python's lock while they compute, so both threads really run at once if there is a core for each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from split_model.service.stoppable_thread import StoppableThread
 
-#: Work that takes longer than this hangs, and is left behind when the program ends.
+#: Seconds to wait for the last piece at the end; work that takes longer hangs, and is abandoned.
 _PIECE_WITHIN_S = 60.0
 
 
@@ -30,7 +30,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class BoardThread:
-    """Give it pieces of work with `do`, from one other thread; `close` it at the end.
+    """Runs pieces of work in order. Add them with `do`, from one other thread; `close` it at the end.
 
     Args:
         name: of the thread, which starts with the first piece.
@@ -50,14 +50,14 @@ class BoardThread:
         self._watch = watch
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, Callable[[], Any]]] = deque()
-        self._urgent = 0  # those that go first of the ones that wait
+        self._urgent = 0  # how many of the waiting ones go first
         self._next = 0  # 1 while the one that an idle thread was given is not taken: none goes before it
         self._busy = False
         self._unwanted: set[int] = set()
         self._thread = StoppableThread(name, self._run, wake=self._wake)
 
     def do(self, piece: int, work: Callable[[], Any], *, first: bool = False) -> None:
-        """Do a piece of work after those that wait or, with ``first``, before those that are not ``first``."""
+        """Add a piece of work after the waiting ones or, with ``first``, before those that are not ``first``."""
         with self._changed:
             if first and self._busy:
                 self._waiting.insert(self._next + self._urgent, (piece, work))
@@ -72,13 +72,13 @@ class BoardThread:
             self._changed.notify()
 
     def skip(self, piece: int) -> None:
-        """Do not begin a piece; where it has begun, it goes on."""
+        """Skip a piece; if it has begun, it goes on."""
         with self._changed:
             if any(number == piece for number, _ in self._waiting):
                 self._unwanted.add(piece)
 
     def close(self) -> None:
-        """Begin nothing more, and wait for the piece that goes on."""
+        """Begin nothing more, and wait for the piece under way."""
         self._thread.stop(_PIECE_WITHIN_S)
 
     def _wake(self) -> None:
@@ -96,7 +96,7 @@ class BoardThread:
                 with self._watch():
                     ended = _ran(piece, work)
             self._ended(ended)
-            del work, ended  # nothing of it is held while the next one goes on
+            del work, ended  # free its memory before the next one runs
 
     def _take(self) -> tuple[int, Callable[[], Any]] | None:
         with self._changed:

@@ -24,7 +24,7 @@ from split_model.errors import BackendError
 class Models:
     """The bundle and its models on this board, as `frame_decisions.LoadedModels`.
 
-    ``local_tails``: None where no local run goes on behind a head.
+    ``local_tails``: None if local runs never continue after a head.
     """
 
     bundle: Bundle
@@ -32,19 +32,19 @@ class Models:
     local_tails: LocalTails | None = None
 
     def head(self, split: int) -> object | None:
-        """The head of a cut, None while it loads; raises what its loading raised."""
+        """Return the head of a cut, None while it loads; raises the error of its loading."""
         return self.heads.prepared(split)
 
     def has_local_tail(self, split: int) -> bool:
-        """Whether the local tail behind the head of this cut can run now; else it loads, if there is room."""
+        """Whether the local tail of this cut can run now; if not, it begins to load, if there is room."""
         return self.local_tails is not None and self.local_tails.behind(split) is not None
 
     def with_local_tail(self, profile: SplitProfile) -> SplitProfile:
-        """The profile with the seconds of its local tail, if that is loaded."""
+        """Return the profile with the seconds of its local tail, if that is loaded."""
         return profile if self.local_tails is None else self.local_tails.apply(profile)
 
     def failed(self, run: Run, error: BackendError) -> None:
-        """A head or a local tail does not run: let go of it."""
+        """Drop a head or a local tail that does not run."""
         if isinstance(run.head, Head):
             if run.work is Work.LOCAL_TAIL and self.local_tails is not None:
                 self.local_tails.failed(run.head.cut.index, error)
@@ -61,7 +61,7 @@ class Made(msgspec.Struct, eq=False):
 
 
 class BoardWork:
-    """Makes the pieces of work that the scheduler asks for; each is called once, in whatever thread."""
+    """Makes the functions for the scheduler's pieces of work; each is called once, in any thread."""
 
     def __init__(
         self, models: Models, board: Board, *, now: Callable[[], float], sleep: Callable[[float], None]
@@ -72,9 +72,9 @@ class BoardWork:
         self._sleep = sleep
 
     def piece(self, run: Run, made: Made) -> Callable[[], Done]:
-        """Make a piece of work on a frame, a function to call in any thread. Call this in the frame loop's thread.
+        """Make a piece of work on a frame: a function to call in any thread. Call this in the loop's thread.
 
-        The work takes whole slots, if it has one. It raises `BackendError` where the backend fails.
+        If it has a slot, the work takes whole slots. The function raises `BackendError` if the backend fails.
         """
         if run.work is Work.WHOLE_MODEL:
             work: Callable[[], Done] = partial(self._local, self._models.heads.whole.run, run.frame.tensors)
@@ -83,7 +83,7 @@ class BoardWork:
         return partial(self._paced, work, run.slot_s) if run.slot_s else work
 
     def _paced(self, work: Callable[[], Done], slot_s: float) -> Done:
-        """Do it, and wait for the end of the slot; what does not fit into one ends with a later one."""
+        """Do the work and wait for the end of its slot, or of a later one if it takes longer."""
         started_s = self._now()
         try:
             return work()
@@ -112,7 +112,7 @@ class BoardWork:
 
     def _head(self, head: Head, inputs: Sequence[Array], made: Made, *, keep: bool) -> float:
         made.features, took_s = self._board.run(partial(head.features, inputs))
-        if keep:  # now: the next frame through this head makes others
+        if keep:  # copy now: the next frame through this head overwrites them
             made.kept = list(head.made(inputs))
         return took_s
 

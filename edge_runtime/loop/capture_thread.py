@@ -1,4 +1,4 @@
-"""Takes the frames of a source: in the caller's thread where it waits anyway, else in a thread of its own."""
+"""Takes frames from a source: in the caller's thread if it waits anyway, else in a second thread."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from split_model.service.stoppable_thread import StoppableThread
 
 
 class CaptureThread:
-    """The frames of a source; ``arrived`` hears of each that the thread has taken, and of the end.
+    """Takes the frames of a source; ``arrived`` is called for each that the thread took, and at the end.
 
-    None is taken before it is asked for: of a live source, a frame that waits here would grow old while newer ones
-    come. A source that takes long to read reads ahead in its own thread. The thread starts when it is needed first.
+    It takes a frame only on request: a frame of a live source that waits here would grow old while newer ones come.
+    A source that is slow to read reads ahead in its own thread. The thread starts at its first use.
     """
 
     def __init__(self, frames: Iterable[Frame], arrived: Callable[[], None]) -> None:
@@ -29,11 +29,11 @@ class CaptureThread:
 
     @property
     def has_news(self) -> bool:
-        """Whether the thread has a frame, or the news that there is no more."""
+        """Whether the thread has a frame, or has found the end."""
         return not self._queue.empty()
 
     def take(self) -> Frame | None:
-        """The next frame, waited for; None if there is no more (``ended``, by ``error`` if the source raised)."""
+        """Wait for the next frame; None at the end (``ended``; ``error`` if the source raised)."""
         if self.ended:
             return None
         if self._asked:
@@ -46,7 +46,7 @@ class CaptureThread:
         return frame
 
     def poll(self) -> Frame | None:
-        """The next frame if it is there; else the thread waits for it, and `take` or `poll` get it later."""
+        """Return the next frame if it is there; else let the thread wait for it, for a later `take` or `poll`."""
         if self.ended:
             return None
         if not self._asked:
@@ -60,7 +60,7 @@ class CaptureThread:
             return None
 
     def close(self) -> None:
-        """Let the thread end after the frame it is at; not waited for, as a source may be stuck."""
+        """Let the thread end after its present frame, without waiting, as a source may be stuck."""
         self.ended = True
         self._thread.ask_to_stop()
 

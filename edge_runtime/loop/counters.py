@@ -1,4 +1,4 @@
-"""Counts of frames by outcome, which add up, and of releases and their epsilon."""
+"""Counts of frames by outcome, and of releases with their epsilon."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class Counters:
-    """``frames_in`` equals the sum of the five ends, once no frame is under way.
+    """Counters of one run; ``frames_in`` is the sum of the five outcomes once no frame is under way.
 
     ``whole_input_epsilon``: the sum over all releases made, per frame composed by addition (pure ε, whole input);
-    of this run, for the log: the ledger has the exact total of the device's life. ``ledger_refused``: frames that
+    of this run, for the log. The ledger has the exact total of the device's life. ``ledger_refused``: frames that
     stayed here while the ledger could not pay for one cut or more. ``moves``: decisions that moved the split point.
     ``failovers``: releases that were sent to another server as well, the same bytes.
     """
@@ -36,23 +36,23 @@ class Counters:
         self._ends: Counter[Outcome] = Counter()
 
     def ended(self, outcome: Outcome) -> None:
-        """One frame is done."""
+        """Count a frame that is done."""
         self._ends[outcome] += 1
 
     def dropped(self, total: int) -> None:
-        """Set the number of frames that their sources' policy dropped since the start: accepted, and ended."""
+        """Set the number of frames that the sources dropped since the start; they count as accepted and ended."""
         self.frames_in += total - self._ends["dropped"]
         self._ends["dropped"] = total
 
     def released(self, *, protected: bool, whole_input_epsilon: float, per_value_epsilon_max: float) -> None:
-        """Features are about to leave; counted before the first byte is sent."""
+        """Count a release; call it before the first byte is sent."""
         self.releases += 1
         self.unprotected_releases += not protected
         self.whole_input_epsilon += whole_input_epsilon
         self.per_value_epsilon_max = max(self.per_value_epsilon_max, per_value_epsilon_max)
 
     def links(self, views: Iterable[LinkView]) -> None:
-        """Take over the counts of the links in use since their start."""
+        """Set the counts of the present links, which they keep since their start."""
         late, reconnects = self._links_before
         for view in views:
             late += view.late
@@ -60,16 +60,16 @@ class Counters:
         self.late, self.reconnects = late, reconnects
 
     def next_links(self) -> None:
-        """Other links take over, and count from zero."""
+        """Prepare for new links, which count from zero."""
         self._links_before = (self.late, self.reconnects)
 
     @property
     def adds_up(self) -> bool:
-        """The invariant."""
+        """Whether the outcomes add up to ``frames_in``."""
         return self.frames_in == sum(self._ends.values())
 
     def as_dict(self) -> dict[str, int | float]:
-        """All counters under the names they have everywhere."""
+        """All counters by name, the same names as in log, status and metrics."""
         return {
             "frames_in": self.frames_in,
             **{outcome: self._ends[outcome] for outcome in OUTCOMES},

@@ -1,4 +1,4 @@
-"""Inputs of a frame's decisions: the moment, the model, the loaded models, and the cuts that can be paid for."""
+"""Inputs of a frame's decisions: moment, model, loaded models, and cuts that can be paid for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from split_model.bundle import Bundle
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """When something happened, in seconds of the loop's clock, and the links as they were then.
+    """A time in seconds of the loop's clock, with the state of the links at that time.
 
-    ``links``: to each server, in the order of the config; a server is known by its number in it.
+    ``links``: one for each server, in the order of the config; a server's number is its index.
     """
 
     now_s: float
@@ -25,23 +25,23 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class LoadedModels(Protocol):
-    """Which heads and local tails are loaded. Asking for one that is not makes it load in the background."""
+    """The loaded heads and local tails. A request for one that is not loaded makes it load in the background."""
 
     def head(self, split: int) -> object | None:
-        """The head of a cut, None while it loads. `SplitModelError` where it does not load."""
+        """Return the head of a cut, None while it loads. `SplitModelError` if it does not load."""
 
     def has_local_tail(self, split: int) -> bool:
-        """Whether the local tail behind the head of this cut can run now."""
+        """Whether the local tail of this cut can run now."""
 
     def with_local_tail(self, profile: SplitProfile) -> SplitProfile:
-        """A cut's profile with the seconds of its local tail, if that is loaded; loads nothing."""
+        """Return a cut's profile with the seconds of its local tail, if that is loaded; loads nothing."""
 
 
 class Payable(Protocol):
-    """Which cuts can still be paid for."""
+    """Finds the cuts that can still be paid for."""
 
     def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
-        """Those of some cuts at which a frame of this subject can be paid for."""
+        """Return those of the given cuts at which the ledger can pay for a frame of this subject."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Model:
     """The model as the decisions see it.
 
     Args:
-        identity: the bundle's hash, by which the server offers its cuts.
+        identity: the bundle's hash, by which the server lists its cuts.
         name: for the log.
         local: the split that runs everything on this board.
-        profile: what heads and the whole model take on this board when idle.
-        tail_macs: multiply-accumulates of the tail behind each cut.
+        profile: times of heads and the whole model on the idle board.
+        tail_macs: multiply-accumulates of each cut's tail.
 
     """
 
@@ -65,7 +65,7 @@ class Model:
 
     @classmethod
     def of(cls, bundle: Bundle, profile: Profile) -> Model:
-        """A bundle, as measured on this board."""
+        """Make it of a bundle and its profile on this board."""
         tail_macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
         return cls(bundle.identity, bundle.manifest.name, bundle.local, profile, tail_macs)
 
@@ -73,7 +73,8 @@ class Model:
 class BoardWaits(msgspec.Struct, frozen=True):
     """Seconds that a frame waits for earlier ones: for a local run, and for their bytes on the uplink.
 
-    ``uplink_s``: of each server; empty for none. ``doubted``: the servers that others did not hear from in time.
+    ``uplink_s``: for each server; empty for none. ``doubted``: the servers that did not answer earlier frames in
+    time.
     """
 
     local_s: float = 0.0
@@ -81,9 +82,9 @@ class BoardWaits(msgspec.Struct, frozen=True):
     doubted: frozenset[int] = frozenset()
 
     def uplink_busy_s(self, server: int) -> float:
-        """Seconds until the uplink to a server is through with earlier requests."""
+        """Seconds until the uplink to a server has sent the earlier requests."""
         return self.uplink_s[server] if self.uplink_s else 0.0
 
 
-#: Of a frame that nothing is before.
+#: The waits of a frame with no earlier frame under way.
 NO_WAITS = BoardWaits()

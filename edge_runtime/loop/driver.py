@@ -1,9 +1,8 @@
 """Drives the scheduler: the threads, the models, the ledger and the link of one frame loop.
 
-The thread that iterates over `Driver.run` plans, pays, sends and hands on results. Two threads do the board's work,
-one heads and releases, one local runs; another one takes frames while something is under way. Under ``latency`` a
-frame that is the only one under way crosses no thread: it is taken, planned, run and handed on in the one that
-iterates.
+The thread that iterates over `Driver.run` plans, pays, sends and yields results. Two threads do the board's work:
+one heads and releases, one local runs. Another thread takes frames while something is under way. Under ``latency``,
+a frame that is alone under way stays in the iterating thread, from capture to result.
 """
 
 # Over 300 lines: the loop, its threads and the actions of one scheduler.
@@ -48,11 +47,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outside:
-    """The parts around a frame loop beside its models: the board, the ledger, the links, and its identity.
+    """The parts around a frame loop, except its models: board, ledger, links, and identity.
 
     Args:
-        links: to each server.
-        watch: each piece of work in a thread is done within a ``watch()``.
+        links: one for each server.
+        watch: each piece of work in a thread runs within a ``watch()``.
         now: the clock; ``sleep`` waits for it.
 
     """
@@ -75,20 +74,20 @@ class Settings:
     paced: bool = False
 
 
-#: Of frames that are finished here with the whole model.
+#: Local runs of the whole model.
 _NOTHING_MADE = Made()
 
 
 @dataclass
 class _Turn:
-    """One `Driver.run`."""
+    """The state of one `Driver.run`."""
 
     capture: CaptureThread
     steps: deque[Step] = field(default_factory=deque)
 
 
 class Driver:
-    """See the module. Everything is called in the thread that iterates over `run`; `close` it at the end."""
+    """The I/O side of a frame loop; see the module. Use it from the thread that iterates over `run`."""
 
     def __init__(
         self,
@@ -120,7 +119,7 @@ class Driver:
         self._work = BoardWork(models, outside.board, now=outside.now, sleep=outside.sleep)
         self._now = outside.now
         self._made: dict[int, Made] = {}
-        self._reservations: dict[int, tuple[Reservation, ...]] = {}  # of each frame, one for each link
+        self._reservations: dict[int, tuple[Reservation, ...]] = {}  # of each frame: one reservation for each link
         self._requests: dict[int, tuple[wire.Request, float]] = {}  # as they were sent first, and when they are due
         self._runs: dict[int, Run] = {}  # the pieces of work that have not ended
         self._at_server: set[tuple[int, int]] = set()  # the requests that are not answered: frame and server
@@ -134,13 +133,13 @@ class Driver:
 
     @property
     def server(self) -> int:
-        """The number of the server that frames go to now, if they are sent."""
+        """Number of the server that frames are sent to now."""
         return self._decisions.servers.in_use
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Step]:
-        """Work through the frames; yields for each as it is done.
+        """Process the frames; yields a step for each when it is done.
 
-        What the source raises is raised after the results of all frames that were taken before.
+        An error of the source is raised after the results of all frames that were taken before it.
         """
         turn = _Turn(CaptureThread(frames, self._links[0].nudge))
         try:
@@ -164,12 +163,12 @@ class Driver:
             self._made.clear()
 
     def close(self) -> None:
-        """Wait for the work that is still under way on the board."""
+        """Wait for the work that is still under way on the board; call it at the end."""
         for thread in self._threads.values():
             thread.close()
 
     def _moment(self, *, frame: bool = False) -> Moment:
-        """Now, when a ``frame`` begins or not; raises what ended a link's thread."""
+        """The present moment; ``frame``: a frame begins. Raises the error that ended a link's thread."""
         self._seen = Moment(self._now(), self._views(frame=frame))
         return self._seen
 
@@ -177,7 +176,7 @@ class Driver:
         return tuple([link.view(frame=frame) for link in self._links])
 
     def _next_frame(self, turn: _Turn) -> bool:
-        """Take the next frame if it is time for one, and it is there; False where there is none."""
+        """Take the next frame if it is due and available; returns whether one was taken."""
         if turn.capture.ended:
             return False
         if not self._scheduler.under_way:
@@ -199,7 +198,7 @@ class Driver:
         if not self._at_server:
             return
         for key, server in sorted(self._at_server):
-            if (key, server) not in self._at_server:  # another server has answered it meanwhile
+            if (key, server) not in self._at_server:  # another server has answered this frame meanwhile
                 continue
             outcome = self._reservations[key][server].wait(until_s=-math.inf)
             if outcome is None:
@@ -218,7 +217,7 @@ class Driver:
             self._do(self._scheduler.time_passed(acked_bytes, self._moment()), turn)
 
     def _wait_for_news(self, turn: _Turn) -> None:
-        """Wait until something can be done: work that ended, an outcome, a frame to take, a deadline to look at."""
+        """Wait for an event: ended work, an outcome, a frame to take, or a deadline."""
         moment = self._moment()
         due_s = math.inf if turn.capture.ended else self._scheduler.frame_due_s(moment)
         wanted = due_s <= moment.now_s
@@ -234,7 +233,7 @@ class Driver:
         self._links[0].wait_for_news(until_s=until_s, unless=awake)
 
     def _do(self, actions: list[Action], turn: _Turn) -> None:
-        """Do the scheduler's actions, and those that follow from them."""
+        """Execute the scheduler's actions, and those that follow from them."""
         todo = deque(actions)
         while todo:
             action = todo.popleft()
@@ -266,13 +265,13 @@ class Driver:
             done = work()
         except BackendError as error:
             return self._piece_failed(run, error, self._moment())
-        # What a local run took says nothing of the link, and looking at it takes time.
+        # A local run needs no view of the link, which takes time to get.
         fresh = run.work.worker is Worker.HEADS
         moment = self._moment() if fresh else Moment(self._now(), self._seen.links)
         return self._scheduler.work_done(run.piece, done, moment)
 
     def _piece_ended(self, ended: Ended) -> None:
-        """In the board's threads."""
+        """Queue the end of a piece of work; called in the board's threads."""
         self._ended.append(ended)
         self._links[0].nudge()
 
@@ -291,7 +290,7 @@ class Driver:
         return self._scheduler.work_failed(run.piece, str(error), moment)
 
     def _reserve(self, action: Reserve) -> None:
-        """A frame may use every link: its server may fail."""
+        """Reserve every link for a frame, as its server may fail."""
         self._reservations[action.key] = tuple(
             link.reserve(
                 offloaded=action.offloaded and server == action.server,
@@ -302,7 +301,7 @@ class Driver:
         self._made[action.key] = Made()
 
     def _pay_and_send(self, action: PayAndSend) -> list[Action]:
-        """Charge the ledger, and send only then."""
+        """Charge the ledger, then send; send nothing if the charge fails."""
         payload, head = self._made[action.key].payload, action.head
         assert isinstance(head, Head)
         assert payload is not None
@@ -330,14 +329,14 @@ class Driver:
         return self._scheduler.sent(action.key, self._moment())
 
     def _send(self, key: int, server: int) -> None:
-        """Send a release that is made and paid for, the same bytes to whatever server."""
+        """Send a paid release; the bytes are the same for every server."""
         payload, (request, due_at_s) = self._made[key].payload, self._requests[key]
         assert payload is not None
         self._reservations[key][server].send(request, payload, due_at_s=due_at_s)
         self._at_server.add((key, server))
 
     def _free(self, key: int) -> None:
-        """Give back a frame's reservations, and forget its requests."""
+        """Release a frame's reservations, and drop its requests."""
         for server, reservation in enumerate(self._reservations[key]):
             self._at_server.discard((key, server))
             reservation.release()

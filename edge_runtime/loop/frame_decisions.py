@@ -1,8 +1,8 @@
-"""Decides on a frame: its split and server when it arrives, and whether it is sent when its head is done. Pure.
+"""Decides on a frame: its split and server on arrival, and whether to send it after its head. Pure.
 
-Composes the planner with the other inputs: the cuts that each server offers and those that it refused lately, the
+Combines the planner with its other inputs: the cuts that each server offers and those that it refused lately, the
 times of its tails (see `servers`), the cuts that the ledger can pay for, the load of the board, and the loaded
-heads and local tails. Of several servers the one that is predicted to be sooner gets the frame.
+heads and local tails. With several servers, the one with the earlier predicted answer gets the frame.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from split_model.errors import SplitModelError
 
 log = logging.getLogger(__name__)
 
-#: A plan to finish frames here holds for this many seconds unless one of its inputs changes. On a board that takes
-#: a few milliseconds for a frame, planning each anew would take a good part of them.
+#: Seconds for which a plan to finish frames here is reused, unless one of its inputs changes. On a board that takes
+#: a #: few milliseconds for a frame, planning each one again would be a large part of its time.
 _HOLDS_S = 0.05
-#: A queue at the server that is not worth waiting in is left alone for this time at least.
+#: Minimum seconds for which a cut is avoided because of the queue at the server.
 _CROWDED_S = 2.0
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to do with a frame: the split that it takes and, unless that is local, the head.
+    """The plan of a frame: its split and, unless that is local, the head.
 
-    ``server``: where it goes if it is sent. ``question``: what to ask the server ``asks`` meanwhile, for the frames
-    to come.
+    ``server``: the destination if it is sent. ``question``: a question to the server ``asks`` meanwhile, for later
+    frames.
     """
 
     decision: Decision
@@ -54,9 +54,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A plan to finish frames here, and its inputs: for the next frame, too, while these stay the same.
+    """A plan to finish frames here, reused for the next frames while its inputs stay the same.
 
-    ``until_s``: when it ends in any case, since the estimate of the link changes with time alone.
+    ``until_s``: when it ends in any case, as the estimate of the link also changes with time.
     """
 
     plan: Plan
@@ -66,7 +66,7 @@ class _Kept(msgspec.Struct, frozen=True):
     links: tuple[LinkView, ...]
 
     def holds(self, subject: str, load: float, moment: Moment) -> bool:
-        """Whether it is the plan of another frame, too, one that nothing is before."""
+        """Whether the plan can be reused for another frame with no earlier frame under way."""
         return (
             moment.now_s < self.until_s
             and load == self.load
@@ -76,7 +76,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 def _allow_the_same(one: LinkView, other: LinkView) -> bool:
-    """Whether the same cuts can be used over both."""
+    """Whether both link views allow the same cuts."""
     return (
         one.up is other.up
         and one.offers is other.offers
@@ -86,9 +86,9 @@ def _allow_the_same(one: LinkView, other: LinkView) -> bool:
 
 
 class FrameDecisions:
-    """See the module. One for each frame loop; it remembers measurements of tails and refusals of cuts.
+    """Makes the decisions of one frame loop; remembers measured tail times and refusals. See the module.
 
-    ``servers``: their addresses, for the log; one without a name where there is one server.
+    ``servers``: their addresses, for the log; with a single server, one empty name.
     """
 
     def __init__(
@@ -136,35 +136,35 @@ class FrameDecisions:
 
     @property
     def decides_after_head(self) -> bool:
-        """Whether a frame's way is still open while its head runs."""
+        """Whether a frame's split can still change after its head."""
         return self.policy.decides_after_head and not self.planner.is_fixed
 
     def timing(self, split: int) -> SplitTiming:
-        """What a split takes on this board when idle."""
+        """Times of a split on the idle board."""
         return self._timings[split]
 
     @property
     def local_s(self) -> float:
-        """Seconds of a local run of the whole model now."""
+        """Predicted seconds of a local run of the whole model now."""
         return self._local_s * self.load.factor
 
     @property
     def local_p95_s(self) -> float:
-        """The 95th percentile of a local run's seconds: from the profile, not from what runs on frames took."""
+        """95th percentile of a local run in seconds: from the profile, not from the times of runs on frames."""
         return self._timings[self.local].head_p95_s * self.load.factor
 
     def head_s(self, split: int) -> float:
-        """Seconds of a cut's head and release now, or of the whole model."""
+        """Predicted seconds of a cut's head and release now, or of the whole model."""
         timing = self._timings[split]
         return (timing.head_s + timing.release_s) * self.load.factor
 
     def left_s(self, split: int, *, has_tail: bool) -> float:
-        """Seconds of the local run that is left when the head of this cut is done."""
+        """Predicted seconds of the local run that remains after the head of this cut."""
         tail_s = self.planner.profile(split).local_tail_s if has_tail else None
         return self.local_s if tail_s is None else tail_s * self.load.factor
 
     def plan(self, frame: Frame, moment: Moment, waits: BoardWaits) -> Plan:
-        """Choose the split of a frame that is there, and the head that it runs through."""
+        """Choose the split of a frame that arrived, and the head that it runs through."""
         now_s = moment.now_s
         self._rhythm.note(frame)
         alone = waits is NO_WAITS and not frame.error
@@ -180,7 +180,7 @@ class FrameDecisions:
         return plan
 
     def _planned(self, frame: Frame, moment: Moment, waits: BoardWaits) -> Plan:
-        """Choose it from everything that is known by now."""
+        """Choose a new plan from the present inputs."""
         now_s, servers = moment.now_s, self.servers
         usable = [servers.usable(server, frame.subject, moment, waits) for server in range(servers.count)]
         server = servers.choose([one.payable for one in usable], moment, waits)
@@ -201,10 +201,10 @@ class FrameDecisions:
         return plan
 
     def after_head(self, plan: Plan, moment: Moment, waits: BoardWaits) -> tuple[int, AfterHead]:
-        """Whether to send what the head has made, and to which server, with the links as they are by now."""
+        """Decide after the head whether to send the frame, and to which server, with the present links."""
         self._kept = None
         cut, decision = plan.split, plan.decision
-        if cut:  # at cut 0 there is nothing to run while the link may come back
+        if cut:  # at cut 0 there is no head during which the link might come back
             self._through = (cut, plan.head)
         servers = self.servers
         server = servers.after_head(plan.server, cut, moment, waits)
@@ -214,7 +214,7 @@ class FrameDecisions:
             if server != plan.server:
                 expected = servers.behind_head(server, cut, moment, waits)
             return server, AfterHead(send=True, expected=expected, hedge=decision.hedge)
-        if not link.up:  # then nothing is sent, however it was planned
+        if not link.up:  # then nothing is sent, whatever the plan
             return server, AfterHead(send=False, expected=None)
         if server != plan.server:
             self.planner.update_profile(servers.profile(server, cut, moment.now_s))
@@ -222,16 +222,16 @@ class FrameDecisions:
         return server, self.planner.after_head(cut, seen, was_local=plan.was_local)
 
     def head_failed(self, split: int, error: str, *, now_s: float) -> None:
-        """A head does not run: its cut is left alone for a while."""
+        """Avoid a cut for a while because its head does not run."""
         self._through = None
         if self._active is not None and self._active[0] == split:
             self._active = None
         self._broken_heads.avoid(split, f"its head fails: {error}", now_s=now_s)
 
     def _note_crowding(self, server: int, decision: Decision, now_s: float) -> None:
-        """Leave a cut alone that would still be best, were it not for the queue at the server.
+        """Avoid a cut for a while if only the queue at the server makes it a bad choice.
 
-        Else all devices would come back as soon as it is short, and make it long again.
+        Otherwise all devices would come back as soon as the queue is short, and make it long again.
         """
         if decision.moved_from is None or decision.moved_from == self.local or decision.seen is None:
             return
@@ -243,7 +243,7 @@ class FrameDecisions:
             self.servers.crowded(server, decision.moved_from, why, now_s=now_s, retry_s=_CROWDED_S)
 
     def _head_for(self, split: int, usable: frozenset[int], now_s: float) -> tuple[int, object] | None:
-        """The head to use: the chosen one if it is loaded, else the one in use; None means the whole model."""
+        """Return the head to use: the chosen one if it is loaded, else the present one; None: the whole model."""
         if split == self.local:
             self._active = None
             return None
@@ -259,9 +259,9 @@ class FrameDecisions:
         return self._active
 
     def _through_head(self, decision: Decision) -> tuple[int, object] | None:
-        """The head to run a local frame through, so that it can still be sent if the link is back by then.
+        """Return a head to run a local frame through, so that the frame can still be sent afterwards.
 
-        It is the one that ran last, if the link is there, its cut may be used, and its local tail is loaded.
+        It is the head that ran last, if the link is up, its cut may be used, and its local tail is loaded.
         """
         through = self._through
         if through is None or decision.seen is None or not decision.seen.link_up or not self.decides_after_head:

@@ -1,6 +1,6 @@
-"""The states of one frame, from its plan to its result, and every step between two of them.
+"""The states of one frame, from its plan to its result, and the transitions between them.
 
-A frame is in exactly one state; steps that are not in `TRANSITIONS` cannot happen::
+A frame is in exactly one state; transitions that are not in `TRANSITIONS` cannot happen::
 
     PLANNED ──► HEAD ──► RELEASE ──► PAYING ──► AWAY ◄──► RACING
        │         │          │          │         │          │
@@ -8,8 +8,8 @@ A frame is in exactly one state; steps that are not in `TRANSITIONS` cannot happ
                                   │              │          │
                                   └──────► DONE ◄┴──────────┘
 
-AWAY: only a server can answer. RACING: a local run as well, and the first one done is the answer. LOCAL: only a
-local run can. AWAY and RACING stay as they are while the release is sent to another server as well.
+AWAY: only a server can answer. RACING: a server or a local run can answer, and the first one counts. LOCAL: only a
+    local run can answer. In AWAY and RACING the release may also be sent to another server; that changes no state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edge_runtime.sources import Frame
 
 
 class State(Enum):
-    """Where a frame is."""
+    """The state of a frame."""
 
     PLANNED = auto()
     HEAD = auto()
@@ -90,7 +90,7 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
     (State.LOCAL, Input.FAILED): State.DONE,
 }
 
-#: A server may still answer.
+#: The states in which a server may still answer.
 ON_THE_LINK = frozenset({State.AWAY, State.RACING})
 
 
@@ -98,10 +98,11 @@ class Sent(msgspec.Struct, eq=False):
     """One request for a frame, to one server.
 
     Args:
-        expected: the prediction for it; None where there is none.
-        ahead: requests that were at this server before it; ``first_s``: since when none is.
+        expected: its prediction, if there is one.
+        ahead: number of requests that were at this server before it; ``first_s``: the time when the last of them
+            ended.
         progress_s: when ``acked_bytes`` last grew.
-        is_open: this server has not refused it.
+        is_open: False once this server has refused it.
 
     """
 
@@ -115,16 +116,16 @@ class Sent(msgspec.Struct, eq=False):
     is_open: bool = True
 
     def in_flight(self, payload_bytes: int, *, silent: bool = False) -> InFlight:
-        """The request as the deadlines see it."""
+        """The request as `planner.deadline` takes it."""
         since_s = self.first_s if self.first_s > -math.inf else self.sent_s
         request = InFlight(since_s, 0.0, payload_bytes, self.acked_bytes)
         request = replace(request, progress_s=self.progress_s, silent=silent)
         if (expected := self.expected) is None:
             return request
         expected_s = expected.total_s - expected.head_s
-        if self.first_s == -math.inf:  # it has to wait for those before it
+        if self.first_s == -math.inf:  # it still waits for the requests before it
             return replace(request, expected_s=expected_s + self.ahead * expected.bottleneck_s)
-        # When the bytes of one that had others before it began to flow is not known.
+        # With other requests before it, the start of its transfer is unknown.
         transfer_s = math.inf if self.ahead else expected.transfer_s
         return replace(request, expected_s=expected_s, transfer_s=transfer_s, round_trip_s=expected.round_trip_s)
 
@@ -133,15 +134,15 @@ class UnderWay(msgspec.Struct, eq=False):
     """A frame that has no result yet.
 
     Args:
-        link: that to its server, as it was when the frame was planned.
-        server: where it goes if it is sent.
-        unpaid: it stays here while the ledger cannot pay for every cut.
-        keeps_features: a local tail can go on behind its head.
-        hedge: a local run is to begin with the transfer; ``hedged``: it has begun.
+        link: the state of the link to its server when the frame was planned.
+        server: its destination if it is sent.
+        unpaid: it was planned while the ledger could not pay for every cut.
+        keeps_features: a local tail can continue after its head.
+        hedge: a local run shall begin together with the transfer; ``hedged``: it has begun.
         expected: the prediction for sending it when its head was done.
         local_piece: the number of its local run on the board.
         due_at_s: when the servers give it up.
-        sent: its requests, the latest last; the release is the same in all.
+        sent: its requests, the latest last, all with the same release.
 
     """
 
@@ -165,36 +166,36 @@ class UnderWay(msgspec.Struct, eq=False):
 
     @property
     def split(self) -> int:
-        """The cut whose head it takes, or the split that runs everything here."""
+        """The cut whose head it runs through, or the split that runs everything here."""
         return self.plan.split
 
     @property
     def sent_s(self) -> float | None:
-        """When it was first sent; None while it was not."""
+        """The time when it was first sent; None before that."""
         return self.sent[0].sent_s if self.sent else None
 
     @property
     def latest(self) -> Sent:
-        """The request that an answer is expected of: the latest that no server has refused."""
+        """The request that is expected to be answered: the latest one that was not refused."""
         return next((sent for sent in reversed(self.sent) if sent.is_open), self.sent[-1])
 
     @property
     def reserves_link(self) -> bool:
-        """Whether it uses the link: it may be sent, as a head runs first, or the server is asked with it."""
+        """Whether it needs the link: it may be sent after its head, or a question goes out with it."""
         return self.plan.head is not None or self.plan.question is not None
 
     @property
     def on_the_link(self) -> bool:
-        """Whether a server may still answer it."""
+        """Whether a server may still answer the frame."""
         return self.state in ON_THE_LINK
 
     @property
     def parts(self) -> dict[str, float]:
-        """Seconds of its head and its release, of a frame that was sent."""
+        """Seconds of head and release of a frame that was sent."""
         return {} if self.release_s is None else {"head_s": self.head_s, "release_s": self.release_s}
 
     def step(self, what: Input) -> None:
-        """Go to the next state; `ValueError` for a step that is not in the table."""
+        """Change the state by an event; `ValueError` for a transition that is not in the table."""
         try:
             self.state = TRANSITIONS[self.state, what]
         except KeyError:
@@ -203,7 +204,7 @@ class UnderWay(msgspec.Struct, eq=False):
             ) from None
 
     def refused_by(self, server: int) -> bool:
-        """A server will not answer; returns whether another one still may."""
+        """Note that a server will not answer; returns whether another one still may."""
         for sent in self.sent:
             sent.is_open = sent.is_open and sent.server != server
         return any(sent.is_open for sent in self.sent)

@@ -1,4 +1,4 @@
-"""When to take the next frame, while others are under way. Pure."""
+"""Decides when to take the next frame while others are under way. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from edge_runtime.loop.frame_decisions import FrameDecisions
 from edge_runtime.loop.frame_states import State, UnderWay
 from edge_runtime.loop.server_wait import ServerWait, uplink_busy_s
 
-#: Where a policy plans ahead, the next frame is taken this long before the board's present work is expected to end:
-#: `_AHEAD_S`, or this share of that work if longer. Taken earlier it would only grow old, later the board would
+#: If a policy plans ahead, the next frame is taken this long before the expected end of the board's present work:
+#: #: `_AHEAD_S`, or this share of that work if longer. Earlier, the frame would grow old; later, the board would
 #: wait.
 _AHEAD_S = 0.02
 _AHEAD = 0.5
 
 
 def board_due_s(queues: Mapping[Worker, BoardQueue], *, is_local: bool, now_s: float) -> float:
-    """When the board is about to be free for another frame, one that stays here (``is_local``) or not."""
+    """Time when the board will be free for another frame, a local one (``is_local``) or not."""
     if any(queue.waiting for queue in queues.values()):
         return math.inf
     left_s, whole_s = queues[Worker.LOCAL_RUNS if is_local else Worker.HEADS].left_s(now_s)
@@ -33,10 +33,10 @@ def overlap_due_s(
     decisions: FrameDecisions,
     moment: Moment,
 ) -> float:
-    """When another frame delays none of those at the server, nor would only wait for their transfers.
+    """Time when another frame neither delays those at the server nor waits for their transfers.
 
-    Its head is to be done when the uplink is free again, and all that it may need of the board must be over before
-    the latest moment at which one of the earlier frames would be finished here.
+    Its head should be done when the uplink is free again. All its possible work on the board must be over before
+    the latest moment at which a local run of an earlier frame would have to start.
     """
     away = [one for one in under_way if one.state is State.AWAY]
     busy = any(queue.busy for queue in queues.values())

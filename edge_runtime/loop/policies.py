@@ -1,4 +1,4 @@
-"""What the objectives ``latency`` and ``throughput`` differ in: values of one frame loop, not code paths of it."""
+"""The settings of one frame loop for the objectives ``latency`` and ``throughput``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from edge_runtime.planner.prediction import Objective
 
 @dataclass(frozen=True)
 class Policy:
-    """How a frame loop trades a frame's latency against frames a second.
+    """How a frame loop trades latency against frames per second.
 
     Args:
         objective: the cost that the planner weighs.
-        most: frames under way at the same time at most.
-        decides_after_head: whether to send what the head made is decided once more when it is done.
+        most: maximum number of frames under way at the same time.
+        decides_after_head: the decision to send is made again after the head.
         plans_ahead: the next frame is taken and planned while the board works on another one, so that the board
-            never waits. Else it is taken where that delays neither it nor an earlier one, and a frame that is the
-            only one under way is worked on in the thread that iterates.
-        in_order: results are handed on in the order in which the frames came, not in which they are done.
+                never
+                waits. Otherwise it is taken when that delays neither it nor an earlier one, and a frame that is
+                alone under
+                way is processed in the iterating thread.
+        in_order: results are yielded in the order of capture, not in the order of completion.
         paced: work on the board ends in slots of its expected time, not when it is done (``release.pace``).
 
     """

@@ -1,4 +1,4 @@
-"""The JSON records of each step: how a frame ended, and where the split point moved."""
+"""Makes the JSON records of each step: the outcome of a frame, and moves of the split point."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from split_model.bundle import Bundle
 
 
 class Records:
-    """JSON records of what the loop did: one ``frame`` each, and a ``decision`` where the split point moved.
+    """Makes JSON records: a ``frame`` for each frame, and a ``decision`` for each move of the split point.
 
-    Each has ``unix_s``, when it was made, by the board's wall clock ``now_unix_s``: for people who look for an hour
-    of a day. It may jump; ``captured_s`` and ``at_s`` are of the monotonic clock. Records stay on the board.
+    Each has ``unix_s``: its time by the board's wall clock ``now_unix_s``, for people who search by time of day.
+    That clock may jump; ``captured_s`` and ``at_s`` are of the monotonic clock. Records stay on the board.
     ``servers``: their addresses, by number.
     """
 
@@ -29,7 +29,7 @@ class Records:
         self._reader = AnswerReader.of(bundle)
 
     def of(self, step: Step) -> list[dict[str, Any]]:
-        """The records of one step; the frame's is the last."""
+        """Return the records of one step; the frame's record is the last."""
         records = []
         if step.decision.moved:
             records.append(self._decision(step))
@@ -86,7 +86,7 @@ class Records:
 
 
 def _seen(conditions: Conditions) -> dict[str, Any]:
-    """What a decision was made from."""
+    """The observed conditions of a decision."""
     link = conditions.link
     rate = link.uplink_bytes_s
     return {
@@ -104,5 +104,5 @@ def _seen(conditions: Conditions) -> dict[str, Any]:
 
 
 def _rounded(value: float) -> float | None:
-    """For JSON, which has no infinity."""
+    """Round for JSON; infinity, which JSON lacks, becomes None."""
     return round(value, 4) if math.isfinite(value) else None

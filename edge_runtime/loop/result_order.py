@@ -1,4 +1,4 @@
-"""The order in which results are handed on. Pure."""
+"""Orders the results. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class ResultOrder(Generic[T]):
-    """Holds results back behind those of earlier frames (``in_order``), or hands each on at once."""
+    """Delays results until those of earlier frames are there (``in_order``), or passes each on at once."""
 
     def __init__(self, *, in_order: bool) -> None:
         self._in_order = in_order
@@ -16,11 +16,11 @@ class ResultOrder(Generic[T]):
 
     @property
     def held(self) -> int:
-        """Results that wait for an earlier one."""
+        """Number of results that wait for an earlier one."""
         return len(self._held)
 
     def ended(self, key: int, result: T, *, oldest: int | None) -> list[T]:
-        """The results to hand on now that this frame has one; ``oldest``: the first frame that has none yet.
+        """Add a frame's result; returns the results to yield now. ``oldest``: the first frame without a result.
 
         Keys grow with the frames.
         """
@@ -31,5 +31,5 @@ class ResultOrder(Generic[T]):
         return [self._held.pop(held) for held in ready]
 
     def clear(self) -> None:
-        """Hand on none of those that are held."""
+        """Drop the results that wait."""
         self._held.clear()

@@ -1,4 +1,4 @@
-"""The output of the frame loop: a frame's result, and the step around it."""
+"""The output of the frame loop: a frame's result, and the step that contains it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Array = NDArray[Any]
 
 
 class Result(msgspec.Struct):
-    """How one frame ended, with every part of its latency that was measured, in seconds.
+    """The outcome of one frame, with the measured parts of its latency in seconds.
 
-    ``hedged``: the board went on behind the head while the server was at it. ``server``: the number of the one that
-    answered. ``servers``: those that its release was sent to, in this order.
+    ``hedged``: the board continued after the head while the server worked on the frame. ``server``: the number of
+    the one that answered. ``servers``: those that its release was sent to, in this order.
     """
 
     frame: Frame
@@ -36,7 +36,7 @@ class Result(msgspec.Struct):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What the loop hands to its caller for each frame that is done.
+    """The loop's output for each frame that is done.
 
     ``view``: the link to the frame's server when it was planned.
     """

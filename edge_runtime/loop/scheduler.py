@@ -1,12 +1,12 @@
 """The frame loop without I/O: events in, actions out; a driver has the threads, the link and the models.
 
-Every accepted frame gets exactly one result. Its split is decided when it is there, and once more when its head is
-done. A frame that its server does not answer as it should is sent to another one, the same bytes, where there is
-one that is expected to be sooner than this board; what no server answers in time is finished here. Of the servers
-and this board the first to be done is the answer. Every step of a frame is in `frame_states.TRANSITIONS`.
+Every accepted frame gets exactly one result. Its split is decided when it arrives, and again when its head is done.
+If its server does not answer as expected, the same bytes are sent to another server, if that one is expected to be
+sooner than this board. A frame that no server answers in time is finished here. The first answer counts, from a
+server or from this board. All transitions of a frame are in `frame_states.TRANSITIONS`.
 
-Frames may overlap: while one is at the server the next one's head runs, if that delays nobody (see `frame_due_s`).
-Results come in the order in which they are done or, where the policy says so, in which the frames came.
+Frames may overlap: while one is at the server, the next one's head runs, if that delays no frame (see
+`frame_due_s`). Results come in the order of completion or, if the policy says so, in the order of capture.
 """
 
 # Over 300 lines: every event of a frame, as one state machine that is read with its table.
@@ -42,7 +42,10 @@ from split_model.protocol.device import Answered, Refused
 
 
 class Scheduler:
-    """See the module. Report each event, and do the returned actions in order before the next event."""
+    """The state machine of one frame loop; see the module.
+
+    Report each event, and do the returned actions in order before the next event.
+    """
 
     def __init__(self, decisions: FrameDecisions, *, answer_within_s: float, counters: Counters) -> None:
         self.counters = counters
@@ -53,7 +56,7 @@ class Scheduler:
         self._order: ResultOrder[tuple[UnderWay, Result]] = ResultOrder(in_order=decisions.policy.in_order)
         self._sent: list[int] = []  # the keys of frames that were sent, in the order of their latest requests
         self._queues = {worker: BoardQueue() for worker in Worker}
-        self._alone: Piece | None = None  # the piece that nothing else was under way with, in no queue
+        self._alone: Piece | None = None  # the piece that runs alone, in no queue
         self._admitted = [Admitted() for _ in range(decisions.servers.count)]
         self._fitting = IN_FLIGHT[0]
         self._keys = self._pieces = 0
@@ -61,7 +64,7 @@ class Scheduler:
 
     @property
     def under_way(self) -> int:
-        """Frames that have no result yet."""
+        """Number of frames without a result."""
         return len(self._under_way) + self._order.held
 
     @property
@@ -72,7 +75,7 @@ class Scheduler:
         return [self._under_way[key] for key in self._sent if self._under_way[key].on_the_link]
 
     def frame_due_s(self, moment: Moment) -> float:
-        """When to take the next frame, in seconds of the loop's clock; infinite while there is no room for one."""
+        """Time to take the next frame, in seconds of the loop's clock; infinite while there is no room."""
         now_s = moment.now_s
         if not self._under_way:
             return now_s
@@ -85,14 +88,14 @@ class Scheduler:
         return overlap_due_s(list(self._under_way.values()), self._queues, self._waiting, self._decisions, moment)
 
     def wake_s(self, moment: Moment) -> float:
-        """When `time_passed` is to be called next, if nothing happens before."""
+        """Time to call `time_passed` next, unless another event comes first."""
         if not (at_server := self._at_server):
             return math.inf
         away = [one for one in at_server if one.state is State.AWAY]
         return min(moment.now_s + CHECK_EVERY_S, self._waiting.first_local_start_s(away, moment.now_s))
 
     def frame_arrived(self, frame: Frame, moment: Moment) -> list[Action]:
-        """A frame was taken from the source."""
+        """Handle a new frame from the source."""
         self.counters.frames_in += 1
         plan = self._decisions.plan(frame, moment, self._waits(moment))
         self.counters.moves += plan.decision.moved
@@ -117,11 +120,11 @@ class Scheduler:
         return [Reserve(one.key, offloaded=not plan.was_local, server=one.server), *asked, run]
 
     def _ask(self, one: UnderWay, question: Question) -> list[Action]:
-        """The question to a server that goes out with a frame."""
+        """The action that sends a frame's question to a server."""
         return [Ask(one.key, question.cut, min(question.due_in_s, self._answer_within_s), server=one.plan.asks)]
 
     def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
-        """A piece of work is done."""
+        """Handle a finished piece of work."""
         ended = self._end_piece(piece)
         if (one := self._wanted(ended)) is None:
             return []
@@ -140,7 +143,7 @@ class Scheduler:
         return self._ran_here(one, done, moment)
 
     def work_failed(self, piece: int, error: str, moment: Moment) -> list[Action]:
-        """A piece of work raised an error of the backend."""
+        """Handle a piece of work that raised a `BackendError`."""
         ended = self._end_piece(piece)
         if (one := self._wanted(ended)) is None:
             return []
@@ -157,12 +160,12 @@ class Scheduler:
         return self._fail(one, error, moment)
 
     def work_skipped(self, piece: int) -> list[Action]:
-        """A piece of work was left out, as it was told to be."""
+        """Handle a piece of work that was skipped on request."""
         self._end_piece(piece)
         return []
 
     def sent(self, key: int, moment: Moment) -> list[Action]:
-        """A release was paid for, and is on its way to its server."""
+        """Handle a release that was paid for and is on its way to its server."""
         one = self._under_way[key]
         sent = self._request(one.server, one.expected, moment)
         one.step(Input.SENT)
@@ -176,7 +179,7 @@ class Scheduler:
         return [self._run_here(one, moment)]
 
     def unpaid(self, key: int, moment: Moment) -> list[Action]:
-        """A release was not paid for: nothing of it leaves, the frame is finished here."""
+        """Handle a release that the ledger refused: nothing of it leaves, the frame is finished here."""
         one = self._under_way[key]
         one.unpaid, one.release_s = True, None
         one.step(Input.UNPAID)
@@ -185,7 +188,7 @@ class Scheduler:
     def answered(
         self, key: int, outputs: list[Any] | None, answered: Answered, moment: Moment, *, server: int = 0
     ) -> list[Action]:
-        """A server answered; ``outputs`` None where that is not what the model gives."""
+        """Handle a server's answer; ``outputs``: None if they are not the model's."""
         if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
         servers, answer = self._decisions.servers, answered.answer
@@ -200,7 +203,7 @@ class Scheduler:
         return self._end(one, result, moment)
 
     def refused(self, key: int, refusal: Refused, moment: Moment, *, server: int = 0) -> list[Action]:
-        """A server refused a request."""
+        """Handle a server's refusal."""
         if (one := self._under_way.get(key)) is None or not one.on_the_link:
             return []
         if refusal.code == "busy":
@@ -210,14 +213,14 @@ class Scheduler:
         return self._refused(one, server, moment)
 
     def time_passed(self, acked_bytes: Mapping[tuple[int, int], int], moment: Moment) -> list[Action]:
-        """Look at the frames at the servers: which of them stall, and which are overdue.
+        """Check the frames at the servers: which of them stall, and which are overdue.
 
         Args:
-            acked_bytes: How far the requests have come, by the frames' keys and the servers.
-            moment: Now.
+            acked_bytes: Acknowledged bytes of each request, by frame key and server.
+            moment: The present moment.
 
         Returns:
-            What to do.
+            The actions to do.
 
         """
         note_progress(self._under_way, acked_bytes, now_s=moment.now_s)
@@ -229,7 +232,7 @@ class Scheduler:
         return actions
 
     def abandon(self, moment: Moment) -> list[Action]:
-        """Nobody wants the frames under way any more: free the link, and begin no work for them."""
+        """Give up the frames under way: free the link, and begin no work for them."""
         actions: list[Action] = [FreeLink(key) for key, one in self._under_way.items() if one.reserves_link]
         if self._alone is not None:
             actions.append(Skip(self._alone.number, self._alone.work.worker))
@@ -249,7 +252,7 @@ class Scheduler:
             one.step(Input.STAYS)
             return [FreeLink(one.key), self._run_here(one, moment, first=True)]
         one.expected, one.hedge = after.expected, after.hedge
-        one.unpaid = False  # if it is, the driver says so
+        one.unpaid = False  # if it is done anyway, the driver reports it
         one.step(Input.RELEASES)
         expected_s = self._decisions.timing(one.split).release_s * self._decisions.load.factor
         return [self._run(one, Work.RELEASE, expected_s, moment, first=True)]
@@ -257,20 +260,20 @@ class Scheduler:
     def _released(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:
         one.release_s, one.payload_bytes = done.release_s, done.payload_bytes
         one.step(Input.RELEASED)
-        # A frame that had to wait is late already, but its answer is still wanted.
+        # A frame that had to wait may be late already, but its answer is still wanted.
         one.due_at_s = max(one.frame.captured_s, moment.now_s) + self._answer_within_s
         assert one.plan.head is not None
         return [PayAndSend(one.key, one.frame.subject, one.plan.head, one.split, one.due_at_s, server=one.server)]
 
     def _request(self, server: int, expected: Prediction | None, moment: Moment) -> Sent:
-        """A request that goes to a server now, behind those that are there."""
+        """A request that is sent to a server now, after those that are there."""
         ahead = len(by_server(self._at_server).get(server, ()))
         return Sent(server, moment.now_s, expected, ahead, first_s=-math.inf if ahead else moment.now_s)
 
     def _fail_over(self, moment: Moment) -> list[Action]:
-        """Send what waits for a server that is not heard from, or not reached, to another one.
+        """Send the requests at a server that does not respond, or is not reachable, to another one.
 
-        All of it: requests behind such a one are on the same connection.
+        This moves all of them, as they are on the same connection.
         """
         if self._decisions.servers.count == 1:
             return []
@@ -282,12 +285,12 @@ class Scheduler:
         return actions
 
     def _elsewhere(self, one: UnderWay, moment: Moment) -> tuple[int, Prediction] | None:
-        """Another server that can take this release, and the prediction for it; None where there is none."""
+        """Another server that can take this release, with the prediction for it; None if there is none."""
         tried = [sent.server for sent in one.sent]
         return self._decisions.servers.elsewhere(one.split, tried=tried, moment=moment, waits=self._waits(moment))
 
     def _send_again(self, one: UnderWay, moment: Moment) -> list[Action]:
-        """Send a release to another server too, if that is expected to pay; the same bytes, so that is no other."""
+        """Send the same bytes to another server too, if that is expected to help; not a second release."""
         found = self._elsewhere(one, moment)
         if found is None or not self._waiting.is_worth_sending(one, found[1].total_s, moment.now_s):
             return []
@@ -299,7 +302,7 @@ class Scheduler:
         return [SendAgain(one.key, server)]
 
     def _refused(self, one: UnderWay, server: int, moment: Moment) -> list[Action]:
-        """A server will not answer: another one is asked, or does so already, or the frame is finished here."""
+        """Handle a server that will not answer: send to another one, wait for another one, or finish here."""
         goes_on = one.refused_by(server)
         if (again := self._send_again(one, moment)) or goes_on:
             return again
@@ -309,7 +312,7 @@ class Scheduler:
         return [free] if racing else [free, self._run_here(one, moment, first=True)]
 
     def _run_here(self, one: UnderWay, moment: Moment, *, first: bool = False) -> Run:
-        """Finish a frame on this board: behind its head with the local tail, or with the whole model."""
+        """Finish a frame on this board: with the local tail after its head, or with the whole model."""
         if one.keeps_features and self._waiting.goes_on_behind_head(one):
             left_s = self._decisions.left_s(one.split, has_tail=True)
             run = self._run(one, Work.LOCAL_TAIL, left_s, moment, first=first)
@@ -323,7 +326,7 @@ class Scheduler:
         alone = not (len(self._under_way) > 1 or self._policy.plans_ahead or one.on_the_link or queue.busy)
         self._pieces += 1
         piece = Piece(self._pieces, one.key, work, expected_s)
-        if alone:  # nothing can look at a queue before it is done
+        if alone:  # it runs before any other event, so it needs no queue
             self._alone = piece
         else:
             queue.put(piece, now_s=moment.now_s, first=first)
@@ -342,7 +345,7 @@ class Scheduler:
         )
 
     def _end_piece(self, number: int) -> Piece:
-        """A piece has ended in whatever way."""
+        """Remove a piece that ended, in any way."""
         alone = self._alone
         if alone is None or alone.number != number:
             return end_piece(self._queues, number)
@@ -350,7 +353,7 @@ class Scheduler:
         return alone
 
     def _wanted(self, piece: Piece) -> UnderWay | None:
-        """The frame that a piece was for, None where that is done without it."""
+        """The frame of a piece, None if the frame already has its result."""
         one = self._under_way.get(piece.key)
         if one is None or (piece.work.worker is Worker.LOCAL_RUNS and one.local_piece != piece.number):
             return None
@@ -360,7 +363,7 @@ class Scheduler:
         local_runs = self._queues[Worker.LOCAL_RUNS]
         if not self._sent and not local_runs.expects_work:
             return NO_WAITS
-        # A board has one uplink, as a rule: what goes to one server is in the way of what goes to another.
+        # A board usually has one uplink: a transfer to one server delays a transfer to another.
         sending = [one for one in self._at_server if moment.links[one.latest.server].up]
         busy_s = tuple(uplink_busy_s(sending, link.estimate) for link in moment.links)
         return BoardWaits(local_runs.wait_s(moment.now_s), busy_s, doubted(self._under_way.values()))
@@ -377,7 +380,7 @@ class Scheduler:
         return self._end(one, result, moment)
 
     def _result(self, one: UnderWay, outcome: Outcome, outputs: list[Any], parts: dict[str, float]) -> Result:
-        """The result of a frame; its latency is known when it is handed on."""
+        """Make the result of a frame; its latency is set when it is yielded."""
         split = one.split
         if outcome == "local":
             split = self._decisions.local
@@ -390,7 +393,7 @@ class Scheduler:
         )
 
     def _end(self, one: UnderWay, result: Result, moment: Moment) -> list[Action]:
-        """Hand on the result of a frame, and cancel the rest of its work."""
+        """Yield the result of a frame, and cancel the rest of its work."""
         del self._under_way[one.key]
         if one.sent_s is not None:
             self._sent.remove(one.key)

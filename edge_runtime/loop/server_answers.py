@@ -1,4 +1,4 @@
-"""Unpacks an answer of the server into arrays, if it has the model's outputs."""
+"""Unpacks a server's answer into arrays, if it has the model's outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 def unpack(answered: Answered, outputs: Sequence[TensorSpec]) -> list[Array] | None:
-    """The output tensors, read-only views of the payload; None where they are not those of the model."""
+    """Return the output tensors as read-only views of the payload; None if they are not the model's."""
     told = answered.answer.tensors
     if len(told) != len(outputs):
         return None

@@ -1,4 +1,4 @@
-"""What is remembered of one server from frame to frame: its cuts, its refusals, its tails, its advice."""
+"""Remembers one server's cuts, refusals, tail times and advice from frame to frame."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 
 
 class ServerMemory:
-    """One for each server.
+    """The memory of one server.
 
     Args:
         model: The model as the decisions see it.
         jitter: Random numbers from 0 to 1, for pauses.
-        name: Its address, for the log, where there are several servers; else empty.
+        name: The server's address for the log if there are several; else empty.
 
     """
 
@@ -36,7 +36,7 @@ class ServerMemory:
         self._asked_s = -math.inf
 
     def offered(self, link: LinkView) -> tuple[int, ...]:
-        """The cuts of our bundle that it offers now; a bundle that it does not host is told once."""
+        """The cuts of our bundle that the server offers now; logs once if it does not host the bundle."""
         offered = next((offer.cuts for offer in link.offers if offer.identity == self._model.identity), ())
         hosted = bool(offered) or not link.up
         if self._hosted and not hosted:
@@ -47,7 +47,7 @@ class ServerMemory:
         return offered
 
     def heed_advice(self, link: LinkView, *, now_s: float) -> None:
-        """Take in its advice since the last frame, if it was asked."""
+        """Learn from the advice that came since the last frame."""
         advice = link.advice
         if advice is None or advice is self._heard or advice.bundle != self._model.identity:
             return
@@ -58,9 +58,9 @@ class ServerMemory:
             self.backoff.welcome()
 
     def may_be_asked(self, link: LinkView, *, now_s: float) -> bool:
-        """Whether it may be asked before anything is sent."""
+        """Whether a question may be sent to the server now."""
         return link.up and self._asked_s <= now_s - ASK_EVERY_S
 
     def asked(self, *, now_s: float) -> None:
-        """It is asked now."""
+        """Note that a question is sent now."""
         self._asked_s = now_s

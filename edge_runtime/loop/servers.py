@@ -1,6 +1,6 @@
-"""The servers as the decisions see them: what each can take now, which is sooner, and where to fail over. Pure.
+"""Decides among the servers: usable cuts of each, the sooner one, and failover. Pure.
 
-A server is known by its number, its place in the config. With one server there is nothing to choose.
+A server's number is its place in the config. With one server there is no choice.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ log = logging.getLogger(__name__)
 
 
 class Rhythm:
-    """When the next frame comes, if frames go on coming as the last two did."""
+    """Predicts the next frame from the interval of the last two."""
 
     def __init__(self) -> None:
         self._captured_s = math.nan
         self._interval_s = math.inf
 
     def note(self, frame: Frame) -> None:
-        """A frame is there."""
+        """Note that a frame arrived."""
         if not math.isnan(self._captured_s):
             self._interval_s = max(0.0, frame.captured_s - self._captured_s)
         self._captured_s = frame.captured_s
 
     def next_frame_s(self, now_s: float) -> float:
-        """Seconds until the next frame; infinite for the first."""
+        """Predicted seconds until the next frame; infinite before the second."""
         return max(0.0, self._captured_s + self._interval_s - now_s)
 
 
 class Usable(msgspec.Struct, frozen=True):
-    """The cuts that a server can take a frame at: ``ready`` and paid for, and ``withheld`` until it is asked."""
+    """The cuts of a server: ``ready`` and payable ones, and those ``withheld`` until it was asked."""
 
     ready: frozenset[int]
     payable: frozenset[int]
@@ -55,17 +55,17 @@ class Usable(msgspec.Struct, frozen=True):
 
 
 class Servers:
-    """See the module. One for each frame loop.
+    """The servers of one frame loop; see the module.
 
     Args:
         model: The model as the decisions see it.
         planner: Predicts; its profiles are of the server in use.
-        loaded: Which local tails are loaded.
-        account: Which cuts can be paid for.
+        loaded: The loaded local tails.
+        account: Finds the cuts that can be paid for.
         load: The load of this board.
         heads: Cuts whose head does not work.
-        rhythm: When the next frame comes.
-        may_hedge: The user wants hedges where they pay.
+        rhythm: Predicts the next frame.
+        may_hedge: The config allows hedges.
         names: The servers' addresses, for the log; one without a name where there is one server.
         jitter: Random numbers from 0 to 1, for pauses.
 
@@ -100,27 +100,27 @@ class Servers:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of servers."""
         return len(self._memories)
 
     @property
     def in_use(self) -> int:
-        """Frames that are sent go to this one, for all that is known by now."""
+        """The number of the server that frames are sent to now."""
         return self._choice.server
 
     def elsewhere(
         self, cut: int, *, tried: Collection[int], moment: Moment, waits: BoardWaits
     ) -> tuple[int, Prediction] | None:
-        """The best server to send a release to that is made and paid for, and what to expect of it.
+        """Find the best other server for a release that is made and paid for.
 
         Args:
             cut: Where the release was made.
             tried: The servers that it was sent to before.
             moment: Now.
-            waits: What it would wait for.
+            waits: The waits of the frame for earlier ones.
 
         Returns:
-            The server's number and the prediction, None where no other server can take it.
+            The server's number and the prediction; None if no other server can take it.
 
         """
         if len(tried) == self.count:
@@ -136,7 +136,7 @@ class Servers:
     def answered(
         self, server: int, split: int, tail_s: float, *, now_s: float, load: wire.Load | None = None
     ) -> None:
-        """A server answered at this cut; ``load``: its word on the next request."""
+        """Note an answer at a cut; ``load``: the server's report for the next request."""
         memory = self._memories[server]
         memory.backoff.answered(split)
         memory.tails.observed(split, tail_s, at_s=now_s)
@@ -144,30 +144,30 @@ class Servers:
             memory.backoff.crowded(split, "the server is crowded", now_s=now_s, retry_s=load.retry_s)
 
     def refused(self, server: int, split: int, refusal: Refused, *, now_s: float) -> None:
-        """A server refused a request at this cut."""
+        """Note a refusal at a cut."""
         code, text, retry_s = refusal.code, refusal.text, refusal.retry_s
         self._memories[server].backoff.refused(split, code, text, now_s=now_s, retry_s=retry_s)
 
     def answered_nonsense(self, server: int, split: int, *, now_s: float) -> None:
-        """A server answered with other outputs than the model's."""
+        """Note an answer with other outputs than the model's."""
         why = "the server's answer does not have the model's outputs"
         self._memories[server].backoff.avoid(split, why, now_s=now_s)
 
     def crowded(self, server: int, split: int, why: str, *, now_s: float, retry_s: float) -> None:
-        """Requests wait too long at a server, whatever their cut."""
+        """Note that requests wait too long at a server, at any cut."""
         self._memories[server].backoff.crowded(split, why, now_s=now_s, retry_s=retry_s, is_queue=True)
 
     def usable(self, server: int, subject: str, moment: Moment, waits: BoardWaits) -> Usable:
-        """The cuts at which a server can take a frame of this subject."""
+        """Find the cuts at which a server can take a frame of this subject."""
         self._memories[server].heed_advice(moment.links[server], now_s=moment.now_s)
         ready, withheld = self._ready(server, moment, waits)
         payable = self._account.payable
         return Usable(ready, payable(ready, subject), payable(withheld, subject))
 
     def _ready(self, server: int, moment: Moment, waits: BoardWaits) -> tuple[frozenset[int], frozenset[int]]:
-        """The cuts that a server offers, fit into its limits, and were not refused lately.
+        """Find the cuts that a server offers, that fit its limits, and that it did not refuse lately.
 
-        The second ones are withheld: the server was too busy for them of late, and is asked first.
+        The second result are the withheld ones: the server was too busy for them lately, and is asked first.
         """
         now_s, link, memory = moment.now_s, moment.links[server], self._memories[server]
         offered = memory.offered(link)
@@ -175,7 +175,7 @@ class Servers:
             return frozenset(), frozenset()
         ready = frozenset(
             cut
-            # A server may offer whatever it likes; "local" is ours, not a cut.
+            # A server may offer any name; "local" is ours, not a cut.
             for cut in self._planner.splits.intersection(offered) - {self._model.local}
             if self._broken_heads.allows(cut, now_s=now_s)
             and memory.backoff.allows(cut, now_s=now_s)
@@ -187,10 +187,10 @@ class Servers:
         return ready - withheld, withheld
 
     def profile(self, server: int, cut: int, now_s: float) -> SplitProfile:
-        """A cut's profile with its times at a server.
+        """Return a cut's profile with its times at a server.
 
-        Those of the server in use fade, so that it is tried again. One that stands by does not get frames for that:
-        while nothing is known of it, it is taken to be as fast as the others.
+        The times of the server in use fade, so that it is tried again. The standby server gets no frames just to be
+        timed: until it is timed, it is assumed to be as fast as the others.
         """
         tails = self._memories[server].tails
         if not tails.is_known:
@@ -202,7 +202,7 @@ class Servers:
         return [self.profile(server, cut, now_s) for cut in sorted(cuts)]
 
     def conditions(self, server: int, moment: Moment, waits: BoardWaits) -> Conditions:
-        """A frame that is sent to this server meets these."""
+        """The conditions of a frame that is sent to this server."""
         link = moment.links[server]
         return Conditions(
             link=link.estimate,
@@ -216,7 +216,7 @@ class Servers:
         )
 
     def choose(self, usable: Sequence[frozenset[int]], moment: Moment, waits: BoardWaits) -> int:
-        """The server for a frame that is there; ``usable``: the cuts at each."""
+        """Choose the server for a frame that arrived; ``usable``: the cuts at each."""
         if self.count == 1:
             return 0
         fixed, now_s, before = self._planner.fixed, moment.now_s, self.in_use
@@ -237,7 +237,7 @@ class Servers:
         return server
 
     def after_head(self, planned: int, cut: int, moment: Moment, waits: BoardWaits) -> int:
-        """Where to send what a head has made: as planned, unless another server is clearly better by now."""
+        """Choose the server after the head: as planned, unless another is clearly better by now."""
         if self.count == 1:
             return 0
         costs_s = [
@@ -252,7 +252,7 @@ class Servers:
     def behind_head(
         self, server: int, cut: int, moment: Moment, waits: BoardWaits, *, released: bool = False
     ) -> Prediction:
-        """The prediction for sending what the head of a cut has made; ``released``: the release is made, too."""
+        """Predict the cost of sending after a cut's head; ``released``: the release is made, too."""
         profile = replace(self.profile(server, cut, moment.now_s), head_s=0.0)
         if released:
             profile = replace(profile, release_s=0.0)
@@ -268,9 +268,10 @@ class Servers:
         moment: Moment,
         waits: BoardWaits,
     ) -> tuple[int, Question | None]:
-        """What to ask which server, of those that were too busy of late: ``withheld`` are the cuts at each.
+        """Choose a question to a server that was too busy lately; ``withheld``: the cuts at each.
 
-        The server in use is asked while all is done here, another one also while frames go to that.
+        The server in use is asked while all frames are finished here; another one also while frames go to the one
+        in use.
         """
         now_s = moment.now_s
         for other, cuts in enumerate(withheld):

@@ -1,4 +1,4 @@
-"""The source's frames, for one frame loop after another, with an eye on those that are not answered in time."""
+"""Passes the source's frames to one frame loop after another, and watches for frames that are late."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from split_model.service.heartbeats import Heartbeats
 
 
 class FrameStream:
-    """Hand `until` to a frame loop; call `answered` for each frame that has gone to the sink.
+    """The stream of frames: give `until` to a frame loop, and call `answered` for each frame in the sink.
 
-    ``within_s()``: how long a frame may take from the moment when a loop takes it.
+    ``within_s()``: the seconds that a frame may take once a loop has taken it.
     """
 
     def __init__(self, source: Iterator[Frame], beats: Heartbeats, *, within_s: Callable[[], float]) -> None:
@@ -24,11 +24,11 @@ class FrameStream:
 
     @property
     def under_way(self) -> int:
-        """Frames that a loop has taken and that are not answered."""
+        """Number of frames that a loop has taken and that are not answered."""
         return len(self._under_way)
 
     def until(self, over: Callable[[], bool]) -> Iterator[Frame]:
-        """Frames, until the source ends or ``over`` holds; the frame that came meanwhile is for the next loop."""
+        """Yield frames until the source ends or ``over`` holds; a frame that waits then is for the next loop."""
         while True:
             if self._held is None:
                 self._held = next(self._source, None)
@@ -43,7 +43,7 @@ class FrameStream:
             yield frame
 
     def answered(self, frame: Frame) -> None:
-        """The answer of a frame is where it belongs."""
+        """Note that a frame's answer has reached the sinks."""
         self._under_way.discard(frame.index)
         self._beats.done(_name(frame))
 

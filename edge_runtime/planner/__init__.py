@@ -1,1 +1,1 @@
-"""Where to cut: prediction, choice, deadlines, tail times, back-off of refused cuts."""
+"""Plans where to cut: prediction, choice, deadlines, tail times, back-off of refused cuts."""

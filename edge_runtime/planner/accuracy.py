@@ -1,7 +1,7 @@
-"""Which cuts answer well enough under the release in force, by the bundle's figures. Pure.
+"""Finds the cuts that are accurate enough under the present release, by the bundle's measurements. Pure.
 
-The floor is on the agreement with the unsplit model. It is on unless the config switches it off; a bundle that was
-made before figures were measured has none, and its cuts are used with a warning, so that an update stops no board.
+The floor is on the agreement with the unsplit model. It is on unless the config switches it off. A bundle of an
+older version has no such measurements; its cuts are used with a warning, so that an update stops no board.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from split_model.privacy import CodebookSpec, NoiseSpec
 Spec: TypeAlias = "NoiseSpec | CodebookSpec | None"
 
 #: ``passes``: measured as good enough. ``below``: measured, and not good enough. ``unmeasured``: the bundle has
-#: figures, but none that tell of this release. ``no figures``: it has none at all. ``unprotected``: its features
-#: leave as they are, so the answer is the unsplit model's.
+#: figures, but none for this release. ``no figures``: it has none at all. ``unprotected``: the features leave
+#: unchanged, so the answer is the unsplit model's.
 Verdict = Literal["passes", "below", "unmeasured", "no figures", "unprotected"]
 
 
@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class CutAccuracy:
-    """What is known of one cut. ``row``: the nearest measurement; ``relation``: see `evaluation.Nearest`."""
+    """The accuracy of one cut. ``row``: the nearest measurement; ``relation``: see `evaluation.Nearest`."""
 
     cut: int
     verdict: Verdict
@@ -55,12 +55,12 @@ class CutAccuracy:
 
     @property
     def pictures(self) -> int | None:
-        """What it was measured on."""
+        """Number of pictures of the measurement."""
         return None if self.row is None or self.row.agreement is None else self.row.agreement.samples
 
     @property
     def text(self) -> str:
-        """The figure, for people."""
+        """The figure as text for the user."""
         if self.verdict == "unprotected":
             return "unprotected: it answers as the unsplit model does"
         if self.agreement is None or self.row is None:
@@ -77,7 +77,7 @@ class CutAccuracy:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """All cuts of a bundle under the release in force. ``floor``: None where it is off."""
+    """The accuracy of all cuts of a bundle under the present release. ``floor``: None if it is off."""
 
     floor: Floor | None
     cuts: tuple[CutAccuracy, ...]
@@ -90,25 +90,25 @@ class Accuracy:
         """Judge every cut.
 
         Args:
-            cuts: Those at which something may leave.
-            specs: The release at each, None for features that leave as they are.
-            floor: To judge by, None to use every cut.
-            found: What was measured of the bundle, None where nothing was.
+            cuts: The cuts at which the release can be made.
+            specs: The release at each, None for unprotected features.
+            floor: The minimum agreement, None to use every cut.
+            found: The bundle's measurements, None if there are none.
 
         """
         return cls(floor, tuple(_judge(cut.index, specs[cut.index], floor, found) for cut in cuts), found)
 
     def __getitem__(self, cut: int) -> CutAccuracy:
-        """Of one cut."""
+        """The accuracy of one cut."""
         return next(one for one in self.cuts if one.cut == cut)
 
     @property
     def used(self) -> frozenset[int]:
-        """The cuts that the floor lets through."""
+        """The cuts that the floor allows."""
         return frozenset(one.cut for one in self.cuts if one.used)
 
     def remedy(self, cuts: Iterable[int]) -> str:
-        """What of the release to change for one of these cuts to reach the floor; empty where nothing is known."""
+        """The change of the release with which one of these cuts reaches the floor; empty if none is known."""
         wanted = frozenset(cuts)
         if self.measured is None or self.floor is None:
             return ""
@@ -123,7 +123,7 @@ class Accuracy:
         return "" if best is None else f"release.{release_of(best)} passes at cut {best.cut}"
 
     def lines(self, allowed: frozenset[int]) -> Iterator[Line]:
-        """For the log: a line a cut, and what to do. ``allowed``: the cuts that the config does not forbid."""
+        """Log lines, one for each cut, with remedies. ``allowed``: the cuts that the config does not forbid."""
         for one in self.cuts:
             if one.cut not in allowed:
                 continue
@@ -138,16 +138,16 @@ class Accuracy:
         yield from self.conclusion(allowed)
 
     def conclusion(self, allowed: frozenset[int]) -> Iterator[Line]:
-        """What there is to say of all these cuts together; nothing where all is well."""
+        """Log lines about all these cuts together; none if all is well."""
         chosen = [one for one in self.cuts if one.cut in allowed]
         if any(one.verdict == "no figures" for one in chosen):
             yield Line(
                 logging.WARNING,
-                "this bundle has no figures of its answers under a release: nothing is known of how good they are; "
+                "this bundle has no accuracy measured under a release, so the quality of its answers is unknown; "
                 "prepare it again with this version, or run 'split-model evaluate ... --store'",
             )
         if self.floor is not None and chosen and not any(one.used for one in chosen):
-            remedy = self.remedy(allowed) or "no release that was measured does"
+            remedy = self.remedy(allowed) or "no measured release reaches it"
             floor = f"{self.floor.value:g} (bound {self.floor.bound:g})"
             yield Line(
                 logging.WARNING,
@@ -158,7 +158,7 @@ class Accuracy:
             yield Line(logging.WARNING, wanted)
 
     def pictures_wanted(self, allowed: frozenset[int]) -> str:
-        """A line where the figures are of too few pictures to rely on; else empty."""
+        """A line if the figures are of too few pictures to rely on; else empty."""
         known = [one.pictures for one in self.cuts if one.cut in allowed and one.pictures is not None]
         if not known or max(known) >= ENOUGH:
             return ""
@@ -169,7 +169,7 @@ class Accuracy:
 
 
 def _shared_alike(spec: NoiseSpec | None, now: NoiseSpec | None) -> bool:
-    """Whether noise is shared as it is now: else a text would name what may be in force, but for its allocation."""
+    """Whether both releases allocate noise alike: texts do not name the allocation, so they would mislead."""
     return spec is None or now is None or spec.allocation == now.allocation
 
 
@@ -184,7 +184,7 @@ def _judge(cut: int, spec: Spec, floor: Floor | None, found: Evaluation | None) 
     row, relation = nearest
     judged_by = floor or DEFAULT_FLOOR
     passes = relation != "stronger" and judged_by.admits(row)
-    # A stronger release that passes, and a weaker one that does not, tell nothing of this one.
+    # A pass that was measured at a larger epsilon proves nothing for this release.
     verdict: Verdict = (
         "passes" if passes else "unmeasured" if relation == "stronger" and judged_by.admits(row) else "below"
     )

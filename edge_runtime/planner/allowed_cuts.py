@@ -1,4 +1,4 @@
-"""Which cuts of a bundle the planner may use: releasable, late enough, and accurate enough."""
+"""Finds the cuts that the planner may use: releasable, late enough, and accurate enough."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Split = Literal["auto", "local"] | int
 def releasable_cuts(
     cuts: Sequence[Cut], *, split: Split, release: ReleaseTable, left_out: Sequence[LeftOut] = ()
 ) -> list[int]:
-    """The cuts at which features may leave under the release; the log names the others, with the reason.
+    """Find the cuts at which the release can be made; logs the others, each with the reason.
 
     Args:
         cuts: All cuts of the bundle.
         split: ``planner.split``.
         release: The release in force.
-        left_out: The cuts that `prepare` left out of the bundle, for messages.
+        left_out: The cuts that `prepare` did not put into the bundle, for messages.
 
     Raises:
-        ConfigError: There is none, or ``split`` is another one.
+        ConfigError: There is none, or ``split`` is not one of them.
 
     """
     reasons = {cut.index: release.why_unusable(cut) for cut in cuts}
@@ -58,7 +58,7 @@ def _remedy(why: str | None) -> str:
 
 
 def _nothing_usable(reasons: Mapping[int, str | None], release: ReleaseTable) -> ConfigError:
-    """The error where no cut can be used."""
+    """Make the error for a bundle without a usable cut."""
     if release.mechanism == "codebook":
         return ConfigError(
             "release.mechanism = 'codebook': no cut of the bundle has a codebook that fits whole_input_epsilon, "
@@ -89,19 +89,20 @@ def allowed_cuts(
     strict: bool,
     evaluate: str,
 ) -> frozenset[int]:
-    """The cuts that the config lets the planner use.
+    """Find the cuts that the config lets the planner use.
 
     Args:
         cuts: The releasable cuts.
         split: ``planner.split``.
         earliest_cut: Cuts before this op index are not used.
-        accuracy: How well each answers under the release in force, and whether that is enough.
-        strict: The config names an accuracy floor, so that a cut without figures and a fixed split below the floor
-            are errors. Under the default floor they are told, and everything runs here where no cut is left.
+        accuracy: The agreement of each under the present release, and whether it reaches the floor.
+        strict: The config sets an accuracy floor; a cut without figures and a fixed split below the floor are then
+            errors.
+                With the default floor they are logged, and everything runs here if no cut is left.
         evaluate: The command that measures missing figures, for error texts.
 
     Raises:
-        ConfigError: ``split`` precedes ``earliest_cut``, or what ``strict`` says.
+        ConfigError: ``split`` precedes ``earliest_cut``, or an error under ``strict``.
 
     """
     if isinstance(split, int) and split < earliest_cut:
@@ -114,8 +115,7 @@ def allowed_cuts(
         missing = next((cut for cut in allowed if accuracy[cut].verdict in ("no figures", "unmeasured")), None)
         if missing is not None:
             raise ConfigError(
-                f"planner.accuracy_floor = {floor.value:g}: nothing was measured of cut {missing} under this "
-                "release",
+                f"planner.accuracy_floor = {floor.value:g}: no measurement of cut {missing} under this release",
                 remedy=f"run '{evaluate}' and copy the bundle here again",
             )
         if isinstance(split, int) and split not in accuracy.used:
@@ -128,7 +128,7 @@ def allowed_cuts(
 
 
 def evaluate_command(release: ReleaseTable, bundle: Bundle) -> str:
-    """The command that measures a bundle under a release."""
+    """The command that measures a bundle's accuracy under a release."""
     if release.mechanism == "codebook":
         epsilon = release.whole_input_epsilon
         return f"split-model evaluate {bundle.root} --data DATA --whole-input-epsilon {epsilon:g} --store"

@@ -1,8 +1,8 @@
-"""When to stop waiting for a server, and finish a frame here or send it to another server as well. Pure.
+"""Decides when to stop waiting for a server, and finish a frame here or fail over. Pure.
 
-Two reasons: the answer would come too late (``answer_by`` less the p95 of a local run), or the transfer goes so
-badly that a local run started now is likely to be done first. The two then race, so that being wrong costs the
-board some work and nobody any time.
+Two reasons: the answer would come too late (``answer_by`` less the p95 of a local run), or the transfer is so slow
+that a local run started now is likely to be done first. The two then race, so that a wrong decision costs the board
+some work but delays no answer.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import msgspec
 
 from split_model.protocol.chunks import chunk_bytes_for
 
-#: An answer is late when it takes this many times longer than predicted ...
+#: An answer is late when it takes this many times the predicted time ...
 _PATIENCE = 1.2
-#: ... and at least this much longer: small delays say nothing.
+#: ... and at least this many seconds more: small delays mean nothing.
 _SLACK_S = 0.02
 #: The same for the time from one acknowledgement to the next.
 _ACK_PATIENCE = 1.5
@@ -23,9 +23,9 @@ _ACK_SLACK_S = 0.04
 
 
 class InFlight(msgspec.Struct, frozen=True):
-    """A request on its way: what the planner expected, and how far it has come.
+    """A request on its way: its prediction and its progress.
 
-    ``transfer_s`` and ``round_trip_s`` are the parts of ``expected_s`` that the link takes. ``progress_s``: when
+    ``transfer_s`` and ``round_trip_s`` are the parts of ``expected_s`` for the link. ``progress_s``: when
     ``acked_bytes`` last grew. ``silent``: something else is overdue on this link.
     """
 
@@ -40,7 +40,7 @@ class InFlight(msgspec.Struct, frozen=True):
 
     @property
     def next_ack_s(self) -> float:
-        """By when the next acknowledgement should have come."""
+        """The time when the next acknowledgement is due."""
         wait_s = self.transfer_s * chunk_bytes_for(self.total_bytes) / max(self.total_bytes, 1)
         if self.acked_bytes == 0:
             wait_s += self.round_trip_s
@@ -48,10 +48,10 @@ class InFlight(msgspec.Struct, frozen=True):
 
 
 def local_start_s(request: InFlight, *, answer_by_s: float, local_p95_s: float) -> float:
-    """The latest moment to start a local run that is still done in time.
+    """The latest time to start a local run that is still done in time.
 
-    For a frame that is too late for that already: when the server should have answered. Its features are released
-    by then, and running it here as well delays the frames behind it.
+    For a frame that is already too late: the time when the server's answer is due. Its features are released by
+    then, and a local run as well would delay the frames behind it.
     """
     in_time_s = answer_by_s - local_p95_s
     if in_time_s > request.submitted_s:
@@ -62,8 +62,8 @@ def local_start_s(request: InFlight, *, answer_by_s: float, local_p95_s: float) 
 def is_stalled(request: InFlight, *, now_s: float, local_s: float) -> bool:
     """Whether a local run started now is likely to be done before the server's answer is here.
 
-    So it is when nothing comes back at all. Otherwise the rest of a late transfer is taken to go on as it went so
-    far, which is pessimistic for a link that just came back and right for one that died.
+    That holds if nothing comes back at all. Otherwise the rest of a late transfer is assumed to be as slow as the
+    part so far, which is pessimistic for a link that just came back and right for one that died.
     """
     elapsed_s = now_s - request.submitted_s
     arrived = request.acked_bytes >= request.total_bytes
@@ -78,15 +78,15 @@ def is_stalled(request: InFlight, *, now_s: float, local_s: float) -> bool:
 
 
 def is_unheard(request: InFlight, *, now_s: float, other_s: float) -> bool:
-    """Whether a server seems to be gone, so that the release is to be sent to another one as well.
+    """Whether a server seems unreachable, so that the release should be sent to another one as well.
 
-    Nothing comes back that is due by now. A transfer that is only slow goes on: the same bytes once more, over what
-    may be the same uplink, would make it slower still.
+    The sign is that nothing comes back although it is due. A transfer that is only slow goes on: to send the same
+    bytes again, perhaps over the same uplink, would make it even slower.
 
     Args:
         request: The oldest request at that server.
         now_s: The time.
-        other_s: The seconds that another server is expected to take.
+        other_s: The expected seconds at another server.
 
     """
     late_s = request.expected_s * _PATIENCE + _ACK_SLACK_S
@@ -94,6 +94,6 @@ def is_unheard(request: InFlight, *, now_s: float, other_s: float) -> bool:
         return now_s - request.submitted_s > late_s + other_s
     if request.silent:
         return True
-    if math.isinf(request.transfer_s):  # it was behind others: when its next acknowledgement is due is not known
+    if math.isinf(request.transfer_s):  # it was behind others: the time of its next acknowledgement is unknown
         return now_s > max(request.submitted_s, request.progress_s) + late_s
     return now_s > request.next_ack_s

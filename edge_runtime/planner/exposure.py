@@ -1,8 +1,8 @@
-"""Which cuts reveal little enough under the release in force, by the bundle's audit. Pure.
+"""Finds the cuts that reveal little enough under the present release, by the bundle's audit. Pure.
 
-``planner.reveal_at_most`` names the most that the strongest attack may see. Without it every cut is used, and the
-findings of an audit are told. With it a cut that was not audited under exactly this release is not used, because
-nothing is known of it.
+``planner.reveal_at_most`` is the most that the strongest attack may see. Without it every cut is used, and an
+audit's findings are only logged. With it, a cut that was not audited under exactly this release is not used,
+because its exposure is unknown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from split_model.errors import ConfigError
 
 @dataclass(frozen=True)
 class CutExposure:
-    """What is known of one cut. ``row``: the stored verdict on this very release; None without one."""
+    """The exposure of one cut. ``row``: the stored verdict for exactly this release; None without one."""
 
     cut: int
     used: bool
@@ -32,17 +32,17 @@ class CutExposure:
 
     @property
     def text(self) -> str:
-        """What a server sees of it, for people."""
+        """The exposure as text for the user."""
         return "not audited under this release" if self.row is None else f"a server sees: {self.row.text}"
 
 
 @dataclass(frozen=True)
 class Exposed:
-    """All cuts of a bundle under the release in force.
+    """The exposure of all cuts of a bundle under the present release.
 
     Attributes:
-        most: ``planner.reveal_at_most``; None where the config does not say.
-        cuts: What is known of each.
+        most: ``planner.reveal_at_most``; None if unset.
+        cuts: The exposure of each.
         command: The command that audits the release.
 
     """
@@ -63,10 +63,10 @@ class Exposed:
         """Judge every cut.
 
         Args:
-            cuts: Those at which something may leave.
-            specs: The release at each, None for features that leave as they are.
+            cuts: The cuts at which the release can be made.
+            specs: The release at each, None for unprotected features.
             most: The most that may be revealed; None to use every cut.
-            found: What an audit stored, None where there is none.
+            found: The stored audit, None if there is none.
             command: See `Exposed`.
 
         """
@@ -78,7 +78,7 @@ class Exposed:
         return cls(most, tuple(judged), command)
 
     def __getitem__(self, cut: int) -> CutExposure:
-        """Of one cut."""
+        """The exposure of one cut."""
         return next(one for one in self.cuts if one.cut == cut)
 
     @property
@@ -108,11 +108,11 @@ class Exposed:
 
     @property
     def remedy(self) -> str:
-        """What to do of a cut that was not audited."""
+        """The remedy for a cut that was not audited."""
         return f"run '{self.command}' and copy the bundle here again"
 
     def lines(self, allowed: frozenset[int]) -> Iterator[Line]:
-        """For the log: a line a cut. ``allowed``: the cuts that nothing else forbids."""
+        """Log lines, one for each cut. ``allowed``: the cuts that nothing else forbids."""
         for one in self.cuts:
             if one.cut not in allowed or (one.row is None and self.most is None):
                 continue
@@ -123,13 +123,13 @@ class Exposed:
         yield from self.conclusion(allowed)
 
     def why_unused(self, one: CutExposure) -> str:
-        """Why a cut is not used, and what to do."""
+        """Why a cut is not used, with the remedy."""
         if one.row is None:
             return f"{one.text}; {self.remedy}"
         return f"{one.text}; planner.reveal_at_most = '{self.most}'"
 
     def conclusion(self, allowed: frozenset[int]) -> Iterator[Line]:
-        """What there is to say of all these cuts together; nothing where one is used."""
+        """Log lines about all these cuts together; none if one of them is used."""
         chosen = [one for one in self.cuts if one.cut in allowed]
         if self.most is None or not chosen or any(one.used for one in chosen):
             return

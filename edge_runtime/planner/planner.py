@@ -1,12 +1,12 @@
-"""Where to cut now. Pure: profiles and conditions in, a decision with its reasons out.
+"""Decides where to cut now. Pure: profiles and conditions in, a decision with its reasons out.
 
-For every cut it predicts (see `prediction`), with the link and the load as they are believed to be::
+For every cut it predicts (see `prediction`), with the estimated link and load::
 
     time = head · load + release · load + bytes / uplink + round trip + queue + tail
 
-and takes the shortest, but moves away from the split point in force only for a clear gain, and not more often
-than the dwell time allows. A lost link sends it to ``local`` at once. With the objective ``throughput`` it takes
-the split whose slowest part is fastest instead.
+and takes the shortest, but leaves the present split point only for a clear gain, and not more often than the dwell
+time allows. A lost link moves it to ``local`` at once. With the objective ``throughput`` it takes the split with
+the fastest bottleneck instead.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from edge_runtime.planner.prediction import Conditions, Objective, Prediction, S
 class Decision(msgspec.Struct, frozen=True):
     """The split point from now on, with the observed conditions and the prediction for every candidate.
 
-    ``moved_from``: the split point before, None where it stays. ``hedge``: whether to go on here behind the head as
-    well.
+    ``moved_from``: the previous split point, None if it did not move. ``hedge``: whether to also continue here
+    after the head.
     """
 
     split: int
@@ -46,9 +46,9 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class AfterHead(msgspec.Struct, frozen=True):
-    """The offload decision after the head: ``send`` its features, or go on here.
+    """The offload decision after the head: ``send`` its features, or continue here.
 
-    ``expected``: the prediction for sending it now. ``hedge``: whether to go on here as well.
+    ``expected``: the prediction for sending now. ``hedge``: whether to continue here as well.
     """
 
     send: bool
@@ -58,7 +58,7 @@ class AfterHead(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Hysteresis:
-    """How much has to be gained to move (share of the present prediction, and seconds), and how often at most."""
+    """The minimum gain for a move (share of the present prediction, and seconds), and the minimum dwell time."""
 
     min_gain: float = 0.02
     min_gain_s: float = 0.002
@@ -66,9 +66,9 @@ class Hysteresis:
 
 
 class Planner:
-    """Remembers the split point in force and when it moved; decides from its arguments.
+    """Remembers the present split point and the time of its last move; decides from its arguments.
 
-    ``profiles`` must include ``local``; ``fixed`` pins the split, for comparison and for those who know better.
+    ``profiles`` must include ``local``; ``fixed`` pins the split, for comparisons or by the user's choice.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Planner:
 
     @property
     def fixed(self) -> int | None:
-        """The pinned split, None where the planner is free."""
+        """The pinned split, None if the planner is free."""
         return self._fixed
 
     def cost_s(self, profiles: Sequence[SplitProfile], conditions: Conditions) -> float:
-        """What a frame costs at the best of some cuts, as `decide` weighs it; infinite for none."""
+        """Cost of a frame in seconds at the best of some cuts, as `decide` weighs it; infinite for none."""
         seen = self._weighed(conditions)
         local_s = self._profiles[self.local].head_s * seen.load
         costs = (predict(profile, seen, local_s=local_s).cost_s(self.objective) for profile in profiles)
@@ -113,11 +113,11 @@ class Planner:
 
     @property
     def splits(self) -> frozenset[int]:
-        """Every split it may choose, ``local`` included."""
+        """Every split that it may choose, ``local`` included."""
         return frozenset(self._profiles)
 
     def profile(self, split: int) -> SplitProfile:
-        """What is known of one split."""
+        """The profile of one split."""
         return self._profiles[split]
 
     def decide(self, conditions: Conditions, *, now_s: float, ready: frozenset[int]) -> Decision:
@@ -149,10 +149,10 @@ class Planner:
         return self._move(best.split, why, predictions, conditions, now_s)
 
     def after_head(self, split: int, conditions: Conditions, *, was_local: bool) -> AfterHead:
-        """Decide again once the head of ``split`` is done, with the link as it is by now.
+        """Decide again when the head of ``split`` is done, with the present link.
 
-        A frame that was meant for the server is finished here where that will be sooner. One that was meant to stay
-        (``was_local``) is sent for a clear gain.
+        A frame planned for the server is finished here if that is sooner. A frame planned as local (``was_local``)
+        is sent only for a clear gain.
         """
         profile = self._profiles[split]
         local_s = self._profiles[self.local].head_s * conditions.load
@@ -165,7 +165,7 @@ class Planner:
 
     def _weighed(self, conditions: Conditions) -> Conditions:
         """The conditions that count under this objective."""
-        if self.objective == "throughput":  # our own frames queue up before a slow tail: that is its time, no more
+        if self.objective == "throughput":  # our own frames queue before a slow tail: its time counts already
             conditions = replace(conditions, queue_s=0.0, uplink_busy_s=0.0)
         if self.objective == "throughput" or self.is_fixed:
             conditions = replace(conditions, may_hedge=False)

@@ -1,12 +1,12 @@
-"""How long a frame is going to take at one split. Pure: a profile and the conditions in, a prediction out.
+"""Predicts the time of a frame at one split. Pure: a profile and the conditions in, a prediction out.
 
-The uplink is not a number but a distribution (log-normal), looked at as of when the head will be done. So
-``bytes / uplink`` is an expectation: a slow second costs more than a fast one gains, but no more than a local run,
-which is started when the answer is overdue. What is silent is expected to stay so for as long again.
+The uplink is not a number but a distribution (log-normal), for the time when the head will be done. So ``bytes /
+uplink`` is an expectation: a slow second costs more than a fast one gains, but at most as much as a local run,
+which starts when the answer is overdue. A silent link is expected to stay silent for as long again.
 
-Where the local tail is loaded (see `local_tails`), a rescue takes only its time. It may also be started right after
-the head (a hedge), while the link is at work: then no answer is later than a local run's. That has a price, in
-seconds: the energy is spent, and the next frame may find the board still busy.
+If the local tail is loaded (see `local_tails`), a rescue takes only its time. The local tail may also start right
+after the head (a hedge), during the transfer: then the answer is never later than that of a local run. A hedge has
+a price, in seconds: its energy is spent, and the next frame may find the board still busy.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from edge_runtime.link.estimator import LinkEstimate, wire_bytes
 
 Objective = Literal["latency", "throughput"]
 
-#: Used for the round trip until one was measured.
+#: The assumed round trip until one was measured.
 _UNKNOWN_RTT_S = 0.1
-#: No link is believed to be better known than this, standard deviation of the logarithm of its rate, nor worse.
+#: Minimum and maximum uncertainty of a link: standard deviation of the logarithm of its rate.
 _SPREAD = (0.3, 2.0)
 #: A local run is started when an answer is overdue by about this share of its transfer time plus these seconds.
 _RESCUED_AFTER = 0.5
 _RESCUED_AFTER_S = 0.05
-#: What a second of a hedge must save at least.
+#: Minimum saving of a hedge, for each second that it takes.
 _HEDGE_PRICE = 0.01
-#: What is released is to be of use: no hedge where the local run is more likely to win than this.
+#: No hedge if the local run is more likely than this to be first: a release should be of use.
 _MOST_DOUBT = 0.5
 
 
 class SplitProfile(msgspec.Struct, frozen=True):
-    """What one split costs: head and release on this board when idle, payload, tail on the server.
+    """The costs of one split: head and release on the idle board, payload, and tail on the server.
 
     The split ``local`` has ``payload_bytes`` 0 and its whole run as ``head_s``. ``local_tail_s``: the local tail's
-    time once the head is done; None where a local run would have to begin anew.
+    time after the head; None if a local run would have to start from the beginning.
     """
 
     split: int
@@ -50,11 +50,11 @@ class SplitProfile(msgspec.Struct, frozen=True):
 
 
 class Conditions(msgspec.Struct, frozen=True):
-    """The world as the planner sees it.
+    """The conditions of a prediction: link, load and waits.
 
     ``load``: how many times longer work takes here than in the profile. ``local_wait_s``: until the local run
-    of an earlier frame ends. ``may_hedge``: the user wants hedges where they pay. ``next_frame_s``: until the next
-    frame comes, at the soonest. ``uplink_busy_s``: until earlier requests are through. All in seconds.
+    of an earlier frame ends. ``may_hedge``: the config allows hedges. ``next_frame_s``: earliest time until the
+    next frame. ``uplink_busy_s``: until earlier requests are sent. All times in seconds.
     """
 
     link: LinkEstimate
@@ -71,8 +71,8 @@ class Prediction(msgspec.Struct, frozen=True):
     """Predicted latency of a frame at one split, in parts that add up to ``total_s``.
 
     ``wait_s``: until an earlier frame's local run is done, before this one's, or its transfer. ``doubt``: the
-    chance that a local run started together with the frame would be done before. ``hedged``: the local tail
-    is started right behind the head, which costs ``price_s``.
+    probability that a local run started together with the frame would be done first. ``hedged``: the local tail is
+    started right behind the head, which costs ``price_s``.
     """
 
     split: int

@@ -1,4 +1,4 @@
-"""What to ask a server that was too busy, before a frame goes there again. Pure."""
+"""Chooses a question to a server that was too busy, before a frame is sent there again. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from edge_runtime.planner.planner import Decision, Planner
 from edge_runtime.planner.prediction import SplitProfile, predict
 
-#: A server that has not answered a question is asked again after this time.
+#: Seconds after which an unanswered question is repeated.
 ASK_EVERY_S = 1.0
-#: A device comes back where the server needs no more than this share of the time that it would save.
+#: A device returns to a server if the server needs at most this share of the time that it would save.
 _WORTH_COMING = 0.5
 
 
@@ -26,12 +26,12 @@ class Question:
 
 
 def question(decision: Decision, withheld: Sequence[SplitProfile], planner: Planner) -> Question | None:
-    """What to ask about: of some cuts the best one, if it would be better than a local run.
+    """Make the question: about the best of some cuts, if it would be better than a local run.
 
     Args:
-        decision: For a frame that runs here.
+        decision: The decision for a frame that runs here.
         withheld: The profiles of the cuts that the server was too busy for.
-        planner: Of that decision.
+        planner: The planner of that decision.
 
     """
     if not withheld:

@@ -1,4 +1,4 @@
-"""Which of several servers a frame goes to: the one that is predicted to be sooner. Pure."""
+"""Chooses among several servers: the one with the earlier predicted answer. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from edge_runtime.planner.planner import Hysteresis
 
 
 class ServerChoice:
-    """Remembers the server in use, by its number, and leaves it for a clear gain, or where it cannot be used.
+    """Remembers the server in use, and leaves it for a clear gain or if it cannot be used.
 
     Args:
-        hysteresis: What has to be gained, and how often the server changes at most while both can be used.
+        hysteresis: The minimum gain, and the minimum time between two changes while both can be used.
 
     """
 
@@ -22,15 +22,15 @@ class ServerChoice:
         self._moved_s = -math.inf
 
     def choose(self, costs_s: Sequence[float], *, up: Sequence[bool], now_s: float) -> int:
-        """The server to use from now on.
+        """Choose the server to use from now on.
 
         Args:
             costs_s: The predicted seconds of a frame at each server; infinite for one that cannot be used.
-            up: Whether the link to each is up. Of servers that cannot be used, one that is connected is in use.
+            up: Whether the link to each is up. If no server can be used, a connected one is preferred.
             now_s: The time.
 
         Returns:
-            Its number.
+            The server's number.
 
         """
         best = min(range(len(costs_s)), key=lambda one: (costs_s[one], not up[one], one != self.server))

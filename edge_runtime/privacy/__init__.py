@@ -1,1 +1,1 @@
-"""What leaves the device, and the ledger that pays for it."""
+"""The release of features on this device, and the privacy ledger that pays for it."""

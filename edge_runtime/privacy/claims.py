@@ -1,4 +1,4 @@
-"""The privacy claims of each cut in the log, per value and whole input, with their assumptions. Pure."""
+"""Formats the privacy claims of each cut for the log, per value and whole input. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 def claims(cuts: Sequence[Cut], plans: ReleasePlans, release: ReleaseTable) -> Iterator[Line]:
-    """Both claims of every cut, each number with its unit, and a warning where nothing bounds what leaves."""
+    """Both claims of every cut, each number with its unit, and a warning for an unbounded release."""
     for cut in cuts:
         plan = plans[cut.index]
         if plan is None:
@@ -34,7 +34,7 @@ def claims(cuts: Sequence[Cut], plans: ReleasePlans, release: ReleaseTable) -> I
     if release.preset == "cis" and (cheapest := _cheapest(plans)) is not None:
         yield Line(
             logging.WARNING,
-            "release.preset = 'cis': no budget bounds what leaves; a frame costs whole-input epsilon "
+            "release.preset = 'cis': no budget limits the releases; a frame costs whole-input epsilon "
             f"{cheapest:.6g} or more",
         )
 
@@ -48,7 +48,7 @@ def _of_noise(cut: Cut, plan: NoisePlan, release: ReleaseTable) -> str:
 
 
 def _of_codebook(cut: Cut, plan: CodebookPlan) -> str:
-    """Both claims, and beside them what the device could answer by itself."""
+    """Both claims of a codebook, with the accuracy that the device could have without the server."""
     return (
         f"cut {cut.index}: codebook of {plan.spec.codewords} codewords, {plan.spec.groups} groups; per-value and "
         f"whole-input epsilon {plan.whole_input_epsilon:.6g} a frame; expected to be right "
@@ -58,7 +58,7 @@ def _of_codebook(cut: Cut, plan: CodebookPlan) -> str:
 
 
 def _why(cut: Cut, epsilon: float) -> str:
-    """Where ``auto`` has its choice from."""
+    """The basis of the choice of ``auto``."""
     measured = cut.allocation_at(epsilon)
     if measured is None:
         return " (auto: by formula, this bundle has no measurement)"
@@ -66,5 +66,5 @@ def _why(cut: Cut, epsilon: float) -> str:
 
 
 def _cheapest(plans: Mapping[int, NoisePlan | CodebookPlan | None]) -> float | None:
-    """The least whole-input epsilon of a frame; None where no cut is offered."""
+    """The least whole-input epsilon of a frame; None if no cut is offered."""
     return min((plan.whole_input_epsilon for plan in plans.values() if plan is not None), default=None)

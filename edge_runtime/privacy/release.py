@@ -1,7 +1,7 @@
-"""What leaves the device: the features of one cut, turned into the bytes of a release.
+"""Turns the features of one cut into the bytes of a release, the only content that leaves the device.
 
-Built once per cut, before the first frame at it; the hot path is one call. The entropy source is handed in by
-the program's ``main`` and by nothing else.
+A release is built once per cut, before its first frame; the hot path is one call. Only the program's ``main``
+passes in the entropy source.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from split_model.privacy.codebook_file import read_encoder
 from split_model.protocol import messages as wire
 
 Entropy = Callable[[int], bytes]
-#: Every cut's release plan, by the cut's op index; None where features leave unprotected.
+#: Release plans by the cuts' op index; None: the features leave unprotected.
 ReleasePlans = dict[int, NoisePlan | CodebookPlan | None]
 
 
 def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | CodebookPlan | None:
-    """The plan of a cut's release, None where features go out unprotected. `ConfigError` without calibration."""
+    """Plan a cut's release; None if features leave unprotected. `ConfigError` without calibration."""
     if spec is None:
         return None
     if isinstance(spec, CodebookSpec):
@@ -40,15 +40,15 @@ def plan_for(cut: Cut, spec: NoiseSpec | CodebookSpec | None) -> NoisePlan | Cod
 
 
 def plans_for(cuts: Iterable[Cut], release: ReleaseTable) -> ReleasePlans:
-    """Every cut's plan, made once: a head that comes back after a while needs it again. Raises as `plan_for`."""
+    """Plan the release of every cut once: a head that is loaded again needs it again. Raises as `plan_for`."""
     return {cut.index: plan_for(cut, release.spec_at(cut)) for cut in cuts}
 
 
 class Release:
-    """One cut's way out, by its plan or, without one, as it is.
+    """The release of one cut by its plan; without a plan, features leave unprotected.
 
-    ``whole_input_epsilon`` is what one frame costs; it says nothing unless ``protected``. ``root``: the bundle's
-    folder, where a codebook is read from.
+    ``whole_input_epsilon``: the cost of one frame; only valid if ``protected``. ``root``: the bundle's folder, from
+    which a codebook is read.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Release:
             self._mechanism = NoiseRelease(plan, entropy=entropy)
             self.descriptor = wire.Noise(spec=plan.spec, digest=plan.digest)
         elif plan is not None:
-            assert root is not None  # who has a codebook has a bundle
+            assert root is not None  # a codebook always comes with a bundle
             encoder = read_encoder(root / plan.book.file.path, plan.book, cut.tensors)
             self._mechanism = CodebookRelease(plan, encoder, entropy=entropy)
             self.descriptor = wire.Codebook(spec=plan.spec, digest=plan.digest)
@@ -74,7 +74,7 @@ class Release:
             self.whole_input_epsilon = plan.whole_input_epsilon
 
     def __call__(self, features: Sequence[Array]) -> memoryview:
-        """The payload of one frame, ``payload_bytes`` long whatever the content. Spends the features' arrays."""
+        """Return the payload of one frame, always ``payload_bytes`` long. Overwrites the features' arrays."""
         if self._mechanism is not None:
             return self._mechanism(features).data
         flat = [np.ascontiguousarray(tensor).view(np.uint8).reshape(-1) for tensor in features]

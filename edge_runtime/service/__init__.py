@@ -1,1 +1,1 @@
-"""The device program as a service: its state for people, the watchdog, and configs that change while it runs."""
+"""The device program as a service: status, reports, watchdog and doctor."""

@@ -1,4 +1,4 @@
-"""What a board tells its server of itself: a report made from the program's status. Pure.
+"""Makes a board's report to its server from the program's status. Pure.
 
 Nothing in it may depend on the content of a frame. Times of work on the board are left out, but for the planner's
 predictions; numbers of frames that may follow from such times are coarse, unless ``release.pace = "fixed"`` makes
@@ -20,12 +20,12 @@ _MOST_COUNT = (1 << 53) - 1
 
 
 def report_of(status: Status, *, period_s: float, exact: bool, python: str, backend: str) -> Report | None:
-    """The report of a program with this status, None before it has a bundle.
+    """Make the report of a program with this status; None before it has a bundle.
 
     Args:
-        status: What ``edge-runtime status`` tells.
+        status: The status of ``edge-runtime status``.
         period_s: The time to the next report.
-        exact: Whether numbers of frames may be told exactly.
+        exact: Whether numbers of frames may be reported exactly.
         python: Python's version.
         backend: The TFLite backend.
 
@@ -58,7 +58,7 @@ def report_of(status: Status, *, period_s: float, exact: bool, python: str, back
 
 
 def alerts_of(status: Status) -> tuple[reports.Alert, ...]:
-    """What of this status needs somebody's attention."""
+    """The alerts of a status: the conditions that need a person's attention."""
     ledger, board = status.ledger, status.board
     found: dict[reports.Alert, bool] = {
         "source": bool(status.source_trouble),
@@ -159,7 +159,7 @@ def _seconds(value: float) -> float:
 
 
 def _bounded(value: float, most: float) -> float:
-    """A number as a report may hold it; five digits are enough for anybody, and fewer tell less."""
+    """Limit a number to the report's range and to five digits, which reveal less."""
     if math.isnan(value):
         return 0.0
     return float(f"{min(max(value, 0.0), most):.5g}")

@@ -1,4 +1,4 @@
-"""``edge-runtime doctor``: checks everything a device needs, and prints the faults with their remedies."""
+"""``edge-runtime doctor``: checks everything that a device needs; prints faults with their remedies."""
 
 from __future__ import annotations
 
@@ -48,14 +48,16 @@ def examine(
     step_down: Callable[[Config], object] = lambda _: None,
     another_user: Callable[[Config], str] = lambda _: "",
 ) -> Iterator[Finding]:
-    """Everything, in the order in which it is needed.
+    """Run all checks, in the order in which their subjects are needed.
 
     Args:
         path: The config file.
         status_path: The status file of the running program, if it is known.
-        server: Look at the link too, which takes seconds.
-        step_down: Called when the key is read, and before anything of the bundle runs: root becomes somebody else.
-        another_user: Whom the program runs as, if this process is somebody else, who sees other files than it does.
+        server: Also check the link, which takes seconds.
+        step_down: Called after the key is read and before any code of the bundle runs: changes from root to the
+            service's
+                user.
+        another_user: The program's user, if this process runs as another one, who may see other files.
 
     """
     yield _software()
@@ -130,7 +132,7 @@ def _sinks(plan: Plan) -> str:
 
 
 def _as_the_program(finding: Finding, user: str) -> Finding:
-    """What another user than the program's may or may not do says nothing of the program."""
+    """Mark a finding about permissions if this process runs as another user than the program."""
     if not user:
         return finding
     return warning(finding.about, f"{finding.text} (the program runs as {user}, this is another user)", _AS_ROOT)
@@ -164,7 +166,7 @@ def _ledger(config: Config, prices: Prices | None) -> Finding:
 def _budget(status: LedgerStatus, *, is_new: bool) -> Finding:
     text = f"whole-input epsilon {status.spent.whole_input_epsilon:.6g} spent in {status.spent.releases} releases"
     if is_new:
-        text = "none yet: it begins at the first start"
+        text = "none yet: the first start makes it"
     if status.lifetime is not None and status.lifetime.left == 0:
         return warning("ledger", f"{text}, nothing left of {status.lifetime.budget:.6g}",
                        "everything runs here from now on, unless privacy.whole_input_budget is raised")  # fmt: skip
@@ -172,7 +174,7 @@ def _budget(status: LedgerStatus, *, is_new: bool) -> Finding:
         return warning(
             "ledger",
             f"{text}; no frame can be paid for: {'; '.join(status.shortfalls)}",
-            "everything runs here; raise that budget, or release less with a frame (see docs/privacy.md)",
+            "everything runs here; raise that budget, or lower the epsilon of a frame (see docs/privacy.md)",
         )
     left = "no lifetime budget" if status.lifetime is None else f"{status.lifetime.left:.6g} left"
     return good("ledger", text if is_new else f"{text}, {left}")
@@ -203,7 +205,7 @@ def _temperature(readings: Readings) -> Finding:
 def _throttling(readings: Readings) -> Finding:
     throttling = readings.throttling
     if throttling is None:
-        return good("power", "this board does not tell whether it is throttled")
+        return good("power", "this board does not report throttling")
     remedy = "use the board's own power supply and a short cable" if throttling.by_power else "cool it"
     if throttling.now:
         return warning("power", f"throttled now: {', '.join(throttling.now)}", remedy)
@@ -234,11 +236,11 @@ def _program(config: Path, path: Path | None) -> Finding:
             "mend it, then systemctl reload edge-runtime",
         ),
         (
-            found.ledger_trouble and f"{condition}, and nothing leaves this board: {found.ledger_trouble}",
+            found.ledger_trouble and f"{condition}, but nothing leaves this board: {found.ledger_trouble}",
             "mend that, then systemctl reload edge-runtime",
         ),
         *(
-            (f"{what} {name}: {trouble}", "look after it; it is tried again by itself")
+            (f"{what} {name}: {trouble}", "repair it; the program retries it automatically")
             for what, troubles in (("source", found.source_trouble), ("sink", found.sink_trouble))
             for name, trouble in troubles.items()
         ),
@@ -250,7 +252,7 @@ def _program(config: Path, path: Path | None) -> Finding:
 
 
 def _servers(config: Config, plan: Plan | None, keys: KeyPair | None, *, untried: str) -> Iterator[Finding]:
-    """All servers. Where one of them works, the faults of the other are warnings: the board does without it."""
+    """Check all servers. If one of them works, faults of the other are warnings: the board can do without it."""
     if len(config.servers) == 1:
         yield from _server(config.servers[0], plan, keys, untried=untried)
         return
@@ -266,14 +268,14 @@ def _servers(config: Config, plan: Plan | None, keys: KeyPair | None, *, untried
 
 
 def _server(server: ServerTable, plan: Plan | None, keys: KeyPair | None, *, untried: str) -> Iterator[Finding]:
-    """Step by step, so that the first that fails is the one to mend. ``untried``: what to do for want of a key."""
+    """Check one server step by step; the first failure is the one to repair. ``untried``: remedy without a key."""
     address = server.address
     reached = reach(address)
     yield reached
     if reached.level != "ok":
         return
     if keys is None or plan is None:
-        yield warning("server", "whether it accepts this device was not tried", untried)
+        yield warning("server", "not checked: whether it accepts this device", untried)
         return
     bundle = plan.bundle
     with contextlib.ExitStack() as closing:
@@ -281,8 +283,8 @@ def _server(server: ServerTable, plan: Plan | None, keys: KeyPair | None, *, unt
         view = greet(link, server_keys=len(server.keys))
     if not view.up:
         text, remedy = view.problem, view.remedy
-        if view.trouble in (Trouble.NOT_YET, Trouble.AWAY):  # but the port was open just now
-            text = f"{address} takes the connection and says nothing"
+        if view.trouble in (Trouble.NOT_YET, Trouble.AWAY):  # although the port was open just now
+            text = f"{address} accepts the connection but sends nothing"
             remedy = "check that a cloud-server listens there, and its log"
         yield failure("server", text, remedy, exit_code=view.trouble.exit_code)
         return

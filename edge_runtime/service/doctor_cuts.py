@@ -1,4 +1,4 @@
-"""The doctor on cuts: how well each answers, what a server sees of it, and why others are not used."""
+"""The doctor's findings on cuts: accuracy, exposure, and why some are not used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from split_model.service.findings import Finding, good, warning
 
 
 def of_accuracy(plan: Plan) -> Iterator[Finding]:
-    """How well each cut in use answers, and why others are not used."""
+    """The accuracy of each cut in use, and why others are not used."""
     for cut in sorted(plan.wanted_cuts):
         known = plan.accuracy[cut]
         if known.used:
@@ -23,7 +23,7 @@ def of_accuracy(plan: Plan) -> Iterator[Finding]:
 
 
 def of_exposure(plan: Plan) -> Iterator[Finding]:
-    """What an audit found that a server sees of each cut in use, and which cuts are not used for it."""
+    """The audited exposure of each cut in use, and the cuts that are not used because of it."""
     exposed = plan.exposure
     chosen = plan.wanted_cuts & plan.accuracy.used
     for cut in sorted(chosen):

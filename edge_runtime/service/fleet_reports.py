@@ -1,6 +1,6 @@
-"""Sends a report to the server, and writes the metrics' file, at regular times by a clock.
+"""Sends reports to the server, and writes the metrics file, at regular times.
 
-When a report goes out depends on the clock alone: not on a frame, nor on what the report says.
+The time of a report depends only on the clock: not on a frame, nor on the report's content.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class Table(Protocol):
-    """What of ``[report]`` matters here."""
+    """The keys of ``[report]`` that are used here."""
 
     @property
     def enabled(self) -> bool:
-        """Whether the server is told."""
+        """Whether reports are sent to the server."""
 
     @property
     def period_s(self) -> float:
@@ -38,7 +38,7 @@ class Table(Protocol):
 
 
 class FleetReports:
-    """Call `tell` with each status. ``now``: monotonic seconds."""
+    """Makes the reports; call `tell` with each status. ``now``: monotonic seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -51,11 +51,11 @@ class FleetReports:
         """Make a report of this status, if it is time to.
 
         Args:
-            status: What the program tells of itself.
+            status: The program's status.
             table: The config's ``[report]``.
             paced: Whether numbers of frames are independent of their content (``release.pace = "fixed"``).
             backend: The configured backend.
-            send: Hands the report to the links; returns whether a server takes reports.
+            send: Gives the report to the links; returns whether a server accepts reports.
 
         """
         now_s = self._now()
@@ -75,7 +75,7 @@ class FleetReports:
         if table.textfile is not None:
             self._write(table.textfile, report, link_up=link_up)
         elif not sent:
-            return  # again with the next status: a device that comes back is seen at once
+            return  # retry with the next status, so that a device that reconnects is seen at once
         self._due_s = now_s + table.period_s
 
     def _write(self, path: Path, report: wire.Report, *, link_up: bool) -> None:

@@ -1,4 +1,4 @@
-"""``edge-runtime records``: the answers that this board has kept, from the file or the journal of its sink."""
+"""``edge-runtime records``: reads the stored answers from the sink's file or from the journal."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from split_model.errors import ConfigError, MissingInputError
 
 log = logging.getLogger(__name__)
 
-#: When a record was made. Found without decoding: a file may have millions of lines.
+#: The time of a record. Found without decoding the line: a file may have millions of lines.
 _UNIX_S = re.compile(rb'"unix_s":([0-9]+(?:\.[0-9]+)?)')
 _RECORD = b'{"kind":'
 
 
 def kept_records(config: Config, *, unit: str, since_unix_s: float | None) -> Iterator[bytes]:
-    """The lines of the first sink of kind ``jsonl``, oldest first, each with its newline.
+    """Yield the lines of the first sink of kind ``jsonl``, oldest first, each with its newline.
 
     Args:
         config: The device's config.
-        unit: The service whose journal has them where that sink has no file.
+        unit: The service whose journal has them if that sink has no file.
         since_unix_s: Only records made since then; None for all.
 
     Raises:
@@ -34,7 +34,7 @@ def kept_records(config: Config, *, unit: str, since_unix_s: float | None) -> It
     """
     table = next((sink for sink in config.sinks if isinstance(sink, JsonlTable)), None)
     if table is None:
-        raise ConfigError("no sink of kind 'jsonl' keeps answers", remedy="add one to the config")
+        raise ConfigError("no sink of kind 'jsonl' stores answers", remedy="add one to the config")
     lines = _of_journal(unit, since_unix_s) if table.path is None else _of_file(table.path)
     return _since(lines, since_unix_s)
 
@@ -43,7 +43,7 @@ def _since(lines: Iterable[bytes], since_unix_s: float | None) -> Iterator[bytes
     undated = 0
     for line in lines:
         if not line.startswith(_RECORD) or not line.endswith(b"}\n"):
-            continue  # a line of the log, or one that is being written
+            continue  # a line of the log, or an incomplete one
         if since_unix_s is not None:
             found = _UNIX_S.search(line)
             undated += found is None
@@ -51,7 +51,7 @@ def _since(lines: Iterable[bytes], since_unix_s: float | None) -> Iterator[bytes
                 continue
         yield line
     if undated:
-        log.warning("%d records of an earlier version tell no time, and are left out", undated)
+        log.warning("%d records of an earlier version have no time, and are left out", undated)
 
 
 def _of_file(path: Path) -> Iterator[bytes]:
@@ -76,5 +76,5 @@ def _of_journal(unit: str, since_unix_s: float | None) -> Iterator[bytes]:
             yield from process.stdout
     except FileNotFoundError:
         raise MissingInputError(
-            "this machine has no journal, and the sink no file", remedy="set the sink's path"
+            "this machine has no journal, and the sink has no file", remedy="set the sink's path"
         ) from None

@@ -1,4 +1,4 @@
-"""Whether this board reaches the server's address: name, route and port, one after the other."""
+"""Checks whether this board reaches the server's address: name, route and port in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from split_model.service.findings import Finding, failure, good
 
 _CONNECT_S = 4.0
 
-#: What `socket.getaddrinfo` gives for one address: family, kind, protocol, canonical name, target.
+#: One result of `socket.getaddrinfo`: family, kind, protocol, canonical name, target.
 Target = tuple[int, int, int, str, Any]
 
 
@@ -26,7 +26,7 @@ def reach(address: str) -> Finding:
 
 
 def connect_to_any(address: str, targets: Sequence[Target]) -> Finding:
-    """Good with the first target that takes a connection; else the failure of the last one."""
+    """Connect to the targets in turn: ok at the first that accepts, else the failure of the last one."""
     found = _without_address(address, "the name has no entry")
     for target in targets:
         found = _connect(address, target)
@@ -48,7 +48,7 @@ def _connect(address: str, target: Target) -> Finding:
             attempted.settimeout(_CONNECT_S)
             attempted.connect(place)
     except ConnectionRefusedError:
-        remedy = "start the cloud-server there, or mend the port in server.address"
+        remedy = "start the cloud-server there, or correct the port in server.address"
         return failure("network", f"{address}: nothing listens on that port", remedy)
     except TimeoutError:
         remedy = "check the address, and that no firewall drops the port"

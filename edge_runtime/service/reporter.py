@@ -1,4 +1,4 @@
-"""The thread that tells the world how the program is: status file, systemd's status line, watchdog."""
+"""The thread that publishes the program's state: status file, systemd's status line, watchdog."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from split_model.service.notify import Notifier
 from split_model.service.status_file import WRITE_EVERY_S, Publisher, boot_s, process_ticks
 from split_model.service.stoppable_thread import STOP_S, StoppableThread
 
-if TYPE_CHECKING:  # the device's parts are opened elsewhere; here they are only looked at
+if TYPE_CHECKING:  # for types only: the device's parts are opened elsewhere
     from edge_runtime.daemon.device import Device
 
 log = logging.getLogger(__name__)
 
 _RECENT_FRAMES = 128
-#: Some boards are asked by starting a program.
+#: Seconds between two readings of the sensors: on some boards a reading starts a program.
 _SENSORS_EVERY_S = 5.0
-#: While the start goes on, systemd is asked again and again for this much more time.
+#: Seconds by which systemd's start timeout is extended, repeatedly, while the start goes on.
 _START_EXTENSION_S = 60.0
 
 
 class Reporter(StoppableThread):
-    """Start it first, stop it last. ``path``: the status file, or None.
+    """Publishes the state; start it first, stop it last. ``path``: the status file, or None.
 
-    ``stream``, ``multiplexer`` and ``sinks``: set them when they are there.
+    Set ``stream``, ``multiplexer`` and ``sinks`` once they exist.
     """
 
     def __init__(
@@ -89,18 +89,18 @@ class Reporter(StoppableThread):
         self._every_s = WRITE_EVERY_S if watchdog_s is None else min(WRITE_EVERY_S, watchdog_s / 4)
 
     def doing(self, what: str) -> None:
-        """What a program that starts is at."""
+        """Note the present step of the start."""
         self._doing = what
 
     def serve(self, device: Device) -> None:
-        """Another device is in force from now on."""
+        """Note that another device is in force."""
         with self._lock:
             self._device, self._step, self._moved = device, None, None
             self._latencies_s.clear()
             self._offloads_s.clear()
 
     def note(self, step: Step) -> None:
-        """A frame has been answered; called by the frame loop's thread, so quick."""
+        """Note an answered frame. Called in the frame loop's thread, so it is quick."""
         with self._lock:
             if step.decision.moved_from is not None:
                 self._moved = (self._now(), step.decision.moved_from, step.decision.split, step.decision.why)
@@ -111,12 +111,12 @@ class Reporter(StoppableThread):
 
     @property
     def last_step(self) -> Step | None:
-        """The last frame of the device in force, None before the first."""
+        """The step of the last frame of the device in force, None before the first."""
         with self._lock:
             return self._step
 
     def enter(self, state: State) -> None:
-        """The program is in another state from now on."""
+        """Set the state of the program."""
         before, self._state = self._state, state
         if state == "running":
             self._notifier.ready(states.headline(self._status()))
@@ -129,7 +129,7 @@ class Reporter(StoppableThread):
         self._publish()
 
     def run(self) -> None:
-        """Tell, until `stop`."""
+        """Publish the state until `stop`."""
         self._sensors.start()
         while not self.stopping.is_set():
             if self._stopped() and self._state != "draining":
@@ -140,7 +140,7 @@ class Reporter(StoppableThread):
         self._sensors.stop()
 
     def stop(self, timeout_s: float = STOP_S) -> bool:
-        """The last word: stopped."""
+        """Publish the state 'stopped', and end."""
         ended = super().stop(timeout_s)
         self.enter("stopped")
         return ended
@@ -271,7 +271,7 @@ def _expected_s(step: Step) -> float | None:
 
 
 def _link(device: Device, number: int) -> states.LinkStatus:
-    """One of the links, by the number of its server."""
+    """The status of one link, by the number of its server."""
     link, in_use = device.links[number], number == device.loop.server
     try:
         view = link.view()

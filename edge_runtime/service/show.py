@@ -1,4 +1,4 @@
-"""``edge-runtime status``: reads the status file of the running program, once or again and again."""
+"""``edge-runtime status``: reads and prints the running program's status file, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def show(path: Path, *, config: Path, as_json: bool, watch_s: float | None) -> i
     """Print the status, and return the exit code: 0 while frames are answered, else 69.
 
     Args:
-        path: The status file. Where there is none, the program is stopped.
-        config: The config file, for people.
-        as_json: Print a line of JSON; of a stopped program that left no file, only its condition.
+        path: The status file. If there is none, the program is stopped.
+        config: The config file, for the text.
+        as_json: Print a line of JSON; for a stopped program without a file, only its condition.
         watch_s: Print it again at this interval, until Ctrl-C.
 
     Raises:

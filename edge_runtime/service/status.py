@@ -1,6 +1,6 @@
-"""What the running device program tells of itself, in its status file; see `split_model.service.status_file`.
+"""The status file of the running device program; see `split_model.service.status_file`.
 
-Nothing in it is of the content of a frame: it may be read by whoever may use the board.
+It has nothing of a frame's content, so all users of the board may read it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from split_model.service.status_file import Written
 
 State = Literal["starting", "running", "reloading", "draining", "stopped"]
 
-#: The config key that says where the file is, the file's name, and systemd's folder for it.
+#: The config key of the file's path, the file's name, and systemd's folder for it.
 KEY = "device.status"
 NAME = "edge-runtime.status.json"
 SERVICE = Path("/run/edge-runtime")
 
 
 class BundleStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle in force, and where its files are."""
+    """The bundle in force, and the folder of its files."""
 
     name: str
     identity: str
@@ -30,12 +30,12 @@ class BundleStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CutStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How well one cut answers under the release in force.
+    """Accuracy and exposure of one cut under the present release.
 
     ``used``: the planner may choose it. ``agreement``: the expected share of answers that agree with the unsplit
-    model, ``agreement_bound`` its one-sided 80 % lower bound, both None where nothing was measured. ``pictures``:
-    what they were measured on. ``text``: the same for people. ``reveals``: the audit's verdict on this release,
-    empty without one; ``exposure``: the same for people.
+    model, ``agreement_bound`` its one-sided 80 % lower bound, both None if unmeasured. ``pictures``: their number
+    in the measurement. ``text``: the same as text. ``reveals``: the audit's verdict on this release, empty without
+    one; ``exposure``: the same as text.
     """
 
     cut: int
@@ -49,7 +49,7 @@ class CutStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The last time that the split point moved."""
+    """The last move of the split point."""
 
     ago_s: float
     split_from: int
@@ -58,9 +58,9 @@ class DecisionStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The link to one server as it is believed to be. ``hosted``: the server has the bundle.
+    """The estimated link to one server. ``hosted``: the server has the bundle.
 
-    ``in_use``: frames go there, if they are sent; of two servers the other one stands by.
+    ``in_use``: frames are sent there; of two servers, the other one is on standby.
     ``trouble``: one line, or empty. ``trouble_kind``: the same for programs, a member of the link's `Trouble`.
     """
 
@@ -88,7 +88,7 @@ class BoardStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, of the last ``frames`` frames: from capture to answer, or of their offloading alone."""
+    """Seconds over the last ``frames`` frames: from capture to answer, or for their offloading only."""
 
     frames: int
     median_s: float
@@ -96,16 +96,17 @@ class LatencyStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(Written, kw_only=True):
-    """What ``status --json`` prints.
+    """The content of ``status --json``.
 
-    ``doing``: what a starting program is at. ``cuts``: those at which something could leave; ``accuracy_trouble``:
-    why none of them is used, or what their figures lack, or empty; ``exposure_trouble``: why none reveals little
+    ``doing``: the present step of a start. ``cuts``: those at which the release can be made; ``accuracy_trouble``:
+    why none of them is used, or which figures are missing, or empty; ``exposure_trouble``: why none reveals little
     enough. ``split`` equal to ``local``: everything runs here. ``links``: to every server; ``link`` is the one in
     use. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
-    ``source_trouble`` and ``sink_trouble``: the present faults of those that do not work. ``overdue``: what should
-    be over and is not; while there is anything, the watchdog is not fed. ``expected_s``: the planner's prediction
-    for a frame at the current split. ``offload``: from a request's first chunk to its answer. ``reload_error``: why
-    the last reload changed nothing, or empty. ``fixed``: what only a restart changes (`daemon.plan.fixed_values`).
+    ``source_trouble`` and ``sink_trouble``: the present faults of those that do not work. ``overdue``: the tasks
+    that are stuck; while there are any, the watchdog is not fed. ``expected_s``: the planner's prediction for a
+    frame at the current split. ``offload``: from a request's first chunk to its answer. ``reload_error``: why the
+    last reload was refused, or empty. ``fixed``: the values that only a restart changes
+    (`daemon.plan.fixed_values`).
     """
 
     state: State
@@ -139,7 +140,7 @@ class Status(Written, kw_only=True):
 
 
 def split_name(split: int | None, local: int | None) -> str:
-    """As people say it."""
+    """The name of a split for display."""
     if split is None:
         return "none yet"
     return "local" if split == local else f"cut {split}"
@@ -164,7 +165,7 @@ def headline(status: Status) -> str:
 
 
 def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
-    """Everything, for people."""
+    """The whole status as text for a terminal."""
     lines = [("", f"{condition}   pid {status.pid}, {status.software}, up {duration(status.uptime_s)}")]
     if condition == "hanging":
         lines.append(("", f"it has written nothing for {duration(age_s)}"))
@@ -172,7 +173,7 @@ def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
         lines.append(("doing", status.doing))
     lines.append(("config", status.config))
     if status.reload_error:
-        lines.append(("reload", f"REFUSED, the config before is in force: {status.reload_error}"))
+        lines.append(("reload", f"REFUSED, the previous config is in force: {status.reload_error}"))
     if status.bundle is not None:
         lines.append(("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]}) in {status.bundle.folder}"))
         lines += _frames(status)
@@ -227,7 +228,7 @@ def _counts(counters: dict[str, int]) -> str:
 
 
 def _link(link: LinkStatus, *, alone: bool) -> list[tuple[str, str]]:
-    """``alone``: there is no other server."""
+    """Lines about one link. ``alone``: there is no other server."""
     if not link.up:
         return [("link", f"down: {link.address}"), ("", f"          {link.trouble}")]
     role = "" if alone else ", in use" if link.in_use else ", stands by"

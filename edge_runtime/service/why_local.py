@@ -1,4 +1,4 @@
-"""Says why no frame was offloaded, for people who wanted to see one."""
+"""Explains why no frame was offloaded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ def why_local(step: Step | None, local: int) -> str | None:
 
     Args:
         step: The last frame, None if there was none.
-        local: The split that means the whole model here.
+        local: The split that runs the whole model here.
 
     Returns:
-        A sentence, or None where the decision explains itself elsewhere: a fixed split, a link that is down, no cut
-        that may be used.
+        A sentence, or None if the reason is logged elsewhere: a fixed split, a link that is down, no usable cut.
 
     """
     if step is None or not step.view.up:

@@ -1,4 +1,4 @@
-"""Where answers go: one module a kind of sink, each registered in ``setup.cfg`` under ``edge_runtime.sinks``."""
+"""Sinks of answers: one module for each kind, registered in ``setup.cfg`` under ``edge_runtime.sinks``."""
 
 from edge_runtime.sinks.jsonl import JsonLines
 from edge_runtime.sinks.sink import Sink, SinkTable

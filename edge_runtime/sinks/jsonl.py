@@ -1,4 +1,4 @@
-"""The kind ``jsonl``: JSON lines, one a record, written at once, so that a reader follows live."""
+"""The kind ``jsonl``: one JSON line for each record, written at once, so that a reader can follow live."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from split_model.service.writable import why_no_file
 class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     """Records as JSON lines, appended to ``path`` or written to standard output.
 
-    ``values``: a folder for values too long for a line; beside ``path`` unless set, and none for standard output.
-    It holds at most ``values_mib``: the oldest files go first.
+    ``values``: a folder for values too long for a line; default: beside ``path``, and none for standard output.
+    It holds at most ``values_mib``: the oldest files are deleted first.
     """
 
     path: Path | None = None
@@ -35,7 +35,7 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
     keeps: ClassVar[bool] = True
 
     def check(self) -> None:
-        """The program's user must be able to make or append to the file."""
+        """Check that the program's user can make or append to the file."""
         if self.path is not None and (reason := why_no_file(self.path, made_later=framing.RUNTIME_FOLDER)):
             raise OutputError(
                 f"sink {self.label}: {self.path}: {reason}",
@@ -53,7 +53,7 @@ class JsonlTable(SinkTable, frozen=True, tag="jsonl"):
 
 
 class JsonLines(Sink):
-    """Appends records to a file, or writes them to standard output. A record is there whole or not at all."""
+    """Appends records to a file, or writes them to standard output. An incomplete record is removed."""
 
     def __init__(self, path: Path | None, values: ValueFiles | None = None) -> None:
         self._values = values
@@ -70,7 +70,7 @@ class JsonLines(Sink):
             raise OutputError(f"{path}: {error.strerror}", remedy="set sink.path to a file you can write") from None
 
     def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
-        """Write one record; `OutputError` where it cannot be written, for example on a full disk."""
+        """Write one record; `OutputError` if it cannot be written, for example on a full disk."""
         record = shortened(record) if self._values is None else self._values.take(record, outputs)
         line = self._encoder.encode(record) + b"\n"
         written = 0
@@ -93,11 +93,11 @@ class JsonLines(Sink):
         try:
             os.close(self._file)
         except OSError as error:
-            raise OutputError(f"{self._name}: {error.strerror}", remedy="look after that disk") from None
+            raise OutputError(f"{self._name}: {error.strerror}", remedy="check that disk") from None
 
     def _take_back(self, written: int) -> None:
-        """Half a line would spoil the whole file for those who read it."""
-        with contextlib.suppress(OSError):  # a disk that fails altogether; its first error is reported
+        """Remove an incomplete line, which would make the file unreadable."""
+        with contextlib.suppress(OSError):  # the disk fails; its first error is reported
             status = os.fstat(self._file)
             if written and stat.S_ISREG(status.st_mode):
                 os.ftruncate(self._file, status.st_size - written)

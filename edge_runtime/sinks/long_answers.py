@@ -1,4 +1,4 @@
-"""What of an answer is too long for a line goes into files beside the lines, within a bound on the disk."""
+"""Writes values too long for a line into files beside the lines, within a limit on the disk."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _ENDINGS = (".npz", ".png")
 
 
 class ValueFiles:
-    """A folder of files that records name as ``file``; each is there whole or not at all.
+    """A folder of files that records name as ``file``; each is written atomically.
 
-    The folder holds at most ``most_bytes`` of them, also those of earlier runs: the oldest go first.
+    The folder holds at most ``most_bytes``, files of earlier runs included: the oldest are deleted first.
     """
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
         self._folder = folder
         self._most_bytes = most_bytes
-        self._run = os.urandom(4).hex()  # an index begins anew with every run
+        self._run = os.urandom(4).hex()  # a frame's index starts at 0 in every run
         self._written = 0
         self._sizes: deque[tuple[str, int]] | None = None
         self._bytes = 0
 
     def take(self, record: Mapping[str, Any], outputs: Sequence[Array]) -> Mapping[str, Any]:
-        """Put values that are too long for a line into a file of their own.
+        """Write values that are too long for a line into a file.
 
         Raises:
             OutputError: The file cannot be written.
@@ -74,7 +74,7 @@ class ValueFiles:
         return name
 
     def _known(self) -> deque[tuple[str, int]]:
-        """The files that are there, the oldest first."""
+        """The existing files, the oldest first."""
         if self._sizes is None:
             found = [
                 (entry.stat().st_mtime_ns, entry.name, entry.stat().st_size)

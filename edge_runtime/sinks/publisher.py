@@ -1,6 +1,6 @@
-"""The kind ``pub``: every record to whoever subscribes at a local Unix socket; docs/local-socket.md.
+"""The kind ``pub``: sends every record to subscribers at a local Unix socket; see docs/local-socket.md.
 
-A subscriber that does not keep up misses records, and the gap shows in their ``index``. It never slows the program.
+A subscriber that is too slow misses records; the gap shows in their ``index``. It never slows the program.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from split_model.errors import OutputError
 
 
 class PublisherTable(SinkTable, frozen=True, tag="pub"):
-    """``path`` is the socket; this user and, where set, ``group`` may listen.
+    """``path`` is the socket; this user and, if set, ``group`` may subscribe.
 
-    ``outputs``: whether the model's raw outputs go along. The latest ``queue_messages`` records, of at most
+    ``outputs``: whether records come with the model's raw outputs. The latest ``queue_messages`` records, of at
+    most
     ``queue_bytes`` in all, are kept for slow subscribers. ``max_clients``: connections at a time, shared among
     users.
     """
@@ -37,7 +38,7 @@ class PublisherTable(SinkTable, frozen=True, tag="pub"):
     max_clients: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
 
     def check(self) -> None:
-        """Path and group."""
+        """Check path and group."""
         socket_files.check(self.path, self.group, f"sink {self.label}")
 
     def open(self) -> Publisher:
@@ -47,9 +48,9 @@ class PublisherTable(SinkTable, frozen=True, tag="pub"):
 
 
 class Publisher(Sink):
-    """``published``: records, whether or not anybody listens. ``lost``: those that slow subscribers missed.
+    """Publishes records. ``published``: number of records. ``lost``: those that slow subscribers missed.
 
-    ``subscribers``: there are now. ``disconnected``: connections that were turned away or ended.
+    ``subscribers``: their present number. ``disconnected``: connections that were turned away or ended.
     """
 
     def __init__(self, table: PublisherTable) -> None:
@@ -66,7 +67,7 @@ class Publisher(Sink):
         self._server.start()
 
     def write(self, record: Mapping[str, Any], outputs: Sequence[NDArray[Any]] = ()) -> None:
-        """Publish it under ``frame.`` and the source's name, or under its kind."""
+        """Publish a record under the topic ``frame.SOURCE``, or under its kind."""
         if (error := self._server.error) is not None:
             raise OutputError(f"{self._server.where}: its thread ended: {error}") from error
         if not self._publications.subscribers:
@@ -89,5 +90,5 @@ class Publisher(Sink):
         }
 
     def close(self) -> None:
-        """Send what subscribers still take."""
+        """Send as much as subscribers still accept, and close."""
         self._server.close()

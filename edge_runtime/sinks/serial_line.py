@@ -1,7 +1,7 @@
-"""The kind ``serial``: a line of text for every answer, out of a serial port, from a thread of its own.
+"""The kind ``serial``: writes a line of text for every answer to a serial port, in its own thread.
 
-A port that is away is waited for. The port may be the one that a source of kind ``serial`` reads: a microcontroller
-then gets its answers over the line that it asked on.
+A port that is missing is opened when it appears. It may be the port that a source of kind ``serial`` reads: a
+microcontroller then gets its answers over the line that it asked on.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._\[\]-]")
 class SerialLineTable(SinkTable, frozen=True, tag="serial"):
     """A serial ``port`` at ``baud``, one of the usual speeds.
 
-    ``format``: ``compact`` is ``$A,NAME,OUTCOME,CLASS,SCORE*XX`` and its like (docs/sources.md), ``json`` the whole
-    record.
-    ``queue_lines`` wait for the port; when there are more, the oldest are lost.
+    ``format``: ``compact`` is ``$A,NAME,OUTCOME,CLASS,SCORE*XX`` and the similar lines of docs/sources.md; ``json``
+    is the whole record. At most ``queue_lines`` wait for the port; beyond that the oldest are lost.
     """
 
     port: Annotated[str, msgspec.Meta(min_length=1)]
@@ -49,7 +48,7 @@ class SerialLineTable(SinkTable, frozen=True, tag="serial"):
     queue_lines: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
 
     def check(self) -> None:
-        """The speed must be a usual one."""
+        """Check that the speed is a usual one."""
         if self.baud not in serial.Serial.BAUDRATES:
             raise ConfigError(
                 f"sink {self.label}: baud = {self.baud} is none of the usual speeds",
@@ -63,7 +62,7 @@ class SerialLineTable(SinkTable, frozen=True, tag="serial"):
 
 
 class SerialLine(Sink):
-    """``written``: lines that went out whole. ``lost``: the others. ``reconnects``: times the port came back."""
+    """Writes lines to the port. ``written``: complete lines. ``lost``: the others. ``reconnects``: of the port."""
 
     def __init__(self, table: SerialLineTable) -> None:
         self._table = table
@@ -84,7 +83,7 @@ class SerialLine(Sink):
         self._thread.start()
 
     def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
-        """Queue the line of a frame; never waits."""
+        """Queue the line of a frame, without waiting."""
         if record["kind"] != "frame":
             return
         as_json = self._table.format == "json"
@@ -114,7 +113,8 @@ class SerialLine(Sink):
     def _run(self) -> None:
         while self._wait_for_line():
             port = self._port.get(self._rest)
-            # A line is taken for an open port only: while it is away, the oldest waiting line is the lost one.
+            # A line leaves the queue only when the port is open: until then the oldest waiting line is the one to
+            # lose.
             line = None if port is None else self._take()
             if line is None:
                 continue
@@ -147,7 +147,7 @@ class SerialLine(Sink):
                 self._changed.wait(left_s)
 
     def _put(self, port: Any, line: bytes) -> bool:
-        """Write a line whole; False if the port went away, or took nothing for a while."""
+        """Write a whole line; False if the port was lost, or accepted nothing for a while."""
         rest = memoryview(line)
         stuck_s = time.monotonic() + _WRITE_S
         try:
@@ -156,7 +156,7 @@ class SerialLine(Sink):
                 if count:
                     rest, stuck_s = rest[count:], time.monotonic() + _WRITE_S
                 elif time.monotonic() >= stuck_s:
-                    raise TimeoutError(f"takes nothing for {_WRITE_S:g} s")
+                    raise TimeoutError(f"accepts nothing for {_WRITE_S:g} s")
         except OSError as error:
             self._port.lose(f"is gone ({reason(error)})")
             return False
@@ -165,22 +165,22 @@ class SerialLine(Sink):
 
 
 class _SharedPort(serial.Serial):  # type: ignore[misc]  # pyserial has no types
-    """A port that a source may be reading: opening it throws away nothing, and leaves the flow control as it is."""
+    """A port that a source may read: opening it discards no input and does not change flow control."""
 
     def _reset_input_buffer(self) -> None:
         pass
 
     def _reconfigure_port(self, force_update: bool = False) -> None:
-        with contextlib.suppress(termios.error):  # pyserial's own code refuses a device that is no serial port
+        with contextlib.suppress(termios.error):  # pyserial itself refuses a device that is not a serial port
             self._rtscts = bool(termios.tcgetattr(self.fd)[2] & termios.CRTSCTS)
         super()._reconfigure_port(force_update)
 
 
 def _write_some(descriptor: int, data: memoryview) -> int:
-    """Write what the port takes now, after a wait at most; 0 if it takes nothing.
+    """Write as many bytes as the port accepts, after one wait at most; 0 if it accepts none.
 
-    pyserial's write would spin where a port without a timeout takes nothing, and with one it does not tell how much
-    went out.
+    pyserial's write would spin if a port without a timeout accepts nothing; with a timeout, it does not return the
+    number of written bytes.
     """
     if not select.select([], [descriptor], [], _POLL_S)[1]:
         return 0
@@ -192,7 +192,7 @@ def _write_some(descriptor: int, data: memoryview) -> int:
 
 
 def _release(port: Any) -> None:
-    """Close a port. The kernel would hold the program for what the other end does not take: that is thrown away."""
+    """Close a port. Unsent bytes are discarded, as the kernel would make the program wait for them."""
     with contextlib.suppress(OSError, termios.error):
         if port.out_waiting:
             port.reset_output_buffer()
@@ -201,11 +201,11 @@ def _release(port: Any) -> None:
 
 
 def compact(record: Mapping[str, Any], outputs: Sequence[Array]) -> bytes:
-    """A line as GPS receivers write theirs: ``$``, fields, ``*`` and the XOR of the bytes between, in hexadecimal.
+    """Format a line like a GPS receiver's: ``$``, fields, ``*``, and the hexadecimal XOR of the bytes between.
 
     ``A,name,outcome,class,score`` with the best class, ``D``, ``L``, ``M`` and ``V`` for boxes, landmarks, maps and
     vectors (`split_model.answers.lines.compact_fields`); ``A,name,outcome,value,...`` with the first values of the
-    first output where the bundle declares no answer; ``E,name`` for a frame that failed.
+    first output if the bundle declares no answer; ``E,name`` for a frame that failed.
     """
     name = _UNSAFE.sub("_", record["name"])
     if "error" in record:

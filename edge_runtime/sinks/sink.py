@@ -1,4 +1,4 @@
-"""What every sink has in common."""
+"""The interface of every sink, and its table in the config."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from split_model.errors import ConfigError
 
 
 class Sink(ABC):
-    """Takes records in the frame loop's thread. What may take long or go away and come back is not waited for."""
+    """A sink of records. It is called in the frame loop's thread, so it never waits for a slow or absent peer."""
 
     @abstractmethod
     def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> None:
-        """Take a record, of kind ``frame`` with the model's raw outputs, and none where the frame failed.
+        """Take a record; one of kind ``frame`` comes with the model's raw outputs, none if the frame failed.
 
-        Raises `OutputError` where a file cannot be written; a peer that is away is counted and not an error.
+        Raises `OutputError` if a file cannot be written. A missing peer is counted, and not an error.
         """
 
     def counters(self) -> dict[str, int]:
-        """What happened to it, for the log and the status, in numbers with names."""
+        """The sink's own counters by name, for the log and the status."""
         return {}
 
     def close(self) -> None:  # noqa: B027  some hold nothing
-        """Write the waiting answers, for a short while, and let go."""
+        """Write the waiting answers, for a short time at most, and close."""
 
 
 class SinkTable(KindTable, frozen=True, kw_only=True):
     """A sink in the config. A kind of sink is a subclass with its own keys and ``tag=`` its name.
 
-    ``keeps``: its records are there after the program, so that a source may forget what was answered.
+    ``keeps``: its records outlast the program, so a source may discard a frame once it is answered.
     """
 
     keeps: ClassVar[bool] = False
@@ -41,7 +41,7 @@ class SinkTable(KindTable, frozen=True, kw_only=True):
         """Raise a fault of the config, touching nothing that a running program uses."""
 
     def open(self) -> Sink:
-        """Open the sink, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
+        """Open the sink, or raise a `SplitModelError` with the reason. Every kind defines this method."""
         raise ConfigError(
             f"sink {self.label}: kind {self.kind!r} has no method 'open'", remedy="define it in the kind's class"
         )

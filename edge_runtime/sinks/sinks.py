@@ -1,4 +1,4 @@
-"""Gives every record to every sink of a config; one that fails is opened again while others go on."""
+"""Gives every record to every sink of a config; reopens one that fails while the others go on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from split_model.errors import SplitModelError
 
 log = logging.getLogger(__name__)
 
-#: The pause before a sink is opened again: at first, and the longest.
+#: Pause before a sink is reopened, in seconds: the first and the longest.
 _RETRY_S = (1.0, 30.0)
 
 
 class _Kept:
-    """One sink, open or broken; ``lost``: the records that it did not take."""
+    """One sink, open or broken; ``lost``: number of records that it did not take."""
 
     def __init__(self, table: SinkTable, now: Callable[[], float]) -> None:
         self.label = table.label
@@ -32,7 +32,7 @@ class _Kept:
         self.keeps = table.keeps
         self.table = table
         self._sink: Sink | None = None
-        self._last: Sink | None = None  # for its counters, which outlive it
+        self._last: Sink | None = None  # kept for its counters
         self._retry_at_s = 0.0
         self._pause_s = _RETRY_S[0]
 
@@ -41,26 +41,26 @@ class _Kept:
         return {} if self._last is None else self._last.counters()
 
     def write(self, record: Mapping[str, Any], outputs: Sequence[Array]) -> bool:
-        """Whether it took the record."""
+        """Write a record; returns whether the sink took it."""
         if self._sink is None and (self._now() < self._retry_at_s or not self.open()):
             self.lost += 1
             return False
         assert self._sink is not None
         try:
             self._sink.write(record, outputs)
-        except BrokenPipeError:  # who read our standard output has gone, which ends the program
+        except BrokenPipeError:  # the reader of our standard output has gone, which ends the program
             raise
         except (SplitModelError, OSError) as error:
             self._fail(error)
             self.lost += 1
             return False
         if self.error is not None:
-            log.info("sink %s: takes answers again; %d were lost", self.label, self.lost)
+            log.info("sink %s: works again; %d answers were lost", self.label, self.lost)
             self.error, self.trouble, self._pause_s = None, "", _RETRY_S[0]
         return True
 
     def open(self) -> bool:
-        """Whether it could be opened."""
+        """Try to open the sink; returns whether it is open."""
         try:
             self._sink = self._last = self._table.open()
         except (SplitModelError, OSError) as error:
@@ -87,8 +87,8 @@ class Sinks:
     """Several sinks, by their labels.
 
     Args:
-        tables: Of the config.
-        persistent: Go on although no sink works; else that is raised.
+        tables: The sinks' tables of the config.
+        persistent: Go on although no sink works; otherwise its error is raised.
 
     Raises:
         SplitModelError: No sink can be opened.
@@ -105,32 +105,32 @@ class Sinks:
         self._kept = [_Kept(table, now) for table in tables]
         self._persistent = persistent
         self._now = now
-        self._lock = threading.Lock()  # of a record that is written, and of a change
+        self._lock = threading.Lock()  # held while a record is written, and during a change
         for kept in self._kept:
             kept.open()
         self._refuse_to_lose_all()
 
     def write(self, record: Mapping[str, Any], outputs: Sequence[Array] = ()) -> bool:
-        """Give a record to all of them.
+        """Give a record to all sinks.
 
         Returns:
-            Whether the record is kept: by all that keep records, or by one where none does.
+            Whether the record is stored: by all sinks that keep records or, if there are none, taken by any sink.
 
 
         Raises:
-            SplitModelError: No sink works, and that ends the program.
+            SplitModelError: No sink works, and the program is not ``persistent``.
 
         """
         with self._lock:
             return self._write(record, outputs)
 
     def change(self, tables: Sequence[SinkTable]) -> None:
-        """Close the sinks that the config names no more, and open those that are new. From any thread."""
+        """Close the sinks that the config no longer names, and open the new ones. From any thread."""
         with self._lock:
             stay = [kept for kept in self._kept if kept.table in tables]
             for kept in self._kept:
                 if kept not in stay:
-                    log.info("sink %s: closed, the config names it no more", kept.label)
+                    log.info("sink %s: closed, as the config no longer names it", kept.label)
                     with contextlib.suppress(SplitModelError, OSError):
                         kept.close()
             there = [kept.table for kept in stay]
@@ -147,7 +147,7 @@ class Sinks:
         return all(keepers) if keepers else any(taken)
 
     def counters_by_sink(self) -> dict[str, dict[str, int]]:
-        """The counters of those that have any, with the answers that were ``lost`` because one was broken."""
+        """The counters of each sink that has some, with the answers ``lost`` while it was broken."""
         found = {}
         for kept in self._kept:
             counters = kept.counters
@@ -158,11 +158,11 @@ class Sinks:
         return found
 
     def trouble_by_sink(self) -> dict[str, str]:
-        """Why those that take no answers do not. From any thread."""
+        """Reasons why broken sinks take no answers, by label. From any thread."""
         return {kept.label: kept.trouble for kept in self._kept if kept.trouble}
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all sinks."""
         with contextlib.ExitStack() as closing:
             for kept in self._kept:
                 closing.callback(kept.close)

@@ -1,7 +1,7 @@
-"""Where frames come from: one module a kind, each registered in ``setup.cfg`` as ``edge_runtime.sources``.
+"""Sources of frames: one module for each kind, registered in ``setup.cfg`` as ``edge_runtime.sources``.
 
-A kind is a `SourceTable`, its part of the config file, which opens a `Source`. Kinds of other packages are found in
-the same way: docs/sources.md shows one.
+A kind is a `SourceTable` (its table in the config file), which opens a `Source`. Kinds of other packages are found
+in the same way; docs/sources.md shows one.
 """
 
 from edge_runtime.sources.source import Answer, Frame, Policy, Source, SourceTable, Wanted

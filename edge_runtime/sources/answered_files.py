@@ -1,4 +1,4 @@
-"""Which files of a watched folder have been answered, kept in a file of lines that a kill cannot spoil."""
+"""Remembers the answered files of a watched folder in a file of lines that survives a kill."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from split_model.service.state_folder import make_state_folder
 
 log = logging.getLogger(__name__)
 
-#: Size and time of the last change in ns: another file of the same name has another one.
+#: Size, and time of the last change in ns: a new file of the same name has another stamp.
 Stamp: TypeAlias = tuple[int, int]
 
-#: Times that a file may end the program while it is read; after that it is set aside.
+#: A file that ended the program this many times while it was read is set aside.
 _ATTEMPTS = 2
 _ATTEMPT_BYTES = 4096
-#: So many lines too many are left in the file: writing it anew for every few would wear out a card.
+#: Number of superfluous lines that stay in the file: rewriting it for every few would wear out a card.
 _SPARE_LINES = 100
 
 
 class SetAsideError(BadInputError):
-    """A file that is not read any more, because reading it ends the program."""
+    """A file is set aside, because reading it ends the program."""
 
 
 class AnsweredFiles:
-    """Which files have been answered: name, stamp, and how many of its samples, None for all. One line each."""
+    """The answered files, one line each: name, stamp, and number of answered samples (None: all)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,23 +43,24 @@ class AnsweredFiles:
         for line in text.split("\n"):
             self._read(line)
         self._lines = text.count("\n")
-        self._is_torn = text != "" and not text.endswith("\n")  # a new line must not go on where half of one is
+        self._is_torn = text != "" and not text.endswith("\n")  # a new line must not follow half a line
         self._attempt_path = path.with_suffix(".reading")
         self._guard = threading.Lock()
-        #: Of files that are being read, or were when this program ended: how often that was. The newest last.
+        #: Files that are being read, or were when the program ended, with their number of attempts. The newest
+        #: last.
         self._attempts = self._read_attempts()
 
     def done(self, name: str, stamp: Stamp) -> int | None:
-        """How many samples of this very file have been answered; None for all."""
+        """Number of answered samples of exactly this file; None for all."""
         remembered = self._done.get(name)
         return 0 if remembered is None or remembered[0] != stamp else remembered[1]
 
     @contextmanager
     def reading(self, name: str, stamp: Stamp) -> Iterator[None]:
-        """Note, across a crash, that a file is being read.
+        """Record that a file is being read; the record survives a crash.
 
         Raises:
-            SetAsideError: Reading this very file has ended the program twice.
+            SetAsideError: Reading exactly this file has ended the program twice.
 
         """
         before = self._attempts.get(name, (stamp, 0))
@@ -71,11 +72,11 @@ class AnsweredFiles:
         self._note_attempts([name], (stamp, times + 1))
         try:
             yield
-        finally:  # whatever is raised, the program is still there
+        finally:  # an exception means that the program has survived
             self._note_attempts([name])
 
     def note(self, name: str, stamp: Stamp, samples: int | None) -> None:
-        """So many samples are answered. Survives this program; a disk that is full is a warning."""
+        """Record the number of answered samples; survives this program. A full disk is a warning."""
         self._done[name] = (stamp, samples)
         line = json.dumps([name, *stamp, samples]) + "\n"
         try:
@@ -84,16 +85,16 @@ class AnsweredFiles:
                 file.write("\n" + line if self._is_torn else line)
         except OSError as error:
             self._is_torn = True
-            self._warn(error, "a restart will answer files again")
+            self._warn(error, "a restart will answer some files again")
         else:
             self._is_torn = False
             self._lines += 1
         self._note_attempts(self._attempts.keys() & {name})
 
     def keep_only(self, names: AbstractSet[str]) -> None:
-        """Forget files that are gone. The file is written anew when it has more than twice the lines it needs.
+        """Remove files that are gone; rewrites the file if it has more than twice the needed lines.
 
-        A kill or a power cut leaves the one or the other, whole.
+        A kill or a power cut leaves the old or the new file, whole.
         """
         for name in self._done.keys() - names:
             del self._done[name]
@@ -105,7 +106,7 @@ class AnsweredFiles:
             make_state_folder(self._path.parent)
             write_atomically(self._path, "".join(lines).encode())
         except OSError as error:
-            self._warn(error, "it grows until it can be written anew")
+            self._warn(error, "it grows until it can be rewritten")
             return
         self._lines, self._is_torn = len(self._done), False
 
@@ -113,13 +114,14 @@ class AnsweredFiles:
         try:
             rows = json.loads(self._attempt_path.read_bytes()[:_ATTEMPT_BYTES])
             return {str(name): ((int(size), int(changed_ns)), int(times)) for name, size, changed_ns, times in rows}
-        except (OSError, ValueError, TypeError):  # none under way, written half, or by a version before
+        except (OSError, ValueError, TypeError):  # no file under way, half a line, or an old format
             return {}
 
     def _note_attempts(self, names: Collection[str], attempt: tuple[Stamp, int] | None = None) -> None:
-        """Note an attempt, or none, of these files; safe from any thread.
+        """Record the present attempts; safe from any thread.
 
-        In place and without a sync: it is to survive this process, not a power cut, and costs a card little.
+        It is written in place without a sync: it has to survive this process, not a power cut, and it wears a card
+        little.
         """
         if not names:
             return
@@ -129,7 +131,7 @@ class AnsweredFiles:
                 attempts |= dict.fromkeys(names, attempt)
             while len(line := _line_of(attempts)) > _ATTEMPT_BYTES:
                 del attempts[next(iter(attempts))]
-            self._attempts = attempts  # another one, which nobody changes: it is read without the guard
+            self._attempts = attempts  # a copy that no thread changes: it is read without the guard
             self._write_attempts(line)
 
     def _write_attempts(self, line: bytes) -> None:
@@ -143,12 +145,12 @@ class AnsweredFiles:
         except OSError as error:
             if not self._told_attempt:
                 log.warning(
-                    "%s: %s; a file that ends the program is not noticed", self._attempt_path, error.strerror
+                    "%s: %s; files that end the program are not set aside", self._attempt_path, error.strerror
                 )
             self._told_attempt = True
 
     def _text(self) -> str:
-        """What the file holds, or empty where there is none."""
+        """The file's text; empty if there is no file."""
         try:
             return self._path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -167,7 +169,7 @@ class AnsweredFiles:
         try:
             name, size, changed_ns, samples = json.loads(line)
         except (ValueError, TypeError):
-            return  # the last line of a program that was killed: its file is answered again
+            return  # the last line of a killed program: its file is answered again
         self._done[name] = ((size, changed_ns), samples)
 
 

@@ -1,8 +1,8 @@
-"""The kind ``camera``: the newest picture of a V4L2, network or Pi's camera, or of a GStreamer pipeline.
+"""The kind ``camera``: the newest picture of a V4L2, network or Pi camera, or a GStreamer pipeline.
 
-The camera is read all the time, in a process of its own, so that no old picture waits in its buffers and one that
-hangs can be ended; only pictures that are taken are made into the model's input. A camera that goes away, or gives
-no picture in time, is opened again after a growing pause.
+A second process reads the camera all the time, so that no old picture waits in its buffers and a reader that hangs
+can be killed. Only pictures that are taken are converted to the model's input. A camera that is lost, or gives no
+picture in time, is reopened after a growing pause.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = (0.5, 30.0)
 _WAIT_S = 0.2
-#: Opening may take this long: the import of a library from a slow card, and a camera that wakes up.
+#: Time limit of opening in seconds: import of a library from a slow card, and the camera's start.
 _OPEN_WITHIN_S = 30.0
-#: A picture may take ten times as long as its rate says, and this long at least.
+#: Time limit of a picture: ten times the interval of the camera's rate, and at least this many seconds.
 _FRAME_WITHIN_S = 5.0
 _FRAMES = 10.0
 _CONNECT_WITHIN_S = 3.0
-#: A camera that hangs again and again is opened again after ever longer pauses, though it gives pictures between.
+#: A camera that hangs repeatedly is reopened after longer and longer pauses, even if it gives pictures in between.
 _GOOD_AFTER_S = 60.0
 
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
@@ -41,11 +41,11 @@ Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
 
 class CameraTable(SourceTable, frozen=True, tag="camera"):
     """``device``: a number, a path as ``/dev/v4l/by-id/...``, a URL as ``rtsp://...``, a GStreamer pipeline that
-    ends in ``appsink``, or a video file, played at its own pace without end.
+    ends in ``appsink``, or a video file, played at its own rate in a loop.
 
     ``backend``: ``opencv`` (extra ``camera``), ``gstreamer``, or ``picamera2`` of Raspberry Pi OS, whose cameras
     have numbers; ``auto`` takes ``gstreamer`` for a pipeline, else ``opencv``. ``width``, ``height`` and ``fps``
-    are asked of the camera, which may give the nearest it has.
+    are requests to the camera, which may give its nearest mode.
     """
 
     device: int | str = 0
@@ -56,21 +56,21 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
 
     @property
     def camera(self) -> CameraDevice:
-        """The device, sorted out."""
+        """The parsed device."""
         return CameraDevice.of(self.device, f"source {self.label}")
 
     @property
     def library(self) -> str:
-        """The backend, with ``auto`` decided."""
+        """The backend, with ``auto`` resolved."""
         if self.backend != "auto":
             return self.backend
         return "gstreamer" if self.camera.kind == "pipeline" else "opencv"
 
     def check(self, wanted: Wanted) -> None:
-        """The model must take pictures, the device be one, and the library be installed; opens no camera."""
+        """Check model, device and library, without opening the camera: the model must take pictures."""
         if wanted.preprocess is None:
             raise ConfigError(
-                f"source {self.label}: a camera gives pictures, and the bundle does not say how they become the "
+                f"source {self.label}: a camera gives pictures, but the bundle does not say how they become the "
                 "model's input",
                 remedy="prepare it again with --preprocess",
             )
@@ -91,7 +91,7 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
             raise BackendError(f"source {self.label}: {error.problem}", remedy=error.remedy) from None
         except CaptureError as error:
             raise ConfigError(
-                f"source {self.label}: {error}", remedy="mend device, or choose another backend"
+                f"source {self.label}: {error}", remedy="correct device, or choose another backend"
             ) from None
         finally:
             process.close()
@@ -125,12 +125,12 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
         return f"{host} port {port} takes connections; path and password are tried when the program reads it"
 
     def open(self, wanted: Wanted) -> Camera:
-        """The camera itself is opened by the source's thread."""
+        """Make the source; its thread opens the camera."""
         self.check(wanted)
         return Camera(self, lambda: self.process(wanted), wanted=wanted)
 
     def process(self, wanted: Wanted, *, check: bool = False) -> CaptureProcess:
-        """Begin to read it; with ``check``, only see whether that could be."""
+        """Start the process that reads the camera; with ``check``, it only checks that it could."""
         camera, library = self.camera, self.library
         request: dict[str, Any] = {
             "backend": library,
@@ -150,7 +150,7 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
             open_within_s=_OPEN_WITHIN_S,
             frame_within_s=self._picture_within_s,
             without_secrets=camera.without_secrets,
-            # GStreamer would look through all its plug-ins at every start, and a service's user has no home.
+            # Without this GStreamer would scan all its plug-ins at every start, as a service's user has no home.
             environment={"GST_REGISTRY": str((wanted.state / "gstreamer-registry.bin").absolute())},
         )
 
@@ -162,7 +162,7 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
 
 
 class Camera(Source):
-    """``pictures``: read from the camera. ``reconnects``: times that it came back."""
+    """Frames of one camera. ``pictures``: number read. ``reconnects``: times that the camera was reopened."""
 
     policy: Policy = "latest"
 
@@ -190,7 +190,7 @@ class Camera(Source):
         )
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Callable[[], Frame]]:
-        """Pictures as they come, until stopped."""
+        """Yield pictures as they come, until stopped."""
         played = False
         try:
             while not stopped():
@@ -201,7 +201,7 @@ class Camera(Source):
                     picture = process.read(_WAIT_S)
                 except (CaptureError, BackendError) as error:
                     if self._is_video and played and "no more pictures" in str(error):
-                        log.info("source %s: camera %s gives no more pictures; played again", *self._names)
+                        log.info("source %s: camera %s: end of the video; it is played again", *self._names)
                         self._camera.close()
                     else:
                         self._camera.lose(str(error))
@@ -216,7 +216,7 @@ class Camera(Source):
 
     @property
     def trouble(self) -> str:
-        """Why it gives no pictures now, or empty."""
+        """Why the camera gives no pictures now, or empty."""
         return self._camera.trouble
 
     def counters(self) -> dict[str, int]:

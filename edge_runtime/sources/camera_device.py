@@ -1,6 +1,6 @@
-"""What the ``device`` of a camera is: a number, a device file, a video, a URL or a pipeline; and how logs call it.
+"""Parses the ``device`` of a camera: number, device file, video, URL or pipeline; hides passwords in logs.
 
-URLs and pipelines hold passwords. Nothing but the process that reads the camera sees them whole.
+URLs and pipelines may contain passwords. Only the process that reads the camera gets them whole.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Kind: TypeAlias = Literal["v4l2", "file", "url", "pipeline"]
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "srt", "udp", "rtp")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-#: Properties of GStreamer's elements that hold secrets.
+#: Properties of GStreamer's elements that contain secrets.
 _SECRET_PROPERTY = re.compile(
     r"(?:user-id|user-pw|user|password|passwd|passphrase|proxy-id|proxy-pw|token|extra-headers)\s*=\s*"
     r"(\"[^\"]*\"|'[^']*'|\S+)",
@@ -28,14 +28,14 @@ _DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1
 
 @dataclass(frozen=True)
 class CameraDevice:
-    """A camera's ``device``, sorted out by `of`."""
+    """A camera's ``device``, parsed by `of`."""
 
     text: int | str
     kind: Kind
 
     @classmethod
     def of(cls, device: int | str, where: str) -> CameraDevice:
-        """Sort it out; `ConfigError`, beginning with ``where``, for what cannot be one."""
+        """Parse a device; `ConfigError`, beginning with ``where``, if it is invalid."""
         if isinstance(device, int) or device.startswith("/dev/"):
             return cls(device, "v4l2")
         if device.isdecimal():
@@ -53,7 +53,7 @@ class CameraDevice:
 
     @property
     def name(self) -> str:
-        """What logs and the status call it, without user names, passwords, paths and queries of a URL."""
+        """The name for logs and status, without user names, passwords, paths and queries of a URL."""
         if self.kind == "url":
             return short_url(str(self.text))
         if self.kind == "pipeline":
@@ -62,7 +62,7 @@ class CameraDevice:
 
     @property
     def place(self) -> tuple[str, int] | None:
-        """Host and port of a URL that is connected to over TCP; None for others."""
+        """Host and port of a URL over TCP; None for other devices."""
         if self.kind != "url":
             return None
         parts = urlsplit(str(self.text))
@@ -70,7 +70,7 @@ class CameraDevice:
         return None if parts.hostname is None or port is None or parts.scheme == "srt" else (parts.hostname, port)
 
     def without_secrets(self, text: str) -> str:
-        """A text of a library, as an error message, with nothing that only the config may hold."""
+        """Remove secrets of the device from a library's text, such as an error message."""
         for secret in sorted(self._secrets(), key=len, reverse=True):
             text = text.replace(secret, "***")
         return redacted(text)
@@ -89,7 +89,7 @@ class CameraDevice:
         return {secret for secret in found if len(secret) > 1}
 
     def pipeline(self, *, width: int | None, height: int | None, fps: float | None) -> str:
-        """What GStreamer is given: ends in ``videoconvert ! appsink name=frames``; `quoted` texts within."""
+        """The GStreamer pipeline; ends in ``videoconvert ! appsink name=frames``. Texts in it are quoted."""
         if self.kind == "pipeline":
             head, _, sink = str(self.text).rpartition("!")
             options = " ".join(word for word in sink.split()[1:] if not word.startswith("name="))
@@ -122,7 +122,7 @@ def _quoted(text: str) -> str:
 
 
 def _http_source(url: str) -> str:
-    """Motion JPEG over HTTP; user and password go along, as some cameras never ask for them."""
+    """The source element of Motion JPEG over HTTP; sends the password at once, as some cameras never ask."""
     parts = urlsplit(url)
     user = "".join(
         f" {name}={_quoted(unquote(value))}"
@@ -143,7 +143,7 @@ def _check_url(device: str, where: str) -> None:
             remedy="write it as rtsp://HOST/PATH",
         ) from None
     if parts.scheme.lower() not in SCHEMES:
-        raise ConfigError(f"{where}: device: {parts.scheme}:// is no kind of camera",
+        raise ConfigError(f"{where}: device: {parts.scheme}:// is not a kind of camera",
                           remedy=f"choose one of {', '.join(SCHEMES)}")  # fmt: skip
     if not parts.hostname or port == 0 or re.search(r"\s", device):
         raise ConfigError(

@@ -1,11 +1,11 @@
-"""Reads one camera in a process of its own, which can be killed when a driver or a decoder hangs.
+"""Reads one camera in a separate process, which can be killed when a driver or a decoder hangs.
 
-The device program starts this file by its path, with whichever Python has the library: picamera2 and GStreamer's
-bindings come with the system's Python, not with the environment of the program. So it imports nothing but the
-standard library, and the one library that the camera needs. See `capture_process` for the other end.
+The device program starts this file by its path, with a Python that has the library: picamera2 and GStreamer's
+bindings belong to the system's Python, not to the program's environment. So it imports only the standard library
+and the one library that the camera needs. `capture_process` is the other end.
 
-Standard input gives one line of JSON, the request. Standard output takes messages, each a JSON line, a picture's
-line followed by its bytes:
+It reads one line of JSON, the request, from standard input. It writes messages to standard output, each a JSON
+line; the line of a picture is followed by its bytes:
 
     {"kind": "ready"}                                        the library is there, and the pipeline can be built
     {"kind": "opened", "fps": 15.0}
@@ -25,16 +25,17 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-#: The formats of pictures, and their bytes a pixel.
+#: The formats of pictures, with bytes per pixel.
 FORMATS = {"RGB": 3, "BGR": 3, "GRAY8": 1}
 _PR_SET_PDEATHSIG = 1
-#: So that a board short of memory loses a camera for a moment, and not the program.
+#: If memory runs out, the kernel kills this process first: the board loses the camera for a moment, not the
+#: program.
 _OOM_SCORE = "500"
 _PULL_NS = 200_000_000
 
 
 class MissingLibraryError(Exception):
-    """The library is not there for this Python."""
+    """The library is missing in this Python."""
 
 
 class CameraError(Exception):
@@ -53,10 +54,10 @@ class OpenCv:
         self._request = request
         if request["is"] == "pipeline" and "GStreamer:                   YES" not in cv2.getBuildInformation():
             raise CameraError("this OpenCV is built without GStreamer: set backend = 'gstreamer'")
-        cv2.setNumThreads(1)  # one conversion a picture is not worth waking the other cores
+        cv2.setNumThreads(1)  # one conversion per picture does not need several cores
 
     def open(self) -> float:
-        """Open it, and return its rate in pictures a second; 0 where it does not tell."""
+        """Open the camera; returns its rate in pictures per second, 0 if unknown."""
         cv2, request, kind = self._cv2, self._request, self._request["is"]
         device = request["device"]
         if kind == "file" and not os.path.isfile(device):  # noqa: PTH113  pathlib takes time to import
@@ -107,7 +108,7 @@ _PROPERTIES = {"width": "FRAME_WIDTH", "height": "FRAME_HEIGHT", "fps": "FPS"}
 
 
 class GStreamer:
-    """A pipeline of GStreamer that ends in an appsink. No callbacks, which need memory that is written and run."""
+    """A GStreamer pipeline that ends in an appsink. No callbacks: they need writable, executable memory."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         try:
@@ -131,7 +132,7 @@ class GStreamer:
             self._sink.set_property(name, value)
 
     def open(self) -> float:
-        """Start it; a fault comes with the first picture."""
+        """Start the pipeline; a fault shows at the first picture."""
         if self._pipeline.set_state(self._gst.State.PLAYING) == self._gst.StateChangeReturn.FAILURE:
             raise CameraError(self._trouble() or "the pipeline does not start")
         return 0.0
@@ -168,7 +169,7 @@ class PiCamera:
     def __init__(self, request: dict[str, Any]) -> None:
         try:
             import numpy as np
-            import picamera2  # first: its absence says more than that of NumPy, which comes with it
+            import picamera2  # first: its absence is a clearer error than that of NumPy, which comes with it
         except ImportError as error:
             raise MissingLibraryError(str(error)) from None
         self._np = np
@@ -180,7 +181,7 @@ class PiCamera:
         request = self._request
         try:
             self._camera = self._library.Picamera2(request["device"])
-            # libcamera names formats by the order of bits in a word: its BGR888 lies as R, G, B in memory.
+            # libcamera names formats by the order of bits in a word: its BGR888 is R, G, B in memory.
             main: dict[str, Any] = {"format": "BGR888"}
             if request["width"] is not None:
                 main["size"] = (request["width"], request["height"])
@@ -199,7 +200,7 @@ class PiCamera:
             raise CameraError(str(error)) from None
         captured_s = time.monotonic()
         if self._request["grey"]:
-            # The weights of Rec. 601, as OpenCV and Pillow have them.
+            # The weights of Rec. 601, as in OpenCV and Pillow.
             weights = self._np.array([0.299, 0.587, 0.114], self._np.float32)
             picture = (picture @ weights).round().astype(self._np.uint8)
         height, width = picture.shape[:2]
@@ -212,7 +213,7 @@ _BACKENDS: dict[str, Any] = {"opencv": OpenCv, "gstreamer": GStreamer, "picamera
 
 
 def serve(request: dict[str, Any], output: BinaryIO) -> None:
-    """Do what a request asks for; ends when the camera does, or the other end."""
+    """Serve one request; ends with the camera, or when the other end closes."""
 
     def say(kind: str, data: memoryview | None = None, **more: Any) -> None:
         line = {"kind": kind, **more} if data is None else {"kind": kind, **more, "bytes": data.nbytes}
@@ -233,7 +234,7 @@ def serve(request: dict[str, Any], output: BinaryIO) -> None:
         say("missing", why=str(error))
     except CameraError as error:
         say("failed", why=str(error))
-    except BrokenPipeError:  # the program has ended, or wants no more
+    except BrokenPipeError:  # the program has ended, or closed its end
         return
 
 
@@ -241,7 +242,7 @@ def main() -> None:
     """Read the request, and keep standard output for messages: libraries write their own text to it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.loads(sys.stdin.buffer.readline())
-    if os.getppid() != request["parent"]:  # it ended before the line above
+    if os.getppid() != request["parent"]:  # the program ended before the line above
         return
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
@@ -254,11 +255,11 @@ def main() -> None:
         serve(request, _Whole(output))  # type: ignore[arg-type]
     finally:
         sys.stderr.flush()
-        os._exit(0)  # a library's own threads may hang
+        os._exit(0)  # do not wait for a library's own threads, which may hang
 
 
 class _Whole:
-    """Writes all bytes, as a raw file need not."""
+    """Writes all bytes; a raw file may write only some."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -1,8 +1,8 @@
-"""The program's end of a camera: a process that reads it, watched, and killed when it does not answer.
+"""Starts and watches the process that reads a camera, and kills it when it does not answer.
 
-A thread that is stuck in a driver or a decoder cannot be ended, and keeps the camera from being opened again. A
-process can: what it held is free. A decoder that crashes takes only its process along. `capture_child` is the other
-end, and tells the messages.
+A thread that is stuck in a driver or a decoder cannot be ended, and blocks the camera. A process can be killed,
+which frees the camera. A decoder that crashes ends only its process. `capture_child` is the other end, and lists
+the messages.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _PIPE_BYTES = 1 << 20
 _MOST_BYTES = 1 << 28
 _SIDE = 1 << 14
 _KILLED_WITHIN_S = 1.0
-#: Processes that did not end although they were killed, for a driver that lets none go; more are not begun.
+#: Number of killed processes that a driver keeps from ending; at this number no more are started.
 _MOST_UNKILLABLE = 3
-#: A library's last words, for the reason why it ended.
+#: Bytes of a library's last output that are kept, for the reason of its end.
 _LAST_WORDS = 400
 
-#: What each library needs where it is missing.
+#: How to install each library, for error messages.
 REMEDIES = {
     "opencv": "install this package with [camera] (pip install 'split-runtime[camera]'), "
     "or deploy with --with camera",
@@ -49,7 +49,7 @@ REMEDIES = {
     "picamera2": "sudo apt install python3-picamera2, or deploy with --with camera",
 }
 
-#: What a service manager tells the program, and nobody else.
+#: Environment variables of the service manager, which a child must not get.
 _OURS_ALONE = {"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS"}
 
 _unkillable: list[subprocess.Popen[bytes]] = []
@@ -61,24 +61,24 @@ class CaptureError(OSError):
 
 @dataclass(frozen=True)
 class TakenPicture:
-    """uint8 [height, width, 3] in RGB or [height, width, 1], and when it was taken (`time.monotonic`)."""
+    """A picture, uint8 [height, width, 3] in RGB or [height, width, 1], and its time (`time.monotonic`)."""
 
     pixels: Picture
     captured_s: float
 
 
 class CaptureProcess:
-    """Open from the start; `read` pictures, and `close` it.
+    """A process that reads a camera, started at once: `read` pictures, then `close` it.
 
     Args:
         request: For `capture_child`: backend, device and wishes.
-        open_within_s: How long opening may take, the import of the library included.
-        frame_within_s: How long a picture may take.
-        without_secrets: Takes passwords out of what a library says.
-        environment: Beside this program's own.
+        open_within_s: Time limit of opening in seconds, the import of the library included.
+        frame_within_s: Time limit of a picture in seconds.
+        without_secrets: Removes passwords from a library's text.
+        environment: Variables besides this program's own.
 
     Raises:
-        BackendError: From `read` or `check`: the library is not there.
+        BackendError: In `read` or `check`: the library is missing.
 
     """
 
@@ -103,12 +103,12 @@ class CaptureProcess:
         self._begin()
 
     def check(self) -> None:
-        """Wait until the library is loaded, and the pipeline built, if the request asks for no more."""
+        """Wait until the library is loaded and the pipeline is built, for a request that only checks."""
         while self._message(_KILLED_WITHIN_S)["kind"] != "ready":
             pass
 
     def read(self, timeout_s: float) -> TakenPicture | None:
-        """The next picture; None if there is none yet.
+        """Read the next picture; None if there is none yet.
 
         Raises:
             CaptureError: It cannot be opened, gives no more pictures, hangs, or has crashed.
@@ -125,7 +125,7 @@ class CaptureProcess:
         return _picture(message)
 
     def close(self) -> None:
-        """Kill the process. One that the kernel cannot end now is left behind, and counted."""
+        """Kill the process. One that the kernel cannot end now is abandoned, and counted."""
         self._process.kill()
         for pipe in (self._process.stdout, self._process.stderr):
             assert pipe is not None
@@ -153,11 +153,11 @@ class CaptureProcess:
         assert stdin is not None
         assert stdout is not None
         assert stderr is not None
-        with contextlib.suppress(OSError):  # the system allows less; it only costs time
+        with contextlib.suppress(OSError):  # the system allows only less; that only costs time
             fcntl.fcntl(stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         os.set_blocking(stdout.fileno(), False)
         os.set_blocking(stderr.fileno(), False)
-        with contextlib.suppress(BrokenPipeError):  # it has ended; why is told below
+        with contextlib.suppress(BrokenPipeError):  # it has ended; the reason is reported below
             stdin.write(json.dumps({**self._request, "parent": os.getpid()}).encode() + b"\n")
             stdin.close()
         self._head = bytearray()
@@ -168,7 +168,7 @@ class CaptureProcess:
         self._due_in(self._open_within_s, "does not open")
 
     def _due_in(self, within_s: float, what: str) -> None:
-        self._due_s, self._due_what = self._now() + within_s, f"{what} within {within_s:.3g} s; its reader is ended"
+        self._due_s, self._due_what = self._now() + within_s, f"{what} within {within_s:.3g} s; reader killed"
 
     def _message(self, timeout_s: float) -> dict[str, Any]:
         """The next message; of kind ``none`` if there is none within the timeout."""
@@ -199,7 +199,7 @@ class CaptureProcess:
         self._begin()
 
     def _wait(self, timeout_s: float) -> None:
-        """Wait for output of either kind; keep what the libraries say."""
+        """Wait for output on either stream; keep the libraries' error text."""
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         out, words = self._process.stdout.fileno(), self._process.stderr.fileno()
@@ -208,10 +208,10 @@ class CaptureProcess:
             said = os.read(words, _LINE_BYTES)
             self._said = (self._said + said)[-_LAST_WORDS:]
             if not said and out not in ready:
-                time.sleep(min(timeout_s, 0.01))  # it closed its error output alone
+                time.sleep(min(timeout_s, 0.01))  # only its error output is closed
 
     def _take(self) -> dict[str, Any] | None:
-        """What has come so far, as a message if it is whole; a picture's bytes under ``data``."""
+        """Take a message from the bytes so far, if it is whole; a picture's bytes are under ``data``."""
         while True:
             line = self._message_line
             if line is None:
@@ -235,15 +235,15 @@ class CaptureProcess:
                 return None
             self._head += byte
             if len(self._head) > _LINE_BYTES:
-                raise CaptureError("its reader says what cannot be read")
+                raise CaptureError("its reader process sent an invalid message")
         line, self._head = bytes(self._head), bytearray()
         message: dict[str, Any] = json.loads(line)
         if not 0 <= int(message.get("bytes", 0)) <= _MOST_BYTES:
-            raise CaptureError("its reader says what cannot be read")
+            raise CaptureError("its reader process sent an invalid message")
         return message
 
     def _read_into(self, buffer: memoryview) -> int | None:
-        """Bytes read; None if there are none now. `CaptureError` where the process has ended."""
+        """Read bytes into a buffer; returns their number, None if there are none now. `CaptureError` at the end."""
         assert self._process.stdout is not None
         count = self._process.stdout.readinto(buffer)  # type: ignore[attr-defined]  # a raw file
         if count == 0:
@@ -251,26 +251,26 @@ class CaptureProcess:
         return None if count is None else int(count)
 
     def _end(self) -> str:
-        """Why the process ended without a word of its own."""
+        """The error for a process that ended without a message."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_KILLED_WITHIN_S)
         code = self._process.returncode
         words = self._said.decode(errors="replace").strip().splitlines()
         said = f": {self._without_secrets(words[-1])}" if words else ""
         if code is not None and code < 0:
-            return f"its reader crashed ({signal.Signals(-code).name}){said}"
-        return f"its reader ended{said}"
+            return f"its reader process crashed ({signal.Signals(-code).name}){said}"
+        return f"its reader process ended{said}"
 
 
 def _pythons() -> list[str]:
-    """Whose library it may be: this program's Python first, then the system's."""
+    """The Pythons that may have the library: this program's first, then the system's."""
     own = sys.executable
     same = not Path(_SYSTEM_PYTHON).exists() or (sys.prefix == "/usr" and Path(own).samefile(_SYSTEM_PYTHON))
     return [own] if same else [own, _SYSTEM_PYTHON]
 
 
 def _picture(message: dict[str, Any]) -> TakenPicture:
-    """The pixels of a message, checked: a decoder that was attacked may say anything."""
+    """Check and convert the pixels of a message: an attacked decoder may send anything."""
     height, width, stride, name = (message[key] for key in ("height", "width", "stride", "format"))
     channels = FORMATS.get(name, 0)
     data = message["data"]

@@ -1,4 +1,4 @@
-"""The kind ``files``: a folder of pictures or an ``.npz``, as fast as answers come or at a camera's pace."""
+"""The kind ``files``: a folder of pictures or an ``.npz``, read as fast as answers come or at a fixed rate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from split_model.features.data import BadSampleError, Data, Sample, open_data, s
 
 
 class FilesTable(SourceTable, frozen=True, tag="files"):
-    """``path`` is a folder of pictures or an ``.npz``; read ``repeat`` times, 0 for without end.
+    """``path`` is a folder of pictures or an ``.npz``; it is read ``repeat`` times, 0: without end.
 
-    ``interval_s`` paces the frames as a camera would; 0 takes the next one as soon as the last is answered.
+    ``interval_s``: seconds between two frames, as of a camera; 0: the next frame as soon as the last is answered.
     """
 
     path: Path
@@ -29,7 +29,7 @@ class FilesTable(SourceTable, frozen=True, tag="files"):
         self.open(wanted)
 
     def open(self, wanted: Wanted) -> Files:
-        """Open the files; `BadInputError` or `MissingInputError` where they do not fit the model."""
+        """Open the files; `BadInputError` or `MissingInputError` if they do not fit the model."""
         data = open_data(self.path, wanted.inputs, wanted.preprocess, wanted.labels)
         return Files(data, repeat=self.repeat, interval_s=self.interval_s)
 
@@ -48,7 +48,7 @@ class Files(Source):
         return frames(self._data, repeat=self._repeat, interval_s=self._interval_s, stopped=stopped)
 
     def counters(self) -> dict[str, int]:
-        """``passed_over``: files of the folder that are no pictures that can be read; the log has told which."""
+        """``passed_over``: number of files in the folder that are not readable pictures; the log names them."""
         return {"passed_over": len(self._data.passed_over)} if self._data.passed_over else {}
 
 
@@ -61,13 +61,12 @@ def frames(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Frame]:
-    """The frames of a data set, ``repeat`` times over (0: until ``stopped``). None is ever dropped.
+    """Yield the frames of a data set ``repeat`` times (0: until ``stopped``). None is ever dropped.
 
-    With an interval, frame ``i`` is captured ``i`` intervals after the first, whether or not anybody is ready
-    for it: one that has to wait is already that old. Decoding happens before the frame is due.
-
-    A sample that cannot be read is a frame with an ``error``. Raises `BadInputError` when no sample of a whole
-    round could be read: going on would only repeat that.
+    With an interval, frame ``i`` counts as captured ``i`` intervals after the first, even if it has to wait: its
+    age then includes the wait. It is decoded before it is due. A sample that cannot be read is a frame with an
+    ``error``. Raises `BadInputError` if no sample of a whole round could be read, as more rounds would only repeat
+    that.
     """
     index = 0
     start_s: float | None = None
@@ -94,7 +93,7 @@ def frames(
 
 
 def _samples(data: Data) -> Iterator[Sample | BadInputError]:
-    """What can be read, and errors in the place of what cannot; whether it goes on after one is up to the data."""
+    """Yield the samples, and an error for each one that cannot be read; the data decide whether more follow."""
     samples = iter(data)
     while True:
         try:

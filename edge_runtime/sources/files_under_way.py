@@ -1,6 +1,6 @@
-"""The files of a watched folder from the moment they are given until they are remembered or deleted.
+"""Tracks the files of a watched folder from their reading until they are remembered or deleted.
 
-It outlives the thread that reads the folder: one that hangs is replaced, and the next one knows all of this.
+It outlives the thread that reads the folder: if that thread hangs, the one that replaces it uses the same state.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from edge_runtime.sources.answered_files import AnsweredFiles, Stamp
 
 log = logging.getLogger(__name__)
 
-#: The pause before a file is given again whose answer was not kept: at first, and the longest.
+#: Pause in seconds before a file whose answer was not stored is read again: the first and the longest.
 _PROBE_S = (30.0, 600.0)
 
 
 @dataclass(eq=False)
 class GivenFile:
-    """A file that is being answered. ``given`` and ``answered`` samples, the remembered ones among them.
+    """A file under way. ``given`` and ``answered`` count its samples, those of earlier runs included.
 
-    ``whole``: no more will be given. ``finished``: all is answered, and noted. ``failed``: one of its samples was.
+    ``whole``: all samples were given. ``finished``: all are answered and recorded. ``failed``: one of its samples
+    failed.
     """
 
     name: str
@@ -39,13 +40,13 @@ class GivenFile:
 
 
 class FilesUnderWay:
-    """Safe from any thread. Touches the folder only in `delete`, which the folder's own thread calls.
+    """The files under way. Thread-safe; changes the folder only in `delete`, in the folder's own thread.
 
     Args:
         folder: Where the files lie.
         label: The source, for the log.
-        after: What becomes of a file that is answered.
-        remembered: Where that is written down; `FilesUnderWay` alone writes to it.
+        after: What to do with an answered file: keep or delete it.
+        remembered: The record of answered files; only `FilesUnderWay` writes to it.
 
     """
 
@@ -65,9 +66,9 @@ class FilesUnderWay:
         self._to_delete: deque[GivenFile] = deque()
 
     def busy(self, found: AbstractSet[str], now_s: float) -> set[str]:
-        """Names that are not to be given now; of what is not ``found`` any more, nothing need be remembered.
+        """Names of files not to read now. Files that are no longer ``found`` are removed from the record.
 
-        While sinks do not keep answers, a file is tried now and then: each time costs, of the privacy budget too.
+        While sinks store no answers, a file is tried only now and then: each attempt costs time and privacy budget.
         """
         with self._guard:
             self._unkept = {name: None for name in self._unkept if name in found}
@@ -77,14 +78,14 @@ class FilesUnderWay:
             if self._unkept and self._probe_at_s is not None and now_s >= self._probe_at_s:
                 self._probe_at_s = None
                 del self._unkept[next(iter(self._unkept))]
-            if found:  # an empty folder is more likely that of a disk that is not mounted
+            if found:  # an empty folder probably means that a disk is not mounted
                 self.remembered.keep_only(found)
             return {*self._files, *self._unkept, *(file.name for file in self._to_delete)}
 
     def give(self, file: GivenFile, *, whole: bool) -> None:
-        """Another sample is given, the last one if ``whole``.
+        """Note that a sample is given, the last one if ``whole``.
 
-        Both at once: whole before its last sample counts, the answer to the one before would finish it.
+        Both are noted in one step: otherwise the answer to the sample before could finish the file too early.
         """
         with self._guard:
             self._files[file.name] = file
@@ -92,20 +93,20 @@ class FilesUnderWay:
             file.whole = whole
 
     def whole(self, file: GivenFile) -> None:
-        """No more samples of a file will be given."""
+        """Note that no more samples of a file will be given."""
         with self._guard:
             file.whole = True
             self._finish(file)
 
     def not_given(self, file: GivenFile) -> None:
-        """What was given last was not taken, as its thread hung for long: the file is to be read again."""
+        """Take the last sample back, as its thread hung and it was not taken: the file will be read again."""
         with self._guard:
             if self._files.get(file.name) is file and not file.finished:
                 del self._files[file.name]
                 file.finished = True
 
     def answered(self, file: GivenFile, *, failed: bool) -> None:
-        """A sample is answered, and every sink has the answer."""
+        """Note that a sample is answered and every sink has the answer."""
         with self._guard:
             self._unkept.clear()
             self._probe_pause_s, self._probe_at_s = _PROBE_S[0], None
@@ -114,14 +115,14 @@ class FilesUnderWay:
             self._finish(file)
 
     def unkept(self, file: GivenFile) -> None:
-        """A sample is answered, and its answer not kept: the file is given again, once sinks keep them."""
+        """Note that an answer was not stored: the file is read again once sinks store answers."""
         with self._guard:
             self._files.pop(file.name, None)
             file.finished = True
             self._unkept[file.name] = None
 
     def delete(self) -> None:
-        """Delete answered files, and remember those that cannot be deleted."""
+        """Delete answered files; those that cannot be deleted are remembered."""
         while self._to_delete:
             file = self._to_delete[0]
             deleted = self._delete(file)
@@ -132,14 +133,14 @@ class FilesUnderWay:
                     self._to_delete.popleft()
 
     def close(self) -> None:
-        """Remember how far the file was answered that was under way."""
+        """Record how many samples of the present file are answered."""
         with self._guard:
             for file in self._files.values():
                 if file.answered == file.given > 0:
                     self.remembered.note(file.name, file.stamp, file.answered)
 
     def _finish(self, file: GivenFile) -> None:
-        """Call it under the guard."""
+        """Finish a file. Call it under the guard."""
         if file.finished or not file.whole or file.answered < file.given:
             return
         file.finished = True
@@ -153,8 +154,8 @@ class FilesUnderWay:
     def _delete(self, file: GivenFile) -> bool:
         path = self._folder / file.name
         try:
-            # One that was renamed into its place is another file, still to be answered. Between the two calls
-            # lie microseconds; Linux has no way to unlink a file only if it is still the same.
+            # A file renamed into its place is another file, not yet answered. A race of microseconds remains: Linux
+            # cannot # unlink a file only if it is still the same.
             if stamp_of(path.stat()) == file.stamp:
                 path.unlink()
         except FileNotFoundError:
@@ -166,5 +167,5 @@ class FilesUnderWay:
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """Another file of the same name has another one."""
+    """The stamp of a file: a new file of the same name has another stamp."""
     return status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Which files of a watched folder are inputs; the others are counted, and told of once for each ending."""
+"""Finds the input files of a watched folder; others are counted, and logged once for each ending."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from split_model.features.picture_formats import describe_passed_over, is_pictur
 
 log = logging.getLogger(__name__)
 
-#: Endings of files that are passed over which the log tells of; others are only counted.
+#: Maximum number of endings of skipped files that are logged; others are only counted.
 _MOST_TOLD = 16
 
 
 class InputFiles:
-    """Tells inputs from other files by their endings; a file without one is looked into once.
+    """Recognises inputs by their endings; a file without one is opened once to check.
 
     Args:
-        folder: Where they lie.
+        folder: The watched folder.
         label: The source, for the log.
-        pictures: Whether pictures are inputs, beside ``.npz`` files.
+        pictures: Whether pictures are inputs, besides ``.npz`` files.
 
     """
 
@@ -29,11 +29,11 @@ class InputFiles:
         self._folder = folder
         self._label = label
         self._pictures = pictures
-        self._others: dict[str, tuple[Stamp, bool]] = {}  # no inputs, and whether they are counted
+        self._others: dict[str, tuple[Stamp, bool]] = {}  # files that are not inputs, and whether each was counted
         self._told_endings: set[str] = set()
 
     def is_input(self, name: str, stamp: Stamp) -> bool:
-        """Whether a settled file is one that is answered."""
+        """Whether a settled file is an input."""
         known = self._others.get(name)
         if known is not None and known[0] == stamp:
             return False
@@ -46,7 +46,7 @@ class InputFiles:
         return False
 
     def tell_passed_over(self) -> int:
-        """Tell of endings for the first time; returns how many files were passed over since the last call."""
+        """Log new endings of skipped files; returns the number of files skipped since the last call."""
         fresh = [name for name, (_, counted) in self._others.items() if not counted]
         for name in fresh:
             self._others[name] = (self._others[name][0], True)

@@ -1,7 +1,8 @@
 """The kind ``socket``: programs on this board submit tensors and get answers, over a local Unix socket.
 
-Who may open its file may submit. No submission is dropped: it is accepted, and then answered, or refused at once
-with the reason. One client's mistakes reach that client only, and one user's flood leaves room for the others.
+The permissions of its file decide who may submit. No submission is dropped: it is accepted and then answered, or
+refused at once with the reason. A client's mistakes affect only that client, and one user's flood leaves room for
+the others.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from split_model.arrays import Array
 from split_model.errors import ConfigError
 
 _WAIT_S = 0.2
-#: Submissions of the largest size that `queue_bytes` has room for, unless it is set.
+#: Default of `queue_bytes`, in submissions of the largest size.
 _LARGEST = 4
 
 
 class SocketTable(SourceTable, frozen=True, tag="socket"):
-    """``path`` is the socket; this user and, where set, ``group`` may use it.
+    """``path`` is the socket; this user and, if set, ``group`` may use it.
 
     At most ``queue_frames`` submissions wait or are under way, ``client_frames`` of one client; more are refused as
-    busy. No tensor may have more than ``max_tensor_bytes``. ``queue_bytes``: memory for submissions and their
-    answers in all; four of the largest unless set. ``max_clients``: connections at a time. Frames, bytes and
-    connections are shared among users: nobody may hold more than is left to the others.
+    busy. No tensor may have more than ``max_tensor_bytes``. ``queue_bytes``: memory for all submissions and
+    answers; default: four of the largest. ``max_clients``: connections at a time. Frames, bytes and connections are
+    shared among users: no user may hold more than remains for the others.
     """
 
     path: Path = Path(framing.FRAMES_PATH)
@@ -46,7 +47,7 @@ class SocketTable(SourceTable, frozen=True, tag="socket"):
     max_clients: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
 
     def check(self, wanted: Wanted) -> None:
-        """Path, group, and that the model's inputs may be so large."""
+        """Check path, group, and that the limits have room for the model's inputs."""
         socket_files.check(self.path, self.group, f"source {self.label}")
         needed = max(spec.nbytes for spec in wanted.inputs)
         if self.max_tensor_bytes < needed:
@@ -63,7 +64,7 @@ class SocketTable(SourceTable, frozen=True, tag="socket"):
             )
 
     def room(self, wanted: Wanted) -> Room:
-        """What may wait or be under way, for this model."""
+        """The limits of submissions for this model."""
         inputs, outputs = (sum(spec.nbytes for spec in specs) for specs in (wanted.inputs, wanted.outputs))
         body_bytes = self.max_tensor_bytes * len(wanted.inputs)
         queue_bytes = self.queue_bytes or _LARGEST * (body_bytes + outputs + OVERHEAD_BYTES)
@@ -83,10 +84,10 @@ class SocketTable(SourceTable, frozen=True, tag="socket"):
 
 
 class SocketSource(Source):
-    """A thread of its own has the socket; `frames` and `answered` talk to it through queues.
+    """A source whose second thread serves the socket; `frames` and `answered` use it through queues.
 
-    ``refused``: messages without an answer, those ``busy`` among them. ``undeliverable``: answers whose client was
-    gone, or did not read. ``clients``: connections now. ``disconnected``: those that were turned away or ended.
+    ``refused``: refused messages (``busy``: those refused for a limit). ``undeliverable``: answers whose client was
+    gone or did not read. ``clients``: present connections. ``disconnected``: those that were turned away or ended.
     """
 
     def __init__(self, table: SocketTable, wanted: Wanted, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -94,7 +95,7 @@ class SocketSource(Source):
         self._now = now
         self._changed = threading.Condition()  # guards the two below
         self._ending = False
-        # `Source.queue_frames` is 1: whatever waits, waits here, where users take turns.
+        # `Source.queue_frames` is 1: all submissions wait here, where users take turns.
         self._accepted: Turns[Frame] = Turns()
         self._stopped: Callable[[], bool] = lambda: False
         self._answers: deque[Answer] = deque()
@@ -110,7 +111,7 @@ class SocketSource(Source):
         self._server.start()
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
-        """Submissions, users in turn; after the stop, those that were accepted before."""
+        """Yield submissions, users in turn; after the stop, those that were accepted before it."""
         self._stopped = stopped
         while True:
             if self._server.error is not None:
@@ -126,7 +127,7 @@ class SocketSource(Source):
                 yield frame
 
     def answered(self, answer: Answer) -> None:
-        """Have the answer sent."""
+        """Send the answer."""
         self._answers.append(answer)
         self._server.wake()
 
@@ -136,7 +137,7 @@ class SocketSource(Source):
         return {**self._submissions.counts, "clients": server.clients, "disconnected": server.disconnected}
 
     def close(self) -> None:
-        """Send the answers that are there, and remove the socket."""
+        """Send the waiting answers, and remove the socket."""
         self._server.close()
 
     def _accept(self, ticket: Ticket, name: str, tensors: Sequence[Array]) -> bool:

@@ -1,8 +1,8 @@
-"""All sources as one stream of frames: a thread each, and the rule by which a source's frames wait or give way.
+"""Merges all sources into one stream of frames, with one thread for each source.
 
-Sources take turns: one that is always ready does not keep another one waiting for more than a frame. One that hangs
-or fails is opened again (`supply`), and the others go on meanwhile. When the program is told to stop, what has been
-accepted by then is still handed out; a source that does not end then, as one whose driver hangs, is left behind.
+Sources take turns: one that is always ready delays another by one frame at most. A source that hangs or fails is
+reopened (`supply`), and the others go on meanwhile. At a stop, frames that were accepted before it are still
+yielded; a source that does not end then, for example because its driver hangs, is abandoned.
 """
 
 # Over 300 lines: one lock guards sources that come, go, hang and end; a cut through it would share that lock.
@@ -25,21 +25,21 @@ from split_model.service.stoppable_thread import STOP_S, StoppableThread
 
 log = logging.getLogger(__name__)
 
-#: A source whose thread has not ended and gives nothing for this long after the stop is stuck.
+#: Seconds after the stop without a frame, after which a source whose thread has not ended counts as stuck.
 _STUCK_AFTER_S = 5.0
-#: How often a wait for the next frame looks whether it is to end, and after sources that hang.
+#: Seconds between two checks, during a wait for a frame, for the stop and for sources that hang.
 _LOOK_EVERY_S = 0.5
 
 
 class Multiplexer:
-    """Iterate over it in one thread. Ends when every source has ended; then raises what a source raised, if any.
+    """The merged stream; iterate in one thread. At the end of all sources it raises the first error of one.
 
     Args:
         sources: By name.
-        stopped: Whether no more is to be accepted.
-        ahead: A single source whose frames come on demand is read ahead as well, in a thread; else it is read when
-            it is wanted.
-        persistent: Sources that have failed are tried again although no other one works; else that ends it.
+        stopped: Returns whether to accept no more frames.
+        ahead: Also read a single on-demand source ahead in a thread; otherwise it is read when a frame is
+                wanted.
+        persistent: Retry failed sources although no other one works; otherwise that ends the stream.
 
     """
 
@@ -62,7 +62,7 @@ class Multiplexer:
         self._under_way: dict[int, Source] = {}
         self._leaving: list[Lane] = []
         self._closing: list[StoppableThread] = []
-        self._dropped_before = 0  # by sources that have left
+        self._dropped_before = 0  # by sources that were removed
         self._closed = False
         self._index = 0
         for lane in self._lanes.values():
@@ -71,12 +71,12 @@ class Multiplexer:
 
     @property
     def dropped(self) -> int:
-        """Frames that gave way to later ones, of all sources."""
+        """Number of frames of all sources that were replaced by later ones."""
         with self._changed:
             return self._dropped_before + sum(lane.dropped for lane in self._order)
 
     def counters_by_source(self) -> dict[str, dict[str, int]]:
-        """``frames`` that a source gave, those ``dropped``, its ``restarts`` if any, and its own counters."""
+        """Counters of each source: ``frames``, ``dropped``, ``restarts`` if any, and its own."""
         with self._changed:
             return {
                 name: {"frames": lane.frames, "dropped": lane.dropped}
@@ -86,21 +86,21 @@ class Multiplexer:
             }
 
     def trouble_by_source(self) -> dict[str, str]:
-        """What is wrong now with those that give no frames, in a few words. From any thread."""
+        """The present faults of sources that give no frames, by name. From any thread."""
         now_s = self._now()
         with self._changed:
             told = {name: lane.trouble(now_s) for name, lane in self._lanes.items()}
         return {name: trouble for name, trouble in told.items() if trouble}
 
     def change(self, supplies: Mapping[str, Supply], *, gone: Collection[str]) -> None:
-        """Close some sources, and open others, while the rest goes on. From any thread.
+        """Close some sources and open others, while the rest goes on. From any thread.
 
-        What a source that goes has accepted is still handed out. Others open when it is closed: they may want the
-        same socket, port or folder.
+        Accepted frames of a closed source are still yielded. The others open when it is closed, as they may need
+        the same socket, port or folder.
 
         Args:
-            supplies: By name, which may be one of ``gone``.
-            gone: Names of sources.
+            supplies: The new sources by name, which may also be in ``gone``.
+            gone: Names of the sources to close.
 
         """
         with self._changed:
@@ -114,7 +114,7 @@ class Multiplexer:
             self._changed.notify_all()
 
     def answered(self, answer: Answer, *, kept: bool = True) -> None:
-        """Tell a frame's source how it ended, and whether every sink has ``kept`` the answer."""
+        """Give a frame's outcome to its source; ``kept``: whether the answer is stored."""
         source = self._under_way.pop(answer.frame.index, None)
         if source is None:
             return
@@ -124,7 +124,7 @@ class Multiplexer:
             source.unkept(answer)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Start the sources, and hand out their frames as they come."""
+        """Start the sources, and yield their frames as they come."""
         lanes = list(self._lanes.values())
         source = lanes[0].source
         alone = len(lanes) == 1 and source is not None and source.on_demand and not source.waits_for_sinks
@@ -137,7 +137,7 @@ class Multiplexer:
             raise error
 
     def close(self, timeout_s: float = STOP_S) -> None:
-        """End the threads, whatever still waits, and close the sources, but for those whose thread hangs."""
+        """End the threads, drop waiting frames, and close all sources except those whose thread hangs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -164,7 +164,7 @@ class Multiplexer:
             lane.frames += 1
             yield self._finished(lane, turn, item)
             turn.since_s = self._now()
-            if len(self._order) > 1:  # others came: it goes on in a thread of its own
+            if len(self._order) > 1:  # other sources were added: it goes on in its own thread
                 turn.thread = StoppableThread(f"source-{lane.name}", partial(self._run, lane, turn, None))
                 turn.thread.start()
                 return
@@ -182,13 +182,13 @@ class Multiplexer:
         return replace(frame, index=index, source=lane.name, subject=lane.supply.subject, captured_s=captured_s)
 
     def _must_end(self, turn: Turn) -> bool:
-        """A source asks this all the time, so that it is known to be alive."""
+        """Whether a source must end. Sources call this all the time, which shows that they are alive."""
         if turn.since_s is not None:
             turn.since_s = self._now()
         return turn.told_to_end or turn.left_behind or self._closed or self._stopped()
 
     def _begin(self, lane: Lane) -> None:
-        """Begin a turn. Under the lock."""
+        """Begin a turn. Call it under the lock."""
         opened = lane.supply.opened if not lane.restarts else None
         old = lane.source if lane.restarts else None
         turn = lane.turn = Turn(opened, since_s=self._now())
@@ -212,7 +212,7 @@ class Multiplexer:
         with self._changed:
             ends = lane.turn is turn and (error is None or self._closed or self._stopped() or turn.told_to_end)
             turn.since_s = self._now()
-        if turn.source is not None and not ends:  # may take its time, or hang as well
+        if turn.source is not None and not ends:  # it may be slow, or hang as well
             with contextlib.suppress(OSError, RuntimeError):
                 turn.source.close()
         with self._changed:
@@ -245,7 +245,7 @@ class Multiplexer:
             return True
 
     def _take(self) -> tuple[Lane, Turn, Frame | Callable[[], Frame]] | None:
-        ending_s: float | None = None  # since when nothing has come although all sources are to end
+        ending_s: float | None = None  # the time since when nothing has come although all sources must end
         with self._changed:
             while True:
                 self._look_after()
@@ -267,13 +267,13 @@ class Multiplexer:
                 self._changed.wait(_LOOK_EVERY_S)
 
     def _is_lost(self, lane: Lane) -> bool:
-        """Whether a lane without a turn is not waited for: all are to end, or it failed for good."""
+        """Whether not to wait for a lane without a turn: all sources must end, or it failed for good."""
         if lane.turn is not None:
             return False
         return self._stopped() or (lane.is_broken and not self._persistent)
 
     def _look_after(self) -> None:
-        """Begin turns, and give up those that hang. Under the lock."""
+        """Begin turns, and abandon those that hang. Call it under the lock."""
         if self._closed or self._stopped():
             return
         now_s = self._now()
@@ -281,7 +281,7 @@ class Multiplexer:
             self._let_go(lane)
         self._closing = [thread for thread in self._closing if thread.is_alive()]
         if self._leaving or self._closing:
-            return  # their successors may need the devices they hold
+            return  # the next sources may need their devices
         for lane in self._order:
             if lane.hangs_for_good(now_s):
                 lane.leave_behind(now_s)
@@ -289,7 +289,7 @@ class Multiplexer:
                 self._begin(lane)
 
     def _has_left(self, lane: Lane, now_s: float) -> bool:
-        """Whether a source that leaves has ended or hangs, and all of its frames are answered."""
+        """Whether a removed source has ended or hangs, and all of its frames are answered."""
         assert lane.left_s is not None
         hangs = now_s - lane.left_s >= _STUCK_AFTER_S and not lane.ended
         if hangs and lane.turn is not None:
@@ -298,11 +298,11 @@ class Multiplexer:
         return (lane.ended or hangs) and not lane.waiting and not under_way
 
     def _let_go(self, lane: Lane) -> None:
-        """Close a source that has left; what hangs while it is closed holds up nobody for long."""
+        """Close a removed source; if that hangs, the wait is bounded."""
         self._leaving.remove(lane)
         self._order.remove(lane)
         self._dropped_before += lane.dropped
-        log.info("source %s: closed, the config names it no more", lane.name)
+        log.info("source %s: closed, as the config no longer names it", lane.name)
         if lane.source is not None and not (lane.turn is not None and lane.turn.left_behind):
             thread = StoppableThread(f"close-{lane.name}", lane.source.close)
             thread.start()

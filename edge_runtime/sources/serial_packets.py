@@ -1,13 +1,13 @@
 """Tensors as packets on a serial line: framed, numbered, checked. No I/O. The other end: docs/serial-protocol.md.
 
-A packet is what stands between two zero bytes, after COBS is undone::
+A packet is the bytes between two zero bytes, decoded from COBS::
 
     version u8 = 1 | dtype u8 | rank u8 | 0 u8 | sequence u32 | dimensions rank x u16 | values | crc u32
 
-all little-endian; the CRC is that of zlib over everything before it. COBS takes every zero out of a packet at the
-price of a byte in 254, so whatever a line loses, adds or turns over, the next zero begins anew: noise spoils the
-packets that it touches and no other one, and nothing needs a time-out. Of packets that it did touch, 32 bits of CRC
-let one in four thousand million through; 16 bits would let one in 65536.
+all little-endian; the CRC is that of zlib over everything before it. COBS removes every zero from a packet for one
+extra byte in 254. So after lost, added or changed bytes the next zero starts a new packet: noise damages only the
+packets that it hits, and no time-out is needed. Of damaged packets, a CRC of 32 bits accepts one in four thousand
+million; 16 bits would accept one in 65536.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SEQUENCES = 1 << 32
 
 @dataclass(frozen=True)
 class Packet:
-    """An intact packet: its tensor, or what its sender did wrong."""
+    """An intact packet: its tensor, or its sender's mistake."""
 
     sequence: int
     tensor: Array | None
@@ -43,10 +43,10 @@ class Packet:
 
 
 class Decoder:
-    """Bytes in as they come, packets out. Holds at most about ``max_packet_bytes``.
+    """Decodes packets from a stream of bytes. Holds at most about ``max_packet_bytes``.
 
-    ``packets``: intact ones. ``damaged``: pieces between zeros that were none. ``missing``: sequence numbers left
-    out between two packets, the damaged ones' among them. ``restarts``: times that the numbers went back.
+    ``packets``: number of intact packets. ``damaged``: pieces between zeros that are not packets. ``missing``:
+    skipped sequence numbers, those of damaged packets included. ``restarts``: times that the numbers went back.
     """
 
     def __init__(self, *, max_packet_bytes: int) -> None:
@@ -60,7 +60,7 @@ class Decoder:
         self._sequence: int | None = None
 
     def feed(self, data: bytes) -> list[Packet]:
-        """Take bytes as they were read; returns the packets that they complete."""
+        """Add bytes from the line; returns the packets that they complete."""
         first, *others = data.split(b"\0")
         self._add(first)
         found = []
@@ -71,7 +71,7 @@ class Decoder:
         return found
 
     def reset(self) -> None:
-        """The line was cut: what has begun will not be finished."""
+        """Drop an incomplete packet, as the line was cut."""
         self.damaged += bool(self._piece) or self._too_long
         self._piece, self._too_long = bytearray(), False
 
@@ -81,7 +81,7 @@ class Decoder:
             self._piece, self._too_long = bytearray(), True
 
     def _end(self) -> Packet | None:
-        """A zero came."""
+        """Handle a zero byte."""
         piece, too_long = self._piece, self._too_long
         self._piece, self._too_long = bytearray(), False
         if not piece and not too_long:
@@ -106,7 +106,7 @@ class Decoder:
 
 
 def read_packet(piece: bytearray) -> Packet | None:
-    """What stood between two zeros as a packet; None if it is not intact. Spoils ``piece``."""
+    """Decode the bytes between two zeros; None if damaged. Overwrites ``piece``."""
     plain = unstuff(piece)
     if plain is None or len(plain) < _LEAST_BYTES:
         return None
@@ -129,7 +129,7 @@ def read_packet(piece: bytearray) -> Packet | None:
 
 
 def write_packet(tensor: Array, sequence: int) -> bytes:
-    """A packet with its zeros, as a microcontroller would send it."""
+    """Encode a packet with its zeros, as a microcontroller would send it."""
     if tensor.dtype.name not in DTYPES or tensor.ndim > MAX_RANK or max(tensor.shape, default=0) >= 1 << 16:
         raise ValueError(f"{tensor.dtype.name}{list(tensor.shape)} does not go into a packet")
     body = _HEADER.pack(VERSION, DTYPES.index(tensor.dtype.name), tensor.ndim, 0, sequence % _SEQUENCES)
@@ -139,7 +139,7 @@ def write_packet(tensor: Array, sequence: int) -> bytes:
 
 
 def stuff(data: bytes) -> bytes:
-    """COBS: ``data`` without its zeros, which are to be found by the distances written in their places."""
+    """Encode by COBS: replaces each zero of ``data`` by the distance to the next one."""
     stuffed = bytearray()
     for piece in data.split(b"\0"):
         start = 0
@@ -153,9 +153,9 @@ def stuff(data: bytes) -> bytes:
 
 
 def unstuff(piece: bytearray) -> bytearray | None:
-    """COBS undone, in place where it can be; None if the distances do not end where the piece does.
+    """Decode COBS, in place if possible; None if the distances do not end at the end of the piece.
 
-    The loop takes a step for every zero that was in the data (and for every 254 bytes), not one for every byte.
+    The loop takes one step for every zero of the data and for every 254 bytes, not for every byte.
     """
     at, end = 0, len(piece)
     left_out = [0]

@@ -1,6 +1,7 @@
 """The kind ``serial``: a microcontroller that sends tensors over a serial line, as `serial_packets` frames them.
 
-A line that goes away is waited for. Pseudo-terminals, which have neither modem lines nor error counters, will do.
+A port that is missing is opened when it appears. Pseudo-terminals work too; they have no modem lines or error
+counters.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _OVERRUNS = (7, 10)
 class SerialTable(SourceTable, frozen=True, tag="serial"):
     """A serial ``port`` at ``baud``, 8 data bits, no parity, one stop bit.
 
-    ``policy``: ``latest`` answers the newest packet and drops what came before it unanswered; ``all`` keeps up to
-    ``queue_frames`` waiting, then stops reading, and what the kernel cannot hold is lost unless ``rtscts`` makes
-    the other end wait. Packets of more than ``max_packet_bytes`` are damaged ones.
+    ``policy``: ``latest`` answers the newest packet and drops earlier unanswered ones. ``all`` keeps up to
+    ``queue_frames`` waiting, then stops reading; bytes that the kernel cannot hold are then lost unless ``rtscts``
+    makes the other end wait. Packets of more than ``max_packet_bytes`` count as damaged.
     """
 
     port: Annotated[str, msgspec.Meta(min_length=1)]
@@ -48,10 +49,10 @@ class SerialTable(SourceTable, frozen=True, tag="serial"):
     max_packet_bytes: Annotated[int, msgspec.Meta(ge=64, le=1 << 26)] = 1 << 18
 
     def check(self, wanted: Wanted) -> None:
-        """The model must take one input; a port that is not there yet is waited for, one that is must be ours."""
+        """Check that the model has one input, and the permissions of the port if it exists already."""
         if len(wanted.inputs) != 1:
             raise ConfigError(
-                f"source {self.label}: a packet holds one tensor, the model takes {len(wanted.inputs)}",
+                f"source {self.label}: a packet has one tensor, the model takes {len(wanted.inputs)}",
                 remedy="use kind 'socket'",
             )
         least_bytes = wanted.inputs[0].nbytes
@@ -68,15 +69,15 @@ class SerialTable(SourceTable, frozen=True, tag="serial"):
             )
 
     def open(self, wanted: Wanted) -> SerialSource:
-        """The port itself is opened by the source's thread."""
+        """Make the source; its thread opens the port."""
         self.check(wanted)
         return SerialSource(self, wanted)
 
 
 class SerialSource(Source):
-    """``overruns``: times that the driver lost bytes before anybody could read them, where it counts them.
+    """Frames of one port. ``overruns``: times that the driver lost unread bytes, if it counts them.
 
-    ``reconnects``: times that the port came back. The others are `Decoder`'s.
+    ``reconnects``: times that the port was reopened. The other counters are those of `Decoder`.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class SerialSource(Source):
         self._overruns_at_open = 0
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
-        """Packets as they come, until stopped."""
+        """Yield packets as they come, until stopped."""
         while not stopped():
             port = self._port.get(lambda seconds: pause_unless(stopped, seconds))
             if port is None:
@@ -124,12 +125,12 @@ class SerialSource(Source):
 
     @property
     def opened(self) -> int:
-        """Times that the port was opened."""
+        """Number of times that the port was opened."""
         return self._port.opened
 
     @property
     def trouble(self) -> str:
-        """Why nothing is read now, or empty."""
+        """Why the port cannot be read now, or empty."""
         return self._port.trouble
 
     def counters(self) -> dict[str, int]:
@@ -165,7 +166,7 @@ class SerialSource(Source):
         import serial
 
         table = self._table
-        # A lock keeps a second program from taking every other byte.
+        # A lock, as a second reader would take some of the bytes.
         port = serial.Serial(
             table.port, table.baud, timeout=0, write_timeout=0, rtscts=table.rtscts, exclusive=True
         )
@@ -173,7 +174,7 @@ class SerialSource(Source):
         return port
 
     def _read(self, port: Any) -> bytes:
-        """What is there, after a wait at most; `OSError` where the port is gone."""
+        """Read the available bytes, after one wait at most; `OSError` if the port is gone."""
         descriptor = port.fileno()
         self._overruns = max(self._overruns, self._driver_overruns(port) - self._overruns_at_open)
         if not select.select([descriptor], [], [], _WAIT_S)[0]:
@@ -192,7 +193,7 @@ class SerialSource(Source):
 
 
 def error_counts(descriptor: int) -> tuple[int, ...] | None:
-    """What the driver of a serial port counted since it was loaded; None where it counts nothing, as a pty does."""
+    """The driver's error counts since it was loaded; None if it has none, as for a pty."""
     try:
         answer = fcntl.ioctl(descriptor, _TIOCGICOUNT, bytes(_COUNTS.size))
     except OSError:

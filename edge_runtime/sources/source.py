@@ -1,4 +1,4 @@
-"""The interface of every source: its frames, its table in the config, and the answers it is told of."""
+"""The interface of every source: its frames, the answers to them, and its table in the config."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from split_model.errors import BadInputError, ConfigError
 from split_model.features.placement import Placement
 from split_model.features.preprocess import picture_tensor, to_stored
 
-#: ``all``: every frame is answered, and a source that is faster than the answers has to wait. ``latest``: a frame
-#: that nobody has taken yet gives way to the next one, counted as ``dropped``.
+#: ``all``: every frame is answered, and a source that is faster than the answers has to wait. ``latest``: a new
+#: frame #: replaces a waiting one, which counts as ``dropped``.
 Policy: TypeAlias = Literal["all", "latest"]
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One input and when it was captured. ``tensors`` are the model's inputs, none where ``error`` says why.
+    """One input and the time of its capture. ``tensors``: the model's inputs, none if there is an ``error``.
 
-    ``source``: the name of the source in the config. ``subject``: what the ledger's account is of. ``ticket``: what
-    the source wants to find again in the answer. ``placement``: where the picture lies in the input, if it is one.
+    ``source``: the name of the source in the config. ``subject``: its account in the ledger. ``ticket``: any value
+    for the source, which comes back with the answer. ``placement``: the picture's place in the input, if it is one.
     """
 
     index: int
@@ -43,7 +43,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """How a frame ended: its record as the sinks write it, and the model's raw outputs, none where it failed."""
+    """The outcome of a frame: its record as in the sinks, and the model's raw outputs, none if it failed."""
 
     frame: Frame
     record: Mapping[str, Any]
@@ -52,10 +52,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a source has to bring: tensors of these ``inputs``, or pictures where the model has ``preprocess``.
+    """The frames that a source has to give: tensors of ``inputs``, or pictures if there is a ``preprocess``.
 
-    ``outputs``: the tensors of an answer. ``labels``: the names of the classes, if the model has any.
-    ``state``: a folder where a source may keep its state. ``model``: the bundle's name.
+    ``outputs``: the tensors of an answer. ``labels``: the class names, if the model has any. ``state``: a folder
+    for the source's own state. ``model``: the bundle's name.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -66,18 +66,18 @@ class Wanted:
     model: str = ""
 
     def fit(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        """Arrays as the model's inputs. `BadInputError` says what does not fit.
+        """Convert arrays to the model's inputs; `BadInputError` if they do not fit.
 
-        Each array is one input as the model stores it, its batch axis of 1 left out or in, or float32 in real units
-        for a quantised input. One uint8 [height, width, channels] (or [height, width]) is taken for a picture where
-        the model declares its pre-processing, unless it already is the model's input.
+        Each array is one input as the model stores it, with or without the batch axis of 1, or float32 in real
+        units for a quantised input. If the model declares its pre-processing, one uint8 [height, width, channels]
+        (or [height, width]) is taken as a picture, unless it already is the model's input.
         """
         if len(arrays) != len(self.inputs):
             raise BadInputError(f"{len(arrays)} tensors, the model takes {len(self.inputs)}")
         return tuple(self._fit(array, spec) for array, spec in zip(arrays, self.inputs, strict=True))
 
     def placement(self, arrays: Sequence[Array]) -> Placement | None:
-        """Where the one picture among arrays that `fit` takes lies in the model's input; None for other arrays."""
+        """The place in the model's input of a picture that `fit` accepts; None for other arrays."""
         if self.preprocess is None or len(arrays) != 1 or len(self.inputs) != 1:
             return None
         array, spec = arrays[0], self.inputs[0]
@@ -104,10 +104,10 @@ class Wanted:
 
 
 class Source(ABC):
-    """Makes frames in a thread of its own. What is wrong for good is raised; what comes back is waited for.
+    """A source of frames, read in its own thread. It raises lasting faults, and waits for passing ones.
 
-    ``on_demand``: a frame counts as captured when it is taken, as those of a file do. ``queue_frames``: the limit
-    of waiting frames under the policy ``all``. ``waits_for_sinks``: it hears `unkept` instead of `answered` of an
+    ``on_demand``: a frame counts as captured when it is taken, like a sample of a file. ``queue_frames``: the limit
+    of waiting frames under the policy ``all``. ``waits_for_sinks``: `unkept` is called instead of `answered` for an
     answer that not every sink has taken.
     """
 
@@ -118,46 +118,46 @@ class Source(ABC):
 
     @abstractmethod
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame | Callable[[], Frame]]:
-        """Frames as they come, or a function that makes one, called only if it is taken.
+        """Yield frames as they come, or functions that make one, called only if the frame is taken.
 
-        Their ``index``, ``source`` and ``subject`` are set by whoever takes them.
-
-        Ends soon (within a quarter of a second) once ``stopped()`` holds, but not before it has given the
-        frames that it has already accepted.
+        The caller sets ``index``, ``source`` and ``subject``. Once ``stopped()`` holds, it ends within a quarter of
+        a second, after it has yielded the frames that it already accepted.
         """
 
     def answered(self, answer: Answer) -> None:  # noqa: B027  most sources do not care
-        """Hear how one of its frames ended, after the sinks have it. In the frame loop's thread: be quick."""
+        """Receive the outcome of a frame, after the sinks. Called in the frame loop's thread: be quick."""
 
     def unkept(self, answer: Answer) -> None:  # noqa: B027  most sources do not care
-        """Hear of an answer that a sink could not take, if it ``waits_for_sinks``."""
+        """Receive an answer that a sink could not take; only with ``waits_for_sinks``."""
 
     @property
     def trouble(self) -> str:
-        """What keeps it from giving frames now, in a few words; empty while all is well. Read from any thread."""
+        """The present fault that stops its frames, in a few words, or empty. Read from any thread."""
         return ""
 
     def counters(self) -> dict[str, int]:
-        """What happened to it, for the log and the status, in numbers with names."""
+        """The source's own counters by name, for the log and the status."""
         return {}
 
     def renewed(self) -> Source | None:
-        """Make its successor, with the same memory, because a call of this one does not return.
+        """Make a successor with the same state, because a call of this source does not return.
 
-        None: open one from the config. This one may still come back: its ``stopped()`` holds from now on.
+        None: open one from the config instead. The call may still return later; this source's ``stopped()`` then
+            holds.
         """
         return None
 
     def close(self) -> None:  # noqa: B027  most sources hold nothing
-        """Let go of its resources; `frames` has ended, and no answer will come any more."""
+        """Release its resources; called after `frames` has ended and after the last answer."""
 
 
 class SourceTable(KindTable, frozen=True, kw_only=True):
     """A source in the config. A kind of source is a subclass with its own keys and ``tag=`` its name.
 
-    ``subject``: what the frames are of, by which the privacy ledger keeps accounts. ``frame_within_s``: how long
-    one picture of a camera, or one call of another source, may take before it counts as hanging. Unless set: a
-    camera has ten times what its rate says and five seconds at least, any other source thirty seconds.
+    ``subject``: the person or thing that the frames show; the privacy ledger has an account for each subject.
+    ``frame_within_s``: seconds after which one picture of a camera, or one call of another source, counts as
+    hanging. Default for a camera: ten times the interval of its rate, at least five seconds; for other sources:
+    thirty seconds.
     """
 
     subject: Label = "default"
@@ -167,19 +167,19 @@ class SourceTable(KindTable, frozen=True, kw_only=True):
         """Raise a fault of the config or the board, touching nothing that a running program uses."""
 
     def reach(self) -> str:
-        """Try the way to a source on the network, for ``config check --connect``.
+        """Try to reach a source on the network, for ``config check --connect``.
 
         Returns:
-            What was tried, for people; empty for a source that is not on the network.
+            The result as text; empty for a source that is not on the network.
 
         Raises:
-            SplitModelError: The way leads nowhere.
+            SplitModelError: The source cannot be reached.
 
         """
         return ""
 
     def open(self, wanted: Wanted) -> Source:
-        """Open the source, or raise a `SplitModelError` that says why it cannot be. Every kind has its own."""
+        """Open the source, or raise a `SplitModelError` with the reason. Every kind defines this method."""
         raise ConfigError(
             f"source {self.label}: kind {self.kind!r} has no method 'open' ({wanted.inputs})",
             remedy="define it in the kind's class",

@@ -1,8 +1,8 @@
-"""Keeps one source of the config going: what opens it, its turns, and when it is opened again.
+"""Keeps one source of the config going: opens it, reads it in turns, and reopens it after a fault.
 
-A turn is one opened source and the thread that reads it. A turn ends when its source ends or raises; it is given up
-when a call of the source does not return in time. A thread that is stuck in a call cannot be ended: it is left
-behind, and another one is begun after a pause, up to three of them. If one comes back, its thread ends.
+A turn is one opened source and the thread that reads it. A turn ends when its source ends or raises; it is
+abandoned if a call of the source does not return in time. A thread that is stuck in a call cannot be ended: it is
+left behind, and another one begins after a pause, up to three of them. If the call returns later, its thread ends.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from split_model.service.stoppable_thread import StoppableThread
 
 log = logging.getLogger(__name__)
 
-#: How long one call of a source may take, where the config says nothing.
+#: Default time limit of one call of a source, in seconds.
 CALL_WITHIN_S = 30.0
-#: Threads of one source that hang and are left behind; at this number, the next one is waited for.
+#: Maximum number of threads of one source that are left behind; at this number, no more are begun.
 MOST_LEFT_BEHIND = 3
-#: The pause before a source is opened again: at first, and the longest.
+#: Pause before a source is reopened, in seconds: the first and the longest.
 RETRY_S = (1.0, 60.0)
-#: After a turn that was good for this long, the next trouble is a new one.
+#: After a turn that worked for this many seconds, the pause starts again at its first length.
 _GOOD_S = 60.0
-#: A call that is late is looked at once more: this whole program may have stood still.
+#: Seconds until a late call is checked again: perhaps the whole program stood still.
 _LOOK_AGAIN_S = 0.4
 
 
 @dataclass(frozen=True)
 class Supply:
-    """What ``open`` opens, unless it is ``opened`` already; ``fault``: why it could not be."""
+    """Opens a source, unless it is ``opened`` already; ``fault``: why it could not be opened."""
 
     open: Callable[[], Source]
     subject: str = "default"
@@ -41,7 +41,7 @@ class Supply:
 
     @classmethod
     def of(cls, source: Source, subject: str = "default", *, call_within_s: float = CALL_WITHIN_S) -> Supply:
-        """A source that is open; asked to open again, it is the same one."""
+        """A supply of an open source, which it returns each time."""
         return cls(lambda: source, subject, call_within_s, opened=source)
 
 
@@ -49,9 +49,9 @@ class Supply:
 class Turn:
     """One opened source, and the thread that reads it.
 
-    ``since_s``: when the source was called, or last showed life; None while it is not the source that takes time.
-    ``source``: once it is open. ``items``: its frames, where somebody has begun to take them. ``told_to_end``: the
-    config names it no more. ``left_behind``: it is not waited for any more.
+    ``since_s``: when the source was called, or last showed life; None while no call is under way. ``source``: set
+    once it is open. ``items``: the iterator over its frames, once begun. ``told_to_end``: the config no longer
+    names it. ``left_behind``: the turn was abandoned.
     """
 
     source: Source | None = None
@@ -64,10 +64,10 @@ class Turn:
 
 @dataclass(eq=False)
 class Lane:
-    """A source's frames that wait, its turn, and what went wrong. Guarded by the multiplexer's lock.
+    """One source's waiting frames, its turn and its faults. Guarded by the multiplexer's lock.
 
-    ``ended``: it gives no more frames, and is not opened again. ``source``: the last that was open. ``left_s``:
-    since when the config names it no more.
+    ``ended``: it gives no more frames, and is not reopened. ``source``: the last one that was open. ``left_s``: the
+    time since when the config no longer names it.
     """
 
     name: str
@@ -85,24 +85,24 @@ class Lane:
     _fault: str = ""
     _told: str = ""
     _good_since_s: float | None = None
-    _suspected: tuple[float, float] | None = None  # its turn's since_s, and when that was found late
+    _suspected: tuple[float, float] | None = None  # the turn's since_s, and the time when that was found late
     _retry_at_s: float = 0.0
     _pause_s: float = RETRY_S[0]
 
     @property
     def is_broken(self) -> bool:
-        """Whether it has raised, and was not opened again since."""
+        """Whether it has raised, and was not reopened since."""
         return self.error is not None
 
     def hangs_s(self, now_s: float) -> float:
-        """For how long a call has been due; 0 where none is."""
+        """Seconds since when a call is overdue; 0 if none is."""
         if self.turn is None or self.turn.since_s is None:
             return 0.0
         late_s = now_s - self.turn.since_s
         return late_s if late_s >= self.supply.call_within_s else 0.0
 
     def trouble(self, now_s: float) -> str:
-        """What is wrong with it now, in a few words, or empty."""
+        """The present fault in a few words, or empty."""
         if hangs_s := self.hangs_s(now_s):
             return f"hangs: a call has not returned for {hangs_s:.0f} s"
         if self._fault and not self._is_over(now_s):
@@ -110,16 +110,16 @@ class Lane:
         return "" if self.source is None or self.ended else self.source.trouble
 
     def _is_over(self, now_s: float) -> bool:
-        """Whether the last fault is past: a source that opens again, and then hangs again, is no good one."""
+        """Whether the last fault is past: a source that reopens and hangs again is still faulty."""
         good_s = self._good_since_s
         return good_s is not None and now_s - good_s > self.supply.call_within_s + _LOOK_AGAIN_S
 
     def begins(self, now_s: float) -> bool:
-        """Whether another turn is to begin now."""
+        """Whether another turn must begin now."""
         return self.turn is None and not self.ended and self.left_s is None and now_s >= self._retry_at_s
 
     def leaves(self, now_s: float) -> None:
-        """The config names it no more: it is to end, and its accepted frames are still handed out."""
+        """Remove the source, which the config no longer names; accepted frames are still yielded."""
         self.left_s = now_s
         if self.turn is None:
             self.ended = True
@@ -127,7 +127,7 @@ class Lane:
             self.turn.told_to_end = True
 
     def hangs_for_good(self, now_s: float) -> bool:
-        """Whether its turn is to be given up: a call does not return, and not too many threads were left behind."""
+        """Whether to abandon its turn: a call does not return, and not too many threads were left behind."""
         if not self.hangs_s(now_s) or self.turn is None or self.turn.since_s is None:
             self._suspected = None
             return False
@@ -139,7 +139,7 @@ class Lane:
         return len(self.left_behind) < MOST_LEFT_BEHIND
 
     def leave_behind(self, now_s: float) -> Turn:
-        """Give up the turn; another one begins after a pause."""
+        """Abandon the turn; another one begins after a pause."""
         turn, self.turn = self.turn, None
         assert turn is not None
         turn.left_behind = True
@@ -148,13 +148,13 @@ class Lane:
         return turn
 
     def failed(self, error: BaseException, now_s: float) -> None:
-        """Its turn has ended with an error; it is opened again after a pause."""
+        """Note that its turn ended with an error; it is reopened after a pause."""
         self.turn = None
         self.error = error
         self._again(str(error) or type(error).__name__, now_s)
 
     def works(self, now_s: float, *, gave: bool = False) -> None:
-        """It is open again, or ``gave`` a frame."""
+        """Note that it is open again, or ``gave`` a frame."""
         self.error = None
         if gave:
             self._fault = ""

@@ -1,11 +1,11 @@
-"""The kind ``watch``: a folder that others put pictures or ``.npz`` files into; each is answered once.
+"""The kind ``watch``: a folder into which others put pictures or ``.npz`` files; each is answered once.
 
-The folder is looked through every ``poll_s``: that costs about 9 µs a file on a workstation and works on every file
-system. A file is taken when it has not changed for ``settle_s``. What is still being written then does not decode,
-as every format we read shows its end: it gets ten seconds more to change before that is an error.
+The folder is read every ``poll_s``, which takes about 9 µs per file on a workstation and works on every file
+system. A file is taken when it has not changed for ``settle_s``. A file that is still being written then does not
+decode, as all formats that we read mark their end; it gets ten seconds more before that is an error.
 
-What has been answered is remembered under the device's state, after the sinks have it: a restart answers nothing
-twice and forgets nothing. A crash or a power cut may repeat the last answers, never lose one.
+Answered files are recorded in the device's state folder, after the sinks have the answers: a restart answers no
+file twice and misses none. A crash or a power cut may repeat the last answers, but never lose one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAP_S = 0.2
 
 
 class WatchTable(SourceTable, frozen=True, tag="watch"):
-    """Files that appear in the folder ``path``, oldest first; not in its sub-folders, nor hidden ones.
+    """Files that appear in the folder ``path``, oldest first; without sub-folders and hidden files.
 
     ``after``: ``keep`` the files and remember them, or ``delete`` each once it is answered. Those that could not be
     read, or on which the model failed, are kept and remembered in any case.
@@ -49,7 +49,7 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
     after: Literal["keep", "delete"] = "keep"
 
     def check(self, wanted: Wanted) -> None:  # noqa: ARG002  of any model
-        """The folder must be there, and ours to read."""
+        """Check that the folder exists and this user may read it."""
         if not self.path.is_dir():
             raise MissingInputError(
                 f"source {self.label}: {self.path}: no such folder", remedy="make it, or set path"
@@ -62,7 +62,7 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
             )
 
     def open(self, wanted: Wanted) -> WatchedFolder:
-        """Open the source, with the files that were answered before."""
+        """Open the source with the record of answered files."""
         self.check(wanted)
         name = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:16]
         remembered = AnsweredFiles(wanted.state / f"watched-{name}.jsonl")
@@ -70,9 +70,10 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
 
 
 class WatchedFolder(Source):
-    """``files``: answered to the end. ``unreadable``: answered with an error. ``vanished``: gone before that.
+    """Frames of one folder. ``files``: answered ones. ``unreadable``: those with an error.
 
-    ``passed_over``: files that are no input; the log tells of each ending once.
+    ``vanished``: files that disappeared before they were answered. ``passed_over``: files that are not inputs; the
+    log names each ending once.
     """
 
     on_demand = True
@@ -92,7 +93,7 @@ class WatchedFolder(Source):
         self._files = files
         self._now = now
         self._sleep = sleep
-        self._seen: dict[str, tuple[Stamp, float]] = {}  # since when it has been so
+        self._seen: dict[str, tuple[Stamp, float]] = {}  # the time since when it is unchanged
         self._unreadable: dict[str, tuple[Stamp, float]] = {}
         self._counts = {"unreadable": 0, "vanished": 0, "passed_over": 0}
         self._inputs = InputFiles(table.path, table.label, pictures=wanted.preprocess is not None)
@@ -100,12 +101,12 @@ class WatchedFolder(Source):
         self._is_replaced = False
 
     def frames(self, stopped: Callable[[], bool]) -> Iterator[Frame]:
-        """The files' frames as they come, until stopped."""
+        """Yield the files' frames as they come, until stopped."""
         while not stopped():
             looked_s = self._now()
             self._files.delete()
             found = self._look()
-            if stopped():  # the look may have hung, and another thread be in the place of this one
+            if stopped():  # the reading may have hung, and another thread may have replaced this one
                 return
             for name, stamp in [] if found is None else self._ready(found, looked_s):
                 if stopped():
@@ -119,11 +120,11 @@ class WatchedFolder(Source):
                 self._sleep(min(rest_s, _NAP_S))
 
     def answered(self, answer: Answer) -> None:
-        """Remember, or delete, a file of which all is answered."""
+        """Remember or delete a file once all its samples are answered."""
         self._files.answered(answer.frame.ticket, failed=bool(answer.frame.error) or "error" in answer.record)
 
     def unkept(self, answer: Answer) -> None:
-        """Give the file again later."""
+        """Read the file again later."""
         self._files.unkept(answer.frame.ticket)
 
     @property
@@ -132,7 +133,7 @@ class WatchedFolder(Source):
         return self._told and f"{self._table.path}: {self._told}; waiting for it"
 
     def renewed(self) -> WatchedFolder:
-        """Another one, which knows the same files."""
+        """Make a successor with the same files under way."""
         self._is_replaced = True
         return WatchedFolder(self._table, self._wanted, self._files, now=self._now, sleep=self._sleep)
 
@@ -141,12 +142,12 @@ class WatchedFolder(Source):
         return {"files": self._files.finished, **self._counts}
 
     def close(self) -> None:
-        """Delete what is to be deleted, and remember how far the file was answered that was under way."""
+        """Delete answered files if wanted, and record how much of the present file is answered."""
         self._files.delete()
         self._files.close()
 
     def _ready(self, found: dict[str, Stamp], now_s: float) -> list[tuple[str, Stamp]]:
-        """Files that are complete as far as can be seen, and not answered, oldest first."""
+        """Files that seem complete and are not answered, oldest first."""
         busy = self._files.busy(found.keys(), now_s)
         ready = []
         for name, stamp in found.items():
@@ -171,7 +172,7 @@ class WatchedFolder(Source):
                 for entry in entries:
                     if entry.name[0] == ".":
                         continue
-                    with contextlib.suppress(FileNotFoundError):  # it went while we looked
+                    with contextlib.suppress(FileNotFoundError):  # it disappeared meanwhile
                         if entry.is_file():
                             found[entry.name] = stamp_of(entry.stat())
         except OSError as error:
@@ -181,7 +182,7 @@ class WatchedFolder(Source):
         return found
 
     def _away(self, error: OSError) -> None:
-        """A folder that is gone may be a disk that comes back."""
+        """Note that the folder cannot be read; it may be on a disk that comes back."""
         told = error.strerror or str(error)
         if self._told != told:
             log.warning("source %s: %s: %s; waiting for it", self._table.label, self._table.path, told)
@@ -212,7 +213,7 @@ class WatchedFolder(Source):
         self._files.whole(file)
 
     def _is_hopeless(self, file: GivenFile, now_s: float) -> bool:
-        """Whether a file that does not decode has had the time to become whole."""
+        """Whether a file that does not decode has had enough time to be completed."""
         failed = self._unreadable.get(file.name)
         if failed is None or failed[0] != file.stamp:
             self._unreadable[file.name] = (file.stamp, now_s)
@@ -220,7 +221,7 @@ class WatchedFolder(Source):
         return now_s - failed[1] >= _UNREADABLE_S
 
     def _read(self, file: GivenFile, *, start: int) -> Iterator[tuple[Frame, bool]]:
-        """Frames, and whether each is the file's last."""
+        """Yield frames, each with whether it is the file's last."""
         path = self._table.path / file.name
         wanted, now_s = self._wanted, self._now()
         if path.suffix.lower() != ".npz" and wanted.preprocess is not None:
@@ -237,7 +238,7 @@ class WatchedFolder(Source):
                 with self._files.remembered.reading(file.name, file.stamp):
                     sample = next(samples)
             except BadSampleError as error:
-                file.failed = True  # also one that was answered before a restart
+                file.failed = True  # includes samples that were answered before a restart
                 if number >= start:
                     why = spelled(str(error))
                     yield Frame(0, error.name, (), None, now_s, error=why, ticket=file), is_last

@@ -1,4 +1,4 @@
-"""From a model's raw outputs to an answer: classes, boxes, landmarks, a map or a vector. NumPy alone.
+"""Turns a model's raw outputs into an answer: classes, boxes, landmarks, a map or a vector. NumPy only.
 
-One code for answers that come from the server, for those of the board itself, and for the workstation's figures.
+The same code serves answers of the server, answers of the board, and the workstation's figures.
 """

@@ -1,4 +1,4 @@
-"""Anchors of an SSD head: read from a file, or made from a grid a stride."""
+"""Anchors of an SSD head: read from a file, or made from one grid for each stride."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 MAX_ANCHORS = 1 << 18
 _NAME = "anchors"
-#: Of the array, and of a file of text.
+#: Limits in bytes: of the array, and of a text file.
 _MAX_BYTES = MAX_ANCHORS * 4 * np.dtype(np.float64).itemsize
 _MAX_TEXT_BYTES = 64 << 20
 
@@ -26,12 +26,12 @@ _MAX_TEXT_BYTES = 64 << 20
 def grid(
     height: int, width: int, *, strides: Sequence[int], sides: Sequence[Sequence[tuple[float, float]]]
 ) -> Floats:
-    """Anchors of several grids, one after the other.
+    """Make the anchors of several grids, in order.
 
     Args:
-        height: Of the model's input in pixels.
-        width: Of the model's input in pixels.
-        strides: Pixels between two cells, a grid each; a grid has ceil(height / stride) rows.
+        height: Height of the model's input in pixels.
+        width: Width of the model's input in pixels.
+        strides: Pixels between two cells, one grid for each; a grid has ceil(height / stride) rows.
         sides: For each grid, height and width of each anchor of a cell, as fractions of the input.
 
     Returns:
@@ -51,11 +51,11 @@ def grid(
 
 
 def read(path: Path) -> Floats:
-    """Anchors of an ``.npz`` (array ``anchors``) or a ``.csv`` file: centre y, centre x, height, width; fractions.
+    """Read anchors from an ``.npz`` (array ``anchors``) or ``.csv`` file: centre y, centre x, height, width.
 
     Raises:
         MissingInputError: There is no such file.
-        BadInputError: It holds no finite numbers [n, 4] with positive sides.
+        BadInputError: It does not contain finite numbers [n, 4], fractions of the input, with positive sides.
 
     """
     try:

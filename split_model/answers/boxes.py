@@ -1,4 +1,4 @@
-"""Boxes: their overlap, and which of many are kept. A box is x0, y0, x1, y1 with x0 <= x1 and y0 <= y1."""
+"""Operations on boxes: overlap and suppression. A box is x0, y0, x1, y1 with x0 <= x1 and y0 <= y1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Integers = NDArray[np.int64]
 
 
 def corners(boxes: Floats, order: str) -> Floats:
-    """Boxes [n, 4] in any order of values (see `Detections`) as x0, y0, x1, y1."""
+    """Convert boxes [n, 4] in any order of values (see `Detections`) to x0, y0, x1, y1."""
     if order in ("yxyx", "yxhw"):
         boxes = boxes[:, [1, 0, 3, 2]]
     if order in ("yxhw", "xywh"):
@@ -20,7 +20,7 @@ def corners(boxes: Floats, order: str) -> Floats:
 
 
 def overlap(one: Floats, others: Floats) -> Floats:
-    """Intersection over union of one box [4] with each of others [n, 4]; 0 of two boxes without an area."""
+    """Intersection over union of one box [4] with each of others [n, 4]; 0 for two boxes without an area."""
     low, high = np.maximum(one[:2], others[:, :2]), np.minimum(one[2:], others[:, 2:])
     shared = np.prod(np.maximum(high - low, 0.0), axis=1)
     areas = np.prod(others[:, 2:] - others[:, :2], axis=1)
@@ -34,10 +34,10 @@ def suppressed(boxes: Floats, scores: Floats, groups: Integers, *, iou: float, m
 
     Args:
         boxes: [n, 4].
-        scores: [n]; of equal ones the first comes first.
+        scores: [n]; equal ones keep their order.
         groups: [n]; only boxes of the same group suppress each other.
-        iou: Boxes that overlap a better one by more than this go.
-        most: So many are kept at most.
+        iou: Boxes that overlap a better one by more than this are removed.
+        most: Maximum number of boxes that are kept.
 
     Returns:
         Positions of the boxes that are kept, best first.

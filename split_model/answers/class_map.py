@@ -1,4 +1,4 @@
-"""A map of classes from a model's output, and how much of the picture each class fills."""
+"""Makes a map of classes from a model's output, and the share of the picture of each class."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _HALF = 0.5
 
 
 def class_map(reading: ClassMap, output: Floats) -> Codes:
-    """The class of every place, uint16 [height, width]."""
+    """Return the class at every place, uint16 [height, width]."""
     shape = map_shape(output.shape, reading.axis)
-    assert shape is not None  # as the manifest's check has it
+    assert shape is not None  # guaranteed by the manifest's check
     values: NDArray[Any]
     if reading.axis is None:
         values = np.rint(np.nan_to_num(output))
@@ -44,7 +44,7 @@ def inside(placement: Placement, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def shares(codes: Codes, where: NDArray[np.bool_]) -> list[tuple[int, float]]:
-    """Each class that is there and its share of the places in ``where``, the largest first."""
+    """Each present class with its share of the places in ``where``, the largest first."""
     counts = np.bincount(codes[where])
     total = max(1, int(counts.sum()))
     order = [int(code) for code in np.argsort(-counts, kind="stable") if counts[code]]

@@ -11,7 +11,7 @@ import numpy as np
 from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec, TopK
 
-#: So many classes are found faster one by one than by sorting.
+#: Up to this many best classes are found faster one by one than by sorting.
 _FEW = 16
 #: Exponentials of logits up to this one, either way, fit float32, and so does the sum of any number of them.
 _NO_SHIFT = 60.0
@@ -20,16 +20,16 @@ _NO_SHIFT = 60.0
 def class_fields(
     outputs: Sequence[Array], specs: Sequence[TensorSpec], schema: TopK, labels: Sequence[str]
 ) -> dict[str, Any]:
-    """The answer as the schema reads it: ``top`` with class, label and score.
+    """Make the answer's fields by the schema: ``top`` with class, label and score.
 
-    Scores are probabilities: of quantised outputs in real units, of logits after a softmax, or a sigmoid of each
-    where classes do not exclude each other. Those declared as ``values`` are shown as they are.
+    Scores are probabilities: real values of quantised outputs; of logits the softmax, or the sigmoid of each if
+    classes do not exclude each other. Scores declared as ``values`` are not changed.
     """
     values, spec = outputs[schema.output].reshape(-1), specs[schema.output]
     if spec.dtype != "float32":
         values = values.astype(np.float64)
     best, scores = best_of(values, schema.k)
-    if spec.scale:  # in real units the best are the same; only a softmax needs the others
+    if spec.scale:  # the best classes are the same in stored units; only a softmax needs the others
         scores = [spec.scale * (score - spec.zero_point) for score in scores]
     if schema.scores == "logits":
         real = spec.scale * (values - spec.zero_point) if spec.scale else values
@@ -47,7 +47,7 @@ def class_fields(
 def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
     """Indices and values of the ``k`` highest of float [n], highest first, of equal ones the first; NaN comes last.
 
-    Few are found one by one: after an inference each other call into NumPy takes tens of µs, and sorting longest.
+    A few are found one by one: after an inference most NumPy calls take tens of µs, and sorting is the slowest.
     """
     best: list[int] = []
     scores: list[float] = []
@@ -56,7 +56,7 @@ def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
     while len(best) < min(k, values.size):
         i = int(argmax())
         score = item(i)
-        if k > _FEW or not score > -math.inf:  # NaN, which argmax takes for the highest, or nothing but infinity
+        if k > _FEW or not score > -math.inf:  # NaN, which argmax takes as the highest, or only infinities
             best = np.argsort(-values, kind="stable")[:k].tolist()
             return best, values[best].tolist()
         best.append(i)
@@ -66,13 +66,13 @@ def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
 
 
 def _probabilities(logits: Array, best: list[float]) -> list[float]:
-    """The softmax of all at the best of them; NaN, in JSON null, where an output is not finite."""
-    if not best:  # a model that found nothing
+    """The softmax over all logits, at the best ones; NaN (null in JSON) if an output is not finite."""
+    if not best:  # an output without elements
         return []
     highest = best[0]
     if not math.isfinite(highest):
         return [math.nan] * len(best)
-    # After an inference each kind of call into NumPy is dear, so the logits are only shifted where they have to be.
+    # After an inference each first NumPy call of a kind is slow, so logits are shifted only if necessary.
     shift = 0.0 if abs(highest) <= _NO_SHIFT else highest
     powers = np.exp(logits - shift if shift else logits)
     total = float(np.add.reduce(powers))
@@ -80,7 +80,7 @@ def _probabilities(logits: Array, best: list[float]) -> list[float]:
 
 
 def _sigmoid(logit: float) -> float:
-    """Without overflow; NaN stays NaN."""
+    """The sigmoid without overflow; NaN stays NaN."""
     if logit >= 0:
         return 1 / (1 + math.exp(-logit))
     power = math.exp(logit)

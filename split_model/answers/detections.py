@@ -1,4 +1,4 @@
-"""Boxes from a detector's outputs, whatever their layout: decoded, those of a fair score, each object once."""
+"""Decodes a detector's outputs of any layout to boxes, with score threshold and suppression."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from split_model.bundle.readings import Detections
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-#: So many of the best boxes are compared with each other: what comes after an answer takes a bounded time.
+#: Maximum number of best boxes that are compared with each other, so that the time is bounded.
 _CANDIDATES = 1000
 _ROW_OF_ONE_CLASS = 5
 
@@ -35,7 +35,7 @@ def detections(
     """Read a detector's outputs.
 
     Args:
-        reading: How they are laid out.
+        reading: The layout of the outputs.
         outputs: All outputs of the model in real units.
         size: Height and width of the model's input in pixels.
         anchors: Of the layout ``ssd``.
@@ -73,7 +73,7 @@ def _postprocess(_reading: Detections, parts: Sequence[Floats], _anchors: Floats
 
 
 def _ssd(reading: Detections, parts: Sequence[Floats], anchors: Floats | None) -> _Parts:
-    assert anchors is not None  # as the manifest's check has it
+    assert anchors is not None  # guaranteed by the manifest's check
     offsets = parts[0].reshape(-1, parts[0].shape[-1])[:, :4] / np.asarray(reading.scales)
     places = anchors if reading.order.startswith("y") else anchors[:, [1, 0, 3, 2]]
     centres = offsets[:, :2] * places[:, 2:] + places[:, :2]

@@ -1,4 +1,4 @@
-"""Landmarks from a model's output: points in pixels of its input."""
+"""Reads landmarks from a model's output: points in pixels of its input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """x and y [n, 2] in pixels of the model's input; ``scores`` [n] where the points have some."""
+    """x and y [n, 2] in pixels of the model's input; ``scores`` [n] if the points have some."""
 
     xy: Floats
     scores: Floats | None

@@ -1,20 +1,20 @@
-"""What of an answer fits into a line of JSON or a message, and the compact line for a microcontroller."""
+"""Shortens an answer for a line of JSON, a message, or the compact line for a microcontroller."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-#: A map whose PNG has more bytes than this is not written into a record.
+#: Maximum bytes of a map's PNG in a record.
 MAX_INLINE_BYTES = 16 << 10
-#: Coordinates beyond are cut off, so that a line stays short.
+#: Limit of coordinates, so that a line stays short.
 _FAR = 99_999
-#: Most boxes, points and classes of a compact line: 400 bytes or so, 40 ms at 115200 baud.
+#: Maximum boxes, points and classes of a compact line: about 400 bytes, 40 ms at 115200 baud.
 _MOST_BOXES, _MOST_POINTS, _MOST_CLASSES, _MOST_VALUES = 8, 32, 8, 16
 
 
 def shortened(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record without a map that is too long for a line or a message; how many bytes it has is told instead."""
+    """Return the record, a too long map replaced by its number of bytes."""
     found = record.get("map")
     if found is None or len(found["png"]) <= MAX_INLINE_BYTES:
         return record
@@ -27,11 +27,11 @@ def without_png(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compact_fields(record: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    """The letter and the fields of a compact line behind the outcome; None for an answer that is not read.
+    """The letter and the fields of a compact line after the outcome; None for raw outputs.
 
-    ``A`` class, score; ``D`` how many boxes, then class, score, x0, y0, x1, y1 of the best ones; ``L`` how many
-    points, then x, y of the first ones; ``M`` height, width, then class, share of the largest ones; ``V`` how many
-    values, then the first ones. Coordinates are whole pixels; empty where they are not finite.
+    ``A`` class, score; ``D`` number of boxes, then class, score, x0, y0, x1, y1 of the best ones; ``L`` number of
+    points, then x, y of the first ones; ``M`` height, width, then class, share of the largest ones; ``V`` number of
+    values, then the first ones. Coordinates are whole pixels; empty if not finite.
     """
     if "top" in record:
         return "A", [f"{best['class']},{best['score']:.4f}" for best in record["top"][:1]]
@@ -62,5 +62,5 @@ def compact_fields(record: Mapping[str, Any]) -> tuple[str, list[str]] | None:
 
 
 def _whole(value: float | None) -> str:
-    """A coordinate as few bytes, whatever a model answers."""
+    """Format a coordinate in a few bytes, for any value."""
     return "" if value is None else str(round(min(max(value, -_FAR), _FAR)))

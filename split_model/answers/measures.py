@@ -1,7 +1,7 @@
-"""How near an answer is to another one, by a measure that fits its kind: boxes, landmarks, maps, vectors.
+"""Measures of how similar two answers are, by kind: boxes, landmarks, maps, vectors.
 
-`agreement` is a share for every kind: 1 is the same answer, 0 another one. `Figures` adds up the measure that the
-field uses for the kind, over a data set.
+`agreement` is a share for every kind: 1 is the same answer, 0 a different one. `Figures` computes the usual measure
+of the kind over a data set.
 
 =============  =======================================================  ==========================================
 kind           agreement of one answer                                  figure of a data set
@@ -32,7 +32,7 @@ from split_model.bundle.readings import ClassMap, Detections, Landmarks
 Floats = NDArray[np.float64]
 Measure: TypeAlias = Literal["mAP50", "pixels", "IoU", "cosine"]
 
-#: For people: what `agreement` is, by the measure of the kind.
+#: The definition of `agreement` as text, by the measure of the kind.
 AGREEMENTS: dict[Measure, str] = {
     "mAP50": "F1 of boxes that match the unsplit model's",
     "pixels": "share of points within 5 % of the input's longer side",
@@ -45,7 +45,7 @@ _RESAMPLES = 500
 
 
 def measure_of(manifest: Manifest) -> Measure | None:
-    """The figure for a bundle's answers; None where they are classes or raw outputs."""
+    """The name of the measure for a bundle's answers; None for classes and raw outputs."""
     kinds: tuple[tuple[type, Measure], ...] = ((Detections, "mAP50"), (Landmarks, "pixels"), (ClassMap, "IoU"))
     if manifest.reading is None:
         return None
@@ -53,7 +53,7 @@ def measure_of(manifest: Manifest) -> Measure | None:
 
 
 def agreement(found: Answered, truth: Answered, manifest: Manifest) -> float:
-    """How much of an answer is as in another one of the same bundle, 0 to 1; see the module."""
+    """The agreement of two answers of the same bundle, 0 to 1; see the module."""
     if isinstance(found, Found) and isinstance(truth, Found):
         total = len(found.scores) + len(truth.scores)
         return 2 * float(_matches(found, truth).sum()) / total if total else 1.0
@@ -66,7 +66,7 @@ def agreement(found: Answered, truth: Answered, manifest: Manifest) -> float:
 
 
 def _matches(found: Found, truth: Found) -> NDArray[np.bool_]:
-    """For each box found, best first, whether it is the first that matches a box of the truth."""
+    """For each found box, best first, whether it is the first that matches a true box."""
     free = np.ones(len(truth.scores), bool)
     hits = np.zeros(len(found.scores), bool)
     for at in range(len(found.scores)):
@@ -84,7 +84,7 @@ def _distances(found: Points, truth: Points) -> Floats:
 
 def _mean_iou(found: Codes, truth: Codes) -> float:
     shares = []
-    for code in np.unique(truth):  # a class that only the other has costs those whose places it takes
+    for code in np.unique(truth):  # a class of the other answer alone counts through the places that it takes
         one, other = found == code, truth == code
         shares.append((one & other).sum() / (one | other).sum())
     return float(np.mean(shares))
@@ -96,7 +96,7 @@ def _cosine(found: Floats, truth: Floats) -> float:
 
 
 def agreement_of(bundle: Bundle) -> Callable[[Sequence[Floats], Sequence[Floats]], float]:
-    """What compares two answers of a bundle whose outputs are read: all outputs in real units, 0 to 1."""
+    """Return a function that compares two answers by all outputs in real units, 0 to 1."""
     reader = AnswerReader.of(bundle)
 
     def compare(outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> float:
@@ -106,7 +106,7 @@ def agreement_of(bundle: Bundle) -> Callable[[Sequence[Floats], Sequence[Floats]
 
 
 class Figures:
-    """The measure of a bundle's kind of answer over a data set; `add` every sample, then ask."""
+    """The measure of a bundle's kind of answer over a data set; `add` every sample, then read it."""
 
     def __init__(self, manifest: Manifest, measure: Measure) -> None:
         self._manifest = manifest
@@ -117,7 +117,7 @@ class Figures:
         self._truth: list[tuple[int, int]] = []  # picture, class
 
     def add(self, found: Sequence[Answered], truth: Answered) -> None:
-        """One sample: the answers of all its draws, and the answer that they should be."""
+        """Add a sample: the answers of all its draws, and the true answer."""
         if self._measure != "mAP50":
             self._values.append(float(np.mean([self._value(one, truth) for one in found])))
             return
@@ -153,7 +153,7 @@ class Figures:
     def _mean_precision(self, weights: NDArray[np.int64]) -> Floats:
         """Mean average precision at an IoU of 0.5, for each row of weights of the pictures."""
         kinds = sorted({kind for _, kind in self._truth})
-        if not kinds:  # the truth has no boxes at all: nothing should be found
+        if not kinds:  # there are no true boxes: nothing should be found
             wrong = np.array([picture for picture, *_ in self._found], np.int64)
             return np.asarray(weights[:, wrong].sum(axis=1) == 0, np.float64)
         total = np.zeros(len(weights))
@@ -171,7 +171,7 @@ class Figures:
 def _average_precision(
     weights: NDArray[np.int64], rows: Sequence[tuple[int, float, int, bool]], wanted: NDArray[np.int64]
 ) -> Floats:
-    """The area under precision over recall, each precision being the best of this recall and more."""
+    """The area under precision over recall; each precision is the best one at this recall or higher."""
     if not rows:
         return np.zeros(len(weights))
     counts = weights[:, [picture for picture, *_ in rows]].astype(np.float64)

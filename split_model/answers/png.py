@@ -1,4 +1,4 @@
-"""Grey PNG pictures of class numbers, written and read with zlib alone: a board needs no Pillow for them."""
+"""Writes and reads grey PNG pictures of class numbers with zlib only, so a board needs no Pillow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_PIXELS = 64 << 20
 
 
 def write_png(codes: NDArray[Any]) -> bytes:
-    """Whole numbers [height, width] of 0 to 65535 as a grey PNG of 8 bits, or of 16 where that is too few."""
+    """Write integers [height, width] of 0 to 65535 as a grey PNG of 8 bits, or 16 if needed."""
     wide = codes.size > 0 and int(codes.max()) > 255
     rows = np.ascontiguousarray(codes, ">u2" if wide else "u1")
     height, width = rows.shape
@@ -27,11 +27,11 @@ def write_png(codes: NDArray[Any]) -> bytes:
 
 
 def read_png(data: bytes) -> NDArray[np.uint16]:
-    """What `write_png` wrote; `BadInputError` for other pictures."""
+    """Read a picture of `write_png`; `BadInputError` for others."""
     try:
         return _read(data)
     except (ValueError, struct.error, zlib.error) as error:
-        raise BadInputError(f"not a map as a record has it ({error})") from None
+        raise BadInputError(f"not a map of a record ({error})") from None
 
 
 def _read(data: bytes) -> NDArray[np.uint16]:

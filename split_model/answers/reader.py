@@ -1,4 +1,4 @@
-"""Reads a model's raw outputs as the bundle says: one object a bundle, for the device and the workstation."""
+"""Reads a model's raw outputs by the bundle's declaration, on the device and the workstation."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from split_model.features.placement import Placement
 from split_model.features.preprocess import to_real
 
 Floats = NDArray[np.float64]
-#: What is found in outputs: boxes, points, a map of classes, or the values of a vector.
+#: The result of reading outputs: boxes, points, a map of classes, or the values of a vector.
 Answered: TypeAlias = "Found | Points | Codes | Floats"
 
-#: A tensor of more values than this is not written into a record.
+#: Maximum number of values of a tensor in a record.
 MAX_VALUES = 1000
-#: A vector of more values than this is not either: a record has to fit into a message to a program on the board.
+#: Maximum number of values of a vector in a record, which has to fit into a message to a program on the board.
 MAX_VECTOR = 4096
 _CHANNELS = (1, 3)
 
 
 def input_size(manifest: Manifest) -> tuple[int, int]:
-    """Height and width of the input in pixels; 1 and 1 where it is no picture: coordinates are fractions then."""
+    """Height and width of the input in pixels; 1 and 1 if it is not a picture: coordinates are fractions then."""
     if manifest.preprocess is not None:
         return manifest.preprocess.crop
     shape = manifest.inputs[0].shape
@@ -49,7 +49,7 @@ def input_size(manifest: Manifest) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class AnswerReader:
-    """How one bundle's outputs are read. ``labels``: the names of its classes, none where it has none."""
+    """Reads one bundle's outputs. ``labels``: its class names, if it has any."""
 
     manifest: Manifest
     labels: tuple[str, ...] = ()
@@ -79,8 +79,8 @@ class AnswerReader:
         return cls(manifest, labels, places)
 
     def read(self, outputs: Sequence[Floats]) -> Answered:
-        """Boxes, points, a map or a vector, of outputs in real units; in pixels of the model's input."""
-        with np.errstate(all="ignore"):  # outputs may be infinite or NaN, and are told as such
+        """Read boxes, points, a map or a vector from outputs in real units; in pixels of the model's input."""
+        with np.errstate(all="ignore"):  # outputs may be infinite or NaN, and are reported as such
             return self._read(outputs)
 
     def _read(self, outputs: Sequence[Floats]) -> Answered:
@@ -97,15 +97,16 @@ class AnswerReader:
         return values / length if reading.normalise and length > 0 else values
 
     def fields(self, outputs: Sequence[Array], placement: Placement | None = None) -> dict[str, Any]:
-        """An answer for a record.
+        """Make an answer's fields for a record.
 
         Args:
             outputs: All outputs as the model stores them.
-            placement: Where the picture lies in the input; without one, coordinates are the input's own pixels.
+            placement: The picture's place in the input; without one, coordinates are the input's own pixels.
 
         Returns:
-            ``top``: classes; ``detections``, ``landmarks``, ``map`` or ``vector``, as docs/sources.md has them; or
-            ``outputs``, the raw values, those of large outputs left out.
+            ``top`` for classes; ``detections``, ``landmarks``, ``map`` or ``vector`` as in docs/sources.md; or
+            ``outputs``, the
+                    raw values, without those of large outputs.
 
         """
         manifest = self.manifest
@@ -121,7 +122,7 @@ class AnswerReader:
         return self.found_fields(self.read(real), placement)
 
     def found_fields(self, found: Answered, placement: Placement | None = None) -> dict[str, Any]:
-        """What `read` found, as `fields` has it."""
+        """Turn the result of `read` into the fields of `fields`."""
         place = placement or Placement.whole(*input_size(self.manifest))
         if isinstance(found, Found):
             return {"picture": list(place.picture), "detections": self._boxes(found, place)}
@@ -135,13 +136,13 @@ class AnswerReader:
         return {"vector": vector}
 
     def label(self, index: int) -> str:
-        """The name of a class, its number where it has none."""
+        """The name of a class, or its number if it has none."""
         reading = self.manifest.reading
         line = index + (reading.first_label if isinstance(reading, Detections) else 0)
         return self.labels[line] if 0 <= line < len(self.labels) else str(index)
 
     def _boxes(self, found: Found, place: Placement) -> list[dict[str, Any]]:
-        """Those that lie in the picture, cut off at its edges."""
+        """The boxes inside the picture, clipped at its edges."""
         ends = place.to_picture(found.boxes.reshape(-1, 2, 2))
         ends = ends.clip(0, np.array(place.picture[::-1], np.float64)).reshape(-1, 4)
         told = []
@@ -181,12 +182,12 @@ class AnswerReader:
 
 
 def _finite(value: float) -> float | None:
-    """For JSON, which has no infinity."""
+    """Replace infinities and NaN, which JSON lacks, by None."""
     return value if math.isfinite(value) else None
 
 
 def raw_fields(outputs: Sequence[Array]) -> dict[str, Any]:
-    """Outputs that the bundle says nothing of: dtype, shape, and the values of small ones."""
+    """Fields of undeclared outputs: dtype, shape, and the values of small ones."""
     return {"outputs": [_raw(tensor) for tensor in outputs]}
 
 

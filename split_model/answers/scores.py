@@ -1,4 +1,4 @@
-"""What scores mean: from a model's values to those that are shown."""
+"""Converts a model's scores to the displayed ones."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _STEEPEST = 700.0  # beyond, the exponential overflows
 
 
 def sigmoid(values: Floats) -> Floats:
-    """Of each value, without overflow."""
+    """The sigmoid of each value, without overflow."""
     found: Floats = 1.0 / (1.0 + np.exp(-np.clip(values, -_STEEPEST, _STEEPEST)))
     return found
 
 
 def as_probabilities(values: Floats, scores: Scores) -> Floats:
-    """Scores as they are shown, of values whose last axis has the classes."""
+    """The displayed scores of values whose last axis has the classes."""
     if scores == "logits":
         powers = np.exp(values - values.max(axis=-1, keepdims=True))
         found: Floats = powers / powers.sum(axis=-1, keepdims=True)

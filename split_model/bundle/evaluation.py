@@ -1,4 +1,4 @@
-"""How good the answers through a release are, as it was measured: the records, and where they are kept.
+"""The stored accuracy measurements of a bundle: records, reading and writing.
 
 ``split-model prepare`` writes them to ``evaluation.json`` in the bundle's folder, and ``split-model evaluate
 --store`` adds those of the user's own data; the device program reads them for its accuracy floor. The manifest does
@@ -19,14 +19,14 @@ from split_model.errors import BadBundleError, MissingInputError, OutputError
 from split_model.privacy import CodebookSpec, NoiseSpec
 from split_model.service.atomic_file import write_atomically
 
-#: Format 2 added the figures of `prepare` and the bound of the agreement; files of format 1 have none of them.
+#: Format 2 added the figures of `prepare` and the bound of the agreement, which format 1 lacks.
 FORMAT = 2
 _READ = (1, FORMAT)
 FILE = "evaluation.json"
 _MAX_BYTES = 16 << 20
 
-#: ``clip``: clipped to the public ranges and nothing else, which no device does; it tells what clipping costs.
-#: ``lookup``: a codebook's own codeword, without randomised response: the device could look it up itself.
+#: ``clip``: only clipped to the public ranges, to measure the cost of clipping; no device does this. ``lookup``: a
+#: #: codebook's codeword without randomised response, which the device could look up itself.
 Mechanism = Literal["clip", "noise", "lookup", "codebook"]
 
 
@@ -53,27 +53,27 @@ class Mean(_Record, frozen=True):
 
 
 class Figure(_Record, frozen=True):
-    """The measure that fits answers that are no classes, against the unprotected model's: `answers.measures`."""
+    """The measure of answers other than classes, against the unprotected model's: `answers.measures`."""
 
     measure: Literal["mAP50", "pixels", "IoU", "cosine"]
     mean: Mean
 
 
 class Row(_Record, frozen=True):
-    """One way to release one cut; ``spec`` is that of ``noise``, ``codebook`` that of the other release.
+    """The measurements of one release at one cut; ``spec``: of ``noise``; ``codebook``: of the other release.
 
-    A ``lookup`` has the ``codebook`` too, whose epsilon then means nothing and is the largest there is.
+    A ``lookup`` has the ``codebook`` too; its epsilon then has no meaning and is the maximum.
 
     ``noise_aware``: the tail was one trained on noise of this epsilon.
 
-    ``agreement``: the mean agreement with the unsplit model, by a measure that fits the answer: for classes how
-    often the best one is the same; of boxes, landmarks, maps and vectors how much of the answer is the same
-    (`split_model.answers.measures`), and ``figure`` is their own measure. None in files of format 1 where the
-    bundle does not say what the outputs are. ``agreement_bound``: its one-sided 80 % lower bound over pictures;
-    None in files of format 1. ``accuracy``: how often it is the label; None without labels. ``output_error``:
-    squared error of the outputs over their variance among the samples, 1 being as bad as answering the average. Of
-    the two epsilons, ``per_value_epsilon_max`` protects one feature value and ``whole_input_epsilon`` the whole
-    frame.
+    ``agreement``: the mean agreement with the unsplit model, by a measure that fits the answer: for classes the
+    share of answers with the same best class; for boxes, landmarks, maps and vectors the share of the answer that
+    is the same (`split_model.answers.measures`), and ``figure`` is their own measure. None in files of format 1 if
+    the bundle does not declare the outputs. ``agreement_bound``: its one-sided 80 % lower bound over pictures; None
+    in files of format 1. ``accuracy``: share of answers that equal the label; None without labels.
+    ``output_error``: squared error of the outputs over their variance among the samples, 1 being as bad as
+    answering the average. Of the two epsilons, ``per_value_epsilon_max`` protects one feature value and
+    ``whole_input_epsilon`` the whole frame.
     """
 
     cut: int
@@ -95,19 +95,19 @@ class Row(_Record, frozen=True):
 
     @property
     def key(self) -> tuple[int, Mechanism, NoiseSpec | None, CodebookSpec | None]:
-        """The cut and the release that the row is of."""
+        """The cut and the release of the row."""
         return self.cut, self.mechanism, self.spec, self.codebook
 
     @property
     def bound(self) -> float | None:
-        """The lower bound to compare with a floor; of format 1 the end of the 95 % interval, which is stricter."""
+        """The lower bound to compare with a floor; for format 1 the lower end of the 95 % interval (stricter)."""
         if self.agreement_bound is not None or self.agreement is None:
             return self.agreement_bound
         return self.agreement.low
 
 
 class DataRecord(_Record, frozen=True):
-    """The data of an evaluation. ``sha256``: of all inputs and labels; it tells data of the same name apart."""
+    """The data of an evaluation. ``sha256``: of all inputs and labels; distinguishes data of the same name."""
 
     name: str
     sha256: str
@@ -116,10 +116,10 @@ class DataRecord(_Record, frozen=True):
 
 
 class Prepared(_Record, frozen=True):
-    """The figures that `prepare` measured, each picture under a release that was calibrated without it.
+    """The figures measured by `prepare`, each picture under a release that was calibrated without it.
 
-    ``measure``: what agreement is, for people. ``unit``: what was counted. ``available``: how many of them there
-    were to measure on; a row that was decided early has fewer.
+    ``measure``: the definition of agreement as text. ``unit``: the counted unit. ``available``: the number of
+    units; a row that was decided early has fewer.
     """
 
     measure: str
@@ -131,8 +131,8 @@ class Prepared(_Record, frozen=True):
 class Nearest(NamedTuple):
     """The figures of a release at a cut. ``row``: the measurements.
 
-    ``relation``: whether that was the ``same`` release; or one that differs in epsilon alone, a ``weaker`` one of a
-    smaller epsilon, which loses more of the answers, or a ``stronger`` one.
+    ``relation``: ``same``: measured under this release. ``weaker``: under one with a smaller epsilon, which loses
+    more of the answers. ``stronger``: under one with a larger epsilon. The releases differ in nothing else.
     """
 
     row: Row
@@ -140,9 +140,10 @@ class Nearest(NamedTuple):
 
 
 class Evaluation(_Record, frozen=True):
-    """All rows, and how the unprotected whole model does on the same data. ``bundle``: its identity.
+    """All rows, and the accuracy of the unprotected whole model on the same data.
 
-    ``data`` is of the ``rows``, which `evaluate` measured; ``prepared`` has those of `prepare`.
+    ``bundle``: its identity. ``data``: the data of ``rows``, which `evaluate` measured; ``prepared``: the rows of
+    `prepare`.
     """
 
     format: int
@@ -155,21 +156,22 @@ class Evaluation(_Record, frozen=True):
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
-        """The user's own figures, then those of `prepare` that these do not replace."""
+        """The user's own figures, and those of `prepare` for other releases."""
         own = {row.key for row in self.rows}
         prepared = () if self.prepared is None else self.prepared.rows
         return (*self.rows, *(row for row in prepared if row.key not in own))
 
     def find(self, cut: int, spec: NoiseSpec | CodebookSpec) -> Row | None:
-        """The row of exactly this release at a cut."""
+        """Find the row of exactly this release at a cut."""
         key = (cut, "codebook", None, spec) if isinstance(spec, CodebookSpec) else (cut, "noise", spec, None)
         return next((row for row in self.all_rows if row.key == key), None)
 
     def nearest(self, cut: int, spec: NoiseSpec | CodebookSpec) -> Nearest | None:
-        """The row that tells most of a release at a cut: its own, else the nearest weaker, else a stronger one.
+        """Find the best row for a release at a cut: its own, else the nearest weaker, else the nearest stronger.
 
-        What passes a floor under a weaker release passes it under this one, and what fails under a stronger one
-        fails. A tail that was trained with noise is used at one epsilon alone, so its rows tell of no other.
+        A cut that passes a floor with a smaller epsilon also passes with this one; a cut that fails with a larger
+        epsilon also fails with this one. A tail that was trained with noise is used at one epsilon only, so its
+        rows hold for no other.
         """
         if (row := self.find(cut, spec)) is not None:
             return Nearest(row, "same")
@@ -184,7 +186,7 @@ class Evaluation(_Record, frozen=True):
 
 
 def _epsilon_of(row: Row, spec: NoiseSpec | CodebookSpec) -> float | None:
-    """The epsilon of a row whose release differs from another in nothing else; None where more differs."""
+    """The epsilon of a row whose release differs only in epsilon; None if more differs."""
     if isinstance(spec, NoiseSpec):
         known = row.spec if row.mechanism == "noise" else None
         alike = known is not None and (known.allocation, known.bits) == (spec.allocation, spec.bits)
@@ -195,14 +197,16 @@ def _epsilon_of(row: Row, spec: NoiseSpec | CodebookSpec) -> float | None:
 
 
 def path_of(bundle: Bundle) -> Path:
-    """Where a bundle's evaluation is kept."""
+    """Path of a bundle's evaluation."""
     return bundle.root / FILE
 
 
 def load(bundle: Bundle) -> Evaluation | None:
-    """The stored evaluation of a bundle; None where there is none, or one of another bundle.
+    """Read the stored evaluation of a bundle; None if there is none, or it is of another bundle.
 
-    Raises `BadBundleError` where the file is no evaluation.
+    Raises:
+        BadBundleError: The file is not an evaluation.
+
     """
     path = path_of(bundle)
     try:
@@ -230,11 +234,10 @@ def load(bundle: Bundle) -> Evaluation | None:
 
 
 def store(bundle: Bundle, evaluation: Evaluation) -> Evaluation:
-    """Keep an evaluation with its bundle, and return all that is kept now.
+    """Store an evaluation with its bundle; returns the stored whole.
 
-    Rows measured before on the same data stay, those that were measured again are replaced; rows of other data go.
-    The figures of `prepare` stay, unless the evaluation brings new ones.
-    Written whole or not at all; `OutputError` where the folder does not take it.
+    Earlier rows on the same data stay unless they were measured again; rows on other data are removed. The figures
+    of `prepare` stay unless the evaluation has new ones. Written atomically; `OutputError` if it cannot be written.
     """
     before = load(bundle)
     if before is not None and before.data.sha256 == evaluation.data.sha256:

@@ -1,4 +1,4 @@
-"""What a server can make of a release, as it was audited: the records, and where they are kept.
+"""The stored audit of a bundle, which shows what a server can see: records, reading and writing.
 
 ``split-model audit --store`` writes them to ``audit.json`` in the bundle's folder, and the best network of each
 release to ``audit/``; the device program reads the verdicts for ``planner.reveal_at_most``, and ``split-model
@@ -25,9 +25,9 @@ FILE, FOLDER = "audit.json", "audit"
 _MAX_BYTES = 16 << 20
 _AGAIN = "remove it and run 'split-model audit ... --store' again"
 
-#: What the strongest attack on one release sees.
+#: Verdicts of what the strongest attack on one release sees.
 Reveals = Literal["answer", "traces", "layout", "picture"]
-#: From the least to the most.
+#: The verdicts, from the least to the most.
 LEVELS: tuple[Reveals, ...] = get_args(Reveals)
 WORDS: dict[Reveals, str] = {
     "answer": "no more than the answer",
@@ -42,12 +42,12 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Exposure(_Record, frozen=True):
-    """What one way to release one cut reveals.
+    """The exposure of one release at one cut.
 
-    ``spec``: of the noise release, ``codebook``: of the other one; neither where features leave as they are.
+    ``spec``: of the noise release, ``codebook``: of the other one; neither for unprotected features.
     ``attacker``: the strongest on one release, ``ssim`` with its 95 % interval over ``pictures`` attacked ones.
-    ``quick``: the attackers had little time. ``network``: a stored inverse network, and ``network_ssim`` what that
-    one reaches; None where there is none.
+    ``quick``: the attackers had little time. ``network``: a stored inverse network, with its SSIM ``network_ssim``;
+    None if there is none.
     """
 
     cut: int
@@ -70,7 +70,7 @@ class Exposure(_Record, frozen=True):
 
     @property
     def text(self) -> str:
-        """The verdict, for people."""
+        """The verdict as text."""
         effort = ", a quick audit" if self.quick else ""
         return f"{WORDS[self.reveals]} (SSIM {self.ssim:.2f} by {self.attacker}, {self.pictures} pictures{effort})"
 
@@ -84,7 +84,7 @@ class Exposures(_Record, frozen=True):
     made_by: str = ""
 
     def find(self, cut: int, spec: NoiseSpec | CodebookSpec | None) -> Exposure | None:
-        """The verdict on exactly this release at a cut; None where it was not audited."""
+        """Find the verdict for exactly this release at a cut; None if it was not audited."""
         noise = spec if isinstance(spec, NoiseSpec) else None
         book = spec if isinstance(spec, CodebookSpec) else None
         return next((row for row in self.rows if row.key == (cut, noise, book)), None)
@@ -96,15 +96,15 @@ def at_most(reveals: Reveals, most: Reveals) -> bool:
 
 
 def path_of(bundle: Bundle) -> Path:
-    """Where a bundle's verdicts lie."""
+    """Path of a bundle's verdicts."""
     return bundle.root / FILE
 
 
 def load(bundle: Bundle) -> Exposures | None:
-    """The stored verdicts of a bundle; None where there are none, or those of another bundle.
+    """Read the stored verdicts of a bundle; None if there are none, or they are of another bundle.
 
     Raises:
-        BadBundleError: The file holds no verdicts.
+        BadBundleError: The file has no valid verdicts.
         MissingInputError: It cannot be read.
 
     """
@@ -130,18 +130,18 @@ def load(bundle: Bundle) -> Exposures | None:
 
 
 def store(bundle: Bundle, found: Exposures, networks: dict[str, bytes]) -> Exposures:
-    """Keep verdicts with their bundle, and return all that are kept now.
+    """Store verdicts with their bundle; returns all stored ones.
 
-    Verdicts on other releases stay. One on the same release is replaced, but never a full audit's by a quick one's.
+    Verdicts on other releases stay. One on the same release is replaced, but a full audit's never by a quick one's.
     The same verdicts give the same bytes.
 
     Args:
-        bundle: Whose.
+        bundle: The audited bundle.
         found: The verdicts.
         networks: The content of the networks that they name, by path in the bundle.
 
     Raises:
-        OutputError: The folder does not take them.
+        OutputError: They cannot be written.
 
     """
     before = load(bundle)
@@ -169,7 +169,7 @@ def store(bundle: Bundle, found: Exposures, networks: dict[str, bytes]) -> Expos
 
 
 def network_of(bundle: Bundle, row: Exposure) -> bytes | None:
-    """The content of a stored network, checked against the verdict; None where there is none.
+    """Read a stored network, checked against the verdict; None if there is none.
 
     Raises:
         BadBundleError: The file is not the one that was stored.

@@ -1,4 +1,4 @@
-"""The accuracy floor: how well a cut must agree with the unsplit model, under its release, to be used."""
+"""The accuracy floor: the minimum agreement of a cut with the unsplit model under its release."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 from split_model.bundle.evaluation import Row
 from split_model.privacy import NoiseSpec
 
-#: Figures on fewer pictures are told with how many more are wanted.
+#: Number of pictures for reliable figures; with fewer, texts say how many are missing.
 ENOUGH = 30
-#: How far below the floor the one-sided 80 % bound of the agreement may lie.
+#: Maximum distance of the agreement's one-sided 80 % bound below the floor.
 SLACK = 0.1
 
 
 class Floor(NamedTuple):
-    """``value``: the least mean agreement. ``bound``: the least one-sided 80 % lower bound of it."""
+    """A floor. ``value``: minimum mean agreement. ``bound``: minimum one-sided 80 % lower bound of it."""
 
     value: float = 0.9
     bound: float = 0.8
@@ -31,12 +31,12 @@ class Floor(NamedTuple):
         return share is not None and bound is not None and share.value >= self.value and bound >= self.bound
 
 
-#: Where the config says nothing.
+#: The floor without a config key.
 DEFAULT_FLOOR = Floor()
 
 
 def cheapest(rows: Iterable[Row], floor: Floor) -> Row | None:
-    """The row that reaches a floor with the least epsilon, then the fewest bytes; None where none does."""
+    """The row that reaches a floor with the least epsilon, then the fewest bytes; None if none does."""
 
     def cost(row: Row) -> tuple[float, int]:
         spec = row.spec or row.codebook
@@ -47,7 +47,7 @@ def cheapest(rows: Iterable[Row], floor: Floor) -> Row | None:
 
 
 def release_of(row: Row) -> str:
-    """The config values of a row's release, for people."""
+    """The config values of a row's release, as text."""
     if isinstance(row.spec, NoiseSpec):
         return f"epsilon {row.spec.epsilon:g} with {row.spec.bits} bits a value"
     if row.codebook is not None:

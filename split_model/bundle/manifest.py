@@ -1,4 +1,4 @@
-"""The bundle's manifest: which files there are, where the model may be cut, what crosses each cut.
+"""The bundle's manifest: its files, the cuts, and the tensors at each cut.
 
 A bundle is a folder made by ``split-model prepare`` from one ``.tflite``::
 
@@ -30,10 +30,10 @@ from split_model.bundle.records import FileRef, Scores
 from split_model.bundle.records import Record as _Record
 
 FORMAT = 1
-#: Of a codebook: codewords a group, and groups.
+#: Limits of a codebook: codewords per group, and groups.
 MAX_CODEWORDS, MAX_GROUPS = 1 << 16, 256
 
-#: How a noise release may share its budget among channels; see `split_model.privacy.allocation`.
+#: Allocations of a noise release's budget to channels; see `split_model.privacy.allocation`.
 Allocation = Literal["uniform", "rank", "optimal"]
 DType = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
 #: Bytes of one value.
@@ -50,10 +50,10 @@ ITEM_BYTES = {
 
 
 class TensorSpec(_Record, frozen=True, omit_defaults=True):
-    """One tensor at the rim of a model: ``real = scale * (stored - zero_point)`` where scale is not 0.
+    """An input or output tensor of a model: ``real = scale * (stored - zero_point)`` if scale is not 0.
 
-    ``open_axes``, of outputs alone: axes whose length depends on the data, as the number of boxes that a detector
-    found. ``shape`` has the most that each can have.
+    ``open_axes``, only of outputs: axes whose length depends on the data, such as the number of found boxes.
+    ``shape`` has their maximum lengths.
     """
 
     name: str
@@ -76,7 +76,7 @@ class TensorSpec(_Record, frozen=True, omit_defaults=True):
 
     @property
     def size(self) -> int:
-        """Number of values; the most that there can be, where there are open axes."""
+        """Number of values; the maximum if there are open axes."""
         return math.prod(self.shape)
 
     @property
@@ -86,7 +86,7 @@ class TensorSpec(_Record, frozen=True, omit_defaults=True):
 
 
 class ChannelCalibration(_Record, frozen=True):
-    """What public calibration data says of one live tensor, per channel (the last axis), in real units.
+    """Calibration of one live tensor from public data, per channel (the last axis), in real units.
 
     ``clip_low``/``clip_high``: the public clip range. ``rank``: mean matrix rank of the channel's
     H x W map (1 for vectors). ``weight``: mean squared gradient of the model's output per value.
@@ -99,11 +99,11 @@ class ChannelCalibration(_Record, frozen=True):
 
 
 class AllocationTrial(_Record, frozen=True):
-    """One allocation tried at a cut on public samples, against what the whole model answers.
+    """The measurement of one allocation at a cut on public samples, against the whole model's answers.
 
     ``relative_cost``: expected weighted noise energy over the optimum's, by formula; 1 is best. ``output_error``:
     squared error of the model's outputs over their variance among the samples, measured. ``agreement``: the share
-    of answers whose best class is still the same; None where the answer is no class.
+    of answers with the same best class; None if the answer is not a class.
     """
 
     allocation: Allocation
@@ -128,15 +128,15 @@ class Codebook(_Record, frozen=True, omit_defaults=True):
 
     ``file``: the encoder's matrices and the decoder's features. Measured on held-out public samples: ``lookup``,
     the share of right answers when the device's own codewords arrive, and ``chance``, when they are drawn at
-    random; right by ``truth``, their labels or the whole model.
-    Outputs that are no classes have the share of their variance that is kept instead of ``lookup``.
+    random; ``truth``: whether right means the labels or the whole model's answers. For outputs other than classes,
+    ``lookup`` is the share of their variance that is kept.
 
-    Of one group whose answer is classes: ``decoded``, the class that the tail makes of each codeword; and
-    ``confusion``, of the held-out samples the number by decoded class and right class, without noise:
-    (decoded, right, samples).
+    Of one group whose answer is classes: ``decoded``, the class of the tail's answer to each codeword; and
+    ``confusion``, the number of held-out samples by decoded and right class, without noise: (decoded, right,
+    samples).
     """
 
-    codewords: int = msgspec.field(name="words")  # the manifest's key, as in bundles of before
+    codewords: int = msgspec.field(name="words")  # the manifest's key, as in earlier bundles
     groups: int
     file: FileRef
     lookup: float
@@ -150,8 +150,8 @@ class Codebook(_Record, frozen=True, omit_defaults=True):
 class NoiseTail(_Record, frozen=True):
     """A tail that was trained on the features of this cut under noise of mean per-value ``epsilon``.
 
-    It takes the place of the plain tail for the noise release at exactly this epsilon, however it is shared;
-    ``allocation``: the best one with it.
+    It replaces the plain tail for the noise release at exactly this epsilon, with any allocation; ``allocation``:
+    the best one with it.
     """
 
     epsilon: float
@@ -178,13 +178,13 @@ class Cut(_Record, frozen=True):
     noise_tails: tuple[NoiseTail, ...] = ()
 
     def allocation_at(self, epsilon: float) -> AllocationChoice | None:
-        """The allocation measured to be best with the tail for noise of this mean per-value epsilon."""
+        """The best measured allocation with the tail for noise of this mean per-value epsilon."""
         aware = (noisy.allocation for noisy in self.noise_tails if noisy.epsilon == epsilon)
         return next(aware, self.allocation)
 
     @property
     def values(self) -> int:
-        """Number of feature values that cross the cut for one frame."""
+        """Number of feature values of one frame at the cut."""
         return sum(tensor.size for tensor in self.tensors)
 
     @property
@@ -194,11 +194,11 @@ class Cut(_Record, frozen=True):
 
 
 class ImagePreprocess(_Record, frozen=True):
-    """From a picture to the model's input: fitted into ``crop`` (height, width), then ``(x - mean) / scale``.
+    """The pre-processing of a picture: fitted into ``crop`` (height, width), then ``(x - mean) / scale``.
 
     ``fit``: ``crop`` scales the shorter side to ``resize`` and cuts out the centre; ``letterbox`` scales the whole
-    picture into ``crop`` and fills the rest with the grey ``pad``; ``stretch`` gives up its proportions.
-    ``layout``: where the channels are; ``nchw`` has them before height and width.
+    picture into ``crop`` and fills the rest with the grey ``pad``; ``stretch`` changes its proportions. ``layout``:
+    the place of the channels; ``nchw``: before height and width.
     """
 
     resize: int
@@ -223,7 +223,7 @@ class ImagePreprocess(_Record, frozen=True):
 
 
 class TopK(_Record, frozen=True):
-    """How to read one output as classes: the ``k`` largest of ``output``, named by the lines of ``labels``."""
+    """Reading one output as classes: the ``k`` largest of ``output``, named by the lines of ``labels``."""
 
     output: int = 0
     k: int = 5
@@ -234,8 +234,8 @@ class TopK(_Record, frozen=True):
 class OutputSchema(_Record, frozen=True):
     """One output of the model: its values as ``shape`` (of the tensor's size), and their meaning.
 
-    ``meaning`` is for people: order, unit and range of the values, as "x, y, z in pixels of the input". ``weight``:
-    how much an error in this output counts beside the others', when the budget is shared and when it is measured.
+    ``meaning``: a text with order, unit and range of the values, as "x, y, z in pixels of the input". ``weight``:
+    the relative weight of errors in this output, for the allocation of the budget and for measurements.
     """
 
     name: str
@@ -245,7 +245,7 @@ class OutputSchema(_Record, frozen=True):
 
 
 class Reference(_Record, frozen=True):
-    """What the whole model answered where the bundle was made, to compare other backends and processors with.
+    """The whole model's answers on the machine that made the bundle, to check other backends and processors.
 
     ``outputs``: a file of the raw outputs, little-endian, of ``sets`` sets of random inputs one after the
     other. ``inputs_sha256``: of those inputs, which are drawn again rather than stored. ``tolerance``: for
@@ -267,13 +267,12 @@ class LeftOut(_Record, frozen=True):
 
 
 class Manifest(_Record, frozen=True, omit_defaults=True):
-    """All there is to know of a bundle. ``ops`` is the number of ops and so the index of the split ``local``.
+    """The content of the manifest. ``ops``: the number of ops, which is the index of the split ``local``.
 
-    ``left_out``: cuts that were wanted, or could have been chosen, and are not offered since they would not work.
+    ``left_out``: cuts that were wanted, or could have been chosen, but do not work.
 
-    An answer is the raw output tensors; ``answer_schema``, where there is one, has an entry for each of
-    them. ``answer`` says which one to read as classes, or ``reading`` how they are read as another kind of answer;
-    never both.
+    An answer is the raw output tensors; ``answer_schema``, if present, has an entry for each of them. ``answer``:
+    the output to read as classes; ``reading``: how to read outputs as another kind of answer; never both.
     """
 
     format: int
@@ -294,13 +293,13 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
 
     @property
     def labels(self) -> FileRef | None:
-        """The file with the names of the answer's classes, whatever its kind; None where there is none."""
+        """The file with the class names of any kind of answer; None if there is none."""
         if self.answer is not None:
             return self.answer.labels
         return self.reading.labels if isinstance(self.reading, Detections | ClassMap) else None
 
     def files(self) -> tuple[FileRef, ...]:
-        """Every file the bundle consists of, but the manifest itself; a file named twice comes once."""
+        """Every file of the bundle except the manifest, each once."""
         refs = [self.model]
         for cut in self.cuts:
             refs += [cut.tail] if cut.head is None else [cut.head, cut.tail]

@@ -1,4 +1,4 @@
-"""Checks what a manifest says of how outputs are read: against the outputs that the model has."""
+"""Checks a manifest's reading of outputs against the model's outputs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _FORMS = {"yolov5": "[1, n, 5 + classes]", "yolov8": "[1, 4 + classes, n]", "row
 
 
 def check_reading(where: str, reading: Reading, outputs: Sequence[TensorSpec]) -> None:
-    """Check that outputs of these shapes can be read so.
+    """Check that a reading fits outputs of these shapes.
 
     Raises:
-        BadBundleError: They cannot; the message names what does not fit.
+        BadBundleError: It does not; the message names the misfit.
 
     """
     missing = [at for at in reading.outputs if not 0 <= at < len(outputs)]
@@ -57,14 +57,14 @@ def _check_detections(where: str, reading: Detections, outputs: Sequence[TensorS
             where, f"scales {list(reading.scales)} must be over 0, first_label {reading.first_label} 0 or more"
         )
     if (reading.anchors is None) != (reading.layout != "ssd"):
-        raise _bad(where, "the layout 'ssd' needs anchors, and no other has them")
+        raise _bad(where, "only the layout 'ssd' has anchors, and it needs them")
     wrong = _misfit(reading, [tuple(output.shape) for output in outputs])
     if wrong:
         raise _bad(where, f"layout {reading.layout!r}: {wrong}")
 
 
 def _misfit(reading: Detections, shapes: Sequence[tuple[int, ...]]) -> str:
-    """What is wrong with the shapes of a detector's outputs, or empty."""
+    """The misfit of a detector's output shapes, or empty."""
     shape = shapes[0]
     rows, told = math.prod(shape[:-1]), list(shape)
     least = 2 if reading.background else 1

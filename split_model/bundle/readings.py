@@ -1,6 +1,6 @@
-"""How a model's outputs are read as something else than classes: boxes, landmarks, a map, or a vector.
+"""Manifest records for reading outputs as boxes, landmarks, a map, or a vector.
 
-Records of the manifest. `split_model.answers` follows them, on the device and on the workstation alike.
+`split_model.answers` applies them, on the device and on the workstation.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 
 from split_model.bundle.records import FileRef, Record, Scores
 
-#: Most boxes and points of one answer: a record has to fit into a message to a program on the board.
+#: Maximum boxes and points of one answer: a record has to fit into a message to a program on the board.
 MAX_DETECTIONS, MAX_POINTS = 100, 600
-#: How the outputs of a detector are laid out, and how many of them there are at least and at most.
+#: Layouts of a detector's outputs, with the minimum and maximum number of outputs.
 DETECTION_OUTPUTS = {"postprocess": (3, 4), "ssd": (2, 2), "yolov5": (1, 1), "yolov8": (1, 1), "rows": (1, 1)}
 DetectionLayout = Literal["postprocess", "ssd", "yolov5", "yolov8", "rows"]
 BoxOrder = Literal["yxyx", "xyxy", "yxhw", "xywh"]
@@ -30,11 +30,11 @@ class Detections(Record, frozen=True, tag_field="kind", tag="detections"):
         NMS to a model have it.
     ``order``: of a box's values; ``yxyx`` and ``xyxy`` are two corners, ``yxhw`` and ``xywh`` centre and sides.
     ``unit``: fractions of the input, or its pixels.
-    ``scores``: what a class's values are. ``background``: the first class is none, and left out.
-    ``scales``: what offsets are divided by, in ``order``. ``sizes``: ``exp`` or ``linear``, how offsets of height
-    and width are read.
-    ``threshold``: least score. ``iou``: boxes that overlap a better one by more go. ``suppress``: those of the same
-    ``class``, of ``all`` classes, or ``none``. ``most``: the number of best ones that are kept.
+    ``scores``: the kind of a class's values. ``background``: the first class means no object, and is left out.
+    ``scales``: divisors of offsets, in ``order``. ``sizes``: ``exp`` or ``linear``, the scale of offsets of height
+    and width. ``threshold``: minimum score. ``iou``: boxes that overlap a better one by more are removed.
+    ``suppress``: those of the same
+    ``class``, of ``all`` classes, or ``none``. ``most``: the maximum number of kept boxes.
     ``first_label``: the line of ``labels`` that names class 0, from 0.
     """
 
@@ -60,10 +60,10 @@ class Detections(Record, frozen=True, tag_field="kind", tag="detections"):
 
 
 class Landmarks(Record, frozen=True, tag_field="kind", tag="landmarks"):
-    """Points: ``output`` holds ``values`` numbers for each, of which ``order`` names the first two.
+    """Points: ``output`` has ``values`` numbers for each; ``order`` names the first two.
 
-    ``score``: which of its numbers is the point's score, if one is, and ``scores`` what that number is.
-    ``names``: of the points, none or all of them.
+    ``score``: the position of the point's score among them, if there is one; ``scores``: its kind. ``names``: of
+    all the points, or none.
     """
 
     output: int
@@ -87,8 +87,8 @@ class Landmarks(Record, frozen=True, tag_field="kind", tag="landmarks"):
 class ClassMap(Record, frozen=True, tag_field="kind", tag="map"):
     """A class for every place: the largest value along ``axis`` of ``output``.
 
-    ``axis`` None: the values are class numbers already. An axis of one value holds a mask: ``scores`` says what the
-    value is, and half and more is class 1.
+    ``axis`` None: the values are class numbers. An axis of one value is a mask: ``scores`` is the kind of the
+    value, and half or more is class 1.
     """
 
     output: int
@@ -124,12 +124,12 @@ class Vector(Record, frozen=True, tag_field="kind", tag="vector"):
 
 Reading: TypeAlias = Detections | Landmarks | ClassMap | Vector
 
-#: Most places of a map along a side.
+#: Maximum side of a map.
 _MAX_SIDE = 1 << 14
 
 
 def map_shape(shape: tuple[int, ...], axis: int | None) -> tuple[int, int] | None:
-    """Height and width of the map in an output of this shape, its classes along ``axis``; None if it holds none."""
+    """Height and width of the map in an output of this shape, with classes along ``axis``; None: no map."""
     sides = [side for at, side in enumerate(shape) if axis is None or at != axis % len(shape)]
     while len(sides) > 2 and sides[0] == 1:
         del sides[0]

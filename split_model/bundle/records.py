@@ -1,4 +1,4 @@
-"""What the records of a manifest are made of: their base, references to files, and the meaning of scores."""
+"""Parts of manifest records: their base, references to files, and kinds of scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FileRef(Record, frozen=True):
     size_bytes: int
 
 
-#: What the values of a class output are. ``logits``: a softmax makes probabilities of them. ``probabilities``: one
-#: did in the model. ``multilabel-logits`` and ``multilabel-probabilities``: the same, by a sigmoid of each class.
-#: ``values``: shown as they are.
+#: Kinds of a class output's values. ``logits``: a softmax gives probabilities. ``probabilities``: the model has
+#: applied #: it. ``multilabel-logits`` and ``multilabel-probabilities``: the same with a sigmoid of each class.
+#: ``values``: shown #: unchanged.
 Scores = Literal["logits", "probabilities", "multilabel-logits", "multilabel-probabilities", "values"]

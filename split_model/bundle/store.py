@@ -1,4 +1,4 @@
-"""Bundles on disk: written whole or not at all, checked by hash when opened."""
+"""Writes bundles atomically, and reads them with a check of every hash."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _READ_BYTES = 1 << 20
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; never waits, as for a FIFO without a writer.
+    """Open a regular file for reading; never blocks, for example on a FIFO.
 
     Raises:
         BadBundleError: It is a link, a folder, a FIFO, a socket or a device.
-        OSError: It is not there, or may not be read.
+        OSError: It is missing or unreadable.
 
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
@@ -38,7 +38,7 @@ def open_regular(path: Path) -> BinaryIO:
         )
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     file = os.fdopen(descriptor, "rb")
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # put there a moment ago
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # replaced a moment ago
         file.close()
         raise BadBundleError(
             f"{path}: not a regular file", remedy="copy or prepare the bundle again, without links"
@@ -69,7 +69,7 @@ def manifest_of(raw: bytes, where: str) -> Manifest:
     """Decode and check the bytes of a manifest; ``where`` names them in errors.
 
     Raises:
-        BadBundleError: They are none, or of another format.
+        BadBundleError: They are not a manifest, or of another format.
 
     """
     try:
@@ -98,14 +98,17 @@ class Bundle:
 
     @classmethod
     def open(cls, root: Path, *, check_files: bool = True) -> Bundle:
-        """Read the manifest and, unless told otherwise, check the hash of every file it names.
+        """Read the manifest and, unless switched off, check the hash of every file.
 
-        Raises `MissingInputError` where there is no bundle and `BadBundleError` where it is damaged.
+        Raises:
+            MissingInputError: There is no bundle.
+            BadBundleError: It is damaged.
+
         """
         path = root / MANIFEST
         try:
             with open_regular(path) as file:
-                size_bytes = os.fstat(file.fileno()).st_size  # to ask for the most would take the most of memory
+                size_bytes = os.fstat(file.fileno()).st_size  # a read of the maximum would allocate the maximum
                 raw = file.read(min(size_bytes, _MAX_MANIFEST_BYTES) + 1)
             if len(raw) > _MAX_MANIFEST_BYTES:
                 raise BadBundleError(
@@ -153,7 +156,7 @@ class Bundle:
                 )
 
     def read(self, ref: FileRef) -> bytes:
-        """Read a file of this bundle and check these very bytes against the manifest.
+        """Read a file of this bundle and check exactly these bytes against the manifest.
 
         Raises:
             BadBundleError: It cannot be read, or is not the file that the manifest names.
@@ -172,15 +175,15 @@ class Bundle:
         return content
 
     def path(self, ref: FileRef) -> Path:
-        """Where a file of this bundle lies."""
+        """Path of a file of this bundle."""
         return self.root / ref.path
 
     def cut(self, index: int) -> Cut:
-        """The offered cut at an op index; `KeyError` where the bundle does not offer it."""
+        """The offered cut at an op index; `KeyError` if the bundle does not offer it."""
         return self._cuts[index]
 
     def only(self, indices: Collection[int]) -> Bundle:
-        """The same bundle, of the same identity, as if it offered these cuts only."""
+        """The same bundle with the same identity, restricted to these cuts."""
         cuts = tuple(cut for cut in self.manifest.cuts if cut.index in indices)
         return Bundle(self.root, msgspec.structs.replace(self.manifest, cuts=cuts), self.identity)
 
@@ -192,7 +195,7 @@ class Bundle:
 
 @contextmanager
 def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A scratch folder beside ``target`` that takes its place when the block ends well, and is gone otherwise."""
+    """A scratch folder beside ``target`` that replaces it if the block succeeds, else is removed."""
     if target.exists() and not replace:
         raise OutputError(f"{target}: exists already", remedy="remove it, choose another name, or pass --force")
     try:
@@ -207,7 +210,7 @@ def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield scratch
         _put(scratch, target)
-    except SplitModelError:  # some of ours are OSErrors too, and have their own text
+    except SplitModelError:  # some of our errors are OSErrors too, with their own text
         raise
     except OSError as error:
         raise OutputError(
@@ -218,7 +221,7 @@ def writing(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _refuse_what_is_no_bundle(target: Path) -> None:
-    """A link is refused, not followed: its target was not named."""
+    """Refuse to replace anything but a bundle; a link is refused, not followed."""
     replaceable = not target.exists() or (
         target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
     )
@@ -227,7 +230,7 @@ def _refuse_what_is_no_bundle(target: Path) -> None:
 
 
 def _put(scratch: Path, target: Path) -> None:
-    """The one in the other's place. What was there goes last: it is back where this fails."""
+    """Put one folder in the other's place. The old one is removed last, and restored if this fails."""
     before = scratch.with_name(f"{scratch.name}.before")
     if not target.exists():
         scratch.rename(target)
@@ -242,5 +245,5 @@ def _put(scratch: Path, target: Path) -> None:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Write the manifest, indented, the same bytes for the same content."""
+    """Write the manifest, indented; the same content gives the same bytes."""
     (root / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")

@@ -1,7 +1,7 @@
-"""Checks what a manifest says before anybody acts on it: the one place where its sense is checked.
+"""Checks a manifest's content, in this module only.
 
-The types are checked when the manifest is decoded. Here is what types cannot say: paths stay inside the bundle,
-cuts ascend, shapes and ranges are ones that a model can have. Whoever opens a bundle may rely on all of it.
+Types are checked when the manifest is decoded. This module checks the rest: paths stay inside the bundle, cuts
+ascend, shapes and ranges are possible for a model. All other code may rely on it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from split_model.bundle.reading_validation import check_reading
 from split_model.bundle.records import FileRef
 from split_model.errors import BadBundleError
 
-#: Bounds of one tensor at the rim of a head, a tail or a model. The wire carries up to 8 dimensions and 64 outputs.
+#: Limits of an input or output tensor of a head, a tail or a model. The wire carries up to 8 dimensions and 64
+#: outputs.
 MAX_TENSOR_BYTES = 1 << 30
 MAX_DIMENSIONS = 8
 MAX_TENSORS = 64
 #: Largest magnitude of a real value: that of float32, in which features are computed.
 MAX_REAL = float(np.finfo(np.float32).max)
-#: Bounds of a picture that a model takes, in pixels a side.
+#: Limits of a model's picture input, in pixels per side.
 MAX_SIDE = 1 << 14
 _MAX_NAME = 200
-#: More than any model has: numbers that fit into a double, and a file that is read through in a minute or so.
+#: Limits above those of any model: numbers that fit into a double, and a file that is read in about a minute.
 _MAX_OPS, _MAX_MACS = 1 << 20, 1 << 53
 _MAX_FILE_BYTES = 8 << 30
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
@@ -47,14 +48,14 @@ _INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 
 
 def check_manifest(where: str, manifest: Manifest) -> None:
-    """Check everything that the types of a manifest cannot say.
+    """Check everything in a manifest that types do not cover.
 
     Args:
         where: The manifest's path, for messages.
-        manifest: What was decoded from it.
+        manifest: The decoded manifest.
 
     Raises:
-        BadBundleError: Something in it makes no sense; the message names it.
+        BadBundleError: Its content is invalid; the message names the fault.
 
     """
     if not manifest.name.isprintable() or not 1 <= len(manifest.name) <= _MAX_NAME:
@@ -96,10 +97,10 @@ def _check_left_out(where: str, manifest: Manifest) -> None:
 
 
 def check_answer_schema(where: str, manifest: Manifest) -> None:
-    """Check that an answer schema has an entry for each output, of as many values.
+    """Check that an answer schema has an entry for each output, with the same number of values.
 
     Raises:
-        BadBundleError: It has not, or its weights are no weights.
+        BadBundleError: It has not, or its weights are invalid.
 
     """
     if not manifest.answer_schema:
@@ -149,11 +150,11 @@ def _check_tensor(where: str, tensor: TensorSpec) -> None:
     if tensor.nbytes > MAX_TENSOR_BYTES:
         raise _bad(where, f"shape {list(tensor.shape)} is {tensor.nbytes} bytes, over {MAX_TENSOR_BYTES}")
     if not 0.0 <= tensor.scale <= MAX_REAL:
-        raise _bad(where, f"scale {tensor.scale} is no scale")
+        raise _bad(where, f"scale {tensor.scale} is invalid")
     if tensor.dtype in _INTEGERS:
         limits = np.iinfo(tensor.dtype)
         if not limits.min <= tensor.zero_point <= limits.max:
-            raise _bad(where, f"zero point {tensor.zero_point} is no {tensor.dtype}")
+            raise _bad(where, f"zero point {tensor.zero_point} is not a {tensor.dtype}")
     elif tensor.zero_point != 0 or tensor.scale != 0.0:
         raise _bad(where, f"a {tensor.dtype} tensor has a scale or a zero point")
 
@@ -190,7 +191,7 @@ def _check_channels(where: str, tensor: TensorSpec, channels: ChannelCalibration
 
 
 def _check_releases(where: str, cut: Cut) -> None:
-    """Codebooks and noise-aware tails are told apart by the fields that name them on the wire."""
+    """Check that codebooks and noise-aware tails are unique by the fields that name them on the wire."""
     names = [(book.codewords, book.groups) for book in cut.codebooks]
     epsilons = [noisy.epsilon for noisy in cut.noise_tails]
     if len(set(names)) != len(names) or len(set(epsilons)) != len(epsilons):
@@ -246,7 +247,7 @@ def _check_answer(where: str, answer: TopK, outputs: Sequence[TensorSpec]) -> No
         raise _bad(where, f"the best {answer.k} classes")
     shape = outputs[answer.output].shape
     if not shape or math.prod(shape) != max(shape):
-        raise _bad(where, f"reads output {answer.output} of {list(shape)} as classes, which is no single vector")
+        raise _bad(where, f"reads output {answer.output} of {list(shape)} as classes: it is not a single vector")
 
 
 def _all_within(values: Iterable[float], low: float) -> bool:

@@ -1,1 +1,1 @@
-"""The feature side of a frame: pictures and arrays in, tensors out."""
+"""Makes model inputs: pictures and arrays in, tensors out."""

@@ -1,4 +1,4 @@
-"""An ``.npz`` as data: rows of model inputs, or of pictures; streamed row by row, and nothing is unpickled."""
+"""Reads an ``.npz`` as data, row by row: model inputs or pictures. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from split_model.features.preprocess import check_preprocess, picture_tensor, to
 from split_model.features.samples import BadSampleError, Data, Sample, spelled
 
 _PICTURES, _LABELS = "pictures", "labels"
-#: Labels are checked in groups of this size, before the first sample is read.
+#: Group size in which labels are checked before the first sample is read.
 _BLOCK_ROWS = 1 << 16
-# What `read_header` raises, and zipfile on damaged members.
+# Errors of `read_header`, and of zipfile on damaged members.
 _DAMAGED = (ValueError, OverflowError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class ArrayFile(Data):
-    """An ``.npz`` whose headers were checked; its arrays are streamed, never loaded whole."""
+    """An ``.npz`` with checked headers; its arrays are streamed, never loaded whole."""
 
     def __init__(self, path: Path, inputs: Sequence[TensorSpec], preprocess: ImagePreprocess | None = None) -> None:
         self.inputs = tuple(inputs)
@@ -59,23 +59,23 @@ class ArrayFile(Data):
             if self._labelled:
                 _check_labels(path, _Member(archive, path, _LABELS, stack), self._count)
         if self._count == 0:
-            raise BadInputError(f"{path}: holds no samples", remedy="give one sample at least")
+            raise BadInputError(f"{path}: has no samples", remedy="give one sample at least")
 
     def __len__(self) -> int:
         """Number of samples."""
         return self._count
 
     def __iter__(self) -> Iterator[Sample]:
-        """Read one row after the other. After a `BadSampleError` the iterator goes on with the next one."""
+        """Read the rows in order. After a `BadSampleError` the iterator goes on with the next row."""
         return map(_sample_of, self._rows())
 
     def _rows(self) -> Iterator[Sample | BadSampleError]:
-        # A generator is finished once it raises: what one row lacks is handed out, and raised outside of it.
+        # A generator ends when it raises: so it yields the error of a row, which is raised outside.
         with _npz(self._path) as archive, ExitStack() as stack:
             members = [_Member(archive, self._path, name, stack) for name in self._names]
             labels = _Member(archive, self._path, _LABELS, stack) if self._labelled else None
             for index in range(self._count):
-                rows = [member.row() for member in members]  # all of them, or the next sample's would not fit
+                rows = [member.row() for member in members]  # all of them, to keep the inputs in step
                 label = None if labels is None else int(labels.row())
                 name = spelled(f"{self._path.name}[{index}]")
                 try:
@@ -135,7 +135,7 @@ class _Member:
             )
         if not all(0 <= side <= sys.maxsize for side in self.shape):
             raise BadInputError(f"{path}: array {name!r} claims to be {list(self.shape)}", remedy="write it again")
-        if self.shape[0] > info.file_size:  # fewer may be missing, too: the rows before are given
+        if self.shape[0] > info.file_size:  # rows may be missing, too: the complete ones are used
             raise BadInputError(f"{path}: array {name!r} is cut short", remedy="write it again")
         if column_major and len(self.shape) > 1:
             raise BadInputError(
@@ -143,17 +143,17 @@ class _Member:
             )
 
     def row(self) -> Array:
-        """The next row, in the machine's byte order."""
+        """Read the next row, in the machine's byte order."""
         first: Array = self.rows(1)[0]
         return first
 
     def rows(self, count: int) -> Array:
-        """The next ``count`` rows, likewise."""
+        """Read the next ``count`` rows, likewise."""
         shape = (count, *self.shape[1:])
         size = math.prod(shape) * self.dtype.itemsize
         try:
             raw = self._file.read(size)
-        except MemoryError:  # the size is that of the model's input, and no fault of the file
+        except MemoryError:  # the size is that of the model's input, so not a fault of the file
             raise
         except _DAMAGED as error:
             raise BadInputError(
@@ -184,14 +184,14 @@ def _declared(path: Path, inputs: Sequence[TensorSpec], preprocess: ImagePreproc
 
 
 def _check_pictures(path: Path, member: _Member, channels: int) -> None:
-    """uint8 [samples, height, width], or with an axis of channels, which may be missing where there is one."""
+    """Check uint8 [samples, height, width] with or without an axis of channels (optional if there is one)."""
     fits = (len(member.shape) == 4 and member.shape[-1] == channels) or (len(member.shape) == 3 and channels == 1)
     if not fits or member.dtype != np.uint8 or 0 in member.shape[1:]:
         raise BadInputError(
             f"{path}: {member.name!r} is {member.dtype}{list(member.shape)}, "
             f"expected uint8[samples, height, width, {channels}]"
         )
-    if math.prod(member.shape[1:3]) > MAX_PIXELS:  # a well compressed member may claim any size
+    if math.prod(member.shape[1:3]) > MAX_PIXELS:  # a highly compressed member may claim any size
         height, width = member.shape[1:3]
         raise BadInputError(
             f"{path}: pictures of {height} x {width} are over {MAX_PIXELS >> 20} megapixels",
@@ -214,7 +214,7 @@ def _sample_of(found: Sample | BadSampleError) -> Sample:
 def _as_input(path: Path, index: int, row: Array, spec: TensorSpec) -> Array:
     if row.dtype.kind == "f" and not np.isfinite(row).all():
         raise BadInputError(
-            f"{path}: sample {index} holds values that are not finite", remedy="take it out, or mend its values"
+            f"{path}: sample {index} holds values that are not finite", remedy="remove it, or correct its values"
         )
     shaped = row.reshape(spec.shape)
     return shaped if shaped.dtype == spec.dtype else to_stored(shaped, spec)

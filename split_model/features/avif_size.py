@@ -1,8 +1,8 @@
-"""How large the pictures in an AVIF file really are: from the headers of the AV1 streams, which the decoder obeys.
+"""Reads the true size of an AVIF file's pictures from the headers of its AV1 streams, as the decoder does.
 
-The size that the file states elsewhere (`ispe`) is for programs that do not decode it, and may be false. Read are
-the items of a still picture and the first sample of each track of a moving one. What is not understood is refused:
-a stream that is not found here could be found by the decoder.
+The size in the file's `ispe` box is for programs that do not decode, and may be false. This module reads the items
+of a still picture and the first sample of each track of a moving one. It refuses everything else: the decoder could
+find a stream that this module does not.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 
 
 class UnreadableSizeError(ValueError):
-    """The file's boxes or streams are not understood."""
+    """The file's boxes or streams are not of a known kind."""
 
 
 def coded_pixels(path: Path) -> int:
-    """The pixels of all AV1 streams that are decoded for the first picture of a file, one of its alpha included.
+    """Upper bound of the pixels decoded for the first picture of a file, its alpha stream included.
 
-    At most: a frame of a stream that is no still picture may be as large as its header has bits for.
+    A frame of a moving picture's stream may be as large as its header's bits allow.
 
     Raises:
-        UnreadableSizeError: What is in the file is not understood, or there is no stream.
+        UnreadableSizeError: The content is of an unknown kind, or there is no stream.
         OSError: The file cannot be read.
 
     """
     with path.open("rb") as file:
         length = file.seek(0, 2)
-        left = 2 * length  # streams may share bytes, as a moving picture and its cover do; not without end
-        pixels = {b"meta": 0, b"moov": 0}  # the decoder takes one of the two
+        left = 2 * length  # streams may share bytes, as a moving picture and its cover do, but not without limit
+        pixels = {b"meta": 0, b"moov": 0}  # the decoder uses one of the two
         for kind, at, end in _top_boxes(file, length):
             if kind not in pixels:
                 continue
@@ -64,7 +64,7 @@ def _top_boxes(file: BinaryIO, length: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _box(head: bytes, at: int, length: int) -> tuple[bytes, int, int]:
-    """Kind, start of the body and end of a box whose first bytes these are."""
+    """Kind, body start and end of the box that begins here."""
     if len(head) < 8:
         raise UnreadableSizeError("cut short")
     size, kind = struct.unpack(">I4s", head[:8])
@@ -99,7 +99,7 @@ def _read(file: BinaryIO, at: int, size: int) -> bytes:
 
 
 class _Fields:
-    """Big-endian numbers, one after another."""
+    """Reads big-endian numbers in order."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -141,7 +141,7 @@ def _av1_items(iinf: bytes) -> Iterator[int]:
 
 
 def _locations(iloc: bytes) -> Iterator[tuple[int, bool, list[tuple[int, int]]]]:
-    """Of each item its number, whether it is in the idat box, and the places and sizes of its parts."""
+    """For each item: its number, whether it is in the idat box, and the places and sizes of its parts."""
     if not iloc:
         return
     version, fields = iloc[0], _Fields(iloc[4:])
@@ -180,13 +180,13 @@ def _samples(file: BinaryIO, moov: bytes) -> Iterator[bytes]:
 
 
 def _largest(stream: bytes) -> int:
-    """Pixels of the largest of a stream's sequence headers."""
+    """Pixels of the largest sequence header of a stream."""
     sizes = []
     at = 0
     while at < len(stream):
         head = stream[at]
         at += 2 if head & 4 else 1
-        if head & 0x80 or not head & 2:  # without a length it goes on to the end: the decoder sees it as we do
+        if head & 0x80 or not head & 2:  # without a length it goes on to the end, as in the decoder
             raise UnreadableSizeError("an OBU without a length")
         size, at = _leb128(stream, at)
         if at + size > len(stream):
@@ -230,7 +230,7 @@ class _Bits:
 
 
 def _sequence_header(body: bytes) -> int:
-    """Pixels of a frame; AV1, section 5.5. A frame that says its size itself may use all bits there are for it."""
+    """Pixels of a frame (AV1, section 5.5); the maximum if frames state their own size."""
     bits = _Bits(body[:512])
     bits.take(4)  # profile, still picture
     reduced = bits.take(1)

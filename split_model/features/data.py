@@ -1,9 +1,9 @@
-"""DATA as the commands take it: a folder of pictures, or an ``.npz`` of arrays; read one sample at a time.
+"""Reads the commands' DATA one sample at a time: a folder of pictures, or an ``.npz`` of arrays.
 
-A folder holds pictures, or one sub-folder a class: a sub-folder named by a whole number is that
-class index, any other name is looked up among the model's labels. An ``.npz`` holds ``inputs``
-(model input tensors, not pictures: [samples, ...] with the model's own batch axis of 1 left out
-or in) and may hold ``labels`` (whole numbers, [samples]). Models of several inputs take
+A folder has pictures, or one sub-folder for each class: a sub-folder named by an integer is that class index, any
+other name is looked up among the model's labels. An ``.npz`` holds ``inputs`` (model input tensors, not pictures:
+[samples, ...] with or without the model's batch axis of 1) and may have ``labels`` (whole numbers,
+[samples]). Models of several inputs take
 ``inputs_0``, ``inputs_1`` and so on. Or it holds ``pictures``, uint8 [samples, height, width] or
 [samples, height, width, channels], which are pre-processed like picture files.
 """
@@ -48,7 +48,7 @@ class _File:
 class ImageFolder(Data):
     """Pictures of a folder, sorted by their path below it.
 
-    ``passed_over``: names of what lies there and is no picture that can be read. The log tells it once.
+    ``passed_over``: names of the other files, which are not readable pictures. They are logged once.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ImageFolder(Data):
         return len(self._files)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Decode one picture after the other. After a `BadSampleError` the iterator goes on with the next one."""
+        """Decode the pictures in order. After a `BadSampleError` the iterator goes on with the next one."""
         if self.passed_over and not self._has_told:
             _log.warning("%s: %s", self._root, describe_passed_over(self.passed_over))
         self._has_told = True
@@ -102,14 +102,14 @@ def open_data(
 ) -> Data:
     """Open DATA for a model with these inputs.
 
-    ``labels`` are the model's class names, for folders named by class; without them a folder
-    whose name is no number gives samples without a label. Raises `MissingInputError` where there
-    is nothing at ``path`` and `BadInputError` where it does not fit the model.
+    ``labels`` are the model's class names, for folders named by class; without them a folder whose name is not a
+    number gives samples without a label. Raises `MissingInputError` if ``path`` does not exist, and `BadInputError`
+    if the data do not fit the model.
     """
     try:
         is_folder, is_there = path.is_dir(), path.exists()
-    except OSError as error:  # a disk that fails
-        raise BadInputError(f"{path}: {error.strerror}", remedy="look after that disk, or copy the file") from None
+    except OSError as error:  # the disk fails
+        raise BadInputError(f"{path}: {error.strerror}", remedy="check that disk, or copy the file") from None
     if is_folder:
         if preprocess is None or len(inputs) != 1:
             why = "declares no pre-processing" if preprocess is None else f"takes {len(inputs)} inputs"
@@ -129,7 +129,7 @@ def open_data(
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names of a labels file: one a line, the line's number less one is the class index."""
+    """Read the class names of a labels file, one per line; the class index is the line's number minus one."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -144,7 +144,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def parse_labels(raw: bytes, source: str) -> tuple[str, ...]:
-    """The class names of a labels file's bytes; blank lines at its end are none. `BadInputError` without any."""
+    """Parse the class names of a labels file; blank lines at its end are ignored. `BadInputError` if empty."""
     lines = [line.strip() for line in text_file.text(raw, source).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -194,7 +194,7 @@ def _class_index(folder: Path, labels: Sequence[str] | None) -> int | None:
         return None
     matches = [index for index, label in enumerate(labels) if label.casefold() == name.casefold()]
     if len(matches) != 1:
-        problem = "is no class of the model" if not matches else f"names classes {matches}"
+        problem = "is not a class of the model" if not matches else f"names classes {matches}"
         raise BadInputError(
             f"{folder}: {name!r} {problem}", remedy="name the folder by its class index or its label"
         )

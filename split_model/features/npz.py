@@ -1,7 +1,6 @@
-"""Reads arrays of ``.npz`` files that others have made, within a bound on memory whatever they claim.
-
-Nothing is unpickled. NumPy reads a header of any length before it looks at it, and makes room for the array that a
-header claims before it looks for the data: a compressed file of a megabyte can take gigabytes.
+"""Reads arrays of foreign ``.npz`` files within a bound on memory. Nothing is unpickled.
+NumPy reads a header of any length before it checks it, and allocates the array that a header claims before it
+reads the data: so a compressed file of a megabyte could take gigabytes.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ import numpy as np
 
 from split_model.arrays import Array
 
-#: NumPy's own bound, but before the header is read.
+#: The same bound as NumPy's, but checked before the header is read.
 _MAX_HEADER_BYTES = 10_000
 _ENDING = ".npy"
-# What NumPy was seen to raise on damaged headers.
+# Errors that NumPy raises on damaged headers.
 _HEADER_ERRORS = (ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, tokenize.TokenError)
 
 
@@ -32,7 +31,7 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.gen
         Shape, whether the array is column-major, and its dtype.
 
     Raises:
-        ValueError: It is no header, or a longer one than any array of numbers has.
+        ValueError: It is not a header, or longer than that of any array of numbers.
 
     """
     version = np.lib.format.read_magic(file)
@@ -49,16 +48,16 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.gen
 
 
 def load_arrays(path: Path, is_wanted: Callable[[str], bool], *, most_bytes: int) -> dict[str, Array]:
-    """Load some arrays of numbers from an ``.npz``.
+    """Load the wanted arrays of numbers from an ``.npz``.
 
     Args:
         path: The file.
-        is_wanted: Asked for each array's name.
-        most_bytes: Of all wanted arrays together.
+        is_wanted: Whether to load the array of a name.
+        most_bytes: Maximum bytes of all wanted arrays together.
 
     Raises:
-        OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: It cannot be read, is no such
-            file, or holds more than that.
+        OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: It cannot be read, is not such
+        a file, or is larger.
 
     """
     arrays: dict[str, Array] = {}

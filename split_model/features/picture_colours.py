@@ -1,8 +1,8 @@
-"""From a decoded picture to the colours that a viewer shows: 8 bits a channel, in sRGB, on white.
+"""Converts a decoded picture to the colours of a viewer: 8 bits per channel, in sRGB, on white.
 
 In this order: samples of 16 bits are scaled by the file's depth, an embedded colour profile is converted to sRGB, a
-PNG's gamma likewise, and transparent pixels show white. A picture that needs none of this comes back untouched.
-What has no defined brightness, as floating-point samples, is refused with the reason.
+PNG's gamma likewise, and transparent pixels become white. A picture that needs none of this is not changed. Samples
+without a defined brightness, such as floating-point ones, are refused with the reason.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from split_model.arrays import Array
 from split_model.errors import BadInputError
 
 _DEPTH = 16
-#: A 16-bit picture whose values all stay below this holds 14 bits or fewer: a viewer shows it dark or black.
+#: A 16-bit picture with all values below this has 14 bits or fewer: a viewer shows it dark or black.
 _DARK_BELOW = 1 << 14
-#: Rows of 16-bit values that are converted at a time.
+#: Number of rows of 16-bit values converted at a time.
 _ROWS = 256
 _PNG_DEPTH, _PNG_COLOUR = 24, 25  # bytes of a PNG that say so
-_PNG_KEYED = (0, 2)  # colour types whose transparency is one colour
+_PNG_KEYED = (0, 2)  # colour types with one transparent colour
 _TIFF_PHOTOMETRIC, _TIFF_BITS, _TIFF_SAMPLE_FORMAT = 262, 258, 339
 _MIN_IS_WHITE, _UNSIGNED = 0, 1
 _WHITE = (255, 255, 255)
 _ALPHA_MODES = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
-#: The colour space that a profile must have to describe pictures of a mode.
+#: The colour space of a profile for pictures of a mode.
 _SPACES = {"L": "GRAY", "RGB": "RGB ", "RGBA": "RGB ", "CMYK": "CMYK"}
 _MAX_PROFILE_BYTES = 4 << 20
-#: A profile that changes no colour by more than this is taken for sRGB.
+#: A profile that changes no colour by more than this counts as sRGB.
 _SAME = 2
 _DISPLAY_GAMMA = 2.2
 _GAMMA_TOLERANCE = 0.05
-#: Code points of H.273: those that mean sRGB or say nothing, and those of high dynamic range.
+#: Code points of H.273: those of sRGB or unspecified, and those of high dynamic range.
 _PLAIN_PRIMARIES = frozenset((1, 2))
-#: Red, green and blue of sRGB, x and y of each; some writers round them.
+#: x and y of sRGB's red, green and blue; some writers round them.
 _SRGB_PRIMARIES = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _PRIMARIES_TOLERANCE = 0.025
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
@@ -47,14 +47,14 @@ _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How a file's samples become 8 bits. ``bits``: of a sample. ``inverted``: 0 is white."""
+    """The conversion of a file's samples to 8 bits. ``bits``: of a sample. ``inverted``: 0 is white."""
 
     bits: int = 8
     inverted: bool = False
 
 
 def depth_of(image: Any, head: bytes) -> Depth:
-    """The depth of an opened picture. Raises `BadInputError` where its samples have no defined white."""
+    """The depth of an opened picture. Raises `BadInputError` if its samples have no defined white."""
     if image.mode == "F":
         raise BadInputError(
             "floating-point samples, which have no defined white", remedy="save it with 8 or 16 bits"
@@ -80,7 +80,7 @@ def depth_of(image: Any, head: bytes) -> Depth:
 
 
 def check_colour_code(primaries: int, transfer: int) -> None:
-    """Refuse what a file declares by code points that no profile comes with: high dynamic range, wide gamuts."""
+    """Refuse colours declared by code points without a profile: high dynamic range, wide gamuts."""
     if transfer in _HDR_TRANSFERS:
         raise BadInputError(
             f"a picture of high dynamic range ({_HDR_TRANSFERS[transfer]})", remedy="save it as sRGB with 8 bits"
@@ -92,14 +92,14 @@ def check_colour_code(primaries: int, transfer: int) -> None:
 
 
 def check_primaries(chromaticity: Sequence[float]) -> None:
-    """Refuse a PNG whose primaries (cHRM: white, red, green and blue, x and y of each) are not those of sRGB."""
+    """Refuse a PNG with primaries (cHRM: x and y of white, red, green and blue) other than those of sRGB."""
     pairs = zip(chromaticity[2:], _SRGB_PRIMARIES, strict=False)
     if any(abs(value - known) > _PRIMARIES_TOLERANCE for value, known in pairs):
         raise BadInputError("a wide gamut without a profile (primaries of a cHRM chunk)", remedy="save it as sRGB")
 
 
 def extra_bytes(image: Any, mode: str) -> int:
-    """Bytes a pixel that converting takes at most, beside the decoded image."""
+    """Maximum bytes per pixel of the conversion, besides the decoded image."""
     if image.mode.startswith("I"):
         grey = 2 + 1  # of uint8: the array and the image made from it
         return grey + (4 if mode == "RGB" else 0)
@@ -119,15 +119,15 @@ def extra_bytes(image: Any, mode: str) -> int:
 
 
 def as_seen(image: Any, depth: Depth, mode: str) -> Any:
-    """The picture as a viewer shows it, in ``mode`` RGB or L.
+    """Convert a picture to a viewer's colours, in ``mode`` RGB or L.
 
     Args:
-        image: A decoded image; it is changed or closed where that saves memory.
-        depth: As `depth_of` found it.
-        mode: Of the result.
+        image: A decoded image; it is changed or closed if that saves memory.
+        depth: The result of `depth_of`.
+        mode: Mode of the result.
 
     Raises:
-        BadInputError: Its 16-bit values fill a fourth of their range at most, or its mode has no sRGB colours.
+        BadInputError: Its 16-bit values fill at most a fourth of their range, or its mode has no sRGB colours.
 
     """
     info = dict(image.info)
@@ -162,7 +162,7 @@ def _check_bright(highest: int) -> None:
 
 
 def _grey_of_16(image: Any, depth: Depth) -> Any:
-    """A picture of mode L from one of mode I;16 or I, a block of rows at a time."""
+    """Convert a picture of mode I;16 or I to mode L, a block of rows at a time."""
     if depth.bits == _DEPTH:
         _check_bright(int(image.getextrema()[1]))
     width, height = image.size
@@ -178,7 +178,7 @@ def _grey_of_16(image: Any, depth: Depth) -> Any:
 
 
 def _in_srgb(image: Any, info: dict[str, Any], *, see_through: bool) -> Any:
-    """The same colours in sRGB. A profile that is damaged, or is of another kind of picture, counts as none."""
+    """Convert to sRGB. A profile that is damaged, or is for another kind of picture, counts as none."""
     if image.mode == "LAB":
         return _transformed(image, _lab_transform())
     profile = info.get("icc_profile")
@@ -200,7 +200,7 @@ def _transformed(image: Any, transform: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def _transform(profile: bytes, mode: str) -> Any:
-    """The way from a profile to sRGB; None where it changes nothing that can be seen, or is no such profile."""
+    """The transform from a profile to sRGB; None if it has no visible effect, or the profile does not fit."""
     try:
         cms = importlib.import_module("PIL.ImageCms")
     except ImportError:
@@ -229,7 +229,7 @@ def _lab_transform() -> Any:
         cms = importlib.import_module("PIL.ImageCms")
     except ImportError:
         raise BadInputError(
-            "a CIELAB picture, and this Pillow has no colour management", remedy="save it as sRGB"
+            "a CIELAB picture, but this Pillow has no colour management", remedy="save it as sRGB"
         ) from None
     return cms.buildTransform(cms.createProfile("LAB"), cms.createProfile("sRGB"), "LAB", "RGB")
 
@@ -249,7 +249,7 @@ def _changes_nothing(transform: Any, mode: str) -> bool:
 
 
 def _without_gamma(image: Any, info: dict[str, Any]) -> Any:
-    """A PNG that declares another gamma than a display's, and no colour space, brightened or darkened by it."""
+    """Apply a PNG's gamma if it differs from a display's and no colour space is declared."""
     gamma = info.get("gamma")
     if not isinstance(gamma, float) or gamma <= 0 or "icc_profile" in info or "srgb" in info:
         return image
@@ -265,7 +265,7 @@ def _without_gamma(image: Any, info: dict[str, Any]) -> Any:
 
 
 def _on_white(image: Any) -> Any:
-    """A picture with transparency, on white."""
+    """Put a picture with transparency on white."""
     if image.mode not in ("RGBA", "LA"):
         image = image.convert("RGBA")
     white = importlib.import_module("PIL.Image").new("RGB", image.size, _WHITE)

@@ -1,11 +1,11 @@
-"""Decodes picture files upright and as a viewer shows them, within a bound on memory whatever a file claims.
+"""Decodes picture files upright, in a viewer's colours, within a bound on memory.
 
-A file of a few bytes can claim a picture of gigabytes. What decoding costs follows from the header: sides, the
-mode's bytes a pixel, the decoder's own copies, and those for turning and converting. It is bounded before anything
-is decoded, and what a file holds beside its pixels before that is read (`picture_notes`). JPEG files that are much
+A file of a few bytes can claim a picture of gigabytes. The memory for decoding follows from the header: sides,
+bytes per pixel of the mode, the decoder's own copies, and those for turning and converting. It is bounded before
+decoding; the data beside the pixels are bounded before they are read (`picture_notes`). JPEG files that are much
 larger than the model needs are decoded at a half, a quarter or an eighth of their size, which the format offers.
-The colours are those of `picture_colours`: in sRGB, on white. Of a moving picture the first frame counts. Pillow is
-imported when the first picture is opened.
+The colours are those of `picture_colours`: in sRGB, on white. The first frame of a moving picture is used. Pillow
+is imported when the first picture is opened.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from split_model.features.picture_colours import as_seen, check_colour_code, che
 from split_model.features.picture_formats import ENDINGS, HEAD_BYTES, format_of, missing, register
 from split_model.features.picture_notes import check_notes
 
-#: A board has little memory: larger pictures are refused before they are decoded, as a whole and a side.
+#: Limits of a picture, in pixels in all and per side: a board has little memory. Checked before decoding.
 MAX_PIXELS = 64 << 20
 MAX_SIDE = 1 << 15
-#: Memory that decoding one picture may take, in bytes; PNG photographs of 50 megapixels need as much.
+#: Maximum memory for decoding one picture in bytes, as needed by PNG photographs of 50 megapixels.
 MAX_DECODE_BYTES = 192 << 20
-#: Bytes a pixel of the copy of an array that is scaled.
+#: Bytes per pixel of the copy of a scaled array.
 SCALED_BYTES = 4
-#: JPEG files of more pixels are decoded at a part of their size ...
+#: JPEG files of more pixels are decoded at reduced size ...
 _DRAFT_PIXELS = 16 << 20
-#: ... whose shorter side is this many times the declared one at least: scaling needs detail to average.
+#: ... with a shorter side of at least this many times the declared one: scaling needs detail to average.
 _DRAFT_MARGIN = 2
 _MODES = {"rgb": "RGB", "bgr": "RGB", "grey": "L"}
-#: Bytes that Pillow keeps for a pixel; all modes that are not named take 4.
+#: Bytes per pixel in Pillow; all other modes take 4.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-#: Bytes a pixel that a decoder takes beside the image while it decodes, and keeps until the file is closed: its
-#: planes and canvases, and the bytes handed over. Measured, with 3 more for planes of 10 bits.
+#: Bytes per pixel that a decoder needs besides the image until the file is closed: its planes and canvases, and the
+#: #: bytes handed over. Measured, plus 3 for planes of 10 bits.
 _DECODER_BYTES = {"WEBP": (12, 8), "AVIF": (12, 8), "HEIF": (12, 8), "GIF": (1, 1)}
-#: These are read as a whole before their size is known.
+#: Formats that are read as a whole before their size is known.
 _MAX_FILE_BYTES = 32 << 20
 _COLOUR_BOX = b"colrnclx"
 _COLOUR_CHUNK = b"cICP"
-#: Where a file names its colours, if it does.
+#: Entries of a file that declare its colours.
 _COLOUR_BYTES = 4096
 _UPRIGHT = 1
-#: The key that an image's notes have for the size of the picture that it was decoded from, upright.
+#: The key in an image's info for the upright size of the picture that it was decoded from.
 _WHOLE_SIZE = "whole_size"
 _ORIENTATION = 0x0112  # Exif's tag
 _ON_ITS_SIDE = (5, 6, 7, 8)  # its values that swap height and width
@@ -61,7 +61,7 @@ _DAMAGED = (*_DECODER_ERRORS, struct.error, zlib.error, RuntimeError)
 
 
 def pillow(name: str) -> Any:
-    """Import a module of Pillow; `BackendError` where it is not installed."""
+    """Import a module of Pillow; `BackendError` if it is not installed."""
     try:
         return importlib.import_module(f"PIL.{name}")
     except ImportError:
@@ -75,7 +75,7 @@ def open_picture(path: Path, preprocess: ImagePreprocess) -> Picture:
 
     Raises:
         MissingInputError: There is no file, or no permission to read it.
-        BadInputError: It is no picture, is damaged, or costs too much to decode.
+        BadInputError: It is not a picture, is damaged, or needs too much memory to decode.
         BackendError: Pillow is not installed.
 
     """
@@ -116,7 +116,7 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
 
 
 def upright_size(image: Any) -> tuple[int, int]:
-    """Height and width of the whole upright picture that `open_image` decoded, maybe at a part of its size."""
+    """Height and width of the whole upright picture that `open_image` decoded, perhaps at reduced size."""
     height, width = image.info.get(_WHOLE_SIZE, (image.height, image.width))
     return height, width
 
@@ -131,7 +131,7 @@ def _head_of(path: Path) -> bytes:
 
 
 def _format(path: Path, head: bytes) -> str:
-    """What the content is. Raises `BadInputError` for what cannot be read, or only as a whole and is too large."""
+    """The format by the content. Raises `BadInputError` if it cannot be read, or is too large to be read whole."""
     name = format_of(head[:HEAD_BYTES])
     if name is None:
         raise BadInputError(f"{path}: not a picture (reads {', '.join(ENDINGS)})", remedy="remove or replace it")
@@ -145,7 +145,7 @@ def _format(path: Path, head: bytes) -> str:
 
 
 def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -> Any:
-    """The image upright and in the wanted mode, after its cost has been found to be within the bound."""
+    """Decode the image upright and in the wanted mode, after a check of its memory."""
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise BadInputError(
@@ -159,7 +159,7 @@ def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -
         raise BadInputError(f"{path}: {error.problem}", remedy=error.remedy) from None
     coefficients = 0
     if image.format in ("JPEG", "MPO"):
-        # Every coefficient of a progressive one is kept, two bytes each, at whatever size it is decoded.
+        # A progressive JPEG keeps every coefficient, two bytes each, at any decoded size.
         if image.info.get("progressive"):
             coefficients = 2 * width * height * len(image.getbands())
         if width * height > _DRAFT_PIXELS:
@@ -191,7 +191,7 @@ def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -
 
 
 def _check_colours(image: Any, head: bytes) -> None:
-    """Colours that a file declares by numbers rather than by a profile."""
+    """Check colours that a file declares by numbers instead of a profile."""
     if image.info.get("icc_profile"):
         return
     if image.format in ("AVIF", "HEIF"):
@@ -209,7 +209,7 @@ def _check_colours(image: Any, head: bytes) -> None:
 
 
 def _pixels(path: Path, image: Any) -> int:
-    """How many are decoded: of an AVIF file those of its streams, for the size that it states may be false."""
+    """Number of decoded pixels; for AVIF, that of its streams, as the stated size may be false."""
     stated = int(image.width * image.height)
     if image.format != "AVIF":
         return stated
@@ -217,13 +217,13 @@ def _pixels(path: Path, image: Any) -> int:
         return max(stated, coded_pixels(path) // (1 + ("A" in image.getbands())))
     except UnreadableSizeError as error:
         raise BadInputError(
-            f"{path}: an AVIF file whose size cannot be told before decoding ({error})",
+            f"{path}: an AVIF file of unknown size before decoding ({error})",
             remedy="save it in another format",
         ) from None
 
 
 def _bytes_of(image: Any, pixels: int, *, mode: str, turned: bool) -> int:
-    """Memory of the decoded image and of all that stands beside it at the same time."""
+    """Memory of the decoded image and of everything held at the same time."""
     stored = _PIXEL_BYTES.get(image.mode, 4)
     decoding, kept = _DECODER_BYTES.get(image.format, (0, 0))
     after = max(stored if turned else 0, extra_bytes(image, mode))

@@ -1,8 +1,8 @@
-"""The picture formats that can be read: by a file's first bytes, and by the endings of file names.
+"""Recognises picture formats by a file's first bytes, and by the endings of file names.
 
-The content decides how a file is decoded, whatever its name says. The name decides whether a folder's file is taken
-for a picture at all; a name without an ending leaves that to the content too. AVIF needs Pillow 11.3 or later, and
-HEIC the package ``pillow-heif``, which the extra ``heif`` installs.
+The content decides how a file is decoded, not its name. The name decides whether a file of a folder counts as a
+picture; for a name without an ending the content decides that too. AVIF needs Pillow 11.3 or later, and HEIC the
+package ``pillow-heif``, which the extra ``heif`` installs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ENDINGS = {
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-#: What to install for a format that not every installation can read.
+#: How to install support for formats that not every installation can read.
 _REMEDIES = {"AVIF": "install Pillow 11.3 or later", "HEIF": "install this package with [heif]"}
-#: Modules of Pillow that register a format; those it registers by itself are left out.
+#: Modules of Pillow that register a format, except those registered automatically.
 _PLUGINS = {"WEBP": "PIL.WebPImagePlugin", "TIFF": "PIL.TiffImagePlugin", "AVIF": "PIL.AvifImagePlugin"}
 _MAGIC = (
     ("JPEG", b"\xff\xd8\xff"),
@@ -47,14 +47,14 @@ _PPM = b"123456"
 _BOX = b"ftyp"
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
-#: Bytes at the start of a file that tell its format: an ISO box of brands may be this long.
+#: Bytes at the start of a file that show its format: an ISO box of brands may be this long.
 HEAD_BYTES = 64
-#: Names and endings that one line of a log tells.
+#: Maximum names and endings in one log line.
 _TOLD = 4
 
 
 def format_of(head: bytes) -> str | None:
-    """The format of a file by its first `HEAD_BYTES`; None where it is none that we read."""
+    """The format of a file by its first `HEAD_BYTES`; None if it is not a readable one."""
     for name, magic in _MAGIC:
         if head.startswith(magic):
             return name
@@ -74,7 +74,7 @@ def format_of(head: bytes) -> str | None:
 
 @cache
 def missing(name: str) -> str:
-    """What to install to read a format, empty where it can be read; imports nothing."""
+    """The package to install to read a format, empty if it can be read; imports nothing."""
     module = {"HEIF": "pillow_heif", "AVIF": "PIL._avif"}.get(name)
     if module is None:
         return ""
@@ -85,7 +85,7 @@ def missing(name: str) -> str:
 
 @cache
 def register(name: str) -> None:
-    """Make Pillow know a format that it does not load by itself, and no other."""
+    """Register a single format that Pillow does not load automatically."""
     if name == "HEIF":
         importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
     elif name in _PLUGINS:
@@ -94,12 +94,12 @@ def register(name: str) -> None:
 
 @lru_cache(maxsize=1)
 def readable_endings() -> frozenset[str]:
-    """The endings of file names that are taken for pictures here."""
+    """The endings of file names that count as pictures."""
     return frozenset(ending for name, endings in ENDINGS.items() if not missing(name) for ending in endings)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is taken for a picture: by its ending, or by its content where its name has none."""
+    """Whether a file counts as a picture: by its ending, or by its content if its name has none."""
     ending = path.suffix.lower()
     return ending in readable_endings() if ending else _has_readable_content(path)
 
@@ -114,7 +114,7 @@ def _has_readable_content(path: Path) -> bool:
 
 
 def describe_passed_over(names: Iterable[str]) -> str:
-    """One line for a log: how many files are no input, by their endings, and what would make them one."""
+    """A log line: the number of skipped files by ending, and the packages that would read them."""
     files = sorted(names)
     endings = Counter(Path(name).suffix.lower() for name in files)
     told = [f"{count} {spelled(ending) or 'without an ending'}" for ending, count in endings.most_common(_TOLD)]

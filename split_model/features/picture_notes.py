@@ -1,8 +1,8 @@
-"""Measures what a picture file holds beside its pixels, before a decoder keeps all of it in memory.
+"""Measures the data beside the pixels in a picture file, before a decoder reads them into memory.
 
-Texts, profiles, thumbnails and what programs put into chunks of their own: Pillow reads them as a whole, several
-times over, however many bytes they are. Only their lengths are read here. Formats that are bounded by the size of
-their files (`picture_files`) are not looked into.
+These are texts, profiles, thumbnails and programs' own chunks: Pillow reads them whole and several times, whatever
+their size. This module reads only their lengths. It skips formats that are bounded by their file size
+(`picture_files`).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import BinaryIO
 from split_model.errors import BadInputError
 
 MAX_NOTES_BYTES = 16 << 20
-#: Pieces of a file that are looked at: a picture of 64 megapixels has some ten thousand.
+#: Maximum number of pieces of a file: a picture of 64 megapixels has some ten thousand.
 _MAX_PIECES = 1 << 17
 _PNG_HEAD, _JPEG_HEAD = 8, 2
 _PIXELS = b"IDAT"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _SCAN = bytes([0xFF, _START_OF_SCAN])
-#: Scans of a JPEG file: each goes through the whole picture, and can take a few bytes. Programs write ten or so.
+#: Maximum scans of a JPEG file: each covers the whole picture, but can have a few bytes. Programs write about ten.
 _MAX_SCANS = 100
 _READ_BYTES = 1 << 20
 #: JPEG's markers without a length.
 _BARE = (0x01, *range(0xD0, 0xD9))
-#: Bytes of a value of each of TIFF's types, by number.
+#: Bytes of a value of each TIFF type, by its number.
 _TIFF_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 
 
 def check_notes(path: Path, name: str) -> None:
-    """Check how much a file holds beside its pixels.
+    """Check the amount of data beside the pixels.
 
     Args:
         path: The file.
@@ -50,7 +50,7 @@ def check_notes(path: Path, name: str) -> None:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         for number, length in enumerate(walk(file)):
-            total += min(length, size)  # a part that is cut short is read up to the file's end
+            total += min(length, size)  # an incomplete part is read up to the file's end
             if total > MAX_NOTES_BYTES or number >= _MAX_PIECES:
                 raise BadInputError(
                     f"{path}: a {name} file with over {MAX_NOTES_BYTES >> 20} MiB beside its pixels",
@@ -63,7 +63,7 @@ def check_notes(path: Path, name: str) -> None:
 
 
 def _scans(file: BinaryIO) -> int:
-    """Scans of a JPEG file behind the first one. In the data of a scan no marker can occur."""
+    """Scans of a JPEG file after the first one. No marker can occur in the data of a scan."""
     found, last = 0, b""
     while piece := file.read(_READ_BYTES):
         found += (last + piece).count(_SCAN)
@@ -80,7 +80,7 @@ def _png(file: BinaryIO) -> Iterator[int]:
 
 
 def _jpeg(file: BinaryIO) -> Iterator[int]:
-    """The segments before the first scan: what comes behind them is read by the decoder, piece by piece."""
+    """The segments before the first scan; the decoder reads the rest piece by piece."""
     file.seek(_JPEG_HEAD)
     while byte := file.read(1):
         if byte != b"\xff":  # Pillow looks for the next marker

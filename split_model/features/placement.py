@@ -1,4 +1,4 @@
-"""Where a picture lies in a model's input: the geometry of pre-processing, there and back.
+"""The place of a picture in a model's input: converts coordinates in both directions.
 
 A picture is scaled, and the model sees a part of it (``crop``), all of it with a border (``letterbox``), or all of
 it (``stretch``). Coordinates are continuous: pixel ``i`` reaches from ``i`` to ``i + 1``.
@@ -18,10 +18,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One picture in a model's input. All sizes are height and width in pixels.
+    """The place of one picture in a model's input. All sizes are height and width in pixels.
 
-    ``picture``: of the picture, upright. ``scaled``: its size after scaling. ``origin``: top and left of the scaled
-    picture in the input; negative where a part is cut off, positive beside a border. ``input``: of the input.
+    ``picture``: size of the upright picture. ``scaled``: its size after scaling. ``origin``: top and left of the
+    scaled picture in the input; negative if a part is cut off, positive beside a border. ``input``: size of the
+    input.
     """
 
     picture: tuple[int, int]
@@ -31,7 +32,7 @@ class Placement:
 
     @classmethod
     def of(cls, preprocess: ImagePreprocess, height: int, width: int) -> Placement:
-        """Where a picture of this size comes to lie."""
+        """The placement of a picture of this size."""
         tall, wide = preprocess.crop
         scaled = _scaled(preprocess, height, width)
         if preprocess.fit == "crop":
@@ -42,22 +43,22 @@ class Placement:
 
     @classmethod
     def whole(cls, height: int, width: int) -> Placement:
-        """An input that is no prepared picture: its own pixels are the coordinates."""
+        """The placement for an input that is not a prepared picture: its own pixels are the coordinates."""
         size = (height, width)
         return cls(size, size, (0, 0), size)
 
     def of_original(self, height: int, width: int) -> Placement:
-        """The same for the picture that this one was decoded from at a part of its size."""
+        """The same for the original picture, if this one was decoded at reduced size."""
         return replace(self, picture=(height, width))
 
     def to_picture(self, points: Floats) -> Floats:
-        """From pixels of the input to pixels of the picture; ``points`` ends in an axis of x and y."""
+        """Convert pixels of the input to pixels of the picture; the last axis of ``points`` is x and y."""
         factor = np.array([self.picture[1] / self.scaled[1], self.picture[0] / self.scaled[0]])
         found: Floats = (points - np.array(self.origin[::-1], np.float64)) * factor
         return found
 
     def to_input(self, points: Floats) -> Floats:
-        """From pixels of the picture to pixels of the input; ``points`` ends in an axis of x and y."""
+        """Convert pixels of the picture to pixels of the input; the last axis of ``points`` is x and y."""
         factor = np.array([self.scaled[1] / self.picture[1], self.scaled[0] / self.picture[0]])
         found: Floats = points * factor + np.array(self.origin[::-1], np.float64)
         return found

@@ -1,9 +1,9 @@
-"""From a picture to the tensor a model takes: the one pre-processing of device, calibration and evaluation.
+"""Converts a picture to a model's input; used by device, calibration and evaluation.
 
-What is done is declared in the bundle (`ImagePreprocess`): turn the picture upright by its Exif note, fit it (scale
-its shorter side to ``resize`` and cut out the centre, or letterbox, or stretch), ``(x - mean) / scale``, put the
-channels where the model has them, and quantise where the model's input is quantised. Pillow is imported when a
-picture is opened or scaled, not before, so that a device that is fed arrays of the right size does without it.
+The bundle declares the steps (`ImagePreprocess`): turn the picture upright by its Exif note, fit it (scale its
+shorter side to ``resize`` and cut out the centre, or letterbox, or stretch), ``(x - mean) / scale``, order the
+channels as in the model, and quantise if the model's input is quantised. Pillow is imported when a picture is
+opened or scaled, not before, so that a device that is fed arrays of the right size does without it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from split_model.features.picture_files import (
 )
 from split_model.features.placement import Placement
 
-#: Types of inputs that pictures go into.
+#: Dtypes of inputs for pictures.
 PICTURE_TYPES = frozenset(("float32", "float16", "int8", "uint8"))
 
 
 def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
-    """Raise `BadInputError` where the declared pre-processing does not make the tensor that ``spec`` describes."""
+    """Raise `BadInputError` if the declared pre-processing does not make a tensor of ``spec``."""
     channels, expected = preprocess.channels, preprocess.shape
     if spec.shape != expected:
         raise BadInputError(
@@ -61,7 +61,7 @@ def check_preprocess(preprocess: ImagePreprocess, spec: TensorSpec) -> None:
 
 
 def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
-    """Scale, crop, normalise and, where ``spec`` is quantised, quantise one picture.
+    """Scale, crop, normalise and, if ``spec`` is quantised, quantise one picture.
 
     ``picture`` is uint8 [height, width, 3] (or [height, width] or [height, width, 1] for grey), in
     the order of colours RGB as cameras and files give it; the result has ``spec``'s shape and dtype.
@@ -89,12 +89,12 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
 
 
 def load_tensor(path: Path, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
-    """A picture file as the model's input: `open_picture` and `picture_tensor` without the copy between them."""
+    """Load a picture file as the model's input: `open_picture` and `picture_tensor` without a copy between."""
     return load_placed(path, preprocess, spec)[0]
 
 
 def load_placed(path: Path, preprocess: ImagePreprocess, spec: TensorSpec) -> tuple[Array, Placement]:
-    """`load_tensor`, and where the picture lies in it, in pixels of the upright picture."""
+    """`load_tensor`, and the picture's placement, in pixels of the upright picture."""
     check_preprocess(preprocess, spec)
     image = open_image(path, preprocess)
     placement = Placement.of(preprocess, image.height, image.width).of_original(*upright_size(image))
@@ -102,7 +102,7 @@ def load_placed(path: Path, preprocess: ImagePreprocess, spec: TensorSpec) -> tu
 
 
 def _normalised(pixels: Picture, preprocess: ImagePreprocess, spec: TensorSpec) -> Array:
-    """Crop, order of colours, mean and scale, layout, and the grid of ``spec``."""
+    """Apply crop, order of colours, mean and scale, layout, and the grid of ``spec``."""
     cropped = _centre(pixels, preprocess.crop)
     if preprocess.colour == "bgr":
         cropped = cropped[..., ::-1]
@@ -114,14 +114,14 @@ def _normalised(pixels: Picture, preprocess: ImagePreprocess, spec: TensorSpec) 
 
 
 def _fits(height: int, width: int, preprocess: ImagePreprocess) -> bool:
-    """Whether a picture of this size is not scaled."""
+    """Whether a picture of this size needs no scaling."""
     if preprocess.fit == "crop":
         return min(height, width) == preprocess.resize
     return (height, width) == preprocess.crop
 
 
 def _remedy(preprocess: ImagePreprocess, shape: tuple[int, ...]) -> str:
-    """What to declare for an input that the pre-processing does not make."""
+    """The declaration to change if the pre-processing does not make the input."""
     channels = preprocess.channels
     if len(shape) != 4 or shape[0] != 1:
         return "pictures go into inputs of [1, height, width, channels]; give it arrays, not pictures"
@@ -133,7 +133,7 @@ def _remedy(preprocess: ImagePreprocess, shape: tuple[int, ...]) -> str:
 
 
 def to_stored(real: Array, spec: TensorSpec) -> Array:
-    """Real values as ``spec`` stores them: rounded onto its grid where it has one, cast where it is float.
+    """Convert real values to stored ones: rounded onto the grid of ``spec`` if it has one, else cast.
 
     An 8-bit input without a scale stores the real values themselves, rounded.
     """
@@ -146,7 +146,7 @@ def to_stored(real: Array, spec: TensorSpec) -> Array:
 
 
 def to_real(stored: Array, spec: TensorSpec) -> NDArray[np.float32]:
-    """Stored values as float32 real ones: ``scale * (stored - zero_point)`` where ``spec`` has a scale."""
+    """Convert stored values to float32 real ones: ``scale * (stored - zero_point)`` if there is a scale."""
     if not spec.scale:
         return stored.astype(np.float32)
     real: NDArray[np.float32] = stored.astype(np.float32)
@@ -156,7 +156,7 @@ def to_real(stored: Array, spec: TensorSpec) -> NDArray[np.float32]:
 
 
 def _scaled(image: Any, preprocess: ImagePreprocess) -> Picture:
-    """Fit the picture as declared. `BadInputError` where its shorter side scaled would make it too large."""
+    """Fit the picture as declared. `BadInputError` if the scaled picture would be too large."""
     size = _size(image, preprocess)
     if image.size != size:
         image = image.resize(size, pillow("Image").Resampling[preprocess.filter.upper()])
@@ -166,11 +166,11 @@ def _scaled(image: Any, preprocess: ImagePreprocess) -> Picture:
 
 
 def _size(image: Any, preprocess: ImagePreprocess) -> tuple[int, int]:
-    """Width and height that a picture is scaled to."""
+    """Width and height of the scaled picture."""
     width, height = image.size
     tall, wide = Placement.of(preprocess, height, width).scaled
     if preprocess.fit == "crop" and (wide, tall) != (width, height) and wide * tall > MAX_PIXELS:
-        # A strip: a few pixels of it would fill the memory of a board.
+        # A long strip: even a few pixels of it, scaled, would fill the memory of a board.
         raise BadInputError(
             f"a picture of {height} x {width} scaled to a shorter side of {preprocess.resize} is "
             f"over {MAX_PIXELS >> 20} megapixels",
@@ -180,7 +180,7 @@ def _size(image: Any, preprocess: ImagePreprocess) -> tuple[int, int]:
 
 
 def _padded(pixels: Picture, preprocess: ImagePreprocess) -> Picture:
-    """The picture in the middle of a grey one of the model's size."""
+    """Put the picture into the middle of a grey one of the model's size."""
     height, width, channels = pixels.shape
     whole: Picture = np.full((*preprocess.crop, channels), preprocess.pad, np.uint8)
     top, left = (preprocess.crop[0] - height) // 2, (preprocess.crop[1] - width) // 2  # as `Placement` has it

@@ -1,4 +1,4 @@
-"""What a data set is: samples of one model's inputs, read when iterated over."""
+"""The interface of data sets: samples of one model's inputs, read during iteration."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from split_model.features.placement import Placement
 
 
 def spelled(text: str) -> str:
-    r"""A file's name, or a text with one in it, as UTF-8 can have it: its other bytes spelled ``\xff``.
+    r"""Make a file name printable as UTF-8: bytes that are not UTF-8 become escapes as ``\xff``.
 
-    Linux takes any bytes for a name, and Python keeps those that are no UTF-8 as lone surrogates, which cannot be
+    Linux allows any bytes in a name. Python keeps those that are not UTF-8 as lone surrogates, which cannot be
     written into a record.
     """
     return os.fsencode(text).decode("utf-8", "backslashreplace")
@@ -24,9 +24,9 @@ def spelled(text: str) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """One input of the model. ``tensors`` fit the model's inputs; ``path`` is the picture's file, if it has one.
+    """One sample. ``tensors`` fit the model's inputs; ``path`` is the picture's file, if it has one.
 
-    ``placement``: where the picture lies in the input, if it is one.
+    ``placement``: the picture's place in the input, if it is one.
     """
 
     name: str
@@ -45,9 +45,9 @@ class BadSampleError(BadInputError):
 
 
 class Data(ABC):
-    """A data set whose names, labels and sizes are known and whose samples are read when iterated over.
+    """A data set with known names, labels and sizes; samples are read during iteration.
 
-    ``passed_over``: names of files that lie among its own and are no samples.
+    ``passed_over``: names of files in its folder that are not samples.
     """
 
     passed_over: tuple[str, ...] = ()
@@ -58,4 +58,4 @@ class Data(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Sample]:
-        """Read the samples, in the order of their names; a damaged one raises `BadInputError`."""
+        """Read the samples in order of their names; a damaged one raises `BadInputError`."""

@@ -1,4 +1,4 @@
-"""One way to run a ``.tflite`` file on either TFLite backend."""
+"""Runs a ``.tflite`` file on either TFLite backend."""
 
 from split_model.interpreter.backend import (
     BACKENDS,

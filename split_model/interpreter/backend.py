@@ -1,7 +1,7 @@
 """The adapter of the two TFLite backends, ``ai-edge-litert`` and ``tflite-runtime``.
 
-Both wheels carry the same ``Interpreter`` class; what differs is where it lives and how it
-fails. Nothing else of this project imports either of them to run a model.
+Both packages have the same ``Interpreter`` class, in different modules and with different errors. No other module
+of this project imports them to run a model.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BackendError, BadInputError, BadModelError, MissingInputError
 from split_model.interpreter.mapped import Range, mapped_at
 
-#: Backend name -> module of its Interpreter, in order of preference.
+#: Module of the Interpreter by backend name, in order of preference.
 BACKENDS = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "tflite-runtime": "tflite_runtime.interpreter",
 }
-#: One file is mapped at a time, so that a new mapping is known to be its, even while others are unmapped.
+#: One file is mapped at a time, so that the new mapping is recognised, even while others are unmapped.
 _mapping = threading.Lock()
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
 
@@ -37,9 +37,9 @@ def available_backends() -> tuple[str, ...]:
 
 
 def choose_backend(backend: str | None) -> str:
-    """The name of the backend that ``backend`` stands for, None for the best; nothing is imported.
+    """Choose a backend by name, or the best for None; nothing is imported.
 
-    Raises `BackendError` where it is not installed.
+    Raises `BackendError` if it is not installed.
     """
     if backend is not None and backend not in BACKENDS:
         raise BackendError(f"backend {backend!r} is unknown", remedy=f"choose one of {', '.join(BACKENDS)}")
@@ -66,9 +66,9 @@ def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
 
 
 class Interpreter:
-    """A loaded model with its tensors allocated; ``run`` is one inference. Not for two threads at once.
+    """A loaded model with allocated tensors; ``run`` is one inference. Not for two threads at once.
 
-    ``mapped``: where its file lies in memory, its own for as long as it lives.
+    ``mapped``: the addresses of its mapped file, valid as long as this object.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Interpreter:
         self.outputs = tuple(_spec(detail) for detail in self._output_details)
 
     def run(self, tensors: Sequence[Array]) -> list[Array]:
-        """Run once: arrays in the order, shapes and dtypes of ``inputs`` in, those of ``outputs`` out.
+        """Run once on arrays in the order, shapes and dtypes of ``inputs``; returns those of ``outputs``.
 
         The returned arrays are copies that the caller owns and may change in place.
         """
@@ -111,10 +111,10 @@ class Interpreter:
         return self.results()
 
     def results(self) -> list[Array]:
-        """What the last `run` made, copied again."""
+        """Return the outputs of the last `run` again, as new copies."""
         try:
             return [self._raw.get_tensor(detail["index"]) for detail in self._output_details]
-        except ValueError:  # backends hand out no tensor without elements, as where a model found nothing
+        except ValueError:  # backends return no tensor without elements, for example if a detector found nothing
             return [self._result(detail) for detail in self._raw.get_output_details()]
 
     def _result(self, detail: dict[str, Any]) -> Array:
@@ -125,7 +125,7 @@ class Interpreter:
     def tensor_shapes(self) -> dict[int, tuple[int, ...]]:
         """The shape of every tensor in the last `run`, by its index in the file.
 
-        True for all of them only if the model was opened with ``fused`` off.
+        Exact for all of them only if the model was opened with ``fused`` off.
         """
         return {
             int(detail["index"]): tuple(int(side) for side in detail["shape"])
@@ -144,12 +144,12 @@ def open_interpreter(
 ) -> Interpreter:
     """Load a model from a file (memory-mapped by the backend) or from bytes; messages call it ``source``.
 
-    With a ``batch``, the first axis of every input is resized to it. Not every model bears that: it may be refused
-    here, or fail when it runs, or have outputs without that axis.
+    With a ``batch``, the first axis of every input is resized to it. Not every model supports that: it may be
+    refused here, fail when it runs, or have outputs without that axis.
 
-    With ``fused`` off each op runs by itself, slowly: then the backend knows the shape of every tensor.
-    Raises `BackendError` where no backend is installed or the backend lacks an op, `BadModelError`
-    where the file is not a model, `MissingInputError` where there is no file.
+    With ``fused`` off each op runs separately and slowly; then the backend knows the shape of every tensor. Raises
+    `BackendError` if no backend is installed or it lacks an op, `BadModelError` if the file is not a model,
+    `MissingInputError` if there is no file.
     """
     name, make = _interpreter_class(backend)
     arguments: dict[str, Any]

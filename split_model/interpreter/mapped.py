@@ -1,4 +1,4 @@
-"""Where a file lies in this process's memory. Linux's alone; nowhere, as far as this can tell, on other systems."""
+"""Finds the mappings of a file in this process's memory. Linux only; finds none on other systems."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 _MAPS = Path("/proc/self/maps")
 
-#: The first address of a mapping, and the one behind its last.
+#: The first address of a mapping, and the one after its last.
 Range = tuple[int, int]
 
 
 def mapped_at(file: Path) -> frozenset[Range]:
-    """Every mapping of a file in this process now, whoever made it, from /proc/self/maps; see proc(5)."""
+    """All present mappings of a file in this process, from /proc/self/maps; see proc(5)."""
     path = os.fsencode(os.path.realpath(file))
     try:
-        with _MAPS.open("rb") as lines:  # line by line: hundreds of them, at the moment when memory is shortest
+        with _MAPS.open("rb") as lines:  # line by line: there are hundreds, and memory is shortest at this moment
             fields = [line.split(maxsplit=5) for line in lines if line.rstrip(b"\n").endswith(path)]
     except OSError:  # not Linux, or hidden
         return frozenset()

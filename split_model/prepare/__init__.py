@@ -1,5 +1,5 @@
-"""The workstation's half of ``split_model``: take a ``.tflite`` apart, choose cuts, write and verify bundles.
+"""The workstation's part: reads a ``.tflite``, chooses cuts, writes and verifies bundles.
 
-Neither program imports it. Reading and slicing need the schema that ``ai-edge-litert`` ships
-(extra ``tools``); ``verify.verify_bundle`` needs a TFLite backend only.
+Neither program imports it. Reading and slicing need the schema of ``ai-edge-litert`` (extra ``tools``);
+``verify.verify_bundle`` needs a TFLite backend only.
 """

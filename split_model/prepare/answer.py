@@ -1,7 +1,7 @@
-"""How an answer is read as classes: which output, what its scores are, and whether samples agree with that.
+"""Chooses the output that is read as classes and the kind of its scores, and checks both on samples.
 
-Labels name the classes of one vector. Scores are taken from the end of the graph, or as the user declares them, and
-checked on the model's answers: declared probabilities must add up to one.
+Labels name the classes of one vector. The kind of scores follows from the end of the graph or from the user's
+declaration, and is checked on the model's answers: declared probabilities must add up to one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from split_model.prepare.tflite.graph import Graph
 
 _log = logging.getLogger(__name__)
 
-#: Probabilities of float outputs may miss one by this, and each by as much the range of 0 to 1.
+#: Tolerance of float probabilities: of their sum from one, and of each from the range of 0 to 1.
 _TOLERANCE = 0.01
-#: Ops whose values belong to no class by their place.
+#: Ops whose values are not in the order of the classes, with the remedy.
 _NO_SCORES = {
     "TOPK_V2": "TOPK_V2 has put its values in order of size",
     "ARG_MAX": "it is the number of a class, by ARG_MAX; take the model without that op",
@@ -42,15 +42,15 @@ _REMEDY = (
 
 
 def is_vector(shape: Sequence[int]) -> bool:
-    """Whether a shape is one vector of values: no more than one side is over 1."""
+    """Whether a shape is one vector of values: at most one side is over 1."""
     return len(shape) > 0 and math.prod(shape) == max(shape)
 
 
 def class_output(graph: Graph, labels: Labels, wanted: int | None) -> int:
-    """The output that labels name the classes of: ``wanted``, or the first one that they fit.
+    """Find the output whose classes the labels name: ``wanted``, or the first that they fit.
 
     Raises:
-        BadInputError: There is none; the message has the shapes and what to do.
+        BadInputError: There is none; the message has the shapes and the remedy.
 
     """
     shapes = [graph.tensors[tensor].shape for tensor in graph.outputs]
@@ -82,7 +82,7 @@ def class_output(graph: Graph, labels: Labels, wanted: int | None) -> int:
 
 
 def why_no_scores(graph: Graph, output: int) -> str:
-    """Why an output has no score a class, though it may be one vector; empty where it can have."""
+    """Why an output has not one score per class although it may be one vector; empty if it can have."""
     producers = graph.producers()
     tensor = graph.outputs[output]
     while (made := producers.get(tensor)) is not None and made.name in _MOVES and made.inputs:
@@ -91,7 +91,7 @@ def why_no_scores(graph: Graph, output: int) -> str:
 
 
 def _wrong_count(labels: Labels, output: int, classes: int) -> BadInputError:
-    """The error where a vector has another number of values than there are labels."""
+    """Make the error for a vector with another number of values than labels."""
     count = len(labels.names)
     which = "first output" if output == 0 else f"output {output}"
     empty = [line for line, name in enumerate(labels.names, 1) if not name]
@@ -134,9 +134,9 @@ def declared_answer(
     scores: Scores | None,
     output: int | None,
 ) -> tuple[TopK | None, Ending | None]:
-    """The answer's schema where there are labels, which are written into ``scratch``, and how that output ends.
+    """Make the answer's schema if there are labels, write these into ``scratch``, and find the output's ending.
 
-    Labels are those of a file, or of the file of ``model`` where none is given and it has some that fit.
+    Labels come from a file or, if none is given, from the file of ``model`` if it has some that fit.
     """
     known = labels_of(labels, model, _vector_sizes(graph, output))
     if known is None:
@@ -156,14 +156,14 @@ def declared_answer(
 
 
 def _vector_sizes(graph: Graph, wanted: int | None) -> list[int]:
-    """The sizes of the outputs that are one vector, of ``wanted`` alone if it is given."""
+    """Sizes of the outputs that are one vector; only of ``wanted`` if it is given."""
     looked = graph.outputs if wanted is None else graph.outputs[max(0, wanted) : max(0, wanted) + 1]
     tensors = [graph.tensors[at] for at in looked]
     return [tensor.size for tensor in tensors if is_vector(tensor.shape) and not tensor.open_axes]
 
 
 def describe(answer: TopK, ending: Ending, *, declared: bool) -> str:
-    """One line for people: how the scores are read, and why."""
+    """One line for the user: the kind of the scores, and why."""
     if declared:
         return f"scores of output {answer.output}: {answer.scores}, as declared"
     why = f"it ends in {ending.op}" if ending.op else "it ends in neither SOFTMAX nor LOGISTIC"
@@ -171,7 +171,7 @@ def describe(answer: TopK, ending: Ending, *, declared: bool) -> str:
 
 
 class ScoreCheck:
-    """Looks whether answers are what their scores are declared to be; `add` each, then `check`."""
+    """Checks the declared kind of scores on answers; `add` each, then `check`."""
 
     def __init__(self, answer: TopK, spec: TensorSpec, ending: Ending) -> None:
         self._answer, self._spec = answer, spec
@@ -181,7 +181,7 @@ class ScoreCheck:
         self._sums = [math.inf, -math.inf]
 
     def add(self, outputs: Sequence[NDArray[Any]]) -> None:
-        """One more answer of the model, its raw outputs."""
+        """Add an answer of the model: its raw outputs."""
         real = to_real(outputs[self._answer.output], self._spec).astype(np.float64)
         self._count += 1
         self._low, self._high = min(self._low, float(real.min())), max(self._high, float(real.max()))
@@ -204,10 +204,10 @@ class ScoreCheck:
         return 1 - spread <= self._sums[0] and self._sums[1] <= 1 + spread
 
     def taken(self) -> tuple[Scores, str]:
-        """What scores are by the answers, where the graph says logits: those, unless no answer can be of logits.
+        """Find the kind of scores by the answers if the graph suggests logits.
 
         Returns:
-            The scores, and why; empty for logits.
+            The kind and the reason; empty for logits.
 
         """
         if self._spec.size > 1 and self._low >= -self._step:
@@ -220,10 +220,10 @@ class ScoreCheck:
         return "logits", ""
 
     def check(self) -> str:
-        """A line of advice where the declaration is doubtful, else empty.
+        """Return a line of advice if the declaration is doubtful, else empty.
 
         Raises:
-            BadInputError: What is declared as probabilities is none.
+            BadInputError: Declared probabilities are not probabilities.
 
         """
         each, whole = self._each, self._whole

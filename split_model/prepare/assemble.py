@@ -1,4 +1,4 @@
-"""From a model and a list of cuts to the files and the manifest of a bundle."""
+"""Writes the files of a bundle from a model and a list of cuts, and makes its manifest."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from split_model.prepare.tflite.macs import total_macs
 from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.slicing import Part, head_part, pack_part, tail_part
 
-#: Called with the name of the step, the items done, and all items.
+#: Called with the name of the step, the number of finished items, and the number of all items.
 Progress = Callable[[str, int, int], None]
 
 
 def choose(cuts: Cuts, indices: Sequence[int]) -> list[CutPoint]:
-    """The legal cuts at the given positions, in op order; `UsageError` names a position that is none."""
+    """Find the legal cuts at the given positions, in op order; `UsageError` names an invalid position."""
     legal = {cut.index: cut for cut in cuts.legal}
     reasons = dict(cuts.excluded)
     for index in indices:
         if index not in legal:
-            reason = reasons.get(index, "nothing changes there, or it lies outside the model")
+            reason = reasons.get(index, "no tensor changes there, or it is outside the model")
             raise UsageError(
                 f"cut {index} is not possible: {reason}", remedy="'split-model inspect' lists the cuts"
             )
@@ -58,8 +58,8 @@ def write_bundle(
     """Write ``model.tflite`` and each cut's head and tail into an empty folder; returns the manifest to write.
 
     ``model`` is ``model_path`` as read (with its shapes resolved); ``calibration`` is by cut index,
-    and a cut without one can only be used unprotected. Meant for the inside of
-    `split_model.bundle.writing`; labels that ``answer`` names are written by the caller.
+    and a cut without one can only be used unprotected. Use it inside `split_model.bundle.writing`; the caller
+    writes the labels that ``answer`` names.
     """
     graph = model.graph
     inputs, outputs = _specs(graph, graph.inputs), _specs(graph, graph.outputs)
@@ -109,7 +109,7 @@ def _write(scratch: Path, relative: str, model: ModelFile, part: Part) -> FileRe
 
 
 def _check_bounds(graph: Graph) -> None:
-    """Refuse a model whose answer may have any size: nobody could make room for it."""
+    """Refuse a model whose answer has no maximum size."""
     for index in graph.outputs:
         tensor = graph.tensors[index]
         if not tensor.bounded or not all(tensor.shape):
@@ -121,7 +121,7 @@ def _check_bounds(graph: Graph) -> None:
 
 
 def _specs(graph: Graph, indices: Sequence[int]) -> tuple[TensorSpec, ...]:
-    """Specs of tensors at the rim; `BadModelError` for a type that the project does not carry."""
+    """Specs of inputs or outputs; `BadModelError` for an unsupported type."""
     tensors = [graph.tensors[index] for index in indices]
     for tensor in tensors:
         if tensor.dtype not in ITEM_BYTES:

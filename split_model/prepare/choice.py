@@ -1,4 +1,4 @@
-"""The choice of the cuts that a bundle offers, among those at which something can leave."""
+"""Chooses the cuts that a bundle offers, among those at which a release can be made."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def choose_cuts(
     for_noise: bool,
     with_codebook: Collection[int],
 ) -> tuple[list[CutPoint], tuple[LeftOut, ...]]:
-    """The cuts to offer, and those that were left out of the choice.
+    """Choose the cuts to offer; also returns those that were left out.
 
-    A bundle that is calibrated is one to release from with noise (``for_noise``), so what noise cannot be put on is
-    no choice in it, unless a codebook is wanted there. ``wanted``: how many, op indices, or None for all. Cuts
-    ``with_codebook`` are offered besides, where ``wanted`` is a number.
-    Raises `UsageError` for a position that is no cut, `BadModelError` where none is left.
+    A calibrated bundle is for noise releases (``for_noise``), so cuts that cannot take noise are left out, unless a
+    codebook is wanted there. ``wanted``: their number, op indices, or None for all. If ``wanted`` is a number, cuts
+    ``with_codebook`` are offered in addition. Raises `UsageError` for a position that is not a cut, `BadModelError`
+    if none is left.
     """
     cuts = find_cuts(model.graph)
     if not cuts.legal:

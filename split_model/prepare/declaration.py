@@ -1,4 +1,4 @@
-"""Declarations in JSON files, with errors that list the valid keys and values."""
+"""Reads declarations in JSON files; errors list the valid keys and values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 def read_json(path: Path | None, kind: type[T], what: str) -> T | None:
-    """Read one declaration; None where no file is given.
+    """Read one declaration; None if no file is given.
 
     Raises:
         MissingInputError: There is no such file.
-        BadInputError: It is no JSON, or has other keys or values than ``kind``; the message lists the valid ones.
+        BadInputError: It is not JSON, or has other keys or values than ``kind``; the message lists the valid ones.
 
     """
     if path is None:
@@ -32,7 +32,7 @@ def read_json(path: Path | None, kind: type[T], what: str) -> T | None:
 
 
 def valid_keys(kind: Any) -> str:
-    """The keys of a record, or of the records of a list, with the choices of those that have some."""
+    """The keys of a record, or of the records of a list, with their choices if they have some."""
     record = next((part for part in get_args(kind) if isinstance(part, type)), kind)
     hints = get_type_hints(record)
     told = []

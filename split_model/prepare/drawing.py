@@ -1,4 +1,4 @@
-"""Pictures in files: matplotlib without a screen, text that stays text, the same bytes for the same figures."""
+"""Writes plots with matplotlib, without a screen; the same figures give the same bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SUFFIXES = (".png", ".svg")
 
 
 def check_plot_path(path: Path) -> None:
-    """`UsageError` for a file that is neither ``.png`` nor ``.svg``; asked before the work starts."""
+    """Raise `UsageError` for a file that is neither ``.png`` nor ``.svg``; call it before the work starts."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--plot {path}: draws {' or '.join(SUFFIXES)} files", remedy="name one of those")
 
 
 @contextmanager
 def drawn(path: Path, size_inches: tuple[float, float]) -> Iterator[Any]:
-    """An empty figure, written to ``path`` at the end.
+    """Yield an empty figure, which is written to ``path`` at the end.
 
     Raises `BackendError` without matplotlib, `OutputError` for a bad path.
     """
@@ -45,5 +45,5 @@ def drawn(path: Path, size_inches: tuple[float, float]) -> Iterator[Any]:
 
 
 def plain(text: str) -> str:
-    """A file's name as plain text: matplotlib reads dollar signs as formulae."""
+    """Escape a file's name for matplotlib, which reads dollar signs as formulae."""
     return "".join(sign if sign.isprintable() and sign != "$" else "?" for sign in text)[:80]

@@ -1,7 +1,7 @@
-"""The last step of ``prepare``: every offered cut does once all that a device and a server will do at it.
+"""The last step of ``prepare``: runs every offered cut once, as device and server will.
 
-Head, release, the way back, tail, and the answer: with the release of a device whose config says nothing, with each
-one that the bundle was made for, and unprotected. A cut at which any of it fails is left out of the bundle.
+Head, release, recovery, tail and answer run with the default release, with each release that the bundle was made
+for, and unprotected. A cut at which any of this fails is left out of the bundle.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON
 
 Inputs = Sequence[Array]
 Progress = Callable[[str, int, int], None]
-#: From the features of a frame to those that the tail gets.
+#: From a frame's features to the tail's inputs.
 _Way = Callable[[Sequence[Array]], Sequence[Array]]
 
-#: Samples that go through every release, and those among which features must differ at all.
+#: Number of samples through every release, and number of samples whose features must not be all equal.
 _RELEASED, SAMPLES = 4, 16
-#: Whole-input epsilon at which a codebook is tried.
+#: Whole-input epsilon of a codebook's trial.
 _CODEBOOK_EPSILON = 8.0
-#: Of reasons: they come from backends too.
+#: Maximum length of a reason, which may come from a backend.
 _MOST_LETTERS = 300
 
 FAILURES = (BackendError, BadModelError, BadInputError, BadBundleError, ConfigError)
@@ -66,15 +66,15 @@ def dry_run(
     bits: int = DEFAULT_BITS,
     progress: Progress,
 ) -> dict[int, str]:
-    """Run every cut of a bundle in the making; cut -> why it is of no use, for those that are of none.
+    """Run every cut of a new bundle; returns the reason of each failed cut.
 
     Args:
         root: The bundle's folder.
-        manifest: What will be written there.
-        samples: Inputs of the model, one at least.
-        epsilons: Per-value epsilons that the bundle is made for, tried beside the default.
-        bits: Bits a value that go with them.
-        progress: Told after each cut.
+        manifest: Its future manifest.
+        samples: Inputs of the model, at least one.
+        epsilons: Per-value epsilons that the bundle is made for, tried besides the default.
+        bits: Bits per value for them.
+        progress: Called after each cut.
 
     """
     whole = open_interpreter(root / manifest.model.path)
@@ -92,15 +92,15 @@ def dry_run(
 
 
 def without(root: Path, manifest: Manifest, reasons: Mapping[int, str]) -> Manifest:
-    """The manifest without the cuts in ``reasons``, which it lists as left out; their files are removed.
+    """Move the cuts in ``reasons`` to the manifest's left-out ones, and remove their files.
 
-    Raises `BadModelError` where none is left.
+    Raises `BadModelError` if none is left.
     """
     kept = tuple(cut for cut in manifest.cuts if cut.index not in reasons)
     if not kept:
         index, reason = next(iter(reasons.items()))
         raise BadModelError(
-            f"{manifest.name}: no cut of it would work; cut {index}: {reason}",
+            f"{manifest.name}: none of its cuts works; cut {index}: {reason}",
             remedy="take other cuts, or other calibration data ('split-model inspect' lists the cuts)",
         )
     for cut in manifest.cuts:
@@ -112,13 +112,13 @@ def without(root: Path, manifest: Manifest, reasons: Mapping[int, str]) -> Manif
 
 
 def one_line(error: SplitModelError, root: Path) -> str:
-    """What is wrong as one printable line, which names files as they will be in the bundle."""
+    """An error as one printable line, with file names as in the bundle."""
     return printable(error.problem.replace(f"{root}{os.sep}", ""))[:_MOST_LETTERS]
 
 
 @dataclass
 class _Trial:
-    """One cut, run as a device and a server would. ``finite``: whether the whole model's outputs are."""
+    """The trial of one cut. ``finite``: whether the whole model's outputs are finite."""
 
     root: Path
     manifest: Manifest
@@ -151,7 +151,7 @@ class _Trial:
         return made
 
     def _check_values(self, samples: Sequence[Inputs], features: Sequence[Sequence[Array]]) -> None:
-        """What is to be released must be numbers, and tell one sample from another."""
+        """Check that features are finite, and differ between samples."""
         pairs = [(one, spec) for made in features for one, spec in zip(made, self.cut.tensors, strict=True)]
         if not all(_finite(one, spec) for one, spec in pairs):
             raise BadModelError("its features are not finite")
@@ -161,9 +161,9 @@ class _Trial:
             )
 
     def _ways(self, epsilons: Sequence[float], bits: int) -> Iterator[tuple[str, _Way, str | None]]:
-        """Each release: its name, its function, and the tail that belongs to it if not the cut's own."""
+        """Yield each release: its name, its function, and its tail if it is not the cut's own."""
         cut = self.cut
-        entropy = np.random.default_rng((0, cut.index)).bytes  # public samples: nothing here needs protection
+        entropy = np.random.default_rng((0, cut.index)).bytes  # the samples are public and need no protection
         if cut.calibration is not None:
             own = {noisy.epsilon: noisy.tail.path for noisy in cut.noise_tails}
             wanted = dict.fromkeys([(DEFAULT_EPSILON, DEFAULT_BITS), *((each, bits) for each in (*epsilons, *own))])
@@ -183,7 +183,7 @@ class _Trial:
             yield name, lambda one, p=plan_of, r=answers, d=decoder: recover_codebook(p, d, r(one)), None  # type: ignore[misc]
 
     def _answer(self, tail: Interpreter, features: Sequence[Array], how: str) -> None:
-        """Run a tail and look at its outputs as the record of a frame does."""
+        """Run a tail, and read its outputs as for the record of a frame."""
         for output, spec in _outputs(tail, features, self.manifest.outputs):
             if self.finite and not _finite(output, spec):
                 raise BadModelError(f"the tail's output {spec.name!r} is not finite{how}")
@@ -196,7 +196,7 @@ def _noise(plan: NoisePlan, release: NoiseRelease) -> _Way:
 def _outputs(
     model: Interpreter, tensors: Sequence[Array], specs: Sequence[TensorSpec]
 ) -> list[tuple[Array, TensorSpec]]:
-    """What a model or tail makes, beside what the manifest says of it."""
+    """Run a model or tail, and compare its outputs with the manifest."""
     outputs = model.run([np.array(tensor) for tensor in tensors])
     for output, spec in zip(outputs, specs, strict=True):
         if not spec.fits(output.dtype.name, output.shape):
@@ -212,5 +212,5 @@ def _finite(array: Array, spec: TensorSpec) -> bool:
 
 
 def _levels(sets: Sequence[Sequence[Array]]) -> int:
-    """How many different ones there are among sets of arrays."""
+    """Number of different sets of arrays."""
     return len({tuple((array + 0).tobytes() for array in one) for one in sets})  # -0 is 0

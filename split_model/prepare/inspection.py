@@ -1,4 +1,4 @@
-"""What ``split-model inspect`` shows of a model: its ops, its cuts, and which of them are worth offering."""
+"""The report of ``split-model inspect``: a model's ops, its cuts, and those offered by default."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class OpRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CutRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One legal cut. ``head_share``: head MACs over all MACs. ``offered``: what ``prepare`` takes by default.
+    """One legal cut. ``head_share``: head MACs over all MACs. ``offered``: by ``prepare`` by default.
 
-    ``no_noise``: why noise cannot be put on what crosses it; `prepare` with calibration data leaves it out.
+    ``no_noise``: why noise cannot be added here; `prepare` with calibration data leaves the cut out.
     """
 
     index: int
@@ -53,7 +53,7 @@ class CutRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything ``inspect`` knows; ``msgspec.json.encode`` makes it JSON."""
+    """The whole report; ``msgspec.json.encode`` makes it JSON."""
 
     source: str
     inputs: tuple[TensorRow, ...]
@@ -66,7 +66,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inspect_model(graph: Graph, *, count: int = 8) -> ModelReport:
-    """Describe a graph; ``count`` is how many cuts would be offered. Values in, values out."""
+    """Describe a graph; ``count``: number of offered cuts. Pure."""
     cuts: Cuts = find_cuts(graph)
     macs = total_macs(graph)
     on_front = {cut.index for cut in front(cuts.legal)}
@@ -136,7 +136,7 @@ def _rows(graph: Graph, indices: Iterable[int]) -> tuple[TensorRow, ...]:
 
 
 def render(report: ModelReport) -> str:
-    """The report as plain text, at most `WIDTH` columns wide."""
+    """Format the report as text of at most `WIDTH` columns."""
     lines = [
         f"{report.source}: {len(report.ops)} ops, {_count(report.macs)} MACs, {_count(report.params)} parameters",
         *(f"  input  {_tensor(row)}" for row in report.inputs),
@@ -179,7 +179,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _count(number: int) -> str:
-    """Three digits and a unit: 384.6 M."""
+    """Format a number with a unit prefix, as 384.6 M."""
     if number < 1000:
         return str(number)
     power = min(int(math.log10(number)) // 3, 5)
@@ -187,6 +187,6 @@ def _count(number: int) -> str:
 
 
 def _clip(line: str) -> str:
-    """One line, printable, of the report's width: names come from the file."""
+    """Clip a line to the report's width and make it printable, as names come from the file."""
     clean = "".join(sign if sign.isprintable() else "?" for sign in line)  # columns keep their spaces
     return clean if len(clean) <= WIDTH else clean[: WIDTH - 1] + "…"

@@ -1,4 +1,4 @@
-"""The picture of ``split-model inspect --plot``: what crosses each cut, and the compute that lies before it."""
+"""The plot of ``split-model inspect --plot``: the bytes at each cut, and the compute before it."""
 
 from __future__ import annotations
 

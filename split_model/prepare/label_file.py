@@ -1,7 +1,7 @@
-"""The class names that a model is prepared with: of a labels file, or of one inside the model's own file.
+"""Reads class names from a labels file, or from one inside the model's own file.
 
-TFLite files with metadata are zip archives as well, and their labels are a text file in it. Numbers that a labels
-file puts before its names ("0 cat", "0: cat") are places, no part of the names.
+TFLite files with metadata are also zip archives, with the labels as a text file inside. Numbers before the names of
+a labels file ("0 cat", "0: cat") are class indices, not part of the names.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from split_model.features.data import parse_labels, read_labels
 
 _log = logging.getLogger(__name__)
 
-#: What a place without a name is called in files that leave some out.
+#: The name of classes that a file leaves out.
 UNNAMED = "???"
 _NUMBERED = re.compile(r"(\d{1,5})\s*[:,;\s]\s*(\S.*)")
-#: Lines of JSON, or of TensorFlow's label maps.
+#: Matches lines of JSON, or of TensorFlow's label maps.
 _MARKUP = frozenset(("{", "}", "[", "]", "item {", "item{"))
 _MAX_BYTES = 1 << 20
 _MAX_MEMBERS = 64
-#: What a damaged or an encrypted archive makes the readers raise.
+#: Errors of reading a damaged or an encrypted archive.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -42,7 +42,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Labels:
-    """Class names in the order of their places. ``told``: how the file was read, for people."""
+    """Class names in order of the classes. ``told``: how the file was read, as text."""
 
     names: tuple[str, ...]
     source: str
@@ -50,22 +50,22 @@ class Labels:
 
 
 def labels_of(path: Path | None, model: Path | None, sizes: Collection[int]) -> Labels | None:
-    """The class names to use.
+    """Find the class names to use.
 
     Args:
         path: The labels file; None for the one in the model's file, if that fits.
-        model: The model's file; None not to look into it.
+        model: The model's file; None: do not look into it.
         sizes: The numbers of classes that the outputs can have.
 
     Raises:
         MissingInputError: There is no file at ``path``.
-        BadInputError: It is no text, of another kind than lines of names, or empty.
+        BadInputError: It is not text, not lines of names, or empty.
 
     """
     if path is not None:
         given = Labels(read_labels(path), str(path))
         if _MARKUP & set(given.names):
-            raise BadInputError(f"{path}: no plain text of labels", remedy="write one class name a line")
+            raise BadInputError(f"{path}: not a plain text of labels", remedy="write one class name a line")
         return _without_numbers(given, sizes)
     for name, raw in [] if model is None else _members(model):
         source = f"{model}, {name}"
@@ -80,7 +80,7 @@ def labels_of(path: Path | None, model: Path | None, sizes: Collection[int]) -> 
 
 
 def _members(model: Path) -> list[tuple[str, bytes]]:
-    """The small text files in a model's file, by name; none in a damaged one, with a warning."""
+    """The small text files in a model's file, by name; for a damaged one none, and a warning."""
     if not zipfile.is_zipfile(model):
         return []
     try:
@@ -96,7 +96,7 @@ def _members(model: Path) -> list[tuple[str, bytes]]:
 
 
 def _without_numbers(labels: Labels, sizes: Collection[int]) -> Labels:
-    """Names by the numbers before them, where every line has one and they are the places of all names."""
+    """Order names by the numbers before them, if every line has one and the numbers cover all classes."""
     numbered = [_NUMBERED.fullmatch(name) for name in labels.names]
     pairs = [(int(found[1]), found[2]) for found in numbered if found is not None]
     if len(pairs) < len(labels.names) or len({name for _, name in pairs}) < len(pairs):
@@ -105,7 +105,7 @@ def _without_numbers(labels: Labels, sizes: Collection[int]) -> Labels:
     if sorted(places) in ([*range(len(places))], [*range(1, len(places) + 1)]):
         first = min(places)
         return _placed(labels, pairs, first, len(places))
-    # With gaps the numbers count from 0, and there is a place for each only if that is what the model has.
+    # With gaps the numbers must count from 0, and fit the model's number of classes.
     wanted = [size for size in sizes if size > max(places)]
     if len(labels.names) not in sizes and len(set(places)) == len(places) and len(wanted) == 1:
         return _placed(labels, pairs, 0, wanted[0])

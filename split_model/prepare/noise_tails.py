@@ -1,8 +1,8 @@
-"""Tails that were trained on noised features, taken into a bundle beside the plain ones.
+"""Adds tails that were trained on noisy features to a bundle, besides the plain ones.
 
-They are made elsewhere, with a training framework, and handed to `prepare` as a JSON file, a list of
-``{"cut": 7, "epsilon": 2.0, "tail": "middle-2.tflite"}`` whose paths start at the file's own folder. ``epsilon`` is
-the mean per-value epsilon of the noise release that the tail was trained for, and is chosen for.
+They are trained with another framework, and given to `prepare` as a JSON file, a list of ``{"cut": 7, "epsilon":
+2.0, "tail": "middle-2.tflite"}`` with paths relative to the file's folder. ``epsilon`` is the mean per-value
+epsilon of the noise release that the tail was trained for, and used with.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ class NoiseTailEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
-    """The manifest with the listed tails, which are copied into the bundle folder ``root``.
+    """Add the listed tails to the manifest, and copy them into the bundle folder ``root``.
 
-    Raises `UsageError` for a cut that is not offered and `BadInputError` for a list that is damaged, or a tail that
-    takes other tensors than the cut has or gives others than the model.
+    Raises:
+        UsageError: A cut is not offered.
+        BadInputError: The list is damaged, or a tail's inputs or outputs do not fit cut and model.
+
     """
     try:
         listing = text_file.text(listed.read_bytes(), str(listed))
@@ -46,7 +48,7 @@ def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
     for entry in entries:
         if entry.cut not in offered:
             raise UsageError(
-                f"{listed}: a tail for cut {entry.cut}, which there is not",
+                f"{listed}: a tail for cut {entry.cut}, which does not exist",
                 remedy=f"the bundle offers the cuts {list(offered)}",
             )
         cut = offered[entry.cut]
@@ -70,7 +72,7 @@ def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
 
 
 def _makes(tail: Interpreter, outputs: tuple[TensorSpec, ...]) -> bool:
-    """Whether a tail gives the outputs of the model, as a run on zeros shows."""
+    """Whether a tail has the outputs of the model, tested by a run on zeros."""
     made = tail.run([np.zeros(spec.shape, spec.dtype) for spec in tail.inputs])
     return len(made) == len(outputs) and all(
         spec.fits(one.dtype.name, one.shape) for spec, one in zip(outputs, made, strict=True)

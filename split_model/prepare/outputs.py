@@ -1,8 +1,8 @@
-"""A model's outputs as real numbers, and how wrong they are, in units of how much they vary among samples.
+"""Converts a model's outputs to real numbers, and measures their errors relative to their variance.
 
-A model may have outputs of very different size: landmarks in hundreds of pixels beside one logit. An error in
-pixels and one in logits are added up only after each was divided by the variance of its output: 0 is no error, 1
-is as bad as answering the average of all samples.
+A model may have outputs of very different size: landmarks in hundreds of pixels and one logit. Errors in pixels and
+in logits are added only after each was divided by the variance of its output: 0 is no error, 1 is as bad as
+answering the average of all samples.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from split_model.interpreter import Interpreter
 Floats = NDArray[np.float64]
 
 _LEAST = 1e-12  # of an output that is zero everywhere
-_STEADY = 1e-9  # an output that varies by less than this part of its energy is taken as constant
+_STEADY = 1e-9  # an output that varies by less than this part of its energy counts as constant
 
 
 def real_outputs(interpreter: Interpreter, tensors: Sequence[Array]) -> list[Floats]:
-    """Run once; every output in real units."""
+    """Run once; returns every output in real units."""
     pairs = zip(interpreter.run(tensors), interpreter.outputs, strict=True)
     return [to_real(output, spec).astype(np.float64) for output, spec in pairs]
 
 
 def squared_errors(outputs: Sequence[Floats], truth: Sequence[Floats]) -> list[float]:
-    """Per output, the sum over its values of the squared error; a row that one of them lacks is zero."""
+    """The squared error of each output, summed over its values; missing rows count as zero."""
     return [_squared(output, was) for output, was in zip(outputs, truth, strict=True)]
 
 
@@ -41,7 +41,7 @@ def _squared(output: Floats, was: Floats) -> float:
 
 
 def _alike(one: Floats, other: Floats) -> tuple[Floats, Floats]:
-    """Both with the longer of their sides, filled up with zeros: the size of an output may depend on the data."""
+    """Pad both with zeros to equal sides, as the size of an output may depend on the data."""
     if one.shape == other.shape:
         return one, other
     shape = tuple(map(max, one.shape, other.shape))
@@ -49,14 +49,14 @@ def _alike(one: Floats, other: Floats) -> tuple[Floats, Floats]:
 
 
 def filled(array: Array, shape: Sequence[int]) -> Array:
-    """An array with zeros behind its values, up to ``shape``; itself where it has that shape."""
+    """Pad an array with zeros to ``shape``."""
     if array.shape == tuple(shape):
         return array
     return np.pad(array, [(0, most - side) for side, most in zip(array.shape, shape, strict=True)])
 
 
 def output_weights(manifest: Manifest) -> tuple[float, ...]:
-    """How much each output counts: as the answer schema says, or alike; those alone that are read as an answer."""
+    """Weights of the outputs by the answer schema, or equal ones; only of outputs read as an answer."""
     if manifest.answer is not None:
         return tuple(float(at == manifest.answer.output) for at in range(len(manifest.outputs)))
     if manifest.reading is not None:
@@ -67,7 +67,7 @@ def output_weights(manifest: Manifest) -> tuple[float, ...]:
 
 
 class Spread:
-    """How much each output varies; `add` every sample's outputs, then ask. ``weights``: as `output_weights`."""
+    """The variance of each output; `add` every sample's outputs, then read it. ``weights``: `output_weights`."""
 
     def __init__(self, weights: Sequence[float] | None = None) -> None:
         self._weights = weights
@@ -77,7 +77,7 @@ class Spread:
         self._energies: list[float] = []
 
     def add(self, outputs: Sequence[Floats]) -> None:
-        """One more sample (Welford's update, which does not cancel)."""
+        """Add a sample (Welford's update, which avoids cancellation)."""
         if not self._means:
             self._means = [np.zeros_like(output) for output in outputs]
             self._deviations = [0.0] * len(outputs)
@@ -92,7 +92,7 @@ class Spread:
 
     @property
     def scales(self) -> list[float]:
-        """Per output, the variance summed over its values; where it does not vary, its mean energy."""
+        """The variance of each output, summed over its values; for a constant output its mean energy."""
         return [
             max(deviation if deviation > _STEADY * energy else energy, _LEAST) / self._samples
             for deviation, energy in zip(self._deviations, self._energies, strict=True)
@@ -100,11 +100,11 @@ class Spread:
 
     @property
     def shares(self) -> list[float]:
-        """Per output, what a squared error in it counts: its weight over its scale, so that 1 is the average's."""
+        """The factor of each output's squared error: weight over scale, so that 1 is the average's error."""
         weights = self._weights or [1.0] * len(self._means)
         total = math.fsum(weights)
         return [weight / total / scale for weight, scale in zip(weights, self.scales, strict=True)]
 
     def error(self, squared: Sequence[float]) -> float:
-        """Squared errors of the outputs, each by its share, added up."""
+        """The weighted sum of the outputs' squared errors."""
         return math.fsum(one * share for one, share in zip(squared, self.shares, strict=True))

@@ -1,8 +1,8 @@
-"""How pictures become a model's input: as declared by flags or a file, and what can be read from the model itself.
+"""Finds the pre-processing of pictures: from flags, a file, and the model itself.
 
-Size, layout and colour follow from the input's shape, the normalisation from the file's TFLite metadata or from the
-grid of a quantised input. What is taken from there is printed. A float input without metadata says nothing of its
-range, so it has to be declared.
+Size, layout and colour follow from the input's shape; the normalisation follows from the file's TFLite metadata or
+from the grid of a quantised input. Derived values are printed. A float input without metadata has an unknown range,
+which has to be declared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PICTURE_CHANNELS = (1, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class InputWish:
-    """What the flags of ``prepare`` declare of the input; None where they do not."""
+    """The input's declaration by flags of ``prepare``; None: not declared."""
 
     resize: int | None = None
     fit: Literal["crop", "letterbox", "stretch"] | None = None
@@ -46,14 +46,14 @@ class InputWish:
         return all(getattr(self, field.name) is None for field in fields(self))
 
     def keys(self) -> dict[str, object]:
-        """What is declared, by the keys of `ImagePreprocess`."""
+        """The declared values by the keys of `ImagePreprocess`."""
         names = {"std": "scale", "channels": "colour"}
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return {names.get(name, name): value for name, value in given.items() if value is not None}
 
 
 def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
-    """Numbers with commas between them, as flags give them; `UsageError` for others."""
+    """Parse comma-separated numbers of a flag; `UsageError` if invalid."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -63,7 +63,7 @@ def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """The sides of ``--input-shape``; `UsageError` for others."""
+    """Parse the sides of ``--input-shape``; `UsageError` if invalid."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -73,10 +73,10 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def check_settled(model: ModelFile) -> None:
-    """Refuse a model whose input has an open side that its file fills with 1: it would be prepared for 1 x 1.
+    """Refuse a model with an open input side that its file sets to 1: it would be prepared for 1 x 1.
 
     Raises:
-        BadInputError: It has one; the message has the shape and the flag that settles it.
+        BadInputError: It has one; the message has the shape and the flag that fixes it.
 
     """
     for index, sides in zip(model.graph.inputs, open_sides(model), strict=True):
@@ -99,16 +99,16 @@ def declared_preprocess(
     """The pre-processing of a model's pictures.
 
     Args:
-        model: As its file has it; its shapes may be resolved.
+        model: The model of its file; its shapes may be resolved.
         path: A JSON file with the keys of `ImagePreprocess`.
-        wish: What flags declare; they win over the file.
-        pictures: Whether pictures are among the data, so that the model needs a pre-processing.
+        wish: The flags, which win over the file.
+        pictures: Whether the data include pictures, so that the model needs a pre-processing.
 
     Returns:
-        None where nothing is declared, no pictures are given, and the model's metadata names no normalisation.
+        None if nothing is declared, no pictures are given, and the model's metadata have no normalisation.
 
     Raises:
-        BadInputError: The model takes no pictures, or does not say what range it takes them in.
+        BadInputError: The model takes no pictures, or the range of its pixels is unknown.
 
     """
     declared = read_json(path, ImagePreprocess, "a pre-processing declaration")
@@ -152,7 +152,7 @@ def declared_preprocess(
 
 
 def describe(made: ImagePreprocess, why: str) -> str:
-    """One line for people: what pictures are taken as, and where the range is from."""
+    """One line for the user: the pre-processing, and the origin of the range."""
     fit = f"shorter side {made.resize}, centre" if made.fit == "crop" else made.fit
     means, scales = ("/".join(f"{value:g}" for value in values) for values in (made.mean, made.scale))
     return (
@@ -162,7 +162,7 @@ def describe(made: ImagePreprocess, why: str) -> str:
 
 
 def _size_of(tensor: Tensor, layout: Layout | None) -> tuple[Layout, int, int, int] | None:
-    """Layout, height, width and channels of an input; None where it takes no pictures."""
+    """Layout, height, width and channels of an input; None if it takes no pictures."""
     if len(tensor.shape) != 4 or tensor.shape[0] != 1:
         return None
     last, first = tensor.shape[3] in _PICTURE_CHANNELS, tensor.shape[1] in _PICTURE_CHANNELS
@@ -178,7 +178,7 @@ def _size_of(tensor: Tensor, layout: Layout | None) -> tuple[Layout, int, int, i
 def _range_of(
     model: ModelFile, tensor: Tensor, wish: InputWish
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Mean and scale of the pixels, and where they are from."""
+    """Mean and scale of the pixels, and their origin."""
     if tensor.dtype not in PICTURE_TYPES:
         raise BadInputError(
             f"{model.graph.source}: takes {tensor.dtype} pictures; pictures go into float or 8-bit inputs",

@@ -1,4 +1,4 @@
-"""What ``split-model prepare`` does: one ``.tflite`` and public data in, a bundle out, whole or not at all."""
+"""The steps of ``split-model prepare``: makes a bundle of a ``.tflite`` and public data, atomically."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from split_model.prepare.tflite.shapes import open_model, with_input_shape
 
 _log = logging.getLogger(__name__)
 
-#: Answers that scores are checked on: to random inputs, and to samples of the public data.
+#: Number of answers for the check of scores: to random inputs, and to samples of the public data.
 _CHECKED_RANDOM, _CHECKED_SAMPLES = 4, 32
-_CODEBOOK_SAMPLES = 2000  # fewer pictures than this are eked out with crops of them
+_CODEBOOK_SAMPLES = 2000  # fewer pictures than this are augmented by crops of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What the user asks for. ``cuts``: how many to choose, op indices to take, or None for every legal one."""
+    """The user's options. ``cuts``: number of cuts to choose, op indices to take, or None for every legal one."""
 
     model: Path
     output: Path
@@ -81,16 +81,16 @@ class PrepareOptions:
 def prepare(options: PrepareOptions, progress: Progress) -> Bundle:
     """Cut, calibrate, write; returns the finished bundle, opened and checked.
 
-    Without calibration data the bundle has no clip ranges, and nothing can be released from it. An
-    interrupted run leaves the calibration of its finished cuts behind, and the next one takes it up.
-    The same inputs give the same bytes on the same machine.
+    Without calibration data the bundle has no clip ranges, and only unprotected features can leave. An interrupted
+    run leaves the calibration of its finished cuts, which the next run reuses. The same inputs give the same bytes
+    on the same machine.
     """
     with tempfile.TemporaryDirectory(prefix="split-model-") as folder:
         return _prepared(options, _settled(options, Path(folder)), progress)
 
 
 def _settled(options: PrepareOptions, folder: Path) -> Path:
-    """The model's file, or one in ``folder`` whose open input shape is the one that was asked for."""
+    """Return the model's file, or a copy in ``folder`` with the wanted input shape."""
     if options.input_shape is None:
         return options.model
     path = folder / options.model.name
@@ -175,7 +175,7 @@ def _prepared(options: PrepareOptions, model_path: Path, progress: Progress) -> 
 def _with_reading(
     scratch: Path, manifest: Manifest, graph: Graph, wish: ReadingWish | None, options: PrepareOptions
 ) -> Manifest:
-    """The manifest with how outputs are read, if they are read as boxes, landmarks, a map or a vector."""
+    """Add the reading of outputs as boxes, landmarks, a map or a vector to the manifest, if there is one."""
     if wish is None:
         return manifest
     samples = _first_samples(manifest, options, _CHECKED_SAMPLES)
@@ -183,7 +183,7 @@ def _with_reading(
 
 
 def _first_samples(manifest: Manifest, options: PrepareOptions, count: int) -> list[tuple[Array, ...]]:
-    """The first samples of the public data; two random ones where there is none."""
+    """The first samples of the public data; two random ones without data."""
     if options.calibration is not None:
         data = open_data(options.calibration, manifest.inputs, manifest.preprocess)
         return [sample.tensors for sample in islice(data, count)]
@@ -192,7 +192,7 @@ def _first_samples(manifest: Manifest, options: PrepareOptions, count: int) -> l
 
 
 def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress: Progress) -> Manifest:
-    """The manifest without the cuts that do not work, which their dry run tells."""
+    """Remove the cuts from the manifest whose dry run fails."""
     samples = _first_samples(manifest, options, SAMPLES)
     trial = options.trial_options
     epsilons = (trial.epsilon,) if options.calibration is not None else ()
@@ -201,9 +201,10 @@ def _tried(scratch: Path, manifest: Manifest, options: PrepareOptions, progress:
 
 
 def _with_scores(scratch: Path, manifest: Manifest, ending: Ending, options: PrepareOptions) -> Manifest:
-    """The manifest with its scores compared with the model's answers to random inputs and public data.
+    """Check the manifest's scores on the model's answers to random inputs and public data.
 
-    What the graph's ending does not tell is taken from the answers: those that all lie in 0..1 are no logits.
+    If the graph's ending does not show the kind of scores, the answers do: values that all lie in 0..1 are not
+    logits.
     """
     answer = manifest.answer
     assert answer is not None
@@ -250,7 +251,7 @@ def _store_figures(
     options: PrepareOptions,
     progress: Progress,
 ) -> None:
-    """Measure how well the answers agree with the unsplit model's, and keep that; nothing without public data."""
+    """Measure the agreement with the unsplit model and store it; does nothing without public data."""
     if calibrated is None and books.data is None:
         return
     found = measure_prepared(

@@ -1,12 +1,11 @@
-"""One image for a layman: the picture as the model gets it, what leaves at each cut, and what the answers become.
+"""Makes one image that shows the model's input, the released features at each cut, and the answers.
 
-The first row shows the model's input and the unsplit model's answer. Below, each cut has a row: its features as
-they are, then as the server gets them under each release, with the answer that the tail gives to them: under noise
-at each per-value epsilon, and through each codebook at whole-input epsilons.
-Boxes, landmarks and maps are drawn into the model's input, in a row of their own below the features.
-Where ``split-model audit --store`` left an attacker for a release, its reconstruction of this very picture stands
-in a row below, under what the audit found that a server sees.
-How sure an answer is, is the share of draws of fresh noise that give the unsplit model's.
+The first row shows the model's input and the unsplit model's answer. Below, each cut has a row: its unprotected
+features, then the server's view of them under each release with the tail's answer: under noise at each per-value
+epsilon, and through each codebook at whole-input epsilons. Boxes, landmarks and maps are drawn into the model's
+input, in a separate row below the features. If ``split-model audit --store`` stored an attacker for a release, a
+row below shows its reconstruction of this picture and the audit's verdict. The certainty of an answer is the share
+of draws of fresh noise with the unsplit model's answer.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ _DRAWN_PX = 320
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What the server gets at one cut under a ``release``, in words, empty where features leave as they are.
+    """The server's view at one cut. ``release``: as text, empty for unprotected features.
 
-    ``features``: in real units. ``answer``: the tail's, and ``same``: the share of draws in which it is the unsplit
-    model's. ``drawn``: the answer in the model's input, where it is boxes, landmarks or a map. ``seen``: what the
-    stored attacker makes of the features, with the audit's verdict; None where there is none.
+    ``features``: in real units. ``answer``: the tail's; ``same``: the share of draws with the unsplit model's
+    answer. ``drawn``: the answer in the model's input, if it is boxes, landmarks or a map. ``seen``: the stored
+    attacker's reconstruction with the audit's verdict; None if there is none.
     """
 
     cut: int
@@ -73,7 +72,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What `draw` shows: the model's input as a picture, the unsplit answer, and the cells by cut and epsilon."""
+    """The content of the image: the input as a picture, the unsplit answer, and cells by cut and epsilon."""
 
     picture: Picture
     answer: str
@@ -86,11 +85,11 @@ def preview(
     """Run one picture through the whole model, and through every cut that is calibrated or has a codebook.
 
     Args:
-        bundle: With pre-processing and calibration.
+        bundle: A bundle with pre-processing, and with calibration or a codebook.
         path: The picture.
-        epsilons: Mean per-value ones of the noise release.
+        epsilons: Mean per-value epsilons of the noise release.
         entropy: Gives n random bytes, as `os.urandom` does.
-        draws: Of fresh noise, that an answer's share is taken over.
+        draws: Number of draws of fresh noise for an answer's share.
 
     Raises:
         BadBundleError: The bundle takes no pictures, or has neither a calibration nor a codebook.
@@ -200,7 +199,7 @@ class _Cells:
 
 
 class _Answers:
-    """Reads outputs as people do: the best class and its score, boxes and so on, or what the outputs are."""
+    """Formats outputs for display: the best class and its score, boxes and so on, or the outputs' statistics."""
 
     def __init__(self, bundle: Bundle, picture: Picture) -> None:
         manifest = bundle.manifest
@@ -213,7 +212,7 @@ class _Answers:
         self._labels = () if labels is None else read_labels(bundle.path(labels))
 
     def drawn(self, outputs: Sequence[Floats]) -> Picture | None:
-        """Draw the answer into the input; None where an answer of this kind cannot be drawn."""
+        """Draw the answer into the input; None if an answer of this kind cannot be drawn."""
         if self._reader is None:
             return None
         fields = self._reader.found_fields(self._reader.read(outputs))
@@ -236,7 +235,7 @@ class _Answers:
         return f"{label}: {_score(values, best, self._schema.scores):.2f}"
 
     def same(self, outputs: Sequence[Floats], whole: Sequence[Floats]) -> float:
-        """1.0 for the same best class; the agreement of boxes and so on; else the share of values that are near."""
+        """1.0 for the same best class; the agreement of boxes and so on; else the share of close values."""
         if self._reader is not None:
             return agreement(self._reader.read(outputs), self._reader.read(whole), self._reader.manifest)
         if self._at is not None:

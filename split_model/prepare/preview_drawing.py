@@ -1,4 +1,4 @@
-"""Draws a preview: a block of rows a cut, what leaves above what comes of it, for people who read no manual."""
+"""Draws a preview: a block of rows for each cut, with the released features above the answers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _block(part: Any, of_cut: list[Cell], across: int) -> None:
 
 
 def _leaves(axes: Any, cell: Cell, *, has_drawn: bool) -> None:
-    """The features as the server gets them, and the answer that they give."""
+    """Draw the server's features and the resulting answer."""
     axes.imshow(_tiles(cell.features), cmap="gray", interpolation="nearest", aspect="equal")
     many = "agreement with the whole model" if has_drawn else "the whole model's answer in"
     sure = "" if not cell.release else f"\n{many} {cell.same:.0%}{'' if has_drawn else ' of tries'}"

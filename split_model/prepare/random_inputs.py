@@ -1,4 +1,4 @@
-"""Random inputs of a model in a plausible range, to run it where no data is at hand."""
+"""Makes random inputs of a model in a plausible range, to run it without data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def random_inputs(
 ) -> list[Array]:
     """One set of test inputs in a plausible range.
 
-    Float: what declared pre-processing makes of 0..255, else -1..1. 8- and 16-bit integers: all codes.
+    Float: the declared pre-processing of 0..255, else -1..1. 8- and 16-bit integers: all codes.
     32- and 64-bit integers: 0 or 1, because they may be indices into a table of unknown length.
     """
     return [_random(spec, rng, preprocess) for spec in specs]

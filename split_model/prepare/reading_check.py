@@ -1,4 +1,4 @@
-"""Checks a model's answers to samples against their declaration, and reports oddities."""
+"""Checks a model's answers to samples against their declaration, and reports likely mistakes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from split_model.prepare.tflite.graph import Graph
 
 _log = logging.getLogger(__name__)
 
-#: Boxes that reach this many sides of the input are no fractions of it.
+#: Coordinates above this are not fractions of the input's side.
 _FAR = 2.0
 _TOLERANCE = 1e-3
 
@@ -37,10 +37,10 @@ def with_reading(
     labels: Path | None,
     samples: Sequence[Sequence[Array]],
 ) -> Manifest:
-    """The manifest with how outputs are read, checked on the answers to samples.
+    """Add the reading of outputs to the manifest, checked on answers to samples.
 
     Raises:
-        BadInputError: The outputs cannot be read so, or answers show that it is wrong.
+        BadInputError: The outputs do not fit the reading, or answers show that it is wrong.
 
     """
     reading, told = declared_reading(manifest, graph, scratch, wish, labels)
@@ -65,7 +65,7 @@ class ReadingCheck:
         self._reach = 0.0
 
     def add(self, outputs: Sequence[Floats]) -> None:
-        """One more answer of the model, in real units."""
+        """Add an answer of the model, in real units."""
         found = self._reader.read(outputs)
         self._count += 1
         if isinstance(found, Found) and len(found.scores):
@@ -75,7 +75,7 @@ class ReadingCheck:
             self._reach = max(self._reach, float(np.abs(found.boxes).max()) / size)
 
     def check(self) -> str:
-        """A line of advice or of findings; empty for answers without boxes.
+        """Return a line of advice or of findings; empty for answers without boxes.
 
         Raises:
             BadInputError: Scores of boxes lie beyond 1.

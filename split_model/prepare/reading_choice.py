@@ -1,6 +1,6 @@
-"""How a model's outputs are read as boxes, landmarks, a map or a vector: as declared, else as the model shows it.
+"""Chooses the reading of outputs as boxes, landmarks, a map or a vector: as declared, else by the model.
 
-What is taken from the model's end and its shapes is printed; `reading_check` then looks at answers to samples.
+Values derived from the model's end and shapes are printed; `reading_check` then checks answers to samples.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from split_model.prepare.tflite.reading import ModelFile
 
 _POSTPROCESS = "CUSTOM:TFLite_Detection_PostProcess"
 _ORDERS = {"postprocess": "yxyx", "ssd": "yxhw", "yolov5": "xywh", "yolov8": "xywh", "rows": "xyxy"}
-#: What TFLite's own SSD models divide offsets by.
+#: Divisors of offsets in TFLite's own SSD models.
 _SSD_SCALES = (10.0, 10.0, 5.0, 5.0)
 _ROW = (5, 6)
 
 
 def with_row_bound(model: ModelFile, wish: ReadingWish | None) -> ModelFile:
-    """The model, its outputs without a bound on their rows bounded by the declared ``max_rows``."""
+    """Bound the model's outputs of unlimited rows by the declared ``max_rows``."""
     if not isinstance(wish, DetectionsWish) or wish.max_rows is None:
         return model
     tensors = list(model.graph.tensors)
@@ -61,7 +61,7 @@ def with_row_bound(model: ModelFile, wish: ReadingWish | None) -> ModelFile:
 
 
 def wished_answer(given: Path | None, graph: Graph) -> tuple[tuple[OutputSchema, ...], ReadingWish | None]:
-    """What is declared (see `read_answer`), or boxes where nothing is and the model ends in TFLite's own op."""
+    """The declaration (see `read_answer`), or boxes if there is none and the model ends in TFLite's own op."""
     schema, wish = read_answer(given)
     return schema, DetectionsWish() if given is None and ends_in_postprocess(graph) else wish
 
@@ -77,10 +77,10 @@ def ends_in_postprocess(graph: Graph) -> tuple[int, ...] | None:
 def declared_reading(
     manifest: Manifest, graph: Graph, scratch: Path, wish: ReadingWish, labels: Path | None
 ) -> tuple[Reading, str]:
-    """How outputs are read, its files written into ``scratch``, and a line that says so.
+    """Make the reading, write its files into ``scratch``, and return it with a line of text.
 
     Raises:
-        BadInputError: The outputs cannot be read so; the message has their shapes.
+        BadInputError: The outputs do not fit the reading; the message has their shapes.
 
     """
     path = Path(wish.labels) if wish.labels is not None else labels
@@ -108,7 +108,7 @@ def declared_reading(
 
 
 def describe(reading: Reading) -> str:
-    """One line for people: as what the outputs are taken."""
+    """One line for the user: the reading of the outputs."""
     if isinstance(reading, Detections):
         return (
             f"outputs {', '.join(map(str, reading.outputs))} taken as detections: layout {reading.layout}, boxes "
@@ -188,7 +188,7 @@ def _write_anchors(manifest: Manifest, scratch: Path, given: str | AnchorGrid, o
 def _layout(
     manifest: Manifest, graph: Graph, wish: DetectionsWish, named: int
 ) -> tuple[DetectionLayout, tuple[int, ...]]:
-    """The layout of a detector's outputs and which ones it has, as declared or by their shapes."""
+    """The layout of a detector's outputs and their positions, as declared or by their shapes."""
     done = ends_in_postprocess(graph)
     layout = wish.layout
     shapes = [spec.shape for spec in manifest.outputs]
@@ -216,7 +216,7 @@ def _layout(
 
 
 def _layout_of(shape: tuple[int, ...], open_axes: tuple[int, ...], named: int) -> DetectionLayout | None:
-    """By the shape of the only output; ``named``: the number of labels, which settles doubtful shapes."""
+    """The layout by the shape of a single output; ``named``: the number of labels, for ambiguous shapes."""
     if len(shape) < 2:
         return None
     if shape[-1] in _ROW and (open_axes or shape[-1] - 4 != named):
@@ -270,7 +270,7 @@ def _map(manifest: Manifest, graph: Graph, wish: MapWish, named: int) -> ClassMa
 
 
 def _check_labels(reading: Reading, manifest: Manifest, path: Path | None, named: int) -> None:
-    """Refuse labels of another number of classes than the outputs have, where they say it."""
+    """Refuse labels whose number differs from that of the outputs' classes, if that is known."""
     if path is None:
         return
     classes = class_count(reading, manifest)
@@ -285,7 +285,7 @@ def _check_labels(reading: Reading, manifest: Manifest, path: Path | None, named
 
 
 def class_count(reading: Reading, manifest: Manifest) -> int | None:
-    """How many classes there are; None where the outputs do not say it."""
+    """Number of classes; None if the outputs do not show it."""
     shapes = [manifest.outputs[at].shape for at in reading.outputs]
     if isinstance(reading, ClassMap):
         if reading.axis is None:

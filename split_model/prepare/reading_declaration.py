@@ -1,4 +1,4 @@
-"""What a user declares with ``--answer``: a kind of answer with its keys, or the outputs' names and meanings."""
+"""The declarations of ``--answer``: a kind of answer with its keys, or the outputs' names and meanings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class _Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """Base of all; a key that is left out is taken from the model, or has the default of docs/own-model.md."""
+    """Base of all declarations; a missing key comes from the model, or has the default of docs/own-model.md."""
 
     labels: str | None = None
 
@@ -88,14 +88,15 @@ CLASSES = "classes"
 
 
 def read_answer(given: Path | None) -> tuple[tuple[OutputSchema, ...], ReadingWish | None]:
-    """What ``--answer`` names: a kind, or a file with an object of one kind, or with a list of outputs.
+    """Read the value of ``--answer``: a kind, or a file with an object of one kind, or a list of outputs.
 
     Returns:
-        The outputs' names and meanings, if they were declared, and the kind with its keys, if one was. The paths in
-        it count from the file's folder.
+        The outputs' names and meanings, if declared, and the kind with its keys, if declared. Its paths are
+        relative to
+                the file's folder.
 
     Raises:
-        MissingInputError: There is no such file, and no such kind.
+        MissingInputError: There is neither such a file nor such a kind.
         BadInputError: The file has other keys or values; the message lists the valid ones.
 
     """
@@ -124,7 +125,7 @@ def read_answer(given: Path | None) -> tuple[tuple[OutputSchema, ...], ReadingWi
 
 
 def _from_its_folder(wish: ReadingWish, folder: Path) -> ReadingWish:
-    """The same with its files named from here."""
+    """Make the paths of a declaration relative to the working directory."""
     named: dict[str, Any] = {"labels": None if wish.labels is None else str(folder / wish.labels)}
     if isinstance(wish, DetectionsWish) and isinstance(wish.anchors, str):
         named["anchors"] = str(folder / wish.anchors)

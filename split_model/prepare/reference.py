@@ -1,8 +1,8 @@
-"""Compare the whole model's answers where it was prepared with those on this backend and processor.
+"""Compares the whole model's answers on this backend and processor with those on the preparing machine.
 
-Within one backend on one machine head and tail equal the whole bit for bit; between backends and
-processors they need not. A bundle holds the whole model's outputs on random inputs, and `check_reference`
-says how far this machine is from them. As head∘tail equals the whole here, that holds for every cut.
+Within one backend on one machine head and tail equal the whole model bit for bit; between backends and processors
+they may differ. A bundle has the whole model's outputs on random inputs, and `check_reference` measures this
+machine's difference from them. As head∘tail equals the whole here, the result holds for every cut.
 
 The tolerances, and the measured differences between ai-edge-litert 2.3 and tflite-runtime 2.14 on 31 models:
 float models 1e-4 of the largest value of the output (measured: at most 3e-6); integer outputs 8 codes
@@ -31,16 +31,16 @@ from split_model.prepare.random_inputs import random_inputs
 FILE = "reference.bin"
 SETS = 2
 _SEED = 20_110_927
-FLOAT_TOLERANCE = 1e-4  # of the largest value of the output
+FLOAT_TOLERANCE = 1e-4  # relative to the largest value of the output
 CODES_TOLERANCE = 8.0
 LEAST_TOLERANCE = 1e-6  # for floats: a probability may be 1e-8 on every random picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceCheck:
-    """How far from the reference: per output the largest difference and what passes, in codes or real values.
+    """Difference from the reference: the largest one and the tolerance per output, in codes or real values.
 
-    ``comparable`` is False where this NumPy draws other random numbers; then nothing was compared.
+    ``comparable`` is False if this NumPy draws other random numbers; then nothing was compared.
     """
 
     backend: str
@@ -53,9 +53,9 @@ class ReferenceCheck:
 
 
 def make_reference(scratch: Path, manifest: Manifest, *, quantised: bool, backend: str | None = None) -> Reference:
-    """Run the whole model of a bundle in the making and write its outputs into the folder.
+    """Run the whole model of a new bundle and write its outputs into the folder.
 
-    ``quantised``: whether any activation of the model is. Errors as in `open_interpreter`.
+    ``quantised``: whether any activation of the model is quantised. Errors as in `open_interpreter`.
     """
     whole = open_interpreter(scratch / manifest.model.path, backend=backend)
     inputs = _inputs(manifest)
@@ -74,9 +74,9 @@ def make_reference(scratch: Path, manifest: Manifest, *, quantised: bool, backen
 
 
 def check_reference(bundle: Bundle, *, backend: str | None = None) -> ReferenceCheck | None:
-    """Run the whole model of a bundle and compare; None where the bundle has no reference.
+    """Run the whole model of a bundle and compare; None if the bundle has no reference.
 
-    Raises `BadBundleError` where the reference is not what the manifest says; see `open_interpreter`.
+    Raises `BadBundleError` if the reference does not match the manifest; see also `open_interpreter`.
     """
     manifest = bundle.manifest
     reference = manifest.reference
@@ -110,7 +110,7 @@ def check_reference(bundle: Bundle, *, backend: str | None = None) -> ReferenceC
 
 
 def describe(check: ReferenceCheck) -> str:
-    """One line for people."""
+    """One line for the user."""
     if not check.comparable or not check.within:
         return check.message
     shares = [
@@ -153,7 +153,7 @@ def _digest(inputs: Sequence[Sequence[Array]]) -> str:
 
 
 def _filled(array: Array, spec: TensorSpec) -> Array:
-    """An output of open size, filled up with zeros to the most it can have; any other one as it is."""
+    """Pad an output of open size with zeros to its maximum size."""
     return filled(array, spec.shape) if spec.open_axes and spec.fits(array.dtype.name, array.shape) else array
 
 
@@ -170,11 +170,13 @@ def _tolerance(outputs: Sequence[Array], *, quantised: bool) -> float:
 
 
 def _gap(left: Array, right: Array) -> float:
-    """Largest absolute difference; infinite for other shapes, or where only one side is not finite."""
+    """Largest absolute difference; infinite for other shapes, or if only one side is not finite."""
     if left.shape != right.shape:
         return float("inf")
     with np.errstate(invalid="ignore"):
-        gaps = np.asarray(np.abs(left.astype(np.float64) - right.astype(np.float64)))  # of scalars it is no array
+        gaps = np.asarray(
+            np.abs(left.astype(np.float64) - right.astype(np.float64))
+        )  # for scalars it is not an array
     gaps[(left == right) | ((left != left) & (right != right))] = 0.0  # noqa: PLR0124  # NaN equals no number
     return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0))
 

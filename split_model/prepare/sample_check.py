@@ -1,4 +1,4 @@
-"""Finds public data that the model does not run on: ids beyond a table look like a fault of every cut."""
+"""Finds public data on which the model fails, which would otherwise look like a fault of every cut."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from split_model.features.data import Sample, open_data
 from split_model.interpreter import Interpreter, open_interpreter
 from split_model.prepare.dry_run import one_line
 
-#: Types of inputs that may be ids, unless they have a scale.
+#: Dtypes of inputs that may be ids, unless they have a scale.
 _WHOLE_NUMBERS = frozenset(("int8", "uint8", "int16", "int32", "int64"))
 
 
 def check_samples(scratch: Path, manifest: Manifest, data: Path | None) -> None:
-    """Run the model on all samples of data that holds whole numbers; other values fail on none.
+    """Run the model on all samples if the data are integers (which may be ids out of range).
 
     Args:
         scratch: The bundle's folder.
-        manifest: Of the bundle so far.
-        data: The public data, None where there is none.
+        manifest: The bundle's manifest so far.
+        data: The public data, or None.
 
     Raises:
-        BadInputError: The model does not run on a sample, which the message names.
+        BadInputError: The model fails on a sample, which the message names.
 
     """
     if data is None or not any(spec.dtype in _WHOLE_NUMBERS and not spec.scale for spec in manifest.inputs):

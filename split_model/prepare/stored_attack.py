@@ -1,4 +1,4 @@
-"""What a stored attacker makes of one release: the audit's inverse network, run on a stranger's picture."""
+"""Runs the stored attackers of an audit, which are inverse networks, on a new picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from split_model.privacy import CodebookSpec, NoiseSpec
 
 
 class StoredAttacks:
-    """The attackers that ``split-model audit --store`` left with a bundle; there may be none."""
+    """The attackers that ``split-model audit --store`` stored with a bundle, if any."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -24,11 +24,11 @@ class StoredAttacks:
     def __call__(
         self, cut: Cut, spec: NoiseSpec | CodebookSpec | None, arrived: Sequence[Array]
     ) -> tuple[Picture, str] | None:
-        """What the attacker of exactly this release draws, and the verdict in words; None without one.
+        """Return the reconstruction by this release's attacker, and the verdict as text; None without one.
 
         Args:
-            cut: Where the features left.
-            spec: The release; None where they left as they are.
+            cut: The cut of the features.
+            spec: The release; None for unprotected features.
             arrived: The features as the tail gets them.
 
         """

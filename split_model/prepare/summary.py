@@ -1,4 +1,4 @@
-"""The summary that ``split-model prepare`` prints: cuts, size, omissions, the cost of sharing the budget."""
+"""The summary that ``split-model prepare`` prints: cuts, size, omissions, and the cost of allocations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def summarise(bundle: Bundle) -> str:
         share = cut.head_macs / max(1, manifest.macs)
         lines.append(f"{cut.index:5d}  {cut.values:8d}  {cut.raw_bytes:9d}  {share:9.1%}  {names}")
     size = sum(ref.size_bytes for ref in manifest.files())
-    lines.append(f"{len(manifest.cuts)} cuts, {size / 1e6:.1f} MB in all; 'local' is always there")
+    lines.append(f"{len(manifest.cuts)} cuts, {size / 1e6:.1f} MB in all; 'local' is always possible")
     lines += left_out_lines(manifest)
     known = {cut.index for cut in manifest.cuts} | {left.index for left in manifest.left_out}
     lines.append(_left_out(bundle.path(manifest.model), known, useless=len(manifest.left_out)))
@@ -60,7 +60,7 @@ def left_out_lines(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _left_out(model: Path, taken: set[int], *, useless: int) -> str:
-    """Which other cuts a bundle does not offer, and how to have them."""
+    """The cuts that a bundle does not offer, and the option to get them."""
     legal = find_cuts(open_model(model, try_it=False).graph).legal
     rest = [cut for cut in legal if cut.index not in taken]
     if not rest:

@@ -1,4 +1,4 @@
-"""Does head then tail equal the whole model, bit for bit?
+"""Verifies that head and tail together equal the whole model, bit for bit.
 
 `verify_bundle` checks the files of a bundle and needs a TFLite backend only, so a board can run it.
 `verify_all_cuts` slices a model at every legal cut in memory, for which it needs the schema too.
@@ -27,7 +27,7 @@ InputSet = Sequence[Array]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutCheck:
-    """The verdict on one cut. ``max_abs_difference`` is over all outputs and inputs; NaN where it has no meaning.
+    """The result of one cut. ``max_abs_difference``: over all outputs and inputs; NaN if undefined.
 
     ``message`` names the error, and is empty for a cut that is identical.
     """
@@ -41,7 +41,7 @@ class CutCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Halves:
-    """One cut, ready to be opened; without a head the model's inputs are what the tail takes."""
+    """Head and tail of one cut, to be opened; without a head the tail takes the model's inputs."""
 
     index: int
     tensors: tuple[str, ...]
@@ -60,8 +60,8 @@ def verify_bundle(
 ) -> tuple[CutCheck, ...]:
     """Check the hash of every file, then every offered cut on random inputs and on ``inputs``.
 
-    ``inputs``: sets of arrays in the order of the model's inputs. Raises `BadBundleError` for a file
-    that is not what the manifest says, `BackendError` or `BadModelError` if the whole model does not run.
+    ``inputs``: sets of arrays in the order of the model's inputs. Raises `BadBundleError` for a file that does not
+    match the manifest, `BackendError` or `BadModelError` if the whole model does not run.
     """
     bundle.check_files()
     manifest = bundle.manifest
@@ -177,11 +177,11 @@ def _verdict(half: _Halves, expected: Sequence[list[Array]], answers: Sequence[l
 
 
 def _gap(left: Array, right: Array) -> float:
-    """Largest absolute difference; NaN for other shapes or where only one side is NaN."""
+    """Largest absolute difference; NaN for other shapes or if only one side is NaN."""
     if left.shape != right.shape:
         return math.nan
     left64, right64 = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        gaps = np.asarray(np.abs(left64 - right64))  # of scalars it is no array
+        gaps = np.asarray(np.abs(left64 - right64))  # for scalars it is not an array
     gaps[(left == right) | (np.isnan(left64) & np.isnan(right64))] = 0.0  # equal infinities, NaN on both sides
     return float(gaps.max(initial=0.0))

@@ -1,4 +1,4 @@
-"""Releases of features under differential privacy: mechanism, allocation of the budget, accounting."""
+"""Releases of features under differential privacy: mechanisms, allocation of the budget, accounting."""
 
 from split_model.bundle.manifest import Allocation
 from split_model.privacy.accountant import (

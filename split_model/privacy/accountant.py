@@ -31,7 +31,7 @@ def round_down(value: Fraction) -> float:
 
 
 class Guarantee(msgspec.Struct, frozen=True):
-    """Whole-input ε and ρ of a sequence of events, without rounding; each is a bound of its own on all of them."""
+    """Whole-input ε and ρ of a sequence of events, without rounding; each is a separate bound on all of them."""
 
     pure_epsilon: Fraction = Fraction(0)
     pure_rho: Fraction = Fraction(0)

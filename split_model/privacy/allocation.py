@@ -1,4 +1,4 @@
-"""How the budget of a cut, Σ n_c·ε_c, is shared among its channels.
+"""Allocates the budget of a cut, Σ n_c·ε_c, to its channels.
 
 ``uniform``: the same ε for every value. ``rank``: ε_c proportional to the mean rank of the channel's
 feature map (CIS). ``optimal``: least expected noise energy weighted by sensitivity. A Laplace value of
@@ -23,23 +23,23 @@ from split_model.bundle.manifest import Allocation, Cut
 from split_model.privacy.accountant import round_down, round_up
 
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
-#: What a user may ask for: one allocation for all cuts, or the best one at each.
+#: The user's choices: one allocation for all cuts, or the best one at each.
 AllocationWish = Literal["auto", "uniform", "rank", "optimal"]
 
-MAX_CLASSES = 15  # their tables then take no more than 2 MiB on the device
+MAX_CLASSES = 15  # their tables then take at most 2 MiB on the device
 #: No value gets less than this part of the mean ε: weights are estimates, and a channel of weight 0 may matter.
 FLOOR_SHARE = Fraction(1, 32)
 _SHARE_BITS = 20
 _LEADING_BITS = 7
-#: How many classings a `Sharing` remembers: one for each number of channels at the floor.
+#: Number of classings that a `Sharing` caches: one for each number of channels at the floor.
 _REMEMBERED = 16
 
 
 def settle(wish: AllocationWish, cut: Cut, epsilon: float) -> Allocation:
-    """The allocation to use at a cut: for ``auto`` what `prepare` measured to be best there.
+    """The allocation to use at a cut: for ``auto`` the best one by the measurement of `prepare`.
 
-    ``epsilon``: the mean per value; a noise-aware tail for it has a measurement of its own. Where nothing was
-    measured (a bundle of an older version), ``optimal``, which is best by formula.
+    ``epsilon``: the mean per value; a noise-aware tail for it has its own measurement. Without a measurement (a
+    bundle of an older version) it is ``optimal``, the best by formula.
     """
     if wish != "auto":
         return wish
@@ -61,16 +61,16 @@ def allocate(
 ) -> list[float]:
     """Per-value ε of each channel, at most 15 different ones, with Σ n_c·ε_c ≤ Σ n_c · ``epsilon``.
 
-    Where all shares are zero, ``rank`` is uniform and ``optimal`` takes all weights as equal, or is
-    uniform if all widths are zero too. No channel gets less than ``epsilon``/32 or ``least`` (which must not
-    exceed ``epsilon``); the others pay for that in proportion. Channels of similar share form a class with
-    the mean ε of its values, because every different ε costs the device a table of 136 KiB.
+    If all shares are zero, ``rank`` is uniform; ``optimal`` takes all weights as equal, or is uniform if all widths
+    are zero too. No channel gets less than ``epsilon``/32 or ``least`` (which must not exceed ``epsilon``); the
+    others are reduced in proportion. Channels of similar share form a class with the mean ε of its values, because
+    each different ε needs a table of 136 KiB on the device.
     """
     return Sharing(allocation, channels).allocate(epsilon, least=least)
 
 
 class Sharing:
-    """One allocation over the channels of a cut: what does not depend on ε is computed once."""
+    """One allocation over the channels of a cut; computes the parts independent of ε once."""
 
     def __init__(self, allocation: Allocation, channels: Sequence[Channel]) -> None:
         self._shares = _shares(allocation, channels)
@@ -99,7 +99,7 @@ class Sharing:
         return [rounded[at] for at in classed.class_of]
 
     def _raise_to_floor(self, total: Fraction, floor: Fraction) -> tuple[int, Fraction]:
-        """The number of channels that stand at the floor, least share first, and ε per share for all the others."""
+        """The number of channels at the floor (least share first), and ε per share for all the others."""
         raised = 0
         while True:
             left = total - floor * self._values_below[raised]
@@ -123,7 +123,7 @@ class Sharing:
 
 
 class _Classed(msgspec.Struct, frozen=True):
-    """The class of each channel; of each class its values, their shares in all, and whether it is at the floor."""
+    """The classes of channels. For each class: number of values, sum of shares, and whether it is at the floor."""
 
     class_of: list[int]
     sizes: list[int]
@@ -134,7 +134,7 @@ class _Classed(msgspec.Struct, frozen=True):
 def relative_cost(allocation: Allocation, channels: Sequence[Channel], epsilon: float) -> float:
     """Expected weighted noise energy over that of the optimum at the same budget; 1 is best.
 
-    Counts what `allocate` really gives out, floor and classes included, against the ideal
+    Compares the result of `allocate`, floor and classes included, with the ideal
     ε_c ∝ (w_c·B_c²)^⅓ (equal weights where all are zero). A proxy for accuracy, not accuracy.
     """
     given = [Fraction(value) for value in allocate(allocation, channels, epsilon)]
@@ -188,10 +188,10 @@ def _cube_root(value: int) -> int:
 def _classes(shares: Sequence[int | None], counts: Sequence[int]) -> list[int]:
     """The class of each channel; those at the floor (None) are one of at most 15.
 
-    Where there are more different shares, those that agree in their seven leading bits begin as one
-    class, and the two neighbours whose merging costs least are merged until few enough are left. A
-    relative error d of ε costs energy in proportion to ε·d², so this is Ward's criterion. Only +, -, ×
-    and / on floats, which every machine rounds alike.
+    If there are more different shares, those with the same seven leading bits begin as one class; then the two
+    neighbours with the lowest merging cost are merged until few enough are left. A relative error d of ε costs
+    energy in proportion to ε·d², so this is Ward's criterion. Only +, -, × and / on floats, which every machine
+    rounds alike.
     """
     keys = [None if share is None else (0, share) for share in shares]
     if len(set(keys)) > MAX_CLASSES:
@@ -213,7 +213,7 @@ def _leading(share: int) -> tuple[int, int]:
 
 
 def _merge_neighbours(sizes: Sequence[int], spent: Sequence[int], limit: int) -> list[int]:
-    """For classes in ascending order of share: the first class of the run that each ends up in."""
+    """For classes in ascending order of share: the first class of the merged run of each."""
     runs = [(at, size, total) for at, (size, total) in enumerate(zip(sizes, spent, strict=True))]
     costs = [_merge_cost(*pair) for pair in pairwise(runs)]
     while len(runs) > limit:

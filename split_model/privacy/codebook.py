@@ -1,11 +1,11 @@
-"""The codebook release: the index of a learned codeword leaves, by randomised response.
+"""The codebook release: the index of a learned codeword is sent by randomised response.
 
 The head's features are mapped to one of M codewords (each of several groups of channels to one of its own), and the
 codeword goes out by k-ary randomised response. The encoder reads the whole frame, so the guarantee is in the
 whole input: pure ε, shared evenly among the groups, whose codewords compose in sequence. Nothing else leaves: the
-payload has one or two bytes a group, whatever the frame.
+payload has one or two bytes per group, for any frame.
 
-An ε-local release lets at most ε·log2(e) bits of a frame through, so at small ε a tail has little left to compute:
+An ε-local release carries at most ε·log2(e) bits of a frame, so at small ε a tail has little left to compute:
 the answer is a lookup that the device could do itself. This release is for answers that the *server* consumes.
 """
 
@@ -66,7 +66,7 @@ class CodebookSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 @dataclass(frozen=True, slots=True)
 class CodebookPlan:
-    """Made by `make`: what device and server must agree on; the digest tells whether they do."""
+    """The plan of a codebook release, the same on device and server; its digest proves that. Use `make`."""
 
     spec: CodebookSpec
     tensors: tuple[TensorSpec, ...]
@@ -76,7 +76,7 @@ class CodebookPlan:
 
     @classmethod
     def make(cls, spec: CodebookSpec, cut: Cut) -> CodebookPlan:
-        """The plan for the codebook of this many codewords and groups; `BadBundleError` where the cut has none."""
+        """Make the plan for a codebook of some codewords and groups; `BadBundleError` if the cut has none."""
         book = next((b for b in cut.codebooks if (b.codewords, b.groups) == (spec.codewords, spec.groups)), None)
         if book is None:
             raise BadBundleError(
@@ -109,7 +109,7 @@ class CodebookPlan:
         return self.whole_input_epsilon
 
     def event(self) -> ResponseEvent:
-        """What one release of one frame does, for the accountant."""
+        """The event of one release of one frame, for the accountant."""
         return ResponseEvent(groups=self.spec.groups, epsilon=self.spec.group_epsilon)
 
 
@@ -119,14 +119,14 @@ def codeword_bytes(codewords: int) -> int:
 
 
 def keep_probability(codewords: int, epsilon: float) -> float:
-    """The probability that randomised response sends the codeword it was given: e^ε/(e^ε + k - 1)."""
+    """The probability that randomised response sends the true codeword: e^ε/(e^ε + k - 1)."""
     return 1.0 / (1.0 + (codewords - 1) * math.exp(-epsilon))
 
 
 def expected_share(book: Codebook, epsilon: float) -> float:
     """The expected share of right answers at whole-input ``epsilon``, from measurements without noise.
 
-    Exact for one group; for several, as if one wrong codeword spoiled the answer.
+    Exact for one group; for several it assumes that one wrong codeword makes the answer wrong.
     """
     kept = float(keep_probability(book.codewords, epsilon / book.groups) ** book.groups)
     return kept * book.lookup + (1.0 - kept) * book.chance
@@ -135,9 +135,9 @@ def expected_share(book: Codebook, epsilon: float) -> float:
 def settle_codebook(
     cut: Cut, epsilon: float, *, codewords: int | None = None, groups: int | None = None
 ) -> CodebookSpec | None:
-    """Choose the codebook at a cut: of those with ``codewords`` and ``groups`` the one expected to be right most.
+    """Choose the codebook with the best expected accuracy at a cut, among ``codewords`` and ``groups``.
 
-    None where the cut has none. Raises `ConfigError` for an epsilon out of range.
+    None if the cut has none. Raises `ConfigError` for an epsilon out of range.
     """
     fitting = [
         book
@@ -165,7 +165,7 @@ class CodebookRelease:
         self._dtype = np.dtype(f"<u{codeword_bytes(plan.spec.codewords)}")
 
     def __call__(self, features: Sequence[Array]) -> NDArray[np.uint8]:
-        """One frame: arrays of the plan's shapes and dtypes to uint8 [payload_bytes], a fresh array per call."""
+        """Release one frame: arrays of the plan's shapes and dtypes to a new uint8 array [payload_bytes]."""
         sent = [self._response(codeword) for codeword in self._encoder(features)]
         return np.array(sent, self._dtype).view(np.uint8)
 
@@ -173,7 +173,7 @@ class CodebookRelease:
 def recover_codebook(
     plan: CodebookPlan, decoder: Decoder, payload: bytes | bytearray | memoryview | NDArray[np.uint8]
 ) -> list[Array]:
-    """The server's side: a payload to features. Raises `ProtocolError` on a wrong length or an unknown codeword."""
+    """Recover features from a payload, on the server; `ProtocolError`: wrong length or unknown codeword."""
     raw = np.frombuffer(payload, np.uint8)
     if raw.size != plan.payload_bytes:
         raise ProtocolError(

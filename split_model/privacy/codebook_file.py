@@ -35,14 +35,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Grouping:
-    """How the features of some tensors are averaged and shared among groups of channels."""
+    """How features of some tensors are averaged and divided among groups of channels."""
 
     tensors: tuple[TensorSpec, ...]
     pool: tuple[int, ...]
     groups: tuple[int, ...]
 
     def inputs(self, features: Sequence[Array]) -> list[Floats]:
-        """What each group's matrix takes: float32 [inputs_g]. ``features``: stored, of the tensors' shapes."""
+        """The inputs of each group's matrix: float32 [inputs_g]. ``features``: stored values of the tensors."""
         maps = [
             _averaged(to_real(one, spec), by)
             for one, spec, by in zip(features, self.tensors, self.pool, strict=True)
@@ -65,7 +65,7 @@ class Grouping:
 
 
 def _averaged(real: Floats, by: int) -> Floats:
-    """Mean over blocks of ``by`` x ``by`` of a [1, H, W, C] map; blocks at the far rims may be smaller."""
+    """Mean over blocks of ``by`` x ``by`` of a [1, H, W, C] map; the last blocks may be smaller."""
     if by == 1:
         return real
     for axis in (1, 2):
@@ -86,7 +86,7 @@ class Encoder:
     bias: tuple[Floats, ...]
 
     def __call__(self, features: Sequence[Array]) -> list[int]:
-        """The codeword of each group. Any features give codewords, NaN and infinities too."""
+        """Find the codeword of each group; any features have one, even NaN and infinities."""
         with np.errstate(all="ignore"):
             return [
                 int(np.argmax(weights @ inputs + bias))
@@ -105,7 +105,7 @@ class Decoder:
     tables: tuple[Array, ...]
 
     def __call__(self, codewords: Sequence[int]) -> list[Array]:
-        """Arrays of the tensors' shapes and dtypes, each channel as the codeword of its group has it."""
+        """Look up arrays of the tensors' shapes and dtypes, each channel by the codeword of its group."""
         found, first = [], 0
         for spec, table in zip(self.tensors, self.tables, strict=True):
             channels = np.arange(first, first + channels_of(spec))
@@ -131,7 +131,7 @@ def write(path: Path, encoder: Encoder, decoder: Decoder) -> None:
 
 
 def read_encoder(path: Path, book: Codebook, tensors: Sequence[TensorSpec]) -> Encoder:
-    """The device's half of a bundle's codebook; `BadBundleError` where the file is not what the manifest says."""
+    """Read the device's half of a codebook; `BadBundleError` if the file does not match the manifest."""
     pool, groups, arrays = _open(path, book, tensors, ("weights_", "bias_"))
     grouping = Grouping(tuple(tensors), pool, groups)
     sizes = [one.size for one in grouping.inputs([np.zeros(spec.shape, spec.dtype) for spec in tensors])]
@@ -142,7 +142,7 @@ def read_encoder(path: Path, book: Codebook, tensors: Sequence[TensorSpec]) -> E
 
 
 def read_decoder(path: Path, book: Codebook, tensors: Sequence[TensorSpec]) -> Decoder:
-    """The server's half; errors as `read_encoder`."""
+    """Read the server's half; errors as in `read_encoder`."""
     _, groups, arrays = _open(path, book, tensors, ("meaning_",))
     tables = [
         _array(path, arrays, f"meaning_{at}", (book.codewords, *spec.shape), stored_dtype(spec))
@@ -165,7 +165,7 @@ def _open(
                 f"{path}: changed since the bundle was made", remedy="copy or prepare the bundle again"
             )
         wanted = ("pool", "groups", *half)
-        # As `write` writes them they are not compressed.
+        # `write` does not compress them.
         arrays = load_arrays(path, lambda name: name.startswith(wanted), most_bytes=path.stat().st_size)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, BadBundleError):
@@ -194,7 +194,7 @@ def _array(
 
 
 def check_groups(groups: int, tensors: Sequence[TensorSpec]) -> tuple[int, ...]:
-    """The bounds of ``groups`` groups of about as many channels each; `BadInputError` where there are too few."""
+    """The bounds of ``groups`` groups of about equal size; `BadInputError` if there are too few channels."""
     channels = sum(map(channels_of, tensors))
     if not 1 <= groups <= channels:
         raise BadInputError(f"{groups} groups of {channels} channels", remedy=f"take 1 to {channels} groups")

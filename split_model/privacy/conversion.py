@@ -1,4 +1,4 @@
-"""From ρ-zCDP to (ε, δ), by the tight conversion of Canonne, Kamath and Steinke.
+"""Converts ρ-zCDP to (ε, δ), by the tight conversion of Canonne, Kamath and Steinke.
 
 *The Discrete Gaussian for Differential Privacy* (2020), Prop. 12 with Cor. 13: ρ-zCDP gives (ε, δ) for every
 α > 1 with δ = exp((α - 1)·(α·ρ - ε)) · (1 - 1/α)^α / (α - 1). Each α is a valid bound, so a search over α that

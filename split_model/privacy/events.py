@@ -1,6 +1,6 @@
-"""Immutable events for the ledger, apart from the accountant that prices them.
+"""Immutable events of releases for the ledger; the accountant prices them.
 
-An event says what a mechanism did to one frame. It holds no feature, no noise and no clock. The neighbouring
+An event describes one mechanism on one frame. It has no feature, no noise and no clock. The neighbouring
 relations are the accountant's: one feature value replaced by any other, and one frame replaced by any other.
 Sending the same bytes again is not a second event; running the mechanism again on the same frame is.
 """

@@ -1,9 +1,9 @@
 """The integer grid of one value: its steps, and the reach of the noise on the wire.
 
 A clipped value becomes an integer 0..L (``steps``). Discrete Laplace noise with P(x) ∝ exp(-abs(x)·ε/L)
-is added and the sum is clamped to the wire range [-T, 2^bits - 1 - T], T = ``tail``. Clamping comes after
-the noise, so it costs no privacy; it must leave the tails of the noise alone, because clamping to [0, L]
-pushes every value near a rim inwards, and a network adds that bias up over its many values.
+is added and the sum is clamped to the wire range [-T, 2^bits - 1 - T], T = ``tail``. Clamping comes after the
+noise, so it costs no privacy. The range must include the tails of the noise, because clamping to [0, L] would push
+every value near an end inwards, and a network adds that bias up over its many values.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import msgspec
 from split_model.errors import ConfigError
 from split_model.privacy.laplace_cdf import cdf_floors
 
-#: The wire carries the noise up to this many noise scales (L/ε) beyond either rim; exp(-6) of it lies outside.
+#: The wire range includes the noise up to this many noise scales (L/ε) beyond either end; exp(-6) of it is outside.
 #: Computed for ε = 1..64: a value at the rim is then biased by at most 0.13 % of a noise
 #: scale for 4 to 8 bits (1 % with 4 scales, 2.4 % with 3), and the energy is that of 8 scales within 3 %
-#: from 5 bits on. Fewer scales buy a finer grid whose rounding was no matter (at 8 bits 0.4 % at most).
+#: from 5 bits on. Fewer scales would give a finer grid, but its rounding error is negligible anyway (at 8 bits 0.4
+#: % at most).
 TAIL_SCALES = 6
 MIN_BITS, MAX_BITS = 4, 8
 
@@ -36,7 +37,7 @@ class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def bound(self) -> int:
-        """Noise of this size or more ends at a rim of the wire range whatever the value was."""
+        """Noise of this size or more ends at a limit of the wire range for any value."""
         return self.wire_max - self.tail
 
     def floors(self, bits: int) -> list[int]:
@@ -46,7 +47,7 @@ class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @cache
 def least_epsilon(bits: int) -> float:
-    """The smallest per-value ε whose noise ``bits`` bits can carry (with L = 1), rounded up."""
+    """The smallest per-value ε whose noise fits into ``bits`` bits (with L = 1), rounded up."""
     exact = Fraction(TAIL_SCALES, (1 << (bits - 1)) - 1)
     nearest = float(exact)
     return nearest if Fraction(nearest) >= exact else math.nextafter(nearest, math.inf)

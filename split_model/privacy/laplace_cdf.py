@@ -47,8 +47,8 @@ def _tail_floors(epsilon: float, steps: int, count: int, bits: int, digits: int)
 def cdf_floors(epsilon: float, steps: int, bound: int, bits: int) -> list[int]:
     """floor(2^bits · P(X ≤ x)) for x = -bound..bound-1, ascending: 2·bound integers below 2^bits.
 
-    Inversion with these gives discrete Laplace noise clamped to [-bound, bound]: the outcomes beyond
-    are counted into the bound exactly.
+    Inversion with these gives discrete Laplace noise clamped to [-bound, bound]: outcomes beyond are added to the
+    bound exactly.
     """
     tails = tail_floors(epsilon, steps, bound, bits)
     top = (1 << bits) - 1

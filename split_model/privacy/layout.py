@@ -1,8 +1,8 @@
-"""How a cut's values run through memory: long rows of whole channel groups, in pieces that fit a cache.
+"""The memory layout for passes over a cut's values: long rows of whole channels, in cache-sized pieces.
 
-NHWC tensors have the channel last, and a pass that broadcasts a vector of C channels runs an inner loop
-of only C values. So the parameters are tiled to rows of about two thousand values, and the work is done
-piece by piece: a handful of passes over a piece stays in a small cache.
+NHWC tensors have the channel last, and a pass that broadcasts a vector of C channels has an inner loop of only C
+values. So the parameters are tiled to rows of about two thousand values, and the work is done piece by piece: a few
+passes over a piece stay in a small cache.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def lay_out(tensors: Sequence[TensorSpec]) -> tuple[TensorLayout, ...]:
 
 
 def piece_values(layouts: Sequence[TensorLayout]) -> int:
-    """Size of the largest piece: what a scratch array must hold."""
+    """Size of the largest piece, which a scratch array must hold."""
     return max(piece.stop - piece.start for layout in layouts for piece in layout.pieces)
 
 

@@ -1,8 +1,8 @@
-"""Integers of 4 to 8 bits to bytes and back, a few whole-array operations, length independent of content.
+"""Packs integers of 4 to 8 bits into bytes and back, with few whole-array operations.
 
-Values are laid out in planes, not interleaved: with g values sharing c = g·bits/8 bytes, the first c of g
-equal stretches of the array are carriers, one value a byte in the low bits; the bits of the other
-stretches fill the carriers' high bits. So every operation runs over contiguous bytes.
+The length is independent of the content. Values are laid out in planes, not interleaved: with g values sharing c =
+g·bits/8 bytes, the first c of g equal stretches of the array are carriers, one value a byte in the low bits; the
+bits of the other stretches fill the carriers' high bits. So every operation runs over contiguous bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def padded_values(values: int, bits: int) -> int:
 
 @cache
 def _runs(bits: int) -> tuple[tuple[int, int, int, int, int], ...]:
-    """Where the values that are no carriers go: (value, its first bit, carrier, first bit there, bits)."""
+    """Where the bits of the other values go: (value, its first bit, carrier, first bit there, bits)."""
     group, carriers, _ = planes(0, bits)
     spare = 8 - bits
     runs = []
@@ -53,7 +53,7 @@ def _runs(bits: int) -> tuple[tuple[int, int, int, int, int], ...]:
 
 
 def pack(values: Bytes, bits: int) -> Bytes:
-    """uint8 [padded_values], each below 2^bits, to uint8 [packed_bytes]: a fresh array unless bits is 8."""
+    """Pack uint8 [padded_values], each below 2^bits, to uint8 [packed_bytes], a new array unless bits is 8."""
     if bits == 8:
         return values
     group, carriers, width = planes(values.size, bits)
@@ -70,7 +70,7 @@ def pack(values: Bytes, bits: int) -> Bytes:
 
 
 def unpack(packed: Bytes, values: int, bits: int) -> Bytes:
-    """uint8 [packed_bytes(values)] back to uint8 [values]; raises `ProtocolError` on another length."""
+    """Unpack uint8 [packed_bytes(values)] to uint8 [values]; raises `ProtocolError` on another length."""
     if packed.size != packed_bytes(values, bits):
         raise ProtocolError(
             f"features of {packed.size} bytes where the plan has {packed_bytes(values, bits)}",

@@ -30,14 +30,14 @@ from split_model.privacy.packing import packed_bytes
 QUANTISED = ("int8", "uint8", "int16")
 FLOATS = ("float32", "float16")
 MAX_EPSILON = float(1 << 20)
-#: The release of a device whose config does not say: mean per-value epsilon, and bits a value (see `default_bits`).
+#: The default release of a device: mean per-value epsilon, and bits per value (see `default_bits`).
 DEFAULT_EPSILON, DEFAULT_BITS = 16.0, 4
 _MECHANISM = b"discrete-laplace-1"
 MAX_BOUND = 1e30  # keeps every product of the hot path inside float32
 
 
 class NoiseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the user asks for.
+    """The user's choice of a noise release.
 
     ``epsilon``: mean per-value ε over all values of the cut; the whole-input budget of a frame is values × epsilon.
     ``allocation``: how it is shared among channels. ``bits``: 4 to 8 bits a value on the wire.
@@ -69,10 +69,10 @@ class NoiseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def default_bits(epsilon: float) -> int:
-    """Bits a value where a config does not say.
+    """The default bits per value for an epsilon.
 
-    The fewest, from `DEFAULT_BITS` on, that carry noise of a per-value ``epsilon`` and whose rounding adds no more
-    than half of its energy: rounding to L steps has the variance 1/12, the noise 2·(L/ε)².
+    It is the smallest number, from `DEFAULT_BITS` on, that can carry noise of a per-value ``epsilon`` and whose
+    rounding adds at most half of the noise's energy: rounding to L steps has the variance 1/12, the noise 2·(L/ε)².
     """
     for bits in range(DEFAULT_BITS, MAX_BITS):
         if epsilon >= least_epsilon(bits) and epsilon**2 <= 12 * make_grid(epsilon, bits).steps ** 2:
@@ -82,7 +82,7 @@ def default_bits(epsilon: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class NoisePlan:
-    """Made by `make`. ``classes`` are the distinct grids; ``class_of`` says per tensor and channel which one."""
+    """The plan of a noise release, see `make`. ``classes``: distinct grids; ``class_of``: each channel's."""
 
     spec: NoiseSpec
     tensors: tuple[TensorSpec, ...]
@@ -135,7 +135,7 @@ class NoisePlan:
 
 
 class PlanMaker:
-    """Makes the plans of one cut: what does not depend on the spec is computed once.
+    """Makes the plans of one cut; computes the parts independent of the spec once.
 
     Safe for several threads: at worst one of them computes what another has just computed.
     """
@@ -174,7 +174,7 @@ class PlanMaker:
 
 
 def cut_channels(tensors: Sequence[TensorSpec], calibration: Sequence[ChannelCalibration]) -> list[Channel]:
-    """All channels of a cut, tensor after tensor, as the allocators want them; errors as `NoisePlan.make`."""
+    """All channels of a cut in tensor order, as input of the allocators; errors as in `NoisePlan.make`."""
     if len(tensors) != len(calibration) or not tensors:
         raise BadBundleError(
             f"{len(calibration)} calibrations for {len(tensors)} tensors", remedy="prepare the bundle again"
@@ -194,7 +194,7 @@ def cut_channels(tensors: Sequence[TensorSpec], calibration: Sequence[ChannelCal
 
 
 def why_unreleasable(tensor: TensorSpec) -> str | None:
-    """Why noise cannot be put on a tensor; None where it can."""
+    """Why noise cannot be added to a tensor; None if it can."""
     if tensor.dtype not in FLOATS + QUANTISED:
         return f"tensor {tensor.name!r} of dtype {tensor.dtype} cannot be released with noise"
     if tensor.dtype in QUANTISED and not (math.isfinite(tensor.scale) and tensor.scale > 0):
@@ -225,7 +225,7 @@ def _check_calibration(tensor: TensorSpec, known: ChannelCalibration) -> None:
 
 
 def _range_bytes(tensor: TensorSpec, ranges: ChannelCalibration) -> bytes:
-    """What the digest covers of one tensor, whatever its classes are."""
+    """The part of the digest for one tensor that is independent of its classes."""
     channels = channels_of(tensor)
     return b"".join(
         [

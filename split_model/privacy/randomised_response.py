@@ -1,4 +1,4 @@
-"""Exact k-ary randomised response: one of k codewords, the true one with odds e^ε to 1 against any other.
+"""Exact k-ary randomised response: sends the true one of k codewords with odds e^ε to 1 against any other.
 
 The true codeword is kept with probability p = e^ε/(e^ε + k - 1), else one of the k - 1 others is sent, each alike.
 So the probabilities of any output under any two inputs differ by a factor of e^ε at most: pure ε in the whole
@@ -44,7 +44,7 @@ class RandomisedResponse:
     """``codewords`` k of 2 to 65,536, pure ``epsilon`` above 0 and at most 64; `ConfigError` otherwise.
 
     ``entropy(n)`` gives n fresh bytes from a source fit for cryptography, such as `os.urandom`. The same draws are
-    made whether the codeword is kept or not and whichever it is, so the time taken tells nothing of either.
+    made for every codeword, kept or not, so the time reveals nothing about it.
     """
 
     def __init__(self, codewords: int, epsilon: float, *, entropy: Entropy) -> None:
@@ -65,7 +65,7 @@ class RandomisedResponse:
         return ResponseEvent(groups=groups, epsilon=self.epsilon)
 
     def __call__(self, codeword: int) -> int:
-        """The codeword to send in place of ``codeword``, 0..k-1, with fresh randomness."""
+        """Return the codeword to send for ``codeword``, 0..k-1, with fresh randomness."""
         if not 0 <= codeword < self.codewords:
             raise BadInputError(f"codeword {codeword} of {self.codewords}: the codebook and the response differ")
         keep = int(self._keep())

@@ -1,6 +1,6 @@
-"""The server's side of the noise release: a payload back to arrays of features, noise and all.
+"""The server's side of the noise release: turns a payload into arrays of noisy features.
 
-What follows from the plan alone is computed once and kept: `NoiseRecovery` holds two rows of float32 a tensor.
+The parts that depend only on the plan are computed once: `NoiseRecovery` has two rows of float32 for each tensor.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Payload = bytes | bytearray | memoryview | NDArray[np.uint8]
 class NoiseRecovery:
     """Turns the payloads of one plan into features.
 
-    Values lie on the grid and may be outside the clip range, by the tails of the noise; quantised and float16
-    tensors saturate at the ends of their dtype. Holds up to 16 kB a tensor. Safe for several threads.
+    Values are on the grid and may be outside the clip range, by the tails of the noise; quantised and float16
+    tensors saturate at the limits of their dtype. Takes up to 16 kB per tensor. Thread-safe.
     """
 
     def __init__(self, plan: NoisePlan) -> None:
@@ -32,7 +32,7 @@ class NoiseRecovery:
         self._tensors = tuple(_Tensor(plan, at, layout) for at, layout in enumerate(lay_out(plan.tensors)))
 
     def __call__(self, payload: Payload) -> list[Array]:
-        """One payload to fresh arrays of the tensors' shapes and dtypes; `ProtocolError` on a wrong length."""
+        """Recover one payload to new arrays of the tensors' shapes and dtypes; `ProtocolError`: wrong length."""
         wire = unpack(np.frombuffer(payload, np.uint8), self._values, self._bits)
         return [tensor.restore(wire) for tensor in self._tensors]
 
@@ -53,7 +53,7 @@ class _Tensor:
         self._finish = _finisher(tensor.dtype)
 
     def restore(self, wire: Bytes) -> Array:
-        """The tensor, from the integers of the whole frame."""
+        """Restore the tensor from the integers of the whole frame."""
         values = wire[self._first : self._last]
         real = np.empty(values.size, np.float32)
         for piece in self._pieces:
@@ -64,7 +64,7 @@ class _Tensor:
 
 
 def _finisher(dtype: str) -> Callable[[NDArray[np.float32]], Array]:
-    """From float32 to a tensor's dtype."""
+    """Return the conversion from float32 to a tensor's dtype."""
     if dtype == "float32":
         return lambda real: real
     if dtype == "float16":
@@ -75,5 +75,5 @@ def _finisher(dtype: str) -> Callable[[NDArray[np.float32]], Array]:
 
 
 def recover(plan: NoisePlan, payload: Payload) -> list[Array]:
-    """One payload; who has many of one plan keeps a `NoiseRecovery`."""
+    """Recover a single payload; for many of one plan use a `NoiseRecovery`."""
     return NoiseRecovery(plan)(payload)

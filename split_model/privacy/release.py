@@ -1,6 +1,6 @@
-"""The device's side: features in, one payload of fixed length out, protected.
+"""The device's side of the noise release: features in, one protected payload of fixed length out.
 
-Hot path in float32 and integers; nothing about the payload's length or the passes made depends on the
+The hot path uses float32 and integers; the payload's length and the number of passes are independent of the
 content. Which mechanism this is and why it is private: `split_model.privacy.plan`.
 """
 
@@ -19,7 +19,7 @@ from split_model.privacy.packing import pack, padded_values
 from split_model.privacy.plan import QUANTISED, NoisePlan
 from split_model.privacy.sampler import FIRST_BITS, Entropy, LaplaceSampler
 
-_TINY = 1e-30  # a narrower clip range is no range: the channel is released as noise around its one value
+_TINY = 1e-30  # a narrower clip range counts as empty: the channel is released as noise around one value
 
 
 class NoiseRelease:
@@ -46,10 +46,10 @@ class NoiseRelease:
         self._entropy_bytes = self._sampler.reserve_bytes(counts.tolist())
 
     def __call__(self, features: Sequence[Array]) -> NDArray[np.uint8]:
-        """One frame: arrays of the plan's shapes and dtypes to uint8 [payload_bytes], a fresh array per call.
+        """Release one frame: arrays of the plan's shapes and dtypes to a new uint8 array [payload_bytes].
 
-        Raises `BadInputError` for arrays that are not those of the plan. NaN is released as the low end
-        of the clip range, infinities as the ends.
+        Raises `BadInputError` for arrays that do not fit the plan. NaN is released as the low end of the clip
+        range, infinities as its ends.
         """
         plan = self.plan
         if len(features) != len(plan.tensors):
@@ -115,7 +115,7 @@ class _ChannelRows:
 def channel_numbers(
     plan: NoisePlan, at: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(low, width, L, T) of each channel of tensor ``at``, float64 [C]; width 0 where there is no range."""
+    """(low, width, L, T) of each channel of tensor ``at``, float64 [C]; width 0 if there is no range."""
     known = plan.calibration[at]
     low = np.array(known.clip_low, np.float64)
     width = np.array(known.clip_high, np.float64) - low

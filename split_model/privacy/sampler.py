@@ -1,10 +1,10 @@
-"""Exact discrete Laplace noise, by inversion of a CDF with proven floors, from fresh entropy.
+"""Samples exact discrete Laplace noise from fresh entropy, by inversion of a CDF with proven floors.
 
 A uniform number U in [0, 1) is revealed bit by bit until it is clear between which two values of the
 CDF it lies. Its first 12 bits index a small table that stays in cache; a cell that lies inside one
 outcome's interval decides (all but about 3 %). 4 more bits index a table of 2^16 cells (all but 0.3 %).
 44 more bits are compared with the floors of 2^60·F; where the 60-bit prefix equals one (about once in
-2^52 values), an unbounded loop in Python integers decides. No outcome's probability is off by anything.
+2^52 values), an unbounded loop in Python integers decides. The probability of every outcome is exact.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class LaplaceSampler:
         self._refine(noise, cells)
 
     def _refine(self, noise: NDArray[np.int16], cells: NDArray[np.uint16]) -> None:
-        """Decide what the first table left open."""
+        """Decide the cells that the first table left open."""
         at = np.flatnonzero(noise == UNDECIDED)
         if at.size == 0:
             return

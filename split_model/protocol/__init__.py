@@ -1,1 +1,1 @@
-"""The wire between device and server: messages, chunks, and both sides as state machines without I/O."""
+"""The protocol of device and server: messages, chunks, and both sides as state machines without I/O."""

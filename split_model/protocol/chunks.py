@@ -1,7 +1,7 @@
-"""Payloads in bounded chunks: cut on the sending side, put together and timed on the receiving side. No I/O.
+"""Cuts payloads into chunks, and joins and times them on the receiving side. No I/O.
 
-Chunks are separate messages, so acknowledgements, pings and cancellations get between them, and no
-receiver needs to accept a message larger than a chunk from anybody.
+Chunks are separate messages, so acknowledgements, pings and cancellations can be sent between them, and receivers
+need not accept messages larger than a chunk.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 from split_model.errors import ProtocolError
 from split_model.protocol.messages import CHUNK_BYTES
 
-#: A small payload is still cut into about this many pieces: the spacing of their arrival measures the uplink.
+#: Number of chunks of a small payload, about: the spacing of their arrival measures the uplink.
 PIECES = 8
-#: ... but not into smaller ones than this, where headers would weigh more than a twentieth.
+#: Minimum bytes of a chunk: headers are then at most a twentieth.
 MIN_CHUNK_BYTES = 1 << 10
-#: The first bytes of a payload may come faster than the link is: token buckets, queues and radio schedulers let a
-#: burst through. Where as much again follows, they are left out of the timing.
+#: The first bytes of a payload may come faster than the link's rate: token buckets, queues and radio schedulers
+#: pass #: bursts. If at least as many follow, this many first bytes are left out of the timing.
 BURST_BYTES = 4 << 10
 
 
 def chunk_bytes_for(total_bytes: int) -> int:
-    """Chunk size for a payload; it follows from the payload's length alone, never from its content."""
+    """Chunk size for a payload; it depends only on the payload's length, never on its content."""
     return max(MIN_CHUNK_BYTES, min(CHUNK_BYTES, -(-total_bytes // PIECES)))
 
 
 class Outgoing:
-    """The chunks of one payload, handed out in order and accounted for as they are acknowledged."""
+    """The chunks of one payload, taken in order and tracked until they are acknowledged."""
 
     def __init__(self, payload: memoryview) -> None:
         self.payload = payload.cast("B")
@@ -35,39 +35,39 @@ class Outgoing:
 
     @property
     def unacked_bytes(self) -> int:
-        """Bytes handed out and not yet acknowledged."""
+        """Bytes sent and not yet acknowledged."""
         return self.sent_bytes - self.acked_bytes
 
     @property
     def all_sent(self) -> bool:
-        """Whether the last chunk has been handed out."""
+        """Whether the last chunk was taken."""
         return self.sent_bytes == self.total_bytes
 
     def next_chunk(self) -> tuple[int, memoryview]:
-        """Offset and bytes of the next chunk (a view, not a copy). Call it only while not `all_sent`."""
+        """Take the next chunk: offset and bytes (a view, not a copy). Call it only while not `all_sent`."""
         offset = self.sent_bytes
         chunk = self.payload[offset : offset + self._chunk_bytes]
         self.sent_bytes += len(chunk)
         return offset, chunk
 
     def unsend(self, chunk: memoryview) -> None:
-        """Take back the chunk that `next_chunk` just gave: the socket did not take it."""
+        """Undo the last `next_chunk`, as the socket did not accept the chunk."""
         self.sent_bytes -= len(chunk)
 
     def acknowledge(self, received_bytes: int) -> None:
-        """Note the bytes that arrived; `ProtocolError` for an acknowledgement of more than was sent."""
+        """Note the acknowledged bytes; `ProtocolError` if they exceed the sent ones."""
         if received_bytes > self.sent_bytes:
             raise ProtocolError(f"{received_bytes} bytes acknowledged of {self.sent_bytes} sent")
         self.acked_bytes = max(self.acked_bytes, received_bytes)
 
     def rewind(self) -> None:
-        """Start again from the first byte, for another connection: the same bytes, not another release."""
+        """Start again from the first byte, for a new connection: the same bytes, not another release."""
         self.sent_bytes = 0
         self.acked_bytes = 0
 
 
 class Incoming:
-    """One payload being put together. Memory is taken once, at the first chunk, for the announced total."""
+    """One arriving payload. Its memory is allocated once, at the first chunk, for the announced total."""
 
     def __init__(self, total_bytes: int, *, now_s: float) -> None:
         self.buffer = bytearray(total_bytes)
@@ -84,7 +84,7 @@ class Incoming:
 
     @property
     def timed_bytes(self) -> int:
-        """Bytes that arrived while it was timed: all after the first chunk, or after a burst's worth of them."""
+        """Timed bytes: all after the first chunk, or after the bytes of a possible burst."""
         return self.received_bytes - self._untimed_bytes
 
     @property
@@ -93,7 +93,7 @@ class Incoming:
         return self.updated_s - self._timed_from_s
 
     def add(self, offset: int, chunk: memoryview | bytes, *, now_s: float) -> None:
-        """Copy one chunk into place. A gap, an overlap, an overrun or an empty chunk is a `ProtocolError`."""
+        """Copy a chunk into place. A gap, an overlap, an overrun or an empty chunk is a `ProtocolError`."""
         if offset != self.received_bytes:
             raise ProtocolError(f"chunk at {offset}, expected {self.received_bytes}")
         end = offset + len(chunk)

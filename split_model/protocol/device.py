@@ -1,4 +1,4 @@
-"""The device's side of a connection as a state machine that does no I/O.
+"""The device's side of a connection: a state machine without I/O.
 
 Bytes in, events out; the link thread owns the sockets and the clock::
 
@@ -9,8 +9,8 @@ Bytes in, events out; the link thread owns the sockets and the clock::
        │                     ▼
        └──disconnected── REFUSED            (disconnected leads to CLOSED from everywhere)
 
-A request outlives its connection: until it is answered, refused or cancelled it is sent again, the very same
-bytes, on the next one. Sending the same bytes twice is one release; noising again would be a second.
+A request outlives its connection: until it is answered, refused or cancelled, the same bytes are sent again on the
+next connection. Sending the same bytes twice is one release; new noise would make it a second.
 """
 
 # Over 300 lines: all that a connection may hear, and all that waits to be sent on it.
@@ -44,15 +44,15 @@ __all__ = [
 
 Frames = tuple[bytes, memoryview | None]
 
-#: Questions without an answer that are remembered; older ones are forgotten.
+#: Maximum number of unanswered questions that are remembered.
 _OPEN_ASKS = 16
-#: For this many seconds after a refusal for want of time, a request sends its first chunk alone, and the others
-#: once that is acknowledged: it may well be refused too.
+#: For this many seconds after a server refused a request for lack of time, requests send their first chunk alone,
+#: and #: the others after its acknowledgement, as they may be refused too.
 _FOR_NOW, _HELD_S = ("busy", "expired"), 2.0
 
 
 class DeviceSession:
-    """One device's conversation with one server; hand it bytes and the time, take messages and events."""
+    """One device's session with one server: bytes and times in, messages and events out."""
 
     def __init__(self, *, boot_id: str, software: str, versions: tuple[int, ...] = wire.VERSIONS) -> None:
         self.state = State.CLOSED
@@ -68,15 +68,15 @@ class DeviceSession:
         self._next_ask_id = 0
         self._report: wire.Report | None = None
         self._held_until_s = -math.inf
-        self._handed_out: Upload | OpenProbe | None = None  # whose chunk `next_message` gave last
+        self._handed_out: Upload | OpenProbe | None = None  # the upload of the last chunk from `next_message`
 
     def connected(self) -> None:
-        """The transport is up: greet, and start every open request over."""
+        """Note that the transport is up: greet, and restart every open request."""
         self._step(Input.CONNECTED)
         self._restart()
 
     def disconnected(self) -> None:
-        """The transport is gone; requests stay, probes do not."""
+        """Note that the transport is down; requests are kept, probes are dropped."""
         self._step(Input.DISCONNECTED)
         self._control.clear()
         self._probes.clear()
@@ -85,26 +85,26 @@ class DeviceSession:
 
     @property
     def open_requests(self) -> int:
-        """Requests that are neither answered nor refused nor cancelled."""
+        """Number of requests without an outcome."""
         return len(self._pending)
 
     @property
     def open_probes(self) -> int:
-        """Probes that have not come back."""
+        """Number of probes without a reply."""
         return len(self._probes)
 
     def acked_bytes(self, request_id: int) -> int:
-        """How many bytes of an open request are known to have arrived; 0 for one that is not open."""
+        """Acknowledged bytes of an open request; 0 if it is not open."""
         pending = self._pending.get(request_id)
         return pending.outgoing.acked_bytes if pending else 0
 
     def first_sent_s(self, request_id: int) -> float | None:
-        """When the first chunk of an open request went out on this connection."""
+        """Time when the first chunk of an open request was sent on this connection."""
         pending = self._pending.get(request_id)
         return pending.first_sent_s if pending else None
 
     def progress(self, request_id: int) -> Progress | None:
-        """How far a request has come; None for one that is not open."""
+        """The progress of a request; None if it is not open."""
         pending = self._pending.get(request_id)
         if pending is None:
             return None
@@ -117,11 +117,11 @@ class DeviceSession:
         )
 
     def submit(self, request: wire.Request, payload: memoryview, *, due_at_s: float) -> None:
-        """Queue a request; its ``due_in_s`` and ``version`` are rewritten when its first chunk goes out."""
+        """Queue a request; its ``due_in_s`` and ``version`` are set when its first chunk is sent."""
         self._pending[request.request_id] = Upload(request, Outgoing(payload), due_at_s)
 
     def cancel(self, request_id: int) -> None:
-        """Nobody waits for this answer any more; unsent chunks stay unsent."""
+        """Cancel a request; its unsent chunks are dropped."""
         pending = self._pending.pop(request_id, None)
         if pending and pending.first_sent_s is not None and self.state is State.READY:
             self._control.append((wire.encode(wire.Cancel(request_id=request_id)), None))
@@ -135,7 +135,7 @@ class DeviceSession:
             self._next_probe_id += 1
 
     def ask(self, bundle: str, cut: int, *, due_in_s: float) -> bool:
-        """Ask whether a request at a cut would be answered in time; returns whether this server can be asked."""
+        """Queue a question about a request at a cut; returns False if this server cannot be asked."""
         welcome = self.welcome
         if self.state is not State.READY or welcome is None or welcome.version < wire.LOAD_VERSION:
             return False
@@ -148,7 +148,7 @@ class DeviceSession:
         return True
 
     def report(self, report: wire.Report) -> bool:
-        """Queue a report, in place of one that is not sent yet; returns whether this server takes reports."""
+        """Queue a report, replacing an unsent one; returns whether this server accepts reports."""
         welcome = self.welcome
         if self.state is not State.READY or welcome is None or welcome.version < wire.REPORT_VERSION:
             return False
@@ -156,7 +156,7 @@ class DeviceSession:
         return True
 
     def next_message(self, now_s: float) -> Frames | None:
-        """The next message to put on the wire, or None; call while the socket takes messages."""
+        """Take the next message to send, or None; call it while the socket accepts messages."""
         self._handed_out = None
         if self.state in (State.GREETING, State.READY) and self._control:
             return self._control.popleft()
@@ -168,9 +168,9 @@ class DeviceSession:
         return self._next_probe(now_s) or self._next_chunk(now_s)
 
     def put_back(self, frames: Frames) -> None:
-        """The socket did not take the last message after all: it counts as not sent.
+        """Take the last message back, as the socket did not accept it.
 
-        So a request that is cancelled before the socket takes its chunk puts nothing more on the wire.
+        So a request that is cancelled before the socket accepts its chunk sends nothing more.
         """
         _, chunk = frames
         if self._handed_out is None or chunk is None:
@@ -179,7 +179,7 @@ class DeviceSession:
             self._handed_out.unsend(chunk)
 
     def receive(self, frames: list[memoryview], now_s: float) -> list[Event]:
-        """One message from the server. Raises `ProtocolError` for one that breaks the protocol."""
+        """Handle one message from the server; `ProtocolError` if it breaks the protocol."""
         if not 1 <= len(frames) <= wire.MAX_FRAMES:
             raise ProtocolError(f"message of {len(frames)} frames from the server")
         message = wire.decode_from_server(frames[0])
@@ -246,8 +246,8 @@ class DeviceSession:
             if message.code in _FOR_NOW:
                 self._held_until_s = now_s + _HELD_S
         elif message.code == "hello_first":
-            # While greeting, this answers a message from before our hello: a second hello would make a second
-            # welcome, and the server would drop everything between the two.
+            # While greeting, this answers a message from before our hello. A second hello would cause a second
+            # welcome, and the # server would drop everything between the two.
             greeting = self.state is State.GREETING
             self._step(Input.HELLO_FIRST)
             if greeting:
@@ -262,7 +262,7 @@ class DeviceSession:
         if len(frames) != 2:
             raise ProtocolError("answer without a payload")
         pending = self._pending.get(message.request_id)
-        if pending is None or pending.first_sent_s is None:  # not asked here yet: it is sent all the same
+        if pending is None or pending.first_sent_s is None:  # not asked for yet: it is sent all the same
             return Late(message.request_id)
         del self._pending[message.request_id]
         self._others_see(pending, pending.outgoing.unacked_bytes, now_s)
@@ -271,7 +271,7 @@ class DeviceSession:
         return Answered(message.request_id, message, frames[1], total_bytes, elapsed_s, pending.held)
 
     def _others_see(self, arrived: Upload, arrived_bytes: int, now_s: float) -> None:
-        """Note beside every other request under way that the link carried this meanwhile."""
+        """Note for every other request under way that the link carried these bytes meanwhile."""
         for pending in self._pending.values():
             if pending is not arrived and pending.first_sent_s is not None and arrived_bytes > 0:
                 pending.others_bytes += arrived_bytes

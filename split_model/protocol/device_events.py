@@ -1,4 +1,4 @@
-"""What happens to the device's side of a connection, as `device.DeviceSession` tells it."""
+"""The events of `device.DeviceSession`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from split_model.protocol import messages as wire
 
 @dataclass(frozen=True)
 class Welcomed:
-    """The server accepts us and lists the bundles it hosts."""
+    """The server accepted us; lists the bundles that it hosts."""
 
     welcome: wire.Welcome
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The answer of a request, with its timings of the link; ``elapsed_s`` since its first chunk went out.
+    """An answer, with its timings of the link; ``elapsed_s``: since the first chunk was sent.
 
-    ``held``: the others waited for the first one's acknowledgement, so the timings say nothing of the link.
+    ``held``: the other chunks waited for the first one's acknowledgement, so the timings do not measure the link.
     """
 
     request_id: int
@@ -31,7 +31,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Refused:
-    """The server's no to one request, or to the connection where ``request_id`` is None; ``text`` may be logged."""
+    """A refusal of one request, or of the connection if ``request_id`` is None; ``text`` is safe to log."""
 
     request_id: int | None
     code: str
@@ -40,13 +40,13 @@ class Refused:
 
     @property
     def retry_s(self) -> float:
-        """When to try again, in seconds, as far as the server said; else 0."""
+        """Seconds until a retry, by the server; 0 if it gave none."""
         return 0.0 if self.load is None else self.load.retry_s
 
 
 @dataclass(frozen=True)
 class Advised:
-    """The server's word on a request at a cut of a bundle, before it is made."""
+    """The server's answer to a question about a request at a cut of a bundle."""
 
     bundle: str
     cut: int
@@ -55,7 +55,7 @@ class Advised:
 
 @dataclass(frozen=True)
 class Probed:
-    """A probe came back; ``total_bytes`` 0 was a ping."""
+    """The reply to a probe; ``total_bytes`` 0: a ping."""
 
     total_bytes: int
     timed_bytes: int
@@ -65,14 +65,14 @@ class Probed:
 
 @dataclass(frozen=True)
 class Late:
-    """An answer to a request that nobody waits for any more; dropped."""
+    """A dropped answer, which came after its request was cancelled."""
 
     request_id: int
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The server does not know us any more; the greeting and every open request are queued again."""
+    """The server has dropped our session; the greeting and every open request are queued again."""
 
 
 Event = Welcomed | Answered | Refused | Advised | Probed | Late | Forgotten

@@ -1,4 +1,4 @@
-"""Where the device's side of a connection stands, and what can happen to it. `device` draws it."""
+"""States and inputs of the device's side of a connection; `device` has the diagram."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 
 class State(Enum):
-    """Where the connection stands."""
+    """The state of the connection."""
 
     CLOSED = auto()
     GREETING = auto()
@@ -15,7 +15,7 @@ class State(Enum):
 
 
 class Input(Enum):
-    """What can happen to a connection."""
+    """The inputs of the state machine."""
 
     CONNECTED = auto()
     WELCOME = auto()

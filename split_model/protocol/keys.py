@@ -1,6 +1,6 @@
-"""CURVE key pairs on disk: a secret file only its owner can read, a public one to hand out.
+"""Reads and writes CURVE key pairs: a secret file that only its owner can read, and a public one.
 
-``NAME.key`` holds the secret key and ``NAME.pub`` the public key, each 40 characters of Z85 and a newline.
+``NAME.key`` has the secret key and ``NAME.pub`` the public key, each 40 characters of Z85 and a newline.
 Both programs use this; the secret of a pair never leaves the machine that made it.
 """
 
@@ -20,13 +20,13 @@ from split_model.errors import BadInputError, MissingInputError, NotAllowedError
 from split_model.service import text_file
 
 KEY_CHARS = 40
-#: More than any editor makes of a key file.
+#: Maximum bytes of a key file.
 _MAX_FILE_BYTES = 256
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A CURVE key pair in Z85, the text form ZeroMQ takes."""
+    """A CURVE key pair in Z85, the text form of ZeroMQ."""
 
     public: bytes
     secret: bytes
@@ -36,7 +36,7 @@ class KeyPair:
 
 
 def parse_public(text: str, where: str) -> bytes:
-    """Check that a text is a public key in Z85; `BadInputError` names ``where`` it came from."""
+    """Check that a text is a public key in Z85; `BadInputError` names its origin ``where``."""
     key = text.strip().encode("ascii", "replace")
     try:
         if len(key) == KEY_CHARS and len(z85.decode(key)) == 32:
@@ -44,7 +44,7 @@ def parse_public(text: str, where: str) -> bytes:
     except (KeyError, ValueError, struct.error):
         pass  # not Z85: the one message below covers it
     raise BadInputError(
-        f"{where}: not a CURVE public key (40 characters of Z85)", remedy="put in what 'keys show' prints"
+        f"{where}: not a CURVE public key (40 characters of Z85)", remedy="use the output of 'keys show'"
     )
 
 
@@ -58,20 +58,20 @@ def read_public(path: Path) -> bytes:
 
 
 def credential(path: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The file of this name that systemd loaded for the service (``LoadCredential=``), if it did."""
+    """Path of the file that systemd loaded for the service (``LoadCredential=``), if it did."""
     folder = environment.get("CREDENTIALS_DIRECTORY")
     found = Path(folder) / path.name if folder else None
     return found if found is not None and os.access(found, os.R_OK) else None
 
 
 class UnreadableKeyError(MissingInputError):
-    """A secret key that is there, and that this user may not read (66)."""
+    """A secret key exists, but this user may not read it (exit code 66)."""
 
 
 def read_pair(path: Path) -> KeyPair:
     """Read the secret key at ``path`` and derive the public one. Refuses a file that others can read.
 
-    A `credential` takes its place: there systemd keeps others out, by more than the mode of the file.
+    A `credential` of systemd takes precedence; its folder is protected by more than file modes.
     """
     loaded = credential(path)
     try:
@@ -100,7 +100,8 @@ def read_pair(path: Path) -> KeyPair:
 def make_pair(folder: Path, name: str) -> KeyPair:
     """Make a new pair ``NAME.key`` (mode 0600) and ``NAME.pub``; never overwrites a secret.
 
-    A public key that begins with a dash, one in 85, is thrown away: no command line could take it.
+    A pair whose public key begins with a dash (one in 85) is discarded, as command lines would take it as an
+    option.
     """
     public, secret = zmq.curve_keypair()
     while public.startswith(b"-"):
@@ -113,27 +114,25 @@ def make_pair(folder: Path, name: str) -> KeyPair:
             file.write(secret + b"\n")
         (folder / f"{name}.pub").write_bytes(public + b"\n")
     except FileExistsError:
-        raise OutputError(
-            f"{secret_path}: exists already", remedy="move it away first if you want a new key"
-        ) from None
+        raise OutputError(f"{secret_path}: exists already", remedy="move it away first to make a new key") from None
     except OSError as error:
         raise OutputError(f"{secret_path}: {error.strerror}", remedy="choose a folder you can write to") from None
     return KeyPair(public=public, secret=secret)
 
 
 def _stage(path: Path, stage: str) -> Path:
-    """``device.key`` at a stage of its rotation: ``device.next.key``, ``device.old.key``."""
+    """Path of a key at a stage of its rotation: ``device.next.key``, ``device.old.key``."""
     return path.with_name(f"{path.name.removesuffix('.key')}.{stage}.key")
 
 
 def make_next(path: Path) -> KeyPair:
-    """Make the pair that is to take the place of the one at ``path``, beside it; one that waits there is kept."""
+    """Make the next pair beside the one at ``path``; an existing next pair is kept."""
     fresh = _stage(path, "next")
     return read_pair(fresh) if fresh.exists() else make_pair(path.parent, fresh.name.removesuffix(".key"))
 
 
 def read_next(path: Path) -> KeyPair:
-    """The pair that `make_next` made; `MissingInputError` where there is none."""
+    """Read the pair of `make_next`; `MissingInputError` if there is none."""
     fresh = _stage(path, "next")
     if not fresh.exists():
         raise MissingInputError(f"{fresh}: not there", remedy="'keys rotate' makes it")
@@ -141,13 +140,13 @@ def read_next(path: Path) -> KeyPair:
 
 
 def switch_to_next(path: Path) -> KeyPair:
-    """Put the next pair in the place of the one at ``path``, which stays beside as ``NAME.old.key``.
+    """Replace the pair at ``path`` by the next pair; the old one stays as ``NAME.old.key``.
 
-    At no moment is there no key, wherever this is cut short; then it can be done again.
+    There is a key at every moment; after an interruption it can be done again.
     """
     pair = read_next(path)
     try:
-        for suffix in (".pub", ".key"):  # the secret last: it decides
+        for suffix in (".pub", ".key"):  # the secret last: it is the one that counts
             now, fresh, old = (
                 place.with_suffix(suffix) for place in (path, _stage(path, "next"), _stage(path, "old"))
             )

@@ -1,8 +1,8 @@
 """The messages of the wire, as validated MessagePack: a header frame and, for some, one payload frame.
 
 A ZeroMQ message is ``[header]`` or ``[header, payload]``. The header is a MessagePack array whose first item
-names the message; msgspec checks every field before anything else looks at it. ``Hello`` keeps its shape
-in all versions to come, so that two sides that do not speak a common version can still say so.
+names the message; msgspec checks every field before anything else looks at it. ``Hello`` keeps its form in all
+future versions, so that two sides without a common version can still report that.
 
 Times are durations in seconds, never clock readings: the two machines share no clock.
 """
@@ -19,22 +19,22 @@ from split_model.protocol.reports import Report
 
 __all__ = ["Codebook", "NoRelease", "Noise", "Release", "Report", "Token"]
 
-#: The protocol versions this code speaks, best first. Version 2 adds `Load`, `Ask` and `AskReply`, 3 adds `Report`.
+#: The supported protocol versions, best first. Version 2 adds `Load`, `Ask` and `AskReply`, 3 adds `Report`.
 VERSIONS = (3, 2, 1)
-#: The first version whose answers and refusals may carry a `Load`, and that has `Ask`.
+#: The first version with `Load` in answers and refusals, and with `Ask`.
 LOAD_VERSION = 2
-#: The first version in which a device may report on itself.
+#: The first version with `Report`.
 REPORT_VERSION = 3
 
-#: No message has more frames than this.
+#: Maximum frames of a message.
 MAX_FRAMES = 2
-#: No header is larger than this.
+#: Maximum bytes of a header.
 MAX_HEADER_BYTES = 64 << 10
-#: So much of a peer's text is repeated in a log.
+#: Maximum characters of a peer's text in a log.
 SHOWN_CHARACTERS = 200
-#: No chunk carries more payload than this; the server's ``MAXMSGSIZE`` follows from it.
+#: Maximum payload of a chunk in bytes; the server's ``MAXMSGSIZE`` follows from it.
 MAX_CHUNK_BYTES = 64 << 10
-#: A request's features are cut into chunks of this size at most, so that control traffic gets between them.
+#: Maximum bytes of a request's chunks, so that control messages can be sent between them.
 CHUNK_BYTES = 16 << 10
 
 Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -60,7 +60,7 @@ RefusalCode = Literal[
 
 
 def shown(text: str) -> str:
-    """A peer's text as it may stand in a log: short, in one line, with what does not print escaped."""
+    """Make a peer's text safe for a log: short, in one line, with unprintable characters escaped."""
     escaped = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return escaped[:SHOWN_CHARACTERS]
 
@@ -80,7 +80,7 @@ class Hello(_Message, frozen=True, tag="hello"):
 class Request(_Message, frozen=True, tag="request"):
     """Device: run the tail at ``cut`` on a payload of ``total_bytes``; carries the first chunk.
 
-    ``due_in_s``: how long the answer is still of use, as seen when this message was written.
+    ``due_in_s``: seconds until the answer is due, when this message was written.
     """
 
     request_id: Id
@@ -101,7 +101,7 @@ class Chunk(_Message, frozen=True, tag="chunk"):
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):
-    """Device: the answer is no longer wanted."""
+    """Device: cancel a request."""
 
     request_id: Id
 
@@ -126,8 +126,8 @@ class Ask(_Message, frozen=True, tag="ask"):
 class Load(_Message, frozen=True):
     """How busy the server is, for one device and one tail.
 
-    ``queue_s``: how long a request at this cut would wait for a worker now, at most. ``retry_s``: send nothing that
-    takes a worker as long as this tail does for so long, 0 where a request is welcome.
+    ``queue_s``: maximum wait for a worker of a request at this cut now. ``retry_s``: for this time send no request
+    whose tail takes as long as this one; 0: requests are welcome. Both in seconds.
     """
 
     queue_s: Seconds
@@ -192,7 +192,7 @@ class ProbeReply(_Message, frozen=True, tag="probe-reply"):
 
 
 class Refusal(_Message, frozen=True, tag="refusal"):
-    """Server: no, and why. ``request_id`` is None where it concerns the connection. ``load``: as in `Answer`."""
+    """Server: a refusal with its reason. ``request_id``: None for the connection. ``load``: as in `Answer`."""
 
     request_id: Id | None
     code: RefusalCode
@@ -201,7 +201,7 @@ class Refusal(_Message, frozen=True, tag="refusal"):
 
 
 class AskReply(_Message, frozen=True, tag="ask-reply"):
-    """Server: the answer to an `Ask`; yes where ``load.retry_s`` is 0."""
+    """Server: the answer to an `Ask`; yes if ``load.retry_s`` is 0."""
 
     ask_id: Id
     load: Load
@@ -275,7 +275,7 @@ def decode_from_server(header: bytes | memoryview) -> FromServer:
 
 
 def request_of(header: bytes | memoryview) -> int | None:
-    """Which request a message of a device is about, as far as that can be read from one that is malformed."""
+    """The request id of a malformed message of a device, if it can be read."""
     try:
         _check_length(header)
         kind, request_id = _beginning.decode(header)[:2]
@@ -290,5 +290,5 @@ def _check_length(header: bytes | memoryview) -> None:
 
 
 def agree_version(theirs: tuple[int, ...], ours: tuple[int, ...] = VERSIONS) -> int | None:
-    """The best protocol version both sides speak, or None."""
+    """The best common protocol version, or None."""
     return next((version for version in ours if version in theirs), None)

@@ -1,4 +1,4 @@
-"""How the features of a request were released, as its header says it."""
+"""Header records of the release of a request's features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NoRelease(msgspec.Struct, frozen=True, tag="none", forbid_unknown_fields=T
 
 
 class Noise(msgspec.Struct, frozen=True, tag="noise", forbid_unknown_fields=True, kw_only=True):
-    """Features under the noise release; ``digest`` is that of the plan both sides derive from the bundle."""
+    """Features under the noise release; ``digest``: of the plan that both sides derive from the bundle."""
 
     spec: NoiseSpec
     digest: Token

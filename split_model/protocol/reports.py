@@ -1,7 +1,7 @@
-"""A device's report on itself: what an operator asks of a board, and nothing of the content of a frame.
+"""A device's status report for the operator, without any content of a frame.
 
-docs/fleet.md lists every field, docs/security.md says why each may be told. A report is a few hundred bytes of
-MessagePack; every text, number and list in it is bounded, since any key holder can write one.
+docs/fleet.md lists every field, docs/security.md gives the reason why each is safe. A report is a few hundred bytes
+of MessagePack; every text, number and list in it is bounded, as any key holder can write one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ Word: TypeAlias = Annotated[str, msgspec.Meta(max_length=64)]
 Line: TypeAlias = Annotated[str, msgspec.Meta(max_length=120)]
 Hash: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
-#: The shortest and the longest time between two reports of a device, in seconds.
+#: Minimum and maximum seconds between two reports of a device.
 LEAST_PERIOD_S, MOST_PERIOD_S = 1.0, 3600.0
 Period: TypeAlias = Annotated[float, msgspec.Meta(ge=LEAST_PERIOD_S, le=MOST_PERIOD_S)]
 
-#: What needs somebody's attention. ``source``, ``sink``: one does not work. ``ledger``: it cannot be used, and so
-#: nothing leaves. ``budget``: it does not pay for one more frame. ``accuracy``: no cut is used, or figures are
-#: missing. ``throttled``: the board holds back. ``stuck``: work is overdue. ``reload``: a new config was refused.
+#: Conditions that need a person's attention. ``source``, ``sink``: one does not work. ``ledger``: it is unusable,
+#: so #: nothing leaves. ``budget``: it does not pay for one more frame. ``accuracy``: no cut is used, or figures
+#: are #: missing. ``throttled``: the board is throttled. ``stuck``: work is overdue. ``reload``: a new config was
+#: refused.
 Alert = Literal["source", "sink", "ledger", "budget", "accuracy", "throttled", "stuck", "reload"]
 
 
@@ -34,10 +35,11 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class FrameCounts(_Part, frozen=True):
-    """Frames since the program's start, by their end.
+    """Frames since the program's start, by outcome.
 
-    ``exact``: whether the numbers are. Otherwise all but ``offloaded``, ``late`` and ``moves`` are rounded down to
-    two leading binary digits (1, 2, 3, 4, 6, 8, 12, …), since they may depend on the time that local runs take.
+    ``exact``: whether the numbers are exact. Otherwise all but ``offloaded``, ``late`` and ``moves`` are rounded
+    down to two leading binary digits (1, 2, 3, 4, 6, 8, 12, …), since they may depend on the time that local runs
+    take.
     """
 
     exact: bool
@@ -61,7 +63,7 @@ class Moved(_Part, frozen=True):
 
 
 class LinkReport(_Part, frozen=True):
-    """The link as the device believes it to be."""
+    """The device's estimate of the link."""
 
     uplink_mbit_s: Positive | None
     rtt_s: Seconds | None
@@ -70,7 +72,7 @@ class LinkReport(_Part, frozen=True):
 
 
 class OffloadReport(_Part, frozen=True):
-    """Seconds from a request's first chunk to its answer, of the last ``frames`` that the server answered."""
+    """Seconds from a request's first chunk to its answer, over the last ``frames`` answered by the server."""
 
     frames: Count
     median_s: Seconds
@@ -78,7 +80,7 @@ class OffloadReport(_Part, frozen=True):
 
 
 class BoardReport(_Part, frozen=True):
-    """``load``: how much longer work takes than on an idle board. ``temperature_c``: in steps of 5."""
+    """The board. ``load``: how much longer work takes than when idle. ``temperature_c``: in steps of 5."""
 
     load: Positive
     temperature_c: Celsius | None
@@ -103,11 +105,11 @@ class LedgerReport(_Part, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True, tag="report"):
-    """Device: how it is; the next report follows in ``period_s``. From protocol version 3 on.
+    """Device: its status; the next report follows in ``period_s``. From protocol version 3 on.
 
     ``split`` equal to ``local``: everything runs on the board. ``expected_s``: the planner's prediction for a whole
     frame at the current split. ``agreement``: the expected share of answers that agree with the unsplit model at
-    that split, with its one-sided 80 % lower bound; None where nothing was measured.
+    that split, with its one-sided 80 % lower bound; None if unmeasured.
     """
 
     period_s: Period

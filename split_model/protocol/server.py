@@ -1,7 +1,7 @@
-"""The server's side of one connection as a state machine that does no I/O.
+"""The server's side of one connection: a state machine without I/O.
 
-The gateway hands it every message of one peer, and sends the replies. The memory that a peer can make us hold is
-bounded by `Limits`, whatever it sends: nothing is stored for it before its request was admitted.
+The gateway passes it every message of one peer, and sends the replies. `Limits` bound the memory for a peer,
+whatever it sends: nothing is stored before its request is admitted.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from split_model.errors import ProtocolError
 from split_model.protocol import messages as wire
 from split_model.protocol.chunks import Incoming
 
-#: The largest probe that is answered.
+#: Maximum bytes of a probe.
 MAX_PROBE_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one peer may make us hold."""
+    """Limits of one peer."""
 
     request_bytes: int = 16 << 20
     open_requests: int = 4
@@ -32,7 +32,7 @@ class Limits:
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """A request whose payload is complete; the gateway gives it to the engine."""
+    """A complete request; the gateway gives it to the engine."""
 
     request: wire.Request
     payload: bytearray
@@ -42,26 +42,26 @@ class Arrived(msgspec.Struct, frozen=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """The peer no longer wants this answer."""
+    """The peer cancelled a request."""
 
     request_id: int
 
 
 class Greeted(msgspec.Struct, frozen=True):
-    """The peer said hello; a connection it had before under the same boot id is dead."""
+    """The peer said hello; its previous connection with the same boot id is dead."""
 
     boot_id: str
     software: str
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """The peer told how it is."""
+    """The peer sent a status report."""
 
     report: wire.Report
 
 
 class Denial(NamedTuple):
-    """Why a request is refused, and where the server is busy, for how long not to ask again."""
+    """The reason of a refusal and, if the server is busy, the time until a retry."""
 
     code: wire.RefusalCode
     text: str
@@ -69,9 +69,9 @@ class Denial(NamedTuple):
 
 
 Event = Arrived | Cancelled | Greeted | Reported
-#: Says why a request is refused, or None where it is welcome.
+#: Returns the reason why a request is refused, None if it is admitted.
 Admission = Callable[[wire.Request], Denial | None]
-#: What a device that asks first hears.
+#: Returns the load report for a device that asks first.
 Advice = Callable[[wire.Ask], wire.Load]
 
 
@@ -80,11 +80,11 @@ def _welcome_always(_ask: wire.Ask) -> wire.Load:
 
 
 class PeerSession:
-    """One peer's conversation.
+    """One peer's session.
 
     Attributes:
         user_id: The peer's authenticated public key.
-        held_bytes: Bytes held for requests and probes that are not complete.
+        held_bytes: Bytes of incomplete requests and probes.
 
     """
 
@@ -114,18 +114,18 @@ class PeerSession:
 
     @property
     def takes_load(self) -> bool:
-        """Whether this peer reads a `Load` in answers and refusals."""
+        """Whether this peer supports `Load` in answers and refusals."""
         return self._version >= wire.LOAD_VERSION
 
     @property
     def open_requests(self) -> AbstractSet[int]:
-        """Requests that were admitted and whose payload is not complete: a view, which follows what happens."""
+        """A live view of the admitted requests with incomplete payloads."""
         return self._incoming.keys()
 
     def receive(self, frames: list[memoryview], now_s: float) -> tuple[list[wire.FromServer], list[Event]]:
-        """One message of the peer: the replies to send back and what happened. Never raises for bad bytes.
+        """Handle one message of the peer; returns replies and events. Never raises for bad bytes.
 
-        A malformed message ends the request that it names; what else the peer has open here goes on.
+        A malformed message ends the request that it names; the peer's other requests go on.
         """
         self.heard_s = now_s
         try:
@@ -214,7 +214,7 @@ class PeerSession:
         if message.request_id in self._incoming:
             return Denial("protocol", f"request {message.request_id} is open already")
         if len(self._incoming) >= self._limits.open_requests:
-            return Denial("busy", f"{len(self._incoming)} requests of yours are open already")
+            return Denial("busy", f"{len(self._incoming)} of your requests are open already")
         return self._admit(message)
 
     def _chunk(
@@ -237,7 +237,7 @@ class PeerSession:
         return [ack], [done]
 
     def _drop(self, request_id: int) -> None:
-        """Hold nothing more of a request."""
+        """Drop a request."""
         found = self._incoming.pop(request_id, None)
         if found is not None:
             self.held_bytes -= found[0].total_bytes

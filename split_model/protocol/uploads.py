@@ -1,4 +1,4 @@
-"""The device's uploads on a connection: requests without an outcome, and probes that have not come back."""
+"""The device's uploads on a connection: requests without an outcome, and probes without a reply."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from split_model.protocol.chunks import Outgoing
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an open request has come.
+    """The progress of an open request.
 
-    ``first_sent_s``: when its first chunk went out on this connection, None if it has not. ``others_bytes``: what
-    was acknowledged of other requests since then, and ``others_at_s`` when that was last.
+    ``first_sent_s``: when its first chunk was sent on this connection, None if it was not. ``others_bytes``: bytes
+    of other requests acknowledged since then; ``others_at_s``: the time of the last such acknowledgement.
     """
 
     total_bytes: int
@@ -26,9 +26,10 @@ class Progress:
 
 @dataclass
 class Upload:
-    """A request that has no outcome yet. ``others_bytes``, ``others_at_s``: see `Progress`.
+    """A request without an outcome. ``others_bytes``, ``others_at_s``: see `Progress`.
 
-    ``held``: the server refused another one a moment ago, so all but the first chunk waits for an acknowledgement.
+    ``held``: the server refused another request just before, so all chunks but the first wait for an
+    acknowledgement.
     """
 
     request: wire.Request
@@ -48,7 +49,7 @@ class Upload:
 
 @dataclass
 class OpenProbe:
-    """A probe that has not come back."""
+    """A probe without a reply."""
 
     total_bytes: int
     sent_s: float | None = None

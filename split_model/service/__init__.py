@@ -1,1 +1,1 @@
-"""Parts of a service: config files, systemd notification, detection of stuck work, the status file."""
+"""Parts of a service: config files, systemd notification, detection of stuck tasks, status file."""

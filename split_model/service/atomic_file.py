@@ -1,4 +1,4 @@
-"""Replaces a file at once: readers, a killed writer and a power cut leave the old content or the new, whole."""
+"""Replaces files atomically: after a kill or a power cut a file has its old or its new content."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
-    """Write ``content`` beside ``path``, then put it in its place. The folder must exist.
+    """Write ``content`` beside ``path``, then rename it to ``path``. The folder must exist.
 
     Args:
         path: The file to replace or make. A link at this place is replaced, not followed.
-        content: All of it.
-        mode: Permissions of the file, whatever the umask.
-        durable: Whether it must outlast a power cut: the file and its folder are synced. Without, only readers
-            and a killed writer are safe, which costs a memory card nothing.
+        content: The whole content.
+        mode: Permissions of the file, independent of the umask.
+        durable: Whether it must survive a power cut: file and folder are synced. Otherwise only readers and a
+            killed writer
+                are safe, which does not wear a memory card.
 
     Raises:
-        OSError: It cannot be written. ``path`` is as before, and nothing is left beside it.
+        OSError: It cannot be written. ``path`` is unchanged, and no temporary file remains.
 
     """
     with replacing(path, mode=mode, durable=durable) as file:
@@ -30,7 +31,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, durable: 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[BinaryIO]:
-    """Write a file piece by piece; it takes its place when the block ends well. See `write_atomically`."""
+    """Write a file piece by piece; it replaces ``path`` if the block succeeds. See `write_atomically`."""
     descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -49,7 +50,7 @@ def replacing(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterato
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a power cut."""
+    """Sync the names in a folder, so that they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""Config files: TOML into a msgspec Struct, with errors that name the key and suggest a known one.
+"""Reads TOML config files into a msgspec Struct; errors name the key and suggest a known one.
 
-A config comes from several files: the named one, then every ``conf.d/*.toml`` beside it, in the order of their
-names. Later files win, table by table and key by key; a list, such as the sources, is replaced as a whole.
-Relative paths start at the folder of the named file, so a config and its files can be moved together.
+A config has several files: the named one, then every ``conf.d/*.toml`` beside it, in the order of their names.
+Later files win, table by table and key by key; a list, such as the sources, is replaced as a whole. Relative paths
+start at the folder of the named file, so a config and its files can be moved together.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def parse_tree(
     where: str | Callable[[str], str],
     folder: Path,
 ) -> T:
-    """A tree of TOML values as a ``type``, a msgspec Struct whose ``pathlib.Path`` fields become absolute.
+    """Convert a tree of TOML values to ``type``, a msgspec Struct; its ``pathlib.Path`` fields become absolute.
 
-    Raises `ConfigError` for a key that ``type`` does not know, or a value that does not fit; ``where`` opens it: a
-    text, or what gives one for the path of the key.
+    Raises `ConfigError` for an unknown key, or a value that does not fit. ``where`` begins the error: a text, or a
+    function that returns one for the path of the key.
     """
     place = where if callable(where) else (lambda _: where)
     _refuse_unknown(tree, msgspec.inspect.type_info(type), place, "")
@@ -79,12 +79,12 @@ def parse_tree(
 
 
 def as_plain(config: Any) -> Any:
-    """A config as dicts, lists, numbers and texts, for ``config show``."""
+    """Convert a config to dicts, lists, numbers and texts, for ``config show``."""
     return msgspec.to_builtins(config, enc_hook=str)
 
 
 def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: Callable[[str], str], key: str) -> None:
-    """Walk the tree beside its type; what does not have the right shape is left to msgspec to refuse."""
+    """Refuse unknown keys by walking the tree along its type; msgspec refuses other misfits."""
     if isinstance(info, msgspec.inspect.Metadata):
         _refuse_unknown(value, info.type, where, key)
     elif isinstance(info, msgspec.inspect.UnionType):
@@ -106,7 +106,7 @@ def _refuse_unknown(value: Any, info: msgspec.inspect.Type, where: Callable[[str
 def _refuse_unknown_kind(
     value: Any, info: msgspec.inspect.UnionType, where: Callable[[str], str], key: str
 ) -> None:
-    """Name the kinds that a table may have, where it is one of several and has another."""
+    """Refuse an unknown kind of a table, and name the valid kinds."""
     structs = [member for member in info.types if isinstance(member, msgspec.inspect.StructType)]
     fields = {member.tag_field for member in structs if member.tag_field}
     if len(structs) > 1 and len(fields) == 1 and isinstance(value, dict):
@@ -128,7 +128,7 @@ def _refuse_other(value: Any, allowed: Sequence[Any], where: str) -> None:
 
 
 def _type_of(name: str, info: msgspec.inspect.Type, where: str) -> msgspec.inspect.Type:
-    """The type of one entry of a table; an entry that the table's struct does not have is an error."""
+    """The type of one entry of a table; an unknown entry is an error."""
     if isinstance(info, msgspec.inspect.DictType):
         return info.value_type
     if not isinstance(info, msgspec.inspect.StructType) or name == info.tag_field:
@@ -140,7 +140,7 @@ def _type_of(name: str, info: msgspec.inspect.Type, where: str) -> msgspec.inspe
 
 
 def _chosen(value: Any, info: msgspec.inspect.UnionType) -> msgspec.inspect.Type | None:
-    """The member of a union that a value means: by its tag, or the only one of its shape."""
+    """The member of a union for a value: by its tag, or the only one of its form."""
     structs = [member for member in info.types if isinstance(member, msgspec.inspect.StructType)]
     if isinstance(value, dict) and len(structs) > 1:
         return next((s for s in structs if s.tag_field and value.get(s.tag_field) == s.tag), None)
@@ -151,7 +151,7 @@ def _chosen(value: Any, info: msgspec.inspect.UnionType) -> msgspec.inspect.Type
 
 
 def _suggestion(name: str, known: list[str]) -> str:
-    import difflib  # a hundred kilobytes, of no use to a config that is right
+    import difflib  # a hundred kilobytes that a correct config does not need
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
@@ -161,9 +161,9 @@ def _suggestion(name: str, known: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Layers:
-    """What the files say together. ``origins``: for each key path, as ``planner.split``, the file that decides.
+    """The merged config files. ``origins``: for each key path, as ``planner.split``, the deciding file.
 
-    Relative paths start at the folder of ``path``, in the files of ``conf.d`` too.
+    Relative paths start at the folder of ``path``, also those in ``conf.d``.
     """
 
     path: Path
@@ -173,13 +173,13 @@ class Layers:
 
     @property
     def folder(self) -> Path:
-        """Where relative paths start."""
+        """The folder where relative paths start."""
         return self.path.absolute().parent
 
     def where(self, *keys: str) -> str:
-        """The file to name in an error about key paths: of several, the one that is read last.
+        """The file to name in an error about some key paths: the last read one of their files.
 
-        List indices, and keys below a value, do not count.
+        List indices, and keys below a value, are ignored.
         """
         return str(max((self._file_of(key) for key in keys), key=self.files.index, default=self.path))
 
@@ -222,6 +222,6 @@ def _lay(over: Mapping[str, Any], under: dict[str, Any], prefix: str, file: Path
 
 
 def _forget(key: str, origins: dict[str, Path]) -> None:
-    """A value takes a table's place, or the other way round."""
+    """Drop the origins below a table that a value replaces, or the reverse."""
     for known in [known for known in origins if known.startswith(f"{key}.")]:
         del origins[known]

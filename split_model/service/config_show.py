@@ -1,4 +1,4 @@
-"""``config show``: every key with its value in force and the file it is from, as TOML or as JSON."""
+"""``config show``: prints every key with its effective value and origin, as TOML or JSON."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def origin_rows(plain: Mapping[str, Any], layers: Layers) -> dict[str, str]:
 def as_toml(plain: Mapping[str, Any], layers: Layers, in_force: Mapping[str, str] | None = None) -> str:
     """Return a plain config as TOML that reads back as the same config, each value with its origin.
 
-    None and texts that are no UTF-8, which TOML cannot say, are comments.
+    None and texts that are not UTF-8, which TOML cannot express, become comments.
 
     Args:
         plain: Tables and values.
-        layers: The files that the config is from.
-        in_force: By key path, the meaning of a key that is not set.
+        layers: The files of the config.
+        in_force: The effective value of unset keys, by key path.
 
     """
     told = in_force or {}
@@ -60,7 +60,7 @@ def as_toml(plain: Mapping[str, Any], layers: Layers, in_force: Mapping[str, str
 
 
 def as_json(plain: Mapping[str, Any], layers: Layers, **more: str) -> str:
-    """A plain config as JSON, with ``origins`` and ``more``; infinity, which JSON lacks, is the text ``inf``."""
+    """Convert a plain config to JSON, with ``origins`` and ``more``; infinity becomes the text ``inf``."""
     return json.dumps({**_finite(plain), **more, "origins": origin_rows(plain, layers)}, indent=1, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""What ``doctor`` finds: one line for each thing that was looked at, with what to do where it is not well."""
+"""The findings of ``doctor``: one line for each check, with a remedy if it is not ok."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Level = Literal["ok", "warn", "fail"]
 
 _MIN_FREE_BYTES = {"fail": 8 << 20, "warn": 200 << 20}
 _STA_UNSYNC = 0x40
-#: Of the kernel's struct timex on 64-bit systems: its size at least, and where the status is.
+#: The kernel's struct timex on 64-bit systems: minimum size, and the offset of its status.
 _TIMEX_BYTES, _TIMEX_STATUS = 256, 40
-#: Nothing of this project is older.
+#: The project is younger than this.
 _FIRST_UNIX_S = 1_767_225_600  # 2026-01-01
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """``remedy``: what to do about it, empty where there is nothing to do. ``exit_code``: of one that fails."""
+    """One finding. ``remedy``: the fix, empty if none is needed. ``exit_code``: of a failure."""
 
     about: str
     level: Level
@@ -36,24 +36,24 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def good(about: str, text: str) -> Finding:
-    """Nothing to do."""
+    """Make a finding without a fault."""
     return Finding(about=about, level="ok", text=text)
 
 
 def warning(about: str, text: str, remedy: str) -> Finding:
-    """The program works, but not as well as it could."""
+    """Make a finding for a program that works, but not as well as it could."""
     return Finding(about=about, level="warn", text=text, remedy=remedy)
 
 
 def failure(about: str, text: str, remedy: str, *, exit_code: int = os.EX_UNAVAILABLE) -> Finding:
-    """The program does not work like that."""
+    """Make a finding for a program that cannot work."""
     return Finding(about=about, level="fail", text=text, remedy=remedy, exit_code=exit_code)
 
 
 def attempt(about: str, look: Callable[[], str]) -> Finding:
-    """Good with what ``look`` returns; a `SplitModelError` is a failure with its problem and its remedy.
+    """Run a check: ok with the text that ``look`` returns; a `SplitModelError` becomes a failure.
 
-    So is a file that this user may not even look at, which ends no doctor.
+    A file that this user may not access is a failure too, and does not end the doctor.
     """
     try:
         return good(about, look())
@@ -65,18 +65,18 @@ def attempt(about: str, look: Callable[[], str]) -> Finding:
 
 
 def failed(about: str, error: SplitModelError, *, remedy: str = "") -> Finding:
-    """The failure that an error tells of. ``remedy`` takes the place of the error's own."""
+    """Make a failure of an error. ``remedy`` replaces the error's own."""
     return failure(about, error.problem, remedy or error.remedy, exit_code=error.exit_code)
 
 
 def of_disk(folder: Path, *, key: str, user: str = "", as_root: str = "run doctor with sudo") -> Finding:
-    """Whether a folder that the program writes to may be written, and has room.
+    """Check that a folder of the program is writable and has room.
 
     Args:
         folder: The folder, made or not yet.
-        key: The config key that says where it is.
-        user: Whom the program runs as, where this process is somebody else; then nothing is said of its rights.
-        as_root: What to do to see with the program's rights.
+        key: The config key of its path.
+        user: The program's user if this process runs as another one; the permissions are then not judged.
+        as_root: How to run the check with the program's permissions.
 
     """
     place = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path("/"))  # noqa: PTH110
@@ -84,7 +84,7 @@ def of_disk(folder: Path, *, key: str, user: str = "", as_root: str = "run docto
         mount = _mount_point(place)
         return failure(
             "disk",
-            f"{folder}: the file system at {mount} is read-only, so nothing can be kept there",
+            f"{folder}: the file system at {mount} is read-only, so nothing can be stored there",
             f"look for its fault with 'dmesg', then 'mount -o remount,rw {mount}' and restart the program; or set "
             f"{key} elsewhere",
             exit_code=os.EX_CANTCREAT,
@@ -95,7 +95,7 @@ def of_disk(folder: Path, *, key: str, user: str = "", as_root: str = "run docto
         return failure("disk", text, "make room: the ledger cannot be made, and answers may be lost",
                        exit_code=os.EX_CANTCREAT)  # fmt: skip
     if user:
-        return warning("disk", f"{text}; whether {user} may write there was not looked at", as_root)
+        return warning("disk", f"{text}; not checked: whether {user} may write there", as_root)
     if not os.access(place, os.W_OK | os.X_OK):
         return failure("disk", f"{folder}: this user may not write in {place}",
                        f"give that folder to the program's user, or set {key} elsewhere",
@@ -106,20 +106,20 @@ def of_disk(folder: Path, *, key: str, user: str = "", as_root: str = "run docto
 
 
 def _mount_point(place: Path) -> Path:
-    """Where the file system of a folder is mounted. Not by device numbers, which bind mounts share."""
+    """The mount point of a folder's file system. Not found by device numbers, which bind mounts share."""
     folder = place.resolve()
     mounts = {
-        Path(line.split()[4].encode().decode("unicode_escape"))  # blanks in it are octal
+        Path(line.split()[4].encode().decode("unicode_escape"))  # blanks in it are octal escapes
         for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     }
     return next((path for path in (folder, *folder.parents) if path in mounts), Path("/"))
 
 
 def of_clock(*, now_unix_s: float | None = None, synchronised: Callable[[], bool | None] | None = None) -> Finding:
-    """Only logs and people use the wall clock here, so a wrong one is a warning."""
+    """Check the wall clock; only logs and people use it, so a wrong one is a warning."""
     now_unix_s = time.time() if now_unix_s is None else now_unix_s
     told = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now_unix_s))
-    remedy = "set it, or let systemd-timesyncd or chrony do so; logs show wrong times until then"
+    remedy = "set it, or run systemd-timesyncd or chrony; logs have wrong times until then"
     if now_unix_s < _FIRST_UNIX_S:
         return warning("clock", f"{told} is in the past", remedy)
     state = (synchronised or clock_synchronised)()
@@ -129,7 +129,7 @@ def of_clock(*, now_unix_s: float | None = None, synchronised: Callable[[], bool
 
 
 def clock_synchronised() -> bool | None:
-    """What the kernel says of it (adjtimex, read only); None where it does not say."""
+    """Whether the kernel reports a synchronised clock (adjtimex, read only); None if unknown."""
     buffer = ctypes.create_string_buffer(_TIMEX_BYTES)
     try:
         if ctypes.CDLL(None).adjtimex(buffer) < 0:
@@ -141,7 +141,7 @@ def clock_synchronised() -> bool | None:
 
 
 def show(findings: Iterable[Finding], *, as_json: bool) -> int:
-    """Print them as they come, and return the exit code: 0 unless something fails, then that of the first."""
+    """Print findings as they come; returns the exit code of the first failure, else 0."""
     code = 0
     collected = []
     for finding in findings:

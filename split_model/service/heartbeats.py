@@ -1,6 +1,6 @@
-"""Find stuck work: every task states its deadline beforehand, and reports when it is done.
+"""Finds stuck tasks: each task sets its deadline beforehand, and reports when it is done.
 
-A thread that waits for work has nothing to say, and nothing is expected of it: idle is progress.
+A thread that waits for work has no deadline: idle threads are never stuck.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Heartbeats:
-    """What is expected, by name. Safe from any thread."""
+    """The deadlines of tasks, by name. Thread-safe."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -31,7 +31,7 @@ class Heartbeats:
             self._due[name] = self._now() + within_s
 
     def done(self, name: str) -> None:
-        """It is over."""
+        """Note that a task is done."""
         with self._lock:
             self._due.pop(name, None)
 
@@ -47,10 +47,10 @@ class Heartbeats:
 
     @contextmanager
     def alive(self, name: str, *, within_s: float) -> Iterator[Callable[[], None]]:
-        """Something that beats for as long as it lives; several of one name may live at a time.
+        """A task that beats regularly; several of one name may run at a time.
 
         Yields:
-            What it calls at least every ``within_s`` seconds, from its first call on.
+            The function to call at least every ``within_s`` seconds, from its first call on.
 
         """
         key = self._key(name)
@@ -65,7 +65,7 @@ class Heartbeats:
             return f"{name} #{self._numbers}"
 
     def overdue(self) -> list[str]:
-        """The names of what should be over and is not, the longest overdue first."""
+        """The names of overdue tasks, the longest overdue first."""
         with self._lock:
             now_s = self._now()
             late = sorted((due_s, name) for name, due_s in self._due.items() if due_s < now_s)
@@ -73,7 +73,7 @@ class Heartbeats:
 
 
 class WatchedPool(ThreadPoolExecutor):
-    """A pool of one thread whose every piece of work is to be over within ``within_s()`` seconds of its start."""
+    """A pool of one thread; each piece of work must be done ``within_s()`` seconds after its start."""
 
     def __init__(self, name: str, beats: Heartbeats, *, within_s: Callable[[], float]) -> None:
         super().__init__(1, thread_name_prefix=name)

@@ -1,6 +1,6 @@
-"""What a program tells systemd of itself: the datagrams of sd_notify(3), with the standard library alone.
+"""Sends sd_notify(3) datagrams to systemd, with the standard library only.
 
-Without systemd, or with a unit that is not ``Type=notify``, everything here does nothing.
+Without systemd, or with a unit that is not ``Type=notify``, all calls do nothing.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
-#: Patience with a manager that does not listen, for messages that are sent once.
+#: Seconds to wait for a manager that does not read, for messages that are sent once.
 _PATIENCE_S = 5.0
 
 
 class Notifier:
-    """Tells the service manager at ``address`` (a path, or a name in the abstract namespace that opens with ``@``).
+    """Notifies the service manager at ``address`` (a path, or an abstract name that begins with ``@``).
 
-    ``watchdog_s``: the service is killed when `alive` was not called for this time; None where nobody watches.
-    Safe from any thread: each call is one datagram.
+    ``watchdog_s``: the service is killed if `alive` is not called for this time; None: no watchdog. Thread-safe:
+    each call is one datagram.
     """
 
     def __init__(self, address: str | None = None, *, watchdog_s: float | None = None) -> None:
@@ -34,7 +34,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Notifier:
-        """As the service manager has set it up. A watchdog that is meant for another process is none of ours."""
+        """Make it from the service manager's variables. A watchdog for another process is ignored."""
         watched = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         try:
             microseconds = int(environment.get("WATCHDOG_USEC", "0")) if watched else 0
@@ -44,23 +44,23 @@ class Notifier:
 
     @property
     def is_heard(self) -> bool:
-        """Whether a service manager started this program, and listens to it."""
+        """Whether a service manager started this program and receives its messages."""
         return self._socket is not None
 
     def ready(self, status: str) -> None:
-        """It can do its work from now on; also ends `reloading`."""
+        """Report that the service is ready; also ends `reloading`."""
         self._tell("READY=1", f"STATUS={status}")
 
     def reloading(self, status: str) -> None:
-        """It reads its config again; `ready` must follow, however that ends."""
+        """Report a reload; `ready` must follow, whatever the result."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", f"STATUS={status}")
 
     def stopping(self, status: str) -> None:
-        """The service finishes its accepted work."""
+        """Report that the service finishes its accepted work and stops."""
         self._tell("STOPPING=1", f"STATUS={status}")
 
     def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
+        """Set the line for ``systemctl status``."""
         self._tell(f"STATUS={text}", patience_s=0.0)
 
     def alive(self) -> None:
@@ -69,7 +69,7 @@ class Notifier:
             self._tell("WATCHDOG=1", patience_s=0.0)
 
     def starting(self, status: str, *, within_s: float) -> None:
-        """The start takes longer, and this much more time is to be given."""
+        """Request more time for the start, in seconds."""
         self._tell(f"EXTEND_TIMEOUT_USEC={int(within_s * 1e6)}", f"STATUS={status}")
 
     def close(self) -> None:
@@ -86,10 +86,10 @@ class Notifier:
         while True:
             try:
                 self._socket.sendto(message.encode(), self._address)
-            except BlockingIOError:  # it has more to read than its queue holds
+            except BlockingIOError:  # its queue is full
                 if time.monotonic() < until_s:
                     time.sleep(0.02)
                     continue
-            except OSError as error:  # the manager restarts, or is gone: no reason to stop working
+            except OSError as error:  # the manager restarts, or is gone: the service goes on
                 log.debug("service manager: %s", error)
             return

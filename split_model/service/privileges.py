@@ -1,7 +1,7 @@
-"""Root steps down to the service's user before a command runs what a bundle brings.
+"""Drops root privileges to the service's user before a command runs any code of a bundle.
 
-``doctor`` and ``bench`` are started with sudo, because the secret key is root's. A model may have the backend do
-what its maker wants, so they read the key first and go on as the service's user. There is no way back.
+``doctor`` and ``bench`` are started with sudo, because the secret key belongs to root. A malicious model may
+control the backend, so they read the key first and go on as the service's user. The change is final.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 @dataclass(frozen=True)
 class User:
-    """Whom to become. ``name`` is empty where the system has only a number for it."""
+    """A user to change to. ``name`` is empty if the system has only a number for it."""
 
     uid: int
     gid: int
@@ -34,12 +34,12 @@ class User:
 
 
 def service_user(service: str, *, config: Path, state: Path | None = None) -> User | None:
-    """Find the user that a service with this config runs as; None if nothing tells, or if that is root.
+    """Find the user of the service with this config; None if unknown, or if it is root.
 
     Args:
-        service: The name of the service, which is also its user's and that of its folder in ``/etc``.
-        config: The config file. One in the service's own folder is the service's.
-        state: The folder that the program keeps its state in. Its owner is the user, whatever the config's place.
+        service: The name of the service, of its user, and of its folder in ``/etc``.
+        config: The config file. One in the service's own folder belongs to the service.
+        state: The program's state folder. Its owner is the user, wherever the config is.
 
     """
     if state is not None and state.exists() and (uid := state.stat().st_uid) != 0:
@@ -60,13 +60,14 @@ def _from_entry(entry: pwd.struct_passwd) -> User:
 
 
 def step_down(service: str, *, config: Path, state: Path | None = None) -> User | None:
-    """As root, become the service's user for good; for anyone else, do nothing.
+    """As root, change to the service's user for good; as another user, do nothing.
 
-    The service's own folder in ``/var/lib`` is made, or given to that user, as systemd does when it starts it.
+    The service's own folder in ``/var/lib`` is made, or given to that user, as systemd does at a start.
 
     Returns:
-        The user that this process is now. None where it was not root, and where no user is found: then the log says
-        that models run as root.
+        The new user of this process. None if it was not root, or if no user is found; the log then says that models
+        run
+                as root.
 
     """
     if os.geteuid() != 0:
@@ -89,7 +90,7 @@ def step_down(service: str, *, config: Path, state: Path | None = None) -> User 
 
 
 def _give(state: Path, user: User) -> None:
-    """Make a folder that belongs to a user. A disk that is read-only is for the command to tell of."""
+    """Make a folder that belongs to a user. A read-only disk is reported by the command itself."""
     try:
         state.mkdir(mode=0o700, exist_ok=True)
         if state.lstat().st_uid != user.uid:
@@ -101,25 +102,25 @@ def _give(state: Path, user: User) -> None:
 
 
 def another_user(service: str, *, config: Path, state: Path | None = None) -> str:
-    """The user that a service with this config runs as, if this process is somebody else; empty if not."""
+    """The user of the service with this config, if this process runs as another one; else empty."""
     user = service_user(service, config=config, state=state)
     return "" if user is None or user.uid == os.geteuid() else str(user)
 
 
 def warn_root(service: str) -> None:
-    """Say in the log that models run as root, if they do."""
+    """Log that models run as root, if they do."""
     if os.geteuid() == 0:
-        log.warning("models run as root here; better: as a user of their own, as the service %s does", service)
+        log.warning("models run as root here; use an unprivileged user instead, as the service %s does", service)
 
 
 def refuse_root_for(service: str, *, config: Path, state: Path) -> None:
-    """Refuse to run the program itself as root on the state of another user, who could not use it any more."""
+    """Refuse to run the program as root on another user's state, which that user could then no longer use."""
     if os.geteuid() != 0:
         return
     user = service_user(service, config=config, state=state)
     if user is not None and state.exists() and state.stat().st_uid == user.uid:
         raise NotAllowedError(
-            f"{state} belongs to {user}, and this is root",
+            f"{state} belongs to {user}, but this is root",
             remedy=f"run 'systemctl start {service}', or this as that user",
         )
     warn_root(service)

@@ -1,4 +1,4 @@
-"""Takes user names, passwords, paths and queries out of URLs, for logs and status."""
+"""Removes user names, passwords, paths and queries from URLs, for logs and status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def urls(text: str) -> list[str]:
 
 
 def short_url(url: str) -> str:
-    """Scheme, host and port of a URL: cameras take passwords in paths and queries, too."""
+    """Scheme, host and port of a URL: cameras have passwords in paths and queries, too."""
     scheme, _, rest = url.partition("://")
     place = re.split(r"[/?#]", rest, maxsplit=1)[0] if "@" not in rest else rest.rpartition("@")[2]
     place = re.split(r"[/?#]", place, maxsplit=1)[0]
@@ -22,7 +22,7 @@ def short_url(url: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """A text with every URL that has a user, a query or a path cut down to scheme, host and port."""
+    """Shorten every URL with a user, a query or a path in a text to scheme, host and port."""
     return _URL.sub(lambda found: short_url(found[0]) if _tells(found[0]) else found[0], text)
 
 

@@ -1,19 +1,19 @@
-"""Makes a program's own folders, whatever the umask."""
+"""Makes a program's own folders, independent of the umask."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-#: The owner's; the group may look, as the local clients of a device do.
+#: For the owner; the group may read, as the local clients of a device do.
 MODE = 0o750
 
 
 def make_state_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing; one that is there stays as it is.
+    """Make a folder and its missing parents; an existing one is not changed.
 
-    A folder that root makes in another user's is that user's: a benchmark that an administrator runs must not keep
-    the service out of its own state.
+    A folder that root makes inside another user's folder belongs to that user: a benchmark that an administrator
+    runs must not lock the service out of its own state.
 
     Raises:
         OSError: It cannot be made.

@@ -1,7 +1,7 @@
-"""A running program's state in a small JSON file: written by ``run``, read by ``status`` and by anybody else.
+"""The status file, a small JSON file: written by ``run``, read by ``status`` and other programs.
 
-Whether the writer still lives, and how old the file is, is told by the boot clock and the process's start in
-ticks since the boot: the wall clock of a board without a battery jumps by years when the network comes.
+The boot clock and the process's start in ticks show the age of the file and whether its writer still runs: the wall
+clock of a board without a battery jumps by years when the network comes up.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound="Written")
 
-#: Conditions in which the program does its work.
+#: Conditions of a working program.
 SERVING = frozenset({"running", "reloading", "draining"})
-#: ``run`` writes it this often; one that is much older belongs to a program that hangs.
+#: Seconds between two writes by ``run``; a much older file belongs to a program that hangs.
 WRITE_EVERY_S = 1.0
 _STALE_S = 10.0
-#: Of /proc/PID/stat after the closing bracket of the name: field 22, counted from field 3 on.
+#: Index in /proc/PID/stat after the closing bracket of the name: field 22, counted from field 3.
 _START_TICKS = 22 - 3
 
 
 class Written(msgspec.Struct, kw_only=True):
-    """What every status file has. ``written_boot_s``: seconds since the boot; ``written_unix_s`` is for people."""
+    """Common fields of status files. ``written_boot_s``: seconds since boot; ``written_unix_s``: for display."""
 
     state: str
     pid: int
@@ -42,12 +42,12 @@ class Written(msgspec.Struct, kw_only=True):
 
 
 def boot_s() -> float:
-    """The boot clock, suspend included; nobody can set it."""
+    """The boot clock, suspend included; it cannot be set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def process_ticks(pid: int) -> int | None:
-    """When a process started, in ticks since the boot, or None where there is none. Pids are used again."""
+    """Start of a process in ticks since the boot, None if there is none. (Pids are reused.)"""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
         return int(stat.rpartition(")")[2].split()[_START_TICKS])
@@ -56,9 +56,9 @@ def process_ticks(pid: int) -> int | None:
 
 
 def find(name: str, configured: Path | None, config: Path, *, runtime_directory: str | None, service: Path) -> Path:
-    """Where the status file ``name`` is: as configured, else in systemd's runtime folder, else beside the config.
+    """Find the status file ``name``: as configured, else in systemd's runtime folder, else beside the config.
 
-    ``runtime_directory``: what systemd tells the service; for others, ``service`` is where that is.
+    ``runtime_directory``: from systemd, for the service itself; other processes use the default of ``service``.
     """
     if configured is not None:
         return configured
@@ -69,9 +69,9 @@ def find(name: str, configured: Path | None, config: Path, *, runtime_directory:
 
 
 def write(path: Path, status: Written, *, key: str) -> None:
-    """Replace the file at once, so that no reader sees half of it. `OutputError` where that cannot be.
+    """Replace the file atomically, so that no reader sees half of it. `OutputError` if it cannot be written.
 
-    ``key``: the config key that says where it is, for the error.
+    ``key``: the config key of its path, for the error.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def write(path: Path, status: Written, *, key: str) -> None:
 
 
 class Publisher:
-    """Writes a program's status file. One that cannot be written stops no program: it is said once in the log."""
+    """Writes a program's status file. A failure is logged once, and does not stop the program."""
 
     def __init__(self, path: Path, *, key: str) -> None:
         self._path = path
@@ -103,8 +103,9 @@ def read(path: Path, type: type[T], *, key: str) -> T | None:  # noqa: A002  (th
     """Read the file that `write` wrote.
 
     Returns:
-        The status, or None where there is no file: a program that was never started, or a service that systemd has
-        stopped, whose runtime folder is gone.
+        The status, or None without a file: the program was never started, or systemd stopped the service and
+        removed its
+                runtime folder.
 
     Raises:
         NotAllowedError: This user may not read it.
@@ -128,9 +129,9 @@ def read(path: Path, type: type[T], *, key: str) -> T | None:  # noqa: A002  (th
 
 
 def condition(status: Written, *, now_boot_s: float, ticks: int | None) -> str:
-    """One word for how the program is: its own word, or hanging (alive, but silent), or dead.
+    """The condition of a program in one word: its own, or hanging (alive, but silent), or dead.
 
-    ``ticks``: when the process with its pid started, as of now.
+    ``ticks``: the start of the process that now has its pid.
     """
     if status.state == "stopped":
         return "stopped"
@@ -140,7 +141,7 @@ def condition(status: Written, *, now_boot_s: float, ticks: int | None) -> str:
 
 
 def stopped_text(config: Path, service: str) -> str:
-    """The lines for people about a program without a status file. ``service``: the name of its unit."""
+    """The text about a program without a status file. ``service``: the name of its unit."""
     return (
         f"stopped   nothing runs with {config}\n"
         f"{'':10}start it with 'systemctl start {service}' or '{service} run', or name its config with -c"
@@ -148,5 +149,5 @@ def stopped_text(config: Path, service: str) -> str:
 
 
 def condition_now(status: Written) -> str:
-    """`condition` as of now, on this machine."""
+    """The present `condition` on this machine."""
     return condition(status, now_boot_s=boot_s(), ticks=process_ticks(status.pid))

@@ -1,4 +1,4 @@
-"""A thread that ends when it is asked to, and that nobody waits for without end."""
+"""A thread that ends on request, with a bounded wait for its end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-#: How long `StoppableThread.stop` waits, where nothing else is said.
+#: Default wait of `StoppableThread.stop` in seconds.
 STOP_S = 5.0
 
 
 class StoppableThread(threading.Thread):
-    """A daemon thread with a `stop` that is timed: work that hangs does not keep the program from ending.
+    """A daemon thread with a timed `stop`: work that hangs does not prevent the program's end.
 
     Args:
         name: Shown in the log and in tracebacks.
-        target: The work; a subclass may override `run` instead. It looks at ``stopping``, or waits on it.
-        wake: Called by `stop`, for work that waits for something else than ``stopping``.
+        target: The work; a subclass may override `run` instead. It checks ``stopping``, or waits on it.
+        wake: Called by `stop`, for work that does not wait on ``stopping``.
 
     """
 
@@ -36,17 +36,16 @@ class StoppableThread(threading.Thread):
             self._wake()
 
     def stop(self, timeout_s: float = STOP_S) -> bool:
-        """Ask the thread to end, and wait for it. A thread that was never started has ended.
+        """Ask the thread to end, and wait for it. A thread that was never started counts as ended.
 
         Returns:
-            Whether it has ended. One that has not is named in the log and left behind: leave open whatever it
-            uses.
+            Whether it has ended. One that has not is logged and abandoned; do not close the things that it uses.
 
         """
         self.ask_to_stop()
         if self.is_alive():
             self.join(max(0.0, timeout_s))
         if self.is_alive():
-            log.error("thread %s does not end within %.3g s; it is left behind", self.name, timeout_s)
+            log.error("thread %s does not end within %.3g s; it is abandoned", self.name, timeout_s)
             return False
         return True

@@ -1,9 +1,9 @@
-"""Reads text files that people edit; its lines are those of their editor.
+"""Reads text files that people edit, with the same lines as in an editor.
 
-UTF-8; a byte order mark at the start is dropped. A file that begins with the mark of UTF-16 is refused by that
-name. A line ends at a newline, with or without a carriage return before it, and nowhere else: Python's
-``splitlines`` also ends lines at U+2028, a form feed and seven others, which editors show inside a line. So a
-comment could hold an entry that nobody sees. Such characters are named where they stand.
+Files are UTF-8; a byte order mark at the start is dropped, and the mark of UTF-16 is refused by name. Lines end
+only at a newline, with or without a carriage return before it. Python's ``splitlines`` also ends lines at U+2028, a
+form feed and seven others, which editors show inside a line: so a comment could contain a hidden entry. Such
+characters are reported with their line.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Line:
 
     Args:
         number: Counted from 1.
-        text: Without its end. What is not UTF-8 is replaced by U+FFFD.
-        stray: What is no text in it, by name, or empty.
+        text: Without its end. Bytes that are not UTF-8 are replaced by U+FFFD.
+        stray: The description of a character that is not text, or empty.
 
     """
 
@@ -48,7 +48,7 @@ class Line:
 
 
 def lines(raw: bytes) -> Iterator[Line]:
-    """The lines of a file's bytes; behind the last newline there is a line only if something stands there."""
+    """The lines of a file's bytes; an empty rest after the last newline is not a line."""
     if raw.startswith(_UTF_16):
         yield Line(1, "", 'the file is UTF-16 text ("Unicode" in Windows), not UTF-8')
         return
@@ -61,15 +61,15 @@ def lines(raw: bytes) -> Iterator[Line]:
 
 
 def text(raw: bytes, where: str, *, error: type[SplitModelError] = BadInputError) -> str:
-    """A file's bytes as text, its lines ended by a newline each, but for the last one if that has none.
+    """Decode a file's bytes as text, with normalised line ends.
 
     Args:
         raw: The file's bytes.
-        where: The file, which opens the error.
+        where: The file, which begins the error.
         error: The class of the error, one of `split_model.errors`.
 
     Raises:
-        BadInputError: Or ``error``: a line is not UTF-8, or holds a character that is no text.
+        BadInputError: Or ``error``: a line is not UTF-8, or has a character that is not text.
 
     """
     found = []
@@ -93,5 +93,5 @@ def _line(number: int, raw: bytes) -> Line:
 
 
 def _is_no_text(sign: str) -> bool:
-    """Whether it is a control character but the tab, or ends a line or a paragraph in Unicode."""
+    """Whether it is a control character other than the tab, or a line or paragraph separator of Unicode."""
     return (sign < " " and sign != "\t") or "\x7f" <= sign <= "\x9f" or sign in "\u2028\u2029"

@@ -1,4 +1,4 @@
-"""Keeps messages that every frame may cause from filling the journal and wearing out the card it lies on."""
+"""Limits messages that every frame may cause, so that they do not fill the journal or wear out a card."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import logging
 import time
 from collections.abc import Callable
 
-#: Give it to a logging call as ``extra``, where each frame may cause the message.
+#: The argument ``extra`` of a logging call for messages that each frame may cause.
 PER_FRAME = {"per_frame": True}
 _BURST = 10
 _EVERY_S = 60.0
 
 
 class Throttle(logging.Filter):
-    """Of each message marked `PER_FRAME`, lets ``burst`` through in ``every_s`` seconds.
+    """Passes at most ``burst`` of each message marked `PER_FRAME` in ``every_s`` seconds.
 
-    The first one after that says how many were held back. What is not marked goes through.
+    The first one after that reports the number of suppressed ones. Unmarked messages always pass.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Throttle(logging.Filter):
         self._burst = burst
         self._every_s = every_s
         self._now = now
-        self._windows: dict[str, tuple[float, int]] = {}  # message -> when its window began, how many came since
+        self._windows: dict[str, tuple[float, int]] = {}  # message -> begin of its window, number of messages since
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Called under the handler's lock."""

@@ -1,4 +1,4 @@
-"""Writes TOML, which Python reads but does not write: keys, values and comments, each on one line."""
+"""Writes TOML (Python only reads it): keys, values and comments, each on one line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f":
 
 
 def key(name: str) -> str:
-    """A key, in quotes where TOML needs them. `ValueError` for lone surrogates."""
+    """Format a key, in quotes if TOML needs them. `ValueError` for lone surrogates."""
     return name if _BARE_KEY.fullmatch(name) else _string(name)
 
 
 def value(of: Any) -> str:
-    """A value: text, number, boolean, date or time, a list of values, or a dict as an inline table.
+    """Format a value: text, number, boolean, date or time, a list, or a dict as an inline table.
 
-    Raises `ValueError` for what TOML cannot say: None, lone surrogates (a path that is no UTF-8), time zones
-    of a time without a date or with seconds.
+    Raises `ValueError` for values that TOML lacks: None, lone surrogates (a path that is not UTF-8), a time zone of
+    a time without a date or with seconds.
     """
     if isinstance(of, str):
         return _string(of)
@@ -32,11 +32,11 @@ def value(of: Any) -> str:
     if isinstance(of, dict):
         pairs = ", ".join(f"{key(name)} = {value(entry)}" for name, entry in of.items())
         return f"{{ {pairs} }}" if pairs else "{}"
-    raise ValueError(f"{type(of).__name__} is no value of TOML")
+    raise ValueError(f"{type(of).__name__} is not a value of TOML")
 
 
 def comment(text: str) -> str:
-    """A text behind ``#``; unprintable characters are spelled as escapes."""
+    """Format a comment; unprintable characters become escapes."""
     return "# " + "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
 
 
@@ -56,5 +56,5 @@ def _time(of: dt.datetime | dt.date | dt.time) -> str:
     if offset is not None and offset % dt.timedelta(minutes=1):
         raise ValueError(f"{of}: a time zone in TOML has whole minutes")
     if isinstance(of, dt.time) and of.tzinfo is not None:
-        raise ValueError(f"{of}: a time of day in TOML has no zone")
+        raise ValueError(f"{of}: a time of day in TOML has no time zone")
     return of.isoformat()

@@ -1,4 +1,4 @@
-"""Tells whether this process could make or write a file, without touching anything."""
+"""Checks whether this process could make or write a file, without changing anything."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def why_no_file(path: Path, *, made_later: Path | None = None) -> str:
 
     Args:
         path: The file.
-        made_later: A folder that somebody else makes before the file is needed.
+        made_later: A folder that another program will make before the file is needed.
 
     """
-    # Not the methods of Path, which raise where a folder above may not be searched.
+    # Not the methods of Path, which raise if a parent folder may not be searched.
     if os.path.isdir(path):  # noqa: PTH112
         return os.strerror(errno.EISDIR)
     if os.path.lexists(path):

@@ -31,6 +31,18 @@ def refusal(frames):
     return message
 
 
+def test_an_idle_server_sleeps_though_its_status_is_written_beside_the_list_of_devices(start):
+    """The kernel tells of every change in that folder. Told and not taken, that kept half a core busy."""
+    server = start()
+    process = psutil.Process(server.process.pid)
+    first = server.status()
+    server.wait(lambda status: status != first)
+    before, began_s = process.cpu_times(), time.monotonic()
+    time.sleep(3.0)
+    after, passed_s = process.cpu_times(), time.monotonic() - began_s
+    assert (after.user + after.system - before.user - before.system) / passed_s < 0.1
+
+
 # --- connections -----------------------------------------------------------------------------------------------
 
 

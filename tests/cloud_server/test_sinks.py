@@ -101,7 +101,7 @@ def test_an_answer_that_cannot_be_told_ends_nothing(model, caplog):
     wait(lambda: len(kept.records) == 1)
     sinks.close()
     assert (sinks.failed, sinks.written) == ({"kept": 1}, {"kept": 1})
-    assert "cannot be told" in caplog.text
+    assert "cannot be decoded" in caplog.text
 
 
 def test_a_subscriber_on_this_machine_hears_the_answers_of_its_topic(start, model, connect, tmp_path):

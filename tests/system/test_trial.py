@@ -221,5 +221,5 @@ def test_doctor_and_bench_with_sudo_run_the_model_as_the_services_user(house: Ho
     house.board.run("systemctl restart edge-runtime")
     done = house.board.ssh("sudo edge-runtime run", check=False)
     assert done.returncode == os.EX_NOPERM
-    assert "/var/lib/edge-runtime belongs to edge-runtime, and this is root" in done.stderr
+    assert "/var/lib/edge-runtime belongs to edge-runtime, but this is root" in done.stderr
     assert "FAIL" not in house.hall.run("cloud-server doctor").stdout

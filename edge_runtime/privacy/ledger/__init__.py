@@ -1,4 +1,4 @@
-"""The privacy ledger: releases of this device since its first start, and the budgets left."""
+"""The privacy ledger: all releases since the device's first start, and the remaining budgets."""
 
 from edge_runtime.privacy.ledger.account import Account, Paying
 from edge_runtime.privacy.ledger.amounts import Amount, epsilon_units, of_event

@@ -1,4 +1,4 @@
-"""One run's way to pay: the ledger, and what a frame of some subject costs at each cut."""
+"""Charges the releases of one run to the ledger, at the costs of each cut."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from edge_runtime.privacy.ledger.state import LedgerState, Limits, Refusal
 
 log = logging.getLogger(__name__)
 
-#: Refusals that hold for one subject; all others hold for the device, which is no subject's name.
+#: Refusals that hold for one subject; all others hold for the whole device.
 _PER_SUBJECT = ("subject", "subjects")
 _DEVICE = ""
 
 
 class Paying(Protocol):
-    """What the frame loop asks before anything leaves."""
+    """The payments as the frame loop uses them, before anything leaves."""
 
     def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
-        """Those of some cuts at which a frame of this subject can still be paid for."""
+        """Return those of the given cuts at which a frame of this subject can still be paid for."""
 
     def charge(self, cut: int, subject: str) -> bool:
-        """Pay for one release of a subject at a cut; False: nothing may leave."""
+        """Pay for one release of a subject at a cut; False: the release must not be sent."""
 
 
 class _Holders:
@@ -36,21 +36,22 @@ class _Holders:
         self._accounts = 0
 
     def joins(self) -> None:
-        """One more account."""
+        """Count one account more."""
         with self._lock:
             self._accounts += 1
 
     def leaves(self) -> bool:
-        """One account less; True where that was the last."""
+        """Count one account less; returns whether it was the last."""
         with self._lock:
             self._accounts -= 1
             return self._accounts == 0
 
 
 class Account:
-    """``costs``: of one frame, by cut. ``ledger``: a `Ledger`, or why there is none, and then nothing leaves.
+    """Pays for releases. ``costs``: of one frame, by cut. ``ledger``: a `Ledger`, or why there is none.
 
-    Several accounts may share a ledger, see `sharing`; it is closed with the last of them.
+    Without a ledger nothing leaves. Several accounts may share a ledger, see `sharing`; it is closed with the last
+    of them.
     """
 
     def __init__(
@@ -64,17 +65,17 @@ class Account:
         self._said: dict[str, frozenset[int]] = {}
 
     def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
-        """Those of some cuts at which a frame can still be paid for. The log says once that one no longer can."""
+        """Return those of the cuts at which a frame can still be paid for; logs each refusal once."""
         asked = frozenset(cuts)
         refusals = {cut: refused for cut in asked if (refused := self._refusal(cut, subject)) is not None}
         self._say(refusals, subject)
         payable = asked - refusals.keys()
-        for whose in (subject, _DEVICE):  # a new window; when that is spent, it is news again
+        for whose in (subject, _DEVICE):  # a new window: its refusal will be logged again
             self._said[whose] = self._said.get(whose, frozenset()) - payable
         return payable
 
     def charge(self, cut: int, subject: str) -> bool:
-        """Pay for one release at a cut, before it leaves. False: nothing may leave; the log says why, once."""
+        """Pay for one release at a cut, before it leaves. False: do not send it; the reason is logged once."""
         if isinstance(self._ledger, Refusal):
             refused: Refusal | None = self._ledger
         else:
@@ -90,26 +91,26 @@ class Account:
 
     @property
     def ledger_state(self) -> LedgerState | None:
-        """What was really charged, without the reserve; None without a ledger."""
+        """The state with the real charges, without prepaid frames; None without a ledger."""
         return None if isinstance(self._ledger, Refusal) else self._ledger.used
 
     def sharing(self, costs: Mapping[int, Amount]) -> Account:
-        """Another account of the same ledger, at other costs; each of the two is to be closed."""
+        """Make another account of the same ledger, at other costs; close both."""
         return Account(self._ledger, costs=costs, holders=self._holders)
 
     def limit(self, limits: Limits) -> None:
-        """Other budgets from now on; earlier releases count against them."""
+        """Set other budgets; earlier releases count against them."""
         if isinstance(self._ledger, Ledger):
             self._ledger.limit(limits)
 
     def close(self) -> None:
-        """Let go of the ledger; the last account gives the reserve back. A second call does nothing."""
+        """Leave the ledger; the last account returns the prepaid frames. A second call does nothing."""
         closed, self._closed = self._closed, True
         if not closed and self._holders.leaves():
             self.close_ledger()
 
     def close_ledger(self) -> None:
-        """Give the reserve back now, whoever shares the ledger: nothing leaves any more."""
+        """Return the prepaid frames now, for all accounts of the ledger: nothing leaves any more."""
         if isinstance(self._ledger, Ledger):
             self._ledger.close()
 
@@ -119,7 +120,7 @@ class Account:
         return self._ledger.refusal(self._costs[cut], subject)
 
     def _say(self, refusals: Mapping[int, Refusal], subject: str) -> None:
-        """Log new refusals: of the device's budgets once, of a subject's once for each subject."""
+        """Log new refusals: once for the device's budgets, once for each subject's."""
         whose = {cut: subject if refused.why in _PER_SUBJECT else _DEVICE for cut, refused in refusals.items()}
         news = sorted(cut for cut in refusals if cut not in self._said.get(whose[cut], frozenset()))
         if news:

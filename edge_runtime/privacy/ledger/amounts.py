@@ -1,4 +1,4 @@
-"""What a release costs, in integers: sums of these are exact, and no small charge is ever lost to rounding.
+"""Costs of releases as integers: their sums are exact, and no small charge is lost to rounding.
 
 One unit is 2^-40 of an ε or a ρ. A cost is rounded up to whole units, a budget down.
 """
@@ -17,10 +17,10 @@ _UNIT = 1 << 40
 
 
 class Amount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A sum of releases: pure whole-input ε and ρ (zCDP) in units, how many, and how many of them unprotected.
+    """The sum of some releases: pure whole-input ε and ρ (zCDP) in units, their number, the unprotected ones.
 
     ε and ρ are two bounds on the same releases; either one holds, and they are never added to each other.
-    For unprotected releases no ε holds at all, so they are counted and not priced.
+    Unprotected releases have no ε at all, so they are counted but have no price.
     """
 
     epsilon: int = 0
@@ -43,17 +43,17 @@ class Amount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         return Amount(self.epsilon * times, self.rho * times, self.releases * times, self.unprotected * times)
 
     def covers(self, other: Amount) -> bool:
-        """Whether ``other`` can be taken out of this without any part going below zero."""
+        """Whether ``other`` can be subtracted without any part going below zero."""
         rest = self - other
         return min(rest.epsilon, rest.rho, rest.releases, rest.unprotected) >= 0
 
 
-#: Features that leave as they are.
+#: One release of unprotected features.
 UNPROTECTED = Amount(releases=1, unprotected=1)
 
 
 def of_event(event: LaplaceEvent | ResponseEvent) -> Amount:
-    """What one frame released so costs."""
+    """Cost of one frame under this release."""
     guarantee = whole_input([event])
     return Amount(
         epsilon=math.ceil(guarantee.pure_epsilon * _UNIT), rho=math.ceil(guarantee.pure_rho * _UNIT), releases=1
@@ -61,10 +61,10 @@ def of_event(event: LaplaceEvent | ResponseEvent) -> Amount:
 
 
 def epsilon_units(epsilon: float) -> int:
-    """A budget in units."""
+    """Convert a budget to units, rounded down."""
     return math.floor(Fraction(epsilon) * _UNIT)
 
 
 def as_float(units: int) -> float:
-    """Units as ε or ρ, the smallest float that is not below."""
+    """Convert units to ε or ρ: the smallest float that is not below."""
     return round_up(Fraction(units, _UNIT))

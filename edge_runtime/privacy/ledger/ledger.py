@@ -22,28 +22,29 @@ from split_model.errors import OutputError
 log = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-#: A spent window's age is noted this many times, so that a restart costs no more than such a part of it.
+#: The age of a spent window is stored this many times per window, so a restart costs at most that part of it.
 _NOTES_PER_WINDOW = 16
-#: The next block is bought when this part of one is left.
+#: The next block is bought when this share of one is left.
 _AHEAD_AT = 8
 
 
 def system_now() -> Callable[[], Now]:
-    """The kernel's boot clock, suspend included."""
+    """Read the kernel's boot clock, which goes on in suspend."""
     try:
         boot_id = _BOOT_ID.read_text().strip()
     except OSError:
-        boot_id = uuid.uuid4().hex  # then every start counts as a boot, and no time between two is credited
+        boot_id = uuid.uuid4().hex  # then every start counts as a boot, and the time between two is not credited
     return lambda: Now(boot_id, time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class Ledger:
-    """Open it with `open_in`, `charge` before every release, `close` at the end. Safe from several threads.
+    """The open ledger: `charge` it before every release, `close` it at the end. Thread-safe; see `open_in`.
 
-    The total on the disk is never below the charges: releases are paid from a block, one for each subject, that was
-    written and synced before. `close` gives the rest of the blocks back; a crash forfeits it. With ``ahead``, an
-    executor of one thread, the next block is written there before the last one is used up, and no frame waits for
-    the disk: while it is being written, the slot that is whole holds the old block, which is all that is paid from.
+    The total on the disk is never below the charges: releases are paid from a block of prepaid frames, one for each
+    subject, that was written and synced before. `close` returns the unused part of the blocks; a crash loses it.
+    With ``ahead``, an executor of one thread, the next block is written before the last one is used up, so no frame
+    waits for the disk. During that write the other slot is whole and holds the old block, and only the old block
+    pays.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Ledger:
         *,
         ahead: Executor | None = None,
     ) -> None:
-        """Takes over both files and ``ahead``. Raises `LedgerError`, or OSError where the disk does not take it."""
+        """Take over both files and ``ahead``. Raises `LedgerError`, or OSError if the disk fails."""
         self._guard = threading.Condition()
         self._ahead = ahead
         self._under_way = self._closed = False
@@ -66,9 +67,8 @@ class Ledger:
         stored = file.load()
         if (lost := pure.total_of(stored.reserved)) != Amount():
             log.warning(
-                "the last run did not give its reserve back; "
-                "%d releases, whole-input epsilon %.6g together, "
-                "count as made",
+                "the last run did not close the ledger; its %d prepaid releases, "
+                "whole-input epsilon %.6g together, count as made",
                 lost.releases,
                 as_float(lost.epsilon),
             )
@@ -88,10 +88,13 @@ class Ledger:
         unix_s: Callable[[], float] = time.time,
         ahead: Executor | None = None,
     ) -> Ledger:
-        """The ledger of a state folder; a new one at the first start only.
+        """Open the ledger of a state folder; make a new one only at the first start.
 
-        Raises `NotAllowedError` while another program has it, `LedgerError` where it is lost or damaged, and
-        `OutputError` where the disk does not take it.
+        Raises:
+            NotAllowedError: Another program has it open.
+            LedgerError: It is lost or damaged.
+            OutputError: The disk cannot be written.
+
         """
         lock = store.take_lock(state)
         try:
@@ -119,13 +122,13 @@ class Ledger:
 
     @property
     def used(self) -> LedgerState:
-        """What was really charged, without the reserve."""
+        """The state with the real charges, without prepaid frames."""
         with self._guard:
             return self._used
 
     @property
     def trouble(self) -> str:
-        """Why it can no longer be written, or empty."""
+        """Why the ledger can no longer be written, or empty."""
         with self._guard:
             return "" if self._broken is None else self._broken.text
 
@@ -135,13 +138,13 @@ class Ledger:
             self._limits = limits
 
     def refusal(self, cost: Amount, subject: str) -> Refusal | None:
-        """What `charge` would say now; charges nothing."""
+        """Return the result that `charge` would have now; charges nothing."""
         with self._guard:
             current = pure.rolled(pure.advanced(self._used, self._now()), self._limits)
             return self._broken or pure.refusal(current, cost, subject, self._limits)
 
     def charge(self, cost: Amount, subject: str) -> Refusal | None:
-        """Pay for one release before it is made; a `Refusal` means that nothing may leave."""
+        """Pay for one release before it is made; a `Refusal` means that it must not be sent."""
         with self._guard:
             while True:
                 aged = pure.advanced(self._used, self._now())
@@ -150,7 +153,7 @@ class Ledger:
                 if refused is not None:
                     self._note_age(current)
                     return refused
-                # In a new window the old blocks are not paid for: on the disk they count for the old one.
+                # In a new window the old blocks are of no use: on the disk they count for the old window.
                 window_began = current is not aged
                 if not window_began and self._reserves.get(subject, Amount()).covers(cost):
                     break
@@ -168,7 +171,7 @@ class Ledger:
             return None
 
     def close(self) -> None:
-        """Give the rest of the blocks back and let go of the files; a second call does nothing."""
+        """Return the unused part of the blocks and close the files; a second call does nothing."""
         with self._guard:
             while self._under_way:
                 self._guard.wait()
@@ -185,7 +188,7 @@ class Ledger:
             self._ahead.shutdown()
 
     def _buy_ahead(self, cost: Amount, subject: str) -> None:
-        """Fill a block up when little of it is left, if that takes nothing from the others."""
+        """Buy a new block when little of the old one is left, unless the budgets are too short for it."""
         left = self._reserves[subject]
         if self._ahead is None or self._under_way or left.releases > self._limits.block_frames // _AHEAD_AT:
             return
@@ -196,16 +199,16 @@ class Ledger:
         try:
             self._ahead.submit(self._write_ahead, self._used, reserves)
         except BaseException:
-            self._under_way = False  # nobody is there who would say that it is over
+            self._under_way = False  # no one would report its end
             raise
 
     def _write_ahead(self, used: LedgerState, reserves: dict[str, Amount]) -> None:
-        """In the executor's thread: write blocks that were bought when ``used`` was the charged total."""
+        """Write the bought blocks, in the executor's thread; ``used``: the charged total when they were bought."""
         try:
             failed = self._broken or self._store(pure.with_reserves(used, reserves))
             with self._guard:
                 if failed is None:
-                    # What was charged meanwhile was paid from the old blocks, which the new ones contain.
+                    # Charges made meanwhile were paid from the old blocks, which the new ones contain.
                     spent = {
                         name: self._used.subjects.get(name, Amount()) - used.subjects.get(name, Amount())
                         for name in reserves
@@ -214,7 +217,7 @@ class Ledger:
                     self._noted_age_s = used.window_age_s
                 self._broken = self._broken or failed
         except BaseException as error:
-            log.exception("privacy ledger")  # the executor would keep it to itself
+            log.exception("privacy ledger")  # the executor would hide the error
             with self._guard:
                 self._broken = self._broken or _unwritable(type(error).__name__)
             raise
@@ -224,7 +227,7 @@ class Ledger:
                 self._guard.notify_all()
 
     def _note_age(self, current: LedgerState) -> None:
-        """While a window is spent nothing else is written, and its age would be lost with the power."""
+        """Store the age of a spent window: nothing else is written then, and a power cut would lose it."""
         window_s = self._limits.window_s
         if window_s is None or self._under_way:
             return
@@ -243,7 +246,7 @@ class Ledger:
         try:
             self._file.store(ledger_state)
         except (OSError, LedgerError) as error:
-            # After a failed sync nobody knows what the disk holds; only opening it anew can tell.
+            # After a failed sync the content of the disk is unknown until the ledger is opened again.
             why = (error.strerror if isinstance(error, OSError) else None) or error
             return _unwritable(str(why))
         return None

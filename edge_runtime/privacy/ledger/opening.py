@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def costs_of(plans: Mapping[int, NoisePlan | CodebookPlan | None]) -> dict[int, Amount]:
-    """What one frame costs, by cut; None as a plan is a release without protection."""
+    """Costs of one frame by cut; a plan of None is a release without protection."""
     return {cut: UNPROTECTED if plan is None else of_event(plan.event()) for cut, plan in plans.items()}
 
 
@@ -31,18 +31,19 @@ def open_account(
     subjects: Sequence[str],
     now: Callable[[], Now],
 ) -> Account:
-    """The account of this run.
+    """Open the account of this run.
 
     Args:
         state: The folder that holds the ledger.
         limits: The budgets.
-        costs: What one frame costs, by cut.
+        costs: Costs of one frame, by cut.
         subjects: The subjects of all sources, one or more.
         now: The boot clock.
 
     Returns:
-        The account. Where the ledger cannot be opened the log has an error and the account refuses every release:
-        frames are answered all the same.
+        The account. If the ledger cannot be opened, an error is logged and the account refuses every release;
+        frames are
+                then answered on the board.
 
     Raises:
         NotAllowedError: Another program has the ledger.
@@ -64,7 +65,7 @@ def _say(ledger: Ledger, limits: Limits, subjects: Sequence[str], costs: Mapping
         "privacy ledger: whole-input epsilon %.6g spent since its beginning", as_float(ledger_state.total.epsilon)
     )
     if not lefts(ledger_state, limits, subjects[0]):
-        log.warning("privacy.whole_input_budget is 'unlimited': the ledger counts, and stops nothing")
+        log.warning("privacy.whole_input_budget is 'unlimited': the ledger counts releases but refuses none")
         return
     told = {name: left for subject in subjects for _, name, left in lefts(ledger_state, limits, subject)}
     for name, left in told.items():
@@ -73,4 +74,4 @@ def _say(ledger: Ledger, limits: Limits, subjects: Sequence[str], costs: Mapping
         if (
             frames := min(affordable(ledger_state, cost, subject, limits) for subject in subjects)
         ) < limits.block_frames:
-            log.warning("cut %d: no more than %d frames can be paid for now", cut, frames)
+            log.warning("cut %d: the budgets now pay for at most %d frames", cut, frames)

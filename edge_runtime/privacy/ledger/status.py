@@ -1,4 +1,4 @@
-"""What the ledger says to people: spent, left, and when it will be spent at this rate. Pure."""
+"""Formats the ledger for users: spent, left, and time until it is spent at this rate. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from edge_runtime.privacy.ledger.amounts import Amount, as_float
 from edge_runtime.privacy.ledger.state import LedgerState, Limits, Now, added, advanced, refusal, rolled, total_of
 from split_model.privacy.conversion import epsilon_at_delta
 
-#: The δ of the (ε, δ) figure: the chance with which its ε may fail to hold.
+#: The δ of the (ε, δ) figure: the probability with which its ε may not hold.
 DELTA = 1e-6
-#: A shorter run says nothing of a rate.
+#: Minimum seconds of a run for a rate.
 _LEAST_RUN_S = 10.0
 
 
 class AmountStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Pure whole-input ε, ρ (zCDP), the ε that ρ gives at δ = 1e-6, and how many releases."""
+    """Pure whole-input ε, ρ (zCDP), the ε that ρ gives at δ = 1e-6, and the number of releases."""
 
     whole_input_epsilon: float
     whole_input_rho: float
@@ -30,7 +30,7 @@ class AmountStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One budget. ``spent_in_s``: seconds until it is spent at the rate of the last run; None where unknown."""
+    """One budget. ``spent_in_s``: seconds until it is spent at the rate of the last run; None if unknown."""
 
     budget: float
     left: float
@@ -46,9 +46,9 @@ class WindowStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything `edge-runtime ledger` prints; ``spent`` includes ``reserved``, which is for frames to come.
+    """Everything that `edge-runtime ledger` prints; ``spent`` includes ``reserved``, the prepaid releases.
 
-    ``rate_per_s``: whole-input ε a second over the last run up to its last write; None where that is too short.
+    ``rate_per_s``: whole-input ε a second over the last run up to its last write; None if the run was too short.
     ``shortfalls``: a line for each budget that does not pay for one more frame, at the cheapest cut.
     """
 
@@ -72,7 +72,7 @@ class Prices:
 
 
 def shortfalls(state: LedgerState, limits: Limits, prices: Prices) -> tuple[str, ...]:
-    """A line for each budget that does not pay for one more frame at the cheapest cut, the reserve included."""
+    """A line for each budget that does not pay for one more frame at the cheapest cut."""
     if not prices.costs:
         return ()
     cheapest = min(prices.costs, key=lambda cost: cost.epsilon)
@@ -83,7 +83,7 @@ def shortfalls(state: LedgerState, limits: Limits, prices: Prices) -> tuple[str,
 
 
 def ledger_status(state: LedgerState, limits: Limits, now: Now, prices: Prices | None = None) -> LedgerStatus:
-    """The state as read from the disk, against the config's limits. ``prices``: None where they are not known."""
+    """The status of a state read from the disk, with the config's limits. ``prices``: None if unknown."""
     rate = _rate(state)
     current = rolled(advanced(state, now), limits)
     subjects = {}
@@ -140,7 +140,7 @@ def _window(state: LedgerState, limits: Limits) -> WindowStatus | None:
 
 
 def as_text(status: LedgerStatus) -> str:
-    """For a terminal."""
+    """The status as text for a terminal."""
     lines = [
         _spent_line("device", status.spent),
         *(_spent_line(f"subject {name}", amount) for name, amount in status.subjects.items()),
@@ -185,7 +185,7 @@ def _left_line(name: str, left: LeftStatus) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format seconds for display."""
     for unit_s, unit in ((365.25 * 86400, "years"), (86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * unit_s:
             return f"{seconds / unit_s:.1f} {unit}"

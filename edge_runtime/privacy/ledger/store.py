@@ -1,8 +1,8 @@
-"""The ledger's file: two preallocated slots, each a whole copy of the state with a sequence number and a checksum.
+"""The ledger's file: two preallocated slots, each a copy of the state with sequence number and checksum.
 
-A change is written to the older slot and synced, then to the other and synced. So at every moment at least one
-slot is whole and states no less than the releases: while one is being written the other holds; at rest both
-do, and either may rot. Neither write needs new blocks on the disk, so a full disk stops nothing.
+A change is written to the older slot and synced, then to the other and synced. So at every moment at least one slot
+is whole and has no less than the releases made: during a write the other slot is valid; between writes both are,
+and one may become unreadable. Neither write needs new blocks on the disk, so a full disk stops nothing.
 
     ledger/slots     slot 0 at byte 0, slot 1 at byte 16384, each: magic, sequence number, length, SHA-256, JSON
     ledger/lock      held by the program that may write
@@ -35,23 +35,23 @@ _MARKER_TEXT = "A privacy ledger was made here. Without ledger/slots beside this
 
 
 class LedgerError(SplitModelError, ValueError):
-    """A ledger that is lost or damaged, so that the spent budget is unknown (65). Nothing is released."""
+    """The ledger is lost or damaged, so the spent budget is unknown (exit code 65). Nothing is released."""
 
     exit_code = os.EX_DATAERR
 
 
 def store_path(state: Path) -> Path:
-    """Where the slots of the ledger in a state folder are."""
+    """Path of the slots' file in a state folder."""
     return state / "ledger" / "slots"
 
 
 def marker_path(state: Path) -> Path:
-    """Where it says that there was a ledger once."""
+    """Path of the file that marks that a ledger was made."""
     return state / "ledger-started"
 
 
 def encode(ledger_state: LedgerState, sequence: int) -> bytes:
-    """One slot's bytes; at most `SLOT_BYTES`."""
+    """Encode one slot; at most `SLOT_BYTES` bytes."""
     body = json.dumps(msgspec.to_builtins(ledger_state), separators=(",", ":")).encode()
     record = _HEAD.pack(_MAGIC, sequence, len(body), _digest(sequence, body)) + body
     if len(record) > SLOT_BYTES:
@@ -62,7 +62,7 @@ def encode(ledger_state: LedgerState, sequence: int) -> bytes:
 
 
 def decode(image: bytes) -> tuple[int, LedgerState] | None:
-    """The newest whole slot of a file's bytes: sequence number and ledger state; None where there is none."""
+    """Decode the newest whole slot of a file: sequence number and ledger state; None if there is none."""
     found = [slot for at in (0, SLOT_BYTES) if (slot := _decode_slot(image[at : at + SLOT_BYTES])) is not None]
     return max(found, key=lambda slot: slot[0], default=None)
 
@@ -85,7 +85,7 @@ def _digest(sequence: int, body: bytes) -> bytes:
 
 
 class LedgerStore:
-    """The file, open for writing. ``pwrite`` and ``fsync`` are handed in, so that tests can cut them short."""
+    """The file, open for writing. ``pwrite`` and ``fsync`` are arguments, so that tests can interrupt them."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class LedgerStore:
         return ledger_state
 
     def store(self, ledger_state: LedgerState) -> None:
-        """Write and sync both slots, in turn, the older one first. Raises OSError; nothing may leave after that."""
+        """Write and sync both slots, the older one first. After an OSError nothing may leave."""
         for _ in range(2):
             sequence = self._sequence + 1
             record = memoryview(encode(ledger_state, sequence))
@@ -156,12 +156,11 @@ def take_lock(state: Path) -> int:
 
 
 def create(state: Path, ledger_state: LedgerState) -> None:
-    """Make the file at a device's first start, whole or not at all; `LedgerError` if there was one before."""
+    """Make the file atomically at a device's first start; `LedgerError` if there was one before."""
     path, marker = store_path(state), marker_path(state)
     if marker.exists():
         raise LedgerError(
-            f"{path}: the privacy ledger is gone ({marker.name} says there was one), so the spent "
-            "budget is unknown",
+            f"{path}: the privacy ledger is gone (by {marker.name} there was one), so the spent budget is unknown",
             remedy="restore it from a backup",
         )
     fresh = path.with_suffix(".new")
@@ -186,7 +185,7 @@ def create(state: Path, ledger_state: LedgerState) -> None:
 
 
 def mark(state: Path) -> None:
-    """Note that there is a ledger, so that a lost one is not taken for a first start."""
+    """Mark that there is a ledger, so that a lost one is not mistaken for a first start."""
     marker = marker_path(state)
     if marker.exists():
         return
@@ -194,9 +193,12 @@ def mark(state: Path) -> None:
 
 
 def read(state: Path) -> LedgerState | None:
-    """Read the state as last written, without a lock and without a change; None before a device's first start.
+    """Read the last written state, without a lock or a change; None before a device's first start.
 
-    Raises `LedgerError` where it is lost or damaged, `MissingInputError` where the file may not be read.
+    Raises:
+        LedgerError: It is lost or damaged.
+        MissingInputError: This user may not read the file.
+
     """
     path = store_path(state)
     try:

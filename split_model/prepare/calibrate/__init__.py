@@ -1,1 +1,1 @@
-"""Calibrate cuts on public data: clip ranges, ranks, sensitivity weights, and the best allocation."""
+"""Calibrates cuts on public data: clip ranges, ranks, sensitivity weights, and the best allocation."""

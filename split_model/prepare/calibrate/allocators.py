@@ -1,11 +1,11 @@
-"""Which variant of sharing the budget is best at a cut: every one is tried on the public calibration samples.
+"""Finds the best allocation of the budget at a cut, by a trial of each on public calibration samples.
 
 The formula of `split_model.privacy.allocation` weighs noise energy by a gradient, which is a proxy. So each
 allocation is measured as well, at equal total budget: the samples go through head, release and tail, and the
-outputs are compared with those of the unprotected model. What comes out best is what ``auto`` takes.
+outputs are compared with those of the unprotected model. ``auto`` takes the best.
 
-The noise here is drawn from a seeded generator, so that the same inputs give the same bundle: nothing that
-needs protection is released, the samples are public.
+The noise is drawn from a seeded generator, so that the same inputs give the same bundle: the samples are public and
+need no protection.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from split_model.privacy import (
 )
 from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON
 
-#: Measured errors that differ by less are taken as equal.
+#: Measured errors that differ by less count as equal.
 _CHANCE = 0.03
 
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """How much to try. ``epsilon``: the mean per-value epsilon that the user means to release with.
+    """Options of the trials. ``epsilon``: the mean per-value epsilon of the intended release.
 
-    ``output_weights``: how much each of several outputs counts; alike where it is None.
+    ``output_weights``: weight of each output; None: equal weights.
     """
 
     epsilon: float = DEFAULT_EPSILON
@@ -53,10 +53,10 @@ class TrialOptions:
     output_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what means nothing."""
+        """Refuse invalid values."""
         NoiseSpec(epsilon=self.epsilon, bits=self.bits)
         if min(self.samples, self.draws) < 1:
-            raise UsageError("allocations are tried with no sample or no draw", remedy="give one of each at least")
+            raise UsageError("allocation trials need samples and draws", remedy="give one of each at least")
 
 
 def try_allocations(
@@ -68,11 +68,11 @@ def try_allocations(
     answer: int | None = None,
     noise_tail: Path | None = None,
 ) -> AllocationChoice | None:
-    """Try each allocation at one cut; None where noise cannot release its tensors at all.
+    """Try each allocation at one cut; None if noise cannot be added to its tensors.
 
-    ``answer`` is the output that is read as classes, if one is. ``noise_tail``: the tail that is used under noise
-    of this epsilon, where it is not the cut's own. The best is the one of least output error; ``optimal`` where
-    nothing is better than that by more than chance. The same arguments give the same numbers on the same machine.
+    ``answer``: the output that is read as classes, if any. ``noise_tail``: the tail under noise of this epsilon, if
+    it is not the cut's own. The best is the one of least output error, or ``optimal`` if none is better by more
+    than chance. The same arguments give the same numbers on the same machine.
     """
     try:
         channels = cut_channels(cut.tensors, calibration)
@@ -80,7 +80,7 @@ def try_allocations(
         return None
     tail = open_interpreter(cut.tail, backend=options.backend)
     noisy = tail if noise_tail is None else open_interpreter(noise_tail, backend=options.backend)
-    # The same bits for each: two allocations that come to the same epsilons get the same noise, and the same error.
+    # The same random bits for each: two allocations with equal epsilons get the same noise and the same error.
     variants = [
         _Variant(each, cut, calibration, options, np.random.default_rng((options.seed, cut.index)))
         for each in ALLOCATIONS
@@ -109,7 +109,7 @@ def try_allocations(
 
 
 def _best(trials: Sequence[AllocationTrial]) -> Allocation:
-    """The one of least error; but the best by formula stays, unless another is better by more than chance."""
+    """The allocation of least error; but the best by formula, unless another is better by more than chance."""
     least = min(trials, key=lambda trial: trial.output_error)
     formula = next(trial for trial in trials if trial.allocation == "optimal")
     chosen = formula if formula.output_error <= (1 + _CHANCE) * least.output_error else least
@@ -117,14 +117,14 @@ def _best(trials: Sequence[AllocationTrial]) -> Allocation:
 
 
 def render(cuts: Sequence[Cut]) -> str:
-    """Cost of each allocation at each cut, for a terminal, with the cuts where ``rank`` loses to ``uniform``."""
+    """Format the cost of each allocation at each cut, and the cuts where ``rank`` is worse than ``uniform``."""
     tried = [(cut.index, cut.allocation) for cut in cuts if cut.allocation is not None]
     if not tried:
         return ""
     first = tried[0][1]
     names = [trial.allocation for trial in first.trials]
     lines = [
-        f"sharing of the budget at a mean per-value epsilon of {first.epsilon:g}: noise energy over the optimum's",
+        f"budget allocations at a mean per-value epsilon of {first.epsilon:g}: noise energy over the optimum's",
         (
             "by formula, and squared error of the outputs over their variance, measured on "
             f"{first.samples} public samples"
@@ -144,7 +144,7 @@ def render(cuts: Sequence[Cut]) -> str:
 
 
 def _loses(choice: AllocationChoice, matters: float, cost: Callable[[AllocationTrial], float]) -> bool:
-    """Whether rank costs more than uniform, by a share that matters: in measured errors, percents are chance."""
+    """Whether rank costs clearly more than uniform; in measured errors, differences of percents are chance."""
     costs = {trial.allocation: cost(trial) for trial in choice.trials}
     return costs["rank"] > costs["uniform"] * (1 + matters)
 
@@ -154,7 +154,7 @@ def _listed(cuts: Sequence[int]) -> str:
 
 
 class _Variant:
-    """One allocation, with its errors so far."""
+    """One allocation with its measured errors."""
 
     def __init__(
         self,

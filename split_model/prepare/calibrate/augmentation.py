@@ -1,7 +1,7 @@
-"""Augment public pictures to calibrate with: crops and mirror images of a few photographs.
+"""Augments public pictures for calibration by crops and mirror images.
 
-Quantiles of a vector have one value a sample and channel, so a dozen photographs are too few.
-Crops and mirror images of a photograph are again photographs.
+Quantiles of a vector have one value per sample and channel, so a dozen photographs are too few. Crops and mirror
+images of a photograph are like further photographs.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from split_model.features.preprocess import picture_tensor
 
 DEFAULT_SAMPLES = 128
 _MOST_VIEWS = 16
-_LEAST_SHARE = 0.5  # of each side; smaller crops show texture rather than things
+_LEAST_SHARE = 0.5  # of each side; smaller crops show texture instead of things
 
 
 def calibration_samples(
     data: Data, *, count: int = DEFAULT_SAMPLES, seed: int = 0, only: Collection[int] | None = None
 ) -> list[tuple[Array, ...]]:
-    """At most ``count`` model inputs: first the data as it is, evenly spread, then crops of its pictures.
+    """Make at most ``count`` model inputs: first the data, evenly spread, then crops of its pictures.
 
-    Arrays of an ``.npz`` are taken as they are: what may be done to them is not known. ``only``: the positions in
-    the data to take from. The same data, count, seed and positions give the same samples.
+    Arrays of an ``.npz`` are not augmented, as their meaning is unknown. ``only``: the positions in the data to
+    use. The same data, count, seed and positions give the same samples.
     """
     known = range(len(data)) if only is None else sorted(only)
     chosen = {known[int(at)] for at in np.linspace(0, len(known) - 1, min(count, len(known))).round()}
@@ -46,9 +46,9 @@ def calibration_samples(
 
 
 class AugmentedPictures(Data):
-    """Pictures and crops of them, ``least`` samples together, but no more than 16 of a picture.
+    """Pictures and crops of them: at least ``least`` samples, but at most 16 of each picture.
 
-    A crop has its picture's name and label. They are made when they are asked for, always the same.
+    A crop has its picture's name and label. Crops are made during iteration, always the same.
     """
 
     def __init__(self, pictures: ImageFolder, *, least: int, seed: int = 0) -> None:
@@ -61,7 +61,7 @@ class AugmentedPictures(Data):
         return len(self._pictures) * self._views
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every picture as it is, then its crops."""
+        """Yield every picture, then its crops."""
         preprocess, spec = self._pictures.preprocess, self._pictures.inputs[0]
         for at, sample in enumerate(self._pictures):
             yield sample
@@ -73,9 +73,9 @@ class AugmentedPictures(Data):
 
 
 def random_crop(picture: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """A crop of at least half of each side of a [height, width, channels] picture, mirrored or not."""
+    """A random crop of at least half of each side of a [height, width, channels] picture, mirrored or not."""
     height, width = picture.shape[:2]
-    share = generator.uniform(_LEAST_SHARE, 1.0)  # of both sides: proportions that fit the model stay so
+    share = generator.uniform(_LEAST_SHARE, 1.0)  # the same share of both sides keeps the proportions
     tall, wide = max(1, round(height * share)), max(1, round(width * share))
     top, left = generator.integers(0, height - tall + 1), generator.integers(0, width - wide + 1)
     crop = picture[top : top + tall, left : left + wide]

@@ -1,6 +1,6 @@
-"""Calibrates all cuts of a bundle in the making: on all public data, and on each half of it for the figures.
+"""Calibrates all cuts of a new bundle, on all public data, and on each half of it for the figures.
 
-The weights, which take the most time, are measured in the halves alone; those of the bundle are their means.
+The weights, which take most of the time, are measured only on the halves; the bundle gets their means.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ Calibrations = dict[int, tuple[ChannelCalibration, ...]]
 
 @dataclass(frozen=True)
 class Taught:
-    """What one half taught: by cut its calibration; by cut and epsilon of a noise-aware tail the best allocation.
+    """Results of one half: calibration by cut, best allocation by cut and epsilon of a noise-aware tail.
 
-    The allocation with the cut's own tail has None in place of the epsilon. ``measured``: the other half's
-    pictures.
+    The allocation with the cut's own tail has None instead of the epsilon. ``measured``: the other half's pictures.
     """
 
     calibrations: Calibrations
@@ -47,13 +46,13 @@ class Taught:
     measured: Sequence[Inputs]
 
     def allocation(self, cut: int, epsilon: float) -> Allocation:
-        """What ``auto`` takes at a cut for an epsilon."""
+        """The allocation of ``auto`` at a cut for an epsilon."""
         return self.allocations.get((cut, epsilon), self.allocations[cut, None])
 
 
 @dataclass(frozen=True)
 class CalibratedBundle:
-    """``kept``: what an interrupted run would find, to discard at the end. ``taught``: of each half."""
+    """A calibrated bundle. ``kept``: files for an interrupted run, to discard. ``taught``: of each half."""
 
     manifest: Manifest
     kept: KeptCalibration
@@ -71,16 +70,16 @@ def calibrate_bundle(
     trial: TrialOptions,
     progress: Progress,
 ) -> CalibratedBundle:
-    """Calibrate every cut that noise can be put on, and try the allocations there.
+    """Calibrate every cut that can take noise, and try the allocations there.
 
     Args:
         scratch: The bundle's folder.
-        manifest: Of the bundle so far.
+        manifest: The bundle's manifest so far.
         data: The public data.
-        target: Where the bundle will be; finished cuts are kept beside it.
-        options: How much to look at.
-        trial: How allocations are tried.
-        progress: Told of every step.
+        target: The future folder of the bundle; finished cuts are stored beside it.
+        options: Amount of data.
+        trial: Options of the trials.
+        progress: Called at every step.
 
     """
     weights = output_weights(manifest)
@@ -120,14 +119,14 @@ def _of_half(options: CalibrationOptions) -> CalibrationOptions:
 
 
 def _mean_weights(found: Sequence[tuple[ChannelCalibration, ...]]) -> tuple[tuple[float, ...], ...]:
-    """By tensor and channel."""
+    """Mean weights of the halves, by tensor and channel."""
     return tuple(
         tuple(np.mean([one.weight for one in tensors], axis=0).tolist()) for tensors in zip(*found, strict=True)
     )
 
 
 class _Calibration:
-    """One bundle's cuts at work. ``reasons``: why cuts failed, by cut; they are in ``usable`` no more."""
+    """The calibration of one bundle. ``reasons``: why cuts failed, by cut; those are removed from ``usable``."""
 
     def __init__(
         self, scratch: Path, manifest: Manifest, target: Path, trial: TrialOptions, progress: Progress
@@ -150,13 +149,13 @@ class _Calibration:
         what: str,
         weights: Mapping[int, Sequence[Sequence[float]]] | None,
     ) -> tuple[Calibrations, KeptCalibration]:
-        """The same, and what of it an interrupted run would find. ``weights``: where they are known."""
+        """The same, with stored results for an interrupted run. ``weights``: the known ones."""
         kept = KeptCalibration(self._target, samples, options)
         found: Calibrations = {
             index: known for index, cut in self.usable.items() if (known := kept.load(cut)) is not None
         }
         if found:
-            _log.info("%s: %d of %d cuts from an interrupted run taken up", what, len(found), len(self.usable))
+            _log.info("%s: %d of %d cuts reused from an interrupted run", what, len(found), len(self.usable))
         found |= calibrate(
             [self._models[index] for index in self.usable if index not in found],
             samples,
@@ -199,7 +198,7 @@ class _Calibration:
         return tuple(cuts)
 
     def taught(self, halves: Sequence[Half], found: Sequence[Calibrations]) -> tuple[Taught, ...]:
-        """What each half taught: its calibrations, and the best allocations on its samples."""
+        """Calibrate on each half, and find the best allocations on its samples."""
         trial = replace(
             self._trial,
             samples=min(self._trial.samples, _HALF_TRIAL_SAMPLES),
@@ -225,7 +224,7 @@ class _Calibration:
     def _best(
         self, cut: Cut, calibration: tuple[ChannelCalibration, ...], samples: Sequence[Inputs], trial: TrialOptions
     ) -> tuple[AllocationChoice | None, list[AllocationChoice | None]]:
-        """The best allocation with the cut's own tail, and with each of its noise-aware ones."""
+        """Find the best allocation with the cut's own tail, and with each noise-aware one."""
         try_one = partial(try_allocations, self._models[cut.index], calibration, samples, answer=self._answer)
         aware = [
             try_one(options=replace(trial, epsilon=noisy.epsilon), noise_tail=self._scratch / noisy.tail.path)

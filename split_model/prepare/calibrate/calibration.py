@@ -1,15 +1,15 @@
-"""What public data says of each cut: clip ranges, ranks and sensitivity weights, one of each per channel.
+"""Measures clip ranges, ranks and sensitivity weights of each cut on public data, per channel.
 
-The noise release needs these numbers, and they must come from public data, because they go out
-with the bundle. Clip ranges are quantiles over many views of the data (`clip_choice`); ranks are those of the
-channels' maps (HRank: a filter's mean rank hardly depends on which pictures are seen).
+The noise release needs these numbers. They must come from public data, because the bundle contains them. Clip
+ranges are quantiles over many views of the data (`clip_choice`); ranks are those of the channels' maps (HRank: a
+filter's mean rank hardly depends on which pictures are seen).
 
 The sensitivity weight of a channel is the mean squared gradient of the model's raw outputs per
 value, E ||J_i||^2. No autodiff: one channel at a time moves by +-d with random signs s, and
-E ||J d s||^2 = d^2 sum_i ||J_i||^2, since the signs are independent. d is the noise that a typical
-release puts there, so that the weight sees the same stretch of a curved network as the noise does.
-Measured on EfficientNet-Lite0, raw logits predict agreement as well as or better than softmax,
-log-softmax and margin in front of them.
+E ||J d s||^2 = d^2 sum_i ||J_i||^2, since the signs are independent. d is the noise of a typical release, so that
+the weight is measured over the same range of the non-linear network as the noise covers. Measured on
+EfficientNet-Lite0, raw logits predict agreement as well as or better than softmax, log-softmax and margin in front
+of them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Floats = NDArray[np.float64]
 Inputs = tuple[Array, ...]
 Progress = Callable[[int, int], None]
 
-#: Where the clip quantile is chosen, weights are measured on features that are clipped at this one.
+#: If the clip quantile is chosen by measurement, weights are measured on features clipped at this quantile.
 _WEIGHTS_QUANTILE = 0.99
 
 
 @dataclass(frozen=True)
 class CutModels:
-    """One cut with its two halves, as bytes or files; ``head`` is None where the cut sends the input itself."""
+    """One cut with head and tail, as bytes or files; ``head`` is None if the cut sends the input itself."""
 
     index: int
     head: bytes | Path | None
@@ -58,15 +58,15 @@ class CutModels:
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """How much to look at; the defaults are those measured on EfficientNet-Lite0.
+    """Options of a calibration; the defaults were measured on EfficientNet-Lite0.
 
-    ``samples``: how many model inputs to make of the data. ``pictures``: how many of them are no crops, where those
-    behind them are crops of the same pictures in the same order; None where none is a crop. ``quantile``: clip at
-    this quantile and at one less it; None for the one of `clip_choice.LADDER` that loses least at each cut.
-    ``values``: how many values a channel's quantiles are taken over. ``rank_samples`` and ``weight_samples``: how
-    many samples ranks and weights are means over; 0 ``weight_samples`` where weights are handed in. ``tail_runs``:
-    the most runs of a tail a cut, but always one a channel. ``epsilon``: the per-value epsilon whose noise the
-    weights are measured with. ``output_weights``: how much each of several outputs counts; alike where it is None.
+    ``samples``: number of model inputs to make of the data. ``pictures``: number of the first ones that are not
+    crops; the others are crops of the same pictures in the same order; None: there are no crops. ``quantile``: clip
+    at this quantile and at one minus it; None: the one of `clip_choice.LADDER` that loses least at each cut.
+    ``values``: number of values for a channel's quantiles. ``rank_samples`` and ``weight_samples``: number of
+    samples for the means of ranks and weights; ``weight_samples`` 0: weights are given. ``tail_runs``: maximum runs
+    of a tail per cut, but at least one per channel. ``epsilon``: the per-value epsilon of the noise for measuring
+    the weights. ``output_weights``: weight of each output; None: equal weights.
     """
 
     samples: int = DEFAULT_SAMPLES
@@ -83,7 +83,7 @@ class CalibrationOptions:
     output_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what means nothing."""
+        """Refuse invalid values."""
         if self.quantile is not None and not 0.5 < self.quantile <= 1.0:
             raise UsageError(f"clip quantile {self.quantile:g}", remedy="it must be above 0.5 and at most 1")
         counts = (self.samples, self.values, self.rank_samples, self.tail_runs, self.threads)
@@ -101,15 +101,14 @@ def calibrate(
     finished: Callable[[int, tuple[ChannelCalibration, ...]], None] | None = None,
     failed: Callable[[int, SplitModelError], None] | None = None,
 ) -> dict[int, tuple[ChannelCalibration, ...]]:
-    """Calibrate every cut; the result has, by cut index, one entry a live tensor.
+    """Calibrate every cut; the result has, by cut index, one entry for each live tensor.
 
-    ``data`` gives ``options.samples`` model inputs, pictures through `augmentation`; or they are
-    handed in as a list. ``weights``: of the channels of each tensor, by cut, where they are known; else they are
-    measured. ``progress`` is called with (runs done, runs in all) by one
-    thread at a time, ``finished`` with the index and result of each cut as soon as it is done. The
-    same models, data, options and machine give the same numbers, whatever the number of threads.
-    Raises `BadInputError` without samples. A cut whose features are not finite, or whose tail does not run under
-    noise, goes to ``failed`` with its error, and the others go on; without ``failed`` the error is raised.
+    ``data`` gives ``options.samples`` model inputs, pictures through `augmentation`; or it is a list of inputs.
+    ``weights``: known weights of the channels of each tensor, by cut; otherwise they are measured. ``progress`` is
+    called with (runs done, runs in all) by one thread at a time, ``finished`` with the index and result of each cut
+    as soon as it is done. The same models, data, options and machine give the same numbers, whatever the number of
+    threads. Raises `BadInputError` without samples. A cut whose features are not finite, or whose tail does not run
+    under noise, goes to ``failed`` with its error, and the others go on; without ``failed`` the error is raised.
     """
     options = options or CalibrationOptions()
     samples = data
@@ -119,8 +118,8 @@ def calibrate(
         raise BadInputError("there is no calibration sample", remedy="give one at least")
     steps = _Steps(sum(_runs(cut, len(samples), options) for cut in cuts), progress)
     done: dict[int, tuple[ChannelCalibration, ...]] = {}
-    # The ranks are SVDs of many small matrices: with its own threads on busy cores, BLAS was seen to take
-    # 136 ms for one of 112 x 112 where a single thread takes 1.7 ms.
+    # The ranks are SVDs of many small matrices: with its own threads on busy cores, BLAS took 136 ms for one of #
+    # 112 x 112 instead of 1.7 ms with a single thread.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max_workers=options.threads) as pool:
         tasks = {
             pool.submit(_calibrate_cut, cut, samples, options, steps, (weights or {}).get(cut.index)): cut.index
@@ -143,11 +142,11 @@ def calibrate(
 
 
 class _Stopped(Exception):  # noqa: N818  # no error: another cut failed, or the user had enough
-    """Ends the work of the other threads."""
+    """Raised to end the work of the other threads."""
 
 
 class _Steps:
-    """Counts model runs over all threads."""
+    """Counts model runs of all threads."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._total = total
@@ -210,7 +209,7 @@ def _calibrate_cut(
         if index < max(weight_samples, 0 if options.quantile is not None else TRIED):
             kept.append([np.array(feature) for feature in features])
     ranges = [one.clip_range(options.quantile or _WEIGHTS_QUANTILE) for one in seen]
-    # Outputs of different size count by how much they vary; a single one needs no such measure.
+    # Outputs of different size are weighted by their variance; a single one needs none.
     shares = spread.shares if len(tail.outputs) > 1 else [1.0]
     if known is None:
         weights = _weights(cut, kept[:weight_samples], ranges, options, steps, tail=tail, shares=shares)
@@ -218,7 +217,7 @@ def _calibrate_cut(
         weights = [np.asarray(one, np.float64) for one in known]
     if options.quantile is not None:
         return _found(options.quantile, seen, weights)
-    # A sample goes through the ranges of the pictures that are not in its part.
+    # A sample is clipped to ranges learned from pictures outside its part.
     tried = [(len(parts) - 1 - index % pictures % 2, one) for index, one in enumerate(kept[:TRIED])]
     chosen = choose_clip(
         {quantile: [_found(quantile, seen, weights, ranges_of=part) for part in parts] for quantile in LADDER},
@@ -240,7 +239,7 @@ def _found(
     *,
     ranges_of: Sequence[ChannelStatistics] | None = None,
 ) -> tuple[ChannelCalibration, ...]:
-    """The calibration of every tensor, clipped at a quantile of all samples, or of those that others have seen."""
+    """The calibration of every tensor, clipped at a quantile of all samples, or of the given parts."""
     return tuple(
         ChannelCalibration(
             clip_low=_numbers(low),
@@ -294,5 +293,5 @@ def _weights(
 
 
 def _numbers(values: Floats) -> tuple[float, ...]:
-    """As Python floats of seven digits, which is what float32 has: shorter manifests, same meaning."""
+    """Round to Python floats of seven digits, the precision of float32, for shorter manifests."""
     return tuple(float(f"{value:.7g}") for value in values)

@@ -1,10 +1,10 @@
-"""Chooses how much of each channel to clip: of a few quantiles the one that loses least under the release.
+"""Chooses the clip quantile of a cut: the candidate that loses least under the release.
 
-The noise is in proportion to the clip width, so a narrow range has less noise and loses more at its ends. Which
-weighs more depends on the cut. So each quantile is measured, on calibration samples, as allocations are: through
-release and tail, with noise from a seeded generator, and compared with what the tail answers to the features as
-they are. Every sample goes through ranges that were learned without its picture: a range loses little of what it
-was learned from, and least of all where a channel has few values.
+The noise is in proportion to the clip width, so a narrow range has less noise but loses more at its ends. The
+better choice depends on the cut. So each quantile is measured on calibration samples, as allocations are: through
+release and tail, with noise from a seeded generator, compared with the tail's answers to the unprotected features.
+Every sample is clipped to ranges that were learned without its picture: a range clips little of its own pictures,
+least of all if a channel has few values.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from split_model.interpreter import Interpreter
 from split_model.prepare.outputs import Spread, real_outputs, squared_errors
 from split_model.privacy import NoisePlan, NoiseRelease, NoiseSpec, default_bits, recover
 
-#: Candidates, widest first. Below the last, what clipping loses differs too much from picture to picture.
+#: Candidates, widest first. Below the last, the loss by clipping varies too much between pictures.
 LADDER = (0.995, 0.99, 0.98, 0.97)
-#: Samples that each candidate is tried on; a sample is a picture or a crop of one.
+#: Number of samples for each candidate; a sample is a picture or a crop of one.
 TRIED = 24
-#: A narrower range has to lose less by this share, for it is the one that may clip what other pictures need.
+#: A narrower range has to lose less by this share, as it may clip features of other pictures.
 _MARGIN = 0.03
 
 Found = tuple[ChannelCalibration, ...]
@@ -41,20 +41,20 @@ def choose_clip(
     key: tuple[int, ...],
     advance: Callable[[], None],
 ) -> float:
-    """The quantile that loses least.
+    """Choose the quantile that loses least.
 
     Args:
-        candidates: By quantile, widest first, the calibrations that it gives on several parts of the samples.
-        tensors: What crosses the cut.
-        features: Of each sample which of these calibrations it goes through, and the values that the head gives.
-        tail: From features to outputs.
-        epsilon: Mean per value, of the release that is meant.
-        output_weights: How much each of several outputs counts; alike where it is None.
+        candidates: The calibrations on several parts of the samples, by quantile, widest first.
+        tensors: The live tensors at the cut.
+        features: For each sample, the index of its calibration and the head's values.
+        tail: The function from features to outputs.
+        epsilon: Mean per-value epsilon of the intended release.
+        output_weights: Weight of each output; None: equal weights.
         key: Seeds the noise.
         advance: Called after each run of the tail.
 
     Returns:
-        One of the candidates; the widest where noise cannot release these tensors.
+        One of the candidates; the widest if noise cannot be added to these tensors.
 
     """
     spec = NoiseSpec(epsilon=epsilon, allocation="optimal", bits=default_bits(epsilon))
@@ -73,7 +73,7 @@ def choose_clip(
         advance()
     best, least = next(iter(candidates)), np.inf
     for quantile, made in plans.items():
-        # The same bits for each: what differs is the clipping alone.
+        # The same random bits for each: only the clipping differs.
         entropy = np.random.default_rng(key).bytes
         releases = [NoiseRelease(plan, entropy=entropy) for plan in made]
         errors = []

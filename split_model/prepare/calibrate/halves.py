@@ -1,7 +1,7 @@
-"""Two halves of the public pictures: what one of them teaches is measured on the other.
+"""Splits the public pictures into halves: each half calibrates, and is measured with the other's result.
 
-A few dozen pictures are too few to set some aside for good. So every picture is measured, each under clip ranges,
-weights and an allocation that were learned without it: from the pictures of the other half, and crops of these.
+A few dozen pictures are too few to set some aside. So every picture is measured, under clip ranges, weights and an
+allocation that were learned without it: from the pictures of the other half, and crops of these.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from split_model.prepare.calibrate.augmentation import calibration_samples
 
 Inputs = tuple[Array, ...]
 
-#: Pictures that teach at most, of both halves, and that are measured.
+#: Maximum pictures for calibration in both halves, and maximum pictures that are measured.
 _MOST_TAUGHT, _MOST_MEASURED = 128, 60
 
 
 @dataclass(frozen=True)
 class Half:
-    """``taught``: inputs that teach, the first ``pictures`` of them as they are, crops of these behind them.
+    """One half. ``taught``: inputs for calibration: first ``pictures`` pictures, then crops of them.
 
-    ``measured``: the other half's pictures, as they are.
+    ``measured``: the other half's pictures, without crops.
     """
 
     taught: Sequence[Inputs]
@@ -36,19 +36,19 @@ class Half:
 
 @dataclass(frozen=True)
 class Halves:
-    """Both halves; none where there is but one picture. ``unit``: what a sample of the data is."""
+    """Both halves; empty for a single picture. ``unit``: the name of a sample of the data."""
 
     halves: tuple[Half, ...]
     unit: Literal["pictures", "samples"]
 
     @property
     def measured(self) -> list[Inputs]:
-        """All pictures that are measured, half after half."""
+        """All measured pictures, half after half."""
         return [one for half in self.halves for one in half.measured]
 
 
 def make_halves(data: Data, *, samples: int, seed: int) -> Halves:
-    """Split data by picture; ``samples``: how many inputs each half teaches at most.
+    """Split data by picture; ``samples``: maximum inputs of each half.
 
     The same data, number and seed give the same halves.
     """
@@ -71,6 +71,6 @@ def make_halves(data: Data, *, samples: int, seed: int) -> Halves:
 
 
 def _spread(positions: Sequence[int], most: int) -> list[int]:
-    """At most this number of positions, evenly spread."""
+    """At most ``count`` positions, evenly spread."""
     chosen = np.linspace(0, len(positions) - 1, min(most, len(positions))).round()
     return [positions[int(at)] for at in chosen]

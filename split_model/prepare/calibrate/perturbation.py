@@ -1,4 +1,4 @@
-"""Moves the values of one channel, and runs a tail on features under noise, for the sensitivity weights."""
+"""Moves the values of one channel, and runs a tail on noisy features, for the sensitivity weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 def finite_outputs(cut: int, tail: Interpreter, features: Sequence[Array]) -> list[Floats]:
-    """What a tail makes of features; `BadModelError` where that is not finite."""
+    """Run a tail on features; `BadModelError` if the outputs are not finite."""
     outputs = real_outputs(tail, features)
     if not all(np.isfinite(output).all() for output in outputs):
         raise BadModelError(
@@ -29,7 +29,7 @@ def finite_outputs(cut: int, tail: Interpreter, features: Sequence[Array]) -> li
 def moved_channel(
     stored: Array, spec: TensorSpec, channel: int, by: float, generator: np.random.Generator
 ) -> tuple[Array, float]:
-    """One channel moved by +-``by``, at least one step of its grid, and the energy of what really moved."""
+    """Move one channel by +-``by``, at least one step of its grid; returns it and the energy of the real move."""
     moved = stored.copy()
     before = stored[..., channel]
     signs = generator.integers(0, 2, before.shape) * 2 - 1

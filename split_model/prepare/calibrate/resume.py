@@ -1,8 +1,8 @@
-"""Calibration that survives an interruption: the results of finished cuts lie beside the output.
+"""Stores the calibration of finished cuts beside the output, so that an interrupted run can resume.
 
-Calibrating is the part of ``prepare`` that takes minutes; everything else is done again in seconds.
-Each cut's numbers are kept in a file whose name is a hash of all that they depend on: head, tail,
-samples, options and versions. So a run with other inputs finds nothing, and never the wrong numbers.
+Calibration takes minutes; all other steps of ``prepare`` take seconds. Each cut's numbers are stored in a file
+whose name is a hash of all their inputs: head, tail, samples, options and versions. So a run with other inputs
+never reads wrong numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Found = tuple[ChannelCalibration, ...]
 
 
 class KeptCalibration:
-    """The folder ``.NAME.calibration`` beside the bundle ``NAME``; `discard` it once the bundle is whole."""
+    """The folder ``.NAME.calibration`` beside the bundle ``NAME``; `discard` it when the bundle is complete."""
 
     def __init__(self, target: Path, samples: Sequence[tuple[Array, ...]], options: CalibrationOptions) -> None:
         self._folder = target.parent / f".{target.name}.calibration"
@@ -38,14 +38,14 @@ class KeptCalibration:
         self._inputs = digest.hexdigest()
 
     def load(self, cut: Cut) -> Found | None:
-        """What an interrupted run with the same inputs found of this cut, or None."""
+        """Load this cut's results of an interrupted run with the same inputs, or None."""
         try:
             return msgspec.json.decode(self._path(cut).read_bytes(), type=Found)
         except (OSError, msgspec.DecodeError):
-            return None  # not there, or cut short by a power failure: it is calibrated again
+            return None  # missing, or damaged by a power failure: it is calibrated again
 
     def keep(self, cut: Cut, found: Found) -> None:
-        """Write the results; a file that is there is whole. Raises `OutputError`."""
+        """Write the results atomically. Raises `OutputError`."""
         path = self._path(cut)
         try:
             self._folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Per-channel statistics of one live tensor over public samples: clip ranges that are never empty, and ranks."""
+"""Computes clip ranges (never empty) and ranks of one live tensor's channels over public samples."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from split_model.privacy.plan import MAX_BOUND
 
 Floats = NDArray[np.float64]
 
-_RELATIVE_WIDTH = 1e-3  # of the tensor's median clip width: what a constant channel gets
+_RELATIVE_WIDTH = 1e-3  # width of a constant channel, as a share of the tensor's median clip width
 _LEAST_WIDTH = 1e-6
 
 
 class ChannelStatistics:
-    """One live tensor over all samples: ``take`` values a sample of every channel, and the ranks of its maps.
+    """Statistics of one live tensor: ``take`` values per sample and channel, and the ranks of its maps.
 
-    ``key`` seeds which values are taken, so that the same data gives the same numbers.
+    ``key`` seeds the choice of values, so that the same data give the same numbers.
     """
 
     def __init__(self, spec: TensorSpec, *, where: str, key: tuple[int, ...], take: int, rank_samples: int) -> None:
@@ -35,9 +35,9 @@ class ChannelStatistics:
         self._ranks: list[Floats] = []
 
     def add(self, index: int, stored: Array) -> None:
-        """Take note of sample ``index``; raises `BadModelError` where it is not finite."""
+        """Add sample ``index``; raises `BadModelError` if it is not finite."""
         real = to_real(stored, self._spec)
-        if not (np.abs(real) <= MAX_BOUND).all():  # NaN is not either; masks add the lowest float there is
+        if not (np.abs(real) <= MAX_BOUND).all():  # NaN is not finite either; masks add the lowest float
             what = f"beyond {MAX_BOUND:g}" if np.isfinite(real).all() else "not finite"
             raise BadModelError(
                 f"{self._where}: {what} for calibration sample {index}", remedy="leave this cut out"
@@ -51,12 +51,12 @@ class ChannelStatistics:
             self._ranks.append(channel_ranks(real))
 
     def mean_rank(self) -> Floats:
-        """Per channel, the mean rank of its maps."""
+        """The mean rank of each channel's maps."""
         mean: Floats = np.mean(self._ranks, axis=0)
         return mean
 
     def clip_range(self, quantile: float) -> tuple[Floats, Floats]:
-        """Per channel, (low, high) in real units: the quantiles 1 - ``quantile`` and ``quantile``, never equal."""
+        """(low, high) of each channel in real units, never equal: quantiles 1 - ``quantile`` and ``quantile``."""
         rows = np.concatenate(self._values)
         low, high = np.quantile(rows, [1 - quantile, quantile], axis=0).astype(np.float64)
         return widened(low, high, least=self._spec.scale)
@@ -65,7 +65,7 @@ class ChannelStatistics:
 def statistics_of(
     cut: int, tensors: Sequence[TensorSpec], *, seed: int, take: int, rank_samples: int
 ) -> list[ChannelStatistics]:
-    """Of every live tensor of a cut; see `ChannelStatistics`."""
+    """The statistics of every live tensor of a cut; see `ChannelStatistics`."""
     return [
         ChannelStatistics(
             tensor,
@@ -79,10 +79,10 @@ def statistics_of(
 
 
 def widened(low: Floats, high: Floats, *, least: float = 0.0) -> tuple[Floats, Floats]:
-    """Clip ranges none of which is empty: a channel that hardly moves gets a tiny width about its middle.
+    """Widen empty clip ranges: a nearly constant channel gets a tiny width about its middle.
 
-    Tiny is the largest of a thousandth of the tensor's median width, ``least`` (one step of a
-    quantised tensor) and a millionth of the channel's own size.
+    The tiny width is the largest of a thousandth of the tensor's median width, ``least`` (one step of a quantised
+    tensor) and a millionth of the channel's own size.
     """
     width = high - low
     moving = width[width > 0]

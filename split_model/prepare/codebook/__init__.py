@@ -1,1 +1,1 @@
-"""Learn codebooks for the strict release from public data."""
+"""Learns codebooks for the strict release from public data."""

@@ -1,7 +1,7 @@
-"""Codebooks for the strict release: learned from public data against the whole model's own answers.
+"""Learns codebooks for the strict release from public data and the whole model's answers on it.
 
-A part of the data is held out, to measure how often the device's own lookup is right; `prepare` prints that beside
-every codebook. With labels, codewords are fitted to these and to the model's outputs alike.
+A part of the data is held out, to measure how often the device's own lookup is right; `prepare` prints that with
+every codebook. With labels, codewords are fitted to the labels and to the model's outputs.
 """
 
 # Over 300 lines: learning, judging and telling one kind of codebook, which are read together.
@@ -34,10 +34,8 @@ Progress = Callable[[int, int], None]
 _SEED = 0
 _HELD_OUT = 0.1
 _LEAST_SAMPLES = 20
-_KEPT = 0.99  # codewords are fitted to the epsilon at which randomised response keeps this share of them
-_MOST_JUDGED = (
-    2000  # held-out samples that go through the tail, where the codewords of several groups are put together
-)
+_KEPT = 0.99  # codewords are fitted for the epsilon at which randomised response keeps this share of them
+_MOST_JUDGED = 2000  # number of held-out samples through the tail, if codewords of several groups are combined
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class CodebookWish:
 
 @dataclass(frozen=True)
 class LearnedCodebooks:
-    """The data that codebooks were learned from. ``held_out``: by cut, positions in it that taught none there."""
+    """The data of codebooks. ``held_out``: positions that were not used for learning, by cut."""
 
     data: Data | None = None
     held_out: Mapping[int, frozenset[int]] = field(default_factory=dict)
@@ -80,10 +78,10 @@ def add_codebooks(
     data: Data,
     progress: Callable[[str, int, int], None],
 ) -> tuple[Manifest, LearnedCodebooks]:
-    """The manifest with a codebook for each wish, whose file is written into the bundle folder ``root``.
+    """Add a codebook for each wish to the manifest, and write its file into the bundle folder ``root``.
 
-    Returns beside it the samples that taught none of them. The data is read once for all codebooks of a cut that
-    follow one another and have as many groups.
+    Also returns the held-out samples. The data are read once for consecutive codebooks of the same cut and number
+    of groups.
     """
     read: CutReading | None = None
     held_out: dict[int, frozenset[int]] = {}
@@ -105,13 +103,13 @@ def add_codebooks(
 
 
 def _held_positions(samples: CodebookSamples) -> list[int]:
-    """The positions in the data of the samples that are held out."""
+    """Positions of the held-out samples in the data."""
     positions = sorted(samples.taken)
     return [positions[int(at)] for at in _held_out(samples.origins, _SEED)[0]]
 
 
 def check_wishes(manifest: Manifest, wishes: Sequence[CodebookWish], data: Data) -> None:
-    """Refuse codebooks that cannot be learned, before the work of calibrating.
+    """Refuse codebooks that cannot be learned, before the calibration.
 
     Raises:
         UsageError: A cut is not offered.
@@ -150,7 +148,7 @@ def _check_count(count: int, wish: CodebookWish) -> None:
 
 @dataclass(frozen=True)
 class CutReading:
-    """What the data says at one cut, for codebooks of some number of groups."""
+    """The samples at one cut, for codebooks of some number of groups."""
 
     halves: Halves
     grouping: Grouping
@@ -179,9 +177,10 @@ def read_cut(
 def learn_codebook(
     read: CutReading, wish: CodebookWish, *, seed: int = _SEED, advance: Callable[[], None] = lambda: None
 ) -> Codebook:
-    """Learn one codebook and write its file into the bundle's folder. The same data and machine give the same file.
+    """Learn one codebook and write its file into the bundle's folder.
 
-    Raises `BadInputError` for too few samples. ``advance`` is called for every sample that is looked at again.
+    The same data and machine give the same file. Raises `BadInputError` for too few samples. ``advance`` is called
+    for every sample that is read again.
     """
     halves, grouping, samples = read.halves, read.grouping, read.samples
     root, cut = halves.root, halves.cut
@@ -210,7 +209,7 @@ def learn_codebook(
 
 
 def _held_out(origins: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which samples are held out and which teach; crops of a picture are on the same side."""
+    """Split samples into held-out and learning ones; crops of a picture are on the same side."""
     order = np.random.default_rng(seed).permutation(int(origins.max()) + 1)
     chosen = np.isin(origins, order[: max(1, int(_HELD_OUT * len(order)))])
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
@@ -255,7 +254,7 @@ def _scores(
 
 
 def _sensitivities(cut: Cut, samples: CodebookSamples, grouping: Grouping) -> list[Floats]:
-    """By group, the root of each input's sensitivity weight; without calibration, of its inverse variance."""
+    """The root of each input's sensitivity weight, by group; without calibration, of its inverse variance."""
     if cut.calibration is None:
         return [1.0 / np.maximum(rows.std(0), 1e-6) for rows in samples.rows]
     plain = tuple(msgspec.structs.replace(spec, dtype="float32", scale=0.0, zero_point=0) for spec in cut.tensors)
@@ -268,7 +267,7 @@ def _sensitivities(cut: Cut, samples: CodebookSamples, grouping: Grouping) -> li
 
 @dataclass(frozen=True)
 class _Judged:
-    """Held-out samples: the shares of right answers, with the frames' own codewords and with random ones."""
+    """Results on held-out samples: shares of right answers with their own codewords and with random ones."""
 
     lookup: float
     chance: float
@@ -287,7 +286,7 @@ def _judge(
     wish: CodebookWish,
     seed: int,
 ) -> _Judged:
-    """Decode the held-out samples' codewords, and random ones, and compare the answers with the right ones."""
+    """Decode codewords of held-out samples, and random ones, and compare with the right answers."""
     held = held if wish.groups == 1 else held[:_MOST_JUDGED]
     drawn = np.random.default_rng((seed, 1)).integers(wish.codewords, size=(len(held), wish.groups))
     known: dict[tuple[int, ...], Floats] = {}
@@ -308,7 +307,7 @@ def _judge(
         return _Judged(own, random, len(held))
     right = samples.right[held]
     own = float((answers(codewords[held]).argmax(1) == right).mean())
-    if wish.groups == 1:  # over all codewords, not those that were drawn
+    if wish.groups == 1:  # the exact mean over all codewords, not over drawn ones
         every = answers(np.arange(wish.codewords)[:, None]).argmax(1)
         chance = float((every[None] == right[:, None]).mean())
         seen = Counter(zip(every[codewords[held, 0]].tolist(), right.tolist(), strict=True))
@@ -318,7 +317,7 @@ def _judge(
 
 
 def render(cuts: Sequence[Cut]) -> str:
-    """Each codebook with the local lookup's accuracy beside it, for a terminal."""
+    """Format each codebook with the accuracy of the local lookup."""
     lines = []
     for cut in cuts:
         for book in cut.codebooks:
@@ -331,7 +330,7 @@ def render(cuts: Sequence[Cut]) -> str:
             lines.append(
                 f"cut {cut.index}: codebook of {book.codewords} codewords"
                 + (f" in each of {book.groups} groups" if book.groups > 1 else "")
-                + f"; looked up on the device itself {book.lookup:.3f} {what} ({book.samples} held-out samples); "
+                + f"; lookup on the device itself {book.lookup:.3f} {what} ({book.samples} held-out samples); "
                 f"expected through the release at whole-input epsilon: {at}"
             )
     return "\n".join(lines)

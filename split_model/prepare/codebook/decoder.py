@@ -1,7 +1,8 @@
-"""Learn the decoder of a codebook: the features that each codeword stands for on the server.
+"""Learns the decoder of a codebook: the features of each codeword on the server.
 
-The mean of the features of its samples; or, with one group, those of a typical sample where the tail answers these
-more like the samples' own answers on the average: a mean of features need not be features of anything.
+They are the mean features of its samples. With one group they are those of a typical sample instead, if the tail's
+answer to these is nearer to the samples' own answers on average: a mean of features may be unlike any real
+features.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def make_decoder(
     count: int,
     advance: Callable[[], None],
 ) -> Decoder:
-    """Learn from the samples ``known``; ``codewords`` [n, groups] are those of all samples, 0..``count`` - 1."""
+    """Learn from the samples ``known``; ``codewords`` [n, groups]: of all samples, 0..``count`` - 1."""
     tensors = halves.cut.tensors
     groups = codewords.shape[1]
     group_of = np.searchsorted(grouping.groups, np.arange(grouping.groups[-1]), side="right") - 1
@@ -63,7 +64,7 @@ def make_decoder(
 def _typical(
     samples: CodebookSamples, codewords: NDArray[np.int64], known: NDArray[np.int64], count: int
 ) -> dict[int, int]:
-    """The codeword of each typical sample, whose answer is near the mean answer of its codeword's samples."""
+    """Find the typical samples of each codeword: their answer is near the mean answer of its samples."""
     found: dict[int, int] = {}
     for codeword in range(count):
         mine = known[codewords[known] == codeword]
@@ -74,7 +75,7 @@ def _typical(
 
 
 def _means(sums: Sequence[Array], sizes: NDArray[np.int64], group_of: NDArray[np.int64]) -> list[Array]:
-    """Means of the codewords' samples, channel by channel; a codeword without samples means the mean of all."""
+    """Mean features of the codewords' samples, per channel; a codeword without samples gets the mean of all."""
     tables, first = [], 0
     for total in sums:
         shares = sizes[group_of[first : first + total.shape[-1]]].T  # [codewords, channels]
@@ -94,8 +95,9 @@ def _choose(
     codewords: NDArray[np.int64],
     known: NDArray[np.int64],
 ) -> None:
-    """Put the best candidate of each codeword into the tables: its answer is right for most of the samples,
-    and among equals the one whose answer is nearest to theirs.
+    """Choose the best candidate of each codeword for the tables.
+
+    Its answer is right for most of the samples; among equals it is the one with the answer nearest to theirs.
     """
     tensors = halves.cut.tensors
     for codeword, candidates in tried.items():

@@ -1,4 +1,4 @@
-"""What the data says at one cut, for learning a codebook: averaged features, the model's outputs, the labels."""
+"""The samples for learning a codebook at one cut: averaged features, the model's outputs, the labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LABEL_SHARE = 0.5
 
 @dataclass
 class Halves:
-    """One cut's head and tail, and which of the tail's outputs is the answer."""
+    """Head and tail of one cut, and the tail's output with the answer."""
 
     root: Path
     manifest: Manifest
@@ -62,7 +62,7 @@ class Halves:
             return outputs
         if answer is not None and answer.scores.startswith(
             "multilabel"
-        ):  # how they share what one class would have
+        ):  # their shares of the probability of one class
             each = (
                 outputs if answer.scores.endswith("probabilities") else 1 / (1 + np.exp(-np.clip(outputs, -80, 80)))
             )
@@ -91,7 +91,7 @@ class CodebookSamples:
 
     @property
     def truth(self) -> Literal["labels", "model", "variance"]:
-        """By what an answer is judged."""
+        """The truth for judging an answer: labels or the whole model."""
         if not self.classes:
             return "variance"
         return "model" if self.labels is None else "labels"
@@ -103,7 +103,7 @@ class CodebookSamples:
         return found
 
     def features(self, halves: Halves, grouping: Grouping) -> Iterator[list[Floats]]:
-        """Every sample's live tensors once more, in real units; from the rows where these hold them unaveraged."""
+        """Yield every sample's live tensors again in real units; from the rows if these are unaveraged."""
         tensors = halves.cut.tensors
         if len(self.rows) == 1 and set(grouping.pool) == {1}:
             ends = np.cumsum([spec.size for spec in tensors])[:-1]
@@ -117,7 +117,7 @@ class CodebookSamples:
                 yield [to_real(one, spec) for one, spec in pairs]
 
     def targets(self, chosen: NDArray[np.int64], halves: Halves) -> Floats:
-        """Targets of the codewords: probabilities, half the labels' where there are labels; or scaled outputs."""
+        """Targets of the codewords: scaled outputs, or probabilities (averaged with labels if there are any)."""
         outputs = self.outputs[chosen]
         if not self.classes:
             scaled: Floats = (outputs - outputs.mean(0)) / np.maximum(outputs.std(0), 1e-6)
@@ -132,7 +132,7 @@ class CodebookSamples:
 
 
 def group_channels(cut: Cut, groups: int) -> Grouping:
-    """``groups`` groups of channels, averaged no more than is needed for their matrices to stay small."""
+    """Divide channels into ``groups`` groups, averaged only as much as their matrices' size needs."""
     bounds = check_groups(groups, cut.tensors)
     widest = max(max(spec.shape) for spec in cut.tensors)
     for by in range(1, widest + 1):
@@ -150,7 +150,7 @@ def group_channels(cut: Cut, groups: int) -> Grouping:
 
 
 def read_samples(halves: Halves, grouping: Grouping, data: Data, advance: Callable[[], None]) -> CodebookSamples:
-    """Run head and tail over the data, or over as much of it, evenly spread, as memory should hold.
+    """Run head and tail over the data, or over an evenly spread part that fits the memory limit.
 
     Raises `BadInputError` for values that are not finite and labels that the model does not have.
     """

@@ -1,6 +1,6 @@
-"""Train the encoder of a codebook: matrices over features, fitted to the whole model's answers.
+"""Trains the encoder of a codebook: matrices over features, fitted to the whole model's answers.
 
-One group (`learn_codewords`): a linear map to one score a codeword, trained with the channel in the loop.
+One group (`learn_codewords`): a linear map to one score per codeword, trained through the noisy channel.
 Codeword m is sent as m' with the probabilities K of randomised response, and q(m') is the learned meaning of m'.
 The loss of a frame with target t under the softmax p over its codewords is -Σ t·log(K'p·q) for classes and
 Σ (K'p)·|t - q|² for other outputs. So training does not rely on codewords that are confused at this epsilon.
@@ -29,13 +29,13 @@ _STEPS = (1200, 4000)  # at least, at most
 _RATE = 2e-3
 _DECAY = 0.02
 _RIDGE = 0.01
-_SUB_COMPONENTS = 32  # that tell the codewords of one class apart
+_SUB_COMPONENTS = 32  # that distinguish the codewords of one class
 _LEAST = 1e-9
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One score a codeword, ``weights``·x + ``bias``: float32 [codewords, inputs] and [codewords]."""
+    """One score per codeword, ``weights``·x + ``bias``: float32 [codewords, inputs] and [codewords]."""
 
     weights: Floats
     bias: Floats
@@ -56,13 +56,13 @@ class Components:
         return np.concatenate([(part - self.mean) @ self.basis for part in _parts(rows)])
 
     def scores(self, weights: Floats, bias: Floats) -> Scores:
-        """Scores of z [components, codewords] as scores of x."""
+        """Convert scores of z [components, codewords] to scores of x."""
         folded = self.basis @ weights
         return Scores(np.ascontiguousarray(folded.T), (bias - self.mean @ folded).astype(np.float32))
 
 
 def components(rows: Floats, count: int, *, seed: int) -> Components:
-    """By subspace iteration on the covariance; ``count`` is cut to what the rows can carry."""
+    """Find components by subspace iteration on the covariance; ``count`` is limited by the rows."""
     inputs = rows.shape[1]
     count = max(1, min(count, inputs, len(rows) // 2))
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -104,7 +104,7 @@ def kmeans(rows: Array, count: int, *, seed: int, rounds: int = 20) -> tuple[NDA
 
 
 def cluster(rows: Floats, codewords: int, *, seed: int) -> Scores:
-    """Codewords as the cells of a k-means in the leading components of the rows."""
+    """Make codewords as the cells of a k-means in the leading components of the rows."""
     found = components(rows, _SUB_COMPONENTS, seed=seed)
     plain = found.basis / np.maximum(np.linalg.norm(found.basis, axis=0), 1e-12)  # distances as in the features
     unscaled = Components(found.mean, plain.astype(np.float32))
@@ -117,7 +117,7 @@ def learn_codewords(
 ) -> Scores:
     """Codewords for randomised response at ``epsilon`` from rows of features [n, inputs] and their targets [n, d].
 
-    ``classes``: the targets are probabilities; other targets are taken as they are, by squared error.
+    ``classes``: the targets are probabilities; otherwise they are any values, with squared error.
     """
     found = components(rows, COMPONENTS, seed=seed)
     inner = found.of(rows)
@@ -129,9 +129,10 @@ def learn_codewords(
 def _start(
     inner: Floats, targets: Floats, codewords: int, *, classes: bool, seed: int
 ) -> tuple[NDArray[np.int64], Array | None]:
-    """A first codeword for every row: each class gets its share of the codewords, told apart by the features.
+    """Make a first codeword for every row: each class gets its share of codewords, clustered by features.
 
-    With more classes than codewords, or none, codewords are clusters of targets, whose centres are returned too.
+    With more classes than codewords, or without classes, codewords are clusters of targets, whose centres are
+    returned too.
     """
     names, classed = np.unique(targets.argmax(axis=1), return_inverse=True)
     if not classes or len(names) > codewords:
@@ -182,7 +183,7 @@ class Fit:
         steps = min(max(_STEPS[0], 16 * len(inner) // batch), _STEPS[1])
         for step in range(1, steps + 1):
             chosen = generator.integers(len(inner), size=batch)
-            sharpness = 1.0 + step / steps  # codewords are chosen for good in the end, not by chance
+            sharpness = 1.0 + step / steps  # towards the end the choice of codewords becomes hard
             slopes = self.slopes(parts, inner[chosen], self._targets[chosen], sharpness)
             rate = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, step / 50)
             parts[0] *= 1 - rate * _DECAY

@@ -1,1 +1,1 @@
-"""Measure how good the answers through a release are (``split-model evaluate``)."""
+"""Measures the accuracy of answers through a release (``split-model evaluate``)."""

@@ -1,8 +1,8 @@
-"""The measure of agreement with the unsplit model, by the kind of the answer: 1 is as good as unsplit, 0 is wrong.
+"""Measures agreement with the unsplit model, by the kind of answer: 1 is the same answer, 0 is wrong.
 
-`KINDS` is the table: for each kind of answer a function of the bundle that makes its `Measure`. What a
-measure notes of one answer may need the spread of the outputs over all samples to become an agreement, so the two
-steps are apart: `Measure.note` with the answer at hand, `Measure.agreement` at the end.
+`KINDS` has for each kind of answer a function that makes its `Measure` from the bundle. Some measures need the
+spread of the outputs over all samples, so there are two steps: `Measure.note` for each answer, `Measure.agreement`
+at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from split_model.errors import BadBundleError
 from split_model.prepare.answer import is_vector
 from split_model.prepare.outputs import Floats, Spread, squared_errors
 
-#: What a measure keeps of one answer: one number, or one for each output.
+#: A measure's note of one answer: one number, or one for each output.
 Note: TypeAlias = "float | Sequence[float]"
 
 #: A raw answer agrees if its squared error is at most this share of the outputs' variance among the samples.
@@ -26,25 +26,25 @@ RAW_TOLERANCE = 0.1
 
 
 class Measure(Protocol):
-    """How well one answer agrees with the unsplit model's. ``text`` names the counted quantity for people."""
+    """The agreement of one answer with the unsplit model's. ``text``: the counted quantity as text."""
 
     @property
     def text(self) -> str:
-        """As "the same best class"."""
+        """The counted quantity, for example "the same best class"."""
         ...
 
     def note(self, outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> Note:
-        """What is kept of an answer: of the model's outputs in real units, beside the unsplit model's."""
+        """Note an answer: the outputs in real units, compared with the unsplit model's."""
         ...
 
     def agreement(self, note: Note, spread: Spread) -> float:
-        """From 0 to 1; ``spread``: how much the unsplit model's outputs vary among all samples."""
+        """The agreement from 0 to 1; ``spread``: the variation of the unsplit model's outputs over all samples."""
         ...
 
 
 @dataclass(frozen=True)
 class Direct:
-    """A measure that needs nothing but the two answers; ``compare`` gives the agreement."""
+    """A measure that needs only the two answers; ``compare`` gives the agreement."""
 
     text: str
     compare: Callable[[Sequence[Floats], Sequence[Floats]], float]
@@ -67,7 +67,7 @@ class WithinSpread:
 
     @property
     def text(self) -> str:
-        """What is counted."""
+        """The counted quantity."""
         return f"outputs within {self.tolerance:.0%} of their variance"
 
     def note(self, outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> list[float]:
@@ -90,7 +90,7 @@ def same_class(output: int) -> Direct:
 
 
 def class_output(manifest: Manifest) -> int | None:
-    """Which output is read as classes; None where the bundle says what the outputs mean, and that is no class."""
+    """The output that is read as classes; None if the bundle declares another meaning of the outputs."""
     if manifest.answer is None:
         first = manifest.outputs[0]
         known = manifest.reading is not None or manifest.answer_schema
@@ -118,7 +118,7 @@ _TEXTS = {
 
 
 def _read(bundle: Bundle) -> Measure:
-    """Boxes, landmarks, maps and vectors, by the share that is the same."""
+    """The measure of boxes, landmarks, maps and vectors: the share that is the same."""
     reader, known = AnswerReader.of(bundle), measure_of(bundle.manifest)
     assert known is not None
 
@@ -132,7 +132,7 @@ def _raw(bundle: Bundle) -> Measure:  # noqa: ARG001  of the table
     return WithinSpread()
 
 
-#: By the kind of the answer, as `kind_of` names it: what makes its measure.
+#: The maker of a measure, by the kind of the answer of `kind_of`.
 KINDS: Mapping[str, Callable[[Bundle], Measure]] = {"classes": _classes, "read": _read, "raw": _raw}
 
 

@@ -1,8 +1,8 @@
-"""What `prepare` measures of every cut: the agreement with the unsplit model, over a ladder of releases.
+"""Measures every cut's agreement with the unsplit model over a ladder of releases, for `prepare`.
 
 Each picture goes through releases whose clip ranges and allocation were learned without it (`evaluate.judging`).
-Features are computed once a cut. The noise is drawn from a seeded generator: nothing here needs protection, the
-pictures are public, and the same inputs give the same figures.
+Features are computed once per cut. The noise is drawn from a seeded generator: the pictures are public and need no
+protection, and the same inputs give the same figures.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from split_model.privacy.grid import least_epsilon
 from split_model.privacy.plan import DEFAULT_EPSILON
 
 Inputs = tuple[Array, ...]
-#: From the features of a picture to those that the tail gets.
+#: From a picture's features to the tail's inputs.
 _Way = Callable[[Sequence[Array]], Sequence[Array]]
 
 
@@ -56,12 +56,12 @@ def measure_prepared(
     """Measure every cut of a bundle under noise, and every codebook.
 
     Args:
-        bundle: Written, but for the figures.
-        taught: What each half of the calibration data taught; none where it has one picture, or there is none.
-        books: The data that the codebooks were learned from, and what of it taught none.
-        options: What to measure.
-        unit: What a sample of the calibration data is.
-        progress: Told after each release.
+        bundle: The bundle, complete except for the figures.
+        taught: The results of each half of the calibration data; empty for one picture or none.
+        books: The data of the codebooks, with the held-out samples.
+        options: The releases to measure.
+        unit: The name of a sample of the calibration data.
+        progress: Called after each release.
 
     """
     whole = open_interpreter(bundle.path(bundle.manifest.model))
@@ -73,7 +73,7 @@ def measure_prepared(
     jobs = [_NoiseJob(setting, cut) for cut in cuts]
     steps = _Steps(sum(len(job.cells) for job in jobs), progress)
     rows: list[Row] = []
-    # As in calibration: BLAS would fight over the cores with our own threads.
+    # As in calibration: BLAS's threads would compete with our own for the cores.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max_workers=options.threads) as pool:
         for made in pool.map(lambda job: job.run(steps.advance), jobs):
             rows += made
@@ -83,7 +83,7 @@ def measure_prepared(
 
 @dataclass(frozen=True)
 class _Setting:
-    """What the jobs of all cuts share. ``sides``: for each input the half that taught its release."""
+    """The shared settings of all cuts' jobs. ``sides``: for each input the half that calibrated its release."""
 
     bundle: Bundle
     inputs: Sequence[Inputs]
@@ -106,7 +106,7 @@ class _NoiseJob:
         tail = open_interpreter(bundle.path(cut.tail))
         aware = {noisy.epsilon: open_interpreter(bundle.path(noisy.tail)) for noisy in cut.noise_tails}
         head = None if cut.head is None else open_interpreter(bundle.path(cut.head))
-        # A head gives views of its own memory.
+        # A head returns views of its own memory.
         features = [
             list(one) if head is None else [np.array(made) for made in head.run(one)]
             for one in self._setting.inputs
@@ -134,7 +134,7 @@ class _NoiseJob:
         return as_row(cut, plan, judge(order, once, self._setting.options), aware=aware)
 
     def _way(self, number: int, side: int, wish: AllocationWish, spec: NoiseSpec) -> _Way:
-        """Through the release that a half taught."""
+        """Return the way through a half's release."""
         taught, cut, seed = self._setting.taught[side], self._cut, self._setting.options.seed
         allocation = taught.allocation(cut.index, spec.epsilon) if wish == "auto" else wish
         own = NoiseSpec(epsilon=spec.epsilon, allocation=allocation, bits=spec.bits)
@@ -144,7 +144,7 @@ class _NoiseJob:
 
 
 def _cells(cut: Cut, options: FigureOptions) -> Iterator[tuple[AllocationWish, NoiseSpec]]:
-    """The releases to measure at a cut: the user's wish, and the plan that follows from it."""
+    """The releases to measure at a cut: the wish of the user, and its plan."""
     aware = tuple(noisy.epsilon for noisy in cut.noise_tails)
     ladder = [(epsilon, bits) for epsilon in (*options.epsilons, *aware) for bits in options.bits]
     ladder += [(epsilon, default_bits(epsilon)) for epsilon in options.more_epsilons]

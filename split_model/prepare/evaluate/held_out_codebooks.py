@@ -1,4 +1,4 @@
-"""What `prepare` measures of every codebook: the agreement with the unsplit model, over a ladder of epsilons."""
+"""Measures every codebook's agreement with the unsplit model over a ladder of epsilons, for `prepare`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from split_model.privacy import CodebookPlan, CodebookRelease, CodebookSpec, rec
 from split_model.privacy.codebook_file import read_decoder, read_encoder
 from split_model.privacy.randomised_response import MAX_EPSILON
 
-#: Held-out samples that are looked at.
+#: Maximum number of held-out samples.
 _MOST_SAMPLES = 500
 
 
 def codebook_rows(bundle: Bundle, books: LearnedCodebooks, options: FigureOptions) -> Iterator[Row]:
-    """Every codebook on the samples that taught none at its cut; crops of a picture are one unit with it."""
+    """Measure every codebook on the held-out samples of its cut; a picture and its crops are one unit."""
     if books.data is None:
         return
     whole = open_interpreter(bundle.path(bundle.manifest.model))
@@ -57,7 +57,7 @@ class _Held:
     options: FigureOptions
 
     def rows(self, book: Codebook) -> Iterator[Row]:
-        """One codebook at every epsilon; the tail runs once for each payload, of which there are few."""
+        """Measure one codebook at every epsilon; the tail runs once for each of the few different payloads."""
         bundle, cut, options = self.bundle, self.cut, self.options
         path = bundle.path(book.file)
         encoder, decoder = read_encoder(path, book, cut.tensors), read_decoder(path, book, cut.tensors)

@@ -1,4 +1,4 @@
-"""Intervals of measurements on pictures: each picture is one unit, however often it was released."""
+"""Confidence intervals of measurements on pictures: each picture is one unit, for any number of releases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import special
 
 from split_model.bundle.evaluation import Mean, Share
 
-#: One-sided, of the accuracy floor.
+#: One-sided confidence level of the accuracy floor.
 CONFIDENCE = 0.8
 
 _Z95 = 1.959963984540054
@@ -21,11 +21,13 @@ def lower_bound(agreed: float, pictures: int, confidence: float = CONFIDENCE) ->
     """The exact one-sided lower bound of a mean agreement (Clopper and Pearson's).
 
     Args:
-        agreed: The sum over pictures of each one's mean agreement, 0 to ``pictures``; whole where every picture
-            agrees or does not. Between whole numbers the bound goes on smoothly, with the beta distribution that it
-            is a quantile of; means of several releases vary less than single ones, so it stays on the safe side.
-        pictures: How many, 1 or more.
-        confidence: That the true mean lies above the bound.
+        agreed: The sum over pictures of each one's mean agreement, 0 to ``pictures``. It need not be an integer:
+            the bound is
+                a quantile of a beta distribution, so it is continuous. Means of several releases vary less than
+                single ones, so
+                the bound is conservative.
+        pictures: Their number, 1 or more.
+        confidence: Probability that the true mean lies above the bound.
 
     Raises:
         ValueError: There is no picture, or more agreement than pictures.
@@ -48,14 +50,14 @@ def upper_bound(agreed: float, pictures: int, confidence: float = CONFIDENCE) ->
 def wilson(value: float, samples: int) -> Share:
     """A proportion with its Wilson score interval at 95 %; raises `ValueError` without samples.
 
-    SciPy has it for whole counts only; a mean agreement of several releases a picture is none.
+    SciPy has it only for integer counts; a sum of mean agreements is not an integer.
     """
     if samples < 1:
         raise ValueError("a proportion of no samples")
     square = _Z95**2
     centre = (value + square / (2 * samples)) / (1 + square / samples)
     half = _Z95 * math.sqrt(value * (1 - value) / samples + square / (4 * samples**2)) / (1 + square / samples)
-    # At the ends the formula gives 0 and 1 but for rounding.
+    # At the ends the formula gives 0 and 1 up to rounding.
     low, high = max(0.0, centre - half), min(1.0, centre + half)
     return Share(value=value, low=min(low, value), high=max(high, value), samples=samples)
 

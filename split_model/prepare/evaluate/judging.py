@@ -1,7 +1,7 @@
-"""How releases are judged on pictures that taught nothing: what to measure, each answer's agreement, and the rows.
+"""Judges releases on held-out pictures: options, each answer's agreement, and the resulting rows.
 
-Pictures are the unit: those of a release that clearly fails are not all looked at, and one that may pass is drawn
-several times a picture.
+Pictures are the unit. A release that clearly fails is stopped before all pictures are measured; one that may pass
+is drawn several times per picture.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from split_model.prepare.evaluate.intervals import bootstrap, lower_bound, upper
 from split_model.prepare.outputs import Floats, Spread, output_weights, squared_errors
 from split_model.privacy import CodebookPlan, NoisePlan
 
-#: Pictures looked at before a release may be found to fail, and how sure that must be.
+#: Minimum pictures before a release may be judged as failed, and the confidence for that.
 _BLOCK, _SURE = 4, 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigureOptions:
-    """The ladder, and how much to draw.
+    """The ladder of releases, and the number of draws.
 
     ``epsilons``: mean per value, of the noise release under ``auto``, each with all ``bits``; ``more_epsilons``:
     with the default bits alone. The other allocations are measured under the default release. Per group of
@@ -43,7 +43,7 @@ class FigureOptions:
 
 
 class Truth:
-    """What the unsplit model answers to each picture, and how well other answers agree with that."""
+    """The unsplit model's answers to the pictures, and the agreement of other answers with them."""
 
     def __init__(self, bundle: Bundle, unsplit: Sequence[Sequence[Floats]]) -> None:
         self.measure = measure_for(bundle)
@@ -61,7 +61,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Judged:
-    """Of the pictures looked at, in order: each one's mean agreement and output error; ``draws`` of each."""
+    """Mean agreement and output error of each measured picture, in order; ``draws``: per picture."""
 
     agreements: list[float]
     errors: list[float]
@@ -69,7 +69,7 @@ class Judged:
 
 
 def judge(pictures: Sequence[int], once: Callable[[int], tuple[float, float]], options: FigureOptions) -> Judged:
-    """Draw releases until it is clear that they fail, or of every picture as often as was asked for."""
+    """Draw releases until they clearly fail, or until every picture has the wanted number of draws."""
     drawn: list[list[tuple[float, float]]] = []
     for looked, picture in enumerate(pictures, 1):
         drawn.append([once(picture)])

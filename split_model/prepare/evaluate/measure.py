@@ -1,10 +1,10 @@
-"""Measure how often the answer through a release is still the same, by cut and epsilon.
+"""Measures how often the answer through a release is the unsplit model's, by cut and epsilon.
 
 Agreement is with the unprotected whole model, by a measure that fits the answer (`evaluate.agreement`); accuracy is
-top-1 against labels, where the data has them; the error of the outputs is told beside them. Every sample is
-released several times with fresh noise. Draws of one sample are not independent of each other, so all 95 %
-intervals are over samples: Wilson's for proportions (which is then on the safe side, as the mean of several draws
-varies less than one), the bootstrap for errors.
+top-1 against labels, if the data have them; the error of the outputs is given as well. Every sample is released
+several times with fresh noise. Draws of one sample are not independent of each other, so all 95 % intervals are
+over samples: Wilson's for proportions (which is then on the safe side, as the mean of several draws varies less
+than one), the bootstrap for errors.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def evaluate(
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Release every sample at every cut (all calibrated ones, or those named) in every way asked for.
+    """Release every sample at every cut (all calibrated ones, or the named ones) by all wanted releases.
 
     ``epsilons``: of the noise release, mean per value. ``whole_input_epsilons``: of the codebook release, at every
     cut that has codebooks, through each of them; the local lookup is measured beside it.
 
-    ``data`` is DATA as `open_data` takes it, or opened. ``entropy(n)`` gives n random bytes, as `os.urandom` does.
-    ``auto`` stands for what the bundle has as the best allocation at each cut. ``progress`` is called with
-    ("evaluating", samples done, samples in all). Raises `UsageError` for a cut that is not offered,
-    `BadBundleError` where the bundle has no calibration.
+    ``data``: DATA for `open_data`, or opened data. ``entropy(n)`` gives n random bytes, as `os.urandom` does.
+    ``auto`` is the bundle's best allocation at each cut. ``progress`` is called with ("evaluating", samples done,
+    samples in all). Raises `UsageError` for a cut that is not offered, `BadBundleError` where the bundle has no
+    calibration.
     """
     if draws < 1:
         raise UsageError(f"draws = {draws}", remedy="take one release a sample at least")
@@ -107,7 +107,7 @@ def evaluate(
 
 
 def _counted(variants: Sequence[Variant], sample: Sample, known: Known, *, all_of_them: bool) -> list[Variant]:
-    """Count a sample; the variants whose cuts run. With ``all_of_them``, one that does not raises."""
+    """Count a sample; returns the variants whose cuts run. With ``all_of_them``, one that does not run raises."""
     failed: dict[int, BackendError] = {}
     for variant in variants:
         if variant.cut in failed:
@@ -122,7 +122,7 @@ def _counted(variants: Sequence[Variant], sample: Sample, known: Known, *, all_o
 
 
 def open_for(bundle: Bundle, path: Path) -> Data:
-    """Open DATA as this bundle's model takes it; folders may be named by its labels."""
+    """Open DATA for this bundle's model; folders may be named by its labels."""
     manifest = bundle.manifest
     named = None if manifest.answer is None else manifest.answer.labels  # only classes name folders
     labels = None if named is None else read_labels(bundle.path(named))
@@ -165,14 +165,14 @@ def _chosen(bundle: Bundle, cuts: Sequence[int] | None, *, codebooks: bool) -> l
 
 
 def _why_not(cut: Cut) -> str | None:
-    """Why noise cannot be put on what crosses a cut, in bundles that offer it all the same; None where it can."""
+    """Why noise cannot be added at a cut that the bundle offers all the same; None if it can."""
     return next(filter(None, map(why_unreleasable, cut.tensors)), None)
 
 
 def _specs(
     cut: Cut, epsilons: Sequence[float], allocations: Sequence[AllocationWish], bits: int
 ) -> list[NoiseSpec]:
-    """The requested releases at one cut; ``auto`` beside the allocation that it stands for is measured once."""
+    """The requested releases at one cut; ``auto`` and the allocation that it selects are measured once."""
     return [
         NoiseSpec(epsilon=epsilon, allocation=allocation, bits=bits)
         for epsilon in epsilons

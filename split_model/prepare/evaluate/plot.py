@@ -1,7 +1,7 @@
-"""The picture of ``split-model evaluate --plot``: the share of answers kept over the epsilon.
+"""The plot of ``split-model evaluate --plot``: the share of unchanged answers over the epsilon.
 
-A panel for each cut's noise, over the per-value epsilon, and one for each cut's codebooks, over the whole-input
-epsilon: the two units never share an axis.
+It has a panel for each cut's noise, over the per-value epsilon, and one for each cut's codebooks, over the
+whole-input epsilon: the two units never share an axis.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _panels(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
 
 
 def _measure(evaluation: Evaluation) -> tuple[str, str]:
-    """Which figure is drawn: the accuracy, else the agreement, else the error of the outputs."""
+    """The plotted figure: the accuracy, else the agreement, else the error of the outputs."""
     for name in ("accuracy", "agreement"):
         if any(getattr(row, name) is not None for row in evaluation.rows):
             return name, name
@@ -66,7 +66,7 @@ def _measure(evaluation: Evaluation) -> tuple[str, str]:
 
 
 def _epsilon(row: Row) -> float:
-    """In the unit of the row's release."""
+    """The epsilon in the unit of the row's release."""
     if row.codebook is not None:
         return row.codebook.epsilon
     return 0.0 if row.spec is None else row.spec.epsilon

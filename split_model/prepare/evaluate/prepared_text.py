@@ -1,4 +1,4 @@
-"""The figures of `prepare` for a terminal: the agreement of every cut by epsilon and bits, and its meaning."""
+"""Formats the figures of `prepare`: the agreement of every cut by epsilon and bits, and its meaning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from split_model.privacy.plan import DEFAULT_EPSILON
 
 
 def render_prepared(found: Evaluation | None, cuts: Sequence[Cut], floor: Floor = DEFAULT_FLOOR) -> str:
-    """Several lines; none where nothing was measured since nothing could be."""
+    """Format the figures as lines; none if nothing could be measured."""
     prepared = None if found is None else found.prepared
     if prepared is None:
         return ""
@@ -37,7 +37,7 @@ def render_prepared(found: Evaluation | None, cuts: Sequence[Cut], floor: Floor 
 
 
 def how_many_more(prepared: Prepared) -> str:
-    """A line where the figures are of too few pictures to rely on; else empty."""
+    """A line if the figures are of too few pictures to rely on; else empty."""
     pictures = max((row.agreement.samples for row in prepared.rows if row.agreement is not None), default=0)
     if pictures >= ENOUGH:
         return ""
@@ -45,7 +45,7 @@ def how_many_more(prepared: Prepared) -> str:
 
 
 def _ladder(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> list[str]:
-    """A line a cut and number of bits, with the allocation that ``auto`` takes; a column an epsilon."""
+    """One line per cut and number of bits, with the allocation of ``auto``; one column per epsilon."""
     epsilons = sorted({row.spec.epsilon for row in rows if row.spec is not None})
     lines = [f"{'cut':>5} {'bits':>4} " + " ".join(f"{f'eps {epsilon:g}':>7}" for epsilon in epsilons)]
     for cut in cuts:
@@ -68,7 +68,7 @@ def _cell(row: Row | None, floor: Floor) -> str:
 
 
 def _default(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> list[str]:
-    """What a device whose config says nothing will do."""
+    """The behaviour of a device with the default config."""
     bits = default_bits(DEFAULT_EPSILON)
     used = []
     for cut in cuts:

@@ -1,4 +1,4 @@
-"""An evaluation for a terminal: one line a row, both epsilons always."""
+"""Formats an evaluation: one line per row, always with both epsilons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIGURES = {
 
 
 def render(evaluation: Evaluation) -> str:
-    """The table; columns that no row has a figure for are left out."""
+    """Format the table; empty columns are left out."""
     figure = next((row.figure.measure for row in evaluation.rows if row.figure is not None), None)
     columns = [
         column
@@ -34,7 +34,7 @@ def render(evaluation: Evaluation) -> str:
     if any(row.noise_aware for row in evaluation.rows):
         lines.append("(aware): by a tail trained on noise of this epsilon")
     if any(row.mechanism == "lookup" for row in evaluation.rows):
-        lines.append("local lookup: what the device could answer by itself, without a release")
+        lines.append("local lookup: the device's own answer, without a release")
     if figure:
         lines.append(f"{figure}: {_FIGURES[figure]}; agreement: {AGREEMENTS[figure]}")
     if evaluation.unprotected_accuracy is not None:

@@ -34,7 +34,7 @@ Entropy = Callable[[int], bytes]
 
 
 class Known:
-    """One sample's label and unprotected outputs: what every release of it is compared with."""
+    """One sample's label and unprotected outputs, to compare every release with."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Known:
         self.best = None if answer is None else int(outputs[answer].argmax())
 
     def check_label(self, name: str) -> bool:
-        """Whether the unprotected answer is right; `BadInputError` for a label that the model cannot give."""
+        """Whether the unprotected answer is right; `BadInputError` for a label that is not a class of the model."""
         if self.answer is None:
             raise BadInputError(
-                f"{name}: has a label, and this model's answer is no class", remedy="give data without labels"
+                f"{name}: has a label, but this model's answer is not a class", remedy="give data without labels"
             )
         classes = self.outputs[self.answer].size
         if self.label is None or self.label >= classes:
@@ -66,7 +66,7 @@ class Known:
 
 
 class Halves:
-    """Head and tails of one cut; the head runs once a sample, however many variants want its features."""
+    """Head and tails of one cut; the head runs once per sample for all variants."""
 
     def __init__(self, bundle: Bundle, cut: Cut, backend: str | None) -> None:
         self.bundle = bundle
@@ -117,11 +117,11 @@ class Variant:
 
     @property
     def cut(self) -> int:
-        """Where it is released."""
+        """The cut of the release."""
         return self._halves.cut.index
 
     def failure(self, inputs: Sequence[Array], known: Known) -> BackendError | None:
-        """Count a sample, or say why that cannot be, as where the tail gets what noise made of an index."""
+        """Count a sample, or return the reason of a failure, for example a tail that gets a noisy index."""
         try:
             self.count(inputs, known)
         except BackendError as error:
@@ -179,7 +179,7 @@ class Variant:
 
 
 def clipped(features: Sequence[Array], cut: Cut) -> list[Array]:
-    """Features clipped to the calibrated ranges and nothing else: what clipping alone costs."""
+    """Features that are only clipped to the calibrated ranges, to measure the cost of clipping."""
     if cut.calibration is None:
         raise BadBundleError(f"cut {cut.index} has no calibration", remedy="prepare the bundle with --calibration")
     return [
@@ -205,7 +205,7 @@ def noise_variants(halves: Halves, specs: Sequence[NoiseSpec], draws: int, entro
 
 
 def codebook_variants(halves: Halves, epsilons: Sequence[float], draws: int, entropy: Entropy) -> list[Variant]:
-    """Through every codebook of the cut, at every epsilon that it takes; and the lookup without a response."""
+    """Variants of every codebook of the cut at every valid epsilon, and of the lookup without a response."""
     variants = []
     for book in halves.cut.codebooks if epsilons else ():
         path = halves.bundle.path(book.file)

@@ -1,1 +1,1 @@
-"""Read a ``.tflite`` file, find its cuts, and write each side of a cut as a file of its own."""
+"""Reads a ``.tflite`` file, finds its cuts, and writes each side of a cut as a separate file."""

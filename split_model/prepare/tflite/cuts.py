@@ -1,9 +1,8 @@
-"""Every place a graph may be cut, and the choice of those worth offering.
+"""Finds all legal cuts of a graph, and chooses those to offer.
 
-A cut is an index into the stored op order. What crosses it are its *live tensors*: activations
-written before it (or model inputs) that an op from it on, or the model's answer, still needs.
-Constant-only ops are on whichever side their consumers are, or on both: they are neither cut
-points nor traffic.
+A cut is an index into the stored op order. Its *live tensors* cross it: activations written before it (or model
+inputs) that an op after it, or the model's answer, still needs. Constant-only ops are on the side of their
+consumers, or on both sides: they are neither cut points nor traffic.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from split_model.bundle.manifest import ITEM_BYTES, TensorSpec
 from split_model.prepare.tflite.graph import Graph, Tensor
 from split_model.prepare.tflite.macs import op_macs, total_macs
 
-#: More live tensors than this is no cut that anyone would run; it also bounds the work on hostile files.
+#: Maximum number of live tensors of a useful cut; it also bounds the work on hostile files.
 MAX_LIVE = 64
-#: Where the Pareto front has fewer cuts than asked for: how fat a dominated cut may be, and how near to another.
+#: For dominated cuts, if the Pareto front has too few: maximum ratio of bytes, and minimum distance to other cuts.
 FILL_BYTES = 2.0
 FILL_GAP = 0.02
 
@@ -37,14 +36,14 @@ class CutPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cuts:
-    """All legal cuts in op order, and the positions that are none: (index, reason)."""
+    """All legal cuts in op order, and the illegal positions: (index, reason)."""
 
     legal: tuple[CutPoint, ...]
     excluded: tuple[tuple[int, str], ...]
 
 
 def tensor_spec(tensor: Tensor) -> TensorSpec:
-    """A tensor as the manifest describes it; the dtype must be one of `ITEM_BYTES`."""
+    """Describe a tensor for the manifest; the dtype must be one of `ITEM_BYTES`."""
     return TensorSpec(
         name=tensor.name,
         shape=tensor.shape,
@@ -58,8 +57,8 @@ def tensor_spec(tensor: Tensor) -> TensorSpec:
 def find_cuts(graph: Graph) -> Cuts:
     """List the cuts. Positions that differ by ops without effect on the live tensors are listed once, at the first.
 
-    A model output made in the head is live to the end: the tail has it as an input and as an output.
-    What crosses cut 0 are the model's inputs, all of them and in the model's order.
+    A model output made in the head is live to the end: it is an input and an output of the tail. The live tensors
+    of cut 0 are all the model's inputs, in the model's order.
     """
     total = total_macs(graph)
     legal: list[CutPoint] = []
@@ -87,7 +86,7 @@ def find_cuts(graph: Graph) -> Cuts:
 
 
 def _boundaries(graph: Graph) -> Iterator[tuple[int, set[int], int]]:
-    """(index, live tensors, MACs before it) in op order; the set is reused, so look at once."""
+    """Yield (index, live tensors, MACs before it) in op order; the set is reused, so use it at once."""
     last_use = _last_uses(graph)
     counting = [op for op in graph.ops if op.counts]
     dying: dict[int, list[int]] = {}
@@ -97,7 +96,7 @@ def _boundaries(graph: Graph) -> Iterator[tuple[int, set[int], int]]:
     head_macs = 0
     if counting:
         yield 0, live, head_macs
-    for op in counting[:-1]:  # after the last one there is nothing left to do for a tail
+    for op in counting[:-1]:  # after the last op a tail would be empty
         live.update(tensor for tensor in op.outputs if tensor in last_use)
         live.difference_update(dying.get(op.index, ()))
         head_macs += op_macs(graph, op)
@@ -143,7 +142,7 @@ def _twins(first: CutPoint, second: CutPoint) -> bool:
 
 
 def offered(cuts: Sequence[CutPoint], count: int = 8) -> list[CutPoint]:
-    """The cuts that matter, at most ``count``, in op order.
+    """Choose the cuts to offer, at most ``count``, in op order.
 
     Candidates are the `front` and cut 0, which sends the input itself. If they are too many: first and
     last stay; half of the other places go to the largest drops in bytes (as a ratio, against the
@@ -176,7 +175,7 @@ def offered(cuts: Sequence[CutPoint], count: int = 8) -> list[CutPoint]:
 
 
 def _filled(chosen: Sequence[CutPoint], cuts: Sequence[CutPoint], count: int) -> list[CutPoint]:
-    """``chosen`` and dominated cuts in the free places, by the rule that `offered` states."""
+    """Fill the free places after ``chosen`` with dominated cuts, by the rule of `offered`."""
     taken = list(chosen)
     gap = max(1, math.ceil(FILL_GAP * max((cut.head_macs + cut.tail_macs for cut in cuts), default=0)))
     excess = {cut.index: ratio for cut, ratio in _excess(cuts) if ratio <= FILL_BYTES}
@@ -195,9 +194,10 @@ def _filled(chosen: Sequence[CutPoint], cuts: Sequence[CutPoint], count: int) ->
 
 
 def _excess(cuts: Sequence[CutPoint]) -> Iterator[tuple[CutPoint, float]]:
-    """Each cut but the input itself, with its bytes over those of the leanest of them with no more head MACs.
+    """Each cut except the input, with its bytes over those of the leanest cut with no more head MACs.
 
-    The input of a small model is leaner than most features, and users rarely want it to leave.
+    The input is left out: in a small model it has fewer bytes than most features, but users rarely want it to
+    leave.
     """
     least = math.inf
     for cut in sorted(cuts, key=lambda cut: (cut.head_macs, cut.raw_bytes)):

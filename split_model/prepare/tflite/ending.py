@@ -1,8 +1,8 @@
-"""What a model's graph does last to an output: whether its values are probabilities already.
+"""Finds whether an output's values are probabilities, by the last ops of the graph.
 
-Ops that only move values, or store them otherwise, are looked through: RESHAPE, DEQUANTIZE and their like. Behind
-ops that take some of the values, join several heads, or bound them, probabilities are still probabilities, though
-they may not add up to one any more.
+Ops that only move values, or change their storage, such as RESHAPE and DEQUANTIZE, are skipped. After ops that
+select values, join several heads, or bound values, probabilities are still probabilities, but may no longer add up
+to one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 from split_model.prepare.tflite.graph import Graph, Op
 
-#: Ops whose output holds the values of their first input.
+#: Ops whose output has the values of their first input.
 _THROUGH = frozenset(
     (
         "RESHAPE",
@@ -28,7 +28,7 @@ _THROUGH = frozenset(
         "STABLEHLO_CONVERT",
     )
 )
-#: Ops whose output holds some of the values of one input, in any order.
+#: Ops whose output has some of the values of one input, in any order.
 _PARTS = frozenset(
     (
         "SLICE",
@@ -45,18 +45,18 @@ _PARTS = frozenset(
 )
 #: Ops that keep values within bounds.
 _BOUNDS = frozenset(("MINIMUM", "MAXIMUM"))
-#: Ops whose output holds the values of all their inputs.
+#: Ops whose output has the values of all their inputs.
 _JOINS = frozenset(("CONCATENATION", "PACK"))
-#: Of these every output holds such values.
+#: Ops of which every output has such values.
 _SEVERAL = frozenset(("SPLIT", "SPLIT_V", "UNPACK"))
-#: Such ops behind one another that are followed.
+#: Maximum number of such ops in sequence.
 _DEEPEST = 32
 _SIGMOIDS = frozenset(("LOGISTIC", "STABLEHLO_LOGISTIC"))
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an output ends: after a softmax over all its values, in probabilities of each alone, or in neither.
+    """The ending of an output: a softmax over all its values, separate probabilities, or neither.
 
     ``sigmoid``: a sigmoid of each value, or a part of a softmax, or several heads of either. ``op``: the op that
     makes it so. ``step``: the largest step of the grids that the values are stored on.
@@ -71,7 +71,7 @@ _PLAIN = Ending("plain")
 
 
 def ending_of(graph: Graph, output: int) -> Ending:
-    """How the output of a graph ends; ``output`` is its position among the outputs."""
+    """Find the ending of an output of a graph; ``output``: its position."""
     tensor = graph.outputs[output]
     return _Reader(graph).ending(tensor, graph.tensors[tensor].scale)
 
@@ -86,7 +86,7 @@ class _Reader:
         self._deep = 0
 
     def ending(self, tensor: int, step: float) -> Ending:
-        """Of one tensor; ``step``: of the grids behind it."""
+        """The ending of one tensor; ``step``: of the grids after it."""
         graph = self._graph
         size = graph.tensors[tensor].size
         while (op := self._producers.get(tensor)) is not None and op.name in _THROUGH and op.inputs:
@@ -98,7 +98,7 @@ class _Reader:
         return found if found.kind == "plain" else replace(found, step=max(step, found.step))
 
     def _made_by(self, op: Op, tensor: int, size: int) -> Ending:
-        """What an op that makes values, joins them or takes a part of them makes of ``tensor``."""
+        """The ending of a tensor by the op that makes, joins or selects its values."""
         if op.name in _SIGMOIDS:
             return Ending("sigmoid", op.name)
         if op.name == "SOFTMAX":
@@ -115,7 +115,7 @@ class _Reader:
         return self._known.get(tensor, _PLAIN)
 
     def _mixed(self, op: Op, size: int) -> Ending:
-        """Behind an op that takes a part of the values, bounds them, or joins several heads."""
+        """The ending after an op that selects values, bounds them, or joins several heads."""
         tensors = self._graph.tensors
         sources = [one for one in op.inputs if not tensors[one].constant]
         if op.name in _PARTS:  # others are axes and indices

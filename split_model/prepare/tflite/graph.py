@@ -1,7 +1,7 @@
-"""A model as a plain, immutable graph: what cuts, MACs and reports are computed from.
+"""A model as an immutable graph, from which cuts, MACs and reports are computed.
 
-Nothing here knows the file format. `make_graph` takes values that `split_model.prepare.tflite.reading`
-took from a file and refuses what cannot be cut, naming the op.
+This module is independent of the file format. `make_graph` gets values that `split_model.prepare.tflite.reading`
+read from a file, and refuses models that cannot be cut, naming the op.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONTROL_FLOW = frozenset(
 #: Ops that keep or read something between two frames.
 STATEFUL = frozenset(
     (
-        "CALL_ONCE",  # what converters put in front of variables, to set them up
+        "CALL_ONCE",  # converters put it in front of variables, to initialise them
         "VAR_HANDLE",
         "READ_VARIABLE",
         "ASSIGN_VARIABLE",
@@ -41,7 +41,7 @@ STATEFUL = frozenset(
         "HASHTABLE_SIZE",
     )
 )
-#: Ops that draw random numbers: head and tail could never be shown to equal the whole.
+#: Ops that draw random numbers: then head and tail cannot be verified against the whole model.
 RANDOM = frozenset(("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL", "STABLEHLO_RNG_BIT_GENERATOR"))
 
 
@@ -49,10 +49,9 @@ RANDOM = frozenset(("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL", "
 class Tensor:
     """One tensor. ``constant``: its values are stored in the file.
 
-    ``scale`` is 0 where the tensor is not quantised, or not by one scale for all its values.
-    ``dynamic``: the file says that the shape may change, so ``shape`` may be a placeholder.
-    ``open_axes``: those whose length depends on the data; ``shape`` then has the most that each can have, or where
-    the tensor is not ``bounded`` the longest that was seen.
+    ``scale`` is 0 if the tensor is not quantised, or has several scales. ``dynamic``: by the file the shape may
+    change, so ``shape`` may be a placeholder. ``open_axes``: axes whose length depends on the data; ``shape`` then
+    has their maximum or, if the tensor is not ``bounded``, the longest observed length.
     """
 
     index: int
@@ -111,12 +110,12 @@ class Graph:
 
     @property
     def dynamic(self) -> bool:
-        """Whether the file says that some activation's stored shape may be a placeholder."""
+        """Whether by the file some activation's stored shape may be a placeholder."""
         return any(tensor.dynamic and not tensor.constant for tensor in self.tensors)
 
     @property
     def unsaid(self) -> bool:
-        """Whether some activation's stored shape may be none: a custom op's output often has no dimensions."""
+        """Whether some activation's stored shape may be missing: a custom op's output often has no dimensions."""
         return any(not self.tensors[tensor].shape for op in self.ops if op.counts for tensor in op.outputs)
 
 
@@ -186,8 +185,8 @@ def _constant_ops(
     inputs: Sequence[int],
     outputs: Sequence[int],
 ) -> set[int]:
-    """Indices of constant-only ops; checks on the way that each tensor is written once and before it is read."""
-    # A tensor without any element needs no stored bytes to be a constant.
+    """Find constant-only ops; also checks that each tensor is written once and before it is read."""
+    # A tensor without elements can be a constant without stored bytes.
     constants = {tensor.index for tensor in tensors if tensor.constant or tensor.size == 0} - set(inputs)
     written = set(inputs)
     if len(written) != len(inputs) or any(tensors[index].constant for index in inputs):

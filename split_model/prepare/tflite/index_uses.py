@@ -1,7 +1,8 @@
-"""Which tensors are used as indices, lengths or sizes rather than as features.
+"""Finds tensors that are used as indices, lengths or sizes instead of features.
 
-A token id, a row number or a length means itself and nothing near it: noise makes it another one, or one that does
-not exist, so that the tail fails. Cuts that such a tensor crosses are of no use to a noise release.
+For a token id, a row number or a length, near values have no similar meaning: noise changes it to another one, or
+to one that does not exist, so that the tail fails. Cuts with such a live tensor cannot be used with a noise
+release.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from split_model.prepare.tflite.graph import Graph, Op
 from split_model.prepare.tflite.open_sizes import SIZES
 from split_model.privacy.plan import why_unreleasable
 
-#: By op: positions of the inputs that say which, how many or how long.
+#: Positions of the inputs that are indices, counts or lengths, by op.
 _INDICES = {
     "GATHER": (1,), "GATHER_ND": (1,), "EMBEDDING_LOOKUP": (0,), "EMBEDDING_LOOKUP_SPARSE": (0, 1),
     "HASHTABLE_LOOKUP": (0, 1), "ONE_HOT": (0, 1), "SCATTER_ND": (0, 2), "SPARSE_TO_DENSE": (0, 1),
@@ -30,12 +31,12 @@ _MOVED = {
     "FLOOR_MOD": (0,), "REVERSE_V2": (0,), "UNIQUE": (0,),
 }  # fmt: skip
 _ALL_MOVED = frozenset(("CONCATENATION", "PACK"))
-#: With one constant these move a value; of two activations they compute a new one.
+#: Ops that move a value if one input is constant; with two activations they compute a new one.
 _SHIFTING = frozenset(("ADD", "SUB", "MAXIMUM", "MINIMUM"))
 
 
 def index_uses(graph: Graph) -> dict[int, Op]:
-    """Map each tensor to the op that takes it, moved or not, as an index, a length or a size."""
+    """Map each tensor to the op that uses it, moved or not, as an index, a length or a size."""
     uses: dict[int, Op] = {}
     for op in reversed(graph.ops):
         if not op.counts:
@@ -61,7 +62,7 @@ def _moved(graph: Graph, op: Op) -> Iterator[int]:
 
 
 def unreleasable(graph: Graph, cuts: Sequence[CutPoint]) -> dict[int, str]:
-    """Cut -> why no noise release carries what crosses it; cuts that one can carry are not in it."""
+    """The reasons why cuts cannot be released with noise, by cut."""
     uses = index_uses(graph)
     found = {}
     for cut in cuts:

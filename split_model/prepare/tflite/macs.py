@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 def op_macs(graph: Graph, op: Op) -> int:
-    """MACs of one op at the stored shapes; 0 where a damaged op lacks the inputs or ranks it should have."""
+    """MACs of one op at the stored shapes; 0 if a damaged op lacks inputs or ranks."""
     count = _COUNTS.get(op.name)
     if count is None or not op.outputs:
         return 0

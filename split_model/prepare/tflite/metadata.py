@@ -1,8 +1,7 @@
-"""What a ``.tflite`` file's own metadata says of its input: the normalisation of pictures.
+"""Reads the normalisation of pictures from a ``.tflite`` file's metadata.
 
-The metadata is a flatbuffer of its own in a buffer named TFLITE_METADATA. Its schema is not part of ai-edge-litert,
-so the few fields that are needed are read by their numbers. Metadata that is damaged or of another kind counts as
-none.
+The metadata is a separate flatbuffer in a buffer named TFLITE_METADATA. Its schema is not part of ai-edge-litert,
+so the few needed fields are read by their numbers. Metadata that is damaged or of another kind counts as none.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _IDENTIFIER = b"M001"
 _MAX_BYTES = 1 << 20
 _MAX_UNITS = 16
 _MAX_CHANNELS = 4
-# Fields by their place in the tables of metadata_schema.fbs.
+# Field numbers in the tables of metadata_schema.fbs.
 _SUBGRAPHS, _INPUTS, _UNITS = 3, 2, 4
 _OPTIONS_TYPE, _OPTIONS, _NORMALISATION = 0, 1, 1
 _MEAN, _STD = 0, 1
@@ -28,14 +27,14 @@ _ERRORS = (struct.error, IndexError, ValueError, TypeError, OverflowError)
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """``(x - mean) / std`` of pixels, one value or one a channel."""
+    """``(x - mean) / std`` of pixels, one value or one for each channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 def normalisation_of(model: ModelFile) -> Normalisation | None:
-    """The normalisation of a model's first input; None where its metadata names none."""
+    """The normalisation of a model's first input; None if its metadata have none."""
     buffer = next((buffer for name, buffer in model.metadata if name == _NAME), None)
     if buffer is None:
         return None
@@ -67,13 +66,13 @@ def _offset(raw: bytes, at: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One flatbuffer table; what lies outside of the bytes raises `struct.error`."""
+    """One flatbuffer table; reads outside of the bytes raise `struct.error`."""
 
     raw: bytes
     at: int
 
     def _field(self, number: int) -> int:
-        """Where a field is; raises `IndexError` where the table has none."""
+        """The position of a field; raises `IndexError` if the table has none."""
         vtable = self.at - int(struct.unpack_from("<i", self.raw, self.at)[0])
         size = self._unpack("<H", vtable)
         if vtable < 0 or 4 + 2 * number + 2 > size:

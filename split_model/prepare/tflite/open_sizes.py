@@ -1,8 +1,9 @@
-"""Which tensors have a size that depends on the data, and how large each can get.
+"""Finds tensors whose size depends on the data, and their maximum sizes.
 
-Detectors end in one row an object, masks keep the rows that fit. Such a tensor has *open axes*. A run
-shows some of their lengths, never the longest; that is worked out here, op by op: no box is kept twice, no mask
-keeps more than it is given. Where that has no answer the axis has no bound, and `prepare` refuses such an output.
+Detectors end in one row for each object; masks keep the rows that fit. Such a tensor has *open axes*. A run shows
+some of their lengths, but not the longest. This module computes the maximum op by op: for example, a selection has
+no more boxes, and a mask no more rows, than its input. If no rule applies, the axis has no bound, and `prepare`
+refuses such an output.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.sandbox import Seen
 from split_model.prepare.tflite.size_rules import BY_SIZE, NO_BOUND, RULES, Axis, Extent
 
-#: By op: positions of the inputs whose values decide the shape of its output.
+#: Positions of the inputs whose values decide the shape of the output, by op.
 SIZES = {
     "RESHAPE": (1,), "SLICE": (1, 2), "STRIDED_SLICE": (1, 2, 3), "TILE": (1,), "FILL": (0,), "RANGE": (0, 1, 2),
     "RESIZE_BILINEAR": (1,), "RESIZE_NEAREST_NEIGHBOR": (1,), "TOPK_V2": (1,), "ONE_HOT": (1,), "PAD": (1,),
@@ -29,17 +30,17 @@ SIZES = {
     "UNSORTED_SEGMENT_MAX": (2,),
     "UNSORTED_SEGMENT_MIN": (2,), "UNSORTED_SEGMENT_PROD": (2,), "RFFT2D": (1,), "MATRIX_SET_DIAG": (),
 }  # fmt: skip
-#: Ops whose outputs have as many rows as the data says, whatever their inputs' shapes.
+#: Ops whose outputs' number of rows depends on the data, not on their inputs' shapes.
 _FINDING = frozenset(("WHERE", "UNIQUE", "SEGMENT_SUM"))
-#: Ops that look at a shape, not at values.
+#: Ops that use a shape, not values.
 _SHAPES = frozenset(("SHAPE", "RANK"))
 
 
 def with_open_axes(model: ModelFile, seen: Seen) -> ModelFile:
-    """The same model; tensors whose size depends on the data have their ``open_axes``, and their bounds as shapes.
+    """Return the model with ``open_axes`` of tensors whose size depends on the data, and bounds as shapes.
 
-    ``seen``: the shapes that tensors had in several runs. One that differed there is open whatever the rules say.
-    An axis without a bound keeps the longest length that was seen, and its tensor is not ``bounded``.
+    ``seen``: the shapes of tensors in several runs. One that differed there is open in any case. An axis without a
+    bound keeps the longest observed length, and its tensor is not ``bounded``.
     """
     extents = _Sizes(model, seen).all()
     tensors = tuple(

@@ -1,8 +1,7 @@
-"""From the bytes of a ``.tflite`` file, trusted by nobody, to a graph and the parts to slice it with.
+"""Parses an untrusted ``.tflite`` file into a graph and the parts for slicing.
 
-The tables come from `split_model.prepare.tflite.tables`, which bounds the work; here they get their meaning,
-and values that would make a backend crash are refused. Whatever the reader stumbles over becomes one
-`BadModelError`.
+`split_model.prepare.tflite.tables` unpacks the tables and bounds the work; this module interprets them, and refuses
+values that would crash a backend. Every error becomes one `BadModelError`.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from split_model.errors import BadModelError, MissingInputError
 from split_model.prepare.tflite.graph import Graph, Tensor, make_graph
 from split_model.prepare.tflite.tables import MAX_CODES, MAX_OPS, MAX_TENSORS, TableReader, load_schema, printable
 
-#: No single tensor of a network that a board runs is larger; backends fail badly beyond.
+#: Maximum bytes of a tensor: larger ones are not for a board, and crash backends.
 MAX_TENSOR_BYTES = 1 << 31
-#: Inputs or outputs of a model.
+#: Maximum number of inputs or outputs of a model.
 MAX_RIM = 64
-#: What a file of nonsense makes the schema's reader raise.
+#: Errors of the schema's reader on invalid files.
 _READER_ERRORS = (
     struct.error,
     IndexError,
@@ -48,7 +47,7 @@ _SAME_SHAPE = frozenset(("DEQUANTIZE", "DENSIFY"))
 class ModelFile:
     """A parsed model: the pure graph, and the schema objects (``…T``) that slicing packs again.
 
-    ``buffers`` are uint8 views of the mapped file, also where the weights lie behind the flatbuffer.
+    ``buffers`` are uint8 views of the mapped file, also for weights after the flatbuffer.
     """
 
     graph: Graph
@@ -65,7 +64,10 @@ class ModelFile:
 def read_model(path: Path) -> ModelFile:
     """Map a file and parse it.
 
-    Raises `MissingInputError` where there is none, `BadModelError` where it is damaged or cannot be cut.
+    Raises:
+        MissingInputError: There is no file.
+        BadModelError: It is damaged or cannot be cut.
+
     """
     try:
         with path.open("rb") as file:
@@ -79,7 +81,7 @@ def read_model(path: Path) -> ModelFile:
 
 
 def parse_model(data: bytes | memoryview, *, source: str = "model in memory") -> ModelFile:
-    """Parse bytes, which must stay alive and unchanged as long as the result. Errors as in `read_model`."""
+    """Parse bytes, which must stay unchanged as long as the result is used. Errors as in `read_model`."""
     schema = load_schema()
     if len(data) < 16 or bytes(data[4:8]) != _IDENTIFIER:
         raise BadModelError(
@@ -141,7 +143,7 @@ class _Reader(TableReader):
         )
         if model.SubgraphsLength() > 1:
             raise BadModelError(
-                f"{self.source}: has {model.SubgraphsLength()} subgraphs, and only one can be cut",
+                f"{self.source}: has {model.SubgraphsLength()} subgraphs, but only one can be cut",
                 remedy="convert the model as a single graph",
             )
         return ModelFile(
@@ -217,7 +219,7 @@ class _Reader(TableReader):
         return scales, zero_points
 
     def check_op(self, where: str, name: str, op: Any, tensors: tuple[Tensor, ...]) -> None:
-        """What backends take for granted and crash on."""
+        """Check conditions that backends assume; they crash otherwise."""
         field = _OUTPUT_COUNTS.get(name)
         if field is not None and getattr(op.builtinOptions, field, None) != len(_list(op.outputs)):
             raise self.damaged(f"{where} has {len(_list(op.outputs))} outputs, and its options say otherwise")

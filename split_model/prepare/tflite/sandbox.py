@@ -1,8 +1,8 @@
-"""Run a foreign model in a process of its own: backends can crash on a damaged one.
+"""Runs a foreign model in a child process, as backends can crash on a damaged one.
 
-Our reader refuses the damage that it can see. A file may still be valid in form and send a backend's
-native code astray; then only the child dies, and the user reads one line. The child is this module,
-run as a program. It also tells what shape every tensor really has, which a file need not say.
+Our reader refuses the damage that it finds. A file may still be valid in form and crash a backend's native code;
+then only the child dies, and the user gets one line. The child is this module, run as a program. It also reports
+the real shape of every tensor, which a file may lack.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from split_model.arrays import Array
     from split_model.interpreter import Interpreter
 
-#: Address space of the child: enough for any model a board runs, and a bound for those that are none.
+#: Address space of the child: enough for any model of a board, and a bound for invalid ones.
 MAX_CHILD_BYTES = 16 << 30
-#: Sets of random inputs whose shapes are looked at, beside zeros: sizes that depend on the data then show.
+#: Number of random input sets besides zeros, to find sizes that depend on the data.
 _RANDOM_SETS = 2
 
-#: By the index of each tensor of a model: the shapes it was seen to have, one or several.
+#: The observed shapes of each tensor, one or several, by its index.
 Seen = Mapping[int, tuple[tuple[int, ...], ...]]
 
 
 def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 120.0) -> Seen:
-    """Load the model and run it on zeros and on random inputs, in a child process; the shapes that were seen.
+    """Run the model on zeros and on random inputs in a child process; returns the observed shapes.
 
-    Raises `BadModelError` where that kills the child, takes longer than ``timeout_s`` or where the
-    model is not valid; `BackendError` where the backend refuses it, with the backend's reason.
+    Raises `BadModelError` if that kills the child, takes longer than ``timeout_s``, or the model is not valid;
+    `BackendError` if the backend refuses it, with the backend's reason.
     """
     command = [sys.executable, "-m", "split_model.prepare.tflite.sandbox", str(model), backend or ""]
     timed_out = False
@@ -52,7 +52,7 @@ def check_runs(model: Path, *, backend: str | None = None, timeout_s: float = 12
     if code in (os.EX_DATAERR, os.EX_UNAVAILABLE) and lines:
         raise (BadModelError if code == os.EX_DATAERR else BackendError)(lines[-1])
     seen = [line for line in lines if line.startswith("{")]
-    if seen and (code == 0 or code < 0):  # it died when the model had run as it is used
+    if seen and (code == 0 or code < 0):  # it died after the model had run in its normal mode
         return {int(index): tuple(map(tuple, shapes)) for index, shapes in json.loads(seen[-1]).items()}
     if timed_out:
         raise BadModelError(
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
             with contextlib.suppress(BackendError):  # as for indices that the model does not have
                 interpreter.run(one)
         interpreter.run(sets[0])
-        print("{}", flush=True)  # it runs as it is used; what follows looks at shapes alone
+        print("{}", flush=True)  # it runs in its normal mode; the rest is only for shapes
         print(json.dumps(_shapes_in(interpreter, sets)), flush=True)
         # Each op by itself shows the tensors that the fast kernels hide. What is used later are the fast kernels: a
         # custom op that only they know, or a crash without them, leaves the shapes seen with them. tflite-runtime

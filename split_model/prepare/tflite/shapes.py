@@ -1,7 +1,7 @@
-"""Opening a model to prepare it, with the shapes that its tensors have when it runs.
+"""Opens a model for `prepare`, with the real shapes of its tensors.
 
-A file need not say them: it may hold placeholders (a shape signature with -1), the outputs of a custom op often
-have none, and some sizes depend on the data. A cut needs to know what crosses it, and a device what the answer is.
+A file may lack them: it may have placeholders (a shape signature with -1), outputs of a custom op often have no
+shape, and some sizes depend on the data. But the shapes of live tensors and outputs must be known.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from split_model.prepare.tflite.tables import printable
 def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -> ModelFile:
     """Read a model, run it in a child process, and take its shapes from there.
 
-    With ``try_it`` off, as for looking only, nothing runs unless the shapes need it. Raises as
-    `read_model` and `check_runs`; what a backend refuses because of the model, as a
-    custom op that it lacks, is a `BadModelError` naming the op.
+    With ``try_it`` off, for inspection, nothing runs unless the shapes need it. Raises as `read_model` and
+    `check_runs`; if a backend refuses the model itself, for example because of an unknown custom op, that is a
+    `BadModelError` naming the op.
     """
     model = read_model(path)
     if not try_it and not model.graph.dynamic and not model.graph.unsaid:
@@ -41,7 +41,7 @@ def open_model(path: Path, *, backend: str | None = None, try_it: bool = True) -
 
 
 def open_sides(model: ModelFile) -> tuple[tuple[int, ...], ...]:
-    """For each input its shape with -1 where the file leaves a side open."""
+    """The shape of each input, with -1 for sides that the file leaves open."""
     shapes = []
     for index in model.graph.inputs:
         signature = model.tensors[index].shapeSignature
@@ -52,7 +52,7 @@ def open_sides(model: ModelFile) -> tuple[tuple[int, ...], ...]:
 
 
 def with_input_shape(model: ModelFile, shape: tuple[int, ...], *, backend: str | None = None) -> bytes:
-    """The model as a ``.tflite`` whose one input has this shape, and whose other shapes follow from it.
+    """Make a ``.tflite`` of the model with this shape of its single input; other shapes follow from it.
 
     Raises:
         BadModelError: The model has several inputs, the shape contradicts the sides that are not open, or the
@@ -63,7 +63,7 @@ def with_input_shape(model: ModelFile, shape: tuple[int, ...], *, backend: str |
     (declared, *others) = open_sides(model)
     if others:
         raise BadModelError(
-            f"{graph.source}: has {len(others) + 1} inputs, and --input-shape is of one",
+            f"{graph.source}: has {len(others) + 1} inputs, but --input-shape is for one",
             remedy="convert it with fixed input shapes",
         )
     fits = len(shape) == len(declared) and all(
@@ -93,7 +93,7 @@ def with_input_shape(model: ModelFile, shape: tuple[int, ...], *, backend: str |
 
 
 def _shapes_in_memory(model: ModelFile, backend: str | None) -> Seen:
-    """The activations' shapes in a run on zeros of a model that is in no file: each is made an output."""
+    """The activations' shapes in a run on zeros of a model in memory: each is made an output."""
     graph = model.graph
     ops = [op for op in graph.ops if op.counts]
     made = tuple(tensor for op in ops for tensor in op.outputs if graph.tensors[tensor].dtype in ITEM_BYTES)
@@ -107,7 +107,7 @@ def _shapes_in_memory(model: ModelFile, backend: str | None) -> Seen:
 
 
 def _explained(graph: Graph, error: BackendError) -> BackendError | BadModelError:
-    """Why a backend refused this model, where the model is the cause; the same error where it is not."""
+    """Explain why a backend refused this model, if the model is the cause; else return the same error."""
     reason = printable(str(error))
     for op in graph.ops:
         name = op.name.removeprefix("CUSTOM:")
@@ -132,14 +132,14 @@ def _unresolved(graph: Graph, error: Exception) -> BadModelError:
 
 
 def _excerpt(reason: str) -> str:
-    """The backend's own words, without the pages it recommends."""
+    """The backend's own text, without its links."""
     return reason.split(" See instructions", 1)[0].rpartition(".tflite: ")[2][:160]
 
 
 def resolve_shapes(model: ModelFile, seen: Seen) -> ModelFile:
-    """The same model with the shapes that its activations had on zeros or, where those differ, the longest sides.
+    """Return the model with its activations' observed shapes or, if these differ, the longest sides.
 
-    The model's inputs keep their stored shapes, which is what a backend runs them at.
+    The model's inputs keep their stored shapes, which backends use.
     """
     graph = model.graph
     made = {tensor for op in graph.ops if op.counts for tensor in op.outputs}
@@ -153,6 +153,6 @@ def resolve_shapes(model: ModelFile, seen: Seen) -> ModelFile:
 
 
 def _longest(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """Side by side the longest of all; of shapes with different numbers of sides the longest shape."""
+    """The longest length of each side; of shapes with different numbers of sides the longest shape."""
     most = max(len(shape) for shape in shapes)
     return tuple(map(max, *(shape for shape in shapes if len(shape) == most))) if len(shapes) > 1 else shapes[0]

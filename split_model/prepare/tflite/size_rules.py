@@ -1,6 +1,6 @@
-"""What each op makes of tensors whose size depends on the data: the rules of `open_sizes`, by op or kind.
+"""The rules of `open_sizes` for outputs of each op if sizes depend on the data.
 
-A rule gives the axes of one output from the axes of the inputs, or None where nothing bounds it.
+A rule gives the axes of one output from the axes of the inputs, or None if there is no bound.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from split_model.prepare.tflite.graph import Op
 
-#: Length of an axis that nothing bounds.
+#: Length of an unbounded axis.
 NO_BOUND = 1 << 62
 _REDUCING = frozenset(
     ("SUM", "MEAN", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "REDUCE_ANY", "REDUCE_ALL", "ARG_MAX", "ARG_MIN")
@@ -30,7 +30,7 @@ _SAME = frozenset((
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of a tensor: its length, or the most it can have where that is ``open``."""
+    """One axis of a tensor: its length, or the maximum if it is ``open``."""
 
     most: int
     open: bool = False
@@ -40,7 +40,7 @@ Extent = tuple[Axis, ...]
 
 
 class Sizes(Protocol):
-    """What the rules may ask of the model."""
+    """The model's properties for the rules."""
 
     def decided(self, op: Op) -> bool:
         """Whether values that depend on the data decide a shape."""
@@ -55,7 +55,7 @@ class Sizes(Protocol):
         ...
 
     def constant(self, op: Op, position: int) -> list[int] | None:
-        """The values of a constant integer input, None where it is none."""
+        """The values of a constant integer input; None for other inputs."""
         ...
 
 
@@ -71,7 +71,7 @@ def _same(_sizes: Sizes, _op: Op, reads: Sequence[Extent], _at: int) -> Extent:
 
 
 def _widest(axes: Sequence[Axis]) -> Axis:
-    """Of axes that are broadcast to each other: a fixed one over 1 is what all others are."""
+    """The result of broadcasting axes: a fixed one over 1 decides."""
     fixed = [axis for axis in axes if not axis.open and axis.most != 1]
     return fixed[0] if fixed else Axis(max(axis.most for axis in axes), any(axis.open for axis in axes))
 
@@ -85,7 +85,7 @@ def _unique(_sizes: Sizes, _op: Op, reads: Sequence[Extent], at: int) -> Extent:
 
 
 def _slice(sizes: Sizes, op: Op, reads: Sequence[Extent], at: int) -> Extent:
-    """No axis of a slice is longer than the one that it is taken of."""
+    """The axes of a slice are at most as long as its input's."""
     axes, shape, decided = reads[0], sizes.shape(op, at), sizes.decided(op)
     if len(shape) != len(axes) or any(sizes.option(op, name, 0) for name in ("ellipsisMask", "newAxisMask")):
         return (Axis(max(axis.most for axis in axes), open=True),) * len(shape)
@@ -98,7 +98,7 @@ def _top_k(_sizes: Sizes, _op: Op, reads: Sequence[Extent], _at: int) -> Extent:
 
 
 def _padded(sizes: Sizes, op: Op, _reads: Sequence[Extent], at: int) -> Extent:
-    """As many boxes as were asked for, the rest zeros, however many there are."""
+    """The fixed number of wanted boxes; missing ones are zeros."""
     return tuple(map(Axis, sizes.shape(op, at)))
 
 
@@ -203,5 +203,5 @@ RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (frozenset(("SQUEEZE",)), _squeezed),
     (frozenset(("TRANSPOSE",)), _transposed),
 )
-#: Rules that have a bound although the size depends on the data.
+#: Rules with a bound although the size depends on the data.
 BY_SIZE = frozenset(("SLICE", "STRIDED_SLICE", "TOPK_V2", "RESHAPE"))

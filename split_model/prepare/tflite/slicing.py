@@ -1,8 +1,8 @@
-"""Cut a parsed model in two: pack the ops of one side with their tensors as a ``.tflite`` file.
+"""Cuts a parsed model in two: packs the ops of one side with their tensors as a ``.tflite`` file.
 
-A head takes the model's inputs and gives the live tensors; a tail takes the live tensors and gives
-the model's outputs. Tensors, buffers and operator codes that a side does not use are left out.
-Metadata is dropped, except for what changes how a backend computes. The same input gives the same bytes.
+A head maps the model's inputs to the live tensors; a tail maps the live tensors to the model's outputs. Unused
+tensors, buffers and operator codes are left out. Metadata is dropped, except entries that change a backend's
+computation. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from split_model.prepare.tflite.graph import Graph, Op
 from split_model.prepare.tflite.reading import ModelFile
 from split_model.prepare.tflite.tables import load_schema
 
-#: XNNPACK reads this one to decide whether it may compute in fp16, so both halves need it.
+#: XNNPACK reads this metadata to decide whether it may compute in fp16, so both halves need it.
 KEPT_METADATA = (b"reduced_precision_support",)
-#: The alignment that the schema asks for (``force_align``) and that backends expect of weights.
+#: The alignment of weights that the schema demands (``force_align``) and backends expect.
 _ALIGNMENT = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Some ops of a graph as a model of its own; all are indices into the whole graph."""
+    """Some ops of a graph as a separate model; all fields are indices into the whole graph."""
 
     ops: tuple[int, ...]
     inputs: tuple[int, ...]
@@ -47,7 +47,7 @@ def tail_part(graph: Graph, cut: CutPoint) -> Part:
 
 
 def _ops_between(graph: Graph, given: Iterable[int], wanted: Iterable[int]) -> tuple[int, ...]:
-    """Ops, in stored order, that compute ``wanted`` where ``given`` is there already."""
+    """Ops, in stored order, that compute ``wanted`` from ``given``."""
     producers = graph.producers()
     there = set(given)
     pending = [tensor for tensor in wanted if tensor not in there]
@@ -68,7 +68,7 @@ def pack_part(model: ModelFile, part: Part) -> memoryview:
 
     packer = _Packer(model, part)
     most = flatbuffers.Builder.MAX_BUFFER_SIZE
-    if packer.weight_bytes() >= most:  # said before gigabytes are copied
+    if packer.weight_bytes() >= most:  # checked before gigabytes are copied
         raise _too_large(model)
     try:
         builder = flatbuffers.Builder(min(packer.estimated_bytes(), most))
@@ -113,14 +113,14 @@ class _Packer:
         return sum(self.model.buffers[index].size for index in self.kept_buffers)
 
     def estimated_bytes(self) -> int:
-        """Enough that the builder need not grow: growing doubles and copies."""
+        """Initial size of the builder, so that it need not grow (which doubles and copies)."""
         tables = 64 * len(self.kept_buffers) + 512 * (len(self.kept_tensors) + len(self.part.ops))
         return self.weight_bytes() + tables + (64 << 10)
 
     def pack(self, builder: Any) -> int:
         """Write the whole model; returns the offset of its root table."""
         schema = self.schema
-        # Weights first: they end up at the back of the file, as the converter has them.
+        # Weights first: they end up at the end of the file, as the converter writes them.
         buffers = [_pack_buffer(schema, builder, self.model.buffers[index]) for index in self.kept_buffers]
         packed_model = schema.ModelT()
         packed_model.version = self.model.version
@@ -146,9 +146,9 @@ class _Packer:
         plain = self.model.graph.tensors[index]
         tensor.buffer = self.buffer_at[tensor.buffer] if plain.constant else 0
         if not plain.constant and tensor.shape is not None and not plain.open_axes:
-            tensor.shape = np.asarray(plain.shape, np.int32)  # resolved, where the file's is a placeholder
+            tensor.shape = np.asarray(plain.shape, np.int32)  # the resolved shape, not the file's placeholder
             if index in self.crossing:
-                tensor.shapeSignature = None  # what crosses a cut has the one shape that was resolved
+                tensor.shapeSignature = None  # live tensors have the single resolved shape
         return tensor
 
     def _op(self, index: int) -> Any:
@@ -172,7 +172,7 @@ class _Packer:
         return entry
 
     def _signatures(self) -> list[Any]:
-        """The whole model's: inputs and outputs under the names they have there, live tensors under their own."""
+        """Signatures: inputs and outputs with the names of the whole model, live tensors with their own."""
         return [self._signature(whole) for whole in self.model.signatures]
 
     def _signature(self, whole: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Unpacking the tables of a ``.tflite`` file that nobody vouches for.
+"""Unpacks the tables of an untrusted ``.tflite`` file within limits.
 
-Walks the schema's lazy accessors under limits: counts before loops, vector lengths before use, and a
-budget for all bytes unpacked, so that a file whose tables share or overlap costs no more than an
-honest one. Weights are never copied, they stay views of the file.
+Counts are checked before loops, and vector lengths before use. A budget limits all unpacked bytes, so that a file
+with shared or overlapping tables costs no more than an honest one. Weights are not copied; they stay views of the
+file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_TENSORS = 60_000
 MAX_CODES = 5_000
 MAX_SIGNATURES = 64
 MAX_RANK = 16
-#: Bytes unpacked may be this many times the file's: honest files share a little.
+#: Maximum ratio of unpacked bytes to the file's: honest files share a little.
 BUDGET_FACTOR = 4
 BUDGET_EXTRA = 1 << 20
 
@@ -42,7 +42,7 @@ def printable(text: str) -> str:
 
 
 class TableReader:
-    """The bounded way into one file; ``source`` names it in errors."""
+    """Reads one file within limits; ``source`` names it in errors."""
 
     def __init__(self, schema: Any, data: bytes | memoryview, source: str) -> None:
         self.schema = schema
@@ -60,14 +60,14 @@ class TableReader:
         return map(get, range(count))
 
     def charged(self, unpacked: Any) -> Any:
-        """Take what an unpacked table holds off the budget and give it back."""
+        """Charge an unpacked table's bytes to the budget, and return the table."""
         self.budget -= _held_bytes(unpacked)
         if self.budget < 0:
             raise self.damaged("its tables overlap and unpack to several times its size")
         return unpacked
 
     def indices(self, where: str, found: Any, count: int, *, lowest: int = 0) -> tuple[int, ...]:
-        """A vector of tensor indices, every one in range."""
+        """A vector of tensor indices, checked to be in range."""
         if not isinstance(found, np.ndarray):  # the accessor of an absent vector gives 0
             return ()
         if found.size and (int(found.min()) < lowest or int(found.max()) >= count):
@@ -75,9 +75,9 @@ class TableReader:
         return tuple(found.tolist())
 
     def buffer(self, buffer: Any) -> NDArray[np.uint8]:
-        """The bytes of a buffer, inside the flatbuffer or behind it."""
+        """The bytes of a buffer, inside the flatbuffer or after it."""
         offset, size = buffer.Offset(), buffer.Size()
-        if offset > 1:  # 0 and 1 mean: not behind the flatbuffer
+        if offset > 1:  # 0 and 1 mean: not after the flatbuffer
             if offset + size > len(self.data):
                 raise self.damaged(f"a buffer ends at byte {offset + size} of {len(self.data)}")
             view: Any = np.frombuffer(self.data, np.uint8, count=size, offset=offset)
@@ -162,7 +162,7 @@ class TableReader:
 
 
 def _held_bytes(found: Any) -> int:
-    """Bytes that an unpacked table and everything below it hold; the schema has no recursive tables."""
+    """Bytes of an unpacked table and everything below it; the schema has no recursive tables."""
     if isinstance(found, np.ndarray):
         return int(found.nbytes)
     if isinstance(found, (bytes, str)):

@@ -52,7 +52,7 @@ def test_other_bytes_than_those_of_the_hash_are_not_kept(files):
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "a" * 63, "A" * 64, "a" * 64 + "\n"])
 def test_only_a_hash_names_a_file(files, name):
-    with pytest.raises(BadBundleError, match="no SHA-256"):
+    with pytest.raises(BadBundleError, match="not a SHA-256"):
         files.add(name, lambda: b"")
 
 

@@ -46,7 +46,7 @@ def test_a_loopback_address_at_which_ray_listens_everywhere_is_refused(address):
 
 @pytest.mark.parametrize("address", ["head:6379", "10.0.0.1", "", "auto", "10.0.0.1:0", "ray://10.0.0.1:10001"])
 def test_what_is_no_address_is_refused(address, keys):
-    with pytest.raises(ConfigError, match="no address of a cluster"):
+    with pytest.raises(ConfigError, match="not the address of a cluster"):
         ray_access.check(RayTable(address=address, **keys))
 
 

@@ -127,5 +127,5 @@ def test_a_cluster_that_takes_the_token_and_never_asks_for_it_is_refused(two_nod
     settings = Settings(
         tail_threads=1, cache_bytes=1, node_files=str(tmp_path), node_files_bytes=1, emulated_tail_s=0.0
     )
-    with pytest.raises(ConfigError, match="lets in who has no token"):
+    with pytest.raises(ConfigError, match="admits clients without a token"):
         RayCluster(table, settings, cpus=1)

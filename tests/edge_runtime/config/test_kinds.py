@@ -84,7 +84,7 @@ def test_a_kind_of_another_package_answers(rig: Any, other_package: Path) -> Non
         ({"kind": "dices"}, ("source.kind", "no kind 'dices'", "did you mean 'dice'?")),
         ({"kind": "telepathy"}, ("no kind 'telepathy'", "installed:", "files")),
         ({"kind": "broken"}, ("dice_source:Nothing", "does not load")),
-        ({"kind": "wrong"}, ("is no SourceTable",)),
+        ({"kind": "wrong"}, ("is not a SourceTable",)),
         ({"kind": "other"}, ("tag='other'",)),
         ({"kind": 3}, ("source",)),
         ({"path": "x", "subject": "no spaces please"}, ("source.subject",)),

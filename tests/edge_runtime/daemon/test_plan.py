@@ -67,7 +67,7 @@ def test_check_leaves_the_key_out_where_it_is_told_to(rig: Any, command: Any) ->
     ("changes", "said"),
     [
         ({}, ("per-value epsilon at most", "whole-input epsilon", "a frame; allocation")),
-        ({"release_preset": "cis"}, ("per-value epsilon at most", "no budget bounds what leaves")),
+        ({"release_preset": "cis"}, ("per-value epsilon at most", "no budget limits the releases")),
         ({"release_mechanism": "none"}, ("features leave UNPROTECTED",)),
     ],
 )

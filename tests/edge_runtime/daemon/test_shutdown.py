@@ -102,7 +102,7 @@ def test_a_source_that_hangs_in_the_frame_loops_own_thread(rig: Any, tmp_path: P
     os.mkfifo(pictures / "2.png")
     device.until(lambda: is_quiet(device), "blocked")
     assert stopped(device, device.config.parent / "state") == os.EX_SOFTWARE
-    assert "ended without waiting for what hangs" in device.log()
+    assert "the program ends without waiting for the part that hangs" in device.log()
 
 
 @pytest.mark.slow

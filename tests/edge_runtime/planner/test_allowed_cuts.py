@@ -199,7 +199,7 @@ def test_a_bundle_without_figures_is_used_with_a_warning(rig: Any, bundle: Bundl
     assert Plan.of(config.load(path)).allowed == {0, 1, 2, 3}
     done = command("edge_runtime", "config", "check", "-c", path)
     assert done.returncode == 0
-    assert "this bundle has no figures of its answers under a release" in done.stderr
+    assert "this bundle has no accuracy measured under a release" in done.stderr
     assert "WARNING cut 2: its agreement with the unsplit model was not measured" in done.stderr
 
 
@@ -245,7 +245,7 @@ def test_under_a_floor_of_the_users_a_missing_figure_is_an_error_that_says_what_
         assert (
             f"split-model evaluate {bundle.root} --data DATA --epsilon 8 --allocation auto --bits 6 --store" in last
         )
-    with pytest.raises(ConfigError, match="nothing was measured of cut 0"):
+    with pytest.raises(ConfigError, match="no measurement of cut 0"):
         Plan.of(config.load(path))
 
 

@@ -173,7 +173,7 @@ def test_a_bad_config_leaves_the_old_one_in_force(
     device.wait_more("local")
     rig.configure(**({"planner_split": "local"} | FOREVER | changes))
     device.popen.send_signal(signal.SIGHUP)
-    device.until(lambda: "not taken up" in device.log(), "refusal")
+    device.until(lambda: "reload refused" in device.log(), "refusal")
     assert why in device.log()
     device.wait_more("local")
     rig.configure(planner_split="local", **FOREVER)

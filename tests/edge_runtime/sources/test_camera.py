@@ -166,7 +166,7 @@ def test_a_decoder_that_crashes_takes_its_process_along_and_nothing_else(
     (tmp_path / "picamera2.py").write_text(crash)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert len(read(5, backend="picamera2")) == 5
-    assert "its reader crashed (SIGSEGV)" in caplog.text
+    assert "its reader process crashed (SIGSEGV)" in caplog.text
 
 
 @pytest.mark.parametrize(

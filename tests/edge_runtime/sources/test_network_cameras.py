@@ -215,7 +215,7 @@ def test_the_rate_and_size_that_are_asked_of_gstreamer(rtsp: RtspServer, reading
     [
         ("rtsp://", ConfigError, ("rtsp://USER:PASSWORD@HOST:554/PATH",)),
         ("rtsp://cam:99999/x", ConfigError, ("the URL cannot be read",)),
-        ("rstp://me:pw-of-mine@cam/x", ConfigError, ("rstp:// is no kind of camera", "rtsp, rtsps, http")),
+        ("rstp://me:pw-of-mine@cam/x", ConfigError, ("rstp:// is not a kind of camera", "rtsp, rtsps, http")),
         ("videotestsrc ! videoconvert", ConfigError, ("does not end in an appsink",)),
         ("videotestsrc is-lve=true ! appsink", ConfigError, ("is-lve",)),
         ("nvarguscamerasrc ! nvvidconv ! appsink", ConfigError, ("nvarguscamerasrc",)),

@@ -479,7 +479,7 @@ def test_a_disk_that_is_full_is_a_warning(watch: Watch, tmp_path: Path, caplog: 
     (tmp_path / "state").write_bytes(b"")  # in its way
     assert watch.look() == ["a.png", "b.png"]
     assert watch.look() == []
-    assert caplog.text.count("a restart will answer files again") == 1
+    assert caplog.text.count("a restart will answer some files again") == 1
 
 
 def test_what_cannot_work_is_said_before_the_start(tmp_path: Path) -> None:

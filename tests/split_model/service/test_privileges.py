@@ -69,7 +69,7 @@ def test_where_nobody_is_to_be_found_it_says_that_models_run_as_root(state: Path
 def test_the_program_is_not_run_as_root_on_a_users_state(state: Path) -> None:
     os.chown(state, NOBODY.pw_uid, NOBODY.pw_gid)
     done = run(state, "refuse_root_for")
-    assert f"{state} belongs to nobody, and this is root; run 'systemctl start no-such-service'" in done.stderr
+    assert f"{state} belongs to nobody, but this is root; run 'systemctl start no-such-service'" in done.stderr
     os.chown(state, 0, 0)
     assert run(state, "refuse_root_for").returncode == 0
 
