@@ -1,4 +1,4 @@
-"""Every number we claim, a folder a subject, with its peer in the same run.
+"""The benchmarks behind every published number: one folder per subject, each with its peer in the same run.
 
 Run a subject from the repository's folder: ``python -m benchmarks.SUBJECT``.
 """

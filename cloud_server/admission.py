@@ -20,7 +20,7 @@ _OUTLIER = 4.0
 _DEVIATIONS = 3.0
 #: The same for the ratio of a wait to its forecast, which is averaged over a longer time.
 _WAIT_GAIN = 1 / 32
-_WAIT_DEVIATIONS = 1.0
+_WAIT_DEVIATIONS = 2.0
 #: Upper limit of the ratio: a key that goes last because of its own use must not raise it for the others.
 _WORST_RATIO = 1.5
 #: Forecasts below this many seconds do not count for the ratio.
@@ -110,7 +110,7 @@ class Forecast(msgspec.Struct, frozen=True):
         return self.wait_s == 0.0
 
     def is_late(self, due_in_s: float) -> bool:
-        """Whether to refuse it: it is not certain to be in time, and others wait."""
+        """Whether to refuse the request: its time is over, or no worker is free and its answer may be late."""
         return due_in_s <= 0.0 or not (self.idle or self.wait_bound_s + self.tail_s <= due_in_s)
 
     def retry_s(self, due_in_s: float) -> float:
@@ -195,7 +195,7 @@ class StandingQueue:
         return self._mean.mean
 
     def is_long(self, *, now_s: float) -> bool:
-        """Whether the queue stands: no more devices should come now."""
+        """Whether the queue has been long for some time: no more devices should send now."""
         return now_s >= self._since_s + _STANDS_S
 
     def asks_to_leave(self, *, now_s: float) -> bool:

@@ -30,19 +30,19 @@ class Request(Protocol):
 
     @property
     def job_id(self) -> int:
-        """Its number."""
+        """The job's number."""
 
     @property
     def device(self) -> str:
-        """The key of its device."""
+        """The key of the job's device."""
 
     @property
     def tail_id(self) -> Hashable:
-        """The tail that it runs."""
+        """The id of the job's tail."""
 
     @property
     def due_s(self) -> float:
-        """When its answer is due."""
+        """The time when the job's answer is due."""
 
 
 class Accepted(msgspec.Struct, frozen=True):

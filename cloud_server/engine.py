@@ -92,7 +92,7 @@ class Engine(Protocol):
 
     @property
     def nodes(self) -> int:
-        """Machines that they run on, now."""
+        """Number of machines that run tails now."""
 
     def start(self, *, preload: bool) -> None:
         """Start; with ``preload``, first load and run every tail, and raise the error if one fails."""

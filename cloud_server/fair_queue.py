@@ -178,7 +178,7 @@ class FairQueue:
         return Offered(accepted=True, expired=expired, displaced=displaced)
 
     def _furthest_above(self, key: str) -> Flow | None:
-        """The flow that exceeds its share most if ``key`` needs a place; None if there is none."""
+        """The flow that exceeds its share most, if ``key`` needs a place; None if no flow does."""
         weight = self._weight_waiting + (0 if self.waiting(key) else self._weight_of(key))
         above = [
             (most[0] / own_weight, most[1])

@@ -29,7 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tail_id(self) -> TailId:
-        """The id of its tail."""
+        """The id of the job's tail."""
         return self.tail.id
 
 

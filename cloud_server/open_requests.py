@@ -27,7 +27,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def request_id(self) -> int:
-        """The request's number on its device."""
+        """The number that the device gave to the request."""
         return self.arrived.request.request_id
 
 

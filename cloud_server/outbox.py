@@ -1,4 +1,4 @@
-"""Sends replies: at once, or when their key is out of debt."""
+"""Sends replies: at once, or later if their key has used more than its budget."""
 
 from __future__ import annotations
 

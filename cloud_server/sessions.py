@@ -171,6 +171,11 @@ class Sessions:
         """Time when `turn` has something to do, unless an event comes first; infinite for never."""
         return now_s if self._engine.short else self._acks.next_s()
 
+    @property
+    def gathering(self) -> bool:
+        """Whether more of a request may follow at once, and no short tail waits."""
+        return self._acks.gathering and not self._engine.short
+
     def finished(self, outcome: Outcome) -> list[Reply]:
         """Handle the outcome of a job."""
         ended = self._open.finish(outcome.job_id)
@@ -189,6 +194,7 @@ class Sessions:
             self.counters.failed += 1
             return self._count([Reply(ended.routing_id, refusal)])
         self.counters.answered += 1
+        self._acks.answered(outcome.queue_s + outcome.tail_s)
         if self._on_answer is not None:
             self._on_answer(self._name_of(ended.device) or "", ended, outcome)
         answer = wire.Answer(
@@ -329,7 +335,7 @@ class Sessions:
         return [Reply(peer.routing_id, refusal)]
 
     def _greeted(self, peer: Peer, event: protocol.Greeted) -> None:
-        """Handle a hello: it starts over, on this connection and on the device's previous one."""
+        """Handle a hello: it ends all earlier requests of this connection and of the device's previous one."""
         self.counters.dropped += self._open.cancel_all(peer.routing_id)
         self._acks.drop(peer.routing_id)
         for other in self._peers.of_key(peer.key):

@@ -16,6 +16,7 @@ from deploy import configs, enrol
 from deploy.arguments import ServerOption, make_parser, servers_of
 from deploy.bundles import read_bundle
 from deploy.errors import DeployError, MissingError, UsageError
+from deploy.folding import fold
 from deploy.install import Installation, Job, Outcome, summary
 from deploy.release import bundle_parts
 from deploy.remote import Remote
@@ -24,7 +25,7 @@ _MANY = 8
 
 
 class _Connections:
-    """Every SSH connection of this run, and their end."""
+    """Holds all SSH connections of this run, and closes them."""
 
     def __init__(self, args: argparse.Namespace, scratch: Path) -> None:
         options = ["-F", args.ssh_config] if args.ssh_config else []
@@ -91,7 +92,7 @@ def _of_a_board(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> str:
-    """The user's config, to the last byte; the program there reads it as strictly as any."""
+    """Read the user's config exactly; the program on the machine will check it."""
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -114,8 +115,8 @@ def _servers_text(servers: Sequence[enrol.Server]) -> str:
     for server in servers:
         if not server.public_key:
             raise UsageError(
-                f"the key of {server.destination} is not known, since SSH to it does not work ({server.trouble})",
-                remedy="give --server-key with what 'cloud-server keys show' prints there",
+                f"the key of {server.destination} is unknown, as SSH to it does not work ({server.trouble})",
+                remedy="give --server-key with the output of 'cloud-server keys show' there",
             )
     if len({server.address for server in servers}) < len(servers):
         raise UsageError(
@@ -133,7 +134,7 @@ def _all_hosts(program: str, args: argparse.Namespace, connections: _Connections
         except DeployError as error:
             return Outcome(host, f"error: {error}", exit_code=error.exit_code)
 
-    remotes = [connected(host) for host in args.hosts]  # one after the other, since ssh may ask something
+    remotes = [connected(host) for host in args.hosts]  # one after the other, as ssh may ask a question
 
     def one(remote: Remote | Outcome) -> Outcome:
         if isinstance(remote, Outcome):
@@ -146,7 +147,7 @@ def _all_hosts(program: str, args: argparse.Namespace, connections: _Connections
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``device`` or ``server``, and its options; returns the exit code, that of the first host that failed."""
+    """Run ``device`` or ``server`` with its options; returns the exit code of the first failed host, else 0."""
     words = list(sys.argv[1:] if argv is None else argv)
     program = {"device": "edge-runtime", "server": "cloud-server"}[words.pop(0)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 connections.close()
     except DeployError as error:
-        print(f"deploy: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(fold(f"deploy: error: {' '.join(str(error).split())}", sys.stderr, indent=2), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("deploy: interrupted; run the same command again to finish", file=sys.stderr)
@@ -183,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.doctor.strip():
-            print(f"--- {outcome.host}: doctor\n{outcome.doctor.rstrip()}")
+            found = (fold(line, sys.stdout, indent=16) for line in outcome.doctor.rstrip().splitlines())
+            print("\n".join([f"--- {outcome.host}: doctor", *found]))
     print(summary(outcomes))
     pending = [line for outcome in outcomes for line in outcome.pending]
     if pending:

@@ -1,4 +1,4 @@
-"""What ``deploy.sh`` and ``deploy-server.sh`` take on the command line, and how they explain themselves."""
+"""The command lines of ``deploy.sh`` and ``deploy-server.sh``, with their help texts."""
 
 from __future__ import annotations
 
@@ -12,34 +12,39 @@ from deploy.errors import UsageError
 from deploy.locks import BACKENDS, BOARD_EXTRAS, SERVER_EXTRAS
 
 _DEVICE = """\
-Put the device program and a bundle onto boards and start it there as a service.
+Put the device program and a bundle onto boards, and start it as a service.
 
-Each board is checked, gets the missing files (it needs no internet), makes its keys, is enrolled at the
-server, tries the new release beside the one in use, switches to it, and goes back by itself if it does not answer.
-Running the same command again changes nothing, or finishes an interrupted run.
+Each board is checked, gets the missing files (it needs no internet), makes its
+keys and is enrolled at the server. It tries the new release beside the one in
+use, switches to it, and goes back by itself if it does not answer. Running the
+same command again changes nothing, or finishes an interrupted run.
 """
 _DEVICE_EXAMPLES = """\
-examples:
-  deploy/deploy.sh pi@porch --bundle bundles/mine --server admin@hall --whole-input-budget unlimited
-  deploy/deploy.sh pi@porch pi@yard --bundle bundles/mine        # again, with a new bundle
-  deploy/deploy.sh pi@porch --bundle bundles/mine --server hall.example:5555 --server-key 'KEY'   # no SSH to it
-  deploy/deploy.sh pi@porch --bundle bundles/mine --server admin@hall --server admin@loft   # two, one may fail
-  deploy/deploy.sh pi@porch --bundle bundles/mine --with camera  # and what reads cameras
+examples, each with --bundle bundles/mine:
+  deploy/deploy.sh pi@porch --server admin@hall --whole-input-budget unlimited
+  deploy/deploy.sh pi@porch pi@yard           again, with a new bundle
+  deploy/deploy.sh pi@porch --server hall.example:5555 --server-key 'KEY'
+                                              no SSH to the server
+  deploy/deploy.sh pi@porch --server admin@hall --server admin@loft
+                                              two servers, one may fail
+  deploy/deploy.sh pi@porch --with camera     and what reads cameras
+and without:
   deploy/deploy.sh pi@porch --uninstall --server admin@hall
 
-SSH is yours: ~/.ssh/config, agent, jump hosts, known_hosts. Host keys are always checked.
+SSH is yours: ~/.ssh/config, agent, jump hosts, known_hosts. Host keys are
+always checked.
 """
 _SERVER = """\
-Put the server program and bundles onto a server and start it there as a service.
+Put the server program and bundles onto a server, and start it as a service.
 
-It checks, installs, switches and goes back as deploy.sh does. The bundles it hosts already stay, unless --only is
-given.
+It checks, installs, switches and goes back as deploy.sh does. The bundles it
+hosts already stay, unless --only is given.
 """
 _SERVER_EXAMPLES = """\
-examples:
-  deploy/deploy-server.sh admin@hall --bundle bundles/mine --bundle bundles/other
-  deploy/deploy-server.sh admin@hall --bundle bundles/mine --only
-  deploy/deploy-server.sh admin@hall --bundle bundles/mine --with web   # and the page of docs/fleet.md
+examples, each with --bundle bundles/mine:
+  deploy/deploy-server.sh admin@hall --bundle bundles/other
+  deploy/deploy-server.sh admin@hall --only
+  deploy/deploy-server.sh admin@hall --with web   and the page of docs/fleet.md
 
 It prints the server's public key; deploy.sh asks the server for it.
 """
@@ -51,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Once(argparse.Action):
-    """Keeps one value; argparse would silently let the last of several win."""
+    """An option with one value; argparse would silently use the last of several."""
 
     def __call__(
         self,
@@ -71,7 +76,7 @@ _MOST_SERVERS = 2
 
 @dataclass
 class ServerOption:
-    """One ``--server``, and what else the command line says of it; empty where it says nothing."""
+    """One ``--server`` with its further options; empty if not given."""
 
     text: str
     key: str = ""
@@ -80,7 +85,7 @@ class ServerOption:
 
 
 class _Server(argparse.Action):
-    """Begins another server; the options behind it are about that one."""
+    """The action of ``--server``: the options after it belong to this server."""
 
     def __call__(
         self,
@@ -98,7 +103,7 @@ class _Server(argparse.Action):
 
 
 class _OfServer(argparse.Action):
-    """Belongs to the ``--server`` before it, or to the only one."""
+    """The action of an option that belongs to the ``--server`` before it, or to the only one."""
 
     def __call__(
         self,
@@ -118,7 +123,7 @@ def servers_of(args: argparse.Namespace) -> list[ServerOption]:
     """The servers of the command line, each with its options.
 
     Raises:
-        UsageError: Which of several servers an option is about is not said.
+        UsageError: It is not clear to which of several servers an option belongs.
 
     """
     loose: ServerOption = args.of_no_server
@@ -126,9 +131,7 @@ def servers_of(args: argparse.Namespace) -> list[ServerOption]:
     for name in ("key", "address", "config"):
         value = getattr(loose, name)
         if value and len(servers) > 1:
-            raise UsageError(
-                f"--server-{name} stands before --server", remedy="put it behind the server that it is about"
-            )
+            raise UsageError(f"--server-{name} stands before --server", remedy="put it after its server")
         for server in servers if value else ():
             if getattr(server, name):
                 raise UsageError(f"--server-{name} is given twice", remedy="give it once")
@@ -156,12 +159,12 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     else:
         parser.add_argument("--bundle", type=Path, metavar="DIR", action="append", default=[], help=bundle)
         parser.add_argument("--only", action="store_true", help="host these bundles and no others")
-        port = f"where to listen; at first {enrol.DEFAULT_PORT}"
+        port = f"port to listen on; at first {enrol.DEFAULT_PORT}"
         parser.add_argument("--port", type=int, metavar="N", help=port)
         add = parser.add_argument
         extra = "web: the page that shows the fleet, on the server's loopback; later deployments keep it"
         add("--with", dest="extras", action="append", default=[], choices=SERVER_EXTRAS, help=extra)
-        add("--without", action="append", default=[], choices=SERVER_EXTRAS, help="leave that out again")
+        add("--without", action="append", default=[], choices=SERVER_EXTRAS, help="remove such an extra")
     _common_options(parser)
     return parser
 
@@ -171,8 +174,8 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     backend = "ai-edge-litert (litert), or tflite-runtime (legacy; Python 3.11 or older)"
     add("--config", type=Path, metavar="FILE", help="a config of yours instead of the one made at first")
     add("--backend", choices=sorted(BACKENDS), default="litert", help=backend)
-    add("--dry-run", action="store_true", help="check, and say what would be done")
-    add("--uninstall", action="store_true", help="remove the program; keeps config, keys and state")
+    add("--dry-run", action="store_true", help="check, and print the steps without doing them")
+    add("--uninstall", action="store_true", help="remove the program; keep config, keys and state")
     purge = "with --uninstall: remove those too, and with them the privacy ledger"
     add("--purge", action="store_true", help=purge)
     add("-F", dest="ssh_config", metavar="FILE", help="as ssh -F")
@@ -185,19 +188,19 @@ def _device_options(parser: argparse.ArgumentParser) -> None:
     add("--server", dest="servers", action=_Server, default=[], metavar="[USER@]HOST[:PORT]", help=server)
     key = "its public key, if SSH to it does not work; of two servers, these options are behind each one's --server"
     add("--server-key", metavar="KEY", help=key, action=_OfServer, default=argparse.SUPPRESS)
-    address = "where boards find it, if that is not the name you reach it by"
+    address = "its address for boards, if it differs from the name you use"
     add("--server-address", metavar="tcp://HOST:PORT", help=address, action=_OfServer, default=argparse.SUPPRESS)
     server_config = f"the server's config file, there (default: {configs.config_path('cloud-server')})"
     add("--server-config", metavar="FILE", help=server_config, action=_OfServer, default=argparse.SUPPRESS)
     add("--name", default="", help="the board's name at the server (default: its host name)")
-    add("--replace", action="store_true", help="take that name away from another board, whose key is revoked")
+    add("--replace", action="store_true", help="take that name from another board, and revoke the key of that one")
     add("--readmit", action="store_true", help="admit a board again whose key was revoked at the server")
     extra = (
         "camera: OpenCV, GStreamer, and on a Raspberry Pi picamera2; heif: HEIC pictures; later deployments keep it"
     )
     add("--with", dest="extras", action="append", default=[], choices=BOARD_EXTRAS, help=extra)
-    add("--without", action="append", default=[], choices=BOARD_EXTRAS, help="leave that out again")
-    budget = "what the board may ever release, or 'unlimited'; without it, nothing leaves the board"
+    add("--without", action="append", default=[], choices=BOARD_EXTRAS, help="remove such an extra")
+    budget = "maximum that the board may ever release, or 'unlimited'; without it, nothing leaves the board"
     add("--whole-input-budget", type=_budget, metavar="EPSILON", help=budget)
 
 

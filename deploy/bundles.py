@@ -1,4 +1,4 @@
-"""A bundle as the deployment sees it: files with hashes that its manifest vouches for."""
+"""Reads a bundle for the deployment: its files with the hashes of the manifest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from deploy.errors import BadBundleError, MissingError
 from deploy.wheelhouse import sha256_of
 
-#: What was measured of the bundle, and what an audit found that it reveals; no part of its identity. A device reads
-#: them for its accuracy floor and for planner.reveal_at_most.
+#: Stored measurements and audit of the bundle, which are not part of its identity. A device reads them for its
+#: accuracy #: floor and for planner.reveal_at_most.
 FIGURES = ("evaluation.json", "audit.json")
 
 
@@ -30,7 +30,7 @@ class BundleFiles:
 def read_bundle(root: Path) -> BundleFiles:
     """Read a bundle's manifest and check every file it names.
 
-    What else lies in the folder is not taken along, but for the figures of `split-model evaluate --store` and the
+    Other files in the folder are not deployed, except the figures of `split-model evaluate --store` and the
     verdicts of `split-model audit --store`.
     """
     path = root / "manifest.json"
@@ -52,7 +52,7 @@ def read_bundle(root: Path) -> BundleFiles:
         if root.resolve() not in file.resolve().parents:
             raise BadBundleError(f"{path}: {relative} lies outside the bundle", remedy="prepare the bundle again")
         if not file.is_file():
-            raise BadBundleError(f"{file}: not there, but the manifest names it", remedy="prepare the bundle again")
+            raise BadBundleError(f"{file}: missing, but the manifest names it", remedy="prepare the bundle again")
         if sha256_of(file) != sha256:
             raise BadBundleError(
                 f"{file}: does not have the hash in the manifest", remedy="copy or prepare the bundle again"
@@ -63,7 +63,7 @@ def read_bundle(root: Path) -> BundleFiles:
 
 
 def _references(value: Any) -> Iterator[tuple[str, str]]:
-    """Every record with ``path`` and ``sha256`` in it, wherever in the manifest."""
+    """Find every record with ``path`` and ``sha256`` in the manifest."""
     if isinstance(value, dict):
         if {"path", "sha256"} <= value.keys():
             yield str(value["path"]), str(value["sha256"])

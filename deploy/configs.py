@@ -1,4 +1,4 @@
-"""The configs a deployment writes: ``config.toml`` once, which then is the user's, and where the server is.
+"""Makes the configs of a deployment: ``config.toml`` once, and the files with the server's address.
 
 An edited file is never overwritten; see `place` in ``on_board.sh``.
 """
@@ -9,8 +9,8 @@ import json
 from collections.abc import Sequence
 
 _DEVICE = """\
-# The device's config, made by deploy.sh at its first run. It is yours: later runs do not touch it. Where the server
-# is stands in conf.d/server.toml. Every key: deploy/examples/device.toml. Check it with: edge-runtime config check
+# The device's config, made by deploy.sh at its first run. It is yours: later runs do not touch it. The server's
+# address is in conf.d/server.toml. Every key: deploy/examples/device.toml. Check it with: edge-runtime config check
 
 [device]
 bundle = "/opt/edge-runtime/current/bundle"
@@ -23,14 +23,14 @@ state = "/var/lib/edge-runtime"
 kind = "socket"
 group = "edge-clients"
 
-# Answers go to whoever sent the frame, and to all local programs that listen.
+# Answers go to the program that sent the frame, and to all local programs that listen.
 [sink]
 kind = "pub"
 group = "edge-clients"
 {privacy}"""
 
 _DEVICE_SERVER = """\
-# Where the server is; written by deploy.sh --server.
+# The server's address; written by deploy.sh --server.
 
 [server]
 address = {address}
@@ -38,8 +38,8 @@ public_keys = [{public_key}]
 """
 
 _DEVICE_SERVERS = """\
-# Where the servers are; written by deploy.sh --server. A frame goes to the one that is expected to be sooner, and
-# on to the other one where the first fails.
+# The servers' addresses; written by deploy.sh --server. A frame goes to the server that is expected to answer
+# sooner, and to the other one if the first fails.
 """
 
 _ONE_OF_THEM = """
@@ -54,8 +54,8 @@ whole_input_budget = {budget}
 """
 
 _LOCAL = """
-# Nothing leaves this board until you say how much may: put in a number of whole-input epsilon, or "unlimited",
-# which counts and stops nothing, and take out the two lines of [planner].
+# Nothing leaves this board until you set a privacy budget: put in a number of whole-input epsilon, or "unlimited"
+# (nothing is counted, no frame is kept back), and remove the two lines of [planner].
 # [privacy]
 # whole_input_budget = 1e9
 
@@ -75,8 +75,8 @@ bundles = ["/opt/cloud-server/current/bundles"]
 """
 
 _WEB = """\
-# The page that shows the fleet; written by deploy-server.sh --with web. Take this file away to switch it off.
-# A browser elsewhere comes through: ssh -L 8480:127.0.0.1:8480 HOST. docs/fleet.md has the rest.
+# The page that shows the fleet; written by deploy-server.sh --with web. Remove this file to switch the page off.
+# A browser on another machine reaches it through: ssh -L 8480:127.0.0.1:8480 HOST. docs/fleet.md has the rest.
 
 [web]
 listen = "127.0.0.1:8480"
@@ -84,18 +84,18 @@ password = "/etc/cloud-server/web.password"
 metrics_token = "/etc/cloud-server/web.token"
 """
 
-#: Beside the config proper, and read after it.
+#: The folder beside the config, whose files are read after it.
 SERVER_PATH = "/etc/edge-runtime/conf.d/server.toml"
 WEB_PATH = "/etc/cloud-server/conf.d/web.toml"
 
 
 def config_path(program: str) -> str:
-    """Where the program's config lies on the machine."""
+    """Path of the program's config on the machine."""
     return f"/etc/{program}/config.toml"
 
 
 def device_config(*, budget: str) -> str:
-    """``budget``: of whole-input epsilon, a number or ``unlimited``; without one nothing may leave the board."""
+    """The first config of a device. ``budget``: whole-input epsilon or ``unlimited``; empty: nothing leaves."""
     if not budget:
         return _DEVICE.format(privacy=_LOCAL)
     return _DEVICE.format(
@@ -104,7 +104,7 @@ def device_config(*, budget: str) -> str:
 
 
 def device_servers(servers: Sequence[tuple[str, str]]) -> str:
-    """The part of the device's config that says where its servers are: address and public key of each."""
+    """The part of the device's config with address and public key of each server."""
     texts = [{"address": json.dumps(address), "public_key": json.dumps(key)} for address, key in servers]
     if len(texts) == 1:
         return _DEVICE_SERVER.format(**texts[0])
@@ -117,5 +117,5 @@ def web() -> str:
 
 
 def server_config(*, port: int) -> str:
-    """A server that listens on all addresses of its machine."""
+    """The first config of a server, which listens on all addresses of its machine."""
     return _SERVER.format(port=port)

@@ -1,4 +1,4 @@
-"""The server a board is to talk to: its address and key, and getting the board's key onto its allow-list."""
+"""Asks a server for its address and key, and puts a board's key onto its allow-list."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 class Server:
     """``address`` and ``public_key`` go into the board's config; ``devices`` are those it admits, key by name.
 
-    ``public_key`` is empty where nobody could tell it; ``reached`` says whether SSH to it works. ``revoked``: the
-    names, by key, of those that it must not admit again by itself.
+    ``public_key`` is empty if unknown; ``reached``: whether SSH to it works. ``revoked``: the names, by key, of
+    devices that must not be admitted again automatically.
     """
 
     destination: str
@@ -42,15 +42,15 @@ class Server:
 
 
 def split_server(text: str) -> tuple[str, int | None]:
-    """``--server`` as an SSH destination and a port; `UsageError` where it is neither."""
+    """Split ``--server`` into an SSH destination and a port; `UsageError` if it is invalid."""
     match = _SERVER.fullmatch(text)
     if match is None:
-        raise UsageError(f"--server {text}: no SSH destination", remedy="give [user@]HOST or [user@]HOST:PORT")
+        raise UsageError(f"--server {text}: not an SSH destination", remedy="give [user@]HOST or [user@]HOST:PORT")
     return match["destination"], int(match["port"]) if match["port"] else None
 
 
 def look(text: str, *, address: str, public_key: str, config: str, connect: Callable[[str], Remote]) -> Server:
-    """Ask the server for its key, its port and its devices, over SSH; without, take what the user gave."""
+    """Ask the server for its key, its port and its devices over SSH, or use the user's options."""
     destination, port = split_server(text)
     found: dict[str, Any] = {}
     reached: Remote | None = None
@@ -89,14 +89,15 @@ def look(text: str, *, address: str, public_key: str, config: str, connect: Call
 
 
 def device_name(text: str) -> str:
-    """A host name as a name for the allow-list."""
+    """Turn a host name into a name for the allow-list."""
     return _NAME.sub("-", text).strip("-.")[:64] or "device"
 
 
 def free_name(server: Server, name: str, key: str, *, earlier: str = "", replace: bool = False) -> str:
-    """``name``, or one made of it and the key's SHA-256 where another board goes by it.
+    """Return ``name``, or one made of it and the key's SHA-256 if another board has that name.
 
-    ``earlier``: the same board's key before ``key``; its name is taken over. ``replace``: so is anybody's.
+    ``earlier``: the same board's previous key, whose name is reused. ``replace``: take the name from any other
+    board.
     """
     holder = server.devices.get(name)
     if replace or holder is None or holder in (key, earlier):
@@ -122,21 +123,21 @@ def refuse_revoked(server: Server, keys: Iterable[str]) -> None:
         if key in server.revoked:
             raise NotAllowedError(
                 f"{server.destination} has revoked this board's key ({server.revoked[key]})",
-                remedy="find out why; --readmit admits it again, and without --server nothing changes there",
+                remedy="find out why; --readmit admits it again; without --server nothing changes there",
             )
 
 
 def enrol(server: Server, name: str, key: str, *, earlier: str = "", replace: bool = False) -> str:
-    """Let the board connect. Returns the change as a text, empty if it was allowed already.
+    """Put the board on the allow-list. Returns the change as text, empty if it was allowed already.
 
-    ``earlier`` and ``replace`` say which other key it may take the place of, as in `free_name`.
+    ``earlier`` and ``replace``: the keys that it may replace, as in `free_name`.
     """
     if server.enrolled(key):
         return ""
     if server.reached is None:
         why = server.trouble
         raise UnreachableError(
-            "the server is not reached" if why is None else why.problem, remedy=why.remedy if why else ""
+            "the server cannot be reached" if why is None else why.problem, remedy=why.remedy if why else ""
         )
     free = free_name(server, name, key, earlier=earlier, replace=replace)
     held = free in server.devices
@@ -148,7 +149,7 @@ def enrol(server: Server, name: str, key: str, *, earlier: str = "", replace: bo
 
 
 def allow_command(config: str, name: str, key: str) -> str:
-    """The one command for the user to run on the server."""
+    """The command for the user to run on the server."""
     return f"sudo cloud-server devices allow -c {shlex.quote(config)} {name} {shlex.quote(key)}"
 
 

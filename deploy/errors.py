@@ -1,4 +1,4 @@
-"""What can go wrong, as one line for the user and an exit code."""
+"""The errors of a deployment, each with one line for the user and an exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 class DeployError(Exception):
     """Ends the deployment to one host; ``str(error)`` is one line, ``problem; remedy``.
 
-    The same parts as `split_model.errors.SplitModelError` has; deployment runs before that package is installed.
+    It has the parts of `split_model.errors.SplitModelError`; deployment runs before that package is installed.
     """
 
     exit_code = os.EX_SOFTWARE
@@ -23,42 +23,42 @@ class DeployError(Exception):
 
 
 class UsageError(DeployError):
-    """The command line asks for something that does not fit (64)."""
+    """The command line has options that do not fit (exit code 64)."""
 
     exit_code = os.EX_USAGE
 
 
 class BadBundleError(DeployError):
-    """A bundle that is damaged, or that the board cannot run (65)."""
+    """The bundle is damaged, or the board cannot run it (exit code 65)."""
 
     exit_code = os.EX_DATAERR
 
 
 class MissingError(DeployError):
-    """A file or folder that is not there (66)."""
+    """A file or folder is missing (exit code 66)."""
 
     exit_code = os.EX_NOINPUT
 
 
 class UnreachableError(DeployError):
-    """No SSH connection, or one that broke (69)."""
+    """There is no SSH connection, or it broke (exit code 69)."""
 
     exit_code = os.EX_UNAVAILABLE
 
 
 class UnfitError(DeployError):
-    """A board that cannot run the program (69)."""
+    """The board cannot run the program (exit code 69)."""
 
     exit_code = os.EX_UNAVAILABLE
 
 
 class NotAllowedError(DeployError):
-    """Root is needed on the board and missing, or the server has revoked the board's key (77)."""
+    """Root is missing on the board, or the server has revoked the board's key (exit code 77)."""
 
     exit_code = os.EX_NOPERM
 
 
 class RolledBackError(DeployError):
-    """The new release did not answer; the old one serves again (70)."""
+    """The new release did not answer; the old one is in use again (exit code 70)."""
 
     exit_code = os.EX_SOFTWARE

@@ -1,12 +1,10 @@
-"""One host from the first question to a service that answers: which steps are needed, and doing them in order."""
+"""Deploys to one host: finds the necessary steps, and does them in order."""
 
 # Over 300 lines: the steps of one deployment, in their order, each with its messages.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import shutil
 import sys
 import tempfile
 import threading
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from deploy import configs, enrol
 from deploy.errors import DeployError, UnfitError, UsageError
+from deploy.folding import fold
 from deploy.locks import SYSTEM_PACKAGES
 from deploy.release import Part, Release, extras_of, hosted_parts, make_release
 from deploy.remote import Remote
@@ -25,12 +24,14 @@ from deploy.wheelhouse import wheels_for
 
 SERVER_CONFIG = configs.config_path("cloud-server")
 _SCRIPT = "on_board.sh"
+#: Where the words of a message begin: behind the host, a colon, a blank, and the step's name.
+_TEXT_AT = 11
 _printing = threading.Lock()
 
 
 @dataclass
 class Outcome:
-    """A line of the summary, and the exit code it stands for. ``pending``: what the user has to run elsewhere."""
+    """A line of the summary and its exit code. ``pending``: commands for the user to run elsewhere."""
 
     host: str
     result: str = ""
@@ -44,14 +45,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be on every host.
+    """The wanted state of every host.
 
-    ``parts``: the bundles. ``first_config``: for a machine that has none. ``configs``: texts by path, for every
-    machine. ``keep_hosted``: a server keeps the bundles it has. ``servers``: those that a board is to talk to.
-    ``server_config``: the config file of one that is not named, there.
-    ``name``, ``replace``: the board's name at the server, and whether it takes that away from another. ``readmit``:
-    whether a board whose key was revoked there is admitted again. ``extras``: added to it, ``without``:
-    taken from it; a board keeps its other extras.
+    ``parts``: the bundles. ``first_config``: for a machine without a config. ``configs``: texts by path, for every
+    machine. ``keep_hosted``: a server keeps the bundles it has. ``servers``: the servers of a board.
+    ``server_config``: path of the config on a server that is not named. ``name``, ``replace``: the board's name at
+    the server, and whether to take it from another board. ``readmit``: whether to admit a board again whose key was
+    revoked there. ``extras``: to add; ``without``: to remove; a board keeps its other extras.
     """
 
     program: str
@@ -71,7 +71,7 @@ class Job:
 
 
 class Installation:
-    """A job on one host. Every method is a part of `run`; all of them can be done again."""
+    """A job on one host. Every method is a step of `run`, and can be repeated."""
 
     def __init__(self, job: Job, remote: Remote, *, now: Callable[[], float] = time.time) -> None:
         self.outcome = Outcome(remote.destination)
@@ -137,7 +137,7 @@ class Installation:
             enrol.refuse_revoked(server, (facts.public_key, facts.earlier_key, facts.next_key))
 
     def _packages(self, extras: Iterable[str]) -> None:
-        """Packages of the machine's own system. Without them an extra does less; that is said."""
+        """Install packages of the machine's own system. Without them an extra does less, which is reported."""
         for extra in sorted(SYSTEM_PACKAGES.keys() & set(extras)):
             for line in self._step("packages", *SYSTEM_PACKAGES[extra]).splitlines():
                 self._say(line)
@@ -181,7 +181,7 @@ class Installation:
         return make_release(job.program, target, wheels, [*hosted, *job.parts], extras=extras)
 
     def _settled(self, facts: Facts) -> None:
-        """The release is in use and the service runs; what may still be open is the server."""
+        """Finish if the release is in use and the service runs; only the server's part may be missing."""
         self._enrol(facts, facts.public_key, dry_run=self._job.dry_run)
         self.outcome.result = "unchanged" if not self.outcome.pending else "unchanged, not enrolled"
 
@@ -198,7 +198,7 @@ class Installation:
     ) -> None:
         size_mb = sum(part.size_bytes for part in missing) / 1e6
         if facts.unfinished:
-            self._say("would first end a switch that is under way or was cut off")
+            self._say("would first end a switch that is under way or was interrupted")
         self._say(f"would send {len(missing)} files, {size_mb:.1f} MB")
         for part in missing:
             self._say(f"    {part.kind} {part.path}, {part.size_bytes / 1e6:.2f} MB")
@@ -222,7 +222,7 @@ class Installation:
         self._remote.step(_SCRIPT, release.program, "receive", files=sources)
 
     def _enrol(self, facts: Facts, key: str, *, dry_run: bool = False) -> None:
-        """Let the board connect to every server."""
+        """Enrol the board at every server."""
         for server in self._job.servers:
             self._enrol_at(server, facts, key, dry_run=dry_run)
 
@@ -246,14 +246,14 @@ class Installation:
             self._leave(server, enrol.allow_command(server.config, free, key))
 
     def _leave(self, server: enrol.Server, command: str) -> None:
-        """A command is left for the user to run on a server; of several, it is said on which."""
+        """Note a command that the user has to run on a server; with several servers it names the server."""
         self.outcome.pending.append(f"{command}  # {server.destination}" if len(self._job.servers) > 1 else command)
 
     def _name(self, facts: Facts) -> str:
         return self._job.name or enrol.device_name(facts.hostname)
 
     def uninstall(self, *, purge: bool) -> Outcome:
-        """Take away what `run` has made."""
+        """Remove everything that `run` has made."""
         started_s = time.monotonic()
         try:
             facts = self._facts()
@@ -263,7 +263,7 @@ class Installation:
                 )
                 self.outcome.result = "dry run: would uninstall"
             else:
-                self._revoke(facts)  # first: once uninstalled, the board cannot tell its key
+                self._revoke(facts)  # first: after that the board's key is gone
                 for line in self._step("uninstall", *(["purge"] if purge else [])).splitlines():
                     self._say(line)
                 self.outcome.result = "uninstalled"
@@ -274,7 +274,7 @@ class Installation:
         return self.outcome
 
     def _revoke(self, facts: Facts) -> None:
-        """Take every key of this board off the servers' lists; the steps left to do there are pending."""
+        """Remove every key of this board from the servers' lists; commands left to run there become pending."""
         keys = {facts.public_key, facts.earlier_key, facts.next_key} - {""}
         if self._job.program != "edge-runtime" or not (keys or facts.release):
             return
@@ -289,7 +289,7 @@ class Installation:
             return
         names = [name for name, key in server.devices.items() if key in keys]
         if not names:
-            why = "no entry has its key" if keys else "its key is not known"
+            why = "no entry has its key" if keys else "its key is unknown"
             board, command = self._remote.destination, enrol.revoke_command(server.config)
             self.outcome.pending.append(f"{command}  # {board}: {why}; revoke it if it is listed")
         for name in names:
@@ -309,11 +309,14 @@ class Installation:
 
     def _say(self, text: str) -> None:
         with _printing:
-            print(f"{self._remote.destination}: {text}", file=sys.stderr, flush=True)
+            line = f"{self._remote.destination}: {text}"
+            print(
+                fold(line, sys.stderr, indent=len(self._remote.destination) + _TEXT_AT), file=sys.stderr, flush=True
+            )
 
 
 def summary(outcomes: list[Outcome]) -> str:
-    """The table at the end, one line a host."""
+    """The table at the end, with one line for each host."""
     rows = [("host", "release", "sent", "took", "result")]
     rows += [
         (o.host, o.release or "-", f"{o.sent_bytes / 1e6:.1f} MB", f"{o.took_s:.0f} s", o.result) for o in outcomes
@@ -322,7 +325,4 @@ def summary(outcomes: list[Outcome]) -> str:
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
     ]
-    with contextlib.suppress(OSError):
-        if sys.stdout.isatty():
-            lines = [line[: max(shutil.get_terminal_size().columns, 80) * 3] for line in lines]
-    return "\n".join(lines)
+    return "\n".join(fold(line, sys.stdout, indent=4) for line in lines)

@@ -1,10 +1,10 @@
-"""Lock files: for each target the exact wheels, with their hashes, in ``deploy/locks``.
+"""Makes and reads the lock files in ``deploy/locks``: for each target the exact wheels with their hashes.
 
-pip evaluates a dependency's markers for the interpreter it runs in, not for the one it downloads for. So what a
-board needs is settled here, once, in the target's own environment, and a deployment downloads precisely that:
+pip evaluates a dependency's markers for the interpreter it runs in, not for the one it downloads for. So the wheels
+of a board are resolved here, once, in the target's own environment, and a deployment downloads exactly these:
 ``pip download --no-deps --require-hashes``. The versions are those of ``constraints.txt``. To make the files again
-after a change there (in the development environment, for it needs ``packaging``). A folder of an extra's name has
-what that needs besides::
+after a change there (in the development environment, for it needs ``packaging``). A folder with the name of an
+extra has its additional wheels::
 
     python -m deploy.locks
 """
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "deploy" / "locks"
-#: By backend: the extras of setup.cfg a machine gets, the constraints, and the newest Python 3 with wheels.
+#: For each backend: the machine's extras of setup.cfg, the constraints, and the newest Python 3 with wheels.
 BACKENDS = {
     "litert": (("litert", "images"), "constraints.txt", 14),
     "legacy": (("legacy", "images"), "constraints-legacy.txt", 11),
 }
-#: What a board or a server gets besides with ``--with NAME``: an extra of setup.cfg of the same name.
+#: The choices of ``--with NAME``: extras of setup.cfg of the same name.
 BOARD_EXTRAS = ("camera", "heif")
 SERVER_EXTRAS = ("web",)
 EXTRAS = (*BOARD_EXTRAS, *SERVER_EXTRAS)
-#: What an extra needs of a machine's own system, beside its wheels: GStreamer, and a Raspberry Pi's camera.
+#: System packages of an extra, besides its wheels: GStreamer, and a Raspberry Pi's camera.
 SYSTEM_PACKAGES = {
     "camera": (
         "python3-gi",
@@ -56,7 +56,7 @@ _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+) --hash=sha256:(
 
 
 def lock_path(target: Target, backend: str, extra: str = "") -> Path:
-    """The lock file for a target, or what an ``extra`` needs besides; `UnfitError` where there is none."""
+    """Path of the lock file for a target, or of an ``extra``'s; `UnfitError` if there is none."""
     path = FOLDER / extra / f"{backend}-{target.name}.txt"
     if not path.is_file():
         raise UnfitError(
@@ -70,12 +70,12 @@ def _known() -> str:
 
 
 def read_lock(path: Path) -> dict[str, tuple[str, str]]:
-    """Name of each distribution: its version and its wheel's SHA-256."""
+    """Read version and wheel's SHA-256 of each distribution, by name."""
     return {match["name"]: (match["version"], match["sha256"]) for match in _LINE.finditer(path.read_text())}
 
 
 def targets() -> Iterator[tuple[str, Target]]:
-    """Every backend and target that is locked."""
+    """All backends and targets with a lock file."""
     for backend, (_, _, newest) in BACKENDS.items():
         for version in PYTHONS:
             if version[1] <= newest:
@@ -124,14 +124,14 @@ def _pins(path: Path, environment: dict[str, str]) -> dict[str, str]:
 
 
 def download_options(target: Target) -> list[str]:
-    """What tells pip to choose wheels for a target instead of for the interpreter it runs in."""
+    """Pip's options to choose wheels for a target instead of its own interpreter."""
     options = ["--only-binary=:all:", "--implementation=cp"]
     options.append(f"--python-version={target.python.version[0]}.{target.python.version[1]}")
     return [*options, *(f"--platform={tag}" for tag in target.platforms)]
 
 
 def _found(requirements: list[str], target: Target, scratch: Path) -> list[dict[str, Any]]:
-    """What pip would install for these alone, dependencies aside."""
+    """The distributions that pip would install for these requirements, without dependencies."""
     report = scratch / "report.json"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed",
                f"--target={scratch}", f"--report={report}", *download_options(target), *requirements]  # fmt: skip
@@ -141,7 +141,7 @@ def _found(requirements: list[str], target: Target, scratch: Path) -> list[dict[
 
 
 def resolve(target: Target, backend: str, *more: str) -> dict[str, tuple[str, str]]:
-    """Name: version and SHA-256 of everything a machine of this kind needs, with ``more`` extras."""
+    """Resolve version and SHA-256 of every distribution for a kind of machine, with ``more`` extras, by name."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 

@@ -15,7 +15,7 @@ PARSERS = {"edge-runtime": device.make_parser, "cloud-server": server.make_parse
 
 
 def completion(parser: Parser) -> str:
-    """A script for bash; files are completed where a file is asked for."""
+    """Make a completion script for bash; options with a file complete file names."""
     _complete_files(parser)
     return str(shtab.complete(parser, shell="bash"))  # noqa: S604  the name of a shell, none is run
 

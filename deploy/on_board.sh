@@ -52,11 +52,11 @@ record() { # FILE PATH SHA256; an empty hash forgets
 }
 listed() { awk -v kind="$2" '$1 == kind { print $2, $3 }' "$home/releases/$1/manifest"; }
 current() { [ ! -L "$home/current" ] || basename "$(readlink "$home/current")"; }
-# Another deployment, between two steps of this one, may have removed what it did not need.
+# Between two steps of this deployment another one may have removed a release that it did not need.
 came_between() { fail "another deployment came between; run the same command again"; }
 installed() { [ -d "$home/releases/$1" ] || came_between; }
 
-# --- facts: what this machine is, and what is here already. Needs no root and changes nothing. ---------------------
+# --- facts: about this machine and what is installed on it. Needs no root and changes nothing. -----------------------
 
 step_facts() {
     echo "machine $(uname -m)"
@@ -283,9 +283,9 @@ bounds() {
         }' "$@"
 }
 
-# confined RELEASE: run what standard input says ([Service] lines), bounded as the service of that release will be, and
-# besides. It is a unit file, so systemd reads our unit and the edits of 'systemctl edit' as it does for the service, and
-# passes over a property that it does not know as it does there. Sets $ended: 0, or what it ended with; $result: how.
+# confined RELEASE: run a unit with the [Service] lines of standard input, under the limits of that release's service
+# and a few more. As it is a unit file, systemd reads our unit and the edits of 'systemctl edit' as for the service, and
+# ignores properties that it does not know, as there. Sets $ended: the exit code; $result: systemd's word for the end.
 confined() {
     systemctl stop "$cell" 2>/dev/null || true # of a step that was killed
     edits=$(systemctl show --value --property=DropInPaths "$unit" 2>/dev/null || true)
@@ -396,7 +396,7 @@ UNIT
     exit "$code"
 }
 
-# Before anything of the release runs: is this what was asked for? An old systemd, or one in a container, may not be able to.
+# Before anything of the release runs: are its limits in force? An old systemd, or one in a container, may lack some.
 confinement_check() {
     cat <<'CHECK'
 set -eu
@@ -561,7 +561,7 @@ step_switch() {
         enable_and_link
         forget_before
         trap - EXIT
-        prune || note "what is not needed any more could not be removed" # while the one who waits has the lock
+        prune || note "what is not needed any more could not be removed" # meanwhile the waiting deployment has the lock
         outcome 0 "in use: $release"
     else
         why=$(why_not)
@@ -603,7 +603,7 @@ no_undo_at_boot() {
     systemctl daemon-reload
 }
 
-# What stands now stays. The mark goes first: half of what was before would be worse than nothing.
+# Keep the present state: remove the copy of the earlier one. Its mark goes first: half a copy must not be restored.
 forget_before() {
     sync
     rm -f "$home/before/complete"
@@ -723,7 +723,7 @@ is_ours() { # PATH
     return 1
 }
 
-# As it was before the switch: files, link, service. $back: what is in use then.
+# Restore files, link and service as they were before the switch. $back: the release that is in use then.
 go_back() {
     old=$(cat "$home/before/release")
     if [ -d "$home/before/files" ]; then
@@ -774,7 +774,7 @@ enable_and_link() {
     ln -sfn "$home/current/bin/$program" "$link"
 }
 
-# Keep the release in use and the one before it, and what they need.
+# Keep the release in use, the one before it, and the parts that they need; remove the rest.
 prune() {
     ls -1t "$home/releases" | grep -v -e "^$(current)\$" | tail -n +2 | while read -r name; do rm -rf "$home/releases/$name"; done
     cat "$home"/releases/*/manifest | awk '{ print $2 }' | sort -u >"$home/needed" || return 1

@@ -1,7 +1,7 @@
-"""A release: everything one version of the program needs on a machine, by content.
+"""A release: all files of one version of the program on a machine, named by their content.
 
-Its manifest is a text of lines ``KIND SHA256 PATH``, which is also what the machine installs from. The release's
-name is the manifest's hash: the same content is the same release, and installing it again changes nothing.
+Its manifest is a text of lines ``KIND SHA256 PATH``, from which the machine installs. The release's name is the
+manifest's hash: the same content is the same release, and installing it again changes nothing.
 
     program   edge-runtime           python   3.11 /usr/bin/python3.11
     with      camera                 an extra; the next deployment keeps it
@@ -30,7 +30,7 @@ _UNPACKED = 4
 
 @dataclass(frozen=True, order=True)
 class Part:
-    """One file of a release; ``source`` is where this workstation has it, None if only the machine does."""
+    """One file of a release; ``source``: its path on this workstation, None if only the machine has it."""
 
     kind: str
     path: str
@@ -44,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Release:
-    """What `make_release` puts together."""
+    """A release, made by `make_release`."""
 
     program: str
     python: str
@@ -64,24 +64,24 @@ class Release:
 
     @property
     def environment(self) -> str:
-        """The name of the Python environment: releases that differ in their bundle only share it."""
+        """The name of the Python environment: releases that differ only in their bundle share it."""
         wheels = sorted(part.sha256 for part in self.parts if part.kind == "wheel")
         return hashlib.sha256("\n".join([self.python, *wheels]).encode()).hexdigest()[:16]
 
     def missing(self, *, stored: frozenset[str], environments: frozenset[str]) -> list[Part]:
-        """What must be sent to a machine that has these files and these environments already."""
+        """The files to send to a machine that has these files and these environments already."""
         needed = [p for p in self.parts if p.kind != "wheel" or self.environment not in environments]
         by_hash = {part.sha256: part for part in needed if part.sha256 not in stored}
         return sorted(by_hash.values())
 
     def disk_kib(self, missing: Iterable[Part]) -> int:
-        """About how much room installing it takes."""
+        """Approximate disk space for the installation in KiB."""
         total = sum(part.size_bytes * (1 + _UNPACKED * (part.kind == "wheel")) for part in missing)
         return total // 1024 + 16 * 1024
 
 
 def system_parts(program: str) -> Iterator[Part]:
-    """Units and other files of the program that live in the machine's own folders."""
+    """Units and other files of the program for the machine's own folders."""
     for folder, name, place in (
         ("systemd", f"{program}.service", "etc/systemd/system"),
         ("sysusers.d", f"{program}.conf", "etc/sysusers.d"),
@@ -101,7 +101,7 @@ def bundle_parts(bundles: Iterable[BundleFiles], *, one: bool) -> Iterator[Part]
 
 
 def hosted_parts(manifest: str) -> Iterator[Part]:
-    """The bundles of a release that a machine has, out of its manifest."""
+    """The bundles of a machine's present release, from its manifest."""
     for line in manifest.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "bundle":
@@ -110,14 +110,14 @@ def hosted_parts(manifest: str) -> Iterator[Part]:
 
 
 def extras_of(manifest: str) -> frozenset[str]:
-    """The extras of a release that a machine has, out of its manifest."""
+    """The extras of a machine's present release, from its manifest."""
     return frozenset(line.partition(" ")[2] for line in manifest.splitlines() if line.startswith("with "))
 
 
 def make_release(
     program: str, target: Target, wheels: Iterable[Path], parts: Iterable[Part], *, extras: Iterable[str] = ()
 ) -> Release:
-    """Put a release together, and refuse one whose paths a shell script could trip over."""
+    """Make a release; refuses paths that a shell script could misread."""
     python = f"{target.python.version[0]}.{target.python.version[1]} {target.python.path}"
     wheel_parts = [Part("wheel", path.name, sha256_of(path), path) for path in wheels]
     _refuse_new_glibc(target, wheel_parts)

@@ -1,7 +1,7 @@
-"""The other machine, over the user's own OpenSSH: config, agent, jump hosts and known_hosts are the user's.
+"""Runs steps on another machine over the user's OpenSSH, with the user's config, agent and known_hosts.
 
-One connection a host carries every step (a master connection of ours); host keys are checked as the user's config
-says. Where the connection breaks, the step that was under way goes on over there or can be done again.
+One master connection for each host carries every step; host keys are checked by the user's config. If the
+connection breaks, the step under way goes on there or can be repeated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO
 from deploy.errors import BadBundleError, DeployError, NotAllowedError, RolledBackError, UnreachableError
 
 _HERE = Path(__file__).parent
-#: A link that is silent for half a minute is broken.
+#: SSH options: a link that is silent for half a minute counts as broken.
 _ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
 _CONNECT_S = 20
 _SSH_FAILED = 255
@@ -29,7 +29,7 @@ _ERRORS: dict[int, type[DeployError]] = {65: BadBundleError, 70: RolledBackError
 
 
 class Remote:
-    """One machine. ``options`` go to every ssh as they are; ``scratch`` is a folder for the connection's socket."""
+    """One machine. ``options``: passed to every ssh; ``scratch``: a folder for the connection's socket."""
 
     def __init__(self, destination: str, *, options: Sequence[str], scratch: Path, batch: bool) -> None:
         self.destination = destination
@@ -78,8 +78,8 @@ class Remote:
         """Run one step of a script of ours there and return its output.
 
         ``arguments``: for ``on_board.sh`` the program, the step, and the step's own. ``text`` or a tar of ``files``
-        (name, path) is its standard input. Raises `UnreachableError` if the connection breaks, and what the step's
-        exit code stands for.
+        (name, path) is its standard input. Raises `UnreachableError` if the connection breaks, and the error of the
+        step's exit code.
         """
         evaluate = ["sh", "-c", _EVALUATE, "deploy", (_HERE / script).read_text(), *arguments]
         remote = ["sh", "-c", _AS_ROOT, "deploy", *evaluate] if root else evaluate
@@ -115,7 +115,7 @@ def _send(stdin: IO[bytes], text: str, files: Iterable[tuple[str, Path]] | None)
 
 def _error(code: int, complaint: str, step: str) -> DeployError:
     lines = [line.removeprefix("error: ").strip() for line in complaint.splitlines() if line.strip()]
-    # OpenSSH's own last words, where it has any, come after what the step has said.
+    # OpenSSH's own messages, if any, come after the output of the step.
     what = " ".join(lines[-3:]) or "no reason given"
     if code == _SSH_FAILED:
         return UnreachableError(

@@ -1,4 +1,4 @@
-"""What a machine says of itself, whether our program can run there, and which wheels fit it. No I/O."""
+"""Decides from a machine's facts whether the program can run there, and which wheels fit. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deploy.errors import NotAllowedError, UnfitError
 
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
 ARCHITECTURES = ("x86_64", "aarch64")
-#: A clock that is further off than this is told; nothing here depends on it.
+#: Seconds of a clock's error above which it is reported; nothing here depends on the clock.
 CLOCK_OFF_S = 120
 _OLD_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _OLDEST = {"x86_64": 5, "aarch64": 17}
@@ -18,7 +18,7 @@ _OLDEST = {"x86_64": 5, "aarch64": 17}
 
 @dataclass(frozen=True)
 class Python:
-    """One interpreter of the board; ``bits`` is its own word size, which a 64-bit kernel does not tell."""
+    """One interpreter of the board; ``bits``: its word size, which may be 32 under a 64-bit kernel."""
 
     path: str
     version: tuple[int, int]
@@ -28,12 +28,12 @@ class Python:
 
 @dataclass(frozen=True)
 class Facts:
-    """What step ``facts`` prints: the machine, and what earlier deployments have left on it.
+    """The output of step ``facts``: the machine, and the state of earlier deployments.
 
-    ``clock_s``: its Unix time. ``disk_kib``: free where we install. ``stored``: SHA-256 of the files it has.
-    ``manifest``: of the release in use. ``configured``: it has a config. ``offered``: SHA-256, by path, of the
-    configs that we last offered. ``unfinished``: a switch is under way, or was cut off.
-    ``public_key``, ``earlier_key``, ``next_key``: its own, as a rotation leaves them.
+    ``clock_s``: its Unix time. ``disk_kib``: free disk space at the place of installation. ``stored``: SHA-256 of
+    the files it has. ``manifest``: of the release in use. ``configured``: it has a config. ``offered``: SHA-256, by
+    path, of the configs that we last offered. ``unfinished``: a switch is under way, or was interrupted.
+    ``public_key``, ``earlier_key``, ``next_key``: its own keys, at the stages of a rotation.
     """
 
     machine: str = ""
@@ -59,7 +59,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Target:
-    """What wheels must fit: ``aarch64``, Python 3.11 and glibc 2.36, say."""
+    """The target of wheels, for example ``aarch64``, Python 3.11 and glibc 2.36."""
 
     architecture: str
     python: Python
@@ -67,18 +67,18 @@ class Target:
 
     @property
     def name(self) -> str:
-        """As the lock files are called: ``cp311-aarch64``."""
+        """The name in lock files, as ``cp311-aarch64``."""
         major, minor = self.python.version
         return f"cp{major}{minor}-{self.architecture}"
 
     @property
     def platforms(self) -> list[str]:
-        """The platform tags that pip may choose from, best first."""
+        """The platform tags for pip to choose from, best first."""
         return platforms(self.architecture, self.glibc)
 
 
 def platforms(architecture: str, glibc: tuple[int, int]) -> list[str]:
-    """Every manylinux tag that a glibc of this version runs, newest first."""
+    """All manylinux tags for a glibc of this version, newest first."""
     tags = []
     for minor in range(glibc[1], _OLDEST[architecture] - 1, -1):
         tags.append(f"manylinux_2_{minor}_{architecture}")
@@ -88,7 +88,7 @@ def platforms(architecture: str, glibc: tuple[int, int]) -> list[str]:
 
 
 def read_facts(text: str) -> Facts:
-    """The output of step ``facts``: lines ``KEY VALUE``, some keys more than once; unknown keys are left out."""
+    """Parse the output of step ``facts``: lines ``KEY VALUE``, some keys repeated; unknown keys are ignored."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         key, _, value = line.partition(" ")
@@ -134,7 +134,7 @@ def _pythons(lines: Iterable[str]) -> Iterable[Python]:
 
 
 def choose_target(facts: Facts) -> Target:
-    """What to build for; `UnfitError` or `NotAllowedError` where the program cannot run or be installed there."""
+    """Choose the target; `UnfitError` or `NotAllowedError` if the program cannot run or be installed there."""
     _refuse_architecture(facts)
     if facts.glibc is None:
         raise UnfitError(
@@ -180,7 +180,7 @@ def _choose_python(pythons: tuple[Python, ...]) -> Python:
 
 
 def clock_warning(facts: Facts, *, now_s: float) -> str:
-    """What to say of a clock that is wrong, or an empty text."""
+    """A warning about a wrong clock, or an empty text."""
     off_s = facts.clock_s - now_s
     if abs(off_s) <= CLOCK_OFF_S:
         return ""

@@ -1,6 +1,6 @@
-"""The wheels for a target, on this workstation: our own, built from this checkout, and the locked ones.
+"""Provides the wheels for a target: our own, built from this checkout, and the locked ones.
 
-Both are kept in ``build/deploy`` and made only when they are not there.
+Both are stored in ``build/deploy`` and made only if they are missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deploy.target import Target
 
 CACHE = ROOT / "build" / "deploy"
 PACKAGES = ("split_model", "edge_runtime", "cloud_server")
-#: Besides the packages, all that the wheel is made from.
+#: The files that the wheel is made from, besides the packages.
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 #: Time stamp of every file in our wheel: a wheel's hash depends on its content, not on when it was made.
 _EPOCH_S = 1577836800
@@ -39,7 +39,7 @@ def sha256_of(path: Path) -> str:
 
 
 def wheels_for(target: Target, backend: str, extras: Iterable[str] = ()) -> list[Path]:
-    """Every wheel the target needs: the locked ones, pip's among them, those of ``extras``, and our own."""
+    """All wheels of the target: the locked ones (with pip's), those of ``extras``, and our own."""
     locks = [lock_path(target, backend), *(lock_path(target, backend, extra) for extra in sorted(extras))]
     with _locked():
         return [own_wheel(), *(wheel for lock in locks for wheel in _download(target, lock))]
@@ -47,7 +47,7 @@ def wheels_for(target: Target, backend: str, extras: Iterable[str] = ()) -> list
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """One maker of wheels at a time, between threads and processes."""
+    """Lock, so that only one thread or process makes wheels at a time."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -66,7 +66,7 @@ def _sources() -> list[Path]:
 
 
 def own_wheel() -> Path:
-    """Our wheel, built apart from the checkout so that nothing left over there gets in."""
+    """Build our wheel in a separate folder, so that no leftover file of the checkout gets in."""
     files = _sources()
     digest = hashlib.sha256()
     for path in files:
@@ -90,7 +90,7 @@ def own_wheel() -> Path:
 
 
 def _download(target: Target, lock: Path) -> list[Path]:
-    """The locked wheels by their hashes; pip checks those it downloads."""
+    """Download the locked wheels by their hashes, which pip checks."""
     folder = CACHE / "wheels"
     folder.mkdir(exist_ok=True)
     wanted = {sha256 for _, sha256 in read_lock(lock).values()}
@@ -98,9 +98,7 @@ def _download(target: Target, lock: Path) -> list[Path]:
     if wanted - there.keys():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             options = ["--no-deps", "--require-hashes", f"--requirement={lock}", f"--dest={scratch}"]
-            _pip(
-                ["download", *download_options(target), *options], f"the wheels for {target.name} are not to be had"
-            )
+            _pip(["download", *download_options(target), *options], f"the wheels for {target.name} are unavailable")
             for path in Path(scratch).glob("*.whl"):
                 home = folder / sha256_of(path)
                 home.mkdir(exist_ok=True)
@@ -120,7 +118,7 @@ def _pip(arguments: Sequence[str], failure: str, environment: dict[str, str] | N
 
 
 def _pip_command() -> list[str]:
-    """The pip of this interpreter, or one in an environment of ours where it has none (Debian's has none)."""
+    """The pip of this interpreter or, if it has none (as Debian's), one in our own environment."""
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
         return [sys.executable, "-m", "pip"]
     folder = CACHE / "pip"

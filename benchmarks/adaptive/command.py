@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _draw(traces: Sequence[Path], folder: Path) -> None:
-    """One play of each trace on a board of 400 ms, ours beside the oracle."""
+    """Plot one play of each trace on a board of 400 ms: our policy and the oracle."""
     from benchmarks.adaptive.simulator.plot import draw
 
     folder.mkdir(parents=True, exist_ok=True)

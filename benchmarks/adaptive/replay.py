@@ -1,4 +1,4 @@
-"""A real minute of `windows`, and the same frames in virtual time."""
+"""Compare a real minute of `windows` with the same frames in virtual time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One window, in reality and simulated."""
+    """One window: its real frames and the simulated ones."""
 
     window: Window
     real: list[dict[str, Any]]
@@ -72,7 +72,7 @@ class Outcome:
 def replayed(
     window: Window, answers: Path, epoch_s: float, seconds: float, profile: Profile, *, tbf: bool
 ) -> Outcome:
-    """What a device answered from ``epoch_s`` on, and the simulator's answers to the same frames."""
+    """Return a device's frames from ``epoch_s`` on, and the simulator's results for the same frames."""
     zero_s = epoch_s + min(WARM_UP_S, window.start_s)
     records = [json.loads(line) for line in answers.read_text().splitlines() if line.endswith("}")]
     frames = [r for r in records if r["kind"] == "frame"]
@@ -87,8 +87,9 @@ def replayed(
 def _as_it_was(profile: Profile, real: Sequence[dict[str, Any]]) -> Profile:
     """The profile at the speed that the board had in the window.
 
-    An emulated board stretches this machine's CPU time, caches and neighbours included, some thirty times. From one
-    minute to the next it is several percent faster or slower, which no real board is, and which is not at issue.
+    An emulated board multiplies this machine's CPU time about thirty times, with the effects of caches and of other
+    programs. So its speed changes by several percent from one minute to the next. A real board's does not, and the
+    benchmark does not measure it.
     """
     known = {timing.split: timing.head_s + timing.release_s for timing in profile.splits}
     ratios = [
@@ -142,7 +143,7 @@ def _scene(window: Window, real: Sequence[dict[str, Any]], phase_s: float, profi
 
 
 def told(outcome: Outcome) -> dict[str, Any]:
-    """One window's figures, in ms and shares."""
+    """Return one window's figures, in ms and shares."""
     real, rows = outcome.real, outcome.simulated.rows
     splits = sorted({r["split"] for r in real} | {row.split for row in rows})
     return {

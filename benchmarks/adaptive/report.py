@@ -1,4 +1,4 @@
-"""What `adaptive` says of the scenes it played: the claims, one by one, and the tables."""
+"""The report of `adaptive`: claims and tables of the scenes that were played."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ probes: share of the link; extra: local runs beside a transfer, per frame"""
 
 
 def claims(results: Sequence[Compared]) -> list[dict[str, Any]]:
-    """The goals, scene by scene. A missed one has beside it the figure with knowledge that we cannot have."""
+    """Return the goals, scene by scene. A missed goal also has the figure of a policy that knows the future."""
     return [claim for result in results for claim in _scene_claims(result)]
 
 
@@ -84,7 +84,7 @@ def _claim(result: Compared, name: str, to: str, goal: float, *, p95: bool = Fal
 
 
 def missed(made: Sequence[Mapping[str, Any]]) -> str:
-    """The claims that do not hold, a line each, with the figures beside them."""
+    """Return one line per claim that does not hold, with its figures."""
     lines = []
     for claim in made:
         if claim["holds"]:

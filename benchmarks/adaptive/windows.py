@@ -1,4 +1,4 @@
-"""Real minutes beside the simulator: the real programs on an emulated link and board must agree with virtual time.
+"""Check the simulator against real minutes: real programs on an emulated link and board must agree with it.
 
     python -m benchmarks.adaptive.windows [--windows N] [--seconds S] [--json] [--tbf]
 
@@ -62,7 +62,7 @@ AT_ONCE = 4
 
 
 def slowdown_here(bundle: Bundle) -> float:
-    """What makes the whole model take `WHOLE_MODEL_S` on the emulated board."""
+    """Return the slowdown with which the whole model takes `WHOLE_MODEL_S` on the emulated board."""
     import numpy as np
 
     interpreter = open_interpreter(bundle.path(bundle.manifest.model))
@@ -76,7 +76,7 @@ def slowdown_here(bundle: Bundle) -> float:
 
 
 def device_text(window: Window, address: str, server_key: str, slowdown: float) -> str:
-    """The defaults as shipped, but for what makes the scene; all cuts, as in the simulator."""
+    """Return the config: shipped defaults except for the scene's keys; all cuts, as in the simulator."""
     hedge = "hedge = true\n" if window.hedge else ""
     anew = "local_tail_memory_mb = 0\n" if window.anew else ""
     return (

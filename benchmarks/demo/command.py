@@ -1,4 +1,4 @@
-"""The main job, live: a board's half and a server's half of EfficientNet-Lite0 over a cellular uplink.
+"""The demonstration: EfficientNet-Lite0, one half on a board and one half on a server, over a cellular uplink.
 
     make demo
 
@@ -144,7 +144,7 @@ def _start(rig: Rig, scene: Scene, options: argparse.Namespace) -> float:
 
 
 def _device_config(scene: Scene, policy: Policy, port: int, server_key: str, options: argparse.Namespace) -> str:
-    """The defaults, release and accuracy floor included; but a fixed cut is used however well it answers."""
+    """Return a config with the defaults for release and accuracy floor. A fixed cut has no floor."""
     floor = 'accuracy_floor = "off"\n' if policy.role == "fixed" else ""
     return f"""\
 [device]
@@ -177,7 +177,7 @@ slowdown = {scene.slowdown!r}
 
 
 def _watch(rig: Rig, scene: Scene) -> None:
-    """The live table: one line a frame of the adaptive device, until the time is up."""
+    """Print the live table: one line per frame of the adaptive device, until the time is over."""
     print(f"\n{'time':>6}  {'photograph':<16} {'answer':<22} {'split':>6} {'uplink Mb/s':>11} {'latency':>8}  how")
     adaptive = next(policy for policy in scene.policies if policy.role == "adaptive")
     answers = rig.folder / adaptive.slug / "answers.jsonl"

@@ -1,4 +1,4 @@
-"""What the demonstration saw, as RUN.jsonl for the report and as a table for the terminal."""
+"""The records of a demonstration: RUN.jsonl for the report, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class Scene:
 
 
 def default_release(cut: Cut) -> NoiseSpec:
-    """The release of a device whose config does not say."""
+    """Return the release of a device whose config does not set one."""
     allocation = settle("auto", cut, DEFAULT_EPSILON)
     return NoiseSpec(epsilon=DEFAULT_EPSILON, allocation=allocation, bits=default_bits(DEFAULT_EPSILON))
 
 
 def accuracy_lines(scene: Scene) -> list[str]:
-    """What `prepare` measured of each cut under the release, and whether the accuracy floor lets it be used."""
+    """Return each cut's accuracy that `prepare` measured under the release, and whether it passes the floor."""
     cuts = scene.bundle.manifest.cuts
     specs: dict[int, Spec] = {cut.index: default_release(cut) for cut in cuts}
     accuracy = Accuracy.of(cuts, specs, DEFAULT_FLOOR, evaluation.load(scene.bundle))
@@ -98,7 +98,7 @@ def read_records(scene: Scene, policy: Policy, path: Path) -> list[Record]:
 
 
 def split_name(frame: Record) -> str:
-    """How people call a frame's split point."""
+    """Return the displayed name of a frame's split point."""
     return "local" if frame["outcome"] == "local" else f"cut {frame['split']}"
 
 
@@ -160,7 +160,7 @@ def _head(scene: Scene) -> Record:
 
 
 def _seen(bundle: Bundle, cut: int, spec: NoiseSpec) -> str | None:
-    """What the bundle's audit found that a server sees; None where it was not audited under this release."""
+    """Return the audit's verdict on what a server sees; None if the bundle was not audited under this release."""
     found = exposure.load(bundle)
     row = None if found is None else found.find(cut, spec)
     return None if row is None else row.text
@@ -203,7 +203,7 @@ def _comparison(scene: Scene, summaries: dict[str, Record], best: str) -> list[s
 
 
 def _offloaded(summary: Record) -> str:
-    """The agreement that counts: of frames that the server answered."""
+    """Return the agreement of the frames that the server answered."""
     share, count = summary["agreement_offloaded"], summary["counts"]["offloaded"]
     told = "no frame" if share is None else f"{share:.3f}"
     return f"agreement of the adaptive device over its {count} offloaded frames alone: {told}"

@@ -21,7 +21,7 @@ from split_model.errors import SplitModelError
 
 
 class RigError(SplitModelError, RuntimeError):
-    """A program of the run did not start or died; the text has the end of its log."""
+    """A program of the run did not start, or ended with an error; the text has the end of its log."""
 
     exit_code = os.EX_SOFTWARE
 
@@ -45,7 +45,7 @@ class Program:
         return lines[-1] if lines else "nothing logged"
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """SIGTERM, and SIGKILL for one that does not follow."""
+        """End the program with SIGTERM, and with SIGKILL if it goes on."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -101,7 +101,7 @@ class Rig:
         return program, first
 
     def run(self, name: str, *arguments: str) -> str:
-        """Run a command to its end and return its output; `RigError` where it fails."""
+        """Run a command to its end and return its output; raise `RigError` if it fails."""
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines()
@@ -111,7 +111,7 @@ class Rig:
     def link(self, name: str, *, upstream_port: int, capacity: tuple[str, ...]) -> int:
         """Start an emulated link to the server; returns the port that devices connect to.
 
-        Its trace starts at once, and over again at SIGUSR1.
+        Its trace starts at once, and again from its beginning at SIGUSR1.
         """
         _, ready = self.start(
             name,
@@ -125,7 +125,7 @@ class Rig:
         return int(ready["port"])
 
     def server(self, bundle: Path, *, address: str = "tcp://127.0.0.1:0") -> tuple[Path, int]:
-        """Make a server's keys and config, start it on a free port; returns its config and port."""
+        """Make a server's keys and config and start it on a free port; returns its config and port."""
         config = self.folder / "server.toml"
         config.write_text(
             f'[server]\nlisten = "{address}"\nkey = "server.key"\ndevices = "devices"\n'
@@ -134,9 +134,13 @@ class Rig:
         self.run("cloud-server keys", "-m", "cloud_server", "keys", "make", "-c", str(config))
         return config, self.serve(config)
 
-    def serve(self, config: Path) -> int:
-        """Start a server whose keys and config are there; returns its port once devices can connect."""
-        program, _ = self.start("server", "-m", "cloud_server", "run", "-c", str(config))
+    def serve(self, config: Path, *, by: Sequence[str] = (), prefix: Sequence[str] = ()) -> int:
+        """Start a server that has keys and a config; returns its port once devices can connect.
+
+        ``by``: A module, with its arguments, that runs the server; none by default.
+        ``prefix``: Command that starts it, such as taskset.
+        """
+        program, _ = self.start("server", "-m", *by, "cloud_server", "run", "-c", str(config), prefix=prefix)
         deadline_s = time.monotonic() + 60
         while time.monotonic() < deadline_s:
             program.check()
@@ -153,7 +157,7 @@ class Rig:
         raise RigError(f"the server was not ready in time: {program.tail()}")
 
     def device_config(self, name: str, text: str) -> Path:
-        """Write a device's config into a folder of its own."""
+        """Write a device's config into a separate folder."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         path = folder / "device.toml"
@@ -184,7 +188,7 @@ class Rig:
         return started_s
 
     def wait_for(self, paths: Sequence[Path], *, timeout_s: float) -> None:
-        """Wait until every file has something in it; `RigError` when a program dies or the time is up."""
+        """Wait until no file is empty; raise `RigError` if a program ends or the time is over."""
         deadline_s = time.monotonic() + timeout_s
         while waiting := [path for path in paths if not path.is_file() or path.stat().st_size == 0]:
             for program in self.programs:

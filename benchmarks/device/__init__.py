@@ -1,1 +1,1 @@
-"""What the device program costs on this machine: time, memory, throughput, swaps, sources."""
+"""The costs of the device program on this machine: time, memory, throughput, swaps, sources."""

@@ -1,9 +1,9 @@
-"""What the device program costs beside the bare interpreter, its memory, its throughput, and its swaps under load.
+"""The device program against the bare interpreter; its memory, its throughput, and its swaps under load.
 
     python -m benchmarks.device [--json] [--only NAME ...]
 
-Runs the real programs on this machine, our side and the peer's in turn. Ends with one line of claims; one that does
-not hold stays in it as false. SPLIT_LEGACY_PYTHON names a Python with tflite-runtime for the second backend.
+Runs the real programs on this machine, our side and the peer's in turn. The last line has the claims; a claim that
+does not hold stays there as false. SPLIT_LEGACY_PYTHON names a Python with tflite-runtime for the second backend.
 """
 
 # Over 300 lines: one command, whose claims are printed together.
@@ -46,7 +46,7 @@ Claim = dict[str, Any]
 
 
 def claim(name: str, value: float, goal: float, *, at_least: bool = False) -> Claim:
-    """One line of the list; it holds or it does not."""
+    """Return one claim of the list: its name, its value, its goal and whether it holds."""
     holds = value >= goal if at_least else value <= goal
     return {"name": name, "value": round(value, 4), "goal": goal, "holds": holds}
 
@@ -81,9 +81,9 @@ def _told(details: dict[str, Any]) -> str:
 
 
 def local_frame() -> tuple[list[Claim], dict[str, Any]]:
-    """A frame finished on this board beside the bare interpreter, in turn in one process.
+    """Compare a frame finished on this board with the bare interpreter, in turn in one process.
 
-    A model of about 5 ms (EfficientNet-Lite0), and one of about 1 ms (face_landmark).
+    The models: one of about 5 ms (EfficientNet-Lite0), and one of about 1 ms (face_landmark).
     """
     prepare_all()
     large = worker(sys.executable, "local", str(BUNDLE))
@@ -136,7 +136,7 @@ def _rss_mb(bundle: Path, backend: str, python: str) -> dict[str, dict[str, floa
 
 
 def throughput() -> tuple[list[Claim], dict[str, Any]]:
-    """Frames a second against the slowest stage's limit, the link being the slowest, then the board."""
+    """Compare frames per second with the limit of the slowest stage, which is first the link, then the board."""
     prepare_all()
     claims: list[Claim] = []
     details: dict[str, Any] = {}
@@ -162,7 +162,7 @@ def _middle_cut() -> int:
 
 
 def rates(frames: Sequence[dict[str, Any]], mbit: float) -> tuple[float, float, dict[str, Any]]:
-    """Frames a second in the steady part, and the limit of its slowest stage.
+    """Return the frames per second in the steady part, and the limit of its slowest stage.
 
     Means, not medians: the mean time of a stage alone limits its frames a second.
     """
@@ -177,7 +177,7 @@ def rates(frames: Sequence[dict[str, Any]], mbit: float) -> tuple[float, float, 
 
 
 def swaps() -> tuple[list[Claim], dict[str, Any]]:
-    """Forced swaps under load, a CPU hog beside: every frame once, and the tail of the latencies as without."""
+    """Force swaps under load, beside a CPU hog: each frame is answered once, p99 is about that without swaps."""
     prepare_all()
     runs: dict[str, list[dict[str, Any]]] = {}
     with _fresh("swaps") as rig:
@@ -205,7 +205,7 @@ def swaps() -> tuple[list[Claim], dict[str, Any]]:
 
 
 def hog() -> tuple[list[Claim], dict[str, Any]]:
-    """How soon a hog on the same core moves the estimate of the load, worst of five; beside a short model, too."""
+    """Measure how soon a hog on the same core moves the load estimate, worst of five; with a short model, too."""
     prepare_all()
     details = {by: worker(sys.executable, by, str(BUNDLE)) for by in ("hog", "hog-short")}
     name = "seconds until a CPU hog moves the load estimate, worst of five"
@@ -214,7 +214,7 @@ def hog() -> tuple[list[Claim], dict[str, Any]]:
 
 
 def throttling() -> tuple[list[Claim], dict[str, Any]]:
-    """The same of a processor of half the speed, which its clock's limit tells or else a timed spin."""
+    """The same for a processor at half speed, detected by its clock's limit or by a timed spin."""
     prepare_all()
     details = {by: worker(sys.executable, by, str(BUNDLE)) for by in ("clock", "slow")}
     name = "seconds until half the speed moves the load estimate"
@@ -223,7 +223,7 @@ def throttling() -> tuple[list[Claim], dict[str, Any]]:
 
 
 def _fresh(name: str) -> Rig:
-    """A folder without anything of an earlier run: fresh keys, fresh answers."""
+    """Make an empty folder, without keys and answers of an earlier run."""
     shutil.rmtree(BUILD / name, ignore_errors=True)
     return Rig(BUILD / name)
 
@@ -254,7 +254,7 @@ def device_config(
     backend: str = "ai-edge-litert",
     name: str = "device",
 ) -> Path:
-    """A device that is allowed in, features unprotected: the mechanism's cost is not at issue here."""
+    """Write the config of an allowed device that sends unprotected features: the release is not measured here."""
     server_key = (server_config.parent / "server.pub").read_text().strip()
     config = rig.device_config(
         name,
@@ -275,19 +275,19 @@ def device_config(
 
 
 def run_device(rig: Rig, config: Path) -> list[dict[str, Any]]:
-    """Run a device to its end; its frames."""
+    """Run a device to its end and return its frames."""
     rig.run("edge-runtime", "-m", "edge_runtime", "run", "-c", str(config))
     return frames_of(config.parent / "answers.jsonl")
 
 
 def frames_of(path: Path) -> list[dict[str, Any]]:
-    """The frame records of a run."""
+    """Return the frame records of a run."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
     return [record for record in records if record["kind"] == "frame"]
 
 
 def worker(python: str, *arguments: str) -> dict[str, Any]:
-    """One measurement in a process of its own."""
+    """Run one measurement in a separate process."""
     done = subprocess.run(
         [python, "-m", "benchmarks.device.worker", *arguments],
         capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,6 +1,6 @@
-"""How soon the estimate of the load moves: by a CPU hog, and by a processor that goes slower.
+"""How soon the load estimate follows a CPU hog, and a processor that becomes slower.
 
-Each is one measurement in a process of its own, see `worker`.
+Each is one measurement in a separate process, see `worker`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edge_runtime.board.load_watch import LoadReader, LoadWatch
 from split_model.bundle import Bundle
 from split_model.interpreter import Interpreter, open_interpreter
 
-#: The estimate has moved when it is so many times what it was.
+#: The estimate counts as moved once it is this many times its earlier value.
 _NOTICED = 1.4
 _SETTLE_S, _PATIENCE_S = 2.0, 10.0
 _TRIALS, _MOST_HOGS = 5, 12
@@ -39,14 +39,14 @@ _SHORT_POWS = 20
 
 
 def inputs(bundle: Bundle) -> list[NDArray[Any]]:
-    """Random inputs of a bundle."""
+    """Return random inputs for a bundle's model."""
     return [np.random.default_rng(0).random(spec.shape).astype(spec.dtype) for spec in bundle.manifest.inputs]
 
 
 def hog(root: str) -> dict[str, Any]:
-    """A busy process for each CPU, while frames are worked on one after another; the worst of some trials.
+    """Start a busy process for each CPU while frames run one after another; the worst of some trials.
 
-    Where others are on them already, so many that the load is doubled.
+    If other programs use the CPUs already, enough busy processes are started to double the load.
     """
     return _hogged(*_of_bundle(root))
 
@@ -80,7 +80,7 @@ def _hogged(interpreter: Interpreter, tensors: list[NDArray[Any]]) -> dict[str, 
 
 
 def clock(root: str) -> dict[str, Any]:
-    """The clock's limit goes down to a half; its reader is handed in, since a virtual machine has none."""
+    """Halve the limit of the clock. The reader of the clock is an argument, as a virtual machine has none."""
     _pin()
     limit_mhz = [1500.0]
     with _loaded(*_of_bundle(root), clock=lambda: Clock(limit_mhz[0])) as (load, _):
@@ -91,7 +91,7 @@ def clock(root: str) -> dict[str, Any]:
 
 
 def slow(root: str) -> dict[str, Any]:
-    """The spin takes twice its CPU time, on a board that does not tell its clock: made so, as above."""
+    """Double the spin's CPU time on a board that does not report its clock. Both are simulated, as above."""
     _pin()
     factor = [1.0]
 
@@ -107,7 +107,7 @@ def slow(root: str) -> dict[str, Any]:
 
 
 def _pin() -> int:
-    """Keep this process to one core: its number."""
+    """Keep this process on one core; return the core's number."""
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     return core
@@ -135,9 +135,9 @@ def _loaded(
     clock: Callable[[], Clock | None] = read_clock,
     make_spin: Callable[[], Spin] = spin,
 ) -> Iterator[tuple[LoadEstimator, float]]:
-    """The estimate of the load as the program makes it, while a thread works on one frame after another.
+    """Give the program's estimate of the load while a thread runs one frame after another.
 
-    Also the seconds that the model takes alone.
+    Also gives the seconds of the model alone.
     """
     board = RealBoard()
     over = threading.Event()
@@ -164,7 +164,7 @@ def _loaded(
 
 
 def _seconds_until(noticed: Callable[[], bool], since_s: float | None = None) -> float:
-    """How long it takes, from now or ``since_s``; at most ten seconds."""
+    """Return the seconds until the condition is true, from now or ``since_s``; at most ten seconds."""
     started_s = time.monotonic() if since_s is None else since_s
     while not noticed() and time.monotonic() - started_s < _PATIENCE_S:
         time.sleep(0.01)

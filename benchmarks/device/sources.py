@@ -1,4 +1,4 @@
-"""What the sources cost: decoding a serial line, asking over the local socket, looking through a folder.
+"""The costs of the sources: decoding a serial line, a request over the local socket, a look through a folder.
 
 Serial: packets of several shapes through `Decoder` in the pieces that a driver hands out, in CPU time, as a share
 of a core that a line at 921600 baud would take. Socket: the round trip of a tensor through source, multiplexer and
@@ -44,7 +44,7 @@ PICTURE = TensorSpec(name="picture", shape=(1, 96, 96, 3), dtype="uint8")
 
 
 def serial_shares(rounds: int) -> dict[str, float]:
-    """The share of a core at 921600 baud, by kind of packet."""
+    """Return the share of a core at 921600 baud, by kind of packet."""
     random = np.random.default_rng(0)
     tensors: dict[str, NDArray[Any]] = {
         "float32[4]": random.normal(size=4).astype(np.float32),
@@ -70,7 +70,7 @@ def serial_shares(rounds: int) -> dict[str, float]:
 
 
 class Ours(threading.Thread):
-    """A socket source and a multiplexer whose frames are answered with themselves."""
+    """A socket source and a multiplexer; the answer to a frame is the frame itself."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Ours(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Answer, until stopped."""
+        """Answer until `end` is called."""
         for frame in self.multiplexer:
             self.multiplexer.answered(Answer(frame, {"kind": "frame", "outcome": "local"}, frame.tensors))
 
@@ -103,7 +103,7 @@ class Echo(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Send back what comes, until the other end closes."""
+        """Send all received bytes back, until the other end closes."""
         connection, _ = self._listener.accept()
         with connection, self._listener:
             while len(data := receive(connection, self._nbytes)) == self._nbytes:
@@ -111,7 +111,7 @@ class Echo(threading.Thread):
 
 
 def receive(connection: socket.socket, nbytes: int) -> bytearray:
-    """So many bytes, fewer where the other end closed."""
+    """Return this many bytes, or fewer if the other end closed."""
     data, count = bytearray(nbytes), 0
     while count < nbytes and (more := connection.recv_into(memoryview(data)[count:])):
         count += more
@@ -119,7 +119,7 @@ def receive(connection: socket.socket, nbytes: int) -> bytearray:
 
 
 def round_trips_ms(folder: Path, rounds: int) -> dict[str, float]:
-    """Median round trips of one picture: ours, and a bare echo's."""
+    """Return median round trips of one picture: of our socket, and of a bare echo."""
     ours = Ours(folder / "ours.sock")
     echo = Echo(folder / "echo.sock", PICTURE.nbytes)
     picture = np.random.default_rng(0).integers(0, 256, PICTURE.shape, np.uint8)
@@ -144,7 +144,7 @@ def round_trips_ms(folder: Path, rounds: int) -> dict[str, float]:
 
 
 def look_ms(folder: Path, rounds: int) -> float:
-    """Median time of one look at a folder of `FILES` answered files; time between looks is the benchmark's own."""
+    """Return the median time of a look at a folder of `FILES` answered files, without the pauses between looks."""
     incoming, state = folder / "incoming", folder / "state"
     incoming.mkdir()
     state.mkdir()
@@ -170,7 +170,7 @@ def look_ms(folder: Path, rounds: int) -> float:
 
 
 def main() -> int:
-    """Measure, print, end with the claims."""
+    """Measure and print; the last line has the claims."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.device.sources", description=(__doc__ or "").split("\n", 1)[0]
     )

@@ -1,1 +1,1 @@
-"""What releases cost in accuracy and time, an audit of them, and attacks on them."""
+"""The costs of releases in accuracy and time, an audit of them, and attacks on them."""

@@ -40,7 +40,7 @@ Features = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant of a release at one cut: ``send`` gives a payload, ``read`` what the server makes of one."""
+    """One variant of a release at one cut: ``send`` makes a payload, ``read`` the server's features of it."""
 
     name: str
     cut: int
@@ -52,7 +52,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Pictures:
-    """float32 [n, 28, 28] in 0 to 1: what the attackers know, and the frames they attack."""
+    """float32 [n, 28, 28] in 0 to 1: the public pictures of the attackers, and the frames that they attack."""
 
     public: Floats
     victims: Floats
@@ -60,7 +60,7 @@ class Pictures:
 
 
 def read_pictures(count: int, victims: int) -> Pictures:
-    """Public ones from the data set's training file where it is installed, else the committed thousand."""
+    """Read public pictures from the data set's training file if it is installed, else the committed thousand."""
     if TRAINING.is_file():
         with gzip.open(TRAINING) as file:
             public = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, SIDE, SIDE)[:count]
@@ -190,7 +190,7 @@ class Attack:
 
 
 def references(bundle: Bundle, pictures: Pictures) -> dict[str, tuple[float, float]]:
-    """SSIM and PSNR of what needs no release: the mean picture, and the mean picture of the answer's class."""
+    """Return SSIM and PSNR of guesses without a release: the mean picture, and that of the answer's class."""
     model = open_interpreter(bundle.path(bundle.manifest.model))
     sides = (pictures.public, pictures.victims)
     public, victims = (np.array([model.run([one[None, :, :, None]])[0].argmax() for one in side]) for side in sides)

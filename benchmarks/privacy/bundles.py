@@ -1,4 +1,4 @@
-"""The bundles that privacy figures are measured on, made where they are absent: recipes, public data, `prepare`."""
+"""Makes the bundles for the privacy figures if they are absent: recipes, public data, `prepare`."""
 
 from __future__ import annotations
 

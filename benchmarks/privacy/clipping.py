@@ -55,21 +55,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Inputs, and what the unsplit model answers to them."""
+    """Inputs, and the unsplit model's answers to them."""
 
     inputs: Sequence[tuple[Array, ...]]
     logits: NDArray[np.float64]
 
     @property
     def sure(self) -> NDArray[np.bool_]:
-        """Of which pictures the unsplit model is sure."""
+        """Which pictures the unsplit model is sure of."""
         powers = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
         found: NDArray[np.bool_] = powers.max(axis=1) / powers.sum(axis=1) >= _SURE
         return found
 
 
 def measure(bundle: Bundle, pictures: Pictures, draws: int) -> Iterator[Row]:
-    """All rows, cut after cut."""
+    """Return all rows, cut after cut."""
     public = open_data(photographs() / "things", bundle.manifest.inputs, bundle.manifest.preprocess)
     samples = calibration_samples(public)
     for cut in bundle.manifest.cuts:

@@ -94,7 +94,7 @@ class Line:
 
 
 class Page:
-    """The pictures through the model once, and then through every release."""
+    """Runs the pictures through the model once, and then through every release."""
 
     def __init__(self, bundle: Bundle, inputs: Sequence[tuple[Array, ...]], labels: Array) -> None:
         self.bundle = bundle
@@ -111,7 +111,7 @@ class Page:
         return [head.run(one) for one in self.inputs]
 
     def right(self, tail: Interpreter, through: Through, features: list[list[Array]]) -> Hits:
-        """Which answers are right, 0 or 1 each."""
+        """Return for each answer 1 if it is right, else 0."""
         answers = [int(tail.run(through([one.copy() for one in each]))[0].argmax()) for each in features]
         hits: Hits = (np.array(answers) == self.labels).astype(np.float64)
         return hits
@@ -187,7 +187,7 @@ def _noise(plan: NoisePlan, entropy: Entropy) -> Through:
 
 
 def claims(records: list[dict[str, Any]], pictures: int) -> list[dict[str, Any]]:
-    """The goals of the issue, by the means of three seeds."""
+    """Return the accuracy goals as claims, from the means of three seeds."""
     unprotected = records[0]["accuracy"]
     name = f"unprotected accuracy on {pictures} test pictures"
     found = [_claim(name, unprotected, f">= {ACCURACY_GOAL}", holds=unprotected >= ACCURACY_GOAL)]

@@ -33,7 +33,7 @@ GOAL_AGREEMENT, GOAL_OFFLOADED = 0.9, 0.5
 
 
 def unsplit_answers(bundle: Bundle) -> dict[str, str]:
-    """The best label of the unsplit model, by photograph."""
+    """Return the best label of the unsplit model, by photograph."""
     whole = open_interpreter(bundle.path(bundle.manifest.model))
     answer = bundle.manifest.answer
     assert answer is not None
@@ -46,7 +46,7 @@ def unsplit_answers(bundle: Bundle) -> dict[str, str]:
 
 
 def run(bundle: Bundle, folder: Path, *, slowdown: float, repeat: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """The device's records of all frames, and what its log says of accuracy."""
+    """Return the device's records of all frames, and its log's lines on accuracy."""
     with Rig(folder) as rig:
         server_config, port = rig.server(bundle.root)
         key = (server_config.parent / "server.pub").read_text().strip()
@@ -87,7 +87,7 @@ slowdown = {slowdown}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what was offloaded at each cut and how much of it agrees, and the claims as the last line."""
+    """Print the offloaded frames of each cut and the share that agrees; the claims are the last line."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.privacy.defaults",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""What noise costs a face mesh: landmark error in pixels, by cut, per-value epsilon and allocation of the budget.
+"""The cost of noise for a face mesh: landmark error in pixels, by cut, per-value epsilon and allocation.
 
 usage: python -m benchmarks.privacy.landmarks [--draws N] [--json]
 

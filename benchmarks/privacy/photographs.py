@@ -1,4 +1,4 @@
-"""What noise costs EfficientNet-Lite0: top-1 agreement by cut, per-value epsilon and allocation of the budget.
+"""The cost of noise for EfficientNet-Lite0: top-1 agreement by cut, per-value epsilon and allocation.
 
 usage: python -m benchmarks.privacy.photographs [--draws N] [--json]
 

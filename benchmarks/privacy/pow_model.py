@@ -18,7 +18,7 @@ _EXPONENT = 0.999
 
 
 def build(pows: int) -> bytes:
-    """POW so many times, then a fully connected layer."""
+    """Build a model of this many POWs and a fully connected layer."""
     graph = flatbuffer.Graph("powers")
     source = last = graph.tensor("input", SHAPE)
     exponent = graph.tensor("exponent", (1,), np.array([_EXPONENT], np.float32))
@@ -35,7 +35,7 @@ def build(pows: int) -> bytes:
 
 
 def prepared(folder: Path, *, pows: int = 120, head_pows: int | None = None) -> Bundle:
-    """Its bundle, cut after so many of the POWs (half of them), calibrated on random numbers."""
+    """Prepare its bundle, cut after half of the POWs by default, calibrated on random numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     model, data = folder / "powers.tflite", folder / "public.npz"
     model.write_bytes(build(pows))

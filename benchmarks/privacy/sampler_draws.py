@@ -53,7 +53,7 @@ class Verdict:
 
 
 def probabilities(grid: Grid) -> NDArray[np.float64]:
-    """Of -bound..bound, what lies beyond counted into the ends, by the formula of the law."""
+    """Return the law's probabilities of -bound..bound; the ends include everything beyond them."""
     reach = np.arange(-60 * grid.wire_max, 60 * grid.wire_max + 1)
     weights = np.exp(-grid.epsilon / grid.steps * np.abs(reach))
     weights /= math.fsum(weights.tolist())

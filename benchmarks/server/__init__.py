@@ -1,1 +1,1 @@
-"""What the server costs an answer, how it shares its cores among devices, and what it does under overload."""
+"""The server's cost per answer, how it shares its cores among devices, and its behaviour under overload."""

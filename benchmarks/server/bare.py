@@ -1,4 +1,4 @@
-"""The bare loop: a tail run over and over on arrays that are there already, with nothing around it.
+"""The bare loop: a tail run again and again on prepared arrays, and nothing else.
 
 python -m benchmarks.server.bare CUT THREADS SECONDS
 """
@@ -20,14 +20,14 @@ from split_model.interpreter import open_interpreter
 
 @dataclass(frozen=True)
 class Bare:
-    """What a run of the tail takes: CPU time, in ms, and runs a second over all threads."""
+    """The cost of a run of the tail: CPU time in ms, and runs per second of all threads."""
 
     cpu_ms: float
     runs_s: float
 
 
 def run(cut: int, *, threads: int, seconds: float) -> Bare:
-    """Measure in a process of its own."""
+    """Measure in a separate process."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.server.bare", str(cut), str(threads), str(seconds)],
         capture_output=True, text=True, check=False, cwd=ROOT,
@@ -38,7 +38,7 @@ def run(cut: int, *, threads: int, seconds: float) -> Bare:
 
 
 def measure(cut: int, threads: int, seconds: float) -> Bare:
-    """Run the tail in ``threads`` threads, each with an interpreter of its own."""
+    """Run the tail in ``threads`` threads, each with its own interpreter."""
     case = peer_case(cut)
     interpreters = [open_interpreter(case.tail) for _ in range(threads)]
     counts = [0] * threads

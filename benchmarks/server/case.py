@@ -33,7 +33,7 @@ class Case:
 
     @property
     def tail(self) -> Path:
-        """The tail's file."""
+        """Path of the tail's file."""
         return self.bundle.path(self.cut.tail)
 
     def request(self) -> wire.Request:
@@ -51,7 +51,7 @@ class Case:
 
 
 def open_case(cut_index: int, *, epsilon: float = EPSILON, bits: int = BITS) -> Case:
-    """Random features at a cut, released with noise as a device does it."""
+    """Make a case: random features at a cut, released with noise as on a device."""
     bundle = _bundle()
     cut = bundle.cut(cut_index)
     rng = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def _bundle() -> Bundle:
 
 
 def peer_case(cut_index: int) -> Case:
-    """`open_case` in a child process, which takes the bundle as it is."""
+    """`open_case` for a child process, which prepares the bundle only if it is absent."""
     if not (BUNDLE / "manifest.json").is_file():
         prepare_all()
     return open_case(cut_index)

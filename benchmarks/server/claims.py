@@ -10,6 +10,6 @@ Part = tuple[list[Claim], Details]
 
 
 def claim(name: str, value: float, goal: float, *, at_least: bool = False) -> Claim:
-    """One line of the list; it holds or it does not."""
+    """Return one claim of the list: its name, its value, its goal and whether it holds."""
     holds = value >= goal if at_least else value <= goal
     return {"name": name, "value": round(value, 4), "goal": goal, "holds": holds}

@@ -26,7 +26,7 @@ _NAMES = {SMALL: "small tail", MIDDLE: "middle tail", LARGE: "large tail"}
 
 
 def cores() -> Part:
-    """Threads of one process beside processes, and batches beside single frames; the tails are bare."""
+    """Compare threads of one process with processes, and batches with single frames; the tails are bare."""
     claims = []
     details: Details = {}
     for cut, name in _NAMES.items():
@@ -43,7 +43,7 @@ def cores() -> Part:
 
 
 def _threads_and_processes(cut: int) -> tuple[float, float]:
-    """Runs a second of two threads, and of two processes with a thread each; medians, in turn."""
+    """Return runs per second of two threads, and of two processes of one thread each; medians, in turn."""
     threads, processes = [], []
     for _ in range(_ROUNDS):
         threads.append(bare.run(cut, threads=2, seconds=_SECONDS).runs_s)
@@ -54,7 +54,7 @@ def _threads_and_processes(cut: int) -> tuple[float, float]:
 
 
 def batches(case: Case) -> dict[int, float]:
-    """CPU time a frame in ms by the size of the batch, for the sizes to which the tail can be resized."""
+    """Return CPU ms per frame by batch size, for the sizes to which the tail can be resized."""
     make: Callable[..., Any] = importlib.import_module(BACKENDS[choose_backend(None)]).Interpreter
     times = {}
     for size in _BATCHES:

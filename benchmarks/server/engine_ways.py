@@ -24,7 +24,7 @@ PATIENCE_S = 60.0
 
 
 class Run:
-    """An engine, and jobs of one case for it."""
+    """An engine and the jobs of one case."""
 
     def __init__(self, case: Case, make: Callable[[TailSet, Callable[[Outcome], None]], Engine]) -> None:
         self._case = case
@@ -35,7 +35,7 @@ class Run:
         self.engine.start(preload=False)
 
     def submit(self) -> int:
-        """One more job."""
+        """Submit one more job."""
         self._submitted += 1
         now_s = time.monotonic()
         job = Job(
@@ -52,7 +52,7 @@ class Run:
         return self._submitted
 
     def next(self) -> Outcome:
-        """The next outcome."""
+        """Return the next outcome."""
         return self.delivered.get(timeout=PATIENCE_S)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What Ray costs beside the server's own threads, what a second node gains, and what a death costs.
+"""The cost of Ray against the server's own threads, the gain of a second node, and the cost of a death.
 
     python -m benchmarks.server.engines [--json] [--only overhead nodes deaths]
 
@@ -43,7 +43,7 @@ _EMULATED_S, _FRAMES = 0.02, 300
 
 
 def _measure(call: Callable[[], None], flood: Callable[[int], None]) -> dict[str, float]:
-    """Round trip, time and CPU an answer, of this process and of all that it started. Milliseconds."""
+    """Return round trip, time and CPU per answer in ms, of this process and its descendants."""
     for _ in range(_WARM_UP):
         call()
     flood(_WARM_UP)
@@ -64,7 +64,7 @@ def _measure(call: Callable[[], None], flood: Callable[[int], None]) -> dict[str
 
 
 def _cpu_s() -> float:
-    """CPU time of this process and of its living descendants."""
+    """Return the CPU time of this process and of its living descendants."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     times = [process.cpu_times() for process in processes if process.is_running()]
     return float(sum(one.user + one.system for one in times))
@@ -79,7 +79,7 @@ WAYS: dict[str, Callable[[Case, str], Any]] = {
 
 
 def measure(way: str, cut: int, folder: str) -> dict[str, float]:
-    """Measure one way to run a tail, in a process of its own: a process can start one Ray."""
+    """Measure one way to run a tail, in a separate process: a process can start Ray only once."""
     run = WAYS[way](open_case(cut), folder)
     try:
         return _measure(run.call, run.flood)
@@ -88,7 +88,7 @@ def measure(way: str, cut: int, folder: str) -> dict[str, float]:
 
 
 def overhead(folder: str) -> Part:
-    """Round trips and CPU of the ways to run a tail."""
+    """Compare round trips and CPU of the ways to run a tail."""
     details: dict[str, Any] = {}
     claims: list[Claim] = []
     ways = [way for way in WAYS if way != "serve" or importlib.util.find_spec("starlette") is not None]
@@ -106,7 +106,7 @@ def overhead(folder: str) -> Part:
 
 
 def nodes(folder: str) -> Part:
-    """Answers a second of tails that sleep, on one node and on two."""
+    """Compare the answers per second of sleeping tails on one node and on two."""
     case = open_case(SMALL)
     cluster = TwoNodes(both=False)
     table = RayTable(address=cluster.address)

@@ -1,4 +1,4 @@
-"""How the server shares itself: greedy devices among polite ones, and two hundred alike."""
+"""How the server divides its time: greedy devices among polite ones, and two hundred equal devices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAYS = {
 
 
 def fairness() -> Part:
-    """Two greedy of sixteen beside the polite, and the spread among two hundred that are alike."""
+    """Measure two greedy devices among sixteen, and the spread among two hundred equal devices."""
     case = open_case(LARGE)
     claims: list[Claim] = []
     details: dict[str, object] = {}
@@ -42,7 +42,7 @@ def _mean_answers(result: Result, group: str) -> float:
 
 
 def _many() -> Part:
-    """Two hundred devices at the small cut: how their p95 differ, and what they make the server hold."""
+    """Measure two hundred devices at the small cut: the spread of their p95, and the server's memory."""
     with served() as server:
         few = scene.run(server, [open_case(SMALL)], [Group(name="all", devices=8)], seconds=2.0)
         result = scene.run(server, [open_case(SMALL)], [Group(name="all", devices=200)], seconds=_SECONDS)

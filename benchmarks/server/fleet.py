@@ -1,4 +1,4 @@
-"""A fleet that asks for more than its server has, in virtual time: where it settles, and who moves how often.
+"""A fleet with more demand than its server's capacity, in virtual time: its steady state, and the devices' moves.
 
     python -m benchmarks.server.fleet [--devices N] [--seconds S] [--json]
 
@@ -53,7 +53,7 @@ class Settled:
 
 
 def settled(played: Played) -> Settled:
-    """Count a play."""
+    """Return the figures of a play."""
     scene, server = played.scene, played.server
     seconds = scene.seconds - scene.warm_up_s
     counted = list(played.counted())
@@ -84,7 +84,7 @@ def settled(played: Played) -> Settled:
 
 
 def claims(found: Settled) -> list[Claim]:
-    """What calm means."""
+    """Return the claims that define a calm fleet."""
     return [
         claim("share of the workers' time that is used", found.busy, 0.9, at_least=True),
         claim("variation of the answers a second", found.variation, 0.1),

@@ -2,8 +2,8 @@
 
 python -m benchmarks.server.floor CUT THREADS     serves; prints its port and public key
 
-It checks nothing, bounds nothing, shares nothing and acknowledges nothing: what it takes beyond the tail is what a
-server in Python pays for CURVE, a header and two hand-overs, with the processor's caches as a tail leaves them.
+It has no checks, no bounds, no fairness and no acknowledgements. Its time beyond the tail is the price of CURVE, a
+header and two hand-overs for any server in Python, with the processor's caches as they are after a tail.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WINDOW_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def serving(cut: int, *, threads: int) -> Iterator[Served]:
-    """Start the floor, and end it at the end; what it says of itself is what `scene.run` loads."""
+    """Start the floor, and end it with the block; gives the address and key that `scene.run` needs."""
     with tempfile.TemporaryDirectory(prefix="floor-") as folder, Rig(Path(folder)) as rig:
         program, ready = rig.start("floor", "-m", "benchmarks.server.floor", str(cut), str(threads), wait_json=True)
         yield Served(
@@ -48,7 +48,7 @@ def serving(cut: int, *, threads: int) -> Iterator[Served]:
 
 
 class Floor:
-    """The socket, its threads, and the answers on their way from them."""
+    """The socket, its threads, and the answers that the threads have made."""
 
     def __init__(self, cut: int, threads: int) -> None:
         self._case = peer_case(cut)
@@ -68,7 +68,7 @@ class Floor:
             threading.Thread(target=self._run, daemon=True).start()
 
     def serve(self) -> None:
-        """Take messages and send answers, until the process is ended."""
+        """Receive messages and send answers, until the process is ended."""
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._readable, zmq.POLLIN)

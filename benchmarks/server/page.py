@@ -1,4 +1,4 @@
-"""What it costs the server that 200 devices report, that somebody looks at the page, and that Prometheus scrapes.
+"""The server's cost for the reports of 200 devices, for a viewer of the page, and for the scrapes of Prometheus.
 
 All devices are connected and ping every two seconds in each phase, as idle devices do. Phases follow each other in
 turn: nothing else; reports every 10 s; those, a live page that is also loaded every 10 s, and a scrape every 15 s.
@@ -58,7 +58,7 @@ class Fleet:
         self._began_s = time.monotonic()
 
     def turn(self) -> None:
-        """Send what waits, and take what is there."""
+        """Send waiting messages, and receive those that have arrived."""
         for link, session in self._links.items():
             while (frames := session.next_message(time.monotonic())) is not None:
                 link.send_multipart([part for part in frames if part is not None])
@@ -68,7 +68,7 @@ class Fleet:
                 self._links[link].receive(parts, time.monotonic())
 
     def wait_until_up(self) -> None:
-        """Until the server has welcomed every device."""
+        """Wait until the server has welcomed every device."""
         deadline_s = time.monotonic() + _UP_WITHIN_S
         while any(session.welcome is None for session in self._links.values()):
             if time.monotonic() > deadline_s:
@@ -76,7 +76,7 @@ class Fleet:
             self.turn()
 
     def run(self, seconds: float, *, reporting: bool, also: Callable[[float], None]) -> None:
-        """Ping, and report, for a time; ``also`` is called at every turn with the seconds since the begin."""
+        """Ping and report for a time; ``also`` is called at every turn with the seconds since the start."""
         began_s = time.monotonic()
         share = 1.0 / len(self._links)
         pinged = [_PING_EVERY_S * share * number for number in range(len(self._links))]
@@ -99,7 +99,7 @@ class Fleet:
         self._context.term()
 
     def _report(self, number: int) -> wire.Report:
-        """One that differs from the last in every figure."""
+        """Return a report that differs from the last one in every figure."""
         age_s = time.monotonic() - self._began_s
         count = int(10 * age_s)
         return wire.Report(
@@ -198,7 +198,7 @@ class Viewer:
 
 
 def page() -> Part:
-    """The three phases in turn, and the cost of each over the first."""
+    """Run the three phases in turn; return the additional cost of each over the first."""
     used: dict[str, list[float]] = {"idle": [], "reports": [], "all": []}
     with tempfile.TemporaryDirectory(prefix="page-") as folder:
         secret, token = Path(folder) / "web.password", Path(folder) / "web.token"

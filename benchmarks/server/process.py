@@ -1,4 +1,4 @@
-"""What a process has used, as the kernel counts it. Linux only."""
+"""Processor time and memory of processes, from the kernel. Linux only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TICKS_A_S = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """Processor time of these processes so far, user and system, with the children that they have reaped."""
+    """Return the processor time of these processes so far, user and system, with their reaped children."""
     return sum(_ticks(pid) for pid in pids) / _TICKS_A_S
 
 

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, as processes of this one; for tests and benchmarks."""
+"""A Ray cluster of two nodes on this machine, in child processes; for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ class TwoNodes:
 
     @property
     def address(self) -> str:
-        """Of the head."""
+        """Address of the head."""
         return str(self._cluster.address)
 
     def kill_node(self) -> None:
-        """As if the power of the node that is not the head went."""
+        """Kill the node that is not the head, as if its power failed."""
         self._cluster.remove_node(self._other, allow_graceful=False)
 
     def new_node(self) -> None:
-        """Start the node that is not the head, anew where it was killed."""
+        """Start the node that is not the head, again if it was killed."""
         self._other = self._cluster.add_node(**self._common, wait=False)
 
     def replicas(self) -> list[psutil.Process]:
-        """The processes that run tails."""
+        """Return the processes that run tails."""
         return [
             process
             for process in psutil.Process().children(recursive=True)
@@ -64,7 +64,7 @@ class TwoNodes:
         ]
 
     def close(self) -> None:
-        """End all of its processes."""
+        """End all processes of the cluster."""
         processes = [one for one in psutil.Process().children(recursive=True) if _is_rays(one)]
         self._cluster.shutdown()
         for process in psutil.wait_procs(processes, timeout=_END_S)[1]:

@@ -1,4 +1,4 @@
-"""Undoing the noise, with what follows from the plan computed once, beside computing it for every payload."""
+"""Undoing the noise with tables that are computed once for a plan, against computing them for every payload."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPEAT, _ROUNDS = 100, 15
 
 
 def undo() -> Part:
-    """CPU time of one payload at the deepest cut and at an early one."""
+    """Measure the CPU time of one payload at the deepest cut and at an early one."""
     claims: list[Claim] = []
     details: Details = {}
     for cut in (SMALL, _FIRST):
@@ -30,18 +30,18 @@ def undo() -> Part:
 
 
 def kept(case: Case) -> Callable[[], object]:
-    """What the server does for a payload of a plan that it knows."""
+    """Undo a payload as the server does for a known plan."""
     recovery = NoiseRecovery(case.plan)
     return lambda: recovery(case.payload)
 
 
 def made_anew(case: Case) -> Callable[[], object]:
-    """The same with everything computed from the plan each time."""
+    """Undo a payload with everything computed from the plan again."""
     return lambda: recover(case.plan, case.payload)
 
 
 def _in_turn(own: Callable[[], object], other: Callable[[], object], *, repeat: int) -> tuple[float, float]:
-    """Median CPU time of either in ms, measured in turn."""
+    """Return the median CPU time of both in ms, measured in turn."""
     times: tuple[list[float], list[float]] = [], []
     for _ in range(_ROUNDS):
         for function, found in zip((own, other), times, strict=True):

@@ -1,4 +1,4 @@
-"""Many device programs and one server in virtual time; what each device and the server did, second by second."""
+"""Many device programs and one server in virtual time; the work of each, second by second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.server.virtual_server import VirtualServer
 from benchmarks.wire.traces import constant
 from split_model.protocol import messages as wire
 
-#: The boards' whole model takes so long, in seconds; a frame comes every 1.5 of it and is due after 2.5.
+#: Seconds of the whole model on the boards; a frame comes every 1.5 times as long and is due after 2.5 times.
 WHOLE_S = (0.3, 0.4, 0.5)
 #: Their uplinks, in Mbit/s.
 UPLINKS = (4.0, 8.0, 20.0)
@@ -23,7 +23,7 @@ UPLINKS = (4.0, 8.0, 20.0)
 
 @dataclass(frozen=True)
 class FleetScene:
-    """What is played. ``tail_factor``: how many times slower the server is than that of the profile."""
+    """The scene of a fleet. ``tail_factor``: how many times slower the server is than the profile's."""
 
     devices: int = 200
     workers: int = 2
@@ -74,7 +74,7 @@ class Played:
 
 
 class _Turns:
-    """Gives one device its turns: when something happened to it, and when its wait is over."""
+    """Runs one device whenever something happened to it, and when its wait is over."""
 
     def __init__(self, clock: Clock, member: Member) -> None:
         self._clock = clock

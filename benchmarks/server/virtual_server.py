@@ -32,7 +32,7 @@ class Job:
 
 
 class VirtualServer:
-    """Hosts one bundle; ``tail_s`` by cut. `connect` a device, and hand the door to its transport."""
+    """Hosts one bundle; ``tail_s`` by cut. `connect` gives a device's `Door`, which goes to its transport."""
 
     def __init__(
         self, clock: Clock, identity: str, tail_s: Mapping[int, float], *, workers: int, places: int, seed: int = 0
@@ -55,11 +55,11 @@ class VirtualServer:
         self._looks_s = 0.0
 
     def connect(self, device: str) -> Door:
-        """One device's end of the server."""
+        """Connect a device; return its door."""
         return Door(self, device, self._offers, self._clock)
 
     def denial(self, device: str, request: wire.Request) -> Denial | None:
-        """As the product's sessions ask it."""
+        """Return the reason to deny a request, as for the product's sessions."""
         now_s = self._clock.now_s
         found = self.dispatcher.denial(device, request.cut, due_in_s=request.due_in_s, now_s=now_s)
         if found is not None:
@@ -67,12 +67,12 @@ class VirtualServer:
         return found
 
     def advise(self, device: str, ask: wire.Ask) -> wire.Load:
-        """A device asks before it sends."""
+        """Answer a device that asks before it sends."""
         self.asked += 1
         return self.dispatcher.load(device, ask.cut, due_in_s=ask.due_in_s, now_s=self._clock.now_s)
 
     def arrived(self, door: Door, arrived: Arrived) -> None:
-        """A request is whole."""
+        """Handle a request that has arrived completely."""
         now_s, request = self._clock.now_s, arrived.request
         due_s = arrived.started_s + request.due_in_s
         denial = self.dispatcher.denial(door.device, request.cut, due_in_s=due_s - now_s, now_s=now_s)
@@ -95,7 +95,7 @@ class VirtualServer:
         self._work()
 
     def cancel(self, job_id: int) -> None:
-        """Nobody waits for a job any more."""
+        """Cancel a job that no device waits for."""
         if not self.dispatcher.cancel(job_id):
             self._jobs.pop(job_id, None)
 
@@ -183,11 +183,11 @@ class Door:
 
     @property
     def takes_load(self) -> bool:
-        """Whether the device reads what the server says of its load."""
+        """Whether the device reads the server's load messages."""
         return self._session.takes_load
 
     def receive(self, frames: Frames) -> None:
-        """One message of the device has arrived."""
+        """Handle one message that has arrived from the device."""
         views = [memoryview(frames[0]), *([frames[1]] if frames[1] is not None else [])]
         replies, events = self._session.receive(views, self._clock.now_s)
         for reply in replies:

@@ -5,7 +5,7 @@ usage: python -m benchmarks.slicing [--model MODEL.tflite] [--rounds N] [--json]
 Measured from outside: the real command as a process on one core, wall time, and the peak resident memory
 of it and its children. That includes the trial run, the slices, every hash and the reference outputs;
 calibration, which needs data, is not splitting. There is no peer that cuts ``.tflite`` files to compare
-with; a plain copy of as many bytes as the bundle holds is timed beside it, which is what the disk takes.
+with; a plain copy of the bundle's bytes is timed too, which shows the share of the disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CUTS = 8
 
 
 def run_on_one_core(command: list[str]) -> tuple[float, int]:
-    """Wall seconds and peak resident bytes of a process that must end well, and of its children."""
+    """Return wall seconds and peak resident bytes of a process and its children; the process must succeed."""
     core = min(os.sched_getaffinity(0))
     started_s = time.monotonic()
     child = os.posix_spawnp("taskset", ["taskset", "-c", str(core), *command], os.environ)
@@ -52,7 +52,7 @@ def copy_s(folder: Path, scratch: Path) -> float:
 
 
 def measure(model: Path, rounds: int) -> list[dict[str, float]]:
-    """One row a round: the command, and a copy of its output."""
+    """Return one row per round: the command, and a copy of its output."""
     rows = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(dir=ROOT / "build") as scratch:

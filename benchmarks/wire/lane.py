@@ -76,7 +76,7 @@ class Lane(Generic[To]):
         self._free_s = quantum.through_s
 
     def due(self, now_s: float) -> list[Quantum[To]]:
-        """Return what has arrived at the far end by now, in order."""
+        """Return the quanta that have arrived at the far end by now, in order."""
         while self._queued and self._queued[0].through_s <= now_s:
             quantum = self._queued.popleft()
             self.queued_bytes -= len(quantum.data)

@@ -111,7 +111,7 @@ class Link:
         return time.monotonic() - self._epoch_s
 
     def counters(self) -> dict[str, float | int]:
-        """Return what has come through so far, each way; times in seconds."""
+        """Return the counters of both directions so far; times in seconds."""
         return {
             "uplink_bytes": self.up.delivered_bytes,
             "downlink_bytes": self.down.delivered_bytes,
@@ -120,11 +120,11 @@ class Link:
         }
 
     def cut(self) -> None:
-        """Let nothing through, either way, new connections included; those open stay open."""
+        """Stop both directions and new connections; open connections stay open."""
         self._ask(self._cut)
 
     def restore(self) -> None:
-        """End a cut: queued bytes go on their way."""
+        """End a cut: queued bytes are sent again."""
         self._ask(self._restore)
 
     def toggle(self) -> None:

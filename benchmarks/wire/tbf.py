@@ -21,9 +21,9 @@ _LEAST_MBIT = 0.008
 
 
 class Namespace:
-    """A context manager: ``prefix`` before a command runs it inside, where the host is at ``server_address``.
+    """A context manager: ``prefix`` before a command runs it inside; from there the host is at ``server_address``.
 
-    ``start`` plays the trace, from then on, on what leaves the namespace.
+    ``start`` begins to play the trace on traffic that leaves the namespace.
     """
 
     def __init__(self, number: int, capacity: Trace) -> None:
@@ -57,7 +57,7 @@ class Namespace:
             _run("ip", "netns", "del", self._name)
 
     def start(self, epoch_s: float) -> None:
-        """Follow the trace, whose zero is then (monotonic seconds)."""
+        """Follow the trace; its zero is at this time (monotonic seconds)."""
         self._thread = threading.Thread(target=self._follow, args=(epoch_s,), name=self._name, daemon=True)
         self._thread.start()
 

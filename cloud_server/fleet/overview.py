@@ -69,7 +69,7 @@ class Overview:
         return rows(self._names(), self.fleet.all_known(), self.bundles, self._clock())
 
     def device(self, name: str) -> tuple[Row, Known] | None:
-        """One device by its name, with its history; None if there is none."""
+        """Return the device of this name with its history; None if there is no such device."""
         for key, known_name in self._names().items():
             if known_name == name:
                 known = self.fleet.known(key)

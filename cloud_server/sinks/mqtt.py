@@ -85,7 +85,7 @@ class Mqtt(Sink):
         self._client.loop_start()
 
     def write(self, topic: tuple[str, ...], record: bytes) -> None:
-        """Pass it to the client's thread; never waits."""
+        """Pass the record to the client's thread; never waits."""
         from paho.mqtt.enums import MQTTErrorCode
 
         table = self._table

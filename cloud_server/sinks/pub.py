@@ -58,7 +58,7 @@ class Publisher(Sink):
             raise OutputError(f"sink {table.label}: {table.bind}: {reason}", remedy="set another bind") from None
 
     def write(self, topic: tuple[str, ...], record: bytes) -> None:
-        """Publish it; never waits."""
+        """Publish the record; never waits."""
         self._socket.send_multipart(["/".join(topic).encode(), record], zmq.DONTWAIT)
 
     def close(self) -> None:

@@ -36,11 +36,11 @@ class SinkTable(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", for
 
     @property
     def label(self) -> str:
-        """Its name, or its kind if it has none."""
+        """The sink's name, or its kind if it has no name."""
         return self.name or str(self.__struct_config__.tag)
 
     def open(self) -> Sink:
-        """Open it.
+        """Open the sink.
 
         Raises:
             SplitModelError: It cannot be opened.

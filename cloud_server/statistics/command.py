@@ -97,7 +97,7 @@ def _as_text(row: Row, top: int) -> str:
     lines = [
         f"{row.bundle}, cut {row.cut}: {book}",
         f"{row.selection}: {row.frames} frames of {_count(len(row.devices), 'device')}, {begin} to {end}",
-        f"a codeword arrives as it was in {row.kept:.1%} of frames; intervals of 95 %",
+        f"a codeword arrives unchanged in {row.kept:.1%} of frames; intervals of 95 %",
     ]
     if row.classes:
         lines += [

@@ -248,7 +248,7 @@ def make_app(
     statistics: StatisticsTable | None,
     clock: Callable[[], float],
 ) -> Guard:
-    """The application, behind its guard.
+    """Return the web application with its access checks.
 
     Args:
         table: ``[web]``.

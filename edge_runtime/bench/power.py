@@ -106,7 +106,7 @@ class SerialMeter(StoppableThread):
             ) from None
 
     def run(self) -> None:
-        """Read lines until `stop` or until the meter is unplugged."""
+        """Read lines until `stop`, or until the meter is unplugged."""
         held = b""
         while not self.stopping.is_set():
             try:

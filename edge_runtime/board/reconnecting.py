@@ -59,7 +59,7 @@ class Reconnecting(Generic[D]):
 
     @property
     def reconnects(self) -> int:
-        """Times that it came back."""
+        """How often the device was found again after a loss."""
         return max(0, self.opened - 1)
 
     @property

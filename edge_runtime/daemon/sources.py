@@ -24,7 +24,7 @@ def refuse_if_none_works(plan: Plan, *, persistent: bool) -> None:
 
 
 def open_sources(plan: Plan, stopped: Callable[[], bool], *, persistent: bool = False) -> Multiplexer:
-    """Open all sources; they start when frames are taken. One that cannot be opened is retried then.
+    """Open all sources; they start when frames are taken. A source that cannot be opened is tried again then.
 
     Raises:
         SplitModelError: None can be opened, and the program is not ``persistent``.

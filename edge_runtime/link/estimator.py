@@ -92,8 +92,7 @@ class LinkEstimator:
     def transferred(self, on_wire_bytes: float, seconds: float, *, at_s: float, grain: bool = True) -> None:
         """Learn from bytes, headers included, that took ``seconds`` to arrive.
 
-        Without ``grain`` few bytes count as much as many: a request that was given up was slow, even if few bytes
-        came.
+        Without ``grain`` the sample has full weight even with few bytes: a request that was given up was slow.
         """
         if seconds <= 0.0 and on_wire_bytes <= 0.0:
             return

@@ -43,5 +43,5 @@ class Families:
         return True
 
     def connected(self) -> None:
-        """Note a connection: its family is tried first when the connection is lost."""
+        """Note a connection: after a loss its address family is tried first."""
         self._failures = 0

@@ -17,7 +17,7 @@ from split_model.protocol.device import DeviceSession, Refused
 
 @dataclass
 class _Reserved:
-    """One reservation. ``holds``: it stops probes. ``request_id``: its sent request without an outcome.
+    """One reservation. ``holds``: no probes are sent. ``request_id``: the sent request that has no outcome yet.
 
     ``elsewhere``: the frame is at another server, and stops whole probes of this link.
     """

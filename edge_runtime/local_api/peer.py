@@ -76,7 +76,7 @@ class Peer:
 
     @property
     def between(self) -> bool:
-        """Whether no message has begun."""
+        """Whether the connection is between two messages: no part of the next one has arrived."""
         return self._incoming.between
 
     def room(self) -> memoryview:

@@ -65,7 +65,7 @@ class Model:
 
     @classmethod
     def of(cls, bundle: Bundle, profile: Profile) -> Model:
-        """Make it of a bundle and its profile on this board."""
+        """Make the inputs from a bundle and its profile on this board."""
         tail_macs = {cut.index: cut.tail_macs for cut in bundle.manifest.cuts}
         return cls(bundle.identity, bundle.manifest.name, bundle.local, profile, tail_macs)
 

@@ -166,12 +166,12 @@ class UnderWay(msgspec.Struct, eq=False):
 
     @property
     def split(self) -> int:
-        """The cut whose head it runs through, or the split that runs everything here."""
+        """The cut whose head runs for this frame, or the split that runs the whole model on this board."""
         return self.plan.split
 
     @property
     def sent_s(self) -> float | None:
-        """The time when it was first sent; None before that."""
+        """The time when the frame was first sent; None before that."""
         return self.sent[0].sent_s if self.sent else None
 
     @property
@@ -181,7 +181,7 @@ class UnderWay(msgspec.Struct, eq=False):
 
     @property
     def reserves_link(self) -> bool:
-        """Whether it needs the link: it may be sent after its head, or a question goes out with it."""
+        """Whether the frame needs the link: it may be sent after its head, or asks the server first."""
         return self.plan.head is not None or self.plan.question is not None
 
     @property

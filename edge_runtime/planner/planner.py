@@ -113,7 +113,7 @@ class Planner:
 
     @property
     def splits(self) -> frozenset[int]:
-        """Every split that it may choose, ``local`` included."""
+        """Every split that the planner may choose, ``local`` included."""
         return frozenset(self._profiles)
 
     def profile(self, split: int) -> SplitProfile:

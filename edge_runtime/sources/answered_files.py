@@ -76,7 +76,7 @@ class AnsweredFiles:
             self._note_attempts([name])
 
     def note(self, name: str, stamp: Stamp, samples: int | None) -> None:
-        """Record the number of answered samples; survives this program. A full disk is a warning."""
+        """Write the number of answered samples to the disk, for the next start. On a full disk it warns."""
         self._done[name] = (stamp, samples)
         line = json.dumps([name, *stamp, samples]) + "\n"
         try:

@@ -148,7 +148,7 @@ class Source(ABC):
         return None
 
     def close(self) -> None:  # noqa: B027  most sources hold nothing
-        """Release its resources; called after `frames` has ended and after the last answer."""
+        """Release the source's resources; called after `frames` has ended and after the last answer."""
 
 
 class SourceTable(KindTable, frozen=True, kw_only=True):
@@ -174,6 +174,21 @@ class SourceTable(KindTable, frozen=True, kw_only=True):
 
         Raises:
             SplitModelError: The source cannot be reached.
+
+        """
+        return ""
+
+    def look(self, wanted: Wanted) -> str:  # noqa: ARG002  kinds use it
+        """Take a frame and let go of the source again, for ``doctor``, where no program has it.
+
+        Args:
+            wanted: What the frame is to be.
+
+        Returns:
+            What the source gives, for people; empty for one that is like any other of its kind.
+
+        Raises:
+            SplitModelError: It gives nothing.
 
         """
         return ""

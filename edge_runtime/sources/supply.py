@@ -91,7 +91,7 @@ class Lane:
 
     @property
     def is_broken(self) -> bool:
-        """Whether it has raised, and was not reopened since."""
+        """Whether the source has raised an error, and was not reopened since."""
         return self.error is not None
 
     def hangs_s(self, now_s: float) -> float:
@@ -127,7 +127,7 @@ class Lane:
             self.turn.told_to_end = True
 
     def hangs_for_good(self, now_s: float) -> bool:
-        """Whether to abandon its turn: a call does not return, and not too many threads were left behind."""
+        """Whether to abandon the source's turn: a call does not return, and few threads were abandoned before."""
         if not self.hangs_s(now_s) or self.turn is None or self.turn.since_s is None:
             self._suspected = None
             return False
@@ -148,13 +148,13 @@ class Lane:
         return turn
 
     def failed(self, error: BaseException, now_s: float) -> None:
-        """Note that its turn ended with an error; it is reopened after a pause."""
+        """Note that the source's turn ended with an error; the source is reopened after a pause."""
         self.turn = None
         self.error = error
         self._again(str(error) or type(error).__name__, now_s)
 
     def works(self, now_s: float, *, gave: bool = False) -> None:
-        """Note that it is open again, or ``gave`` a frame."""
+        """Note that the source is open again, or ``gave`` a frame."""
         self.error = None
         if gave:
             self._fault = ""

@@ -18,7 +18,7 @@ from split_model.arrays import Array
 #: (has an expansion, stride of the first block, blocks) of each stage; kernels and channels are the weights'.
 STAGES = ((False, 1, 1), (True, 2, 2), (True, 2, 2), (True, 2, 3), (True, 1, 3), (True, 2, 4), (True, 1, 1))
 SIDE = 224
-_EPSILON = 1e-3  # of the batch norms, as trained
+_EPSILON = 1e-3  # of the batch norms, as in training
 
 
 class _Writer:
@@ -29,7 +29,7 @@ class _Writer:
         self.graph = flatbuffer.Graph("EfficientNet-Lite0")
 
     def conv(self, name: str, source: int, layer: str, norm: str, *, stride: int, activation: int) -> int:
-        """A convolution with its batch norm folded in; depthwise where the kernel has one input channel a group."""
+        """Add a convolution with its batch norm; depthwise if the kernel has one input channel per group."""
         kernel, bias = self._folded(layer, norm)
         filters, group_channels = kernel.shape[:2]
         depthwise = group_channels == 1
@@ -72,7 +72,7 @@ class _Writer:
         return self.graph.op("FULLY_CONNECTED", [source, *weights], self.graph.tensor("logits", (1, 1000)), options)
 
     def block(self, number: int, source: int, *, expand: bool, stride: int) -> int:
-        """An inverted residual block: expand, depthwise, project, and the shortcut where the shapes agree."""
+        """Add an inverted residual block: expand, depthwise, project, and the shortcut if the shapes agree."""
         name, layer = f"block{number}", f"_blocks.{number}."
         x = source
         if expand:
@@ -94,7 +94,7 @@ class _Writer:
         return self.add(f"{name}/add", source, x) if same else x
 
     def _folded(self, layer: str, norm: str) -> tuple[Array, Array]:
-        """Kernel and bias with the batch norm multiplied in, computed in float64 and rounded once."""
+        """Fold the batch norm into kernel and bias, computed in float64 and rounded once."""
         kernel, gain, shift, mean, variance = (
             self.weights[name].astype(np.float64)
             for name in (

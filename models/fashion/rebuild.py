@@ -1,11 +1,11 @@
-"""Rebuild all that is committed for the fashion model: one command, about half an hour of one core.
+"""Rebuild all committed files of the fashion model: one command, about half an hour of one core.
 
 usage: python -m models.fashion.rebuild [-o DIR]
 
 Makes an environment of its own (``build/fashion/venv``, from requirements.txt), trains the network, writes it as
 float32 and int8 ``.tflite``, picks the committed test and calibration pictures, and trains the noise-aware tails.
-Needs the pictures: apt-get install dataset-fashion-mnist. The trained network is kept in ``build/fashion`` and
-taken up by the next run; delete that folder to begin anew. The tests never train.
+Needs the pictures: apt-get install dataset-fashion-mnist. The trained network is stored in ``build/fashion`` and
+reused by the next run; delete that folder to start again. The tests never train.
 """
 
 from __future__ import annotations

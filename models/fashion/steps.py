@@ -14,7 +14,7 @@ from models.fashion import fashion_mnist, layers, tail_training, tflite_file, tr
 from split_model.bundle import ImagePreprocess
 
 EPOCHS = 20
-#: How many pictures are committed: the first of the test file, and the first of those that judged the training.
+#: Number of committed pictures: the first of the test file, and the first of the validation pictures.
 TEST_PICTURES, PUBLIC_PICTURES = 2_000, 1_000
 PREPROCESS = ImagePreprocess(
     resize=layers.SIDE, crop=(layers.SIDE, layers.SIDE), scale=(255.0,), colour="grey", filter="bilinear"
@@ -45,7 +45,7 @@ def pictures(_work: Path, output: Path) -> None:
 
 
 def models(work: Path, output: Path) -> None:
-    """``fashion_f32.tflite``, ``fashion_int8.tflite``, and what `split-model prepare` wants beside them."""
+    """Write ``fashion_f32.tflite``, ``fashion_int8.tflite``, and the other inputs of `split-model prepare`."""
     with np.load(work / "network.npz") as weights:
         model = tflite_file.build(weights)
     wheels.write_atomically(output / "fashion_f32.tflite", model)
@@ -57,7 +57,7 @@ def models(work: Path, output: Path) -> None:
 
 
 def noise_tails(work: Path, output: Path) -> None:
-    """Tails that were trained on noised features, and ``tails.json``, which says what each is for."""
+    """Write tails that were trained on noisy features, and ``tails.json``, which lists them."""
     torch.set_num_threads(1)
     tail_training.make(work, output)
 

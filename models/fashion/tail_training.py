@@ -1,7 +1,7 @@
-"""Noise-aware tails: the layers after a cut, trained further on features that went through the noise release.
+"""Trains noise-aware tails: the layers after a cut, trained further on noisy features.
 
-Clip, quantise and noise are the product's own (`NoiseRelease`, `recover`), from a seeded stream: the pictures here
-are public. The head stays as it is. The kernels are exported as int8, one scale a filter.
+Clipping, quantisation and noise are the product's own (`NoiseRelease`, `recover`), from a seeded stream, as the
+pictures are public. The head is not changed. The kernels are exported as int8, one scale a filter.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def make(work: Path, output: Path) -> None:
 
 
 def _bundle(work: Path, output: Path) -> Bundle:
-    """The cuts with their clip ranges, as anyone gets them from the committed files."""
+    """Prepare the cuts with their clip ranges from the committed files."""
     options = PrepareOptions(
         model=output / "fashion_f32.tflite",
         output=work / "bundle",
@@ -147,7 +147,7 @@ def accuracy(
     *,
     allocation: Allocation = ALLOCATION,
 ) -> float:
-    """Share of the pictures that are named rightly through the release."""
+    """Accuracy on the pictures through the release."""
     after = cut.tensors[0].name
     noise = Noise(cut, epsilon, 500, seed=1, allocation=allocation)
     net.eval()

@@ -1,8 +1,8 @@
-"""Train the network: cosine schedule, label smoothing, bent pictures, a linear reader at each of the three cuts.
+"""Trains the network: cosine schedule, label smoothing, augmentation, a linear reader at each cut.
 
-The readers are thrown away after training. Those that read noised features make the head spread its
-information over many values, near the ends of their range; the one that reads the plain features of the middle
-cut makes the classes linearly separable there, which is what a codebook can use.
+The readers are discarded after training. Those on noisy features make the head spread its information over many
+values, near the ends of their range; the one on the plain features of the middle cut makes the classes linearly
+separable there, which a codebook needs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RATE = 0.1
 DECAY = 5e-4
 SMOOTHING = 0.05
 READER_WEIGHT = 0.15
-#: Keeps the norm of what a reader reads near this, whatever the number of features, and so its steps stable.
+#: The norm of a reader's inputs, for any number of features, so that its steps are stable.
 READER_GAIN = 3.0
 _CLIP_QUANTILE = 0.98
 _POOL = 1 << 23
@@ -30,7 +30,7 @@ _POOL = 1 << 23
 def noised(features: Any, epsilon: float, pool: Any) -> Any:
     """The features clipped to each channel's quantile in this batch, over it, with Laplace noise's energy added.
 
-    The noise is a stretch, from a random place, of ``pool``: standard normal draws, dear to make anew.
+    The noise is a part of ``pool`` from a random position: standard normal draws, which are slow to make.
     """
     start = int(torch.randint(len(pool) - features.numel(), ()))
     noise = pool[start : start + features.numel()].view(features.shape)
@@ -41,7 +41,7 @@ def noised(features: Any, epsilon: float, pool: Any) -> Any:
 
 
 def accuracy(net: Any, pictures: Any, labels: Any) -> float:
-    """Share of the pictures that the network, as in inference, names rightly."""
+    """Accuracy of the network in inference."""
     net.eval()
     with torch.no_grad():
         found = [
@@ -114,6 +114,6 @@ def _loss(net: Any, read: Any, batch: Any, truth: Any, pool: Any) -> tuple[Any, 
 
 
 def test_accuracy(net: Any) -> float:
-    """Accuracy on the test pictures, which are looked at here and nowhere else in training."""
+    """Accuracy on the test pictures, which are used only here."""
     pictures, labels = bending.tensor(fashion_mnist.images("t10k")), fashion_mnist.labels("t10k")
     return accuracy(net, pictures, torch.from_numpy(labels.astype(np.int64)))

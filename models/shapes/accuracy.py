@@ -1,4 +1,4 @@
-"""How right the models of shapes are about the made test pictures, without a release.
+"""Measure the accuracy of the shape models on the generated test pictures, without a release.
 
 usage: python -m models.shapes.accuracy BUNDLE [--pictures DIR]
 

@@ -1,4 +1,4 @@
-"""Two small networks as lists of layers, and what runs and trains them: NumPy alone, NHWC, TFLite's SAME padding.
+"""Two small networks as lists of layers, with code to run and train them in NumPy (NHWC, SAME padding).
 
 Both share a form: 3 x 3 convolutions with ReLUs, some of stride 2, some residual; the segmenter also doubles the
 sides of a map and adds an earlier one. Parameters are a dict of float32 arrays by ``LAYER/kernel`` [3, 3, in, out]

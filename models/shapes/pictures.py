@@ -1,4 +1,4 @@
-"""Made pictures: discs, squares and triangles on textured grounds, with their boxes and masks.
+"""Generate pictures of discs, squares and triangles on textured grounds, with their boxes and masks.
 
 usage: python -m models.shapes.pictures [-o DIR]
 

@@ -1,4 +1,4 @@
-"""Trains the two networks on made pictures, with losses written out: some twenty minutes of one core in all."""
+"""Trains the two networks on generated pictures: some twenty minutes of one core in all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.shapes.network import NETWORKS, Adam, Floats, Kind, Parameters, Pass
 from models.shapes.pictures import LABELS, SIDE, Scene, scene
 
 CELLS = SIDE // 8
-#: Side of every anchor, a fraction of the picture, and what offsets are multiplied by, as in TFLite's SSD.
+#: Side of every anchor as a fraction of the picture, and the factors of offsets, as in TFLite's SSD.
 ANCHOR = 0.3
 SCALES = (10.0, 10.0, 5.0, 5.0)
 _BATCH = 32

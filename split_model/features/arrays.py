@@ -148,7 +148,7 @@ class _Member:
         return first
 
     def rows(self, count: int) -> Array:
-        """Read the next ``count`` rows, likewise."""
+        """Read the next ``count`` rows in the same way."""
         shape = (count, *self.shape[1:])
         size = math.prod(shape) * self.dtype.itemsize
         try:

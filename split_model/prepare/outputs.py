@@ -100,7 +100,7 @@ class Spread:
 
     @property
     def shares(self) -> list[float]:
-        """The factor of each output's squared error: weight over scale, so that 1 is the average's error."""
+        """The factor of each output's squared error: weight over scale; predicting the mean has error 1."""
         weights = self._weights or [1.0] * len(self._means)
         total = math.fsum(weights)
         return [weight / total / scale for weight, scale in zip(weights, self.scales, strict=True)]

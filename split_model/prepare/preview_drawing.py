@@ -35,7 +35,7 @@ _UNSEEN = (
 
 
 def draw(found: Preview, path: Path, *, title: str) -> None:
-    """Write it as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
+    """Write the preview as ``.png`` or ``.svg``; errors as in `split_model.prepare.drawing`."""
     blocks = [
         [cell for cell in found.cells if cell.cut == cut] for cut in dict.fromkeys(cell.cut for cell in found.cells)
     ]

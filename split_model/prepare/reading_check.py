@@ -100,4 +100,4 @@ class ReadingCheck:
                 f"no box of a score of {reading.threshold:g} in {self._count} answers; is the declaration right, "
                 'or "threshold" too high?'
             )
-        return f"{each:.2g} boxes an answer in {self._count} answers"
+        return f"{each:.2g} boxes per answer in {self._count} answers"

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from split_model.report import figures
 from split_model.report.style import CSS, DARK, LIGHT, recoloured
+from split_model.service.page_templates import environment
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser enforces what we promise: the page loads nothing from anywhere."""
@@ -59,14 +60,7 @@ def plot(heading: str, caption: str, svg: str) -> Plot:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for of in (
+    filters = (
         figures.milliseconds,
         figures.kilobytes,
         figures.percent,
@@ -74,6 +68,5 @@ def _environment() -> jinja2.Environment:
         figures.epsilon_range,
         figures.count,
         figures.in_unit,
-    ):
-        environment.filters[of.__name__] = of
-    return environment
+    )
+    return environment(_TEMPLATES, {of.__name__: of for of in filters})

@@ -34,7 +34,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Notifier:
-        """Make it from the service manager's variables. A watchdog for another process is ignored."""
+        """Make a notifier from the service manager's variables. A watchdog for another process is ignored."""
         watched = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         try:
             microseconds = int(environment.get("WATCHDOG_USEC", "0")) if watched else 0

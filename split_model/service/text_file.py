@@ -93,5 +93,5 @@ def _line(number: int, raw: bytes) -> Line:
 
 
 def _is_no_text(sign: str) -> bool:
-    """Whether it is a control character other than the tab, or a line or paragraph separator of Unicode."""
+    """Whether a character is a control character (not the tab), or a line or paragraph separator of Unicode."""
     return (sign < " " and sign != "\t") or "\x7f" <= sign <= "\x9f" or sign in "\u2028\u2029"

@@ -104,7 +104,7 @@ def test_uninstalling_says_what_could_not_be_revoked() -> None:
     here = f"public_key {NEW}\n"
     assert uninstalled(here, server({"porch": OTHER}, Hall()))[0].startswith(listing + "no entry has its key")
     assert uninstalled("release 1\n", server({"porch": OTHER}, Hall()))[0].startswith(
-        listing + "its key is not known"
+        listing + "its key is unknown"
     )
     refused = uninstalled(here, server({"porch-2": NEW}, Hall(refuses="revoke")))
     assert refused == ["sudo cloud-server devices revoke -c /srv/server.toml porch-2"]

@@ -86,7 +86,7 @@ def test_a_damaged_bundle_does_not_get_as_far_as_a_board(tmp_path: Path) -> None
     with pytest.raises(BadBundleError, match="does not have the hash in the manifest"):
         read_bundle(root)
     (root / "cut-001/head.tflite").unlink()
-    with pytest.raises(BadBundleError, match="not there, but the manifest names it"):
+    with pytest.raises(BadBundleError, match="missing, but the manifest names it"):
         read_bundle(root)
     (root / "manifest.json").write_text("{")
     with pytest.raises(BadBundleError, match="not a bundle's manifest"):

@@ -64,7 +64,7 @@ def test_a_detector_from_file_to_board(root: Path) -> None:
     said = run(script, root)
     for promised in (
         "outputs 0, 1 taken as detections: layout ssd, boxes yxhw in fraction, scores multilabel-logits",
-        "boxes an answer in 32 answers",
+        "boxes per answer in 32 answers",
         "3 of 3 cuts are bit-identical to the whole model",
         "mAP50 [95 %]",
         "frames_in=48",

@@ -1,4 +1,4 @@
-"""A board in virtual time: what others do on it, its seconds, and what it does beside the frame loop."""
+"""A board in virtual time: the load of other programs, the duration of its work, and its background loading."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Hog:
 
 
 class VirtualBoard:
-    """The board's two workers, heads and releases, and local runs: at the same time, neither of them slower."""
+    """The board's two workers, one for heads and releases, one for local runs. They do not slow each other down."""
 
     def __init__(self, clock: Clock, hog: Hog) -> None:
         self._clock = clock
@@ -57,14 +57,14 @@ class VirtualBoard:
         self._unwanted: set[int] = set()
 
     def readings(self) -> CpuReadings:
-        """What the kernel would tell: as many threads of others as make work take so much longer."""
+        """Return the kernel's readings: as many threads of other programs as cause this slowdown."""
         return CpuReadings(rivals=self._hog.factor_at(self._clock.now_s) * CPUS - 1.0)
 
     def do(self, run: Run, *, work_s: Sequence[float], ended: Callable[[tuple[float, ...] | None], None]) -> None:
         """Do a piece of work whose parts take ``work_s`` on an idle board.
 
-        ``ended`` hears what each part took, or None where it was skipped. The piece begins behind those that wait
-        for its worker or, where it goes first, before them.
+        ``ended`` is called with the seconds of each part, or with None if the piece was skipped. The piece begins
+        after those that wait for its worker, or before them if it has priority.
         """
         worker = run.work.worker
         piece = _Piece(run.piece, tuple(work_s), ended)
@@ -77,7 +77,7 @@ class VirtualBoard:
             self._next(worker)
 
     def skip(self, number: int) -> None:
-        """Do not begin a piece that waits."""
+        """Skip a piece that has not begun."""
         self._unwanted.add(number)
 
     def _next(self, worker: Worker) -> None:
@@ -110,7 +110,7 @@ class _Piece:
 
 
 class BackgroundLoads(Executor):
-    """The thread that loads what is wanted, in virtual time: ``each_s`` for each, one after another."""
+    """The thread that loads models in virtual time: one after another, ``each_s`` seconds for each."""
 
     def __init__(self, clock: Clock, *, each_s: float) -> None:
         self._clock = clock
@@ -118,7 +118,7 @@ class BackgroundLoads(Executor):
         self._free_s = 0.0
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """It is there after what was asked for before."""
+        """Load a model after those that were requested before."""
         future: Future[Any] = Future()
         self._free_s = max(self._free_s, self._clock.now_s) + self._each_s
         self._clock.at(self._free_s, lambda: future.set_result(fn(*args, **kwargs)))

@@ -17,7 +17,7 @@ class Clock:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
 
     def now(self) -> float:
-        """The time, as a function to hand in."""
+        """Return the time; passed on as a function."""
         return self.now_s
 
     def at(self, when_s: float, action: Callable[[], None]) -> None:
@@ -26,7 +26,7 @@ class Clock:
             heapq.heappush(self._events, (max(when_s, self.now_s), next(self._order), action))
 
     def run_until(self, until_s: float, stop: Callable[[], bool] = lambda: False) -> None:
-        """Let things happen until then, or until ``stop`` holds after one of them."""
+        """Run the scheduled actions until this time, or until ``stop`` is true after one of them."""
         if stop():
             return
         while self._events and self._events[0][0] <= until_s:

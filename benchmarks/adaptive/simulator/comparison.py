@@ -1,4 +1,4 @@
-"""Which scenes are played, and by which policies; what comes out of one scene, for the claims and the tables."""
+"""The scenes, the policies that play them, and the results of one scene for claims and tables."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class AnswersASecond:
-    """Of back-to-back frames: with one under way at a time, as ours overlaps them, and the bound of our splits.
+    """Answers per second of back-to-back frames: one at a time, overlapped by us, and the bound of our splits.
 
     ``bound``: if the slowest stage of each answer (board, uplink or server) were all that takes time.
     ``alone_mean_s``: mean latency with one at a time.
@@ -104,17 +104,17 @@ class Compared:
     answers_s: AnswersASecond | None = None
 
     def ratio(self, policy: str, to: str, *, p95: bool = False) -> float:
-        """Latency over another policy's."""
+        """Return our mean latency divided by another policy's."""
         ours, theirs = self.runs[policy], self.runs[to]
         return ours.p95_s / theirs.p95_s if p95 else ours.mean_s / theirs.mean_s
 
     def better(self, *policies: str) -> str:
-        """The one with the least mean."""
+        """Return the policy with the lowest mean latency."""
         return min(policies, key=lambda policy: self.runs[policy].mean_s)
 
 
 def policies() -> dict[str, Callable[[Scene], Run]]:
-    """By name; those with an estimator are our own program with another belief of the link."""
+    """Return the policies by name; one with an estimator is our program with another estimate of the link."""
 
     def believing(policy: str, belief: Callable[[Scene], LinkEstimator]) -> Callable[[Scene], Run]:
         return lambda scene: run_program(policy, scene, estimator=belief(scene))
@@ -140,7 +140,7 @@ def policies() -> dict[str, Callable[[Scene], Run]]:
 
 
 def fixed(split: int) -> Callable[[Scene], Run]:
-    """The program with a split that the user fixed."""
+    """Return our program with a fixed split."""
     return lambda scene: run_program(f"fixed {split}", scene, fixed=split)
 
 
@@ -177,7 +177,7 @@ def _answers_a_second(scenes: Sequence[Scene], ours: Sequence[Run]) -> AnswersAS
 
 
 def _slowest_s(scene: Scene, row: Row) -> float:
-    """What the slowest stage took that this answer came through."""
+    """Return the seconds of the slowest stage of this answer."""
     way = {way.split: way for way in ideal.ways(scene)}[row.split]
     if row.outcome == "fallback" or not way.payload_bytes:
         return scene.profile.local.head_s

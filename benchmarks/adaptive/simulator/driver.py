@@ -45,7 +45,7 @@ class VirtualDriver:
         self._steps: deque[Step] = deque()
 
     def run(self) -> Iterator[Step]:
-        """All frames of the scene: one every interval, or back-to-back whenever the scheduler takes one."""
+        """Play all frames of the scene: one per interval, or back-to-back whenever the scheduler accepts one."""
         while True:
             until_s = self.turn()
             yield from self.done()
@@ -54,7 +54,7 @@ class VirtualDriver:
             self._clock.run_until(until_s, self._has_news)
 
     def turn(self) -> float | None:
-        """Do what can be done now; returns when to come again at the latest, None after the last frame."""
+        """Do all work that is due now. Returns the latest time of the next turn, or None after the last frame."""
         self._hear()
         while (due_s := self._next_due_s()) <= self._clock.now_s:
             self._take()
@@ -65,25 +65,25 @@ class VirtualDriver:
         return min(due_s, self._scheduler.wake_s(self._moment()), self._arrives_s or math.inf)
 
     def done(self) -> Iterator[Step]:
-        """The results since it was called last."""
+        """Return the results since the last call."""
         while self._steps:
             yield self._steps.popleft()
 
     def _captured_s(self) -> float:
-        """When the next frame is captured."""
+        """Return the time at which the next frame is captured."""
         if not self._scene.interval_s:
             return self._clock.now_s
         return self._scene.first_s + self._index * self._scene.interval_s
 
     def _next_due_s(self) -> float:
-        """When the next frame is taken, as far as is known now; infinite where there is none, or no room."""
+        """Return when the next frame can start, as known now; infinite if there is none, or no room."""
         captured_s = self._captured_s()
         if self._arrives_s is not None or captured_s >= self._scene.end_s or self._clock.now_s >= self._scene.end_s:
             return math.inf
         return max(captured_s, self._scheduler.frame_due_s(self._moment()))
 
     def _take(self) -> None:
-        """Take a frame; the loop's own work passes until it is planned."""
+        """Start a frame; the time of the loop's own work passes until it is planned."""
         self._arriving.append(Frame(self._index, "frame", (), None, self._captured_s()))
         self._index += 1
         self._arrives_s = self._clock.now_s + LOOP_S

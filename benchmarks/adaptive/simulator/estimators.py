@@ -1,4 +1,4 @@
-"""Other beliefs of the link for the same program: its present or coming capacity, the newest sample, one sample."""
+"""Other estimators of the link for the same program: the present or future capacity, the newest or one sample."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MEASURED_S = 5.0
 
 
 class TruthfulEstimator(LinkEstimator):
-    """Knows the link's capacity at this very moment, and nothing of its future."""
+    """Knows the link's present capacity exactly, and not its future."""
 
     def __init__(self, link: Trace) -> None:
         super().__init__()
         self._link = link
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """The truth."""
+        """Return the true present capacity."""
         rate = max(100.0, self._link.mbit_s_at(now_s) * 125_000)
         return replace(
             super().estimate(now_s),
@@ -33,7 +33,7 @@ class TruthfulEstimator(LinkEstimator):
 
 
 class ForesightEstimator(LinkEstimator):
-    """Knows the mean capacity of the next ``ahead_s`` seconds, so for a transfer of that length its very rate."""
+    """Knows the mean capacity of the next ``ahead_s`` seconds: the exact rate of a transfer of that length."""
 
     def __init__(self, link: Trace, ahead_s: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ForesightEstimator(LinkEstimator):
         self._ahead_s = ahead_s
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """The truth, and a little more than anybody can know."""
+        """Return the true mean capacity of the next ``ahead_s`` seconds."""
         rate = max(100.0, self._link.bits_between(now_s, now_s + self._ahead_s) / 8 / self._ahead_s)
         return replace(
             super().estimate(now_s),
@@ -54,18 +54,18 @@ class ForesightEstimator(LinkEstimator):
 
 
 class LastSampleEstimator(LinkEstimator):
-    """Believes the newest sample, and is sure of it."""
+    """Estimates the newest sample, without uncertainty."""
 
     def __init__(self) -> None:
         super().__init__(noise=0.0, coherence_s=1e9)
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """What it was last."""
+        """Return the newest sample."""
         return replace(super().estimate(now_s), rate_spread=0.0, age_s=0.0, mean_bytes_s=None)
 
 
 class OnceEstimator(LinkEstimator):
-    """Measured the link once, at the start, as Neurosurgeon's static profile."""
+    """Measures the link once, at the start, like Neurosurgeon's static profile."""
 
     def __init__(self, link: Trace) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class OnceEstimator(LinkEstimator):
         self._rate = max(100.0, link.bits_between(before_s, WARM_UP_S) / 8 / _MEASURED_S)
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """What it was at the start."""
+        """Return the sample of the start."""
         return replace(
             super().estimate(now_s),
             uplink_bytes_s=self._rate,

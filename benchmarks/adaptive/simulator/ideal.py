@@ -47,7 +47,7 @@ def sent_bytes(payload_bytes: int) -> int:
 
 
 def answered_s(scene: Scene, way: Way, start_s: float) -> float:
-    """When a frame started then is answered, on a link that nothing else uses."""
+    """Return when a frame is answered that starts at this time, on a link without other traffic."""
     done_s = start_s + LOOP_S + scene.hog.took_s(way.board_s, start_s + LOOP_S)
     if way.payload_bytes == 0:
         return done_s
@@ -57,10 +57,10 @@ def answered_s(scene: Scene, way: Way, start_s: float) -> float:
 
 
 def run_ideal(policy: str, scene: Scene, choices: Callable[[float], Sequence[Way]]) -> Run:
-    """Each frame goes the way that is answered first, of those it may choose from when it starts; one at a time.
+    """Run frames one at a time, each by the permitted way that answers it first.
 
-    With all splits to choose from this is the oracle: it knows the capacity that each transfer will meet, and
-    being done first is best for the frames behind, too.
+    With all splits permitted this is the oracle: it knows the future capacity for each transfer. The earliest end
+    is also best for the frames that follow.
     """
     rows = []
     free_s = 0.0 if scene.interval_s else WARM_UP_S
@@ -107,7 +107,7 @@ def run_edge_only(scene: Scene) -> Run:
 
 
 def run_cloud_only(scene: Scene) -> Run:
-    """The input as it is, one byte a value; no release, no rescue."""
+    """Send the unchanged input, one byte per value; no release, no rescue."""
     options = [Way(0, 0.0, scene.server.raw_bytes, scene.server.tails[0].tail_s)]
     return run_ideal("cloud-only", scene, lambda _: options)
 

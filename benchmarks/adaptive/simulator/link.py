@@ -1,4 +1,4 @@
-"""The link in virtual time: the product's policy, over a transport whose bytes take what the scene says."""
+"""The link in virtual time: the product's policy over a transport with the transfer times of the scene."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from split_model.protocol.device import DeviceSession
 
 
 class VirtualLink:
-    """A `FrameLink` without a thread: it takes a turn whenever something happens, and when its wait is over."""
+    """A `FrameLink` without a thread: it runs whenever something happens, and at the end of its wait."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class VirtualLink:
         clock.at(0.0, self.turn)
 
     def turn(self) -> None:
-        """What the link thread does between two waits, and its next turn when the wait is over."""
+        """Do the work of the link thread between two waits, and schedule the next turn for the end of the wait."""
         self._do(self._connection.tick(self._clock.now_s))
         self._send_all()
         for event in self._transport.events():
@@ -97,16 +97,16 @@ class VirtualLink:
         return number in self._outcomes
 
     def wait(self, number: int, *, until_s: float, unless: Callable[[], bool]) -> Outcome | None:
-        """Time passes until there is an outcome."""
+        """Let time pass until there is an outcome."""
         self._clock.run_until(until_s, lambda: number in self._outcomes or unless())
         return self._outcomes.pop(number, None)
 
     def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
-        """Time passes until ``unless`` holds."""
+        """Let time pass until ``unless`` is true."""
         self._clock.run_until(until_s, unless)
 
     def nudge(self) -> None:
-        """Nothing to do: after everything that happens, every wait looks again."""
+        """Do nothing: every wait checks its condition after each event anyway."""
 
     def _send_all(self) -> None:
         while frames := self._connection.next_frames(self._clock.now_s):

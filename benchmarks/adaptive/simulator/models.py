@@ -1,4 +1,4 @@
-"""The models of a virtual board: all heads loaded, as after the program's start, local tails as they are wanted."""
+"""The models of a virtual board: all heads are loaded, as after the program's start; local tails on request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Virtual:
 
 
 class VirtualModels:
-    """What the scheduler asks of the models; local tails fit into what the program keeps for them by default."""
+    """The models as the scheduler uses them; all local tails fit into the program's default memory for them."""
 
     def __init__(self, scene: Scene, clock: Clock, *, local_tails: bool) -> None:
         whole_s = scene.profile.local.head_s
@@ -52,15 +52,15 @@ class VirtualModels:
         )
 
     def head(self, split: int) -> object:
-        """Loaded; it is called by its cut."""
+        """Return the head of a cut; it is loaded."""
         return split
 
     def has_local_tail(self, split: int) -> bool:
-        """Whether it is loaded by now."""
+        """Return whether the cut's local tail is loaded by now."""
         return self._local_tails is not None and self._local_tails.behind(split) is not None
 
     def with_local_tail(self, profile: SplitProfile) -> SplitProfile:
-        """With its seconds, if it is loaded."""
+        """Return the cut with the seconds of its local tail, if that is loaded."""
         return profile if self._local_tails is None else self._local_tails.apply(profile)
 
 
@@ -68,5 +68,5 @@ class Free:
     """The simulator has no privacy ledger: every cut can be paid for."""
 
     def payable(self, cuts: Iterable[int], subject: str) -> frozenset[int]:
-        """All of them."""
+        """Return all cuts."""
         return frozenset(cuts if subject else ())

@@ -1,9 +1,9 @@
 """A link and a server in virtual time, for the real device program to run against.
 
 The protocol's state machines are the product's own code; here are only the link, the kernel's buffers and the
-server's worker. The link: piecewise-constant capacity, first in, first out, a fixed delay each way; what the
-sockets and the link's queue have taken in is sent whether or not anybody still wants it. Not modelled: loss, TCP's
-slow start, and two runs on the board slowing each other down (it has more cores than one).
+server's worker. The link: piecewise-constant capacity, first in, first out, a fixed delay each way; bytes in the
+sockets and in the link's queue are sent even if they are not needed any more. Not modelled: loss, TCP's slow start,
+and two runs on the board slowing each other down (it has more cores than one).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ ANSWER_BYTES = 4000
 
 
 class Lane:
-    """One direction: messages go through one after another at the trace's capacity, then fly for ``delay_s``.
+    """One direction: messages are sent one after another at the trace's capacity, then arrive after ``delay_s``.
 
-    A token bucket fills while nothing is sent, and lets up to ``burst_bytes`` through at once.
+    A token bucket fills while nothing is sent, and passes up to ``burst_bytes`` at once.
     """
 
     def __init__(self, clock: Clock, capacity: Trace, delay_s: float, *, burst_bytes: int = 0) -> None:
@@ -46,14 +46,14 @@ class Lane:
         self.sent_bytes = 0
 
     def room(self) -> bool:
-        """Whether the buffers take another message."""
+        """Whether the buffers have room for another message."""
         while self._queued and self._queued[0][0] <= self._clock.now_s:
             self._queued_bytes -= self._queued.popleft()[1]
         return self._queued_bytes < BUFFERED_BYTES
 
     @property
     def room_at_s(self) -> float:
-        """When the first message of the queue is through."""
+        """Return the time at which the first message of the queue has been sent."""
         return self._queued[0][0] if self._queued else self._clock.now_s
 
     def send(self, size_bytes: int, arrive: Callable[[], None], *, more: bool = False) -> None:
@@ -76,13 +76,13 @@ class Lane:
 
 
 def wire_bytes(frames: Frames) -> int:
-    """What a message takes on the link."""
+    """Return the bytes of a message on the link."""
     header, payload = frames
     return len(header) + FRAME_OVERHEAD_BYTES + (len(payload) + FRAME_OVERHEAD_BYTES if payload is not None else 0)
 
 
 class ServerSide(Protocol):
-    """The server's end of one connection; ``reply`` is called with what it says."""
+    """The server's end of one connection; ``reply`` is called with its messages."""
 
     reply: Callable[[wire.FromServer, bytes | None], None]
 
@@ -110,23 +110,23 @@ class VirtualTransport:
         server.reply = self._reply
 
     def open(self) -> None:
-        """Connected at once."""
+        """Connect at once."""
         self._events.append(TransportEvent.READY)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to close."""
 
     def wake(self) -> None:
-        """The frame loop has something for the link, which looks at it now."""
+        """Run the link now: the frame loop has something for it."""
         self._clock.at(self._clock.now_s, self.woken)
 
     def events(self) -> list[TransportEvent]:
-        """What happened to the connection since it was asked last."""
+        """Return the events of the connection since the last call."""
         events, self._events = self._events, []
         return events
 
     def send(self, frames: Frames) -> bool:
-        """Into the buffers, if there is room."""
+        """Put a message into the buffers, if there is room."""
         if not self._up.room():
             if self._room_at_s <= self._clock.now_s:  # one wake-up is enough, however often it is tried
                 self._room_at_s = self._up.room_at_s
@@ -153,7 +153,7 @@ class VirtualTransport:
         return offset + (0 if frames[1] is None else len(frames[1])) < total_bytes
 
     def receive(self) -> Iterable[list[memoryview]]:
-        """What has arrived."""
+        """Return the messages that have arrived."""
         while self._inbox:
             yield self._inbox.popleft()
 

@@ -1,4 +1,4 @@
-"""Uplink, split point and latency over time, ours beside the oracle: one picture a trace."""
+"""Plot uplink, split point and latency over time, of our policy and of the oracle: one picture per trace."""
 
 from __future__ import annotations
 

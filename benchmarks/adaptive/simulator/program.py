@@ -72,7 +72,7 @@ def run_program(
 
 @dataclass(frozen=True)
 class Device:
-    """One device program in a virtual world, and the parts of it that tell something."""
+    """One device program in a virtual world, and its parts that hold results."""
 
     driver: VirtualDriver
     link: VirtualLink

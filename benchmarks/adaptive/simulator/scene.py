@@ -1,4 +1,4 @@
-"""What is played, one board on one link, and what comes out of it: a policy's frames."""
+"""A scene (one board on one link) and its result: a policy's frames."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ServerTail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server takes, and what sending pictures instead of features would (see profiles/README.md)."""
+    """The server's times, and the times and sizes if pictures are sent, not features (see profiles/README.md)."""
 
     tails: tuple[ServerTail, ...]
     raw_bytes: int
@@ -70,7 +70,7 @@ class Scene:
 
     @property
     def one_way_s(self) -> float:
-        """The link's delay and half of what an exchange costs the programs."""
+        """The link's delay plus half of the programs' time for an exchange."""
         return self.delay_s + EXCHANGE_S / 2
 
     @property
@@ -80,12 +80,12 @@ class Scene:
 
     @property
     def end_s(self) -> float:
-        """When the trace has been played once, counted from the clock's zero."""
+        """The time at which the trace has been played once, counted from the clock's zero."""
         return WARM_UP_S + self.trace.duration_s
 
     @property
     def link(self) -> Trace:
-        """The trace by the clock, with what precedes ``from_s`` in the circle as a warm-up."""
+        """The trace on the clock; the part before ``from_s`` in the loop is the warm-up."""
         return replace(self.trace, start_s=(self.from_s - WARM_UP_S) % self.trace.duration_s)
 
 
@@ -125,12 +125,12 @@ class Run:
         return float(np.percentile([row.latency_s for row in self.rows], 95))
 
     def share(self, split: int) -> float:
-        """Part of the frames cut there."""
+        """Return the share of the frames that were cut there."""
         return sum(row.split == split for row in self.rows) / max(1, len(self.rows))
 
 
 def at_pace(timing: SplitTiming, factor: float) -> SplitTiming:
-    """What a split takes on a board that is ``factor`` times slower."""
+    """Return the costs of a split on a board that is ``factor`` times slower."""
     return msgspec.structs.replace(
         timing,
         head_s=timing.head_s * factor,
@@ -155,7 +155,7 @@ def load_profiles(whole_s: float, *, raw: bool) -> tuple[Profile, ServerProfile]
 
 
 def pooled(runs: Sequence[Run]) -> Run:
-    """All frames of several plays of the same policy."""
+    """Return all frames of several plays of the same policy."""
     return Run(
         runs[0].policy,
         tuple(row for run in runs for row in run.rows),

@@ -38,7 +38,7 @@ class Halves:
     output: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Open them."""
+        """Open head and tail of the cut."""
         head = self.cut.head
         self._head = None if head is None else open_interpreter(self.root / head.path, backend=self.backend)
         self.tail = open_interpreter(self.root / self.cut.tail.path, backend=self.backend)

@@ -75,7 +75,7 @@ class WithinSpread:
         return squared_errors(outputs, unsplit)
 
     def agreement(self, note: Note, spread: Spread) -> float:
-        """Whether they are within the tolerance."""
+        """Whether the outputs agree within the tolerance."""
         assert not isinstance(note, float)
         return float(spread.error(note) <= self.tolerance)
 

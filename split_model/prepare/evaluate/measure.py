@@ -107,7 +107,7 @@ def evaluate(
 
 
 def _counted(variants: Sequence[Variant], sample: Sample, known: Known, *, all_of_them: bool) -> list[Variant]:
-    """Count a sample; returns the variants whose cuts run. With ``all_of_them``, one that does not run raises."""
+    """Count a sample; returns the variants whose cuts run. With ``all_of_them`` a failing cut raises."""
     failed: dict[int, BackendError] = {}
     for variant in variants:
         if variant.cut in failed:

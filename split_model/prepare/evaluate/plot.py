@@ -24,7 +24,7 @@ Points = list[tuple[float, Share | Mean]]
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path, *, title: str) -> None:
-    """Draw it into a ``.png`` or ``.svg``; errors as `split_model.prepare.drawing.drawn`."""
+    """Draw the evaluation into a ``.png`` or ``.svg`` file; errors as in `split_model.prepare.drawing.drawn`."""
     name, what = _measure(evaluation)
     panels = _panels(evaluation.rows)
     across = min(_COLUMNS, len(panels))
@@ -73,7 +73,7 @@ def _epsilon(row: Row) -> float:
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:
-    """Epsilon and figure of those rows that have one, by epsilon."""
+    """Return epsilon and figure of the rows with a figure, sorted by epsilon."""
     found = [(_epsilon(row), figure) for row in rows if (figure := getattr(row, name)) is not None]
     return sorted(found, key=lambda point: point[0])
 

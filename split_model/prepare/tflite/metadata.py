@@ -96,7 +96,7 @@ class _Table:
         return _Table(self.raw, _offset(self.raw, self._field(number)))
 
     def tables(self, number: int) -> list[_Table]:
-        """A vector of tables, its first ones."""
+        """The first tables of a vector of tables."""
         vector = _offset(self.raw, self._field(number))
         count = min(int(self._unpack("<I", vector)), _MAX_UNITS)
         return [_Table(self.raw, _offset(self.raw, vector + 4 + 4 * at)) for at in range(count)]

@@ -135,7 +135,7 @@ def test_detections_are_evaluated_and_drawn(prepare, tmp_path, pictures, capsys)
     code, bundle, said = prepare(SHAPES / "detector.tflite", *INPUT, *arguments)
     assert code == 0
     assert "scores multilabel-logits" in said
-    assert "boxes an answer in 6 answers" in said
+    assert "boxes per answer in 6 answers" in said
     assert main(["evaluate", str(bundle.root), "--data", str(pictures), "--epsilon", "64", "--epsilon", "1"]) == 0
     table = capsys.readouterr().out
     assert "mAP50 [95 %]" in table
