@@ -212,5 +212,7 @@ def _budget(text: str) -> str:
     except ValueError:
         positive = False
     if not positive:
-        raise argparse.ArgumentTypeError(f"{text}: give a positive number of whole-input epsilon, or 'unlimited'")
+        raise argparse.ArgumentTypeError(
+            f"{text}: the whole-input epsilon must be a positive number, or 'unlimited'"
+        )
     return text

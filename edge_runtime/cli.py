@@ -198,7 +198,9 @@ def _add_config(adding: Adding[Parser]) -> None:
     check = _add(actions, "check", commands.config_check, "check the file and everything it names", epilog=_CONFIG)
     connect = "also look up network cameras, and connect to them"
     check.add_argument("--connect", action="store_true", help=connect)
-    check.add_argument("--without-key", action="store_true", help="do not read the secret key, as in a reload")
+    check.add_argument(
+        "--without-key", action="store_true", help="do not read the secret key (a reload does not read it either)"
+    )
     reload = "also refuse changes that need a restart of the running program"
     check.add_argument("--reload", action="store_true", help=reload)
     text = "print every key with its effective value and origin"

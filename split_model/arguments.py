@@ -137,7 +137,11 @@ def _input_flags(prepare: Parser) -> None:
     fit = group.add_mutually_exclusive_group()
     fit.add_argument("--crop", dest="fit", action="store_const", const="crop", help="cut out the centre (default)")
     fit.add_argument(
-        "--letterbox", dest="fit", action="store_const", const="letterbox", help="the whole picture, the rest --pad"
+        "--letterbox",
+        dest="fit",
+        action="store_const",
+        const="letterbox",
+        help="scale the whole picture to fit, and fill the borders with the grey of --pad",
     )
     fit.add_argument("--stretch", dest="fit", action="store_const", const="stretch", help="give up proportions")
     group.add_argument("--pad", type=int, choices=range(256), metavar="0..255", help="grey beside a letterbox (0)")
@@ -173,7 +177,11 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     evaluate.add_argument("--data", type=Path, required=True, metavar="DATA", help="labelled or not")
     evaluate.add_argument("--cut", type=int, action="append", metavar="N", help="only this cut; may be repeated")
     evaluate.add_argument(
-        "--epsilon", type=float, action="append", metavar="E", help="per-value epsilon; may be repeated (32 16 8 4)"
+        "--epsilon",
+        type=float,
+        action="append",
+        metavar="E",
+        help="per-value epsilon; repeat the option for several (default: 32 16 8 4)",
     )
     evaluate.add_argument(
         "--whole-input-epsilon",
@@ -243,7 +251,7 @@ def _audit_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         metavar="auto",
         help="how noise is shared: auto, uniform, rank, optimal, or several, as uniform,rank",
     )
-    audit.add_argument("--bits", type=int, metavar="N", help="of the noise release (default: as a config's)")
+    audit.add_argument("--bits", type=int, metavar="N", help="bits of the noise (default: a config's default)")
     audit.add_argument(
         "--codebook-epsilon", type=_reals, default=[8.0], metavar="8", help="whole-input, of the codebooks"
     )

@@ -123,7 +123,7 @@ class Page:
         return mean
 
     def references(self) -> list[Line]:
-        """The unprotected model, and randomised response on its answer."""
+        """Lines to compare with: the unprotected model, and its answer by randomised response at each epsilon."""
         lines = [Line(None, "unprotected", self.unprotected)]
         for epsilon in WHOLE_INPUT:
             draws = []
