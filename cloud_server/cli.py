@@ -163,7 +163,7 @@ def make_parser() -> Parser:
         type=int,
         default=1,
         metavar="N",
-        help="its share of a busy server relative to weight 1, from 1 to 100 (default 1)",
+        help="its share of a busy server relative to weight 1, from 1 to 100 (default: 1)",
     )
     revoke = _add(devices, "revoke", commands.devices_revoke, "refuse a device from now on", below=True)
     revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")

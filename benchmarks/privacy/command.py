@@ -244,7 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.privacy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=10_000, help="maximum number of test pictures (10,000)")
+    parser.add_argument(
+        "--pictures", type=int, default=10_000, help="maximum number of test pictures (default: 10,000)"
+    )
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a page")
     options = parser.parse_args(arguments)
     bundle = fashion()

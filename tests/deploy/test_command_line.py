@@ -58,7 +58,7 @@ def test_help_teaches(script: str) -> None:
     done = deploy("--help", script=script)
     assert done.returncode == 0
     assert f"deploy/{script}" in done.stdout
-    assert "examples:" in done.stdout
+    assert "\nexamples, each with" in done.stdout
 
 
 def test_a_server_is_an_ssh_destination_with_a_port_if_need_be() -> None:
