@@ -166,12 +166,18 @@ def _add_bench(adding: Adding[Parser]) -> None:
         epilog=_BENCH,
     )
     bench.add_argument("--json", action="store_true", help="print JSON")
-    bench.add_argument("--runs", type=_count, default=30, metavar="N", help="runs a cut (default: %(default)s)")
+    bench.add_argument("--runs", type=_count, default=30, metavar="N", help="runs per cut (default: %(default)s)")
     link = bench.add_mutually_exclusive_group()
     link.add_argument("--server", action="store_true", help="measure the link; an error if it cannot be reached")
     link.add_argument("--no-link", action="store_true", help="measure the board only")
     bench.add_argument("--power-meter", metavar="DEVICE", help="serial meter that prints its watts line by line")
-    bench.add_argument("--power-baud", type=_count, default=115200, metavar="N", help="its speed (%(default)s)")
+    bench.add_argument(
+        "--power-baud",
+        type=_count,
+        default=115200,
+        metavar="N",
+        help="baud rate of the power meter (default: %(default)s)",
+    )
 
 
 def _add_keys(adding: Adding[Parser]) -> None:

@@ -182,7 +182,7 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         help="whole-input epsilon, for every codebook of the bundle; may be repeated",
     )
     evaluate.add_argument(
-        "--allocation", action="append", choices=get_args(AllocationWish), help="may be repeated (auto)"
+        "--allocation", action="append", choices=get_args(AllocationWish), help="may be repeated (default: auto)"
     )
     evaluate.add_argument("--bits", type=int, default=8, choices=range(4, 9), metavar="4..8")
     evaluate.add_argument("--draws", type=int, default=3, metavar="N", help="noise draws per sample (default: 3)")
@@ -191,7 +191,7 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         action="store_true",
         help="store the figures in the bundle, for the device's planner.accuracy_floor",
     )
-    evaluate.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw a panel a cut")
+    evaluate.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw one panel per cut")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     return evaluate
 

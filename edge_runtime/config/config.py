@@ -260,7 +260,7 @@ def _check_addresses(config: Config, layers: Layers) -> None:
         if server.address in seen:
             raise ConfigError(
                 f"{where}: {key}: {server.address} is the other server's, too",
-                remedy="name two servers, or leave one out",
+                remedy="name two different servers, or leave one out",
             )
         seen.add(server.address)
 

@@ -30,7 +30,7 @@ def check(path: Path, group: str | None, where: str) -> None:
     """
     group_id = _group_id(group, where)
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
-        raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long", remedy="set a shorter one")
+        raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long", remedy="set a shorter path")
     reason = why_no_entry(path, made_later=framing.RUNTIME_FOLDER)
     if reason == os.strerror(errno.ENOTDIR):
         raise OutputError(f"{where}: {path}: {reason}", remedy="set another path")
