@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,6 @@ def render_page(template: str, title: str, **values: Any) -> str:
 
     """
     return _environment().get_template(template).render(title=title, policy=POLICY, css=Markup(CSS), **values)  # noqa: S704  # ours, without input
-
-
-def document(title: str, body: Sequence[str]) -> str:
-    """Return a whole page around parts that are HTML already; the title is escaped here."""
-    return render_page("html.html", title, parts=[Markup(part) for part in body if part])  # noqa: S704  # escaped by the caller
 
 
 def plot(heading: str, caption: str, svg: str) -> Plot:

@@ -132,6 +132,9 @@ summary{cursor:pointer;color:var(--muted);font-size:.88rem}
 .answer{font-weight:600;line-height:1.3;display:flex;justify-content:space-between;gap:6px}
 .answer small{font-weight:400;white-space:nowrap;color:var(--muted)}
 .outcome{color:var(--muted);font-size:.78rem}
+.release{margin:14px 0 4px}
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(96px,150px));gap:6px;margin:0}
+.sheet img{display:block;width:100%;height:auto;border-radius:4px}
 .right{color:var(--fixed)}
 .wrong{color:var(--bad)}
 .tag{font-size:.74rem;font-weight:600}
