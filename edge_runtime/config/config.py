@@ -255,7 +255,7 @@ def _check_addresses(config: Config, layers: Layers) -> None:
         key, address = _server_key(config, number, "address"), _ADDRESS.fullmatch(server.address)
         if address is None or not 0 < int(address["port"]) < 1 << 16:
             raise ConfigError(
-                f"{where}: {key}: {server.address!r} is no address", remedy="write it as 'tcp://HOST:5555'"
+                f"{where}: {key}: {server.address!r} is not an address", remedy="write it as 'tcp://HOST:5555'"
             )
         if server.address in seen:
             raise ConfigError(

@@ -123,5 +123,5 @@ def _group_id(group: str | None, where: str) -> int | None:
         return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
         raise ConfigError(
-            f"{where}: there is no group {group!r} on this machine", remedy="make it, or name another"
+            f"{where}: there is no group {group!r} on this machine", remedy="make the group, or name another"
         ) from None

@@ -51,7 +51,7 @@ class SerialLineTable(SinkTable, frozen=True, tag="serial"):
         """Check that the speed is a usual one."""
         if self.baud not in serial.Serial.BAUDRATES:
             raise ConfigError(
-                f"sink {self.label}: baud = {self.baud} is none of the usual speeds",
+                f"sink {self.label}: baud = {self.baud} is not one of the usual speeds",
                 remedy="take one of them, as 115200",
             )
 
