@@ -90,7 +90,7 @@ def test_an_interrupted_calibration_is_taken_up(model, data, tmp_path, monkeypat
     monkeypatch.setattr(bundle_calibration, "calibrate", counted)
     assert run("prepare", model, "-o", tmp_path / "b", "--calibration", data, "--cuts", "all") == 0
     assert seen == [4, 3, 4, 4]  # the half that was interrupted, the other one, and all of the data
-    assert "1 of 4 cuts from an interrupted run" in capsys.readouterr().err
+    assert "1 of 4 cuts reused from an interrupted run" in capsys.readouterr().err
     assert Bundle.open(tmp_path / "b").identity == Bundle.open(tmp_path / "straight").identity
     assert not list(tmp_path.glob(".*"))
 
