@@ -20,7 +20,7 @@ _OUTLIER = 4.0
 _DEVIATIONS = 3.0
 #: The same for the ratio of a wait to its forecast, which is averaged over a longer time.
 _WAIT_GAIN = 1 / 32
-_WAIT_DEVIATIONS = 1.0
+_WAIT_DEVIATIONS = 2.0
 #: Upper limit of the ratio: a key that goes last because of its own use must not raise it for the others.
 _WORST_RATIO = 1.5
 #: Forecasts below this many seconds do not count for the ratio.

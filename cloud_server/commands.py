@@ -22,6 +22,7 @@ from split_model.service.config_file import as_plain
 from split_model.service.config_show import as_json, as_toml
 from split_model.service.notify import Notifier
 from split_model.service.status_file import SERVING, boot_s, condition_now, stopped_text
+from split_model.service.terminal_text import columns, counted, labelled, size
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,37 +48,57 @@ def status(args: argparse.Namespace) -> int:
         config = None
     found = status_file.read(_status_path(config, args), Status, key=KEY)
     if found is None:
-        print('{"condition":"stopped"}' if args.json else stopped_text(args.config, "cloud-server"))
+        width = columns(sys.stdout)
+        told = stopped_text(args.config, "cloud-server", width=width)
+        print('{"condition":"stopped"}' if args.json else told)
         return os.EX_UNAVAILABLE
     condition = condition_now(found)
     if args.json:
         _print_json({"condition": condition, **msgspec.to_builtins(found)})
     else:
-        counters = found.counters
-        refused = ", ".join(f"{code} {count}" for code, count in sorted(counters.refused.items())) or "none"
-        print(f"{condition}   pid {found.pid}, {found.software}, up {found.uptime_s:.0f} s")
-        print(f"listen    {found.listen}   public key {found.public_key}")
-        where = "threads" if found.engine == "local" else f"replicas of {found.nodes} nodes ({found.engine})"
-        print(f"hosting   {len(found.bundles)} bundles, {found.tails} tails on {found.threads} {where}")
-        print(f"devices   {found.devices} allowed, {found.peers} connected")
-        print(f"holding   {found.held_bytes} bytes, {found.queued} requests waiting, {found.running} running")
-        print(f"requests  {counters.requests}: {counters.answered} answered, {counters.failed} failed, ", end="")
-        print(f"{counters.cancelled} cancelled, {counters.dropped} dropped")
-        print(f"refusals  {refused}")
-        if (told := found.statistics) is not None:
-            trouble = f"; {told.lost} lost" * bool(told.lost) + f"; {told.error}" * bool(told.error)
-            print(f"counted   {told.counted} codebook releases{trouble}")
-        for label, sink in found.sinks.items():
-            trouble = f"; {sink.failed + sink.lost} lost" * bool(sink.failed + sink.lost)
-            print(f"sink      {label}: {sink.written} answers written{trouble}")
-        for key, times in found.refused_keys.items():
-            remedy = f"cloud-server devices allow -c {args.config} NAME '{key}'"
-            print(f"refused   an unknown device, {times} times; to admit it: {remedy}")
-        if found.reload_error:
-            print(f"reload REFUSED, the previous config is in force: {found.reload_error}")
-        if condition not in ("running", "stopped"):
-            print(f"written   {boot_s() - found.written_boot_s:.0f} s ago")
+        print(labelled(_status_rows(found, condition, args.config), columns(sys.stdout)))
     return 0 if condition in SERVING else os.EX_UNAVAILABLE
+
+
+def _status_rows(found: Status, condition: str, config: Path) -> list[tuple[str, str]]:
+    """The status for people: labels and values. Counters that are zero are left out."""
+    counters = found.counters
+    where = "thread" if found.engine == "local" else f"replica of {counted(found.nodes, 'node')} ({found.engine})"
+    plural = "" if found.engine == "local" else where.replace("replica", "replicas", 1)
+    hosting = f"{counted(len(found.bundles), 'bundle')}, {counted(found.tails, 'tail')} on "
+    rows = [
+        (condition, f"pid {found.pid}, {found.software}, up {found.uptime_s:.0f} s"),
+        ("listen", found.listen),
+        ("key", found.public_key),
+        ("hosting", hosting + counted(found.threads, where, plural)),
+        ("devices", f"{found.devices:,} allowed, {found.peers:,} connected"),
+    ]
+    busy = [size(found.held_bytes)] if found.held_bytes else []
+    busy += [
+        f"{count:,} {name}" for count, name in ((found.queued, "waiting"), (found.running, "running")) if count
+    ]
+    if busy:
+        rows.append(("holding", ", ".join(busy)))
+    ends = ("answered", "failed", "cancelled", "dropped")
+    told = ", ".join(f"{count:,} {end}" for end in ends if (count := getattr(counters, end)))
+    rows.append(("requests", f"{counters.requests:,}" + (f": {told}" if told else "")))
+    if refused := ", ".join(f"{code} {count:,}" for code, count in sorted(counters.refused.items()) if count):
+        rows.append(("refusals", refused))
+    if (statistics := found.statistics) is not None:
+        trouble = f"; {statistics.lost:,} lost" * bool(statistics.lost)
+        trouble += f"; {statistics.error}" * bool(statistics.error)
+        rows.append(("counted", counted(statistics.counted, "codebook release") + trouble))
+    for label, sink in found.sinks.items():
+        trouble = f"; {sink.failed + sink.lost:,} lost" * bool(sink.failed + sink.lost)
+        rows.append(("sink", f"{label}: {counted(sink.written, 'answer')} written{trouble}"))
+    for key, times in found.refused_keys.items():
+        rows.append(("refused", f"an unknown device, {counted(times, 'time')}; to admit it:"))
+        rows.append(("refused", f"cloud-server devices allow -c {config} NAME '{key}'"))
+    if found.reload_error:
+        rows.append(("reload", f"REFUSED, the previous config is in force: {found.reload_error}"))
+    if condition not in ("running", "stopped"):
+        rows.append(("written", f"{boot_s() - found.written_boot_s:.0f} s ago"))
+    return rows
 
 
 def statistics(args: argparse.Namespace) -> None:

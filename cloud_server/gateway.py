@@ -38,6 +38,8 @@ _BATCH = 64
 _SWEEP_S = 0.5
 #: Seconds between two checks of the allow-list without an event of the kernel, while messages come.
 _LOOK_S = 0.1
+#: Seconds between a part of a request and the next look at the socket: a wake-up costs more than reading a part.
+_GATHER_S = 0.2e-3
 #: Seconds of this thread and of libzmq's to read a message, before its sender is known.
 _READING_S = 30e-6
 _FAREWELL_MS = 500
@@ -70,12 +72,14 @@ class Gateway:
         #: Sender of the last messages of this batch, their number, their frames' sizes, and the replies to them.
         self._sender: Connection | None = None
         self._began_s = 0.0
+        self._received = 0  # messages of the last batch
         self._sent_messages = 0
         self._sizes: list[int] = []
         self._replies: list[Reply] = []
         self._list_watch = FolderWatch(allow_list.path.resolve().parent)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)  # `IoBarrier` relies on this
         self._router = self._context.socket(zmq.ROUTER)
+        self._only_messages: set[Source] = {self._router}
         self._outbox = Outbox(self._router, self.connections)
         try:
             self._monitor = ConnectionMonitor(self._context, self._router)
@@ -111,6 +115,9 @@ class Gateway:
         while True:
             now_s = self._clock()
             wake_s = min(sweep_s, self._outbox.next_s(), sessions.next_turn_s(now_s))
+            if wake_s > now_s and self._received < _BATCH and sessions.gathering:
+                time.sleep(_GATHER_S)
+                now_s += _GATHER_S
             self._do_ready(sessions, wakeup.wait(max(0.0, wake_s - now_s)))
             now_s = self._clock()
             if now_s >= sweep_s:
@@ -135,6 +142,17 @@ class Gateway:
 
     def _do_ready(self, sessions: Sessions, ready: set[Source]) -> None:
         """Process everything that waits: connections, handshakes, results, messages, and short tails."""
+        if ready != self._only_messages:
+            self._do_others(sessions, ready)
+        self._received = 0
+        if self._router in ready:
+            self._received = self._receive(sessions)
+            self._settle(sessions)
+        now_s = self._clock()
+        self._outbox.send_when_paid(sessions, sessions.turn(now_s), now_s)
+        self._outbox.send_due(sessions, now_s)
+
+    def _do_others(self, sessions: Sessions, ready: set[Source]) -> None:
         if self._monitor.socket in ready or any(socket in ready for socket in self.gate.sockets):
             self._hear_of_connections(sessions)  # before their handshakes are answered
             self.gate.answer_all()
@@ -144,23 +162,18 @@ class Gateway:
         if self._list_watch.fd in ready:
             self._list_watch.clear()  # else it stays readable, and no wait lasts until the list is read
             self._looked_s = -math.inf
-        if self._router in ready:
-            self._receive(sessions)
-            self._settle(sessions)
-        now_s = self._clock()
-        self._outbox.send_when_paid(sessions, sessions.turn(now_s), now_s)
-        self._outbox.send_due(sessions, now_s)
 
-    def _receive(self, sessions: Sessions) -> None:
+    def _receive(self, sessions: Sessions) -> int:
+        """Take the messages that are here, up to a batch; returns how many those were."""
         now_s = self._clock()
         if now_s - self._looked_s >= _LOOK_S:
             self._heed_allow_list(sessions, now_s)
         receive = self._router.recv
-        for _ in range(_BATCH):
+        for number in range(_BATCH):
             try:
                 routing_id = receive(_DONTWAIT, copy=False)
             except zmq.Again:
-                return
+                return number
             frames: list[zmq.Frame] = []
             part = routing_id
             while part.more and len(frames) < wire.MAX_FRAMES:
@@ -170,12 +183,11 @@ class Gateway:
                 self._too_many_frames(sessions, routing_id.bytes, part)
             elif frames:
                 self._message(sessions, routing_id.bytes, frames)
+        return _BATCH
 
     def _message(self, sessions: Sessions, routing_id: bytes, frames: list[zmq.Frame]) -> None:
         connection = self.connections.find(routing_id)
-        if (
-            connection is None
-        ):  # its first message; the id was made for a key, and the sender must have proved this key
+        if connection is None:  # its first message; the id was made for a key, and the sender must have proved it
             user_id = user_of(frames[-1])
             if user_id is None:
                 sessions.counters.unauthenticated += 1
@@ -185,8 +197,10 @@ class Gateway:
             sessions.counters.strays += 1
             return
         if connection is not self._sender:
-            self._settle(sessions)
-            self._sender, self._began_s = connection, self._cpu_clock()
+            if self._sender is None:
+                self._began_s = self._cpu_clock()
+            self._settle(sessions)  # where it charges a key, it reads that clock for the next one
+            self._sender = connection
         parts = [frame.buffer for frame in frames]
         self._sizes += [part.nbytes for part in parts]
         self._sent_messages += 1
@@ -202,10 +216,12 @@ class Gateway:
         delay_s = self.connections.spend(connection, sizes_bytes, now_s, messages=messages)
         if delay_s is None:
             self._end(sessions, self.connections.of_key(connection.key), "budget")
+            self._began_s = self._cpu_clock()
             return
         self._outbox.send_later(sessions, replies, delay_s, now_s)
-        used_s = self._cpu_clock() - self._began_s + messages * _READING_S
-        self.connections.spend_gateway(connection, used_s, now_s)
+        ended_s = self._cpu_clock()
+        self.connections.spend_gateway(connection, ended_s - self._began_s + messages * _READING_S, now_s)
+        self._began_s = ended_s
 
     def _connection_of(
         self, sessions: Sessions, routing_id: bytes, user_id: str, frame: zmq.Frame

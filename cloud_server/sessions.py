@@ -171,6 +171,11 @@ class Sessions:
         """Time when `turn` has something to do, unless an event comes first; infinite for never."""
         return now_s if self._engine.short else self._acks.next_s()
 
+    @property
+    def gathering(self) -> bool:
+        """Whether more of a request may follow at once, and no short tail waits."""
+        return self._acks.gathering and not self._engine.short
+
     def finished(self, outcome: Outcome) -> list[Reply]:
         """Handle the outcome of a job."""
         ended = self._open.finish(outcome.job_id)
@@ -189,6 +194,7 @@ class Sessions:
             self.counters.failed += 1
             return self._count([Reply(ended.routing_id, refusal)])
         self.counters.answered += 1
+        self._acks.answered(outcome.queue_s + outcome.tail_s)
         if self._on_answer is not None:
             self._on_answer(self._name_of(ended.device) or "", ended, outcome)
         answer = wire.Answer(

@@ -3,7 +3,8 @@
 `zmq.Poller` asks every socket whether it is ready, before and after it waits. This module lets the kernel watch
 libzmq's descriptors. Such a descriptor only signals an event of its socket, and any call on the socket may consume
 the signal unseen. So the message socket is asked before each wait. The others are asked when one of their
-descriptors signals, until none of them is ready, and after every wait that timed out.
+descriptors signals, until none of them is ready, after every wait that timed out, and every few waits that found
+messages at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections.abc import Iterable
 import zmq
 
 _FD, _EVENTS, _POLLIN = int(zmq.FD), int(zmq.EVENTS), int(zmq.POLLIN)
+
+#: The other sockets are asked at least once in this many waits.
+_NOW_AND_THEN = 16
 
 Source = zmq.Socket[bytes] | int
 
@@ -33,6 +37,7 @@ class Wakeup:
         self._busy_fd = _descriptor(busy)
         self._others = zmq.Poller()
         self._ask_others = True
+        self._unasked = 0
         self._epoll = select.epoll()
         for other in others:
             self._others.register(other, zmq.POLLIN)
@@ -42,15 +47,23 @@ class Wakeup:
 
     def wait(self, timeout_s: float) -> set[Source]:
         """Wait until one is ready, at most ``timeout_s``. Returns the ready ones, and perhaps the busy one."""
-        is_busy = int(self._busy.getsockopt(_EVENTS)) & _POLLIN
-        spoke = {fd for fd, _ in self._epoll.poll(0.0 if is_busy or self._ask_others else timeout_s)}
-        ready: set[Source] = {fd for fd in spoke if fd in self._fds}
-        if is_busy or self._busy_fd in spoke:
+        is_busy, ask = bool(int(self._busy.getsockopt(_EVENTS)) & _POLLIN), self._ask_others
+        ready: set[Source] = set()
+        for fd, _ in self._epoll.poll(0.0 if is_busy or ask else timeout_s):
+            if fd == self._busy_fd:
+                is_busy = True
+            elif fd in self._fds:
+                ready.add(fd)
+            else:
+                ask = True
+        if is_busy:
             ready.add(self._busy)
-        if self._ask_others or not spoke or spoke - self._fds - {self._busy_fd}:
-            found = self._others.poll(0)
-            self._ask_others = bool(found)
-            ready.update(source for source, _ in found)
+        self._unasked += 1
+        if ask or not ready or self._unasked >= _NOW_AND_THEN:
+            self._unasked = 0
+            others = self._others.poll(0)
+            self._ask_others = bool(others)
+            ready.update(source for source, _ in others)
         return ready
 
     def close(self) -> None:

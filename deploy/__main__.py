@@ -16,6 +16,7 @@ from deploy import configs, enrol
 from deploy.arguments import ServerOption, make_parser, servers_of
 from deploy.bundles import read_bundle
 from deploy.errors import DeployError, MissingError, UsageError
+from deploy.folding import fold
 from deploy.install import Installation, Job, Outcome, summary
 from deploy.release import bundle_parts
 from deploy.remote import Remote
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 connections.close()
     except DeployError as error:
-        print(f"deploy: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(fold(f"deploy: error: {' '.join(str(error).split())}", sys.stderr, indent=2), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("deploy: interrupted; run the same command again to finish", file=sys.stderr)
@@ -183,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.doctor.strip():
-            print(f"--- {outcome.host}: doctor\n{outcome.doctor.rstrip()}")
+            found = (fold(line, sys.stdout, indent=16) for line in outcome.doctor.rstrip().splitlines())
+            print("\n".join([f"--- {outcome.host}: doctor", *found]))
     print(summary(outcomes))
     pending = [line for outcome in outcomes for line in outcome.pending]
     if pending:

@@ -12,34 +12,39 @@ from deploy.errors import UsageError
 from deploy.locks import BACKENDS, BOARD_EXTRAS, SERVER_EXTRAS
 
 _DEVICE = """\
-Put the device program and a bundle onto boards and start it there as a service.
+Put the device program and a bundle onto boards, and start it as a service.
 
-Each board is checked, gets the missing files (it needs no internet), makes its keys, is enrolled at the
-server, tries the new release beside the one in use, switches to it, and goes back by itself if it does not answer.
-Running the same command again changes nothing, or finishes an interrupted run.
+Each board is checked, gets the missing files (it needs no internet), makes its
+keys and is enrolled at the server. It tries the new release beside the one in
+use, switches to it, and goes back by itself if it does not answer. Running the
+same command again changes nothing, or finishes an interrupted run.
 """
 _DEVICE_EXAMPLES = """\
-examples:
-  deploy/deploy.sh pi@porch --bundle bundles/mine --server admin@hall --whole-input-budget unlimited
-  deploy/deploy.sh pi@porch pi@yard --bundle bundles/mine        # again, with a new bundle
-  deploy/deploy.sh pi@porch --bundle bundles/mine --server hall.example:5555 --server-key 'KEY'   # no SSH to it
-  deploy/deploy.sh pi@porch --bundle bundles/mine --server admin@hall --server admin@loft   # two, one may fail
-  deploy/deploy.sh pi@porch --bundle bundles/mine --with camera  # and what reads cameras
+examples, each with --bundle bundles/mine:
+  deploy/deploy.sh pi@porch --server admin@hall --whole-input-budget unlimited
+  deploy/deploy.sh pi@porch pi@yard           again, with a new bundle
+  deploy/deploy.sh pi@porch --server hall.example:5555 --server-key 'KEY'
+                                              no SSH to the server
+  deploy/deploy.sh pi@porch --server admin@hall --server admin@loft
+                                              two servers, one may fail
+  deploy/deploy.sh pi@porch --with camera     and what reads cameras
+and without:
   deploy/deploy.sh pi@porch --uninstall --server admin@hall
 
-SSH is yours: ~/.ssh/config, agent, jump hosts, known_hosts. Host keys are always checked.
+SSH is yours: ~/.ssh/config, agent, jump hosts, known_hosts. Host keys are
+always checked.
 """
 _SERVER = """\
-Put the server program and bundles onto a server and start it there as a service.
+Put the server program and bundles onto a server, and start it as a service.
 
-It checks, installs, switches and goes back as deploy.sh does. The bundles it hosts already stay, unless --only is
-given.
+It checks, installs, switches and goes back as deploy.sh does. The bundles it
+hosts already stay, unless --only is given.
 """
 _SERVER_EXAMPLES = """\
-examples:
-  deploy/deploy-server.sh admin@hall --bundle bundles/mine --bundle bundles/other
-  deploy/deploy-server.sh admin@hall --bundle bundles/mine --only
-  deploy/deploy-server.sh admin@hall --bundle bundles/mine --with web   # and the page of docs/fleet.md
+examples, each with --bundle bundles/mine:
+  deploy/deploy-server.sh admin@hall --bundle bundles/other
+  deploy/deploy-server.sh admin@hall --only
+  deploy/deploy-server.sh admin@hall --with web   and the page of docs/fleet.md
 
 It prints the server's public key; deploy.sh asks the server for it.
 """

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import shutil
 import sys
 import tempfile
 import threading
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from deploy import configs, enrol
 from deploy.errors import DeployError, UnfitError, UsageError
+from deploy.folding import fold
 from deploy.locks import SYSTEM_PACKAGES
 from deploy.release import Part, Release, extras_of, hosted_parts, make_release
 from deploy.remote import Remote
@@ -25,6 +24,8 @@ from deploy.wheelhouse import wheels_for
 
 SERVER_CONFIG = configs.config_path("cloud-server")
 _SCRIPT = "on_board.sh"
+#: Where the words of a message begin: behind the host, a colon, a blank, and the step's name.
+_TEXT_AT = 11
 _printing = threading.Lock()
 
 
@@ -308,7 +309,10 @@ class Installation:
 
     def _say(self, text: str) -> None:
         with _printing:
-            print(f"{self._remote.destination}: {text}", file=sys.stderr, flush=True)
+            line = f"{self._remote.destination}: {text}"
+            print(
+                fold(line, sys.stderr, indent=len(self._remote.destination) + _TEXT_AT), file=sys.stderr, flush=True
+            )
 
 
 def summary(outcomes: list[Outcome]) -> str:
@@ -321,7 +325,4 @@ def summary(outcomes: list[Outcome]) -> str:
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
     ]
-    with contextlib.suppress(OSError):
-        if sys.stdout.isatty():
-            lines = [line[: max(shutil.get_terminal_size().columns, 80) * 3] for line in lines]
-    return "\n".join(lines)
+    return "\n".join(fold(line, sys.stdout, indent=4) for line in lines)

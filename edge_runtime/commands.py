@@ -197,14 +197,17 @@ def ledger(args: argparse.Namespace) -> int:
     from edge_runtime.daemon.plan import Plan
     from edge_runtime.privacy.ledger import read, system_now
     from edge_runtime.privacy.ledger.state import new_state
-    from edge_runtime.privacy.ledger.status import Prices, as_text, ledger_status, shortfalls
+    from edge_runtime.privacy.ledger.status import Prices, ledger_status, rows, shortfalls
     from split_model.errors import SplitModelError
+    from split_model.service.terminal_text import columns, labelled
 
     device = config.load(args.config)
     now = system_now()()
     ledger_state = read(device.device.state)
+    privacy = []
     try:
-        prices = Plan.of(device).prices
+        plan = Plan.of(device)
+        prices, privacy = plan.prices, [("privacy", plan.privacy)]
     except SplitModelError as error:  # the spent budget can be shown without it
         log.warning("the cost of a frame is unknown: %s", error)
         prices = Prices()
@@ -220,10 +223,11 @@ def ledger(args: argparse.Namespace) -> int:
         plain = {**msgspec.to_builtins(status), "servers": [server.address for server in device.servers]}
         print(msgspec.json.encode(plain).decode())
     else:
-        print(as_text(status))
+        told = [*privacy, *rows(status)]
         if len(device.servers) > 1:
-            names = " and ".join(server.address for server in device.servers)
-            print(f"servers: {names}; a release that goes to both is the same bytes, and charged once")
+            told += [("servers", server.address) for server in device.servers]
+            told.append(("servers", "a release that goes to both is the same bytes, and charged once"))
+        print(labelled(told, columns(sys.stdout)))
     return 0
 
 
@@ -247,10 +251,12 @@ def config_check(args: argparse.Namespace) -> int:
     from edge_runtime.config import config
     from edge_runtime.daemon.plan import Plan, refuse_what_cannot_change
     from edge_runtime.service import status as states
+    from edge_runtime.service.cut_table import cut_lines
     from split_model.protocol.keys import read_pair
     from split_model.service import status_file
     from split_model.service.privileges import another_user, step_down
     from split_model.service.status_file import condition_now
+    from split_model.service.terminal_text import columns, labelled
 
     device, layers = config.load_layers(args.config)
     if not args.without_key:  # only the running service can read it, by systemd
@@ -266,11 +272,14 @@ def config_check(args: argparse.Namespace) -> int:
             refuse_what_cannot_change(running.fixed, plan)
     plan.check()
     for line in plan.cut_lines():
-        log.log(line.level, "%s", line.text)
-    if args.connect:
-        for reached in plan.reach_sources():
-            print(reached)
-    print(f"{', '.join(map(str, layers.files))}: good")
+        if line.level > logging.INFO:  # the table has the others
+            log.log(line.level, "%s", line.text)
+    reached = plan.reach_sources() if args.connect else []
+    table = [] if args.reload else cut_lines(plan)  # not into the journal at each reload
+    for text in (*reached, *table):
+        print(text)
+    rows = [("privacy", plan.privacy), *(("audit", text) for text in plan.exposure.told(plan.in_use))]
+    print(labelled([*rows, ("config", f"{', '.join(map(str, layers.files))}: good")], columns(sys.stdout)))
     return 0
 
 

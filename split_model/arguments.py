@@ -75,7 +75,8 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     prepare.add_argument(
         "--scores",
         choices=get_args(Scores),
-        help="kind of the labelled output's values (default: by the end of the graph)",
+        metavar="KIND",
+        help=f"what the labelled output's values are: {', '.join(get_args(Scores))} (default: by the graph's end)",
     )
     prepare.add_argument(
         "--labels-output",

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,8 @@ import msgspec
 from split_model.arguments import make_parser
 from split_model.command_line import run_main
 from split_model.errors import UsageError
+from split_model.service.terminal_text import columns
+from split_model.terminal import ProgressDisplay, show
 
 if TYPE_CHECKING:
     from split_model.prepare.reference import ReferenceCheck
@@ -35,22 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report": _report,
     }
     return run_main("split-model", make_parser(commands), argv)
-
-
-class _Progress:
-    """One line on a terminal, rewritten; on anything else a line every two seconds."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._said_s = float("-inf")
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now_s = time.monotonic()
-        if done < total and now_s - self._said_s < (0.1 if self._terminal else 2.0):
-            return
-        self._said_s = now_s
-        start, end = ("\r\x1b[K", "\n" if done == total else "") if self._terminal else ("", "\n")
-        print(f"{start}{what} {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -141,7 +126,9 @@ def _prepare(args: argparse.Namespace) -> int:
         noise_tails=args.noise_tails,
         replace=args.force,
     )
-    print(summarise(prepare(options, _Progress())))
+    with ProgressDisplay() as progress:
+        bundle = prepare(options, progress)
+    show(summarise(bundle))
     return os.EX_OK
 
 
@@ -159,19 +146,19 @@ def _verify(args: argparse.Namespace) -> int:
                 "--data needs a bundle, which says how pictures become inputs",
                 remedy="name a bundle, or leave --data out",
             )
-        checks, reference = verify_all_cuts(args.path, backend=args.backend, progress=_Progress()), None
+        with ProgressDisplay() as progress:
+            checks, reference = verify_all_cuts(args.path, backend=args.backend, progress=progress), None
         left_out = ()
     failed = [check for check in checks if not check.identical]
     if args.json:
         print(msgspec.json.encode({"cuts": checks, "reference": reference}).decode())
     else:
-        for check in failed:
-            print(f"cut {check.index}: {printable(check.message)}")
-        for line in left_out:
-            print(line)
-        print(f"{len(checks) - len(failed)} of {len(checks)} cuts are bit-identical to the whole model")
+        told = [f"cut {check.index}: {printable(check.message)}" for check in failed]
+        told += left_out
+        told.append(f"{len(checks) - len(failed)} of {len(checks)} cuts are bit-identical to the whole model")
         if reference is not None:
-            print(describe(reference))
+            told.append(describe(reference))
+        show(told)
     return os.EX_DATAERR if failed or (reference is not None and not reference.within) else os.EX_OK
 
 
@@ -184,20 +171,20 @@ def _verify_bundle(
     from split_model.prepare.summary import left_out_lines
     from split_model.prepare.verify import verify_all_cuts, verify_bundle
 
-    progress = _Progress()
     bundle = Bundle.open(args.path, check_files=False)
     manifest = bundle.manifest
     data = open_data(args.data, manifest.inputs, manifest.preprocess) if args.data else ()
     inputs = [sample.tensors for sample in data]
-    checks = verify_bundle(bundle, backend=args.backend, inputs=inputs, progress=progress)
-    reference = check_reference(bundle, backend=args.backend)
-    if args.all_cuts:
-        model = bundle.path(manifest.model)
-        sliced = verify_all_cuts(
-            model, backend=args.backend, inputs=inputs, preprocess=manifest.preprocess, progress=progress
-        )
-        # Both the bundle's files and fresh slices count: a cut that fails either is listed.
-        checks = (*(check for check in checks if not check.identical), *sliced)
+    with ProgressDisplay() as progress:
+        checks = verify_bundle(bundle, backend=args.backend, inputs=inputs, progress=progress)
+        reference = check_reference(bundle, backend=args.backend)
+        if args.all_cuts:
+            model = bundle.path(manifest.model)
+            sliced = verify_all_cuts(
+                model, backend=args.backend, inputs=inputs, preprocess=manifest.preprocess, progress=progress
+            )
+            # What the bundle holds counts as well as what slicing gives: a cut that fails either is listed.
+            checks = (*(check for check in checks if not check.identical), *sliced)
     return checks, reference, left_out_lines(manifest)
 
 
@@ -211,19 +198,20 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.plot is not None:
         check_plot_path(args.plot)
     bundle = Bundle.open(args.bundle)
-    found = evaluate(
-        bundle,
-        args.data,
-        cuts=args.cut,
-        epsilons=args.epsilon or ([] if args.whole_input_epsilon else [32.0, 16.0, 8.0, 4.0]),
-        whole_input_epsilons=args.whole_input_epsilon,
-        allocations=args.allocation or ["auto"],
-        bits=args.bits,
-        draws=args.draws,
-        entropy=os.urandom,
-        progress=_Progress(),
-    )
-    print(msgspec.json.encode(found).decode() if args.json else render(found))
+    with ProgressDisplay() as progress:
+        found = evaluate(
+            bundle,
+            args.data,
+            cuts=args.cut,
+            epsilons=args.epsilon or ([] if args.whole_input_epsilon else [32.0, 16.0, 8.0, 4.0]),
+            whole_input_epsilons=args.whole_input_epsilon,
+            allocations=args.allocation or ["auto"],
+            bits=args.bits,
+            draws=args.draws,
+            entropy=os.urandom,
+            progress=progress,
+        )
+    print(msgspec.json.encode(found).decode() if args.json else render(found, columns(sys.stdout)))
     if args.plot is not None:
         plot_evaluation(found, args.plot, title=bundle.manifest.name)
     if args.store:
@@ -250,7 +238,8 @@ def _preview(args: argparse.Namespace) -> int:
 def _audit(args: argparse.Namespace) -> int:
     from split_model.audit.command import audit
 
-    return audit(args, _Progress())
+    with ProgressDisplay() as progress:
+        return audit(args, progress)
 
 
 def _report(args: argparse.Namespace) -> int:

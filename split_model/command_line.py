@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from split_model.errors import SplitModelError, UsageError
+from split_model.service.terminal_text import columns, fold
 from split_model.service.throttle import Throttle
 
 #: Python's text of the RuntimeError if there is no memory for a thread's stack.
@@ -25,14 +26,41 @@ _INTERRUPTED = 128 + 2
 
 #: Bits that are always set in the umask: other users may never write to a program's files.
 _LEAST_UMASK = 0o022
+#: The width of a log line's time and level.
+_LOG_INDENT = 17
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Folds the prose of descriptions at the terminal's width; indented lines, as commands are, stay as they are.
+
+    Where a command and the words behind it do not fit into one line, the words come closer, or stand below.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        prose: list[str] = []
+        for line in [*text.strip("\n").split("\n"), ""]:
+            if line and not line.startswith(" "):
+                prose.append(line)
+                continue
+            if prose:
+                lines.append(fold(" ".join(prose), width))
+                prose = []
+            command, _, words = line.lstrip(" ").partition("  ")
+            if len(line) > width and words:
+                close = f"  {command}  {words.strip()}"
+                lines += [close] if len(close) <= width else [f"  {command}", f"      {words.strip()}"]
+            else:
+                lines.append(line)
+        return "".join(f"{indent}{line}\n" for line in "\n".join(lines).rstrip("\n").split("\n"))
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `UsageError` (exit 64) where argparse would exit with 2."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", _Help)
         super().__init__(*arguments, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -41,13 +69,19 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(logging.Formatter):
-    """Formats a record as one line, except tracebacks: a peer's text cannot forge lines or control a terminal."""
+    """Formats a record as one line, except tracebacks: a peer's text cannot forge lines or control a terminal.
+
+    On a terminal a long line is folded, under its own text.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
         return _printable(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(_printable(line) for line in super().format(record).split("\n"))
+        width = columns(sys.stderr)
+        return "\n".join(
+            fold(_printable(line), width, indent=_LOG_INDENT) for line in super().format(record).split("\n")
+        )
 
 
 class _JournalFormatter(_Formatter):
@@ -95,7 +129,7 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
         logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
         line = " ".join(str(error).split())
         # Names from a foreign file must not control the terminal.
-        print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
+        _print_error(prog, line)
         return error.exit_code
     except BrokenPipeError:
         # Python flushes stdout once more at exit; redirect that.
@@ -108,7 +142,7 @@ def run_main(prog: str, parser: argparse.ArgumentParser, argv: Sequence[str] | N
         if not line:
             raise
         logging.getLogger(prog).debug("the traceback behind this error", exc_info=True)
-        print(f"{prog}: error: {_printable(line)}", file=sys.stderr)
+        _print_error(prog, line)
         return failed
     return code or 0
 
@@ -125,6 +159,10 @@ def _of_the_machine(error: Exception) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or text}", os.EX_IOERR
     return "", os.EX_SOFTWARE
+
+
+def _print_error(prog: str, line: str) -> None:
+    print(fold(f"{prog}: error: {_printable(line)}", columns(sys.stderr), indent=2), file=sys.stderr)
 
 
 def _printable(line: str) -> str:

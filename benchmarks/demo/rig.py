@@ -134,9 +134,13 @@ class Rig:
         self.run("cloud-server keys", "-m", "cloud_server", "keys", "make", "-c", str(config))
         return config, self.serve(config)
 
-    def serve(self, config: Path) -> int:
-        """Start a server that has keys and a config; returns its port once devices can connect."""
-        program, _ = self.start("server", "-m", "cloud_server", "run", "-c", str(config))
+    def serve(self, config: Path, *, by: Sequence[str] = (), prefix: Sequence[str] = ()) -> int:
+        """Start a server that has keys and a config; returns its port once devices can connect.
+
+        ``by``: A module, with its arguments, that runs the server; none by default.
+        ``prefix``: Command that starts it, such as taskset.
+        """
+        program, _ = self.start("server", "-m", *by, "cloud_server", "run", "-c", str(config), prefix=prefix)
         deadline_s = time.monotonic() + 60
         while time.monotonic() < deadline_s:
             program.check()

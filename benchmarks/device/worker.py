@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmq
 
@@ -48,7 +48,6 @@ from edge_runtime.service.reporter import Reporter
 from edge_runtime.sinks import Sinks
 from edge_runtime.sources import Answer, Frame
 from split_model.bundle import Bundle, Cut
-from split_model.interpreter import open_interpreter
 from split_model.service.heartbeats import Heartbeats
 from split_model.service.notify import Notifier
 
@@ -105,6 +104,9 @@ def _no_release(cut: Cut) -> Release:
 def local(root: str) -> dict[str, Any]:
     """The frame loop, its records and its sink, with no server there, beside `Interpreter.run` in turn.
 
+    Both sides run the same interpreter on the same inputs: a device has one. Two would be two models, which push
+    each other and the program out of the processor's caches. What a mark costs is counted on both sides.
+
     Returns:
         ``over_s``, the median of the differences between a frame and the bare run just before it, in seconds, and
         ``ratio``, that over the bare runs' median, plus 1. Both are of the quietest quarter of the pairs, in which
@@ -124,7 +126,7 @@ def local(root: str) -> dict[str, Any]:
     bundle = Bundle.open(Path(root))
     inputs = _load().inputs(bundle)
     heads = Heads(ModelFiles(bundle), _no_release, backend=None, threads=1, memory_bytes=1)
-    bare = open_interpreter(bundle.path(bundle.manifest.model))
+    bare = heads.whole
     runs_s = sorted(RealBoard().run(lambda: bare.run(inputs))[1] for _ in range(_WARM_UPS))
     timing = SplitTiming(
         split=bundle.local, head_s=runs_s[_WARM_UPS // 2], head_p95_s=runs_s[-1], release_s=0.0, payload_bytes=0
@@ -145,48 +147,37 @@ def local(root: str) -> dict[str, Any]:
         settings=Settings(answer_within_s=1.0),
     )
     records, sink = Records(bundle), JsonLines(Path(os.devnull))
-    bare_s: list[_Times] = []
-    ours_s: list[_Times] = []
+    marks: list[tuple[float, float]] = []  # wall clock, and this thread's CPU time, in seconds
+
+    def mark() -> None:
+        marks.append((time.perf_counter(), time.thread_time()))
 
     def frames() -> Iterator[Frame]:
         for index in range(_TURNS):
-            started = _Times.now()
+            mark()
             bare.run(inputs)
-            bare_s.append(_Times.now() - started)
+            mark()
             yield Frame(index, "random", tuple(inputs), None, time.monotonic())
 
     steps = iter(driver.run(frames()))
+    mark()
     for _ in range(_TURNS):
-        started = _Times.now()
         for record in records.of(next(steps)):
             sink.write(record)
-        ours_s.append(_Times.now() - started - bare_s[-1])
+        mark()
     driver.close()
     link.stop()
     transport.terminate()
     heads.close()
-    pairs = list(zip(bare_s, ours_s, strict=True))[_WARM_UPS:]
-    return {
-        **_compared("", [(bare.wall_s, ours.wall_s) for bare, ours in pairs]),
-        **_compared("cpu_", [(bare.cpu_s, ours.cpu_s) for bare, ours in pairs]),
-    }
+    return {**_compared("", [wall_s for wall_s, _ in marks]), **_compared("cpu_", [cpu_s for _, cpu_s in marks])}
 
 
-class _Times(NamedTuple):
-    """Seconds of the wall clock, and of this thread's CPU time."""
-
-    wall_s: float
-    cpu_s: float
-
-    @classmethod
-    def now(cls) -> _Times:
-        return cls(time.perf_counter(), time.thread_time())
-
-    def __sub__(self, other: _Times) -> _Times:
-        return _Times(self.wall_s - other.wall_s, self.cpu_s - other.cpu_s)
-
-
-def _compared(name: str, pairs: list[tuple[float, float]]) -> dict[str, float]:
+def _compared(name: str, marks: list[float]) -> dict[str, float]:
+    """From three marks a frame: the bare run begins, it is done, and so is the frame."""
+    pairs = []
+    for turn in range(_WARM_UPS, _TURNS):
+        before, begun, done, after = marks[3 * turn : 3 * turn + 4]
+        pairs.append((done - begun, (begun - before) + (after - done)))
     quiet = sorted(pairs, key=sum)[: len(pairs) // 4]
     bare_s = statistics.median(one for one, _ in quiet)
     over_s = statistics.median(other - one for one, other in quiet)

@@ -218,6 +218,16 @@ def holds(case: Case, finding: Finding) -> bool:
     return (finding.epsilon > case.claim) == case.bug
 
 
+def tell_end(
+    rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]], *, trials: int, as_json: bool
+) -> None:
+    """Print the rows and the machine, where they are asked for as JSON, and the claims as the last line."""
+    if as_json:
+        machine = {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
+        print(json.dumps({"machine": machine, "trials": trials, "rows": rows}))
+    print(json.dumps({"claims": claims}))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line a case, or everything as JSON, and the claims as the last line."""
     parser = argparse.ArgumentParser(
@@ -243,10 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{case.name}: {time.monotonic() - started_s:.1f} s", file=sys.stderr)
             if not options.json:
                 print(f"{case.name:<46} claim {case.claim:g}  at least {found.epsilon:6.3f}  by {found.event}")
-    if options.json:
-        machine = {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
-        print(json.dumps({"machine": machine, "trials": options.trials, "rows": rows}))
-    print(json.dumps({"claims": claims}))
+    tell_end(rows, claims, trials=options.trials, as_json=options.json)
     return os.EX_OK
 
 

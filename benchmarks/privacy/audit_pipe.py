@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from edge_runtime.link.link_thread import Link
 from edge_runtime.link.transport import Transport
 from split_model.audit import Observed
+from split_model.audit.wire import PATIENCE_S, ServerEnd, request_of
 from split_model.protocol import messages as wire
-from split_model.protocol import server as protocol
 from split_model.protocol.device import DeviceSession
 from split_model.protocol.keys import KeyPair
 
-_PATIENCE_S = 30.0
 _BUNDLE = "0" * 64
 
 #: Makes the payload of a frame that holds the first secret (False) or the second (True).
@@ -35,60 +34,31 @@ Reading = Callable[[bytes], NDArray[np.int64]]
 
 
 class Eavesdropper(threading.Thread):
-    """A server that keeps every payload, with the seconds from its last answer to the payload's last byte."""
+    """The audit's server in a thread: keeps every payload, with the seconds since its last answer."""
 
     def __init__(self) -> None:
         super().__init__(name="eavesdropper", daemon=True)
-        self.public, secret = zmq.curve_keypair()
         self.payloads: list[bytes] = []
         self.seconds: list[float] = []
         self._answered_s = time.perf_counter()
-        self._sessions: dict[bytes, protocol.PeerSession] = {}
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 0
-        self._socket.curve_server = True
-        self._socket.curve_secretkey = secret
-        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
-        self.address = f"tcp://127.0.0.1:{port}"
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        offer = wire.Offer(identity=_BUNDLE, name="audit", cuts=(1,))
+        self._end = ServerEnd(self._context, offer, self._arrived)
+        self.public, self.address = self._end.public, self._end.address
         self._stopping = threading.Event()
 
     def run(self) -> None:
         """Serve until `stop`."""
         while not self._stopping.is_set():
-            if self._socket.poll(50):
-                peer, *parts = self._socket.recv_multipart()
-                self._receive(peer, [memoryview(part) for part in parts])
-        self._socket.close(0)
-
-    def _receive(self, peer: bytes, parts: list[memoryview]) -> None:
-        session = self._sessions.get(peer)
-        if session is None:
-            session = self._sessions[peer] = protocol.PeerSession(
-                user_id="device",
-                boot_id="eavesdropper",
-                offers=(wire.Offer(identity=_BUNDLE, name="audit", cuts=(1,)),),
-                admit=lambda _: None,
-                limits=protocol.Limits(),
-                now_s=time.monotonic(),
-            )
-        replies, events = session.receive(parts, time.monotonic())
-        for reply in replies:
-            self._socket.send_multipart([peer, wire.encode(reply)])
-        for event in events:
-            if isinstance(event, protocol.Arrived):
-                self.seconds.append(time.perf_counter() - self._answered_s)
-                self.payloads.append(bytes(event.payload))
-                answer = wire.Answer(
-                    request_id=event.request.request_id,
-                    tensors=(),
-                    timed_bytes=0,
-                    receive_s=0.0,
-                    queue_s=0.0,
-                    tail_s=0.0,
-                )
-                self._socket.send_multipart([peer, wire.encode(answer), b""])
+            count = len(self.payloads)
+            self._end.serve(50)
+            if len(self.payloads) > count:
                 self._answered_s = time.perf_counter()
+        self._end.close()
+
+    def _arrived(self, payload: bytes) -> None:
+        self.seconds.append(time.perf_counter() - self._answered_s)
+        self.payloads.append(payload)
 
     def stop(self) -> None:
         """End the thread and its socket."""
@@ -117,7 +87,7 @@ class Pipe:
         """Connect; `TimeoutError` where that does not come about."""
         self.server.start()
         self._link.start()
-        deadline_s = time.monotonic() + _PATIENCE_S
+        deadline_s = time.monotonic() + PATIENCE_S
         while not self._link.view().up:
             if time.monotonic() > deadline_s:
                 raise TimeoutError("the device did not connect")
@@ -132,17 +102,8 @@ class Pipe:
     def send(self, payload: memoryview) -> None:
         """One request, to its answer."""
         self._requests += 1
-        due_at_s = time.monotonic() + _PATIENCE_S
-        request = wire.Request(
-            request_id=self._requests,
-            boot_id=self._boot_id,
-            version=wire.VERSIONS[0],
-            bundle=_BUNDLE,
-            cut=1,
-            release=wire.NoRelease(),
-            total_bytes=len(payload),
-            due_in_s=_PATIENCE_S,
-        )
+        due_at_s = time.monotonic() + PATIENCE_S
+        request = request_of(payload, number=self._requests, boot_id=self._boot_id, bundle=_BUNDLE, cut=1)
         reservation = self._link.reserve(offloaded=True)
         reservation.send(request, payload, due_at_s=due_at_s)
         outcome = reservation.wait(until_s=due_at_s)

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from benchmarks import ROOT
+from benchmarks.privacy.audit import tell_end
 from benchmarks.privacy.view_server import ViewServer
 from edge_runtime.client import Client
 from edge_runtime.privacy.release import plan_for
@@ -159,10 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if not options.json:
             print(f"{name:<20} claim {claim:g}  at least {found.epsilon:6.3f}  by {found.event}", flush=True)
-    if options.json:
-        machine = {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
-        print(json.dumps({"machine": machine, "trials": options.trials, "rows": rows}))
-    print(json.dumps({"claims": claims}))
+    tell_end(rows, claims, trials=options.trials, as_json=options.json)
     return os.EX_OK
 
 

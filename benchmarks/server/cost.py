@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.server import bare, floor, grpc_load, grpc_peer, scene
 from benchmarks.server.case import LARGE, MIDDLE, SMALL, open_case
-from benchmarks.server.claims import Part, claim
+from benchmarks.server.claims import Details, Part, claim
 from benchmarks.server.scene import Group
 from benchmarks.server.served import served
 
@@ -60,16 +60,39 @@ def measure(cut: int, *, devices: tuple[int, ...], peer: bool, rounds: int = _RO
     return found
 
 
+def in_place(cut: int, *, peer: bool) -> Details:
+    """What the tail takes where it runs, and the rest of an answer; the same of the peer.
+
+    Counting takes a few microseconds a run, which are in the rest.
+    """
+    case, name = open_case(cut), f"{_FEW} devices, tail in place"
+    with served(threads=THREADS, counted=True) as server:
+        runs = [scene.run(server, [case], [Group(name="all", devices=_FEW)], seconds=_SECONDS) for _ in range(3)]
+    details: Details = {
+        f"{name}, ms": statistics.median(run.tail_cpu_ms for run in runs),
+        f"{name}, beyond it, ms": statistics.median(run.cpu_ms - run.tail_cpu_ms for run in runs),
+    }
+    if peer:
+        with grpc_peer.serving(cut, threads=THREADS, counted=True) as at:
+            made = [grpc_load.run(cut, devices=_FEW, seconds=_SECONDS, at=at) for _ in range(3)]
+        details |= {
+            "gRPC, tail in place, ms": statistics.median(one.tail_cpu_ms for one in made),
+            "gRPC, beyond it, ms": statistics.median(one.cpu_ms - one.tail_cpu_ms for one in made),
+        }
+    return details
+
+
 def cost(*, peer: bool) -> Part:
     """CPU an answer beyond the tail's own, at 640 B and 7.8 kB, and with many devices."""
     claims = []
-    details: dict[str, object] = {}
+    details: Details = {}
     for cut, size, goal_ms, devices in ((SMALL, "640 B", 0.30, (_FEW, _MANY)), (LARGE, "7.8 kB", 0.40, (_FEW,))):
         found = measure(cut, devices=devices, peer=peer)
         details |= {f"{size}, {name}, ms": found.median(name) for name in found.cpu_ms}
         own = found.beyond(f"{_FEW} devices")
         claims.append(claim(f"CPU an answer beyond the tail's own in ms, {size}", own, goal_ms))
         details[f"{size}, beyond the tail, ms"] = own
+        details |= {f"{size}, {what}": value for what, value in in_place(cut, peer=peer).items()}
         if peer:
             theirs = found.beyond(f"gRPC, {_FEW} devices")
             details[f"{size}, gRPC beyond the tail, ms"] = theirs
@@ -87,7 +110,7 @@ def cost(*, peer: bool) -> Part:
 def efficiency() -> Part:
     """The tail's own CPU time over all that the server takes for an answer."""
     claims = []
-    details: dict[str, object] = {}
+    details: Details = {}
     for cut, name, goal in ((LARGE, "at cut 20", 0.95), (MIDDLE, "with a tail of about 2 ms", 0.85)):
         found = measure(cut, devices=(_FEW,), peer=False)
         details |= {f"{name}, {what}, ms": found.median(what) for what in found.cpu_ms}
@@ -95,4 +118,5 @@ def efficiency() -> Part:
             tail / own for tail, own in zip(found.cpu_ms["tail"], found.cpu_ms[f"{_FEW} devices"], strict=True)
         )
         claims.append(claim(f"bare loop's CPU over the server's, {name}", ratio, goal, at_least=True))
+        details |= {f"{name}, {what}": value for what, value in in_place(cut, peer=False).items()}
     return claims, details

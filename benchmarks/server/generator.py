@@ -10,25 +10,31 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import os
 import random
+import select
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import zmq
 from msgspec.structs import replace
 
 from benchmarks.server import process
+from benchmarks.server.in_place import tail_s
 from benchmarks.server.scene import Ask, Device, Group, Result, Scene
 from split_model.errors import SplitModelError
 from split_model.protocol import messages as wire
 from split_model.protocol.device import Answered, DeviceSession, Event, Refused, Welcomed
 
 _CONNECT_S = 60.0
-_WAIT_MS = 50
+_WAIT_S = 0.05
 #: Requests that a connection with a rate may have open: more are not offered.
 _MOST_OPEN = 8
+#: Flags as plain numbers: converting pyzmq's takes longer than receiving a frame.
+_DONTWAIT, _FD, _EVENTS, _POLLIN = int(zmq.DONTWAIT), int(zmq.FD), int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 class Connection:
@@ -84,22 +90,31 @@ class Connection:
         self._next_id += 1
         self.sent += 1
 
-    def send(self) -> None:
+    def serve(self, *, fills: bool) -> None:
+        """Take all messages that are here and send what follows from them, until nothing more is here.
+
+        libzmq's descriptor only tells of what happens after the socket was asked last.
+        """
+        while True:
+            if fills:
+                self.fill(time.monotonic())
+            self._send()
+            if not int(self.socket.getsockopt(_EVENTS)) & _POLLIN:
+                return
+            self._receive()
+
+    def _send(self) -> None:
         """Put on the wire what the session has, until the socket takes no more."""
         message = None
         with contextlib.suppress(zmq.Again):
             while (message := self.session.next_message(time.monotonic())) is not None:
-                self.socket.send_multipart([part for part in message if part is not None], zmq.DONTWAIT)
+                self.socket.send_multipart([part for part in message if part is not None], _DONTWAIT)
         if message is not None:
             self.session.put_back(message)
 
-    def receive(self) -> None:
-        """Take all messages that are here."""
-        while True:
-            try:
-                frames = self.socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
+    def _receive(self) -> None:
+        while int(self.socket.getsockopt(_EVENTS)) & _POLLIN:
+            frames = self.socket.recv_multipart(_DONTWAIT)
             now_s = time.monotonic()
             for event in self.session.receive([memoryview(frame) for frame in frames], now_s):
                 self._note(event, now_s)
@@ -161,10 +176,10 @@ class Fleet:
                     [Connection(context, scene, group, key, at) for at in range(group.connections)]
                 )
         self._all = [connection for device in self._by_device for connection in device]
-        self._by_socket = {connection.socket: connection for connection in self._all}
-        self._poller = zmq.Poller()
-        for connection in self._all:
-            self._poller.register(connection.socket, zmq.POLLIN)
+        self._by_fd = {int(connection.socket.getsockopt(_FD)): connection for connection in self._all}
+        self._epoll = select.epoll()  # `zmq.Poller` asks every socket at each call
+        for fd in self._by_fd:
+            self._epoll.register(fd, select.EPOLLIN)
         self._due: list[tuple[float, int]] = []
         self._running = False
         self._phase = random.Random(0)  # noqa: S311
@@ -179,8 +194,8 @@ class Fleet:
                     f"{missing} of {len(self._all)} connections were not welcomed in {_CONNECT_S:g} s"
                 )
             for connection in self._all:
-                connection.send()
-            self._take(20)
+                connection.serve(fills=False)
+            self._take(0.02)
 
     def run(self) -> Result:
         """Warm up, measure, report."""
@@ -190,27 +205,31 @@ class Fleet:
             if connection.group.rate_s:
                 heapq.heappush(self._due, (now_s + self._phase.random() / connection.group.rate_s, number))
             else:
-                connection.fill(now_s)
-                connection.send()
+                connection.serve(fills=True)
         self._serve(self._scene.warm_s)
         for connection in self._all:
             connection.forget()
         cpu_s, own_s, began_s = process.cpu_s(self._scene.pids), time.process_time(), time.monotonic()
+        tails_s = self._tails_s()
         self._serve(self._scene.seconds)
         return Result(
             took_s=time.monotonic() - began_s,
             server_cpu_s=process.cpu_s(self._scene.pids) - cpu_s,
             own_cpu_s=time.process_time() - own_s,
             pss_mb=process.pss_mb(self._scene.pids),
+            tails_cpu_s=self._tails_s() - tails_s,
             devices=[merged([connection.report() for connection in device]) for device in self._by_device],
         )
+
+    def _tails_s(self) -> float:
+        return tail_s(Path(self._scene.counter)) if self._scene.counter else 0.0
 
     def _serve(self, seconds: float) -> None:
         end_s = time.monotonic() + seconds
         while (now_s := time.monotonic()) < end_s:
             self._offer(now_s)
-            wait_s = self._due[0][0] - time.monotonic() if self._due else _WAIT_MS * 1e-3
-            self._take(max(0, min(_WAIT_MS, int(wait_s * 1e3))))
+            wait_s = self._due[0][0] - time.monotonic() if self._due else _WAIT_S
+            self._take(max(0.0, min(_WAIT_S, wait_s)))
 
     def _offer(self, now_s: float) -> None:
         """The requests that are due by now, of devices with a rate."""
@@ -219,16 +238,13 @@ class Fleet:
             connection = self._all[number]
             if connection.may_send(now_s):
                 connection.ask(now_s)
-                connection.send()
+                connection.serve(fills=False)
             heapq.heappush(self._due, (max(now_s, due_s + 1 / connection.group.rate_s), number))
 
-    def _take(self, wait_ms: int) -> None:
-        for socket, _ in self._poller.poll(wait_ms):
-            connection = self._by_socket[socket]
-            connection.receive()
-            if self._running and not connection.group.rate_s:
-                connection.fill(time.monotonic())
-            connection.send()
+    def _take(self, wait_s: float) -> None:
+        for fd, _ in self._epoll.poll(wait_s):
+            connection = self._by_fd[fd]
+            connection.serve(fills=self._running and not connection.group.rate_s)
 
 
 def merged(parts: list[Device]) -> Device:
@@ -252,6 +268,8 @@ def merged(parts: list[Device]) -> Device:
 def main() -> int:
     """Read a scene, print the result."""
     scene = msgspec.json.decode(sys.stdin.buffer.read(), type=Scene)
+    if scene.core is not None:
+        os.sched_setaffinity(0, {scene.core})
     fleet = Fleet(scene)
     try:
         fleet.greet()

@@ -20,16 +20,18 @@ from benchmarks.demo.rig import RigError
 from benchmarks.server import process
 from benchmarks.server.case import peer_case
 from benchmarks.server.grpc_peer import METHOD, Endpoint, credentials
+from benchmarks.server.in_place import tail_s
 
 _WARM_S = 0.5
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What the peer took: CPU time an answer, in ms, and answers a second."""
+    """What the peer took: CPU time an answer, in ms, that of its tail where it is counted, and answers a second."""
 
     cpu_ms: float
     answers_s: float
+    tail_cpu_ms: float = 0.0
 
 
 def run(cut: int, *, devices: int, seconds: float, at: Endpoint) -> Peer:
@@ -57,9 +59,12 @@ def measure(cut: int, devices: int, seconds: float, at: Endpoint) -> Peer:
     for call in calls:
         call(payload)
     _closed_loop(calls, payload, _WARM_S)
+    tails_s = tail_s(at.counter) if at.counter.is_file() else 0.0
     cpu_s, began_s = process.cpu_s([at.pid]), time.monotonic()
     answers = _closed_loop(calls, payload, seconds)
-    return Peer((process.cpu_s([at.pid]) - cpu_s) / answers * 1e3, answers / (time.monotonic() - began_s))
+    used_s, took_s = process.cpu_s([at.pid]) - cpu_s, time.monotonic() - began_s
+    tails_s = tail_s(at.counter) - tails_s if at.counter.is_file() else 0.0
+    return Peer(used_s / answers * 1e3, answers / took_s, tails_s / answers * 1e3)
 
 
 def _closed_loop(calls: list[Any], payload: bytes, seconds: float) -> int:
@@ -90,4 +95,4 @@ if __name__ == "__main__":
     *numbers, where = sys.argv[1:]
     cut_index, channels_open, for_s, port, pid = numbers
     made = measure(int(cut_index), int(channels_open), float(for_s), Endpoint(int(port), int(pid), Path(where)))
-    print(json.dumps({"cpu_ms": made.cpu_ms, "answers_s": made.answers_s}))
+    print(json.dumps(vars(made)))

@@ -28,11 +28,16 @@ _DAYS = 2
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A peer that runs: its port, its process id and the folder with its certificate."""
+    """A peer that runs: its port, its process id, and the folder with its certificate and its tails' CPU time."""
 
     port: int
     pid: int
     folder: Path
+
+    @property
+    def counter(self) -> Path:
+        """The file with the CPU time of its tails, where that is counted (`in_place`)."""
+        return self.folder / "tails"
 
 
 def require() -> None:
@@ -47,13 +52,14 @@ def require() -> None:
 
 
 @contextlib.contextmanager
-def serving(cut: int, *, threads: int) -> Iterator[Endpoint]:
-    """Start the peer, and end it at the end."""
+def serving(cut: int, *, threads: int, counted: bool = False) -> Iterator[Endpoint]:
+    """Start the peer, and end it at the end; ``counted``: with its tails' CPU time."""
     require()
     with tempfile.TemporaryDirectory(prefix="grpc-") as folder, Rig(Path(folder)) as rig:
         make_certificate(rig.folder)
+        by = ("benchmarks.server.in_place", str(rig.folder / "tails")) if counted else ()
         program, ready = rig.start(
-            "grpc", "-m", "benchmarks.server.grpc_peer", str(cut), str(threads), folder, wait_json=True
+            "grpc", "-m", *by, "benchmarks.server.grpc_peer", str(cut), str(threads), folder, wait_json=True
         )
         yield Endpoint(int(ready["port"]), program.process.pid, rig.folder)
 

@@ -3,6 +3,9 @@
 Devices offer requests at a rate, whatever becomes of those before. At the large cut they heed nothing, as a device
 of before would. At the small cut a refusal costs about as much as an answer, so they heed "try again", as the
 product's devices do.
+
+The devices' CPU is apart: the server has one core and one worker, and they have the next core. The claims are about
+that. Then the same with two cores for both, where the devices take what the server would need.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from benchmarks.server.served import served
 from split_model.report.summary import percentile
 
 _SECONDS, _ROUNDS = 3.0, 3
+#: The server's core, and the devices'.
+_CORES = 0, 1
 _DEVICES = 60
 #: When an answer is due, in seconds.
 _DUE_S = 1.0
@@ -31,24 +36,31 @@ def overload() -> Part:
     claims: list[Claim] = []
     details: Details = {}
     for cut, name, heeds in ((LARGE, "cut 20", False), (SMALL, "cut 59, heeding", True)):
-        found, more = measure(cut, name, heeds=heeds)
+        found, more = measure(cut, name, heeds=heeds, cores=_CORES)
         claims += found
         details |= more
+        details |= measure(cut, f"{name}, shared cores", heeds=heeds, cores=(None, None))[1]
     return claims, details
 
 
-def measure(cut: int, name: str, *, heeds: bool) -> Part:
-    """All rates at one cut, in turn at one server, round after round; medians over the rounds."""
+def measure(cut: int, name: str, *, heeds: bool, cores: tuple[int | None, int | None]) -> Part:
+    """All rates at one cut, in turn at one server, round after round; medians over the rounds.
+
+    ``cores``: the server's core and the devices', None for all.
+    """
     case = open_case(cut)
     found: dict[float, list[Result]] = {offered: [] for offered in _OFFERED}
-    with served(devices=_DEVICES, limits={"queue": 64}) as server:
-        # As many open as keep two workers busy: that is what the server can do.
-        closed = scene.run(server, [case], [Group(name="all", devices=8, open_requests=2)], seconds=_SECONDS)
+    own, theirs = cores
+    threads = 2 if own is None else 1
+    with served(devices=_DEVICES, threads=threads, limits={"queue": 64}, core=own) as server:
+        # As many open as keep the workers busy: that is what the server can do.
+        group = Group(name="all", devices=8, open_requests=2)
+        closed = scene.run(server, [case], [group], seconds=_SECONDS, core=theirs)
         for _ in range(_ROUNDS):
             for offered, results in found.items():
                 rate_s = offered * closed.answers_s / _DEVICES
                 group = Group(name="all", devices=_DEVICES, rate_s=rate_s, due_s=_DUE_S, heeds=heeds)
-                results.append(scene.run(server, [case], [group], seconds=_SECONDS))
+                results.append(scene.run(server, [case], [group], seconds=_SECONDS, core=theirs))
     details: Details = {f"{name}, closed loop, answers/s": closed.answers_s}
     claims: list[Claim] = []
     for offered, results in found.items():
@@ -57,13 +69,15 @@ def measure(cut: int, name: str, *, heeds: bool) -> Part:
             continue
         shares = [in_time_s(one) / _peak_s(found, turn) for turn, one in enumerate(results)]
         costs = [_in_time_a_cpu_s(one) / _peak_a_cpu_s(found, turn) for turn, one in enumerate(results)]
-        # Where the generator takes the cores that the server would need, this one stays and that one falls.
-        details[f"{name}, {offered:g} x, in time a CPU second of the server, over the peak"] = statistics.median(
-            costs
-        )
+        refusals_ms = [_refusal_p99_ms(one) for one in results]
+        figures = {
+            "in time over the peak": statistics.median(shares),
+            "in time a CPU second of the server, over the peak": statistics.median(costs),
+            "refusals' p99 in ms": statistics.median(refusals_ms),
+        }
+        details |= {f"{name}, {offered:g} x, {what}": value for what, value in figures.items()}
         text = f"answered in time over the peak, {name}, offered {offered:g} x"
         claims.append(claim(text, statistics.median(shares), _AT_LEAST, at_least=True))
-        refusals_ms = [_refusal_p99_ms(one) for one in results]
         text = f"refusals' p99 in ms, {name}, offered {offered:g} x"
         claims.append(claim(text, statistics.median(refusals_ms), _REFUSED_WITHIN_MS))
     return claims, details

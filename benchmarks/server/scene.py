@@ -42,7 +42,11 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
-    """One measurement: who sends what, for how long. ``pids``: the server's processes."""
+    """One measurement: who sends what, for how long.
+
+    ``pids``: the server's processes. ``counter``: the file with the CPU time of its tails, empty for none.
+    ``core``: the only core that the devices may use, None for all.
+    """
 
     endpoint: str
     server_key: str
@@ -52,6 +56,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     seconds: float
     warm_s: float = 0.5
+    counter: str = ""
+    core: int | None = None
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,13 +75,17 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in ``took_s``: to each device, and the CPU time of the server and of the generator."""
+    """What happened in ``took_s``: to each device, and the CPU time of the server and of the generator.
+
+    ``tails_cpu_s``: of the server's, what its tails took where they ran; 0 where that was not counted.
+    """
 
     took_s: float
     server_cpu_s: float
     own_cpu_s: float
     pss_mb: float
     devices: list[Device]
+    tails_cpu_s: float = 0.0
 
     def of(self, group: str) -> list[Device]:
         """The devices of one group."""
@@ -92,12 +102,19 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return self.server_cpu_s / max(1, self.answered) * 1e3
 
     @property
+    def tail_cpu_ms(self) -> float:
+        """What a tail took where it ran, for an answer, in ms."""
+        return self.tails_cpu_s / max(1, self.answered) * 1e3
+
+    @property
     def answers_s(self) -> float:
         """Answers a second."""
         return self.answered / self.took_s
 
 
-def run(server: Served, cases: Sequence[Case], groups: Sequence[Group], *, seconds: float) -> Result:
+def run(
+    server: Served, cases: Sequence[Case], groups: Sequence[Group], *, seconds: float, core: int | None = None
+) -> Result:
     """Load a server in a process of its own and report."""
     scene = Scene(
         endpoint=server.endpoint,
@@ -107,6 +124,8 @@ def run(server: Served, cases: Sequence[Case], groups: Sequence[Group], *, secon
         requests=tuple(Ask(header=wire.encode(case.request()), payload=case.payload) for case in cases),
         groups=tuple(groups),
         seconds=seconds,
+        counter=str(server.counter or ""),
+        core=core,
     )
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.server.generator"],

@@ -24,13 +24,17 @@ _LIMITS = {"peers": 4096, "queue": 1024}
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A server that runs: where, by which key, for which devices, and its processes."""
+    """A server that runs: where, by which key, for which devices, and its processes.
+
+    ``counter``: the file with the CPU time of its tails, where that is counted (`in_place`).
+    """
 
     endpoint: str
     public_key: str
     keys: tuple[KeyPair, ...]
     pids: tuple[int, ...]
     config: Path
+    counter: Path | None = None
 
     def pss_mb(self) -> float:
         """Memory of all its processes."""
@@ -45,6 +49,8 @@ def served(
     limits: Mapping[str, int] | None = None,
     weights: Mapping[int, int] | None = None,
     server_keys: str = "",
+    counted: bool = False,
+    core: int | None = None,
 ) -> Iterator[Served]:
     """Start a server for ``devices`` devices and stop it at the end.
 
@@ -54,6 +60,8 @@ def served(
         limits: Keys of ``[limits]``, in place of the benchmark's own.
         weights: The weight of some devices, by their number.
         server_keys: More lines for ``[server]``.
+        counted: Whether the CPU time of its tails is counted where they run.
+        core: The only core that it may use; None for all.
 
     """
     keys = tuple(KeyPair(*zmq.curve_keypair()) for _ in range(devices))
@@ -69,7 +77,19 @@ def served(
             + "".join(f"{key} = {value}\n" for key, value in {**_LIMITS, **(limits or {})}.items())
         )
         rig.run("cloud-server keys", "-m", "cloud_server", "keys", "make", "-c", str(config))
-        port = rig.serve(config)
+        counter = rig.folder / "tails" if counted else None
+        port = rig.serve(
+            config,
+            by=() if counter is None else ("benchmarks.server.in_place", str(counter)),
+            prefix=() if core is None else ("taskset", "--cpu-list", str(core)),
+        )
         public_key = (config.parent / "server.pub").read_text().strip()
         pids = tuple(program.process.pid for program in rig.programs)
-        yield Served(endpoint=f"tcp://127.0.0.1:{port}", public_key=public_key, keys=keys, pids=pids, config=config)
+        yield Served(
+            endpoint=f"tcp://127.0.0.1:{port}",
+            public_key=public_key,
+            keys=keys,
+            pids=pids,
+            config=config,
+            counter=counter,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import msgspec
 from cloud_server.fleet.overview import FleetFile, read
 from cloud_server.fleet.terminal import as_text
 from split_model.service.status_file import SERVING, condition_now, stopped_text
+from split_model.service.terminal_text import columns
 
 _WATCH_S = 2.0
 _CLEAR = "\x1b[H\x1b[2J"
@@ -34,7 +36,8 @@ def show(path: Path, config: Path, *, as_json: bool, watch: bool) -> int:
         found = read(path)
         serving = found is not None and condition_now(found) in SERVING
         if found is None or not serving:
-            print('{"condition":"stopped"}' if as_json else stopped_text(config, "cloud-server"), flush=True)
+            told = stopped_text(config, "cloud-server", width=columns(sys.stdout))
+            print('{"condition":"stopped"}' if as_json else told, flush=True)
             if not watch:
                 return os.EX_UNAVAILABLE
         elif as_json:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cloud_server.fleet.cells import alerts_text, cells
 from cloud_server.fleet.rows import Row
+from split_model.service.terminal_text import counted
 
 _WIDTH = 80
 #: The columns that fit into 80 characters: name, heading, width, and whether it is right-aligned.
@@ -33,8 +34,13 @@ def as_text(rows: Sequence[Row]) -> str:
             lines.append(_cut(f"  ! {alerts}", _WIDTH))
     up = sum(row.condition == "up" for row in rows)
     silent = sum(row.condition == "silent" for row in rows)
-    lines.append(f"{len(rows)} devices: {up} up, {silent} silent, {len(rows) - up - silent} never seen")
+    lines.append(_summary(len(rows), up=up, silent=silent))
     return "\n".join(lines)
+
+
+def _summary(count: int, *, up: int, silent: int) -> str:
+    told = ((up, "up"), (silent, "silent"), (count - up - silent, "never seen"))
+    return f"{counted(count, 'device')}: " + ", ".join(f"{number} {word}" for number, word in told if number)
 
 
 def _short(row: Row) -> dict[str, str]:

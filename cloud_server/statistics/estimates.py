@@ -129,13 +129,6 @@ def pairs(first: Response, second: Response, counts: ArrayLike) -> Estimates:
     return Estimates(inverse, np.clip(inverse - half, 0.0, total), np.clip(inverse + half, 0.0, total))
 
 
-def standard_deviation(response: Response, true_frames: ArrayLike, frames: int) -> Floats:
-    """The standard deviation of `single`'s estimate if ``true_frames`` of ``frames`` had the codeword."""
-    p, q = response.kept, response.other
-    true = np.asarray(true_frames, np.float64)
-    return np.asarray(np.sqrt(true * p * (1.0 - p) + (frames - true) * q * (1.0 - q)) / response.gap)
-
-
 def _unmix(table: Floats, response: Response, *, axis: int) -> Floats:
     """The inverse of the response's matrix, applied along one axis."""
     return np.asarray((table - response.other * table.sum(axis=axis, keepdims=True)) / response.gap)

@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 
+from split_model.service.page_templates import environment
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -32,12 +34,4 @@ def _plain(value: object) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = _plain
-    return environment
+    return environment(_TEMPLATES, {"plain": _plain})

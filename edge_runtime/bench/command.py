@@ -106,11 +106,11 @@ def _run(
         meter=meter,
         idle_watts=idle_watts,
     )
-    progress(f"local: {options.runs} runs")
+    progress(f"measuring the whole model: {options.runs} runs")
     local = bench.local(parts.rss_before_bytes)
     cuts = []
     for number, cut in enumerate(manifest.cuts, 1):
-        progress(f"cut {cut.index} ({number} of {len(manifest.cuts)})")
+        progress(f"measuring cut {cut.index} ({number} of {len(manifest.cuts)})")
         known = parts.accuracy[cut.index]
         cuts.append(
             msgspec.structs.replace(
@@ -124,7 +124,7 @@ def _run(
     shares = {cut.index: cut.tail_macs / max(1, manifest.macs) for cut in manifest.cuts}
     links: Sequence[tuple[LinkFigures, dict[int, float]]] = ()
     if options.server:
-        progress("the link to each server")
+        progress("measuring the link to each server")
         links = measure_links(_samples(bench, parts))
     figures, link, recommendation = _best(
         (*cuts, local),

@@ -41,7 +41,8 @@ def run(config: Config, options: Options, keys: KeyPair | SplitModelError | None
     rss_before_bytes = sensors.read().rss_bytes
     plan = Plan.of(config)
     for line in plan.cut_lines():
-        log.log(line.level, "%s", line.text)
+        if line.level > logging.INFO:  # the table has the others
+            log.log(line.level, "%s", line.text)
     with contextlib.ExitStack() as closing:
         board = make_board(config.emulation.slowdown)
         speed = speed_of(board)

@@ -1,4 +1,4 @@
-"""The benchmark's report as text of at most 80 columns."""
+"""The benchmark's report as text of at most 80 columns, but for a table with every sensor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import textwrap
 
 from edge_runtime.bench.figures import CutFigures, LinkFigures, Report
 from edge_runtime.bench.recommend import mbit, split_name
+from split_model.service.terminal_text import counted
 
 WIDTH = 80
 
@@ -13,8 +14,8 @@ WIDTH = 80
 def render(report: Report) -> str:
     """The whole report as text for a terminal."""
     lines = _wrapped(
-        f"{report.bundle} on {report.machine}, {report.cpus} CPUs; {report.software}; "
-        f"threads {report.threads}; release: {report.release}"
+        f"{report.bundle} on {report.machine}, {counted(report.cpus, 'CPU')}; {report.software}; "
+        f"{counted(report.threads, 'thread')}; release: {report.release}"
     )
     if report.slowdown != 1.0:
         lines += _wrapped(f"EMULATED: a board {report.slowdown:g} times slower than this machine")
@@ -23,6 +24,7 @@ def render(report: Report) -> str:
         *_table(report),
         "",
         *_accuracy(report),
+        "",
         *_board(report),
         "",
         *_links(report),
@@ -37,42 +39,54 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _table(report: Report) -> list[str]:
-    energy = any(cut.joules_per_frame is not None for cut in report.cuts)
-    heading = f"{'':>6} {'head ms':^23} {'release':>8} {'payload':>8} {'tail':>6} {'RSS':>6} {'temp.':>6}"
-    units = f"{'split':>6} {'p50':>7} {'p90':>7} {'p99':>7} {'p50 ms':>8} {'kB':>8} {'ms':>6} {'MB':>6} {'C':>6}"
-    rows = [heading + (f" {'energy':>7}" if energy else ""), units + (f" {'J':>7}" if energy else "")]
-    for cut in report.cuts:
-        row = (
-            f"{cut.name + ('' if cut.allowed else '*'):>6} {_ms(cut.head.p50_s):>7} {_ms(cut.head.p90_s):>7} "
-            f"{_ms(cut.head.p99_s):>7} {_ms(cut.release.p50_s):>8} {cut.payload_bytes / 1e3:>8.1f} "
-            f"{_ms(cut.tail_s):>6} {_mega(cut.rss_delta_bytes):>6} {_degrees(cut.temperature_after_c):>6}"
-        )
-        rows.append(row + (f" {_joules(cut):>7}" if energy else ""))
-    if not all(cut.allowed for cut in report.cuts):
-        rows.append("* measured only: the config forbids it (earliest_cut, accuracy_floor, reveal_at_most)")
-    return rows
+    """Columns that no cut has a figure for are left out."""
+    cuts = report.cuts
+    columns = [
+        ("split", "", [cut.name + ("" if cut.allowed else "*") for cut in cuts]),
+        ("head p50", "ms", [_ms(cut.head.p50_s) for cut in cuts]),
+        ("p90", "ms", [_ms(cut.head.p90_s) for cut in cuts]),
+        ("p99", "ms", [_ms(cut.head.p99_s) for cut in cuts]),
+        ("release", "ms", [_ms(cut.release.p50_s) for cut in cuts]),
+        ("sent", "kB", [_kilo(cut.payload_bytes) for cut in cuts]),
+        ("tail", "ms", [_ms(cut.tail_s) for cut in cuts]),
+        ("agrees", "", [_agrees(cut) for cut in cuts]),
+        ("RSS", "MB", [_mega(cut.rss_delta_bytes) for cut in cuts]),
+        ("temp.", "°C", [_degrees(cut.temperature_after_c) for cut in cuts]),
+        ("energy", "J", [_joules(cut) for cut in cuts]),
+    ]
+    told = [column for column in columns if any(cell != "-" for cell in column[2])]
+    widths = [max(map(len, (heading, unit, *cells))) for heading, unit, cells in told]
+    rows = zip(*([heading, unit, *cells] for heading, unit, cells in told), strict=True)
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+    lines = [gap.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    if not all(cut.allowed for cut in cuts):
+        lines.append("* never used (earliest_cut, accuracy_floor, reveal_at_most): only measured")
+    return lines
+
+
+def _agrees(cut: CutFigures) -> str:
+    return "-" if cut.agreement is None or cut.name == "local" else f"{cut.agreement:.2f}"
 
 
 def _accuracy(report: Report) -> list[str]:
-    """The agreement of each cut with the unsplit model, if it was measured."""
-    told = [
-        f"cut {cut.name} {cut.agreement:.2f} (at least {cut.agreement_bound or 0.0:.2f}"
-        + (f", {cut.pictures} pictures)" if cut.pictures else ")")
-        for cut in report.cuts
-        if cut.agreement is not None
-    ]
-    unknown = any(cut.agreement is None for cut in report.cuts if cut.name != "local")
-    told += ["not measured at the others" if told else "not measured"] if unknown else []
-    return _wrapped("agreement with the unsplit model: " + "; ".join(told)) if told else []
+    """What the column of agreement means, and how far it can be relied on."""
+    cuts = [cut for cut in report.cuts if cut.name != "local"]
+    known = [cut for cut in cuts if cut.agreement is not None]
+    if not known:
+        return _wrapped("agreement with the unsplit model: not measured") if cuts else []
+    bounds = ", ".join(f"{cut.agreement_bound or 0.0:.2f} at {cut.name}" for cut in known)
+    pictures = sorted({cut.pictures for cut in known if cut.pictures})
+    of = f", of {' to '.join(map(str, pictures[:: max(1, len(pictures) - 1)]))} pictures" if pictures else ""
+    return _wrapped(f"agrees: with the unsplit model, expected{of}; at least (one-sided 80 %) {bounds}")
 
 
 def _board(report: Report) -> list[str]:
-    told = [f"{report.cuts[-1].runs} runs each"]
+    told = [f"{counted(report.cuts[-1].runs, 'run')} each"]
     if report.temperature_before_c is not None and report.temperature_after_c is not None:
         told.append(
             f"temperature {report.temperature_before_c:.1f} C before, {report.temperature_after_c:.1f} C after"
         )
-    told.append(_throttling(report))
+    told += [throttling] if (throttling := _throttling(report)) else []
     if report.rss_bytes is not None:
         told.append(f"this process {report.rss_bytes / 1e6:.0f} MB")
     if report.idle_watts is not None:
@@ -83,7 +97,7 @@ def _board(report: Report) -> list[str]:
 def _throttling(report: Report) -> str:
     seen = [cut.throttled for cut in report.cuts if cut.throttled is not None]
     if not seen:
-        return "throttling: no sensor"
+        return ""
     reasons = sorted({reason for throttled in seen for reason in throttled})
     now = f"THROTTLED while measuring ({', '.join(reasons)})" if reasons else "not throttled while measuring"
     boot = report.throttled_since_boot
@@ -119,9 +133,7 @@ def _recommendation(report: Report) -> list[str]:
     found = report.recommendation
     unit = "latency" if found.objective == "latency" else "throughput"
     lines = [f"best split by uplink, for {unit}:"]
-    for part in found.ranges:
-        to = "and faster" if part.to_mbit_s is None else f"to {mbit(part.to_mbit_s)}"
-        lines.append(f"  {split_name(part.name):>9}  from {mbit(part.from_mbit_s):>14} {to}")
+    lines += [f"  {split_name(part.name):>9}  {_range(part.from_mbit_s, part.to_mbit_s)}" for part in found.ranges]
     if found.here is not None and found.frame_s is not None:
         here = next(cut.name for cut in report.cuts if cut.split == found.here)
         lines += _wrapped(
@@ -132,12 +144,22 @@ def _recommendation(report: Report) -> list[str]:
     return lines
 
 
+def _range(least: float, most: float | None) -> str:
+    if most is None:
+        return "at every uplink" if not least else f"from {mbit(least)} on"
+    return f"below {mbit(most)}" if not least else f"from {mbit(least)} to {mbit(most)}"
+
+
 def _ms(seconds: float | None) -> str:
-    """Milliseconds with about three digits."""
-    if seconds is None:
+    """Milliseconds in two or three digits."""
+    if not seconds:
         return "-"
     milliseconds = seconds * 1e3
-    return f"{milliseconds:.0f}" if milliseconds >= 1000 else f"{milliseconds:.1f}"
+    return f"{milliseconds:.0f}" if milliseconds >= 1000 else f"{milliseconds:.{1 if milliseconds >= 10 else 2}f}"
+
+
+def _kilo(count: int) -> str:
+    return "-" if not count else f"{count / 1e3:.{1 if count >= 1000 else 2}f}"
 
 
 def _mega(size_bytes: int | None) -> str:

@@ -27,7 +27,7 @@ from edge_runtime.loop.counters import Counters
 from edge_runtime.loop.results import Step
 from edge_runtime.loop.stream import FrameStream
 from edge_runtime.service.reporter import Reporter
-from edge_runtime.service.why_local import why_local
+from edge_runtime.service.why_local import why_none_offloaded
 from edge_runtime.sinks import Sinks
 from edge_runtime.sources import Answer
 from edge_runtime.sources.multiplexer import Multiplexer
@@ -134,7 +134,7 @@ def run(config: Config, service: Service) -> int:
     _say_end(device, views, reporter.last_step, counters=program.counters)
     _say_counters("source", multiplexer.counters_by_source())
     _say_counters("sink", sinks.counters_by_sink())
-    log.info("done: %s", " ".join(f"{key}={value:g}" for key, value in program.counters.as_dict().items()))
+    log.info("done: %s", _pairs(program.counters.as_dict()))
     return os.EX_OK
 
 
@@ -170,11 +170,16 @@ def _say_end(device: Device, views: Sequence[LinkView], last: Step | None, *, co
     for link, view in zip(device.links, views, strict=True):
         if view.trouble is Trouble.NOT_YET:  # any other trouble was logged when it began
             log.warning("%s was not reached before the last frame", link.address)
-    reason = why_local(last, device.plan.bundle.local)
+    reason = why_none_offloaded(last, device.plan)
     if reason is not None and not counters.as_dict()["offloaded"]:
         log.info("%s", reason)
 
 
 def _say_counters(what: str, counters: Mapping[str, Mapping[str, int]]) -> None:
     for name, of_one in counters.items():
-        log.info("%s %s: %s", what, name, " ".join(f"{key}={value}" for key, value in of_one.items()))
+        log.info("%s %s: %s", what, name, _pairs(of_one))
+
+
+def _pairs(counters: Mapping[str, float]) -> str:
+    """All counters that are not zero."""
+    return " ".join(f"{key}={value:.15g}" for key, value in counters.items() if value) or "nothing"

@@ -47,6 +47,7 @@ from split_model import __version__
 from split_model.protocol import messages as wire
 from split_model.protocol.device import DeviceSession
 from split_model.protocol.keys import KeyPair
+from split_model.service.terminal_text import counted
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ class Device:
             refuse_what_cannot_change(fixed_values(replaces.plan), plan)
             plan.check_changes(replaces.plan)
         keys = plan.read_keys()
+        bundle = plan.bundle
+        log.info(
+            "%s (%s): %s", bundle.manifest.name, bundle.identity[:12], counted(len(bundle.manifest.cuts), "cut")
+        )
+        log.log(logging.WARNING if None in plan.releases.values() else logging.INFO, "privacy: %s", plan.privacy)
         for line in claims(plan.bundle.manifest.cuts, plan.releases, config.release):
             log.log(line.level, "%s", line.text)
         for told in plan.cut_lines():

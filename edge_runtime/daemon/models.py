@@ -53,7 +53,11 @@ class LoadedModels:
         profile = _profile(plan, heads, board, program, keep=keep_profile)
         if profile is None:
             return None
-        # A stored profile does not show that the model still runs.
+        heads_ms = [timing.head_s * 1e3 for timing in profile.splits[:-1] if timing.head_s]
+        if heads_ms:
+            span = min(heads_ms), max(heads_ms), profile.local.head_s * 1e3
+            log.info("on this board a head takes %.2g to %.2g ms, the whole model %.2g ms", *span)
+        # A stored profile says nothing of whether the model runs today.
         heads.whole.run([np.zeros(spec.shape, spec.dtype) for spec in bundle.manifest.inputs])
         # The longest time of a local tail was not measured: with slots, local runs use the whole model.
         paced = config.release.pace == "fixed"
@@ -100,7 +104,7 @@ def _profile(plan: Plan, heads: Heads, board: Board, program: Program, *, keep: 
     def progress(text: str) -> None:
         program.doing(f"{measuring}: {text}")
         program.beats.expect(measuring, within_s=_HEAD_WITHIN_S)
-        log.info("%s", text)
+        log.debug("%s", text)
 
     config = plan.config
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from edge_runtime.config.config import Config
@@ -16,6 +16,7 @@ from edge_runtime.daemon.within import each_within, faults_of, refuse_faults
 from edge_runtime.planner.accuracy import Accuracy, Line, Spec
 from edge_runtime.planner.allowed_cuts import allowed_cuts, audit_command, evaluate_command, releasable_cuts
 from edge_runtime.planner.exposure import Exposed
+from edge_runtime.privacy.claims import verdict
 from edge_runtime.privacy.ledger.amounts import Amount
 from edge_runtime.privacy.ledger.opening import costs_of
 from edge_runtime.privacy.ledger.status import Prices
@@ -30,6 +31,8 @@ from split_model.protocol.keys import KeyPair, read_pair
 #: Keys that only a restart can change: there is one ledger, and one status file.
 FIXED = ("device.state", "device.status")
 _BROUGHT = "device.bundle"
+#: For a camera's library, loaded from a slow card, and its first picture.
+_LOOK_WITHIN_S = 40.0
 RESTART = "run 'systemctl restart edge-runtime'"
 
 
@@ -106,6 +109,17 @@ class Plan:
         yield from self.exposure.lines(self.wanted_cuts & self.accuracy.used)
 
     @property
+    def in_use(self) -> frozenset[int]:
+        """The cuts at which frames may leave under this config."""
+        split = self.config.planner.split
+        return self.allowed if split == "auto" else self.allowed.intersection({split})
+
+    @cached_property
+    def privacy(self) -> str:
+        """The verdict on what leaves, in words, with both epsilons."""
+        return verdict(self.releases, self.in_use)
+
+    @property
     def accuracy_trouble(self) -> str:
         """One line that says why no cut is used, or which measurements are missing; else empty."""
         return "; ".join(line.text for line in self.accuracy.conclusion(self.wanted_cuts))
@@ -162,6 +176,11 @@ class Plan:
         }
         work |= {f"sink {table.label}": table.check for table in sinks}
         refuse_faults(faults_of(each_within(work)).values())
+
+    def look_at_sources(self) -> dict[str, str | Exception]:
+        """What each source gives, by its label, or its fault. Only where no program has them."""
+        work = {table.label: partial(table.look, self.wanted) for table in self.config.sources}
+        return each_within(work, _LOOK_WITHIN_S)
 
     def reach_sources(self) -> list[str]:
         """Try to reach each network source; returns a line for each. Raises if one cannot be reached."""

@@ -260,7 +260,7 @@ def find(
         found = (stored.bundle, stored.backend, stored.threads, stored.slowdown, stored.release)
         if found == wanted and (stored.has_slots or not slots):
             return stored
-    progress(f"{len(bundle.manifest.cuts)} cuts to measure")
+    log.info("measuring this board, at %d cuts and the whole model", len(bundle.manifest.cuts))
     profile = measure(
         bundle, heads, board, release=release, threads=threads, slots=slots, stopped=stopped, progress=progress
     )

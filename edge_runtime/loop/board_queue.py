@@ -99,10 +99,6 @@ class BoardQueue:
         """Whether a piece is under way or waits."""
         return number in self.pieces()
 
-    def is_cancelled(self, number: int) -> bool:
-        """Whether a piece was cancelled."""
-        return number in self._cancelled
-
     def ended(self, number: int) -> Piece | None:
         """Remove a piece that is done, failed or skipped; the next one begins. None if it is not here."""
         self._cancelled.discard(number)

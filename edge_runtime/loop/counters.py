@@ -63,11 +63,6 @@ class Counters:
         """Prepare for new links, which count from zero."""
         self._links_before = (self.late, self.reconnects)
 
-    @property
-    def adds_up(self) -> bool:
-        """Whether the outcomes add up to ``frames_in``."""
-        return self.frames_in == sum(self._ends.values())
-
     def as_dict(self) -> dict[str, int | float]:
         """All counters by name, the same names as in log, status and metrics."""
         return {

@@ -22,7 +22,6 @@ from edge_runtime.board.cpu_load import LoadEstimator
 from edge_runtime.inference.heads import Head
 from edge_runtime.inference.profile import Profile
 from edge_runtime.link.frame_link import FrameLink, Reservation
-from edge_runtime.link.link_view import LinkView
 from edge_runtime.loop.actions import Action, Ask, Emit, FreeLink, PayAndSend, Reserve, Run, SendAgain
 from edge_runtime.loop.board_queue import Worker
 from edge_runtime.loop.board_thread import BoardThread, Ended
@@ -129,7 +128,7 @@ class Driver:
             worker: BoardThread(name, self._piece_ended, watch=outside.watch)
             for worker, name in ((Worker.HEADS, "board"), (Worker.LOCAL_RUNS, "local"))
         }
-        self._seen = Moment(self._now(), self._views())
+        self._seen = Moment(self._now(), tuple(link.view() for link in outside.links))
 
     @property
     def server(self) -> int:
@@ -144,7 +143,8 @@ class Driver:
         turn = _Turn(CaptureThread(frames, self._links[0].nudge))
         try:
             while True:
-                self._hear(turn)
+                if self._ended or self._at_server:
+                    self._hear(turn)
                 while turn.steps:
                     yield turn.steps.popleft()
                 if not self._next_frame(turn):
@@ -169,11 +169,13 @@ class Driver:
 
     def _moment(self, *, frame: bool = False) -> Moment:
         """The present moment; ``frame``: a frame begins. Raises the error that ended a link's thread."""
-        self._seen = Moment(self._now(), self._views(frame=frame))
+        now_s, links = self._now(), self._seen.links
+        for server, link in enumerate(self._links):
+            view = link.view(frame=frame)
+            if view is not links[server]:  # else the tuple stays the same object
+                links = (*links[:server], view, *links[server + 1 :])
+        self._seen = Moment(now_s, links)
         return self._seen
-
-    def _views(self, *, frame: bool = False) -> tuple[LinkView, ...]:
-        return tuple([link.view(frame=frame) for link in self._links])
 
     def _next_frame(self, turn: _Turn) -> bool:
         """Take the next frame if it is due and available; returns whether one was taken."""
@@ -234,11 +236,10 @@ class Driver:
 
     def _do(self, actions: list[Action], turn: _Turn) -> None:
         """Execute the scheduler's actions, and those that follow from them."""
-        todo = deque(actions)
-        while todo:
-            action = todo.popleft()
+        todo = [*actions]
+        for action in todo:  # the list grows meanwhile
             if isinstance(action, Run):
-                todo.extend(self._run(action))
+                todo += self._run(action)
             elif isinstance(action, Emit):
                 self._emit(action, turn)
             elif isinstance(action, Reserve):
@@ -247,7 +248,7 @@ class Driver:
                 bundle, reserved = self._models.bundle.identity, self._reservations[action.key]
                 reserved[action.server].ask(bundle, action.cut, due_in_s=action.due_in_s)
             elif isinstance(action, PayAndSend):
-                todo.extend(self._pay_and_send(action))
+                todo += self._pay_and_send(action)
             elif isinstance(action, SendAgain):
                 self._send(action.key, action.server)
             elif isinstance(action, FreeLink):

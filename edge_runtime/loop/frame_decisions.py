@@ -71,7 +71,7 @@ class _Kept(msgspec.Struct, frozen=True):
             moment.now_s < self.until_s
             and load == self.load
             and subject == self.subject
-            and all(map(_allow_the_same, self.links, moment.links))
+            and (moment.links is self.links or all(map(_allow_the_same, self.links, moment.links)))
         )
 
 
@@ -88,7 +88,8 @@ def _allow_the_same(one: LinkView, other: LinkView) -> bool:
 class FrameDecisions:
     """Makes the decisions of one frame loop; remembers measured tail times and refusals. See the module.
 
-    ``servers``: their addresses, for the log; with a single server, one empty name.
+    ``servers``: their addresses, for the log; with a single server, one empty name. ``local``: the split that runs
+    everything on this board.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class FrameDecisions:
         self.load = load
         self.loaded = loaded
         self.policy = policy
+        self.local = model.local
         self._model = model
         self._timings = {timing.split: timing for timing in model.profile.splits}
         self._local_s = self._timings[model.local].head_s
@@ -128,11 +130,6 @@ class FrameDecisions:
         self._kept: _Kept | None = None
         self._active: tuple[int, object] | None = None
         self._through: tuple[int, object] | None = None
-
-    @property
-    def local(self) -> int:
-        """The split that runs everything on this board."""
-        return self._model.local
 
     @property
     def decides_after_head(self) -> bool:

@@ -18,7 +18,8 @@ class Records:
 
     Each has ``unix_s``: its time by the board's wall clock ``now_unix_s``, for people who search by time of day.
     That clock may jump; ``captured_s`` and ``at_s`` are of the monotonic clock. Records stay on the board.
-    ``servers``: their addresses, by number.
+    ``servers``: their addresses, by number. ``split`` is an operation's index; ``split_name`` says it plainly: the
+    ``cut`` that was sent, or ``local``.
     """
 
     def __init__(
@@ -27,26 +28,26 @@ class Records:
         self._servers = tuple(servers)
         self._now_unix_s = now_unix_s
         self._reader = AnswerReader.of(bundle)
+        self._names = {cut.index: f"cut {cut.index}" for cut in bundle.manifest.cuts}
 
     def of(self, step: Step) -> list[dict[str, Any]]:
         """Return the records of one step; the frame's record is the last."""
-        records = []
-        if step.decision.moved:
-            records.append(self._decision(step))
-        records.append(self._frame(step))
-        return records
+        if step.decision.moved_from is None:
+            return [self._frame(step)]
+        return [self._decision(step), self._frame(step)]
 
     def _frame(self, step: Step) -> dict[str, Any]:
         result, estimate = step.result, step.view.estimate
-        rate = estimate.uplink_bytes_s
+        frame, rate, server = result.frame, estimate.uplink_bytes_s, result.server
         record: dict[str, Any] = {
             "kind": "frame",
             "unix_s": round(self._now_unix_s(), 3),
-            "index": result.frame.index,
-            "name": result.frame.name,
-            "source": result.frame.source,
-            "captured_s": result.frame.captured_s,
+            "index": frame.index,
+            "name": frame.name,
+            "source": frame.source,
+            "captured_s": frame.captured_s,
             "split": result.split,
+            "split_name": self._names.get(result.split, "local"),
             "outcome": result.outcome,
             "latency_s": result.latency_s,
             "payload_bytes": result.payload_bytes,
@@ -55,7 +56,7 @@ class Records:
             "load": step.load,
             "cpu_load": step.cpu_load,
             "hedged": result.hedged,
-            "server": self._address(result.server),
+            "server": None if server is None else self._address(server),
             **result.parts,
         }
         if len(result.servers) > 1:
@@ -63,11 +64,11 @@ class Records:
         if result.error:
             record["error"] = result.error
         else:
-            record |= self._reader.fields(result.outputs, result.frame.placement)
+            record |= self._reader.fields(result.outputs, frame.placement)
         return record
 
-    def _address(self, server: int | None) -> str | None:
-        return self._servers[server] if server is not None and self._servers else None
+    def _address(self, server: int) -> str | None:
+        return self._servers[server] if self._servers else None
 
     def _decision(self, step: Step) -> dict[str, Any]:
         decision = step.decision

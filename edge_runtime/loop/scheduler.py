@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from edge_runtime.link.link_view import LinkView
 from edge_runtime.loop.actions import Action, Ask, Done, Emit, FreeLink, PayAndSend, Reserve, Run, SendAgain, Skip
 from edge_runtime.loop.board_queue import BoardQueue, Piece, Work, Worker, end_piece
 from edge_runtime.loop.counters import Counters, Outcome
@@ -60,11 +61,14 @@ class Scheduler:
         self._admitted = [Admitted() for _ in range(decisions.servers.count)]
         self._fitting = IN_FLIGHT[0]
         self._keys = self._pieces = 0
+        self._counted: tuple[LinkView, ...] = ()  # the links whose counts were taken over last
         self._waiting = ServerWait(decisions, self._queues[Worker.LOCAL_RUNS], answer_within_s=answer_within_s)
 
     @property
     def under_way(self) -> int:
         """Number of frames without a result."""
+        if not self._under_way:
+            return 0  # a held result waits for a frame that is under way
         return len(self._under_way) + self._order.held
 
     @property
@@ -98,7 +102,8 @@ class Scheduler:
         """Handle a new frame from the source."""
         self.counters.frames_in += 1
         plan = self._decisions.plan(frame, moment, self._waits(moment))
-        self.counters.moves += plan.decision.moved
+        if plan.decision.moved_from is not None:
+            self.counters.moves += 1
         self._keys += 1
         link = moment.links[plan.server]
         one = UnderWay(self._keys, frame, plan, link, server=plan.server, unpaid=plan.unpaid)
@@ -125,8 +130,8 @@ class Scheduler:
 
     def work_done(self, piece: int, done: Done, moment: Moment) -> list[Action]:
         """Handle a finished piece of work."""
-        ended = self._end_piece(piece)
-        if (one := self._wanted(ended)) is None:
+        ended, one = self._end_piece(piece)
+        if one is None:
             return []
         if ended.work is Work.HEAD:
             return self._head_done(one, done.took_s, moment)
@@ -140,12 +145,15 @@ class Scheduler:
         one.local_piece = None
         if len(self._under_way) == 1:
             self._queues[Worker.LOCAL_RUNS].all_done()
-        return self._ran_here(one, done, moment)
+        if one.sent:
+            return self._end(one, self._result(one, "fallback", list(done.outputs), one.parts), moment)
+        parts = {"head_s": one.head_s + done.took_s}
+        return self._end(one, self._result(one, "local", list(done.outputs), parts), moment)
 
     def work_failed(self, piece: int, error: str, moment: Moment) -> list[Action]:
         """Handle a piece of work that raised a `BackendError`."""
-        ended = self._end_piece(piece)
-        if (one := self._wanted(ended)) is None:
+        ended, one = self._end_piece(piece)
+        if one is None:
             return []
         if ended.work.worker is Worker.HEADS:
             self._decisions.head_failed(one.split, error, now_s=moment.now_s)
@@ -323,7 +331,8 @@ class Scheduler:
 
     def _run(self, one: UnderWay, work: Work, expected_s: float, moment: Moment, *, first: bool = False) -> Run:
         queue = self._queues[work.worker]
-        alone = not (len(self._under_way) > 1 or self._policy.plans_ahead or one.on_the_link or queue.busy)
+        others = len(self._under_way) > 1 or queue.busy or (one.sent and one.on_the_link)
+        alone = not (others or self._policy.plans_ahead)
         self._pieces += 1
         piece = Piece(self._pieces, one.key, work, expected_s)
         if alone:  # it runs before any other event, so it needs no queue
@@ -344,20 +353,17 @@ class Scheduler:
             slot_s=slot_s,
         )
 
-    def _end_piece(self, number: int) -> Piece:
-        """Remove a piece that ended, in any way."""
-        alone = self._alone
-        if alone is None or alone.number != number:
-            return end_piece(self._queues, number)
-        self._alone = None
-        return alone
-
-    def _wanted(self, piece: Piece) -> UnderWay | None:
-        """The frame of a piece, None if the frame already has its result."""
+    def _end_piece(self, number: int) -> tuple[Piece, UnderWay | None]:
+        """Remove a piece that ended, in any way; returns it and its frame, None if that already has its result."""
+        piece = self._alone
+        if piece is None or piece.number != number:
+            piece = end_piece(self._queues, number)
+        else:
+            self._alone = None
         one = self._under_way.get(piece.key)
         if one is None or (piece.work.worker is Worker.LOCAL_RUNS and one.local_piece != piece.number):
-            return None
-        return one
+            return piece, None
+        return piece, one
 
     def _waits(self, moment: Moment) -> BoardWaits:
         local_runs = self._queues[Worker.LOCAL_RUNS]
@@ -368,12 +374,6 @@ class Scheduler:
         busy_s = tuple(uplink_busy_s(sending, link.estimate) for link in moment.links)
         return BoardWaits(local_runs.wait_s(moment.now_s), busy_s, doubted(self._under_way.values()))
 
-    def _ran_here(self, one: UnderWay, done: Done, moment: Moment) -> list[Action]:
-        if one.sent_s is None:
-            parts = {"head_s": one.head_s + done.took_s}
-            return self._end(one, self._result(one, "local", list(done.outputs), parts), moment)
-        return self._end(one, self._result(one, "fallback", list(done.outputs), one.parts), moment)
-
     def _fail(self, one: UnderWay, why: str, moment: Moment) -> list[Action]:
         result = self._result(one, "failed", [], {})
         result.error = why
@@ -381,27 +381,30 @@ class Scheduler:
 
     def _result(self, one: UnderWay, outcome: Outcome, outputs: list[Any], parts: dict[str, float]) -> Result:
         """Make the result of a frame; its latency is set when it is yielded."""
-        split = one.split
         if outcome == "local":
             split = self._decisions.local
         elif outcome == "failed":
             split = one.plan.decision.split
-        payload_bytes = one.payload_bytes if one.sent else 0
-        servers = tuple(sent.server for sent in one.sent)
-        return Result(
-            one.frame, outcome, split, outputs, 0.0, payload_bytes, one.hedged, parts=parts, servers=servers
-        )
+        else:
+            split = one.split
+        result = Result(one.frame, outcome, split, outputs, 0.0, hedged=one.hedged, parts=parts)
+        if one.sent:
+            result.payload_bytes = one.payload_bytes
+            result.servers = tuple(sent.server for sent in one.sent)
+        return result
 
     def _end(self, one: UnderWay, result: Result, moment: Moment) -> list[Action]:
         """Yield the result of a frame, and cancel the rest of its work."""
         del self._under_way[one.key]
-        if one.sent_s is not None:
+        if one.sent:
             self._sent.remove(one.key)
         actions: list[Action] = [FreeLink(one.key)] if one.reserves_link else []
         if one.local_piece is not None:
             self._queues[Worker.LOCAL_RUNS].cancel(one.local_piece, now_s=moment.now_s)
             actions.append(Skip(one.local_piece, Worker.LOCAL_RUNS))
-        self.counters.links(moment.links)
+        if moment.links is not self._counted:  # a link that anything happened on has another view
+            self._counted = moment.links
+            self.counters.links(moment.links)
         for held, of in self._order.ended(one.key, (one, result), oldest=min(self._under_way, default=None)):
             actions.append(self._emit(held, of, moment))
         return actions

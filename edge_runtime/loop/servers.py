@@ -32,18 +32,17 @@ class Rhythm:
     """Predicts the next frame from the interval of the last two."""
 
     def __init__(self) -> None:
-        self._captured_s = math.nan
+        self._captured_s = -math.inf
         self._interval_s = math.inf
 
     def note(self, frame: Frame) -> None:
         """Note that a frame arrived."""
-        if not math.isnan(self._captured_s):
-            self._interval_s = max(0.0, frame.captured_s - self._captured_s)
+        self._interval_s = frame.captured_s - self._captured_s
         self._captured_s = frame.captured_s
 
     def next_frame_s(self, now_s: float) -> float:
         """Predicted seconds until the next frame; infinite before the second."""
-        return max(0.0, self._captured_s + self._interval_s - now_s)
+        return max(0.0, self._captured_s + max(0.0, self._interval_s) - now_s)
 
 
 class Usable(msgspec.Struct, frozen=True):

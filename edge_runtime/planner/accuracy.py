@@ -15,6 +15,7 @@ from split_model.bundle import Cut
 from split_model.bundle.evaluation import Evaluation, Row
 from split_model.bundle.floor import DEFAULT_FLOOR, ENOUGH, Floor, cheapest, release_of
 from split_model.privacy import CodebookSpec, NoiseSpec
+from split_model.service.terminal_text import counted
 
 Spec: TypeAlias = "NoiseSpec | CodebookSpec | None"
 
@@ -123,19 +124,43 @@ class Accuracy:
         return "" if best is None else f"release.{release_of(best)} passes at cut {best.cut}"
 
     def lines(self, allowed: frozenset[int]) -> Iterator[Line]:
-        """Log lines, one for each cut, with remedies. ``allowed``: the cuts that the config does not forbid."""
-        for one in self.cuts:
-            if one.cut not in allowed:
-                continue
-            if one.used:
-                level = logging.WARNING if one.verdict in ("no figures", "unmeasured") else logging.INFO
-                yield Line(level, f"cut {one.cut}: {one.text}")
-            else:
+        """Log lines: one for the cuts in use, one for each that is not used, with remedies.
+
+        ``allowed``: the cuts that the config does not forbid.
+        """
+        chosen = [one for one in self.cuts if one.cut in allowed]
+        used = [one for one in chosen if one.used]
+        unknown = [one for one in used if one.verdict in ("no figures", "unmeasured")]
+        for of_level, level in ((unknown, logging.WARNING), ([o for o in used if o not in unknown], logging.INFO)):
+            if text := self.summary(one.cut for one in of_level):
+                yield Line(level, text)
+        for one in chosen:
+            if not one.used:
                 remedy = self.remedy([one.cut])
                 yield Line(
                     logging.WARNING, f"cut {one.cut} is NOT USED: {one.text}{f'; {remedy}' if remedy else ''}"
                 )
         yield from self.conclusion(allowed)
+
+    def summary(self, cuts: Iterable[int]) -> str:
+        """How well some cuts answer, in one line for people; empty where there is none."""
+        chosen = [self[cut] for cut in sorted(cuts)]
+        if len(chosen) < 2:
+            return "".join(f"cut {one.cut}: {one.text}" for one in chosen)
+        names = ", ".join(str(one.cut) for one in chosen)
+        known = [one for one in chosen if one.agreement is not None]
+        if not known:
+            return f"cuts {names}: agreement with the unsplit model not measured under this release"
+        if all(one.verdict == "unprotected" for one in known):
+            return f"cuts {names}: unprotected, they answer as the unsplit model does"
+        lowest, highest = (f"{end(one.agreement or 0.0 for one in known):.2f}" for end in (min, max))
+        shares = lowest if lowest == highest else f"{lowest} to {highest}"
+        pictures = min(one.pictures or 0 for one in known)
+        text = f"cuts {names}: agreement with the unsplit model {shares}, at least "
+        text += f"{min(one.bound or 0.0 for one in known):.2f} (one-sided 80 %, {counted(pictures, 'picture')})"
+        if any(one.relation not in ("", "same") for one in known):
+            text += "; some as measured at another release"
+        return text if len(known) == len(chosen) else f"{text}; {len(chosen) - len(known)} of them not measured"
 
     def conclusion(self, allowed: frozenset[int]) -> Iterator[Line]:
         """Log lines about all these cuts together; none if all is well."""

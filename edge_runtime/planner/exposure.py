@@ -8,7 +8,7 @@ because its exposure is unknown.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.planner.accuracy import Line, Spec
@@ -112,15 +112,22 @@ class Exposed:
         return f"run '{self.command}' and copy the bundle here again"
 
     def lines(self, allowed: frozenset[int]) -> Iterator[Line]:
-        """Log lines, one for each cut. ``allowed``: the cuts that nothing else forbids."""
-        for one in self.cuts:
-            if one.cut not in allowed or (one.row is None and self.most is None):
-                continue
-            if one.used:
-                yield Line(logging.INFO, f"cut {one.cut}: {one.text}")
-            else:
+        """Log lines, one for each verdict. ``allowed``: the cuts that nothing else forbids."""
+        chosen = [one for one in self.cuts if one.cut in allowed and not (one.row is None and self.most is None)]
+        for text in self.told(one.cut for one in chosen if one.used):
+            yield Line(logging.INFO, text)
+        for one in chosen:
+            if not one.used:
                 yield Line(logging.WARNING, f"cut {one.cut} is NOT USED: {self.why_unused(one)}")
         yield from self.conclusion(allowed)
+
+    def told(self, cuts: Iterable[int]) -> list[str]:
+        """What a server sees of some cuts: a line for those of which it sees the same; not of those unaudited."""
+        alike: dict[str, list[str]] = {}
+        for cut in sorted(cuts):
+            if self[cut].row is not None:
+                alike.setdefault(self[cut].text, []).append(str(cut))
+        return [f"cut{'s' if len(names) > 1 else ''} {', '.join(names)}: {text}" for text, names in alike.items()]
 
     def why_unused(self, one: CutExposure) -> str:
         """Why a cut is not used, with the remedy."""

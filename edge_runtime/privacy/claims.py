@@ -1,16 +1,20 @@
-"""Formats the privacy claims of each cut for the log, per value and whole input. Pure."""
+"""Formats the privacy claims, per value and whole input: a verdict on all cuts, and one line per cut. Pure."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from edge_runtime.config.release import ReleaseTable
 from edge_runtime.privacy.release import ReleasePlans
 from split_model.bundle import Cut
 from split_model.privacy import CodebookPlan, NoisePlan, expected_share
+from split_model.service.terminal_text import in_words
 
+#: Up to the first whole-input epsilon of a frame, a release is said to protect the frame as a whole; from the
+#: second one on, to hide nothing of it: e to that power bounds nothing in practice.
+_PROTECTS, _HIDES_NOTHING = 10.0, 100.0
 _TRUTHS = {"labels": "by labels", "model": "against the whole model", "variance": "of the variance"}
 
 
@@ -21,28 +25,60 @@ class Line(NamedTuple):
     text: str
 
 
+def verdict(plans: ReleasePlans, cuts: Collection[int]) -> str:
+    """Whether a frame is protected as a whole, in words, with both epsilons and their units.
+
+    Args:
+        plans: The release at each cut.
+        cuts: Those that may be used. The verdict is on the one that protects least.
+
+    """
+    used = [plans[cut] for cut in sorted(cuts)]
+    if not used:
+        return "nothing leaves this board"
+    protected = [plan for plan in used if plan is not None]
+    if len(protected) < len(used):
+        return "UNPROTECTED: features leave as they are, and no epsilon holds (release.mechanism = 'none')"
+    whole = [plan.whole_input_epsilon for plan in protected]
+    if max(whole) <= _PROTECTS:
+        word = "a whole frame is protected"
+    elif max(whole) < _HIDES_NOTHING:
+        word = "a whole frame is protected weakly"
+    else:
+        word = "a whole frame is NOT hidden, only single values of its features are blurred"
+    per_value = max(plan.per_value_epsilon_max for plan in protected)
+    return f"{word}: whole-input epsilon {_range(whole)} a frame, per-value epsilon {in_words(per_value)} at most"
+
+
+def _range(values: Sequence[float]) -> str:
+    least, most = in_words(min(values)), in_words(max(values))
+    return least if least == most else f"{least} to {most}"
+
+
 def claims(cuts: Sequence[Cut], plans: ReleasePlans, release: ReleaseTable) -> Iterator[Line]:
-    """Both claims of every cut, each number with its unit, and a warning for an unbounded release."""
+    """Both claims of every cut, for a verbose log, and a warning for an unbounded release."""
     for cut in cuts:
         plan = plans[cut.index]
         if plan is None:
-            yield Line(logging.WARNING, f"cut {cut.index}: features leave UNPROTECTED, release.mechanism is 'none'")
+            yield Line(logging.DEBUG, f"cut {cut.index}: features leave UNPROTECTED, release.mechanism is 'none'")
         elif isinstance(plan, CodebookPlan):
-            yield Line(logging.INFO, _of_codebook(cut, plan))
+            yield Line(logging.DEBUG, _of_codebook(cut, plan))
         else:
-            yield Line(logging.INFO, _of_noise(cut, plan, release))
+            yield Line(logging.DEBUG, _of_noise(cut, plan, release))
     if release.preset == "cis" and (cheapest := _cheapest(plans)) is not None:
         yield Line(
             logging.WARNING,
             "release.preset = 'cis': no budget limits the releases; a frame costs whole-input epsilon "
-            f"{cheapest:.6g} or more",
+            f"{in_words(cheapest)} or more",
         )
 
 
 def _of_noise(cut: Cut, plan: NoisePlan, release: ReleaseTable) -> str:
     return (
-        f"cut {cut.index}: {cut.values} values; per-value epsilon at most {plan.per_value_epsilon_max:.2f}, "
-        f"mean {plan.per_value_epsilon_mean:.2f}; whole-input epsilon {plan.whole_input_epsilon:.0f} a frame; "
+        f"cut {cut.index}: {cut.values:,} values; "
+        f"per-value epsilon at most {in_words(plan.per_value_epsilon_max)}, "
+        f"mean {in_words(plan.per_value_epsilon_mean)}; "
+        f"whole-input epsilon {in_words(plan.whole_input_epsilon)} a frame; "
         f"allocation {plan.spec.allocation}{_why(cut, plan.spec.epsilon) if release.wish == 'auto' else ''}"
     )
 

@@ -25,7 +25,8 @@ from edge_runtime.privacy.ledger import read, system_now
 from edge_runtime.privacy.ledger.state import new_state
 from edge_runtime.privacy.ledger.status import LedgerStatus, Prices, ledger_status
 from edge_runtime.service import status as states
-from edge_runtime.service.doctor_cuts import of_accuracy, of_exposure
+from edge_runtime.service.doctor_cuts import of_accuracy, of_exposure, of_privacy
+from edge_runtime.service.doctor_program import of_program
 from edge_runtime.service.network import reach
 from split_model import __version__
 from split_model.errors import MissingInputError, SplitModelError
@@ -34,6 +35,7 @@ from split_model.service import status_file
 from split_model.service.config_file import Layers
 from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
+from split_model.service.terminal_text import counted, in_words, size
 
 _HOT_C = 80.0
 _AS_ROOT = "run doctor with sudo"
@@ -87,20 +89,22 @@ def examine(
     def work_out() -> str:
         plans.append(Plan.of(config))
         bundle = plans[0].bundle
-        return f"{bundle.manifest.name} ({bundle.identity[:12]}), {len(plans[0].allowed)} cuts may be used"
+        return f"{bundle.manifest.name} ({bundle.identity[:12]}), {counted(len(plans[0].in_use), 'cut')} in use"
 
     yield attempt("bundle", work_out)
     if plans:
+        yield of_privacy(plans[0])
         yield from of_accuracy(plans[0])
         yield from of_exposure(plans[0])
         yield attempt("backend", lambda: _run_once(plans[0]))
-        yield _as_the_program(attempt("source", lambda: _sources(plans[0])), user)
+        for finding in _sources(plans[0], status_path):
+            yield _as_the_program(finding, user)
         yield _as_the_program(attempt("sink", lambda: _sinks(plans[0])), user)
     yield key
     yield of_disk(config.device.state, key="device.state", user=user)
     yield _ledger(config, plans[0].prices if plans else None)
     yield from _of_the_board()
-    yield _program(path, status_path)
+    yield of_program(path, status_path)
     if server:
         untried = _AS_ROOT if key.remedy == _AS_ROOT else "mend key and bundle first"
         yield from _servers(config, plans[0] if plans else None, keys[0] if keys else None, untried=untried)
@@ -118,12 +122,30 @@ def _run_once(plan: Plan) -> str:
         whole.run(inputs)
         started_s = time.monotonic()
         whole.run(inputs)
-        return f"{whole.backend}: the whole model takes {(time.monotonic() - started_s) * 1e3:.1f} ms"
+        return f"{whole.backend}: the whole model takes {states.milliseconds(time.monotonic() - started_s)}"
 
 
-def _sources(plan: Plan) -> str:
-    plan.check_sources()
-    return ", ".join(source.label for source in plan.config.sources)
+def _sources(plan: Plan, status_path: Path | None) -> Iterator[Finding]:
+    """What the sources are and, unless a running program has them, what each one gives."""
+
+    def check() -> str:
+        plan.check_sources()
+        return ", ".join(source.label for source in plan.config.sources)
+
+    checked = attempt("source", check)
+    found = None
+    with contextlib.suppress(SplitModelError):  # `_program` tells it
+        found = None if status_path is None else status_file.read(status_path, states.Status, key=states.KEY)
+    if checked.level != "ok" or (found is not None and condition_now(found) not in states.OVER):
+        yield checked
+        return
+    for label, told in plan.look_at_sources().items():
+        if isinstance(told, SplitModelError):
+            yield failed("source", told)
+        elif isinstance(told, Exception):
+            yield failure("source", f"{label}: {told}", "look after it, or leave it out")
+        else:
+            yield good("source", f"{label}: {told}" if told else label)
 
 
 def _sinks(plan: Plan) -> str:
@@ -164,11 +186,14 @@ def _ledger(config: Config, prices: Prices | None) -> Finding:
 
 
 def _budget(status: LedgerStatus, *, is_new: bool) -> Finding:
-    text = f"whole-input epsilon {status.spent.whole_input_epsilon:.6g} spent in {status.spent.releases} releases"
+    text = (
+        f"whole-input epsilon {in_words(status.spent.whole_input_epsilon)} spent in "
+        f"{counted(status.spent.releases, 'release')}"
+    )
     if is_new:
         text = "none yet: the first start makes it"
     if status.lifetime is not None and status.lifetime.left == 0:
-        return warning("ledger", f"{text}, nothing left of {status.lifetime.budget:.6g}",
+        return warning("ledger", f"{text}, nothing left of {in_words(status.lifetime.budget)}",
                        "everything runs here from now on, unless privacy.whole_input_budget is raised")  # fmt: skip
     if status.shortfalls:
         return warning(
@@ -176,79 +201,46 @@ def _budget(status: LedgerStatus, *, is_new: bool) -> Finding:
             f"{text}; no frame can be paid for: {'; '.join(status.shortfalls)}",
             "everything runs here; raise that budget, or lower the epsilon of a frame (see docs/privacy.md)",
         )
-    left = "no lifetime budget" if status.lifetime is None else f"{status.lifetime.left:.6g} left"
+    left = "unlimited budget" if status.lifetime is None else f"{in_words(status.lifetime.left, up=False)} left"
     return good("ledger", text if is_new else f"{text}, {left}")
 
 
 def _of_the_board() -> Iterator[Finding]:
     yield of_clock()
     readings = Sensors().read()
-    yield _temperature(readings)
-    yield _throttling(readings)
+    yield from _temperature(readings)
+    yield from _throttling(readings)
     available = readings.memory_available_bytes or 0
-    text = f"{available / 1e6:.0f} MB of {(readings.memory_total_bytes or 0) / 1e6:.0f} MB available"
+    text = f"{size(available)} of {size(readings.memory_total_bytes or 0)} available"
     if available < _LITTLE_MEMORY_BYTES:
         yield warning("memory", text, "stop other programs, or offer fewer cuts; see device.head_memory_mb")
     else:
         yield good("memory", text)
 
 
-def _temperature(readings: Readings) -> Finding:
+def _temperature(readings: Readings) -> Iterator[Finding]:
+    """Nothing of a machine without a sensor."""
     if readings.temperature_c is None:
-        return good("heat", "this board has no sensor for it")
-    text = f"{readings.temperature_c:.0f} degrees C"
+        return
+    text = f"{readings.temperature_c:.0f} °C"
     if readings.temperature_c >= _HOT_C:
-        return warning("heat", text, "cool it: a hot board slows down, and the split moves to the server")
-    return good("heat", text)
+        yield warning("heat", text, "cool it: a hot board slows down, and the split moves to the server")
+    else:
+        yield good("heat", text)
 
 
-def _throttling(readings: Readings) -> Finding:
+def _throttling(readings: Readings) -> Iterator[Finding]:
+    """Nothing of a machine that does not tell whether it is throttled."""
     throttling = readings.throttling
     if throttling is None:
-        return good("power", "this board does not report throttling")
+        return
     remedy = "use the board's own power supply and a short cable" if throttling.by_power else "cool it"
     if throttling.now:
-        return warning("power", f"throttled now: {', '.join(throttling.now)}", remedy)
-    if throttling.since_boot:
-        return warning("power", f"since the boot it was throttled: {', '.join(throttling.since_boot)}", remedy)
-    return good("power", "not throttled")
-
-
-def _program(config: Path, path: Path | None) -> Finding:
-    if path is None:
-        return good("program", "not looked at")
-    try:
-        found = status_file.read(path, states.Status, key=states.KEY)
-    except SplitModelError as error:
-        return warning("program", error.problem, error.remedy)
-    if found is None:
-        return warning(
-            "program",
-            f"stopped: nothing runs with {config}",
-            f"systemctl start edge-runtime, or edge-runtime run -c {config}",
-        )
-    condition = condition_now(found)
-    if condition in ("dead", "hanging", "stopped"):
-        return warning("program", condition, "systemctl status edge-runtime; journalctl -u edge-runtime")
-    for problem, remedy in (
-        (
-            found.reload_error and f"the changed config was refused: {found.reload_error}",
-            "mend it, then systemctl reload edge-runtime",
-        ),
-        (
-            found.ledger_trouble and f"{condition}, but nothing leaves this board: {found.ledger_trouble}",
-            "mend that, then systemctl reload edge-runtime",
-        ),
-        *(
-            (f"{what} {name}: {trouble}", "repair it; the program retries it automatically")
-            for what, troubles in (("source", found.source_trouble), ("sink", found.sink_trouble))
-            for name, trouble in troubles.items()
-        ),
-        (found.overdue and f"stuck: {', '.join(found.overdue)}", "the watchdog will restart it"),
-    ):
-        if problem:
-            return warning("program", str(problem), remedy)
-    return good("program", f"{condition}, {states.headline(found)}")
+        yield warning("power", f"throttled now: {', '.join(throttling.now)}", remedy)
+    elif throttling.since_boot:
+        yield warning("power", f"since the boot it was throttled: {', '.join(throttling.since_boot)}", remedy)
+    else:
+        yield good("power", "not throttled")
 
 
 def _servers(config: Config, plan: Plan | None, keys: KeyPair | None, *, untried: str) -> Iterator[Finding]:
@@ -288,7 +280,7 @@ def _server(server: ServerTable, plan: Plan | None, keys: KeyPair | None, *, unt
             remedy = "check that a cloud-server listens there, and its log"
         yield failure("server", text, remedy, exit_code=view.trouble.exit_code)
         return
-    trip = "" if view.estimate.rtt_s is None else f", round trip {view.estimate.rtt_s * 1e3:.0f} ms"
+    trip = "" if view.estimate.rtt_s is None else f", round trip {states.milliseconds(view.estimate.rtt_s)}"
     yield good("server", f"accepts this device{trip}")
     if any(offer.identity == bundle.identity for offer in view.offers):
         yield good("hosted", f"it hosts {bundle.manifest.name} ({bundle.identity[:12]})")

@@ -8,15 +8,20 @@ from edge_runtime.daemon.plan import Plan
 from split_model.service.findings import Finding, good, warning
 
 
+def of_privacy(plan: Plan) -> Finding:
+    """What protects the features that leave."""
+    if None in plan.releases.values():
+        return warning("privacy", plan.privacy, "set release.mechanism to 'noise' or 'codebook'")
+    return good("privacy", plan.privacy)
+
+
 def of_accuracy(plan: Plan) -> Iterator[Finding]:
-    """The accuracy of each cut in use, and why others are not used."""
-    for cut in sorted(plan.wanted_cuts):
-        known = plan.accuracy[cut]
-        if known.used:
-            yield good("accuracy", f"cut {cut}: {known.text}")
-        else:
-            remedy = plan.accuracy.remedy([cut]) or "planner.accuracy_floor changes the floor or switches it off"
-            yield warning("accuracy", f"cut {cut} is not used: {known.text}", remedy)
+    """The accuracy of the cuts in use, and why others are not used."""
+    if text := plan.accuracy.summary(plan.wanted_cuts & plan.accuracy.used):
+        yield good("accuracy", text)
+    for cut in sorted(plan.wanted_cuts - plan.accuracy.used):
+        remedy = plan.accuracy.remedy([cut]) or "planner.accuracy_floor changes the floor or switches it off"
+        yield warning("accuracy", f"cut {cut} is not used: {plan.accuracy[cut].text}", remedy)
     for line in plan.accuracy.conclusion(plan.wanted_cuts):
         problem, _, remedy = line.text.partition("; ")
         yield warning("accuracy", problem, remedy)
@@ -31,8 +36,8 @@ def of_exposure(plan: Plan) -> Iterator[Finding]:
         if not known.used:
             problem, _, remedy = exposed.why_unused(known).partition("; ")
             yield warning("audit", f"cut {cut} is not used: {problem}", remedy)
-        elif known.row is not None:
-            yield good("audit", f"cut {cut}: {known.text}")
+    for text in exposed.told(chosen & exposed.used):
+        yield good("audit", text)
     for line in exposed.conclusion(chosen):
         problem, _, remedy = line.text.partition("; ")
         yield warning("audit", problem, remedy)

@@ -23,6 +23,7 @@ from edge_runtime.privacy.ledger.status import LedgerStatus, ledger_status
 from edge_runtime.service import status as states
 from edge_runtime.service.fleet_reports import FleetReports
 from edge_runtime.service.status import State, Status
+from edge_runtime.service.why_local import why_local
 from edge_runtime.sinks import Sinks
 from edge_runtime.sources.multiplexer import Multiplexer
 from split_model import __version__
@@ -223,6 +224,8 @@ class Reporter(StoppableThread):
             )
             for one in device.plan.accuracy.cuts
         ]
+        status.privacy, in_use = device.plan.privacy, device.plan.in_use
+        status.accuracy, status.audit = device.plan.accuracy.summary(in_use), device.plan.exposure.told(in_use)
         status.accuracy_trouble = device.plan.accuracy_trouble
         status.exposure_trouble = device.plan.exposure_trouble
         status.fixed = fixed_values(device.plan)
@@ -248,6 +251,8 @@ class Reporter(StoppableThread):
         )
         status.ledger = self._ledger_status(device)
         status.ledger_trouble = device.account.trouble
+        broke = bool(status.ledger_trouble or (status.ledger is not None and status.ledger.shortfalls))
+        status.why_local, status.why_local_text = why_local(step, device.plan, broke=broke)
 
     def _ledger_status(self, device: Device) -> LedgerStatus | None:
         ledger_state = device.account.ledger_state

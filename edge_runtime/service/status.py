@@ -10,8 +10,11 @@ from typing import Literal
 
 import msgspec
 
-from edge_runtime.privacy.ledger.status import LedgerStatus, as_text, duration
+from edge_runtime.loop.counters import OUTCOMES
+from edge_runtime.privacy.ledger.status import LedgerStatus, duration
+from edge_runtime.privacy.ledger.status import rows as ledger_rows
 from split_model.service.status_file import Written
+from split_model.service.terminal_text import counted, labelled
 
 State = Literal["starting", "running", "reloading", "draining", "stopped"]
 
@@ -19,6 +22,8 @@ State = Literal["starting", "running", "reloading", "draining", "stopped"]
 KEY = "device.status"
 NAME = "edge-runtime.status.json"
 SERVICE = Path("/run/edge-runtime")
+#: Conditions of a program that has ended.
+OVER = frozenset({"stopped", "dead"})
 
 
 class BundleStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,10 +108,11 @@ class Status(Written, kw_only=True):
     enough. ``split`` equal to ``local``: everything runs here. ``links``: to every server; ``link`` is the one in
     use. ``under_way``: frames accepted and not answered yet. ``sources`` and ``sinks``: the counters of each;
     ``source_trouble`` and ``sink_trouble``: the present faults of those that do not work. ``overdue``: the tasks
-    that are stuck; while there are any, the watchdog is not fed. ``expected_s``: the planner's prediction for a
-    frame at the current split. ``offload``: from a request's first chunk to its answer. ``reload_error``: why the
-    last reload was refused, or empty. ``fixed``: the values that only a restart changes
-    (`daemon.plan.fixed_values`).
+    that are stuck; while there are any, the watchdog is not fed. ``expected_s``: the planner's prediction
+    for a frame at the current split. ``offload``: from a request's first chunk to its answer. ``reload_error``: why
+    the last reload changed nothing, or empty. ``fixed``: what only a restart changes (`daemon.plan.fixed_values`).
+    ``privacy``: the verdict on what leaves. ``accuracy`` and ``audit``: of the cuts in use, for people.
+    ``why_local``: why the last frame stayed here, a `why_local.Kind`, or empty; ``why_local_text``: for people.
     """
 
     state: State
@@ -114,6 +120,11 @@ class Status(Written, kw_only=True):
     doing: str = ""
     bundle: BundleStatus | None = None
     cuts: list[CutStatus] = msgspec.field(default_factory=list)
+    privacy: str = ""
+    accuracy: str = ""
+    audit: list[str] = msgspec.field(default_factory=list)
+    why_local: str = ""
+    why_local_text: str = ""
     accuracy_trouble: str = ""
     exposure_trouble: str = ""
     split: int | None = None
@@ -156,7 +167,8 @@ def headline(status: Status) -> str:
         parts.append(f"link up{rate}" if link.up else "link down")
         parts += [f"{other.address} is down" for other in status.links if not other.in_use and not other.up]
     count = status.counters
-    parts.append(f"{count.get('frames_in', 0):.0f} frames, {count.get('fallback', 0):.0f} fallback")
+    fallback = f", {late:.0f} fallback" if (late := count.get("fallback", 0)) else ""
+    parts.append(counted(int(count.get("frames_in", 0)), "frame") + fallback)
     parts += [f"source {name}: {trouble}" for name, trouble in status.source_trouble.items()]
     parts += [f"sink {name}: {trouble}" for name, trouble in status.sink_trouble.items()]
     if status.overdue:
@@ -164,87 +176,120 @@ def headline(status: Status) -> str:
     return "; ".join(parts)
 
 
-def for_terminal(status: Status, condition: str, *, age_s: float) -> str:
-    """The whole status as text for a terminal."""
-    lines = [("", f"{condition}   pid {status.pid}, {status.software}, up {duration(status.uptime_s)}")]
-    if condition == "hanging":
-        lines.append(("", f"it has written nothing for {duration(age_s)}"))
-    if status.state == "starting":
-        lines.append(("doing", status.doing))
-    lines.append(("config", status.config))
-    if status.reload_error:
-        lines.append(("reload", f"REFUSED, the previous config is in force: {status.reload_error}"))
+def for_terminal(status: Status, condition: str, *, age_s: float, start: str, width: int | None) -> str:
+    """The whole status as text for a terminal. Counters that are zero are left out.
+
+    Args:
+        status: What the program wrote.
+        condition: How it is now, see `status_file.condition`.
+        age_s: Seconds since it was written.
+        start: The command that starts a program that has ended.
+        width: Of the terminal, to fold at; None folds nothing.
+
+    """
+    over = condition in OVER
+    rows = _program(status, condition, age_s=age_s)
     if status.bundle is not None:
-        lines.append(("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]}) in {status.bundle.folder}"))
-        lines += _frames(status)
-        lines += _cuts(status)
-    for what, counters, troubles in (
-        ("source", status.sources, status.source_trouble),
-        ("sink", status.sinks, status.sink_trouble),
-    ):
-        lines += [(what, f"{name}: {_counts(of_one)}") for name, of_one in counters.items()]
-        lines += [(what, f"{name}: TROUBLE: {trouble}") for name, trouble in troubles.items()]
-    for link in status.links:
-        lines += _link(link, alone=len(status.links) == 1)
+        rows += [
+            ("bundle", f"{status.bundle.name} ({status.bundle.identity[:12]})"),
+            ("bundle", status.bundle.folder),
+        ]
+        rows += _frames(status)
+        rows += _cuts(status)
+    rows += _ends("source", status.sources, status.source_trouble)
+    rows += _ends("sink", status.sinks, status.sink_trouble)
+    if not over:  # else nobody measures these any more
+        rows += _now(status)
+    rows += [("privacy", status.privacy)] if status.privacy else []
+    if status.ledger_trouble and not over:
+        rows.append(("ledger", f"{status.ledger_trouble}; nothing leaves this device"))
+    rows += [] if status.ledger is None else ledger_rows(status.ledger)
+    return labelled([*rows, *([("start", start)] if over else [])], width)
+
+
+def _program(status: Status, condition: str, *, age_s: float) -> list[tuple[str, str]]:
+    ran = "ran" if condition == "stopped" else "up"
+    rows = [(condition, f"pid {status.pid}, {status.software}, {ran} {duration(status.uptime_s)}")]
+    if condition == "hanging":
+        rows.append((condition, f"it has written nothing for {duration(age_s)}"))
+    if status.state == "starting":
+        rows.append(("doing", status.doing))
+    rows.append(("config", status.config))
+    if status.reload_error:
+        rows.append(("reload", f"REFUSED, the previous config is in force: {status.reload_error}"))
+    return rows
+
+
+def _ends(what: str, counters: dict[str, dict[str, int]], troubles: dict[str, str]) -> list[tuple[str, str]]:
+    """Sources or sinks."""
+    rows = [(what, f"{name}: {_counts(of_one)}") for name, of_one in counters.items()]
+    return rows + [(what, f"{name}: TROUBLE: {trouble}") for name, trouble in troubles.items()]
+
+
+def _now(status: Status) -> list[tuple[str, str]]:
+    rows = [row for link in status.links for row in _link(link, alone=len(status.links) == 1)]
     if status.board is not None:
-        lines.append(("board", _board(status.board)))
-    lines += [("overdue", what) for what in status.overdue]
-    if status.ledger_trouble:
-        lines.append(("ledger", f"{status.ledger_trouble}; nothing leaves this device"))
-    text = "\n".join(f"{name:<10}{value}" if name else value for name, value in lines)
-    return text if status.ledger is None else f"{text}\n\nprivacy ledger\n{as_text(status.ledger)}"
+        rows.append(("board", _board(status.board)))
+    return rows + [("overdue", what) for what in status.overdue]
 
 
 def _cuts(status: Status) -> list[tuple[str, str]]:
     """Accuracy and audit of the cuts in use, and why others are not used."""
-    used = [one for one in status.cuts if one.used]
-    lines = [("accuracy", f"cut {one.cut}: {one.text}") for one in used]
-    lines += [("accuracy", status.accuracy_trouble)] if status.accuracy_trouble else []
-    lines += [("audit", f"cut {one.cut}: {one.exposure}") for one in used if one.reveals]
-    return lines + ([("audit", status.exposure_trouble)] if status.exposure_trouble else [])
+    lines = [("accuracy", text) for text in (status.accuracy, status.accuracy_trouble) if text]
+    return lines + [("audit", text) for text in (*status.audit, status.exposure_trouble) if text]
 
 
 def _frames(status: Status) -> list[tuple[str, str]]:
     count = {name: int(value) for name, value in status.counters.items()}
-    ends = ("offloaded", "local", "fallback", "failed", "dropped")
-    shares = ", ".join(f"{count.get(end, 0)} {end}" for end in ends)
-    lines = [("split", split_name(status.split, status.local))]
+    split = split_name(status.split, status.local)
+    lines = [("split", f"{split}: {status.why_local_text}" if status.why_local_text else split)]
     if (moved := status.decision) is not None:
-        names = [split_name(split, status.local) for split in (moved.split_from, moved.split_to)]
-        lines.append(("decision", f"{names[0]} to {names[1]}, {duration(moved.ago_s)} ago: {moved.why}"))
-    lines.append(("frames", f"{count.get('frames_in', 0)} in: {shares}; {status.under_way} under way"))
-    if count.get("failovers"):
-        lines.append(
-            ("", f"          {count['failovers']} releases were sent to the other server, too, and charged once")
-        )
+        names = [split_name(number, status.local) for number in (moved.split_from, moved.split_to)]
+        lines.append(("moved", f"from {names[0]} to {names[1]}, {duration(moved.ago_s)} ago: {moved.why}"))
+    ends = ", ".join(f"{count[end]:,} {end}" for end in OUTCOMES if count.get(end))
+    under_way = f"{status.under_way} under way" if status.under_way else ""
+    told = ", ".join(part for part in (ends, under_way) if part)
+    lines.append(("frames", f"{count.get('frames_in', 0):,}" + (f": {told}" if told else "")))
+    if refused := count.get("ledger_refused"):
+        lines.append(("frames", f"{refused:,} stayed here since the privacy budget did not pay for every cut"))
+    if both := count.get("failovers"):
+        lines.append(("frames", f"{counted(both, 'release')} went to the other server, too, charged once"))
     if (latency := status.latency) is not None:
-        milliseconds = f"median {latency.median_s * 1e3:.0f} ms, p95 {latency.p95_s * 1e3:.0f} ms"
-        lines.append(("latency", f"{milliseconds}, of the last {latency.frames} frames"))
+        times = f"median {milliseconds(latency.median_s)}, p95 {milliseconds(latency.p95_s)}"
+        lines.append(("latency", f"{times} ({counted(latency.frames, 'frame')}, the latest)"))
     return lines
 
 
+def milliseconds(seconds: float) -> str:
+    """``0.29 ms``, ``34 ms``."""
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:,.0f} ms"
+
+
 def _counts(counters: dict[str, int]) -> str:
-    return ", ".join(f"{value} {name}" for name, value in counters.items())
+    return ", ".join(f"{value:,} {name}" for name, value in counters.items() if value) or "nothing so far"
 
 
 def _link(link: LinkStatus, *, alone: bool) -> list[tuple[str, str]]:
     """Lines about one link. ``alone``: there is no other server."""
     if not link.up:
-        return [("link", f"down: {link.address}"), ("", f"          {link.trouble}")]
+        return [("link", f"down: {link.address}"), ("link", link.trouble)]
     role = "" if alone else ", in use" if link.in_use else ", stands by"
-    rate = "uplink not measured yet" if link.uplink_mbit_s is None else f"uplink {link.uplink_mbit_s:.3g} Mbit/s"
-    trip = "" if link.rtt_s is None else f", round trip {link.rtt_s * 1e3:.0f} ms"
-    lines = [("link", f"up{role}: {link.address}; {rate}{trip}, {link.reconnects} reconnects")]
+    told = ["uplink not measured yet" if link.uplink_mbit_s is None else f"uplink {link.uplink_mbit_s:.3g} Mbit/s"]
+    if link.rtt_s is not None:
+        told.append(f"round trip {milliseconds(link.rtt_s)}")
+    if link.reconnects:
+        told.append(counted(link.reconnects, "reconnect"))
+    lines = [("link", f"up{role}: {link.address}"), ("link", ", ".join(told))]
     if not link.hosted:
         what = "everything runs here" if alone else "nothing is sent there"
-        lines.append(("", f"          the server does not host this bundle; {what} until it does"))
+        lines.append(("link", f"the server does not host this bundle; {what} until it does"))
     return lines
 
 
 def _board(board: BoardStatus) -> str:
-    parts = [f"load {board.load:.2f} (CPUs {board.cpu_load:.0%} in use)"]
+    parts = [f"load {board.load:.2f}", f"CPUs {board.cpu_load * 100:.0f} % in use"]
     if board.temperature_c is not None:
-        parts.append(f"{board.temperature_c:.0f} degrees C")
+        parts.append(f"{board.temperature_c:.0f} °C")
     if board.throttled:
         parts.append("THROTTLED: " + ", ".join(board.throttled))
     if board.rss_bytes is not None:

@@ -124,6 +124,23 @@ class CameraTable(SourceTable, frozen=True, tag="camera"):
             ) from None
         return f"{host} port {port} takes connections; path and password are tried when the program reads it"
 
+    def look(self, wanted: Wanted) -> str:
+        """Take one picture; returns the camera's size and rate."""
+        process = self.process(wanted)
+        try:
+            while (picture := process.read(_WAIT_S)) is None:
+                pass
+        except CaptureError as error:
+            raise MissingInputError(
+                f"source {self.label}: camera {self.camera.name} {error}",
+                remedy="check its cable and device, and that no other program uses it",
+            ) from None
+        finally:
+            process.close()
+        height, width = picture.pixels.shape[:2]
+        rate = f"{process.fps:.3g} frames a second" if process.fps else "it tells no rate"
+        return f"{width} x {height}, {rate}"
+
     def open(self, wanted: Wanted) -> Camera:
         """Make the source; its thread opens the camera."""
         self.check(wanted)

@@ -68,7 +68,7 @@ class TakenPicture:
 
 
 class CaptureProcess:
-    """A process that reads a camera, started at once: `read` pictures, then `close` it.
+    """Open from the start; `read` pictures, and `close` it. ``fps``: the rate that it tells, 0 for none.
 
     Args:
         request: For `capture_child`: backend, device and wishes.
@@ -92,6 +92,7 @@ class CaptureProcess:
         environment: dict[str, str],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.fps = 0.0
         self._request = dict(request)
         self._open_within_s = open_within_s
         self._frame_within_s = frame_within_s
@@ -117,8 +118,9 @@ class CaptureProcess:
         """
         message = self._message(timeout_s)
         if message["kind"] == "opened":
-            self._due_in(self._frame_within_s(float(message["fps"])), "gives no picture")
-            self._within_s = self._frame_within_s(float(message["fps"]))
+            self.fps = float(message["fps"])
+            self._within_s = self._frame_within_s(self.fps)
+            self._due_in(self._within_s, "gives no picture")
         if message["kind"] != "picture":
             return None
         self._due_in(self._within_s, "gives no picture")

@@ -178,6 +178,21 @@ class SourceTable(KindTable, frozen=True, kw_only=True):
         """
         return ""
 
+    def look(self, wanted: Wanted) -> str:  # noqa: ARG002  kinds use it
+        """Take a frame and let go of the source again, for ``doctor``, where no program has it.
+
+        Args:
+            wanted: What the frame is to be.
+
+        Returns:
+            What the source gives, for people; empty for one that is like any other of its kind.
+
+        Raises:
+            SplitModelError: It gives nothing.
+
+        """
+        return ""
+
     def open(self, wanted: Wanted) -> Source:
         """Open the source, or raise a `SplitModelError` with the reason. Every kind defines this method."""
         raise ConfigError(

@@ -53,7 +53,7 @@ def best_of(values: Array, k: int) -> tuple[list[int], list[float]]:
     scores: list[float] = []
     left = values.copy()
     argmax, item = left.argmax, left.item
-    while len(best) < min(k, values.size):
+    for _ in range(min(k, values.size)):
         i = int(argmax())
         score = item(i)
         if k > _FEW or not score > -math.inf:  # NaN, which argmax takes as the highest, or only infinities

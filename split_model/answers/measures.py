@@ -15,7 +15,7 @@ vector         cosine, 0 where it is negative                           ``cosine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -25,8 +25,8 @@ from split_model.answers.boxes import overlap
 from split_model.answers.class_map import Codes
 from split_model.answers.detections import Found
 from split_model.answers.landmarks import Points
-from split_model.answers.reader import Answered, AnswerReader, input_size
-from split_model.bundle import Bundle, Manifest
+from split_model.answers.reader import Answered, input_size
+from split_model.bundle import Manifest
 from split_model.bundle.readings import ClassMap, Detections, Landmarks
 
 Floats = NDArray[np.float64]
@@ -93,16 +93,6 @@ def _mean_iou(found: Codes, truth: Codes) -> float:
 def _cosine(found: Floats, truth: Floats) -> float:
     lengths = float(np.linalg.norm(found) * np.linalg.norm(truth))
     return float(found @ truth) / lengths if lengths > 0 else float(np.array_equal(found, truth))
-
-
-def agreement_of(bundle: Bundle) -> Callable[[Sequence[Floats], Sequence[Floats]], float]:
-    """Return a function that compares two answers by all outputs in real units, 0 to 1."""
-    reader = AnswerReader.of(bundle)
-
-    def compare(outputs: Sequence[Floats], unsplit: Sequence[Floats]) -> float:
-        return agreement(reader.read(outputs), reader.read(unsplit), reader.manifest)
-
-    return compare
 
 
 class Figures:

@@ -17,6 +17,7 @@ from split_model.bundle import Bundle, Cut
 from split_model.bundle.exposure import path_of
 from split_model.errors import BackendError, UsageError
 from split_model.service.atomic_file import write_atomically
+from split_model.service.terminal_text import columns
 
 if TYPE_CHECKING:
     from split_model.audit.wire_audit import Releases
@@ -95,7 +96,7 @@ def audit(
     as_json = msgspec.json.encode(found)
     write_atomically(args.output.with_suffix(".html"), render(found, victims, folder).encode())
     write_atomically(args.output.with_suffix(".json"), as_json)
-    print(as_json.decode() if args.json else text(found))
+    print(as_json.decode() if args.json else text(found, columns(sys.stdout)))
     if not all(check.holds for check in found.wire):
         if args.store:
             print("nothing is stored: what leaves does not keep its ε", file=sys.stderr)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from split_model.audit.results import Audit, Identity, Result
 from split_model.audit.verdict import LAYOUT_SSIM, WORDS
+from split_model.service.terminal_text import fold
 
 #: A setting keeps the task from this agreement with the unsplit model on.
 KEPT = 0.99
 
 
-def text(audit: Audit) -> str:
-    """The verdicts for a terminal of 80 columns."""
+def text(audit: Audit, width: int | None = None) -> str:
+    """The verdicts for a terminal, folded at its width; None folds nothing."""
     lines = [f"{audit.victims} pictures of {audit.bundle}, attackers know {audit.public} others"]
     lines += [f"  without features, {one.name}: SSIM {one.ssim:.2f}" for one in audit.references]
     if audit.answer_identity is not None:
@@ -36,7 +37,7 @@ def text(audit: Audit) -> str:
         for check in broken
     ]
     lines += [f"not tried: {reason}" for reason in audit.skipped]
-    return "\n".join(lines)
+    return "\n".join(fold(line, width, indent=4) for line in lines)
 
 
 def statement(audit: Audit) -> list[str]:

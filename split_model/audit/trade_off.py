@@ -1,14 +1,21 @@
-"""The trade-off curve: what each release leaves of the task against what the strongest attack sees, as SVG."""
+"""The trade-off curve: what each release leaves of the task against what the strongest attack sees."""
 
 from __future__ import annotations
 
-from html import escape
+import io
+from typing import Any
 
 from split_model.audit.results import Audit, Result
 from split_model.audit.verdict import LAYOUT_SSIM, PICTURE_SSIM
+from split_model.report.page import Plot, plot
+from split_model.report.plots import drawing
+from split_model.report.style import LIGHT, Theme
 
-_WIDTH, _HEIGHT, _LEFT, _TOP = 640, 360, 60, 20
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
+_MARKERS = "osv^DXP*"
+_CAPTION = (
+    "Every protected release: agreement with the unsplit model against the SSIM of the strongest attack on one "
+    "release. Good is right and low. Compare releases at the same agreement, not at the same ε."
+)
 
 
 def kind(result: Result) -> str:
@@ -19,60 +26,46 @@ def kind(result: Result) -> str:
     return "none" if result.codebook is None else "codebook"
 
 
-def trade_off(audit: Audit) -> str:
-    """The drawing; a sentence where no task was measured. A line a cut and kind of release, by ε."""
+def trade_off(audit: Audit) -> Plot | None:
+    """The drawing, a line a cut and kind of release, by ε; None where no task was measured."""
     points = [
         (result, result.task.best)
         for result in audit.results
         if result.task is not None and result.task.best is not None
     ]
     if not points:
-        return "<p>The task was not measured.</p>"
+        return None
+    out = io.StringIO()
+    with drawing(LIGHT, 4.6) as figure:
+        _draw(figure.subplots(), points, LIGHT)
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return plot("What protection costs", _CAPTION, out.getvalue())
+
+
+def _draw(axes: Any, points: list[tuple[Result, float]], theme: Theme) -> None:
+    for level, words in ((LAYOUT_SSIM, "layout visible above"), (PICTURE_SSIM, "picture recognisable above")):
+        axes.axhline(level, color=theme.muted, linestyle="--", linewidth=1)
+        axes.annotate(words, (0.005, level + 0.01), color=theme.muted, fontsize=8)
     kinds = list(dict.fromkeys((result.cut, kind(result)) for result, _ in points))
-    parts = [f'<svg viewBox="0 0 {_WIDTH + 260} {_HEIGHT + 60}" role="img" aria-label="agreement against SSIM">']
-    for level in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(_line(0, level, 1, level, "#ddd"))
-        parts.append(_label(_LEFT - 8, _y(level) + 4, f"{level:g}", "end"))
-        parts.append(_label(_x(level), _TOP + _HEIGHT + 18, f"{level:g}", "middle"))
-    parts += [_line(0, level, 1, level, "#888", dashed=True) for level in (LAYOUT_SSIM, PICTURE_SSIM)]
-    parts.append(_label(_x(0.5), _TOP + _HEIGHT + 38, "agreement with the unsplit model", "middle"))
-    parts.append(_label(_LEFT, _TOP - 6, "SSIM of the strongest attack", "start"))
+    colours = (theme.adaptive, theme.local, theme.fixed, theme.bad, theme.link)
     for at, (cut, name) in enumerate(kinds):
-        colour = _COLOURS[at % len(_COLOURS)]
         mine = sorted(
             ((agreement, result) for result, agreement in points if (result.cut, kind(result)) == (cut, name)),
             key=lambda one: one[1].per_value_epsilon or one[1].whole_input_epsilon or 0.0,
         )
-        path = " ".join(f"{_x(agreement):.1f},{_y(result.best.ssim):.1f}" for agreement, result in mine)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        for agreement, result in mine:
-            title = escape(f"cut {cut}, {result.setting}: agreement {agreement:.3f}, SSIM {result.best.ssim:.2f}")
-            parts.append(
-                f'<circle cx="{_x(agreement):.1f}" cy="{_y(result.best.ssim):.1f}" r="4" fill="{colour}">'
-                f"<title>{title}</title></circle>"
-            )
-        top = _TOP + 16 * at
-        parts.append(f'<rect x="{_LEFT + _WIDTH + 16}" y="{top}" width="10" height="10" fill="{colour}"/>')
-        parts.append(_label(_LEFT + _WIDTH + 32, top + 9, escape(f"cut {cut}, {name}"), "start"))
-    parts.append("</svg>")
-    return "".join(parts)
-
-
-def _x(share: float) -> float:
-    return _LEFT + share * _WIDTH
-
-
-def _y(ssim: float) -> float:
-    return _TOP + (1 - max(0.0, min(1.0, ssim))) * _HEIGHT
-
-
-def _line(left: float, low: float, right: float, high: float, colour: str, *, dashed: bool = False) -> str:
-    dash = ' stroke-dasharray="4 3"' if dashed else ""
-    return (
-        f'<line x1="{_x(left):.1f}" y1="{_y(low):.1f}" x2="{_x(right):.1f}" y2="{_y(high):.1f}" '
-        f'stroke="{colour}"{dash}/>'
-    )
-
-
-def _label(x: float, y: float, words: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" text-anchor="{anchor}">{words}</text>'
+        best = [result.best for _, result in mine]
+        axes.errorbar(
+            [agreement for agreement, _ in mine],
+            [one.ssim for one in best],
+            yerr=[[one.ssim - one.ssim_low for one in best], [one.ssim_high - one.ssim for one in best]],
+            color=colours[at % len(colours)],
+            marker=_MARKERS[at // len(colours) % len(_MARKERS)],
+            linewidth=1.5,
+            elinewidth=0.6,
+            label=f"cut {cut}, {name}",
+        )
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.01)
+    axes.set_xlabel("agreement with the unsplit model")
+    axes.set_ylabel("SSIM of the strongest attack")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

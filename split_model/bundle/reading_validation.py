@@ -57,7 +57,7 @@ def _check_detections(where: str, reading: Detections, outputs: Sequence[TensorS
             where, f"scales {list(reading.scales)} must be over 0, first_label {reading.first_label} 0 or more"
         )
     if (reading.anchors is None) != (reading.layout != "ssd"):
-        raise _bad(where, "only the layout 'ssd' needs anchors; it must have them, other layouts must not")
+        raise _bad(where, "only the layout 'ssd' has anchors, and that layout needs anchors")
     wrong = _misfit(reading, [tuple(output.shape) for output in outputs])
     if wrong:
         raise _bad(where, f"layout {reading.layout!r}: {wrong}")

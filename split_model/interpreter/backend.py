@@ -19,6 +19,7 @@ import numpy as np
 from split_model.arrays import Array
 from split_model.bundle.manifest import TensorSpec
 from split_model.errors import BackendError, BadInputError, BadModelError, MissingInputError
+from split_model.interpreter import quiet_start
 from split_model.interpreter.mapped import Range, mapped_at
 
 #: Module of the Interpreter by backend name, in order of preference.
@@ -57,12 +58,14 @@ def choose_backend(backend: str | None) -> str:
 def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
     name = choose_backend(backend)
     try:
-        return name, importlib.import_module(BACKENDS[name]).Interpreter
+        found = importlib.import_module(BACKENDS[name]).Interpreter
     except ImportError as error:
         raise BackendError(
             f"TFLite backend {name} is installed but does not import: {error}",
             remedy="install it again, or give this program more memory",
         ) from None
+    quiet_start.start(name, found)
+    return name, found
 
 
 class Interpreter:

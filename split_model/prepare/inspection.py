@@ -11,8 +11,9 @@ from split_model.prepare.tflite.cuts import Cuts, find_cuts, front, offered
 from split_model.prepare.tflite.graph import Graph, Tensor
 from split_model.prepare.tflite.index_uses import unreleasable
 from split_model.prepare.tflite.macs import op_macs, total_macs
+from split_model.service.terminal_text import counted
 
-WIDTH = 100
+WIDTH = 80
 
 
 class TensorRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,11 +139,12 @@ def _rows(graph: Graph, indices: Iterable[int]) -> tuple[TensorRow, ...]:
 def render(report: ModelReport) -> str:
     """Format the report as text of at most `WIDTH` columns."""
     lines = [
-        f"{report.source}: {len(report.ops)} ops, {_count(report.macs)} MACs, {_count(report.params)} parameters",
+        report.source,
+        f"{counted(len(report.ops), 'op')}, {_count(report.macs)} MACs, {_count(report.params)} parameters",
         *(f"  input  {_tensor(row)}" for row in report.inputs),
         *(f"  output {_tensor(row)}" for row in report.outputs),
         "",
-        "   op  name                            output                          MACs   params",
+        "   op  name                      output                         MACs   params",
         *map(_op_line, report.ops),
         "",
         "  cut        bytes  head MACs    share  live tensors",
@@ -150,7 +152,7 @@ def render(report: ModelReport) -> str:
         *(f"{index:5d}  not possible: {reason}" for index, reason in report.excluded),
         *(f"{row.index:5d}  not under noise: {row.no_noise}" for row in report.cuts if row.no_noise),
         "",
-        f"{len(report.cuts)} cuts; * offered by default, · dominated (another has no more head MACs or bytes)",
+        f"{counted(len(report.cuts), 'cut')}; * offered by default, · dominated: another has no more MACs or bytes",
         "MACs count convolutions, dense layers and matrix products only.",
     ]
     return "\n".join(_clip(line) for line in lines) + "\n"
@@ -159,7 +161,7 @@ def render(report: ModelReport) -> str:
 def _op_line(row: OpRow) -> str:
     output = f"{row.output.dtype} {_shape(row.output.shape)}" if row.output else "-"
     note = "  constants only" if row.constant_only else "" if row.needed else "  unused"
-    return f"{row.index:5d}  {row.op[:30]:30s}  {output:26s}  {_count(row.macs):>8s} {_count(row.params):>8s}{note}"
+    return f"{row.index:5d}  {row.op[:24]:24s}  {output:24s}  {_count(row.macs):>8s} {_count(row.params):>8s}{note}"
 
 
 def _cut_line(row: CutRow) -> str:

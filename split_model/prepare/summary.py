@@ -7,41 +7,44 @@ from pathlib import Path
 from split_model.bundle import Bundle, Manifest, NoiseTail, evaluation
 from split_model.prepare.calibrate import allocators
 from split_model.prepare.codebook import codebooks
-from split_model.prepare.evaluate.prepared_text import render_prepared
+from split_model.prepare.evaluate.prepared_text import prepared_parts
 from split_model.prepare.tflite.cuts import find_cuts, front
 from split_model.prepare.tflite.shapes import open_model
+from split_model.service.terminal_text import counted, size
+from split_model.terminal import Part, Table
 
 
-def summarise(bundle: Bundle) -> str:
-    """Several lines for a terminal."""
+def summarise(bundle: Bundle) -> list[Part]:
+    """Lines and tables for people."""
     manifest = bundle.manifest
-    lines = [
-        f"{bundle.root}: {manifest.name}, bundle {bundle.identity[:12]}",
-        f"{'cut':>5}  {'values':>8}  {'raw bytes':>9}  {'head MACs':>9}  tensors",
-    ]
+    rows = []
     for cut in manifest.cuts:
-        names = ", ".join(f"{t.dtype}{list(t.shape)}" for t in cut.tensors)
+        tensors = ", ".join(f"{t.dtype}{list(t.shape)}" for t in cut.tensors)
         share = cut.head_macs / max(1, manifest.macs)
-        lines.append(f"{cut.index:5d}  {cut.values:8d}  {cut.raw_bytes:9d}  {share:9.1%}  {names}")
-    size = sum(ref.size_bytes for ref in manifest.files())
-    lines.append(f"{len(manifest.cuts)} cuts, {size / 1e6:.1f} MB in all; 'local' is always possible")
-    lines += left_out_lines(manifest)
+        rows.append((str(cut.index), f"{cut.values:,}", size(cut.raw_bytes), f"{share:.1%}", tensors))
+    total = sum(ref.size_bytes for ref in manifest.files())
+    parts: list[Part] = [
+        f"{bundle.root}: {manifest.name}, bundle {bundle.identity[:12]}",
+        Table(("cut", "values", "unprotected", "head MACs", "tensors"), rows, left=frozenset({"tensors"})),
+        f"{counted(len(manifest.cuts), 'cut')}, {size(total)} in all; 'local' is always possible",
+        *left_out_lines(manifest),
+    ]
     known = {cut.index for cut in manifest.cuts} | {left.index for left in manifest.left_out}
-    lines.append(_left_out(bundle.path(manifest.model), known, useless=len(manifest.left_out)))
+    parts.append(_left_out(bundle.path(manifest.model), known, useless=len(manifest.left_out)))
     if all(cut.calibration is None for cut in manifest.cuts):
         others = "'codebook' and 'none'" if any(cut.codebooks for cut in manifest.cuts) else "'none'"
-        lines.append(f"no calibration: only release.mechanism = {others} can use this bundle")
-    if tried := allocators.render(manifest.cuts):
-        lines.append(tried)
-    if rendered := codebooks.render(manifest.cuts):
-        lines.append(rendered)
-    if figures := render_prepared(evaluation.load(bundle), manifest.cuts):
-        lines.append(figures)
+        parts.append(f"no calibration: only release.mechanism = {others} can use this bundle")
+    for of_release in (
+        allocators.parts(manifest.cuts),
+        codebooks.lines(manifest.cuts),
+        prepared_parts(evaluation.load(bundle), manifest.cuts),
+    ):
+        parts += ["", *of_release] if of_release else []
     for cut in manifest.cuts:
         if cut.noise_tails:
             epsilons = " and ".join(f"{noisy.epsilon:g}{_auto(noisy)}" for noisy in cut.noise_tails)
-            lines.append(f"cut {cut.index}: noise-aware tails for a mean per-value epsilon of {epsilons}")
-    return "\n".join(lines)
+            parts.append(f"cut {cut.index}: noise-aware tails for a mean per-value epsilon of {epsilons}")
+    return parts
 
 
 def _auto(noisy: NoiseTail) -> str:

@@ -9,18 +9,24 @@ from __future__ import annotations
 from split_model.errors import ProtocolError
 from split_model.protocol.messages import CHUNK_BYTES
 
-#: Number of chunks of a small payload, about: the spacing of their arrival measures the uplink.
+#: Number of chunks of a payload, about: the spacing of their arrival measures the uplink.
 PIECES = 8
+#: Number of chunks of a small payload, of at most this size each: every message costs the server time.
+SMALL_PIECES, SMALL_CHUNK_BYTES = 4, 2 << 10
 #: Minimum bytes of a chunk: headers are then at most a twentieth.
 MIN_CHUNK_BYTES = 1 << 10
 #: The first bytes of a payload may come faster than the link's rate: token buckets, queues and radio schedulers
 #: pass #: bursts. If at least as many follow, this many first bytes are left out of the timing.
 BURST_BYTES = 4 << 10
+#: A busy server reads messages in batches: what it sees come within less than this, in seconds, may have taken as
+#: long.
+RESOLUTION_S = 0.2e-3
 
 
 def chunk_bytes_for(total_bytes: int) -> int:
     """Chunk size for a payload; it depends only on the payload's length, never on its content."""
-    return max(MIN_CHUNK_BYTES, min(CHUNK_BYTES, -(-total_bytes // PIECES)))
+    small_bytes = min(SMALL_CHUNK_BYTES, -(-total_bytes // SMALL_PIECES))
+    return max(MIN_CHUNK_BYTES, small_bytes, min(CHUNK_BYTES, -(-total_bytes // PIECES)))
 
 
 class Outgoing:
@@ -89,8 +95,8 @@ class Incoming:
 
     @property
     def receive_s(self) -> float:
-        """Seconds that the timed bytes took."""
-        return self.updated_s - self._timed_from_s
+        """Seconds that the timed bytes took, at least `RESOLUTION_S`; 0 where none were timed."""
+        return max(RESOLUTION_S, self.updated_s - self._timed_from_s) if self.timed_bytes else 0.0
 
     def add(self, offset: int, chunk: memoryview | bytes, *, now_s: float) -> None:
         """Copy a chunk into place. A gap, an overlap, an overrun or an empty chunk is a `ProtocolError`."""

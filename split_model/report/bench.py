@@ -118,10 +118,28 @@ def render(bench: Bench) -> str:
     plots = [
         _plot("What a frame takes, by uplink", _latency, 3.9, bench, _caption(bench)),
         _plot(
-            "What each split takes on this board", _stages, 3.4, bench, "Medians; the whisker is the head's p99."
+            "What each split takes on this board",
+            _stages,
+            3.4,
+            bench,
+            "Medians; the thin line ends at the head's 99th percentile.",
         ),
     ]
-    return render_page("bench.html", f"Where to cut {bench.bundle}", bench=bench, plots=plots)
+    return render_page(
+        "bench.html", f"Where to cut {bench.bundle}", bench=bench, plots=plots, headline=_headline(bench)
+    )
+
+
+def _headline(bench: Bench) -> str:
+    """The recommendation as a sentence."""
+    found = bench.recommendation
+    if len(found.ranges) > 1:
+        return f"Where to cut, by uplink: {found.text}."
+    best = found.ranges[0].name
+    what = "Answer every frame on the board" if best == "local" else f"Cut at {best}"
+    others = "any cut" if best == "local" else "any other split"
+    gain = "is faster" if found.objective == "latency" else "gives more answers a second"
+    return f"{what}: that {gain} than {others}, at every uplink."
 
 
 def _plot(heading: str, draw: Any, height_in: float, bench: Bench, caption: str) -> Plot:
@@ -135,8 +153,10 @@ def _plot(heading: str, draw: Any, height_in: float, bench: Bench, caption: str)
 def _caption(bench: Bench) -> str:
     found = bench.recommendation
     text = (
-        f"Head, release, transfer, round trip ({milliseconds(found.round_trip_s)}), tail; shading parts the best."
+        "Median time of a frame: head, release, transfer, round trip "
+        f"({milliseconds(found.round_trip_s)}) and tail."
     )
+    text += " The shading shows where the best split changes." if len(found.ranges) > 1 else ""
     return text + (f" Assumed: {'; '.join(found.assumed)}." if found.assumed else "")
 
 
@@ -165,11 +185,11 @@ def _latency(figure: Any, bench: Bench, theme: Theme) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(uplinks[0], uplinks[-1])
-    local_ms = bench.cuts[-1].head.p50_s * 1e3
-    axes.set_ylim(0, local_ms * 2.5 if local_ms else None)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("uplink in Mbit/s")
     axes.set_ylabel("a frame in ms")
-    axes.legend(loc="upper right", ncols=3)
+    axes.legend(loc="upper right", ncols=3, fontsize="small")
 
 
 def _stages(figure: Any, bench: Bench, theme: Theme) -> None:

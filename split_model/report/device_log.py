@@ -92,6 +92,8 @@ def _frame(record: dict[str, Any], began_s: float, path: Path, pictures: Path | 
         "policy": _POLICY,
         "at_s": record["captured_s"] - began_s,
         "split": record["split"],
+        # Records of earlier versions have no name.
+        "split_name": record.get("split_name") or ("local" if record["outcome"] == "local" else None),
         "outcome": record["outcome"],
         "latency_s": record["latency_s"],
         "payload_bytes": record["payload_bytes"],

@@ -11,12 +11,16 @@ def milliseconds(seconds: float | None) -> str:
     """Return a duration in seconds as milliseconds."""
     if seconds is None:
         return "–"
+    if 0.0 < seconds < 0.00095:
+        return f"{seconds * 1e3:.2f} ms"
     return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.0095 else f"{seconds * 1e3:.1f} ms"
 
 
 def kilobytes(size: float | None) -> str:
     """Return a number of bytes as kB (1000 bytes)."""
-    return "–" if size is None else f"{size / 1e3:,.1f} kB"
+    if size is None:
+        return "–"
+    return f"{size / 1e3:.2f} kB" if 0 < size < 95 else f"{size / 1e3:,.1f} kB"
 
 
 def percent(share: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from markupsafe import Markup
 
 from split_model.report import figures
 from split_model.report.style import CSS, DARK, LIGHT, recoloured
+from split_model.service.page_templates import environment
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser enforces what we promise: the page loads nothing from anywhere."""
@@ -42,11 +42,6 @@ def render_page(template: str, title: str, **values: Any) -> str:
     return _environment().get_template(template).render(title=title, policy=POLICY, css=Markup(CSS), **values)  # noqa: S704  # ours, without input
 
 
-def document(title: str, body: Sequence[str]) -> str:
-    """Return a whole page around parts that are HTML already; the title is escaped here."""
-    return render_page("html.html", title, parts=[Markup(part) for part in body if part])  # noqa: S704  # escaped by the caller
-
-
 def plot(heading: str, caption: str, svg: str) -> Plot:
     """Return a plot for both themes.
 
@@ -65,14 +60,7 @@ def plot(heading: str, caption: str, svg: str) -> Plot:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for of in (
+    filters = (
         figures.milliseconds,
         figures.kilobytes,
         figures.percent,
@@ -80,6 +68,5 @@ def _environment() -> jinja2.Environment:
         figures.epsilon_range,
         figures.count,
         figures.in_unit,
-    ):
-        environment.filters[of.__name__] = of
-    return environment
+    )
+    return environment(_TEMPLATES, {of.__name__: of for of in filters})

@@ -88,7 +88,7 @@ def link_and_split(figure: Figure, log: RunLog, theme: Theme) -> None:
     top.set_ylim(0, 1.25 * highest if highest > 0.0 else None)
     _legend(top)
     _splits(beneath, frames, theme)
-    beneath.set_xlabel("time on the trace in s")
+    beneath.set_xlabel("time in s")
     beneath.margins(x=0.01)
     top.margins(x=0.01)
 
@@ -140,7 +140,7 @@ def latency_over_time(figure: Figure, log: RunLog, theme: Theme) -> None:
         )
     _latency_axis(axes, log, axis="y")
     axes.set_ylabel("latency in ms")
-    axes.set_xlabel("time on the trace in s")
+    axes.set_xlabel("time in s")
     axes.margins(x=0.01)
     _policy_legend(axes, log, theme)
 

@@ -12,10 +12,9 @@ from split_model.report.page import Plot, plot, render_page
 from split_model.report.style import LIGHT
 from split_model.report.summary import OUTCOMES
 
-LINK_CAPTION = (
-    "Above: the capacity of the emulated uplink, and the board's estimate of it when it answered a frame. "
-    "Beneath: the cut, and how each frame was finished."
-)
+LINK_CAPTION = "Above: {uplink}. Below: the split point of each frame, and how it was finished."
+TRUE_UPLINK = "the capacity of the emulated uplink, and the board's estimate of it when it answered a frame"
+ESTIMATED_UPLINK = "the uplink as the board estimated it when it answered a frame"
 LATENCY_CAPTION = (
     "From the picture to its answer. The best fixed split is the one with the lowest mean on this very trace, "
     "known only in hindsight."
@@ -75,7 +74,7 @@ def _ours(log: RunLog, policy: Policy) -> dict[str, Any]:
         "labelled": sum(frame.truth is not None for frame in frames),
         "judged": sum(frame.unprotected_top1 is not None for frame in frames),
         "splits": [splits[split] for split in sorted(splits)],
-        "outcomes": [f"{counts.get(o, 0)} {o}" for o in OUTCOMES if counts.get(o, 0) or o != "failed"],
+        "outcomes": [f"{counts[o]:,} {o}" for o in OUTCOMES if counts.get(o, 0)],
     }
 
 
@@ -111,9 +110,11 @@ def _little_protection(log: RunLog) -> float | None:
 def _plots(log: RunLog) -> list[Plot]:
     from split_model.report import plots
 
+    uplink = TRUE_UPLINK if log.link else ESTIMATED_UPLINK
+    latency = LATENCY_CAPTION if log.of_role("fixed") else "From the picture to its answer."
     drawn = (
-        (plots.link_and_split, 5.2, "The link and the split point", LINK_CAPTION),
-        (plots.latency_over_time, 3.9, "Latency of every frame", LATENCY_CAPTION),
+        (plots.link_and_split, 5.2, "The link and the split point", LINK_CAPTION.format(uplink=uplink)),
+        (plots.latency_over_time, 3.9, "Latency of every frame", latency),
         (plots.distribution_and_bytes, 3.7, "Distribution of latency, and bytes sent", SHARE_CAPTION),
     )
     return [

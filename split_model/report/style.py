@@ -88,7 +88,7 @@ header p{margin:0 0 20px}
 .verdict{font-size:1.15rem;margin:20px 0 16px;max-width:52em}
 .cards{display:grid;gap:14px;margin:14px 0}
 .three{grid-template-columns:repeat(auto-fit,minmax(290px,1fr))}
-.four{grid-template-columns:repeat(auto-fit,minmax(220px,1fr))}
+.four{grid-template-columns:repeat(auto-fit,minmax(190px,1fr))}
 .two{grid-template-columns:repeat(auto-fit,minmax(320px,1fr))}
 .card,figure,.scroll,.photo,.callout{background:var(--card);border:1px solid var(--line);border-radius:10px}
 .card{padding:14px 16px}
@@ -105,6 +105,7 @@ header p{margin:0 0 20px}
 .callout p{margin:0}
 figure{margin:0;padding:14px 14px 10px}
 .plot{display:block;width:100%;height:auto}
+@media(max-width:640px){figure{overflow-x:auto}.plot{min-width:680px}}
 figcaption{font-size:.85rem;margin-top:6px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.85rem;font-variant-numeric:tabular-nums}
@@ -131,6 +132,9 @@ summary{cursor:pointer;color:var(--muted);font-size:.88rem}
 .answer{font-weight:600;line-height:1.3;display:flex;justify-content:space-between;gap:6px}
 .answer small{font-weight:400;white-space:nowrap;color:var(--muted)}
 .outcome{color:var(--muted);font-size:.78rem}
+.release{margin:14px 0 4px}
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(96px,150px));gap:6px;margin:0}
+.sheet img{display:block;width:100%;height:auto;border-radius:4px}
 .right{color:var(--fixed)}
 .wrong{color:var(--bad)}
 .tag{font-size:.74rem;font-weight:600}

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from split_model.errors import SplitModelError
+from split_model.service.terminal_text import columns, fold, size
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -90,7 +92,7 @@ def of_disk(folder: Path, *, key: str, user: str = "", as_root: str = "run docto
             exit_code=os.EX_CANTCREAT,
         )
     free = shutil.disk_usage(place).free
-    text = f"{folder}: {free / 1e6:.0f} MB free"
+    text = f"{folder}: {size(free)} free"
     if free < _MIN_FREE_BYTES["fail"]:
         return failure("disk", text, "make room: the ledger cannot be made, and answers may be lost",
                        exit_code=os.EX_CANTCREAT)  # fmt: skip
@@ -150,9 +152,14 @@ def show(findings: Iterable[Finding], *, as_json: bool) -> int:
             collected.append(finding)
             continue
         mark = finding.level if finding.level == "ok" else finding.level.upper()
-        print(f"{mark:<5} {finding.about:<9} {finding.text}", flush=True)
+        lines = [f"{mark:<5} {finding.about:<9} {finding.text}"]
         if finding.remedy:
-            print(f"{'':<15} -> {finding.remedy}", flush=True)
+            lines.append(f"{'':<15} -> {finding.remedy}")
+        width = columns(sys.stdout)
+        print(
+            "\n".join(fold(line, width, indent=indent) for line, indent in zip(lines, (16, 19), strict=False)),
+            flush=True,
+        )
     if as_json:
         print(msgspec.json.encode(collected).decode())
     return code

@@ -15,6 +15,7 @@ import msgspec
 
 from split_model.errors import BadInputError, MissingInputError, NotAllowedError, OutputError
 from split_model.service.atomic_file import write_atomically
+from split_model.service.terminal_text import labelled
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +141,20 @@ def condition(status: Written, *, now_boot_s: float, ticks: int | None) -> str:
     return "hanging" if now_boot_s - status.written_boot_s > _STALE_S else status.state
 
 
-def stopped_text(config: Path, service: str) -> str:
-    """The text about a program without a status file. ``service``: the name of its unit."""
-    return (
-        f"stopped   nothing runs with {config}\n"
-        f"{'':10}start it with 'systemctl start {service}' or '{service} run', or name its config with -c"
-    )
+def stopped_text(config: Path, service: str, *, width: int | None = None) -> str:
+    """The lines for people about a program that does not run. ``service``: the name of its unit."""
+    rows = [("stopped", f"nothing runs with {config}"), ("start", start_command(config, service))]
+    return labelled([*rows, ("start", "or name another config with -c")], width)
+
+
+def is_installed(service: str) -> bool:
+    """Whether a program is a service of this machine."""
+    return Path(f"/etc/systemd/system/{service}.service").exists()
+
+
+def start_command(config: Path, service: str) -> str:
+    """What starts a program on this machine."""
+    return f"sudo systemctl start {service}" if is_installed(service) else f"{service} run -c {config}"
 
 
 def condition_now(status: Written) -> str:

@@ -1,4 +1,8 @@
-"""Writes TOML (Python only reads it): keys, values and comments, each on one line."""
+"""Writes TOML, which Python reads but does not write: keys, values and comments, each on one line.
+
+Not with tomli-w: it writes no comments, puts the items of a list on lines of their own, and leaves the control
+characters from U+0080 to U+009F as they are, which steer a terminal.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.acknowledgements import ANSWER_WITHIN_S, Acknowledgements
+from cloud_server.acknowledgements import ANSWER_WITHIN_S, GATHER_S, Acknowledgements
 from split_model.protocol import messages as wire
 
 PEER, OTHER = b"peer", b"other"
@@ -17,12 +17,23 @@ def ack(received_bytes: int, request_id: int = 1) -> wire.Ack:
     return wire.Ack(request_id=request_id, received_bytes=received_bytes)
 
 
-def test_all_chunks_of_a_batch_are_acknowledged_at_once():
+def test_all_chunks_that_come_within_a_moment_are_acknowledged_at_once():
     acks = Acknowledgements()
-    for received_bytes in (1024, 2048, 3072):
-        acks.note(PEER, ack(received_bytes), whole=False, now_s=0.0)
-    assert acks.due(0.0) == [(PEER, ack(3072))]
+    for number, received_bytes in enumerate((1024, 2048, 3072)):
+        acks.note(PEER, ack(received_bytes), whole=False, now_s=number * GATHER_S / 4)
+    assert acks.due(GATHER_S * 0.9) == []
+    assert acks.next_s() == GATHER_S
+    assert acks.due(GATHER_S) == [(PEER, ack(3072))]
+    assert acks.next_s() == math.inf
     assert acks.due(100.0) == []
+
+
+def test_more_is_expected_only_until_the_request_is_whole():
+    acks = Acknowledgements()
+    acks.note(PEER, ack(1024), whole=False, now_s=0.0)
+    assert acks.gathering
+    acks.note(PEER, ack(2048), whole=True, now_s=0.0)
+    assert not acks.gathering
 
 
 def test_a_request_that_is_answered_in_time_is_not_acknowledged():
@@ -42,6 +53,18 @@ def test_one_that_waits_for_its_tail_is_acknowledged_after_a_moment():
     assert acks.due(1.0) == []
     assert acks.due(1.0 + ANSWER_WITHIN_S) == [(PEER, ack(2048))]
     assert acks.next_s() == math.inf
+
+
+def test_where_answers_take_longer_anyway_nothing_is_held_back():
+    acks = Acknowledgements()
+    for _ in range(20):
+        acks.answered(3 * ANSWER_WITHIN_S)
+    acks.note(PEER, ack(2048), whole=True, now_s=1.0)
+    assert acks.due(1.0) == [(PEER, ack(2048))]
+    for _ in range(20):
+        acks.answered(0.0)
+    acks.note(PEER, ack(2048, request_id=2), whole=True, now_s=2.0)
+    assert acks.due(2.0) == []
 
 
 def test_a_device_that_starts_over_hears_nothing_of_what_it_sent_before():

@@ -21,7 +21,7 @@ from cloud_server.web import password
 from split_model.protocol import reports
 from split_model.protocol.keys import KeyPair, make_pair
 from tests.cloud_server.conftest import Device as WireDevice
-from tests.cloud_server.web.conftest import make_report
+from tests.device_reports import make_report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PASSWORD = "correct horse"

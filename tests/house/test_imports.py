@@ -19,6 +19,7 @@ WORKSTATION = (
     "split_model.prepare",
     "split_model.audit",
     "split_model.report",
+    "split_model.terminal",
     "split_model.cli",
     "split_model.arguments",
 )

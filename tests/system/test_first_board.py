@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.system.rig import Machine, Wire
-from tests.system.rig.workstation import ROOT, Workstation
-
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def typed(block: str, desk: Workstation) -> str:
-    """What a block prints; it must end well."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block],
-        cwd=ROOT, env=desk.environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+from tests.system.rig.workstation import BLOCK, ROOT, Workstation, typed
 
 
 def _with_a_frame(status: str) -> str:
-    return status if re.search(r"^frames +1 in", status, re.MULTILINE) else ""
+    return status if re.search(r"^frames +1: 1 local", status, re.MULTILINE) else ""
 
 
 def test_the_document_ends_with_a_live_status(

@@ -11,23 +11,11 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from tests.system.rig import Machine, Wire
-from tests.system.rig.workstation import ROOT, Workstation
+from tests.system.rig.workstation import BLOCK, ROOT, Workstation, typed
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BUNDLE = BLOCK.findall((ROOT / "docs/first-board.md").read_text())[0]
 PORT = 8480
 PATIENCE_S = 60.0
-
-
-def typed(block: str, desk: Workstation) -> str:
-    """What a block prints; it must end well."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block],
-        cwd=ROOT, env=desk.environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def asked(path: str, *, cookie: str = "", form: dict[str, str] | None = None) -> tuple[int, str, str]:

@@ -14,6 +14,7 @@ from edge_runtime.privacy.ledger.state import Limits, Now, Refusal, affordable, 
 from edge_runtime.privacy.ledger.store import LedgerError
 from split_model.errors import OutputError
 from split_model.privacy import CodebookPlan, NoisePlan
+from split_model.service.terminal_text import in_words
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +62,18 @@ def open_account(
 
 def _say(ledger: Ledger, limits: Limits, subjects: Sequence[str], costs: Mapping[int, Amount]) -> None:
     ledger_state = ledger.used
-    log.info(
-        "privacy ledger: whole-input epsilon %.6g spent since its beginning", as_float(ledger_state.total.epsilon)
+    unlimited = not lefts(ledger_state, limits, subjects[0])
+    log.log(
+        logging.WARNING if unlimited else logging.INFO,
+        "privacy ledger: whole-input epsilon %s spent so far%s",
+        in_words(as_float(ledger_state.total.epsilon)),
+        "; privacy.whole_input_budget = 'unlimited' counts releases, but refuses none" if unlimited else "",
     )
-    if not lefts(ledger_state, limits, subjects[0]):
-        log.warning("privacy.whole_input_budget is 'unlimited': the ledger counts releases but refuses none")
+    if unlimited:
         return
     told = {name: left for subject in subjects for _, name, left in lefts(ledger_state, limits, subject)}
     for name, left in told.items():
-        log.info("%s: %.6g left", name, as_float(max(0, left)))
+        log.info("%s: %s left", name, in_words(as_float(max(0, left)), up=False))
     for cut, cost in costs.items():
         if (
             frames := min(affordable(ledger_state, cost, subject, limits) for subject in subjects)

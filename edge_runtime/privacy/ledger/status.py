@@ -11,6 +11,7 @@ import msgspec
 from edge_runtime.privacy.ledger.amounts import Amount, as_float
 from edge_runtime.privacy.ledger.state import LedgerState, Limits, Now, added, advanced, refusal, rolled, total_of
 from split_model.privacy.conversion import epsilon_at_delta
+from split_model.service.terminal_text import counted, in_words
 
 #: The δ of the (ε, δ) figure: the probability with which its ε may not hold.
 DELTA = 1e-6
@@ -139,49 +140,45 @@ def _window(state: LedgerState, limits: Limits) -> WindowStatus | None:
     )
 
 
-def as_text(status: LedgerStatus) -> str:
-    """The status as text for a terminal."""
-    lines = [
-        _spent_line("device", status.spent),
-        *(_spent_line(f"subject {name}", amount) for name, amount in status.subjects.items()),
-        (
-            f"{'reserved':<24}{status.reserved.whole_input_epsilon:.6g} of that, for {status.reserved.releases} "
-            "frames to come; a crash forfeits it"
-        ),
-    ]
-    lines.append(
-        f"{'rate':<24}"
-        + ("not known yet" if status.rate_per_s is None else f"{status.rate_per_s * 3600:.6g} an hour, last run")
-    )
+def rows(status: LedgerStatus) -> list[tuple[str, str]]:
+    """The status for a terminal: labels and values. Zeros and repetitions are left out."""
+    found = [("spent", _spent(status.spent))]
+    if len(status.subjects) > 1:
+        found += [("subject", f"{name}: {_spent(amount)}") for name, amount in status.subjects.items()]
+    if prepaid := status.reserved.releases:
+        epsilon = in_words(status.reserved.whole_input_epsilon)
+        found.append(("prepaid", f"{epsilon} of that, for {counted(prepaid, 'frame')} to come; lost if it crashes"))
+    if status.rate_per_s:
+        found.append(("rate", f"whole-input epsilon {in_words(status.rate_per_s * 3600)} an hour, in the last run"))
     if status.lifetime is None:
-        lines.append(f"{'lifetime budget':<24}unlimited")
+        found.append(("budget", "unlimited: the ledger counts releases, but refuses none"))
     else:
-        lines.append(_left_line("lifetime budget", status.lifetime))
-    lines += [_left_line(f"budget of {name}", left) for name, left in status.subject_budgets.items()]
+        found.append(("budget", _left_text(status.lifetime)))
+    found += [("budget", f"{name}: {_left_text(left)}") for name, left in status.subject_budgets.items()]
     if (window := status.window) is not None:
-        lines.append(
-            f"{'window':<24}{window.left:.6g} of {window.budget:.6g} left, the next window in "
-            f"{duration(window.next_in_s)} of measured time"
-        )
-    lines += [f"{'TOO LITTLE':<24}{line}; nothing leaves this device" for line in status.shortfalls]
-    return "\n".join(lines)
+        left = f"{in_words(window.left, up=False)} of {in_words(window.budget)} left"
+        renewed = f", renewed in {duration(window.next_in_s)} of running time" if window.next_in_s else ""
+        found.append(("window", left + renewed))
+    return found + [("budget", f"TOO LITTLE: {line}; nothing leaves this device") for line in status.shortfalls]
 
 
-def _spent_line(name: str, amount: AmountStatus) -> str:
-    line = (
-        f"{name:<24}whole-input epsilon {amount.whole_input_epsilon:.6g} spent "
-        f"({amount.whole_input_epsilon_at_delta:.6g} at delta {amount.delta:g}) in {amount.releases} releases"
-    )
-    if amount.unprotected_releases:
-        line += f", {amount.unprotected_releases} of them UNPROTECTED: no epsilon holds for those"
-    return line
+def _spent(spent: AmountStatus) -> str:
+    if not spent.releases:
+        return "nothing: no release so far"
+    epsilon, at_delta = in_words(spent.whole_input_epsilon), in_words(spent.whole_input_epsilon_at_delta)
+    text = f"whole-input epsilon {epsilon} in {counted(spent.releases, 'release')}"
+    if at_delta != epsilon:
+        text += f" ({at_delta} at delta {spent.delta:g})"
+    if spent.unprotected_releases:
+        text += f", {spent.unprotected_releases:,} of them UNPROTECTED: no epsilon holds for those"
+    return text
 
 
-def _left_line(name: str, left: LeftStatus) -> str:
-    line = f"{name:<24}{left.left:.6g} of {left.budget:.6g} left"
+def _left_text(left: LeftStatus) -> str:
+    text = f"{in_words(left.left, up=False)} of {in_words(left.budget)} left"
     if left.left == 0:
-        return line + ": spent"
-    return line if left.spent_in_s is None else line + f", spent in {duration(left.spent_in_s)} at this rate"
+        return text + ": spent"
+    return text if left.spent_in_s is None else text + f", spent in {duration(left.spent_in_s)} at this rate"
 
 
 def duration(seconds: float) -> str:

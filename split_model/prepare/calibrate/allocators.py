@@ -32,6 +32,8 @@ from split_model.privacy import (
     relative_cost,
 )
 from split_model.privacy.plan import DEFAULT_BITS, DEFAULT_EPSILON
+from split_model.service.terminal_text import counted
+from split_model.terminal import Part, Table
 
 #: Measured errors that differ by less count as equal.
 _CHANCE = 0.03
@@ -116,31 +118,33 @@ def _best(trials: Sequence[AllocationTrial]) -> Allocation:
     return chosen.allocation
 
 
-def render(cuts: Sequence[Cut]) -> str:
-    """Format the cost of each allocation at each cut, and the cuts where ``rank`` is worse than ``uniform``."""
+def parts(cuts: Sequence[Cut]) -> list[Part]:
+    """Cost of each allocation at each cut, for people, with the cuts where ``rank`` loses to ``uniform``."""
     tried = [(cut.index, cut.allocation) for cut in cuts if cut.allocation is not None]
     if not tried:
-        return ""
+        return []
     first = tried[0][1]
-    names = [trial.allocation for trial in first.trials]
-    lines = [
-        f"budget allocations at a mean per-value epsilon of {first.epsilon:g}: noise energy over the optimum's",
-        (
-            "by formula, and squared error of the outputs over their variance, measured on "
-            f"{first.samples} public samples"
-        ),
-        f"{'cut':>5}  " + "  ".join(f"{name:>15}" for name in names) + "  auto",
-    ]
+    headings = (
+        "cut",
+        *(heading for trial in first.trials for heading in (f"{trial.allocation}: noise", "error")),
+        "auto",
+    )
+    rows = []
     for index, choice in tried:
-        cells = [f"{trial.relative_cost:7.3f} {trial.output_error:7.3f}" for trial in choice.trials]
-        lines.append(f"{index:5d}  " + "  ".join(f"{cell:>15}" for cell in cells) + f"  {choice.best}")
+        cells = (f"{figure:.3f}" for trial in choice.trials for figure in (trial.relative_cost, trial.output_error))
+        rows.append((str(index), *cells, choice.best))
+    about = (
+        f"how channels share a mean per-value epsilon of {first.epsilon:g}: noise energy over the optimum's, by "
+        "formula, and squared error of the outputs over their variance, on "
+        f"{counted(first.samples, 'public sample')}"
+    )
+    found: list[Part] = [about, Table(headings, rows, left=frozenset({"auto"}))]
     by_formula = [index for index, choice in tried if _loses(choice, 0.005, lambda trial: trial.relative_cost)]
     measured = [index for index, choice in tried if _loses(choice, _CHANCE, lambda trial: trial.output_error)]
     for where, how in ((by_formula, "by formula"), (measured, "as measured")):
         if where:
-            lines.append(f"rank loses to uniform {how} at {_listed(where)}")
-    lines.append("release.allocation = 'auto' takes the one of least measured error")
-    return "\n".join(lines)
+            found.append(f"rank loses to uniform {how} at {_listed(where)}")
+    return [*found, "release.allocation = 'auto' takes the one of least measured error"]
 
 
 def _loses(choice: AllocationChoice, matters: float, cost: Callable[[AllocationTrial], float]) -> bool:

@@ -316,9 +316,9 @@ def _judge(
     return _Judged(own, float((answers(drawn).argmax(1) == right).mean()), len(held))
 
 
-def render(cuts: Sequence[Cut]) -> str:
-    """Format each codebook with the accuracy of the local lookup."""
-    lines = []
+def lines(cuts: Sequence[Cut]) -> list[str]:
+    """Each codebook with the local lookup's accuracy beside it, for people."""
+    told = []
     for cut in cuts:
         for book in cut.codebooks:
             what = {
@@ -327,10 +327,10 @@ def render(cuts: Sequence[Cut]) -> str:
                 "variance": "of the outputs' variance kept",
             }[book.truth]
             at = ", ".join(f"{expected_share(book, epsilon):.3f} at {epsilon:g}" for epsilon in (4.0, 6.0, 8.0))
-            lines.append(
+            told.append(
                 f"cut {cut.index}: codebook of {book.codewords} codewords"
                 + (f" in each of {book.groups} groups" if book.groups > 1 else "")
                 + f"; lookup on the device itself {book.lookup:.3f} {what} ({book.samples} held-out samples); "
                 f"expected through the release at whole-input epsilon: {at}"
             )
-    return "\n".join(lines)
+    return told

@@ -9,31 +9,33 @@ from split_model.bundle.evaluation import Evaluation, Prepared, Row
 from split_model.bundle.floor import DEFAULT_FLOOR, ENOUGH, Floor, cheapest, release_of
 from split_model.privacy import NoiseSpec, default_bits, settle
 from split_model.privacy.plan import DEFAULT_EPSILON
+from split_model.terminal import Part, Table
 
 
-def render_prepared(found: Evaluation | None, cuts: Sequence[Cut], floor: Floor = DEFAULT_FLOOR) -> str:
-    """Format the figures as lines; none if nothing could be measured."""
+def prepared_parts(found: Evaluation | None, cuts: Sequence[Cut], floor: Floor = DEFAULT_FLOOR) -> list[Part]:
+    """Lines and a table for people; none where nothing was measured since nothing could be."""
     prepared = None if found is None else found.prepared
     if prepared is None:
-        return ""
+        return []
     if not prepared.rows:
-        return (
-            "agreement with the unsplit model was not measured: that takes two "
-            f"{prepared.unit} at least, and {ENOUGH} to rely on it. Without figures no cut is used"
+        few = (
+            f"agreement with the unsplit model was not measured: that takes two {prepared.unit} at least, and "
+            f"{ENOUGH} to rely on it. Without figures no cut is used"
         )
-    lines = [
-        f"agreement with the unsplit model ({prepared.measure}) under each release, measured on {prepared.unit}",
-        f"that did not choose its clip ranges or allocation. * reaches the accuracy floor: {floor.value:g}, with a",
-        f"one-sided 80 % bound of {floor.bound:g}",
-    ]
+        return [few]
+    about = (
+        f"agreement with the unsplit model ({prepared.measure}), measured on {prepared.unit} that did not choose "
+        f"clip ranges or allocation, at the default bits a value; * reaches the accuracy floor of {floor.value:g}, "
+        f"with a one-sided 80 % bound of {floor.bound:g}"
+    )
+    parts: list[Part] = [about]
     noise = [row for row in prepared.rows if row.spec is not None]
     if noise:
-        lines += _ladder(noise, cuts, floor)
-        lines += _default(noise, cuts, floor)
-    lines += [_codebook(row, floor) for row in prepared.rows if row.codebook is not None]
+        parts += [_ladder(noise, cuts, floor), *_default(noise, cuts, floor)]
+    parts += [_codebook(row, floor) for row in prepared.rows if row.codebook is not None]
     if wanted := how_many_more(prepared):
-        lines.append(wanted)
-    return "\n".join(lines)
+        parts.append(wanted)
+    return parts
 
 
 def how_many_more(prepared: Prepared) -> str:
@@ -44,27 +46,27 @@ def how_many_more(prepared: Prepared) -> str:
     return f"measured on {pictures} {prepared.unit}: {ENOUGH - pictures} more are wanted for figures to rely on"
 
 
-def _ladder(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> list[str]:
-    """One line per cut and number of bits, with the allocation of ``auto``; one column per epsilon."""
+def _ladder(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> Table:
+    """A line a cut, a column a per-value epsilon; default bits, and the allocation that ``auto`` takes."""
     epsilons = sorted({row.spec.epsilon for row in rows if row.spec is not None})
-    lines = [f"{'cut':>5} {'bits':>4} " + " ".join(f"{f'eps {epsilon:g}':>7}" for epsilon in epsilons)]
+    lines = []
     for cut in cuts:
         found = {
-            (row.spec.epsilon, row.spec.bits): row
+            row.spec.epsilon: row
             for row in rows
             if row.spec is not None and row.cut == cut.index
             and row.spec.allocation == settle("auto", cut, row.spec.epsilon)
+            and row.spec.bits == default_bits(row.spec.epsilon)
         }  # fmt: skip
-        for bits in sorted({bits for _, bits in found}):
-            cells = [_cell(found.get((epsilon, bits)), floor) for epsilon in epsilons]
-            lines.append(f"{cut.index:>5} {bits:>4} " + " ".join(cells))
-    return lines
+        if found:
+            lines.append((str(cut.index), *(_cell(found.get(epsilon), floor) for epsilon in epsilons)))
+    return Table(("cut", *(f"eps {epsilon:g}" for epsilon in epsilons)), lines)
 
 
 def _cell(row: Row | None, floor: Floor) -> str:
     if row is None or row.agreement is None:
-        return f"{'':>7}"
-    return f"{row.agreement.value:>6.2f}{'*' if floor.admits(row) else ' '}"
+        return ""
+    return f"{row.agreement.value:.2f}{'*' if floor.admits(row) else ' '}"
 
 
 def _default(rows: Sequence[Row], cuts: Sequence[Cut], floor: Floor) -> list[str]:

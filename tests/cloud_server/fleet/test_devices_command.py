@@ -8,7 +8,7 @@ import os
 import pytest
 
 from cloud_server import cli
-from tests.cloud_server.web.conftest import make_report
+from tests.device_reports import make_report
 
 
 @pytest.fixture

@@ -13,15 +13,12 @@ from cloud_server.fleet.state import LEAST_BETWEEN_S, MOST_DEVICES, MOVES, POINT
 from cloud_server.fleet.terminal import as_text
 from split_model.protocol import messages as wire
 from split_model.protocol import reports
+from tests.device_reports import make_report
 
 BUNDLE = "a" * 64
-REPORT = wire.Report(
+REPORT = make_report(
+    BUNDLE,
     period_s=10.0,
-    uptime_s=100.0,
-    software="edge-runtime 0.1.0",
-    python="3.11.7",
-    backend="ai-edge-litert",
-    bundle=BUNDLE,
     bundle_name="<script>alert(1)</script>",
     split=20,
     local=62,
@@ -29,18 +26,7 @@ REPORT = wire.Report(
     frames=reports.FrameCounts(
         exact=True, frames_in=100, offloaded=70, local=20, fallback=10, failed=0, dropped=0, late=0, moves=0
     ),
-    link=reports.LinkReport(uplink_mbit_s=4.5, rtt_s=0.03, queue_s=0.0, reconnects=0),
-    expected_s=0.18,
-    offload=reports.OffloadReport(frames=70, median_s=0.12, p95_s=0.3),
-    board=reports.BoardReport(load=1.25, temperature_c=65, throttled=False),
-    agreement=0.95,
-    agreement_bound=0.91,
-    ledger=reports.LedgerReport(
-        whole_input_epsilon=4096.0, per_value_epsilon_max=16.0, releases=80, unprotected_releases=0, budget=1e6,
-        left=995904.0, spent_in_s=None,
-    ),
-    alerts=(),
-)  # fmt: skip
+)
 NAMES = {"k1": "porch", "k2": "hall"}
 
 
@@ -186,7 +172,9 @@ def test_the_terminals_table_fits_80_columns(count):
             fleet.reported(key, later(frames=10**9, alerts=("source", "sink", "throttled")), 0.0)
     shown = as_text(rows(names, fleet.all_known(), {}, 1e6))
     assert all(len(line) <= 80 for line in shown.splitlines())
-    assert shown.splitlines()[-1].startswith(f"{count} devices" if count else "no device is allowed yet")
+    assert shown.splitlines()[-1].startswith(
+        {0: "no device is allowed yet", 1: "1 device: "}.get(count, f"{count} devices: ")
+    )
 
 
 def test_a_devices_own_words_are_no_label_and_no_name():

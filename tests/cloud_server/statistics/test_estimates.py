@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.statistics.estimates import Response, Z, pairs, single, standard_deviation
+from cloud_server.statistics.estimates import Response, Z, pairs, single
 from split_model.privacy.randomised_response import RandomisedResponse
 
 SAMPLER_FRAMES = 400
@@ -22,6 +22,12 @@ def respond(rng: np.random.Generator, response: Response, true: np.ndarray) -> n
 
 def frames_of(rng: np.random.Generator, codewords: int, frames: int) -> np.ndarray:
     return np.repeat(np.arange(codewords), rng.multinomial(frames, rng.dirichlet(np.full(codewords, 0.7))))
+
+
+def standard_deviation(response: Response, true_frames: np.ndarray, frames: int) -> np.ndarray:
+    """The standard deviation of `single`'s estimate where ``true_frames`` of ``frames`` had the codeword."""
+    p, q = response.kept, response.other
+    return np.sqrt(true_frames * p * (1.0 - p) + (frames - true_frames) * q * (1.0 - q)) / response.gap
 
 
 @pytest.mark.parametrize(

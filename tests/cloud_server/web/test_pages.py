@@ -15,7 +15,7 @@ from cloud_server.statistics.tally import Series, Tally
 from cloud_server.web import device_page, pages, statistics_page
 from split_model.privacy import CodebookSpec
 from split_model.protocol import reports
-from tests.cloud_server.web.conftest import make_report
+from tests.device_reports import make_report
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\n\u202e"
 

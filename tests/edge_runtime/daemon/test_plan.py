@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from edge_runtime.config import config
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.privacy.claims import claims
+from edge_runtime.privacy.claims import verdict as judged
 from split_model.interpreter import BACKENDS, available_backends
 
 
@@ -78,6 +79,34 @@ def test_claims_name_both_units_for_every_cut(rig: Any, changes: dict[str, Any],
     for cut in plan.bundle.manifest.cuts:
         (line,) = (line for line in lines if line.startswith(f"cut {cut.index}:"))
         assert "UNPROTECTED" in line or ("per-value epsilon" in line and "whole-input epsilon" in line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "NOT hidden"),
+        ({"release_mechanism": "none"}, "UNPROTECTED"),
+        ({"planner_split": "local"}, "nothing leaves this board"),
+    ],
+)
+def test_the_verdict_on_privacy_is_in_words(rig: Any, changes: dict[str, Any], verdict: str) -> None:
+    plan = Plan.of(config.load(rig.configure(**changes)))
+    assert verdict in plan.privacy
+    assert ("whole-input epsilon" in plan.privacy and "per-value epsilon" in plan.privacy) == (not changes)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "verdict"), [(8.0, "is protected:"), (40.0, "protected weakly"), (100.0, "NOT hidden")]
+)
+def test_the_verdict_follows_the_least_protected_cut(epsilon: float, verdict: str) -> None:
+    class Release(NamedTuple):
+        whole_input_epsilon: float
+        per_value_epsilon_max: float = 1.0
+
+    plans: Any = {1: Release(2.0), 2: Release(epsilon)}
+    assert verdict in judged(plans, {1, 2})
+    assert "is protected:" in judged(plans, {1})
+    assert f"whole-input epsilon 2 to {epsilon:g} a frame" in judged(plans, {1, 2})
 
 
 def test_where_no_cut_is_offered_there_is_nothing_to_claim(rig: Any) -> None:

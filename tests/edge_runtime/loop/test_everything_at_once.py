@@ -18,6 +18,7 @@ from edge_runtime.planner.cut_backoff import CutBackoff
 from edge_runtime.sources import Frame
 from split_model.errors import BackendError
 from split_model.protocol.server import Denial
+from tests.edge_runtime.counting import adds_up
 
 FRAMES = 100
 
@@ -103,7 +104,7 @@ def test_each_frame_has_one_answer_and_it_is_its_own(
 
     assert sorted(result.frame.index for result in results) == list(range(FRAMES))
     assert {result.outcome for result in results} == {"offloaded", "local", "fallback"}
-    assert device.driver.counters.adds_up
+    assert adds_up(device.driver.counters)
     assert len(sent) == len(set(sent)) == device.driver.counters.releases == purse.paid
     for result in results:
         expected = device.heads.whole.run(result.frame.tensors)[0]

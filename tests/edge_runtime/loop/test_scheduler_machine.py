@@ -37,6 +37,7 @@ from edge_runtime.sources import Frame
 from split_model.errors import BadModelError
 from split_model.protocol import messages as wire
 from split_model.protocol.device import Answered, Refused
+from tests.edge_runtime.counting import adds_up
 
 STEPS = int(os.environ.get("SCHEDULER_STEPS", "4000"))
 STEPS_EACH = 50
@@ -432,7 +433,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.a_piece_of_work_ends(worker, fails=False)
             self.time_passes(1.0, acked=0)
         assert self.scheduler.under_way == 0
-        assert self.counters.adds_up
+        assert adds_up(self.counters)
         frames = [known.frame.index for known in self.known.values() if known.step is not None]
         assert sorted(frames) == list(range(self.arrived))
         split = LOCAL if self.fixed is None else self.fixed

@@ -142,9 +142,9 @@ def test_the_device_keeps_to_it_and_says_so(rig: Any, bundle: Bundle, command: A
     assert {record["split"] for record in device.records()} <= {1, 3, bundle.local}
     assert "cut 2 is NOT USED: a server sees: traces, not recognisable (SSIM 0.25" in device.log()
     shown = command("edge_runtime", "status", "-c", device.config).stdout
-    assert "cut 3: a server sees: no more than the answer (SSIM 0.25 by white box, 16 pictures)" in shown
+    assert "cuts 1, 3: a server sees: no more than the answer (SSIM 0.25 by white box, 16 pictures)" in shown
     assert "cut 2: a server" not in shown
     doctor = command("edge_runtime", "doctor", "--no-server", "-c", device.config)
     assert doctor.returncode == 0, doctor.stderr
     assert "cut 2 is not used: a server sees: traces" in doctor.stdout
-    assert "cut 1: a server sees: no more than the answer" in doctor.stdout
+    assert "cuts 1, 3: a server sees: no more than the answer" in doctor.stdout

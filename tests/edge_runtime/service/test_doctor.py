@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 
+from edge_runtime.board.sensors import Sensors
 from edge_runtime.service.doctor import examine
 
 Ask = Callable[..., tuple[int, dict[str, dict[str, Any]]]]
@@ -157,10 +159,35 @@ def test_a_ledger_that_is_lost_fails_and_a_spent_one_warns(rig: Any, ask: Ask) -
     assert (code, found["ledger"]["level"]) == (os.EX_DATAERR, "fail")
 
 
-def test_a_program_that_does_not_run_is_a_warning(rig: Any, ask: Ask) -> None:
-    code, found = ask(rig.configure(), "--no-server")
-    assert (code, found["program"]["level"]) == (0, "warn")
-    assert "systemctl start" in found["program"]["remedy"]
+def test_a_program_that_does_not_run_where_it_is_no_service_is_no_fault(rig: Any, ask: Ask) -> None:
+    config = rig.configure()
+    code, found = ask(config, "--no-server")
+    assert (code, found["program"]["level"]) == (0, "ok")
+    assert found["program"]["text"] == f"not running; 'edge-runtime run -c {config}' starts it"
+
+
+def test_nothing_is_said_of_sensors_that_are_not_there(rig: Any, ask: Ask) -> None:
+    """But of one that is: its own word."""
+    found = ask(rig.configure(), "--no-server")[1]
+    readings = Sensors().read()
+    assert ("heat" in found) == (readings.temperature_c is not None)
+    assert ("power" in found) == (readings.throttling is not None)
+
+
+def test_a_camera_tells_its_size_and_rate(rig: Any, ask: Ask, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV: the extra 'camera'")
+    path = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (64, 48))
+    for _ in range(5):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    camera = {"kind": "camera", "name": "door", "device": str(path)}
+    found = ask(rig.configure(tables={"source": camera}), "--no-server")[1]
+    assert (found["source"]["level"], found["source"]["text"]) == ("ok", "door: 64 x 48, 10 frames a second")
+    camera["device"] = str(rig.parts.arrays)  # no video
+    code, found = ask(rig.configure(name="other", tables={"source": camera}), "--no-server")
+    assert (code, found["source"]["level"]) == (os.EX_NOINPUT, "fail")
+    assert "cannot be opened" in found["source"]["text"] or "no" in found["source"]["text"]
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, or mounts, which needs root")
@@ -243,12 +270,3 @@ def test_a_state_that_the_kernel_made_read_only_is_a_failure(rig: Any) -> None:
     assert f"the file system at {state} is read-only" in found[0]["text"]
     assert f"mount -o remount,rw {state}" in found[0]["remedy"]
     assert done.returncode == os.EX_CANTCREAT
-
-
-def test_a_stopped_program_s_line_has_the_command_that_starts_it(rig: Any, ask: Ask) -> None:
-    config = rig.configure()
-    found = ask(config, "--no-server")[1]["program"]
-    assert (found["text"], found["remedy"]) == (
-        f"stopped: nothing runs with {config}",
-        f"systemctl start edge-runtime, or edge-runtime run -c {config}",
-    )

@@ -17,6 +17,7 @@ from split_model.prepare.calibrate.calibration import CalibrationOptions
 from split_model.prepare.calibrate.resume import KeptCalibration
 from split_model.prepare.random_inputs import random_inputs
 from split_model.prepare.reference import _digest, check_reference, describe
+from split_model.service.terminal_text import size as told_size
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_the_size_and_what_was_left_out_are_printed(model, tmp_path, capsys):
         sum(path.stat().st_size for path in bundle.root.rglob("*.*"))
         - (bundle.root / "manifest.json").stat().st_size
     )
-    assert f"2 cuts, {size / 1e6:.1f} MB in all" in out
+    assert f"2 cuts, {told_size(size)} in all" in out
     assert "left out: 2 of 4 legal cuts, on the Pareto front of them: 0; --cuts takes others" in out
     assert run("prepare", model, "-o", tmp_path / "all", "--cuts", "all") == 0
     assert "every legal cut is in it" in capsys.readouterr().out

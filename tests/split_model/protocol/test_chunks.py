@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from split_model.errors import ProtocolError
-from split_model.protocol.chunks import MIN_CHUNK_BYTES, PIECES, Incoming, Outgoing, chunk_bytes_for
+from split_model.protocol.chunks import MIN_CHUNK_BYTES, PIECES, RESOLUTION_S, Incoming, Outgoing, chunk_bytes_for
 from split_model.protocol.messages import CHUNK_BYTES, MAX_CHUNK_BYTES
 
 SIZES = st.one_of(
@@ -79,6 +79,8 @@ def test_what_was_not_sent_cannot_be_acknowledged(sent, acknowledged):
 
 def test_the_chunk_size_follows_from_the_length_alone_and_leaves_gaps_for_control_traffic():
     assert chunk_bytes_for(100) == MIN_CHUNK_BYTES
+    assert chunk_bytes_for(7_840) == 1_960
+    assert chunk_bytes_for(16 << 10) == 2 << 10
     assert chunk_bytes_for(80_000) == 10_000
     assert chunk_bytes_for(1 << 30) == CHUNK_BYTES
 
@@ -89,3 +91,11 @@ def test_arrival_is_timed_from_the_first_chunk_to_the_last():
     incoming.add(100, bytes(100), now_s=10.5)
     incoming.add(200, bytes(100), now_s=12.0)
     assert (incoming.timed_bytes, incoming.receive_s) == (200, 2.0)
+
+
+def test_bytes_that_are_read_at_once_make_no_link_infinitely_fast():
+    incoming = Incoming(300, now_s=10.0)
+    incoming.add(0, bytes(100), now_s=10.0)
+    assert (incoming.timed_bytes, incoming.receive_s) == (0, 0.0)
+    incoming.add(100, bytes(200), now_s=10.0)
+    assert (incoming.timed_bytes, incoming.receive_s) == (200, RESOLUTION_S)

@@ -14,38 +14,9 @@ from split_model.protocol import messages as wire
 from split_model.protocol import reports
 from split_model.protocol import server as protocol
 from split_model.protocol.device import DeviceSession, Refused
+from tests.device_reports import make_report
 
-REPORT = wire.Report(
-    period_s=10.0,
-    uptime_s=3600.0,
-    software="edge-runtime 0.1.0",
-    python="3.11.7",
-    backend="ai-edge-litert",
-    bundle="a" * 64,
-    bundle_name="efficientnet_lite0_f32",
-    split=20,
-    local=62,
-    moved=reports.Moved(ago_s=12.0, split_from=62, split_to=20, why="saves 120 ms of 400 ms"),
-    frames=reports.FrameCounts(
-        exact=False, frames_in=1536, offloaded=1200, local=256, fallback=12, failed=0, dropped=4, late=3, moves=7
-    ),
-    link=reports.LinkReport(uplink_mbit_s=4.5, rtt_s=0.031, queue_s=0.0, reconnects=1),
-    expected_s=0.18,
-    offload=reports.OffloadReport(frames=128, median_s=0.12, p95_s=0.3),
-    board=reports.BoardReport(load=1.4, temperature_c=65, throttled=False),
-    agreement=0.95,
-    agreement_bound=0.91,
-    ledger=reports.LedgerReport(
-        whole_input_epsilon=4.9e6,
-        per_value_epsilon_max=16.0,
-        releases=1212,
-        unprotected_releases=0,
-        budget=1e9,
-        left=9.951e8,
-        spent_in_s=7.3e5,
-    ),
-    alerts=("source",),
-)
+REPORT = make_report("a" * 64, bundle_name="efficientnet_lite0_f32", split=20, local=62, alerts=("source",))
 
 
 def session(now_s: float = 0.0) -> protocol.PeerSession:

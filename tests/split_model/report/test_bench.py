@@ -50,7 +50,7 @@ def test_the_page_shows_the_recommendation_and_every_split(tmp_path: Path) -> No
     assert "local below 1.5 Mbit/s" in html
     assert "12.3 kB" in html
     assert "0.5 J" in html
-    assert "3 (not allowed)" in html
+    assert "3 (never used)" in html
     assert html.count("data:image/svg+xml") == 4  # two plots, light and dark
     assert "a round trip of 50 ms" in html
     assert "Emulated" not in html

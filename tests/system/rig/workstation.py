@@ -7,6 +7,7 @@ In front of the path stands an ``ssh`` that hands OpenSSH the config of the rig,
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 from tests.system.rig.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[3]
+#: A command in a page of the documentation.
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Workstation:
@@ -62,3 +65,14 @@ class Workstation:
 
     def deploy_server(self, *arguments: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         return self.run("deploy/deploy-server.sh", *arguments, code=code)
+
+
+def typed(block: str, desk: Workstation) -> str:
+    """What a block prints; it must end well."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=ROOT, env=desk.environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -6,7 +6,12 @@ import pytest
 
 from edge_runtime.privacy.ledger import Amount, Limits, Now, epsilon_units
 from edge_runtime.privacy.ledger.state import added, advanced, new_state, opened, with_reserves
-from edge_runtime.privacy.ledger.status import Prices, as_text, duration, ledger_status
+from edge_runtime.privacy.ledger.status import Prices, duration, ledger_status, rows
+
+
+def as_text(status):
+    return "\n".join(f"{label}  {value}" for label, value in rows(status))
+
 
 START = Now("boot", 1000.0)
 ONE = Amount(epsilon_units(1.0), epsilon_units(0.25), 1, 0)
@@ -83,7 +88,7 @@ def test_a_budget_that_pays_for_no_frame_says_so():
     status = ledger_status(ledger_state(), limits, later(4000), prices)
     # The reserve is still to be spent: 100 of 125 are gone, and 60 of the door's 69.
     assert status.shortfalls == ("privacy.whole_input_budget: 25 whole-input epsilon left, one frame costs 30",)
-    assert "TOO LITTLE              privacy.whole_input_budget: 25 whole-input epsilon left" in as_text(status)
+    assert "TOO LITTLE: privacy.whole_input_budget: 25 whole-input epsilon left" in as_text(status)
     more = Limits(budget=epsilon_units(130.0), subject_budget=epsilon_units(69.0))
     assert ledger_status(ledger_state(), more, later(4000), prices).shortfalls == (
         "privacy.subject_budget of 'door': 9 whole-input epsilon left, one frame costs 30",

@@ -124,7 +124,7 @@ def test_both_epsilons_and_the_payload_are_those_of_the_plan(bundle, data):
     assert row.payload_bytes == 64
     text = render(found)
     assert "512" in text
-    assert "8" in text.split("uniform eps=8")[1].split()[0]
+    assert text.split("uniform eps=8")[1].split()[:4] == ["64", "bytes", "8", "512"]
     assert "accuracy" in text
 
 
@@ -225,7 +225,7 @@ def test_an_answer_that_is_no_class_agrees_where_its_error_is_small(make, data, 
     text = render(found)
     assert "accuracy" not in text
     assert "output error" in text
-    with pytest.raises(BadInputError, match="no class"):
+    with pytest.raises(BadInputError, match="not a class"):
         evaluate(bundle, data, entropy=os.urandom, epsilons=[1.0], cuts=[0])
 
 
