@@ -160,7 +160,7 @@ def test_the_test_key_is_nobodys_afterwards(gateway, tmp_path):
 
 def test_an_address_in_use_or_impossible_is_one_line(gateway):
     taken = gateway().endpoint
-    with pytest.raises(ListenError, match=r"Address already in use; change \[server\] listen"):
+    with pytest.raises(ListenError, match=r"Address already in use; change server\.listen"):
         gateway(taken)
     with pytest.raises(ListenError):
         gateway("tcp://no such host:1")

@@ -209,7 +209,7 @@ def test_a_password_is_kept_as_a_hash_that_nobody_else_may_read(tmp_path):
     with pytest.raises(NotAllowedError, match="others may read"):
         password.read(path)
     path.unlink()
-    with pytest.raises(MissingInputError, match="not there yet"):
+    with pytest.raises(MissingInputError, match="no such file yet"):
         password.read(path)
 
 

@@ -262,7 +262,7 @@ def test_figures_of_another_bundle_count_as_missing(rig: Any, bundle: Bundle) ->
     stored(bundle, *rows(bundle))
     raw = json.loads(evaluation.path_of(bundle).read_bytes())
     evaluation.path_of(bundle).write_text(json.dumps(raw | {"bundle": "0" * 64}))
-    with pytest.raises(ConfigError, match="nothing was measured"):
+    with pytest.raises(ConfigError, match="no measurement of cut"):
         Plan.of(load(rig, bundle, planner_accuracy_floor=0.5))
 
 

@@ -96,7 +96,7 @@ def test_one_of_two_server_keys_is_enough(rig: Any, ask: Ask) -> None:
     [
         ("tcp://no-such-host.invalid:5555", "network", "has no address"),
         ("tcp://127.0.0.1:{free}", "network", "nothing listens on that port"),
-        ("tcp://127.0.0.1:{silent}", "server", "says nothing"),
+        ("tcp://127.0.0.1:{silent}", "server", "sends nothing"),
     ],
 )
 def test_why_a_server_is_not_reached(rig: Any, ask: Ask, address: str, about: str, says: str) -> None:

@@ -304,7 +304,7 @@ def test_names_that_begin_with_numbers_stay(tmp_path, labels, builder):
     ("text", "match"),
     [
         ("cat\n\ndog\nbird\nfish\n", "5 labels (line 2 is blank)"),
-        ('item {\n id: 1\n name: "cat"\n}\n', "no plain text of labels"),
+        ('item {\n id: 1\n name: "cat"\n}\n', "not a plain text of labels"),
     ],
 )
 def test_what_is_no_list_of_names_is_refused(tmp_path, labels, builder, capsys, text, match):
