@@ -20,17 +20,17 @@ attack: $(VENV)/ready
 	mkdir -p build
 	$(BIN)/python -m benchmarks.privacy.reconstruction --network --pictures build/attack.png
 
-# Real programs on a busy machine may be late once. Tests that failed run again, alone, and are named; one that fails
-# again fails the command, and so does a run that broke down (a status other than 1).
+# Tests $(1), run as $(2) says. Real programs on a busy machine may be late once. Tests that failed run again, alone,
+# and are named; one that fails again fails the command, and so does a run that broke down (a status other than 1).
 define run_tests
-$(BIN)/python -m pytest $(1) || { [ $$? -eq 1 ] && \
+$(BIN)/python -m pytest $(2) $(1) || { [ $$? -eq 1 ] && \
 	echo "Tests failed: they run once more. What passes now is unsteady, and a bug of the test or of the product." && \
 	$(BIN)/python -m pytest -v $(1) --last-failed --last-failed-no-failures none; }
 endef
 
 test: export SPLIT_LEGACY_PYTHON = $(LEGACY_PYTHON)
 test: $(VENV)/ready $(LEGACY_READY)
-	$(call run_tests,)
+	$(call run_tests,,-n 2 --dist loadgroup)
 
 # The accounting against OpenDP and dp-accounting, 10^8 draws of each law, and OpenDP beside the sampler's speed.
 test-oracles: $(VENV)/oracles

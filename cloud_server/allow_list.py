@@ -233,7 +233,9 @@ def _editing(path: Path) -> Iterator[list[bytes]]:
     except OSError as error:
         if isinstance(error, (MissingInputError, OutputError)):
             raise
-        raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
+        raise OutputError(
+            f"{path}: {error.strerror}", remedy="run this as a user who may write to its folder"
+        ) from None
 
 
 def _name_in(raw: bytes) -> str:

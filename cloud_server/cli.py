@@ -163,7 +163,7 @@ def make_parser() -> Parser:
         type=int,
         default=1,
         metavar="N",
-        help="its share of a busy server relative to weight 1, from 1 to 100 (default 1)",
+        help="its share of a busy server relative to weight 1, from 1 to 100 (default: 1)",
     )
     revoke = _add(devices, "revoke", commands.devices_revoke, "refuse a device from now on", below=True)
     revoke.add_argument("name", metavar="NAME", help="its name, as in 'devices list'")
@@ -209,7 +209,9 @@ def make_parser() -> Parser:
     check = _add(
         config, "check", commands.config_check, "check the file and that its bundles are there", epilog=_EXAMPLE
     )
-    check.add_argument("--without-key", action="store_true", help="do not read the secret key, as in a reload")
+    check.add_argument(
+        "--without-key", action="store_true", help="do not read the secret key (a reload does not read it either)"
+    )
     _with_json(_add(config, "show", commands.config_show, "print every key with its effective value"))
     return parser
 

@@ -159,7 +159,10 @@ def web_token(args: argparse.Namespace) -> None:
 
     path = _web_table(args).metrics_token
     if path is None:
-        raise ConfigError(f"{args.config}: web.metrics_token is not set", remedy="name a file for it, then restart")
+        raise ConfigError(
+            f"{args.config}: web.metrics_token is not set",
+            remedy="set it to a file path, run this again, then restart the service",
+        )
     token = password.made()
     password.write_for_service(path, token.encode() + b"\n")
     print(token)

@@ -148,7 +148,7 @@ def load_layers(path: Path) -> tuple[Config, Layers]:
     if not _LISTEN.fullmatch(listen):
         where = layers.where("server.listen")
         raise ConfigError(
-            f"{where}: server.listen: {listen!r} is no address", remedy="write it as 'tcp://0.0.0.0:5555'"
+            f"{where}: server.listen: {listen!r} is not an address", remedy="write it as 'tcp://0.0.0.0:5555'"
         )
     if key.suffix != ".key":
         where = layers.where("server.key")
@@ -168,7 +168,7 @@ def _check_web(web: WebTable, layers: Layers) -> None:
     where = layers.where("web.listen")
     if not _WEB_LISTEN.fullmatch(web.listen) or web.address[1] > _MOST_PORT:
         raise ConfigError(
-            f"{where}: web.listen: {web.listen!r} is no address", remedy="write it as '127.0.0.1:8480'"
+            f"{where}: web.listen: {web.listen!r} is not an address", remedy="write it as '127.0.0.1:8480'"
         )
     if (web.certificate is None) != (web.certificate_key is None):
         raise ConfigError(
@@ -181,7 +181,7 @@ def _check_web(web: WebTable, layers: Layers) -> None:
         alone = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         raise ConfigError(
-            f"{where}: web.listen: {host!r} is no IP address",
+            f"{where}: web.listen: {host!r} is not an IP address",
             remedy="name an address of this machine, as 127.0.0.1",
         ) from None
     if not alone and not web.has_tls:

@@ -181,7 +181,7 @@ class Dispatcher:
         return wire.Load(queue_s=forecast.wait_bound_s, retry_s=retry_s)
 
     def load_after(self, device: str, tail: Hashable, *, due_in_s: float, now_s: float) -> wire.Load:
-        """The load report with an answer: the wait, and whether to leave because the queue stands."""
+        """The load report with an answer: the expected wait, and seconds to stay away if the queue stays long."""
         forecast = self.forecast(device, tail, due_in_s=due_in_s, now_s=now_s)
         leave = not forecast.idle and self._standing.asks_to_leave(now_s=now_s)
         return wire.Load(queue_s=forecast.wait_bound_s, retry_s=YIELD_S if leave else 0.0)

@@ -57,7 +57,7 @@ class Engine(Protocol):
         """The load report for a device that asks before it sends."""
 
     def load_after(self, device: str, tail: Tail, *, due_in_s: float) -> wire.Load:
-        """The load report with an answer."""
+        """The load report sent with an answer: expected wait, and seconds to stay away if the queue stays long."""
 
     def submit(self, job: Job) -> bool:
         """Accept a job; False if the queue has no place for this device."""

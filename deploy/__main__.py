@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = make_parser(program).parse_args(words)
         if args.purge and not args.uninstall:
-            raise UsageError("--purge goes with --uninstall", remedy="add that, or leave --purge out")
+            raise UsageError("--purge needs --uninstall", remedy="add --uninstall, or leave --purge out")
         if len(set(args.hosts)) < len(args.hosts):
             raise UsageError("a host is named twice", remedy="name each host once")
         if len(args.hosts) > 1 and vars(args).get("name"):

@@ -178,8 +178,15 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     add("--uninstall", action="store_true", help="remove the program; keep config, keys and state")
     purge = "with --uninstall: remove those too, and with them the privacy ledger"
     add("--purge", action="store_true", help=purge)
-    add("-F", dest="ssh_config", metavar="FILE", help="as ssh -F")
-    add("-o", dest="ssh_options", metavar="OPTION", action="append", default=[], help="as ssh -o")
+    add("-F", dest="ssh_config", metavar="FILE", help="config file for ssh, as its -F")
+    add(
+        "-o",
+        dest="ssh_options",
+        metavar="OPTION",
+        action="append",
+        default=[],
+        help="option for ssh, as its -o; may be repeated",
+    )
 
 
 def _device_options(parser: argparse.ArgumentParser) -> None:
@@ -212,5 +219,7 @@ def _budget(text: str) -> str:
     except ValueError:
         positive = False
     if not positive:
-        raise argparse.ArgumentTypeError(f"{text}: give a positive number of whole-input epsilon, or 'unlimited'")
+        raise argparse.ArgumentTypeError(
+            f"{text}: the whole-input epsilon must be a positive number, or 'unlimited'"
+        )
     return text

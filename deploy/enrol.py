@@ -74,7 +74,7 @@ def look(text: str, *, address: str, public_key: str, config: str, connect: Call
     if public_key and known and public_key != known:
         raise UsageError(
             f"--server-key is not the key of {destination}, which is {known}",
-            remedy="give that one, or leave it out",
+            remedy="give this key, or leave --server-key out",
         )
     return Server(
         destination=destination,

@@ -274,7 +274,10 @@ class Installation:
         return self.outcome
 
     def _revoke(self, facts: Facts) -> None:
-        """Remove every key of this board from the servers' lists; commands left to run there become pending."""
+        """Remove every key of this board from the servers' lists.
+
+        What cannot be done now is added to ``outcome.pending`` as a command for the user to run on the server.
+        """
         keys = {facts.public_key, facts.earlier_key, facts.next_key} - {""}
         if self._job.program != "edge-runtime" or not (keys or facts.release):
             return

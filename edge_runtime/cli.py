@@ -166,12 +166,18 @@ def _add_bench(adding: Adding[Parser]) -> None:
         epilog=_BENCH,
     )
     bench.add_argument("--json", action="store_true", help="print JSON")
-    bench.add_argument("--runs", type=_count, default=30, metavar="N", help="runs a cut (default: %(default)s)")
+    bench.add_argument("--runs", type=_count, default=30, metavar="N", help="runs per cut (default: %(default)s)")
     link = bench.add_mutually_exclusive_group()
     link.add_argument("--server", action="store_true", help="measure the link; an error if it cannot be reached")
     link.add_argument("--no-link", action="store_true", help="measure the board only")
     bench.add_argument("--power-meter", metavar="DEVICE", help="serial meter that prints its watts line by line")
-    bench.add_argument("--power-baud", type=_count, default=115200, metavar="N", help="its speed (%(default)s)")
+    bench.add_argument(
+        "--power-baud",
+        type=_count,
+        default=115200,
+        metavar="N",
+        help="baud rate of the power meter (default: %(default)s)",
+    )
 
 
 def _add_keys(adding: Adding[Parser]) -> None:
@@ -198,7 +204,9 @@ def _add_config(adding: Adding[Parser]) -> None:
     check = _add(actions, "check", commands.config_check, "check the file and everything it names", epilog=_CONFIG)
     connect = "also look up network cameras, and connect to them"
     check.add_argument("--connect", action="store_true", help=connect)
-    check.add_argument("--without-key", action="store_true", help="do not read the secret key, as in a reload")
+    check.add_argument(
+        "--without-key", action="store_true", help="do not read the secret key (a reload does not read it either)"
+    )
     reload = "also refuse changes that need a restart of the running program"
     check.add_argument("--reload", action="store_true", help=reload)
     text = "print every key with its effective value and origin"

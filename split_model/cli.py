@@ -249,7 +249,7 @@ def _report(args: argparse.Namespace) -> int:
     if (args.run is None) == (args.board is None):
         raise UsageError("give either RUN.jsonl or --from", remedy="see 'split-model report --help'")
     if args.board is None and args.last is not None:
-        raise UsageError("--last goes with --from", remedy="leave it out")
+        raise UsageError("--last needs --from", remedy="add --from, or leave --last out")
     with tempfile.TemporaryDirectory(prefix="report-") as scratch:
         run = args.run
         if args.board is not None:

@@ -32,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.adaptive", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--traces", type=Path, default=TRACES, metavar="FOLDER", help="of time_s,uplink_mbit_s files"
+        "--traces",
+        type=Path,
+        default=TRACES,
+        metavar="FOLDER",
+        help="folder of traces: files of time_s,uplink_mbit_s",
     )
     parser.add_argument("--full", action="store_true", help="every combination of speed, raw, hog and pace")
     parser.add_argument("--only-plot", action="store_true", help="draw and compare nothing; with --plot")

@@ -184,8 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--windows", type=int, default=AT_ONCE, help=f"how many, at most {len(WINDOWS)} ({AT_ONCE})"
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of each (60)")
-    parser.add_argument("--tbf", action="store_true", help="shape in the kernel; needs root and iproute2")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="length of each window in seconds (default: 60)"
+    )
+    parser.add_argument(
+        "--tbf",
+        action="store_true",
+        help="limit the traffic with the kernel's tbf instead of in this program; needs root and iproute2",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     try:

@@ -140,7 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--trials", type=int, default=10_000, help="frames of each of the two inputs (10000)")
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=10_000,
+        help="frames to send for each of the two compared inputs (default: 10000)",
+    )
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a table")
     options = parser.parse_args(arguments)
     rows, claims = [], []

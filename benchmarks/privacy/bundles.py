@@ -82,9 +82,10 @@ def fashion() -> Bundle:
 
 
 def fashion_pictures(part: str) -> tuple[Path, str]:
-    """``train`` or ``test`` as labelled DATA, and which it is: all of Fashion-MNIST where it is installed.
+    """Return the file of labelled pictures for ``part``, and its description for the report.
 
-    Of the training file only what trained the network: the pictures that chose among recipes teach no codewords.
+    They come from Fashion-MNIST if it is installed, else from the committed file. The training part leaves out the
+    last VALIDATION pictures: they selected the training recipe, so codebooks must not be learned from them.
     """
     if not fashion_mnist.FOLDER.is_dir():
         name = {"train": "public.npz", "test": "test.npz"}[part]

@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--pictures", type=Path, required=True, metavar="DIR", help="pictures to measure on")
-    parser.add_argument("--draws", type=int, default=1, help="releases of each picture (1)")
+    parser.add_argument("--draws", type=int, default=1, help="releases of each picture (default: 1)")
     parser.add_argument("--json", action="store_true", help="rows as JSON lines instead of a table")
     options = parser.parse_args(arguments)
     try:

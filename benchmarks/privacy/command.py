@@ -123,7 +123,7 @@ class Page:
         return mean
 
     def references(self) -> list[Line]:
-        """The unprotected model, and randomised response on its answer."""
+        """Lines to compare with: the unprotected model, and its answer by randomised response at each epsilon."""
         lines = [Line(None, "unprotected", self.unprotected)]
         for epsilon in WHOLE_INPUT:
             draws = []
@@ -244,7 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.privacy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=10_000, help="maximum number of test pictures (10,000)")
+    parser.add_argument(
+        "--pictures", type=int, default=10_000, help="maximum number of test pictures (default: 10,000)"
+    )
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a page")
     options = parser.parse_args(arguments)
     bundle = fashion()

@@ -93,8 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--slowdown", type=float, default=30.0, help="of the emulated board (30)")
-    parser.add_argument("--repeat", type=int, default=20, help="how often each photograph is answered (20)")
+    parser.add_argument("--slowdown", type=float, default=30.0, help="slowdown of the emulated board (default: 30)")
+    parser.add_argument(
+        "--repeat", type=int, default=20, help="how often each photograph is answered (default: 20)"
+    )
     parser.add_argument("--json", action="store_true", help="figures as one JSON line instead of a table")
     options = parser.parse_args(arguments)
     try:

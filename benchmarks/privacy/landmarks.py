@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--draws", type=int, default=4, help="releases of each face in each way (4)")
+    parser.add_argument(
+        "--draws", type=int, default=4, help="releases of each face with each allocation (default: 4)"
+    )
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a table")
     options = parser.parse_args(arguments)
     bundle = face_landmark()

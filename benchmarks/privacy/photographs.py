@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--draws", type=int, default=10, help="releases of each photograph in each way (10)")
+    parser.add_argument(
+        "--draws", type=int, default=10, help="releases of each photograph with each allocation (default: 10)"
+    )
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a table")
     options = parser.parse_args(arguments)
     bundle = efficientnet()

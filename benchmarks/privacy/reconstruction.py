@@ -114,13 +114,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a table")
-    parser.add_argument("--epsilon", type=float, action="append", metavar="E", help="per value (16, 4, 1)")
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        action="append",
+        metavar="E",
+        help="per-value epsilon of the noise (default: 16, 4, 1)",
+    )
     parser.add_argument("--public", type=int, default=6_000, help="pictures that train the inverses (%(default)s)")
     parser.add_argument("--linear", type=int, default=3_000, help="those of them for the linear one (%(default)s)")
     parser.add_argument("--candidates", type=int, default=2_000, help="those for the posterior (%(default)s)")
     parser.add_argument("--victims", type=int, default=100, help="frames attacked (%(default)s)")
     parser.add_argument("--network", action="store_true", help="train inverse networks too; needs torch")
-    parser.add_argument("--network-seconds", type=float, default=120.0, help="to train each, about (%(default)s)")
+    parser.add_argument(
+        "--network-seconds",
+        type=float,
+        default=120.0,
+        help="seconds to train each network, about (default: %(default)s)",
+    )
     parser.add_argument("--pictures", type=Path, metavar="FILE", help="draw what the attackers see (.png or .svg)")
     options = parser.parse_args(arguments)
     pictures = read_pictures(options.public, options.victims)

@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--draws", type=int, default=100_000_000, help="of each law (default 10^8)")
+    parser.add_argument("--draws", type=int, default=100_000_000, help="draws of each law (default: 10^8)")
     parser.add_argument("--json", action="store_true", help="rows as one JSON line instead of a table")
     options = parser.parse_args(arguments)
     started_s = time.monotonic()

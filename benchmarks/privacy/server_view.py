@@ -208,11 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     models = tuple(_models(Path()))
-    parser.add_argument("--frames", type=int, default=2000, help="of each kind in each part (2000)")
+    parser.add_argument("--frames", type=int, default=2000, help="frames of each kind in each part (default: 2000)")
     parser.add_argument("--models", nargs="+", choices=models, default=models)
     parser.add_argument("--pace", nargs="+", choices=("free", "fixed"), default=("free", "fixed"))
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES)
-    parser.add_argument("--hogs", type=int, default=0, help="busy processes beside (0)")
+    parser.add_argument("--hogs", type=int, default=0, help="busy processes that run beside it (default: 0)")
     parser.add_argument("--keep", type=Path, default=bundles.BUILD / "server_view", help="folder of parts")
     parser.add_argument("--kept", action="store_true", help="play nothing: all parts that are kept, of this code")
     parser.add_argument("--seconds", type=float, default=math.inf, help="end, to go on later, after this time")

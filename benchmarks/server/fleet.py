@@ -100,8 +100,15 @@ def claims(found: Settled) -> list[Claim]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.server.fleet", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--devices", type=int, default=200, help="how many; the server grows with them (200)")
-    parser.add_argument("--seconds", type=float, default=180.0, help="virtual, 60 of them not counted (180)")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=200,
+        help="number of devices; the simulated server's power grows in proportion (default: 200)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=180.0, help="virtual seconds, 60 of them not counted (default: 180)"
+    )
     parser.add_argument("--json", action="store_true", help="print details as JSON")
     options = parser.parse_args(arguments)
     scene = FleetScene(

@@ -30,13 +30,13 @@ def undo() -> Part:
 
 
 def kept(case: Case) -> Callable[[], object]:
-    """Undo a payload as the server does for a known plan."""
+    """Return a function that removes the noise with tables computed once per plan, as the server does."""
     recovery = NoiseRecovery(case.plan)
     return lambda: recovery(case.payload)
 
 
 def made_anew(case: Case) -> Callable[[], object]:
-    """Undo a payload with everything computed from the plan again."""
+    """Return a function that removes the noise and computes everything from the plan each time."""
     return lambda: recover(case.plan, case.payload)
 
 

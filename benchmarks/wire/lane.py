@@ -102,7 +102,10 @@ class Lane(Generic[To]):
         return min(times_s)
 
     def restart(self, now_s: float, shift_s: float) -> None:
-        """Go on at ``now_s`` after an outage of ``shift_s``, or on a clock that was put forward by it."""
+        """Go on at ``now_s`` after a pause of ``shift_s`` (an outage, or a jump of the clock).
+
+        What is in flight arrives that much later.
+        """
         for quantum in self._flying:
             quantum.through_s += shift_s
         self._free_s = now_s

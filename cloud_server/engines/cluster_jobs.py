@@ -45,7 +45,10 @@ class Send:
 
 @dataclass(frozen=True)
 class Ran:
-    """A replica's result of a job; ``used_s`` is charged to its device, ``loaded``: its tail had to be loaded."""
+    """A replica's result of a job.
+
+    ``used_s``: time to charge to the job's device. ``loaded``: the job's tail had to be loaded first.
+    """
 
     outcome: Outcome
     used_s: float

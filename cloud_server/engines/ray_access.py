@@ -114,7 +114,8 @@ def check_listening(table: RayTable, hosts: list[str]) -> None:
     if opened and not is_closed(table):
         raise ConfigError(
             f"engine.address: the cluster listens on {opened[0]}, open to its network, without TLS or token",
-            remedy="set them (docs/cluster.md), or give every node a loopback address",
+            remedy="set engine.certificate, private_key, authority and token (docs/cluster.md), or give every "
+            "node a loopback address",
         )
 
 

@@ -209,7 +209,8 @@ class RayCluster:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             text = " ".join(str(error).split())[:300]
             raise EngineError(
-                f"engine.address = {table.address!r}: {text}", remedy="see docs/cluster.md, and 'ray status' there"
+                f"engine.address = {table.address!r}: {text}",
+                remedy="see docs/cluster.md, and run 'ray status' on a node",
             ) from None
 
 

@@ -114,7 +114,7 @@ class RayEngine:
         if trouble := self._replicas.trouble or ("" if is_up else f"no replica came up within {_START_S:.0f} s"):
             self.close()
             self.join(_END_S)
-            raise EngineError(f"engine: {trouble}", remedy="see docs/cluster.md, and 'ray status' there")
+            raise EngineError(f"engine: {trouble}", remedy="see docs/cluster.md, and run 'ray status' on a node")
 
     def host(self, tails: TailSet) -> None:
         """See `Engine.host`."""

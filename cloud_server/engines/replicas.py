@@ -32,7 +32,7 @@ _RESTART_S = 120.0
 
 @dataclass(eq=False)
 class _Seat:
-    """A replica, up or not. ``life``: counts its starts, to recognise answers of an earlier one."""
+    """A replica, up or not. ``life``: the number of its starts; an answer with a smaller one is an old one."""
 
     life: int = 0
     up: bool = False

@@ -46,7 +46,7 @@ class JsonLines(Sink):
                 status = os.fstat(self._file)
                 if written and stat.S_ISREG(status.st_mode):
                     os.ftruncate(self._file, status.st_size - written)
-            raise OutputError(f"{self._path}: {error.strerror}", remedy="make room there") from None
+            raise OutputError(f"{self._path}: {error.strerror}", remedy="make room on its disk") from None
 
     def close(self) -> None:
         """Close the file."""

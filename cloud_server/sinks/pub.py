@@ -42,7 +42,8 @@ class Publisher(Sink):
     def __init__(self, table: PubTable) -> None:
         if not _LOCAL.fullmatch(table.bind):
             raise ConfigError(
-                f"sink {table.label}: bind = {table.bind!r} is no address of this machine alone",
+                f"sink {table.label}: bind = {table.bind!r} can be reached from other machines, or is not a "
+                "valid address",
                 remedy="write ipc:///PATH or tcp://127.0.0.1:PORT; for other machines use a sink of kind 'mqtt'",
             )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

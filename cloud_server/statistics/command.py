@@ -76,7 +76,7 @@ def time_window(last: str | None, since: str | None, until: str | None, *, now_s
         since_s = 0.0 if since is None else _moment("--since", since)
     else:
         if since is not None:
-            raise UsageError("--last and --since", remedy="give one of them")
+            raise UsageError("--last and --since", remedy="give only one of them")
         since_s = until_s - span_s("--last", last)
     if since_s >= until_s:
         raise UsageError("the time ends before it begins", remedy="give a --since before --until")

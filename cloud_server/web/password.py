@@ -61,7 +61,9 @@ def write_for_service(path: Path, content: bytes) -> None:
             os.chown(path, 0, group)
             path.chmod(0o640)
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
+        raise OutputError(
+            f"{path}: {error.strerror}", remedy="run this as a user who may write to its folder"
+        ) from None
 
 
 def read(path: Path, *, make: str = "web password") -> bytes:

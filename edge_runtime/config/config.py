@@ -255,12 +255,12 @@ def _check_addresses(config: Config, layers: Layers) -> None:
         key, address = _server_key(config, number, "address"), _ADDRESS.fullmatch(server.address)
         if address is None or not 0 < int(address["port"]) < 1 << 16:
             raise ConfigError(
-                f"{where}: {key}: {server.address!r} is no address", remedy="write it as 'tcp://HOST:5555'"
+                f"{where}: {key}: {server.address!r} is not an address", remedy="write it as 'tcp://HOST:5555'"
             )
         if server.address in seen:
             raise ConfigError(
                 f"{where}: {key}: {server.address} is the other server's, too",
-                remedy="name two servers, or leave one out",
+                remedy="name two different servers, or leave one out",
             )
         seen.add(server.address)
 

@@ -37,9 +37,10 @@ class PendingRequests:
             return self._outcomes.get(number) is not None
 
     def wait(self, number: int, *, until_s: float, unless: Callable[[], bool] = lambda: False) -> Outcome | None:
-        """Wait for a request's outcome; None when the time is up or ``unless`` holds (`nudge` rechecks it).
+        """Wait for a request's outcome.
 
-        An outcome is taken once; the request is then no longer pending.
+        Returns None when the time is up, when ``unless()`` is true, or after `close`. ``unless`` is checked on each
+        wake-up; `nudge` wakes all waits. Taking the outcome removes the request from the pending ones.
         """
         with self._changed:
             while (outcome := self._outcomes.get(number)) is None:
@@ -51,7 +52,7 @@ class PendingRequests:
             return outcome
 
     def wait_for_news(self, *, until_s: float, unless: Callable[[], bool]) -> None:
-        """Wait until the time is up or ``unless`` holds; outcomes and `nudge` recheck it."""
+        """Wait until the time is up, ``unless()`` is true, or `close`; outcomes and `nudge` check it again."""
         with self._changed:
             while not (self._closed or unless()) and (remaining_s := until_s - self._now()) > 0:
                 self._changed.wait(min(remaining_s, 3600.0))

@@ -65,7 +65,10 @@ class CloseSocket:
 
 @dataclass(frozen=True)
 class Publish:
-    """The link came up or has a new trouble; ``line`` is for the log, a warning if there is trouble."""
+    """Tell others that the link came up or has a new problem.
+
+    ``line`` goes to the log, as a warning if there is a problem.
+    """
 
     view: LinkView
     line: str

@@ -85,7 +85,7 @@ class Answer(_Message, frozen=True, tag="answer"):
 
 
 class Refusal(_Message, frozen=True, tag="refusal"):
-    """Device: no answer to this ``id`` will come; None where the message had no readable id."""
+    """Sent by the device: this ``id`` will get no answer. ``id`` is None if the message had no readable one."""
 
     id: Id | None
     code: RefusalCode

@@ -30,7 +30,7 @@ def check(path: Path, group: str | None, where: str) -> None:
     """
     group_id = _group_id(group, where)
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
-        raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long", remedy="set a shorter one")
+        raise ConfigError(f"{where}: path {path} is over {_MAX_PATH_BYTES} bytes long", remedy="set a shorter path")
     reason = why_no_entry(path, made_later=framing.RUNTIME_FOLDER)
     if reason == os.strerror(errno.ENOTDIR):
         raise OutputError(f"{where}: {path}: {reason}", remedy="set another path")
@@ -123,5 +123,5 @@ def _group_id(group: str | None, where: str) -> int | None:
         return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
         raise ConfigError(
-            f"{where}: there is no group {group!r} on this machine", remedy="make it, or name another"
+            f"{where}: there is no group {group!r} on this machine", remedy="make the group, or name another"
         ) from None

@@ -1,4 +1,8 @@
-"""Inputs of a frame's decisions: moment, model, loaded models, and cuts that can be paid for."""
+"""Inputs of the decisions about a frame.
+
+They are the time and link states, the model, which heads and local tails are loaded, and the cuts that the privacy
+budget still allows.
+"""
 
 from __future__ import annotations
 

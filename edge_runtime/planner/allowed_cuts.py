@@ -95,10 +95,11 @@ def allowed_cuts(
         cuts: The releasable cuts.
         split: ``planner.split``.
         earliest_cut: Cuts before this op index are not used.
-        accuracy: The agreement of each under the present release, and whether it reaches the floor.
-        strict: The config sets an accuracy floor; a cut without figures and a fixed split below the floor are then
-            errors.
-                With the default floor they are logged, and everything runs here if no cut is left.
+        accuracy: For each cut, the share of answers that agree with the unsplit model under the present release,
+            and whether it reaches the floor.
+        strict: Whether the config sets an accuracy floor. If so, a cut without figures, or a fixed split below the
+            floor, is an error. If not (default floor), both are only logged, and everything runs on the board if no
+            cut is left.
         evaluate: The command that measures missing figures, for error texts.
 
     Raises:

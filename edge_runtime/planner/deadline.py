@@ -50,8 +50,8 @@ class InFlight(msgspec.Struct, frozen=True):
 def local_start_s(request: InFlight, *, answer_by_s: float, local_p95_s: float) -> float:
     """The latest time to start a local run that is still done in time.
 
-    For a frame that is already too late: the time when the server's answer is due. Its features are released by
-    then, and a local run as well would delay the frames behind it.
+    If a local run can no longer finish in time: the time when the answer is overdue. The features are already sent,
+    so an earlier local run would only delay later frames.
     """
     in_time_s = answer_by_s - local_p95_s
     if in_time_s > request.submitted_s:

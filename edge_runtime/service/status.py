@@ -66,7 +66,8 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The estimated link to one server. ``hosted``: the server has the bundle.
 
     ``in_use``: frames are sent there; of two servers, the other one is on standby.
-    ``trouble``: one line, or empty. ``trouble_kind``: the same for programs, a member of the link's `Trouble`.
+    ``trouble``: one line for people, empty if there is none. ``trouble_kind``: its machine-readable name, a member
+    of the link's `Trouble`.
     """
 
     address: str

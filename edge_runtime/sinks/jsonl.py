@@ -93,7 +93,7 @@ class JsonLines(Sink):
         try:
             os.close(self._file)
         except OSError as error:
-            raise OutputError(f"{self._name}: {error.strerror}", remedy="check that disk") from None
+            raise OutputError(f"{self._name}: {error.strerror}", remedy="check its disk") from None
 
     def _take_back(self, written: int) -> None:
         """Remove an incomplete line, which would make the file unreadable."""

@@ -51,7 +51,7 @@ class SerialLineTable(SinkTable, frozen=True, tag="serial"):
         """Check that the speed is a usual one."""
         if self.baud not in serial.Serial.BAUDRATES:
             raise ConfigError(
-                f"sink {self.label}: baud = {self.baud} is none of the usual speeds",
+                f"sink {self.label}: baud = {self.baud} is not one of the usual speeds",
                 remedy="take one of them, as 115200",
             )
 
@@ -203,9 +203,9 @@ def _release(port: Any) -> None:
 def compact(record: Mapping[str, Any], outputs: Sequence[Array]) -> bytes:
     """Format a line like a GPS receiver's: ``$``, fields, ``*``, and the hexadecimal XOR of the bytes between.
 
-    ``A,name,outcome,class,score`` with the best class, ``D``, ``L``, ``M`` and ``V`` for boxes, landmarks, maps and
-    vectors (`split_model.answers.lines.compact_fields`); ``A,name,outcome,value,...`` with the first values of the
-    first output if the bundle declares no answer; ``E,name`` for a frame that failed.
+    The first field is the kind: ``A`` best class (``A,name,outcome,class,score``), ``D`` boxes, ``L`` landmarks,
+    ``M`` maps, ``V`` vectors (`split_model.answers.lines.compact_fields`), ``E,name`` a failed frame. Without a
+    declared answer: ``A,name,outcome,value,...`` with the first values of the first output.
     """
     name = _UNSAFE.sub("_", record["name"])
     if "error" in record:

@@ -67,7 +67,7 @@ class AnsweredFiles:
         times = before[1] if before[0] == stamp else 0
         if times >= _ATTEMPTS:
             raise SetAsideError(
-                f"{name}: reading it ended this program {times} times, so it is set aside", remedy="remove it"
+                f"{name}: reading it ended this program {times} times, so it is set aside", remedy="remove the file"
             )
         self._note_attempts([name], (stamp, times + 1))
         try:

@@ -1,4 +1,4 @@
-"""Finds the input files of a watched folder; others are counted, and logged once for each ending."""
+"""Finds the input files of a watched folder; other files are counted, and logged once per file extension."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class SocketTable(SourceTable, frozen=True, tag="socket"):
         if self.max_tensor_bytes < needed:
             raise ConfigError(
                 f"source {self.label}: max_tensor_bytes = {self.max_tensor_bytes}, the model's input has {needed}",
-                remedy="set that or more, or leave it out",
+                remedy=f"set {needed} or more, or leave the key out",
             )
         room = self.room(wanted)
         if room.queue_bytes < (largest := room.needed(self.max_tensor_bytes)):

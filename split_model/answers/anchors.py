@@ -72,7 +72,9 @@ def read(path: Path) -> Floats:
             f"{path}: anchors are {list(found.shape)}", remedy="give [n, 4]: centre y, centre x, height, width"
         )
     if not np.isfinite(found).all() or not (found[:, 2:] > 0).all():
-        raise BadInputError(f"{path}: an anchor is not finite, or has no height or width", remedy="write it again")
+        raise BadInputError(
+            f"{path}: an anchor is not finite, or has no height or width", remedy="write the file again"
+        )
     return found
 
 

@@ -98,7 +98,7 @@ class OfCut:
 
     @cached_property
     def substitute(self) -> Substitute:
-        """A network in the head's place, trained against the real tail when it is first asked for."""
+        """The attacker's substitute for the head, trained through the real tail on first use."""
         cut, manifest = self.cut, self.bundle.manifest
         assert self.tail is not None
         model = open_interpreter(self.bundle.path(manifest.model))

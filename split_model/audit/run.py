@@ -111,7 +111,11 @@ class Auditor:
         )
 
     def _result(self, setting: Setting, shared: list[OfCut], answer_high: float, answer: Identity | None) -> Result:
-        """Of one setting; ``shared``: what its cut's settings share, made when the first of them is attacked."""
+        """Return the result of one setting, kept or new.
+
+        ``shared``: a list, empty at the first attacked setting of a cut; that one adds the `OfCut` that the
+        others use.
+        """
         key = self._key(setting)
         named = "" if self.people is None else f"-{self.people.digest[:12]}"
         kept = self.folder / f"{key}{named}-{_SUITE}.json"

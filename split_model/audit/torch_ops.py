@@ -1,4 +1,4 @@
-"""TFLite's ops in torch, for tensors laid out as TFLite has them: what a head's gradient needs."""
+"""Implements TFLite's ops in torch, on tensors in TFLite's layout, to compute the gradient of a head."""
 
 from __future__ import annotations
 

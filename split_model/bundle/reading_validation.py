@@ -98,7 +98,7 @@ def _check_landmarks(where: str, reading: Landmarks, output: TensorSpec) -> None
     if not all(name.isprintable() and 1 <= len(name) <= _MAX_NAME for name in reading.names):
         raise _bad(where, f"a point's name is empty, over {_MAX_NAME} letters or has control characters")
     if reading.score is not None and not 2 <= reading.score < reading.values:
-        raise _bad(where, f"score {reading.score} is none of a point's values 2 to {reading.values - 1}")
+        raise _bad(where, f"score {reading.score} is not one of a point's values 2 to {reading.values - 1}")
 
 
 def _check_map(where: str, reading: ClassMap, output: TensorSpec) -> None:
@@ -108,7 +108,7 @@ def _check_map(where: str, reading: ClassMap, output: TensorSpec) -> None:
         raise _bad(where, f"axis {axis} of an output of {list(shape)}")
     if output.open_axes or map_shape(shape, axis) is None:
         told = "" if axis is None else f" without its axis {axis}"
-        raise _bad(where, f"output {reading.output} of {list(shape)}{told} is no map of height and width")
+        raise _bad(where, f"output {reading.output} of {list(shape)}{told} is not a map of height and width")
 
 
 def _bad(where: str, problem: str) -> BadBundleError:

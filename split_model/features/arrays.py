@@ -52,7 +52,7 @@ class ArrayFile(Data):
             if len(counts) != 1:
                 raise BadInputError(
                     f"{path}: its inputs have different numbers of samples, {sorted(counts)}",
-                    remedy="write it again",
+                    remedy="write the .npz again",
                 )
             self._count = counts.pop()
             self._labelled = f"{_LABELS}.npy" in archive.namelist()
@@ -127,16 +127,18 @@ class _Member:
             self.shape, column_major, self.dtype = read_header(self._file)
         except _DAMAGED as error:
             raise BadInputError(
-                f"{path}: array {name!r} is damaged ({_line(error)})", remedy="write it again"
+                f"{path}: array {name!r} is damaged ({_line(error)})", remedy="write the .npz again"
             ) from None
         if self.dtype.hasobject or self.dtype.fields is not None or not self.shape:
             raise BadInputError(
                 f"{path}: array {name!r} is {self.dtype}{list(self.shape)}, expected rows of numbers"
             )
         if not all(0 <= side <= sys.maxsize for side in self.shape):
-            raise BadInputError(f"{path}: array {name!r} claims to be {list(self.shape)}", remedy="write it again")
+            raise BadInputError(
+                f"{path}: array {name!r} claims to be {list(self.shape)}", remedy="write the .npz again"
+            )
         if self.shape[0] > info.file_size:  # rows may be missing, too: the complete ones are used
-            raise BadInputError(f"{path}: array {name!r} is cut short", remedy="write it again")
+            raise BadInputError(f"{path}: array {name!r} is cut short", remedy="write the .npz again")
         if column_major and len(self.shape) > 1:
             raise BadInputError(
                 f"{path}: array {name!r} is column-major", remedy="save numpy.ascontiguousarray of it"
@@ -157,10 +159,10 @@ class _Member:
             raise
         except _DAMAGED as error:
             raise BadInputError(
-                f"{self._path}: array {self.name!r} is damaged ({_line(error)})", remedy="write it again"
+                f"{self._path}: array {self.name!r} is damaged ({_line(error)})", remedy="write the .npz again"
             ) from None
         if len(raw) != size:
-            raise BadInputError(f"{self._path}: array {self.name!r} is cut short", remedy="write it again")
+            raise BadInputError(f"{self._path}: array {self.name!r} is cut short", remedy="write the .npz again")
         found: Array = np.frombuffer(raw, self.dtype).reshape(shape)
         # Pictures are large, and only read.
         return found if self.name == _PICTURES else found.astype(self.dtype.newbyteorder("="))
@@ -195,13 +197,13 @@ def _check_pictures(path: Path, member: _Member, channels: int) -> None:
         height, width = member.shape[1:3]
         raise BadInputError(
             f"{path}: pictures of {height} x {width} are over {MAX_PIXELS >> 20} megapixels",
-            remedy="scale them down",
+            remedy="scale the pictures down",
         )
     if math.prod(member.shape[1:3]) * (channels + SCALED_BYTES) > MAX_DECODE_BYTES:
         height, width = member.shape[1:3]
         raise BadInputError(
             f"{path}: pictures of {height} x {width} take over {MAX_DECODE_BYTES >> 20} MiB",
-            remedy="scale them down",
+            remedy="scale the pictures down",
         )
 
 

@@ -96,17 +96,17 @@ def open_image(path: Path, preprocess: ImagePreprocess) -> Any:
     except BadInputError:
         raise
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such picture", remedy="name one that exists") from None
+        raise MissingInputError(f"{path}: no such picture", remedy="name a picture that exists") from None
     except PermissionError:
         raise MissingInputError(
             f"{path}: no permission to read it", remedy="make it readable for this user"
         ) from None
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning):
         raise BadInputError(
-            f"{path}: claims over {MAX_PIXELS >> 20} megapixels", remedy="scale it down or remove it"
+            f"{path}: claims over {MAX_PIXELS >> 20} megapixels", remedy="scale the picture down, or remove it"
         ) from None
     except MemoryError:
-        raise BadInputError(f"{path}: not enough memory to decode it", remedy="scale it down") from None
+        raise BadInputError(f"{path}: not enough memory to decode it", remedy="scale the picture down") from None
     except _DAMAGED as error:
         reason = _excerpt(error) if "nsupported" in str(error) or "unknown" in str(error) else ""
         raise BadInputError(
@@ -138,7 +138,9 @@ def _format(path: Path, head: bytes) -> str:
     if remedy := missing(name):
         raise BadInputError(f"{path}: a picture in {name}, which is not installed", remedy=remedy)
     if name in _DECODER_BYTES and path.stat().st_size > _MAX_FILE_BYTES:
-        raise BadInputError(f"{path}: {name} file of over {_MAX_FILE_BYTES >> 20} MiB", remedy="scale it down")
+        raise BadInputError(
+            f"{path}: {name} file of over {_MAX_FILE_BYTES >> 20} MiB", remedy="scale the picture down"
+        )
     check_notes(path, name)
     register(name)
     return name
@@ -150,7 +152,7 @@ def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise BadInputError(
             f"{path}: {width} x {height} is over {MAX_PIXELS >> 20} megapixels, or over {MAX_SIDE} on a side",
-            remedy="scale it down",
+            remedy="scale the picture down",
         )
     try:
         depth = depth_of(image, head)
@@ -174,7 +176,7 @@ def _decoded(path: Path, image: Any, head: bytes, preprocess: ImagePreprocess) -
         raise BadInputError(
             f"{path}: {width} x {height} ({image.format}, {image.mode}, {pixels / 1e6:.1f} megapixels) "
             f"takes {cost >> 20} MiB to decode, over {MAX_DECODE_BYTES >> 20}",
-            remedy="scale it down",
+            remedy="scale the picture down",
         )
     image.load()
     drafted = image.size != (width, height)

@@ -80,7 +80,7 @@ def picture_tensor(picture: Picture, preprocess: ImagePreprocess, spec: TensorSp
     if height * width * SCALED_BYTES > MAX_DECODE_BYTES:
         raise BadInputError(
             f"a picture of {height} x {width} takes over {MAX_DECODE_BYTES >> 20} MiB to scale",
-            remedy="scale it down",
+            remedy="scale the picture down",
         )
     if _fits(height, width, preprocess):
         return _normalised(pixels, preprocess, spec)

@@ -62,7 +62,7 @@ def _interpreter_class(backend: str | None) -> tuple[str, Callable[..., Any]]:
     except ImportError as error:
         raise BackendError(
             f"TFLite backend {name} is installed but does not import: {error}",
-            remedy="install it again, or give this program more memory",
+            remedy="install the backend again, or give this program more memory",
         ) from None
     quiet_start.start(name, found)
     return name, found

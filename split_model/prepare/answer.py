@@ -57,7 +57,8 @@ def class_output(graph: Graph, labels: Labels, wanted: int | None) -> int:
     count, source = len(labels.names), labels.source
     if wanted is not None and not 0 <= wanted < len(shapes):
         raise BadInputError(
-            f"--labels-output {wanted}: the model has outputs 0 to {len(shapes) - 1}", remedy="name one of these"
+            f"--labels-output {wanted}: the model has outputs 0 to {len(shapes) - 1}",
+            remedy="name one of these outputs",
         )
     looked = range(len(shapes)) if wanted is None else [wanted]
     no_scores = {at: why for at in looked if (why := why_no_scores(graph, at))}

@@ -43,7 +43,9 @@ def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
             f"{listed}: {error.strerror}", remedy="give a JSON list of noise-aware tails"
         ) from None
     except msgspec.DecodeError as error:
-        raise BadInputError(f"{listed}: not a list of noise-aware tails: {error}", remedy="mend it") from None
+        raise BadInputError(
+            f"{listed}: not a list of noise-aware tails: {error}", remedy="mend the JSON in this file"
+        ) from None
     offered = {cut.index: cut for cut in manifest.cuts}
     for entry in entries:
         if entry.cut not in offered:
@@ -57,12 +59,12 @@ def add_noise_tails(root: Path, manifest: Manifest, listed: Path) -> Manifest:
         if _kinds(tail.inputs) != _kinds(cut.tensors) or not _makes(tail, manifest.outputs):
             raise BadInputError(
                 f"{source}: its inputs or outputs are not those of a tail at cut {cut.index}",
-                remedy="train it on that cut",
+                remedy="train the tail on this cut",
             )
         if not 0 < entry.epsilon < float("inf") or entry.epsilon in {one.epsilon for one in cut.noise_tails}:
             raise BadInputError(
                 f"{listed}: epsilon {entry.epsilon:g} at cut {cut.index} is there twice, or not above 0 and finite",
-                remedy="mend that entry",
+                remedy="mend this entry",
             )
         name = f"cut-{cut.index:03d}/noise-tail-{entry.epsilon:g}.tflite"
         shutil.copyfile(source, root / name)

@@ -259,7 +259,7 @@ def _map(manifest: Manifest, graph: Graph, wish: MapWish, named: int) -> ClassMa
         axis = 1 if channels_first else 3
     elif axis is None and shape and not manifest.outputs[wish.output].dtype.startswith(("int", "uint")):
         raise BadInputError(
-            f"{graph.source}: output {wish.output} of {list(shape)} is no map, [1, height, width, classes]",
+            f"{graph.source}: output {wish.output} of {list(shape)} is not a map, [1, height, width, classes]",
             remedy='declare "axis", along which the classes lie; maps of class numbers are whole numbers',
         )
     scores = wish.scores

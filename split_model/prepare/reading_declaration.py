@@ -31,7 +31,10 @@ class AnchorGrid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DetectionsWish(_Wish, frozen=True, tag="detections"):
-    """See `split_model.bundle.readings.Detections`; ``max_rows`` bounds an output whose rows depend on the data."""
+    """Declaration of an output of boxes, before defaults (`split_model.bundle.readings.Detections`).
+
+    ``max_rows`` bounds an output whose rows depend on the data.
+    """
 
     layout: DetectionLayout | None = None
     outputs: tuple[_Index, ...] | None = None
@@ -51,7 +54,7 @@ class DetectionsWish(_Wish, frozen=True, tag="detections"):
 
 
 class LandmarksWish(_Wish, frozen=True, tag="landmarks"):
-    """See `split_model.bundle.readings.Landmarks`."""
+    """Declaration of an output of points, before defaults (`split_model.bundle.readings.Landmarks`)."""
 
     output: _Index = 0
     values: Annotated[int, msgspec.Meta(ge=2)] | None = None
@@ -63,7 +66,10 @@ class LandmarksWish(_Wish, frozen=True, tag="landmarks"):
 
 
 class MapWish(_Wish, frozen=True, tag="map"):
-    """See `split_model.bundle.readings.ClassMap`; ``axis`` -1 is the last."""
+    """Declaration of an output map, before defaults (`split_model.bundle.readings.ClassMap`).
+
+    ``axis``: of the classes; -1 is the last.
+    """
 
     output: _Index = 0
     axis: int | None = None
@@ -71,7 +77,7 @@ class MapWish(_Wish, frozen=True, tag="map"):
 
 
 class VectorWish(_Wish, frozen=True, tag="vector"):
-    """See `split_model.bundle.readings.Vector`."""
+    """Declaration of an output vector, before defaults (`split_model.bundle.readings.Vector`)."""
 
     output: _Index = 0
     normalise: bool = False

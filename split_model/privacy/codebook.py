@@ -56,7 +56,9 @@ class CodebookSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 remedy=f"a codebook takes more than 0 and at most {MAX_EPSILON:g} a group",
             )
         if self.group_epsilon <= 0:
-            raise ConfigError(f"whole_input_epsilon = {self.epsilon:g} is too small to share", remedy="raise it")
+            raise ConfigError(
+                f"whole_input_epsilon = {self.epsilon:g} is too small to share", remedy="raise whole_input_epsilon"
+            )
 
     @property
     def group_epsilon(self) -> float:

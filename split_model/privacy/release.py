@@ -53,7 +53,7 @@ class NoiseRelease:
         """
         plan = self.plan
         if len(features) != len(plan.tensors):
-            raise BadInputError(f"{len(features)} feature arrays where the plan has {len(plan.tensors)} tensors")
+            raise BadInputError(f"got {len(features)} feature arrays, the plan needs {len(plan.tensors)}")
         for tensor, feature in zip(plan.tensors, features, strict=True):
             _check(tensor, feature)
         wire = np.zeros(padded_values(plan.values, plan.spec.bits), np.uint8)
@@ -128,5 +128,6 @@ def channel_numbers(
 def _check(tensor: TensorSpec, feature: Array) -> None:
     if feature.shape != tensor.shape or feature.dtype != np.dtype(tensor.dtype):
         raise BadInputError(
-            f"tensor {tensor.name!r} is {feature.dtype} {feature.shape}, the plan has {tensor.dtype} {tensor.shape}"
+            f"tensor {tensor.name!r}: got {feature.dtype} {feature.shape}, the plan needs {tensor.dtype} "
+            f"{tensor.shape}"
         )

@@ -159,5 +159,7 @@ def switch_to_next(path: Path) -> KeyPair:
                 spare.replace(old)
             fresh.replace(now)
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}", remedy="run this as a user who may write there") from None
+        raise OutputError(
+            f"{path}: {error.strerror}", remedy="run this as a user who may write to its folder"
+        ) from None
     return pair

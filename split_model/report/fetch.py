@@ -58,5 +58,5 @@ def fetch_records(destination: str, to: Path, *, last: str | None, ssh: Sequence
     if not to.stat().st_size:
         when = "" if last is None else f" of the last {last}"
         raise BadInputError(
-            f"{destination} has kept no answers{when}", remedy="look with 'edge-runtime status' there"
+            f"{destination} has kept no answers{when}", remedy="run 'edge-runtime status' on the board"
         )

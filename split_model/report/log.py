@@ -198,7 +198,8 @@ def read_log(path: Path) -> RunLog:
     for number, frame in lines.of(Frame):
         if frame.policy not in frames:
             raise BadInputError(
-                f"{path}: line {number}: no line of kind 'policy' introduces {frame.policy!r}", remedy="add one"
+                f"{path}: line {number}: no line of kind 'policy' introduces {frame.policy!r}",
+                remedy="add such a line",
             )
         frames[frame.policy].append(frame)
     if not any(frames.values()):
@@ -264,7 +265,8 @@ def _summaries(path: Path, lines: _Lines, frames: dict[str, list[Frame]]) -> dic
     for number, line in lines.of(SummaryLine):
         if line.policy not in frames:
             raise BadInputError(
-                f"{path}: line {number}: no line of kind 'policy' introduces {line.policy!r}", remedy="add one"
+                f"{path}: line {number}: no line of kind 'policy' introduces {line.policy!r}",
+                remedy="add such a line",
             )
         if line.policy in counted and line.frames != len(frames[line.policy]):
             raise BadInputError(

@@ -46,7 +46,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text_file.text(raw, str(path), error=ConfigError))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}", remedy="mend that line") from None
+        raise ConfigError(f"{path}: not TOML: {' '.join(str(error).split())}", remedy="mend this line") from None
 
 
 def parse_tree(

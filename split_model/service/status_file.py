@@ -122,10 +122,12 @@ def read(path: Path, type: type[T], *, key: str) -> T | None:  # noqa: A002  (th
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}", remedy=f"set {key} to a file of its own") from None
+        raise MissingInputError(
+            f"{path}: {error.strerror}", remedy=f"set {key} to a path that nothing else uses"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInputError(
-            f"{path}: not a status file: {error}", remedy=f"set {key} to a file of its own"
+            f"{path}: not a status file: {error}", remedy=f"set {key} to a path that nothing else uses"
         ) from None
 
 

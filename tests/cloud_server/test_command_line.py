@@ -123,7 +123,7 @@ def test_config_is_checked_and_shown_with_every_value(run, config, tmp_path):
         ({"bundles": []}, "server.bundles: "),
         (
             {"listen": "0.0.0.0:5555"},
-            "server.listen: '0.0.0.0:5555' is no address; write it as 'tcp://0.0.0.0:5555'",
+            "server.listen: '0.0.0.0:5555' is not an address; write it as 'tcp://0.0.0.0:5555'",
         ),
         ({"key": "server.pub"}, "server.key: "),
     ],

@@ -26,7 +26,7 @@ def deploy(*arguments: str, script: str = "deploy.sh") -> subprocess.CompletedPr
         (("pi@porch",), os.EX_USAGE, "--bundle is missing"),
         (("pi@porch", "pi@porch", "--bundle", "x"), os.EX_USAGE, "named twice"),
         (("pi@porch", "--bundle", "/nowhere"), os.EX_NOINPUT, "split-model prepare"),
-        (("pi@porch", "--purge", "--bundle", "x"), os.EX_USAGE, "goes with --uninstall"),
+        (("pi@porch", "--purge", "--bundle", "x"), os.EX_USAGE, "--purge needs --uninstall"),
         (("pi@porch", "--bundle", "x", "--whole-input-budget", "lots"), os.EX_USAGE, "positive number"),
         (("pi@porch", "--bundle", "x", "--config", "/nowhere"), os.EX_NOINPUT, "no such file"),
         (("a", "b", "--bundle", "x", "--name", "porch"), os.EX_USAGE, "for one host"),
@@ -58,7 +58,7 @@ def test_help_teaches(script: str) -> None:
     done = deploy("--help", script=script)
     assert done.returncode == 0
     assert f"deploy/{script}" in done.stdout
-    assert "examples:" in done.stdout
+    assert "\nexamples, each with" in done.stdout
 
 
 def test_a_server_is_an_ssh_destination_with_a_port_if_need_be() -> None:

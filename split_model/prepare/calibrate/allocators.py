@@ -58,7 +58,9 @@ class TrialOptions:
         """Refuse invalid values."""
         NoiseSpec(epsilon=self.epsilon, bits=self.bits)
         if min(self.samples, self.draws) < 1:
-            raise UsageError("allocation trials need samples and draws", remedy="give one of each at least")
+            raise UsageError(
+                "allocation trials need samples and draws", remedy="give at least one sample and one draw"
+            )
 
 
 def try_allocations(

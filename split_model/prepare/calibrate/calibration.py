@@ -115,7 +115,7 @@ def calibrate(
     if isinstance(samples, Data):
         samples = calibration_samples(samples, count=options.samples, seed=options.seed)
     if not samples:
-        raise BadInputError("there is no calibration sample", remedy="give one at least")
+        raise BadInputError("there is no calibration sample", remedy="give at least one")
     steps = _Steps(sum(_runs(cut, len(samples), options) for cut in cuts), progress)
     done: dict[int, tuple[ChannelCalibration, ...]] = {}
     # The ranks are SVDs of many small matrices: with its own threads on busy cores, BLAS took 136 ms for one of #

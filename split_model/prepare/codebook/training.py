@@ -1,9 +1,10 @@
 """Trains the encoder of a codebook: matrices over features, fitted to the whole model's answers.
 
 One group (`learn_codewords`): a linear map to one score per codeword, trained through the noisy channel.
-Codeword m is sent as m' with the probabilities K of randomised response, and q(m') is the learned meaning of m'.
-The loss of a frame with target t under the softmax p over its codewords is -Σ t·log(K'p·q) for classes and
-Σ (K'p)·|t - q|² for other outputs. So training does not rely on codewords that are confused at this epsilon.
+Codeword m arrives as r with probability K[m, r] (randomised response); q(r) is the learned meaning of r. With the
+softmax p over a frame's codewords, Kᵀp are the probabilities of what arrives. For target t the loss is
+-Σ t·log(Kᵀp·q) for classes and Σ (Kᵀp)·|t - q|² for other outputs. So training does not rely on codewords that are
+confused at this epsilon.
 
 Several groups (`cluster`): k-means in the principal components of each group's features, as product quantisers do.
 

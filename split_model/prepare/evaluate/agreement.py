@@ -97,7 +97,8 @@ def class_output(manifest: Manifest) -> int | None:
         return None if known or first.open_axes or not is_vector(first.shape) else 0
     if not 0 <= manifest.answer.output < len(manifest.outputs):
         raise BadBundleError(
-            f"the answer is read from output {manifest.answer.output} of {len(manifest.outputs)}",
+            f"the answer is to be read from output {manifest.answer.output}, but the outputs are 0 to "
+            f"{len(manifest.outputs) - 1}",
             remedy="prepare the bundle again",
         )
     return manifest.answer.output

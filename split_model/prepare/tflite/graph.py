@@ -217,7 +217,7 @@ def _constant_ops(
     for tensor in outputs:
         if tensor not in constants and tensor not in written:
             raise BadModelError(
-                f"{source}: output {tensors[tensor].name!r} is written by no op", remedy="convert it again"
+                f"{source}: output {tensors[tensor].name!r} is written by no op", remedy="convert the model again"
             )
     return derived
 

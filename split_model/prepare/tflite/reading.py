@@ -93,7 +93,7 @@ def parse_model(data: bytes | memoryview, *, source: str = "model in memory") ->
         raise
     except _READER_ERRORS as error:
         raise BadModelError(
-            f"{source}: damaged .tflite file ({type(error).__name__} while reading it)", remedy="get it again"
+            f"{source}: damaged .tflite file ({type(error).__name__} while reading it)", remedy="get the file again"
         ) from None
 
 

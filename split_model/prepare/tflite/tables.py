@@ -51,7 +51,7 @@ class TableReader:
         self.budget = BUDGET_FACTOR * len(data) + BUDGET_EXTRA
 
     def damaged(self, what: str) -> BadModelError:
-        return BadModelError(f"{self.source}: damaged .tflite file: {what}", remedy="get it again")
+        return BadModelError(f"{self.source}: damaged .tflite file: {what}", remedy="get the file again")
 
     def items(self, what: str, count: int, get: Callable[[int], Any], limit: int) -> Iterator[Any]:
         """The tables of a vector, counted before they are visited."""

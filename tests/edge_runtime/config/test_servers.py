@@ -60,7 +60,7 @@ def test_two_servers_have_their_own_keys_and_are_shown_as_they_were_written(tmp_
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ("loft:6666", "loft", r"server\[1\]\.address: 'tcp://loft' is no address"),
+        ("loft:6666", "loft", r"server\[1\]\.address: 'tcp://loft' is not an address"),
         ("loft:6666", "hall:5555", r"server\[1\]\.address: tcp://hall:5555 is the other server's, too"),
         (OTHER, "short", r"server\[1\]\.public_keys\[0\]"),
         ("public_keys", "public_key", r"server\[0\]\.public_key: unknown key; did you mean 'public_keys'"),

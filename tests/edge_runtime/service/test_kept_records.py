@@ -75,7 +75,7 @@ def test_a_board_s_answers_are_fetched_and_drawn(board: Path, tmp_path: Path, ca
         (["--from", "-oProxyCommand=x"], os.EX_USAGE, ""),
         (["--from", "porch", "--last", "1; reboot"], os.EX_USAGE, "give a number and s, m, h or d"),
         (["--from", "porch", str(board)], os.EX_USAGE, "give either RUN.jsonl or --from"),
-        ([str(board), "--last", "1h"], os.EX_USAGE, "--last goes with --from"),
+        ([str(board), "--last", "1h"], os.EX_USAGE, "--last needs --from"),
         (["--from", "porch", "--last", "0.001s"], os.EX_DATAERR, "porch has kept no answers of the last 0.001s"),
     ):
         assert cli.main(["report", *arguments, "-o", str(page)]) == code

@@ -249,7 +249,7 @@ def test_a_vector():
         (Landmarks(output=0, values=2, names=("a",)), [(1, 8)], "1 names for 4 points"),
         (Landmarks(output=0, values=2), [(1, 2000)], "1000 points, over 600"),
         (ClassMap(output=0, axis=7), [(1, 8, 8, 3)], "axis 7"),
-        (ClassMap(output=0, axis=None), [(1, 8, 8, 3)], "no map of height and width"),
+        (ClassMap(output=0, axis=None), [(1, 8, 8, 3)], "not a map of height and width"),
     ],
 )
 def test_a_manifest_whose_outputs_cannot_be_read_so_is_refused(reading, shapes, says):

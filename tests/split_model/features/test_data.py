@@ -96,7 +96,7 @@ def test_sub_folders_are_classes_by_index_or_by_label(tmp_path):
     assert [sample.label for sample in open_data(tmp_path, [SPEC], PREPROCESS)] == [2, None, None]
 
 
-@pytest.mark.parametrize(("folder", "match"), [("whale", "no class"), ("3", "0 to 2")])
+@pytest.mark.parametrize(("folder", "match"), [("whale", "not a class"), ("3", "0 to 2")])
 def test_a_folder_of_no_class_is_refused(tmp_path, folder, match):
     picture(tmp_path / folder / "x.png")
     with pytest.raises(BadInputError, match=match):

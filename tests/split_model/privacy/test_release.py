@@ -175,7 +175,7 @@ def test_views_and_read_only_features_are_taken():
     ],
 )
 def test_other_features_than_planned_are_refused(features):
-    with pytest.raises(BadInputError, match="the plan has"):
+    with pytest.raises(BadInputError, match="the plan needs"):
         NoiseRelease(plan_for(DTYPES["float32"]), entropy=os.urandom)(features)
 
 

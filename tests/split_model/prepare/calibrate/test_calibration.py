@@ -195,7 +195,7 @@ def test_progress_counts_every_run_and_the_budget_holds(cut):
 
 
 def test_what_cannot_be_calibrated_is_said_and_stops_all_threads(cut):
-    with pytest.raises(BadInputError, match="give one at least"):
+    with pytest.raises(BadInputError, match="give at least one"):
         calibrate([cut], [])
     broken = inputs()
     broken[7][0][0, 0, 0, 0] = np.nan
