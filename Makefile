@@ -30,7 +30,7 @@ endef
 
 test: export SPLIT_LEGACY_PYTHON = $(LEGACY_PYTHON)
 test: $(VENV)/ready $(LEGACY_READY)
-	$(call run_tests,,-n 2 --dist loadgroup)
+	$(call run_tests,,-n 2 --dist loadfile)
 
 # The accounting against OpenDP and dp-accounting, 10^8 draws of each law, and OpenDP beside the sampler's speed.
 test-oracles: $(VENV)/oracles

@@ -165,9 +165,9 @@ def test_a_certificate_that_is_none_is_refused_at_the_start(tmp_path, config_fil
         ({"web_listen": "0.0.0.0:8480"}, "no TLS"),
         ({"web_listen": "192.0.2.1:8480"}, "no TLS"),
         ({"web_listen": "[::]:8480"}, "no TLS"),
-        ({"web_listen": "hall.example:8480"}, "no IP address"),
-        ({"web_listen": "8480"}, "no address"),
-        ({"web_listen": "127.0.0.1:99999"}, "no address"),
+        ({"web_listen": "hall.example:8480"}, "is not an IP address"),
+        ({"web_listen": "8480"}, "is not an address"),
+        ({"web_listen": "127.0.0.1:99999"}, "is not an address"),
         ({"web_certificate": "cert.pem"}, "go together"),
     ],
 )

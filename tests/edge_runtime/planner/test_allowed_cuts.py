@@ -199,7 +199,7 @@ def test_a_bundle_without_figures_is_used_with_a_warning(rig: Any, bundle: Bundl
     assert Plan.of(config.load(path)).allowed == {0, 1, 2, 3}
     done = command("edge_runtime", "config", "check", "-c", path)
     assert done.returncode == 0
-    assert "this bundle has no figures of its answers under a release" in done.stderr
+    assert "this bundle has no accuracy measured under a release" in done.stderr
     assert "WARNING cuts 0, 1, 2, 3: agreement with the unsplit model not measured" in done.stderr
 
 
