@@ -98,7 +98,9 @@ def test_all_kinds_flow_together_and_what_was_accepted_is_answered(
         for source in found:
             if f"source {source}: frames=" in text:
                 pairs = text.split(f"source {source}: ")[1].split()
-                told[source] = {key: int(value) for key, value in (pair.split("=") for pair in pairs)}
+                told[source] = collections.Counter(
+                    {key: int(value) for key, value in (pair.split("=") for pair in pairs)}
+                )
     # Whatever a source gave was answered, or dropped and counted, by the policy of its kind.
     assert {name: one["frames"] - one["dropped"] for name, one in told.items()} == dict(found)
     assert all(told[name]["dropped"] == 0 for name in ("files", "watch", "serial", "socket"))

@@ -121,11 +121,11 @@ def serial_config(rig: Any, line: Any, **table: Any) -> Path:
     return rig.configure(tables={"source": source, "sink": {}, "emulation": {}}, planner_split="local")
 
 
-def numbers(config: Path, what: str) -> dict[str, int]:
+def numbers(config: Path, what: str) -> collections.Counter[str]:
     """The counters of one line of the log."""
     found = [text for text in config.with_name("log").read_text().splitlines() if f"{what}: " in text][-1]
     pairs = found.split(f"{what}: ")[1].split()
-    return {key: int(float(value)) for key, value in (pair.split("=") for pair in pairs)}
+    return collections.Counter({key: int(float(value)) for key, value in (pair.split("=") for pair in pairs)})
 
 
 @pytest.mark.timeout(120 + PACKETS // 200)
