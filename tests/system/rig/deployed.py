@@ -96,7 +96,9 @@ PYTHON = "/opt/edge-runtime/current/venv/bin/python"
 
 def ask(board: Machine) -> str:
     """Hand the device program a picture, as another program on the board would, and say how it was answered."""
-    return board.run(f"{PYTHON} - 0 <<'END'\n{_ASK}\nEND").stdout.split()[1]
+    # Python of the release itself: a switch while it imports would mix two releases.
+    python = '"$(readlink -f /opt/edge-runtime/current)"/venv/bin/python'
+    return board.run(f"{python} - 0 <<'END'\n{_ASK}\nEND").stdout.split()[1]
 
 
 class Asking:
