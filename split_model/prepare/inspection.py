@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -149,13 +150,23 @@ def render(report: ModelReport) -> str:
         "",
         "  cut        bytes  head MACs    share  live tensors",
         *map(_cut_line, report.cuts),
-        *(f"{index:5d}  not possible: {reason}" for index, reason in report.excluded),
-        *(f"{row.index:5d}  not under noise: {row.no_noise}" for row in report.cuts if row.no_noise),
+        *(line for index, reason in report.excluded for line in _reason(index, f"not possible: {reason}")),
+        *(
+            line
+            for row in report.cuts
+            if row.no_noise
+            for line in _reason(row.index, f"not under noise: {row.no_noise}")
+        ),
         "",
         f"{counted(len(report.cuts), 'cut')}; * offered by default, · dominated: another has no more MACs or bytes",
         "MACs count convolutions, dense layers and matrix products only.",
     ]
     return "\n".join(_clip(line) for line in lines) + "\n"
+
+
+def _reason(index: int, text: str) -> list[str]:
+    """Fold a reason: its end says as much as its beginning."""
+    return textwrap.wrap(f"{index:5d}  {text}", WIDTH, subsequent_indent=" " * 7)
 
 
 def _op_line(row: OpRow) -> str:

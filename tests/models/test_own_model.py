@@ -66,7 +66,7 @@ def test_a_detector_from_file_to_board(root: Path) -> None:
         "outputs 0, 1 taken as detections: layout ssd, boxes yxhw in fraction, scores multilabel-logits",
         "boxes per answer in 32 answers",
         "3 of 3 cuts are bit-identical to the whole model",
-        "mAP50 [95 %]",
+        "mAP50",
         "frames_in=48",
     ):
         assert promised in said
@@ -123,4 +123,4 @@ def test_an_audio_model_from_file_to_bundle(root: Path) -> None:
     script = re.sub(r"pip download .*\n", "", script)  # kept in build/wheels
     said = run(script, root)
     assert "output 0 taken as a vector" in said
-    assert "cosine [95 %]" in said
+    assert "cosine" in said

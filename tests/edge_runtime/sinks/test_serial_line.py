@@ -129,7 +129,7 @@ def test_a_microcontroller_asks_and_hears_over_one_line(rig: Any, line: Any) -> 
     assert [field[:2] for field in fields] == [["A", str(n)] for n in range(20)] + [["E", "20"]]
     expected = [record["top"][0]["class"] for record in device.records() if "top" in record]
     assert [int(field[3]) for field in fields[:20]] == expected
-    assert "sink serial: written=21 lost=0 reconnects=0" in device.log()
+    assert "sink serial: written=21\n" in device.log()
 
 
 def test_opening_the_port_leaves_what_a_source_has_yet_to_read_and_its_flow_control(line: Any) -> None:

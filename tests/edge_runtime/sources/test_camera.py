@@ -86,7 +86,7 @@ def test_the_newest_picture_wins_and_all_are_counted(rig: Any, video: Path) -> N
     shown = [record["name"] for record in device.records()]
     assert [int(name) for name in shown] == sorted({int(name) for name in shown})
     assert "porch" in device.log()
-    assert "gives no more pictures" in device.log()
+    assert "end of the video; it is played again" in device.log()
 
 
 def test_a_camera_that_goes_away_is_waited_for(video: Path, caplog: Any) -> None:

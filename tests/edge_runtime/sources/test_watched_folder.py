@@ -557,7 +557,10 @@ def test_a_file_that_ended_the_program_twice_is_set_aside_and_those_behind_it_ar
     watch.picture("4-good.png")
     watch.restart()
     aside, good = watch.look()
-    assert aside == "3-worse.png: 3-worse.png: reading it ended this program 2 times, so it is set aside; remove it"
+    assert (
+        aside
+        == "3-worse.png: 3-worse.png: reading it ended this program 2 times, so it is set aside; remove the file"
+    )
     assert good == "4-good.png"
     watch.restart()
     assert watch.look() == []

@@ -138,7 +138,7 @@ def test_detections_are_evaluated_and_drawn(prepare, tmp_path, pictures, capsys)
     assert "boxes per answer in 6 answers" in said
     assert main(["evaluate", str(bundle.root), "--data", str(pictures), "--epsilon", "64", "--epsilon", "1"]) == 0
     table = capsys.readouterr().out
-    assert "mAP50 [95 %]" in table
+    assert "mAP50" in table
     assert main(["evaluate", str(bundle.root), "--data", str(pictures), "--epsilon", "64", "--epsilon", "1",
                  "--json"]) == 0  # fmt: skip
     clip, little, much = json.loads(capsys.readouterr().out)["rows"]

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from split_model.bundle import Bundle, ChannelCalibration, Cut, NoiseTail, TensorSpec
 from split_model.cli import main
 from split_model.errors import ConfigError, UsageError
-from split_model.prepare.calibrate.allocators import TrialOptions, render, try_allocations
+from split_model.prepare.calibrate.allocators import TrialOptions, parts, try_allocations
 from split_model.prepare.calibrate.calibration import CutModels
 from split_model.privacy import settle
+from split_model.terminal import as_text
 
 GAINS = np.array([8.0, 1.0, 1.0, 0.02], np.float32)
 SAMPLES = [(np.random.default_rng(seed).random((1, 4, 4, 4)).astype(np.float32),) for seed in range(24)]
@@ -92,7 +93,7 @@ def test_options_that_mean_nothing_are_refused(fields, error):
 def cut_with(choice, index=3):
     return Cut(
         index=index, head=None, tail=None, tensors=(), head_macs=0, tail_macs=0, allocation=choice
-    )  # what `settle` and `render` read of it
+    )  # what `settle` and `parts` read of it
 
 
 def test_auto_takes_what_was_measured_and_the_formula_where_nothing_was(cut):
@@ -125,11 +126,11 @@ def test_a_noise_aware_tail_has_a_choice_of_its_own(cut, builder, tmp_path):
 def test_where_rank_loses_is_said_in_words(cut):
     losing = try_allocations(cut, calibration(rank=(1.0, 2.0, 2.0, 4.0)), SAMPLES, options=TrialOptions())
     level = try_allocations(cut, calibration(), SAMPLES, options=TrialOptions())
-    text = render([cut_with(level, 2), cut_with(losing, 3), cut_with(None, 4)])
+    text = as_text(parts([cut_with(level, 2), cut_with(losing, 3), cut_with(None, 4)]))
     assert "rank loses to uniform by formula at cut 3" in text
     assert "rank loses to uniform as measured at cut 3" in text
     assert "cuts 2" not in text
-    assert render([cut_with(None)]) == ""
+    assert parts([cut_with(None)]) == []
 
 
 def test_prepare_stores_and_prints_it(residual, tmp_path, capsys):

@@ -16,7 +16,7 @@ from split_model.features.data import open_data
 from split_model.interpreter import open_interpreter
 from split_model.prepare.calibrate.augmentation import AugmentedPictures
 from split_model.prepare.calibrate.calibration import CalibrationOptions
-from split_model.prepare.codebook.codebooks import CodebookWish, learn_codebook, read_cut, render
+from split_model.prepare.codebook.codebooks import CodebookWish, learn_codebook, lines, read_cut
 from split_model.prepare.evaluate.measure import evaluate
 from split_model.prepare.noise_tails import add_noise_tails
 from split_model.prepare.pipeline import PrepareOptions, prepare
@@ -112,7 +112,7 @@ def test_the_same_pictures_give_the_same_bundle(bundle, tmp_path):
 
 
 def test_the_printed_line_has_the_lookup_beside_the_expected(bundle):
-    first = render(bundle.manifest.cuts).splitlines()[0]
+    first = lines(bundle.manifest.cuts)[0]
     assert "cut 7: codebook of 16 codewords" in first
     assert f"{bundle.cut(7).codebooks[0].lookup:.3f} right by the labels (100 held-out samples)" in first
     assert "whole-input epsilon" in first
