@@ -35,7 +35,7 @@ from split_model.service import status_file
 from split_model.service.config_file import Layers
 from split_model.service.findings import Finding, attempt, failed, failure, good, of_clock, of_disk, warning
 from split_model.service.status_file import condition_now
-from split_model.service.terminal_text import counted, in_words, size
+from split_model.service.terminal_text import counted, in_words, milliseconds, size
 
 _HOT_C = 80.0
 _AS_ROOT = "run doctor with sudo"
@@ -122,7 +122,7 @@ def _run_once(plan: Plan) -> str:
         whole.run(inputs)
         started_s = time.monotonic()
         whole.run(inputs)
-        return f"{whole.backend}: the whole model takes {states.milliseconds(time.monotonic() - started_s)}"
+        return f"{whole.backend}: the whole model takes {milliseconds(time.monotonic() - started_s)}"
 
 
 def _sources(plan: Plan, status_path: Path | None) -> Iterator[Finding]:
@@ -280,7 +280,7 @@ def _server(server: ServerTable, plan: Plan | None, keys: KeyPair | None, *, unt
             remedy = "check that a cloud-server listens there, and its log"
         yield failure("server", text, remedy, exit_code=view.trouble.exit_code)
         return
-    trip = "" if view.estimate.rtt_s is None else f", round trip {states.milliseconds(view.estimate.rtt_s)}"
+    trip = "" if view.estimate.rtt_s is None else f", round trip {milliseconds(view.estimate.rtt_s)}"
     yield good("server", f"accepts this device{trip}")
     if any(offer.identity == bundle.identity for offer in view.offers):
         yield good("hosted", f"it hosts {bundle.manifest.name} ({bundle.identity[:12]})")

@@ -14,7 +14,7 @@ from edge_runtime.loop.counters import OUTCOMES
 from edge_runtime.privacy.ledger.status import LedgerStatus, duration
 from edge_runtime.privacy.ledger.status import rows as ledger_rows
 from split_model.service.status_file import Written
-from split_model.service.terminal_text import counted, labelled
+from split_model.service.terminal_text import counted, labelled, milliseconds
 
 State = Literal["starting", "running", "reloading", "draining", "stopped"]
 
@@ -259,11 +259,6 @@ def _frames(status: Status) -> list[tuple[str, str]]:
         times = f"median {milliseconds(latency.median_s)}, p95 {milliseconds(latency.p95_s)}"
         lines.append(("latency", f"{times} ({counted(latency.frames, 'frame')}, the latest)"))
     return lines
-
-
-def milliseconds(seconds: float) -> str:
-    """``0.29 ms``, ``34 ms``."""
-    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:,.0f} ms"
 
 
 def _counts(counters: dict[str, int]) -> str:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from edge_runtime.daemon.plan import Plan
 from edge_runtime.loop.results import Step
 from edge_runtime.planner.prediction import Prediction
+from split_model.service.terminal_text import milliseconds
 
 #: ``faster``: done sooner here. ``budget``: the ledger cannot pay. ``link``: it is down. ``server``: it does not
 #: take the frame. ``accuracy``: no cut answers well enough. ``audit``: none reveals little enough. ``config``: as
@@ -65,8 +66,7 @@ def _of_frame(step: Step, plan: Plan, *, broke: bool) -> WhyLocal:
         if broke:
             return WhyLocal("budget", "the privacy ledger cannot pay for a frame")
         return WhyLocal("server", "the server refused frames a moment ago")
-    here, best = compared
-    return WhyLocal("faster", f"{_ms(here)} here, {_ms(best)} by cut {best.split}, the best one (predicted)")
+    return WhyLocal("faster", f"{_both(*compared)} (predicted)")
 
 
 def why_none_offloaded(step: Step | None, plan: Plan) -> str | None:
@@ -80,10 +80,9 @@ def why_none_offloaded(step: Step | None, plan: Plan) -> str | None:
     compared = None if step is None or not step.view.up else _here_and_best(step, local)
     if step is None or compared is None or step.decision.split != local:
         return None
-    here, best = compared
     return (
-        f"no frame was offloaded: by prediction one takes {_ms(here)} here, {_ms(best)} by cut {best.split}, the "
-        f"best one; planner.split = {best.split} sends frames all the same"
+        f"no frame was offloaded: by prediction one takes {_both(*compared)}; "
+        f"planner.split = {compared[1].split} sends frames all the same"
     )
 
 
@@ -94,7 +93,6 @@ def _here_and_best(step: Step, local: int) -> tuple[Prediction, Prediction] | No
     return None if here is None or not cuts else (here, min(cuts, key=lambda prediction: prediction.total_s))
 
 
-def _ms(prediction: Prediction) -> str:
-    return (
-        f"{prediction.total_s * 1e3:.2g} ms" if prediction.total_s < 0.1 else f"{prediction.total_s * 1e3:.0f} ms"
-    )
+def _both(here: Prediction, best: Prediction) -> str:
+    """The times of this board and of the best cut."""
+    return f"{milliseconds(here.total_s)} here, {milliseconds(best.total_s)} by cut {best.split}, the best one"

@@ -165,7 +165,7 @@ def render(report: ModelReport) -> str:
 
 
 def _reason(index: int, text: str) -> list[str]:
-    """Fold a reason: its end says as much as its beginning."""
+    """Fold a reason, whose end matters as much as its beginning; names longer than a line are broken."""
     return textwrap.wrap(f"{index:5d}  {text}", WIDTH, subsequent_indent=" " * 7)
 
 

@@ -78,6 +78,11 @@ def size(count: float) -> str:
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
+def milliseconds(seconds: float) -> str:
+    """``0.29 ms``, ``34 ms``."""
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:,.0f} ms"
+
+
 def in_words(value: float, *, up: bool = True) -> str:
     """A number as people say it: ``16``, ``30.93``, ``12,544``, ``613 million``, ``6.13e+14``.
 

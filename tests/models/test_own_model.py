@@ -28,6 +28,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own-model.md").read_text(encoding="utf-8")
 _PATIENCE_S = 300
 
+#: A figure with its 95 % interval, as `evaluate` prints it.
+INTERVAL = re.compile(r"\d\.\d{3} \d\.\d\d–\d\.\d\d")
+
 
 def commands(section: str) -> str:
     """All commands of a section of the page, in order."""
@@ -72,6 +75,7 @@ def test_a_detector_from_file_to_board(root: Path) -> None:
         assert promised in said
     for told in ("outputs 0, 1 taken as detections", "3 of 3 cuts are bit-identical to the whole model"):
         assert told in " ".join(PAGE.split())
+    assert INTERVAL.search(said)
     records = [json.loads(line) for line in (root / "build/shapes/porch/answers.jsonl").read_text().splitlines()]
     frames = [record for record in records if record["kind"] == "frame"]
     assert len(frames) == 48
@@ -124,3 +128,4 @@ def test_an_audio_model_from_file_to_bundle(root: Path) -> None:
     said = run(script, root)
     assert "output 0 taken as a vector" in said
     assert "cosine" in said
+    assert INTERVAL.search(said)

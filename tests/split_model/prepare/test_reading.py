@@ -1,6 +1,7 @@
 """What ``--answer`` declares, what is taken from the model, and what `evaluate` and `preview` make of it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -139,6 +140,7 @@ def test_detections_are_evaluated_and_drawn(prepare, tmp_path, pictures, capsys)
     assert main(["evaluate", str(bundle.root), "--data", str(pictures), "--epsilon", "64", "--epsilon", "1"]) == 0
     table = capsys.readouterr().out
     assert "mAP50" in table
+    assert re.search(r"\d\.\d{3} \d\.\d\d–\d\.\d\d", table)  # with its interval
     assert main(["evaluate", str(bundle.root), "--data", str(pictures), "--epsilon", "64", "--epsilon", "1",
                  "--json"]) == 0  # fmt: skip
     clip, little, much = json.loads(capsys.readouterr().out)["rows"]
