@@ -293,18 +293,22 @@ class Rig:
         *,
         name: str = "device",
         allowed: bool = True,
+        verbose: bool = False,
         tables: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Device:
-        """Start a device; ``tables`` instead of the usual ones; ``changes`` like ``planner_split=2`` set a key of a
-        table, None leaves it out.
+        """Start a device.
+
+        ``verbose``: with ``-v``. ``tables`` instead of the usual ones; ``changes`` like ``planner_split=2`` set a key
+        of a table, None leaves it out.
         """
         config = self.configure(server, name=name, tables=tables, **changes)
         folder = config.parent
         public = (folder / "device.pub").read_bytes().strip()
         if server is not None and allowed:
             server.allow(name, public)
-        popen, log = self.start_program(folder, "edge_runtime", "run", "-c", str(config))
+        options = ["-v"] if verbose else []
+        popen, log = self.start_program(folder, "edge_runtime", *options, "run", "-c", str(config))
         made = Device(config, popen, log, public, folder / "answers.jsonl")
         self.processes.append(made)
         return made

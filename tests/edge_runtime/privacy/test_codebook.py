@@ -72,7 +72,7 @@ def spent(device):
 
 def test_a_budget_of_a_thousand_lasts_and_answers_come_from_words(rig, fashion, settings):
     bundle, frames = fashion
-    device = rig.device(rig.server(bundle=bundle), **settings)
+    device = rig.device(rig.server(bundle=bundle), verbose=True, **settings)
     device.wait_more("offloaded", FRAMES)
     assert device.stop() == 0
     sent = [record for record in device.records() if record["outcome"] == "offloaded"]
@@ -85,6 +85,8 @@ def test_a_budget_of_a_thousand_lasts_and_answers_come_from_words(rig, fashion, 
     assert total.releases >= len(sent)
     assert (total.epsilon, total.unprotected) == (total.releases * epsilon_units(EPSILON), 0)
     said = device.log()
+    assert "codebook of 16 codewords, 1 groups; per-value and whole-input epsilon 8 a frame" in said
+    assert "a lookup on the device itself" in said
     assert "a whole frame is protected: whole-input epsilon 8 a frame, per-value epsilon 8 at most" in said
     assert "cut 4" not in said  # it has no codebook, so nothing is measured or leaves there
 
