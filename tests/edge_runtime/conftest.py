@@ -299,8 +299,8 @@ class Rig:
     ) -> Device:
         """Start a device.
 
-        ``verbose``: with ``-v``. ``tables`` instead of the usual ones; ``changes`` like ``planner_split=2`` set a key
-        of a table, None leaves it out.
+        ``verbose``: with ``-v``. ``tables`` instead of the usual ones. ``changes`` like ``planner_split=2`` set
+        a key of a table, None leaves it out.
         """
         config = self.configure(server, name=name, tables=tables, **changes)
         folder = config.parent

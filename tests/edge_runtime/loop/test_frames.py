@@ -239,12 +239,9 @@ def test_memory_of_requests_is_given_back(scripted: Any, inside: Any) -> None:
     ("allocation", "said"), [("auto", "(auto: best of 3 measured at epsilon 16)"), ("rank", "rank")]
 )
 def test_the_verbose_log_says_how_the_budget_is_shared(rig: Any, parts: Any, allocation: str, said: str) -> None:
-    config = rig.configure(planner_split="local", source_repeat=1, release_allocation=allocation)
-    done = subprocess.run(
-        [sys.executable, "-m", "edge_runtime", "-v", "run", "-c", str(config)],
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    lines = [line for line in done.stderr.splitlines() if "per-value epsilon at most" in line]
+    device = rig.device(verbose=True, planner_split="local", source_repeat=1, release_allocation=allocation)
+    assert device.ended() == 0
+    lines = [line for line in device.log().splitlines() if "per-value epsilon at most" in line]
     assert len(lines) == len(parts.bundle.manifest.cuts)
     for cut, line in zip(parts.bundle.manifest.cuts, lines, strict=True):
         assert f"allocation {cut.allocation.best if allocation == 'auto' else 'rank'}" in line
